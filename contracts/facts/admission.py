@@ -1,0 +1,124 @@
+"""From checkpoint to merged model: what training says, what admission and merging answer."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ..codes import Code
+from ..policy import ReleasePolicy
+from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, Variant
+from .fact import Fact
+
+
+class BaseModelRef(Contract):
+    """The base model that a checkpoint was trained on; `digest` is its fingerprint (digest of its file list)."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    revision: Annotated[str, Field(min_length=1, max_length=200)]
+    uri: str
+    digest: Digest
+
+
+class Weights(Contract):
+    """A LoRA or full fine-tuned weights, as a folder manifest."""
+
+    kind: Literal["lora", "full"]
+    ref: ArtifactRef
+
+
+class Training(Contract):
+    """Where a checkpoint comes from: its lineage on the training side."""
+
+    run_id: Annotated[str, Field(min_length=1, max_length=200)]
+    data_hash: Digest
+    hyperparameters: dict[str, Any] = {}
+    framework: str = ""
+    finished_at: Instant | None = None
+
+
+class EvalResult(Contract):
+    """One evaluation that training made of its own checkpoint."""
+
+    name: str
+    metric: str
+    value: float
+    higher_is_better: bool = True
+
+
+class CheckpointReady(Fact):
+    """A training system says: this checkpoint is complete, take it to production."""
+
+    TYPE: ClassVar[str] = "slipway.checkpoint.ready.v1"
+
+    model: ModelName
+    base: BaseModelRef
+    weights: Weights
+    training: Training
+    evals: tuple[EvalResult, ...] = ()
+    calibration: ArtifactRef | None = None
+    evaluation: ArtifactRef | None = None
+    wanted: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("int8",)
+    policy: ReleasePolicy | None = None
+    attempt: Annotated[int, Field(ge=1)] = 1
+
+
+class ReleaseOpened(Fact):
+    """The registry admitted a checkpoint: version number reserved, policy frozen."""
+
+    TYPE: ClassVar[str] = "slipway.release.opened.v1"
+
+    release_id: str
+    model: ModelName
+    version: Annotated[int, Field(ge=1)]
+    attempt: int
+    release_key: Digest
+    base: BaseModelRef
+    weights: Weights
+    training: Training
+    evals: tuple[EvalResult, ...] = ()
+    calibration: ArtifactRef | None = None
+    evaluation: ArtifactRef | None = None
+    wanted: tuple[Variant, ...]
+    policy: ReleasePolicy
+    source_fact_id: str
+
+
+class CheckpointRejected(Fact):
+    """A checkpoint was refused; `reason` is a sentence that says what to do."""
+
+    TYPE: ClassVar[str] = "slipway.checkpoint.rejected.v1"
+
+    code: Code
+    reason: str
+    details: dict[str, Any] = {}
+
+
+class MergeMethod(Contract):
+    """How the merged model was made."""
+
+    kind: Literal["lora", "full"]
+    dtype: Literal["bfloat16", "float16", "float32"]
+    library_versions: dict[str, str]
+
+
+class Parity(Contract):
+    """Base + LoRA unmerged against the stored merged model, on real prompts (logits compared in fp32)."""
+
+    prompts: int
+    max_abs_logit_difference: float
+    mean_kl: float
+    top1_agreement_ratio: Ratio
+
+
+class CheckpointMerged(Fact):
+    """The merged model lies in the store, verified after reloading."""
+
+    TYPE: ClassVar[str] = "slipway.checkpoint.merged.v1"
+
+    manifest: ArtifactRef
+    method: MergeMethod
+    parity: Parity | None = None
+    tokenizer_digest: Digest
+    rendered_prompt_digest: Digest | None = None
+    duration_s: float
+    peak_rss_bytes: int

@@ -1,0 +1,75 @@
+"""Orders of people: approve, cancel, roll back, drill, lift a quarantine."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
+from .fact import Fact
+
+Who = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ApprovalGranted(Fact):
+    """A person approves a release; the digest says exactly what was approved."""
+
+    TYPE: ClassVar[str] = "slipway.approval.granted.v1"
+
+    release_id: str
+    manifest_digest: Digest
+    who: Who
+    reason: str = ""
+
+
+class ReleaseCancelled(Fact):
+    """A person stops a release."""
+
+    TYPE: ClassVar[str] = "slipway.release.cancelled.v1"
+
+    release_id: str
+    who: Who
+    reason: str
+
+
+class RollbackOrdered(Fact):
+    """A person orders the way back."""
+
+    TYPE: ClassVar[str] = "slipway.rollback.ordered.v1"
+
+    who: Who
+    reason: str
+    failed: Target | None = None
+    to_version: int | None = None
+
+
+class DrillFault(Contract):
+    """What a drill does to the requests that it touches."""
+
+    delay_ms: Annotated[int, Field(ge=0)] = 0
+    error_ratio: Ratio = 0.0
+    garble: bool = False
+
+
+class DrillOrdered(Fact):
+    """A person orders a fault, labelled everywhere and ending by itself."""
+
+    TYPE: ClassVar[str] = "slipway.drill.ordered.v1"
+
+    who: Who
+    reason: str
+    target: Target
+    fault: DrillFault
+    share_ratio: Ratio
+    expires_at: Instant
+    environment: Environment = "staging"
+
+
+class QuarantineLifted(Fact):
+    """A person allows a barred target again."""
+
+    TYPE: ClassVar[str] = "slipway.quarantine.lifted.v1"
+
+    who: Who
+    reason: str
+    target: Target
+    kind: Literal["target"] = "target"

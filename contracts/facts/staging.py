@@ -1,0 +1,150 @@
+"""Staging: a lease on the serving fleet, the benchmark, the rehearsal."""
+
+from typing import ClassVar, Literal
+
+from ..policy import LoadProfile, MetricGate, Trigger
+from ..routes import ServedTarget
+from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant, Verdict
+from .fact import Fact
+from .variants import Quality
+
+
+class StagingRequested(Fact):
+    """A candidate and its baseline are to be loaded side by side."""
+
+    TYPE: ClassVar[str] = "slipway.staging.requested.v1"
+
+    release_id: str
+    candidate: Deployable
+    baseline: Deployable
+    purpose: Literal["benchmark", "rehearsal"]
+    load: LoadProfile
+    gates: tuple[MetricGate, ...] = ()
+    evaluation: ArtifactRef | None = None
+    quality: Quality | None = None
+    attempt: int = 1
+
+
+class StagingReleased(Fact):
+    """A staging lease is no longer needed."""
+
+    TYPE: ClassVar[str] = "slipway.staging.released.v1"
+
+    release_id: str
+    candidate: Target
+    reason: str = ""
+
+
+class VariantStaged(Fact):
+    """Candidate and baseline are served in staging; carries the order it answers, for the benchmarker."""
+
+    TYPE: ClassVar[str] = "slipway.variant.staged.v1"
+
+    lease_id: str
+    candidate: ServedTarget
+    baseline: ServedTarget
+    request: StagingRequested
+    load_s: float
+    memory_bytes: int
+    first_token: str
+
+
+class Statistics(Contract):
+    """Quantiles of one metric in milliseconds; p99 is absent where the sample is too small for it."""
+
+    count: int
+    mean: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+class SideSummary(Contract):
+    """What one side of a benchmark measured."""
+
+    target: Target
+    requests: int
+    errors: int
+    ttft_ms: Statistics
+    itl_ms: Statistics
+    e2e_ms: Statistics
+    tps_request: Statistics
+    tps_system: float
+    output_tokens: int
+    goodput_rps: float
+
+
+class RatioInterval(Contract):
+    """A candidate-to-baseline ratio with a bootstrap 95 % interval."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class GateResult(Contract):
+    """The verdict of one gate, with the numbers compared and why."""
+
+    name: str
+    verdict: Verdict
+    value: float | None = None
+    limit: float | None = None
+    reason: str
+
+
+class VariantBenchmarked(Fact):
+    """Latency, throughput and quality of a candidate against its baseline, and the verdict per gate."""
+
+    TYPE: ClassVar[str] = "slipway.variant.benchmarked.v1"
+
+    target: Target
+    baseline: Target
+    report: ArtifactRef
+    attempt: int
+    hardware: str
+    candidate_summary: SideSummary
+    baseline_summary: SideSummary
+    ratios: tuple[RatioInterval, ...] = ()
+    quality: Quality | None = None
+    gates: tuple[GateResult, ...]
+    verdict: Verdict
+
+
+class RehearsalRequested(Fact):
+    """Walk the way back in staging before going live."""
+
+    TYPE: ClassVar[str] = "slipway.rehearsal.requested.v1"
+
+    release_id: str
+    candidate: Deployable
+    fallback: Deployable
+    triggers: tuple[Trigger, ...]
+
+
+class RehearsalCertificate(Contract):
+    """What a rehearsal proved; promotion cites it."""
+
+    fault: str
+    injected_at: Instant
+    alert_fact_id: str
+    route_fact_id: str
+    detect_s: float
+    switch_s: float
+    verify_s: float
+    candidate_digest: Digest
+    fallback_digest: Digest
+    policy_digest: Digest
+    expires_at: Instant
+
+
+class RehearsalCompleted(Fact):
+    """The rehearsal's outcome."""
+
+    TYPE: ClassVar[str] = "slipway.rehearsal.completed.v1"
+
+    release_id: str
+    variant: Variant
+    verdict: Verdict
+    reason: str
+    certificates: tuple[RehearsalCertificate, ...] = ()

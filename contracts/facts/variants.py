@@ -1,0 +1,101 @@
+"""Quantisation: what is asked for, what came out, what failed."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ..codes import Code
+from ..policy import QualityGate
+from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, Variant
+from .fact import Fact
+
+
+class QuantiseSettings(Contract):
+    """What may be chosen about a quantisation; all of it goes into the output key."""
+
+    calibration_samples: Annotated[int, Field(ge=0)] = 16
+    calibration_tokens: Annotated[int, Field(ge=8)] = 384
+    seed: int = 0
+
+
+class EngineVersion(Contract):
+    """The library that quantised."""
+
+    name: str
+    version: str
+
+
+class Quality(Contract):
+    """A variant against the merged model on held-out text."""
+
+    perplexity_ratio: float
+    mean_kl: float
+    p99_kl: float
+    top1_agreement_ratio: Ratio
+    tokens: Annotated[int, Field(ge=0)]
+
+
+class VariantRequested(Fact):
+    """One precision of a merged model is wanted: one work item, shared by all quantiser replicas."""
+
+    TYPE: ClassVar[str] = "slipway.variant.requested.v1"
+
+    release_id: str
+    version: int
+    variant: Variant
+    merged: ArtifactRef
+    calibration: ArtifactRef | None = None
+    settings: QuantiseSettings = QuantiseSettings()
+    gate: QualityGate | None = None
+
+
+class VariantQuantised(Fact):
+    """A variant lies in the store, with its quality measured after reloading."""
+
+    TYPE: ClassVar[str] = "slipway.variant.quantised.v1"
+
+    variant: Variant
+    manifest: ArtifactRef
+    weights_bytes: int
+    engine: EngineVersion
+    settings: dict[str, Any] = {}
+    calibration_digest: Digest | None = None
+    size_ratio: float
+    quality: Quality
+    duration_s: float
+    peak_rss_bytes: int
+
+
+class VariantFailed(Fact):
+    """A variant will not be served, and why."""
+
+    TYPE: ClassVar[str] = "slipway.variant.failed.v1"
+
+    variant: Variant
+    stage: Literal["quantise", "stage", "benchmark"]
+    code: Code
+    reason: str
+    details: dict[str, Any] = {}
+
+
+class WorkProgressed(Fact):
+    """Live progress of long work; core NATS only, never stored."""
+
+    TYPE: ClassVar[str] = "slipway.work.progressed.v1"
+
+    step: str
+    done: float
+    total: float
+    unit: str
+    variant: Variant | None = None
+    note: str = ""
+
+
+class RegisteredVariant(Contract):
+    """A variant as part of an immutable version."""
+
+    variant: Variant
+    manifest: ArtifactRef
+    weights_bytes: int
+    size_ratio: float
+    quality: Quality

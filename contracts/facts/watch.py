@@ -1,0 +1,160 @@
+"""What production shows, what is wrong with it, and the way back."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ..codes import Code
+from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Ratio, Target, Verdict
+from .fact import Fact
+
+AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine"]
+Severity = Literal["info", "warning", "critical"]
+
+
+class Window(Contract):
+    """A span of time that figures are about."""
+
+    from_: Annotated[Instant, Field(alias="from")]
+    to: Instant
+
+
+class InterTokenLatency(Contract):
+    """Inter-token latency of one answer, in milliseconds."""
+
+    mean: float
+    p95: float
+    max: float
+
+
+class Features(Contract):
+    """What is kept of the text: numbers only."""
+
+    prompt_chars: int
+    output_chars: int
+    script: str = "latin"
+    non_letter_ratio: Ratio = 0.0
+    repetition_ratio: Ratio = 0.0
+    refusal: bool = False
+    empty: bool = False
+
+
+class Inference(Contract):
+    """One request as the gateway saw it."""
+
+    request_id: str
+    target: Target
+    endpoint: str
+    environment: Environment = "production"
+    canary: bool = False
+    drill: str | None = None
+    scheduled_at: Instant
+    sent_at: Instant
+    ttft_ms: float | None = None
+    itl_ms: InterTokenLatency | None = None
+    e2e_ms: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+    finish_reason: str | None = None
+    error: str | None = None
+    features: Features | None = None
+
+
+class InferenceBatch(Fact):
+    """Telemetry of live traffic, batched by the gateway; never text."""
+
+    TYPE: ClassVar[str] = "slipway.inference.v1"
+
+    gateway: str
+    records: tuple[Inference, ...]
+
+
+class WindowSummarised(Fact):
+    """One window of one target, mergeable: decisions can be replayed from these."""
+
+    TYPE: ClassVar[str] = "slipway.window.summarised.v1"
+
+    target: Target
+    window: Window
+    requests: int
+    errors: dict[str, int] = {}
+    ttft_histogram: str
+    e2e_histogram: str
+    features: dict[str, Any] = {}
+    e_values: dict[str, float] = {}
+
+
+class _Alert(Fact):
+    alert_id: str
+    kind: AlertKind
+    severity: Severity
+    target: Target
+    trigger: str | None = None
+    value: float | None = None
+    limit: float | None = None
+    window: Window | None = None
+    requests: int | None = None
+    evidence: ArtifactRef | None = None
+    runbook: str = ""
+    message: str
+
+
+class AlertRaised(_Alert):
+    """Something is wrong now."""
+
+    TYPE: ClassVar[str] = "slipway.alert.raised.v1"
+
+
+class AlertUpdated(_Alert):
+    """The same alert, with newer figures."""
+
+    TYPE: ClassVar[str] = "slipway.alert.updated.v1"
+
+
+class AlertResolved(_Alert):
+    """The alert's condition is gone."""
+
+    TYPE: ClassVar[str] = "slipway.alert.resolved.v1"
+
+
+class RollbackTimeline(Contract):
+    """When each step of a rollback happened."""
+
+    first_bad_at: Instant | None = None
+    detected_at: Instant
+    decided_at: Instant | None = None
+    switched_at: Instant | None = None
+    verified_at: Instant | None = None
+
+
+class _Rollback(Fact):
+    rollback_id: str
+    cause_id: str
+    failed: Target
+    to: Target | None = None
+    mode: Literal["automatic", "manual"]
+    timeline: RollbackTimeline
+
+
+class RollbackStarted(_Rollback):
+    """The decision to go back was taken."""
+
+    TYPE: ClassVar[str] = "slipway.rollback.started.v1"
+
+
+class RollbackCompleted(_Rollback):
+    """Traffic is back on the previous target; `verdict` says whether recovery was verified."""
+
+    TYPE: ClassVar[str] = "slipway.rollback.completed.v1"
+
+    verdict: Verdict
+    reason: str = ""
+
+
+class RollbackFailed(_Rollback):
+    """The way back could not be walked."""
+
+    TYPE: ClassVar[str] = "slipway.rollback.failed.v1"
+
+    code: Code
+    reason: str

@@ -1,0 +1,164 @@
+"""Manifests: the commits of the object store. Written once, after everything that they name."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from .facts import (
+    BaseModelRef,
+    EngineVersion,
+    EvalResult,
+    MergeMethod,
+    Parity,
+    Quality,
+    RegisteredVariant,
+    Statistics,
+    Training,
+    Weights,
+)
+from .facts.staging import GateResult, RatioInterval, SideSummary
+from .policy import LoadProfile
+from .vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Target, Variant, Verdict, canonical_json
+
+_SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+
+
+def _safe_path(path: str) -> str:
+    if not _SAFE_PATH.match(path) or len(path) > 512:
+        msg = f"{path!r} is not a plain relative path"
+        raise ValueError(msg)
+    return path
+
+
+class FileEntry(Contract):
+    """One file of a folder; its bytes lie at `blobs/sha256/<2 hex>/<hex>` beside the manifests."""
+
+    path: Annotated[str, AfterValidator(_safe_path)]
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=0)]
+
+
+class FolderManifest(Contract):
+    """A folder of files. The digest of its canonical JSON identifies the folder wherever it lies."""
+
+    kind: Literal["folder"] = "folder"
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of all file sizes."""
+        return sum(file.size_bytes for file in self.files)
+
+    def to_bytes(self) -> bytes:
+        """Give the canonical bytes: files sorted by path."""
+        files = sorted((file.model_dump(mode="json") for file in self.files), key=lambda file: str(file["path"]))
+        return canonical_json({"kind": self.kind, "files": files})
+
+
+class BaseManifest(Contract):
+    """An imported base model: `bases/<name>/<revision>.json`."""
+
+    kind: Literal["base"] = "base"
+    name: str
+    revision: str
+    folder: ArtifactRef
+    weights_bytes: int
+    architecture: str
+    imported_at: Instant
+    source: str
+
+
+class MergedManifest(Contract):
+    """A merged model: what went in, how it was made, what it was checked for, and its files."""
+
+    kind: Literal["merged"] = "merged"
+    model: ModelName
+    output_key: Digest
+    base: BaseModelRef
+    weights: Weights
+    files: tuple[FileEntry, ...]
+    method: MergeMethod
+    parity: Parity | None
+    tokenizer_digest: Digest
+    rendered_prompt_digest: Digest | None
+    weights_bytes: int
+    duration_s: float
+    peak_rss_bytes: int
+    made_at: Instant
+
+
+class VariantManifest(Contract):
+    """A quantised variant: its source, engine, settings, measured quality, and its files."""
+
+    kind: Literal["variant"] = "variant"
+    model: ModelName
+    variant: Variant
+    output_key: Digest
+    merged: ArtifactRef
+    files: tuple[FileEntry, ...]
+    engine: EngineVersion
+    settings: dict[str, Any]
+    calibration_digest: Digest | None
+    held_out_digest: Digest
+    size_ratio: float
+    quality: Quality
+    weights_bytes: int
+    duration_s: float
+    peak_rss_bytes: int
+    made_at: Instant
+
+
+class VersionManifest(Contract):
+    """An immutable model version with its lineage: `versions/<model>/<version>/manifest.json`."""
+
+    kind: Literal["version"] = "version"
+    model: ModelName
+    version: int
+    release_id: str
+    release_key: Digest
+    base: BaseModelRef
+    weights: Weights
+    training: Training
+    evals: tuple[EvalResult, ...]
+    merged: ArtifactRef
+    variants: tuple[RegisteredVariant, ...]
+    policy_digest: Digest
+    registered_at: Instant
+
+
+class DeploymentRecord(Contract):
+    """One deployment of a version, appended: `versions/<model>/<version>/deployments/<epoch>.json`."""
+
+    kind: Literal["deployment"] = "deployment"
+    target: Target
+    epoch: int
+    cause: str
+    cause_id: str
+    weight_ratio: float
+    deployed_at: Instant
+
+
+class BenchmarkReport(Contract):
+    """A benchmark in full: load, both sides, ratios, quality, verdicts, and every request."""
+
+    kind: Literal["benchmark"] = "benchmark"
+    output_key: Digest
+    target: Target
+    baseline: Target
+    attempt: int
+    hardware: dict[str, Any]
+    load: LoadProfile
+    candidate: SideSummary
+    baseline_side: SideSummary
+    ratios: tuple[RatioInterval, ...]
+    quality: Quality | None
+    gates: tuple[GateResult, ...]
+    verdict: Verdict
+    started_at: Instant
+    duration_s: float
+    requests: tuple[dict[str, Any], ...]
+    send_based_ttft_ms: dict[str, Statistics] = {}
+
+
+Manifest = BaseManifest | MergedManifest | VariantManifest | VersionManifest | BenchmarkReport

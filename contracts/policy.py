@@ -1,0 +1,203 @@
+"""The release policy: what a release must prove, and when and how it goes back.
+
+Unknown fields are errors here, and only here: a misspelt gate must not become a missing one.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .vocabulary import Variant
+
+Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
+Statistic = Literal["mean", "p50", "p95", "p99"]
+TriggerMetric = Literal["ttft_ms", "e2e_ms", "error_ratio", "refusal_ratio", "empty_ratio", "repetition_ratio", "drift"]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class QualityGate(_Strict):
+    """The most quality a variant may lose against the merged model."""
+
+    max_perplexity_ratio: Annotated[float, Field(ge=1.0)] | None = None
+    max_mean_kl: Annotated[float, Field(ge=0.0)] | None = None
+
+
+class MetricGate(_Strict):
+    """A bound on a benchmark figure, absolute or as a ratio to the baseline (higher figures bounded below)."""
+
+    metric: Metric
+    statistic: Statistic = "p95"
+    max_value: float | None = None
+    min_value: float | None = None
+    max_ratio: float | None = None
+    min_ratio: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Name that reports use: `ttft_ms.p95`."""
+        return self.metric if self.metric in ("tps_system", "error_ratio") else f"{self.metric}.{self.statistic}"
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> "MetricGate":
+        if all(bound is None for bound in (self.max_value, self.min_value, self.max_ratio, self.min_ratio)):
+            msg = "a gate needs max_value, min_value, max_ratio or min_ratio"
+            raise ValueError(msg)
+        return self
+
+
+class LoadProfile(_Strict):
+    """The open-loop load of a benchmark, the same for candidate and baseline."""
+
+    requests: Annotated[int, Field(ge=1, le=100_000)] = 40
+    rate_rps: Annotated[float, Field(gt=0, le=1000)] = 2.0
+    output_tokens: Annotated[int, Field(ge=1, le=4096)] = 24
+    warmup_requests: Annotated[int, Field(ge=0)] = 2
+    timeout_s: Seconds = 60.0
+
+
+class Promotion(_Strict):
+    """Whether a person must approve, and for how long that is awaited."""
+
+    mode: Literal["automatic", "manual"] = "automatic"
+    approval_deadline_s: Seconds = 86_400.0
+
+
+class Canary(_Strict):
+    """Traffic shares before the whole; no steps means straight to 100 %."""
+
+    steps: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
+    min_requests: Annotated[int, Field(ge=1)] = 100
+    deadline_s: Seconds = 3_600.0
+    on_deadline: Literal["abort", "promote"] = "abort"
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> "Canary":
+        if list(self.steps) != sorted(set(self.steps)):
+            msg = "canary steps must rise"
+            raise ValueError(msg)
+        return self
+
+
+class Trigger(_Strict):
+    """Declared before deployment: which metric, at which threshold, leads back, and how."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    metric: TriggerMetric
+    threshold: Annotated[float, Field(ge=0)]
+    allowed_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    window_s: Seconds = 60.0
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
+    min_requests: Annotated[int, Field(ge=1)] = 20
+    action: Literal["automatic", "manual"] = "automatic"
+    cooldown_s: Annotated[float, Field(ge=0)] = 300.0
+
+
+class Deadlines(_Strict):
+    """How long a release waits at each step before it ends as expired."""
+
+    merge_s: Seconds = 3_600.0
+    quantise_s: Seconds = 14_400.0
+    stage_s: Seconds = 3_600.0
+    benchmark_s: Seconds = 3_600.0
+    rehearsal_s: Seconds = 3_600.0
+    queue_s: Seconds = 86_400.0
+    traffic_s: Seconds = 1_800.0
+
+
+class ReleasePolicy(_Strict):
+    """Everything a release must satisfy, frozen when it is opened."""
+
+    quality: dict[Variant, QualityGate] = {}
+    gates: tuple[MetricGate, ...] = ()
+    load: LoadProfile = LoadProfile()
+    objective: Literal["quality", "latency", "cost"] = "quality"
+    promotion: Promotion = Promotion()
+    canary: Canary = Canary()
+    rehearsal: Literal["required", "not_required"] = "required"
+    no_previous: Literal["base", "hold"] = "base"
+    on_newer: Literal["queue", "supersede"] = "queue"
+    triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
+    deadlines: Deadlines = Deadlines()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "ReleasePolicy":
+        names = [trigger.name for trigger in self.triggers]
+        if len(names) != len(set(names)):
+            msg = "trigger names must be unique"
+            raise ValueError(msg)
+        return self
+
+
+def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    """Name everything in which a policy asks for less than the stored one; empty when it only tightens."""
+    found = [*_quality_weaknesses(policy, stored), *_gate_weaknesses(policy, stored), *_trigger_weaknesses(policy, stored)]
+    if stored.promotion.mode == "manual" and policy.promotion.mode == "automatic":
+        found.append("promotion.mode is automatic where the stored policy says manual")
+    if stored.rehearsal == "required" and policy.rehearsal == "not_required":
+        found.append("rehearsal is not_required where the stored policy says required")
+    if stored.no_previous == "base" and policy.no_previous == "hold":
+        found.append("no_previous is hold where the stored policy says base")
+    if stored.canary.steps and not policy.canary.steps:
+        found.append("canary.steps is empty where the stored policy has steps")
+    elif stored.canary.steps and policy.canary.steps[0] > stored.canary.steps[0]:
+        found.append(f"canary.steps starts at {policy.canary.steps[0]}, above the stored {stored.canary.steps[0]}")
+    if stored.canary.steps and policy.canary.min_requests < stored.canary.min_requests:
+        found.append("canary.min_requests is below the stored one")
+    if stored.canary.on_deadline == "abort" and policy.canary.on_deadline == "promote":
+        found.append("canary.on_deadline is promote where the stored policy says abort")
+    if policy.load.requests < stored.load.requests:
+        found.append(f"load.requests is {policy.load.requests}, below the stored {stored.load.requests}")
+    return found
+
+
+def _upper_is_weaker(mine: float | None, theirs: float | None) -> bool:
+    return theirs is not None and (mine is None or mine > theirs)
+
+
+def _lower_is_weaker(mine: float | None, theirs: float | None) -> bool:
+    return theirs is not None and (mine is None or mine < theirs)
+
+
+def _quality_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    found = []
+    for variant, theirs in stored.quality.items():
+        mine = policy.quality.get(variant, QualityGate())
+        for field in ("max_perplexity_ratio", "max_mean_kl"):
+            if _upper_is_weaker(getattr(mine, field), getattr(theirs, field)):
+                found.append(f"quality.{variant}.{field} is weaker than the stored {getattr(theirs, field)}")
+    return found
+
+
+def _gate_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    mine_by_name = {gate.name: gate for gate in policy.gates}
+    found = []
+    for theirs in stored.gates:
+        mine = mine_by_name.get(theirs.name)
+        if mine is None:
+            found.append(f"gate {theirs.name} of the stored policy is missing")
+            continue
+        upper = [f for f in ("max_value", "max_ratio") if _upper_is_weaker(getattr(mine, f), getattr(theirs, f))]
+        lower = [f for f in ("min_value", "min_ratio") if _lower_is_weaker(getattr(mine, f), getattr(theirs, f))]
+        found += [f"gate {theirs.name}: {field} is weaker than the stored {getattr(theirs, field)}" for field in upper + lower]
+    return found
+
+
+def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
+    mine_by_name = {trigger.name: trigger for trigger in policy.triggers}
+    found = []
+    for theirs in stored.triggers:
+        mine = mine_by_name.get(theirs.name)
+        if mine is None or mine.metric != theirs.metric:
+            found.append(f"trigger {theirs.name} ({theirs.metric}) of the stored policy is missing")
+            continue
+        if mine.threshold > theirs.threshold or mine.allowed_ratio > theirs.allowed_ratio:
+            found.append(f"trigger {theirs.name}: threshold or allowed_ratio is above the stored one")
+        if theirs.action == "automatic" and mine.action == "manual":
+            found.append(f"trigger {theirs.name}: action is manual where the stored policy says automatic")
+        if mine.min_requests > theirs.min_requests or mine.alpha < theirs.alpha:
+            found.append(f"trigger {theirs.name}: needs more evidence than the stored one")
+    return found

@@ -1,0 +1,110 @@
+"""Streams, and what each service consumes and emits: the source of provisioning, ACLs and the AsyncAPI document."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from . import facts as f
+from .facts import Fact
+
+Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
+
+INBOX: Stream = "SLIPWAY_INBOX"
+EVENTS: Stream = "SLIPWAY_EVENTS"
+TELEMETRY: Stream = "SLIPWAY_TELEMETRY"
+DEADLETTER: Stream = "SLIPWAY_DEADLETTER"
+DEADLETTER_PREFIX = "slipway.deadletter"
+
+FROM_OUTSIDE: tuple[type[Fact], ...] = (
+    f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.RollbackOrdered, f.DrillOrdered, f.QuarantineLifted,
+)  # fmt: skip
+NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
+
+
+@dataclass(frozen=True)
+class ServiceContract:
+    """What one service reads and says."""
+
+    name: str
+    consumes: tuple[type[Fact], ...] = ()
+    emits: tuple[type[Fact], ...] = ()
+    owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
+
+
+SERVICES: dict[str, ServiceContract] = {
+    service.name: service
+    for service in (
+        ServiceContract(
+            "registry",
+            consumes=(
+                f.CheckpointReady, f.ApprovalGranted, f.ReleaseCancelled, f.CheckpointRejected, f.CheckpointMerged,
+                f.VariantQuantised, f.VariantFailed, f.VariantBenchmarked, f.VariantStaged, f.RehearsalCompleted,
+                f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned,
+            ),
+            emits=(
+                f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StagingRequested,
+                f.StagingReleased, f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished,
+                f.DeadlinePassed,
+            ),
+            owns=("releases", "policies"),
+        ),
+        ServiceContract(
+            "merger",
+            consumes=(f.ReleaseOpened,),
+            emits=(f.CheckpointMerged, f.CheckpointRejected, f.WorkProgressed),
+        ),
+        ServiceContract(
+            "quantiser",
+            consumes=(f.VariantRequested,),
+            emits=(f.VariantQuantised, f.VariantFailed, f.WorkProgressed),
+        ),
+        ServiceContract(
+            "server-manager",
+            consumes=(f.StagingRequested, f.StagingReleased, f.TrafficRequested, f.ReleaseFinished),
+            emits=(
+                f.VariantStaged, f.VariantFailed, f.DeploymentChanged, f.PromotionRefused, f.AlertRaised,
+                f.AlertResolved, f.WorkProgressed,
+            ),
+            owns=("servers", "routes"),
+        ),
+        ServiceContract(
+            "benchmarker",
+            consumes=(f.VariantStaged,),
+            emits=(f.VariantBenchmarked, f.VariantFailed, f.WorkProgressed),
+        ),
+        ServiceContract("gateway", emits=(f.InferenceBatch,)),
+    )
+}  # fmt: skip
+
+
+def stream_of(fact: type[Fact]) -> Stream | None:
+    """Give the stream that stores a fact; None for what is only live."""
+    if fact in NOT_STORED:
+        return None
+    if fact in FROM_OUTSIDE:
+        return INBOX
+    return TELEMETRY if fact is f.InferenceBatch else EVENTS
+
+
+def stream_subjects(stream: Stream) -> list[str]:
+    """List the subjects of a stream explicitly.
+
+    The inbox takes every version of what outsiders publish, so that an unknown version can be answered with a
+    rejection instead of silence.
+    """
+    if stream == DEADLETTER:
+        return [f"{DEADLETTER_PREFIX}.>"]
+    names = [fact.TYPE for fact in f.FACTS.values() if stream_of(fact) == stream]
+    if stream == INBOX:
+        return sorted(name.rsplit(".", 1)[0] + ".>" for name in names)
+    staging = [name.replace("slipway.", "slipway.staging.", 1) for name in names]
+    return sorted(f"{name}.*" for name in names + staging)
+
+
+def durable_name(service: str, fact: type[Fact]) -> str:
+    """Name the durable consumer of a service for a fact."""
+    return f"{service}__{fact.TYPE.removeprefix('slipway.').replace('.', '-')}"
+
+
+def filter_subject(fact: type[Fact]) -> str:
+    """Give the subject filter of a fact's consumers; from the inbox also other versions, to be answered."""
+    return fact.TYPE.rsplit(".", 1)[0] + ".>" if fact in FROM_OUTSIDE else f"{fact.TYPE}.*"
