@@ -7,14 +7,14 @@ Code = Literal[
     "policy_invalid", "policy_weaker_than_stored", "unknown_base", "uri_not_allowed", "artifact_not_found",
     "digest_mismatch",
     "pickle_refused", "truncated_weights", "non_finite_weights", "shape_mismatch", "adapter_keys_mismatch",
-    "adapter_is_zero", "base_mismatch", "quantised_base", "tied_embedding_lora", "parity_failed",
+    "adapter_is_zero", "unsupported_adapter", "base_mismatch", "quantised_base", "tied_embedding_lora", "parity_failed",
     "tokenizer_changed",
     "unsupported_architecture", "group_size_impossible", "calibration_too_small", "out_of_memory",
     "quality_gate_failed", "engine_failed",
     "insufficient_memory", "load_failed", "no_first_token", "engine_dead", "endpoint_unreachable", "disk_full",
     "gate_failed", "inconclusive", "rehearsal_failed", "approval_expired", "deadline_passed", "work_abandoned",
     "superseded", "cancelled", "barred", "stale_epoch", "no_hot_previous", "previous_not_hot",
-    "store_unavailable", "bus_unavailable", "internal_error",
+    "bad_request", "store_unavailable", "bus_unavailable", "internal_error",
 ]  # fmt: skip
 
 ADVICE: dict[Code, str] = {
@@ -35,6 +35,7 @@ ADVICE: dict[Code, str] = {
     "shape_mismatch": "The named tensor does not fit the base model; check which base the run used.",
     "adapter_keys_mismatch": "The LoRA's tensors are not exactly those its configuration promises; save it again with PEFT.",
     "adapter_is_zero": "Every B matrix of the LoRA is zero, so it changes nothing; check that training updated it.",
+    "unsupported_adapter": "Publish a plain LoRA (rsLoRA and DoRA are fine), without trained biases or prompt tokens.",
     "base_mismatch": "The LoRA names another base model; publish it with the base it was trained on.",
     "quantised_base": "Merge into the 16-bit base, not into a quantised one.",
     "tied_embedding_lora": "A LoRA on tied embeddings cannot be merged correctly; untie them or leave them out.",
@@ -64,6 +65,7 @@ ADVICE: dict[Code, str] = {
     "stale_epoch": "The route changed since this order was given; the order is void.",
     "no_hot_previous": "There is no loaded target to go back to.",
     "previous_not_hot": "The previous target must be loaded and answering before traffic moves.",
+    "bad_request": "The serving engine cannot answer this prompt with these parameters; the reason names what to correct.",
     "store_unavailable": "The object store does not answer; the work is tried again.",
     "bus_unavailable": "The message bus does not answer; the work is tried again.",
     "internal_error": "This is a defect in Slipway; report it with the dead letter.",
