@@ -20,7 +20,7 @@ class Event(Contract, Generic[F]):
     `id` is the message's `Nats-Msg-Id`. `correlationid` is the release (for training's own event: the run).
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
     specversion: Literal["1.0"] = "1.0"
     id: Annotated[str, Field(min_length=1, max_length=256)]
@@ -55,5 +55,5 @@ def derived_id(cause_id: str, type_: str, key: str = "") -> str:
 
 def plain(event: Event[Any]) -> dict[str, Any]:
     """Give an event as JSON data, absent extensions left out (CloudEvents forbids null attributes)."""
-    body: dict[str, Any] = event.model_dump(mode="json")
+    body: dict[str, Any] = event.model_dump(mode="json", by_alias=True)
     return {key: value for key, value in body.items() if value is not None}

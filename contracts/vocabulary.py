@@ -21,7 +21,7 @@ Instant = AwareDatetime
 class Contract(BaseModel):
     """A value in a fact, manifest or record; readers ignore fields that they do not know."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
 
 class ArtifactRef(Contract):

@@ -48,6 +48,7 @@ class TrafficRequested(Fact):
     weight_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
     epoch: Annotated[int, Field(ge=0)]
     fallback: Deployable | None = None
+    note: str = ""
 
 
 class DeploymentChanged(Fact):

@@ -1,0 +1,1 @@
+"""What people and training systems use to talk to Slipway."""

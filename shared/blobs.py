@@ -1,0 +1,295 @@
+"""Content-addressed blobs and create-only manifests in an S3 store; every read verifies its digest."""
+
+import contextvars
+import hashlib
+import io
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from minio import Minio
+from minio.error import S3Error
+from pydantic import BaseModel
+
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from shared.errors import Permanent, Transient, translate
+from shared.settings import Connection
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+CHUNK_BYTES = 4 * 1024 * 1024
+_PRECONDITION_FAILED = "PreconditionFailed"
+_creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
+_URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
+
+
+class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skipped by mypy
+    """Adds `If-None-Match: *` to the request that makes an object visible, which the SDK has no parameter for."""
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:
+        completes = (method == "PUT" and "uploadId" not in url) or (method == "POST" and "uploadId" in url)
+        if _creating.get() and completes:
+            kw["headers"] = {**(kw.get("headers") or {}), "If-None-Match": "*"}
+        return super().urlopen(method, url, redirect, **kw)
+
+
+class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
+    """A create-only put found the key taken."""
+
+
+class Store:
+    """The object store. Synchronous: call through `asyncio.to_thread`."""
+
+    def __init__(self, connection: Connection) -> None:
+        pool = _CreateOnly(
+            timeout=urllib3.Timeout(connect=5, read=120), maxsize=16,
+            retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
+        )  # fmt: skip
+        self.bucket = connection.s3_bucket
+        self._client = Minio(
+            endpoint=connection.s3_endpoint, access_key=connection.s3_access_key,
+            secret_key=connection.s3_secret_key.get_secret_value(), secure=connection.s3_secure, http_client=pool,
+        )  # fmt: skip
+
+    # -- start-up ---------------------------------------------------------------------------------------------------
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket if it is not there."""
+        with _translated("the bucket"):
+            if not self._client.bucket_exists(bucket_name=self.bucket):
+                self._client.make_bucket(bucket_name=self.bucket)
+
+    def check_create_only(self) -> None:
+        """Prove that the server honours create-only puts; raise Permanent when it does not.
+
+        A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
+        """
+        key = f"probe/{secrets.token_hex(8)}"
+        self.create(key, b"first")
+        try:
+            self.create(key, b"second")
+        except AlreadyExists:
+            honoured = self.find(key) == b"first"
+        else:
+            honoured = False
+        with _translated(key):
+            self._client.remove_object(bucket_name=self.bucket, object_name=key)
+        if not honoured:
+            raise Permanent(
+                "store_unavailable",
+                "The object store ignores If-None-Match, so commits could be overwritten; use a server with "
+                "conditional writes.",
+            )
+
+    def reachable(self) -> bool:
+        """Tell whether the bucket answers."""
+        with _translated("the bucket"):
+            return bool(self._client.bucket_exists(bucket_name=self.bucket))
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    def uri(self, key: str) -> str:
+        """Give the URI of a key in this bucket."""
+        return f"s3://{self.bucket}/{key}"
+
+    def key_of(self, uri: str) -> str:
+        """Give the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other place."""
+        found = _URI.match(uri)
+        if found is None or found["bucket"] != self.bucket or ".." in found["key"].split("/"):
+            raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
+        return found["key"]
+
+    def prefix_of(self, ref: ArtifactRef) -> str:
+        """Give what lies before `manifests/` in a ref's key: its blobs are stored under the same prefix."""
+        key = self.key_of(ref.uri)
+        head, found, _ = key.partition("manifests/")
+        return head if found else ""
+
+    # -- small objects ----------------------------------------------------------------------------------------------
+
+    def find(self, key: str) -> bytes | None:
+        """Read an object whole; None when it does not exist."""
+        try:
+            with _translated(key), self._open(key) as response:
+                return bytes(response.read())
+        except Permanent as error:
+            if error.code == "artifact_not_found":
+                return None
+            raise
+
+    def get(self, ref: ArtifactRef) -> bytes:
+        """Read an artifact whole and verify its digest; raise Permanent artifact_not_found or digest_mismatch."""
+        data = self.find(self.key_of(ref.uri))
+        if data is None:
+            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
+        found = digest_of(data)
+        if found != ref.digest:
+            raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
+        return data
+
+    def create(self, key: str, data: bytes) -> ArtifactRef:
+        """Write an object that must not exist yet; raise AlreadyExists when it does."""
+        token = _creating.set(True)
+        try:
+            with _translated(key):
+                self._client.put_object(
+                    bucket_name=self.bucket, object_name=key, data=io.BytesIO(data), length=len(data)
+                )
+        finally:
+            _creating.reset(token)
+        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
+
+    def put_manifest(self, key: str, manifest: BaseModel | bytes) -> tuple[ArtifactRef, bool]:
+        """Commit a manifest, create-only: (its ref, True), or (the ref of the one already there, False)."""
+        if isinstance(manifest, FolderManifest):
+            data = manifest.to_bytes()
+        elif isinstance(manifest, bytes):
+            data = manifest
+        else:
+            data = canonical_json(manifest.model_dump(mode="json"))
+        try:
+            return self.create(key, data), True
+        except AlreadyExists:
+            return self.ref_to(key), False
+
+    def ref_to(self, key: str) -> ArtifactRef:
+        """Give the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
+        data = self.find(key)
+        if data is None:
+            raise Permanent("artifact_not_found", f"{self.uri(key)} does not exist.")
+        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
+
+    def keys(self, prefix: str) -> list[str]:
+        """List the keys below a prefix."""
+        with _translated(prefix):
+            found = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            return [one.object_name for one in found if one.object_name]
+
+    # -- files and folders ------------------------------------------------------------------------------------------
+
+    def put_folder(self, folder: Path, prefix: str = "", progress: Progress | None = None) -> FolderManifest:
+        """Upload every file of a folder as a blob and give the manifest, which is not committed yet."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        total = sum(path.stat().st_size for path in paths)
+        done = 0
+        entries = []
+        for path in paths:
+            entries.append(self.put_file(path, path.relative_to(folder).as_posix(), prefix))
+            done += entries[-1].size_bytes
+            if progress is not None:
+                progress(done, total)
+        return FolderManifest(files=tuple(entries))
+
+    def put_file(self, path: Path, name: str, prefix: str = "") -> FileEntry:
+        """Upload one file as a blob, unless it is there already."""
+        digest, size = _digest_of_file(path)
+        entry = FileEntry(path=name, digest=digest, size_bytes=size)
+        key = blob_key(digest, prefix)
+        if self._size_of(key) == size:
+            return entry
+        token = _creating.set(True)
+        try:
+            with _translated(key):
+                self._client.fput_object(
+                    bucket_name=self.bucket, object_name=key, file_path=str(path), part_size=64 * 1024 * 1024
+                )
+        except AlreadyExists:
+            return entry
+        finally:
+            _creating.reset(token)
+        return entry
+
+    def fetch_files(
+        self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None
+    ) -> None:
+        """Download files below a folder, each verified and then renamed into place.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch.
+            Transient: store_unavailable, disk_full.
+        """
+        total = sum(file.size_bytes for file in files)
+        done = 0
+        for file in files:
+            self._fetch_file(file, destination / file.path, prefix)
+            done += file.size_bytes
+            if progress is not None:
+                progress(done, total)
+
+    def _fetch_file(self, file: FileEntry, path: Path, prefix: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hasher = hashlib.sha256()
+        key = blob_key(file.digest, prefix)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        temporary = Path(name)
+        try:
+            with _translated(key), os.fdopen(descriptor, "wb") as out, self._open(key) as response:
+                for chunk in response.stream(CHUNK_BYTES):
+                    hasher.update(chunk)
+                    out.write(chunk)
+            found = f"sha256:{hasher.hexdigest()}"
+            if found != file.digest:
+                raise Permanent("digest_mismatch", f"{file.path} is {found}, announced as {file.digest}.", found=found)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _size_of(self, key: str) -> int | None:
+        try:
+            with _translated(key):
+                size: int | None = self._client.stat_object(bucket_name=self.bucket, object_name=key).size
+                return size
+        except Permanent:
+            return None
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[Any]:
+        response = self._client.get_object(bucket_name=self.bucket, object_name=key)
+        try:
+            yield response
+        finally:
+            response.close()
+            response.release_conn()
+
+
+def blob_key(digest: str, prefix: str = "") -> str:
+    """Give the key of a blob: `<prefix>blobs/sha256/ab/<hex>`."""
+    hexadecimal = digest.removeprefix("sha256:")
+    return f"{prefix}blobs/sha256/{hexadecimal[:2]}/{hexadecimal}"
+
+
+def manifest_key(kind: str, output_key: str, prefix: str = "") -> str:
+    """Give the key of a manifest: `<prefix>manifests/<kind>/<hex of the output key>.json`."""
+    return f"{prefix}manifests/{kind}/{output_key.removeprefix('sha256:')}.json"
+
+
+def _digest_of_file(path: Path) -> tuple[str, int]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return f"sha256:{digest.hexdigest()}", path.stat().st_size
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except S3Error as error:
+        if error.code == _PRECONDITION_FAILED:
+            raise AlreadyExists(what) from error
+        raise translate(error) or error from error
+    except Exception as error:
+        translated = translate(error)
+        if translated is None or translated is error:
+            raise
+        if isinstance(translated, Transient):
+            translated.details["object"] = what
+        raise translated from error

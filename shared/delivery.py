@@ -1,0 +1,176 @@
+"""What happens around a handler: heartbeat, retry with backoff, rejection fact, dead letter."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from faststream import BaseMiddleware
+from faststream.exceptions import AckMessage, HandlerException, NackMessage, RejectMessage
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from contracts.envelope import Event
+from contracts.facts import Fact, WorkAbandoned
+from contracts.services import DEADLETTER_PREFIX, Stream
+from shared.errors import Permanent, SlipwayError, Transient, translate
+from shared.events import model_in, parse_event
+from shared.topology import HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from shared.bus import Bus, Emit
+
+UNKNOWN_ERROR_DELIVERIES = 5
+_BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A message that failed for good: the event if it could be parsed, why, and the model it is about."""
+
+    event: Event[Any] | None
+    error: SlipwayError
+    model: str | None
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """What a service reads, and what a permanent failure of it becomes."""
+
+    fact: type[Fact]
+    stream: Stream
+    durable: str
+    failure: "Callable[[Failed], Fact | Emit | None] | None"
+
+
+def backoff_s(deliveries: int) -> float:
+    """Give the seconds to wait before delivery number `deliveries + 1`."""
+    return _BACKOFF_S[min(max(deliveries, 1), len(_BACKOFF_S)) - 1]
+
+
+class Delivery(BaseMiddleware[Any, Any]):
+    """FastStream middleware with the delivery rules (design, section 5, rules 4 to 6)."""
+
+    def __init__(self, msg: Msg | None, /, *, context: Any, bus: "Bus") -> None:
+        super().__init__(msg, context=context)
+        self._bus = bus
+        self._beat: asyncio.Task[None] | None = None
+
+    async def on_receive(self) -> None:
+        """Keep telling the bus that the work goes on."""
+        if self.msg is not None:
+            self._beat = asyncio.create_task(_keep_alive(self.msg))
+        await super().on_receive()
+
+    async def after_processed(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> bool | None:
+        """Decide what becomes of a failed message."""
+        if self._beat is not None:
+            self._beat.cancel()
+        if exc_val is None or isinstance(exc_val, HandlerException) or self.msg is None:
+            return await super().after_processed(exc_type, exc_val, exc_tb)
+        if isinstance(exc_val, asyncio.CancelledError):
+            with contextlib.suppress(NatsError):
+                await asyncio.shield(self.msg.nak())
+            return False
+        await self._settle(self.msg, exc_val)
+        return True
+
+    async def _settle(self, message: Msg, error: BaseException) -> None:
+        deliveries = message.metadata.num_delivered
+        consumption = self._bus.consumptions[message.metadata.consumer]
+        known = translate(error)
+        exhausted = known is None and deliveries >= UNKNOWN_ERROR_DELIVERIES
+        log = structlog.get_logger().bind(fact=consumption.fact.TYPE, subject=message.subject, deliveries=deliveries)
+        if isinstance(known, Permanent) or exhausted:
+            known = known or Permanent("internal_error", f"{type(error).__name__}: {error}.")
+            log.error("failed for good", code=known.code, reason=known.reason, exc_info=error if exhausted else None)
+            try:
+                rejected = await self._bury(message, consumption, known)
+            except (TimeoutError, NatsError, Transient) as bus_error:
+                raise NackMessage(delay=backoff_s(deliveries)) from bus_error
+            self._bus.count(consumption.fact, "rejected" if rejected else "buried")
+            raise (AckMessage() if rejected else RejectMessage()) from error
+        delay = backoff_s(deliveries)
+        code = known.code if known else "unknown"
+        log.warning("will be tried again", code=code, error=repr(error), delay_s=delay,
+                    exc_info=None if known else error)  # fmt: skip
+        self._bus.count(consumption.fact, "retried")
+        raise NackMessage(delay=delay) from error
+
+    async def _bury(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
+        """Turn a failed message into a rejection fact, or else a dead letter; tell which."""
+        event = _parsed(message, consumption)
+        failed = Failed(event=event, error=error, model=model_in(message.subject))
+        fact = consumption.failure(failed) if consumption.failure and failed.model else None
+        source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
+        if fact is not None:
+            await self._bus.publish(_caused(fact, source, failed), cause=event)
+        if fact is None or event is None:
+            sequence = await bury(self._bus, message, error, consumption.durable)
+            if event is not None and fact is None:
+                await self._abandon(event, error, sequence)
+        return fact is not None
+
+    async def _abandon(self, event: Event[Any], error: SlipwayError, sequence: int) -> None:
+        from shared.bus import Emit, publish_event
+
+        abandoned = WorkAbandoned(
+            service=self._bus.service, cause_type=event.type, cause_id=event.id, dead_letter_sequence=sequence,
+            code=error.code, reason=error.reason,
+        )  # fmt: skip
+        await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
+
+
+def _caused(fact: "Fact | Emit", source: str, failed: Failed) -> "Emit":
+    from shared.bus import Emit
+
+    emit = fact if isinstance(fact, Emit) else Emit(fact)
+    if failed.event is not None:
+        return emit
+    return Emit(emit.fact, key=emit.key, model=failed.model, cause_id=source, correlation_id=source)
+
+
+def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
+    try:
+        return parse_event(consumption.fact, message.subject, message.data)
+    except Permanent:
+        return None
+
+
+async def bury(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> int:
+    """Copy a message to the dead letters with the reason, once; give its sequence there."""
+    metadata = message.metadata
+    headers = {
+        **(message.headers or {}),
+        "Nats-Msg-Id": f"{metadata.stream}:{metadata.sequence.stream}:{durable}",
+        "Slipway-Code": error.code,
+        "Slipway-Reason": _header_safe(error.sentence()),
+        "Slipway-Service": bus.service,
+        "Slipway-Consumer": durable,
+        "Slipway-Subject": _header_safe(message.subject),
+        "Slipway-Stream": metadata.stream,
+        "Slipway-Sequence": str(metadata.sequence.stream),
+        "Slipway-Deliveries": str(metadata.num_delivered),
+        "Slipway-At": bus.clock.now().isoformat(),
+    }
+    ack = await bus.js.publish(f"{DEADLETTER_PREFIX}.{bus.service}", message.data, headers=headers, timeout=10)
+    return ack.seq
+
+
+def _header_safe(text: str) -> str:
+    return " ".join(text.split()).encode("ascii", "replace").decode()[:1000]
+
+
+async def _keep_alive(message: Msg) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        with contextlib.suppress(NatsError):
+            await message.in_progress()

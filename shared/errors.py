@@ -1,0 +1,98 @@
+"""The one tree of errors: what is tried again and what is not.
+
+SlipwayError
+├── Transient   the world is not ready; tried again with backoff for as long as it takes
+└── Permanent   trying again would fail again; becomes a rejection fact or a dead letter
+"""
+
+import errno
+from typing import Any, cast, get_args
+
+from contracts.codes import ADVICE, Code
+
+_CODES = frozenset(get_args(Code))
+
+
+class SlipwayError(Exception):
+    """An error with a stable code and a sentence for a person."""
+
+    def __init__(self, code: Code, reason: str, **details: Any) -> None:
+        super().__init__(reason)
+        self.code: Code = code
+        self.reason = reason
+        self.details: dict[str, Any] = details
+
+    def sentence(self) -> str:
+        """Say what happened and what to do about it."""
+        return f"{self.reason} {ADVICE[self.code]}"
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.reason}"
+
+
+class Transient(SlipwayError):  # noqa: N818 - the design's word
+    """May succeed later without anybody changing the input."""
+
+
+class Permanent(SlipwayError):  # noqa: N818 - the design's word
+    """Will fail again as long as the input is the same."""
+
+
+def as_code(value: str) -> Code:
+    """Give a code that came from outside as one of ours; `internal_error` when it is none."""
+    return cast("Code", value) if value in _CODES else "internal_error"
+
+
+def translate(error: BaseException) -> SlipwayError | None:
+    """Map an error of a library below to ours; None when it is unknown (tried again up to the delivery limit)."""
+    if isinstance(error, SlipwayError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Transient("disk_full", f"No space left: {error}.")
+    for translator in (_from_nats, _from_minio, _from_triton):
+        found = translator(error)
+        if found is not None:
+            return found
+    return None
+
+
+def _from_nats(error: BaseException) -> SlipwayError | None:
+    import nats.errors as n
+    import nats.js.errors as js
+
+    if not isinstance(error, n.Error):
+        return None
+    if isinstance(error, n.MaxPayloadError):
+        return Permanent("internal_error", f"A message is larger than the bus allows: {error}.")
+    if isinstance(error, n.BadSubjectError | n.BadHeaderError | n.JsonParseError | js.BadRequestError):
+        return Permanent("internal_error", f"The bus refused the request: {error!r}.")
+    return Transient("bus_unavailable", f"The message bus does not answer: {error!r}.")
+
+
+_STORE_PERMANENT: dict[str, Code] = {
+    "NoSuchKey": "artifact_not_found", "NoSuchBucket": "artifact_not_found", "NoSuchVersion": "artifact_not_found",
+    "AccessDenied": "uri_not_allowed", "BadDigest": "digest_mismatch", "XAmzContentSHA256Mismatch": "digest_mismatch",
+}  # fmt: skip
+
+
+def _from_minio(error: BaseException) -> SlipwayError | None:
+    import minio.error as m
+    import urllib3.exceptions as u
+
+    if isinstance(error, m.S3Error):
+        code = _STORE_PERMANENT.get(error.code)
+        if code is not None:
+            return Permanent(code, f"The store answered {error.code} for {error.object_name or error.bucket_name}.")
+        return Transient("store_unavailable", f"The store answered {error.code}: {error.message}.")
+    if isinstance(error, m.MinioException | u.HTTPError):
+        return Transient("store_unavailable", f"The object store does not answer: {error!r}.")
+    return None
+
+
+def _from_triton(error: BaseException) -> SlipwayError | None:
+    module = type(error).__module__
+    if module.startswith("grpc"):
+        return Transient("endpoint_unreachable", f"The serving endpoint does not answer: {error!r}.")
+    if type(error).__name__ == "InferenceServerException" and module.startswith("tritonclient"):
+        return Transient("engine_dead", f"The serving engine answered with an error: {error}.")
+    return None

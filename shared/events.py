@@ -1,0 +1,82 @@
+"""Parses what arrives on a subject into an event, or says exactly why it is none."""
+
+import json
+import re
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from contracts.envelope import Event, nats_subject
+from contracts.facts import Fact
+from contracts.vocabulary import MODEL_NAME_PATTERN
+from shared.errors import Permanent
+
+F = TypeVar("F", bound=Fact)
+_SUBJECT = re.compile(r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(?P<version>v[0-9]+)\.(?P<model>.*)$")
+
+
+def model_in(subject: str) -> str | None:
+    """Give the model name at the end of a NATS subject if it is a valid one."""
+    found = _SUBJECT.match(subject)
+    model = found["model"] if found else ""
+    return model if re.match(MODEL_NAME_PATTERN, model) else None
+
+
+def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
+    """Parse a message of a fact's type.
+
+    Raises:
+        Permanent: `malformed_event`, `unknown_event_version`, `invalid_model_name`, `subject_mismatch`,
+            `policy_invalid`, each with what is wrong.
+    """
+    envelope = _load(body)
+    _check_type(fact, envelope, subject)
+    _check_model(envelope, subject)
+    try:
+        event = Event[fact].model_validate(envelope)  # type: ignore[valid-type]
+    except ValidationError as error:
+        raise _explain(error) from error
+    expected = nats_subject(event.type, event.subject, event.environment)
+    if subject != expected:
+        raise Permanent("subject_mismatch", f"Published on {subject}, but the envelope says {expected}.")
+    model = getattr(event.data, "model", event.subject)
+    if model != event.subject:
+        raise Permanent("subject_mismatch", f"The envelope is about {event.subject}, its data about {model}.")
+    return event
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    try:
+        envelope = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Permanent("malformed_event", f"The message is not JSON: {error}.") from error
+    if not isinstance(envelope, dict):
+        raise Permanent("malformed_event", f"The message is a JSON {type(envelope).__name__}, not an object.")
+    return envelope
+
+
+def _check_type(fact: type[Fact], envelope: dict[str, Any], subject: str) -> None:
+    type_ = envelope.get("type")
+    if type_ == fact.TYPE:
+        return
+    name = fact.TYPE.rsplit(".", 1)[0]
+    if isinstance(type_, str) and re.fullmatch(re.escape(name) + r"\.v[0-9]+", type_):
+        raise Permanent("unknown_event_version", f"The event is {type_}; this system reads {fact.TYPE}.")
+    if type_ is None:
+        raise Permanent("malformed_event", "The message has no CloudEvents attribute `type`.")
+    raise Permanent("subject_mismatch", f"A message of type {str(type_)[:100]} was published on {subject}.")
+
+
+def _check_model(envelope: dict[str, Any], subject: str) -> None:
+    data = envelope.get("data")
+    names = [envelope.get("subject"), data.get("model") if isinstance(data, dict) else None]
+    for name in names:
+        if isinstance(name, str) and not re.match(MODEL_NAME_PATTERN, name):
+            raise Permanent("invalid_model_name", f"{name[:80]!r} is no valid model name.", subject=subject)
+
+
+def _explain(error: ValidationError) -> Permanent:
+    problems = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    in_policy = all(item["loc"][:2] == ("data", "policy") for item in error.errors())
+    reason = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + "."
+    return Permanent("policy_invalid" if in_policy else "malformed_event", reason, problems=problems[:20])

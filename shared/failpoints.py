@@ -1,0 +1,25 @@
+"""Dies at a named point, once: how tests prove that any moment is a safe one to be killed at."""
+
+import os
+import signal
+from pathlib import Path
+
+_armed: dict[str, Path] = {}
+
+
+def arm(specification: str, folder: Path) -> None:
+    """Arm failpoints: comma-separated names; a marker file in `folder` makes each fire only once."""
+    _armed.clear()
+    for name in filter(None, (part.strip() for part in specification.split(","))):
+        _armed[name] = folder / f"failpoint-{name}.fired"
+
+
+def failpoint(name: str) -> None:
+    """Kill this process with SIGKILL if this point is armed and has not fired yet."""
+    marker = _armed.get(name)
+    if marker is None or marker.exists():
+        return
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+    os.sync()
+    os.kill(os.getpid(), signal.SIGKILL)

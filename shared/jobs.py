@@ -1,0 +1,133 @@
+"""Runs long work in a killable child process that dies with its parent and reports as it goes.
+
+The child prints one JSON object a line on its standard output: `{"progress": {…}}` any number of times, then
+`{"result": {…}}` or `{"error": {"code", "reason", "details"}}`. Everything else goes to its log.
+"""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
+from shared.process import die_with_parent, end_tree
+
+OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
+_LINE_LIMIT = 4 * 1024 * 1024
+_OUT_OF_MEMORY_EXIT = 77
+
+
+async def run_job(
+    argv: Sequence[str], *, on_progress: OnProgress, log_path: Path, memory_limit_bytes: int | None = None,
+    timeout_s: float | None = None, env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a child process and give its result.
+
+    Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment.
+
+    Raises:
+        Permanent: what the child reported, or `out_of_memory`, `engine_failed` when it died without a word.
+        Transient: what the child reported as such, or `deadline_passed` after `timeout_s`.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
+            env={**os.environ, **(env or {})}, preexec_fn=_prepare(memory_limit_bytes),
+        )  # fmt: skip
+    try:
+        async with asyncio.timeout(timeout_s):
+            outcome = await _listen(process, on_progress)
+            code = await process.wait()
+    except TimeoutError as error:
+        raise Transient("deadline_passed", f"The work took longer than {timeout_s:.0f} s and was ended.") from error
+    finally:
+        if process.returncode is None:
+            await asyncio.to_thread(end_tree, process.pid)
+            await process.wait()
+    return _conclude(outcome, code, log_path)
+
+
+def _prepare(memory_limit_bytes: int | None) -> Callable[[], None]:
+    bind_to_parent = die_with_parent()
+
+    def prepare() -> None:
+        bind_to_parent()
+        if memory_limit_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
+
+    return prepare
+
+
+async def _listen(process: asyncio.subprocess.Process, on_progress: OnProgress) -> dict[str, Any]:
+    outcome: dict[str, Any] = {}
+    if process.stdout is None:
+        return outcome
+    async for line in process.stdout:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(message, dict):
+            continue
+        if "progress" in message:
+            await on_progress(message["progress"])
+        elif "result" in message or "error" in message:
+            outcome = message
+    return outcome
+
+
+def _conclude(outcome: dict[str, Any], code: int, log_path: Path) -> dict[str, Any]:
+    if "error" in outcome:
+        error = outcome["error"]
+        kind = Transient if error.get("transient") else Permanent
+        raise kind(as_code(error["code"]), error["reason"], **error.get("details", {}))
+    if code == 0 and "result" in outcome:
+        result: dict[str, Any] = outcome["result"]
+        return result
+    log = f"see {log_path.name} in the service's folder"
+    if code in (-signal.SIGKILL, _OUT_OF_MEMORY_EXIT):
+        raise Permanent("out_of_memory", f"The work was killed for using too much memory; {log}.", exit_code=code)
+    raise Permanent("engine_failed", f"The work ended with exit code {code} and no result; {log}.", exit_code=code)
+
+
+# -- inside the child ---------------------------------------------------------------------------------------------
+
+
+def report_progress(**fields: Any) -> None:
+    """Tell the parent how far the work is."""
+    _say({"progress": fields})
+
+
+def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
+    """Run a child's work and report its result or error; libraries that print cannot disturb the protocol."""
+    protocol = os.dup(1)
+    os.dup2(2, 1)
+    global _protocol  # noqa: PLW0603 - one channel to the parent per process
+    _protocol = protocol
+    try:
+        _say({"result": work(sys.argv[1:])})
+    except MemoryError:
+        sys.exit(_OUT_OF_MEMORY_EXIT)
+    except Exception as error:
+        if "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error):
+            sys.exit(_OUT_OF_MEMORY_EXIT)
+        known = error if isinstance(error, SlipwayError) else translate(error)
+        if known is None:
+            raise
+        _say({"error": {"code": known.code, "reason": known.reason, "details": known.details,
+                        "transient": isinstance(known, Transient)}})  # fmt: skip
+        sys.exit(1)
+    sys.exit(0)
+
+
+_protocol = 1
+
+
+def _say(message: dict[str, Any]) -> None:
+    os.write(_protocol, json.dumps(message, default=str).encode() + b"\n")

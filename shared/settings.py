@@ -1,0 +1,32 @@
+"""Where the bus, the store and the process's own folders are; read from the environment once, in main."""
+
+from pathlib import Path
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Connection(BaseSettings):
+    """Settings that every service has (prefix `SLIPWAY_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    s3_endpoint: str = "127.0.0.1:8333"
+    s3_access_key: str = ""
+    s3_secret_key: SecretStr = SecretStr("")
+    s3_bucket: str = "slipway"
+    s3_secure: bool = False
+    http_host: str = "127.0.0.1"
+    http_port: int = 0
+    state_dir: Path = Path(".state")
+    log_level: str = "INFO"
+    trace_file: Path | None = None
+    replicas: int = 1
+    failpoint: str = ""
+
+    def work_dir(self, service: str) -> Path:
+        """Give the folder that a service may write to, made if need be."""
+        folder = self.state_dir / "work" / service
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

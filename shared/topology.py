@@ -1,0 +1,72 @@
+"""Says which streams, consumers and buckets exist and how they are set, as data."""
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    KeyValueConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+
+from contracts.facts import CheckpointReady, Fact
+from contracts.services import (
+    DEADLETTER,
+    EVENTS,
+    INBOX,
+    SERVICES,
+    TELEMETRY,
+    Stream,
+    durable_name,
+    filter_subject,
+    stream_of,
+    stream_subjects,
+)
+
+ACK_WAIT_S = 12.0
+HEARTBEAT_S = ACK_WAIT_S / 4
+DEDUPE_WINDOW_S = 120.0
+BUCKETS = ("releases", "policies", "servers", "routes", "alerts", "rollbacks")
+_MEBIBYTE = 1024 * 1024
+
+
+def streams(*, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S) -> list[StreamConfig]:
+    """List the four streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
+    kept = [
+        StreamConfig(
+            name=name, subjects=stream_subjects(name), retention=RetentionPolicy.LIMITS, storage=StorageType.FILE,
+            num_replicas=replicas, duplicate_window=dedupe_window_s, discard=DiscardPolicy.NEW,
+        )
+        for name in (INBOX, EVENTS, DEADLETTER)
+    ]  # fmt: skip
+    telemetry = StreamConfig(
+        name=TELEMETRY, subjects=stream_subjects(TELEMETRY), storage=StorageType.MEMORY, num_replicas=replicas,
+        max_bytes=64 * _MEBIBYTE, max_age=3600.0, discard=DiscardPolicy.OLD, duplicate_window=dedupe_window_s,
+    )  # fmt: skip
+    return [*kept, telemetry]
+
+
+def consumer(service: str, fact: type[Fact]) -> tuple[Stream, ConsumerConfig]:
+    """Give a service's durable consumer of a fact; admission is strictly one at a time, in stream order."""
+    stream = stream_of(fact)
+    if stream is None:
+        msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
+        raise ValueError(msg)
+    config = ConsumerConfig(
+        durable_name=durable_name(service, fact), filter_subject=filter_subject(fact),
+        ack_policy=AckPolicy.EXPLICIT, deliver_policy=DeliverPolicy.ALL, ack_wait=ACK_WAIT_S, max_deliver=-1,
+        max_ack_pending=1 if fact is CheckpointReady else 256,
+    )  # fmt: skip
+    return stream, config
+
+
+def consumers() -> list[tuple[Stream, ConsumerConfig]]:
+    """List every durable consumer of every service."""
+    return [consumer(service.name, fact) for service in SERVICES.values() for fact in service.consumes]
+
+
+def buckets(*, replicas: int = 1) -> list[KeyValueConfig]:
+    """List the key-value buckets."""
+    return [KeyValueConfig(bucket=name, history=16, replicas=replicas) for name in BUCKETS]

@@ -1,0 +1,43 @@
+"""Fixtures that every test may use: real servers, one set per test module."""
+
+import nats
+import pytest
+
+from shared.provision import provision
+from tests.kit.servers import NatsServer, S3Server, connection, running
+
+
+@pytest.fixture(scope="module")
+def nats_server(tmp_path_factory):
+    with running(NatsServer(tmp_path_factory.mktemp("nats"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3_server(tmp_path_factory):
+    with running(S3Server(tmp_path_factory.mktemp("s3"))) as server:
+        yield server
+
+
+@pytest.fixture
+async def js(nats_server):
+    """A JetStream context on a freshly provisioned bus."""
+    client = await nats.connect(nats_server.url)
+    context = client.jetstream(timeout=10)
+    for stream in await context.streams_info():
+        await context.delete_stream(stream.config.name)
+    await provision(context, dedupe_window_s=2.0)
+    yield context
+    await client.close()
+
+
+@pytest.fixture
+def settings(nats_server, s3_server, tmp_path):
+    """Connection settings of a service that talks to both real servers."""
+    return connection(nats_server, s3_server, tmp_path)
+
+
+@pytest.fixture
+def bus_settings(nats_server, tmp_path):
+    """Connection settings of a service that needs the bus only."""
+    return connection(nats_server, None, tmp_path)

@@ -1,0 +1,227 @@
+"""The delivery rules on a real NATS server."""
+
+import asyncio
+import contextlib
+import json
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain
+from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
+from contracts.services import EVENTS
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from shared import deadletters
+from shared.bus import Bus, publish_event
+from shared.clock import SystemClock
+from shared.errors import Permanent, Transient
+
+REF = ArtifactRef(uri="s3://slipway/manifests/merged/x.json", digest=digest_of(b"x"), size_bytes=1)
+
+
+def requested(event_id: str, model: str = "support-bot") -> Event[VariantRequested]:
+    return Event[VariantRequested](
+        id=event_id, source="/slipway/registry", type=VariantRequested.TYPE, subject=model,
+        time=datetime(2026, 1, 1, tzinfo=UTC), correlationid="r-1",
+        data=VariantRequested(release_id="r-1", version=1, variant="int8", merged=REF),
+    )  # fmt: skip
+
+
+def failed_fact(code="engine_failed"):
+    return VariantFailed(variant="int8", stage="quantise", code=code, reason="no")
+
+
+@contextlib.asynccontextmanager
+async def running_bus(settings, handler, failure=None):
+    bus = Bus(settings, "quantiser", SystemClock())
+    bus.on(VariantRequested, failure=failure)(handler)
+    await bus.broker.start()
+    try:
+        yield bus
+    finally:
+        await bus.broker.stop()
+
+
+async def facts(js, fact, count=1, timeout_s=15.0):
+    """Wait for a number of stored facts of one type."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            state = (await js.stream_info(EVENTS, subjects_filter=f"{fact.TYPE}.>")).state
+            if sum((state.subjects or {}).values()) >= count:
+                break
+            await asyncio.sleep(0.05)
+    sub = await js.pull_subscribe(f"{fact.TYPE}.>", stream=EVENTS)
+    messages = await sub.fetch(100, timeout=1)
+    await sub.unsubscribe()
+    return [Event[fact].model_validate_json(message.data) for message in messages]
+
+
+async def test_returned_fact_is_published_with_a_derived_id_and_the_message_acked(js, bus_settings):
+    async def handler(event):
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler) as bus:
+        await publish_event(js, requested("e1"))
+        (event,) = await facts(js, VariantFailed)
+        assert event.causationid == "e1"
+        assert event.correlationid == "r-1"
+        assert event.source == "/slipway/quantiser"
+        assert event.id == derived_id("e1", VariantFailed.TYPE)
+        async with asyncio.timeout(10):
+            while (await js.consumer_info(EVENTS, "quantiser__variant-requested-v1")).num_ack_pending:
+                await asyncio.sleep(0.05)
+
+
+async def test_same_cause_twice_yields_one_fact(js, bus_settings):
+    handled = asyncio.Queue()
+
+    async def handler(event):
+        await handled.put(event.id)
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler):
+        await publish_event(js, requested("e1"))
+        await handled.get()
+        message = requested("e1")
+        await js.publish(message.nats_subject, canonical_json(plain(message)), headers={"Nats-Msg-Id": "another"})
+        await handled.get()
+        await asyncio.sleep(0.3)
+        assert len(await facts(js, VariantFailed)) == 1
+
+
+async def test_permanent_error_becomes_the_declared_failure_fact(js, bus_settings):
+    async def handler(event):
+        raise Permanent("engine_failed", "it broke")
+
+    def failure(failed):
+        return failed_fact(failed.error.code)
+
+    async with running_bus(bus_settings, handler, failure):
+        await publish_event(js, requested("e1"))
+        (event,) = await facts(js, VariantFailed)
+        assert event.data.code == "engine_failed"
+        assert await deadletters.list_all(js) == []
+
+
+async def test_permanent_error_without_a_failure_fact_is_dead_lettered_and_abandons_its_release(js, bus_settings):
+    async def handler(event):
+        raise Permanent("engine_failed", "it broke")
+
+    async with running_bus(bus_settings, handler):
+        await publish_event(js, requested("e1"))
+        (abandoned,) = await facts(js, WorkAbandoned)
+        (letter,) = await deadletters.list_all(js)
+        assert abandoned.correlationid == "r-1"
+        assert abandoned.data.dead_letter_sequence == letter.sequence
+        assert letter.code == "engine_failed"
+        assert json.loads(letter.body)["id"] == "e1"
+
+
+async def test_transient_error_is_retried_until_it_succeeds(js, bus_settings):
+    attempts = []
+
+    async def handler(event):
+        attempts.append(event.id)
+        if len(attempts) < 3:
+            raise Transient("store_unavailable", "not yet")
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler):
+        await publish_event(js, requested("e1"))
+        await facts(js, VariantFailed)
+        assert attempts == ["e1"] * 3
+
+
+async def test_unknown_error_is_dead_lettered_at_the_delivery_limit_and_the_next_event_handled(
+    js, bus_settings, monkeypatch
+):
+    monkeypatch.setattr("shared.delivery._BACKOFF_S", (0.05,))
+    attempts = []
+
+    async def handler(event):
+        attempts.append(event.id)
+        if event.id == "bad":
+            raise ZeroDivisionError("surprise")
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler):
+        await publish_event(js, requested("bad"))
+        await publish_event(js, requested("good"))
+        await facts(js, VariantFailed)
+        await facts(js, WorkAbandoned)
+        (letter,) = await deadletters.list_all(js)
+        assert letter.code == "internal_error"
+        assert "surprise" in letter.reason
+        assert attempts.count("bad") == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{not json", "malformed_event"),
+        (b"[1]", "malformed_event"),
+        (b"\xff\xfe", "malformed_event"),
+        (canonical_json({**plain(requested("x")), "type": "slipway.variant.requested.v7"}), "unknown_event_version"),
+        (canonical_json({**plain(requested("x")), "subject": "other-bot"}), "subject_mismatch"),
+        (canonical_json({**plain(requested("x")), "subject": "../etc"}), "invalid_model_name"),
+        (canonical_json({k: v for k, v in plain(requested("x")).items() if k != "data"}), "malformed_event"),
+    ],
+)
+async def test_bad_input_is_dead_lettered_with_its_code_and_the_service_goes_on(js, bus_settings, body, code):
+    async def handler(event):
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler):
+        await js.publish("slipway.variant.requested.v1.support-bot", body, headers={"content-type": CONTENT_TYPE})
+        await publish_event(js, requested("good"))
+        await facts(js, VariantFailed)
+        (letter,) = await deadletters.list_all(js)
+        assert letter.code == code
+        assert letter.body == body
+
+
+async def test_requeued_dead_letter_is_handled_again(js, bus_settings):
+    mended = False
+
+    async def handler(event):
+        if not mended:
+            raise Permanent("engine_failed", "it broke")
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler):
+        await publish_event(js, requested("e1"))
+        await facts(js, WorkAbandoned)
+        (letter,) = await deadletters.list_all(js)
+        mended = True
+        await deadletters.requeue(js, letter)
+        await facts(js, VariantFailed)
+        assert await deadletters.list_all(js) == []
+
+
+async def test_handlers_resume_after_the_server_was_killed(js, bus_settings, nats_server):
+    async def handler(event):
+        return failed_fact()
+
+    async with running_bus(bus_settings, handler) as bus:
+        await publish_event(js, requested("e1"))
+        await facts(js, VariantFailed)
+        nats_server.kill()
+        nats_server.start()
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(Exception):
+                    await publish_event(js, requested("e2"))
+                    break
+        assert len(await facts(js, VariantFailed, 2, timeout_s=30)) == 2
+        await bus.check()
+
+
+async def test_readiness_notices_a_deleted_consumer(js, bus_settings):
+    async def handler(event):
+        return None
+
+    async with running_bus(bus_settings, handler) as bus:
+        await bus.check()
+        await js.delete_consumer(EVENTS, "quantiser__variant-requested-v1")
+        with pytest.raises(Exception, match="consumer not found"):
+            await bus.check()

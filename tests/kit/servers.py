@@ -1,0 +1,165 @@
+"""Real servers for tests: NATS with JetStream and an S3 server, on free loopback ports, killable and restartable."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared.process import die_with_parent, free_port
+from shared.settings import Connection
+
+BIN = Path(sys.executable).parent
+
+
+def wait_until(condition, *, timeout_s: float = 30.0, what: str = "the condition"):
+    """Poll a condition until it gives something truthy; fail when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if found := condition():
+                return found
+        time.sleep(0.05)
+    raise AssertionError(f"{what} did not come true within {timeout_s} s")
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Server:
+    """A child process that can be killed and started again in place."""
+
+    name = "server"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / self.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        log = (self.folder / "log").open("ab")
+        self.process = subprocess.Popen(
+            self.command(), stdout=log, stderr=log, env=self.environment(), preexec_fn=die_with_parent()
+        )
+        log.close()
+        wait_until(self.ready, timeout_s=60, what=f"{self.name} being ready")
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class NatsServer(Server):
+    name = "nats"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        (self.folder / "nats.conf").write_text(
+            f'listen: "127.0.0.1:{self.port}"\n'
+            f'jetstream {{ store_dir: "{self.folder}/js", sync_interval: always }}\n'
+        )
+
+    def command(self) -> list[str]:
+        return [str(BIN / "nats-server"), "-c", str(self.folder / "nats.conf")]
+
+    def ready(self) -> bool:
+        return accepts(self.port)
+
+
+class S3Server(Server):
+    name = "s3"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
+        names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+                 "filer.port", "filer.port.grpc")  # fmt: skip
+        self.ports = dict(zip(names, _distinct_ports(len(names)), strict=True))
+        self.port = self.ports["s3.port"]
+
+    def command(self) -> list[str]:
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        return [
+            str(BIN / "weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false",
+            "-webdav=false", "-s3.port.iceberg=0", "-master.telemetry=false", "-bucket=slipway",
+            *(f"-{name}={port}" for name, port in self.ports.items()),
+        ]  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    def ready(self) -> bool:
+        from minio import Minio
+
+        if not accepts(self.port):
+            return False
+        client = Minio(
+            endpoint=f"127.0.0.1:{self.port}", access_key=self.access_key, secret_key=self.secret_key, secure=False
+        )
+        try:
+            return client.bucket_exists(bucket_name="slipway")
+        except Exception:  # noqa: BLE001 - not ready yet, whatever it says
+            return False
+
+
+def _distinct_ports(count: int) -> list[int]:
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return sorted(found)
+
+
+def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **more) -> Connection:
+    """Give the settings that a service would get from its environment."""
+    settings = {"state_dir": folder, "http_port": free_port(), **more}
+    if nats is not None:
+        settings["nats_url"] = nats.url
+    if s3 is not None:
+        settings |= {
+            "s3_endpoint": f"127.0.0.1:{s3.port}",
+            "s3_access_key": s3.access_key,
+            "s3_secret_key": s3.secret_key,
+        }
+    return Connection(**settings)
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[Server]:
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
