@@ -1,0 +1,114 @@
+"""Chat templates: right for good ones, and harmless for hostile ones."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+
+from shared.chat_templates import ChatTemplates
+from shared.errors import Permanent
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+HELLO = [{"role": "user", "content": "Hello <b>& 'you'</b> ü"}]
+
+
+class FixedClock:
+    def now(self):
+        return datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+
+    def monotonic(self):
+        return 0.0
+
+
+@pytest.fixture
+async def templates():
+    one = ChatTemplates(FixedClock(), limit_s=2.0)
+    yield one
+    await one.close()
+
+
+async def test_renders_as_the_model_expects_it(templates):
+    text = await templates.render(CHATML, HELLO)
+    assert text == "<|im_start|>user\nHello <b>& 'you'</b> ü<|im_end|>\n<|im_start|>assistant\n"
+
+
+async def test_leaves_the_generation_prompt_out_when_told_to(templates):
+    text = await templates.render(CHATML, HELLO, add_generation_prompt=False)
+    assert text.endswith("<|im_end|>\n")
+
+
+async def test_knows_tokens_extra_variables_loop_controls_and_the_date(templates):
+    template = "{{ bos_token }}{% for n in range(9) %}{% if n == 2 %}{% break %}{% endif %}{{ n }}{% endfor %}"
+    template += "{{ tools | tojson }}{{ strftime_now('%d %b %Y') }}{{ eos_token }}"
+    text = await templates.render(template, HELLO, bos_token="<s>", eos_token="</s>", tools=[{"a": "<"}])
+    assert text == '<s>01[{"a": "<"}]04 Mar 2026</s>'
+
+
+async def test_a_template_that_refuses_is_the_callers_error(templates):
+    with pytest.raises(Permanent, match="only users") as caught:
+        await templates.render("{{ raise_exception('only users') }}", HELLO)
+    assert caught.value.code == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for %}", "TemplateSyntaxError"),
+        ("{{ messages.__class__.__mro__ }}", "SecurityError"),
+        ("{{ cycler.__init__.__globals__.os.system('true') }}", "SecurityError|Undefined"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ 'x' * 3000000 }}", "characters"),
+        ("{{ 'x' * 4000000000 }}", "memory"),
+        ("{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "memory"),
+        ("{% for i in range(99999999) %}{% endfor %}", "OverflowError"),
+    ],
+)  # fmt: skip
+async def test_a_hostile_template_is_refused_and_the_next_one_served(templates, template, why):
+    with pytest.raises(Permanent, match=why) as caught:
+        await templates.render(template, HELLO)
+    assert caught.value.code == "engine_failed"
+    assert await templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
+
+
+async def test_a_template_that_never_ends_is_killed_and_the_next_one_served():
+    templates = ChatTemplates(FixedClock(), limit_s=0.3)
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    try:
+        with pytest.raises(Permanent, match=r"more than 0\.3 s"):
+            await templates.render(endless, HELLO)
+        assert await templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
+    finally:
+        await templates.close()
+
+
+async def test_answers_never_meet_the_wrong_question(templates):
+    questions = [f"question {number}" for number in range(30)]
+    answers = await asyncio.gather(
+        *(templates.render("{{ messages[0]['content'] }}", [{"role": "user", "content": q}]) for q in questions)
+    )
+    assert answers == questions
+
+
+async def test_a_caller_who_goes_away_leaves_no_late_answer_behind(templates):
+    slow = "{% for a in range(20000) %}{% for b in range(500) %}{% endfor %}{% endfor %}late"
+    assert await templates.render("warm", HELLO) == "warm"
+    gone = asyncio.create_task(templates.render(slow, HELLO))
+    await asyncio.sleep(0)
+    while not gone.done() and not templates._lock.locked():
+        await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert await templates.render("next", HELLO) == "next"
+
+
+async def test_the_environment_cannot_be_read(monkeypatch, templates):
+    monkeypatch.setenv("SLIPWAY_S3_SECRET_KEY", "a-secret")
+    await templates.render("x", HELLO)
+    child = templates._child
+    assert child is not None
+    with open(f"/proc/{child.pid}/environ", "rb") as environment:  # noqa: PTH123
+        assert b"SLIPWAY" not in environment.read()
