@@ -134,7 +134,9 @@ class ReleasePolicy(_Strict):
 
 def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     """Name everything in which a policy asks for less than the stored one; empty when it only tightens."""
-    found = [*_quality_weaknesses(policy, stored), *_gate_weaknesses(policy, stored), *_trigger_weaknesses(policy, stored)]
+    found = _quality_weaknesses(policy, stored)
+    found += _gate_weaknesses(policy, stored)
+    found += _trigger_weaknesses(policy, stored)
     if stored.promotion.mode == "manual" and policy.promotion.mode == "automatic":
         found.append("promotion.mode is automatic where the stored policy says manual")
     if stored.rehearsal == "required" and policy.rehearsal == "not_required":
@@ -166,9 +168,9 @@ def _quality_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[st
     found = []
     for variant, theirs in stored.quality.items():
         mine = policy.quality.get(variant, QualityGate())
-        for field in ("max_perplexity_ratio", "max_mean_kl"):
-            if _upper_is_weaker(getattr(mine, field), getattr(theirs, field)):
-                found.append(f"quality.{variant}.{field} is weaker than the stored {getattr(theirs, field)}")
+        fields = ("max_perplexity_ratio", "max_mean_kl")
+        weaker = [field for field in fields if _upper_is_weaker(getattr(mine, field), getattr(theirs, field))]
+        found += [f"quality.{variant}.{field} is weaker than the stored {getattr(theirs, field)}" for field in weaker]
     return found
 
 
@@ -182,7 +184,8 @@ def _gate_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
             continue
         upper = [f for f in ("max_value", "max_ratio") if _upper_is_weaker(getattr(mine, f), getattr(theirs, f))]
         lower = [f for f in ("min_value", "min_ratio") if _lower_is_weaker(getattr(mine, f), getattr(theirs, f))]
-        found += [f"gate {theirs.name}: {field} is weaker than the stored {getattr(theirs, field)}" for field in upper + lower]
+        weaker = upper + lower
+        found += [f"gate {theirs.name}: {field} is weaker than the stored {getattr(theirs, field)}" for field in weaker]
     return found
 
 

@@ -60,7 +60,7 @@ async def test_returned_fact_is_published_with_a_derived_id_and_the_message_acke
     async def handler(event):
         return failed_fact()
 
-    async with running_bus(bus_settings, handler) as bus:
+    async with running_bus(bus_settings, handler):
         await publish_event(js, requested("e1"))
         (event,) = await facts(js, VariantFailed)
         assert event.causationid == "e1"

@@ -1,0 +1,52 @@
+# Slipway. `make demo` shows it, `make test` proves it, `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+export HF_HUB_OFFLINE := 1
+export DO_NOT_TRACK := 1
+
+.PHONY: help setup lint schemas up down demo test test-unit test-real chaos bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: ## make both environments (.venv and .venv-engine); at once when they are up to date
+	@deploy/setup/environment.sh main
+	@deploy/setup/environment.sh engine
+
+demo: setup ## the whole road: import a base, train, release to production, ask it, release again
+	@$(BIN)/python -m examples.smollm2.demo
+
+test: setup lint ## every check and every test
+	$(PYTEST)
+
+test-unit: setup ## the tests that need no servers
+	$(PYTEST) tests/unit tests/contract tests/architecture
+
+test-real: setup ## the tests on real models, Triton and vLLM
+	$(PYTEST) -m real
+
+chaos: setup ## the tests that kill things
+	$(PYTEST) tests/chaos
+
+lint: setup ## style, types, import rules, generated files
+	$(BIN)/ruff check .
+	$(BIN)/mypy contracts shared services clients deploy
+	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.generate --check
+
+schemas: setup ## write the JSON Schemas, the AsyncAPI document and the NATS permissions again
+	$(BIN)/python -m deploy.generate
+
+up: setup ## start the embedded stack; Ctrl-C stops it
+	$(BIN)/slipway up
+
+down: setup ## stop the embedded stack
+	$(BIN)/slipway down
+
+bench: setup ## the measurements behind docs/benchmarks.md
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean: ## remove the stack's state and caches; the environments stay
+	rm -rf .state .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
