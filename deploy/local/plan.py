@@ -1,0 +1,181 @@
+"""What the embedded stack consists of, as data: the parts, how each is started, and when it counts as ready."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
+from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
+
+Probe = Literal["nats", "s3", "triton", "service"]
+Engine = Literal["slipway", "toy"]
+
+SERVICES = ("registry", "merger", "quantiser", "server-manager", "benchmarker", "gateway")
+S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
+TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
+BUCKET = "slipway"
+SINGLE = frozenset({"gateway"})
+"""Services that have one address here, which people use; a proxy in front is what replicates them."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process of the stack.
+
+    Attributes:
+        name: `nats`, `quantiser`, `quantiser-2` …
+        argv: command line.
+        environment: variables on top of the inherited ones.
+        port: the port that the part is known by.
+        probe: how its readiness is found out.
+        stop_rank: parts of a lower rank are stopped first.
+        stop_grace_s: how long it may take to stop by itself.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    port: int
+    probe: Probe
+    stop_rank: int
+    stop_grace_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The credentials of a stack's object store."""
+
+    access: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asked for."""
+
+    engine: Engine = "slipway"
+    replicas: Mapping[str, int] | None = None
+
+    def count(self, service: str) -> int:
+        """Tell how many processes of a service are wanted."""
+        return (self.replicas or {}).get(service, 1)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where the programs, and the folder that holds the packages of Slipway, are on this machine."""
+
+    nats_server: Path
+    weed: Path
+    python: Path
+    source: Path
+
+
+def replica_names(service: str, count: int) -> list[str]:
+    """Name the processes of a service: the first one has the service's own name."""
+    return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
+
+
+def part_names(wanted: Wanted) -> list[str]:
+    """List the names of all service processes."""
+    return [name for service in SERVICES for name in replica_names(service, wanted.count(service))]
+
+
+def port_names(wanted: Wanted) -> list[str]:
+    """List everything that needs a port."""
+    return ["nats", "nats-monitor", *S3_PORTS, *TRITON_PORTS, *part_names(wanted)]
+
+
+def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
+    """Plan the message bus: the part, and the text of its configuration file.
+
+    Every acknowledged message is on disk: `sync_interval: always`.
+    """
+    config = (
+        f'server_name: slipway\nlisten: "{LOOPBACK}:{ports["nats"]}"\nhttp: "{LOOPBACK}:{ports["nats-monitor"]}"\n'
+        "max_payload: 8MB\n"
+        f'jetstream {{\n  store_dir: "{folder / "nats"}"\n  sync_interval: always\n  max_mem: 256MB\n}}\n'
+    )
+    argv = (str(programs.nats_server), "-c", str(nats_config_file(folder)))
+    return Part("nats", argv, {}, ports["nats"], "nats", stop_rank=3), config
+
+
+def nats_config_file(folder: Path) -> Path:
+    """Say where the configuration of the message bus lies."""
+    return folder / "nats.conf"
+
+
+def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
+    """Plan the object store, with every port given: two stacks collide otherwise."""
+    argv = [
+        str(programs.weed), "mini", f"-dir={folder / 's3'}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}",
+        "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+        f"-bucket={BUCKET}",
+    ]  # fmt: skip
+    for name in S3_PORTS:
+        flag = name.removeprefix("s3-")
+        argv += [f"-{flag}.port={ports[name]}", f"-{flag}.port.grpc={ports[name] + SHADOW_OFFSET}"]
+    environment = {"AWS_ACCESS_KEY_ID": keys.access, "AWS_SECRET_ACCESS_KEY": keys.secret}
+    return Part("s3", tuple(argv), environment, ports["s3"], "s3", stop_rank=2)
+
+
+def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int]) -> Part:
+    """Plan the serving engine around its own command line."""
+    return Part(
+        "triton", tuple(argv), environment, ports["triton-grpc"], "triton", stop_rank=1, stop_grace_s=25.0
+    )  # fmt: skip
+
+
+def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
+    """Give the variables by which anything finds the bus and the store of a stack."""
+    return {
+        "SLIPWAY_NATS_URL": f"nats://{LOOPBACK}:{ports['nats']}",
+        "SLIPWAY_S3_ENDPOINT": f"{LOOPBACK}:{ports['s3']}",
+        "SLIPWAY_S3_ACCESS_KEY": keys.access,
+        "SLIPWAY_S3_SECRET_KEY": keys.secret,
+        "SLIPWAY_S3_BUCKET": BUCKET,
+        "SLIPWAY_STATE_DIR": str(folder),
+    }
+
+
+def plan_services(
+    folder: Path, wanted: Wanted, ports: Mapping[str, int], programs: Programs, keys: Keys
+) -> list[Part]:  # fmt: skip
+    """Plan one process per replica of each service."""
+    common = {
+        **connection_variables(folder, ports, keys),
+        **server_manager_variables(folder, wanted, ports),
+        "SLIPWAY_HTTP_HOST": LOOPBACK,
+        "PYTHONPATH": str(programs.source),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    return [
+        Part(
+            name=name,
+            argv=(str(programs.python), "-m", f"services.{service.replace('-', '_')}.main"),
+            environment={**common, "SLIPWAY_HTTP_PORT": str(ports[name])},
+            port=ports[name],
+            probe="service",
+            stop_rank=0,
+            stop_grace_s=15.0,
+        )
+        for service in SERVICES
+        for name in replica_names(service, wanted.count(service))
+    ]
+
+
+def server_manager_variables(folder: Path, wanted: Wanted, ports: Mapping[str, int]) -> dict[str, str]:
+    """Tell the server-manager where Triton and its model repository are."""
+    return {
+        "SERVER_MANAGER_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
+        "SERVER_MANAGER_MODEL_REPOSITORY": str(folder / "triton" / "models"),
+        "SERVER_MANAGER_ENGINE": wanted.engine,
+    }
+
+
+def marked(part: Part, stack_id: str) -> dict[str, str]:
+    """Give a part's variables with the marks that say whose process it is."""
+    return {**part.environment, STACK_VARIABLE: stack_id, PART_VARIABLE: part.name}

@@ -1,0 +1,49 @@
+"""Chooses loopback ports once, below the range that the kernel hands to outgoing connections."""
+
+import random
+import socket
+from collections.abc import Iterable, Mapping
+
+LOOPBACK = "127.0.0.1"
+FIRST_PORT, LAST_PORT = 10_000, 21_999
+SHADOW_OFFSET = 10_000
+"""The S3 server's parts also listen on, or call, their port plus this: still below the ephemeral range."""
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a port and its shadow can be listened on now."""
+    return all(_can_bind(one) for one in (port, port + SHADOW_OFFSET))
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
+    """Give each name a port: its earlier one while that is free, else a new one.
+
+    Raises:
+        RuntimeError: no free port was found.
+    """
+    chosen: dict[str, int] = {}
+    for name in names:
+        earlier = kept.get(name)
+        if earlier is not None and earlier not in chosen.values() and is_free(earlier):
+            chosen[name] = earlier
+        else:
+            chosen[name] = _new_port({*kept.values(), *chosen.values()})
+    return chosen
+
+
+def _new_port(taken: set[int]) -> int:
+    for _ in range(2_000):
+        port = random.randint(FIRST_PORT, LAST_PORT)  # noqa: S311 - spreads stacks out, hides nothing
+        if port not in taken and is_free(port):
+            return port
+    raise RuntimeError(f"no free port between {FIRST_PORT} and {LAST_PORT} on {LOOPBACK}")

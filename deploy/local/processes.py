@@ -1,0 +1,168 @@
+"""Finds and ends what belongs to a stack, and nothing else.
+
+Three marks survive different accidents: the environment (lost when a program writes its title over it), the session
+(each part leads its own) together with the working folder, and the parent (the supervisor adopts its orphans).
+A process counts when one of them says so.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+STACK_VARIABLE = "SLIPWAY_STACK"
+PART_VARIABLE = "SLIPWAY_PART"
+PR_SET_CHILD_SUBREAPER = 36
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A row of the process table. `started_ticks` tells a process from a later one with the same pid."""
+
+    pid: int
+    parent: int
+    session: int
+    started_ticks: int
+    zombie: bool
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How the processes of a stack are told from all others."""
+
+    stack_id: str
+    run_folder: Path
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A process that leads the session of a part, as written down when it was started."""
+
+    pid: int
+    started_ticks: int
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of its descendants' orphans, so that none of them gets lost."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def read_process(pid: int) -> Process | None:
+    """Read one process; None when it is gone."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in front may hold blanks and brackets
+    return Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), fields[0] in "ZX")
+
+
+def list_processes() -> list[Process]:
+    """Read the whole process table."""
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit())
+    return [process for pid in pids if (process := read_process(pid)) is not None]
+
+
+def variables_of(pid: int) -> dict[str, str]:
+    """Read the environment that a process was started with; empty when it cannot be read."""
+    try:
+        data = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (item.decode(errors="replace").partition("=") for item in data.split(b"\0") if b"=" in item)
+    return {name: value for name, _, value in pairs}
+
+
+def is_running(recorded: Recorded) -> bool:
+    """Tell whether a recorded process still runs, and is not another one with its pid."""
+    process = read_process(recorded.pid)
+    return process is not None and not process.zombie and process.started_ticks == recorded.started_ticks
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return (PROC / str(pid) / "cwd").readlink() == folder
+    except OSError:
+        return False
+
+
+def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterable[int] = ()) -> list[Process]:
+    """Find all living processes of a stack, descendants included, but those to spare.
+
+    A session counts only for processes that also work in the stack's folder and are no older than its leader: numbers
+    of processes and sessions are given again.
+    """
+    table = {process.pid: process for process in list_processes() if not process.zombie}
+    leaders = {one.pid: one.started_ticks for one in recorded}
+    found = {
+        process.pid
+        for process in table.values()
+        if variables_of(process.pid).get(STACK_VARIABLE) == marks.stack_id
+        or (
+            process.session in leaders
+            and process.started_ticks >= leaders[process.session]
+            and _works_in(process.pid, marks.run_folder)
+        )
+    }
+    while grown := {process.pid for process in table.values() if process.parent in found} - found:
+        found |= grown
+    protected = {os.getpid(), *spare}
+    return [table[pid] for pid in sorted(found - protected)]
+
+
+def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_sessions: Iterable[int]) -> list[Process]:
+    """Find what a dead part left behind: its session, its mark, and orphans that no living part answers for."""
+    living = set(living_sessions)
+    found = []
+    for process in list_processes():
+        if process.zombie or process.pid == os.getpid() or process.session in living:
+            continue
+        variables = variables_of(process.pid)
+        in_session = (
+            process.session == leader.pid
+            and process.started_ticks >= leader.started_ticks
+            and _works_in(process.pid, marks.run_folder)
+        )
+        marked = variables.get(STACK_VARIABLE) == marks.stack_id and variables.get(PART_VARIABLE) == part
+        orphan = process.parent == os.getpid() and process.session != os.getsid(0)
+        if in_session or marked or orphan:
+            found.append(process)
+    return found
+
+
+def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> None:
+    """Signal processes; those that are gone, or whose pid has another owner by now, are left alone."""
+    for process in processes:
+        now = read_process(process.pid)
+        if now is not None and now.started_ticks == process.started_ticks:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process.pid, signal_number)
+
+
+def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Process]:
+    """End processes politely, then by force, until none is found; gives what could not be ended."""
+    kill(find(), signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while find() and time.monotonic() < deadline:
+        collect_orphans()
+        time.sleep(0.05)
+    deadline = time.monotonic() + 10.0
+    while (left := find()) and time.monotonic() < deadline:
+        kill(left)
+        collect_orphans()
+        time.sleep(0.05)
+    return left
+
+
+def collect_orphans(known: Iterable[int] = ()) -> None:
+    """Wait for adopted children that have ended, so that no zombie stays; known children are left to their owner."""
+    spare = set(known)
+    for process in list_processes():
+        if process.parent == os.getpid() and process.zombie and process.pid not in spare:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)

@@ -1,0 +1,192 @@
+"""Keeps one part running: starts it, waits until it is ready, starts it again when it dies, stops it."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from deploy.local import processes
+from deploy.local.plan import Keys, Part, marked
+from deploy.local.processes import Marks, Recorded
+from deploy.local.ready import why_not_ready
+
+State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopped"]
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+STEADY_S = 30.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
+PROBE_EVERY_S = 0.2
+LOG_LIMIT_BYTES = 32 * 1024 * 1024
+
+
+def restart_delay_s(failures: int) -> float:
+    """Give how long to wait before the next start, in seconds: doubling from start to start, bounded."""
+    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(failures - 1, 16))) if failures > 0 else 0.0
+
+
+class Runner:
+    """One part and the process that currently is it."""
+
+    def __init__(
+        self,
+        part: Part,
+        *,
+        marks: Marks,
+        keys: Keys,
+        log: Path,
+        inherited: Mapping[str, str],
+        say: Callable[[str, str], None],
+        changed: Callable[[], None],
+        living: Callable[[], Iterable[int]],
+    ) -> None:
+        self.part = part
+        self.state: State = "waiting"
+        self.restarts = 0
+        self.failures = 0
+        self.why = ""
+        self.ready = asyncio.Event()
+        self.leader: Recorded | None = None
+        self._marks = marks
+        self._keys = keys
+        self._log = log
+        self._inherited = inherited
+        self._say = say
+        self._changed = changed
+        self._living = living
+        self._stopping = asyncio.Event()
+        self._gone = asyncio.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while the part runs."""
+        return self._process.pid if self._process is not None else None
+
+    async def keep(self) -> None:
+        """Run the part until `stop` is called."""
+        while not self._stopping.is_set():
+            self._start()
+            began = time.monotonic()
+            probing = asyncio.create_task(self._watch_readiness())
+            code = await self._ended()
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
+            was_ready = self.state == "ready"
+            self._process = None
+            self._gone.set()
+            self.end_leftovers()
+            if self._stopping.is_set():
+                break
+            steady = was_ready and time.monotonic() - began > STEADY_S
+            self.failures = 1 if steady or was_ready else self.failures + 1
+            self.restarts += 1
+            delay = restart_delay_s(self.failures)
+            self._say(self.part.name, f"ended ({describe_end(code)}), starts again in {delay:.1f} s")
+            self._become("restarting")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), delay)
+        self._become("stopped")
+
+    def _start(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        environment = {**self._inherited, **marked(self.part, self._marks.stack_id)}
+        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self.part.argv]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                cwd=self._marks.run_folder, start_new_session=True,
+            )  # fmt: skip
+        self._gone.clear()
+        found = processes.read_process(self._process.pid)
+        self.leader = Recorded(self._process.pid, found.started_ticks if found else 0)
+        self._become("starting")
+
+    async def _ended(self) -> int:
+        """Wait for the process without a thread: its descriptor becomes readable when it ends."""
+        process = self._process
+        if process is None:
+            return 0
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+        descriptor = os.pidfd_open(process.pid)
+
+        def on_end() -> None:
+            loop.remove_reader(descriptor)
+            if not ended.done():
+                ended.set_result(None)
+
+        loop.add_reader(descriptor, on_end)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+        return process.wait()
+
+    async def _watch_readiness(self) -> None:
+        while (why := await why_not_ready(self.part, self._keys)) is not None:
+            if why != self.why:
+                self.why = why
+                self._changed()
+            await asyncio.sleep(PROBE_EVERY_S)
+        self.why = ""
+        self._become("ready")
+        self.ready.set()
+
+    def _become(self, state: State) -> None:
+        if state != self.state:
+            self.state = state
+            self._changed()
+
+    async def stop(self) -> None:
+        """Ask the part to end, and end it by force when its grace is over."""
+        self._stopping.set()
+        process = self._process
+        if process is None:
+            return
+        self._become("stopping")
+        self._signal(process, signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), self.part.stop_grace_s)
+        if self._process is process:
+            self._say(self.part.name, f"did not end within {self.part.stop_grace_s:g} s and is killed")
+            self._signal(process, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End the part at once."""
+        self._stopping.set()
+        if self._process is not None:
+            self._signal(self._process, signal.SIGKILL)
+
+    def _signal(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if process.poll() is None:
+            process.send_signal(number)
+
+    def end_leftovers(self) -> None:
+        """Kill what the part's last process left behind, such as the engines of a killed tritonserver."""
+        if self.leader is None:
+            return
+        left = processes.find_part_leftovers(
+            self._marks, self.part.name, self.leader, living_sessions=self._living()
+        )  # fmt: skip
+        if left:
+            processes.kill(left)
+            self._say(self.part.name, f"{len(left)} process(es) that it left behind were ended")
+        processes.collect_orphans(self._living())
+
+
+def describe_end(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,172 @@
+"""The state folder: one lock, one description of the stack, one table of running parts."""
+
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.local.plan import Keys, Probe
+from deploy.local.processes import Recorded
+
+LOCK_TRIES = 10
+
+
+class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of this program
+    """Another supervisor holds the state folder."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What stays the same when the stack is started again: its id, ports and credentials (stack.json)."""
+
+    stack_id: str
+    ports: Mapping[str, int]
+    s3_access_key: str
+    s3_secret_key: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    engine: str = "slipway"
+
+    @property
+    def keys(self) -> Keys:
+        """Credentials of the object store."""
+        return Keys(self.s3_access_key, self.s3_secret_key)
+
+
+@dataclass(frozen=True)
+class PartState:
+    """One row of the table of parts."""
+
+    name: str
+    pid: int | None
+    started_ticks: int
+    port: int
+    state: str
+    restarts: int
+    started_at: str | None
+    probe: Probe = "service"
+    why: str = ""
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """The process as it was when written down."""
+        return Recorded(self.pid, self.started_ticks) if self.pid is not None else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The supervisor and its parts at one moment (parts.json)."""
+
+    phase: str
+    supervisor: int
+    supervisor_ticks: int
+    parts: tuple[PartState, ...] = ()
+    reason: str = ""
+
+
+class StateFolder:
+    """Everything that `slipway up` writes about a stack lies here."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._lock: int | None = None
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs, one per part."""
+        return self.path / "logs"
+
+    @property
+    def run_folder(self) -> Path:
+        """Empty folder that every part works in: a mark, and nothing that Python could import."""
+        return self.path / "run"
+
+    def log_of(self, part: str) -> Path:
+        """Log file of a part."""
+        return self.logs / f"{part}.log"
+
+    def create(self) -> None:
+        """Make the folder; only its owner may look inside."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.logs.mkdir(exist_ok=True)
+        self.run_folder.mkdir(exist_ok=True)
+
+    def take_lock(self) -> None:
+        """Become the one supervisor of this folder for as long as this process lives.
+
+        Raises:
+            AlreadyUp: another process is.
+        """
+        handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for attempt in range(LOCK_TRIES):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt == LOCK_TRIES - 1:
+                    os.close(handle)
+                    raise AlreadyUp(str(self.path)) from None
+                time.sleep(0.02)  # a look by `slipway ps` lasts no longer
+            else:
+                self._lock = handle
+                return
+
+    def release_lock(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def is_held(self) -> bool:
+        """Tell whether a supervisor holds this folder now."""
+        if not (self.path / "lock").exists():
+            return False
+        try:
+            self.take_lock()
+        except AlreadyUp:
+            return True
+        self.release_lock()
+        return False
+
+    def read_description(self) -> Description | None:
+        """Read stack.json; None when there never was a stack here."""
+        data = self._read("stack.json")
+        return Description(**data) if data is not None else None
+
+    def write_description(self, description: Description) -> None:
+        """Write stack.json."""
+        self._write("stack.json", asdict(description))
+
+    def read_table(self) -> Table | None:
+        """Read parts.json; None when there never was a stack here."""
+        data = self._read("parts.json")
+        if data is None:
+            return None
+        return Table(**{**data, "parts": tuple(PartState(**row) for row in data["parts"])})
+
+    def write_table(self, table: Table) -> None:
+        """Write parts.json."""
+        self._write("parts.json", asdict(table))
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            data: dict[str, Any] = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            return None
+        return data
+
+    def _write(self, name: str, value: Any) -> None:
+        """Replace a file as a whole: a reader sees the old or the new one."""
+        draft = self.path / f".{name}.{os.getpid()}"
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(value, file, indent=1)
+        draft.replace(self.path / name)
+
+
+def new_description() -> Description:
+    """Invent the identity and the credentials of a new stack."""
+    return Description(secrets.token_hex(8), {}, secrets.token_hex(10), secrets.token_hex(20))

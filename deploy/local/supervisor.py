@@ -1,0 +1,306 @@
+"""`slipway up`: starts the whole stack, keeps it running, and takes it down in order."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deploy.local import plan, processes, triton
+from deploy.local.plan import Part, Programs, Wanted
+from deploy.local.ports import LOOPBACK, choose_ports
+from deploy.local.runner import Runner
+from deploy.local.state import Description, PartState, StateFolder, Table, new_description
+from deploy.local.view import View, last_lines
+from shared.clock import Clock
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_FAILED_STARTS = 5
+PROVISION_TRIES = 5
+
+
+class CannotStart(Exception):  # noqa: N818 - the sentence is the point
+    """The stack did not come up; the message says which part and what it wrote last."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a stack is started."""
+
+    wanted: Wanted
+    programs: Programs
+    engine_root: Path
+    inherited: Mapping[str, str]
+    ready_timeout_s: float = 180.0
+
+
+class Supervisor:
+    """The stack of one state folder."""
+
+    def __init__(self, folder: StateFolder, options: Options, view: View, clock: Clock) -> None:
+        self._folder = folder
+        self._options = options
+        self._view = view
+        self._clock = clock
+        self._runners: list[Runner] = []
+        self._started_at: dict[int, str] = {}
+        self._phase = "starting"
+        self._tasks: list[asyncio.Task[None]] = []
+        self._interrupted = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Bring the stack up, keep it up until a signal, bring it down.
+
+        Raises:
+            AlreadyUp: the folder has a living supervisor.
+            CannotStart: a part did not become ready.
+        """
+        self._folder.create()
+        self._folder.take_lock()
+        processes.adopt_orphans()
+        description = self._describe()
+        self._end_earlier_run(description)
+        parts = self._plan_parts(description)
+        self._view.begin_at_end(self._folder.log_of(part.name) for part in parts)
+        self._runners = [self._runner(part, description) for part in parts]
+        self._listen_to_signals()
+        following = asyncio.create_task(self._view.follow())
+        try:
+            if await self._until_interrupted(self._bring_up(description)):
+                await self._interrupted.wait()
+        finally:
+            await self._bring_down(description)
+            following.cancel()
+            self._view.print_new()
+
+    def _describe(self) -> Description:
+        earlier = self._folder.read_description() or new_description()
+        wanted = self._options.wanted
+        ports = choose_ports(plan.port_names(wanted), earlier.ports)
+        path = self._folder.path
+        variables = plan.connection_variables(path, ports, earlier.keys) | {
+            "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
+            "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
+        }
+        description = replace(earlier, ports=ports, variables=variables, engine=wanted.engine)
+        self._folder.write_description(description)
+        return description
+
+    def _end_earlier_run(self, description: Description) -> None:
+        """End what a killed supervisor may have left; the lock says that none is alive."""
+        left = end_stack(self._folder, description)
+        if left:
+            raise CannotStart(
+                f"processes {', '.join(map(str, left))} of an earlier run cannot be ended; end them by hand"
+            )
+
+    def _plan_parts(self, description: Description) -> list[Part]:
+        path, ports, programs = self._folder.path, description.ports, self._options.programs
+        nats, config = plan.plan_nats(path, ports, programs)
+        plan.nats_config_file(path).write_text(config)
+        (path / "s3").mkdir(exist_ok=True)
+        services = [
+            part
+            for part in plan.plan_services(path, self._options.wanted, ports, programs, description.keys)
+            if (ROOT / (part.argv[-1].replace(".", "/") + ".py")).exists()
+        ]
+        return [
+            nats,
+            plan.plan_s3(path, ports, programs, description.keys),
+            self._plan_triton(description),
+            *services,
+        ]
+
+    def _plan_triton(self, description: Description) -> Part:
+        engine = triton.find_engine(self._options.engine_root)
+        state, ports = self._folder.path / "triton", description.ports
+        triton.lay_out(engine, state)
+        listening = triton.Ports(ports["triton"], ports["triton-grpc"], ports["triton-metrics"])
+        environment = triton.build_environment(engine, state, self._options.inherited)
+        return plan.plan_triton(triton.build_command(engine, state, listening), environment, ports)
+
+    def _runner(self, part: Part, description: Description) -> Runner:
+        return Runner(
+            part, marks=marks_of(self._folder, description), keys=description.keys, log=self._folder.log_of(part.name),
+            inherited=self._options.inherited, say=self._view.say, changed=self._record, living=self._living_sessions,
+        )  # fmt: skip
+
+    def _living_sessions(self) -> list[int]:
+        return [runner.pid for runner in self._runners if runner.pid is not None]
+
+    def _record(self) -> None:
+        """Write the table of parts."""
+        own = processes.read_process(os.getpid())
+        rows = tuple(self._row(runner) for runner in self._runners)
+        self._folder.write_table(Table(self._phase, os.getpid(), own.started_ticks if own else 0, rows))
+
+    def _row(self, runner: Runner) -> PartState:
+        pid = runner.pid
+        if pid is not None and pid not in self._started_at:
+            self._started_at[pid] = self._clock.now().isoformat()
+        return PartState(
+            name=runner.part.name,
+            pid=runner.leader.pid if runner.leader else None,
+            started_ticks=runner.leader.started_ticks if runner.leader else 0,
+            port=runner.part.port,
+            state=runner.state,
+            restarts=runner.restarts,
+            started_at=self._started_at.get(pid) if pid is not None else None,
+            probe=runner.part.probe,
+            why=runner.why,
+        )
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if self._interrupted.is_set():
+            self._hurry.set()
+        self._interrupted.set()
+
+    async def _until_interrupted(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do some work unless a signal comes first; tell whether it was done."""
+        doing = asyncio.create_task(work)
+        signal_came = asyncio.create_task(self._interrupted.wait())
+        await asyncio.wait([doing, signal_came], return_when=asyncio.FIRST_COMPLETED)
+        signal_came.cancel()
+        if doing.done():
+            doing.result()
+            return True
+        doing.cancel()
+        await asyncio.gather(doing, return_exceptions=True)
+        return False
+
+    async def _bring_up(self, description: Description) -> None:
+        began = time.monotonic()
+        await self._start_and_wait([r for r in self._runners if r.part.name in ("nats", "s3")])
+        self._start([r for r in self._runners if r.part.name == "triton"])
+        await self._provision(description)
+        await self._start_and_wait([r for r in self._runners if r.part.name not in ("nats", "s3")])
+        self._phase = "ready"
+        self._record()
+        self._view.say("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
+        for line in self._where(description):
+            self._view.say("slipway", line)
+
+    def _where(self, description: Description) -> list[str]:
+        variables = description.variables
+        return [
+            f"OpenAI API  {variables['SLIPWAY_GATEWAY_URL']}/v1",
+            f"message bus {variables['SLIPWAY_NATS_URL']}",
+            f"logs        {self._folder.logs}",
+            "stop with Ctrl-C, or with `slipway down` from elsewhere",
+        ]
+
+    def _start(self, runners: list[Runner]) -> None:
+        running = {task.get_name() for task in self._tasks}
+        self._tasks += [
+            asyncio.create_task(runner.keep(), name=runner.part.name)
+            for runner in runners
+            if runner.part.name not in running
+        ]
+
+    async def _start_and_wait(self, runners: list[Runner]) -> None:
+        self._start(runners)
+        deadline = time.monotonic() + self._options.ready_timeout_s
+        for task in self._tasks:
+            if task.done():
+                task.result()
+        while waiting := [runner for runner in runners if not runner.ready.is_set()]:
+            for runner in waiting:
+                if runner.failures >= MOST_FAILED_STARTS:
+                    raise self._cannot_start(runner, f"ended {runner.failures} times without becoming ready")
+            if time.monotonic() > deadline:
+                why = f"was not ready within {self._options.ready_timeout_s:g} s ({waiting[0].why or 'no answer'})"
+                raise self._cannot_start(waiting[0], why)
+            await asyncio.sleep(0.05)
+
+    def _cannot_start(self, runner: Runner, why: str) -> CannotStart:
+        log = self._folder.log_of(runner.part.name)
+        end = "\n".join(f"    {line}" for line in last_lines(log))
+        return CannotStart(f"{runner.part.name} {why}; its log {log} ends with:\n{end}")
+
+    async def _provision(self, description: Description) -> None:
+        """Create streams, consumers and buckets."""
+        import nats
+
+        from shared.provision import provision
+
+        for attempt in range(1, PROVISION_TRIES + 1):
+            try:
+                client = await nats.connect(description.variables["SLIPWAY_NATS_URL"], connect_timeout=5)
+                try:
+                    await provision(client.jetstream(timeout=30))
+                finally:
+                    await client.close()
+            except (nats.errors.Error, OSError) as error:
+                if attempt == PROVISION_TRIES:
+                    raise CannotStart(f"streams cannot be provisioned: {error!r}") from error
+                await asyncio.sleep(0.2 * attempt)
+            else:
+                return
+
+    async def _bring_down(self, description: Description) -> None:
+        self._phase = "stopping"
+        self._view.say("slipway", "stopping")
+        hurrying = asyncio.create_task(self._kill_when_hurried())
+        for rank in sorted({runner.part.stop_rank for runner in self._runners}):
+            await asyncio.gather(*(runner.stop() for runner in self._runners if runner.part.stop_rank == rank))
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        hurrying.cancel()
+        left = await asyncio.to_thread(end_stack, self._folder, description)
+        self._phase = "stopped"
+        self._record()
+        self._view.say("slipway", f"stopped, but {left} are still there" if left else "stopped; nothing left behind")
+
+    async def _kill_when_hurried(self) -> None:
+        await self._hurry.wait()
+        for runner in self._runners:
+            runner.kill()
+
+
+def end_stack(folder: StateFolder, description: Description, *, grace_s: float = 0.0) -> list[int]:
+    """End everything that still runs of a stack; gives the pids that could not be ended."""
+    table = folder.read_table()
+    recorded = [part.recorded for part in table.parts if part.recorded] if table else []
+    marks = marks_of(folder, description)
+    left = processes.end_all(lambda: processes.find_leftovers(marks, recorded, spare=_ancestors()), grace_s=grace_s)
+    return [process.pid for process in left]
+
+
+def marks_of(folder: StateFolder, description: Description) -> processes.Marks:
+    """Say how the processes of a stack are recognised."""
+    return processes.Marks(description.stack_id, folder.run_folder)
+
+
+def _ancestors() -> list[int]:
+    """List the processes that this one runs under: a stack must never end its own caller."""
+    found, pid = [], os.getppid()
+    while pid > 1 and (process := processes.read_process(pid)) is not None:
+        found.append(pid)
+        pid = process.parent
+    return found
+
+
+def programs_of(python: Path) -> Programs:
+    """Say where the programs lie that the packages install beside the interpreter.
+
+    Raises:
+        CannotStart: one of them is not installed.
+    """
+    folder = python.parent
+    for name in ("nats-server", "weed"):
+        if not (folder / name).is_file():
+            raise CannotStart(f"{name} is not installed beside {python}; run `make setup`")
+    return Programs(folder / "nats-server", folder / "weed", python, ROOT)
+
+
+def default_engine_root() -> Path:
+    """Say where the serving engine's environment lies unless told otherwise."""
+    return ROOT / ".venv-engine"

@@ -1,0 +1,101 @@
+"""The merged view of all logs on the terminal: follows the files, one coloured name per part."""
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+FOREIGN = frozenset({"nats", "s3", "triton"})
+PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", re.IGNORECASE)
+NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
+"""Of the parts that are not ours only problems are shown; all they write stays in the log files."""
+SHOWN_KEYS = ("model", "release", "variant", "code", "reason", "error")
+NAME_WIDTH = 16
+POLL_S = 0.1
+
+
+def render_line(part: str, line: str) -> str | None:
+    """Make a log line short enough for people; None when it is not for them."""
+    line = line.rstrip()
+    if not line or (part in FOREIGN and (not PROBLEM.search(line) or NOISE.search(line))):
+        return None
+    if line.startswith("{"):
+        try:
+            record: dict[str, Any] = json.loads(line)
+        except ValueError:
+            return line
+        return _render_record(record)
+    return line
+
+
+def _render_record(record: dict[str, Any]) -> str | None:
+    level = str(record.get("level", "info"))
+    if level == "debug":
+        return None
+    event = record.get("event") or record.get("message") or ""
+    shown = " ".join(f"{key}={record[key]}" for key in SHOWN_KEYS if record.get(key))
+    prefix = "" if level == "info" else f"{level.upper()} "
+    return f"{prefix}{event} {shown}".rstrip()
+
+
+class View:
+    """Prints what the parts log and what the supervisor says."""
+
+    def __init__(self, *, quiet: bool, out: TextIO | None = None) -> None:
+        self._quiet = quiet
+        self._out = out or sys.stdout
+        self._colour_of: dict[str, str] = {}
+        self._read_up_to: dict[Path, int] = {}
+
+    def say(self, part: str, text: str) -> None:
+        """Print a line in the name of a part."""
+        if self._out.isatty():
+            from rich.console import Console
+            from rich.text import Text
+
+            colour = self._colour_of.setdefault(part, COLOURS[len(self._colour_of) % len(COLOURS)])
+            Console(file=self._out, highlight=False, soft_wrap=True).print(
+                Text.assemble((f"{part:<{NAME_WIDTH}}", colour), " ", text)
+            )
+        else:
+            print(f"{part:<{NAME_WIDTH}} {text}", file=self._out, flush=True)
+
+    def begin_at_end(self, logs: Iterable[Path]) -> None:
+        """Skip what earlier runs wrote."""
+        self._read_up_to = {log: log.stat().st_size if log.exists() else 0 for log in logs}
+
+    async def follow(self) -> None:
+        """Print new lines of all logs for ever."""
+        while not self._quiet:
+            self.print_new()
+            await asyncio.sleep(POLL_S)
+
+    def print_new(self) -> None:
+        """Print the complete lines that were added since the last call."""
+        if self._quiet:
+            return
+        for log, start in list(self._read_up_to.items()):
+            if not log.exists() or log.stat().st_size == start:
+                continue
+            with log.open("rb") as file:
+                file.seek(start if log.stat().st_size > start else 0)
+                data = file.read()
+                end = file.tell()
+            complete, _, rest = data.rpartition(b"\n")
+            self._read_up_to[log] = end - len(rest)
+            for line in complete.decode(errors="replace").splitlines():
+                if (text := render_line(log.stem, line)) is not None:
+                    self.say(log.stem, text)
+
+
+def last_lines(log: Path, count: int = 15) -> list[str]:
+    """Give the end of a log."""
+    if not log.exists():
+        return []
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 16_384))
+        return file.read().decode(errors="replace").splitlines()[-count:]
