@@ -1,0 +1,1 @@
+"""One file per technology that the command line touches."""

@@ -1,0 +1,1 @@
+"""A real base model and a real LoRA training run, all offline."""

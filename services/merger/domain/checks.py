@@ -1,0 +1,261 @@
+"""What is refused before any heavy work: each check is a pure function, and each refusal says what to do.
+
+PEFT itself accepts silently: missing keys, another base's LoRA, all-zero matrices, NaN, pickles.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from contracts.codes import Code
+from contracts.facts import BaseModelRef
+
+Kind = Literal["lora", "full"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+INTEGER_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4"})
+HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+# Initialisations that also change the base's weights: the LoRA alone does not describe such a model.
+BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+UNSUPPORTED_SETTINGS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+    "lora_bias",
+    "megatron_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+)
+# Not a matter of the weights: these may differ between a base and its full fine-tune.
+FREE_CONFIG_KEYS = frozenset(
+    {
+        "_name_or_path",
+        "auto_map",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "pad_token_id",
+        "rope_theta",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a checkpoint goes no further."""
+
+    code: Code
+    reason: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the header of a safetensors file says of one tensor; `dtype` in its words (`BF16`, `F32` ...)."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One safetensors file: its tensors, or why it cannot be read."""
+
+    path: str
+    tensors: Mapping[str, TensorInfo]
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What can be known of a folder without loading a weight."""
+
+    sizes: Mapping[str, int]
+    weights: tuple[WeightsFile, ...]
+    config: Mapping[str, Any] | None
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """All tensors of all files, in the order of the files."""
+        return {name: info for file in self.weights for name, info in file.tensors.items()}
+
+
+@dataclass(frozen=True)
+class AdapterValues:
+    """What a look at the values of a LoRA found."""
+
+    non_finite: tuple[str, ...]
+    idle_modules: tuple[str, ...]
+    modules: int
+    has_other_weights: bool  # saved modules or magnitudes, which may change a model without any A and B
+
+
+def assess_files(kind: Kind, sizes: Mapping[str, int]) -> Refusal | None:
+    """Refuse pickles, empty files and folders without weights."""
+    for path in sorted(sizes):
+        if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES:
+            return Refusal("pickle_refused", f"{path} is a pickle; save the weights as safetensors", {"path": path})
+    weights = [ADAPTER_WEIGHTS] if kind == "lora" else [path for path in sizes if path.endswith(".safetensors")]
+    needed = [ADAPTER_CONFIG if kind == "lora" else "config.json", *weights]
+    missing = [path for path in needed if path not in sizes]
+    if missing or not weights:
+        what = ", ".join(missing) or "any safetensors file"
+        return Refusal("artifact_not_found", f"the folder does not hold {what}; upload it completely", {"missing": what})
+    empty = [path for path in needed if sizes[path] == 0]
+    if empty:
+        return Refusal("truncated_weights", f"{empty[0]} has 0 bytes; upload it again", {"path": empty[0]})
+    return None
+
+
+def assess_weights_files(files: Sequence[WeightsFile]) -> Refusal | None:
+    """Refuse a file that does not hold what its header promises."""
+    for file in files:
+        if file.problem:
+            reason = f"{file.path}: {file.problem}; upload it again"
+            return Refusal("truncated_weights", reason, {"path": file.path})
+    return None
+
+
+def assess_base_identity(declared: BaseModelRef, found_digest: str) -> Refusal | None:
+    """Refuse a checkpoint whose declared base is not the one in the store."""
+    if declared.digest == found_digest:
+        return None
+    reason = f"the checkpoint was trained on {declared.name} {declared.digest}, but the store holds {found_digest}"
+    return Refusal("base_mismatch", reason, {"declared": declared.digest, "found": found_digest})
+
+
+def assess_base(base: FolderFacts) -> Refusal | None:
+    """Refuse to merge into quantised weights: rounding a sum to a 4-bit grid loses the LoRA."""
+    if base.config and base.config.get("quantization_config"):
+        return Refusal("quantised_base", "the base's config.json has a quantization_config; merge into the 16-bit base")
+    for name, info in base.tensors.items():
+        if info.dtype in INTEGER_DTYPES:
+            reason = f"the base's tensor {name} is stored as {info.dtype}; merge into the 16-bit base"
+            return Refusal("quantised_base", reason, {"tensor": name, "dtype": info.dtype})
+    return None
+
+
+def assess_adapter_config(
+    adapter: Mapping[str, Any], base: BaseModelRef
+) -> Refusal | None:
+    """Refuse other kinds of PEFT than LoRA, and what says that it belongs to another base."""
+    if adapter.get("peft_type") != "LORA":
+        return Refusal("unsupported_adapter", f"peft_type is {adapter.get('peft_type')!r}; only LORA can be merged")
+    used = [key for key in UNSUPPORTED_SETTINGS if adapter.get(key)]
+    if adapter.get("bias", "none") != "none":
+        used.append("bias")
+    if used:
+        return Refusal("unsupported_adapter", f"{', '.join(used)} cannot be merged; train without", {"settings": used})
+    start = str(adapter.get("init_lora_weights", "")).lower()
+    if start.startswith(BASE_CHANGING_INITIALISATIONS):
+        reason = f"its initialisation {start} changed the base's weights as well; convert it to a plain LoRA when saving"
+        return Refusal("base_mismatch", reason, {"init_lora_weights": start})
+    named = str(adapter.get("base_model_name_or_path") or "")
+    if HUB_NAME.match(named) and bare_name(named) != bare_name(base.name):
+        reason = f"{ADAPTER_CONFIG} names the base {named}, the event {base.name}; correct the one that is wrong"
+        return Refusal("base_mismatch", reason, {"adapter": named, "event": base.name})
+    return None
+
+
+def assess_tied(adapted: Sequence[str], tied: Sequence[str]) -> Refusal | None:
+    """Refuse to change one of two tied matrices: PEFT's merge changes both, or unties them unseen.
+
+    Args:
+        adapted: Names of the modules that the LoRA changes, on this base.
+        tied: Names of the modules that share one matrix in this base.
+    """
+    hit = sorted(set(adapted) & set(tied))
+    if not hit:
+        return None
+    reason = f"the LoRA changes {hit[0]}, which is tied in this base; untie it before training, or leave it out"
+    return Refusal("tied_embedding_lora", reason, {"modules": hit})
+
+
+def assess_adapter_tensors(
+    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> Refusal | None:
+    """Hold a LoRA's tensors against those that its configuration yields on this base."""
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if missing or unexpected:
+        reason = (
+            f"{len(missing)} tensors are missing and {len(unexpected)} are unexpected on this base, "
+            f"for example {(missing or unexpected)[0]}"
+        )
+        details = {"missing": missing[:5], "unexpected": unexpected[:5]}
+        return Refusal("adapter_keys_mismatch", reason, details)
+    return first_shape_mismatch(found, expected)
+
+
+def first_shape_mismatch(
+    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> Refusal | None:
+    """Find the first tensor whose shape does not fit the base."""
+    for name in sorted(expected):
+        if found[name].shape != expected[name]:
+            have, want = list(found[name].shape), list(expected[name])
+            reason = f"{name} has shape {have}, this base needs {want}"
+            return Refusal("shape_mismatch", reason, {"tensor": name, "found": have, "expected": want})
+    return None
+
+
+def assess_adapter_values(values: AdapterValues) -> Refusal | None:
+    """Refuse a LoRA that holds NaN or infinity, and one that changes nothing."""
+    refusal = assess_finite(values.non_finite)
+    if refusal:
+        return refusal
+    if len(values.idle_modules) == values.modules and not values.has_other_weights:
+        reason = f"A or B is zero in all {values.modules} modules, so the LoRA changes nothing; was it trained?"
+        return Refusal("adapter_is_zero", reason, {"modules": values.modules})
+    return None
+
+
+def assess_finite(non_finite: Sequence[str]) -> Refusal | None:
+    """Refuse weights with NaN or infinity, naming the first tensor."""
+    if not non_finite:
+        return None
+    reason = f"{non_finite[0]} holds NaN or infinity ({len(non_finite)} such tensors); publish an earlier checkpoint"
+    return Refusal("non_finite_weights", reason, {"tensors": list(non_finite[:5])})
+
+
+def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> Refusal | None:
+    """Refuse full weights whose architecture settings are not the base's: their shapes would not tell."""
+    keys = (config.keys() | base_config.keys()) - FREE_CONFIG_KEYS
+    different = sorted(key for key in keys if config.get(key) != base_config.get(key))
+    if different:
+        reason = f"config.json differs from the base's in {', '.join(different)}; import that base and name it instead"
+        return Refusal("base_mismatch", reason, {"keys": different})
+    return None
+
+
+def assess_full_tensors(found: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]) -> Refusal | None:
+    """Hold full weights against the base: the same tensors in the same shapes."""
+    missing, unexpected = sorted(base.keys() - found.keys()), sorted(found.keys() - base.keys())
+    if missing or unexpected:
+        reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's"
+        return Refusal("base_mismatch", reason, {"missing": missing[:5], "unexpected": unexpected[:5]})
+    quantised = [name for name, info in found.items() if info.dtype in INTEGER_DTYPES]
+    if quantised:
+        return Refusal("quantised_base", f"{quantised[0]} is quantised; publish 16-bit weights", {"tensor": quantised[0]})
+    return first_shape_mismatch(found, {name: info.shape for name, info in base.items()})
+
+
+def assess_tokenizer(differences: Sequence[str]) -> Refusal | None:
+    """Refuse a checkpoint whose own tokenizer is not the base's; `differences` names what differs."""
+    if not differences:
+        return None
+    reason = f"the checkpoint's {', '.join(differences)} differ from the base's, which the merged model would serve with"
+    return Refusal("tokenizer_changed", reason, {"differences": list(differences)})
+
+
+def bare_name(name: str) -> str:
+    """Give a model's name without its organisation, for comparison."""
+    return name.rsplit("/", 1)[-1].lower()

@@ -1,0 +1,96 @@
+"""What a merge will write: its key, its shards, and the files that it carries over from the base."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from contracts.facts import BaseModelRef, Weights
+from contracts.manifests import FileEntry
+from contracts.vocabulary import digest_of_json
+from services.merger.domain.parity import ParityLimits
+
+SaveDtype = Literal["bfloat16", "float16", "float32"]
+
+REVISION = 1  # raise it when the same inputs would give other bytes or another verdict
+SHARD_LIMIT_BYTES = 512_000_000
+TOKENIZER_FILES = frozenset(
+    {
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "merges.txt",
+        "special_tokens_map.json",
+        "spiece.model",
+        "tokenizer.json",
+        "tokenizer.model",
+        "tokenizer_config.json",
+        "vocab.json",
+        "vocab.txt",
+    }
+)
+CARRIED_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model"})
+NOT_CARRIED = frozenset({"model.safetensors.index.json"})
+
+
+def plan_output_key(
+    *,
+    model: str,
+    base: BaseModelRef,
+    weights: Weights,
+    dtype: SaveDtype,
+    limits: ParityLimits,
+    library_versions: Mapping[str, str],
+) -> str:
+    """Give the digest of everything that decides the outcome of a merge."""
+    return digest_of_json(
+        {
+            "step": "merge",
+            "revision": REVISION,
+            "model": model,
+            "base": base.digest,
+            "weights": {"kind": weights.kind, "digest": weights.ref.digest},
+            "dtype": dtype,
+            "limits": {"mean_kl": limits.max_mean_kl, "top1": limits.min_top1_agreement_ratio},
+            "libraries": dict(sorted(library_versions.items())),
+        }
+    )
+
+
+def plan_shards(sizes: Sequence[tuple[str, int]], limit_bytes: int = SHARD_LIMIT_BYTES) -> list[list[str]]:
+    """Group tensors, in their order, into shards of at most `limit_bytes`; a larger tensor gets its own shard."""
+    shards: list[list[str]] = []
+    room = 0
+    for name, size in sizes:
+        if not shards or size > room:
+            shards.append([])
+            room = limit_bytes
+        shards[-1].append(name)
+        room -= size
+    return shards
+
+
+def shard_name(position: int, total: int) -> str:
+    """Name a shard as `transformers` expects it; `position` counts from 0."""
+    return "model.safetensors" if total == 1 else f"model-{position + 1:05d}-of-{total:05d}.safetensors"
+
+
+def is_tokenizer_file(path: str) -> bool:
+    """Say whether a file belongs to the tokenizer or its chat template."""
+    return path in TOKENIZER_FILES
+
+
+def is_carried_over(path: str) -> bool:
+    """Say whether a file of the base belongs into the merged model as it is (weights are written anew)."""
+    plain = PurePosixPath(path)
+    return len(plain.parts) == 1 and plain.suffix in CARRIED_SUFFIXES and path not in NOT_CARRIED
+
+
+def strip_remote_code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out of a model's configuration what would make an engine import code from its folder."""
+    return {key: value for key, value in config.items() if key != "auto_map"}
+
+
+def tokenizer_digest(files: Sequence[FileEntry]) -> str:
+    """Give one digest of the bytes of all tokenizer and chat template files."""
+    found = sorted((file.path, file.digest) for file in files if is_tokenizer_file(file.path))
+    return digest_of_json([{"path": path, "digest": digest} for path, digest in found])
