@@ -1,0 +1,1 @@
+"""What touches libraries, processes and the store; heavy imports live only here."""

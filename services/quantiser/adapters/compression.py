@@ -1,0 +1,103 @@
+"""INT8 by llmcompressor: SmoothQuant and GPTQ, or rounding to nearest, saved as compressed-tensors."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
+from llmcompressor.pipelines.cache import IntermediatesCache
+from transformers import AutoModelForCausalLM
+
+from services.quantiser.domain import QuantisationPlan
+
+Report = Callable[[str, int], None]
+"""Told (step, layers done)."""
+MAX_SHARD = "512MB"
+RECIPE_FILE = "recipe.yaml"
+
+
+class _LayerCount:
+    """Counts layers of a sequential pass, whose first part is the embedding and whose last is layer and head."""
+
+    def __init__(self, step: str, report: Report) -> None:
+        self.step, self.report, self.parts = step, report, 0
+
+    def part_ended(self) -> None:
+        self.report(self.step, self.parts)
+        self.parts += 1
+
+
+def _reporting(modifier: type[Any], count: _LayerCount) -> type[Any]:
+    """Give the modifier a voice: after each part of its sequential pass it reports."""
+
+    class Reporting(modifier):  # type: ignore[misc]
+        def on_sequential_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+            super().on_sequential_epoch_end(*args, **kwargs)
+            count.part_ended()
+
+    return Reporting
+
+
+def compress(
+    plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]] | None, report: Report
+) -> None:
+    """Quantise a merged model into `output` (weights and `config.json`; the tokenizer is the caller's).
+
+    Args:
+        plan: Method, scheme and what stays in 16 bit.
+        merged: Folder of the merged model.
+        output: Folder that is written.
+        windows: Calibration token ids; None for round-to-nearest.
+        report: Told of every layer done.
+    """
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_args, **_kwargs: None  # pinning needs an accelerator and fails without
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    if windows is None:
+        report("quantise", 0)
+        oneshot(model=model, recipe=[_rounding(plan)])
+        report("quantise", plan.layers)
+    else:
+        oneshot(model=model, recipe=_calibrated(plan, report), dataset=_loader(windows))
+    _narrow(model, plan)
+    model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
+    (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest holds the settings; this file names our classes
+
+
+def _rounding(plan: QuantisationPlan) -> Any:
+    return QuantizationModifier(targets="Linear", scheme=plan.scheme, ignore=list(plan.ignored_modules))
+
+
+def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
+    smooth = _reporting(SmoothQuantModifier, _LayerCount("smooth", report))
+    quantise = _reporting(GPTQModifier, _LayerCount("quantise", report))
+    return [
+        smooth(smoothing_strength=plan.smoothing_strength),
+        quantise(targets="Linear", scheme=plan.scheme, ignore=list(plan.ignored_modules)),
+    ]
+
+
+def _loader(windows: list[list[int]]) -> Any:
+    samples = [
+        {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
+        for ids in windows
+    ]
+    return torch.utils.data.DataLoader(samples, batch_size=None)
+
+
+def _narrow(model: Any, plan: QuantisationPlan) -> None:
+    """Cast what was not quantised to the served dtype; tensors are saved in the dtype they were loaded in.
+
+    Scales stay in fp32: a scale rounded to 16 bit would shift the whole channel that was fitted to it.
+    """
+    dtype = getattr(torch, plan.dtype)
+    for module in model.modules():
+        quantised = getattr(module, "quantization_scheme", None) is not None
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dtype == torch.float32 and not (quantised and name != "bias"):
+                parameter.data = parameter.data.to(dtype)
+    model.config.dtype = plan.dtype

@@ -1,0 +1,84 @@
+"""Quality of a stored variant: its next-token distributions against the merged model's, on held-out text."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.utils.quantization_config import CompressedTensorsConfig
+
+from contracts.facts import Quality
+
+
+class NotFiniteError(Exception):
+    """A model's logits are not finite on held-out text."""
+
+
+def device() -> str:
+    """Name the accelerator to use, or the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_reference(folder: Path) -> Any:
+    """Load a 16-bit model in fp32, for evaluation."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device())
+
+
+def load_compressed(folder: Path) -> Any:
+    """Load a compressed-tensors model as it will be served: integer weights and quantised activations, simulated.
+
+    The weights are dequantised once; activations are quantised in every forward pass. The configuration must be
+    passed: `quantization_config=None` would silently read the integers as if they were weights.
+    """
+    config = CompressedTensorsConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
+    return model.eval().to(device())
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def measure_quality(
+    reference: Any, candidate: Any, windows: list[list[int]], on_window: Callable[[int], None]
+) -> Quality:
+    """Compare two models token by token.
+
+    KL is taken from the reference to the candidate, in nats; the perplexity ratio is the candidate's over the
+    reference's.
+
+    Args:
+        reference: The merged model.
+        candidate: The variant.
+        windows: Token ids; each window predicts all of its tokens but the first.
+        on_window: Told after each window how many are done.
+
+    Raises:
+        NotFiniteError: The candidate's or the reference's output is not finite.
+    """
+    divergences = []
+    loss_difference = 0.0
+    agreed = 0
+    for index, window in enumerate(windows):
+        ids = torch.tensor([window], device=device())
+        expected = _log_probabilities(reference, ids)
+        found = _log_probabilities(candidate, ids)
+        following = ids[0, 1:, None]
+        loss_difference += float((expected.gather(1, following) - found.gather(1, following)).double().sum())
+        agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
+        divergences.append((expected.exp() * (expected - found)).sum(-1))
+        on_window(index + 1)
+    kl = torch.cat(divergences).double()
+    tokens = int(kl.numel())
+    if not (bool(torch.isfinite(kl).all()) and math.isfinite(loss_difference)):
+        raise NotFiniteError("The model's logits on held-out text are not finite.")
+    return Quality(
+        perplexity_ratio=math.exp(min(loss_difference / tokens, 100.0)),
+        mean_kl=float(kl.mean()),
+        p99_kl=float(kl.quantile(0.99)),
+        top1_agreement_ratio=agreed / tokens,
+        tokens=tokens,
+    )
+
+
+def _log_probabilities(model: Any, ids: Any) -> Any:
+    return model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)

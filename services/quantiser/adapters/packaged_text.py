@@ -1,0 +1,13 @@
+"""The packaged text: Python's own reference documentation, real English that every installation has."""
+
+from functools import cache
+
+from services.quantiser.domain import CorpusSplit, split_topics
+
+
+@cache
+def packaged_split() -> CorpusSplit:
+    """Give the packaged calibration and held-out documents."""
+    from pydoc_data.topics import topics
+
+    return split_topics(topics)

@@ -1,0 +1,51 @@
+"""Is a variant good enough for its policy: a verdict with the numbers compared."""
+
+from contracts.facts import Quality
+from contracts.policy import QualityGate
+from contracts.vocabulary import Contract, Verdict
+
+MIN_TOKENS = 1024
+"""Fewer held-out tokens than this prove nothing about a perplexity ratio of a few percent."""
+IDENTICAL = Quality(perplexity_ratio=1.0, mean_kl=0.0, p99_kl=0.0, top1_agreement_ratio=1.0, tokens=0)
+"""Quality of a variant that is the merged files themselves: proven by their digests, not measured."""
+
+
+class Assessment(Contract):
+    """A verdict and the sentence that explains it."""
+
+    verdict: Verdict
+    reason: str
+
+
+def assess_quality(quality: Quality, gate: QualityGate | None, *, identical: bool = False) -> Assessment:
+    """Compare measured quality with the policy's gate.
+
+    Args:
+        quality: Measured against the merged model on held-out text.
+        gate: The limits; None, or one without limits, asks for nothing.
+        identical: The variant's files are the merged model's files, so that no measurement is needed.
+    """
+    if identical:
+        return Assessment(verdict="pass", reason="The files are the merged model's own.")
+    limits = [] if gate is None else _limits(quality, gate)
+    if not limits:
+        return Assessment(verdict="pass", reason="The policy sets no quality gate for this variant.")
+    broken = [text for value, limit, text in limits if value > limit]
+    if quality.tokens < MIN_TOKENS:
+        reason = f"Only {quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."
+        return Assessment(verdict="inconclusive", reason=reason)
+    if broken:
+        return Assessment(verdict="fail", reason=f"Too much quality was lost: {'; '.join(broken)}.")
+    return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.")
+
+
+def _limits(quality: Quality, gate: QualityGate) -> list[tuple[float, float, str]]:
+    pairs = (
+        ("perplexity ratio", quality.perplexity_ratio, gate.max_perplexity_ratio),
+        ("mean KL", quality.mean_kl, gate.max_mean_kl),
+    )
+    return [
+        (value, limit, f"{name} {value:.4f} against a limit of {limit:.4f} on {quality.tokens} tokens")
+        for name, value, limit in pairs
+        if limit is not None
+    ]
