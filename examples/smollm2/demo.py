@@ -50,7 +50,8 @@ class Road:
 
     def ask_slipway(self, *arguments: str) -> Any:
         """Run a command with --json and give what it says."""
-        done = subprocess.run([SLIPWAY, *arguments, "--json"], env=self.environment(), check=True, stdout=subprocess.PIPE)
+        command = [SLIPWAY, *arguments, "--json"]
+        done = subprocess.run(command, env=self.environment(), check=True, stdout=subprocess.PIPE)
         return json.loads(done.stdout)
 
     def environment(self) -> dict[str, str]:
