@@ -1,0 +1,181 @@
+"""The registry's handlers: read, ask the domain, write, publish. Failure belongs to `shared.bus`."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from contracts.envelope import Event
+from contracts.facts import (
+    ApprovalGranted,
+    CanaryAssessed,
+    CheckpointMerged,
+    CheckpointReady,
+    CheckpointRejected,
+    DeploymentChanged,
+    Fact,
+    PromotionRefused,
+    RehearsalCompleted,
+    ReleaseCancelled,
+    VariantBenchmarked,
+    VariantFailed,
+    VariantQuantised,
+    VariantStaged,
+    WorkAbandoned,
+)
+from contracts.policy import ReleasePolicy
+from services.registry.domain import admission, versions
+from services.registry.domain.admission import Places, Refusal
+from services.registry.domain.record import Input
+from services.registry.ledger import Ledger, Outside
+from shared.bus import Bus, Failed
+from shared.errors import Permanent, Transient, translate
+from shared.failpoints import failpoint
+
+SERVICE = "registry"
+FROM_WORKERS: tuple[type[Fact], ...] = (
+    CheckpointMerged, CheckpointRejected, VariantQuantised, VariantFailed, VariantStaged, VariantBenchmarked,
+    RehearsalCompleted, CanaryAssessed, PromotionRefused, WorkAbandoned,
+)  # fmt: skip
+_ATTEMPTS = 50
+
+
+class Registry:
+    """What the registry does with each kind of fact."""
+
+    def __init__(self, outside: Outside, places: Places) -> None:
+        self._out = outside
+        self._places = places
+        self.ledger = Ledger(outside)
+
+    async def admit(self, event: Event[CheckpointReady]) -> None:
+        """Open the release of a checkpoint, or find the one that it already is."""
+        ready, model = event.data, event.subject
+        for _ in range(_ATTEMPTS):
+            await self.ledger.open(model)
+            entry = await self.ledger.model(model)
+            release_id = versions.find_redelivered(entry.value, ready, event.id)
+            if release_id is not None:
+                break
+            policy = await self._policy(ready)
+            key = admission.release_key(ready, policy)
+            release_id = admission.release_id(key, ready.attempt)
+            if release_id in entry.value.reservations:
+                structlog.get_logger().info("this checkpoint is known already", model=model, release=release_id)
+                break
+            await self._check(ready)
+            version = entry.value.next_version
+            opened = admission.plan_opening(ready, policy, key=key, version=version, source_fact_id=event.id)
+            if await self.ledger.reserve(entry, versions.reserve(entry.value, opened)):
+                failpoint("registry.after_reserve")
+                await self.ledger.open(model)
+                break
+        else:
+            raise Transient("bus_unavailable", f"The record of {model} kept changing.")
+        await self.ledger.apply(model, release_id, None, cause_id=event.id)
+
+    async def _policy(self, ready: CheckpointReady) -> ReleasePolicy:
+        stored = await self._out.policies.get(ready.model)
+        policy = admission.decide_policy(ready.policy, stored.value if stored else None)
+        if isinstance(policy, Refusal):
+            raise _permanent(policy)
+        return policy
+
+    async def _check(self, ready: CheckpointReady) -> None:
+        """Raise Permanent, with its code, unless every artifact lies where it may and is what was announced."""
+        _refuse(admission.assess_places(ready, self._places))
+        key = admission.base_key(ready.base)
+        base = await self._out.artifacts.find_base(key) if key else None
+        _refuse(admission.assess_base(ready.base, base, self._places.bucket))
+        for ref in (ready.weights.ref, ready.calibration, ready.evaluation):
+            if ref is not None:
+                await self._out.artifacts.verify(ref)
+
+    async def hear(self, event: Event[Any], release_id: str) -> None:
+        """Bring a fact to its release."""
+        if not admission.is_release_id(release_id):
+            structlog.get_logger().info("not about a release", correlation=release_id)
+            return
+        await self.ledger.apply(event.subject, release_id, Input(event.id, event.time, event.data))
+
+    async def deployed(self, event: Event[DeploymentChanged]) -> None:
+        """Append the deployment to the version's records, and tell the release that is under way."""
+        record = versions.plan_deployment_record(event.data, event.causationid or event.id)
+        if record is not None:
+            await self._out.artifacts.put_deployment(record)
+        occupant = (await self.ledger.model(event.subject)).value.occupant
+        for release_id in dict.fromkeys((event.correlationid, occupant)):
+            if release_id is not None:
+                await self.hear(event, release_id)
+
+    async def sweep(self) -> None:
+        """Do everything that is due; a model that fails does not keep the others waiting."""
+        for model in await self.ledger.models():
+            try:
+                await self.ledger.sweep(model)
+            except Exception as error:
+                known = translate(error)
+                if known is None:
+                    raise
+                structlog.get_logger().warning("could not sweep", model=model, code=known.code, reason=known.reason)
+
+    async def keep_sweeping(self, every_s: float) -> None:
+        """Sweep for ever; the first time at once, which drains what an earlier process left behind."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception as error:
+                known = translate(error)
+                if known is None:
+                    raise
+                structlog.get_logger().warning("could not sweep", code=known.code, reason=known.reason)
+            await asyncio.sleep(every_s)
+
+
+def build(bus: Bus, outside: Outside, places: Places) -> Registry:
+    """Subscribe the registry's handlers and give the registry."""
+    registry = Registry(outside, places)
+
+    @bus.on(CheckpointReady, failure=rejection)
+    async def admit(event: Event[CheckpointReady]) -> None:
+        await registry.admit(event)
+
+    @bus.on(ApprovalGranted)
+    async def approve(event: Event[ApprovalGranted]) -> None:
+        await registry.hear(event, event.data.release_id)
+
+    @bus.on(ReleaseCancelled)
+    async def cancel(event: Event[ReleaseCancelled]) -> None:
+        await registry.hear(event, event.data.release_id)
+
+    @bus.on(DeploymentChanged)
+    async def deployed(event: Event[DeploymentChanged]) -> None:
+        await registry.deployed(event)
+
+    for fact in FROM_WORKERS:
+        bus.on(fact)(_worker_handler(bus, registry))
+    return registry
+
+
+def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Awaitable[None]]:
+    async def hear(event: Event[Any]) -> None:
+        if event.source != f"/slipway/{bus.service}" or not isinstance(event.data, CheckpointRejected):
+            await registry.hear(event, event.correlationid)  # its own rejections are about no release
+
+    return hear
+
+
+def rejection(failed: Failed) -> CheckpointRejected:
+    """Give the fact that a checkpoint which may not come in becomes."""
+    error = failed.error
+    return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
+
+
+def _refuse(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        raise _permanent(refusal)
+
+
+def _permanent(refusal: Refusal) -> Permanent:
+    return Permanent(refusal.code, refusal.reason, **refusal.details)

@@ -1,0 +1,146 @@
+"""Who may come in: the checks that a checkpoint must pass before it becomes a release."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from contracts.codes import Code
+from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
+from contracts.manifests import BaseManifest
+from contracts.policy import ReleasePolicy, weaknesses
+from contracts.vocabulary import Digest, digest_of_json
+
+_SAFE_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
+_RELEASE_ID = re.compile(r"^r-[0-9a-f]{16}-[1-9][0-9]*\Z")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a checkpoint may not come in."""
+
+    code: Code
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where artifacts may lie: in one bucket below the model's own prefix, or below a root on disk."""
+
+    bucket: str
+    file_roots: tuple[PurePosixPath, ...] = ()
+
+    def prefix(self, model: str) -> str:
+        """Give the key prefix that belongs to a model's publishers."""
+        return f"checkpoints/{model}/"
+
+
+def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
+    """Give the policy that a release is frozen with: the event's if it only tightens the stored one, else that."""
+    if asked is None:
+        return stored or Refusal("policy_missing", "Neither the event nor the model declares a release policy.")
+    found = weaknesses(asked, stored) if stored is not None else []
+    if found:
+        return Refusal("policy_weaker_than_stored", "; ".join(found) + ".", {"weaknesses": found})
+    return asked
+
+
+def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
+    """Give the identity of a release: the same inputs are the same release, whoever says so and whenever."""
+    return digest_of_json(
+        {
+            "model": ready.model,
+            "weights": {"kind": ready.weights.kind, "digest": ready.weights.ref.digest},
+            "base": ready.base.digest,
+            "training": ready.training.model_dump(mode="json"),
+            "wanted": sorted(set(ready.wanted)),
+            "policy": policy.model_dump(mode="json"),
+        }
+    )
+
+
+def release_id(key: Digest, attempt: int) -> str:
+    """Name a release: `r-<first 16 hex of its key>-<attempt>`."""
+    return f"r-{key.removeprefix('sha256:')[:16]}-{attempt}"
+
+
+def is_release_id(text: str) -> bool:
+    """Tell whether a correlation id is a release's (training's own events carry the run's)."""
+    return _RELEASE_ID.match(text) is not None
+
+
+def assess_places(ready: CheckpointReady, places: Places) -> Refusal | None:
+    """Refuse artifacts that lie where they must not."""
+    refs = {"weights": ready.weights.ref, "calibration": ready.calibration, "evaluation": ready.evaluation}
+    for name, ref in refs.items():
+        problem = _uri_problem(ref.uri, ready.model, places) if ref is not None else None
+        if ref is not None and problem is not None:
+            return Refusal("uri_not_allowed", f"{name}: {problem}.", {"artifact": name, "uri": ref.uri[:300]})
+    return None
+
+
+def _uri_problem(uri: str, model: str, places: Places) -> str | None:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "the URI cannot be read"
+    if parts.query or parts.fragment or "%" in uri or "\\" in uri:
+        return "the URI must be plain: no query, fragment, percent sign or backslash"
+    if parts.scheme == "s3":
+        return _s3_problem(parts.netloc, parts.path.removeprefix("/"), model, places)
+    if parts.scheme == "file":
+        return _file_problem(parts.netloc, parts.path, places)
+    return f"the scheme {parts.scheme[:20]!r} is not allowed; use s3 or file"
+
+
+def _s3_problem(bucket: str, key: str, model: str, places: Places) -> str | None:
+    if bucket != places.bucket:
+        return f"the bucket must be {places.bucket}"
+    if not _SAFE_KEY.match(key):
+        return "the key must be a plain path without empty, dot or dot-dot parts"
+    if not key.startswith(places.prefix(model)):
+        return f"the key must lie below {places.prefix(model)}"
+    return None
+
+
+def _file_problem(host: str, path: str, places: Places) -> str | None:
+    if host:
+        return "a file URI must not name a host"
+    if ".." in path.split("/") or "\0" in path:
+        return "the path must not contain dot-dot parts"
+    if not any(PurePosixPath(path).is_relative_to(root) for root in places.file_roots):
+        return "the path lies outside the allowed roots"
+    return None
+
+
+def base_key(base: BaseModelRef) -> str | None:
+    """Give the key of a base model's manifest; None when its name or revision cannot be part of one."""
+    key = f"bases/{base.name}/{base.revision}.json"
+    return key if _SAFE_KEY.match(key) and "//" not in key else None
+
+
+def assess_base(base: BaseModelRef, imported: BaseManifest | None, bucket: str) -> Refusal | None:
+    """Refuse a base model that was not imported, or that is not the imported one."""
+    if imported is None:
+        return Refusal("unknown_base", f"{base.name} at revision {base.revision} has not been imported.")
+    if imported.folder.digest != base.digest:
+        details = {"imported": imported.folder.digest, "announced": base.digest}
+        return Refusal("unknown_base", f"{base.name} at {base.revision} is another model than announced.", details)
+    allowed = (imported.folder.uri, f"s3://{bucket}/{base_key(base)}")
+    if base.uri not in allowed:
+        return Refusal("uri_not_allowed", f"base: the URI must be {allowed[0]} or {allowed[1]}.", {"uri": base.uri})
+    return None
+
+
+def plan_opening(
+    ready: CheckpointReady, policy: ReleasePolicy, *, key: Digest, version: int, source_fact_id: str
+) -> ReleaseOpened:
+    """Give the fact that opens a release, everything in it frozen."""
+    return ReleaseOpened(
+        release_id=release_id(key, ready.attempt), model=ready.model, version=version, attempt=ready.attempt,
+        release_key=key, base=ready.base, weights=ready.weights, training=ready.training, evals=ready.evals,
+        calibration=ready.calibration, evaluation=ready.evaluation, wanted=tuple(dict.fromkeys(ready.wanted)),
+        policy=policy, source_fact_id=source_fact_id,
+    )  # fmt: skip

@@ -1,0 +1,90 @@
+"""What a release waits for, since when, and until when."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Literal
+
+from services.registry.domain import gates, road
+from services.registry.domain.record import Release, weight_key
+
+Step = Literal[
+    "merge", "quantise", "register", "queue", "stage", "benchmark", "rehearsal", "approval", "traffic", "canary"
+]
+
+
+def awaited_step(release: Release) -> Step | None:
+    """Name the step that a release waits for; None when it is finished."""
+    if release.finished is not None:
+        return None
+    missing: tuple[tuple[bool, Step], ...] = (
+        (release.merged is None, "merge"),
+        (not gates.all_made(release), "quantise"),
+        (release.manifest is None, "register"),
+        (release.slot is None, "queue"),
+        (not gates.all_judged(release), _staging_step(release)),
+    )
+    return next((step for is_missing, step in missing if is_missing), None) or _promotion_step(release)
+
+
+def _staging_step(release: Release) -> Step:
+    waiting = [v.variant for v in gates.registered_variants(release) if gates.verdict_on(release, v.variant) is None]
+    return "benchmark" if any(variant in release.staged for variant in waiting) else "stage"
+
+
+def _promotion_step(release: Release) -> Step:
+    if release.policy.rehearsal == "required" and release.rehearsed is None:
+        return "rehearsal"
+    if release.policy.promotion.mode == "manual" and "traffic.requested" not in _kinds(release.emitted):
+        return "approval"
+    if road.outstanding_order(release) is not None or not release.deployed:
+        return "traffic"
+    return "canary"
+
+
+def awaited_weight(release: Release) -> str | None:
+    """Give the deployed share that waits to be assessed; None when no canary is under way."""
+    for weight in road.weights(release):
+        key = weight_key(weight)
+        if key in release.deployed and not road.passed_canary(release, key):
+            return key
+    return None
+
+
+def _kinds(keys: Iterable[str]) -> set[str]:
+    return {key.partition(":")[0] for key in keys}
+
+
+def since(release: Release, step: Step) -> datetime:
+    """Say when a release began to wait for a step: when it was asked for, or when its last part was answered."""
+    asked = {
+        "merge": ("release.opened",), "quantise": ("variant.requested",), "register": (),
+        "queue": ("version.registered",), "stage": ("staging.requested",), "benchmark": ("staging.requested",),
+        "rehearsal": ("rehearsal.requested",), "approval": ("approval.awaited",),
+        "traffic": ("traffic.requested",), "canary": (),
+    }[step]  # fmt: skip
+    answered = {
+        "register": ("quantised", "failed"), "stage": ("staged", "benchmarked", "failed"),
+        "benchmark": ("staged", "benchmarked", "failed"), "canary": ("deployed",),
+    }.get(step, ())  # fmt: skip
+    moments = [at for key, at in release.emitted.items() if key.partition(":")[0] in asked]
+    moments += [at for key, at in release.times.items() if key.partition(":")[0] in answered]
+    return max(moments, default=release.opened_at)
+
+
+def allowed_s(release: Release, step: Step) -> float:
+    """Give the seconds that the policy allows for a step."""
+    limits = release.policy.deadlines
+    return {
+        "merge": limits.merge_s, "quantise": limits.quantise_s, "register": limits.stage_s, "queue": limits.queue_s,
+        "stage": limits.stage_s, "benchmark": limits.benchmark_s, "rehearsal": limits.rehearsal_s,
+        "approval": release.policy.promotion.approval_deadline_s, "traffic": limits.traffic_s,
+        "canary": release.policy.canary.deadline_s,
+    }[step]  # fmt: skip
+
+
+def deadline_at(release: Release) -> datetime | None:
+    """Say until when the awaited step may take; None when the release is finished."""
+    step = awaited_step(release)
+    if step is None:
+        return None
+    return since(release, step) + timedelta(seconds=allowed_s(release, step))

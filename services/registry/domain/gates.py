@@ -1,0 +1,131 @@
+"""Verdicts on variants, and the choice among those that passed. No evidence is never a pass."""
+
+from contracts.codes import Code
+from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked
+from contracts.policy import QualityGate, ReleasePolicy
+from contracts.vocabulary import Deployable, Target, Variant, Verdict
+from services.registry.domain.record import Release
+
+_WORST = float("inf")
+
+
+def assess_quality(quality: Quality, gate: QualityGate | None) -> list[GateResult]:
+    """Compare a variant's measured quality with its gate; no gate, no results."""
+    if gate is None:
+        return []
+    bounds = (
+        ("perplexity_ratio", quality.perplexity_ratio, gate.max_perplexity_ratio),
+        ("mean_kl", quality.mean_kl, gate.max_mean_kl),
+    )
+    return [_assess_upper(name, value, limit, quality.tokens) for name, value, limit in bounds if limit is not None]
+
+
+def _assess_upper(name: str, value: float, limit: float, tokens: int) -> GateResult:
+    if tokens == 0:
+        verdict, reason = "inconclusive", "measured on no text"
+    elif value <= limit:
+        verdict, reason = "pass", f"{value:.4g} is at most {limit:.4g}"
+    else:
+        verdict, reason = "fail", f"{value:.4g} is above {limit:.4g}"
+    return GateResult.model_validate(
+        {"name": name, "verdict": verdict, "value": value, "limit": limit, "reason": reason}
+    )
+
+
+def assess_benchmark(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[Verdict, str]:
+    """Give the verdict of a benchmark and why; a gate of the policy that was not answered makes it inconclusive."""
+    failed = [gate for gate in benchmark.gates if gate.verdict == "fail"]
+    if benchmark.verdict == "fail" or failed:
+        return "fail", "; ".join(f"{gate.name}: {gate.reason}" for gate in failed) or "the benchmark failed"
+    answered = [gate.name for gate in benchmark.gates if gate.verdict == "pass"]
+    missing = [gate.name for gate in policy.gates if not any(name.startswith(gate.name) for name in answered)]
+    if missing:
+        return "inconclusive", f"no evidence for {', '.join(missing)}"
+    if benchmark.verdict == "inconclusive":
+        open_gates = [f"{gate.name}: {gate.reason}" for gate in benchmark.gates if gate.verdict == "inconclusive"]
+        return "inconclusive", "; ".join(open_gates) or "the benchmark was inconclusive"
+    return "pass", "every gate passed"
+
+
+def wanted(release: Release) -> tuple[Variant, ...]:
+    """List the wanted variants, each once."""
+    return tuple(dict.fromkeys(release.opened.wanted))
+
+
+def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
+    """Say why a variant cannot be part of the version; None while it may."""
+    failed = release.failed.get(f"{variant}:quantise")
+    if failed is not None:
+        return failed.code, f"{variant}: {failed.reason}"
+    made = release.made.get(variant)
+    if made is None:
+        return None
+    lost = [one for one in assess_quality(made.quality, release.policy.quality.get(variant)) if one.verdict != "pass"]
+    if not lost:
+        return None
+    return "quality_gate_failed", f"{variant}: " + "; ".join(f"{one.name}: {one.reason}" for one in lost)
+
+
+def all_made(release: Release) -> bool:
+    """Tell whether every wanted variant was either quantised or given up."""
+    return all(v in release.made or f"{v}:quantise" in release.failed for v in wanted(release))
+
+
+def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
+    """List the variants that make the version, in the order in which they were wanted."""
+    good = [v for v in wanted(release) if v in release.made and why_not_made(release, v) is None]
+    return tuple(
+        RegisteredVariant(
+            variant=v, manifest=release.made[v].manifest, weights_bytes=release.made[v].weights_bytes,
+            size_ratio=release.made[v].size_ratio, quality=release.made[v].quality,
+        )
+        for v in good
+    )  # fmt: skip
+
+
+def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
+    """Give the outcome of a registered variant in staging: verdict, code and reason; None while it is awaited."""
+    for stage in ("stage", "benchmark"):
+        failed = release.failed.get(f"{variant}:{stage}")
+        if failed is not None:
+            return "fail", failed.code, f"{variant}: {failed.reason}"
+    benchmark = release.benchmarked.get(variant)
+    if benchmark is None or variant not in release.staged:
+        return None
+    verdict, reason = assess_benchmark(release.policy, benchmark)
+    return verdict, ("inconclusive" if verdict == "inconclusive" else "gate_failed"), f"{variant}: {reason}"
+
+
+def all_judged(release: Release) -> bool:
+    """Tell whether the version's variants are known and each has its outcome in staging."""
+    return all_made(release) and all(
+        verdict_on(release, one.variant) is not None for one in registered_variants(release)
+    )
+
+
+def choose(release: Release) -> RegisteredVariant | None:
+    """Choose among the variants that passed, by the policy's objective; None while any is awaited or none passed.
+
+    Ties go to the variant that was wanted first.
+    """
+    if not all_judged(release):
+        return None
+    passed = [one for one in registered_variants(release) if (verdict_on(release, one.variant) or ("",))[0] == "pass"]
+    return min(passed, key=lambda one: _cost(release, one), default=None)
+
+
+def _cost(release: Release, one: RegisteredVariant) -> tuple[float, ...]:
+    benchmark = release.benchmarked[one.variant]
+    if release.policy.objective == "quality":
+        quality = benchmark.quality or one.quality
+        return (quality.perplexity_ratio,)
+    if release.policy.objective == "latency":
+        p95 = benchmark.candidate_summary.ttft_ms.p95
+        return (_WORST if p95 is None else p95, -benchmark.candidate_summary.tps_system)
+    return (float(one.weights_bytes),)
+
+
+def candidate(release: Release, one: RegisteredVariant) -> Deployable:
+    """Give a registered variant as something that can be served."""
+    target = Target(model=release.model, version=release.version, variant=one.variant)
+    return Deployable(target=target, manifest=one.manifest, weights_bytes=one.weights_bytes)

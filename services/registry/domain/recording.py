@@ -1,0 +1,194 @@
+"""Puts what happened into its slot of the release's record; the first to come wins."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from contracts.facts import (
+    ApprovalGranted,
+    CanaryAssessed,
+    CheckpointMerged,
+    CheckpointRejected,
+    DeploymentChanged,
+    PromotionRefused,
+    RehearsalCompleted,
+    ReleaseCancelled,
+    VariantBenchmarked,
+    VariantFailed,
+    VariantQuantised,
+    VariantStaged,
+    WorkAbandoned,
+)
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from services.registry.domain import deadlines, gates, road
+from services.registry.domain.record import (
+    DeadlineReached,
+    Deployed,
+    Input,
+    ManifestWritten,
+    Release,
+    RouteSeen,
+    SlotGranted,
+    Superseded,
+    weight_key,
+)
+
+Changes = dict[str, Any]
+
+
+def record(release: Release, happened: Input, now: datetime) -> Release | None:
+    """Give the record with this input in its slot; None when it changes nothing."""
+    if isinstance(happened.what, DeadlineReached):
+        return _deadline(release, happened.what, now)
+    recorder = _RECORDERS.get(type(happened.what))
+    if recorder is None:
+        return None
+    name, changes = recorder(release, happened.what) or ("", {})
+    if not changes:
+        return None
+    if name and name not in release.times:
+        changes = {**changes, "times": {**release.times, name: happened.at}}
+    return release.model_copy(update=changes)
+
+
+Found = tuple[str, Changes] | None
+"""Name of the moment for the timeline (empty for none) and the fields that change; None for nothing."""
+
+
+def _merged(release: Release, fact: CheckpointMerged) -> Found:
+    return None if release.merged else ("merged", {"merged": fact})
+
+
+def _quantised(release: Release, fact: VariantQuantised) -> Found:
+    variant = fact.variant
+    given_up = f"{variant}:quantise" in release.failed
+    if variant in release.made or given_up or variant not in gates.wanted(release):
+        return None
+    return f"quantised:{variant}", {"made": {**release.made, variant: fact}}
+
+
+def _failed(release: Release, fact: VariantFailed) -> Found:
+    variant, key = fact.variant, f"{fact.variant}:{fact.stage}"
+    if key in release.failed or variant not in gates.wanted(release):
+        return None
+    judged = variant in release.staged and variant in release.benchmarked
+    if (fact.stage == "quantise" and variant in release.made) or (fact.stage != "quantise" and judged):
+        return None
+    return f"failed:{variant} {fact.stage}", {"failed": {**release.failed, key: fact}}
+
+
+def _manifest(release: Release, what: ManifestWritten) -> Found:
+    return None if release.manifest else ("registered", {"manifest": what.ref})
+
+
+def _slot(release: Release, what: SlotGranted) -> Found:
+    return None if release.slot else ("slot granted", {"slot": what})
+
+
+def _staged(release: Release, fact: VariantStaged) -> Found:
+    target = fact.candidate.target
+    if fact.request.purpose != "benchmark" or not release.is_ours(target) or target.variant in release.staged:
+        return None
+    return f"staged:{target.variant}", {"staged": tuple(sorted((*release.staged, target.variant)))}
+
+
+def _benchmarked(release: Release, fact: VariantBenchmarked) -> Found:
+    variant = fact.target.variant
+    failed = {f"{variant}:stage", f"{variant}:benchmark"} & set(release.failed)
+    if not release.is_ours(fact.target) or variant in release.benchmarked or failed:
+        return None
+    return f"benchmarked:{variant}", {"benchmarked": {**release.benchmarked, variant: fact}}
+
+
+def _rehearsed(release: Release, fact: RehearsalCompleted) -> Found:
+    return None if release.rehearsed else ("rehearsed", {"rehearsed": fact})
+
+
+def _approved(release: Release, fact: ApprovalGranted) -> Found:
+    """Keep an approval under the digest that it cites: one of another artifact never counts."""
+    if fact.manifest_digest in release.approvals:
+        return None
+    name = f"approved:{fact.manifest_digest[:15]}"
+    return name, {"approvals": {**release.approvals, fact.manifest_digest: fact}}
+
+
+def _deployed(release: Release, fact: DeploymentChanged) -> Found:
+    route = fact.route
+    if route.model != release.model:
+        return None
+    changes: Changes = {}
+    if release.route is None or route.epoch > release.route.epoch:
+        changes["route"] = _seen(route)
+    order = _carried_out(release, fact)
+    if order is None or order[0] in release.deployed:
+        return "", changes
+    key, target = order
+    changes["deployed"] = {**release.deployed, key: Deployed(epoch=route.epoch, target=target)}
+    return f"deployed:{key}", changes
+
+
+def _carried_out(release: Release, fact: DeploymentChanged) -> tuple[str, Target] | None:
+    active, canary = fact.route.active, fact.route.canary
+    if fact.cause == "promote" and active is not None and release.is_ours(active.target):
+        return road.ALL_TRAFFIC, active.target
+    if fact.cause == "canary" and canary is not None and release.is_ours(canary.served.target):
+        return weight_key(canary.weight_ratio), canary.served.target
+    return None
+
+
+def _seen(route: Route) -> RouteSeen:
+    serving = [route.active.target] if route.active else []
+    if route.canary is not None and route.canary.weight_ratio > 0.0:
+        serving.append(route.canary.served.target)
+    return RouteSeen(epoch=route.epoch, serving=tuple(serving), barred=route.barred)
+
+
+def _assessed(release: Release, fact: CanaryAssessed) -> Found:
+    key = weight_key(fact.weight_ratio)
+    if fact.verdict == "inconclusive" or not release.is_ours(fact.target) or key in release.assessed:
+        return None
+    return f"assessed:{key}", {"assessed": {**release.assessed, key: fact}}
+
+
+def _rejected(release: Release, fact: CheckpointRejected) -> Found:
+    return None if release.rejected else ("rejected", {"rejected": fact})
+
+
+def _refused(release: Release, fact: PromotionRefused) -> Found:
+    outstanding = road.outstanding_order(release) is not None
+    if release.refused or not outstanding or not release.is_ours(fact.target):
+        return None
+    return "refused", {"refused": fact}
+
+
+def _abandoned(release: Release, fact: WorkAbandoned) -> Found:
+    return None if release.abandoned else ("abandoned", {"abandoned": fact})
+
+
+def _cancelled(release: Release, fact: ReleaseCancelled) -> Found:
+    return None if release.cancelled else ("cancelled", {"cancelled": fact})
+
+
+def _superseded(release: Release, what: Superseded) -> Found:
+    return None if release.superseded else ("superseded", {"superseded": what})
+
+
+def _deadline(release: Release, what: DeadlineReached, now: datetime) -> Release | None:
+    """Take a deadline seriously only while its step is still awaited and its time is really over."""
+    at = deadlines.deadline_at(release)
+    if at is None or now < at or deadlines.awaited_step(release) != what.step:
+        return None
+    weight = deadlines.awaited_weight(release) if what.step == "canary" else None
+    if weight is not None and release.policy.canary.on_deadline == "promote":
+        return release.model_copy(update={"waived": (*release.waived, weight)})
+    return release.model_copy(update={"expired": what.step})
+
+
+_RECORDERS: dict[type, Callable[[Release, Any], Found]] = {
+    CheckpointMerged: _merged, VariantQuantised: _quantised, VariantFailed: _failed, ManifestWritten: _manifest,
+    SlotGranted: _slot, VariantStaged: _staged, VariantBenchmarked: _benchmarked, RehearsalCompleted: _rehearsed,
+    ApprovalGranted: _approved, DeploymentChanged: _deployed, CanaryAssessed: _assessed,
+    CheckpointRejected: _rejected, PromotionRefused: _refused, WorkAbandoned: _abandoned,
+    ReleaseCancelled: _cancelled, Superseded: _superseded,
+}  # fmt: skip

@@ -1,0 +1,87 @@
+"""The state machine of a release: a pure, total function from a record and an input to a record and facts to publish.
+
+Every fact has a slot in the record; the first to come fills it, early ones are kept, later ones change nothing. What
+must be said is then derived from the slots alone, so that neither order nor repetition of facts matters.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
+from services.registry.domain import endings, gates, road
+from services.registry.domain.record import Input, Outgoing, Release
+from services.registry.domain.recording import record
+from services.registry.domain.road import Emission
+from services.registry.domain.timeline import timeline
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The new record, and the facts that its outbox gained by this input."""
+
+    release: Release
+    publish: tuple[Outgoing, ...]
+
+
+def open_release(opened: ReleaseOpened, *, cause_id: str, now: datetime) -> Decision:
+    """Begin a release: its first fact is its own opening."""
+    return _advance(Release(opened=opened, opened_at=now), cause_id, now)
+
+
+def decide(release: Release, happened: Input, now: datetime) -> Decision:
+    """Take notice of one input and say what follows. Never raises; what is not for this release changes nothing."""
+    if release.finished is not None or happened.id in release.applied:
+        return Decision(release, ())
+    recorded = record(release, happened, now)
+    if recorded is None:
+        return Decision(release, ())
+    applied = tuple(sorted((*recorded.applied, happened.id)))
+    return _advance(recorded.model_copy(update={"applied": applied}), happened.cause_id or happened.id, now)
+
+
+def without_published(release: Release, published: tuple[Outgoing, ...]) -> Release:
+    """Clear from the outbox what the bus has acknowledged."""
+    keys = {outgoing.key for outgoing in published}
+    return release.model_copy(update={"outbox": tuple(one for one in release.outbox if one.key not in keys)})
+
+
+def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
+    """Emit whatever holds now and was not said before."""
+    emissions = [(key, fact) for key, fact in _emissions(release, now) if key not in release.emitted]
+    outgoing = tuple(
+        Outgoing(key=key, type=fact.TYPE, cause_id=cause_id, data=fact.model_dump(mode="json"))
+        for key, fact in emissions
+    )
+    finished = [fact for _, fact in emissions if isinstance(fact, ReleaseFinished)]
+    update = {
+        "emitted": {**release.emitted, **{key: now for key, _ in emissions}},
+        "outbox": (*release.outbox, *outgoing),
+        "finished": finished[0] if finished else None,
+    }
+    return Decision(release.model_copy(update=update), outgoing)
+
+
+def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
+    ending = endings.decide_ending(release, now)
+    if ending is None or ending.outcome == "promoted":
+        yield from road.due(release, now)
+    if ending is None:
+        return
+    if ending.outcome == "expired":
+        passed = DeadlinePassed(release_id=release.id, step=release.expired or "", awaited=release.expired or "")
+        yield f"deadline.passed:{release.expired}", passed
+    for one in gates.registered_variants(release):
+        requested = f"staging.requested:{one.variant}" in release.emitted or ending.outcome == "promoted"
+        if requested:
+            yield road.staging_released(release, one.variant)
+    yield "release.finished", _finished(release, ending, now)
+
+
+def _finished(release: Release, ending: endings.Ending, now: datetime) -> ReleaseFinished:
+    chosen = gates.choose(release) if ending.outcome == "promoted" else None
+    return ReleaseFinished(
+        release_id=release.id, model=release.model, version=release.version, outcome=ending.outcome,
+        code=ending.code, reason=ending.reason, target=gates.candidate(release, chosen).target if chosen else None,
+        timeline=timeline(release, now),
+    )  # fmt: skip

@@ -1,0 +1,182 @@
+"""The order of the steps: what must have been said by now, given what is known about a release.
+
+Everything here is a function of the record alone, never of the order in which facts came in.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from contracts.facts import (
+    ApprovalAwaited,
+    DeadlinePassed,
+    Fact,
+    RehearsalRequested,
+    StagingReleased,
+    StagingRequested,
+    TrafficRequested,
+    VariantRequested,
+    VersionRegistered,
+)
+from contracts.vocabulary import Deployable, Target, Variant
+from services.registry.domain import gates
+from services.registry.domain.record import Release, SlotGranted, weight_key
+
+Emission = tuple[str, Fact]
+"""The key of a fact within its release, and the fact."""
+
+ALL_TRAFFIC = weight_key(1.0)
+
+
+def due(release: Release, now: datetime) -> Iterator[Emission]:
+    """List, in road order, every fact of the way forward that holds by now, said already or not."""
+    yield "release.opened", release.opened
+    yield from _waived_deadlines(release)
+    if release.merged is None:
+        return
+    yield from _variant_requests(release)
+    if release.manifest is None or not gates.all_made(release):
+        return
+    yield "version.registered", _registered(release)
+    if release.slot is None:
+        return
+    yield from _staging(release, release.slot)
+    yield from _promotion(release, release.slot, now)
+
+
+def _waived_deadlines(release: Release) -> Iterator[Emission]:
+    for weight in release.waived:
+        awaited = f"canary.assessed at {weight}; the policy promotes without it"
+        yield f"deadline.passed:canary:{weight}", DeadlinePassed(release_id=release.id, step="canary", awaited=awaited)
+
+
+def _variant_requests(release: Release) -> Iterator[Emission]:
+    assert release.merged is not None  # noqa: S101 - for the type checker
+    for variant in gates.wanted(release):
+        yield (
+            f"variant.requested:{variant}",
+            VariantRequested(
+                release_id=release.id, version=release.version, variant=variant, merged=release.merged.manifest,
+                calibration=release.opened.calibration, gate=release.policy.quality.get(variant),
+            ),
+        )  # fmt: skip
+
+
+def _registered(release: Release) -> VersionRegistered:
+    assert release.manifest is not None  # noqa: S101 - for the type checker
+    return VersionRegistered(
+        version=release.version, manifest=release.manifest, base=release.opened.base,
+        training=release.opened.training, evals=release.opened.evals, variants=gates.registered_variants(release),
+    )  # fmt: skip
+
+
+def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
+    for one in gates.registered_variants(release):
+        yield (
+            f"staging.requested:{one.variant}",
+            StagingRequested(
+                release_id=release.id, candidate=gates.candidate(release, one), baseline=slot.baseline,
+                purpose="benchmark", load=release.policy.load, gates=release.policy.gates,
+                evaluation=release.opened.evaluation, quality=one.quality, attempt=release.opened.attempt,
+            ),
+        )  # fmt: skip
+    for one in gates.registered_variants(release):
+        if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
+            yield staging_released(release, one.variant)
+
+
+def staging_released(release: Release, variant: Variant) -> Emission:
+    """Give back the lease of one variant."""
+    target = Target(model=release.model, version=release.version, variant=variant)
+    return f"staging.released:{variant}", StagingReleased(release_id=release.id, candidate=target, reason="measured")
+
+
+def _keeps_lease(release: Release, variant: Variant) -> bool:
+    """Tell whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
+
+    A lease that waits for a person or for another variant would block the fleet; one given back a moment before the
+    promotion would load the same model twice.
+    """
+    chosen = gates.choose(release)
+    direct = release.policy.promotion.mode == "automatic" and release.policy.rehearsal == "not_required"
+    return chosen is not None and chosen.variant == variant and direct
+
+
+def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[Emission]:
+    chosen = gates.choose(release)
+    if chosen is None:
+        return
+    target = gates.candidate(release, chosen)
+    if release.policy.rehearsal == "required":
+        yield (
+            "rehearsal.requested",
+            RehearsalRequested(
+                release_id=release.id, candidate=target, fallback=slot.baseline, triggers=release.policy.triggers
+            ),
+        )
+        if release.rehearsed is None or release.rehearsed.verdict != "pass":
+            return
+    if release.policy.promotion.mode == "manual":
+        deadline_at = now + timedelta(seconds=release.policy.promotion.approval_deadline_s)
+        yield (
+            "approval.awaited",
+            ApprovalAwaited(
+                release_id=release.id,
+                target=target.target,
+                manifest_digest=target.manifest.digest,
+                deadline_at=deadline_at,
+            ),
+        )
+        if target.manifest.digest not in release.approvals:
+            return
+    yield from _traffic(release, slot, target)
+
+
+def _traffic(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
+    epoch = slot.epoch
+    for weight in weights(release):
+        key = weight_key(weight)
+        yield f"traffic.requested:{key}", _traffic_order(release, slot, target, weight, epoch)
+        deployed = release.deployed.get(key)
+        if deployed is None or not passed_canary(release, key):
+            return
+        epoch = deployed.epoch
+
+
+def _traffic_order(
+    release: Release, slot: SlotGranted, target: Deployable, weight: float, epoch: int
+) -> TrafficRequested:
+    fallback = slot.baseline if slot.first and release.policy.no_previous == "base" else None
+    note = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
+    return TrafficRequested(
+        release_id=release.id, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback, note=note
+    )
+
+
+def weights(release: Release) -> tuple[float, ...]:
+    """List the traffic shares of this release in order; a first release goes straight to all traffic."""
+    first = release.slot is not None and release.slot.first
+    return (1.0,) if first else (*release.policy.canary.steps, 1.0)
+
+
+def passed_canary(release: Release, key: str) -> bool:
+    """Tell whether a deployed share has proved enough to go on."""
+    if key == ALL_TRAFFIC:
+        return True
+    assessed = release.assessed.get(key)
+    return key in release.waived or (assessed is not None and assessed.verdict == "pass")
+
+
+def is_promoted(release: Release, now: datetime) -> bool:
+    """Tell whether the road was walked to its end: the last traffic order was due, and it was carried out."""
+    if ALL_TRAFFIC not in release.deployed:
+        return False
+    return any(key == f"traffic.requested:{ALL_TRAFFIC}" for key, _ in due(release, now))
+
+
+def outstanding_order(release: Release) -> str | None:
+    """Give the traffic share that was ordered and not answered; None when no order is under way."""
+    for weight in weights(release):
+        key = weight_key(weight)
+        if f"traffic.requested:{key}" in release.emitted and key not in release.deployed:
+            return key
+    return None

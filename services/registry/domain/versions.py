@@ -1,0 +1,128 @@
+"""What is known about one model: its version numbers, its releases, and which of them may go forward."""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from contracts.facts import CheckpointReady, DeploymentChanged, ReleaseOpened
+from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.routes import Route
+from contracts.vocabulary import Contract, Deployable, ModelName, Target, digest_of_json
+from services.registry.domain import gates
+from services.registry.domain.record import Release, SlotGranted
+
+
+class ModelRecord(Contract):
+    """The record of a model. Version numbers only rise, and a reservation is never taken back.
+
+    `open` lists the releases that are not yet known to be finished; `occupant` is the one beyond registration,
+    `queue` those that wait for its place. `opening` is the last admission in full: whoever finds its release record
+    missing (the registry was killed between the two writes) creates it from here, with the number that it has.
+    """
+
+    model: ModelName
+    next_version: int = 1
+    reservations: dict[str, int] = Field(default_factory=dict)
+    open: tuple[str, ...] = ()
+    occupant: str | None = None
+    queue: tuple[str, ...] = ()
+    opening: ReleaseOpened | None = None
+
+
+def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str) -> str | None:
+    """Give the release of the last admission if this is the very event that it came from, delivered again.
+
+    Its policy may have been stored, and changed since: that must not make it another release. An event that only
+    reuses an id is none of this.
+    """
+    last = record.opening
+    if last is None or last.source_fact_id != event_id or last.attempt != ready.attempt:
+        return None
+    same = last.weights == ready.weights and last.base == ready.base and last.training == ready.training
+    return last.release_id if same else None
+
+
+def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
+    """Keep the next version number for a release that has none yet; `opened` must carry that number."""
+    if opened.release_id in record.reservations:
+        return record
+    update = {
+        "next_version": record.next_version + 1,
+        "reservations": {**record.reservations, opened.release_id: record.next_version},
+        "open": (*record.open, opened.release_id),
+        "opening": opened,
+    }
+    return record.model_copy(update=update)
+
+
+def claim(record: ModelRecord, release_id: str) -> ModelRecord:
+    """Take the place beyond registration if it is free, else a place in the queue; again changes nothing."""
+    if record.occupant == release_id or release_id in record.queue or release_id not in record.open:
+        return record
+    if record.occupant is None:
+        return record.model_copy(update={"occupant": release_id})
+    return record.model_copy(update={"queue": (*record.queue, release_id)})
+
+
+def leave(record: ModelRecord, release_id: str) -> ModelRecord:
+    """Strike out a finished release; the place that it had goes to the lowest version that waits."""
+    queue = tuple(one for one in record.queue if one != release_id)
+    occupant = record.occupant
+    if occupant == release_id:
+        occupant = min(queue, key=lambda one: record.reservations[one], default=None)
+        queue = tuple(one for one in queue if one != occupant)
+    still_open = tuple(one for one in record.open if one != release_id)
+    return record.model_copy(update={"open": still_open, "occupant": occupant, "queue": queue})
+
+
+def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bool:
+    """Tell whether a registered release makes way for a newer one that waits behind it."""
+    ahead = older.id == record.occupant or older.id in record.queue
+    return ahead and older.version < newer.version and older.policy.on_newer == "supersede"
+
+
+def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> SlotGranted:
+    """Say what a release is measured against: the active target, or the base model as version 0 while none is."""
+    if route is not None and route.active is not None:
+        active = route.active
+        baseline = Deployable(target=active.target, manifest=active.manifest, weights_bytes=active.weights_bytes)
+        return SlotGranted(baseline=baseline, epoch=route.epoch, first=False)
+    return SlotGranted(
+        baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True
+    )  # fmt: skip
+
+
+def base_deployable(model: str, base: BaseManifest) -> Deployable:
+    """Give the base model as version 0 of a model."""
+    target = Target(model=model, version=0, variant="bf16")
+    return Deployable(target=target, manifest=base.folder, weights_bytes=base.weights_bytes)
+
+
+def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
+    """Give the immutable manifest of the version once its variants are known; None before, or if there are none."""
+    variants = gates.registered_variants(release)
+    if release.merged is None or not gates.all_made(release) or not variants:
+        return None
+    opened = release.opened
+    return VersionManifest(
+        model=opened.model, version=opened.version, release_id=opened.release_id, release_key=opened.release_key,
+        base=opened.base, weights=opened.weights, training=opened.training, evals=opened.evals,
+        merged=release.merged.manifest, variants=variants,
+        policy_digest=digest_of_json(opened.policy.model_dump(mode="json")), registered_at=now,
+    )  # fmt: skip
+
+
+def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:
+    """Give the record of a deployment for the version whose share of traffic changed; None when none serves."""
+    route = fact.route
+    if fact.cause in ("canary", "abort"):
+        share = route.canary
+        served, weight = (share.served, share.weight_ratio) if share else (None, 0.0)
+    else:
+        served, weight = route.active, 1.0
+    if served is None:
+        return None
+    return DeploymentRecord(
+        target=served.target, epoch=route.epoch, cause=fact.cause, cause_id=cause_id, weight_ratio=weight,
+        deployed_at=fact.at,
+    )  # fmt: skip

@@ -1,0 +1,54 @@
+"""Starts the registry: the only place where its parts are put together."""
+
+import asyncio
+from pathlib import PurePosixPath
+
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route
+from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.app import SERVICE, build
+from services.registry.domain.admission import Places
+from services.registry.domain.record import Release
+from services.registry.domain.versions import ModelRecord
+from services.registry.ledger import Outside
+from services.registry.settings import RegistrySettings
+from shared.blobs import Store
+from shared.bus import Bus
+from shared.clock import SystemClock
+from shared.kv import Bucket
+from shared.service import connect_patiently, serve
+from shared.settings import Connection
+from shared.telemetry import configure_logging
+
+
+async def run(connection: Connection, settings: RegistrySettings) -> None:
+    """Connect, subscribe and serve until told to stop."""
+    clock = SystemClock()
+    bus = Bus(connection, SERVICE, clock)
+    await connect_patiently(bus)
+    js = bus.js
+    artifacts = StoredArtifacts(Store(connection), settings.file_roots)
+    outside = Outside(
+        releases=Bucket(js, "releases", Release, service=SERVICE),
+        models=Bucket(js, "releases", ModelRecord, service=SERVICE),
+        policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
+        artifacts=artifacts, publisher=bus, clock=clock,
+    )  # fmt: skip
+    roots = tuple(PurePosixPath(root) for root in settings.file_roots)
+    registry = build(bus, outside, Places(bucket=connection.s3_bucket, file_roots=roots))
+
+    async def sweeping() -> None:
+        await registry.keep_sweeping(settings.sweep_s)
+
+    await serve(bus, connection, ready={"store": artifacts.check}, background=[sweeping])
+
+
+def main() -> None:
+    """Run the registry."""
+    connection = Connection()
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, RegistrySettings()))
+
+
+if __name__ == "__main__":
+    main()
