@@ -1,0 +1,148 @@
+"""The tensors every Slipway engine backend speaks: those of Triton's own vLLM backend.
+
+Copied next to each backend's ``model.py`` when the backend directory is laid out, so that both engines read and
+answer requests with the same code. Runs inside Triton's Python stub.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class BadRequestError(Exception):
+    """The caller's tensors cannot be served; the text says what to change."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request, decoded from its tensors."""
+
+    text: str
+    stream: bool
+    sampling: dict[str, Any]
+    prepend_input: bool
+    want_finish_reason: bool
+    want_cumulative_logprob: bool
+    want_logprobs: bool
+    want_num_input_tokens: bool
+    want_num_output_tokens: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of an answer: a delta when streaming, the whole otherwise.
+
+    Token counts follow Triton's vLLM backend: ``num_output_tokens`` counts the tokens of this piece only.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[str, Any]] | None = None
+
+
+def _first(request: Any, name: str) -> Any:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    if tensor is None:
+        return None
+    values = tensor.as_numpy().reshape(-1)
+    return values[0] if values.size else None
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+def _flag(request: Any, name: str, *, default: bool = False) -> bool:
+    value = _first(request, name)
+    return default if value is None else bool(value)
+
+
+def parse(request: Any) -> Ask:
+    """Decode a request.
+
+    Raises:
+        BadRequestError: text is missing or not UTF-8, or the sampling parameters are not a JSON object.
+    """
+    raw = _first(request, "text_input")
+    if raw is None:
+        message = "text_input is missing"
+        raise BadRequestError(message)
+    stream = _flag(request, "stream")
+    encoded = _first(request, "sampling_parameters")
+    try:
+        text = _text(raw)
+        sampling = {} if encoded is None else json.loads(_text(encoded) or "{}")
+    except ValueError as error:
+        message = f"text_input must be UTF-8 and sampling_parameters a JSON object: {error}"
+        raise BadRequestError(message) from error
+    if not isinstance(sampling, dict):
+        message = "sampling_parameters must be a JSON object"
+        raise BadRequestError(message)
+    exclude = _flag(request, "exclude_input_in_output", default=stream)
+    if stream and not exclude:
+        message = "exclude_input_in_output must be true (or left out) when streaming"
+        raise BadRequestError(message)
+    return Ask(
+        text=text,
+        stream=stream,
+        sampling=sampling,
+        prepend_input=not exclude,
+        want_finish_reason=_flag(request, "return_finish_reason"),
+        want_cumulative_logprob=_flag(request, "return_cumulative_logprob"),
+        want_logprobs=_flag(request, "return_logprobs"),
+        want_num_input_tokens=_flag(request, "return_num_input_tokens"),
+        want_num_output_tokens=_flag(request, "return_num_output_tokens"),
+    )
+
+
+def _strings(name: str, value: str) -> Any:
+    return pb_utils.Tensor(name, np.asarray([value.encode("utf-8")], dtype=np.object_))
+
+
+def render(ask: Ask, piece: Piece) -> Any:
+    """Encode a piece as a Triton response with the outputs that were asked for."""
+    tensors = [_strings("text_output", piece.text)]
+    if ask.want_finish_reason:
+        tensors.append(_strings("finish_reason", str(piece.finish_reason)))
+    if ask.want_cumulative_logprob:
+        value = np.nan if piece.cumulative_logprob is None else piece.cumulative_logprob
+        tensors.append(pb_utils.Tensor("cumulative_logprob", np.asarray([value], dtype=np.float32)))
+    if ask.want_logprobs:
+        tensors.append(_strings("logprobs", json.dumps(piece.logprobs)))
+    for wanted, name, count in (
+        (ask.want_num_input_tokens, "num_input_tokens", piece.num_input_tokens),
+        (ask.want_num_output_tokens, "num_output_tokens", piece.num_output_tokens),
+    ):
+        if wanted:
+            tensors.append(pb_utils.Tensor(name, np.asarray([count], dtype=np.uint32)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def send(sender: Any, ask: Ask, piece: Piece) -> None:
+    """Send a piece; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
+    final = piece.finish_reason is not None
+    sender.send(render(ask, piece), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+
+
+def finish(sender: Any) -> None:
+    """Close a response stream that ends without a last piece (the request was cancelled)."""
+    sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def fail(sender: Any, code: str, message: str) -> None:
+    """Send an error response and close the stream. The text starts with the stable code."""
+    error = pb_utils.TritonError(f"{code}: {message}")
+    response = pb_utils.InferenceResponse(output_tensors=[], error=error)
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def parameters(args: dict[str, str]) -> dict[str, str]:
+    """The ``parameters`` of config.pbtxt as plain strings."""
+    config = json.loads(args["model_config"])
+    return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}

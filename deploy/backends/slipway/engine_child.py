@@ -1,0 +1,28 @@
+"""Starts a process of the engine so that it cannot outlive the one that started it.
+
+multiprocessing's "spawn" runs this file in place of the interpreter. The kernel is told to kill this process when
+its parent dies (also by SIGKILL), then the real interpreter takes its place. multiprocessing's resource tracker is
+let through: it ends by itself and cleans up shared memory after a kill.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Tie this process to its parent, then become the interpreter."""
+    parent = int(os.environ["SLIPWAY_ENGINE_PARENT"])
+    interpreter = os.environ["SLIPWAY_ENGINE_PYTHON"]
+    arguments = sys.argv[1:]
+    if not any("resource_tracker" in argument for argument in arguments):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit("the engine's parent died before its child started")
+    os.execv(interpreter, [interpreter, *arguments])  # noqa: S606
+
+
+main()

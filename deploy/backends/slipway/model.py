@@ -1,0 +1,265 @@
+"""Triton Python-based backend around vLLM's AsyncLLM, for CPUs.
+
+Each request is a coroutine on one event loop in its own thread. Text travels as deltas; a cancelled request is
+aborted in the engine; every stream ends with the final flag, also when the engine is dead.
+
+``parameters`` of config.pbtxt:
+    model_dir: folder of the Hugging Face model (required).
+    engine_args: JSON object of vLLM engine arguments, over the defaults below.
+    environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
+"""
+
+import asyncio
+import json
+import locale
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+import engine_tensors  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
+
+CANCEL_POLL_S = 0.1
+STOP_S = 10.0
+SHUTDOWN_S = 2.0
+EXIT_S = 5
+ENGINE_DEFAULTS: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "trust_remote_code": False,
+    "disable_log_stats": True,
+}
+ENVIRONMENT_DEFAULTS = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def _prepare_environment(overrides: dict[str, str]) -> None:
+    """Set what vLLM reads from the environment; must run before vllm is imported."""
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
+    if refused:
+        message = f"environment may only set VLLM_* and OMP_* variables, not {refused}"
+        raise pb_utils.TritonModelException(message)
+    os.environ.update(ENVIRONMENT_DEFAULTS)
+    os.environ.update({name: str(value) for name, value in overrides.items()})
+
+
+def _tie_children_to_this_process() -> None:
+    """Make every process that vLLM spawns from here die with this stub."""
+    import multiprocessing
+
+    python = Path(os.environ["VIRTUAL_ENV"]) / "bin" / "python"
+    os.environ["SLIPWAY_ENGINE_PYTHON"] = str(python)
+    os.environ["SLIPWAY_ENGINE_PARENT"] = str(os.getpid())
+    multiprocessing.set_executable(str(HERE / "engine_child.sh"))
+
+
+class Engine:
+    """AsyncLLM on an event loop in a thread of its own."""
+
+    def __init__(self, model_dir: str, engine_args: dict[str, Any]) -> None:
+        """Load the model; blocks until it can answer.
+
+        Raises:
+            Exception: whatever vLLM raises when the model cannot be loaded.
+        """
+        self.loop = asyncio.new_event_loop()
+        self._active: dict[int, tuple[Any, asyncio.Task[None]]] = {}
+        self._count = 0
+        self._thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
+        self._thread.start()
+        self._llm: Any = None
+        asyncio.run_coroutine_threadsafe(self._load(model_dir, engine_args), self.loop).result()
+
+    async def _load(self, model_dir: str, engine_args: dict[str, Any]) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = AsyncEngineArgs(**{**ENGINE_DEFAULTS, **engine_args, "model": model_dir})
+        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._watch = self.loop.create_task(self._abort_cancelled())
+
+    async def _abort_cancelled(self) -> None:
+        while True:
+            await asyncio.sleep(CANCEL_POLL_S)
+            for sender, task in list(self._active.values()):
+                if sender.is_cancelled():
+                    task.cancel()
+
+    def submit(self, request: Any) -> None:
+        """Take a request; called on Triton's thread, returns at once."""
+        sender = request.get_response_sender()
+        try:
+            ask = engine_tensors.parse(request)
+        except engine_tensors.BadRequestError as error:
+            engine_tensors.fail(sender, "bad_request", str(error))
+            return
+        self.loop.call_soon_threadsafe(self._start, ask, sender)
+
+    def _start(self, ask: engine_tensors.Ask, sender: Any) -> None:
+        self._count += 1
+        number = self._count
+        task = self.loop.create_task(self._answer(ask, sender, f"r{number}"))
+        self._active[number] = (sender, task)
+        task.add_done_callback(lambda _: self._active.pop(number, None))
+
+    async def _answer(self, ask: engine_tensors.Ask, sender: Any, request_id: str) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._generate(ask, sender, request_id)
+        except asyncio.CancelledError:
+            engine_tensors.finish(sender)
+        except EngineDeadError as error:
+            engine_tensors.fail(sender, "engine_dead", str(error))
+            _let_go(error)
+        except (ValueError, TypeError) as error:
+            engine_tensors.fail(sender, "bad_request", str(error))
+        except Exception as error:  # noqa: BLE001 - the client must hear of every failure
+            engine_tensors.fail(sender, "engine_failed", f"{type(error).__name__}: {error}")
+            _let_go(error)
+
+    async def _generate(self, ask: engine_tensors.Ask, sender: Any, request_id: str) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.DELTA if ask.stream else RequestOutputKind.FINAL_ONLY
+        given = dict(ask.sampling)
+        if ask.want_logprobs or ask.want_cumulative_logprob:
+            given.setdefault("logprobs", 0)
+        sampling = SamplingParams(**{**given, "output_kind": kind})
+        if sampling.n != 1:
+            message = "n must be 1: send one request per completion"
+            raise ValueError(message)
+        async for output in self._llm.generate(ask.text, sampling, request_id):
+            piece = _piece(output)
+            if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
+                continue
+            if ask.prepend_input:
+                piece = engine_tensors.Piece(**{**vars(piece), "text": ask.text + piece.text})
+            engine_tensors.send(sender, ask, piece)
+
+    def stop(self) -> None:
+        """Abort what runs, shut the engine down, and leave no process behind."""
+        children = _descendants(os.getpid())
+        closing = asyncio.run_coroutine_threadsafe(self._close(), self.loop)
+        try:
+            closing.result(timeout=STOP_S)
+        except Exception as error:  # noqa: BLE001 - the kill below must run whatever happened
+            pb_utils.Logger.log_warn(f"the engine did not shut down by itself: {error!r}")
+        for pid in children:
+            _kill(pid)
+        # The interpreter goes down after this: a loop still running by then crashes it.
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=STOP_S)
+        self._llm = None
+
+    async def _close(self) -> None:
+        self._llm.shutdown(timeout=SHUTDOWN_S)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames that an error holds.
+
+    vLLM keeps the error that killed it; through its frames it would keep response senders beyond the end of Triton's
+    shared memory, and the stub would crash on its way out.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _piece(output: Any) -> engine_tensors.Piece:
+    first = output.outputs[0]
+    logprobs = None
+    if first.logprobs:
+        logprobs = [
+            {
+                str(token): {"logprob": p.logprob, "rank": p.rank, "decoded_token": p.decoded_token}
+                for token, p in position.items()
+            }
+            for position in first.logprobs
+        ]
+    return engine_tensors.Piece(
+        text=first.text,
+        finish_reason=first.finish_reason,
+        num_input_tokens=len(output.prompt_token_ids or ()),
+        num_output_tokens=len(first.token_ids),
+        cumulative_logprob=first.cumulative_logprob,
+        logprobs=logprobs,
+    )
+
+
+def _descendants(pid: int) -> list[int]:
+    """Every process below ``pid``, nearest first."""
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        parent = queue.pop(0)
+        for listing in Path(f"/proc/{parent}/task").glob("*/children"):
+            try:
+                below = [int(word) for word in listing.read_text(encoding="ascii").split()]
+            except OSError:
+                continue
+            found += below
+            queue += below
+    return found
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+class TritonPythonModel:
+    """What Triton's stub calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model named by the parameters of config.pbtxt."""
+        given = engine_tensors.parameters(args)
+        model_dir = Path(given["model_dir"])
+        if not (model_dir / "config.json").is_file():
+            message = f"load_failed: {model_dir} holds no config.json"
+            raise pb_utils.TritonModelException(message)
+        _prepare_environment(json.loads(given.get("environment", "{}")))
+        _tie_children_to_this_process()
+        self._engine: Engine | None = None
+        try:
+            self._engine = Engine(str(model_dir), json.loads(given.get("engine_args", "{}")))
+        except BaseException:
+            for pid in _descendants(os.getpid()):
+                _kill(pid)
+            raise
+
+    def execute(self, requests: list[Any]) -> None:
+        """Hand requests to the engine; decoupled, so nothing is returned."""
+        assert self._engine is not None  # noqa: S101 - initialize raised otherwise
+        for request in requests:
+            self._engine.submit(request)
+
+    def finalize(self) -> None:
+        """Shut the engine down within Triton's exit timeout."""
+        if self._engine is not None:
+            self._engine.stop()
+        # Should the interpreter hang or crash on its way out, the kernel ends this process.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(EXIT_S)

@@ -1,0 +1,129 @@
+"""Triton Python-based backend with the tensors of the real engine and made-up, deterministic text.
+
+For tests of faults that are not about vLLM: it loads in a fraction of a second and needs no accelerator. It still
+reads the model folder, so that a missing or broken artifact fails the load.
+
+``parameters`` of config.pbtxt:
+    model_dir: folder with a config.json (required).
+    tokens: length of an answer when the request does not say (default 8).
+    token_delay_ms: pause before each token (default 0).
+    load_delay_ms: pause while loading (default 0).
+    fail_load: when "true", loading fails.
+    crash_text: a prompt holding this text kills the stub with SIGKILL.
+    dead_text: a prompt holding this text "kills the engine": every later request is an engine_dead error.
+    mute_text: a prompt holding this text is answered with empty text only.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+if str(HERE) not in sys.path:
+    sys.path.insert(0, str(HERE))
+
+import engine_tensors  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
+
+WORDS = ("keel", "hull", "mast", "sail", "rope", "tide", "wind", "helm", "deck", "oar", "bow", "dock", "crew", "reef")
+
+
+class EngineDeadError(Exception):
+    """What a dead engine answers with until the model is unloaded and loaded."""
+
+
+def make_token(seed: str, index: int) -> str:
+    """The token at a position: the same for the same model folder, prompt and position."""
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    return ("" if index == 0 else " ") + WORDS[digest[0] % len(WORDS)]
+
+
+class TritonPythonModel:
+    """What Triton's stub calls."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the model folder and start the event loop."""
+        given = engine_tensors.parameters(args)
+        config = Path(given["model_dir"]) / "config.json"
+        time.sleep(float(given.get("load_delay_ms", "0")) / 1000)
+        if given.get("fail_load") == "true":
+            message = "load_failed: told to fail"
+            raise pb_utils.TritonModelException(message)
+        try:
+            self._seed = hashlib.sha256(config.read_bytes()).hexdigest()
+            json.loads(config.read_bytes())
+        except (OSError, ValueError) as error:
+            message = f"load_failed: {config} cannot be read: {error}"
+            raise pb_utils.TritonModelException(message) from error
+        self._given = given
+        self._delay_s = float(given.get("token_delay_ms", "0")) / 1000
+        self._dead = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Answer each request in a coroutine of its own."""
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                ask = engine_tensors.parse(request)
+            except engine_tensors.BadRequestError as error:
+                engine_tensors.fail(sender, "bad_request", str(error))
+                continue
+            self._loop.call_soon_threadsafe(self._start, ask, sender)
+
+    def _start(self, ask: engine_tensors.Ask, sender: Any) -> None:
+        task = self._loop.create_task(self._answer(ask, sender))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _holds(self, switch: str, text: str) -> bool:
+        marker = self._given.get(switch)
+        return bool(marker) and str(marker) in text
+
+    async def _answer(self, ask: engine_tensors.Ask, sender: Any) -> None:
+        if self._holds("crash_text", ask.text):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._dead = self._dead or self._holds("dead_text", ask.text)
+        try:
+            await self._generate(ask, sender)
+        except EngineDeadError as error:
+            engine_tensors.fail(sender, "engine_dead", str(error))
+        except (ValueError, TypeError) as error:
+            engine_tensors.fail(sender, "bad_request", str(error))
+        except Exception as error:  # noqa: BLE001 - the client must hear of every failure
+            engine_tensors.fail(sender, "engine_failed", f"{type(error).__name__}: {error}")
+
+    async def _generate(self, ask: engine_tensors.Ask, sender: Any) -> None:
+        count = int(ask.sampling.get("max_tokens") or self._given.get("tokens", "8"))
+        seed = self._seed + ask.text
+        mute = self._holds("mute_text", ask.text)
+        inputs = max(1, len(ask.text.split()))
+        whole = ask.text if ask.prepend_input else ""
+        for index in range(count):
+            await asyncio.sleep(self._delay_s)
+            if self._dead:
+                message = "the engine is dead"
+                raise EngineDeadError(message)
+            if sender.is_cancelled():
+                engine_tensors.finish(sender)
+                return
+            token = "" if mute else make_token(seed, index)
+            whole += token
+            if ask.stream:
+                reason = "length" if index == count - 1 else None
+                engine_tensors.send(sender, ask, engine_tensors.Piece(token, reason, inputs, 1))
+        if not ask.stream:
+            engine_tensors.send(sender, ask, engine_tensors.Piece(whole, "length", inputs, count))
+
+    def finalize(self) -> None:
+        """Stop the event loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,0 +1,172 @@
+"""How tritonserver with our engine backends is started without containers.
+
+Everything here is pure but :func:`find_engine` (asks the engine's interpreter where it lives), :func:`lay_out`
+(copies backends) and :func:`find_marked` (reads /proc). Nothing starts a process that outlives the call.
+"""
+
+import json
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+BACKENDS = Path(__file__).resolve().parent.parent / "backends"
+MARKER = "SLIPWAY_STACK"
+"""Environment variable that every process below a tritonserver inherits: names the run folder it belongs to."""
+
+_ASK_INTERPRETER = (
+    "import json, sys, sysconfig; print(json.dumps({"
+    "'site_packages': sysconfig.get_paths()['purelib'], "
+    "'libdir': sysconfig.get_config_var('LIBDIR'), "
+    "'version': '%d.%d' % sys.version_info[:2]}))"
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The Python environment that holds Triton and vLLM."""
+
+    root: Path
+    site_packages: Path
+    libdir: Path
+    python_version: str
+
+    @property
+    def triton(self) -> Path:
+        """Triton's files inside the environment."""
+        return self.site_packages / "pytriton" / "tritonserver"
+
+    @property
+    def server(self) -> Path:
+        """The tritonserver binary."""
+        return self.triton / "bin" / "tritonserver"
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports of one tritonserver."""
+
+    http: int
+    grpc: int
+    metrics: int
+
+
+def find_engine(root: Path) -> Engine:
+    """Ask the interpreter of an environment where its parts are.
+
+    Raises:
+        FileNotFoundError: there is no interpreter, or Triton is not installed in it.
+    """
+    # The link must not be resolved: an environment is found through its own bin/python.
+    root = root.absolute()
+    interpreter = root / "bin" / "python"
+    found = json.loads(
+        subprocess.run([str(interpreter), "-c", _ASK_INTERPRETER], check=True, capture_output=True, text=True).stdout
+    )
+    engine = Engine(root, Path(found["site_packages"]), Path(found["libdir"]), found["version"])
+    if not engine.server.is_file():
+        message = f"no tritonserver in {root}: install the engine environment first"
+        raise FileNotFoundError(message)
+    return engine
+
+
+def build_command(
+    engine: Engine, state: Path, ports: Ports, *, admin_key: str | None = None, exit_timeout_s: int = 20
+) -> list[str]:
+    """The command line of tritonserver.
+
+    Args:
+        engine: the engine environment.
+        state: run folder that holds ``models`` and ``backends``.
+        ports: where to listen, on loopback only.
+        admin_key: when given, loading and unloading models needs this key.
+        exit_timeout_s: how long models may take to finish on SIGTERM, seconds.
+    """
+    command = [
+        str(engine.server),
+        f"--model-repository={state / 'models'}",
+        f"--backend-directory={state / 'backends'}",
+        "--model-control-mode=explicit",
+        "--disable-auto-complete-config",
+        "--backend-config=python,stub-timeout-seconds=300",
+        "--allow-gpu-metrics=false",
+        f"--exit-timeout-secs={exit_timeout_s}",
+        f"--http-address={LOOPBACK}",
+        f"--grpc-address={LOOPBACK}",
+        f"--metrics-address={LOOPBACK}",
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
+    ]
+    if admin_key is not None:
+        command += [
+            f"--http-restricted-api=model-repository:X-Admin={admin_key}",
+            f"--grpc-restricted-protocol=model-repository:admin-key={admin_key}",
+        ]
+    return command
+
+
+def build_environment(engine: Engine, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """The environment of tritonserver, from the one of the process that starts it.
+
+    The stub finds its interpreter through VIRTUAL_ENV and PATH, and may load another libpython when the
+    environment's own LIBDIR does not come first. vLLM's import fails under an ASCII locale.
+    """
+    kept = {name: value for name, value in inherited.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
+    return kept | {
+        "VIRTUAL_ENV": str(engine.root),
+        "PATH": f"{engine.root / 'bin'}:{inherited.get('PATH', '/usr/bin:/bin')}",
+        "LC_ALL": "C.UTF-8",
+        "LD_LIBRARY_PATH": f"{engine.libdir}:{engine.site_packages / 'nvidia_pytriton.libs'}",
+        "HF_HUB_OFFLINE": "1",
+        MARKER: str(state),
+    }
+
+
+def lay_out(engine: Engine, state: Path, *, backends: Path = BACKENDS) -> None:
+    """Create the run folder of tritonserver: an empty model repository, and all backends."""
+    (state / "models").mkdir(parents=True, exist_ok=True)
+    target = state / "backends"
+    shutil.rmtree(target, ignore_errors=True)
+    python = target / "python"
+    python.mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy2(engine.triton / "backends" / "python" / name, python / name)
+    stub = "triton_python_backend_stub"
+    shutil.copy2(engine.triton / "python_backend_stubs" / engine.python_version / stub, python / stub)
+    _make_executable(python / stub)
+    _make_executable(engine.server)
+    for source in _backend_folders(backends):
+        folder = target / source.name
+        shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for shared in sorted(backends.glob("*.py")):
+            shutil.copy2(shared, folder / shared.name)
+        for script in folder.glob("*.sh"):
+            _make_executable(script)
+
+
+def _backend_folders(backends: Path) -> Sequence[Path]:
+    return sorted(path.parent for path in backends.glob("*/model.py"))
+
+
+def _make_executable(path: Path) -> None:
+    mode = path.stat().st_mode
+    if not mode & stat.S_IXUSR:
+        path.chmod(mode | stat.S_IXUSR)
+
+
+def find_marked(state: Path, *, proc: Path = Path("/proc")) -> Iterator[int]:
+    """Process ids of everything that a tritonserver of this run folder left behind, its own included."""
+    wanted = f"{MARKER}={state}".encode()
+    for folder in proc.iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in variables:
+            yield int(folder.name)

@@ -1,0 +1,1 @@
+"""Makes Triton match the desired state."""

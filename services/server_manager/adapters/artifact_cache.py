@@ -1,0 +1,119 @@
+"""A local folder per manifest, filled from the object store and verified byte for byte."""
+
+import asyncio
+import hashlib
+import json
+import shutil
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.vocabulary import ArtifactRef, Deployable, Digest
+from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
+from services.server_manager.ports import Progress
+from shared.blobs import Store
+from shared.errors import Permanent, translate
+
+_FILES = TypeAdapter(tuple[FileEntry, ...])
+_PARTIAL = "partial-"
+
+
+class ArtifactCache:
+    """Keeps `<root>/<hex of the manifest's digest>/` for every target that is or may soon be loaded."""
+
+    def __init__(self, store: Store, root: Path, *, max_model_len: int | None = None) -> None:
+        self._store = store
+        self._root = root.absolute()
+        self._max_model_len = max_model_len
+        self._locks: dict[Digest, asyncio.Lock] = {}
+
+    def folder(self, digest: Digest) -> Path:
+        """Give the folder of a manifest, whether it exists or not."""
+        return self._root / digest.removeprefix("sha256:")
+
+    async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
+        """Give a folder with the target's files; what lies there already is verified again."""
+        digest = deployable.manifest.digest
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            try:
+                return await asyncio.to_thread(self._materialise, deployable.manifest, progress)
+            except OSError as error:
+                raise translate(error) or error from error
+
+    async def describe(self, deployable: Deployable) -> Description:
+        """Say what a gateway must know about a materialised target."""
+        folder = self.folder(deployable.manifest.digest)
+        texts = await asyncio.to_thread(_read_texts, folder)
+        return describe_model(texts, max_model_len=self._max_model_len)
+
+    async def keep_only(self, digests: Collection[Digest]) -> None:
+        """Remove the folders of every other manifest, and what an interrupted download left."""
+        kept = {digest.removeprefix("sha256:") for digest in digests}
+        busy = {digest.removeprefix("sha256:") for digest, lock in self._locks.items() if lock.locked()}
+        await asyncio.to_thread(self._remove, kept | busy)
+
+    def _remove(self, kept: Collection[str]) -> None:
+        if not self._root.is_dir():
+            return
+        for folder in self._root.iterdir():
+            if folder.name.removeprefix(_PARTIAL) not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _materialise(self, manifest: ArtifactRef, progress: Progress | None) -> Path:
+        target = self.folder(manifest.digest)
+        files, prefix = self._files_of(manifest)
+        if target.is_dir():
+            if is_intact(target, files):
+                return target
+            shutil.rmtree(target)
+        partial = self._root / f"{_PARTIAL}{target.name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            self._store.fetch_files(files, partial, prefix, progress)
+            partial.replace(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return target
+
+    def _files_of(self, manifest: ArtifactRef) -> tuple[Sequence[FileEntry], str]:
+        """Read which files a manifest names; the manifest of a base points at the manifest of its folder."""
+        content = self._parse(manifest)
+        if "files" not in content and "folder" in content:
+            manifest = ArtifactRef.model_validate(content["folder"])
+            content = self._parse(manifest)
+        try:
+            files = _FILES.validate_python(content.get("files"))
+            FolderManifest(files=files)
+        except ValidationError as error:
+            raise Permanent("malformed_event", f"{manifest.uri} does not list files: {error}.") from error
+        return files, self._store.prefix_of(manifest)
+
+    def _parse(self, manifest: ArtifactRef) -> dict[str, Any]:
+        data = self._store.get(manifest)
+        try:
+            content = json.loads(data)
+        except ValueError as error:
+            raise Permanent("malformed_event", f"{manifest.uri} is not JSON: {error}.") from error
+        if not isinstance(content, dict):
+            raise Permanent("malformed_event", f"{manifest.uri} is not a manifest.")
+        return content
+
+
+def is_intact(folder: Path, files: Sequence[FileEntry]) -> bool:
+    """Tell whether a folder holds exactly these files, byte for byte."""
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    if present != {file.path for file in files}:
+        return False
+    for file in files:
+        with (folder / file.path).open("rb") as stream:
+            if f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" != file.digest:
+                return False
+    return True
+
+
+def _read_texts(folder: Path) -> dict[str, str]:
+    return {name: (folder / name).read_text(encoding="utf-8") for name in DESCRIBING_FILES if (folder / name).is_file()}

@@ -1,0 +1,132 @@
+"""Triton, through its gRPC model control and a model repository on a shared disk."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any
+
+from contracts.vocabulary import Digest
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from services.server_manager.ports import Indexed
+from shared.errors import SlipwayError, Transient
+from shared.inference import Channels, classify_rpc_error, first_token
+
+SIDECAR = "slipway.json"
+READY = "READY"
+GONE = frozenset({"UNAVAILABLE", ""})
+
+
+class TritonEngine:
+    """One tritonserver in explicit model control mode."""
+
+    def __init__(
+        self, endpoint: str, repository: Path, config: EngineConfig, *,
+        advertised: str = "", admin_key: str = "", load_timeout_s: float = 300.0, unload_wait_s: float = 30.0,
+    ) -> None:  # fmt: skip
+        self._endpoint = endpoint
+        self._advertised = advertised or endpoint
+        self._repository = repository
+        self._config = config
+        self._metadata = (("triton-grpc-protocol-admin-key", admin_key),) if admin_key else ()
+        self._load_timeout_s = load_timeout_s
+        self._unload_wait_s = unload_wait_s
+        self._channels = Channels()
+
+    @property
+    def endpoint(self) -> str:
+        """Where gateways reach it, `host:port` of gRPC."""
+        return self._advertised
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channels.close()
+
+    async def index(self) -> Mapping[str, Indexed]:
+        """List the models that Triton holds, with what they were loaded from."""
+        states = await self._states()
+        return await asyncio.to_thread(self._read_index, states)
+
+    def _read_index(self, states: Mapping[str, str]) -> dict[str, Indexed]:
+        found = {}
+        for name, state in states.items():
+            note = _read_sidecar(self._repository / name / SIDECAR)
+            found[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)))
+        return found
+
+    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:
+        """Write the model's configuration and load it; returns when Triton says READY."""
+        files = plan_model_files(name, str(folder), self._config)
+        files[SIDECAR] = json.dumps({"digest": digest, "memory_bytes": memory_bytes})
+        await asyncio.to_thread(_write_files, self._repository / name, files)
+        await self._call("RepositoryModelLoad", "RepositoryModelLoadRequest", name, self._load_timeout_s)
+
+    async def unload(self, name: str, *, wait: bool = True) -> None:
+        """Unload a model and wait until it is gone, for a while.
+
+        A model whose process was killed with a request in flight stays UNLOADING for ever, but can be loaded again
+        all the same: whoever heals does not wait.
+        """
+        await self._call("RepositoryModelUnload", "RepositoryModelUnloadRequest", name, 30.0)
+        if not wait:
+            return
+        deadline = asyncio.get_running_loop().time() + self._unload_wait_s
+        while asyncio.get_running_loop().time() < deadline:
+            if (await self._states()).get(name, "") in GONE:
+                break
+            await asyncio.sleep(0.1)
+
+    async def probe(self, name: str, deadline_s: float) -> str:
+        """Give the first text that a model generates."""
+        return await first_token(self._channels.get(self._endpoint), name, deadline_s=deadline_s)
+
+    async def _states(self) -> dict[str, str]:
+        from tritonclient.grpc import service_pb2
+
+        answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
+        return {model.name: model.state for model in answer.models}
+
+    async def _call(self, method: str, request: str, name: str, timeout_s: float) -> None:
+        from tritonclient.grpc import service_pb2
+
+        message = getattr(service_pb2, request)(model_name=name)
+        try:
+            await self._ask(method, message, name, timeout_s)
+        except SlipwayError as error:
+            if error.code == "endpoint_unreachable":
+                raise
+            # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
+            raise Transient("load_failed", _first_line(error.reason)) from error
+
+    async def _ask(self, method: str, request: Any, name: str, timeout_s: float) -> Any:
+        import grpc
+        from tritonclient.grpc import service_pb2_grpc
+
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(self._endpoint))
+        call: Awaitable[Any] = getattr(stub, method)(request, timeout=timeout_s, metadata=self._metadata)
+        try:
+            return await call
+        except grpc.RpcError as error:
+            raise classify_rpc_error(error, name) from error
+
+
+def _first_line(text: str) -> str:
+    return text.split("\n", 1)[0].strip()
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def _write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Replace a model's folder; Triton reads it only when it is told to load."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,63 @@
+"""The handlers: each puts what a fact asks for into the record, and wakes the loop that does it."""
+
+from contracts.envelope import Event
+from contracts.facts import (
+    PromotionRefused,
+    ReleaseFinished,
+    StagingReleased,
+    StagingRequested,
+    TrafficRequested,
+    VariantFailed,
+)
+from services.server_manager.domain import staging
+from services.server_manager.manager import Manager
+from services.server_manager.ports import State
+from shared.bus import Bus, Failed
+from shared.clock import Clock
+
+SERVICE = "server-manager"
+
+
+def build(bus: Bus, *, manager: Manager, state: State, clock: Clock) -> None:
+    """Subscribe the handlers.
+
+    Waiting lives in the record, not in unacknowledged messages: a fact is acknowledged as soon as its order is
+    written down.
+    """
+
+    @bus.on(StagingRequested, failure=_staging_failed)
+    async def stage(event: Event[StagingRequested]) -> None:
+        await state.edit(lambda record: staging.enqueue_staging(record, event))
+        manager.wake()
+
+    @bus.on(StagingReleased)
+    async def release(event: Event[StagingReleased]) -> None:
+        await state.edit(lambda record: staging.release_staging(record, event))
+        manager.wake()
+
+    @bus.on(TrafficRequested, failure=_order_failed)
+    async def order(event: Event[TrafficRequested]) -> None:
+        now = clock.now()
+        await state.edit(lambda record: staging.enqueue_order(record, event, now))
+        manager.wake()
+
+    @bus.on(ReleaseFinished)
+    async def finish(event: Event[ReleaseFinished]) -> None:
+        await state.edit(lambda record: staging.finish_release(record, event))
+        manager.wake()
+
+
+def _staging_failed(failed: Failed) -> VariantFailed | None:
+    event, error = failed.event, failed.error
+    if event is None:
+        return None
+    return VariantFailed(
+        variant=event.data.candidate.target.variant, stage="stage", code=error.code, reason=error.reason
+    )
+
+
+def _order_failed(failed: Failed) -> PromotionRefused | None:
+    event, error = failed.event, failed.error
+    if event is None:
+        return None
+    return PromotionRefused(target=event.data.target.target, code=error.code, reason=error.reason)

@@ -1,0 +1,229 @@
+"""What to answer: which lease to grant, fail or announce; which traffic order to refuse or carry out."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from contracts.codes import Code
+from contracts.routes import Refused, Route, ServedTarget, promote
+from contracts.vocabulary import Deployable
+from services.server_manager.domain.fleet import Held, Limits, Phase, plan_production
+from services.server_manager.domain.records import Lease, Order, Servers
+
+
+@dataclass(frozen=True)
+class GrantLease:
+    """The waiting order gets the lease."""
+
+    lease_id: str
+
+
+@dataclass(frozen=True)
+class FailLease:
+    """The staging order cannot be carried out."""
+
+    lease: Lease
+    code: Code
+    reason: str
+    details: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class AnnounceStaged:
+    """Candidate and baseline generate: say so."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True)
+class RefuseOrder:
+    """The traffic order is not carried out."""
+
+    order: Order
+    code: Code
+    reason: str
+
+
+@dataclass(frozen=True)
+class ApplyOrder:
+    """Everything that the traffic order needs is hot: edit the route."""
+
+    order: Order
+
+
+Step = GrantLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
+
+
+def decide_steps(
+    record: Servers, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime
+) -> list[Step]:
+    """Give every answer that is due now. Each step is applied with an edit after which it is no longer due."""
+    steps: list[Step] = []
+    for order in record.orders:
+        step = decide_order(order, routes, held, limits, now)
+        if step is not None:
+            steps.append(step)
+    if record.lease is not None:
+        step = decide_held_lease(record.lease, held, limits)
+        if step is not None:
+            steps.append(step)
+    steps += decide_waiting(record, routes, limits)
+    return steps
+
+
+# -- staging --------------------------------------------------------------------------------------------------------
+
+
+def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits) -> Step | None:
+    """Announce a lease whose targets are both hot; fail it when one of them cannot be loaded."""
+    if lease.state != "loading":
+        return None
+    request = lease.event.data
+    targets = [held.get(str(one.target)) for one in (request.candidate, request.baseline)]
+    if all(one is not None and one.phase is Phase.HOT for one in targets):
+        return AnnounceStaged(lease)
+    for deployable, one in zip((request.candidate, request.baseline), targets, strict=True):
+        if one is not None and has_failed(one, limits):
+            return FailLease(lease, one.code or "load_failed", f"{deployable.target} could not be loaded: {one.reason}")
+    return None
+
+
+def has_failed(held: Held, limits: Limits) -> bool:
+    """Tell whether a target failed so that waiting for it is over."""
+    return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
+
+
+def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits) -> list[Step]:
+    """Fail at once what can never fit; grant the first of the rest when nothing else comes first.
+
+    Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself.
+    """
+    steps: list[Step] = []
+    production = plan_production(routes)
+    first: Lease | None = None
+    for lease in record.waiting:
+        request = lease.event.data
+        pair = {str(one.target): one for one in (request.candidate, request.baseline)}
+        if needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
+            steps.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
+        elif first is None:
+            first = lease
+            everything = {**production, **pair}
+            needed = needed_bytes(everything.values(), limits)
+            if record.lease is None and not record.orders:
+                fits = needed <= limits.memory_budget_bytes
+                steps.append(
+                    GrantLease(lease.lease_id) if fits else _too_big(lease, needed, limits, "beside production")
+                )
+    return steps
+
+
+def _too_big(lease: Lease, needed: int, limits: Limits, how: str) -> FailLease:
+    there = limits.memory_budget_bytes
+    reason = f"Staging needs {needed} bytes {how}, the serving fleet has {there}."
+    return FailLease(lease, "insufficient_memory", reason, (("needed_bytes", needed), ("available_bytes", there)))
+
+
+def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
+    """Give what targets reserve together."""
+    return sum(limits.memory_bytes(one) for one in targets)
+
+
+# -- traffic --------------------------------------------------------------------------------------------------------
+
+
+def decide_order(
+    order: Order, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime
+) -> Step | None:
+    """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait."""
+    request = order.event.data
+    model = order.event.subject
+    route = routes.get(model) or Route(model=model)
+    refused = promote(
+        route, provisional(request.target), weight_ratio=request.weight_ratio, epoch=request.epoch,
+        cause_id=order.order_id,
+    )  # fmt: skip
+    if isinstance(refused, Refused):
+        return RefuseOrder(order, refused.code, refused.reason)
+    if route.cause_id == order.order_id:
+        return ApplyOrder(order)
+    needed = {str(request.target.target): request.target, **plan_production(routes)}
+    if request.fallback is not None and route.active is None:
+        needed[str(request.fallback.target)] = request.fallback
+    total = needed_bytes(needed.values(), limits)
+    if total > limits.memory_budget_bytes:
+        reason = f"Serving {request.target.target} beside production needs {total} bytes of memory, there are "
+        return RefuseOrder(order, "insufficient_memory", f"{reason}{limits.memory_budget_bytes}.")
+    return _decide_heat(order, route, held, limits, now)
+
+
+def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: Limits, now: datetime) -> Step | None:
+    request = order.event.data
+    candidate = held.get(str(request.target.target))
+    if candidate is not None and has_failed(candidate, limits):
+        return RefuseOrder(order, "load_failed", f"{request.target.target} could not be loaded: {candidate.reason}")
+    behind = next_previous(route, request.target, request.fallback)
+    standby = held.get(str(behind.target)) if behind is not None else None
+    if standby is not None and has_failed(standby, limits):
+        return RefuseOrder(order, "previous_not_hot", _cold(behind, standby.reason))
+    hot = candidate is not None and candidate.phase is Phase.HOT
+    standby_hot = behind is None or (standby is not None and standby.phase is Phase.HOT)
+    if hot and standby_hot:
+        return ApplyOrder(order)
+    if (now - order.received_at).total_seconds() < limits.order_deadline_s:
+        return None
+    if hot:
+        return RefuseOrder(order, "previous_not_hot", _cold(behind, f"not hot after {limits.order_deadline_s:g} s"))
+    return RefuseOrder(
+        order, "load_failed", f"{request.target.target} did not generate within {limits.order_deadline_s:g} s."
+    )
+
+
+def _cold(behind: Deployable | None, reason: str) -> str:
+    return f"{behind.target if behind else 'Nothing'} would be the way back, but it does not answer: {reason}"
+
+
+def next_previous(route: Route, target: Deployable, fallback: Deployable | None) -> Deployable | None:
+    """Give what would be the way back once `target` takes traffic; None when there is none."""
+    if route.active is None:
+        return fallback if fallback is not None and fallback.target != target.target else None
+    if route.active.target == target.target:
+        return route.previous
+    return route.active
+
+
+def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarget:
+    """Give a target as a route would hold it, only to ask whether it may enter the route."""
+    return ServedTarget(
+        target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
+        endpoints=(endpoint,),
+    )  # fmt: skip
+
+
+# -- alerts ---------------------------------------------------------------------------------------------------------
+
+
+def plan_alerts(
+    record: Servers, production: Mapping[str, Deployable], held: Mapping[str, Held], *, server_ready: bool
+) -> list[tuple[Literal["raise", "resolve"], Deployable | None, str, str]]:
+    """Compare open alerts with what production needs: (what to do, target, alert's target name, message).
+
+    An alert is open while a target of production does not generate and it is not its first load.
+    """
+    opened = {str(alert.target): alert for alert in record.alerts}
+    changes: list[tuple[Literal["raise", "resolve"], Deployable | None, str, str]] = []
+    for name, deployable in sorted(production.items()):
+        one = held.get(name)
+        broken = not server_ready or (one is not None and one.phase in {Phase.DEAD, Phase.FAILED})
+        if broken and name not in opened:
+            why = one.reason if one is not None and one.reason else "its server does not answer"
+            changes.append(("raise", deployable, name, f"{name} does not generate: {why}"))
+        elif server_ready and name in opened and one is not None and one.phase is Phase.HOT:
+            changes.append(("resolve", deployable, name, f"{name} generates again."))
+    changes += [
+        ("resolve", None, name, f"{name} no longer belongs to production.")
+        for name in sorted(opened)
+        if name not in production
+    ]
+    return changes

@@ -1,0 +1,198 @@
+"""What should be loaded, what is, and which actions lead from one to the other."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from contracts.codes import Code
+from contracts.routes import Route
+from contracts.vocabulary import Deployable, Digest
+from services.server_manager.domain.records import Servers
+
+
+class Phase(StrEnum):
+    """Where a target stands on the serving fleet."""
+
+    LOADING = "loading"  # being fetched, loaded or probed for the first time
+    UNPROVEN = "unproven"  # Triton says READY, nobody has seen a token yet
+    HOT = "hot"  # a real token came out
+    DEAD = "dead"  # it was loaded and does not generate
+    FAILED = "failed"  # it could not be loaded
+    UNLOADING = "unloading"
+
+
+BUSY = frozenset({Phase.LOADING, Phase.UNLOADING})
+
+
+class Rank(StrEnum):
+    """Why a target is wanted; what matters more is loaded first."""
+
+    PRODUCTION = "production"
+    ORDERED = "ordered"
+    STAGING = "staging"
+
+
+_ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A target that should be loaded."""
+
+    deployable: Deployable
+    rank: Rank
+
+
+@dataclass(frozen=True)
+class Held:
+    """A target as it is.
+
+    Attributes:
+        digest: digest of the manifest that it was loaded from.
+        memory_bytes: what is reserved for it.
+        phase: where it stands.
+        failures: loads or heals that failed in a row.
+        code: why the last one failed.
+        reason: the same in a sentence.
+        hopeless: trying again cannot help (missing or corrupt artifact).
+        since_s: seconds since the phase began.
+        since_probe_s: seconds since the last probe ended.
+        unwanted_s: seconds since nobody wanted it; None while somebody does.
+        probing: a probe is under way.
+    """
+
+    digest: Digest
+    memory_bytes: int
+    phase: Phase
+    failures: int = 0
+    code: Code | None = None
+    reason: str = ""
+    hopeless: bool = False
+    since_s: float = 0.0
+    since_probe_s: float = math.inf
+    unwanted_s: float | None = None
+    probing: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine can hold, and how patient to be.
+
+    A target reserves `weights_bytes * weights_ratio + overhead_bytes`.
+    """
+
+    memory_budget_bytes: int
+    overhead_bytes: int
+    weights_ratio: float = 1.2
+    probe_interval_s: float = 5.0
+    linger_s: float = 60.0
+    load_attempts: int = 2
+    order_deadline_s: float = 600.0
+    retry_s: float = 2.0
+    max_retry_s: float = 60.0
+
+    def memory_bytes(self, deployable: Deployable) -> int:
+        """Give what a target reserves."""
+        return int(deployable.weights_bytes * self.weights_ratio) + self.overhead_bytes
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing to do about one target."""
+
+    kind: Literal["load", "heal", "probe", "unload"]
+    name: str
+    deployable: Deployable | None = None
+
+
+def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
+    """Give the targets that production keeps loaded: active, previous and a canary that gets traffic."""
+    found: dict[str, Deployable] = {}
+    for route in routes.values():
+        canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
+        for served in (route.active, canary, route.previous):
+            if served is not None:
+                found[str(served.target)] = plain_deployable(served)
+    return found
+
+
+def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Wanted]:
+    """Give all that should be loaded: what production keeps, what was ordered into it, what is staged."""
+    wanted = {name: Wanted(one, Rank.PRODUCTION) for name, one in plan_production(routes).items()}
+    for order in record.orders:
+        for one in (order.event.data.target, order.event.data.fallback):
+            if one is not None:
+                wanted.setdefault(str(one.target), Wanted(plain_deployable(one), Rank.ORDERED))
+    if record.lease is not None:
+        request = record.lease.event.data
+        for one in (request.baseline, request.candidate):
+            wanted.setdefault(str(one.target), Wanted(plain_deployable(one), Rank.STAGING))
+    return wanted
+
+
+def plain_deployable(one: Deployable) -> Deployable:
+    """Give only what identifies a target and its files."""
+    return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes)
+
+
+def plan_reconcile(desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits) -> list[Action]:
+    """Decide what to do now so that what is held becomes what is desired.
+
+    Nothing is done twice: what is busy is left alone. A target that nobody wants stays for a while, because the
+    next step often wants it again, but goes at once when its memory is needed. A wanted one is loaded only when its
+    memory is free.
+    """
+    ranked = sorted(desired.items(), key=lambda item: (_ORDER.index(item[1].rank), item[0]))
+    used = sum(one.memory_bytes for one in held.values() if one.phase is not Phase.FAILED)
+    actions: list[Action] = []
+    short = 0
+    for name, wanted in ranked:
+        action = _act_on_wanted(name, wanted, held.get(name), limits)
+        if action is None:
+            continue
+        if action.kind == "load":
+            needed = limits.memory_bytes(wanted.deployable)
+            if used + needed > limits.memory_budget_bytes:
+                short += used + needed - limits.memory_budget_bytes
+                continue
+            used += needed
+        actions.append(action)
+    return plan_unloads(desired, held, limits, short) + actions
+
+
+def plan_unloads(
+    desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits, short_bytes: int
+) -> list[Action]:
+    """Choose what nobody wants any more, the longest unwanted first, while memory is short or patience is over."""
+    unwanted = [(name, one) for name, one in held.items() if name not in desired and one.phase not in BUSY]
+    actions = []
+    for name, one in sorted(unwanted, key=lambda item: -(item[1].unwanted_s or 0.0)):
+        patient = one.phase is Phase.HOT and (one.unwanted_s or 0.0) < limits.linger_s
+        if patient and short_bytes <= 0:
+            continue
+        short_bytes -= one.memory_bytes
+        actions.append(Action("unload", name))
+    return actions
+
+
+def _act_on_wanted(name: str, wanted: Wanted, held: Held | None, limits: Limits) -> Action | None:
+    if held is None:
+        return Action("load", name, wanted.deployable)
+    if held.phase in BUSY or held.probing:
+        return None
+    if held.digest != wanted.deployable.manifest.digest:
+        return Action("heal", name, wanted.deployable)
+    if held.phase in {Phase.FAILED, Phase.DEAD}:
+        # What failed reserves nothing, so it competes for memory again like something new.
+        kind: Literal["load", "heal"] = "load" if held.phase is Phase.FAILED else "heal"
+        due = held.failures == 0 or held.since_s >= retry_after_s(held, limits)
+        return Action(kind, name, wanted.deployable) if due else None
+    due = held.phase is Phase.UNPROVEN or held.since_probe_s >= limits.probe_interval_s
+    return Action("probe", name) if due else None
+
+
+def retry_after_s(held: Held, limits: Limits) -> float:
+    """Give how long to wait after so many failures: doubling, up to a bound."""
+    return float(min(limits.max_retry_s, limits.retry_s * 2 ** min(held.failures, 16)))

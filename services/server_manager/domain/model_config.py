@@ -1,0 +1,101 @@
+"""The full configuration of a Triton model, generated: nothing is left to auto-completion."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+EngineKind = Literal["slipway", "toy", "vllm"]
+
+_INPUTS = (
+    ("text_input", "TYPE_STRING", False),
+    ("stream", "TYPE_BOOL", True),
+    ("sampling_parameters", "TYPE_STRING", True),
+    ("exclude_input_in_output", "TYPE_BOOL", True),
+    ("return_finish_reason", "TYPE_BOOL", True),
+    ("return_cumulative_logprob", "TYPE_BOOL", True),
+    ("return_logprobs", "TYPE_BOOL", True),
+    ("return_num_input_tokens", "TYPE_BOOL", True),
+    ("return_num_output_tokens", "TYPE_BOOL", True),
+)
+_OUTPUTS = (
+    ("text_output", "TYPE_STRING", -1),
+    ("finish_reason", "TYPE_STRING", -1),
+    ("cumulative_logprob", "TYPE_FP32", -1),
+    ("logprobs", "TYPE_STRING", -1),
+    ("num_input_tokens", "TYPE_UINT32", 1),
+    ("num_output_tokens", "TYPE_UINT32", -1),
+)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which engine serves, and how it is set up.
+
+    Attributes:
+        kind: `slipway` is vLLM on the CPU in our backend, `vllm` Triton's own backend for GPUs, `toy` for tests.
+        engine_args: vLLM's engine arguments (context length, memory share …).
+        environment: variables that the CPU engine may set for vLLM.
+        toy: parameters of the toy engine.
+    """
+
+    kind: EngineKind = "slipway"
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    toy: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[str, str]:
+    """Give the files of a Triton model, relative to its folder in the model repository.
+
+    Args:
+        name: name of the Triton model.
+        model_dir: folder of the model's weights, as the engine sees it.
+        engine: the engine and its settings.
+    """
+    if engine.kind == "vllm":
+        arguments = {"trust_remote_code": False, "disable_log_stats": True, **engine.engine_args, "model": model_dir}
+        return {
+            "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}),
+            "1/model.json": json.dumps(arguments, sort_keys=True),
+        }
+    parameters = {"model_dir": model_dir}
+    if engine.kind == "toy":
+        parameters |= dict(engine.toy)
+    else:
+        parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
+        parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
+    # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
+    return {
+        "config.pbtxt": _render(name, engine.kind, "KIND_CPU", parameters),
+        "1/model.txt": f"{name} is served from {model_dir}\n",
+    }
+
+
+def _render(name: str, backend: str, kind: str, parameters: Mapping[str, str]) -> str:
+    inputs = ",\n".join(
+        f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ 1 ]{' optional: true' if optional else ''} }}"
+        for tensor, data_type, optional in _INPUTS
+    )
+    outputs = ",\n".join(
+        f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ {size} ] }}"
+        for tensor, data_type, size in _OUTPUTS
+    )
+    settings = "".join(
+        f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}\n"
+        for key, value in sorted(parameters.items())
+    )
+    return (
+        f"name: {_quote(name)}\nbackend: {_quote(backend)}\nmax_batch_size: 0\n"
+        "model_transaction_policy { decoupled: true }\n"
+        f"input [\n{inputs}\n]\noutput [\n{outputs}\n]\n"
+        f"instance_group [ {{ count: 1 kind: {kind} }} ]\n{settings}"
+    )
+
+
+def _quote(text: str) -> str:
+    """Write a string the way protobuf's text format reads it: any byte outside plain ASCII as octal."""
+    written = "".join(
+        f"\\{byte:03o}" if byte < 0x20 or byte > 0x7E or byte in b'"\\' else chr(byte) for byte in text.encode()
+    )
+    return f'"{written}"'

@@ -1,0 +1,89 @@
+"""What server-manager remembers: one record in the bucket `servers`, edited by compare-and-set."""
+
+from typing import Literal
+
+from contracts.envelope import Event
+from contracts.facts import StagingRequested, TrafficRequested
+from contracts.vocabulary import Contract, Digest, Instant, Target
+
+CLOSED_KEPT = 500
+
+
+class Lease(Contract):
+    """A staging order, waiting or held. Its id is the id of the event that asked for it."""
+
+    event: Event[StagingRequested]
+    state: Literal["waiting", "loading", "staged"] = "waiting"
+    granted_at: Instant | None = None
+
+    @property
+    def lease_id(self) -> str:
+        """Name of the lease."""
+        return self.event.id
+
+
+class Order(Contract):
+    """A traffic order that was not answered yet."""
+
+    event: Event[TrafficRequested]
+    received_at: Instant
+
+    @property
+    def order_id(self) -> str:
+        """Name of the order: it becomes the route's cause."""
+        return self.event.id
+
+
+class Closed(Contract):
+    """A release, or one candidate of it, whose staging ended: older orders for it are void.
+
+    `candidate` is None when the whole release ended.
+    """
+
+    release_id: str
+    candidate: Target | None
+    at: Instant
+
+    def covers(self, event: Event[StagingRequested]) -> bool:
+        """Tell whether a staging order was ended by this, however late it arrives."""
+        request = event.data
+        if self.release_id != request.release_id:
+            return False
+        return self.candidate is None or (self.candidate == request.candidate.target and event.time <= self.at)
+
+
+class LoadedTarget(Contract):
+    """A target that Triton holds, as others may see it."""
+
+    target: Target
+    manifest_digest: Digest
+    phase: str
+    memory_bytes: int
+    reason: str = ""
+
+
+class OpenAlert(Contract):
+    """An alert of kind `engine` that was raised and not resolved."""
+
+    target: Target
+    raised_at: Instant
+    message: str
+
+    @property
+    def alert_id(self) -> str:
+        """Stable name of the alert: one per target."""
+        return f"engine-{self.target}"
+
+
+class Servers(Contract):
+    """The state of the serving fleet: `servers/<fleet>`."""
+
+    endpoint: str = ""
+    server_ready: bool = False
+    memory_budget_bytes: int = 0
+    loaded: tuple[LoadedTarget, ...] = ()
+    lease: Lease | None = None
+    waiting: tuple[Lease, ...] = ()
+    orders: tuple[Order, ...] = ()
+    closed: tuple[Closed, ...] = ()
+    alerts: tuple[OpenAlert, ...] = ()

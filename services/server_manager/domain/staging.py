@@ -1,0 +1,95 @@
+"""Edits of the record that facts and decisions make. Every one of them yields the same record when applied twice."""
+
+from datetime import datetime
+
+from contracts.envelope import Event
+from contracts.facts import ReleaseFinished, StagingReleased, StagingRequested, TrafficRequested
+from services.server_manager.domain.records import CLOSED_KEPT, Closed, Lease, OpenAlert, Order, Servers
+
+
+def enqueue_staging(record: Servers, event: Event[StagingRequested]) -> Servers:
+    """Put a staging order in the queue, unless it is known or was ended before it arrived."""
+    known = [record.lease, *record.waiting]
+    if any(lease is not None and lease.lease_id == event.id for lease in known):
+        return record
+    if any(closed.covers(event) for closed in record.closed):
+        return record
+    return record.model_copy(update={"waiting": (*record.waiting, Lease(event=event))})
+
+
+def release_staging(record: Servers, event: Event[StagingReleased]) -> Servers:
+    """End the staging of one candidate of a release, held or waiting."""
+    closed = Closed(release_id=event.data.release_id, candidate=event.data.candidate, at=event.time)
+    return _close(record, closed)
+
+
+def finish_release(record: Servers, event: Event[ReleaseFinished]) -> Servers:
+    """End everything of a release: its leases, and traffic orders that it no longer wants.
+
+    A promoted release ends after its order was answered, so nothing of it is pending then.
+    """
+    closed = _close(record, Closed(release_id=event.data.release_id, candidate=None, at=event.time))
+    orders = tuple(order for order in closed.orders if order.event.data.release_id != event.data.release_id)
+    return closed.model_copy(update={"orders": orders})
+
+
+def _close(record: Servers, closed: Closed) -> Servers:
+    if closed in record.closed:
+        return record
+    lease = None if record.lease is not None and closed.covers(record.lease.event) else record.lease
+    waiting = tuple(one for one in record.waiting if not closed.covers(one.event))
+    kept = (*record.closed, closed)[-CLOSED_KEPT:]
+    return record.model_copy(update={"lease": lease, "waiting": waiting, "closed": kept})
+
+
+def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime) -> Servers:
+    """Put a traffic order in the queue, unless it is there.
+
+    An order that was answered before may come again; deciding it again only publishes again.
+    """
+    if any(order.order_id == event.id for order in record.orders):
+        return record
+    return record.model_copy(update={"orders": (*record.orders, Order(event=event, received_at=now))})
+
+
+def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
+    """Give the lease to a waiting order, if nobody holds it."""
+    if record.lease is not None:
+        return record
+    chosen = next((one for one in record.waiting if one.lease_id == lease_id), None)
+    if chosen is None:
+        return record
+    rest = tuple(one for one in record.waiting if one.lease_id != lease_id)
+    held = chosen.model_copy(update={"state": "loading", "granted_at": now})
+    return record.model_copy(update={"lease": held, "waiting": rest})
+
+
+def mark_staged(record: Servers, lease_id: str) -> Servers:
+    """Note that `variant.staged` was published for the held lease."""
+    if record.lease is None or record.lease.lease_id != lease_id:
+        return record
+    return record.model_copy(update={"lease": record.lease.model_copy(update={"state": "staged"})})
+
+
+def drop_lease(record: Servers, lease_id: str) -> Servers:
+    """Forget an order that was answered with a failure."""
+    lease = None if record.lease is not None and record.lease.lease_id == lease_id else record.lease
+    waiting = tuple(one for one in record.waiting if one.lease_id != lease_id)
+    return record.model_copy(update={"lease": lease, "waiting": waiting})
+
+
+def drop_order(record: Servers, order_id: str) -> Servers:
+    """Forget a traffic order that was answered."""
+    return record.model_copy(update={"orders": tuple(one for one in record.orders if one.order_id != order_id)})
+
+
+def open_alert(record: Servers, alert: OpenAlert) -> Servers:
+    """Note an alert; the first one of a target stays."""
+    if any(one.alert_id == alert.alert_id for one in record.alerts):
+        return record
+    return record.model_copy(update={"alerts": (*record.alerts, alert)})
+
+
+def close_alert(record: Servers, alert_id: str) -> Servers:
+    """Forget an alert that was resolved."""
+    return record.model_copy(update={"alerts": tuple(one for one in record.alerts if one.alert_id != alert_id)})

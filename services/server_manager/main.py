@@ -1,0 +1,68 @@
+"""Starts server-manager: `python -m services.server_manager.main`."""
+
+import asyncio
+
+import psutil
+
+from services.server_manager.adapters.artifact_cache import ArtifactCache
+from services.server_manager.adapters.kv_state import KvRoutes, KvState
+from services.server_manager.adapters.triton_engine import TritonEngine
+from services.server_manager.app import SERVICE, build
+from services.server_manager.manager import Manager
+from services.server_manager.settings import ServerManagerSettings
+from shared.blobs import Store
+from shared.bus import Bus
+from shared.clock import SystemClock
+from shared.service import serve
+from shared.settings import Connection
+from shared.telemetry import configure_logging
+
+
+async def main() -> None:
+    """Wire the adapters and run."""
+    connection, settings, clock = Connection(), ServerManagerSettings(), SystemClock()
+    configure_logging(SERVICE, connection.log_level)
+    bus = Bus(connection, SERVICE, clock)
+    store = Store(connection)
+    engine = TritonEngine(
+        settings.triton_grpc, settings.repository, settings.engine_config(),
+        advertised=settings.advertised_endpoint, admin_key=settings.admin_key.get_secret_value(),
+        load_timeout_s=settings.load_timeout_s,
+    )  # fmt: skip
+    artifacts = ArtifactCache(
+        store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
+    )
+    state = KvState(lambda: bus.js, settings.fleet)
+    routes = KvRoutes(lambda: bus.js)
+    manager = Manager(
+        engine=engine, artifacts=artifacts, state=state, routes=routes, publish=bus.publish, clock=clock,
+        limits=settings.limits(psutil.virtual_memory().total), tick_s=settings.tick_s,
+    )  # fmt: skip
+    build(bus, manager=manager, state=state, clock=clock)
+
+    async def triton_answers() -> None:
+        await engine.index()
+
+    async def store_answers() -> None:
+        await asyncio.to_thread(store.reachable)
+
+    try:
+        await serve(
+            bus, connection, ready={"triton": triton_answers, "store": store_answers},
+            background=[manager.run, lambda: follow_routes(bus, routes, manager)],
+        )  # fmt: skip
+    finally:
+        await engine.close()
+
+
+async def follow_routes(bus: Bus, routes: KvRoutes, manager: Manager) -> None:
+    """Look again whenever a route changes."""
+
+    async def look(_model: str, _route: object, _revision: int) -> None:
+        manager.wake()
+
+    await routes.bucket().follow(bus.client, look)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

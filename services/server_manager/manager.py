@@ -1,0 +1,251 @@
+"""The reconcile loop: looks, decides, acts, and looks again; an event only makes it look sooner."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from contracts.codes import Code
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    DeploymentChanged,
+    PromotionRefused,
+    VariantFailed,
+    VariantStaged,
+)
+from contracts.routes import Changed, Edit, Refused, Route, ServedTarget, promote
+from contracts.vocabulary import Deployable, Target
+from services.server_manager.domain import staging
+from services.server_manager.domain.decide import (
+    AnnounceStaged,
+    ApplyOrder,
+    FailLease,
+    GrantLease,
+    RefuseOrder,
+    Step,
+    decide_steps,
+    plan_alerts,
+)
+from services.server_manager.domain.fleet import Held, Limits, plan_desired, plan_production, plan_reconcile
+from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers
+from services.server_manager.fleet import Fleet
+from services.server_manager.ports import Artifacts, Engine, Publish, Routes, State
+from shared.bus import Emit
+from shared.clock import Clock
+from shared.errors import SlipwayError
+from shared.failpoints import failpoint
+
+DOWN_AFTER_S = 3.0
+RUNBOOK = "docs/runbooks/engine.md"
+
+
+class Manager:
+    """Makes one engine match the desired state, and answers the orders that wait for it."""
+
+    def __init__(
+        self, *, engine: Engine, artifacts: Artifacts, state: State, routes: Routes, publish: Publish,
+        clock: Clock, limits: Limits, tick_s: float = 1.0,
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._artifacts = artifacts
+        self._state = state
+        self._routes = routes
+        self._publish = publish
+        self._clock = clock
+        self._limits = limits
+        self._tick_s = tick_s
+        self._wake = asyncio.Event()
+        self._log = structlog.get_logger()
+        self._answered = clock.monotonic()
+        self.fleet = Fleet(engine, artifacts, clock, limits, on_change=self.wake)
+
+    def wake(self) -> None:
+        """Look again soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Reconcile for ever: on every wake, and at least every `tick_s`."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    await self.tick()
+                except SlipwayError as error:
+                    self._log.warning("reconcile put off", code=error.code, reason=error.reason)
+                except Exception:  # noqa: BLE001
+                    # Level-triggered: whatever went wrong, the next look starts from what is really there.
+                    self._log.exception("reconcile failed")
+                await self._rest()
+        finally:
+            await self.fleet.stop()
+
+    async def _rest(self) -> None:
+        try:
+            async with asyncio.timeout(self._tick_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def tick(self) -> None:
+        """Look once: answer what can be answered, begin what must be done."""
+        answers = await self._look()
+        record, routes = await self._state.read(), await self._routes.all()
+        for step in decide_steps(record, routes, self.fleet.held(), self._limits, self._clock.now()):
+            await self._carry_out(step)
+            self.wake()
+        record, routes = await self._state.read(), await self._routes.all()
+        desired = plan_desired(routes, record)
+        self.fleet.note_wanted(desired)
+        if answers:
+            for action in plan_reconcile(desired, self.fleet.held(), self._limits):
+                self.fleet.start(action)
+        await self._alert(record, plan_production(routes), answers=answers)
+        await self._publish_view(answers=answers)
+        if not self.fleet.busy:
+            kept = {one.deployable.manifest.digest for one in desired.values()}
+            await self._artifacts.keep_only(kept | {one.digest for one in self.fleet.held().values()})
+
+    async def _look(self) -> bool:
+        """Ask the engine what it holds; False while it does not answer."""
+        asked_at = self._clock.monotonic()
+        try:
+            index = await self._engine.index()
+        except SlipwayError as error:
+            self._log.warning("the engine does not answer", code=error.code, reason=error.reason)
+            return False
+        self._answered = self._clock.monotonic()
+        self.fleet.note_index(index, asked_at)
+        return True
+
+    # -- answers ----------------------------------------------------------------------------------------------------
+
+    async def _carry_out(self, step: Step) -> None:
+        if isinstance(step, GrantLease):
+            now = self._clock.now()
+            await self._state.edit(lambda record: staging.grant_lease(record, step.lease_id, now))
+        elif isinstance(step, FailLease):
+            await self._fail_lease(step)
+        elif isinstance(step, AnnounceStaged):
+            await self._announce(step)
+        elif isinstance(step, RefuseOrder):
+            await self._refuse(step.order.order_id, step, step.code, step.reason)
+        else:
+            await self._apply(step)
+
+    async def _fail_lease(self, step: FailLease) -> None:
+        event = step.lease.event
+        failed = VariantFailed(
+            variant=event.data.candidate.target.variant, stage="stage", code=step.code, reason=step.reason,
+            details=dict(step.details),
+        )  # fmt: skip
+        await self._publish(Emit(failed), event)
+        failpoint("server-manager.after_answer")
+        await self._state.edit(lambda record: staging.drop_lease(record, step.lease.lease_id))
+
+    async def _announce(self, step: AnnounceStaged) -> None:
+        event, granted_at = step.lease.event, step.lease.granted_at
+        request = event.data
+        staged = VariantStaged(
+            lease_id=step.lease.lease_id,
+            candidate=await self._served(request.candidate),
+            baseline=await self._served(request.baseline),
+            request=request,
+            load_s=(self._clock.now() - granted_at).total_seconds() if granted_at else 0.0,
+            memory_bytes=self._limits.memory_bytes(request.candidate),
+            first_token=self.fleet.token(str(request.candidate.target)),
+        )
+        await self._publish(Emit(staged), event)
+        failpoint("server-manager.after_answer")
+        await self._state.edit(lambda record: staging.mark_staged(record, step.lease.lease_id))
+
+    async def _refuse(self, order_id: str, step: RefuseOrder | ApplyOrder, code: Code, reason: str) -> None:
+        event = step.order.event
+        refused = PromotionRefused(target=event.data.target.target, code=code, reason=reason)
+        await self._publish(Emit(refused), event)
+        failpoint("server-manager.after_answer")
+        await self._state.edit(lambda record: staging.drop_order(record, order_id))
+
+    async def _apply(self, step: ApplyOrder) -> None:
+        """Edit the route, say so, forget the order: killed in between, the same order only says so again."""
+        order_id, event = step.order.order_id, step.order.event
+        request = event.data
+        served = await self._served(request.target)
+        fallback = await self._served(request.fallback) if request.fallback is not None else None
+
+        def change(route: Route) -> Edit:
+            return promote(
+                route, served, weight_ratio=request.weight_ratio, epoch=request.epoch, cause_id=order_id,
+                fallback=fallback,
+            )  # fmt: skip
+
+        edit = await self._routes.edit(event.subject, change)
+        if isinstance(edit, Refused):
+            await self._refuse(order_id, step, edit.code, edit.reason)
+            return
+        whole = "canary" if request.weight_ratio < 1.0 else "promote"
+        cause = edit.cause if isinstance(edit, Changed) else whole
+        changed = DeploymentChanged(route=edit.route, cause=cause, at=self._clock.now())
+        await self._publish(Emit(changed), event)
+        failpoint("server-manager.after_answer")
+        await self._state.edit(lambda record: staging.drop_order(record, order_id))
+
+    async def _served(self, deployable: Deployable) -> ServedTarget:
+        about = await self._artifacts.describe(deployable)
+        return ServedTarget(
+            target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
+            endpoints=(self._engine.endpoint,), chat_template=about.chat_template, bos_token=about.bos_token,
+            eos_token=about.eos_token, context_tokens=about.context_tokens,
+        )  # fmt: skip
+
+    # -- what others see --------------------------------------------------------------------------------------------
+
+    async def _alert(self, record: Servers, production: Mapping[str, Deployable], *, answers: bool) -> None:
+        up = answers or self._clock.monotonic() - self._answered < DOWN_AFTER_S
+        if not answers and up:
+            return
+        for change, deployable, name, message in plan_alerts(record, production, self.fleet.held(), server_ready=up):
+            if change == "raise" and deployable is not None:
+                await self._raise(deployable.target, message)
+            elif change == "resolve":
+                await self._resolve(next(one for one in record.alerts if str(one.target) == name), message)
+
+    async def _raise(self, target: Target, message: str) -> None:
+        alert = OpenAlert(target=target, raised_at=self._clock.now(), message=message)
+        record = await self._state.edit(lambda record: staging.open_alert(record, alert))
+        alert = next(one for one in record.alerts if one.alert_id == alert.alert_id)
+        raised = AlertRaised(
+            alert_id=alert.alert_id, kind="engine", severity="critical", target=target, runbook=RUNBOOK,
+            message=alert.message,
+        )  # fmt: skip
+        await self._publish(_about(alert, raised, "raised"))
+
+    async def _resolve(self, alert: OpenAlert, message: str) -> None:
+        resolved = AlertResolved(
+            alert_id=alert.alert_id, kind="engine", severity="critical", target=alert.target, runbook=RUNBOOK,
+            message=message,
+        )  # fmt: skip
+        await self._publish(_about(alert, resolved, "resolved"))
+        await self._state.edit(lambda record: staging.close_alert(record, alert.alert_id))
+
+    async def _publish_view(self, *, answers: bool) -> None:
+        loaded = tuple(_as_loaded(name, held) for name, held in sorted(self.fleet.held().items()))
+        view = {
+            "endpoint": self._engine.endpoint, "server_ready": answers,
+            "memory_budget_bytes": self._limits.memory_budget_bytes, "loaded": loaded,
+        }  # fmt: skip
+        await self._state.edit(lambda record: record.model_copy(update=view))
+
+
+def _about(alert: OpenAlert, fact: AlertRaised | AlertResolved, what: str) -> Emit:
+    """Name an alert's facts by when it was raised, so that saying one again is the same fact."""
+    moment = f"{alert.alert_id}-{alert.raised_at.isoformat()}"
+    return Emit(fact, model=alert.target.model, id=f"{moment}-{what}", correlation_id=alert.alert_id)
+
+
+def _as_loaded(name: str, held: Held) -> LoadedTarget:
+    model, version, variant = name.split(".")
+    return LoadedTarget(
+        target=Target.model_validate({"model": model, "version": int(version[1:]), "variant": variant}),
+        manifest_digest=held.digest, phase=held.phase, memory_bytes=held.memory_bytes, reason=held.reason,
+    )  # fmt: skip

@@ -1,0 +1,89 @@
+"""What server-manager needs from outside."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from contracts.envelope import Event
+from contracts.routes import Edit, Route
+from contracts.vocabulary import Deployable, Digest
+from services.server_manager.domain.description import Description
+from services.server_manager.domain.records import Servers
+from shared.bus import Emit
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """A model as the engine's index lists it."""
+
+    ready: bool
+    digest: Digest | None
+    memory_bytes: int
+
+
+class Engine(Protocol):
+    """A serving engine that holds one model per target."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where gateways reach it."""
+
+    async def index(self) -> Mapping[str, Indexed]:
+        """List what is there; raise Transient `endpoint_unreachable` when it does not answer."""
+
+    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:
+        """Load a model and wait until the engine says it is ready; raise Transient `load_failed`."""
+
+    async def unload(self, name: str, *, wait: bool = True) -> None:
+        """Unload a model, loaded or not; with `wait`, return once it is gone or cannot go."""
+
+    async def probe(self, name: str, deadline_s: float) -> str:
+        """Give the first text that the model generates; raise when there is none."""
+
+
+class Artifacts(Protocol):
+    """The local copy of what lies in the store."""
+
+    async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
+        """Give a folder with the target's files, every digest verified.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch, malformed_event.
+            Transient: store_unavailable, disk_full.
+        """
+
+    async def describe(self, deployable: Deployable) -> Description:
+        """Say what a gateway must know about a materialised target."""
+
+    async def keep_only(self, digests: Collection[Digest]) -> None:
+        """Remove the folders of every other manifest."""
+
+
+class State(Protocol):
+    """The one record of this fleet."""
+
+    async def read(self) -> Servers:
+        """Give the record; an empty one when there is none yet."""
+
+    async def edit(self, change: Callable[[Servers], Servers]) -> Servers:
+        """Apply a pure edit by compare-and-set, again and again until it holds."""
+
+
+class Routes(Protocol):
+    """The desired production state of all models."""
+
+    async def all(self) -> dict[str, Route]:
+        """Give every route by model."""
+
+    async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
+        """Apply one of the two functions that edit a route, by compare-and-set."""
+
+
+class Publish(Protocol):
+    """Publishes a fact and waits until it is stored."""
+
+    async def __call__(self, emit: Emit, cause: Event[Any] | None = None) -> object:
+        """Publish."""

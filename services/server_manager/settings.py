@@ -1,0 +1,74 @@
+"""Settings of server-manager (prefix `SERVER_MANAGER_`)."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.server_manager.domain.fleet import Limits
+from services.server_manager.domain.model_config import EngineConfig, EngineKind
+
+_MIB = 1024 * 1024
+_OVERHEAD_BYTES: dict[EngineKind, int] = {"slipway": 2800 * _MIB, "vllm": 3072 * _MIB, "toy": 64 * _MIB}
+"""What one loaded model takes besides its weights: interpreter, engine process and key-value cache."""
+
+
+class ServerManagerSettings(BaseSettings):
+    """How Triton is reached and what it may hold.
+
+    Attributes:
+        triton_grpc: `host:port` of Triton's gRPC, as server-manager reaches it.
+        advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
+        repository: Triton's model repository, on a disk that both see.
+        artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
+        engine: `slipway` (vLLM on the CPU), `vllm` (Triton's GPU backend) or `toy`.
+        max_model_len: bound on the context, in tokens.
+        engine_args: more of vLLM's engine arguments, as JSON.
+        engine_environment: variables for vLLM on the CPU, as JSON.
+        toy: parameters of the toy engine, as JSON.
+        memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.
+        overhead_bytes: what a target reserves besides its weights; 0 takes the engine's usual figure.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SERVER_MANAGER_", frozen=True, extra="ignore")
+
+    triton_grpc: str = "127.0.0.1:8001"
+    advertised_endpoint: str = ""
+    repository: Path = Path(".state/triton/models")
+    artifacts: Path | None = None
+    admin_key: SecretStr = SecretStr("")
+    fleet: str = "main"
+    engine: EngineKind = "slipway"
+    max_model_len: int = 2048
+    engine_args: dict[str, Any] = {}
+    engine_environment: dict[str, str] = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    toy: dict[str, str] = {}
+    memory_budget_bytes: int = 0
+    overhead_bytes: int = 0
+    probe_interval_s: float = 5.0
+    linger_s: float = 60.0
+    load_attempts: int = 2
+    load_timeout_s: float = 300.0
+    order_deadline_s: float = 600.0
+    tick_s: float = 1.0
+
+    def engine_config(self) -> EngineConfig:
+        """Give the engine's configuration."""
+        return EngineConfig(
+            kind=self.engine,
+            engine_args={"max_model_len": self.max_model_len, **self.engine_args},
+            environment=self.engine_environment,
+            toy=self.toy,
+        )
+
+    def limits(self, machine_memory_bytes: int) -> Limits:
+        """Give the limits on a machine with so much memory."""
+        return Limits(
+            memory_budget_bytes=self.memory_budget_bytes or int(machine_memory_bytes * 0.7),
+            overhead_bytes=self.overhead_bytes or _OVERHEAD_BYTES[self.engine],
+            probe_interval_s=self.probe_interval_s,
+            linger_s=self.linger_s,
+            load_attempts=self.load_attempts,
+            order_deadline_s=self.order_deadline_s,
+        )

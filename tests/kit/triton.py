@@ -1,0 +1,100 @@
+"""A real tritonserver on free ports, with our engines, killable and restartable; its processes are found and ended."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import psutil
+
+from deploy.local import triton
+from shared.process import free_port
+from tests.kit.servers import Server, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ROOT / ".venv-engine"
+
+
+def installed() -> bool:
+    return (ENGINE / "bin" / "python").exists()
+
+
+class TritonServer(Server):
+    name = "triton"
+
+    def __init__(self, folder: Path, *, admin_key: str | None = None) -> None:
+        super().__init__(folder)
+        self.engine = triton.find_engine(ENGINE)
+        self.admin_key = admin_key
+        self.ports = triton.Ports(http=free_port(), grpc=free_port(), metrics=free_port())
+        triton.lay_out(self.engine, self.folder)
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.ports.grpc}"
+
+    @property
+    def repository(self) -> Path:
+        return self.folder / "models"
+
+    def command(self) -> list[str]:
+        return triton.build_command(self.engine, self.folder, self.ports, admin_key=self.admin_key, exit_timeout_s=15)
+
+    def environment(self) -> dict[str, str]:
+        return triton.build_environment(self.engine, self.folder, os.environ)
+
+    def ready(self) -> bool:
+        import tritonclient.grpc as client
+        from tritonclient.utils import InferenceServerException
+
+        with contextlib.closing(client.InferenceServerClient(self.endpoint)) as connection:
+            try:
+                return connection.is_server_ready()
+            except InferenceServerException:
+                return False
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(Exception):
+                self.process.wait(30)
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        if self.process is not None:
+            self.process.wait(10)
+
+    # -- looking for its processes ------------------------------------------------------------------------------------
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything alive that this server started, itself included."""
+        found = []
+        for pid in triton.find_marked(self.folder):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def stub(self, name: str) -> psutil.Process:
+        """The process that runs a model's backend: the youngest, should an older one still be leaving."""
+        stubs = [
+            process
+            for process in self.processes()
+            if any(f"/models/{name}/" in part for part in process.cmdline()) and "stub" in process.name()
+        ]
+        assert stubs, f"{name} has no stub"
+        return max(stubs, key=psutil.Process.create_time)
+
+    def engine_process(self, name: str) -> psutil.Process:
+        """vLLM's engine core below a model's stub."""
+        cores = [child for child in self.stub(name).children() if "EngineCore" in " ".join(child.cmdline())]
+        assert cores, f"{name} has no engine process"
+        return cores[0]
+
+    def kill_stub(self, name: str) -> None:
+        self.stub(name).send_signal(signal.SIGKILL)
+
+    def nothing_left(self, *, timeout_s: float = 10.0) -> None:
+        """Fail unless every process of this server ends."""
+        wait_until(lambda: not self.processes(), timeout_s=timeout_s, what="every engine process ending")
