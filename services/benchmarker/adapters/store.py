@@ -1,0 +1,33 @@
+"""Benchmark reports in the object store."""
+
+from contracts.manifests import BenchmarkReport
+from contracts.vocabulary import ArtifactRef
+from shared.blobs import Store, manifest_key
+
+KIND = "benchmark"
+
+
+class StoredReports:
+    """Reports committed create-only under their output key."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
+        """Give the committed report of an output key."""
+        key = manifest_key(KIND, output_key)
+        if self._store.find(key) is None:
+            return None
+        return self._read(self._store.ref_to(key))
+
+    def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
+        """Commit a report, and give back the one that stands."""
+        ref, created = self._store.put_manifest(manifest_key(KIND, report.output_key), report)
+        return (report, ref) if created else self._read(ref)
+
+    def evaluation(self, ref: ArtifactRef) -> bytes:
+        """Read an evaluation set, verified."""
+        return self._store.get(ref)
+
+    def _read(self, ref: ArtifactRef) -> tuple[BenchmarkReport, ArtifactRef]:
+        return BenchmarkReport.model_validate_json(self._store.get(ref)), ref

@@ -1,0 +1,23 @@
+"""Chat templates, rendered in the shared sandbox."""
+
+from collections.abc import Sequence
+
+from contracts.routes import ServedTarget
+from services.benchmarker.domain.prompts import Message
+from shared.chat_templates import ChatTemplates
+
+
+class SandboxedTemplate:
+    """Renders with the target's own chat template; a target without one gets the bare text."""
+
+    def __init__(self, templates: ChatTemplates) -> None:
+        self._templates = templates
+
+    async def __call__(self, served: ServedTarget, messages: Sequence[Message]) -> str:
+        """Give the prompt; raise Permanent when the template cannot render it."""
+        if served.chat_template is None:
+            return "\n\n".join(message.content for message in messages)
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        return await self._templates.render(
+            served.chat_template, turns, bos_token=served.bos_token, eos_token=served.eos_token
+        )

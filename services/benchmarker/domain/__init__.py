@@ -1,0 +1,1 @@
+"""Pure decisions: which load, what it measured, and what that means."""

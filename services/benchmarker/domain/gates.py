@@ -1,0 +1,122 @@
+"""The verdict of each gate, with the numbers compared and why. No evidence is inconclusive, never a pass."""
+
+from collections.abc import Sequence
+
+from contracts.facts import GateResult, Statistics
+from contracts.facts.staging import RatioInterval, SideSummary
+from contracts.policy import MetricGate
+from contracts.vocabulary import Verdict
+from services.benchmarker.domain.ratios import Comparison, pairs_needed
+from services.benchmarker.domain.statistics import MIN_COUNT
+
+MAX_ERROR_RATIO = 0.01
+"""Implied where the policy bounds the error ratio by no value of its own."""
+
+
+def assess_gates(
+    gates: Sequence[MetricGate], candidate: SideSummary, baseline: SideSummary, comparison: Comparison
+) -> tuple[GateResult, ...]:
+    """Judge the candidate by every bound of every gate, and by the implied bound on errors.
+
+    Absolute bounds compare the measured figure. Ratio bounds compare the whole 95 % interval of the ratio: within
+    is a pass, beyond is a fail, across the limit is inconclusive.
+    """
+    results: list[GateResult] = []
+    for gate in gates:
+        if gate.max_value is not None:
+            results.append(_assess_value(gate, gate.max_value, candidate, upper=True))
+        if gate.min_value is not None:
+            results.append(_assess_value(gate, gate.min_value, candidate, upper=False))
+        for limit, upper in ((gate.max_ratio, True), (gate.min_ratio, False)):
+            if limit is not None and gate.metric == "error_ratio":
+                results.append(_assess_error_ratio(gate, limit, candidate, baseline, upper=upper))
+            elif limit is not None:
+                results.append(_assess_ratio(gate, limit, comparison, upper=upper))
+    if not any(gate.metric == "error_ratio" and gate.max_value is not None for gate in gates):
+        implied = MetricGate(metric="error_ratio", max_value=MAX_ERROR_RATIO)
+        results.append(_assess_value(implied, MAX_ERROR_RATIO, candidate, upper=True))
+    return tuple(results)
+
+
+def assess_overall(results: Sequence[GateResult]) -> Verdict:
+    """Sum up: one failure fails; else one without enough evidence makes it inconclusive; else it passes."""
+    verdicts = {result.verdict for result in results}
+    if "fail" in verdicts:
+        return "fail"
+    return "pass" if verdicts == {"pass"} else "inconclusive"
+
+
+def figure_of(summary: SideSummary, gate: MetricGate) -> float | None:
+    """Give the figure that a gate is about; None where the sample was too small for it."""
+    if gate.metric == "error_ratio":
+        return summary.errors / summary.requests if summary.requests else None
+    answered = summary.requests - summary.errors
+    if gate.metric == "tps_system":
+        return summary.tps_system if answered else None
+    statistics: Statistics = getattr(summary, gate.metric)
+    value: float | None = getattr(statistics, gate.statistic)
+    return value
+
+
+def _assess_value(gate: MetricGate, limit: float, candidate: SideSummary, *, upper: bool) -> GateResult:
+    name = f"{gate.name}.{'max' if upper else 'min'}_value"
+    value = figure_of(candidate, gate)
+    if value is None:
+        answered = candidate.requests - candidate.errors
+        needed = MIN_COUNT[gate.statistic] if gate.metric != "tps_system" else 1
+        reason = f"{answered} requests were answered; {gate.name} needs at least {needed}."
+        return GateResult(name=name, verdict="inconclusive", limit=limit, reason=reason)
+    within = value <= limit if upper else value >= limit
+    reason = f"{gate.name} is {value:.4g}, {_relation(upper=upper, within=within)} {limit:.4g}"
+    if gate.metric == "error_ratio":
+        reason += f" ({candidate.errors} of {candidate.requests} requests failed)"
+    return GateResult(name=name, verdict="pass" if within else "fail", value=value, limit=limit, reason=f"{reason}.")
+
+
+def _assess_ratio(gate: MetricGate, limit: float, comparison: Comparison, *, upper: bool) -> GateResult:
+    name = f"{gate.name}.{'max' if upper else 'min'}_ratio"
+    ratio = comparison.find(gate.name)
+    if ratio is None:
+        needed = pairs_needed(gate.statistic)
+        reason = f"{comparison.pairs} pairs were answered on both sides; a ratio of {gate.name} needs {needed}."
+        if comparison.pairs >= needed:
+            reason = f"{gate.name} has no ratio: the baseline's figure is zero, or too few answers have the figure."
+        return GateResult(name=name, verdict="inconclusive", limit=limit, reason=reason)
+    verdict = _judge_interval(ratio, limit, upper=upper)
+    interval = f"{ratio.value:.3f} (95 % interval {ratio.low:.3f} to {ratio.high:.3f}, {comparison.pairs} pairs)"
+    if verdict == "inconclusive":
+        reason = f"{gate.name} is {interval} times the baseline's, across {limit:.4g}; more requests narrow it."
+    else:
+        relation = _relation(upper=upper, within=verdict == "pass")
+        reason = f"{gate.name} is {interval} times the baseline's, {relation} {limit:.4g}."
+    return GateResult(name=name, verdict=verdict, value=ratio.value, limit=limit, reason=reason)
+
+
+def _judge_interval(ratio: RatioInterval, limit: float, *, upper: bool) -> Verdict:
+    low, high = min(ratio.low, ratio.value), max(ratio.high, ratio.value)
+    inside, outside = (high <= limit, low > limit) if upper else (low >= limit, high < limit)
+    if inside:
+        return "pass"
+    return "fail" if outside else "inconclusive"
+
+
+def _assess_error_ratio(
+    gate: MetricGate, limit: float, candidate: SideSummary, baseline: SideSummary, *, upper: bool
+) -> GateResult:
+    name = f"{gate.name}.{'max' if upper else 'min'}_ratio"
+    ours, theirs = figure_of(candidate, gate), figure_of(baseline, gate)
+    if ours is None or theirs is None:
+        return GateResult(name=name, verdict="inconclusive", limit=limit, reason="No requests were measured.")
+    shares = f"candidate {candidate.errors} of {candidate.requests}, baseline {baseline.errors} of {baseline.requests}"
+    # Compared without dividing: a baseline without errors has no ratio, but still allows none to the candidate.
+    within = ours <= limit * theirs if upper else ours >= limit * theirs
+    relation = _relation(upper=upper, within=within)
+    reason = f"Failed requests: {shares}; {relation} {limit:.4g} times the baseline's share."
+    value = ours / theirs if theirs else None
+    return GateResult(name=name, verdict="pass" if within else "fail", value=value, limit=limit, reason=reason)
+
+
+def _relation(*, upper: bool, within: bool) -> str:
+    if upper:
+        return "within the limit of" if within else "above the limit of"
+    return "at least the limit of" if within else "below the limit of"

@@ -1,0 +1,36 @@
+"""What a measurement was made on: part of its identity, because figures of other hardware say nothing here."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_GIBIBYTE = 1024**3
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The machine that serves.
+
+    Attributes:
+        cpu: Model of the processor, as the operating system names it.
+        cores: Logical cores that may be used.
+        memory_bytes: Memory of the machine.
+        gpus: Models of the accelerators, one per device.
+        declared: What operations call the serving fleet, when it is not this machine.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpus: tuple[str, ...] = ()
+    declared: str = ""
+
+    def fingerprint(self) -> str:
+        """Give one line that is the same on equal hardware; memory in whole GiB, so that a reboot changes nothing."""
+        if self.declared:
+            return self.declared
+        gpus = ", ".join(f"{self.gpus.count(name)} x {name}" for name in sorted(set(self.gpus))) or "no GPU"
+        return f"{self.cpu}, {self.cores} cores, {round(self.memory_bytes / _GIBIBYTE)} GiB, {gpus}"
+
+    def to_data(self) -> dict[str, Any]:
+        """Give the parts as JSON data for the report."""
+        return {**asdict(self), "gpus": list(self.gpus), "fingerprint": self.fingerprint()}

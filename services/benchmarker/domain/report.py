@@ -1,0 +1,80 @@
+"""From records to the report, and from the report to the fact."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from contracts.facts import VariantBenchmarked, VariantStaged
+from contracts.manifests import BenchmarkReport
+from contracts.vocabulary import ArtifactRef
+from services.benchmarker.domain.gates import assess_gates, assess_overall
+from services.benchmarker.domain.hardware import Hardware
+from services.benchmarker.domain.plan import BenchmarkPlan
+from services.benchmarker.domain.ratios import compare
+from services.benchmarker.domain.records import SIDES, RequestRecord, Side
+from services.benchmarker.domain.statistics import describe, slo_of, summarise
+
+
+def make_report(
+    staged: VariantStaged,
+    plan: BenchmarkPlan,
+    records: Sequence[RequestRecord],
+    *,
+    hardware: Hardware,
+    started_at: datetime,
+    duration_s: float,
+) -> BenchmarkReport:
+    """Judge a measurement and write down everything that the judgement rests on."""
+    order = staged.request
+    by_side: dict[Side, list[RequestRecord]] = {
+        side: [record for record in records if record.side == side] for side in SIDES
+    }
+    slo = slo_of(order.gates)
+    candidate = summarise(staged.candidate.target, by_side["candidate"], slo)
+    baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
+    comparison = compare(records, seed=plan.seed)
+    gates = assess_gates(order.gates, candidate, baseline, comparison)
+    return BenchmarkReport(
+        output_key=plan.output_key,
+        target=staged.candidate.target,
+        baseline=staged.baseline.target,
+        attempt=order.attempt,
+        hardware=hardware.to_data(),
+        load=order.load,
+        candidate=candidate,
+        baseline_side=baseline,
+        ratios=comparison.ratios,
+        quality=order.quality,
+        gates=gates,
+        verdict=assess_overall(gates),
+        started_at=started_at,
+        duration_s=duration_s,
+        requests=tuple(_row(record) for record in records),
+        send_based_ttft_ms={side: describe(record.send_ttft_ms for record in by_side[side]) for side in SIDES},
+    )
+
+
+def announce(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
+    """Give the fact that a committed report becomes; the same report always becomes the same fact."""
+    return VariantBenchmarked(
+        target=report.target,
+        baseline=report.baseline,
+        report=ref,
+        attempt=report.attempt,
+        hardware=str(report.hardware.get("fingerprint", "")),
+        candidate_summary=report.candidate,
+        baseline_summary=report.baseline_side,
+        ratios=report.ratios,
+        quality=report.quality,
+        gates=report.gates,
+        verdict=report.verdict,
+    )
+
+
+def _row(record: RequestRecord) -> dict[str, Any]:
+    return {
+        name: round(value, 6) if isinstance(value, float) else value
+        for name, value in asdict(record).items()
+        if value is not None
+    }

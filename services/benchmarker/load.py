@@ -1,0 +1,144 @@
+"""Sends a planned load: each request at its time, whatever became of those before it."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from contracts.policy import LoadProfile
+from contracts.routes import ServedTarget
+from services.benchmarker.domain.plan import Arrival
+from services.benchmarker.domain.records import SIDES, RequestRecord, Side
+from services.benchmarker.ports import Engine, Progress
+from shared.clock import Clock
+from shared.errors import SlipwayError
+
+WARMUP_PAIR = -1
+
+
+@dataclass(frozen=True)
+class LoadedSide:
+    """A target under load and its prompts as text; None where the chat template could not render one."""
+
+    served: ServedTarget
+    prompts: tuple[str | None, ...]
+
+
+class Load:
+    """The load on two targets.
+
+    Attributes:
+        engine: Streams the answers.
+        clock: Says when.
+        sides: The two targets.
+        profile: How many requests, how long, under which deadline.
+    """
+
+    def __init__(
+        self, *, engine: Engine, clock: Clock, sides: Mapping[Side, LoadedSide], profile: LoadProfile
+    ) -> None:  # fmt: skip
+        self._engine = engine
+        self._clock = clock
+        self._sides = sides
+        self._profile = profile
+
+    async def warm_up(self) -> tuple[RequestRecord, ...]:
+        """Send the warm-up requests of both sides, one after the other, excluded from every figure.
+
+        A side stops at its first error: what does not answer cannot be warmed up, and a hanging engine would cost a
+        deadline for each further request.
+        """
+        halves = await asyncio.gather(*(self._warm_up_side(side) for side in SIDES))
+        return tuple(record for half in halves for record in half)
+
+    async def _warm_up_side(self, side: Side) -> list[RequestRecord]:
+        records: list[RequestRecord] = []
+        origin = self._clock.monotonic()
+        for number in range(self._profile.warmup_requests):
+            now_s = self._clock.monotonic() - origin
+            prompt = number % len(self._sides[side].prompts)
+            record = await self._request(Arrival(at_s=now_s, side=side, pair=WARMUP_PAIR, prompt=prompt), origin)
+            records.append(record)
+            if record.error is not None:
+                break
+        return records
+
+    async def run(self, plan: Sequence[Arrival], progress: Progress) -> tuple[RequestRecord, ...]:
+        """Send every request of a plan at its time and wait for the last answer or deadline.
+
+        Returns:
+            One record per request, in the order of the plan.
+        """
+        origin = self._clock.monotonic()
+        done = 0
+
+        async def send(arrival: Arrival) -> RequestRecord:
+            nonlocal done
+            record = await self._request(arrival, origin)
+            done += 1
+            await progress(done, len(plan))
+            return record
+
+        tasks: list[asyncio.Task[RequestRecord]] = []
+        async with asyncio.TaskGroup() as group:
+            for arrival in plan:
+                await asyncio.sleep(max(0.0, origin + arrival.at_s - self._clock.monotonic()))
+                tasks.append(group.create_task(send(arrival)))
+        return tuple(task.result() for task in tasks)
+
+    async def _request(self, arrival: Arrival, origin: float) -> RequestRecord:
+        side = self._sides[arrival.side]
+        prompt = side.prompts[arrival.prompt]
+        sent_s = self._clock.monotonic() - origin
+        answer = _Answer()
+        error = "template" if prompt is None else await self._receive(side.served, prompt, arrival, origin, answer)
+        return RequestRecord(
+            side=arrival.side,
+            pair=arrival.pair,
+            prompt=arrival.prompt,
+            scheduled_s=arrival.at_s,
+            sent_s=sent_s,
+            first_s=answer.first_s,
+            last_s=answer.last_s,
+            done_s=self._clock.monotonic() - origin,
+            input_tokens=answer.input_tokens,
+            output_tokens=answer.output_tokens,
+            error=error,
+        )
+
+    async def _receive(
+        self, served: ServedTarget, prompt: str, arrival: Arrival, origin: float, answer: "_Answer"
+    ) -> str | None:
+        """Receive one answer; gives the kind of error, None when there was none."""
+        profile = self._profile
+        stream = self._engine.stream(
+            served, prompt, output_tokens=profile.output_tokens, timeout_s=profile.timeout_s, number=arrival.pair
+        )
+        try:
+            async with asyncio.timeout(profile.timeout_s), contextlib.aclosing(stream) as deltas:
+                async for delta in deltas:
+                    answer.add(self._clock.monotonic() - origin, delta.text, delta.input_tokens, delta.output_tokens)
+        except TimeoutError:
+            return "timeout"
+        except SlipwayError as failure:
+            return failure.code
+        return None if answer.first_s is not None else "empty"
+
+
+@dataclass
+class _Answer:
+    """What came of an answer so far."""
+
+    first_s: float | None = None
+    last_s: float | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def add(self, at_s: float, text: str, input_tokens: int, output_tokens: int) -> None:
+        """Take a piece; one without text or tokens says nothing about time."""
+        self.input_tokens = max(self.input_tokens, input_tokens)
+        self.output_tokens += output_tokens
+        if text and self.first_s is None:
+            self.first_s = at_s
+        if self.first_s is not None and (text or output_tokens):
+            self.last_s = at_s

@@ -1,0 +1,81 @@
+"""What the benchmarker relies on in an engine: run on the fake and on the real Triton."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from contracts.routes import ServedTarget
+from services.benchmarker.ports import Engine
+from shared.errors import SlipwayError
+
+
+class EngineConformance:
+    """Subclasses say how to run a coroutine, and give an engine, a target that answers and one that does not exist."""
+
+    def run(self, main):
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def engine(self):
+        raise NotImplementedError
+        yield
+
+    def answering(self) -> ServedTarget:
+        raise NotImplementedError
+
+    def absent(self) -> ServedTarget:
+        raise NotImplementedError
+
+    def test_streams_the_tokens_asked_for_in_pieces_that_add_up(self):
+        async def main():
+            async with self.engine() as engine:
+                return [piece async for piece in self._stream(engine, self.answering(), tokens=7)]
+
+        pieces = self.run(main())
+        assert sum(piece.output_tokens for piece in pieces) == 7
+        assert sum(bool(piece.text) for piece in pieces) >= 2
+        assert pieces[-1].finish_reason == "length"
+        assert max(piece.input_tokens for piece in pieces) > 0
+
+    def test_a_target_that_is_not_there_is_unreachable(self):
+        async def main():
+            async with self.engine() as engine:
+                with pytest.raises(SlipwayError) as caught:
+                    async for _ in self._stream(engine, self.absent(), tokens=3):
+                        pass
+                return caught.value.code
+
+        assert self.run(main()) == "endpoint_unreachable"
+
+    def test_many_answers_stream_at_once(self):
+        async def collect(engine, number):
+            return sum([piece.output_tokens async for piece in self._stream(engine, self.answering(), number=number)])
+
+        async def main():
+            async with self.engine() as engine:
+                return await asyncio.gather(*(collect(engine, number) for number in range(8)))
+
+        assert self.run(main()) == [5] * 8
+
+    def test_an_answer_may_be_left_early_and_the_next_one_comes(self):
+        async def main():
+            async with self.engine() as engine:
+                async with contextlib.aclosing(self._stream(engine, self.answering(), tokens=50)) as stream:
+                    first = await anext(stream)
+                return first, [piece async for piece in self._stream(engine, self.answering(), tokens=3)]
+
+        first, following = self.run(main())
+        assert first.text
+        assert sum(piece.output_tokens for piece in following) == 3
+
+    def test_connections_to_former_targets_may_be_let_go_of(self):
+        async def main():
+            async with self.engine() as engine:
+                await engine.retire([])
+                return [piece async for piece in self._stream(engine, self.answering(), tokens=2)]
+
+        assert self.run(main())
+
+    def _stream(self, engine: Engine, served: ServedTarget, *, tokens: int = 5, number: int = 0):
+        return engine.stream(served, "Say something.", output_tokens=tokens, timeout_s=20.0, number=number)

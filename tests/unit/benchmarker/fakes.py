@@ -1,0 +1,97 @@
+"""Handwritten stand-ins for the benchmarker's ports; each runs the same conformance suite as the real thing."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+
+from contracts.manifests import BenchmarkReport
+from contracts.routes import ServedTarget
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from shared.errors import Permanent, Transient
+from shared.inference import Delta
+
+
+@dataclass
+class Behaviour:
+    """How one target answers.
+
+    `first_s` passes before the first token and `between_s` before each further one; `error` is raised after
+    `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text.
+    """
+
+    first_s: float = 0.1
+    between_s: float = 0.01
+    error: str | None = None
+    error_after: int = 0
+    hang_after: int | None = None
+    mute: bool = False
+    tokens: int | None = None
+
+
+@dataclass
+class FakeEngine:
+    """Answers by the behaviour of each target; an unknown target is unreachable, as on a real server."""
+
+    behaviours: dict[str, Behaviour]
+    started: list[tuple[str, str, int]] = field(default_factory=list)
+    open: int = 0
+    most_open: int = 0
+    retired: list[list[str]] = field(default_factory=list)
+
+    async def stream(
+        self, served: ServedTarget, prompt: str, *, output_tokens: int, timeout_s: float, number: int
+    ) -> AsyncGenerator[Delta, None]:
+        name = served.target.triton_name
+        self.started.append((name, prompt, number))
+        behaviour = self.behaviours.get(name)
+        if behaviour is None:
+            raise Transient("endpoint_unreachable", f"{name} is not loaded there")
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            count = behaviour.tokens or output_tokens
+            for index in range(count):
+                if behaviour.error is not None and index == behaviour.error_after:
+                    raise Transient(behaviour.error, "told to fail")
+                if behaviour.hang_after is not None and index == behaviour.hang_after:
+                    await asyncio.Event().wait()
+                await asyncio.sleep(behaviour.first_s if index == 0 else behaviour.between_s)
+                reason = "length" if index == count - 1 else None
+                yield Delta("" if behaviour.mute else f"t{index} ", reason, 5, 1)
+        finally:
+            self.open -= 1
+
+    async def retire(self, served: Sequence[ServedTarget]) -> None:
+        self.retired.append([str(one.target) for one in served])
+
+
+@dataclass
+class FakeReports:
+    """Reports in memory, create-only."""
+
+    stored: dict[str, bytes] = field(default_factory=dict)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+
+    def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
+        return self._read(output_key) if output_key in self.stored else None
+
+    def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
+        self.stored.setdefault(report.output_key, canonical_json(report.model_dump(mode="json")))
+        return self._read(report.output_key)
+
+    def evaluation(self, ref: ArtifactRef) -> bytes:
+        if ref.uri not in self.artifacts:
+            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
+        data = self.artifacts[ref.uri]
+        if digest_of(data) != ref.digest:
+            raise Permanent("digest_mismatch", f"{ref.uri} differs.")
+        return data
+
+    def put(self, uri: str, data: bytes) -> ArtifactRef:
+        self.artifacts[uri] = data
+        return ArtifactRef(uri=uri, digest=digest_of(data), size_bytes=len(data))
+
+    def _read(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef]:
+        data = self.stored[output_key]
+        ref = ArtifactRef(uri=f"memory://{output_key}", digest=digest_of(data), size_bytes=len(data))
+        return BenchmarkReport.model_validate_json(data), ref

@@ -1,0 +1,208 @@
+"""One measurement from staged to committed report, on fakes and in virtual time."""
+
+import pytest
+
+from contracts.facts import VariantFailed
+from contracts.policy import LoadProfile, MetricGate
+from services.benchmarker.app import Benchmarker, _failed
+from services.benchmarker.domain.hardware import Hardware
+from services.benchmarker.domain.report import announce
+from services.benchmarker.prompts import PROMPTS
+from shared.delivery import Failed
+from shared.errors import Permanent, Transient
+from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged
+from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
+from tests.unit.benchmarker.virtual_time import EPOCH, LoopClock, run_virtually
+
+BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
+P95 = MetricGate(metric="ttft_ms", max_value=200)
+
+
+async def bracketed(served_target, messages):
+    if "refuse" in messages[-1].content:
+        raise Permanent("bad_request", "refused")
+    return f"<{served_target.target.version}>{messages[-1].content}"
+
+
+def make(candidate=None, baseline=None, *, reports=None, hardware=BOX):
+    engine = FakeEngine({str(CANDIDATE): candidate or Behaviour(), str(BASELINE): baseline or Behaviour()})
+    return Benchmarker(
+        engine=engine, reports=FakeReports() if reports is None else reports, template=bracketed, clock=LoopClock(),
+        hardware=hardware,
+    )  # fmt: skip
+
+
+def measure(benchmarker, order, staged_at=EPOCH):
+    seen = []
+
+    async def note(done, total):
+        seen.append((done, total))
+
+    report, ref = run_virtually(benchmarker.measure(order, staged_at, note))
+    return report, ref, seen
+
+
+def test_a_good_candidate_passes_and_the_report_says_everything():
+    benchmarker = make(Behaviour(first_s=0.15))
+    report, ref, seen = measure(benchmarker, staged(gates=(P95,)))
+    assert report.verdict == "pass"
+    assert report.candidate.ttft_ms.p95 == pytest.approx(150, abs=0.1)
+    assert report.baseline_side.ttft_ms.p95 == pytest.approx(100, abs=0.1)
+    assert report.candidate.ttft_ms.p99 is None
+    assert (report.candidate.requests, report.candidate.errors, len(report.requests)) == (30, 0, 60)
+    assert report.quality == QUALITY
+    assert report.hardware["cpu"] == "test"
+    assert report.send_based_ttft_ms["candidate"].p50 == pytest.approx(150, abs=0.1)
+    assert seen[-1] == (60, 60)
+    fact = announce(report, ref)
+    assert (fact.target, fact.baseline, fact.verdict, fact.report) == (CANDIDATE, BASELINE, "pass", ref)
+
+
+def test_warm_up_requests_are_in_no_figure():
+    benchmarker = make()
+    report, _, _ = measure(benchmarker, staged())
+    assert len(benchmarker.engine.started) == 60 + 4
+    assert report.candidate.requests == 30
+
+
+def test_a_slow_candidate_fails_and_the_gate_says_by_how_much():
+    report, _, _ = measure(make(Behaviour(first_s=0.5)), staged(gates=(P95,)))
+    assert report.verdict == "fail"
+    (failed,) = [gate for gate in report.gates if gate.verdict == "fail"]
+    assert (failed.name, failed.limit) == ("ttft_ms.p95.max_value", 200)
+    assert failed.value == pytest.approx(500, abs=0.1)
+
+
+def test_too_small_a_sample_is_inconclusive():
+    load = LoadProfile(requests=10, rate_rps=2.0, output_tokens=4, warmup_requests=0, timeout_s=5.0)
+    report, _, _ = measure(make(), staged(gates=(P95,), load=load))
+    assert report.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [Behaviour(error="engine_dead"), Behaviour(hang_after=0), Behaviour(mute=True)],
+    ids=["dead", "hang", "mute"],
+)
+def test_a_dead_candidate_fails_and_ends(behaviour):
+    report, _, _ = measure(make(behaviour), staged())
+    assert (report.verdict, report.candidate.errors) == ("fail", 30)
+
+
+def test_a_measurement_that_was_made_is_not_made_again():
+    reports = FakeReports()
+    first, ref, _ = measure(make(reports=reports), staged())
+    again = make(Behaviour(error="engine_dead"), reports=reports)
+    found, found_ref, seen = measure(again, staged())
+    assert (found, found_ref, seen) == (first, ref, [])
+    assert again.engine.started == []
+    assert announce(found, found_ref) == announce(first, ref)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"attempt": 2}, {"baseline": served(BASELINE.model_copy(update={"version": 0}))}],
+    ids=["attempt", "baseline"],
+)
+def test_another_attempt_or_baseline_is_measured_anew(change):
+    reports = FakeReports()
+    measure(make(reports=reports), staged())
+    again = make(reports=reports)
+    again.engine.behaviours["support-bot.v0.bf16"] = Behaviour()
+    measure(again, staged(**change))
+    assert again.engine.started
+    assert len(reports.stored) == 2
+
+
+def test_other_hardware_is_measured_anew():
+    reports = FakeReports()
+    measure(make(reports=reports), staged())
+    measure(make(reports=reports, hardware=Hardware(cpu="other", cores=64, memory_bytes=2**38)), staged())
+    assert len(reports.stored) == 2
+
+
+def test_the_same_measurement_gives_the_same_report():
+    assert measure(make(), staged())[0] == measure(make(), staged())[0]
+
+
+@pytest.mark.parametrize("behaviour", [Behaviour(error="engine_dead"), Behaviour(error="endpoint_unreachable")])
+def test_a_baseline_that_goes_away_is_tried_again_and_nothing_is_written(behaviour):
+    reports = FakeReports()
+    with pytest.raises(Transient) as caught:
+        measure(make(baseline=behaviour, reports=reports), staged())
+    assert caught.value.code == "endpoint_unreachable"
+    assert reports.stored == {}
+
+
+def test_a_baseline_that_is_gone_at_warm_up_costs_no_load():
+    benchmarker = make(baseline=Behaviour(error="endpoint_unreachable"))
+    with pytest.raises(Transient):
+        measure(benchmarker, staged())
+    assert len(benchmarker.engine.started) <= 4
+
+
+def test_a_baseline_that_stays_away_ends_the_waiting():
+    long_ago = EPOCH.replace(year=2025)
+    with pytest.raises(Permanent) as caught:
+        measure(make(baseline=Behaviour(error="engine_dead")), staged(), long_ago)
+    assert caught.value.code == "endpoint_unreachable"
+
+
+def test_a_baseline_that_only_fails_some_requests_leaves_ratios_open():
+    gate = MetricGate(metric="ttft_ms", max_ratio=10)
+    report, _, _ = measure(make(baseline=Behaviour(mute=True)), staged(gates=(gate,)))
+    assert [one.verdict for one in report.gates] == ["inconclusive", "pass"]
+    assert report.verdict == "inconclusive"
+
+
+def test_prompts_go_through_each_targets_own_template():
+    benchmarker = make()
+    measure(benchmarker, staged())
+    assert {(name, prompt[:3]) for name, prompt, _ in benchmarker.engine.started} == {
+        (str(CANDIDATE), "<2>"), (str(BASELINE), "<1>"),
+    }  # fmt: skip
+    asked = {prompt[3:] for _, prompt, _ in benchmarker.engine.started}
+    assert asked <= {prompt.messages[-1].content for prompt in PROMPTS}
+
+
+def test_the_models_own_evaluation_set_is_used_when_there_is_one():
+    reports = FakeReports()
+    ref = reports.put("memory://evaluation", b'"only this"\n{"prompt": "and that"}\n')
+    benchmarker = make(reports=reports)
+    measure(benchmarker, staged(evaluation=ref))
+    sent = {prompt for name, prompt, _ in benchmarker.engine.started if name == str(CANDIDATE)}
+    assert sent == {"only this", "<2>and that"}
+
+
+@pytest.mark.parametrize(
+    ("data", "why"), [(b"{", "cannot be read"), (b"", "no line"), (b'"' + b"x" * 9000 + b'"', "fits")]
+)
+def test_an_evaluation_set_that_cannot_be_used_is_refused(data, why):
+    reports = FakeReports()
+    with pytest.raises(Permanent, match=why) as caught:
+        measure(make(reports=reports), staged(evaluation=reports.put("memory://evaluation", data)))
+    assert caught.value.code == "evaluation_invalid"
+
+
+def test_a_template_that_refuses_counts_as_errors_of_its_requests():
+    reports = FakeReports()
+    ref = reports.put("memory://evaluation", b'{"prompt": "refuse this"}\n"fine"\n')
+    report, _, _ = measure(make(reports=reports), staged(evaluation=ref))
+    assert report.candidate.errors == 15
+    assert report.verdict == "fail"
+
+
+class _Event:
+    def __init__(self, data):
+        self.data = data
+
+
+def test_a_permanent_error_becomes_a_failed_variant():
+    fact = _failed(Failed(event=_Event(staged()), error=Permanent("digest_mismatch", "differs", found="x"), model="m"))
+    assert fact == VariantFailed(
+        variant="int8", stage="benchmark", code="digest_mismatch", reason="differs", details={"found": "x"}
+    )
+
+
+def test_an_unreadable_message_is_nobodys_variant():
+    assert _failed(Failed(event=None, error=Permanent("malformed_event", "no"), model=None)) is None

@@ -1,0 +1,35 @@
+"""The fakes keep the promises of the real parts."""
+
+import contextlib
+
+import pytest
+
+from tests.unit.benchmarker.engine_conformance import EngineConformance
+from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served
+from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
+from tests.unit.benchmarker.reports_conformance import ReportsConformance
+from tests.unit.benchmarker.virtual_time import run_virtually
+
+
+class TestFakeEngine(EngineConformance):
+    def run(self, main):
+        return run_virtually(main)
+
+    @contextlib.asynccontextmanager
+    async def engine(self):
+        yield FakeEngine({str(CANDIDATE): Behaviour()})
+
+    def answering(self):
+        return served(CANDIDATE)
+
+    def absent(self):
+        return served(BASELINE)
+
+
+class TestFakeReports(ReportsConformance):
+    @pytest.fixture
+    def reports(self):
+        return FakeReports()
+
+    def put(self, reports, name, data):
+        return reports.put(f"memory://{name}", data)
