@@ -1,0 +1,135 @@
+"""Every sample that was ever committed still parses, whole, and readers ignore what they do not know."""
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+from pydantic import ValidationError
+
+from contracts.envelope import CONTENT_TYPE, Event, plain
+from contracts.facts import FACTS
+from contracts.policy import ReleasePolicy
+from contracts.vocabulary import canonical_json
+from tests.kit import factories
+
+CONTRACTS = Path(__file__).resolve().parents[2] / "contracts"
+SAMPLES = sorted((CONTRACTS / "samples").glob("*.json"))
+UNKNOWN = "a_field_of_a_later_time"
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def sample_of(type_):
+    return load(CONTRACTS / "samples" / f"{type_}.json")
+
+
+def fact_of(path):
+    return FACTS[load(path)["type"]]
+
+
+def every(value, at=()):
+    """Walk all JSON objects in a value, with where they are."""
+    if isinstance(value, dict):
+        yield at, value
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from every(child, (*at, key))
+
+
+each_sample = pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+
+
+def test_every_fact_has_a_sample_and_every_sample_names_its_fact():
+    assert {path.stem.split("@")[0] for path in SAMPLES} == set(FACTS)
+    assert [path.name for path in SAMPLES if load(path)["type"] != path.stem.split("@")[0]] == []
+
+
+@each_sample
+def test_sample_parses_and_loses_nothing(path):
+    sample = load(path)
+    event = Event[fact_of(path)].model_validate(sample)
+    assert plain(event) == sample
+
+
+@each_sample
+def test_sample_survives_the_bytes_we_publish(path):
+    event = Event[fact_of(path)].model_validate(load(path))
+    again = Event[fact_of(path)].model_validate_json(canonical_json(plain(event)))
+    assert again == event
+
+
+@each_sample
+def test_sample_fits_its_committed_schema(path):
+    schema = load(CONTRACTS / "schemas" / f"{load(path)['type']}.json")
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema, format_checker=FormatChecker()).validate(load(path))
+
+
+@each_sample
+def test_sample_sets_every_field_of_its_fact(path):
+    """A field that no sample sets could be removed or retyped without any test noticing."""
+    kind = fact_of(path)
+    names = {field.alias or name for name, field in kind.model_fields.items()}
+    assert names - set(load(path)["data"]) == set()
+    attributes = set(Event.model_fields)
+    assert attributes - set(load(path)) == set()
+
+
+@each_sample
+def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
+    sample = load(path)
+    original = Event[fact_of(path)].model_validate(sample)
+    free = {"hyperparameters", "details", "settings", "features", "errors", "e_values", "library_versions"}
+    for at, node in list(every(sample)):
+        if not (free | POLICY_PARTS) & {str(key) for key in at}:
+            node[UNKNOWN] = {"nested": [1, None]}
+    assert sample[UNKNOWN]
+    assert sample["data"][UNKNOWN]
+    assert Event[fact_of(path)].model_validate(sample) == original
+
+
+POLICY_PARTS = {"policy", "gate", "gates", "load", "triggers"}
+
+
+def policy_objects():
+    sample = sample_of("slipway.checkpoint.ready.v1")
+    inside = [at for at, _ in every(sample["data"]["policy"])]
+    return [at for at in inside if at != ("quality",)]  # that one is a mapping by variant
+
+
+@pytest.mark.parametrize("at", policy_objects(), ids=lambda at: ".".join(map(str, at)) or "policy")
+def test_unknown_fields_of_a_policy_are_errors(at):
+    policy = sample_of("slipway.checkpoint.ready.v1")["data"]["policy"]
+    ReleasePolicy.model_validate(policy)
+    node = policy
+    for key in at:
+        node = node[key]
+    node["max_perplexity_ration"] = 1.0
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        ReleasePolicy.model_validate(policy)
+
+
+@pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
+def test_factories_make_every_fact_as_it_travels(kind):
+    event = factories.event(kind)
+    assert Event[kind].model_validate_json(canonical_json(plain(event))) == event
+    assert CONTENT_TYPE == "application/cloudevents+json"
+
+
+@each_sample
+def test_required_fields_are_really_required(path):
+    """The schema must not promise less than the model asks for, nor more."""
+    sample, kind = load(path), fact_of(path)
+    validator = Draft202012Validator(load(CONTRACTS / "schemas" / f"{sample['type']}.json"))
+    for name in list(sample["data"]):
+        without = {**sample, "data": {key: value for key, value in sample["data"].items() if key != name}}
+        try:
+            Event[kind].model_validate(without)
+        except ValidationError:
+            accepted = False
+        else:
+            accepted = True
+        assert validator.is_valid(without) == accepted, name
