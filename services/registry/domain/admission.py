@@ -82,6 +82,8 @@ def assess_places(ready: CheckpointReady, places: Places) -> Refusal | None:
 
 
 def _uri_problem(uri: str, model: str, places: Places) -> str | None:
+    if not uri.isascii() or not uri.isprintable() or " " in uri:
+        return "the URI must be plain ASCII without spaces or control characters"  # urlsplit would drop some silently
     try:
         parts = urlsplit(uri)
     except ValueError:

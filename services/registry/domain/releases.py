@@ -48,14 +48,14 @@ def without_published(release: Release, published: tuple[Outgoing, ...]) -> Rele
 
 def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
     """Emit whatever holds now and was not said before."""
-    emissions = [(key, fact) for key, fact in _emissions(release, now) if key not in release.emitted]
+    fresh = {key: fact for key, fact in _emissions(release, now) if key not in release.emitted}
     outgoing = tuple(
         Outgoing(key=key, type=fact.TYPE, cause_id=cause_id, data=fact.model_dump(mode="json"))
-        for key, fact in emissions
+        for key, fact in fresh.items()
     )
-    finished = [fact for _, fact in emissions if isinstance(fact, ReleaseFinished)]
+    finished = [fact for fact in fresh.values() if isinstance(fact, ReleaseFinished)]
     update = {
-        "emitted": {**release.emitted, **{key: now for key, _ in emissions}},
+        "emitted": {**release.emitted, **dict.fromkeys(fresh, now)},
         "outbox": (*release.outbox, *outgoing),
         "finished": finished[0] if finished else None,
     }

@@ -1,0 +1,304 @@
+"""Facts, records and ports for tests of the registry, all handwritten."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from contracts import facts as f
+from contracts.envelope import Event
+from contracts.facts.staging import SideSummary
+from contracts.manifests import BaseManifest, FileEntry, FolderManifest
+from contracts.policy import ReleasePolicy, Trigger
+from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
+from services.registry.domain.record import ManifestWritten, SlotGranted
+from services.registry.ledger import Outside
+from shared.errors import Permanent
+from shared.kv import Conflict, Entry
+
+MODEL = "support-bot"
+START = datetime(2026, 11, 24, 12, tzinfo=UTC)
+
+
+def ref(name: str) -> ArtifactRef:
+    return ArtifactRef(uri=f"s3://slipway/{name}", digest=digest_of(name.encode()), size_bytes=len(name))
+
+
+FOLDER = FolderManifest(files=(FileEntry(path="model.safetensors", digest=digest_of(b"w"), size_bytes=1),))
+BASE_BYTES = FOLDER.to_bytes()
+BASE_FOLDER = ArtifactRef(
+    uri="s3://slipway/manifests/folder/base.json", digest=digest_of(BASE_BYTES), size_bytes=len(BASE_BYTES)
+)
+BASE = BaseManifest(
+    name="tiny", revision="1", folder=BASE_FOLDER, weights_bytes=10, architecture="LlamaForCausalLM",
+    imported_at=START, source="a test",
+)  # fmt: skip
+TRIGGER = Trigger(name="errors", metric="error_ratio", threshold=0.01)
+
+
+def policy(**changes) -> ReleasePolicy:
+    return ReleasePolicy(**{"triggers": (TRIGGER,), "rehearsal": "not_required", **changes})
+
+
+def ready(**changes) -> f.CheckpointReady:
+    weights = f.Weights(kind="lora", ref=ref(f"checkpoints/{MODEL}/manifests/folder/a.json"))
+    given = {
+        "model": MODEL,
+        "base": f.BaseModelRef(name="tiny", revision="1", uri=BASE_FOLDER.uri, digest=BASE_FOLDER.digest),
+        "weights": weights,
+        "training": f.Training(run_id="run 1", data_hash=digest_of(b"data"), hyperparameters={"r": 8}),
+        "evals": (f.EvalResult(name="held out", metric="perplexity", value=12.5, higher_is_better=False),),
+        "wanted": ("bf16", "int8"),
+        "policy": policy(),
+    }
+    return f.CheckpointReady(**{**given, **changes})
+
+
+def event(fact, event_id: str, *, correlation: str = "run 1", model: str = MODEL, source: str = "/elsewhere", at=START):
+    return Event[type(fact)](
+        id=event_id, source=source, type=fact.TYPE, subject=model, time=at, correlationid=correlation, data=fact
+    )
+
+
+RELEASE = "r-0123456789abcdef-1"
+
+
+def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseOpened:
+    checkpoint = ready(**changes)
+    return f.ReleaseOpened(
+        release_id=release_id, model=MODEL, version=version, attempt=1, release_key=digest_of(release_id.encode()),
+        base=checkpoint.base, weights=checkpoint.weights, training=checkpoint.training, evals=checkpoint.evals,
+        calibration=checkpoint.calibration, evaluation=checkpoint.evaluation, wanted=checkpoint.wanted, policy=checkpoint.policy, source_fact_id="e0",
+    )  # fmt: skip
+
+
+# -- what the workers answer ------------------------------------------------------------------------------------------
+
+
+def merged() -> f.CheckpointMerged:
+    method = f.MergeMethod(kind="lora", dtype="bfloat16", library_versions={"peft": "0.21"})
+    return f.CheckpointMerged(
+        manifest=ref("manifests/merged/m.json"), method=method, tokenizer_digest=digest_of(b"t"), duration_s=1.0,
+        peak_rss_bytes=1,
+    )  # fmt: skip
+
+
+def quality(perplexity_ratio: float = 1.01, mean_kl: float = 0.01, tokens: int = 100) -> f.Quality:
+    return f.Quality(
+        perplexity_ratio=perplexity_ratio, mean_kl=mean_kl, p99_kl=0.1, top1_agreement_ratio=0.9, tokens=tokens
+    )
+
+
+def quantised(variant: str, *, weights_bytes: int = 100, **measured) -> f.VariantQuantised:
+    return f.VariantQuantised(
+        variant=variant, manifest=ref(f"manifests/variant/{variant}.json"), weights_bytes=weights_bytes,
+        engine=f.EngineVersion(name="llmcompressor", version="0.14"), size_ratio=0.5, quality=quality(**measured),
+        duration_s=1.0, peak_rss_bytes=1,
+    )  # fmt: skip
+
+
+def target(variant: str, version: int = 1) -> Target:
+    return Target(model=MODEL, version=version, variant=variant)
+
+
+def served(one: Target) -> ServedTarget:
+    manifest = ref(f"manifests/variant/{one.variant}.json")
+    return ServedTarget(target=one, manifest=manifest, weights_bytes=100, endpoints=("127.0.0.1:8001",))
+
+
+def deployable(one: Target) -> Deployable:
+    return Deployable(target=one, manifest=ref(f"manifests/variant/{one.variant}.json"), weights_bytes=100)
+
+
+BASELINE = Deployable(target=Target(model=MODEL, version=0, variant="bf16"), manifest=BASE_FOLDER, weights_bytes=10)
+
+
+def slot(*, first: bool = True, epoch: int = 0) -> SlotGranted:
+    return SlotGranted(baseline=BASELINE, epoch=epoch, first=first)
+
+
+def written(version: int = 1) -> ManifestWritten:
+    return ManifestWritten(ref=ref(f"versions/{MODEL}/{version}/manifest.json"))
+
+
+def staged(variant: str, version: int = 1) -> f.VariantStaged:
+    request = f.StagingRequested(
+        release_id=RELEASE, candidate=deployable(target(variant, version)), baseline=BASELINE, purpose="benchmark",
+        load=policy().load,
+    )  # fmt: skip
+    return f.VariantStaged(
+        lease_id="l", candidate=served(target(variant, version)), baseline=served(BASELINE.target), request=request,
+        load_s=1.0, memory_bytes=1, first_token="Hello",
+    )  # fmt: skip
+
+
+def summary(one: Target, ttft_p95: float = 100.0, tps: float = 50.0) -> SideSummary:
+    figures = f.Statistics(count=40, mean=50.0, p50=50.0, p95=ttft_p95)
+    return SideSummary(
+        target=one, requests=40, errors=0, ttft_ms=figures, itl_ms=figures, e2e_ms=figures, tps_request=figures,
+        tps_system=tps, output_tokens=100, goodput_rps=2.0,
+    )  # fmt: skip
+
+
+def gate(name: str = "ttft_ms.p95", verdict: str = "pass") -> f.GateResult:
+    return f.GateResult(name=name, verdict=verdict, value=1.0, limit=2.0, reason=f"it is a {verdict}")
+
+
+def benchmarked(
+    variant: str, version: int = 1, *, verdict: str = "pass", gates=None, **figures
+) -> f.VariantBenchmarked:
+    one = target(variant, version)
+    return f.VariantBenchmarked(
+        target=one, baseline=BASELINE.target, report=ref("reports/x.json"), attempt=1, hardware="a machine",
+        candidate_summary=summary(one, **figures), baseline_summary=summary(BASELINE.target),
+        gates=(gate(verdict=verdict),) if gates is None else gates, verdict=verdict,
+    )  # fmt: skip
+
+
+def failed(variant: str, stage: str = "quantise", code: str = "engine_failed") -> f.VariantFailed:
+    return f.VariantFailed(variant=variant, stage=stage, code=code, reason="it broke")
+
+
+def route(active: Target | None = None, canary: Target | None = None, *, weight=0.1, epoch=1, barred=()) -> Route:
+    share = CanaryShare(served=served(canary), weight_ratio=weight) if canary else None
+    return Route(model=MODEL, epoch=epoch, active=served(active) if active else None, canary=share, barred=barred)
+
+
+def changed(to: Route, cause: str = "promote") -> f.DeploymentChanged:
+    return f.DeploymentChanged(route=to, cause=cause, at=START)
+
+
+def assessed(variant: str, weight: float = 0.1, verdict: str = "pass") -> f.CanaryAssessed:
+    return f.CanaryAssessed(target=target(variant), weight_ratio=weight, events=100, verdict=verdict, reason="it is so")
+
+
+def rehearsed(verdict: str = "pass") -> f.RehearsalCompleted:
+    return f.RehearsalCompleted(release_id=RELEASE, variant="int8", verdict=verdict, reason="walked")
+
+
+def approval(digest: str, release_id: str = RELEASE) -> f.ApprovalGranted:
+    return f.ApprovalGranted(release_id=release_id, manifest_digest=digest, who="ada")
+
+
+def cancel(release_id: str = RELEASE) -> f.ReleaseCancelled:
+    return f.ReleaseCancelled(release_id=release_id, who="ada", reason="not today")
+
+
+def abandoned() -> f.WorkAbandoned:
+    return f.WorkAbandoned(
+        service="quantiser", cause_type="slipway.variant.requested.v1", cause_id="c", dead_letter_sequence=7,
+        code="internal_error", reason="boom",
+    )  # fmt: skip
+
+
+def refused(variant: str = "int8", code: str = "stale_epoch") -> f.PromotionRefused:
+    return f.PromotionRefused(target=target(variant), code=code, reason="the route moved")
+
+
+# -- ports ------------------------------------------------------------------------------------------------------------
+
+
+class FixedClock:
+    """A clock that moves only when told to."""
+
+    def __init__(self, now: datetime = START) -> None:
+        self.at = now
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at.timestamp()
+
+    def advance(self, seconds: float) -> None:
+        self.at += timedelta(seconds=seconds)
+
+
+class FakeRecords:
+    """Records in memory under the same compare-and-set as the real bucket."""
+
+    def __init__(self, shared=None) -> None:
+        self.kept: dict[str, Entry] = {} if shared is None else shared
+        self.conflicts = 0
+        """How many of the next writes meet a conflict that somebody else caused."""
+
+    async def get(self, key):
+        return self.kept.get(key)
+
+    async def create(self, key, value):
+        if key in self.kept:
+            raise Conflict(key)
+        return self._write(key, value)
+
+    async def update(self, key, value, revision):
+        if self.conflicts:
+            self.conflicts -= 1
+            raise Conflict(key)
+        if key not in self.kept or self.kept[key].revision != revision:
+            raise Conflict(key)
+        return self._write(key, value)
+
+    def _write(self, key, value):
+        revision = 1 + max((entry.revision for entry in self.kept.values()), default=0)
+        again = type(value).model_validate_json(value.model_dump_json())
+        self.kept[key] = Entry(again, revision)
+        return revision
+
+    async def keys(self):
+        return sorted(self.kept)
+
+
+class FakeArtifacts:
+    """Artifacts in memory, create-only."""
+
+    def __init__(self) -> None:
+        self.bases = {"bases/tiny/1.json": BASE}
+        self.present = {ready().weights.ref.uri: ready().weights.ref.digest}
+        self.versions: dict[str, object] = {}
+        self.deployments: dict[str, object] = {}
+
+    async def find_base(self, key):
+        return self.bases.get(key)
+
+    async def verify(self, one):
+        if one.uri not in self.present:
+            raise Permanent("artifact_not_found", f"{one.uri} does not exist.")
+        if self.present[one.uri] != one.digest:
+            raise Permanent("digest_mismatch", f"{one.uri} is something else.")
+
+    async def put_version(self, manifest):
+        key = f"versions/{manifest.model}/{manifest.version}/manifest.json"
+        self.versions.setdefault(key, manifest)
+        return ref(key)
+
+    async def put_deployment(self, record):
+        key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}.json"
+        self.deployments.setdefault(key, record)
+
+
+@dataclass
+class FakePublisher:
+    """Remembers what was said; fails on demand."""
+
+    said: list = field(default_factory=list)
+    failing: Exception | None = None
+    failing_model: str | None = None
+
+    async def publish(self, emit):
+        if self.failing is not None and self.failing_model in (None, emit.model):
+            raise self.failing
+        self.said.append(emit)
+
+    def of(self, kind):
+        return [emit.fact for emit in self.said if isinstance(emit.fact, kind)]
+
+    def types(self):
+        return [emit.fact.TYPE.removeprefix("slipway.").removesuffix(".v1") for emit in self.said]
+
+
+def outside(**changes) -> Outside:
+    kept: dict[str, Entry] = {}
+    given = {
+        "releases": FakeRecords(kept), "models": FakeRecords(kept), "policies": FakeRecords(), "routes": FakeRecords(),
+        "artifacts": FakeArtifacts(), "publisher": FakePublisher(), "clock": FixedClock(),
+    }  # fmt: skip
+    return Outside(**{**given, **changes})

@@ -1,0 +1,135 @@
+"""Who may come in."""
+
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.facts import BaseModelRef, Weights
+from contracts.vocabulary import ArtifactRef, digest_of
+from services.registry.domain import admission
+from services.registry.domain.admission import Places, Refusal
+from tests.kit import fakes_registry as k
+
+PLACES = Places(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),))
+OWN = "s3://slipway/checkpoints/support-bot/"
+
+
+def at(uri: str):
+    weights = Weights(kind="lora", ref=ArtifactRef(uri=uri, digest=digest_of(b"a"), size_bytes=1))
+    return k.ready(weights=weights)
+
+
+@pytest.mark.parametrize("uri", [OWN + "manifests/folder/ab.json", "file:///srv/checkpoints/run/manifest.json"])
+def test_artifacts_in_their_own_place_are_let_in(uri):
+    assert admission.assess_places(at(uri), PLACES) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://example.org/x", "https://example.org/x", "ftp://h/x", "hf://model", "data:,x", "x", "//h/x", "s3:x",
+        "s3://other/checkpoints/support-bot/x", "s3://slipway/checkpoints/other-bot/x", "s3://slipway/blobs/x",
+        "s3://slipway/checkpoints/support-bot2/x", "s3://slipway/checkpoints/support-bot", OWN, OWN + "../other/x",
+        OWN + "a/../../other/x", OWN + "./x", OWN + "a//x", OWN + "%2e%2e/x", OWN + "x?y", OWN + "x#y", OWN + "a\\b",
+        "s3://slipway//checkpoints/support-bot/x", OWN + "x\n", "s3://slipway@other/checkpoints/support-bot/x",
+        "file:///etc/passwd", "file:///srv/checkpoints/../secret", "file:///srv/checkpointsx/y",
+        "file://host/srv/checkpoints/x", "file:/etc/x", "s3://[/x",
+    ],
+)  # fmt: skip
+def test_artifacts_elsewhere_are_refused(uri):
+    refusal = admission.assess_places(at(uri), PLACES)
+    assert refusal is not None
+    assert refusal.code == "uri_not_allowed"
+    assert refusal.reason.startswith("weights: ")
+
+
+@given(st.text(max_size=60))
+def test_no_suffix_leads_out_of_the_prefix(suffix):
+    if admission.assess_places(at((OWN + suffix)[:2048]), PLACES) is None:
+        key = (OWN + suffix).removeprefix("s3://slipway/")
+        assert key.startswith("checkpoints/support-bot/")
+        assert ".." not in key.split("/")
+        assert "\n" not in key
+
+
+def test_calibration_and_evaluation_are_looked_at_too():
+    elsewhere = ArtifactRef(uri="s3://slipway/versions/x", digest=digest_of(b"a"), size_bytes=1)
+    for name in ("calibration", "evaluation"):
+        refusal = admission.assess_places(k.ready(**{name: elsewhere}), PLACES)
+        assert refusal is not None
+        assert refusal.details["artifact"] == name
+
+
+def test_file_uris_are_refused_unless_roots_are_allowed():
+    assert admission.assess_places(at("file:///srv/checkpoints/x"), Places(bucket="slipway")) is not None
+
+
+def test_policy_missing_weaker_tightened_or_stored():
+    stored = k.policy(rehearsal="required")
+    missing = admission.decide_policy(None, None)
+    assert isinstance(missing, Refusal)
+    assert missing.code == "policy_missing"
+    weaker = admission.decide_policy(k.policy(), stored)
+    assert isinstance(weaker, Refusal)
+    assert weaker.code == "policy_weaker_than_stored"
+    assert "rehearsal" in weaker.reason
+    assert admission.decide_policy(None, stored) == stored
+    tighter = k.policy(rehearsal="required", no_previous="base")
+    assert admission.decide_policy(tighter, stored) == tighter
+    assert admission.decide_policy(stored, None) == stored
+
+
+def test_the_release_key_is_about_what_goes_in_and_nothing_else():
+    key = admission.release_key(k.ready(), k.policy())
+    assert admission.release_key(k.ready(attempt=7, evals=(), wanted=("int8", "bf16", "int8")), k.policy()) == key
+    other = at(OWN + "x")
+    for changed, policy in (
+        (k.ready(model="other-bot"), k.policy()), (other, k.policy()), (k.ready(wanted=("int8",)), k.policy()),
+        (k.ready(training=k.ready().training.model_copy(update={"run_id": "run 2"})), k.policy()),
+        (k.ready(), k.policy(objective="cost")),
+    ):  # fmt: skip
+        assert admission.release_key(changed, policy) != key
+
+
+def test_release_ids_can_be_told_from_other_correlations():
+    release_id = admission.release_id(admission.release_key(k.ready(), k.policy()), 2)
+    assert admission.is_release_id(release_id)
+    assert release_id.endswith("-2")
+    for other in ("run 1", "r-1", release_id + "\n", release_id + ".x", "r-0123456789abcdef-0", ""):
+        assert not admission.is_release_id(other)
+
+
+def test_a_base_must_be_imported_and_be_the_very_one():
+    asked = k.ready().base
+    assert admission.assess_base(asked, k.BASE, "slipway") is None
+    by_manifest = asked.model_copy(update={"uri": "s3://slipway/bases/tiny/1.json"})
+    assert admission.assess_base(by_manifest, k.BASE, "slipway") is None
+    for given_, imported, code in (
+        (asked, None, "unknown_base"),
+        (asked.model_copy(update={"digest": digest_of(b"other")}), k.BASE, "unknown_base"),
+        (asked.model_copy(update={"uri": "s3://slipway/checkpoints/evil/x"}), k.BASE, "uri_not_allowed"),
+    ):
+        refusal = admission.assess_base(given_, imported, "slipway")
+        assert refusal is not None
+        assert refusal.code == code
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../b", "a//b", ".hidden", "a b", "/a", "a/", "a\n"])
+def test_base_names_that_are_no_keys_name_no_base(name):
+    assert admission.base_key(BaseModelRef(name=name, revision="1", uri="u", digest=digest_of(b"b"))) is None
+
+
+def test_base_names_may_have_an_organisation():
+    base = BaseModelRef(name="org/Tiny-1.5B", revision="main", uri="u", digest=digest_of(b"b"))
+    assert admission.base_key(base) == "bases/org/Tiny-1.5B/main.json"
+
+
+def test_the_opening_freezes_what_came_in():
+    policy = k.policy(objective="cost")
+    key = admission.release_key(k.ready(), policy)
+    ready = k.ready(wanted=("int8", "bf16", "int8"))
+    opened = admission.plan_opening(ready, policy, key=key, version=4, source_fact_id="e")
+    assert (opened.version, opened.wanted, opened.policy) == (4, ("int8", "bf16"), policy)
+    assert opened.release_id == admission.release_id(key, 1)

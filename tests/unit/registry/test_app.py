@@ -1,0 +1,329 @@
+"""The registry around its domain, on fakes: what is written, what is said, and what a crash leaves behind."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as f
+from contracts.policy import Promotion
+from contracts.vocabulary import digest_of
+from services.registry.app import Registry, rejection
+from services.registry.domain.admission import Places
+from shared.bus import Failed
+from shared.errors import Permanent, Transient
+from shared.kv import Entry
+from tests.kit import fakes_registry as k
+
+PLACES = Places(bucket="slipway")
+
+
+class House:
+    """A registry on fakes."""
+
+    def __init__(self):
+        self.out = k.outside()
+        self.registry = Registry(self.out, PLACES)
+        self.count = 0
+
+    def restarted(self):
+        """The same world, a new process."""
+        self.registry = Registry(self.out, PLACES)
+        return self
+
+    async def admit(self, event_id="e1", **changes):
+        checkpoint = k.ready(**changes)
+        await self.registry.admit(k.event(checkpoint, event_id, model=checkpoint.model))
+        return self.said(f.ReleaseOpened)
+
+    async def hear(self, release_id, *facts):
+        for fact in facts:
+            self.count += 1
+            await self.registry.hear(k.event(fact, f"f{self.count}", correlation=release_id), release_id)
+
+    async def deployed(self, release_id, to, cause="promote"):
+        self.count += 1
+        await self.registry.deployed(k.event(k.changed(to, cause), f"f{self.count}", correlation=release_id))
+
+    async def to_registered(self, release_id, variants=("bf16", "int8")):
+        await self.hear(release_id, k.merged(), *(k.quantised(variant) for variant in variants))
+
+    async def to_end(self, release_id, version):
+        await self.hear(release_id, *(k.staged(v, version) for v in ("bf16", "int8")))
+        await self.hear(release_id, *(k.benchmarked(v, version) for v in ("bf16", "int8")))
+        active = k.target("bf16", version)
+        await self.deployed(release_id, k.route(active, epoch=version))
+        self.out.routes.kept[k.MODEL] = Entry(k.route(active, epoch=version), version)
+
+    def said(self, kind):
+        return self.out.publisher.of(kind)
+
+    async def release(self, release_id):
+        entry = await self.out.releases.get(f"{k.MODEL}.{release_id}")
+        return entry.value if entry else None
+
+    async def model(self):
+        return (await self.out.models.get(f"{k.MODEL}.model")).value
+
+
+@pytest.fixture
+def house():
+    return House()
+
+
+async def test_a_checkpoint_opens_a_release_with_the_first_version(house):
+    (opened,) = await house.admit()
+    assert opened.version == 1
+    assert opened.policy == k.policy()
+    assert opened.source_fact_id == "e1"
+    (emit,) = house.out.publisher.said
+    assert (emit.cause_id, emit.correlation_id, emit.model) == ("e1", opened.release_id, k.MODEL)
+    assert (await house.release(opened.release_id)).outbox == ()
+
+
+async def test_one_checkpoint_under_many_ids_and_again_is_one_release(house):
+    for event_id in ("e1", "e1", "e2", "e3", "e1"):
+        await house.admit(event_id)
+    assert len(house.said(f.ReleaseOpened)) == 1
+    assert (await house.model()).next_version == 2
+
+
+async def test_a_higher_attempt_is_another_release_of_the_next_version(house):
+    await house.admit()
+    assert [one.version for one in await house.admit("e2", attempt=2)] == [1, 2]
+    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
+    assert (first[:-2], second[:-2]) == (second[:-2], first[:-2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"policy": None}, "policy_missing"),
+        ({"base": k.ready().base.model_copy(update={"name": "unheard-of"})}, "unknown_base"),
+        ({"base": k.ready().base.model_copy(update={"name": "../../x"})}, "unknown_base"),
+        ({"calibration": k.ref("elsewhere/x")}, "uri_not_allowed"),
+        ({"calibration": k.ref("checkpoints/support-bot/nothing-here")}, "artifact_not_found"),
+    ],
+)
+async def test_what_may_not_come_in_is_refused_with_its_code(house, changes, code):
+    with pytest.raises(Permanent) as caught:
+        await house.admit(**changes)
+    assert caught.value.code == code
+    assert house.out.publisher.said == []
+    assert (await house.model()).next_version == 1
+    assert len(await house.admit("e2")) == 1
+
+
+async def test_weights_that_are_not_what_was_announced_are_refused(house):
+    uri = k.ready().weights.ref.uri
+    house.out.artifacts.present[uri] = digest_of(b"something else")
+    with pytest.raises(Permanent) as caught:
+        await house.admit()
+    assert caught.value.code == "digest_mismatch"
+
+
+async def test_the_stored_policy_is_used_and_may_only_be_tightened(house):
+    house.out.policies.kept[k.MODEL] = Entry(k.policy(promotion=Promotion(mode="manual")), 1)
+    with pytest.raises(Permanent) as caught:
+        await house.admit()
+    assert caught.value.code == "policy_weaker_than_stored"
+    (opened,) = await house.admit(policy=None)
+    assert opened.policy.promotion.mode == "manual"
+
+
+async def test_a_crash_after_the_reservation_keeps_the_number(house):
+    """The model's record was written, the release's was not: neither redelivery nor the sweeper takes another."""
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+
+    async def sweep():
+        await house.registry.sweep()
+
+    for heal in (lambda: house.admit("e1"), sweep, lambda: house.admit("e9", attempt=3)):
+        del house.out.releases.kept[f"{k.MODEL}.{opened.release_id}"]
+        house.restarted()
+        await heal()
+        assert (await house.release(opened.release_id)).version == 1
+    assert (await house.model()).next_version == 3
+
+
+async def test_a_redelivered_event_stays_its_release_although_the_stored_policy_changed(house):
+    house.out.policies.kept[k.MODEL] = Entry(k.policy(), 1)
+    await house.admit("e1", policy=None)
+    house.out.policies.kept[k.MODEL] = Entry(k.policy(objective="cost"), 2)
+    await house.admit("e1", policy=None)
+    assert (await house.model()).next_version == 2
+
+
+async def test_a_crash_after_the_write_publishes_the_same_again(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    house.out.publisher.failing = Transient("bus_unavailable", "away")
+    with pytest.raises(Transient):
+        await house.hear(opened.release_id, k.merged())
+    assert len((await house.release(opened.release_id)).outbox) == 2
+    house.out.publisher.failing = None
+    await house.restarted().registry.sweep()
+    asked = [emit for emit in house.out.publisher.said if isinstance(emit.fact, f.VariantRequested)]
+    assert [emit.cause_id for emit in asked] == ["f1", "f1"]
+    assert (await house.release(opened.release_id)).outbox == ()
+
+
+async def test_redelivery_publishes_what_the_outbox_still_holds(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    house.out.publisher.failing = Transient("bus_unavailable", "away")
+    merged = k.event(k.merged(), "m1", correlation=opened.release_id)
+    with pytest.raises(Transient):
+        await house.registry.hear(merged, opened.release_id)
+    house.out.publisher.failing = None
+    await house.registry.hear(merged, opened.release_id)
+    assert len(house.said(f.VariantRequested)) == 2
+    await house.registry.hear(merged, opened.release_id)
+    assert len(house.said(f.VariantRequested)) == 2
+
+
+async def test_a_conflicting_write_is_decided_again(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    house.out.releases.conflicts = 3
+    await house.hear(opened.release_id, k.merged())
+    assert len(house.said(f.VariantRequested)) == 2
+
+
+async def test_a_record_that_never_stops_changing_is_tried_again_later(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    house.out.releases.conflicts = 10_000
+    with pytest.raises(Transient):
+        await house.hear(opened.release_id, k.merged())
+
+
+async def test_facts_at_the_same_moment_are_all_applied(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    facts = (k.merged(), k.quantised("bf16"), k.quantised("int8"))
+    await asyncio.gather(*(house.hear(opened.release_id, fact) for fact in facts))
+    assert len(house.said(f.VersionRegistered)) == 1
+
+
+async def test_the_manifest_is_written_before_the_version_is_said_to_exist(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    await house.to_registered(opened.release_id)
+    (registered,) = house.said(f.VersionRegistered)
+    assert list(house.out.artifacts.versions) == ["versions/support-bot/1/manifest.json"]
+    assert registered.manifest.uri.endswith("versions/support-bot/1/manifest.json")
+    assert {asked.baseline.target.version for asked in house.said(f.StagingRequested)} == {0}
+
+
+async def test_the_road_to_production_and_the_next_release_against_it(house):
+    await house.admit("e1")
+    await house.admit("e2", attempt=2)
+    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
+    await house.to_registered(second)
+    await house.to_registered(first)
+    assert {asked.release_id for asked in house.said(f.StagingRequested)} == {second}
+    await house.to_end(second, 2)
+    assert [(one.release_id, one.outcome) for one in house.said(f.ReleaseFinished)] == [(second, "promoted")]
+    asked = [one for one in house.said(f.StagingRequested) if one.release_id == first]
+    assert len(asked) == 2
+    record = await house.model()
+    assert (record.occupant, record.open) == (first, (first,))
+
+
+async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(house):
+    await house.admit("e1")
+    await house.admit("e2", attempt=2)
+    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
+    await house.to_registered(first)
+    await house.to_registered(second)
+    before = await house.out.models.get(f"{k.MODEL}.model")
+    await house.hear(first, k.cancel(first))
+    # the model's record as it was when the process died between the release's end and the hand-over
+    current = await house.out.models.get(f"{k.MODEL}.model")
+    await house.out.models.update(f"{k.MODEL}.model", before.value, current.revision)
+    await house.restarted().registry.sweep()
+    record = await house.model()
+    assert (record.occupant, record.open) == (second, (second,))
+    assert len(house.said(f.ReleaseFinished)) == 1
+
+
+async def test_a_newer_release_supersedes_where_the_older_ones_policy_says_so(house):
+    policy = k.policy(on_newer="supersede")
+    await house.admit("e1", policy=policy)
+    await house.admit("e2", policy=policy, attempt=2)
+    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
+    await house.to_registered(first)
+    await house.to_registered(second)
+    (finished,) = house.said(f.ReleaseFinished)
+    assert (finished.release_id, finished.outcome) == (first, "superseded")
+    assert (await house.model()).occupant == second
+    assert {one.release_id for one in house.said(f.StagingReleased)} == {first}
+
+
+async def test_the_sweeper_ends_what_waits_too_long(house):
+    await house.admit()
+    await house.registry.sweep()
+    assert house.said(f.ReleaseFinished) == []
+    house.out.clock.advance(k.policy().deadlines.merge_s)
+    await house.registry.sweep()
+    (finished,) = house.said(f.ReleaseFinished)
+    assert (finished.outcome, finished.code) == ("expired", "deadline_passed")
+    assert house.out.publisher.types() == ["release.opened", "deadline.passed", "release.finished"]
+    assert (await house.model()).open == ()
+
+
+async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(house):
+    await house.admit()
+    weights = k.ready().weights.model_copy(update={"ref": k.ref("checkpoints/a-bot/x")})
+    house.out.artifacts.present[weights.ref.uri] = weights.ref.digest
+    await house.admit("e2", model="a-bot", weights=weights)
+    house.out.clock.advance(k.policy().deadlines.merge_s)
+    house.out.publisher.failing, house.out.publisher.failing_model = Transient("bus_unavailable", "away"), "a-bot"
+    await house.registry.sweep()
+    assert [one.model for one in house.said(f.ReleaseFinished)] == [k.MODEL]
+    house.out.publisher.failing = None
+    await house.registry.sweep()
+    assert [one.model for one in house.said(f.ReleaseFinished)] == [k.MODEL, "a-bot"]
+
+
+async def test_deployments_are_recorded_once_per_epoch_and_never_overwritten(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    await house.deployed(opened.release_id, k.route(k.target("int8"), epoch=1))
+    kept = dict(house.out.artifacts.deployments)
+    await house.deployed(opened.release_id, k.route(k.target("int8"), epoch=1), "restore")
+    assert house.out.artifacts.deployments == kept
+    assert list(kept) == ["versions/support-bot/1/deployments/1.json"]
+
+
+async def test_the_occupant_hears_of_a_rollback_that_was_not_its_own(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    await house.to_registered(opened.release_id)
+    barred = k.route(k.target("int8", 9), epoch=3, barred=(k.target("int8", 1),))
+    await house.deployed("an-order-of-ops", barred, "rollback")
+    (finished,) = house.said(f.ReleaseFinished)
+    assert (finished.outcome, finished.code) == ("aborted", "barred")
+
+
+async def test_facts_about_no_release_are_left_alone(house):
+    await house.hear("run 1", k.merged())
+    await house.hear(k.RELEASE, k.merged())
+    assert house.out.publisher.said == []
+
+
+async def test_a_base_that_vanished_fails_for_good(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    house.out.artifacts.bases.clear()
+    with pytest.raises(Permanent) as caught:
+        await house.to_registered(opened.release_id)
+    assert caught.value.code == "unknown_base"
+
+
+def test_a_refusal_becomes_a_rejection_that_says_what_to_do():
+    error = Permanent("policy_missing", "No policy.", looked_in="event")
+    fact = rejection(Failed(event=None, error=error, model=k.MODEL))
+    assert (fact.code, fact.details) == ("policy_missing", {"looked_in": "event"})
+    assert "rollback trigger" in fact.reason

@@ -1,0 +1,328 @@
+"""The steps of a release, one decision at a time."""
+
+from datetime import timedelta
+
+import pytest
+
+from contracts.facts import (
+    ApprovalAwaited,
+    DeadlinePassed,
+    RehearsalRequested,
+    ReleaseFinished,
+    StagingRequested,
+    TrafficRequested,
+    VariantRequested,
+    VersionRegistered,
+)
+from contracts.policy import Canary, Deadlines, Promotion, QualityGate
+from services.registry.domain.deadlines import awaited_step, deadline_at
+from services.registry.domain.record import DeadlineReached, Input, Superseded
+from services.registry.domain.releases import decide, open_release
+from tests.kit import fakes_registry as k
+
+
+class Walk:
+    """A release on its way, and what it said."""
+
+    def __init__(self, policy=None, wanted=("int8",), **more):
+        self.now = k.START
+        opened = k.opened(policy=policy or k.policy(), wanted=wanted, **more)
+        self.release = open_release(opened, cause_id="e0", now=self.now).release
+        self.count = 0
+
+    def hear(self, *facts):
+        """Feed facts, ten seconds apart; give what they caused as {key: data}."""
+        said = {}
+        for fact in facts:
+            self.count += 1
+            self.now += timedelta(seconds=10)
+            decision = decide(self.release, Input(f"e{self.count}", self.now, fact), self.now)
+            self.release = decision.release
+            said |= {one.key: one.data for one in decision.publish}
+        return said
+
+    def to_staging(self, slot=None):
+        made = [k.quantised(variant) for variant in self.release.opened.wanted]
+        self.hear(k.merged(), *made, k.written(), slot or k.slot())
+        return self
+
+    def to_verdict(self, slot=None):
+        self.to_staging(slot)
+        for variant in self.release.opened.wanted:
+            self.hear(k.staged(variant))
+            self.last = self.hear(k.benchmarked(variant))
+        return self
+
+    @property
+    def end(self):
+        return self.release.finished
+
+
+def test_merged_asks_for_every_wanted_precision_with_its_gate():
+    gate = QualityGate(max_mean_kl=0.1)
+    walk = Walk(k.policy(quality={"int8": gate}), wanted=("bf16", "int8"), calibration=k.ref("checkpoints/c.jsonl"))
+    said = walk.hear(k.merged())
+    asked = VariantRequested.model_validate(said["variant.requested:int8"])
+    assert set(said) == {"variant.requested:bf16", "variant.requested:int8"}
+    assert (asked.gate, asked.merged, asked.version) == (gate, k.merged().manifest, 1)
+    assert asked.calibration.uri.endswith("c.jsonl")
+
+
+def test_registered_names_the_variants_that_were_good():
+    walk = Walk(wanted=("bf16", "int8"))
+    walk.hear(k.merged(), k.quantised("int8"), k.failed("bf16"))
+    said = walk.hear(k.written())
+    registered = VersionRegistered.model_validate(said["version.registered"])
+    assert [one.variant for one in registered.variants] == ["int8"]
+    assert registered.training == k.ready().training
+    assert registered.evals == k.ready().evals
+    assert awaited_step(walk.release) == "queue"
+
+
+def test_the_slot_sends_every_variant_to_staging_beside_the_baseline():
+    walk = Walk(wanted=("bf16", "int8"))
+    walk.hear(k.merged(), k.quantised("int8"), k.quantised("bf16"), k.written())
+    said = walk.hear(k.slot())
+    asked = StagingRequested.model_validate(said["staging.requested:int8"])
+    assert asked.candidate.target == k.target("int8")
+    assert asked.baseline == k.BASELINE
+    assert asked.purpose == "benchmark"
+    assert set(said) == {"staging.requested:bf16", "staging.requested:int8"}
+
+
+def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_and_says_so():
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict()
+    order = TrafficRequested.model_validate(walk.last["traffic.requested:1"])
+    assert (order.weight_ratio, order.epoch, order.fallback) == (1.0, 0, k.BASELINE)
+    assert "first release" in order.note
+    said = walk.hear(k.changed(k.route(k.target("int8"))))
+    assert list(said) == ["staging.released:int8", "release.finished"]
+    assert walk.end.outcome == "promoted"
+    assert "no canary" in walk.end.reason
+    assert walk.end.target == k.target("int8")
+
+
+def test_no_fallback_when_the_policy_says_hold():
+    walk = Walk(k.policy(no_previous="hold")).to_verdict()
+    assert TrafficRequested.model_validate(walk.last["traffic.requested:1"]).fallback is None
+
+
+def test_a_later_release_walks_the_canary_steps_with_the_epoch_of_each_change():
+    walk = Walk(k.policy(canary=Canary(steps=(0.1, 0.5)))).to_verdict(k.slot(first=False, epoch=7))
+    old = k.target("int8", 9)
+    assert walk.last["traffic.requested:0.1"]["epoch"] == 7
+    assert walk.last["traffic.requested:0.1"]["fallback"] is None
+    assert awaited_step(walk.release) == "traffic"
+    assert walk.hear(k.changed(k.route(old, k.target("int8"), weight=0.1, epoch=8), "canary")) == {}
+    assert awaited_step(walk.release) == "canary"
+    assert walk.hear(k.assessed("int8", 0.1, "inconclusive")) == {}
+    assert walk.hear(k.assessed("int8", 0.1))["traffic.requested:0.5"]["epoch"] == 8
+    walk.hear(k.changed(k.route(old, k.target("int8"), weight=0.5, epoch=12), "canary"))
+    assert walk.hear(k.assessed("int8", 0.5))["traffic.requested:1"]["epoch"] == 12
+    walk.hear(k.changed(k.route(k.target("int8"), epoch=13)))
+    assert walk.end.outcome == "promoted"
+
+
+def test_another_releases_deployment_is_none_of_ours():
+    walk = Walk().to_verdict(k.slot(first=False, epoch=7))
+    walk.hear(k.changed(k.route(k.target("int8", 9), epoch=7)))
+    assert walk.end is None
+    assert awaited_step(walk.release) == "traffic"
+
+
+def test_the_lease_of_the_chosen_variant_is_kept_only_if_traffic_comes_at_once():
+    assert "staging.released:int8" not in Walk().to_verdict().last
+    manual = Walk(k.policy(promotion=Promotion(mode="manual"))).to_verdict()
+    assert "staging.released:int8" in manual.last
+    assert "staging.released:int8" in Walk(k.policy(rehearsal="required")).to_verdict().last
+
+
+def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
+    walk = Walk(wanted=("bf16", "int8")).to_staging()
+    walk.hear(k.staged("bf16"))
+    assert list(walk.hear(k.benchmarked("bf16"))) == ["staging.released:bf16"]
+
+
+def test_rehearsal_required_is_asked_for_and_awaited():
+    walk = Walk(k.policy(rehearsal="required")).to_verdict()
+    asked = RehearsalRequested.model_validate(walk.last["rehearsal.requested"])
+    assert (asked.candidate.target, asked.fallback) == (k.target("int8"), k.BASELINE)
+    assert awaited_step(walk.release) == "rehearsal"
+    assert "traffic.requested:1" in walk.hear(k.rehearsed())
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_a_rehearsal_that_did_not_pass_rejects(verdict):
+    walk = Walk(k.policy(rehearsal="required")).to_verdict()
+    walk.hear(k.rehearsed(verdict))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "rehearsal_failed")
+
+
+def test_approval_must_cite_the_digest_of_what_would_be_deployed():
+    walk = Walk(k.policy(promotion=Promotion(mode="manual", approval_deadline_s=60))).to_verdict()
+    awaited = ApprovalAwaited.model_validate(walk.last["approval.awaited"])
+    assert awaited.manifest_digest == k.quantised("int8").manifest.digest
+    assert awaited.deadline_at == walk.now + timedelta(seconds=60) == deadline_at(walk.release)
+    assert walk.hear(k.approval(k.ref("something else").digest)) == {}
+    assert awaited_step(walk.release) == "approval"
+    assert "traffic.requested:1" in walk.hear(k.approval(awaited.manifest_digest))
+
+
+def test_a_rejected_checkpoint_ends_with_its_code():
+    from contracts.facts import CheckpointRejected
+
+    walk = Walk()
+    walk.hear(CheckpointRejected(code="adapter_is_zero", reason="all zero"))
+    assert (walk.end.outcome, walk.end.code, walk.end.reason) == ("rejected", "adapter_is_zero", "all zero")
+
+
+def test_when_no_variant_could_be_made_the_release_is_rejected_with_why():
+    walk = Walk(wanted=("bf16", "int8"))
+    walk.hear(k.merged(), k.failed("bf16", code="out_of_memory"), k.failed("int8"))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "out_of_memory")
+    assert "bf16: it broke" in walk.end.reason
+    assert "int8: it broke" in walk.end.reason
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("fail", "gate_failed"), ("inconclusive", "inconclusive")])
+def test_when_no_variant_passed_the_release_is_rejected(verdict, code):
+    walk = Walk().to_staging()
+    said = walk.hear(k.staged("int8"), k.benchmarked("int8", verdict=verdict))
+    assert list(said) == ["staging.released:int8", "release.finished"]
+    assert (walk.end.outcome, walk.end.code) == ("rejected", code)
+
+
+def test_a_failed_canary_aborts():
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
+    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk.hear(k.assessed("int8", 0.1, "fail"))
+    assert (walk.end.outcome, walk.end.code) == ("aborted", "gate_failed")
+
+
+def test_a_rolled_back_canary_aborts():
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
+    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    taken_back = k.route(k.target("int8", 9), k.target("int8"), weight=0.0, epoch=3, barred=(k.target("int8"),))
+    walk.hear(k.changed(taken_back, "abort"))
+    assert (walk.end.outcome, walk.end.code) == ("aborted", "barred")
+
+
+def test_a_canary_that_fell_with_its_baseline_aborts():
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
+    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk.hear(k.changed(k.route(k.target("int8", 8), epoch=3, barred=(k.target("int8", 9),)), "rollback"))
+    assert (walk.end.outcome, walk.end.code) == ("aborted", "stale_epoch")
+
+
+def test_a_refused_order_rejects_with_its_code():
+    walk = Walk().to_verdict()
+    walk.hear(k.refused(code="insufficient_memory"))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "insufficient_memory")
+
+
+def test_abandoned_work_rejects_and_names_the_dead_letter():
+    walk = Walk()
+    walk.hear(k.abandoned())
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "work_abandoned")
+    assert "dead letter 7" in walk.end.reason
+
+
+def test_cancelled_gives_back_what_is_staged():
+    walk = Walk(wanted=("bf16", "int8")).to_staging()
+    said = walk.hear(k.cancel())
+    assert list(said) == ["staging.released:bf16", "staging.released:int8", "release.finished"]
+    assert (walk.end.outcome, walk.end.code) == ("cancelled", "cancelled")
+
+
+def test_a_cancel_after_all_traffic_was_ordered_waits_for_the_truth():
+    walk = Walk().to_verdict()
+    assert walk.hear(k.cancel()) == {}
+    walk.hear(k.changed(k.route(k.target("int8"))))
+    assert walk.end.outcome == "promoted"
+    assert "use a rollback" in walk.end.reason
+    walk = Walk().to_verdict()
+    walk.hear(k.cancel(), k.refused())
+    assert walk.end.outcome == "cancelled"
+
+
+def test_superseded_unless_traffic_was_ordered():
+    walk = Walk().to_staging()
+    walk.hear(Superseded(by="r-newer"))
+    assert (walk.end.outcome, walk.end.code) == ("superseded", "superseded")
+    walk = Walk().to_verdict()
+    walk.hear(Superseded(by="r-newer"))
+    assert walk.end is None
+
+
+def test_after_its_end_nothing_changes_a_release():
+    walk = Walk()
+    walk.hear(k.cancel())
+    before = walk.release
+    assert walk.hear(k.merged(), k.cancel(), k.changed(k.route(k.target("int8")))) == {}
+    assert walk.release == before
+
+
+STEPS = {
+    "merge": (lambda walk: walk, 100),
+    "quantise": (lambda walk: walk.hear(k.merged()), 200),
+    "register": (lambda walk: walk.hear(k.merged(), k.quantised("int8")), 300),
+    "queue": (lambda walk: walk.hear(k.merged(), k.quantised("int8"), k.written()), 700),
+    "stage": (lambda walk: walk.to_staging(), 300),
+    "benchmark": (lambda walk: walk.to_staging().hear(k.staged("int8")), 400),
+    "rehearsal": (lambda walk: walk.to_verdict(), 500),
+    "approval": (lambda walk: walk.to_verdict().hear(k.rehearsed()), 800),
+    "traffic": (
+        lambda walk: walk.to_verdict().hear(k.rehearsed(), k.approval(k.quantised("int8").manifest.digest)), 600,
+    ),
+}  # fmt: skip
+LIMITS = Deadlines(
+    merge_s=100, quantise_s=200, stage_s=300, benchmark_s=400, rehearsal_s=500, traffic_s=600, queue_s=700
+)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_that_waits_has_its_own_deadline_and_ends_expired(step):
+    promotion = Promotion(mode="manual", approval_deadline_s=800)
+    walk = Walk(k.policy(deadlines=LIMITS, rehearsal="required", promotion=promotion))
+    go, seconds = STEPS[step]
+    go(walk)
+    assert awaited_step(walk.release) == step
+    assert deadline_at(walk.release) == walk.now + timedelta(seconds=seconds)
+    walk.now += timedelta(seconds=seconds)
+    said = walk.hear(DeadlineReached(step=step))
+    assert DeadlinePassed.model_validate(said[f"deadline.passed:{step}"]).step == step
+    assert ReleaseFinished.model_validate(said["release.finished"]) == walk.end
+    assert walk.end.outcome == "expired"
+    assert walk.end.code == ("approval_expired" if step == "approval" else "deadline_passed")
+
+
+def test_stale_and_early_deadlines_are_ignored():
+    walk = Walk()
+    assert walk.hear(DeadlineReached(step="merge")) == {}
+    walk.hear(k.merged())
+    walk.now += timedelta(days=1)
+    assert walk.hear(DeadlineReached(step="merge")) == {}
+    assert walk.end is None
+
+
+@pytest.mark.parametrize(("rule", "outcome"), [("abort", "expired"), ("promote", None)])
+def test_a_canary_without_evidence_does_what_the_policy_says(rule, outcome):
+    canary = Canary(steps=(0.1,), deadline_s=50, on_deadline=rule)
+    walk = Walk(k.policy(canary=canary)).to_verdict(k.slot(first=False, epoch=1))
+    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk.now += timedelta(seconds=50)
+    said = walk.hear(DeadlineReached(step="canary"))
+    assert (walk.end.outcome if walk.end else None) == outcome
+    assert ("traffic.requested:1" in said) == (rule == "promote")
+    assert any(key.startswith("deadline.passed:canary") for key in said)
+
+
+def test_the_timeline_tells_when_each_step_happened():
+    walk = Walk().to_verdict()
+    walk.hear(k.changed(k.route(k.target("int8"))))
+    steps = {step.step: step for step in walk.end.timeline}
+    assert next(iter(steps)) == "opened"
+    assert list(steps)[-1] == "finished"
+    assert steps["quantised int8"].at - steps["merged"].at == timedelta(seconds=10)
+    assert steps["quantised int8"].duration_s == 10.0
+    assert {"registered", "slot granted", "staged int8", "benchmarked int8", "deployed 1"} <= set(steps)

@@ -1,0 +1,172 @@
+"""Neither order nor repetition of facts matters, and every release ends exactly once."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.policy import Canary, MetricGate, Promotion, QualityGate
+from services.registry.domain import deadlines
+from services.registry.domain.record import DeadlineReached, Input, Release, Superseded
+from services.registry.domain.releases import decide, open_release, without_published
+from tests.kit import fakes_registry as k
+
+NOW = k.START + timedelta(hours=1)
+
+
+def inputs(*facts):
+    return [Input(f"e{i}", k.START + timedelta(seconds=i), fact) for i, fact in enumerate(facts, 1)]
+
+
+STRAIGHT = (
+    k.opened(policy=k.policy()),
+    inputs(
+        k.merged(), k.quantised("bf16", perplexity_ratio=1.0), k.quantised("int8"), k.written(), k.slot(),
+        k.staged("bf16"), k.benchmarked("bf16"), k.staged("int8"), k.benchmarked("int8"),
+        k.changed(k.route(k.target("bf16"))),
+    ),
+)  # fmt: skip
+ONE_FAILS = (
+    k.opened(policy=k.policy(), wanted=("bf16", "int8", "gptq-int4")),
+    inputs(
+        k.merged(), k.quantised("bf16", perplexity_ratio=1.0), k.quantised("int8"), k.failed("gptq-int4"),
+        k.written(), k.slot(), k.staged("bf16"), k.benchmarked("bf16", verdict="fail"),
+        k.failed("int8", "stage", "insufficient_memory"),
+    ),
+)  # fmt: skip
+CAREFUL_POLICY = k.policy(
+    promotion=Promotion(mode="manual"), rehearsal="required", canary=Canary(steps=(0.1, 0.5)), objective="cost",
+    gates=(MetricGate(metric="ttft_ms", max_value=500.0),), quality={"int8": QualityGate(max_perplexity_ratio=1.1)},
+)  # fmt: skip
+CAREFUL = (
+    k.opened(policy=CAREFUL_POLICY),
+    inputs(
+        k.merged(), k.quantised("bf16", weights_bytes=200), k.quantised("int8"), k.written(),
+        k.slot(first=False, epoch=3), k.staged("int8"), k.benchmarked("int8"), k.staged("bf16"),
+        k.benchmarked("bf16"), k.rehearsed(), k.approval(k.quantised("int8").manifest.digest),
+        k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.1, epoch=4), "canary"),
+        k.assessed("int8", 0.1),
+        k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.5, epoch=5), "canary"),
+        k.assessed("int8", 0.5), k.changed(k.route(k.target("int8"), epoch=6)),
+    ),
+)  # fmt: skip
+ROADS = {"straight": STRAIGHT, "one fails": ONE_FAILS, "careful": CAREFUL}
+
+
+def walk(opening, happened, now=NOW):
+    release = open_release(opening, cause_id="e0", now=k.START).release
+    for one in happened:
+        decision = decide(release, one, now)
+        assert decision.publish == decision.release.outbox[len(release.outbox) :]
+        release = decision.release
+    return release
+
+
+def said(release):
+    return {one.key: (one.type, one.data) for one in release.outbox}
+
+
+def without_order(release: Release):
+    """The state without what cannot but follow the order: which input was the last straw for each fact."""
+    return release.model_copy(update={"outbox": ()})
+
+
+@pytest.mark.parametrize("name", ROADS)
+def test_in_order_the_road_ends(name):
+    release = walk(*ROADS[name])
+    assert release.finished is not None
+    assert release.finished.outcome == ("rejected" if name == "one fails" else "promoted")
+    assert release.outbox[-1].key == "release.finished"
+
+
+@pytest.mark.parametrize("name", ["straight", "careful"])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
+    opening, happened = ROADS[name]
+    copies = data.draw(st.lists(st.sampled_from(happened), max_size=6))
+    order = data.draw(st.permutations([*happened, *copies]))
+    expected, got = walk(opening, happened), walk(opening, order)
+    assert said(got) == said(expected)
+    assert without_order(got) == without_order(expected)
+    assert len(got.outbox) == len(expected.outbox)
+
+
+@given(order=st.permutations(ONE_FAILS[1]))
+@settings(max_examples=100, deadline=None)
+def test_a_road_where_nothing_passes_is_rejected_in_any_order(order):
+    release = walk(ONE_FAILS[0], order)
+    assert release.finished.outcome == "rejected"
+    assert release.finished.code == "gate_failed"
+
+
+ENDERS = [
+    k.cancel(), k.abandoned(), k.refused(), k.refused("bf16", "barred"), Superseded(by="r-newer"),
+    k.failed("int8"), k.failed("bf16", "benchmark"), k.failed("int8", "stage"), k.rehearsed("fail"),
+    k.assessed("int8", 0.1, "fail"), k.assessed("int8", 0.1, "inconclusive"),
+    k.changed(k.route(k.target("bf16", 9), epoch=7, barred=(k.target("int8"),)), "rollback"),
+    k.changed(k.route(k.target("bf16", 9), epoch=5), "rollback"), k.changed(k.route(None, epoch=8), "abort"),
+    *(DeadlineReached(step=s) for s in ("merge", "quantise", "register", "queue", "stage", "benchmark", "rehearsal",
+                                       "approval", "traffic", "canary", "no such step")),
+    k.quantised("awq-int4"), k.staged("int8", 4), k.benchmarked("int8", 4), k.benchmarked("int8", verdict="fail"),
+    k.benchmarked("bf16", gates=()), k.quantised("int8", perplexity_ratio=9.0), k.approval(k.ref("other").digest),
+    k.opened(), k.ready(), k.benchmarked("int8", verdict="inconclusive"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROADS)
+@given(data=st.data())
+@settings(max_examples=250, deadline=None)
+def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
+    opening, happened = ROADS[name]
+    chosen = data.draw(st.lists(st.sampled_from(ENDERS), min_size=1, max_size=8))
+    enders = [Input(f"x{i}", k.START + timedelta(seconds=500 + i), what) for i, what in enumerate(chosen)]
+    order = data.draw(st.permutations([*happened, *enders]))
+    far = data.draw(st.booleans())
+    release = walk(opening, order, NOW + timedelta(days=30) if far else NOW)
+    keys = [one.key for one in release.outbox]
+    assert len(keys) == len(set(keys))
+    finished = [i for i, one in enumerate(release.outbox) if one.type == "slipway.release.finished.v1"]
+    assert len(finished) <= 1
+    assert (release.finished is not None) == (finished == [len(keys) - 1])
+    staged = {key.partition(":")[2] for key in keys if key.startswith("staging.requested:")}
+    if release.finished is not None:
+        assert staged == {key.partition(":")[2] for key in keys if key.startswith("staging.released:")}
+        assert deadlines.awaited_step(release) is None
+    else:
+        assert deadlines.deadline_at(release) is not None
+    assert Release.model_validate_json(release.model_dump_json()) == release
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_whoever_waits_too_long_always_ends(data):
+    """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
+    opening, happened = CAREFUL
+    order = data.draw(st.permutations(happened))
+    release = walk(opening, order[: data.draw(st.integers(0, len(order)))])
+    for i in range(5):
+        step, at = deadlines.awaited_step(release), deadlines.deadline_at(release)
+        if step is None:
+            break
+        early = decide(release, Input(f"d{i}", at, DeadlineReached(step=step)), at - timedelta(seconds=1))
+        assert early.release == release
+        release = decide(release, Input(f"d{i}", at, DeadlineReached(step=step)), at).release
+    assert release.finished is not None
+
+
+def test_the_outbox_is_cleared_of_what_was_published_only():
+    release = walk(STRAIGHT[0], STRAIGHT[1][:1])
+    first, *rest = release.outbox
+    assert without_published(release, (first,)).outbox == tuple(rest)
+
+
+def test_what_follows_cites_the_input_or_its_cause():
+    opening, happened = STRAIGHT
+    release = walk(opening, [happened[0], *happened[1:3], replace(happened[3], id="r/manifest", cause_id="e3")])
+    causes = {one.key: one.cause_id for one in release.outbox}
+    assert causes["release.opened"] == "e0"
+    assert causes["variant.requested:int8"] == "e1"
+    assert causes["version.registered"] == "e3"
