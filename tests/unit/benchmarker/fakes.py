@@ -39,7 +39,13 @@ class FakeEngine:
     retired: list[list[str]] = field(default_factory=list)
 
     async def stream(
-        self, served: ServedTarget, prompt: str, *, output_tokens: int, timeout_s: float, number: int
+        self,
+        served: ServedTarget,
+        prompt: str,
+        *,
+        output_tokens: int,
+        timeout_s: float,  # noqa: ARG002
+        number: int,
     ) -> AsyncGenerator[Delta, None]:
         name = served.target.triton_name
         self.started.append((name, prompt, number))

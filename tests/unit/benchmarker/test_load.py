@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.policy import LoadProfile
-from services.benchmarker.domain.plan import plan_arrivals
+from services.benchmarker.domain.plan import Arrival, plan_arrivals
 from services.benchmarker.load import WARMUP_PAIR, Load, LoadedSide
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine
@@ -68,17 +68,8 @@ def test_each_side_gets_its_own_prompts():
 
 
 def test_a_late_generator_shows_in_the_scheduled_figure_not_in_the_send_based_one():
-    async def main():
-        engine, load = make(Behaviour(first_s=0.1))
-
-        async def slow_progress(_done, _total):
-            return None
-
-        arrivals = [arrival for arrival in PLAN if arrival.side == "candidate"][:1]
-        late = [type(arrivals[0])(at_s=-0.5, side="candidate", pair=0, prompt=0)]
-        return await load.run(late, slow_progress)
-
-    (one,) = run_virtually(main())
+    overdue = [Arrival(at_s=-0.5, side="candidate", pair=0, prompt=0)]
+    _, (one,) = run(Behaviour(first_s=0.1), plan=overdue)
     assert one.send_ttft_ms == pytest.approx(100, abs=0.01)
     assert one.ttft_ms == pytest.approx(600, abs=0.01)
 
@@ -159,7 +150,7 @@ def test_no_warm_up_is_no_request():
 
 def test_a_defect_in_an_adapter_is_not_taken_for_an_error_of_the_engine():
     class Broken(FakeEngine):
-        async def stream(self, served, prompt, *, output_tokens, timeout_s, number):
+        async def stream(self, *_args, **_options):
             raise KeyError("a defect")
             yield
 

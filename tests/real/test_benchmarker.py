@@ -1,0 +1,337 @@
+"""The benchmarker as a process of its own: real bus, real store, real Triton with the toy engine at known speeds."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+import sys
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+import tritonclient.grpc as triton_client
+
+from contracts.envelope import Event
+from contracts.facts import VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
+from contracts.manifests import BenchmarkReport
+from contracts.policy import LoadProfile, MetricGate
+from contracts.services import EVENTS
+from contracts.vocabulary import Target
+from services.benchmarker.adapters.store import StoredReports
+from services.benchmarker.adapters.triton import TritonEngine
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from shared.blobs import Store
+from shared.bus import publish_event
+from shared.inference import Channels
+from shared.process import free_port
+from tests.kit.servers import Server, running
+from tests.kit.triton import TritonServer, installed
+from tests.unit.benchmarker.engine_conformance import EngineConformance
+from tests.unit.benchmarker.factories import served, staged
+from tests.unit.benchmarker.reports_conformance import ReportsConformance
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+ROOT = Path(__file__).resolve().parents[2]
+CANDIDATE_MS, BASELINE_MS = 40, 20
+LOAD = LoadProfile(requests=30, rate_rps=6.0, output_tokens=6, warmup_requests=1, timeout_s=4.0)
+GATES = (MetricGate(metric="ttft_ms", statistic="p50", max_value=400),)
+_numbers = itertools.count(1)
+
+
+class BenchmarkerService(Server):
+    """`python -m services.benchmarker.main` with its environment."""
+
+    name = "benchmarker"
+
+    def __init__(self, folder: Path, settings, **more) -> None:
+        super().__init__(folder)
+        self.port = free_port()
+        self.variables = {
+            "SLIPWAY_NATS_URL": settings.nats_url,
+            "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
+            "SLIPWAY_S3_ACCESS_KEY": settings.s3_access_key,
+            "SLIPWAY_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "SLIPWAY_HTTP_PORT": str(self.port),
+            "SLIPWAY_STATE_DIR": str(self.folder),
+            "BENCHMARKER_PROGRESS_INTERVAL_S": "0",
+            **more,
+        }
+
+    def command(self):
+        return [sys.executable, "-m", "services.benchmarker.main"]
+
+    def environment(self):
+        return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
+
+    def ready(self):
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+class ToyFleet:
+    """Toy models in a real Triton, loaded by name at a speed of their own."""
+
+    def __init__(self, server: TritonServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+
+    def load(self, name: str, **toy: str) -> None:
+        weights = self.folder / "weights"
+        weights.mkdir(exist_ok=True)
+        (weights / "config.json").write_text("{}")
+        files = plan_model_files(name, str(weights), EngineConfig(kind="toy", toy=toy))
+        for path, text in files.items():
+            place = self.server.repository / name / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        self._call("load_model", name)
+
+    def unload(self, name: str) -> None:
+        self._call("unload_model", name)
+
+    def _call(self, what: str, name: str) -> None:
+        with contextlib.closing(triton_client.InferenceServerClient(self.server.endpoint)) as client:
+            getattr(client, what)(name)
+
+    def pair(self, **toy: str):
+        """Load a fresh candidate and baseline of a model that no other test uses."""
+        model = f"bot-{next(_numbers)}"
+        targets = [Target(model=model, version=version, variant="bf16") for version in (2, 1)]
+        self.load(targets[0].triton_name, token_delay_ms=str(CANDIDATE_MS), crash_text="CRASH", **toy)
+        self.load(targets[1].triton_name, token_delay_ms=str(BASELINE_MS))
+        return [served(target, self.server.endpoint) for target in targets]
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
+        yield server
+
+
+@pytest.fixture
+def fleet(triton, tmp_path):
+    return ToyFleet(triton, tmp_path)
+
+
+@pytest.fixture
+def service(js, settings, tmp_path):
+    with running(BenchmarkerService(tmp_path, settings)) as process:
+        yield process
+
+
+class Bench:
+    """What a test says to the benchmarker and hears from it."""
+
+    def __init__(self, js, settings) -> None:
+        self.js = js
+        self.store = Store(settings)
+
+    async def stage(self, candidate, baseline, **more) -> Event:
+        fact = staged(candidate=candidate, baseline=baseline, **{"load": LOAD, "gates": GATES, **more})
+        event = Event[VariantStaged](
+            id=str(uuid.uuid4()), source="/slipway/server-manager", type=fact.TYPE, subject=candidate.target.model,
+            time=datetime.now(UTC), correlationid="r1", data=fact,
+        )  # fmt: skip
+        await publish_event(self.js, event)
+        return event
+
+    async def hear(self, fact, count: int = 1, *, timeout_s: float = 60.0):
+        """Wait for `count` facts of a type and give them all."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                info = await self.js.stream_info(EVENTS, subjects_filter=f"{fact.TYPE}.>")
+                if sum((info.state.subjects or {}).values()) >= count:
+                    break
+                await asyncio.sleep(0.05)
+        subscription = await self.js.pull_subscribe(f"{fact.TYPE}.>", stream=EVENTS)
+        messages = await subscription.fetch(100, timeout=1)
+        await subscription.unsubscribe()
+        return [Event[fact].model_validate_json(message.data) for message in messages]
+
+    async def until_working(self, model: str, *, timeout_s: float = 30.0) -> None:
+        """Wait until the benchmarker reports progress on a model."""
+        seen = asyncio.get_running_loop().create_future()
+
+        async def note(message) -> None:
+            if not seen.done():
+                seen.set_result(message)
+
+        subscription = await self.js._nc.subscribe(f"{WorkProgressed.TYPE}.{model}", cb=note)
+        await asyncio.wait_for(seen, timeout_s)
+        await subscription.unsubscribe()
+
+
+@pytest.fixture
+def bench(js, settings):
+    return Bench(js, settings)
+
+
+class TestTritonEngine(EngineConformance):
+    """The real engine keeps the promises that the fake is tested by."""
+
+    @pytest.fixture(autouse=True)
+    def _loaded(self, triton, fleet):
+        self.endpoint = triton.endpoint
+        fleet.load("bot.v1.bf16", token_delay_ms="5")
+
+    def run(self, main):
+        return asyncio.run(main)
+
+    @contextlib.asynccontextmanager
+    async def engine(self):
+        channels = Channels()
+        try:
+            yield TritonEngine(channels)
+        finally:
+            await channels.close()
+
+    def answering(self):
+        return served(Target(model="bot", version=1, variant="bf16"), self.endpoint)
+
+    def absent(self):
+        return served(Target(model="bot", version=9, variant="bf16"), self.endpoint)
+
+
+class TestStoredReports(ReportsConformance):
+    """The real store keeps the promises that the fake is tested by."""
+
+    @pytest.fixture
+    def reports(self, settings):
+        return StoredReports(Store(settings))
+
+    def put(self, reports, name, data):
+        return reports._store.create(f"evaluations/{uuid.uuid4().hex}-{name}", data)
+
+
+async def test_measured_latencies_are_those_the_engine_was_set_to(service, fleet, bench):
+    candidate, baseline = fleet.pair()
+    cause = await bench.stage(candidate, baseline)
+    (event,) = await bench.hear(VariantBenchmarked)
+    fact = event.data
+    assert (event.causationid, event.correlationid) == (cause.id, "r1")
+    assert (fact.target, fact.baseline) == (candidate.target, baseline.target)
+    for summary, delay_ms in ((fact.candidate_summary, CANDIDATE_MS), (fact.baseline_summary, BASELINE_MS)):
+        assert (summary.requests, summary.errors) == (30, 0)
+        assert delay_ms <= summary.ttft_ms.p50 <= delay_ms + 30
+        assert summary.itl_ms.p50 == pytest.approx(delay_ms, rel=0.35)
+        assert summary.output_tokens == 30 * 6
+    itl = next(ratio for ratio in fact.ratios if ratio.metric == "itl_ms.p50")
+    assert 1.3 < itl.low <= itl.value <= itl.high < 2.7
+    assert fact.verdict == "pass"
+    report = BenchmarkReport.model_validate_json(bench.store.get(fact.report))
+    assert len(report.requests) == 60
+    assert report.hardware["fingerprint"] == fact.hardware
+    assert report.send_based_ttft_ms["candidate"].p50 <= fact.candidate_summary.ttft_ms.p50 + 0.1
+
+
+async def test_progress_is_live_and_ends_at_the_total(service, fleet, bench):
+    candidate, baseline = fleet.pair()
+    seen = []
+
+    async def note(message) -> None:
+        seen.append(Event[WorkProgressed].model_validate_json(message.data).data)
+
+    await bench.js._nc.subscribe(f"{WorkProgressed.TYPE}.>", cb=note)
+    await bench.stage(candidate, baseline)
+    await bench.hear(VariantBenchmarked)
+    assert [step.done for step in seen] == list(range(1, 61))
+    assert {(step.step, step.total, step.unit, step.variant) for step in seen} == {
+        ("benchmark", 60, "requests", "bf16")
+    }
+
+
+async def test_a_dead_process_behind_a_ready_answer_fails_the_candidate_and_does_not_hang(
+    service, fleet, bench, triton
+):
+    candidate, baseline = fleet.pair()
+    triton.kill_stub(candidate.target.triton_name)
+    began = time.monotonic()
+    await bench.stage(candidate, baseline)
+    (event,) = await bench.hear(VariantBenchmarked)
+    assert time.monotonic() - began < 25
+    assert event.data.verdict == "fail"
+    assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (30, 0)
+    (errors,) = [gate for gate in event.data.gates if gate.name == "error_ratio.max_value"]
+    assert (errors.verdict, errors.value) == ("fail", 1.0)
+
+
+async def test_a_candidate_that_answers_only_silence_fails(service, fleet, bench):
+    candidate, baseline = fleet.pair(mute_text=" ")
+    await bench.stage(candidate, baseline)
+    (event,) = await bench.hear(VariantBenchmarked)
+    assert (event.data.verdict, event.data.candidate_summary.errors) == ("fail", 30)
+    report = BenchmarkReport.model_validate_json(bench.store.get(event.data.report))
+    assert {row.get("error") for row in report.requests if row["side"] == "candidate"} == {"empty"}
+
+
+async def test_the_same_measurement_asked_for_again_is_published_again_without_any_load(service, fleet, bench):
+    candidate, baseline = fleet.pair()
+    await bench.stage(candidate, baseline)
+    (first,) = await bench.hear(VariantBenchmarked)
+    fleet.unload(candidate.target.triton_name)
+    fleet.unload(baseline.target.triton_name)
+    await bench.stage(candidate, baseline)
+    first_again, second = await bench.hear(VariantBenchmarked, 2)
+    assert first_again == first
+    assert second.data == first.data
+    assert second.id != first.id
+
+
+async def test_a_killed_benchmarker_measures_again_and_says_it_once(service, fleet, bench):
+    candidate, baseline = fleet.pair()
+    await bench.stage(candidate, baseline)
+    await bench.until_working(candidate.target.model)
+    service.kill()
+    service.start()
+    (event,) = await bench.hear(VariantBenchmarked)
+    assert event.data.verdict == "pass"
+    assert len(bench.store.keys("manifests/benchmark/")) >= 1
+    assert bench.store.key_of(event.data.report.uri) in bench.store.keys("manifests/benchmark/")
+
+
+async def test_a_restart_of_the_whole_server_voids_the_measurement_and_it_is_made_again(
+    service, js, settings, tmp_path
+):
+    bench = Bench(js, settings)
+    with running(TritonServer(tmp_path / "own")) as own:
+        fleet = ToyFleet(own, tmp_path)
+        candidate, baseline = fleet.pair()
+        await bench.stage(candidate, baseline)
+        await bench.until_working(candidate.target.model)
+        own.kill()
+        own.start()
+        for one, delay_ms in ((candidate, CANDIDATE_MS), (baseline, BASELINE_MS)):
+            fleet.load(one.target.triton_name, token_delay_ms=str(delay_ms))
+        (event,) = await bench.hear(VariantBenchmarked, timeout_s=90)
+        assert event.data.verdict == "pass"
+        assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (0, 0)
+
+
+async def test_the_models_own_evaluation_set_is_rendered_with_each_targets_template(service, fleet, bench):
+    candidate, baseline = fleet.pair()
+    template = (
+        "{% if messages[0]['content'] == 'bad' %}{{ raise_exception('no') }}{% endif %}{{ messages[0]['content'] }}"
+    )
+    candidate = candidate.model_copy(update={"chat_template": template})
+    data = b'{"prompt": "good"}\n{"prompt": "bad"}\n'
+    evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", data)
+    await bench.stage(candidate, baseline, evaluation=evaluation)
+    (event,) = await bench.hear(VariantBenchmarked)
+    assert event.data.verdict == "fail"
+    assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (15, 0)
+
+
+async def test_an_unusable_evaluation_set_fails_the_variant_and_the_next_one_is_measured(service, fleet, bench):
+    candidate, baseline = fleet.pair()
+    evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", b'"fine"\n{broken\n')
+    await bench.stage(candidate, baseline, evaluation=evaluation)
+    (failed,) = await bench.hear(VariantFailed)
+    assert (failed.data.stage, failed.data.code, failed.data.variant) == ("benchmark", "evaluation_invalid", "bf16")
+    assert "line 2" in failed.data.reason
+    await bench.stage(candidate, baseline)
+    assert await bench.hear(VariantBenchmarked)
