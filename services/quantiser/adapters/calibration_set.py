@@ -7,10 +7,7 @@ from typing import Any
 
 from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import CalibrationPlan, pack_windows, without_overlap
-
-
-class CalibrationTooSmallError(Exception):
-    """The calibration set holds too few tokens to calibrate with."""
+from shared.errors import Permanent
 
 
 def calibration_windows(plan: CalibrationPlan, tokenizer: Any, path: Path | None) -> list[list[int]]:
@@ -25,8 +22,8 @@ def calibration_windows(plan: CalibrationPlan, tokenizer: Any, path: Path | None
             `completion`) or `text`. None means the packaged text.
 
     Raises:
-        CalibrationTooSmallError: Fewer tokens than the plan's least remain after unreadable lines and passages
-            of the held-out text were left out.
+        Permanent: `calibration_too_small`: fewer tokens than the plan's least remain after unreadable lines and
+            passages of the held-out text were left out.
     """
     if path is None:
         documents, unreadable = list(packaged_split().calibration), 0
@@ -39,9 +36,10 @@ def calibration_windows(plan: CalibrationPlan, tokenizer: Any, path: Path | None
     )
     found = sum(len(window) for window in windows)
     if found < plan.min_tokens:
-        raise CalibrationTooSmallError(
+        raise Permanent(
+            "calibration_too_small",
             f"The calibration set gives {found} tokens from {len(kept)} usable samples ({unreadable} lines were "
-            f"unreadable); at least {plan.min_tokens} are needed."
+            f"unreadable); at least {plan.min_tokens} are needed.",
         )
     return windows
 

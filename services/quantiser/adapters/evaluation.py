@@ -39,7 +39,7 @@ def load_compressed(folder: Path) -> Any:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def measure_quality(
-    reference: Any, candidate: Any, windows: list[list[int]], on_window: Callable[[int], None]
+    reference: Any, candidate: Any, windows: list[list[int]], on_window: Callable[[int, int], None]
 ) -> Quality:
     """Compare two models token by token.
 
@@ -50,7 +50,7 @@ def measure_quality(
         reference: The merged model.
         candidate: The variant.
         windows: Token ids; each window predicts all of its tokens but the first.
-        on_window: Told after each window how many are done.
+        on_window: Told after each window (windows done, windows in all).
 
     Raises:
         NotFiniteError: The candidate's or the reference's output is not finite.
@@ -66,7 +66,7 @@ def measure_quality(
         loss_difference += float((expected.gather(1, following) - found.gather(1, following)).double().sum())
         agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
         divergences.append((expected.exp() * (expected - found)).sum(-1))
-        on_window(index + 1)
+        on_window(index + 1, len(windows))
     kl = torch.cat(divergences).double()
     tokens = int(kl.numel())
     if not (bool(torch.isfinite(kl).all()) and math.isfinite(loss_difference)):

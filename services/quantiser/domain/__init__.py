@@ -2,7 +2,9 @@
 
 from .corpus import CorpusSplit, corpus_digest, pack_windows, split_topics, spread_windows, without_overlap
 from .planning import (
+    OUTPUT_FORMAT,
     CalibrationPlan,
+    Dtype,
     HeldOutPlan,
     ModelShape,
     QuantisationPlan,
@@ -13,10 +15,11 @@ from .planning import (
     plan_quantisation,
     shape_of,
 )
-from .quality import IDENTICAL, Assessment, assess_quality
+from .quality import IDENTICAL, Assessment, GateCode, assess_quality
 
 __all__ = [
-    "IDENTICAL", "Assessment", "CalibrationPlan", "CorpusSplit", "HeldOutPlan", "ModelShape", "QuantisationPlan",
-    "QuantiserDefaults", "Refusal", "assess_quality", "choose_group_size", "corpus_digest", "pack_windows",
-    "plan_output_key", "plan_quantisation", "shape_of", "split_topics", "spread_windows", "without_overlap",
+    "IDENTICAL", "OUTPUT_FORMAT", "Assessment", "CalibrationPlan", "CorpusSplit", "Dtype", "GateCode",
+    "HeldOutPlan", "ModelShape", "QuantisationPlan", "QuantiserDefaults", "Refusal", "assess_quality",
+    "choose_group_size", "corpus_digest", "pack_windows", "plan_output_key", "plan_quantisation", "shape_of",
+    "split_topics", "spread_windows", "without_overlap",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """Is a variant good enough for its policy: a verdict with the numbers compared."""
 
+from typing import Literal
+
 from contracts.facts import Quality
 from contracts.policy import QualityGate
 from contracts.vocabulary import Contract, Verdict
@@ -8,6 +10,8 @@ MIN_TOKENS = 1024
 """Fewer held-out tokens than this prove nothing about a perplexity ratio of a few percent."""
 IDENTICAL = Quality(perplexity_ratio=1.0, mean_kl=0.0, p99_kl=0.0, top1_agreement_ratio=1.0, tokens=0)
 """Quality of a variant that is the merged files themselves: proven by their digests, not measured."""
+
+GateCode = Literal["quality_gate_failed", "inconclusive"]
 
 
 class Assessment(Contract):

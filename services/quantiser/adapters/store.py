@@ -1,0 +1,100 @@
+"""Merged models and variants in the object store, and a work folder on the local disk."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from contracts.manifests import FileEntry, FolderManifest, MergedManifest, VariantManifest
+from contracts.vocabulary import ArtifactRef, digest_of
+from services.quantiser.ports import Progress
+from shared.blobs import Store, manifest_key
+from shared.errors import Permanent
+
+VARIANT = "variant"
+
+
+class StoredArtifacts:
+    """The store, and a work folder of this service on the local disk."""
+
+    def __init__(self, store: Store, work_dir: Path) -> None:
+        self._store = store
+        self._rooms = work_dir / "rooms"
+
+    def open_merged(self, ref: ArtifactRef) -> MergedManifest:
+        """Read a merged model's manifest, verified.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+        """
+        try:
+            return MergedManifest.model_validate_json(self._store.get(ref))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            reason = f"{ref.uri} is no manifest of a merged model: {problem['loc']}: {problem['msg']}."
+            raise Permanent("artifact_not_found", reason) from error
+
+    def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
+        """Give the committed output of an earlier run, if there is one."""
+        key = manifest_key(VARIANT, output_key, self._store.prefix_of(merged))
+        data = self._store.find(key)
+        if data is None:
+            return None
+        ref = ArtifactRef(uri=self._store.uri(key), digest=digest_of(data), size_bytes=len(data))
+        return VariantManifest.model_validate_json(data), ref
+
+    def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: Progress) -> None:
+        """Download files of a merged model into a folder."""
+        prefix = self._store.prefix_of(merged)
+        self._store.fetch_files(files, into, prefix, lambda done, total: progress("download", done, total, "bytes"))
+
+    def fetch_calibration(self, ref: ArtifactRef, into: Path) -> Path:
+        """Download a calibration set, one JSONL file or a folder of them, into one file."""
+        data = self._store.get(ref)
+        try:
+            files = FolderManifest.model_validate_json(data).files
+        except ValidationError:
+            files = ()
+        if files:
+            folder = into / "calibration"
+            self._store.fetch_files(files, folder, self._store.prefix_of(ref))
+            data = b"\n".join((folder / file.path).read_bytes() for file in files if file.path.endswith(".jsonl"))
+        path = into / "calibration.jsonl"
+        path.write_bytes(data)
+        return path
+
+    def put(self, merged: ArtifactRef, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
+        """Upload the files of a folder as blobs, beside those of the merged model."""
+        prefix = self._store.prefix_of(merged)
+        manifest = self._store.put_folder(folder, prefix, lambda done, total: progress("upload", done, total, "bytes"))
+        return manifest.files
+
+    def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
+        """Write the manifest, create-only; give the one that is there in the end (a replica may have been first)."""
+        key = manifest_key(VARIANT, manifest.output_key, self._store.prefix_of(merged))
+        ref, written = self._store.put_manifest(key, manifest)
+        if written:
+            return manifest, ref
+        return VariantManifest.model_validate_json(self._store.get(ref)), ref
+
+    @asynccontextmanager
+    async def workshop(self, name: str) -> AsyncIterator[Path]:
+        """Give an empty folder for one piece of work, gone afterwards."""
+        room = self._rooms / f"{os.getpid()}-{name.replace('sha256:', '')[:24]}"
+        shutil.rmtree(room, ignore_errors=True)
+        room.mkdir(parents=True)
+        try:
+            yield room
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what processes left that were killed in the middle of their work."""
+        for room in self._rooms.glob("*-*"):
+            pid = room.name.partition("-")[0]
+            if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+                shutil.rmtree(room, ignore_errors=True)

@@ -1,0 +1,179 @@
+"""Takes a request for one precision of a merged model, makes it, measures it, and says what came of it."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from contracts.envelope import Event
+from contracts.facts import VariantFailed, VariantQuantised, VariantRequested, WorkProgressed
+from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.vocabulary import ArtifactRef
+from services.quantiser import domain
+from services.quantiser.ports import Artifacts, Engine, Made, Order, PackagedText, Progress
+from shared.bus import Bus, Failed
+from shared.clock import Clock
+from shared.errors import Permanent
+
+SERVICE = "quantiser"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One work item, planned; `calibration_digest` is None when nothing calibrates."""
+
+    request: VariantRequested
+    merged: MergedManifest
+    plan: domain.QuantisationPlan
+    calibration_digest: str | None
+    output_key: str
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """Makes one variant; the outside comes in through its ports."""
+
+    artifacts: Artifacts
+    engine: Engine
+    packaged: PackagedText
+    clock: Clock
+    defaults: domain.QuantiserDefaults = field(default_factory=domain.QuantiserDefaults)
+
+    async def quantise(self, request: VariantRequested, progress: Progress) -> tuple[VariantManifest, ArtifactRef]:
+        """Give the committed variant: the one already there, or a new one.
+
+        Raises:
+            Permanent: The variant is refused or cannot be made.
+        """
+        started = self.clock.monotonic()
+        merged = await asyncio.to_thread(self.artifacts.open_merged, request.merged)
+        async with self.artifacts.workshop(f"{request.variant}-{request.merged.digest}") as room:
+            work = await self._plan(request, merged, room)
+            found = await asyncio.to_thread(self.artifacts.find_variant, request.merged, work.output_key)
+            if found is not None:
+                return found
+            files, made = await self._make(work, room, progress)
+        manifest = self._manifest(work, files, made, self.clock.monotonic() - started)
+        return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
+
+    async def _plan(self, request: VariantRequested, merged: MergedManifest, room: Path) -> Work:
+        config = [file for file in merged.files if file.path == "config.json"]
+        if not config:
+            raise Permanent("artifact_not_found", "The merged model has no config.json.")
+        await asyncio.to_thread(self.artifacts.fetch, request.merged, config, room / "config", _quiet)
+        parsed: dict[str, Any] = json.loads((room / "config" / "config.json").read_bytes())
+        shape = domain.shape_of(parsed, merged.method.dtype)
+        plan = accept(domain.plan_quantisation(request.variant, shape, request.settings, self.defaults))
+        calibration = None
+        if plan.calibration is not None:
+            calibration = request.calibration.digest if request.calibration else self.packaged.calibration
+        output_key = domain.plan_output_key(
+            plan, merged=request.merged.digest, calibration=calibration, held_out=self.packaged.held_out,
+            libraries=self.engine.library_versions(plan),
+        )  # fmt: skip
+        return Work(request, merged, plan, calibration, output_key)
+
+    async def _make(self, work: Work, room: Path, progress: Progress) -> tuple[tuple[FileEntry, ...], Made]:
+        request, merged, plan = work.request, work.merged, work.plan
+        if plan.engine == "pass-through":
+            return merged.files, Made(quality=domain.IDENTICAL, calibration_tokens=0, peak_rss_bytes=0)
+        calibration = None
+        if plan.calibration is not None and request.calibration is not None:
+            calibration = await asyncio.to_thread(self.artifacts.fetch_calibration, request.calibration, room)
+        order = Order(plan=plan, merged=room / "merged", output=room / "output", calibration=calibration)
+        await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, order.merged, progress)
+        made = await self.engine.quantise(order, progress)
+        files = await asyncio.to_thread(self.artifacts.put, request.merged, order.output, progress)
+        return files, made
+
+    def _manifest(self, work: Work, files: tuple[FileEntry, ...], made: Made, duration_s: float) -> VariantManifest:
+        weights_bytes = sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))
+        return VariantManifest(
+            model=work.merged.model, variant=work.request.variant, output_key=work.output_key,
+            merged=work.request.merged, files=files, engine=self.engine.version(work.plan),
+            settings={**work.plan.model_dump(mode="json"), "calibration_tokens_used": made.calibration_tokens},
+            calibration_digest=work.calibration_digest, held_out_digest=self.packaged.held_out,
+            size_ratio=weights_bytes / max(work.merged.weights_bytes, 1), quality=made.quality,
+            weights_bytes=weights_bytes, duration_s=duration_s, peak_rss_bytes=made.peak_rss_bytes,
+            made_at=self.clock.now(),
+        )  # fmt: skip
+
+
+def accept(plan: T | domain.Refusal) -> T:
+    """Give the plan, or turn the domain's refusal into the error that becomes `variant.failed`.
+
+    Raises:
+        Permanent: There is a refusal.
+    """
+    if isinstance(plan, domain.Refusal):
+        raise Permanent(plan.code, plan.reason)
+    return plan
+
+
+def check_gate(request: VariantRequested, manifest: VariantManifest, ref: ArtifactRef) -> None:
+    """Hold a variant against the policy's gate; one outside it stays in the store, to be looked at.
+
+    Raises:
+        Permanent: `quality_gate_failed`, or `inconclusive` when too little was measured.
+    """
+    identical = manifest.settings.get("engine") == "pass-through"
+    assessment = domain.assess_quality(manifest.quality, request.gate, identical=identical)
+    if assessment.verdict == "pass":
+        return
+    code: domain.GateCode = "quality_gate_failed" if assessment.verdict == "fail" else "inconclusive"
+    details = {"manifest": ref.model_dump(mode="json"), "quality": manifest.quality.model_dump(mode="json")}
+    raise Permanent(code, assessment.reason, **details)
+
+
+def build(bus: Bus, quantiser: Quantiser, *, progress_interval_s: float = 0.5) -> None:
+    """Register the handlers."""
+
+    @bus.on(VariantRequested, failure=_failed)
+    async def quantise(event: Event[VariantRequested]) -> VariantQuantised:
+        tell = teller(bus, event, quantiser.clock, progress_interval_s)
+        manifest, ref = await quantiser.quantise(event.data, tell)
+        check_gate(event.data, manifest, ref)
+        return VariantQuantised(
+            variant=manifest.variant, manifest=ref, weights_bytes=manifest.weights_bytes, engine=manifest.engine,
+            settings=manifest.settings, calibration_digest=manifest.calibration_digest,
+            size_ratio=manifest.size_ratio, quality=manifest.quality, duration_s=manifest.duration_s,
+            peak_rss_bytes=manifest.peak_rss_bytes,
+        )  # fmt: skip
+
+
+def teller(bus: Bus, event: Event[VariantRequested], clock: Clock, interval_s: float) -> Progress:
+    """Give a function that tells how far the work is, from any thread, not more often than `interval_s`."""
+    loop = asyncio.get_running_loop()
+    telling: set[asyncio.Task[None]] = set()
+    last: dict[str, float] = {}
+
+    def start(fact: WorkProgressed) -> None:
+        task = loop.create_task(bus.progress(event, fact))
+        telling.add(task)  # or the loop might forget it half way
+        task.add_done_callback(telling.discard)
+
+    def tell(step: str, done: float, total: float, unit: str) -> None:
+        now = clock.monotonic()
+        if done < total and now - last.get(step, -interval_s) < interval_s:
+            return
+        last[step] = now
+        fact = WorkProgressed(step=step, done=done, total=total, unit=unit, variant=event.data.variant)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(start, fact)
+
+    return tell
+
+
+def _failed(failed: Failed) -> VariantFailed | None:
+    if failed.event is None:
+        return None  # nobody's release: the bus keeps it as a dead letter
+    error, request = failed.error, failed.event.data
+    return VariantFailed(
+        variant=request.variant, stage="quantise", code=error.code, reason=error.sentence(), details=error.details
+    )
+
+
+def _quiet(_step: str, _done: float, _total: float, _unit: str) -> None:
+    """Tell nobody: the file is a kilobyte."""

@@ -1,0 +1,92 @@
+"""What the quantiser needs from outside."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from contracts.facts import EngineVersion, Quality
+from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.vocabulary import ArtifactRef, Contract, Digest
+from services.quantiser.domain import QuantisationPlan
+
+Progress = Callable[[str, float, float, str], None]
+"""Called with step, done, total, unit; from any thread."""
+
+
+class Order(Contract):
+    """One quantisation on local folders: read `merged`, write `output`; `calibration` is JSONL, if given."""
+
+    plan: QuantisationPlan
+    merged: Path
+    output: Path
+    calibration: Path | None = None
+
+
+class Made(Contract):
+    """What the engine made: quality is measured on the written folder, after reloading it."""
+
+    quality: Quality
+    calibration_tokens: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class PackagedText:
+    """Digests of the text that comes with the service."""
+
+    calibration: Digest
+    held_out: Digest
+
+
+class Artifacts(Protocol):
+    """Merged models and variants in the store. Synchronous; every read verifies digests."""
+
+    def open_merged(self, ref: ArtifactRef) -> MergedManifest:
+        """Read a merged model's manifest; raise Permanent when it is not there or not what was announced."""
+        ...
+
+    def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
+        """Give the committed output of an earlier run, if there is one."""
+        ...
+
+    def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: Progress) -> None:
+        """Download files of a merged model into a folder."""
+        ...
+
+    def fetch_calibration(self, ref: ArtifactRef, into: Path) -> Path:
+        """Download a calibration set, one JSONL file or a folder of them, into one file."""
+        ...
+
+    def put(self, merged: ArtifactRef, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
+        """Upload the files of a folder as blobs, beside those of the merged model."""
+        ...
+
+    def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
+        """Write the manifest, create-only; give the one that is there in the end."""
+        ...
+
+    def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
+        """Give an empty folder for one piece of work, gone afterwards."""
+        ...
+
+
+class Engine(Protocol):
+    """Does the heavy work, outside this process."""
+
+    def version(self, plan: QuantisationPlan) -> EngineVersion:
+        """Name the library that makes a plan's output, with its version."""
+        ...
+
+    def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
+        """Give the versions of the libraries that decide the bytes of a plan's output."""
+        ...
+
+    def quantise(self, order: Order, progress: Progress) -> Awaitable[Made]:
+        """Write the variant to `order.output` and measure it.
+
+        Raises:
+            Permanent: It cannot be made, with its code.
+        """
+        ...
