@@ -1,0 +1,139 @@
+"""What is planned for each precision, and what is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.facts import QuantiseSettings
+from contracts.vocabulary import digest_of
+from services.quantiser.domain import (
+    ModelShape,
+    QuantisationPlan,
+    QuantiserDefaults,
+    Refusal,
+    choose_group_size,
+    plan_output_key,
+    plan_quantisation,
+    shape_of,
+)
+
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
+    "num_hidden_layers": 30, "head_dim": 64,
+}  # fmt: skip
+DEFAULTS = QuantiserDefaults()
+
+
+def shape(**changes) -> ModelShape:
+    return shape_of(SMOLLM2, "bfloat16").model_copy(update=changes)
+
+
+def plan(variant="int8", settings=None, defaults=DEFAULTS, **changes):
+    return plan_quantisation(variant, shape(**changes), settings or QuantiseSettings(), defaults)
+
+
+def test_shape_is_read_from_the_configuration():
+    assert shape() == ModelShape(
+        architecture="LlamaForCausalLM", layers=30, dtype="bfloat16", linear_dims=(576, 1536), quantised=False
+    )
+
+
+def test_shape_without_head_dim_takes_the_hidden_size():
+    found = shape_of({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
+    assert found.linear_dims == (576, 1536)
+
+
+def test_int8_calibrates_by_default():
+    found = plan()
+    assert (found.engine, found.method, found.scheme) == ("llmcompressor", "smoothquant-gptq", "W8A8")
+    assert found.smoothing_strength == 0.8
+    assert found.ignored_modules == ("lm_head",)
+    assert found.group_size is None
+    assert (found.calibration.samples, found.calibration.tokens) == (16, 384)
+
+
+def test_no_samples_means_round_to_nearest():
+    found = plan(settings=QuantiseSettings(calibration_samples=0))
+    assert (found.method, found.calibration, found.smoothing_strength) == ("round-to-nearest", None, None)
+
+
+def test_least_calibration_is_never_more_than_was_asked_for():
+    assert plan().calibration.min_tokens == 1024
+    asked = QuantiseSettings(calibration_samples=2, calibration_tokens=64)
+    assert plan(settings=asked).calibration.min_tokens == 128
+
+
+@pytest.mark.parametrize(("merged", "engine"), [("bfloat16", "pass-through"), ("float32", "cast"), ("float16", "cast")])
+def test_sixteen_bit_is_the_merged_files_or_a_cast(merged, engine):
+    assert plan("bf16", dtype=merged).engine == engine
+
+
+def test_served_dtype_follows_the_hardware():
+    found = plan("bf16", defaults=QuantiserDefaults(dtype="float16"))
+    assert (found.engine, found.dtype) == ("cast", "float16")
+
+
+def test_sixteen_bit_is_made_of_any_architecture():
+    assert isinstance(plan("bf16", architecture="GPT2LMHeadModel"), QuantisationPlan)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "code"),
+    [
+        ("int8", {"architecture": "GPT2LMHeadModel"}, "unsupported_architecture"),
+        ("gptq-int4", {"linear_dims": (576, 1000)}, "group_size_impossible"),
+        ("awq-int4", {"linear_dims": (48,)}, "group_size_impossible"),
+        ("gptq-int4", {}, "engine_failed"),
+        ("int8", {"quantised": True}, "quantised_base"),
+        ("bf16", {"quantised": True}, "quantised_base"),
+    ],
+)
+def test_refusals_name_their_code_and_say_why(variant, changes, code):
+    found = plan(variant, **changes)
+    assert isinstance(found, Refusal)
+    assert found.code == code
+    assert found.reason.endswith(".")
+
+
+def test_int8_needs_no_group_size():
+    assert isinstance(plan(linear_dims=(577, 1001)), QuantisationPlan)
+
+
+@given(st.lists(st.integers(1, 4096), min_size=1, max_size=4).map(tuple))
+def test_group_size_is_the_largest_that_divides_all(dims):
+    fitting = [size for size in (128, 64, 32) if not any(dim % size for dim in dims)]
+    assert choose_group_size(dims) == (fitting[0] if fitting else None)
+
+
+def test_smollm2_takes_groups_of_64():
+    assert choose_group_size((576, 1536)) == 64
+
+
+def key(found=None, **changes):
+    inputs = {
+        "merged": digest_of(b"m"), "calibration": digest_of(b"c"), "held_out": digest_of(b"h"),
+        "libraries": {"torch": "2.13.0", "llmcompressor": "0.14.0"},
+    }  # fmt: skip
+    return plan_output_key(found or plan(), **(inputs | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"merged": digest_of(b"other")},
+        {"calibration": digest_of(b"other")},
+        {"calibration": None},
+        {"held_out": digest_of(b"other")},
+        {"libraries": {"torch": "2.13.1", "llmcompressor": "0.14.0"}},
+        {"found": plan(settings=QuantiseSettings(seed=1))},
+        {"found": plan(settings=QuantiseSettings(calibration_samples=17))},
+        {"found": plan("bf16")},
+        {"found": plan(defaults=QuantiserDefaults(smoothing_strength=0.5))},
+    ],
+)
+def test_output_key_changes_with_everything_that_decides_the_output(changes):
+    assert key(**changes) != key()
+
+
+def test_output_key_does_not_depend_on_order():
+    assert key(libraries={"llmcompressor": "0.14.0", "torch": "2.13.0"}) == key()

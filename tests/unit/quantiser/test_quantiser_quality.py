@@ -1,0 +1,66 @@
+"""The verdict on a variant's quality: pass, fail or inconclusive, with the numbers compared."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.facts import Quality
+from contracts.policy import QualityGate
+from services.quantiser.domain import IDENTICAL, assess_quality
+
+
+def quality(**changes) -> Quality:
+    figures = {
+        "perplexity_ratio": 1.013,
+        "mean_kl": 0.0135,
+        "p99_kl": 0.07,
+        "top1_agreement_ratio": 0.94,
+        "tokens": 4088,
+    }
+    return Quality(**(figures | changes))
+
+
+def test_within_both_limits_passes_and_says_the_numbers():
+    found = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.02, max_mean_kl=0.05))
+    assert found.verdict == "pass"
+    assert "1.0130 against a limit of 1.0200 on 4088 tokens" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("gate", "named"),
+    [
+        (QualityGate(max_perplexity_ratio=1.01), "perplexity ratio 1.0130"),
+        (QualityGate(max_mean_kl=0.01), "mean KL 0.0135"),
+        (QualityGate(max_perplexity_ratio=1.02, max_mean_kl=0.01), "mean KL 0.0135"),
+    ],
+)
+def test_beyond_a_limit_fails_and_names_it(gate, named):
+    found = assess_quality(quality(), gate)
+    assert found.verdict == "fail"
+    assert named in found.reason
+
+
+@pytest.mark.parametrize("figures", [{}, {"perplexity_ratio": 9.0}])
+def test_little_evidence_is_inconclusive_whatever_it_says(figures):
+    found = assess_quality(quality(tokens=100, **figures), QualityGate(max_perplexity_ratio=1.02))
+    assert found.verdict == "inconclusive"
+    assert "100" in found.reason
+
+
+@pytest.mark.parametrize("gate", [None, QualityGate()])
+def test_no_gate_asks_for_nothing(gate):
+    assert assess_quality(quality(perplexity_ratio=9.0), gate).verdict == "pass"
+
+
+def test_identical_files_need_no_measurement():
+    gate = QualityGate(max_perplexity_ratio=1.0, max_mean_kl=0.0)
+    assert assess_quality(IDENTICAL, gate, identical=True).verdict == "pass"
+    assert assess_quality(IDENTICAL, gate).verdict == "inconclusive"
+
+
+@given(st.floats(0.5, 3.0), st.floats(0.0, 2.0), st.floats(1.0, 3.0), st.floats(0.0, 2.0))
+def test_passes_exactly_when_no_limit_is_exceeded(ratio, kl, max_ratio, max_kl):
+    found = assess_quality(
+        quality(perplexity_ratio=ratio, mean_kl=kl), QualityGate(max_perplexity_ratio=max_ratio, max_mean_kl=max_kl)
+    )
+    assert (found.verdict == "pass") == (ratio <= max_ratio and kl <= max_kl)
