@@ -1,9 +1,13 @@
 """The `slipway` command: its commands are functions of their own modules, put together here."""
 
+import sys
+
+import nats.errors
 import typer
 
-from clients.cli import stack
-from clients.cli.say import EXIT_CODES
+from clients.cli import events, look, orders, stack, status, talk
+from clients.cli.say import EXIT_CODES, Exit, Refused
+from shared.errors import SlipwayError
 
 app = typer.Typer(
     name="slipway",
@@ -13,14 +17,36 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(stack.up)
-app.command()(stack.ps)
-app.command()(stack.down)
+STACK, RELEASES, LOOK, OPERATE = "The stack", "Releases", "Look", "Operate"
+for name, function, panel in (
+    ("up", stack.up, STACK), ("ps", stack.ps, STACK), ("down", stack.down, STACK),
+    ("status", status.status, RELEASES), ("approve", orders.approve, RELEASES), ("cancel", orders.cancel, RELEASES),
+    ("versions", look.versions, LOOK), ("show", look.show, LOOK), ("trace", look.trace, LOOK),
+    ("routes", look.routes, LOOK), ("ask", talk.ask, LOOK), ("events", events.events, OPERATE),
+):  # fmt: skip
+    app.command(name, rich_help_panel=panel)(function)
+app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)
+app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; whatever goes wrong ends as one sentence and an exit code."""
+    try:
+        app()
+    except Refused as refused:
+        _end(str(refused), refused.code)
+    except SlipwayError as error:
+        unreachable = error.code in ("bus_unavailable", "store_unavailable")
+        _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED)
+    except (TimeoutError, nats.errors.Error) as error:
+        _end(f"the message bus did not answer ({type(error).__name__}); see `slipway ps`", Exit.UNREACHABLE)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _end(sentence: str, code: Exit) -> None:
+    print(f"slipway: {sentence}", file=sys.stderr)
+    sys.exit(int(code))
 
 
 if __name__ == "__main__":

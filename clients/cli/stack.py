@@ -100,7 +100,7 @@ def parse_replicas(items: list[str]) -> dict[str, int]:
 
 def inherited_variables(environment: Any) -> dict[str, str]:
     """Give what parts inherit: everything but what would point them at another stack."""
-    ours = ("SLIPWAY_", "SERVER_MANAGER_TRITON", "SERVER_MANAGER_MODEL_REPOSITORY")
+    ours = ("SLIPWAY_", "SERVER_MANAGER_TRITON_GRPC", "SERVER_MANAGER_REPOSITORY")
     kept = ("SLIPWAY_FAILPOINT", "SLIPWAY_LOG_LEVEL", "SLIPWAY_TRACE_FILE")
     return {name: value for name, value in environment.items() if name in kept or not name.startswith(ours)}
 
@@ -142,7 +142,7 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show_json({"up": held, "phase": table.phase if held else "down", "state": str(folder.path), "parts": rows})
     else:
-        columns = ("part", "pid", "port", "state", "restarts", "uptime_s", "why")
+        columns = ("name", "pid", "port", "state", "restarts", "uptime_s", "why")
         show_table(columns, [[row[column] for column in columns] for row in rows])
     if not held:
         fail(f"the stack in {folder.path} is down; start it with `slipway up`", Exit.UNREACHABLE)
@@ -163,7 +163,7 @@ async def _look_at(part: PartState, description: Description) -> dict[str, Any]:
     if running and part.started_at:
         uptime = round((SystemClock().now() - datetime.fromisoformat(part.started_at)).total_seconds(), 1)
     return {
-        "part": part.name, "pid": part.pid if running else None, "port": part.port, "state": state,
+        "name": part.name, "pid": part.pid if running else None, "port": part.port, "state": state,
         "restarts": part.restarts, "uptime_s": uptime, "why": why or "",
     }  # fmt: skip
 

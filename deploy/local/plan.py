@@ -17,6 +17,8 @@ TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
 SINGLE = frozenset({"gateway"})
 """Services that have one address here, which people use; a proxy in front is what replicates them."""
+STOP_GRACE_S = {"gateway": 40.0}
+"""Streams in flight are finished first."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def plan_services(
             port=ports[name],
             probe="service",
             stop_rank=0,
-            stop_grace_s=15.0,
+            stop_grace_s=STOP_GRACE_S.get(service, 15.0),
         )
         for service in SERVICES
         for name in replica_names(service, wanted.count(service))
@@ -170,8 +172,8 @@ def plan_services(
 def server_manager_variables(folder: Path, wanted: Wanted, ports: Mapping[str, int]) -> dict[str, str]:
     """Tell the server-manager where Triton and its model repository are."""
     return {
-        "SERVER_MANAGER_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
-        "SERVER_MANAGER_MODEL_REPOSITORY": str(folder / "triton" / "models"),
+        "SERVER_MANAGER_TRITON_GRPC": f"{LOOPBACK}:{ports['triton-grpc']}",
+        "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
         "SERVER_MANAGER_ENGINE": wanted.engine,
     }
 

@@ -1,0 +1,163 @@
+"""Reads the event log: what was said so far, then what is said from now on."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.errors import NotFoundError
+from pydantic import ValidationError
+
+from contracts.envelope import Event
+from contracts.facts import FACTS, WorkProgressed
+from contracts.services import EVENTS, INBOX
+from shared.errors import Transient
+
+STREAMS = (INBOX, EVENTS)
+BATCH = 200
+WAIT_S = 1.0
+RETRY_S = 0.2
+MOST_FAILURES = 3
+ANSWER_S = 5.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """An event and where it lies in the log; sequence 0 is live only."""
+
+    stream: str
+    sequence: int
+    event: Event[Any]
+
+
+def parse(body: bytes) -> Event[Any] | None:
+    """Parse an event of any known type; None for what is none, such as a malformed or unknown one."""
+    try:
+        plain = Event[Any].model_validate_json(body)
+        fact = FACTS.get(plain.type)
+        return None if fact is None else plain.model_copy(update={"data": fact.model_validate(plain.data)})
+    except ValidationError:
+        return None
+
+
+def subject_filter(model: str | None) -> str:
+    """Give the subject filter for one model or for all."""
+    return ">" if model is None else f"slipway.*.*.*.{model}"
+
+
+async def read_history(js: JetStreamContext, model: str | None = None) -> list[Said]:
+    """Read everything that was said so far, in the order of time."""
+    said: list[Said] = []
+    for stream in STREAMS:
+        reader = _Reader(js, stream, model)
+        last = await _last_sequence(js, stream, model)
+        failures = 0
+        while reader.next <= last:
+            more = await reader.read(wait_s=ANSWER_S)
+            failures = 0 if more or reader.moved else failures + 1
+            if failures == MOST_FAILURES:
+                raise Transient("bus_unavailable", f"The stream {stream} stopped answering at message {reader.next}.")
+            said += more
+        await reader.close()
+    return sorted(said, key=lambda one: (one.event.time, one.stream == EVENTS, one.sequence))
+
+
+async def _last_sequence(js: JetStreamContext, stream: str, model: str | None) -> int:
+    try:
+        if model is None:
+            return int((await js.stream_info(stream)).state.last_seq)
+        return int((await js.get_last_msg(stream, subject_filter(model))).seq or 0)
+    except NotFoundError:
+        return 0
+
+
+async def follow(client: Client, model: str | None = None, *, after: dict[str, int]) -> AsyncIterator[Said]:
+    """Give what is said after these sequences, for ever, and live progress between; survives restarts of the bus."""
+    queue: asyncio.Queue[Said] = asyncio.Queue()
+
+    async def on_progress(message: Msg) -> None:
+        event = parse(message.data)
+        if event is not None:
+            await queue.put(Said("", 0, event))
+
+    async def pump(stream: str) -> None:
+        reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, model, start=after.get(stream, 0) + 1)
+        while True:
+            for one in await reader.read(wait_s=WAIT_S):
+                await queue.put(one)
+
+    live = await client.subscribe(f"{WorkProgressed.TYPE}.{model or '*'}", cb=on_progress)
+    pumps = [asyncio.create_task(pump(stream)) for stream in STREAMS]
+    try:
+        while True:
+            getting = asyncio.create_task(queue.get())
+            await asyncio.wait([getting, *pumps], return_when=asyncio.FIRST_COMPLETED)
+            for task in pumps:
+                if task.done():
+                    task.result()
+            yield await getting
+    finally:
+        for task in pumps:
+            task.cancel()
+        with contextlib.suppress(nats.errors.Error):
+            await live.unsubscribe()
+
+
+class _Reader:
+    """Reads one stream from a sequence on, through a consumer that is made anew whenever it got lost."""
+
+    def __init__(self, js: JetStreamContext, stream: str, model: str | None, *, start: int = 1) -> None:
+        self.next = start
+        self.moved = False
+        self._js = js
+        self._stream = stream
+        self._subject = subject_filter(model)
+        self._subscription: JetStreamContext.PullSubscription | None = None
+
+    async def read(self, *, wait_s: float) -> list[Said]:
+        """Give the next messages; none when nothing came in time, or nothing that is an event (then `moved`)."""
+        self.moved = False
+        try:
+            subscription = self._subscription or await self._subscribe()
+            messages = await self._fetch(subscription, wait_s)
+        except (TimeoutError, nats.errors.Error) as error:
+            if not isinstance(error, TimeoutError):
+                await self.close()
+                await asyncio.sleep(RETRY_S)
+            return []
+        said = []
+        for message in messages:
+            sequence = message.metadata.sequence.stream
+            self.next, self.moved = sequence + 1, True
+            event = parse(message.data)
+            if event is not None:
+                said.append(Said(self._stream, sequence, event))
+        return said
+
+    async def _fetch(self, subscription: "JetStreamContext.PullSubscription", wait_s: float) -> list[Msg]:
+        """Take all that is there at once, else wait for one message."""
+        first = await subscription.fetch(1, timeout=wait_s)
+        if first[-1].metadata.num_pending == 0:
+            return first
+        return first + await subscription.fetch(min(first[-1].metadata.num_pending, BATCH), timeout=wait_s)
+
+    async def _subscribe(self) -> "JetStreamContext.PullSubscription":
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.next, ack_policy=AckPolicy.NONE,
+            inactive_threshold=30.0, mem_storage=True,
+        )  # fmt: skip
+        self._subscription = await self._js.pull_subscribe(self._subject, stream=self._stream, config=config)
+        return self._subscription
+
+    async def close(self) -> None:
+        """Give the consumer back."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await subscription.unsubscribe()

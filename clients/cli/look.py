@@ -1,0 +1,253 @@
+"""`slipway versions`, `show`, `trace` and `routes`: what exists, what serves, and where it came from."""
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+
+from clients.cli.place import JsonOption, Place, StateOption, find_place
+from clients.cli.records import (
+    FINGERPRINT,
+    VERSION,
+    Version,
+    find_version,
+    gather_version,
+    open_store,
+    parse_version,
+    read_events,
+    read_routes,
+    version_numbers,
+)
+from clients.cli.road import join, project
+from clients.cli.say import Exit, Refused, show_json, show_line, show_pairs, show_table
+from contracts.facts import RegisteredVariant, ReleaseOpened, VariantBenchmarked
+from contracts.facts.staging import SideSummary
+from contracts.manifests import DeploymentRecord
+from contracts.routes import Route, ServedTarget
+
+
+def versions(model: str, state: StateOption = None, as_json: JsonOption = False) -> None:
+    """List the registered versions of a model, with lineage and what of each serves now."""
+    place = find_place(state)
+    store = open_store(place)
+    found = [find_version(store, model, number) for number in version_numbers(store, model)]
+    route = asyncio.run(read_routes(place)).get(model)
+    if as_json:
+        show_json([{**_version_data(one), "serving": _serving(route, one.manifest.version)} for one in found])
+        return
+    if not found:
+        raise Refused(f"{model} has no registered version yet; see `slipway status {model}`")
+    rows = [
+        (
+            f"v{one.manifest.version}", _serving(route, one.manifest.version) or "-",
+            ", ".join(variant.variant for variant in one.manifest.variants), one.manifest.base.name,
+            one.manifest.training.run_id, _short(one.manifest.training.data_hash),
+            f"{one.manifest.registered_at:%Y-%m-%d %H:%M}", len(one.deployments),
+        )
+        for one in found
+    ]  # fmt: skip
+    show_table(("version", "serving", "variants", "base", "run", "data", "registered", "deployments"), rows)
+
+
+def _serving(route: Route | None, version: int) -> str:
+    """Say in which roles a version serves."""
+    if route is None:
+        return ""
+    roles = {
+        "active": route.active,
+        "canary": route.canary.served if route.canary else None,
+        "previous": route.previous,
+    }
+    return ", ".join(role for role, served in roles.items() if served is not None and served.target.version == version)
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
+
+
+def _version_data(one: Version) -> dict[str, Any]:
+    return {
+        "manifest": one.manifest.model_dump(mode="json"),
+        "manifest_digest": one.digest,
+        "deployments": [record.model_dump(mode="json") for record in one.deployments],
+        "benchmarks": [benchmark.model_dump(mode="json") for benchmark in one.benchmarks],
+    }
+
+
+def show(
+    what: Annotated[str, typer.Argument(metavar="MODEL@vN")], state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Show a version: its manifest, lineage, deployments and benchmark."""
+    model, number = parse_version(what)
+    one = asyncio.run(gather_version(find_place(state), model, number))
+    if as_json:
+        show_json(_version_data(one))
+        return
+    manifest = one.manifest
+    show_pairs(
+        {
+            "version": f"{model}@v{number}",
+            "release": manifest.release_id,
+            "registered": f"{manifest.registered_at:%Y-%m-%d %H:%M:%S} UTC",
+            "manifest": one.digest,
+            **lineage(one),
+        }
+    )
+    show_line()
+    show_table(("variant", "size", "perplexity", "mean KL", "top-1", "manifest"), _variant_rows(manifest.variants))
+    for benchmark in one.benchmarks:
+        show_line()
+        _show_benchmark(benchmark)
+    if one.deployments:
+        show_line()
+        rows = [
+            (record.epoch, record.target, record.cause, f"{record.weight_ratio:.0%}", _when(record))
+            for record in one.deployments
+        ]  # fmt: skip
+        show_table(("epoch", "deployed", "cause", "share", "at"), rows)
+
+
+def _when(record: DeploymentRecord) -> str:
+    return f"{record.deployed_at:%Y-%m-%d %H:%M:%S}"
+
+
+def lineage(one: Version) -> dict[str, Any]:
+    """Say where a version came from."""
+    manifest = one.manifest
+    training = manifest.training
+    evals = ", ".join(f"{item.name} {item.metric} {item.value:g}" for item in manifest.evals)
+    return {
+        "base": f"{manifest.base.name} at {manifest.base.revision} ({manifest.base.digest})",
+        manifest.weights.kind: f"{manifest.weights.ref.digest} ({manifest.weights.ref.uri})",
+        "training run": training.run_id,
+        "training data": training.data_hash,
+        "hyperparameters": ", ".join(f"{key}={value}" for key, value in training.hyperparameters.items()) or "-",
+        "evals": evals or "-",
+        "merged": manifest.merged.digest,
+    }
+
+
+def _variant_rows(variants: tuple[RegisteredVariant, ...]) -> list[tuple[Any, ...]]:
+    return [
+        (
+            one.variant, f"{one.weights_bytes / 1e6:.0f} MB (x{one.size_ratio:.2f})",
+            f"x{one.quality.perplexity_ratio:.4f}", f"{one.quality.mean_kl:.4f}",
+            f"{one.quality.top1_agreement_ratio:.3f}", _short(one.manifest.digest),
+        )
+        for one in variants
+    ]  # fmt: skip
+
+
+def _show_benchmark(benchmark: VariantBenchmarked) -> None:
+    show_line(
+        f"benchmark of {benchmark.target} against {benchmark.baseline}: {benchmark.verdict} "
+        f"(attempt {benchmark.attempt}, {benchmark.hardware})"
+    )
+    mine, theirs = benchmark.candidate_summary, benchmark.baseline_summary
+    ratio_of = {ratio.metric: ratio for ratio in benchmark.ratios}
+    rows = []
+    for name, left, right in zip(_FIGURES, _figures(mine), _figures(theirs), strict=True):
+        ratio = ratio_of.get(name)
+        interval = "" if ratio is None else f"x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+        rows.append((name, left, right, interval))
+    show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
+    show_table(("gate", "verdict", "why"), [(gate.name, gate.verdict, gate.reason) for gate in benchmark.gates])
+
+
+_FIGURES = (
+    "requests", "errors", "ttft_ms.p50", "ttft_ms.p95", "ttft_ms.p99", "itl_ms.p50", "itl_ms.p95", "e2e_ms.p50",
+    "e2e_ms.p95", "tps_request.p50", "tps_system", "goodput_rps",
+)  # fmt: skip
+
+
+def _figures(side: SideSummary) -> list[str]:
+    """Write the figures of one side; `-` where the sample allows none."""
+    found: list[str] = []
+    for name in _FIGURES:
+        value: Any = side
+        for part in name.split("."):
+            value = getattr(value, part)
+        found.append("-" if value is None else f"{value:.4g}")
+    return found
+
+
+def trace(
+    what: Annotated[str, typer.Argument(metavar="FINGERPRINT|MODEL@vN|RELEASE")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk back from an answer's system_fingerprint, a version or a release to where it came from."""
+    place = find_place(state)
+    model, number, variant, digest = asyncio.run(_resolve(place, what))
+    if number == 0:
+        asyncio.run(_trace_base(place, model, as_json))
+        return
+    one = asyncio.run(gather_version(place, model, number))
+    chosen = [each for each in one.manifest.variants if variant is None or each.variant == variant]
+    if digest is not None and not any(_short(each.manifest.digest).startswith(digest) for each in chosen):
+        raise Refused(f"{model}@v{number} has no variant {variant} with manifest {digest}…: not from this stack")
+    if as_json:
+        show_json({"target": what, "variants": [each.model_dump(mode="json") for each in chosen], **_version_data(one)})
+        return
+    show_pairs(
+        {
+            "asked": what,
+            "version": f"{model}@v{number} ({one.digest})",
+            "release": one.manifest.release_id,
+            **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
+            **lineage(one),
+            **{f"benchmark {bench.target.variant}": f"{bench.verdict} ({bench.report.uri})" for bench in one.benchmarks},
+            **{f"deployed {each.epoch}": f"{each.target} {each.cause} {_when(each)}" for each in one.deployments},
+        }
+    )  # fmt: skip
+
+
+async def _resolve(place: Place, what: str) -> tuple[str, int, str | None, str | None]:
+    """Give model, version, variant and digest that a word names; the last two may be open."""
+    if (found := FINGERPRINT.match(what)) is not None:
+        return found["model"], int(found["version"]), found["variant"], found["digest"]
+    if VERSION.match(what):
+        return (*parse_version(what), None, None)
+    roads = join(project(await read_events(place, None)))
+    road = next((one for one in roads.values() if one.release_id == what), None)
+    if road is None or road.version is None:
+        raise Refused(f"{what!r} is no fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE)
+    return road.model, road.version, None, None
+
+
+async def _trace_base(place: Place, model: str, as_json: bool) -> None:
+    """Version 0 is the base model of the model's releases."""
+    opened = [event.data for event in await read_events(place, model) if isinstance(event.data, ReleaseOpened)]
+    if not opened:
+        raise Refused(f"{model} had no release yet, so nothing is known about its base; see `slipway base list`")
+    base = opened[-1].base
+    if as_json:
+        show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
+        return
+    show_pairs({"version": f"{model}@v0, the base model", **base.model_dump()})
+
+
+def routes(
+    model: Annotated[str | None, typer.Argument()] = None, state: StateOption = None, as_json: JsonOption = False
+) -> None:
+    """Show what serves production: active, canary and previous target of each model."""
+    found = asyncio.run(read_routes(find_place(state)))
+    chosen = [route for name, route in sorted(found.items()) if model in (None, name)]
+    if as_json:
+        show_json([route.model_dump(mode="json") for route in chosen])
+        return
+    if not chosen:
+        raise Refused(f"nothing serves {model or 'production'} yet; see `slipway status`")
+    rows = [
+        (
+            route.model, route.epoch, _named(route.active),
+            f"{_named(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
+            _named(route.previous), ", ".join(str(target) for target in route.barred) or "-",
+        )
+        for route in chosen
+    ]  # fmt: skip
+    show_table(("model", "epoch", "active", "canary", "previous", "barred"), rows)
+
+
+def _named(served: ServedTarget | None) -> str:
+    return "-" if served is None else str(served.target)

@@ -1,0 +1,115 @@
+"""How a road looks: a block of lines for a terminal, plain lines elsewhere, plain data for programs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from clients.cli.road import Progress, Road, Step
+from contracts.envelope import Event
+
+MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
+COLOURS = {"waiting": "dim", "running": "yellow", "done": "green", "failed": "red"}
+BAR_WIDTH = 24
+
+
+def duration(seconds: float) -> str:
+    """Write a duration for people: `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def bar(progress: Progress) -> str:
+    """Draw how far work is."""
+    filled = round(progress.ratio * BAR_WIDTH)
+    note = f" {progress.note}" if progress.note else ""
+    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress.ratio:4.0%} {progress.step}{note}"
+
+
+def headline(road: Road, now: datetime) -> str:
+    """Say in one line which release it is and how it stands."""
+    took = duration(((road.finished_at or now) - road.began_at).total_seconds())
+    identity = f"{road.name}  {road.release_id or 'no release yet'}  run {road.run_id or '?'}"
+    if road.outcome is None:
+        return f"{identity}  under way for {took}"
+    return f"{identity}  {road.outcome} after {took}"
+
+
+def step_line(step: Step, began_at: datetime) -> str:
+    """Say in one line how a step stands."""
+    when = "" if step.at is None else f"+{duration((step.at - began_at).total_seconds())}"
+    return f"{MARKS[step.state]} {step.name:<12}{when:>13}  {step.detail}".rstrip()
+
+
+def ending(road: Road) -> str | None:
+    """Say why a release ended as it did."""
+    if road.outcome is None:
+        return None
+    code = f"{road.code}: " if road.code else ""
+    return f"{road.outcome}: {code}{road.reason}"
+
+
+def plain_block(road: Road, now: datetime) -> list[str]:
+    """Give the lines of a road without colours."""
+    lines = [headline(road, now), *(f"  {step_line(step, road.began_at)}" for step in road.listed())]
+    if road.progress is not None and road.outcome is None:
+        lines.append(f"  {bar(road.progress)}")
+    end = ending(road)
+    return [*lines, f"  {end}"] if end is not None else lines
+
+
+def rich_block(road: Road, now: datetime) -> Any:
+    """Give a road as something that rich can draw, with a spinner while it is under way."""
+    from rich.console import Group
+    from rich.spinner import Spinner
+    from rich.text import Text
+
+    rows: list[Any] = [Text(headline(road, now), style="bold")]
+    rows += [Text(f"  {step_line(step, road.began_at)}", style=COLOURS[step.state]) for step in road.listed()]
+    if road.outcome is None:
+        text = bar(road.progress) if road.progress is not None else "working"
+        rows.append(Spinner("dots", text=Text(f" {text}", style="yellow")))
+    elif (end := ending(road)) is not None:
+        rows.append(Text(f"  {end}", style="green" if road.outcome == "promoted" else "red"))
+    return Group(*rows)
+
+
+def as_data(road: Road) -> dict[str, Any]:
+    """Give a road as JSON data."""
+    data = asdict(road)
+    data["steps"] = [asdict(step) for step in road.listed()]
+    for hidden in ("key", "inputs", "source_id"):
+        del data[hidden]
+    return data
+
+
+def event_line(event: Event[Any]) -> str:
+    """Say in one line what an event says."""
+    name = event.type.removeprefix("slipway.").rsplit(".", 1)[0]
+    return f"{event.time:%H:%M:%S}  {event.subject:<20} {name:<22} {_gist(event.data.model_dump(mode='json'))}".rstrip()
+
+
+GIST = (
+    "release_id", "version", "variant", "target", "outcome", "code", "verdict", "step", "done", "total", "unit",
+    "cause", "deadline_at", "reason", "who", "message",
+)  # fmt: skip
+
+
+def _gist(data: Mapping[str, Any]) -> str:
+    shown = []
+    for key in GIST:
+        value = data.get(key)
+        if value in (None, ""):
+            continue
+        if key == "target" and isinstance(value, dict):
+            inner = value.get("target", value)
+            value = f"{inner.get('model')}.v{inner.get('version')}.{inner.get('variant')}"
+        if isinstance(value, float):
+            value = f"{value:g}"
+        shown.append(f"{key}={value}")
+    return " ".join(shown)

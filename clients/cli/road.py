@@ -1,0 +1,266 @@
+"""The road of each release, projected from the event log. Pure.
+
+A checkpoint and the release that it opens lie in different streams, whose events may come in any order; `join` brings
+them together.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from contracts import facts as f
+from contracts.envelope import Event
+
+State = Literal["waiting", "running", "done", "failed"]
+
+STEPS = ("admitted", "merged", "quantised", "registered", "staged", "benchmarked", "approved", "in traffic", "finished")
+"""The steps that every road shows, in their order; `approved` appears when a person is asked."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work on a step is."""
+
+    step: str
+    done: float
+    total: float
+    unit: str
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        """Share of the work that is done."""
+        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a road: how it stands, since when, and what came out."""
+
+    name: str
+    state: State = "waiting"
+    at: datetime | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Road:
+    """One release, from the checkpoint to its end."""
+
+    key: str
+    model: str
+    began_at: datetime
+    run_id: str = ""
+    release_id: str | None = None
+    version: int | None = None
+    wanted: tuple[str, ...] = ()
+    steps: Mapping[str, Step] = field(default_factory=dict)
+    progress: Progress | None = None
+    outcome: str | None = None
+    code: str | None = None
+    reason: str = ""
+    finished_at: datetime | None = None
+    manual: bool = False
+    source_id: str = ""
+    inputs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How people call it: `support-bot v3`, or the model alone before a version was reserved."""
+        return f"{self.model} v{self.version}" if self.version is not None else self.model
+
+    def listed(self) -> list[Step]:
+        """Give the steps in their order; the first one that is not done is running while the release goes on."""
+        shown = [name for name in STEPS if name != "approved" or self.manual]
+        found = [self.steps.get(name, Step(name)) for name in shown]
+        last_done = max((index for index, step in enumerate(found) if step.state == "done"), default=-1)
+        if self.outcome is not None:
+            return found
+        return [
+            replace(step, state="running") if index == last_done + 1 and step.state == "waiting" else step
+            for index, step in enumerate(found)
+        ]
+
+    def with_step(self, name: str, at: datetime, detail: str = "", state: State = "done") -> "Road":
+        """Record a step: its first completion stands, details of several variants are put together."""
+        earlier = self.steps.get(name)
+        if earlier is not None and earlier.state == "done":
+            parts = [part for part in (*earlier.detail.split("; "), detail) if part]
+            at, detail, state = max(at, earlier.at or at), "; ".join(sorted(set(parts))), "done"
+        return replace(self, steps={**self.steps, name: Step(name, state, at, detail)})
+
+
+Roads = Mapping[str, Road]
+
+
+def project(events: Iterable[Event[Any]]) -> dict[str, Road]:
+    """Project the roads of all releases that these events are about."""
+    roads: dict[str, Road] = {}
+    for event in events:
+        roads = advance(roads, event)
+    return roads
+
+
+def advance(roads: Roads, event: Event[Any]) -> dict[str, Road]:
+    """Take one more event into account; what belongs to no known road changes nothing."""
+    apply = _APPLY.get(type(event.data))
+    key = _key_of(event)
+    known = roads.get(key)
+    if apply is None or (known is None and not isinstance(event.data, _BEGINNINGS)):
+        return dict(roads)
+    return {**roads, key: apply(known or Road(key, event.subject, event.time), event)}
+
+
+def latest(roads: Roads, model: str | None = None) -> Road | None:
+    """Give the road that began last."""
+    found = [road for road in roads.values() if model is None or road.model == model]
+    return max(found, key=lambda road: (road.began_at, road.version or 0), default=None)
+
+
+def _key_of(event: Event[Any]) -> str:
+    """Say which road an event belongs to: the fact that announced the checkpoint, until a release has an id."""
+    data = event.data
+    if isinstance(data, f.CheckpointReady):
+        return event.id
+    if isinstance(data, f.CheckpointRejected) and event.source.endswith("/registry"):
+        return event.causationid or event.correlationid
+    return event.correlationid
+
+
+def join(roads: Roads) -> dict[str, Road]:
+    """Let a checkpoint and the release that it opened be one road; a repeated checkpoint is its release."""
+    releases = [road for road in roads.values() if road.release_id is not None]
+    opened_by = {road.source_id: road for road in releases}
+    known_inputs = {road.inputs for road in releases if road.inputs}
+    joined = {road.key: road for road in releases}
+    for road in roads.values():
+        if road.release_id is not None:
+            continue
+        if (release := opened_by.get(road.key)) is not None:
+            joined[release.key] = replace(release, began_at=min(release.began_at, road.began_at))
+        elif road.outcome is not None or road.inputs not in known_inputs:
+            joined[road.key] = road
+    return joined
+
+
+def _inputs(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
+    """Give what makes two checkpoints the same one."""
+    return (
+        fact.model, fact.weights.ref.digest, fact.base.digest, fact.training.run_id, str(fact.attempt),
+        *sorted(set(fact.wanted)),
+    )  # fmt: skip
+
+
+def _announced(road: Road, event: Event[f.CheckpointReady]) -> Road:
+    data = event.data
+    return replace(
+        road, began_at=min(road.began_at, event.time), run_id=data.training.run_id, wanted=tuple(data.wanted),
+        inputs=_inputs(data),
+    )  # fmt: skip
+
+
+def _opened(road: Road, event: Event[f.ReleaseOpened]) -> Road:
+    data = event.data
+    opened = replace(
+        road, release_id=data.release_id, version=data.version, run_id=data.training.run_id, wanted=tuple(data.wanted),
+        manual=data.policy.promotion.mode == "manual", began_at=min(road.began_at, event.time),
+        source_id=data.source_fact_id, inputs=_inputs(data),
+    )  # fmt: skip
+    return opened.with_step("admitted", event.time, f"version {data.version} reserved")
+
+
+def _rejected(road: Road, event: Event[f.CheckpointRejected]) -> Road:
+    data = event.data
+    step = "admitted" if event.source.endswith("/registry") else "merged"
+    failed = road.with_step(step, event.time, data.code, "failed")
+    if step == "merged":
+        return failed
+    return replace(failed, outcome="rejected", code=data.code, reason=data.reason, finished_at=event.time)
+
+
+def _merged(road: Road, event: Event[f.CheckpointMerged]) -> Road:
+    parity = event.data.parity
+    detail = "" if parity is None else f"top-1 agreement {parity.top1_agreement_ratio:.3f}"
+    return replace(road.with_step("merged", event.time, detail), progress=None)
+
+
+def _quantised(road: Road, event: Event[f.VariantQuantised]) -> Road:
+    data = event.data
+    detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
+    return replace(road.with_step("quantised", event.time, detail), progress=None)
+
+
+def _variant_failed(road: Road, event: Event[f.VariantFailed]) -> Road:
+    data = event.data
+    step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.stage]
+    earlier = road.steps.get(step)
+    if earlier is not None and earlier.state == "done":
+        return road.with_step(step, event.time, f"{data.variant}: {data.code}")
+    return road.with_step(step, event.time, f"{data.variant}: {data.code}", "failed")
+
+
+def _registered(road: Road, event: Event[f.VersionRegistered]) -> Road:
+    return road.with_step("registered", event.time, f"version {event.data.version}")
+
+
+def _staged(road: Road, event: Event[f.VariantStaged]) -> Road:
+    data = event.data
+    against = data.baseline.target
+    detail = f"{data.candidate.target.variant} beside v{against.version}.{against.variant} in {data.load_s:.0f} s"
+    return replace(road.with_step("staged", event.time, detail), progress=None)
+
+
+def _benchmarked(road: Road, event: Event[f.VariantBenchmarked]) -> Road:
+    data = event.data
+    p95 = data.candidate_summary.ttft_ms.p95
+    detail = f"{data.target.variant}: {data.verdict}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
+    return replace(road.with_step("benchmarked", event.time, detail), progress=None)
+
+
+def _awaited(road: Road, event: Event[f.ApprovalAwaited]) -> Road:
+    detail = f"awaited until {event.data.deadline_at:%Y-%m-%d %H:%M} UTC"
+    if "approved" in road.steps and road.steps["approved"].state == "done":
+        return road
+    return replace(road, manual=True).with_step("approved", event.time, detail, "running")
+
+
+def _approved(road: Road, event: Event[f.ApprovalGranted]) -> Road:
+    return replace(road, manual=True).with_step("approved", event.time, f"by {event.data.who}")
+
+
+def _deployed(road: Road, event: Event[f.DeploymentChanged]) -> Road:
+    route = event.data.route
+    if event.data.cause == "promote" and route.active is not None:
+        return road.with_step("in traffic", event.time, f"{route.active.target} takes all traffic")
+    if event.data.cause == "canary" and route.canary is not None:
+        share = f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
+        return road.with_step("in traffic", event.time, share, "running")
+    return road
+
+
+def _progressed(road: Road, event: Event[f.WorkProgressed]) -> Road:
+    data = event.data
+    note = " ".join(part for part in (data.variant or "", data.note) if part)
+    return road if road.outcome else replace(road, progress=Progress(data.step, data.done, data.total, data.unit, note))
+
+
+def _finished(road: Road, event: Event[f.ReleaseFinished]) -> Road:
+    data = event.data
+    state: State = "done" if data.outcome == "promoted" else "failed"
+    ended = replace(
+        road, outcome=data.outcome, code=data.code, reason=data.reason, finished_at=event.time, progress=None,
+        release_id=data.release_id, version=data.version,
+    )  # fmt: skip
+    return ended.with_step("finished", event.time, data.outcome, state)
+
+
+_BEGINNINGS = (f.CheckpointReady, f.ReleaseOpened, f.CheckpointRejected, f.ReleaseFinished)
+
+_APPLY: dict[type, Callable[[Road, Any], Road]] = {
+    f.CheckpointReady: _announced, f.ReleaseOpened: _opened, f.CheckpointRejected: _rejected,
+    f.CheckpointMerged: _merged, f.VariantQuantised: _quantised, f.VariantFailed: _variant_failed,
+    f.VersionRegistered: _registered, f.VariantStaged: _staged, f.VariantBenchmarked: _benchmarked,
+    f.ApprovalAwaited: _awaited, f.ApprovalGranted: _approved, f.DeploymentChanged: _deployed,
+    f.WorkProgressed: _progressed, f.ReleaseFinished: _finished,
+}  # fmt: skip

@@ -1,0 +1,253 @@
+"""`slipway up` with real servers and the toy engine: ready, healing, refusing, resuming, and leaving nothing behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.process import die_with_parent
+from tests.kit.servers import wait_until
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE = ROOT / ".venv-engine"
+READY_S = 150
+
+
+def slipway(*arguments: str, state: Path, **kwargs) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(state)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False, **kwargs)
+
+
+class Up:
+    """A `slipway up` in the foreground, as a person starts it."""
+
+    def __init__(self, state: Path, *arguments: str) -> None:
+        self.state = state
+        self.output = state.parent / f"{state.name}.out"
+        with self.output.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "clients.cli.main", "up", "--engine", "toy", "--state", str(state), *arguments],
+                cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=die_with_parent(),
+            )  # fmt: skip
+
+    def table(self) -> dict:
+        return json.loads((self.state / "parts.json").read_text())
+
+    def parts(self) -> dict[str, dict]:
+        return {part["name"]: part for part in self.table()["parts"]}
+
+    def until_ready(self) -> "Up":
+        def ready():
+            assert self.process.poll() is None, self.output.read_text()
+            table = self.table()
+            return table["supervisor"] == self.process.pid and table["phase"] == "ready"
+
+        try:
+            wait_until(ready, timeout_s=READY_S, what="the stack being ready")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output.read_text()}") from None
+        return self
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(120)
+
+
+def living(state: Path) -> dict[int, str]:
+    """Everything of a stack, found without the code under test: its mark, its folder or its run folder says so."""
+    stack_id = json.loads((state / "stack.json").read_text())["stack_id"]
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX":
+                continue
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            marked = f"SLIPWAY_STACK={stack_id}".encode() in (folder / "environ").read_bytes()
+            inside = str(folder.joinpath("cwd").readlink()).startswith(str(state))
+        except OSError:
+            continue
+        if (marked or inside or f"{state}/" in command) and "clients.cli.main" not in command:
+            found[int(folder.name)] = command
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _needs_the_engine():
+    if not (ENGINE / "bin" / "python").exists():
+        if os.environ.get("CI"):
+            pytest.fail("no .venv-engine: run make setup")
+        pytest.skip("no .venv-engine: run make setup")
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory):
+    up = Up(tmp_path_factory.mktemp("up") / "state").until_ready()
+    yield up
+    if up.process.poll() is None:
+        up.end()
+    assert living(up.state) == {}
+
+
+def test_every_part_answers(stack):
+    answer = slipway("ps", "--json", state=stack.state)
+    assert answer.returncode == 0, answer.stderr
+    shown = json.loads(answer.stdout)
+    assert shown["up"] is True
+    assert {part["name"] for part in shown["parts"]} >= {"nats", "s3", "triton", "gateway", "registry"}
+    assert [part for part in shown["parts"] if part["state"] != "ready"] == []
+
+
+def test_the_state_is_for_its_owner_only(stack):
+    assert stack.state.stat().st_mode & 0o077 == 0
+    assert (stack.state / "stack.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_second_up_refuses_and_disturbs_nothing(stack):
+    before = {name: part["pid"] for name, part in stack.parts().items()}
+    answer = slipway("up", "--engine", "toy", state=stack.state)
+    assert answer.returncode == 1
+    assert "already up" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert {name: part["pid"] for name, part in stack.parts().items()} == before
+
+
+@pytest.mark.parametrize("name", ["nats", "s3", "triton", "registry"])
+def test_a_killed_part_comes_back(stack, name):
+    before = stack.parts()[name]
+    os.kill(before["pid"], signal.SIGKILL)
+
+    def healed():
+        now = stack.parts()[name]
+        return now["pid"] != before["pid"] and now["state"] == "ready" and now
+
+    now = wait_until(healed, timeout_s=60, what=f"{name} being back")
+    assert now["restarts"] == before["restarts"] + 1
+    assert now["port"] == before["port"]
+
+
+def load_toy_model(stack: Up) -> None:
+    """Load a model with the toy engine, which makes Triton start a process of its own for it."""
+    import tritonclient.grpc
+
+    from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+
+    folder = stack.state / "triton" / "models" / "probe.v1.bf16"
+    for name, text in plan_model_files("probe.v1.bf16", str(folder), EngineConfig(kind="toy")).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "config.json").write_text("{}")
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{stack.parts()['triton']['port']}") as client:
+        client.load_model("probe.v1.bf16")
+
+
+def test_a_killed_triton_leaves_no_engine_process(stack):
+    load_toy_model(stack)
+    leader = stack.parts()["triton"]["pid"]
+
+    def engines():
+        return {pid for pid, command in living(stack.state).items() if "triton_python_backend_stub" in command}
+
+    old = wait_until(engines, what="an engine process")
+    os.kill(leader, signal.SIGKILL)
+    wait_until(
+        lambda: (now := stack.parts()["triton"])["pid"] != leader and now["state"] == "ready",
+        timeout_s=60, what="triton being back",
+    )  # fmt: skip
+    wait_until(lambda: not old & engines(), what="the old engine processes being gone")
+
+
+def test_interrupted_it_leaves_no_process(tmp_path):
+    up = Up(tmp_path / "state").until_ready()
+    assert len(living(up.state)) >= 3
+    assert up.end(signal.SIGINT) == 0
+    assert living(up.state) == {}
+    assert "Traceback" not in up.output.read_text()
+
+
+def test_interrupted_while_starting_it_leaves_no_process(tmp_path):
+    up = Up(tmp_path / "state")
+    wait_until(lambda: (up.state / "parts.json").exists() and up.parts()["nats"]["pid"], what="the first part")
+    up.end(signal.SIGTERM)
+    assert living(up.state) == {}
+
+
+def test_after_kill_9_of_the_supervisor_the_parts_die_and_up_resumes(tmp_path):
+    up = Up(tmp_path / "state").until_ready()
+    load_toy_model(up)
+    ports = {name: part["port"] for name, part in up.parts().items()}
+    keys = json.loads((up.state / "stack.json").read_text())
+    up.end(signal.SIGKILL)
+    again = Up(tmp_path / "state").until_ready()
+    try:
+        assert {name: part["port"] for name, part in again.parts().items()} == ports
+        assert json.loads((again.state / "stack.json").read_text()) == keys
+        answer = slipway("ps", "--json", state=again.state)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    finally:
+        again.end()
+    assert living(up.state) == {}
+
+
+def test_down_ends_what_a_killed_supervisor_left(tmp_path):
+    up = Up(tmp_path / "state").until_ready()
+    load_toy_model(up)
+    up.end(signal.SIGKILL)
+    answer = slipway("down", state=up.state)
+    assert answer.returncode == 0, answer.stderr
+    assert living(up.state) == {}
+
+
+def test_down_stops_a_detached_stack_and_spares_strangers(tmp_path):
+    state = tmp_path / "state"
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        answer = slipway("up", "--engine", "toy", "--detach", "--replicas", "quantiser=2", state=state)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        parts = json.loads((state / "parts.json").read_text())["parts"]
+        assert {"quantiser", "quantiser-2"} <= {part["name"] for part in parts}
+        started = time.monotonic()
+        answer = slipway("down", state=state)
+        assert answer.returncode == 0, answer.stderr
+        assert living(state) == {}, f"after {time.monotonic() - started:.1f} s"
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert slipway("ps", state=state).returncode == 4
+
+
+def test_a_part_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path):
+    state = tmp_path / "state"
+    assert slipway("ps", state=state).returncode == 4
+    state.mkdir(mode=0o700)
+    (state / "nats").write_text("a file where the message bus wants a folder")
+    answer = slipway("up", "--engine", "toy", "--timeout", "20", state=state)
+    assert answer.returncode == 1
+    assert "nats" in answer.stderr
+    assert "its log" in answer.stderr
+    assert living(state) == {}
+
+
+def test_a_taken_port_is_replaced_on_resume(tmp_path):
+    up = Up(tmp_path / "state").until_ready()
+    port = up.parts()["nats"]["port"]
+    up.end()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        again = Up(tmp_path / "state").until_ready()
+        try:
+            assert again.parts()["nats"]["port"] != port
+        finally:
+            again.end()
