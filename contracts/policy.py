@@ -143,17 +143,29 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         found.append("rehearsal is not_required where the stored policy says required")
     if stored.no_previous == "base" and policy.no_previous == "hold":
         found.append("no_previous is hold where the stored policy says base")
-    if stored.canary.steps and not policy.canary.steps:
-        found.append("canary.steps is empty where the stored policy has steps")
-    elif stored.canary.steps and policy.canary.steps[0] > stored.canary.steps[0]:
-        found.append(f"canary.steps starts at {policy.canary.steps[0]}, above the stored {stored.canary.steps[0]}")
-    if stored.canary.steps and policy.canary.min_requests < stored.canary.min_requests:
-        found.append("canary.min_requests is below the stored one")
-    if stored.canary.on_deadline == "abort" and policy.canary.on_deadline == "promote":
+    return found + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)
+
+
+def _canary_weaknesses(mine: Canary, theirs: Canary) -> list[str]:
+    found = []
+    if len(mine.steps) < len(theirs.steps) or any(a > b for a, b in zip(mine.steps, theirs.steps, strict=False)):
+        found.append(f"canary.steps {list(mine.steps)} are fewer or larger than the stored {list(theirs.steps)}")
+    if theirs.steps and mine.min_requests < theirs.min_requests:
+        found.append(f"canary.min_requests is {mine.min_requests}, below the stored {theirs.min_requests}")
+    if theirs.on_deadline == "abort" and mine.on_deadline == "promote":
         found.append("canary.on_deadline is promote where the stored policy says abort")
-    if policy.load.requests < stored.load.requests:
-        found.append(f"load.requests is {policy.load.requests}, below the stored {stored.load.requests}")
+    if theirs.steps and mine.on_deadline == theirs.on_deadline == "promote" and mine.deadline_s < theirs.deadline_s:
+        found.append(
+            f"canary.deadline_s promotes after {mine.deadline_s:g} s, before the stored {theirs.deadline_s:g} s"
+        )
     return found
+
+
+def _load_weaknesses(mine: LoadProfile, theirs: LoadProfile) -> list[str]:
+    """A lighter load passes gates that the stored load might not."""
+    fields = ("requests", "rate_rps", "output_tokens")
+    lighter = [field for field in fields if getattr(mine, field) < getattr(theirs, field)]
+    return [f"load.{field} is {getattr(mine, field)}, below the stored {getattr(theirs, field)}" for field in lighter]
 
 
 def _upper_is_weaker(mine: float | None, theirs: float | None) -> bool:
@@ -175,18 +187,30 @@ def _quality_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[st
 
 
 def _gate_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
-    mine_by_name = {gate.name: gate for gate in policy.gates}
     found = []
-    for theirs in stored.gates:
-        mine = mine_by_name.get(theirs.name)
-        if mine is None:
-            found.append(f"gate {theirs.name} of the stored policy is missing")
+    for name in dict.fromkeys(gate.name for gate in stored.gates):
+        mine, theirs = _tightest(policy.gates, name), _tightest(stored.gates, name)
+        if all(bound is None for bound in mine.values()):
+            found.append(f"gate {name} of the stored policy is missing")
             continue
-        upper = [f for f in ("max_value", "max_ratio") if _upper_is_weaker(getattr(mine, f), getattr(theirs, f))]
-        lower = [f for f in ("min_value", "min_ratio") if _lower_is_weaker(getattr(mine, f), getattr(theirs, f))]
-        weaker = upper + lower
-        found += [f"gate {theirs.name}: {field} is weaker than the stored {getattr(theirs, field)}" for field in weaker]
+        upper = [field for field in _UPPER if _upper_is_weaker(mine[field], theirs[field])]
+        lower = [field for field in _LOWER if _lower_is_weaker(mine[field], theirs[field])]
+        found += [f"gate {name}: {field} is weaker than the stored {theirs[field]}" for field in upper + lower]
     return found
+
+
+_UPPER = ("max_value", "max_ratio")
+_LOWER = ("min_value", "min_ratio")
+
+
+def _tightest(gates: tuple[MetricGate, ...], name: str) -> dict[str, float | None]:
+    """Give each bound that a policy's gates of one name set together: every one of them must pass."""
+    bounds: dict[str, float | None] = {}
+    for fields, tighter in ((_UPPER, min), (_LOWER, max)):
+        for field in fields:
+            values = [getattr(gate, field) for gate in gates if gate.name == name and getattr(gate, field) is not None]
+            bounds[field] = tighter(values) if values else None
+    return bounds
 
 
 def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
@@ -203,4 +227,8 @@ def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[st
             found.append(f"trigger {theirs.name}: action is manual where the stored policy says automatic")
         if mine.min_requests > theirs.min_requests or mine.alpha < theirs.alpha:
             found.append(f"trigger {theirs.name}: needs more evidence than the stored one")
+        if mine.window_s != theirs.window_s:  # longer is slower to notice, shorter may never hold enough evidence
+            found.append(f"trigger {theirs.name}: window_s is not the stored {theirs.window_s:g}")
+        if mine.cooldown_s > theirs.cooldown_s:
+            found.append(f"trigger {theirs.name}: cooldown_s is above the stored {theirs.cooldown_s:g}")
     return found

@@ -1,5 +1,6 @@
 """The desired production state of a model, and the only two functions that edit it (design, section 5, rule 7)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -90,12 +91,8 @@ def promote(
         return Changed(route.model_copy(update={**step, "canary": canary}), "canary")
     if route.active is not None and route.active.target == target:
         return Changed(route.model_copy(update={**step, "active": served, "canary": None}), "promote")
-    previous = route.active or fallback
-    older = tuple(
-        one
-        for one in ((route.previous, *route.older) if route.active else route.older)
-        if one is not None and one.target != target and (previous is None or one.target != previous.target)
-    )[:OLDER_KEPT]
+    before = (route.active, route.previous, *route.older) if route.active else (fallback, *route.older)
+    previous, older = _line_back(before, target, route.barred)
     update = {**step, "active": served, "canary": None, "previous": previous, "older": older}
     return Changed(route.model_copy(update=update), "promote")
 
@@ -109,16 +106,32 @@ def roll_back(route: Route, failed: Target, *, cause_id: str) -> Edit:
         return AlreadyApplied(route)
     barred = route.barred if route.is_barred(failed) else (*route.barred, failed)
     step = {"epoch": route.epoch + 1, "cause_id": cause_id, "barred": barred}
-    if route.canary is not None and route.canary.served.target == failed and route.canary.weight_ratio > 0.0:
-        canary = CanaryShare(served=route.canary.served, weight_ratio=0.0)
-        return Changed(route.model_copy(update={**step, "canary": canary}), "abort")
-    if route.active is None or route.active.target != failed:
+    active = route.active.target if route.active else None
+    trial = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
+    if trial is not None and trial.served.target == failed != active:
+        aborted = CanaryShare(served=trial.served, weight_ratio=0.0)
+        previous, older = _line_back((route.previous, *route.older), active, barred)
+        update = {**step, "canary": aborted, "previous": previous, "older": older}
+        return Changed(route.model_copy(update=update), "abort")
+    if active != failed:
         return Refused("stale_epoch", f"{failed} is neither active nor canary of {route.model}; nothing to take back.")
-    if route.previous is None:
+    if route.previous is None or route.previous.target in barred:
         return Refused("no_hot_previous", f"{route.model} has no previous target to go back to.")
-    older = tuple(one for one in route.older if one.target not in barred and one.target != route.previous.target)
-    update = {
-        **step, "active": route.previous, "canary": None,
-        "previous": older[0] if older else None, "older": older[1:],
-    }  # fmt: skip
+    previous, older = _line_back(route.older, route.previous.target, barred)
+    update = {**step, "active": route.previous, "canary": None, "previous": previous, "older": older}
     return Changed(route.model_copy(update=update), "rollback")
+
+
+def _line_back(
+    candidates: Sequence[ServedTarget | None], active: Target | None, barred: Sequence[Target]
+) -> tuple[ServedTarget | None, tuple[ServedTarget, ...]]:
+    """Give (previous, older), newest first: each target once, never the active one, never a barred one.
+
+    Whatever is barred must not wait in line: a later rollback would make it active again.
+    """
+    line: dict[Target, ServedTarget] = {}
+    for one in candidates:
+        if one is not None and one.target != active and one.target not in barred:
+            line.setdefault(one.target, one)
+    found = tuple(line.values())
+    return (found[0] if found else None), found[1 : OLDER_KEPT + 1]

@@ -1,0 +1,117 @@
+"""What the tree looks like: the closed list of shared/, file sizes, and nothing of the machine it was written on."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SHARED = {
+    "blobs", "bus", "chat_template_worker", "chat_templates", "clock", "deadletters", "delivery", "errors", "events",
+    "failpoints", "inference", "jobs", "kv", "process", "provision", "service", "settings", "telemetry", "topology",
+}  # fmt: skip
+"""A module enters when two services use it and it names a mechanism; change this list on purpose only."""
+VAGUE = {"utils", "util", "helpers", "common", "base", "misc", "core", "lib"}
+LINES = 400
+
+
+def committed(*patterns):
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", *patterns], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def python_files(*folders):
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def test_shared_is_a_closed_list():
+    assert {path.stem for path in (ROOT / "shared").iterdir() if path.suffix == ".py"} - {"__init__"} == SHARED
+    assert [path.name for path in (ROOT / "shared").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+
+
+@pytest.mark.parametrize("name", sorted(SHARED))
+def test_every_shared_module_says_what_it_is(name):
+    docstring = ast.get_docstring(ast.parse((ROOT / "shared" / f"{name}.py").read_text()))
+    assert docstring
+    assert docstring.splitlines()[0].endswith((".", ":")) or len(docstring.splitlines()) > 1
+    assert len(docstring.splitlines()[0]) <= 120
+
+
+def test_no_module_has_a_name_that_says_nothing():
+    found = python_files("contracts", "shared", "services", "clients", "deploy", "tests")
+    assert [str(path.relative_to(ROOT)) for path in found if path.stem in VAGUE or path.parent.name in VAGUE] == []
+
+
+def test_no_folder_shadows_a_library():
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()}
+    assert not folders & {"triton", "torch", "vllm", "nats", "test"}
+
+
+def test_files_stay_short():
+    sizes = {path: len(path.read_text().splitlines()) for path in python_files("contracts", "shared", "services")}
+    assert sizes
+    assert {str(path.relative_to(ROOT)): size for path, size in sizes.items() if size > LINES} == {}
+
+
+@pytest.mark.parametrize("path", [*python_files("contracts", "shared", "services")], ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_has_a_docstring(path):
+    text = path.read_text()
+    assert not text.strip() or ast.get_docstring(ast.parse(text))
+
+
+# Written in pieces, so that this file does not find itself.
+OF_THIS_MACHINE = {
+    "a folder of the machine": r"/(?:work|root|opt)" + r"/(?:main|shared|wheels|\.library|\.cache|\.mirror)",
+    "a home folder": r"/(?:home|Users)" + r"/[a-z]",
+    "a package registry": r"(?:py" + r"pi\.org|python" + r"hosted|artifact" + r"ory|dev" + r"pi|registry\.npm|--index" + r"-url)",
+    "a private address": r"\b(?:10\.(?!0\.0\.)\d+|192\.168|172\.(?:1[6-9]|2\d|3[01]))" + r"\.\d+\.\d+\b",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE" + r" KEY-----",
+    "an access key": r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|hf_" + r"[A-Za-z0-9]{30,})",
+    "a temporary folder": r"[\"' =]/tmp" + r"/",
+}
+
+
+@pytest.mark.parametrize("what", OF_THIS_MACHINE)
+def test_no_committed_file_names(what):
+    wrong = re.compile(OF_THIS_MACHINE[what])
+    found = []
+    for path in committed():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{path.relative_to(ROOT)}:{line}" for line, part in enumerate(text.splitlines(), 1) if wrong.search(part)]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("a folder of the machine", "cd /work" + "/main"),
+        ("a package registry", "https://py" + "pi.org/simple"),
+        ("a private address", "host 10.1" + ".2.3"),
+        ("a temporary folder", "open('/tmp" + "/x')"),
+        ("an access key", "hf_" + "a" * 34),
+    ],
+)
+def test_the_search_finds_what_it_should(what, text):
+    assert re.search(OF_THIS_MACHINE[what], text)
+
+
+def test_secrets_and_outputs_are_not_committed():
+    names = [str(path.relative_to(ROOT)) for path in committed()]
+    assert [name for name in names if re.search(r"(^|/)(\.env|\.state|\.venv|__pycache__|node_modules)(/|$)", name)] == []
+    assert [name for name in names if name.endswith((".pem", ".key", ".pyc", ".safetensors", ".bin", ".gguf"))] == []
+    assert [name for name in names if (ROOT / name).stat().st_size > 1024 * 1024] == []
+
+
+def test_mocks_and_sleeping_ports_stay_out():
+    """A fake is written and run against the conformance suite; no test patches a service's inside with a mock."""
+    word = "Magic" + "Mock"
+    found = [path for path in python_files("tests", "services", "shared") if word in path.read_text()]
+    assert found == []

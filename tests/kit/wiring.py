@@ -1,0 +1,45 @@
+"""Builds the services' handlers without the outside, to look at what they declare."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+from contracts.services import SERVICES
+from shared.bus import Bus
+from shared.clock import SystemClock
+from shared.settings import Connection
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Unwired:
+    """Stands where a port goes while handlers are only registered; whoever calls it at that time is wrong."""
+
+    def __getattr__(self, name: str) -> "Unwired":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *_args, **_kwargs):
+        raise AssertionError("build() may register handlers, not act")
+
+
+def module_name(service: str) -> str:
+    return "services." + service.replace("-", "_")
+
+
+def services_with_handlers() -> list[str]:
+    """Name the services that consume facts."""
+    return [service.name for service in SERVICES.values() if service.consumes]
+
+
+def built(service: str) -> Bus:
+    """Register a service's handlers on a bus that is not connected."""
+    app = importlib.import_module(module_name(service) + ".app")
+    bus = Bus(Connection(), service, SystemClock())
+    parameters = list(inspect.signature(app.build).parameters.values())[1:]
+    needed = [one for one in parameters if one.default is inspect.Parameter.empty]
+    positional = [Unwired() for one in needed if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+    named = {one.name: Unwired() for one in needed if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    app.build(bus, *positional, **named)
+    return bus

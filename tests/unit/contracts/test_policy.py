@@ -1,0 +1,216 @@
+"""Policies: what is refused, and `weaknesses`: a policy may only tighten the stored one."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from contracts.policy import (
+    Canary,
+    Deadlines,
+    LoadProfile,
+    MetricGate,
+    Promotion,
+    QualityGate,
+    ReleasePolicy,
+    Trigger,
+    weaknesses,
+)
+from tests.kit.factories import policy, trigger
+
+FIRST = {"metric": "ttft_ms", "statistic": "p95"}
+
+
+def with_gate(**bounds):
+    return policy(gates=(MetricGate(**FIRST, **bounds),))
+
+
+def with_quality(**bounds):
+    return policy(quality={"int8": QualityGate(**bounds)})
+
+
+def with_trigger(**changes):
+    return policy(triggers=(trigger(**changes),))
+
+
+def with_canary(**changes):
+    return policy(canary=Canary(**({"steps": (0.05, 0.25), "min_requests": 200} | changes)))
+
+
+def with_load(**changes):
+    return policy(load=LoadProfile(**changes))
+
+
+# (name, the tighter policy, the looser policy): tightening is silent, loosening is named.
+PAIRS = [
+    ("quality.int8.max_perplexity_ratio", with_quality(max_perplexity_ratio=1.02), with_quality(max_perplexity_ratio=1.1)),
+    ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), with_quality(max_mean_kl=0.1)),
+    ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), with_quality()),
+    ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), policy(quality={})),
+    ("gate ttft_ms.p95: max_value", with_gate(max_value=500.0), with_gate(max_value=700.0)),
+    ("gate ttft_ms.p95: max_ratio", with_gate(max_ratio=1.1), with_gate(max_ratio=1.3)),
+    ("gate ttft_ms.p95: min_value", with_gate(min_value=50.0), with_gate(min_value=40.0)),
+    ("gate ttft_ms.p95: min_ratio", with_gate(min_ratio=0.9), with_gate(min_ratio=0.8)),
+    ("gate ttft_ms.p95: max_value", with_gate(max_value=5.0, max_ratio=1.1), with_gate(max_ratio=1.1)),
+    ("gate ttft_ms.p95 of", with_gate(max_value=500.0), policy(gates=())),
+    ("threshold", with_trigger(threshold=700.0), with_trigger(threshold=900.0)),
+    ("allowed_ratio", with_trigger(allowed_ratio=0.01), with_trigger(allowed_ratio=0.1)),
+    ("action is manual", with_trigger(action="automatic"), with_trigger(action="manual")),
+    ("more evidence", with_trigger(min_requests=10), with_trigger(min_requests=30)),
+    ("more evidence", with_trigger(alpha=0.01), with_trigger(alpha=0.0001)),
+    ("cooldown_s", with_trigger(cooldown_s=60.0), with_trigger(cooldown_s=600.0)),
+    ("slow-first-token (ttft_ms) of", with_trigger(), with_trigger(name="other")),
+    ("promotion.mode", policy(promotion=Promotion(mode="manual")), policy(promotion=Promotion(mode="automatic"))),
+    ("rehearsal", policy(rehearsal="required"), policy(rehearsal="not_required")),
+    ("no_previous", policy(no_previous="base"), policy(no_previous="hold")),
+    ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=())),
+    ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.05,))),
+    ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.1, 0.25))),
+    ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.05, 0.5))),
+    ("canary.min_requests", with_canary(min_requests=200), with_canary(min_requests=100)),
+    ("canary.on_deadline", with_canary(on_deadline="abort"), with_canary(on_deadline="promote")),
+    ("canary.deadline_s", with_canary(on_deadline="promote", deadline_s=900), with_canary(on_deadline="promote", deadline_s=60)),
+    ("load.requests", with_load(requests=80), with_load(requests=40)),
+    ("load.rate_rps", with_load(rate_rps=4.0), with_load(rate_rps=2.0)),
+    ("load.output_tokens", with_load(output_tokens=48), with_load(output_tokens=24)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "tight", "loose"), PAIRS)
+def test_loosening_is_named_and_tightening_is_not(name, tight, loose):
+    found = weaknesses(loose, stored=tight)
+    assert len(found) == 1, found
+    assert name in found[0]
+    if "missing" not in found[0]:
+        assert weaknesses(tight, stored=loose) == []
+
+
+def test_what_cannot_be_compared_must_be_equal():
+    """A longer window notices later, a shorter one may never hold the evidence: neither only tightens."""
+    for window in (1.0, 3600.0):
+        assert "window_s" in weaknesses(with_trigger(window_s=window), with_trigger(window_s=60.0))[0]
+    assert "missing" in weaknesses(with_trigger(metric="e2e_ms"), with_trigger(metric="ttft_ms"))[0]
+
+
+def test_more_gates_triggers_variants_and_steps_only_tighten():
+    stored = policy(quality={}, gates=(), canary=Canary(steps=(0.25,)), triggers=(trigger(),))
+    more = policy(canary=Canary(steps=(0.05, 0.25), min_requests=200))
+    assert weaknesses(more, stored) == []
+
+
+def test_two_gates_of_one_name_count_together():
+    both = (MetricGate(**FIRST, max_value=500.0), MetricGate(**FIRST, max_ratio=1.2))
+    one = (MetricGate(**FIRST, max_value=500.0, max_ratio=1.2),)
+    assert weaknesses(policy(gates=both), policy(gates=one)) == []
+    assert weaknesses(policy(gates=one), policy(gates=both)) == []
+    tighter_first = (MetricGate(**FIRST, max_value=400.0), MetricGate(**FIRST, max_value=900.0))
+    assert weaknesses(policy(gates=tighter_first), with_gate(max_value=500.0)) == []
+
+
+def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
+    """A new field must be thought about: is less of it weaker?"""
+    assert set(ReleasePolicy.model_fields) == {
+        "quality", "gates", "load", "promotion", "canary", "rehearsal", "no_previous", "triggers",
+        "objective", "on_newer", "deadlines",  # say what a release prefers and how long it waits, not what it proves
+    }  # fmt: skip
+    assert set(Trigger.model_fields) == {
+        "name", "metric", "threshold", "allowed_ratio", "window_s", "alpha", "min_requests", "action", "cooldown_s",
+    }  # fmt: skip
+    assert set(Canary.model_fields) == {"steps", "min_requests", "deadline_s", "on_deadline"}
+    assert set(LoadProfile.model_fields) == {
+        "requests", "rate_rps", "output_tokens", "warmup_requests", "timeout_s",
+    }  # fmt: skip
+    assert set(Promotion.model_fields) == {"mode", "approval_deadline_s"}
+    assert set(MetricGate.model_fields) == {"metric", "statistic", "max_value", "min_value", "max_ratio", "min_ratio"}
+    assert set(QualityGate.model_fields) == {"max_perplexity_ratio", "max_mean_kl"}
+
+
+# -- over arbitrary policies ---------------------------------------------------------------------------------------
+
+bounds = st.none() | st.floats(0.1, 10.0)
+gates = st.builds(
+    MetricGate, metric=st.sampled_from(["ttft_ms", "e2e_ms", "tps_system"]), statistic=st.sampled_from(["p50", "p95"]),
+    max_value=st.floats(1, 10), min_value=bounds, max_ratio=bounds, min_ratio=bounds,
+)  # fmt: skip
+triggers = st.builds(
+    Trigger, name=st.sampled_from(["one", "two", "three"]), metric=st.sampled_from(["ttft_ms", "error_ratio"]),
+    threshold=st.floats(0, 10), allowed_ratio=st.floats(0.01, 0.5), window_s=st.sampled_from([30.0, 60.0]),
+    alpha=st.floats(0.0001, 0.1), min_requests=st.integers(1, 50), action=st.sampled_from(["automatic", "manual"]),
+    cooldown_s=st.floats(0, 600),
+)  # fmt: skip
+policies = st.builds(
+    ReleasePolicy,
+    quality=st.dictionaries(
+        st.sampled_from(["bf16", "int8"]),
+        st.builds(QualityGate, max_perplexity_ratio=st.none() | st.floats(1, 2), max_mean_kl=st.none() | st.floats(0, 1)),
+    ),
+    gates=st.lists(gates, max_size=4).map(tuple),
+    load=st.builds(LoadProfile, requests=st.integers(1, 99), rate_rps=st.floats(0.5, 9), output_tokens=st.integers(1, 99)),
+    promotion=st.builds(Promotion, mode=st.sampled_from(["automatic", "manual"])),
+    canary=st.builds(
+        Canary, steps=st.sets(st.sampled_from([0.01, 0.05, 0.25, 0.5]), max_size=3).map(sorted).map(tuple),
+        min_requests=st.integers(1, 99), deadline_s=st.floats(1, 99), on_deadline=st.sampled_from(["abort", "promote"]),
+    ),
+    rehearsal=st.sampled_from(["required", "not_required"]),
+    no_previous=st.sampled_from(["base", "hold"]),
+    triggers=st.lists(triggers, min_size=1, max_size=3, unique_by=lambda one: one.name).map(tuple),
+)  # fmt: skip
+
+
+@given(policies)
+def test_a_policy_is_never_weaker_than_itself(one):
+    assert weaknesses(one, one) == []
+
+
+@given(policies, policies, policies)
+def test_tightening_twice_is_tightening(a, b, c):
+    if not weaknesses(b, a) and not weaknesses(c, b):
+        assert weaknesses(c, a) == []
+
+
+@given(policies, st.floats(0.01, 0.99))
+def test_scaling_every_upper_bound_of_a_policy_down_is_silent_and_up_is_named(stored, factor):
+    def scaled(by):
+        return tuple(one.model_copy(update={"threshold": one.threshold * by}) for one in stored.triggers)
+
+    tighter = stored.model_copy(update={"triggers": scaled(factor)})
+    assert weaknesses(tighter, stored) == []
+    looser = stored.model_copy(update={"triggers": scaled(1 / factor)})
+    raised = [one.name for one in stored.triggers if one.threshold / factor > one.threshold]
+    assert len(weaknesses(looser, stored)) == len(raised)
+
+
+# -- what is no policy ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"triggers": ()},
+        {"triggers": ({"name": "x", "metric": "ttft_ms", "threshold": 1.0}, {"name": "x", "metric": "e2e_ms", "threshold": 1})},
+        {"triggers": ({"name": "Upper Case", "metric": "ttft_ms", "threshold": 1.0},)},
+        {"triggers": ({"name": "x", "metric": "mood", "threshold": 1.0},)},
+        {"triggers": ({"name": "x", "metric": "ttft_ms", "threshold": float("nan")},)},
+        {"gates": ({"metric": "ttft_ms"},)},
+        {"gates": ({"metric": "ttft_ms", "max_vaule": 4},)},
+        {"canary": {"steps": (0.5, 0.1)}},
+        {"canary": {"steps": (0.1, 0.1)}},
+        {"canary": {"steps": (1.0,)}},
+        {"quality": {"int3": {}}},
+        {"quality": {"int8": {"max_perplexity_ratio": 0.5}}},
+        {"load": {"requests": 0}},
+        {"deadlines": {"merge_s": 0}},
+        {"rollback": "never"},
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(changes):
+    valid = policy().model_dump(mode="json")
+    assert ReleasePolicy.model_validate(valid) == policy()
+    with pytest.raises(ValidationError):
+        ReleasePolicy.model_validate(valid | changes)
+
+
+def test_a_policy_without_triggers_does_not_exist():
+    with pytest.raises(ValidationError, match="triggers"):
+        ReleasePolicy()
+    assert Deadlines().merge_s > 0

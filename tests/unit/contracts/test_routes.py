@@ -1,0 +1,306 @@
+"""`promote` and `roll_back`: each rule of design section 5.7 by example, and over arbitrary histories."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.routes import OLDER_KEPT, AlreadyApplied, Changed, Refused, Route, promote, roll_back
+from tests.kit.factories import MODEL, route, served, target
+
+EMPTY = Route(model=MODEL)
+
+
+def apply(state, edit):
+    assert isinstance(edit, Changed), edit
+    return edit.route
+
+
+def promoted(state, version, cause, weight=1.0, **more):
+    order = {"weight_ratio": weight, "epoch": state.epoch, "cause_id": cause}
+    return apply(state, promote(state, served(version), **order, **more))
+
+
+def line(*versions):
+    state = EMPTY
+    for version in versions:
+        state = promoted(state, version, f"p{version}")
+    return state
+
+
+# -- promote -------------------------------------------------------------------------------------------------------
+
+
+def test_first_promotion_keeps_the_fallback_as_previous():
+    state = promoted(EMPTY, 1, "c1", fallback=served(0, "bf16"))
+    assert state.active == served(1)
+    assert state.previous == served(0, "bf16")
+    assert state.older == ()
+
+
+def test_fallback_is_not_used_when_something_was_active():
+    state = promoted(line(1), 2, "c", fallback=served(0, "bf16"))
+    assert state.previous == served(1)
+
+
+def test_fallback_that_is_barred_or_the_target_itself_is_no_way_back():
+    barred = EMPTY.model_copy(update={"barred": (target(0, "bf16"),)})
+    assert promoted(barred, 1, "c", fallback=served(0, "bf16")).previous is None
+    assert promoted(EMPTY, 0, "c", fallback=served(0)).previous is None
+
+
+def test_each_promotion_moves_the_line_back_by_one_newest_first():
+    state = line(1, 2, 3, 4)
+    assert state.active == served(4)
+    assert state.previous == served(3)
+    assert state.older == (served(2), served(1))
+
+
+def test_the_line_of_older_targets_is_bounded():
+    state = line(*range(1, OLDER_KEPT + 9))
+    assert len(state.older) == OLDER_KEPT
+    assert state.older[0] == served(OLDER_KEPT + 6)
+
+
+def test_promoting_an_older_target_again_leaves_it_in_the_line_once():
+    state = promoted(line(1, 2, 3), 1, "again")
+    assert (state.active, state.previous, state.older) == (served(1), served(3), (served(2),))
+
+
+def test_promoting_the_active_target_again_refreshes_it_and_keeps_the_line():
+    state = line(1, 2)
+    moved = served(2, endpoints=("127.0.0.1:9001",))
+    changed = promote(state, moved, weight_ratio=1.0, epoch=state.epoch, cause_id="moved")
+    assert changed.route.active == moved
+    assert changed.route.previous == served(1)
+    assert changed.route.epoch == state.epoch + 1
+
+
+def test_canary_leaves_active_and_line_alone_and_full_weight_ends_it():
+    state = line(1, 2)
+    canary = promoted(state, 3, "c", weight=0.05)
+    assert canary.canary.weight_ratio == 0.05
+    assert (canary.active, canary.previous) == (state.active, state.previous)
+    done = promoted(canary, 3, "d")
+    assert done.canary is None
+    assert (done.active, done.previous) == (served(3), served(2))
+
+
+@pytest.mark.parametrize("difference", [-1, 1, 7])
+def test_order_for_another_epoch_is_refused(difference):
+    state = line(1, 2)
+    refused = promote(state, served(3), weight_ratio=1.0, epoch=state.epoch + difference, cause_id="c")
+    assert isinstance(refused, Refused)
+    assert refused.code == "stale_epoch"
+    assert str(state.epoch) in refused.reason
+
+
+@pytest.mark.parametrize("weight", [0.05, 1.0])
+def test_barred_target_is_refused_at_any_weight_until_lifted(weight):
+    state = route(canary=None, barred=(target(8),))
+    refused = promote(state, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c")
+    assert (refused.code, type(refused)) == ("barred", Refused)
+    lifted = state.model_copy(update={"barred": ()})
+    assert isinstance(promote(lifted, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c"), Changed)
+
+
+def test_another_variant_of_a_barred_version_is_not_barred():
+    state = route(canary=None, barred=(target(8, "int8"),))
+    changed = promote(state, served(8, "bf16"), weight_ratio=1.0, epoch=state.epoch, cause_id="c")
+    assert isinstance(changed, Changed)
+
+
+# -- roll_back -----------------------------------------------------------------------------------------------------
+
+
+def test_failing_active_hands_over_to_previous_and_bars_it_and_aborts_the_canary():
+    state = promoted(line(1, 2, 3), 4, "canary", weight=0.1)
+    changed = roll_back(state, target(3), cause_id="alert")
+    assert changed.cause == "rollback"
+    back = changed.route
+    assert (back.active, back.previous, back.older, back.canary) == (served(2), served(1), (), None)
+    assert back.barred == (target(3),)
+    assert back.epoch == state.epoch + 1
+
+
+def test_failing_canary_goes_to_weight_zero_and_active_stays():
+    state = promoted(line(1, 2), 3, "canary", weight=0.1)
+    changed = roll_back(state, target(3), cause_id="alert")
+    assert changed.cause == "abort"
+    assert changed.route.canary.weight_ratio == 0.0
+    assert changed.route.active == served(2)
+    assert changed.route.barred == (target(3),)
+    again = roll_back(changed.route, target(3), cause_id="another alert")
+    assert isinstance(again, Refused)
+
+
+def test_without_a_previous_target_there_is_no_way_back():
+    refused = roll_back(line(1), target(1), cause_id="alert")
+    assert refused.code == "no_hot_previous"
+
+
+@pytest.mark.parametrize("version", [1, 2, 9])
+def test_only_active_and_canary_can_be_rolled_back(version):
+    refused = roll_back(line(1, 2, 3), target(version), cause_id="alert")
+    assert (refused.code, type(refused)) == ("stale_epoch", Refused)
+
+
+def test_canary_that_is_also_previous_leaves_the_way_back_when_it_fails():
+    """Trying version 2 again as a canary while it is previous: once it failed, nobody may fall back to it."""
+    state = promoted(line(1, 2, 3), 2, "retry", weight=0.2)
+    aborted = apply(state, roll_back(state, target(2), cause_id="alert"))
+    assert aborted.previous == served(1)
+    back = apply(aborted, roll_back(aborted, target(3), cause_id="alert 2"))
+    assert back.active == served(1)
+
+
+def test_canary_of_the_active_target_itself_does_not_shield_it():
+    state = promoted(line(1, 2), 2, "odd", weight=0.2)
+    back = apply(state, roll_back(state, target(2), cause_id="alert"))
+    assert (back.active, back.canary) == (served(1), None)
+
+
+def test_barred_previous_of_an_old_record_is_not_gone_back_to():
+    state = route(canary=None, barred=(target(6),))
+    assert roll_back(state, target(7), cause_id="alert").code == "no_hot_previous"
+
+
+def test_stale_promotion_cannot_bring_a_rolled_back_target_back():
+    state = line(1, 2)
+    late = {"weight_ratio": 1.0, "epoch": state.epoch, "cause_id": "late order"}
+    back = apply(state, roll_back(state, target(2), cause_id="alert"))
+    assert promote(back, served(2), **late).code == "barred"
+    lifted = back.model_copy(update={"barred": ()})
+    assert promote(lifted, served(2), **late).code == "stale_epoch"
+
+
+# -- redelivery ----------------------------------------------------------------------------------------------------
+
+
+def test_redelivered_cause_changes_nothing():
+    state = line(1, 2)
+    assert promote(state, served(2), weight_ratio=1.0, epoch=1, cause_id="p2") == AlreadyApplied(state)
+    back = apply(state, roll_back(state, target(2), cause_id="alert"))
+    assert roll_back(back, target(2), cause_id="alert") == AlreadyApplied(back)
+
+
+# -- arbitrary histories -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Order:
+    """One edit as it arrives: maybe stale, maybe delivered again, maybe about any target."""
+
+    kind: str
+    version: int
+    weight: float
+    epoch_late_by: int
+    with_fallback: bool
+    redeliver: int
+
+
+ORDERS = st.lists(
+    st.builds(
+        Order,
+        kind=st.sampled_from(["promote", "promote", "roll_back"]),
+        version=st.integers(0, 4),
+        weight=st.sampled_from([0.1, 0.5, 1.0, 1.0, 1.0]),
+        epoch_late_by=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        with_fallback=st.booleans(),
+        redeliver=st.integers(0, 12),
+    ),
+    max_size=14,
+)
+
+
+def run(state, order, cause):
+    if order.kind == "roll_back":
+        return roll_back(state, target(order.version), cause_id=cause)
+    return promote(
+        state, served(order.version), weight_ratio=order.weight, epoch=state.epoch - order.epoch_late_by, cause_id=cause,
+        fallback=served(0) if order.with_fallback else None,
+    )  # fmt: skip
+
+
+def check(state):
+    """What must hold for every route there can ever be."""
+    assert Route.model_validate(state.model_dump()) == state
+    barred = set(state.barred)
+    assert len(barred) == len(state.barred)
+    names = [one.target for one in (state.active, state.previous, *state.older) if one is not None]
+    assert len(names) == len(set(names)), "no target stands in the line twice"
+    assert not barred & set(names), "nothing barred serves or waits to serve"
+    if state.canary is not None and state.canary.weight_ratio > 0.0:
+        assert state.canary.served.target not in barred
+    if state.previous is None:
+        assert state.older == ()
+    assert len(state.older) <= OLDER_KEPT
+
+
+@given(ORDERS)
+def test_every_history_keeps_the_rules(orders):
+    state, done = EMPTY, []
+    for number, order in enumerate(orders):
+        edit = run(state, order, f"c{number}")
+        check_edit(state, order, edit)
+        if isinstance(edit, Changed):
+            check(edit.route)
+            assert edit.route.epoch == state.epoch + 1
+            assert edit.route.cause_id == f"c{number}"
+            assert set(state.barred) <= set(edit.route.barred), "only a person lifts a quarantine"
+            done.append((order, state, f"c{number}"))
+            state = edit.route
+            assert run(state, order, f"c{number}") == AlreadyApplied(state)
+        if done and order.redeliver < len(done):
+            earlier, before, cause = done[order.redeliver]
+            late = redelivered(state, earlier, before, cause)
+            expected = AlreadyApplied if cause == state.cause_id else Refused
+            assert isinstance(late, expected), "an order carried out long ago is never carried out again"
+
+
+def redelivered(state, order, before, cause):
+    if order.kind == "roll_back":
+        return roll_back(state, target(order.version), cause_id=cause)
+    epoch = before.epoch - order.epoch_late_by
+    return promote(state, served(order.version), weight_ratio=order.weight, epoch=epoch, cause_id=cause)
+
+
+def check_edit(state, order, edit):
+    subject = target(order.version)
+    if order.kind == "promote":
+        if state.is_barred(subject):
+            assert edit.code == "barred"
+        elif order.epoch_late_by:
+            assert edit.code == "stale_epoch"
+        else:
+            assert isinstance(edit, Changed)
+            assert edit.cause == ("promote" if order.weight == 1.0 else "canary")
+        return
+    is_active = state.active is not None and state.active.target == subject
+    on_trial = state.canary is not None and state.canary.served.target == subject and state.canary.weight_ratio > 0
+    if not is_active and not on_trial:
+        assert edit.code == "stale_epoch"
+    elif is_active and state.previous is None:
+        assert edit.code == "no_hot_previous"
+    else:
+        assert edit.cause == ("rollback" if is_active else "abort")
+        assert edit.route.is_barred(subject)
+
+
+@given(ORDERS, ORDERS)
+def test_two_writers_that_decide_on_the_same_route_cannot_both_be_right(first, second):
+    """Whoever loses the compare-and-set decides again, and a promotion decided before then finds a later epoch."""
+    state = EMPTY
+    for number, order in enumerate(first):
+        edit = run(state, order, f"a{number}")
+        state = edit.route if isinstance(edit, Changed) else state
+    for number, order in enumerate(second):
+        mine, theirs = run(state, order, f"b{number}"), run(state, order, f"c{number}")
+        if isinstance(theirs, Changed) and order.kind == "promote":
+            late = promote(
+                theirs.route, served(order.version), weight_ratio=order.weight, epoch=state.epoch, cause_id=f"b{number}"
+            )
+            assert isinstance(mine, Changed)
+            assert late.code == "stale_epoch"
+            state = theirs.route
