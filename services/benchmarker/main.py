@@ -32,6 +32,7 @@ async def run() -> None:
         hardware=read_hardware(declared=settings.serving_hardware),
         give_up_after_s=settings.give_up_after_s,
     )
+    await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
     build(bus, benchmarker, progress_interval_s=settings.progress_interval_s)
 
     async def check_store() -> None:

@@ -1,0 +1,1 @@
+"""Images, and what containers run beside the services."""

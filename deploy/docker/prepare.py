@@ -1,0 +1,29 @@
+"""Makes bus and store ready before the services start; safe to run again: `python -m deploy.docker.prepare`."""
+
+import asyncio
+
+import nats
+
+from shared.blobs import Store
+from shared.provision import provision
+from shared.settings import Connection
+
+
+async def prepare(connection: Connection) -> None:
+    """Create streams, consumers, buckets and the store's bucket, and prove that the store honours create-only puts.
+
+    Raises:
+        SlipwayError: the store does not answer, or would let commits be overwritten.
+    """
+    store = Store(connection)
+    await asyncio.to_thread(store.ensure_bucket)
+    await asyncio.to_thread(store.check_create_only)
+    client = await nats.connect(connection.nats_url)
+    try:
+        await provision(client.jetstream(timeout=30), replicas=connection.replicas)
+    finally:
+        await client.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(prepare(Connection()))

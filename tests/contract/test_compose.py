@@ -1,0 +1,217 @@
+"""The containers: the compose file is valid, complete and closed by default, and images hold what services import."""
+
+import ast
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contracts.services import SERVICES
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+DOCKERFILE = (ROOT / "deploy/docker/Dockerfile").read_text()
+REQUIREMENTS = ROOT / "deploy/docker/requirements"
+SECRETS = {
+    "SLIPWAY_S3_ACCESS_KEY": "access",
+    "SLIPWAY_S3_SECRET_KEY": "secret-1",
+    "SLIPWAY_TRITON_ADMIN_KEY": "secret-2",
+}
+HEAVY = {"merger", "quantiser"}
+OURS = {"contracts", "shared", "services", "clients", "deploy"}
+
+
+def normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def stages() -> dict[str, str]:
+    """The text of each build stage by its name."""
+    parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def module_of(service: str) -> str:
+    return service.replace("-", "_")
+
+
+# -- the compose file, by the program that reads it ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compose():
+    """Run docker-compose on the project's file; a machine without it skips, CI does not."""
+    program = shutil.which("docker-compose")
+    if program is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("docker-compose is missing in CI: install the Debian package docker-compose")
+        pytest.skip("docker-compose is not installed (Debian package docker-compose)")
+
+    def run(*arguments: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **(variables or {})}
+        command = [program, "--env-file", "/dev/null", "-f", str(ROOT / "compose.yaml"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize("profiles", [[], ["gpu"], ["gpu", "tools"]], ids=["plain", "gpu", "all"])
+def test_the_file_is_valid(compose, profiles):
+    flags = [word for profile in profiles for word in ("--profile", profile)]
+    done = compose(*flags, "config", "-q", variables=SECRETS)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("missing", ["SLIPWAY_S3_ACCESS_KEY", "SLIPWAY_S3_SECRET_KEY", "SLIPWAY_TRITON_ADMIN_KEY"])
+def test_it_starts_with_no_secret_that_somebody_else_knows(compose, missing):
+    variables = {name: value for name, value in SECRETS.items() if name != missing}
+    done = compose("--profile", "gpu", "config", "-q", variables=variables)
+    assert done.returncode != 0
+    assert missing in done.stderr
+
+
+def test_the_example_settings_name_every_secret():
+    named = re.findall(r"^(\w+)=", (ROOT / "deploy/docker/example.env").read_text(), re.MULTILINE)
+    assert set(SECRETS) <= set(named)
+
+
+# -- what it holds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_is_a_container_of_its_own(service):
+    container = COMPOSE["services"][service]
+    assert container["build"]["target"] == service
+    stage = stages()[service]
+    module = module_of(service)
+    assert f'CMD ["python", "-m", "services.{module}.main"]' in stage
+    assert re.findall(r"services/(\w+) ", stage) == [module], "an image holds one service and no other"
+    assert (ROOT / f"services/{module}/main.py").exists()
+
+
+def test_every_image_that_is_built_has_its_stage():
+    targets = {one["build"]["target"] for one in COMPOSE["services"].values() if "build" in one}
+    assert targets <= set(stages())
+
+
+def test_images_of_others_are_pinned():
+    images = [one["image"] for one in COMPOSE["services"].values() if "image" in one]
+    assert {image.split("/")[-1].split(":")[0] for image in images} == {"nats", "minio", "tritonserver"}
+    assert all(re.search(r":[\w.-]*\d[\w.-]*\}?$", image) for image in images)
+
+
+def test_only_the_gateway_is_reachable_from_outside_and_only_from_this_machine_unless_told():
+    published = {name: one["ports"] for name, one in COMPOSE["services"].items() if "ports" in one}
+    assert published == {"gateway": ["${SLIPWAY_GATEWAY_ADDRESS:-127.0.0.1:8080}:8080"]}
+
+
+def test_services_run_without_privileges_and_wait_for_what_they_need():
+    for name in SERVICES:
+        container = COMPOSE["services"][name]
+        assert container["cap_drop"] == ["ALL"]
+        assert container["security_opt"] == ["no-new-privileges:true"]
+        assert container["depends_on"]["prepare"]["condition"] == "service_completed_successfully"
+        assert "USER slipway" in stages()[name]
+
+
+def test_triton_serves_with_vllm_on_a_gpu_and_shares_a_disk_with_server_manager():
+    triton, manager = COMPOSE["services"]["triton"], COMPOSE["services"]["server-manager"]
+    assert triton["profiles"] == ["gpu"]
+    assert "-vllm-" in triton["image"]
+    assert triton["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert manager["environment"]["SERVER_MANAGER_ENGINE"] == "vllm"
+    assert "serving:/serving:ro" in triton["volumes"]
+    assert "serving:/serving" in manager["volumes"]
+    assert f"--model-repository={manager['environment']['SERVER_MANAGER_REPOSITORY']}" in triton["command"]
+    assert {"--model-control-mode=explicit", "--disable-auto-complete-config"} <= set(triton["command"])
+
+
+def test_settings_are_ones_that_the_services_know():
+    from services.benchmarker.settings import BenchmarkerSettings
+    from services.server_manager.settings import ServerManagerSettings
+    from shared.settings import Connection
+
+    for container in COMPOSE["services"].values():
+        for name in container.get("environment", {}):
+            for prefix, settings in (
+                ("SLIPWAY_", Connection), ("SERVER_MANAGER_", ServerManagerSettings), ("BENCHMARKER_", BenchmarkerSettings),
+            ):  # fmt: skip
+                if name.startswith(prefix):
+                    assert name.removeprefix(prefix).lower() in settings.model_fields, name
+
+
+def test_the_bus_writes_to_disk_before_it_acknowledges():
+    assert "sync_interval: always" in (ROOT / "deploy/docker/nats.conf").read_text()
+
+
+# -- what the images hold ------------------------------------------------------------------------------------------------
+
+
+def required(name: str) -> set[str]:
+    """Names in a requirements file, those that it includes too."""
+    found: set[str] = set()
+    for line in (REQUIREMENTS / name).read_text().splitlines():
+        if line.startswith("-r "):
+            found |= required(line.removeprefix("-r ").strip())
+        elif line.strip() and not line.startswith("#"):
+            found.add(normalised(re.split(r"[\[<>=;]", line)[0]))
+    return found
+
+
+def imported(*folders: str) -> dict[str, str]:
+    """Top-level names of other people's packages that the code imports, each with one place where."""
+    found: dict[str, str] = {}
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names = [node.module]
+            for name in names:
+                top = name.split(".")[0]
+                if top not in sys.stdlib_module_names and top not in OURS:
+                    found.setdefault(top, str(path.relative_to(ROOT)))
+    return found
+
+
+def missing(folders: list[str], requirements: str) -> dict[str, str]:
+    distributions = importlib.metadata.packages_distributions()
+    have = required(requirements)
+    return {
+        name: place
+        for name, place in imported(*folders).items()
+        if not have & {normalised(one) for one in distributions.get(name, [name])}
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_an_image_has_every_library_that_its_service_imports(service):
+    requirements = "models.in" if service in HEAVY else "light.in"
+    stage = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
+    assert stage is not None
+    assert stage[1] == ("heavy" if service in HEAVY else "light")
+    assert missing(["contracts", "shared", f"services/{module_of(service)}"], requirements) == {}
+
+
+def test_the_command_lines_image_has_every_library_that_it_imports():
+    assert missing(["contracts", "shared", "clients/cli"], "tools.in") == {}
+
+
+@pytest.mark.parametrize("name", ["light.in", "models.in", "tools.in"])
+def test_every_library_of_an_image_is_pinned_in_the_projects_own_requirements(name):
+    pinned = {normalised(line.split("==")[0]) for line in (ROOT / "requirements/main.txt").read_text().splitlines()}
+    unpinned_on_purpose = {"torch"}  # its build and its CUDA packages differ from machine to machine
+    assert required(name) - pinned - unpinned_on_purpose == set()
+
+
+def test_every_file_that_an_image_copies_is_there_and_not_left_out_of_the_context():
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    for line in re.findall(r"^COPY (?!--)(.+)$", DOCKERFILE, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            assert source.split("/")[0] in kept, source
