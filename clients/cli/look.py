@@ -196,7 +196,7 @@ def trace(
             "release": one.manifest.release_id,
             **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
             **lineage(one),
-            **{f"benchmark {bench.target.variant}": f"{bench.verdict} ({bench.report.uri})" for bench in one.benchmarks},
+            **{f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in one.benchmarks},
             **{f"deployed {each.epoch}": f"{each.target} {each.cause} {_when(each)}" for each in one.deployments},
         }
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from functools import partial
@@ -50,7 +51,7 @@ def model_of(what: str | None) -> str | None:
 
 
 def _is_release(what: str) -> bool:
-    return what.startswith("r-") and what.count("-") == 2 and what[2:].partition("-")[0].isalnum() and len(what) > 18
+    return re.fullmatch(r"r-[0-9a-f]{16}-\d+", what) is not None
 
 
 def pick(roads: dict[str, Road], what: str | None) -> Road | None:

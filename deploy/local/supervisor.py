@@ -103,11 +103,7 @@ class Supervisor:
         nats, config = plan.plan_nats(path, ports, programs)
         plan.nats_config_file(path).write_text(config)
         (path / "s3").mkdir(exist_ok=True)
-        services = [
-            part
-            for part in plan.plan_services(path, self._options.wanted, ports, programs, description.keys)
-            if (ROOT / (part.argv[-1].replace(".", "/") + ".py")).exists()
-        ]
+        services = plan.plan_services(path, self._options.wanted, ports, programs, description.keys)
         return [
             nats,
             plan.plan_s3(path, ports, programs, description.keys),

@@ -1,0 +1,101 @@
+import pytest
+
+from clients.cli.eventlog import parse, subject_filter
+from clients.cli.render import as_data, bar, duration, event_line, plain_block, rich_block
+from clients.cli.road import Progress, join, project
+from clients.cli.status import PlainDrawing
+from contracts import facts as f
+from contracts.envelope import plain
+from contracts.vocabulary import canonical_json
+from tests.kit.factories import after, event
+from tests.unit.cli.test_road import only, ready, said, whole_road
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
+)
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_bar_is_never_longer_than_its_work():
+    assert bar(Progress("quantise", 40, 30, "layers")).startswith("█" * 24 + " 100%")
+    assert bar(Progress("quantise", 0, 0, "layers")).startswith("░" * 24 + "   0%")
+
+
+def test_a_block_names_release_steps_and_end():
+    lines = plain_block(only(project(whole_road())), after(500))
+    assert lines[0].startswith("support-bot v7  r-0123456789abcdef-1")
+    assert "promoted after 1 min 30 s" in lines[0]
+    assert any(line.startswith("  ✓ quantised") for line in lines)
+
+
+def test_a_road_under_way_says_for_how_long():
+    assert "under way for 3 min 20 s" in plain_block(only(project([ready()])), after(200))[0]
+
+
+def test_the_terminal_shows_the_same_lines():
+    from rich.console import Console
+
+    console = Console(width=200, no_color=True)
+    road = only(project(whole_road()))
+    with console.capture() as shown:
+        console.print(rich_block(road, after(500)))
+    assert [line.rstrip() for line in shown.get().splitlines()] == plain_block(road, after(500))
+
+
+def test_a_road_as_data_keeps_its_inner_names_to_itself():
+    data = as_data(only(project(whole_road())))
+    assert data["outcome"] == "promoted"
+    assert data["steps"][0]["name"] == "admitted"
+    assert not {"key", "inputs", "source_id"} & set(data)
+
+
+def test_plain_lines_say_each_thing_once(capsys):
+    draw = PlainDrawing(as_json=False)
+    events = whole_road()
+    for length in range(1, len(events) + 1):
+        for _ in range(2):
+            draw(only(project(events[:length])), after(100))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines))
+    assert sum("✓ merged" in line for line in lines) == 1
+    assert lines[-1].startswith("support-bot v7  promoted")
+
+
+def test_plain_progress_comes_in_tenths(capsys):
+    draw = PlainDrawing(as_json=False)
+    for done in range(101):
+        live = said(f.WorkProgressed, 20, done=float(done), total=100.0)
+        draw(only(project([*whole_road()[:3], live])), after(30))
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    quantise")]
+    assert len(lines) == 11
+
+
+def test_an_event_is_one_line():
+    line = event_line(event(f.ReleaseFinished))
+    assert "release.finished" in line
+    assert "outcome=rejected" in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("kind", list(f.FACTS.values()), ids=lambda kind: kind.TYPE)
+def test_every_fact_is_parsed_back_and_printed(kind):
+    original = event(kind)
+    parsed = parse(canonical_json(plain(original)))
+    assert parsed.data == original.data
+    assert kind.TYPE.removeprefix("slipway.").removesuffix(".v1") in event_line(parsed)
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"{}", b"[1]", b'{"type": "slipway.checkpoint.ready.v1"}'])
+def test_what_is_no_event_is_passed_over(body):
+    assert parse(body) is None
+
+
+def test_the_log_is_filtered_by_model_on_the_server():
+    assert subject_filter("support-bot") == "slipway.*.*.*.support-bot"
+    assert subject_filter(None) == ">"
+
+
+def test_nothing_is_projected_from_nothing():
+    assert join(project([])) == {}

@@ -1,0 +1,104 @@
+"""What people type: versions, fingerprints, replicas, policies."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from clients.cli.orders import load_policy
+from clients.cli.records import FINGERPRINT, parse_version
+from clients.cli.road import join, project
+from clients.cli.say import Exit, Refused
+from clients.cli.stack import inherited_variables, parse_replicas
+from clients.cli.status import model_of, pick
+from tests.unit.cli.test_road import RELEASE, whole_road
+
+POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
+
+
+@pytest.mark.parametrize(("text", "found"), [("support-bot@v2", ("support-bot", 2)), ("a@12", ("a", 12))])
+def test_versions_are_read(text, found):
+    assert parse_version(text) == found
+
+
+@pytest.mark.parametrize("text", ["support-bot", "support-bot@", "support-bot@vx", "@v1", "../x@v1"])
+def test_what_is_no_version_is_refused_as_usage(text):
+    with pytest.raises(Refused, match="MODEL@vN") as refused:
+        parse_version(text)
+    assert refused.value.code is Exit.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("fp_support-bot.v3.int8.0a1b2c3d", ("support-bot", "3", "int8", "0a1b2c3d")),
+        ("support-bot.v3.gptq-int4", ("support-bot", "3", "gptq-int4", None)),
+        ("fp_a.v0.bf16.00000000", ("a", "0", "bf16", "00000000")),
+    ],
+)
+def test_fingerprints_are_read(text, found):
+    assert FINGERPRINT.match(text).groups() == found
+
+
+@pytest.mark.parametrize("text", ["fp_", "support-bot.v3", "support-bot.v3.int9", "fp_x.v1.int8.zzzzzzzz"])
+def test_what_is_no_fingerprint_is_not_taken_for_one(text):
+    assert FINGERPRINT.match(text) is None
+
+
+def test_replicas_are_read():
+    assert parse_replicas(["quantiser=3", "merger=2"]) == {"quantiser": 3, "merger": 2}
+
+
+@pytest.mark.parametrize("item", ["quantiser", "quantiser=0", "quantiser=99", "quantiser=x", "nobody=2", "gateway=2"])
+def test_impossible_replicas_are_refused_as_usage(item, capsys):
+    with pytest.raises(typer.Exit) as ended:
+        parse_replicas([item])
+    assert ended.value.exit_code == Exit.USAGE
+    assert capsys.readouterr().err.startswith("slipway: ")
+
+
+def test_parts_do_not_inherit_where_another_stack_is():
+    environment = {
+        "PATH": "/bin", "SLIPWAY_NATS_URL": "nats://elsewhere", "SLIPWAY_STACK": "other", "SLIPWAY_LOG_LEVEL": "DEBUG",
+        "SERVER_MANAGER_TRITON_GRPC": "elsewhere:1", "SERVER_MANAGER_TOY": "{}",
+    }  # fmt: skip
+    kept = {"PATH": "/bin", "SLIPWAY_LOG_LEVEL": "DEBUG", "SERVER_MANAGER_TOY": "{}"}
+    assert inherited_variables(environment) == kept
+
+
+def test_a_policy_is_read_from_yaml_and_json(tmp_path):
+    policy = load_policy(POLICY)
+    as_json = tmp_path / "policy.json"
+    as_json.write_text(json.dumps(policy.model_dump(mode="json")))
+    assert load_policy(as_json) == policy
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("triggers: []", "triggers"), ("gatse: []\ntriggers: []", "gatse"), ("[", "cannot be read"), ("", "not valid")],
+)
+def test_a_wrong_policy_is_refused_with_what_is_wrong(tmp_path, text, said):
+    file = tmp_path / "policy.yaml"
+    file.write_text(text)
+    with pytest.raises(Refused, match=said):
+        load_policy(file)
+
+
+def test_a_missing_policy_file_is_refused(tmp_path):
+    with pytest.raises(Refused, match="cannot be read"):
+        load_policy(tmp_path / "nothing.yaml")
+
+
+def test_a_road_is_found_by_model_version_and_release():
+    roads = join(project(whole_road()))
+    (road,) = roads.values()
+    assert pick(roads, None) is pick(roads, "support-bot") is pick(roads, "support-bot@v7") is pick(roads, RELEASE) is road
+    assert pick(roads, "support-bot@v8") is None
+    assert pick(roads, "other") is None
+
+
+def test_a_release_id_names_no_model():
+    assert model_of(RELEASE) is None
+    assert model_of("support-bot@v7") == "support-bot"
+    assert model_of("r-2-d2") == "r-2-d2"

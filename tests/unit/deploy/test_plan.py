@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+
+from contracts.services import SERVICES as CONTRACTS
+from deploy.local import plan
+from deploy.local.plan import SERVICES, Keys, Programs, Wanted
+from deploy.local.ports import SHADOW_OFFSET
+from deploy.local.runner import LONGEST_DELAY_S, describe_end, restart_delay_s
+
+FOLDER = Path("/state")
+PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))
+KEYS = Keys("access", "secret")
+
+
+def ports(wanted=None):
+    return {name: 10_000 + number for number, name in enumerate(plan.port_names(wanted or Wanted()))}
+
+
+def test_every_declared_service_is_started():
+    assert set(SERVICES) == set(CONTRACTS)
+
+
+def test_every_part_has_a_port_of_its_own():
+    names = plan.port_names(Wanted(replicas={"quantiser": 3}))
+    assert len(names) == len(set(names))
+    assert {"quantiser", "quantiser-2", "quantiser-3"} <= set(names)
+
+
+def test_services_get_their_own_port_and_the_stacks_addresses():
+    wanted = Wanted(engine="toy", replicas={"quantiser": 2})
+    parts = {part.name: part for part in plan.plan_services(FOLDER, wanted, ports(wanted), PROGRAMS, KEYS)}
+    assert len(parts) == len(SERVICES) + 1
+    one, two = parts["quantiser"], parts["quantiser-2"]
+    assert one.argv == two.argv == ("/bin/python", "-m", "services.quantiser.main")
+    assert one.environment["SLIPWAY_HTTP_PORT"] != two.environment["SLIPWAY_HTTP_PORT"]
+    manager = parts["server-manager"]
+    assert manager.argv[-1] == "services.server_manager.main"
+    assert manager.environment["SERVER_MANAGER_ENGINE"] == "toy"
+    assert manager.environment["SLIPWAY_S3_SECRET_KEY"] == "secret"
+
+
+def test_the_bus_keeps_what_it_acknowledged_and_listens_on_loopback_only():
+    _, config = plan.plan_nats(FOLDER, ports(), PROGRAMS)
+    assert "sync_interval: always" in config
+    assert "0.0.0.0" not in config
+    assert config.count("127.0.0.1") == 2
+
+
+def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line():
+    found = ports()
+    part = plan.plan_s3(FOLDER, found, PROGRAMS, KEYS)
+    flags = dict(argument.lstrip("-").split("=", 1) for argument in part.argv[2:])
+    for name in ("s3", "master", "volume", "filer", "admin"):
+        port = int(flags[f"{name}.port"])
+        assert int(flags[f"{name}.port.grpc"]) == port + SHADOW_OFFSET
+    assert flags["master.telemetry"] == "false"
+    assert "secret" not in " ".join(part.argv)
+    assert part.environment["AWS_SECRET_ACCESS_KEY"] == "secret"
+
+
+def test_services_stop_before_what_they_stand_on():
+    services = plan.plan_services(FOLDER, Wanted(), ports(), PROGRAMS, KEYS)
+    triton = plan.plan_triton([], {}, ports())
+    s3 = plan.plan_s3(FOLDER, ports(), PROGRAMS, KEYS)
+    nats, _ = plan.plan_nats(FOLDER, ports(), PROGRAMS)
+    assert {part.stop_rank for part in services} == {0}
+    assert 0 < triton.stop_rank < s3.stop_rank < nats.stop_rank
+
+
+def test_a_part_is_marked_as_the_stacks():
+    (part, *_) = plan.plan_services(FOLDER, Wanted(), ports(), PROGRAMS, KEYS)
+    marked = plan.marked(part, "abc")
+    assert (marked["SLIPWAY_STACK"], marked["SLIPWAY_PART"]) == ("abc", "registry")
+
+
+def test_restarts_wait_longer_and_longer_but_not_for_ever():
+    delays = [restart_delay_s(failures) for failures in range(40)]
+    assert delays[0] == 0.0
+    assert delays == sorted(delays)
+    assert delays[1] > 0.0
+    assert delays[-1] == LONGEST_DELAY_S
+
+
+@pytest.mark.parametrize(("code", "text"), [(3, "exit code 3"), (-9, "signal SIGKILL"), (-200, "signal 200")])
+def test_ends_are_described(code, text):
+    assert describe_end(code) == text

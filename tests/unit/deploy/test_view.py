@@ -1,0 +1,80 @@
+import io
+import json
+
+import pytest
+
+from deploy.local.view import View, last_lines, render_line
+
+
+def test_structured_lines_become_short_ones():
+    line = json.dumps({"event": "published", "level": "info", "model": "m", "fact": "x", "release": "r-1"})
+    assert render_line("registry", line) == "published model=m release=r-1"
+
+
+def test_warnings_say_so_and_debugging_is_left_out():
+    assert render_line("registry", json.dumps({"event": "odd", "level": "warning"})) == "WARNING odd"
+    assert render_line("registry", json.dumps({"event": "detail", "level": "debug"})) is None
+
+
+@pytest.mark.parametrize("line", ["Traceback (most recent call last):", "{broken"])
+def test_what_is_not_structured_is_shown_as_it_is(line):
+    assert render_line("merger", line) == line
+
+
+@pytest.mark.parametrize(
+    ("part", "line", "shown"),
+    [
+        ("nats", "[7] 2026/11/24 15:44:38.1 [INF] Server is ready", False),
+        ("nats", "[7] 2026/11/24 15:44:38.1 [ERR] bad", True),
+        ("triton", "I1124 15:44:38.4 14333 server.cc:1] all is well", False),
+        ("triton", "E1124 15:44:38.4 14333 server.cc:1] broken", True),
+        ("triton", 'E1124 1 server.cc:241] "CudaDriverHelper has not been initialized."', False),
+        ("s3", "  Master       ready     0.0s", False),
+        ("gateway", "  Master       ready     0.0s", True),
+    ],
+)
+def test_of_foreign_parts_only_problems_are_shown(part, line, shown):
+    assert (render_line(part, line) is not None) is shown
+
+
+def test_only_whole_new_lines_are_printed(tmp_path):
+    log, out = tmp_path / "merger.log", io.StringIO()
+    log.write_text("old\n")
+    view = View(quiet=False, out=out)
+    view.begin_at_end([log, tmp_path / "later.log"])
+    with log.open("a") as file:
+        file.write("first\nsec")
+    view.print_new()
+    with log.open("a") as file:
+        file.write("ond\n")
+    (tmp_path / "later.log").write_text("new part\n")
+    view.print_new()
+    assert [line.split(maxsplit=1) for line in out.getvalue().splitlines()] == [
+        ["merger", "first"], ["merger", "second"], ["later", "new part"],
+    ]  # fmt: skip
+
+
+def test_a_log_that_was_begun_anew_is_read_from_its_start(tmp_path):
+    log, out = tmp_path / "merger.log", io.StringIO()
+    log.write_text("a long line of an earlier run\n")
+    view = View(quiet=False, out=out)
+    view.begin_at_end([log])
+    log.write_text("short\n")
+    view.print_new()
+    assert out.getvalue().split() == ["merger", "short"]
+
+
+def test_a_quiet_view_prints_no_logs(tmp_path):
+    log, out = tmp_path / "merger.log", io.StringIO()
+    view = View(quiet=True, out=out)
+    view.begin_at_end([log])
+    log.write_text("line\n")
+    view.print_new()
+    assert out.getvalue() == ""
+
+
+def test_the_end_of_a_log(tmp_path):
+    log = tmp_path / "x.log"
+    assert last_lines(log) == []
+    log.write_text("\n".join(str(number) for number in range(100)))
+    assert last_lines(log, 3) == ["97", "98", "99"]
