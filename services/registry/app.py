@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -33,6 +33,7 @@ from shared.bus import Bus, Failed
 from shared.errors import Permanent, Transient, translate
 from shared.failpoints import failpoint
 
+R = TypeVar("R")
 SERVICE = "registry"
 FROM_WORKERS: tuple[type[Fact], ...] = (
     CheckpointMerged, CheckpointRejected, VariantQuantised, VariantFailed, VariantStaged, VariantBenchmarked,
@@ -110,27 +111,30 @@ class Registry:
                 await self.hear(event, release_id)
 
     async def sweep(self) -> None:
-        """Do everything that is due; a model that fails does not keep the others waiting."""
-        for model in await self.ledger.models():
-            try:
-                await self.ledger.sweep(model)
-            except Exception as error:
-                known = translate(error)
-                if known is None:
-                    raise
-                structlog.get_logger().warning("could not sweep", model=model, code=known.code, reason=known.reason)
+        """Do everything that is due; a release or model that fails does not keep the others waiting."""
+        for model in await _guarded(self.ledger.models(), ()):
+            for release_id in await _guarded(self.ledger.open_releases(model), (), model=model):
+                await _guarded(self.ledger.sweep(model, release_id), None, model=model, release=release_id)
 
     async def keep_sweeping(self, every_s: float) -> None:
         """Sweep for ever; the first time at once, which drains what an earlier process left behind."""
         while True:
-            try:
-                await self.sweep()
-            except Exception as error:
-                known = translate(error)
-                if known is None:
-                    raise
-                structlog.get_logger().warning("could not sweep", code=known.code, reason=known.reason)
+            await self.sweep()
             await asyncio.sleep(every_s)
+
+
+async def _guarded(work: Awaitable[R], otherwise: R, **about: str) -> R:
+    """Do one part of a sweep; a failure is logged, because the next sweep tries again and the others must go on."""
+    try:
+        return await work
+    except Exception as error:  # whatever it is: one unreadable record must not stop every other release
+        known = translate(error)
+        log = structlog.get_logger().bind(**about)
+        if known is not None:
+            log.warning("could not sweep", code=known.code, reason=known.reason)
+        else:
+            log.exception("could not sweep")
+        return otherwise
 
 
 def build(bus: Bus, outside: Outside, places: Places) -> Registry:

@@ -220,13 +220,16 @@ class Ledger:
         suffix = model_record("")
         return [key.removesuffix(suffix) for key in await self._out.models.keys() if key.endswith(suffix)]
 
-    async def sweep(self, model: str) -> None:
-        """Do what is due for one model: finish openings, deadlines, outboxes, and hand over the place of who ended."""
+    async def open_releases(self, model: str) -> tuple[str, ...]:
+        """Finish the model's last admission, then list its releases that are not known to be finished."""
         await self.open(model)
-        for release_id in (await self.model(model)).value.open:
-            entry = await self._out.releases.get(release_record(model, release_id))
-            if entry is not None:
-                await self.apply(model, release_id, self._overdue(entry.value), cause_id=f"{release_id}/sweep")
+        return (await self.model(model)).value.open
+
+    async def sweep(self, model: str, release_id: str) -> None:
+        """Do what is due for one release: its deadline, its outbox, its place, and the hand-over if it has ended."""
+        entry = await self._out.releases.get(release_record(model, release_id))
+        if entry is not None:
+            await self.apply(model, release_id, self._overdue(entry.value), cause_id=f"{release_id}/sweep")
 
     def _overdue(self, release: Release) -> Input | None:
         step, at, now = deadlines.awaited_step(release), deadlines.deadline_at(release), self._out.clock.now()

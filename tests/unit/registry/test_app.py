@@ -287,6 +287,16 @@ async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(house):
     assert [one.model for one in house.said(f.ReleaseFinished)] == [k.MODEL, "a-bot"]
 
 
+async def test_a_release_that_cannot_be_swept_does_not_stop_the_next_of_its_model(house):
+    await house.admit("e1")
+    await house.admit("e2", attempt=2)
+    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
+    house.out.clock.advance(k.policy().deadlines.merge_s)
+    house.out.releases.kept[f"{k.MODEL}.{first}"] = Entry("not a record at all", 99)
+    await house.registry.sweep()
+    assert [one.release_id for one in house.said(f.ReleaseFinished)] == [second]
+
+
 async def test_deployments_are_recorded_once_per_epoch_and_never_overwritten(house):
     await house.admit()
     (opened,) = house.said(f.ReleaseOpened)

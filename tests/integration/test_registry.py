@@ -1,0 +1,409 @@
+"""The registry on a real bus and a real store: one version per checkpoint, and every bad input answered."""
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+
+from contracts import facts as f
+from contracts.envelope import CONTENT_TYPE, Event, plain
+from contracts.facts import FACTS
+from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, FolderManifest, VersionManifest
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route
+from contracts.services import EVENTS, INBOX, durable_name
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.app import SERVICE, build
+from services.registry.domain.admission import Places
+from services.registry.domain.record import Release
+from services.registry.domain.versions import ModelRecord
+from services.registry.ledger import Outside
+from shared import deadletters
+from shared.blobs import Store
+from shared.bus import Bus, publish_event
+from shared.clock import SystemClock
+from shared.kv import Bucket
+from tests.kit import fakes_registry as k
+
+READY = f.CheckpointReady.TYPE
+
+
+@pytest.fixture
+def store(settings):
+    return Store(settings)
+
+
+def upload(store, model, content=b"weights"):
+    """Put a one-file folder where a publisher of this model may."""
+    folder = FolderManifest(
+        files=(FileEntry(path="adapter.safetensors", digest=digest_of(content), size_bytes=len(content)),)
+    )
+    name = digest_of(folder.to_bytes()).removeprefix("sha256:")
+    ref, _ = store.put_manifest(f"checkpoints/{model}/manifests/folder/{name}.json", folder)
+    return ref
+
+
+@pytest.fixture
+def base(store):
+    """An imported base model."""
+    folder, _ = store.put_manifest("manifests/folder/base.json", k.FOLDER)
+    manifest = BaseManifest(**{**k.BASE.model_dump(), "folder": folder})
+    store.put_manifest("bases/tiny/1.json", manifest)
+    return f.BaseModelRef(name="tiny", revision="1", uri=store.uri("bases/tiny/1.json"), digest=folder.digest)
+
+
+@pytest.fixture
+def checkpoint(store, base):
+    def make(model=k.MODEL, content=b"weights", **changes):
+        weights = f.Weights(kind="lora", ref=upload(store, model, content))
+        return k.ready(**{"model": model, "base": base, "weights": weights, **changes})
+
+    return make
+
+
+def outside(js, settings, publisher):
+    return Outside(
+        releases=Bucket(js, "releases", Release, service=SERVICE),
+        models=Bucket(js, "releases", ModelRecord, service=SERVICE),
+        policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
+        artifacts=StoredArtifacts(Store(settings)), publisher=publisher, clock=SystemClock(),
+    )  # fmt: skip
+
+
+@contextlib.asynccontextmanager
+async def registry(js, settings):
+    bus = Bus(settings, SERVICE, SystemClock())
+    await bus.connect()
+    house = build(bus, outside(bus.js, settings, bus), Places(bucket=settings.s3_bucket))
+    await bus.broker.start()
+    sweeping = asyncio.create_task(house.keep_sweeping(0.2))
+    try:
+        yield house
+    finally:
+        sweeping.cancel()
+        await bus.broker.stop()
+
+
+class Log:
+    """The log of facts, read from its beginning."""
+
+    def __init__(self, js):
+        self.js = js
+
+    async def all(self):
+        last = (await self.js.stream_info(EVENTS)).state.last_seq
+        messages = [await self.js.get_msg(EVENTS, sequence) for sequence in range(1, last + 1)]
+        found = []
+        for message in messages:
+            body = json.loads(message.data)
+            found.append(Event[FACTS[body["type"]]].model_validate(body))
+        return found
+
+    async def of(self, kind, count=1, timeout_s=20.0):
+        """Wait until at least `count` facts of a kind were said, and give all of them."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                found = [event for event in await self.all() if event.type == kind.TYPE]
+                if len(found) >= count:
+                    return found
+                await asyncio.sleep(0.05)
+
+    async def settled(self, kind, stream=EVENTS, timeout_s=20.0):
+        """Wait until the registry has handled everything of a kind."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                info = await self.js.consumer_info(stream, durable_name(SERVICE, kind))
+                if info.num_pending == 0 and info.num_ack_pending == 0:
+                    return
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def log(js):
+    return Log(js)
+
+
+async def say(js, fact, event_id, *, release="run 1", model=k.MODEL, source="/training"):
+    event = k.event(fact, event_id, correlation=release, model=model, source=source)
+    await publish_event(js, event)
+    return event
+
+
+async def answer(js, release, version, *facts):
+    """Say facts as the workers would."""
+    for i, fact in enumerate(facts):
+        await say(js, fact, f"{release}/{version}/{fact.TYPE}/{i}", release=release, source="/slipway/worker")
+
+
+async def walk_to_slot(js, release, version):
+    await answer(js, release, version, k.merged(), k.quantised("bf16"), k.quantised("int8"))
+
+
+async def walk_to_end(js, release, version, epoch):
+    both = ("bf16", "int8")
+    await answer(
+        js, release, version, *(k.staged(v, version) for v in both), *(k.benchmarked(v, version) for v in both)
+    )
+    route = k.route(k.target("bf16", version), epoch=epoch)
+    bucket = Bucket(js, "routes", Route)
+    entry = await bucket.get(k.MODEL)
+    await (bucket.create(k.MODEL, route) if entry is None else bucket.update(k.MODEL, route, entry.revision))
+    await answer(js, release, version, k.changed(route))
+
+
+# -- one checkpoint, one version --------------------------------------------------------------------------------------
+
+
+async def test_five_times_one_event_id_is_one_version(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        for _ in range(5):
+            await say(js, checkpoint(), "e1")
+        await log.of(f.ReleaseOpened)
+        await log.settled(f.CheckpointReady, INBOX)
+        assert len(await log.of(f.ReleaseOpened)) == 1
+
+
+async def test_five_event_ids_are_one_version(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        for i in range(5):
+            await say(js, checkpoint(), f"e{i}")
+        await log.settled(f.CheckpointReady, INBOX)
+        (opened,) = await log.of(f.ReleaseOpened)
+        assert opened.data.version == 1
+        assert opened.correlationid == opened.data.release_id
+
+
+async def test_after_the_dedupe_window_it_is_still_one_version(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        event = await say(js, checkpoint(), "e1")
+        await log.of(f.ReleaseOpened)
+        async with asyncio.timeout(30):  # the window has passed once the stream takes the same id again
+            while (await js.publish(event.nats_subject, _body(event), headers={"Nats-Msg-Id": event.id})).duplicate:
+                await asyncio.sleep(0.2)
+        await say(js, checkpoint(), "e2")
+        await log.settled(f.CheckpointReady, INBOX)
+        assert (await js.stream_info(INBOX)).state.messages == 3
+        assert len(await log.of(f.ReleaseOpened)) == 1
+        await say(js, checkpoint(attempt=2), "e3")
+        assert [one.data.version for one in await log.of(f.ReleaseOpened, 2)] == [1, 2]
+
+
+def _body(event):
+    return canonical_json(plain(event))
+
+
+async def test_two_at_once_get_versions_in_stream_order_though_the_second_is_quantised_first(
+    js, settings, store, checkpoint, log
+):
+    await say(js, checkpoint(content=b"first"), "e1")
+    await say(js, checkpoint(content=b"second"), "e2")
+    async with registry(js, settings):
+        first, second = [one.data for one in await log.of(f.ReleaseOpened, 2)]
+        assert (first.source_fact_id, first.version, second.source_fact_id, second.version) == ("e1", 1, "e2", 2)
+        await walk_to_slot(js, second.release_id, 2)
+        (registered,) = await log.of(f.VersionRegistered)
+        assert registered.data.version == 2
+        await walk_to_slot(js, first.release_id, 1)
+        assert [one.data.version for one in await log.of(f.VersionRegistered, 2)] == [2, 1]
+        manifest = VersionManifest.model_validate_json(store.get(registered.data.manifest))
+        assert manifest.weights == second.weights
+        assert manifest.version == 2
+
+
+async def test_the_whole_road_with_workers_played_by_the_test(js, settings, store, checkpoint, log):
+    async with registry(js, settings):
+        await say(js, checkpoint(), "e1")
+        opened = (await log.of(f.ReleaseOpened))[0].data
+        await walk_to_slot(js, opened.release_id, 1)
+        asked = [one.data for one in await log.of(f.StagingRequested, 2)]
+        assert {one.baseline.target.version for one in asked} == {0}
+        await walk_to_end(js, opened.release_id, 1, epoch=1)
+        (finished,) = await log.of(f.ReleaseFinished)
+        assert (finished.data.outcome, finished.data.target) == ("promoted", k.target("bf16", 1))
+        manifest = VersionManifest.model_validate_json(store.find("versions/support-bot/1/manifest.json"))
+        assert manifest.base == opened.base
+        assert manifest.training == k.ready().training
+        assert manifest.evals == k.ready().evals
+        record = DeploymentRecord.model_validate_json(store.find("versions/support-bot/1/deployments/1.json"))
+        assert (record.target, record.weight_ratio) == (k.target("bf16", 1), 1.0)
+        await say(js, checkpoint(content=b"next"), "e2")
+        opened = (await log.of(f.ReleaseOpened, 2))[1].data
+        await walk_to_slot(js, opened.release_id, 2)
+        asked = [one.data for one in await log.of(f.StagingRequested, 4)][2:]
+        assert {one.baseline.target for one in asked} == {k.target("bf16", 1)}
+        types = [event.type for event in await log.all() if event.correlationid == finished.correlationid]
+        assert types[-1] == f.ReleaseFinished.TYPE
+
+
+async def test_a_restarted_registry_takes_up_where_it_was(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        await say(js, checkpoint(), "e1")
+        opened = (await log.of(f.ReleaseOpened))[0].data
+    await walk_to_slot(js, opened.release_id, 1)
+    async with registry(js, settings):
+        await log.of(f.StagingRequested, 2)
+    await walk_to_end(js, opened.release_id, 1, epoch=1)
+    async with registry(js, settings), registry(js, settings):
+        (finished,) = await log.of(f.ReleaseFinished)
+        await log.settled(f.DeploymentChanged)
+        assert finished.data.outcome == "promoted"
+        assert len(await log.of(f.ReleaseFinished)) == 1
+
+
+async def test_a_release_that_waits_too_long_expires(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        await say(js, checkpoint(policy=k.policy(deadlines={"merge_s": 0.5})), "e1")
+        (finished,) = await log.of(f.ReleaseFinished)
+        assert (finished.data.outcome, finished.data.code) == ("expired", "deadline_passed")
+        assert len(await log.of(f.DeadlinePassed)) == 1
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+
+async def goes_on(js, log, checkpoint):
+    """The next event is served as if nothing had been."""
+    await say(js, checkpoint(content=b"a good one"), "the next")
+    (opened,) = await log.of(f.ReleaseOpened)
+    assert opened.data.source_fact_id == "the next"
+    assert opened.data.version == 1
+
+
+async def dead_letters(js, count=1):
+    async with asyncio.timeout(20):
+        while len(found := await deadletters.list_all(js)) < count:
+            await asyncio.sleep(0.05)
+    return found
+
+
+def elsewhere(uri):
+    weights = f.Weights(kind="lora", ref=ArtifactRef(uri=uri, digest=digest_of(b"x"), size_bytes=1))
+    return {"weights": weights}
+
+
+BAD = {
+    "no policy": ({"policy": None}, "policy_missing"),
+    "unknown base": ({"base": k.ready().base.model_copy(update={"name": "unheard-of"})}, "unknown_base"),
+    "artifact missing": (elsewhere("s3://slipway/checkpoints/support-bot/none.json"), "artifact_not_found"),
+    "scheme": (elsewhere("https://example.org/x"), "uri_not_allowed"),
+    "root": (elsewhere("file:///etc/passwd"), "uri_not_allowed"),
+    "bucket": (elsewhere("s3://other/checkpoints/support-bot/x"), "uri_not_allowed"),
+    "other model's prefix": (elsewhere("s3://slipway/checkpoints/other-bot/x"), "uri_not_allowed"),
+    "dot-dot": (elsewhere("s3://slipway/checkpoints/support-bot/../other-bot/x"), "uri_not_allowed"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_checkpoints_become_rejections_and_the_next_is_served(js, settings, checkpoint, log, name):
+    changes, code = BAD[name]
+    async with registry(js, settings):
+        await say(js, checkpoint(**changes), "bad")
+        (rejected,) = await log.of(f.CheckpointRejected)
+        assert rejected.data.code == code
+        assert (rejected.causationid, rejected.correlationid, rejected.subject) == ("bad", "run 1", k.MODEL)
+        await goes_on(js, log, checkpoint)
+        assert len(await log.of(f.CheckpointRejected)) == 1
+
+
+async def test_bytes_that_are_not_what_was_announced(js, settings, store, checkpoint, log):
+    kept = checkpoint()
+    ref = kept.weights.ref.model_copy(update={"digest": digest_of(b"announced")})
+    async with registry(js, settings):
+        await say(js, checkpoint(weights=kept.weights.model_copy(update={"ref": ref})), "bad")
+        (rejected,) = await log.of(f.CheckpointRejected)
+        assert rejected.data.code == "digest_mismatch"
+        await goes_on(js, log, checkpoint)
+
+
+async def test_a_policy_weaker_than_the_stored_one(js, settings, checkpoint, log):
+    stored = k.policy(promotion={"mode": "manual"})
+    await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, stored)
+    async with registry(js, settings):
+        await say(js, checkpoint(), "bad")
+        (rejected,) = await log.of(f.CheckpointRejected)
+        assert rejected.data.code == "policy_weaker_than_stored"
+        assert "promotion.mode" in rejected.data.reason
+        await say(js, checkpoint(policy=None), "the next")
+        (opened,) = await log.of(f.ReleaseOpened)
+        assert opened.data.policy == stored
+
+
+def envelope(checkpoint, **changes):
+    return {**plain(k.event(checkpoint, "bad")), **changes}
+
+
+async def raw(js, body, subject=f"{READY}.{k.MODEL}"):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    await js.publish(subject, data, headers={"content-type": CONTENT_TYPE})
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("not json", "malformed_event"), ("a list", "malformed_event"), ("no type", "malformed_event"),
+        ("no weights", "malformed_event"), ("version 2", "unknown_event_version"), ("other model", "subject_mismatch"),
+        ("other model in data", "subject_mismatch"), ("a misspelt gate", "policy_invalid"),
+        ("../", "invalid_model_name"), ("dots", "invalid_model_name"), ("spaces", "invalid_model_name"),
+        ("300 characters", "invalid_model_name"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_event_is_rejected_and_kept_as_a_dead_letter(js, settings, checkpoint, log, case):
+    name, code = case
+    good = checkpoint()
+    data = plain(k.event(good, "bad"))["data"]
+    body = {
+        "not json": b"{", "a list": [1], "no type": envelope(good, type=None),
+        "no weights": envelope(good, data={**data, "weights": None}),
+        "version 2": envelope(good, type=READY.replace("v1", "v2")),
+        "other model": envelope(good, subject="other-bot"),
+        "other model in data": envelope(good, data={**data, "model": "other-bot"}),
+        "a misspelt gate": envelope(good, data={**data, "policy": {**data["policy"], "gatez": []}}),
+        "../": envelope(good, subject="../x"), "dots": envelope(good, subject="a.b"),
+        "spaces": envelope(good, subject="a b"), "300 characters": envelope(good, subject="a" * 300),
+    }[name]  # fmt: skip
+    subject = f"{READY.replace('v1', 'v2')}.{k.MODEL}" if name == "version 2" else f"{READY}.{k.MODEL}"
+    async with registry(js, settings):
+        await raw(js, body, subject)
+        (rejected,) = await log.of(f.CheckpointRejected)
+        assert rejected.data.code == code
+        assert rejected.subject == k.MODEL
+        (letter,) = await dead_letters(js)
+        assert letter.code == code
+        assert letter.service == SERVICE
+        await goes_on(js, log, checkpoint)
+
+
+@pytest.mark.parametrize("model", ["a.b", "A", "a_b", "a" * 300, "-a"])
+async def test_a_subject_that_names_no_model_becomes_a_dead_letter(js, settings, checkpoint, log, model):
+    async with registry(js, settings):
+        await raw(js, envelope(checkpoint(), subject=model), f"{READY}.{model}")
+        (letter,) = await dead_letters(js)
+        assert letter.code == "invalid_model_name"
+        await goes_on(js, log, checkpoint)
+
+
+async def test_a_rejection_of_its_own_never_ends_a_release_whatever_correlation_it_was_given(
+    js, settings, checkpoint, log
+):
+    async with registry(js, settings):
+        await say(js, checkpoint(), "e1")
+        opened = (await log.of(f.ReleaseOpened))[0].data
+        await say(js, checkpoint(policy=None), "evil", release=opened.release_id)
+        await log.of(f.CheckpointRejected)
+        await log.settled(f.CheckpointRejected)
+        await walk_to_slot(js, opened.release_id, 1)
+        await log.of(f.VersionRegistered)
+        assert f.ReleaseFinished.TYPE not in {event.type for event in await log.all()}
+
+
+async def test_orders_about_releases_that_do_not_exist_hurt_nobody(js, settings, checkpoint, log):
+    async with registry(js, settings):
+        await say(js, k.cancel("r-ffffffffffffffff-1"), "c1")
+        await say(js, k.cancel("../../no release"), "c2")
+        await say(js, k.approval(digest_of(b"x"), "a.b > *"), "a1")
+        await log.settled(f.ReleaseCancelled, INBOX)
+        await log.settled(f.ApprovalGranted, INBOX)
+        await goes_on(js, log, checkpoint)
+        assert await deadletters.list_all(js) == []

@@ -1,0 +1,121 @@
+"""The registry as a process, killed with -9 at each moment that matters: the road still ends once."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from contracts import facts as f
+from contracts.facts import FACTS
+from contracts.routes import Route
+from shared.kv import Bucket
+from shared.process import die_with_parent
+from tests.integration.test_registry import Log, answer, base, checkpoint, say, store, walk_to_end, walk_to_slot
+from tests.kit import fakes_registry as k
+
+__all__ = ["base", "checkpoint", "store"]  # fixtures
+
+ROAD = {
+    f.ReleaseOpened: 1, f.VariantRequested: 2, f.VersionRegistered: 1, f.StagingRequested: 2, f.StagingReleased: 2,
+    f.TrafficRequested: 1, f.ReleaseFinished: 1,
+}  # fmt: skip
+
+
+class Process:
+    """The registry in a process of its own, started again whenever it dies."""
+
+    def __init__(self, settings, folder, failpoint, times=1):
+        self.deaths = []
+        self.times = times
+        self.marker = folder / "work" / "registry" / f"failpoint-{failpoint}.fired"
+        self.log = folder / "registry.log"
+        self.environment = {
+            **os.environ,
+            "SLIPWAY_NATS_URL": settings.nats_url, "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
+            "SLIPWAY_S3_ACCESS_KEY": settings.s3_access_key,
+            "SLIPWAY_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
+            "SLIPWAY_STATE_DIR": str(folder), "SLIPWAY_HTTP_PORT": str(settings.http_port),
+            "SLIPWAY_FAILPOINT": failpoint, "REGISTRY_SWEEP_S": "0.3",
+        }  # fmt: skip
+
+    async def keep_running(self):
+        while True:
+            with self.log.open("ab") as log:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "services.registry.main"], env=self.environment, stdout=log, stderr=log,
+                    preexec_fn=die_with_parent(),
+                )  # fmt: skip
+            try:
+                while child.poll() is None:
+                    await asyncio.sleep(0.05)
+                self.deaths.append(child.returncode)
+                if len(self.deaths) < self.times:
+                    self.marker.unlink()
+            finally:
+                child.kill()
+                child.wait()
+
+
+@contextlib.asynccontextmanager
+async def kept_running(settings, folder, failpoint, times=1):
+    process = Process(settings, folder, failpoint, times)
+    task = asyncio.create_task(process.keep_running())
+    try:
+        yield process
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [("registry.after_reserve", 1), ("registry.after_cas", 1), ("registry.after_cas", 9), ("registry.after_act", 1),
+     ("registry.after_publish", 1), ("registry.after_publish", 4), ("registry.before_ack", 1)],
+)  # fmt: skip
+async def test_killed_at_any_moment_the_road_ends_once_with_one_version(js, settings, checkpoint, tmp_path, moment):
+    """More than once means: again and again, each time the process gets there, so that it dies all along the road."""
+    log = Log(js)
+    failpoint, times = moment
+    async with kept_running(settings, tmp_path, failpoint, times) as process:
+        await say(js, checkpoint(), "e1")
+        opened = (await log.of(f.ReleaseOpened, timeout_s=60))[0].data
+        await walk_to_slot(js, opened.release_id, 1)
+        await log.of(f.StagingRequested, 2, timeout_s=60)
+        await walk_to_end(js, opened.release_id, 1, epoch=1)
+        (finished,) = await log.of(f.ReleaseFinished, timeout_s=60)
+        assert finished.data.outcome == "promoted"
+        assert process.deaths == [-9] * times
+        await _is_quiet(js, log)
+    said = Counter(FACTS[event.type] for event in await log.all() if event.source == "/slipway/registry")
+    assert said == ROAD
+
+
+async def test_killed_between_two_releases_the_second_gets_the_place(js, settings, checkpoint, tmp_path):
+    """The failpoint lies after the first release's end was written, before its place was handed over."""
+    log = Log(js)
+    async with kept_running(settings, tmp_path, "") as process:
+        await say(js, checkpoint(), "e1")
+        await say(js, checkpoint(attempt=2), "e2")
+        first, second = [one.data.release_id for one in await log.of(f.ReleaseOpened, 2, timeout_s=60)]
+        await walk_to_slot(js, first, 1)
+        await log.of(f.StagingRequested, 2)
+        await walk_to_slot(js, second, 2)
+        await log.of(f.VersionRegistered, 2)
+    async with kept_running(settings, tmp_path, "registry.after_publish") as process:
+        await answer(js, first, 1, k.abandoned())
+        asked = await log.of(f.StagingRequested, 4, timeout_s=60)
+        assert {one.data.release_id for one in asked[2:]} == {second}
+        assert process.deaths == [-9]
+        assert len(await log.of(f.ReleaseFinished)) == 1
+    assert await Bucket(js, "routes", Route).get(k.MODEL) is None
+
+
+async def _is_quiet(js, log):
+    """Wait until the registry has handled all that there is, and has nothing left to say."""
+    for kind in (f.VariantQuantised, f.VariantBenchmarked, f.DeploymentChanged):
+        await log.settled(kind, timeout_s=60)
