@@ -5,7 +5,7 @@ import sys
 import nats.errors
 import typer
 
-from clients.cli import events, look, orders, stack, status, talk
+from clients.cli import base, events, look, orders, publish, stack, status, talk
 from clients.cli.say import EXIT_CODES, Exit, Refused
 from shared.errors import SlipwayError
 
@@ -20,11 +20,13 @@ app = typer.Typer(
 STACK, RELEASES, LOOK, OPERATE = "The stack", "Releases", "Look", "Operate"
 for name, function, panel in (
     ("up", stack.up, STACK), ("ps", stack.ps, STACK), ("down", stack.down, STACK),
-    ("status", status.status, RELEASES), ("approve", orders.approve, RELEASES), ("cancel", orders.cancel, RELEASES),
+    ("publish", publish.publish, RELEASES), ("status", status.status, RELEASES),
+    ("approve", orders.approve, RELEASES), ("cancel", orders.cancel, RELEASES),
     ("versions", look.versions, LOOK), ("show", look.show, LOOK), ("trace", look.trace, LOOK),
     ("routes", look.routes, LOOK), ("ask", talk.ask, LOOK), ("events", events.events, OPERATE),
 ):  # fmt: skip
     app.command(name, rich_help_panel=panel)(function)
+app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)
 app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)
 app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 

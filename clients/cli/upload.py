@@ -1,0 +1,56 @@
+"""Uploads model folders into the store, with a progress bar for people."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from clients.cli.say import Exit, Refused, is_terminal
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.vocabulary import ArtifactRef, digest_of
+from shared.blobs import Store, manifest_key
+
+KEPT = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
+Advance = Callable[[int], None]
+
+
+def model_files(folder: Path) -> list[Path]:
+    """List the files of a model folder that travel: weights as safetensors, configuration, tokenizer.
+
+    Raises:
+        Refused: the folder is missing, or holds no safetensors.
+    """
+    if not folder.is_dir():
+        raise Refused(f"{folder} is no folder", Exit.USAGE)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in KEPT and path.name[0] != ".")
+    if any(path.suffix == ".safetensors" for path in files):
+        return files
+    pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
+    if pickles:
+        raise Refused(f"{folder} holds its weights as {pickles[0]}; save them as safetensors, pickles are refused")
+    raise Refused(f"{folder} holds no .safetensors file; name the folder that save_pretrained wrote", Exit.USAGE)
+
+
+def upload_folder(store: Store, files: list[Path], prefix: str, advance: Advance) -> tuple[ArtifactRef, FolderManifest]:
+    """Upload files as blobs and commit the manifest of their folder."""
+    entries: list[FileEntry] = []
+    for path in files:
+        entries.append(store.put_file(path, path.name, prefix))
+        advance(entries[-1].size_bytes)
+    manifest = FolderManifest(files=tuple(entries))
+    ref, _ = store.put_manifest(manifest_key("folder", digest_of(manifest.to_bytes()), prefix), manifest)
+    return ref, manifest
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, total_bytes: int, *, shown: bool = True) -> Iterator[Advance]:
+    """Show a bar on a terminal while bytes travel; nothing elsewhere."""
+    if not shown or not is_terminal():
+        yield lambda _bytes: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task(what, total=total_bytes)
+        yield lambda count: progress.advance(task, count)
