@@ -108,6 +108,8 @@ class Parity(Contract):
     max_abs_logit_difference: float
     mean_kl: float
     top1_agreement_ratio: Ratio
+    effect_kl: float | None = None
+    """Mean KL of the base alone from base + LoRA: what the LoRA changes at all, for comparison."""
 
 
 class CheckpointMerged(Fact):

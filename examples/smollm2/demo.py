@@ -45,8 +45,10 @@ class Road:
             print(f"$ slipway {' '.join(arguments)}", flush=True)
         done = subprocess.run([SLIPWAY, *arguments], env=self.environment(), check=False)
         if done.returncode:
-            sys.exit(f"\nThe demo stopped: `slipway {arguments[0]}` ended with {done.returncode}. "
-                     f"Its logs are in {self.state}/logs; `slipway deadletters list` shows what failed for good.")
+            sys.exit(
+                f"\nThe demo stopped: `slipway {arguments[0]}` ended with {done.returncode}. "
+                f"Its logs are in {self.state}/logs; `slipway deadletters list` shows what failed for good."
+            )
 
     def ask_slipway(self, *arguments: str) -> Any:
         """Run a command with --json and give what it says."""

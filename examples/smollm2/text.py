@@ -9,9 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
 from pydoc_data.topics import topics
+from typing import Literal
 
 Split = Literal["training", "calibration", "evaluation"]
 PASSAGE_CHARS = 1800  # about 450 tokens

@@ -76,10 +76,10 @@ def load_model(folder: Path, adapter: Path | None = None) -> Any:
     return model.eval()
 
 
-@torch.no_grad()
 def logits_of(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Give the float32 logits at every position of every prompt."""
-    return [model(input_ids=ids).logits[0].float() for ids in prompts]
+    with torch.no_grad():
+        return [model(input_ids=ids).logits[0].float() for ids in prompts]
 
 
 def measure_parity(reference: Path, adapter: Path | None, stored: Path, progress: Progress) -> Parity:
@@ -91,18 +91,29 @@ def measure_parity(reference: Path, adapter: Path | None, stored: Path, progress
         ArithmeticError: either side gives logits that are not finite.
     """
     prompts = encode_prompts(load_tokenizer(stored), PARITY_PROMPTS)
-    expected = logits_of(load_model(reference, adapter), prompts)
-    progress(1, 2)
+    model = load_model(reference, adapter)
+    expected = logits_of(model, prompts)
+    progress(1, 3)
+    effect = None
+    if adapter is not None:
+        with model.disable_adapter():
+            effect = compare(expected, logits_of(model, prompts)).mean_kl
+    del model
+    progress(2, 3)
     found = logits_of(load_model(stored), prompts)
-    progress(2, 2)
-    if not all(bool(torch.isfinite(logits).all()) for logits in [*expected, *found]):
-        msg = "the logits of the reference or of the merged model hold NaN or infinity"
-        raise ArithmeticError(msg)
-    return compare(expected, found)
+    progress(3, 3)
+    return compare(expected, found).model_copy(update={"effect_kl": effect})
 
 
 def compare(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> Parity:
-    """Reduce two lists of logits (positions by vocabulary) to the figures of parity."""
+    """Reduce two lists of logits (positions by vocabulary) to the figures of parity.
+
+    Raises:
+        ArithmeticError: either side holds NaN or infinity.
+    """
+    if not all(bool(torch.isfinite(logits).all()) for logits in [*expected, *found]):
+        msg = "the logits of one side hold NaN or infinity"
+        raise ArithmeticError(msg)
     largest = max(float((ours - theirs).abs().max()) for ours, theirs in zip(expected, found, strict=True))
     mine, theirs = torch.cat(list(expected)), torch.cat(list(found))
     log_p, log_q = torch.log_softmax(mine, dim=-1), torch.log_softmax(theirs, dim=-1)

@@ -34,6 +34,13 @@ def tied_modules(model: Any) -> list[str]:
     return [name for name, module in model.named_modules() if any(module is one for one in shared)]
 
 
+def needed_weights(model: Any) -> set[str]:
+    """Name the weights that the files of a base must hold; the second of two tied ones need not be there."""
+    tied = {f"{name}.weight" for name in tied_modules(model)}
+    first = {f"{name}.weight" for name, module in model.named_modules() if module is model.get_input_embeddings()}
+    return set(model.state_dict()) - (tied - first)
+
+
 def expected_adapter(base: Path, adapter: Path) -> tuple[dict[str, tuple[int, ...]], list[str], list[str]]:
     """Give what a LoRA's configuration yields on this base.
 
@@ -102,20 +109,24 @@ class LayerwiseMerge:
         self._modules = dict(adapted_modules(wrapped))
         self._waiting = set(self._modules)
 
-    @torch.no_grad()
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Give the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
 
         Raises:
             ValueError: the sum holds NaN or infinity.
         """
+        with torch.no_grad():
+            return self._merge(name, weight)
+
+    def _merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         module_name, _, parameter = name.rpartition(".")
         module = self._modules.get(module_name)
         if module is None:
             return weight
         if isinstance(module, ModulesToSaveWrapper):
             self._waiting.discard(module_name)
-            return module.modules_to_save[ADAPTER].get_parameter(parameter).float()
+            saved: torch.Tensor = module.modules_to_save[ADAPTER].get_parameter(parameter).float()
+            return saved
         if parameter != "weight":
             return weight
         layer = module.get_base_layer()

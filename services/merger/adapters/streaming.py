@@ -1,6 +1,7 @@
 """Writes a merged model shard by shard: never more than one shard and one float32 tensor in memory."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from services.merger.domain import FolderFacts, SaveDtype, is_carried_over, plan_shards, shard_name, strip_remote_code
+from services.merger.domain import (
+    FolderFacts,
+    SaveDtype,
+    TensorInfo,
+    is_carried_over,
+    plan_shards,
+    shard_name,
+    strip_remote_code,
+)
 
 DTYPES: dict[SaveDtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
@@ -61,7 +70,7 @@ def write_merged(
     out.mkdir(parents=True, exist_ok=True)
     width = torch.finfo(DTYPES[dtype]).bits // 8
     where = {name: file.path for file in facts.weights for name in file.tensors}
-    sizes = [(name, saved_bytes(info.dtype, info.shape, info.size_bytes, width)) for name, info in facts.tensors.items()]
+    sizes = [(name, saved_bytes(info, width)) for name, info in facts.tensors.items()]
     shards = plan_shards(sizes)
     index: dict[str, str] = {}
     for position, names in enumerate(shards):
@@ -69,8 +78,7 @@ def write_merged(
         for name in names:
             with safe_open(str(source / where[name]), framework="pt") as file:
                 tensor = file.get_tensor(name)
-            merged = merge.merge(name, tensor)
-            shard[name] = (merged.to(DTYPES[dtype]) if tensor.is_floating_point() else merged).contiguous()
+            shard[name] = rounded(name, merge.merge(name, tensor), dtype)
             index[name] = shard_name(position, len(shards))
             progress(len(index), len(sizes))
         save_file(shard, str(out / shard_name(position, len(shards))), metadata={"format": "pt"})
@@ -81,14 +89,24 @@ def write_merged(
         write_json(out / "model.safetensors.index.json", index_of(index, sum(size for _, size in sizes)))
 
 
-def saved_bytes(stored: str, shape: tuple[int, ...], size_bytes: int, width: int) -> int:
+def rounded(name: str, tensor: torch.Tensor, dtype: SaveDtype) -> torch.Tensor:
+    """Round a floating-point tensor to the saved dtype, once.
+
+    Raises:
+        ValueError: it holds NaN or infinity, perhaps only since float16 cannot hold its numbers.
+    """
+    if not tensor.is_floating_point():
+        return tensor.contiguous()
+    saved = tensor.to(DTYPES[dtype]).contiguous()
+    if not bool(torch.isfinite(saved).all()):
+        msg = f"{name} is not finite as {dtype}"
+        raise ValueError(msg)
+    return saved
+
+
+def saved_bytes(info: TensorInfo, width: int) -> int:
     """Give the bytes a tensor takes once saved; only floating point changes its width."""
-    if stored not in FLOATING:
-        return size_bytes
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count * width
+    return math.prod(info.shape) * width if info.dtype in FLOATING else info.size_bytes
 
 
 def index_of(index: dict[str, str], total_bytes: int) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The pure decisions of the merger: what to refuse, how to cut shards, whether parity holds."""
 
 from services.merger.domain.checks import (
+    ADAPTER_WEIGHTS,
     AdapterValues,
     FolderFacts,
+    Kind,
     Refusal,
     TensorInfo,
     WeightsFile,
@@ -10,7 +12,9 @@ from services.merger.domain.checks import (
     assess_adapter_tensors,
     assess_adapter_values,
     assess_base,
+    assess_base_copies,
     assess_base_identity,
+    assess_base_tensors,
     assess_files,
     assess_finite,
     assess_full_config,
@@ -18,9 +22,11 @@ from services.merger.domain.checks import (
     assess_tied,
     assess_tokenizer,
     assess_weights_files,
+    base_tensor_name,
 )
 from services.merger.domain.parity import PARITY_PROMPTS, PROBE_CONVERSATION, ParityLimits, assess_parity
 from services.merger.domain.plan import (
+    SHARD_LIMIT_BYTES,
     SaveDtype,
     is_carried_over,
     is_tokenizer_file,
@@ -29,13 +35,17 @@ from services.merger.domain.plan import (
     shard_name,
     strip_remote_code,
     tokenizer_digest,
+    weights_bytes,
 )
 
 __all__ = [
+    "ADAPTER_WEIGHTS",
     "PARITY_PROMPTS",
     "PROBE_CONVERSATION",
+    "SHARD_LIMIT_BYTES",
     "AdapterValues",
     "FolderFacts",
+    "Kind",
     "ParityLimits",
     "Refusal",
     "SaveDtype",
@@ -45,7 +55,9 @@ __all__ = [
     "assess_adapter_tensors",
     "assess_adapter_values",
     "assess_base",
+    "assess_base_copies",
     "assess_base_identity",
+    "assess_base_tensors",
     "assess_files",
     "assess_finite",
     "assess_full_config",
@@ -54,6 +66,7 @@ __all__ = [
     "assess_tied",
     "assess_tokenizer",
     "assess_weights_files",
+    "base_tensor_name",
     "is_carried_over",
     "is_tokenizer_file",
     "plan_output_key",
@@ -61,4 +74,5 @@ __all__ = [
     "shard_name",
     "strip_remote_code",
     "tokenizer_digest",
+    "weights_bytes",
 ]

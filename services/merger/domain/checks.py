@@ -4,7 +4,7 @@ PEFT itself accepts silently: missing keys, another base's LoRA, all-zero matric
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -103,16 +103,16 @@ def assess_files(kind: Kind, sizes: Mapping[str, int]) -> Refusal | None:
     """Refuse pickles, empty files and folders without weights."""
     for path in sorted(sizes):
         if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES:
-            return Refusal("pickle_refused", f"{path} is a pickle; save the weights as safetensors", {"path": path})
+            return Refusal("pickle_refused", f"{path} is a pickle.", {"path": path})
     weights = [ADAPTER_WEIGHTS] if kind == "lora" else [path for path in sizes if path.endswith(".safetensors")]
     needed = [ADAPTER_CONFIG if kind == "lora" else "config.json", *weights]
     missing = [path for path in needed if path not in sizes]
     if missing or not weights:
         what = ", ".join(missing) or "any safetensors file"
-        return Refusal("artifact_not_found", f"the folder does not hold {what}; upload it completely", {"missing": what})
+        return Refusal("artifact_not_found", f"The folder does not hold {what}.", {"missing": what})
     empty = [path for path in needed if sizes[path] == 0]
     if empty:
-        return Refusal("truncated_weights", f"{empty[0]} has 0 bytes; upload it again", {"path": empty[0]})
+        return Refusal("truncated_weights", f"{empty[0]} has 0 bytes.", {"path": empty[0]})
     return None
 
 
@@ -120,7 +120,7 @@ def assess_weights_files(files: Sequence[WeightsFile]) -> Refusal | None:
     """Refuse a file that does not hold what its header promises."""
     for file in files:
         if file.problem:
-            reason = f"{file.path}: {file.problem}; upload it again"
+            reason = f"{file.path}: {file.problem}."
             return Refusal("truncated_weights", reason, {"path": file.path})
     return None
 
@@ -129,39 +129,38 @@ def assess_base_identity(declared: BaseModelRef, found_digest: str) -> Refusal |
     """Refuse a checkpoint whose declared base is not the one in the store."""
     if declared.digest == found_digest:
         return None
-    reason = f"the checkpoint was trained on {declared.name} {declared.digest}, but the store holds {found_digest}"
+    reason = f"The checkpoint was trained on {declared.name} {declared.digest}, but the store holds {found_digest}."
     return Refusal("base_mismatch", reason, {"declared": declared.digest, "found": found_digest})
 
 
 def assess_base(base: FolderFacts) -> Refusal | None:
     """Refuse to merge into quantised weights: rounding a sum to a 4-bit grid loses the LoRA."""
     if base.config and base.config.get("quantization_config"):
-        return Refusal("quantised_base", "the base's config.json has a quantization_config; merge into the 16-bit base")
+        return Refusal("quantised_base", "The base's config.json has a quantization_config.")
     for name, info in base.tensors.items():
         if info.dtype in INTEGER_DTYPES:
-            reason = f"the base's tensor {name} is stored as {info.dtype}; merge into the 16-bit base"
+            reason = f"The base's tensor {name} is stored as {info.dtype}."
             return Refusal("quantised_base", reason, {"tensor": name, "dtype": info.dtype})
     return None
 
 
-def assess_adapter_config(
-    adapter: Mapping[str, Any], base: BaseModelRef
-) -> Refusal | None:
+def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Refusal | None:
     """Refuse other kinds of PEFT than LoRA, and what says that it belongs to another base."""
     if adapter.get("peft_type") != "LORA":
-        return Refusal("unsupported_adapter", f"peft_type is {adapter.get('peft_type')!r}; only LORA can be merged")
+        kind = adapter.get("peft_type")
+        return Refusal("unsupported_adapter", f"Its peft_type is {kind!r}; only LORA can be merged.")
     used = [key for key in UNSUPPORTED_SETTINGS if adapter.get(key)]
     if adapter.get("bias", "none") != "none":
         used.append("bias")
     if used:
-        return Refusal("unsupported_adapter", f"{', '.join(used)} cannot be merged; train without", {"settings": used})
+        return Refusal("unsupported_adapter", f"It uses {', '.join(used)}, which cannot be merged.", {"settings": used})
     start = str(adapter.get("init_lora_weights", "")).lower()
     if start.startswith(BASE_CHANGING_INITIALISATIONS):
-        reason = f"its initialisation {start} changed the base's weights as well; convert it to a plain LoRA when saving"
+        reason = f"Its initialisation {start} changed the base's weights, too: convert it to a plain LoRA when saving."
         return Refusal("base_mismatch", reason, {"init_lora_weights": start})
     named = str(adapter.get("base_model_name_or_path") or "")
     if HUB_NAME.match(named) and bare_name(named) != bare_name(base.name):
-        reason = f"{ADAPTER_CONFIG} names the base {named}, the event {base.name}; correct the one that is wrong"
+        reason = f"{ADAPTER_CONFIG} names the base {named}, the event {base.name}: correct the one that is wrong."
         return Refusal("base_mismatch", reason, {"adapter": named, "event": base.name})
     return None
 
@@ -176,33 +175,42 @@ def assess_tied(adapted: Sequence[str], tied: Sequence[str]) -> Refusal | None:
     hit = sorted(set(adapted) & set(tied))
     if not hit:
         return None
-    reason = f"the LoRA changes {hit[0]}, which is tied in this base; untie it before training, or leave it out"
+    reason = f"The LoRA changes {hit[0]}, which is tied in this base."
     return Refusal("tied_embedding_lora", reason, {"modules": hit})
 
 
-def assess_adapter_tensors(
-    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
-) -> Refusal | None:
+def assess_adapter_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> Refusal | None:
     """Hold a LoRA's tensors against those that its configuration yields on this base."""
     missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing or unexpected:
         reason = (
             f"{len(missing)} tensors are missing and {len(unexpected)} are unexpected on this base, "
-            f"for example {(missing or unexpected)[0]}"
+            f"for example {(missing or unexpected)[0]}."
         )
         details = {"missing": missing[:5], "unexpected": unexpected[:5]}
         return Refusal("adapter_keys_mismatch", reason, details)
     return first_shape_mismatch(found, expected)
 
 
-def first_shape_mismatch(
-    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
-) -> Refusal | None:
+def base_tensor_name(name: str) -> str:
+    """Give the name in the base of a tensor that PEFT copied into a LoRA's file."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+
+
+def assess_base_copies(differing: Sequence[str]) -> Refusal | None:
+    """Refuse a LoRA whose file brings a changed copy of the base's own weights along, such as a resized embedding."""
+    if not differing:
+        return None
+    reason = f"The LoRA's file holds another {differing[0]} than this base."
+    return Refusal("base_mismatch", reason, {"tensors": list(differing)})
+
+
+def first_shape_mismatch(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> Refusal | None:
     """Find the first tensor whose shape does not fit the base."""
     for name in sorted(expected):
         if found[name].shape != expected[name]:
             have, want = list(found[name].shape), list(expected[name])
-            reason = f"{name} has shape {have}, this base needs {want}"
+            reason = f"{name} has shape {have}, this base needs {want}."
             return Refusal("shape_mismatch", reason, {"tensor": name, "found": have, "expected": want})
     return None
 
@@ -213,7 +221,7 @@ def assess_adapter_values(values: AdapterValues) -> Refusal | None:
     if refusal:
         return refusal
     if len(values.idle_modules) == values.modules and not values.has_other_weights:
-        reason = f"A or B is zero in all {values.modules} modules, so the LoRA changes nothing; was it trained?"
+        reason = f"A or B is zero in all {values.modules} modules."
         return Refusal("adapter_is_zero", reason, {"modules": values.modules})
     return None
 
@@ -222,8 +230,20 @@ def assess_finite(non_finite: Sequence[str]) -> Refusal | None:
     """Refuse weights with NaN or infinity, naming the first tensor."""
     if not non_finite:
         return None
-    reason = f"{non_finite[0]} holds NaN or infinity ({len(non_finite)} such tensors); publish an earlier checkpoint"
+    reason = f"{non_finite[0]} holds NaN or infinity ({len(non_finite)} such tensors)."
     return Refusal("non_finite_weights", reason, {"tensors": list(non_finite[:5])})
+
+
+def assess_base_tensors(base: Mapping[str, TensorInfo], needed: Collection[str]) -> Refusal | None:
+    """Refuse a base whose files do not hold every weight under the name its architecture gives it.
+
+    Whatever is missing would be initialised at random on loading.
+    """
+    missing = sorted(set(needed) - base.keys())
+    if missing:
+        reason = f"The base's files do not hold {len(missing)} weights of its architecture, for example {missing[0]}."
+        return Refusal("unsupported_architecture", reason, {"missing": missing[:5]})
+    return None
 
 
 def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> Refusal | None:
@@ -231,7 +251,7 @@ def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]
     keys = (config.keys() | base_config.keys()) - FREE_CONFIG_KEYS
     different = sorted(key for key in keys if config.get(key) != base_config.get(key))
     if different:
-        reason = f"config.json differs from the base's in {', '.join(different)}; import that base and name it instead"
+        reason = f"config.json differs from the base's in {', '.join(different)}."
         return Refusal("base_mismatch", reason, {"keys": different})
     return None
 
@@ -240,11 +260,11 @@ def assess_full_tensors(found: Mapping[str, TensorInfo], base: Mapping[str, Tens
     """Hold full weights against the base: the same tensors in the same shapes."""
     missing, unexpected = sorted(base.keys() - found.keys()), sorted(found.keys() - base.keys())
     if missing or unexpected:
-        reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's"
+        reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's."
         return Refusal("base_mismatch", reason, {"missing": missing[:5], "unexpected": unexpected[:5]})
     quantised = [name for name, info in found.items() if info.dtype in INTEGER_DTYPES]
     if quantised:
-        return Refusal("quantised_base", f"{quantised[0]} is quantised; publish 16-bit weights", {"tensor": quantised[0]})
+        return Refusal("quantised_base", f"{quantised[0]} is quantised.", {"tensor": quantised[0]})
     return first_shape_mismatch(found, {name: info.shape for name, info in base.items()})
 
 
@@ -252,7 +272,7 @@ def assess_tokenizer(differences: Sequence[str]) -> Refusal | None:
     """Refuse a checkpoint whose own tokenizer is not the base's; `differences` names what differs."""
     if not differences:
         return None
-    reason = f"the checkpoint's {', '.join(differences)} differ from the base's, which the merged model would serve with"
+    reason = f"The checkpoint's {', '.join(differences)} differ from the base's."
     return Refusal("tokenizer_changed", reason, {"differences": list(differences)})
 
 

@@ -26,24 +26,44 @@ PROBE_CONVERSATION = (
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """How far the merged model may stray; rounding to bfloat16 alone costs a mean KL of about 1e-4."""
+    """How far the merged model may stray from base plus LoRA.
 
-    max_mean_kl: float = 0.005
-    min_top1_agreement_ratio: float = 0.95
+    Rounding the merged weights once to bfloat16 costs a small model a mean KL of about 0.005 and some 5 % of the
+    most likely tokens, although every tensor is right to the last bit; float16 costs a thousandth of that.
+    """
+
+    max_mean_kl: float = 0.05
+    min_top1_agreement_ratio: float = 0.85
+    max_lost_ratio: float = 0.25
+    """Most of the LoRA's own effect (as mean KL) that may be lost, where the loss is above `ignored_mean_kl`."""
+    ignored_mean_kl: float = 0.01
 
 
 def assess_parity(parity: Parity, limits: ParityLimits) -> Refusal | None:
     """Refuse a merged model that does not answer like its parts; no evidence is a refusal, too."""
     numbers = parity.model_dump()
     if parity.prompts == 0:
-        return Refusal("parity_failed", "no prompt was compared, so parity is not known", numbers)
+        return Refusal("parity_failed", "No prompt was compared, so parity is not known.", numbers)
     if not math.isfinite(parity.mean_kl) or parity.mean_kl > limits.max_mean_kl:
-        reason = f"mean KL {parity.mean_kl:.6f} is above the limit of {limits.max_mean_kl}"
+        reason = f"The mean KL of {parity.mean_kl:.6f} is above the limit of {limits.max_mean_kl}."
         return Refusal("parity_failed", reason, numbers)
     if parity.top1_agreement_ratio < limits.min_top1_agreement_ratio:
         reason = (
-            f"the most likely token agrees at {parity.top1_agreement_ratio:.4f} of the positions, "
-            f"below the limit of {limits.min_top1_agreement_ratio}"
+            f"The most likely token agrees at {parity.top1_agreement_ratio:.4f} of the positions, "
+            f"below the limit of {limits.min_top1_agreement_ratio}."
         )
         return Refusal("parity_failed", reason, numbers)
-    return None
+    return assess_loss(parity, limits)
+
+
+def assess_loss(parity: Parity, limits: ParityLimits) -> Refusal | None:
+    """Refuse a merge that lost much of what the LoRA does, however little that is in absolute terms."""
+    if parity.effect_kl is None or parity.mean_kl <= limits.ignored_mean_kl:
+        return None
+    if parity.mean_kl <= limits.max_lost_ratio * parity.effect_kl:
+        return None
+    reason = (
+        f"The merged model is {parity.mean_kl:.6f} (mean KL) away from base plus LoRA, "
+        f"and the LoRA itself only changes {parity.effect_kl:.6f}."
+    )
+    return Refusal("parity_failed", reason, parity.model_dump())

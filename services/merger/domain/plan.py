@@ -1,6 +1,7 @@
 """What a merge will write: its key, its shards, and the files that it carries over from the base."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ def plan_output_key(
             "base": base.digest,
             "weights": {"kind": weights.kind, "digest": weights.ref.digest},
             "dtype": dtype,
-            "limits": {"mean_kl": limits.max_mean_kl, "top1": limits.min_top1_agreement_ratio},
+            "limits": asdict(limits),
             "libraries": dict(sorted(library_versions.items())),
         }
     )
@@ -94,3 +95,8 @@ def tokenizer_digest(files: Sequence[FileEntry]) -> str:
     """Give one digest of the bytes of all tokenizer and chat template files."""
     found = sorted((file.path, file.digest) for file in files if is_tokenizer_file(file.path))
     return digest_of_json([{"path": path, "digest": digest} for path, digest in found])
+
+
+def weights_bytes(files: Sequence[FileEntry]) -> int:
+    """Sum the sizes of the weights among some files."""
+    return sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))

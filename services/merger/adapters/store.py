@@ -1,0 +1,129 @@
+"""Base models, checkpoints and merged models in the object store, with local copies that are verified."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from contracts.facts import BaseModelRef
+from contracts.manifests import BaseManifest, FileEntry, FolderManifest, MergedManifest
+from contracts.vocabulary import ArtifactRef, digest_of
+from services.merger.ports import Folder, Progress
+from shared.blobs import Store, manifest_key
+from shared.errors import Permanent
+
+MERGED = "merged"
+
+
+class StoredArtifacts:
+    """The store, and a work folder of this service on the local disk."""
+
+    def __init__(self, store: Store, work_dir: Path) -> None:
+        self._store = store
+        self._bases = work_dir / "bases"
+        self._rooms = work_dir / "rooms"
+
+    def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
+        """Give the committed output of an earlier run, if there is one."""
+        key = manifest_key(MERGED, output_key)
+        data = self._store.find(key)
+        if data is None:
+            return None
+        ref = ArtifactRef(uri=self._store.uri(key), digest=digest_of(data), size_bytes=len(data))
+        return MergedManifest.model_validate_json(data), ref
+
+    def open_base(self, base: BaseModelRef) -> Folder:
+        """Read what files a base model has.
+
+        The reference names the folder's own manifest, or the record of the import, which names the folder.
+
+        Raises:
+            Permanent: `unknown_base` when it is not there, `base_mismatch` when it is another one.
+        """
+        data = self._store.find(self._store.key_of(base.uri))
+        if data is None:
+            raise Permanent("unknown_base", f"{base.uri} does not exist.")
+        imported = _as_import(data)
+        if imported is None:
+            return _folder(data, digest_of(data), self._prefix(base.uri))
+        if imported.folder.digest != base.digest:
+            reason = f"{base.uri} is {imported.folder.digest}, the checkpoint was trained on {base.digest}."
+            raise Permanent("base_mismatch", reason, found=imported.folder.digest, declared=base.digest)
+        return self.open_folder(imported.folder)
+
+    def open_folder(self, ref: ArtifactRef) -> Folder:
+        """Read what files a folder has; Permanent when it is not there, or not what was announced."""
+        return _folder(self._store.get(ref), ref.digest, self._prefix(ref.uri))
+
+    def _prefix(self, uri: str) -> str:
+        return self._store.key_of(uri).partition("manifests/")[0]
+
+    def keep(self, folder: Folder, progress: Progress) -> Path:
+        """Give a local copy of a folder that stays for the next time; what is there already is verified."""
+        local = self._bases / folder.digest.removeprefix("sha256:")
+        missing = [file for file in folder.files if not _is_there(local / file.path, file)]
+        self.fetch(missing, folder.prefix, local, progress, "base")
+        return local
+
+    def fetch(self, files: Sequence[FileEntry], prefix: str, into: Path, progress: Progress, step: str) -> None:
+        """Download files into a folder."""
+        self._store.fetch_files(files, into, prefix, lambda done, total: progress(step, done, total, "bytes"))
+
+    def put(self, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
+        """Upload the files of a folder as blobs."""
+        return self._store.put_folder(
+            folder, progress=lambda done, total: progress("upload", done, total, "bytes")
+        ).files
+
+    def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
+        """Write the manifest, create-only; give the one that is there in the end (a replica may have been first)."""
+        ref, written = self._store.put_manifest(manifest_key(MERGED, manifest.output_key), manifest)
+        if written:
+            return manifest, ref
+        return MergedManifest.model_validate_json(self._store.get(ref)), ref
+
+    @asynccontextmanager
+    async def workshop(self, name: str) -> AsyncIterator[Path]:
+        """Give an empty folder for one piece of work, gone afterwards."""
+        room = self._rooms / f"{os.getpid()}-{name.removeprefix('sha256:')[:16]}"
+        shutil.rmtree(room, ignore_errors=True)
+        room.mkdir(parents=True)
+        try:
+            yield room
+        finally:
+            shutil.rmtree(room, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what processes left that were killed in the middle of their work."""
+        for room in self._rooms.glob("*-*"):
+            pid = room.name.partition("-")[0]
+            if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
+                shutil.rmtree(room, ignore_errors=True)
+
+
+def _as_import(data: bytes) -> BaseManifest | None:
+    try:
+        return BaseManifest.model_validate_json(data)
+    except ValidationError:
+        return None
+
+
+def _folder(data: bytes, digest: str, prefix: str) -> Folder:
+    try:
+        manifest = FolderManifest.model_validate_json(data)
+    except ValidationError as error:
+        reason = f"{digest} is no manifest of a folder: {error.errors()[0]['msg']}."
+        raise Permanent("artifact_not_found", reason) from error
+    return Folder(digest, manifest.files, prefix)
+
+
+def _is_there(path: Path, file: FileEntry) -> bool:
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        return False
+    with path.open("rb") as stream:
+        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" == file.digest

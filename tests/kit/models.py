@@ -1,0 +1,107 @@
+"""Tiny real models and LoRAs: the same classes as the large ones, made in a second."""
+
+import json
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+HIDDEN = 32
+
+
+def tiny_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> None:
+    """Save a byte-level tokenizer without merges: every byte is a token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    control = ["<|pad|>", "<|start|>", "<|end|>"]
+    vocabulary = {token: number for number, token in enumerate(control + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|start|>",
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        chat_template=chat_template,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    ).save_pretrained(folder)
+
+
+def tiny_config(*, tied: bool = True, layers: int = 2, hidden: int = HIDDEN) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=259,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+
+
+def tiny_base(
+    folder: Path,
+    *,
+    seed: int = 0,
+    tied: bool = True,
+    layers: int = 2,
+    hidden: int = HIDDEN,
+    dtype: torch.dtype = torch.bfloat16,
+    shard_size: str = "5GB",
+) -> Path:
+    """Save a Llama with random weights, its tokenizer and chat template."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(tiny_config(tied=tied, layers=layers, hidden=hidden))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6.0)  # larger than the usual start, so that logits differ from one another
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    tiny_tokenizer(folder)
+    return folder
+
+
+def tiny_lora(base: Path, folder: Path, *, seed: int = 1, scale: float = 0.05, zero: bool = False, **settings) -> Path:
+    """Save a LoRA on a tiny base; as trained: neither A nor B is zero."""
+    torch.manual_seed(seed)
+    options = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, "task_type": "CAUSAL_LM", **settings}
+    model = get_peft_model(LlamaForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not zero:
+                parameter.add_(scale * torch.randn_like(parameter))
+            if zero and "lora_B" in name:
+                parameter.zero_()
+    model.save_pretrained(folder)
+    edit_json(folder / "adapter_config.json", base_model_name_or_path="acme/tiny-llama")
+    return folder
+
+
+def tiny_full(base: Path, folder: Path, *, seed: int = 3, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Save full weights that were trained from a tiny base."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def edit_json(path: Path, **changes) -> None:
+    """Change fields of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
