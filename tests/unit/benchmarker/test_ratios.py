@@ -103,3 +103,28 @@ def test_intervals_are_ordered_and_throughput_is_there(count, slower, seed):
     found = compare(both(count, slower=slower, seed=seed), seed=seed, resamples=200)
     assert all(0 <= ratio.low <= ratio.high for ratio in found.ratios)
     assert found.find("tps_system") is not None
+
+
+def width(values, seed=1):
+    records = [
+        record(side=side, pair=pair, scheduled_s=pair * 0.5, ttft_ms=value if side == "candidate" else 100.0)
+        for pair, value in enumerate(values)
+        for side in ("candidate", "baseline")
+    ]
+    found = compare(records, seed=seed).find("ttft_ms.mean")
+    return found.high - found.low
+
+
+def test_independent_requests_have_the_interval_of_the_textbook():
+    values = 100 + 20 * np.random.default_rng(4).normal(size=400)
+    expected = 2 * 1.96 * np.std(values) / np.sqrt(len(values)) / 100
+    assert width(values) == pytest.approx(expected, rel=0.15)
+
+
+def test_requests_that_wait_for_each_other_have_a_wider_one():
+    chance = np.random.default_rng(5)
+    queue = [0.0]
+    for shock in chance.normal(size=399):
+        queue.append(0.9 * queue[-1] + shock)
+    values = 100 + 5 * np.array(queue)
+    assert width(values) > 1.5 * width(chance.permutation(values))

@@ -1,0 +1,53 @@
+"""The report holds what the verdict rests on, and the fact says the same as the report."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts.manifests import BenchmarkReport
+from contracts.vocabulary import canonical_json
+from services.benchmarker.domain.hardware import Hardware
+from services.benchmarker.domain.plan import plan_benchmark
+from services.benchmarker.domain.report import announce, make_report
+from tests.unit.benchmarker.factories import QUALITY, artifact, record, staged
+
+BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
+RECORDS = [
+    record(side=side, pair=pair, scheduled_s=float(pair), ttft_ms=150.0, late_s=0.05 if side == "candidate" else 0.0)
+    for pair in range(30)
+    for side in ("candidate", "baseline")
+]
+
+
+def report(records=RECORDS):
+    order = staged()
+    plan = plan_benchmark(order, hardware="box", prompts="p")
+    return make_report(order, plan, records, hardware=BOX, started_at=datetime(2026, 1, 1, tzinfo=UTC), duration_s=31.5)
+
+
+def test_the_send_based_figure_stands_beside_the_scheduled_one():
+    found = report()
+    assert found.candidate.ttft_ms.p50 == pytest.approx(150)
+    assert found.send_based_ttft_ms["candidate"].p50 == pytest.approx(100)
+    assert found.send_based_ttft_ms["baseline"].p50 == pytest.approx(150)
+
+
+def test_every_request_is_in_it_without_what_did_not_happen():
+    found = report([*RECORDS, record(pair=30, error="timeout")])
+    assert len(found.requests) == 61
+    assert found.requests[-1]["error"] == "timeout"
+    assert "first_s" not in found.requests[-1]
+    assert "error" not in found.requests[0]
+
+
+def test_it_survives_the_store():
+    found = report()
+    assert BenchmarkReport.model_validate_json(canonical_json(found.model_dump(mode="json"))) == found
+
+
+def test_the_fact_says_what_the_report_says():
+    found = report()
+    fact = announce(found, artifact("report"))
+    assert (fact.candidate_summary, fact.baseline_summary) == (found.candidate, found.baseline_side)
+    assert (fact.gates, fact.verdict, fact.ratios, fact.quality) == (found.gates, found.verdict, found.ratios, QUALITY)
+    assert (fact.attempt, fact.hardware) == (1, "test, 2 cores, 16 GiB, no GPU")
