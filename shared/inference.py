@@ -24,6 +24,9 @@ CHANNEL_OPTIONS: Final = (
 NO_REASON = "None"
 """What the backends write where an answer has not finished."""
 
+BROKEN_OFF: Final = frozenset({"abort", "error"})
+"""Finish reasons of an answer that the engine gave up."""
+
 
 @dataclass(frozen=True)
 class Delta:
@@ -118,6 +121,8 @@ async def generate(
             delta = read_delta(response.infer_response)
             begun = True
             if delta is not None:
+                if delta.finish_reason in BROKEN_OFF:
+                    raise Transient("engine_failed", f"The engine of {triton_name} broke the answer off.")
                 finished = delta.finish_reason is not None
                 yield delta
             if response.infer_response.parameters["triton_final_response"].bool_param:

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import nats.errors
+import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError, NoKeysError, NotFoundError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from shared.failpoints import failpoint
 
 M = TypeVar("M", bound=BaseModel)
+OnChange = Callable[[str, M, int], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
 
@@ -85,7 +87,7 @@ class Bucket(Generic[M]):
         found = {key: await self.get(key) for key in await self.keys()}
         return {key: entry for key, entry in found.items() if entry is not None}
 
-    async def follow(self, client: Client, on_change: Callable[[str, M, int], Awaitable[None]]) -> None:
+    async def follow(self, client: Client, on_change: OnChange[M]) -> None:
         """Call `on_change(key, value, revision)` for every record now and on every change, for ever.
 
         Revisions never go back. The stock watcher can stay silent for many seconds after the server was killed,
@@ -97,7 +99,7 @@ class Bucket(Generic[M]):
         async def apply(key: str, value: bytes | None, revision: int | None) -> None:
             if value and revision and revision > seen.get(key, 0):
                 seen[key] = revision
-                await on_change(key, self._record.model_validate_json(value), revision)
+                await self._tell(on_change, key, value, revision)
 
         async def pump(watcher: KeyValue.KeyWatcher) -> None:
             async for entry in watcher:
@@ -123,6 +125,14 @@ class Bucket(Generic[M]):
                 await asyncio.sleep(_RETRY_S)
         finally:
             net.cancel()
+
+    async def _tell(self, on_change: OnChange[M], key: str, value: bytes, revision: int) -> None:
+        try:
+            record = self._record.model_validate_json(value)
+        except ValidationError as error:  # one unreadable record must not hide all the others
+            structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
+            return
+        await on_change(key, record, revision)
 
     async def _watch_once(self, pump: Callable[[Any], Awaitable[None]], again: asyncio.Event) -> None:
         watcher = await (await self._bucket()).watchall()

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible front of production: follows the routes, streams answers, reports what it saw."""

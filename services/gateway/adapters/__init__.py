@@ -1,0 +1,1 @@
+"""What the gateway needs from outside, one file per technology."""

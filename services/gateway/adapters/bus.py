@@ -1,0 +1,61 @@
+"""The gateway on the bus: follows the routes, publishes telemetry."""
+
+import asyncio
+
+import nats.errors
+import structlog
+
+from contracts.facts import InferenceBatch
+from contracts.routes import Route
+from contracts.vocabulary import Environment
+from services.gateway.route_table import RouteTable
+from shared.bus import Bus, Emit, publish_event
+from shared.errors import Transient
+from shared.kv import Bucket
+from shared.service import connect_patiently
+
+_RETRY_S = 0.5
+
+
+class BusLink:
+    """The bus as the gateway uses it; it may be away at any time, for any time (implements `ports.TelemetrySink`)."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._joined = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the bus answers at this moment, as far as the client knows."""
+        return self._joined.is_set() and bool(self._bus.client.is_connected)
+
+    async def connect(self) -> None:
+        """Connect, waiting for the bus as long as it takes."""
+        await connect_patiently(self._bus)
+        self._joined.set()
+
+    async def follow_routes(self, table: RouteTable) -> None:
+        """Keep the table up to date for ever. Whatever goes wrong, the table keeps what it knows."""
+        await self._joined.wait()
+        bucket = Bucket(self._bus.js, "routes", Route, service=self._bus.service)
+        while True:
+            try:
+                await bucket.follow(self._bus.client, table.apply)
+            except Exception as error:  # noqa: BLE001 - a gateway that stops following would never roll back
+                structlog.get_logger().error("following the routes failed", error=repr(error))
+            await asyncio.sleep(_RETRY_S)
+
+    async def publish(self, batch: InferenceBatch, *, model: str, environment: Environment, batch_id: str) -> None:
+        """Publish a batch of telemetry (see `ports.TelemetrySink`)."""
+        if not self.connected:
+            raise Transient("bus_unavailable", "The bus is not connected.")
+        emit = Emit(batch, model=model, environment=environment, id=batch_id, correlation_id=batch_id)
+        try:
+            await publish_event(self._bus.js, self._bus.envelope(emit))
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Transient("bus_unavailable", f"Telemetry could not be published: {error!r}.") from error
+
+    async def close(self) -> None:
+        """Leave the bus."""
+        if self._joined.is_set():
+            await self._bus.broker.stop()

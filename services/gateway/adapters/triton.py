@@ -1,0 +1,38 @@
+"""The serving fleet behind Triton's gRPC endpoints."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+from contracts.vocabulary import Target
+from shared.inference import Channels, Deadlines, Delta, generate
+
+
+class TritonEngine:
+    """Streams answers from Triton (implements `ports.Engine`)."""
+
+    def __init__(self, deadlines: Deadlines, *, reconnect_s: float = 1.5) -> None:
+        # Takes a third of a second, which no request should pay.
+        import tritonclient.grpc  # noqa: F401
+
+        self._channels = Channels()
+        self._deadlines = deadlines
+        self._reconnect_s = reconnect_s
+
+    def generate(
+        self, endpoint: str, target: Target, prompt: str, sampling: Mapping[str, Any], request_id: str
+    ) -> AsyncGenerator[Delta, None]:
+        """Stream an answer (see `ports.Engine`)."""
+        channel = self._channels.get(endpoint)
+        return generate(channel, target.triton_name, prompt, sampling, deadlines=self._deadlines, request_id=request_id)
+
+    async def await_reconnect(self, endpoint: str) -> None:
+        """Return when the endpoint is connected again, or a short while has passed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._reconnect_s):
+                await self._channels.get(endpoint).channel_ready()
+
+    async def close(self) -> None:
+        """Close every channel."""
+        await self._channels.close()

@@ -1,0 +1,59 @@
+"""Refusals in the shape of the OpenAI API."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error", "upstream_error"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What goes wrong for a caller: an HTTP status and OpenAI's four fields."""
+
+    status: int
+    message: str
+    type: ErrorType = "invalid_request_error"
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """Give the JSON body."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer to the caller
+    """A request that is answered with a problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> Refused:
+    """Give the refusal of a request that the caller must change."""
+    return Refused(Problem(400, message, param=param, code=code))
+
+
+def model_not_found(name: str) -> Problem:
+    """Give the problem of a model, or a pinned version, that no route has."""
+    return Problem(404, f"The model {name[:200]!r} does not exist here.", param="model", code="model_not_found")
+
+
+def nothing_serves(model: str) -> Problem:
+    """Give the problem of a model whose route has no target yet."""
+    message = f"No version of {model} is serving at the moment; try again soon."
+    return Problem(503, message, "server_error", code="no_serving_target", headers={"Retry-After": "2"})
+
+
+UPSTREAM_STATUS = {"no_first_token": 504, "endpoint_unreachable": 502, "engine_dead": 502, "engine_failed": 502}
+
+
+def upstream_failed(code: str, message: str) -> Problem:
+    """Give the problem of a target that did not answer: 504 when it stayed silent, 502 when it failed."""
+    if code == "bad_request":
+        too_long = "context" in message.lower() or "longer than" in message.lower()
+        return Problem(400, message, code="context_length_exceeded" if too_long else "invalid_value")
+    headers = {"Retry-After": "1"}
+    return Problem(UPSTREAM_STATUS.get(code, 502), message, "upstream_error", code=code, headers=headers)

@@ -1,0 +1,56 @@
+"""What telemetry keeps of the text: numbers from which nobody can read it back."""
+
+import re
+import unicodedata
+from collections import Counter
+
+from contracts.facts.watch import Features
+
+SAMPLED_CHARS = 20_000
+"""Longer texts are judged by their beginning, so that the cost per request is bounded."""
+_NGRAM = 3
+_SCRIPT_CHARS = 1_000
+_REFUSAL = re.compile(
+    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:'t|not|not)|won't|will not|must decline)"
+    r"|as an ai(?: language model)?|i do(?:n't| not) feel comfortable)\b",
+    re.IGNORECASE,
+)
+_REFUSAL_CHARS = 200
+"""A refusal comes first; the same words later are usually about something else."""
+
+
+def describe(prompt: str, output: str) -> Features:
+    """Describe a request's text: lengths of both sides; script, shape, refusal and emptiness of the output."""
+    sample = output[:SAMPLED_CHARS]
+    return Features(
+        prompt_chars=len(prompt),
+        output_chars=len(output),
+        script=dominant_script(sample or prompt),
+        non_letter_ratio=non_letter_ratio(sample),
+        repetition_ratio=repetition_ratio(sample),
+        refusal=_REFUSAL.search(sample[:_REFUSAL_CHARS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None,
+        empty=not output.strip(),
+    )
+
+
+def dominant_script(text: str) -> str:
+    """Name the script of most letters, in lower case (`latin`, `cyrillic`, `cjk` …); `none` without letters."""
+    counts = Counter(
+        unicodedata.name(char, "UNKNOWN").split(" ", 1)[0].split("-", 1)[0].lower()
+        for char in text[:_SCRIPT_CHARS]
+        if char.isalpha()
+    )
+    return min(counts, key=lambda name: (-counts[name], name)) if counts else "none"
+
+
+def non_letter_ratio(text: str) -> float:
+    """Give the share of characters that are neither letters nor white space; 0 for no text."""
+    visible = [char for char in text if not char.isspace()]
+    return sum(not char.isalpha() for char in visible) / len(visible) if visible else 0.0
+
+
+def repetition_ratio(text: str) -> float:
+    """Give the share of word triples that occurred before in the text: 0 says nothing repeats, near 1 it loops."""
+    words = text.lower().split()
+    triples = [tuple(words[start : start + _NGRAM]) for start in range(len(words) - _NGRAM + 1)]
+    return 1.0 - len(set(triples)) / len(triples) if triples else 0.0

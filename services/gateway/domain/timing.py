@@ -1,0 +1,39 @@
+"""When the pieces of an answer came: time to first token, time between tokens."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contracts.facts.watch import InterTokenLatency
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A piece that arrived, in seconds after the request's own arrival."""
+
+    at_s: float
+    tokens: int
+    has_text: bool
+
+
+def first_token_ms(arrivals: Sequence[Arrival]) -> float | None:
+    """Give the time to first token: the first piece with text; None when there was none."""
+    return next((arrival.at_s * 1000.0 for arrival in arrivals if arrival.has_text), None)
+
+
+def inter_token(arrivals: Sequence[Arrival]) -> InterTokenLatency | None:
+    """Give the inter-token latency: (last - first) / (tokens - 1), and p95 and maximum of the gaps.
+
+    A piece of several tokens counts as as many equal gaps. None with fewer than two tokens.
+    """
+    pieces = [arrival for arrival in arrivals if arrival.tokens > 0]
+    tokens = sum(piece.tokens for piece in pieces)
+    if tokens < 2 or len(pieces) < 2:
+        return None
+    gaps: list[float] = []
+    for before, after in itertools.pairwise(pieces):
+        gaps += [(after.at_s - before.at_s) * 1000.0 / after.tokens] * after.tokens
+    gaps.sort()
+    mean = (pieces[-1].at_s - pieces[0].at_s) * 1000.0 / (tokens - 1)
+    return InterTokenLatency(mean=mean, p95=gaps[math.ceil(0.95 * len(gaps)) - 1], max=gaps[-1])

@@ -1,0 +1,56 @@
+"""What the gateway needs from outside."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Protocol
+
+from contracts.facts import InferenceBatch
+from contracts.vocabulary import Environment, Target
+from shared.inference import Delta
+
+from .domain.requests import Message
+
+
+class Engine(Protocol):
+    """The serving fleet."""
+
+    def generate(
+        self, endpoint: str, target: Target, prompt: str, sampling: Mapping[str, Any], request_id: str
+    ) -> AsyncGenerator[Delta, None]:
+        """Stream an answer; closing the stream aborts it in the engine. Raises as `shared.inference.generate`."""
+
+    async def await_reconnect(self, endpoint: str) -> None:
+        """Return when the endpoint is connected again, or a short while has passed."""
+
+
+class Templates(Protocol):
+    """Renders chat templates, which are code from outside."""
+
+    async def render(self, template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
+        """Render a conversation up to where the assistant speaks.
+
+        Raises:
+            TemplateRefusal: the template refuses these messages, and says why.
+            TemplateFailure: the template is broken, or exceeded a limit.
+        """
+
+
+class TemplateRefusal(Exception):  # noqa: N818 - the caller's messages are at fault
+    """A template refused the messages (its `raise_exception`)."""
+
+
+class TemplateFailure(Exception):  # noqa: N818 - the model's template is at fault
+    """A template could not be rendered."""
+
+
+class TelemetrySink(Protocol):
+    """Where batches of telemetry go."""
+
+    async def publish(self, batch: InferenceBatch, *, model: str, environment: Environment, batch_id: str) -> None:
+        """Publish a batch; publishing it again under the same id stores it once. Raises Transient."""
+
+
+class NewId(Protocol):
+    """Makes identifiers."""
+
+    def __call__(self) -> str:
+        """Give an identifier that nobody has: lower-case hexadecimal."""

@@ -1,0 +1,25 @@
+"""The gateway's own settings (prefix `GATEWAY_`)."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class GatewaySettings(BaseSettings):
+    """Limits and deadlines of the gateway."""
+
+    model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
+
+    first_token_s: Seconds = 60.0
+    inter_token_s: Seconds = 20.0
+    drain_s: Annotated[int, Field(ge=0)] = 30
+    max_in_flight: Annotated[int, Field(ge=1)] = 512
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
+    template_workers: Annotated[int, Field(ge=1, le=16)] = 2
+    template_time_s: Seconds = 2.0
+    telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
+    telemetry_batch: Annotated[int, Field(ge=1, le=2000)] = 500
+    telemetry_interval_s: Seconds = 0.25

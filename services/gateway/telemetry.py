@@ -1,0 +1,92 @@
+"""Collects one record per request and publishes them in batches; it never makes a request wait."""
+
+import asyncio
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from contracts.facts import Inference, InferenceBatch
+from contracts.vocabulary import Environment
+from shared.errors import Transient
+
+from .ports import TelemetrySink
+
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True)
+class _Pending:
+    batch: InferenceBatch
+    model: str
+    environment: Environment
+    id: str
+
+
+class Recorder:
+    """A bounded queue in front of the bus: when it is full the oldest record goes, and is counted."""
+
+    def __init__(
+        self, sink: TelemetrySink, *, gateway: str, queue: int, batch: int, interval_s: float,
+        on_drop: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._sink = sink
+        self._gateway = gateway
+        self._records: deque[Inference] = deque(maxlen=queue)
+        self._batch = batch
+        self._interval_s = interval_s
+        self._on_drop = on_drop
+        self._numbers = itertools.count()
+        self._unsent: deque[_Pending] = deque()
+        self._full = asyncio.Event()
+
+    def record(self, record: Inference) -> None:
+        """Take a record; returns at once."""
+        if len(self._records) == self._records.maxlen:
+            self._on_drop()
+        self._records.append(record)
+        if len(self._records) >= self._batch:
+            self._full.set()
+
+    async def run(self) -> None:
+        """Publish for ever: when a batch is full, or the interval has passed."""
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    await self._full.wait()
+            except TimeoutError:
+                pass
+            try:
+                await self.flush()
+            except Transient:
+                await asyncio.sleep(_RETRY_S)
+            except Exception as error:  # noqa: BLE001 - telemetry must not end because of one bad batch
+                self._unsent.clear()
+                structlog.get_logger().error("telemetry batch lost", error=repr(error))
+
+    async def flush(self) -> None:
+        """Publish everything that is there; raise Transient when the bus is away, with nothing lost."""
+        while self._unsent or self._records:
+            if not self._unsent:
+                self._cut()
+            pending = self._unsent[0]
+            # Under the same id, so that a batch whose acknowledgement got lost is not counted twice.
+            await self._sink.publish(
+                pending.batch, model=pending.model, environment=pending.environment, batch_id=pending.id
+            )
+            self._unsent.popleft()
+
+    def _cut(self) -> None:
+        """Take records from the queue and sort them into one batch per model and environment."""
+        groups: dict[tuple[str, Environment], list[Inference]] = defaultdict(list)
+        for _ in range(min(self._batch, len(self._records))):
+            record = self._records.popleft()
+            groups[record.target.model, record.environment].append(record)
+        if len(self._records) < self._batch:
+            self._full.clear()
+        for (model, environment), records in groups.items():
+            batch = InferenceBatch(gateway=self._gateway, records=tuple(records))
+            batch_id = f"{self._gateway}-{next(self._numbers)}"
+            self._unsent.append(_Pending(batch, model, environment, batch_id))

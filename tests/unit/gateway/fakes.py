@@ -1,0 +1,99 @@
+"""Stand-ins for the gateway's ports; the engine passes the same conformance suite as the real one."""
+
+import asyncio
+import itertools
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from services.gateway.ports import TemplateFailure, TemplateRefusal
+from shared.chat_template_worker import answer
+from shared.errors import Permanent, SlipwayError, Transient
+from shared.inference import Delta
+
+
+class StepClock:
+    """Moves by one millisecond each time it is read."""
+
+    def __init__(self) -> None:
+        self._reads = itertools.count()
+        self._start = datetime(2026, 3, 4, tzinfo=UTC)
+
+    def now(self):
+        return self._start + timedelta(seconds=self.monotonic())
+
+    def monotonic(self):
+        return next(self._reads) / 1000.0
+
+
+@dataclass
+class FakeEngine:
+    """Answers with numbered words; endpoints and targets can be made to fail.
+
+    Attributes:
+        loaded: names of the targets it has; None means any.
+        failures: errors to raise per endpoint, before the first piece, one per attempt.
+        break_after: error to raise after so many pieces.
+        gate: pieces after the first wait for it.
+    """
+
+    loaded: set[str] | None = None
+    failures: dict[str, list[SlipwayError]] = field(default_factory=dict)
+    break_after: tuple[int, SlipwayError] | None = None
+    gate: asyncio.Event | None = None
+    calls: list[tuple[str, str, str]] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    awaited: list[str] = field(default_factory=list)
+
+    async def generate(self, endpoint, target, prompt, sampling, request_id):
+        self.calls.append((endpoint, str(target), prompt))
+        if self.failures.get(endpoint):
+            raise self.failures[endpoint].pop(0)
+        if self.loaded is not None and str(target) not in self.loaded:
+            raise Transient("endpoint_unreachable", f"{target} is not loaded there")
+        if not isinstance(sampling["max_tokens"], int):
+            raise Permanent("bad_request", "max_tokens must be an integer")
+        count, done = sampling["max_tokens"], False
+        try:
+            for index in range(count):
+                if self.break_after is not None and index == self.break_after[0]:
+                    raise self.break_after[1]
+                if self.gate is not None and index > 0:
+                    await self.gate.wait()
+                done = index == count - 1
+                yield Delta(f"w{index} ", "length" if done else None, max(1, len(prompt.split())), 1)
+        finally:
+            if not done:
+                self.aborted.append(request_id)
+
+    async def await_reconnect(self, endpoint):
+        self.awaited.append(endpoint)
+
+
+class InProcessTemplates:
+    """Renders without a process of its own, so without limits; otherwise as the real one does."""
+
+    async def render(self, template, messages, *, bos_token, eos_token):
+        variables = {
+            "messages": list(messages), "add_generation_prompt": True, "bos_token": bos_token, "eos_token": eos_token,
+        }  # fmt: skip
+        found = answer({"template": template, "now": "2026-03-04T05:06:07+00:00", "variables": variables})
+        if "refused" in found:
+            raise TemplateRefusal(found["refused"])
+        if "broken" in found:
+            raise TemplateFailure(found["broken"])
+        return found["text"]
+
+
+@dataclass
+class FakeSink:
+    """Keeps what is published; `down` makes it fail."""
+
+    down: bool = False
+    batches: dict[str, tuple] = field(default_factory=dict)
+    attempts: list[str] = field(default_factory=list)
+
+    async def publish(self, batch, *, model, environment, batch_id):
+        self.attempts.append(batch_id)
+        if self.down:
+            raise Transient("bus_unavailable", "away")
+        self.batches[batch_id] = (model, environment, batch)

@@ -1,0 +1,32 @@
+"""What every renderer of templates does: inherited by one test class for each."""
+
+import pytest
+
+from services.gateway.ports import TemplateFailure, TemplateRefusal
+from tests.kit.factories import CHATML
+
+MESSAGES = [{"role": "user", "content": "Hi <b>"}]
+
+
+async def render(templates, template):
+    return await templates.render(template, MESSAGES, bos_token="<s>", eos_token="</s>")
+
+
+class TemplatesConformance:
+    """Give the fixture `templates`."""
+
+    async def test_renders_up_to_where_the_assistant_speaks(self, templates):
+        expected = "<|im_start|>user\nHi <b><|im_end|>\n<|im_start|>assistant\n"
+        assert await render(templates, CHATML) == expected
+
+    async def test_knows_the_special_tokens(self, templates):
+        assert await render(templates, "{{ bos_token }}{{ eos_token }}") == "<s></s>"
+
+    async def test_a_refusal_carries_its_reason(self, templates):
+        with pytest.raises(TemplateRefusal, match="must alternate"):
+            await render(templates, "{{ raise_exception('roles must alternate') }}")
+
+    @pytest.mark.parametrize("template", ["{% for %}", "{{ 1 / 0 }}", "{{ messages.__class__.__mro__ }}"])
+    async def test_a_broken_template_is_no_refusal(self, templates, template):
+        with pytest.raises(TemplateFailure):
+            await render(templates, template)

@@ -1,0 +1,233 @@
+"""The HTTP application on fakes: statuses, headers, retries, telemetry."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from contracts.routes import CanaryShare, Route
+from services.gateway.app import build
+from services.gateway.completions import Parts
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.route_table import RouteTable
+from shared.errors import Permanent, Transient
+from tests.kit.factories import MODEL, route, served
+from tests.unit.gateway.fakes import FakeEngine, InProcessTemplates, StepClock
+
+HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
+DEAD = Transient("engine_dead", "the engine is dead")
+
+
+class World:
+    """An application with its fakes in reach."""
+
+    def __init__(self, *routes, engine=None, max_in_flight=8) -> None:
+        self.engine = engine or FakeEngine()
+        self.records = []
+        self.bus = True
+        self.registry = CollectorRegistry()
+        self.table = RouteTable({one.model: one for one in routes}, lambda _: None)
+        ids = iter(range(1000))
+        self.parts = Parts(
+            table=self.table, engine=self.engine, templates=InProcessTemplates(), record=self.records.append,
+            metrics=GatewayMetrics(self.registry), clock=StepClock(), new_id=lambda: f"id{next(ids)}",
+            max_in_flight=max_in_flight, max_body_bytes=10_000,
+        )  # fmt: skip
+        app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus)
+        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+    async def chat(self, headers=None, **changes):
+        return await self.http.post("/v1/chat/completions", json={**HELLO, **changes}, headers=headers)
+
+    def metric(self, name):
+        return [line for line in generate_latest(self.registry).decode().splitlines() if line.startswith(name)]
+
+
+def only_active(**changes):
+    return route(canary=None, active=served(7, **changes))
+
+
+async def test_a_chat_answer_says_who_gave_it():
+    world = World(only_active())
+    answer = await world.chat()
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["message"]["content"] == "w0 w1 w2 "
+    assert answer.json()["usage"] == {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+    assert answer.headers["x-slipway-version"] == "support-bot.v7.int8"
+    assert answer.headers["x-slipway-release"] == "support-bot@v7"
+    assert answer.headers["x-request-id"] == "id0"
+    assert answer.json()["system_fingerprint"].startswith("fp_support-bot.v7.int8.")
+
+
+async def test_a_callers_request_id_is_kept_if_it_is_harmless():
+    world = World(only_active())
+    assert (await world.chat({"x-request-id": "trace-1"})).headers["x-request-id"] == "trace-1"
+    assert (await world.chat({"x-request-id": "a b;c"})).headers["x-request-id"].startswith("id")
+
+
+async def test_a_stream_ends_with_done():
+    answer = await World(only_active()).chat(stream=True, stream_options={"include_usage": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"]) == "w0 w1 w2 "
+    assert chunks[-1]["usage"]["completion_tokens"] == 3
+
+
+async def test_a_completion_is_not_put_through_the_template():
+    world = World(only_active(chat_template="{% broken"))
+    answer = await world.http.post("/v1/completions", json={"model": MODEL, "prompt": "Once", "max_tokens": 1})
+    assert answer.json()["choices"][0]["text"] == "w0 "
+    assert world.engine.calls[0][2] == "Once"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"model": "nobody"}, 404, "model_not_found"),
+        ({"model": "support-bot@v99"}, 404, "model_not_found"),
+        ({"model": "../x"}, 404, "model_not_found"),
+        ({"model": "empty"}, 503, "no_serving_target"),
+        ({"n": 3}, 400, "unsupported_parameter"),
+        ({"max_tokens": 5000}, 400, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": "x" * 20_000}]}, 413, "request_too_large"),
+    ],
+)
+async def test_refusals_reach_no_engine(changes, status, code):
+    world = World(only_active(), Route(model="empty"))
+    answer = await world.chat(**changes)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (status == 503)
+    assert (world.engine.calls, world.records) == ([], [])
+    assert world.metric("slipway_gateway_refused_total") == [f'slipway_gateway_refused_total{{status="{status}"}} 1.0']
+
+
+@pytest.mark.parametrize(
+    ("template", "status"), [("{{ raise_exception('no') }}", 400), ("{{ 1 / 0 }}", 500), (None, 400)]
+)
+async def test_templates_that_do_not_render(template, status):
+    answer = await World(only_active(chat_template=template)).chat()
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+async def test_the_table_decides_between_two_requests():
+    world = World(only_active())
+    await world.chat()
+    await world.table.apply(MODEL, route(canary=None, active=served(8)), 5)
+    assert (await world.chat()).headers["x-slipway-version"] == "support-bot.v8.int8"
+
+
+async def test_a_canary_gets_its_share_and_is_labelled():
+    world = World(route(canary=CanaryShare(served=served(8), weight_ratio=0.5)))
+    seen = {user: (await world.chat(user=user)).headers["x-slipway-version"] for user in map(str, range(40))}
+    assert 8 < sum(version == "support-bot.v8.int8" for version in seen.values()) < 32
+    again = {user: (await world.chat(user=user)).headers["x-slipway-version"] for user in seen}
+    assert again == seen
+    assert all(record.canary == (record.target.version == 8) for record in world.records)
+
+
+async def test_a_failure_before_the_first_token_goes_to_the_next_endpoint_of_the_same_target():
+    engine = FakeEngine(failures={"a:1": [DEAD, DEAD], "b:1": []})
+    world = World(only_active(endpoints=("a:1", "b:1")), engine=engine)
+    for _ in range(12):
+        answer = await world.chat()
+        assert answer.status_code == 200
+    assert {name for _, name, _ in engine.calls} == {"support-bot.v7.int8"}
+    assert world.metric("slipway_gateway_retries_total") == ["slipway_gateway_retries_total 2.0"]
+    assert all(record.error is None for record in world.records)
+
+
+async def test_with_one_endpoint_the_second_attempt_waits_for_it():
+    engine = FakeEngine(failures={"a:1": [Transient("endpoint_unreachable", "gone")]})
+    world = World(only_active(endpoints=("a:1",)), engine=engine)
+    assert (await world.chat()).status_code == 200
+    assert (engine.awaited, len(engine.calls)) == (["a:1"], 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts", "status"),
+    [
+        (DEAD, 2, 502),
+        (Transient("endpoint_unreachable", "gone"), 2, 502),
+        (Transient("no_first_token", "silent for 60 s"), 1, 504),
+        (Permanent("bad_request", "the prompt is longer than the context"), 1, 400),
+    ],
+)
+async def test_what_fails_for_good_is_said_and_recorded(error, attempts, status):
+    engine = FakeEngine(failures={"a:1": [error] * 9})
+    world = World(only_active(endpoints=("a:1",)), engine=engine)
+    answer = await world.chat()
+    assert (answer.status_code, len(engine.calls)) == (status, attempts)
+    assert answer.headers["x-slipway-version"] == "support-bot.v7.int8"
+    (record,) = world.records
+    assert record.error == (None if status == 400 else error.code)
+    assert record.ttft_ms is None
+
+
+async def test_a_stream_that_breaks_says_so_and_does_not_pretend_to_be_done():
+    world = World(only_active(), engine=FakeEngine(break_after=(2, DEAD)))
+    answer = await world.chat(stream=True)
+    events = [event for event in answer.text.split("\n\n") if event]
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "engine_dead"
+    assert "[DONE]" not in answer.text
+    assert (world.records[0].error, world.records[0].output_tokens, world.records[0].features) == (
+        "engine_dead",
+        2,
+        None,
+    )
+
+
+async def test_an_answer_that_breaks_is_a_502_when_it_was_not_streamed():
+    world = World(only_active(), engine=FakeEngine(break_after=(2, DEAD)))
+    assert (await world.chat()).status_code == 502
+
+
+async def test_the_record_times_from_the_arrival():
+    world = World(only_active())
+    await world.chat(user="u")
+    (record,) = world.records
+    assert record.scheduled_at < record.sent_at
+    assert 0 < record.ttft_ms < record.e2e_ms
+    assert record.itl_ms.mean == pytest.approx(1.0)
+    assert (record.input_tokens, record.output_tokens, record.finish_reason) == (4, 3, "length")
+    assert record.features.prompt_chars == len("hello there")
+    assert "hello" not in record.model_dump_json()
+
+
+async def test_too_many_at_once_are_turned_away():
+    gate = asyncio.Event()
+    world = World(only_active(), engine=FakeEngine(gate=gate), max_in_flight=1)
+    first = asyncio.ensure_future(world.chat())
+    while not world.engine.calls:
+        await asyncio.sleep(0)
+    refused = await world.chat()
+    gate.set()
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert (await first).status_code == 200
+
+
+async def test_models():
+    world = World(route())
+    listed = (await world.http.get("/v1/models")).json()["data"]
+    assert [card["id"] for card in listed] == [MODEL, f"{MODEL}@v8", f"{MODEL}@v7", f"{MODEL}@v6"]
+    assert (await world.http.get(f"/v1/models/{MODEL}@v7")).json()["object"] == "model"
+    assert (await world.http.get("/v1/models/nobody")).json()["error"]["code"] == "model_not_found"
+
+
+async def test_ready_with_the_bus_or_with_routes():
+    empty, known = World(), World(route())
+    assert (await empty.http.get("/readyz")).status_code == 200
+    empty.bus = known.bus = False
+    assert (await empty.http.get("/readyz")).status_code == 503
+    answer = await known.http.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]["bus"]) == (200, "not connected")
+
+
+async def test_wrong_paths_and_methods_have_openais_shape():
+    world = World(route())
+    assert (await world.http.get("/v1/nothing")).json()["error"]["type"] == "invalid_request_error"
+    assert (await world.http.get("/v1/completions")).status_code == 405

@@ -1,0 +1,84 @@
+"""What telemetry says about text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.domain import features, timing
+from services.gateway.domain.timing import Arrival
+
+
+def test_an_ordinary_answer():
+    found = features.describe("How do I reset it?", "Press the button for 5 seconds.")
+    assert (found.prompt_chars, found.output_chars, found.script) == (18, 31, "latin")
+    assert (found.refusal, found.empty, found.repetition_ratio) == (False, False, 0.0)
+    assert found.non_letter_ratio == pytest.approx(2 / 26)
+
+
+@pytest.mark.parametrize(
+    "text", ["I'm sorry, but I can't help.", "I\u2019m unable to do that.", "As an AI language model, no."]
+)
+def test_refusals(text):
+    assert features.describe("x", text).refusal
+
+
+@pytest.mark.parametrize(
+    "text", ["Sorry to hear that! Press reset.", "The word cannot is a verb.", "x" * 300 + " I cannot"]
+)
+def test_what_is_no_refusal(text):
+    assert not features.describe("x", text).refusal
+
+
+@pytest.mark.parametrize("text", ["", " \n\t"])
+def test_nothing_is_empty(text):
+    found = features.describe("x", text)
+    assert (found.empty, found.non_letter_ratio, found.repetition_ratio) == (True, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("Grüße", "latin"),
+        ("привет", "cyrillic"),
+        ("你好", "cjk"),
+        ("שלום", "hebrew"),
+        ("12 34", "none"),
+        ("ab привет", "cyrillic"),
+    ],
+)
+def test_scripts(text, script):
+    assert features.dominant_script(text) == script
+
+
+def test_a_loop_repeats():
+    assert features.repetition_ratio("over and " * 100) > 0.95
+    assert features.repetition_ratio("one two three four five six") == 0.0
+
+
+@given(st.text(max_size=500), st.text(max_size=500))
+def test_every_text_has_features_within_their_bounds(prompt, output):
+    found = features.describe(prompt, output)
+    assert 0.0 <= found.non_letter_ratio <= 1.0
+    assert 0.0 <= found.repetition_ratio <= 1.0
+
+
+@given(st.text(alphabet="abcdefghij ", min_size=30, max_size=200))
+def test_no_text_is_kept(output):
+    assert output.strip() not in features.describe(output, output).model_dump_json() or not output.strip()
+
+
+def test_first_token_skips_pieces_without_text():
+    assert timing.first_token_ms([Arrival(0.1, 1, False), Arrival(0.25, 1, True)]) == 250.0
+    assert timing.first_token_ms([Arrival(0.1, 1, False)]) is None
+
+
+def test_inter_token_latency_is_last_minus_first_over_tokens_minus_one():
+    found = timing.inter_token([Arrival(1.0, 1, True), Arrival(1.1, 1, True), Arrival(1.4, 2, True)])
+    assert found.mean == pytest.approx(400 / 3)
+    assert found.max == pytest.approx(150.0)
+    assert found.p95 == pytest.approx(150.0)
+
+
+@pytest.mark.parametrize("arrivals", [[], [Arrival(1.0, 1, True)], [Arrival(1.0, 3, True)], [Arrival(1, 0, False)] * 3])
+def test_no_inter_token_latency_without_two_pieces(arrivals):
+    assert timing.inter_token(arrivals) is None

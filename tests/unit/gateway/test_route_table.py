@@ -1,0 +1,52 @@
+"""Knowing the routes: newest wins, saved gives way, the file survives."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.adapters.route_file import RouteFile
+from services.gateway.route_table import RouteTable
+from tests.kit.factories import MODEL, route
+
+
+@given(st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=12))
+async def test_whatever_the_order_the_newest_revision_stays(revisions):
+    table = RouteTable({}, lambda _: None)
+    for revision in revisions:
+        await table.apply(MODEL, route(epoch=revision), revision)
+    assert table.get(MODEL).epoch == max(revisions)
+
+
+async def test_a_saved_route_gives_way_to_any_live_one():
+    table = RouteTable({MODEL: route(epoch=50)}, lambda _: None)
+    assert (table.get(MODEL).epoch, table.live) == (50, False)
+    await table.apply(MODEL, route(epoch=2), 1)
+    assert (table.get(MODEL).epoch, table.live) == (2, True)
+
+
+async def test_a_route_under_another_models_key_is_ignored():
+    table = RouteTable({}, lambda _: None)
+    await table.apply("other", route(), 1)
+    assert table.all() == []
+
+
+async def test_a_disk_that_is_full_does_not_stop_the_switch():
+    def fail(_routes):
+        raise OSError(28, "No space left on device")
+
+    table = RouteTable({}, fail)
+    await table.apply(MODEL, route(epoch=3), 1)
+    assert table.get(MODEL).epoch == 3
+
+
+async def test_what_was_saved_is_loaded_again(tmp_path):
+    file = RouteFile(tmp_path / "routes.json")
+    assert file.load() == {}
+    await RouteTable({}, file.save).apply(MODEL, route(), 1)
+    assert file.load() == {MODEL: route()}
+    assert [path.name for path in tmp_path.iterdir()] == ["routes.json"]
+
+
+def test_a_damaged_file_is_no_reason_not_to_start(tmp_path):
+    path = tmp_path / "routes.json"
+    path.write_text('{"support-bot": {"epoch"')
+    assert RouteFile(path).load() == {}

@@ -1,0 +1,135 @@
+"""Which target answers: weights, stickiness, pins, bars."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.routes import CanaryShare, Route
+from services.gateway.domain import routing
+from services.gateway.domain.routing import Wanted
+from tests.kit.factories import MODEL, route, served, target
+
+KEYS = [f"user-{number}" for number in range(4000)]
+weights = st.floats(min_value=0.0, max_value=0.99)
+
+
+def on_trial(weight: float, **changes) -> Route:
+    return route(canary=CanaryShare(served=served(8), weight_ratio=weight), **changes)
+
+
+def trial_keys(one: Route) -> set[str]:
+    return {key for key in KEYS if routing.choose_target(one, key).canary}
+
+
+@given(weights, st.text(max_size=40))
+def test_the_same_key_always_gets_the_same_target(weight, key):
+    one = on_trial(weight)
+    assert routing.choose_target(one, key) == routing.choose_target(one, key)
+
+
+@given(weights, weights, st.text(max_size=40))
+def test_a_rising_weight_takes_nobody_off_the_canary(first, second, key):
+    low, high = sorted((first, second))
+    if routing.choose_target(on_trial(low), key).canary:
+        assert routing.choose_target(on_trial(high), key).canary
+
+
+@given(st.text(max_size=40))
+def test_weight_zero_is_nobody(key):
+    assert routing.choose_target(on_trial(0.0), key).served.target == target(7)
+
+
+@given(st.text(max_size=40), st.floats(min_value=0.01, max_value=0.99))
+def test_a_barred_canary_gets_nobody(key, weight):
+    assert not routing.choose_target(on_trial(weight, barred=(target(8),)), key).canary
+
+
+@given(st.text(max_size=40), weights)
+def test_only_active_and_canary_are_ever_chosen(key, weight):
+    chosen = routing.choose_target(on_trial(weight), key)
+    assert (chosen.served.target, chosen.canary) in {(target(7), False), (target(8), True)}
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.25, 0.5])
+def test_the_share_is_the_weight(weight):
+    share = len(trial_keys(on_trial(weight))) / len(KEYS)
+    assert share == pytest.approx(weight, abs=4 * (weight * (1 - weight) / len(KEYS)) ** 0.5)
+
+
+def test_another_canary_draws_other_people():
+    eighth = trial_keys(on_trial(0.1))
+    ninth = trial_keys(route(canary=CanaryShare(served=served(9), weight_ratio=0.1)))
+    assert len(eighth & ninth) < 0.5 * len(eighth)
+
+
+def test_nothing_serves_without_an_active_target():
+    assert routing.choose_target(Route(model=MODEL), "k") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("support-bot", Wanted("support-bot")),
+        ("support-bot@v3", Wanted("support-bot", 3)),
+        ("support-bot@v0", Wanted("support-bot", 0)),
+        ("support-bot@v03", None),
+        ("support-bot@3", None),
+        ("support-bot@v", None),
+        ("support-bot@v3\n", None),
+        ("support-bot\n", None),
+        ("Support-Bot", None),
+        ("../etc", None),
+        ("a.b", None),
+        ("", None),
+        ("x" * 64, None),
+        ("support-bot@v" + "9" * 30, None),
+    ],
+)
+def test_names(name, wanted):
+    assert routing.parse_name(name) == wanted
+
+
+@given(st.text(max_size=80))
+def test_no_name_breaks_the_parser(name):
+    wanted = routing.parse_name(name)
+    assert wanted is None or wanted.model == name.split("@")[0]
+
+
+@pytest.mark.parametrize(("version", "canary"), [(7, False), (8, True), (6, False)])
+def test_a_pin_reaches_active_canary_and_previous(version, canary):
+    choice = routing.choose_pinned(route(), version)
+    assert (choice.served.target.version, choice.canary) == (version, canary)
+
+
+@pytest.mark.parametrize("version", [5, 4, 99])
+def test_a_pin_reaches_nothing_else(version):
+    assert routing.choose_pinned(route(), version) is None
+
+
+def test_a_pin_does_not_reach_what_was_rolled_back():
+    assert routing.choose_pinned(on_trial(0.0, barred=(target(8),)), 8) is None
+    assert routing.choose_pinned(route(barred=(target(6),)), 6) is None
+
+
+def test_models_are_listed_under_every_name_that_works():
+    assert routing.list_models(route()) == [MODEL, f"{MODEL}@v8", f"{MODEL}@v7", f"{MODEL}@v6"]
+    assert routing.list_models(Route(model=MODEL)) == []
+
+
+@given(st.text(max_size=30))
+def test_endpoints_are_all_tried_in_turn(key):
+    three = served(7, endpoints=("a:1", "b:1", "c:1"))
+    order = routing.order_endpoints(three, key)
+    assert sorted(order) == ["a:1", "b:1", "c:1"]
+
+
+def test_endpoints_share_the_load():
+    three = served(7, endpoints=("a:1", "b:1", "c:1"))
+    first = [routing.order_endpoints(three, key)[0] for key in KEYS]
+    assert min(first.count(endpoint) for endpoint in three.endpoints) > len(KEYS) * 0.28
+
+
+def test_the_fingerprint_names_the_target_and_its_manifest():
+    one = served(7)
+    hex8 = one.manifest.digest.removeprefix("sha256:")[:8]
+    assert routing.fingerprint(one) == f"fp_support-bot.v7.int8.{hex8}"

@@ -1,0 +1,39 @@
+"""Rendering templates: the sandboxed pool and its stand-in behave alike, and a bomb harms only its own model."""
+
+import asyncio
+
+import pytest
+
+from services.gateway.adapters.templates import SandboxedTemplates
+from services.gateway.ports import TemplateFailure
+from shared.clock import SystemClock
+from tests.unit.gateway.fakes import InProcessTemplates
+from tests.unit.gateway.templates_conformance import TemplatesConformance, render
+
+BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+class TestInProcessTemplates(TemplatesConformance):
+    @pytest.fixture
+    def templates(self):
+        return InProcessTemplates()
+
+
+class TestSandboxedTemplates(TemplatesConformance):
+    @pytest.fixture
+    async def templates(self):
+        one = SandboxedTemplates(SystemClock(), workers=2, time_s=1.0)
+        await one.start()
+        yield one
+        await one.close()
+
+    async def test_bombs_of_one_model_leave_a_process_to_the_others(self, templates):
+        bombs = [asyncio.ensure_future(render(templates, BOMB)) for _ in range(4)]
+        while templates._free.qsize() == 2:
+            await asyncio.sleep(0)
+        # Holds a process for a second; meanwhile the other one serves.
+        assert await render(templates, "fine") == "fine"
+        assert not any(bomb.done() for bomb in bombs)
+        outcomes = await asyncio.gather(*bombs, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {TemplateFailure}
+        assert await render(templates, "still fine") == "still fine"

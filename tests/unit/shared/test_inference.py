@@ -1,0 +1,95 @@
+"""The wire format of tensors, and what errors mean."""
+
+import struct
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import inference
+from shared.errors import Permanent, Transient
+from shared.inference import Delta
+
+UTF8 = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
+
+
+@given(UTF8)
+def test_text_comes_back_as_it_was(text):
+    assert inference.decode_text(inference.encode_text(text)) == text
+
+
+def test_text_is_as_triton_reads_it():
+    from tritonclient.utils import deserialize_bytes_tensor
+
+    assert deserialize_bytes_tensor(inference.encode_text("Grüße"))[0].decode() == "Grüße"
+
+
+def test_an_empty_tensor_is_empty_text():
+    assert inference.decode_text(b"") == ""
+
+
+def response(**tensors):
+    raw = {
+        name: inference.encode_text(value) if isinstance(value, str) else struct.pack("<I", value)
+        for name, value in tensors.items()
+    }
+    outputs = [SimpleNamespace(name=name) for name in raw]
+    return SimpleNamespace(outputs=outputs, raw_output_contents=list(raw.values()))
+
+
+def test_a_piece():
+    found = inference.read_delta(
+        response(text_output="hi", finish_reason="None", num_input_tokens=5, num_output_tokens=2)
+    )
+    assert found == Delta("hi", None, 5, 2)
+
+
+def test_a_last_piece():
+    found = inference.read_delta(response(finish_reason="stop", text_output="", num_output_tokens=1))
+    assert found == Delta("", "stop", 0, 1)
+
+
+def test_the_final_flag_alone_is_no_piece():
+    assert inference.read_delta(response()) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "code"),
+    [
+        ("bad_request: max_tokens must be at least 1", Permanent, "bad_request"),
+        ("engine_dead: the engine is dead", Transient, "engine_dead"),
+        ("Error generating stream: EngineDeadError: gone", Transient, "engine_dead"),
+        ("Request for unknown model: 'm.v1.int8' is not found", Transient, "endpoint_unreachable"),
+        ("Stub process 'm.v1.int8_0_0' is not healthy.", Transient, "engine_dead"),
+        ("anything else", Transient, "engine_failed"),
+    ],
+)
+def test_errors_of_the_engine(message, kind, code):
+    found = inference.classify_engine_error(message, "m.v1.int8")
+    assert (type(found), found.code) == (kind, code)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        ("UNAVAILABLE", Transient, "endpoint_unreachable"),
+        ("CANCELLED", Transient, "endpoint_unreachable"),
+        ("INVALID_ARGUMENT", Permanent, "bad_request"),
+        ("INTERNAL", Transient, "engine_failed"),
+        ("RESOURCE_EXHAUSTED", Transient, "engine_failed"),
+    ],
+)
+def test_errors_of_the_call(status, kind, code):
+    error = SimpleNamespace(code=lambda: SimpleNamespace(name=status), details=lambda: "why")
+    found = inference.classify_rpc_error(error, "m.v1.int8")
+    assert (type(found), found.code) == (kind, code)
+
+
+@pytest.mark.parametrize("name", ["grpc", "tritonclient"])
+def test_importing_the_module_needs_no_client_library(name):
+    import subprocess
+    import sys
+
+    code = f"import sys; sys.modules[{name!r}] = None; import shared.inference"
+    subprocess.run([sys.executable, "-c", code], check=True)
