@@ -1,6 +1,7 @@
 """Quality of a stored variant: its next-token distributions against the merged model's, on held-out text."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def load_compressed(folder: Path) -> Any:
     passed: `quantization_config=None` would silently read the integers as if they were weights.
     """
     config = CompressedTensorsConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that it does what is wanted: only `dequantize` is overridden
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
     return model.eval().to(device())
 
 

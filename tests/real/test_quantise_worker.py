@@ -1,0 +1,244 @@
+"""The quantising child process on tiny real models: what it writes, what it refuses, how it ends."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors import safe_open
+
+from contracts.facts import QuantiseSettings
+from services.quantiser.adapters.child import ChildProcess
+from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
+from services.quantiser.ports import Order
+from shared.errors import Permanent
+from tests.kit.models import edit_json, tiny_base, tiny_tokenizer
+from tests.kit.servers import wait_until
+
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
+DEFAULTS = QuantiserDefaults(held_out_windows=5, held_out_tokens=256, min_calibration_tokens=256)
+SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("model") / "merged")
+
+
+def order(merged, folder, *, variant="int8", settings=SETTINGS, calibration=None, dtype="bfloat16"):
+    config = json.loads((merged / "config.json").read_text())
+    plan = plan_quantisation(variant, shape_of(config, dtype), settings, DEFAULTS)
+    return Order(plan=plan, merged=merged, output=folder / "output", calibration=calibration)
+
+
+def child(folder, **settings):
+    options = {"threads": 1, "memory_limit_bytes": None, "timeout_s": 240.0} | settings
+    return ChildProcess(log_path=folder / "work.log", **options)
+
+
+def quantise_here(one):
+    """Do an order in this process: the imports, most of the time of a tiny model, are paid once."""
+    from services.quantiser.adapters import quantise_worker
+
+    return quantise_worker.quantise(one)
+
+
+async def quantise(one, folder, **settings):
+    steps = []
+    made = await child(folder, **settings).quantise(one, lambda *step: steps.append(step))
+    return made, steps
+
+
+def tensors(folder):
+    found = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as source:
+            found |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+    return found
+
+
+async def test_int8_with_own_calibration_set(merged, tmp_path):
+    calibration = tmp_path / "set.jsonl"
+    message = {"role": "user", "content": "Tell me, please, how a slipway works; and why it is greased."}
+    calibration.write_text("\n".join(json.dumps({"messages": [message]}) for _ in range(20)))
+    made, steps = await quantise(order(merged, tmp_path, calibration=calibration), tmp_path)
+    assert made.calibration_tokens == 512
+    assert made.quality.tokens == 5 * 255
+    assert 0 < made.quality.mean_kl < 1
+    assert 0.5 < made.quality.perplexity_ratio < 2
+    assert made.quality.p99_kl > made.quality.mean_kl
+    for step in ("smooth", "quantise"):
+        assert [done for name, done, total, unit in steps if name == step and (total, unit) == (2, "layers")] == [
+            0,
+            1,
+            2,
+        ]
+    written = tensors(tmp_path / "output")
+    assert str(written["model.layers.0.mlp.up_proj.weight"].dtype) == "torch.int8"
+    assert str(written["model.layers.0.mlp.up_proj.weight_scale"].dtype) == "torch.float32"
+    assert str(written["model.embed_tokens.weight"].dtype) == "torch.bfloat16"
+    assert str(written["model.norm.weight"].dtype) == "torch.bfloat16"
+    assert "lm_head.weight" not in written  # tied before, tied after
+    config = json.loads((tmp_path / "output" / "config.json").read_text())
+    assert config["quantization_config"]["quant_method"] == "compressed-tensors"
+    assert config["quantization_config"]["ignore"] == ["lm_head"]
+    assert config["tie_word_embeddings"] is True
+    assert not (tmp_path / "output" / "recipe.yaml").exists()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        assert (tmp_path / "output" / name).read_bytes() == (merged / name).read_bytes()
+
+
+def test_round_to_nearest_needs_no_calibration(merged, tmp_path):
+    made = quantise_here(order(merged, tmp_path, settings=QuantiseSettings(calibration_samples=0)))
+    assert made.calibration_tokens == 0
+    assert 0 < made.quality.mean_kl < 1
+    assert str(tensors(tmp_path / "output")["model.layers.1.self_attn.o_proj.weight"].dtype) == "torch.int8"
+
+
+def test_same_order_gives_the_same_bytes(merged, tmp_path):
+    outputs = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        quantise_here(order(merged, folder))
+        outputs.append((folder / "output" / "model.safetensors").read_bytes())
+    assert outputs[0] == outputs[1]
+
+
+def test_untied_head_stays_in_16_bit(tmp_path):
+    merged = tiny_base(tmp_path / "merged", tied=False)
+    quantise_here(order(merged, tmp_path))
+    assert str(tensors(tmp_path / "output")["lm_head.weight"].dtype) == "torch.bfloat16"
+
+
+def test_cast_of_a_sharded_fp32_model(tmp_path):
+    import torch
+
+    merged = tiny_base(tmp_path / "merged", dtype=torch.float32, shard_size="40KB")
+    assert len(list(merged.glob("*.safetensors"))) > 1
+    made = quantise_here(order(merged, tmp_path, variant="bf16", dtype="float32"))
+    before, after = tensors(merged), tensors(tmp_path / "output")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], before[name].to(torch.bfloat16)) for name in before)
+    assert 0 <= made.quality.mean_kl < 0.01
+    assert json.loads((tmp_path / "output" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("family", ["Mistral", "Qwen2", "Qwen3", "Granite"])
+def test_other_supported_families(family, tmp_path):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    if family in ("Qwen2", "Granite"):
+        sizes.pop("head_dim")
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    merged = tmp_path / "merged"
+    getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(merged)
+    tiny_tokenizer(merged)
+    made = quantise_here(order(merged, tmp_path))
+    assert made.quality.mean_kl < 0.1
+    assert str(tensors(tmp_path / "output")["model.layers.1.mlp.down_proj.weight"].dtype) == "torch.int8"
+
+
+def test_evaluation_quantises_activations_as_serving_does(merged, tmp_path):
+    """Without it the measurement would only see the weights, and flatter the variant."""
+    import torch
+
+    from services.quantiser.adapters.evaluation import load_compressed
+
+    quantise_here(order(merged, tmp_path))
+    model = load_compressed(tmp_path / "output")
+    ids = torch.arange(3, 200)[None]
+    with torch.inference_mode():
+        served = model(input_ids=ids).logits
+        for module in model.modules():
+            module.quantization_enabled = False
+        weights_only = model(input_ids=ids).logits
+    assert not torch.equal(served, weights_only)
+
+
+def test_small_calibration_set_is_refused(merged, tmp_path):
+    calibration = tmp_path / "set.jsonl"
+    calibration.write_text('{"text": "too short"}\n')
+    with pytest.raises(Permanent) as raised:
+        quantise_here(order(merged, tmp_path, calibration=calibration))
+    assert raised.value.code == "calibration_too_small"
+    assert "at least 256 are needed" in raised.value.reason
+
+
+def test_model_whose_logits_are_not_finite_is_refused(tmp_path):
+    import torch
+
+    merged = tiny_base(tmp_path / "merged")
+    import safetensors.torch
+
+    weights = tensors(merged)
+    weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], float("nan"))
+    safetensors.torch.save_file(weights, merged / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(Permanent) as raised:
+        quantise_here(order(merged, tmp_path, settings=QuantiseSettings(calibration_samples=0)))
+    assert raised.value.code == "engine_failed"
+    assert "not finite" in raised.value.reason
+
+
+async def test_out_of_memory_is_named(tmp_path):
+    merged = tiny_base(tmp_path / "merged", layers=8, hidden=1024)  # 4 x 100 MB in fp32, beside the imports
+    with pytest.raises(Permanent) as raised:
+        await quantise(order(merged, tmp_path), tmp_path, memory_limit_bytes=700 * 1024 * 1024)
+    assert raised.value.code == "out_of_memory", (tmp_path / "work.log").read_text()[-2000:]
+
+
+async def test_broken_model_is_the_engines_failure(tmp_path):
+    merged = tiny_base(tmp_path / "merged")
+    edit_json(merged / "config.json", hidden_act="no such function")
+    with pytest.raises(Permanent) as raised:
+        await quantise(order(merged, tmp_path), tmp_path)
+    assert raised.value.code == "engine_failed"
+
+
+async def test_cancelling_ends_the_child(merged, tmp_path):
+    started = asyncio.Event()
+    task = asyncio.create_task(child(tmp_path).quantise(order(merged, tmp_path), lambda *_step: started.set()))
+    await asyncio.wait_for(started.wait(), 60)
+    (worker,) = [one for one in psutil.Process().children() if "quantise_worker" in " ".join(one.cmdline())]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not worker.is_running()
+
+
+PARENT = """
+import asyncio, pathlib, sys
+from services.quantiser.adapters.child import ChildProcess
+from services.quantiser.ports import Order
+
+folder = pathlib.Path(sys.argv[1])
+order = Order.model_validate_json((folder / "order.json").read_text())
+child = ChildProcess(log_path=folder / "work.log", threads=1, memory_limit_bytes=None, timeout_s=240)
+asyncio.run(child.quantise(order, lambda *step: print(*step, flush=True)))
+"""
+
+
+def test_kill_of_the_parent_takes_the_child_along(merged, tmp_path):
+    (tmp_path / "order.json").write_text(order(merged, tmp_path).model_dump_json())
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path.cwd())
+    try:
+        parent.stdout.readline()  # the child is at work
+        (worker,) = psutil.Process(parent.pid).children()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(10)
+        wait_until(
+            lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
+            timeout_s=5, what="the end of the child",
+        )  # fmt: skip
+    finally:
+        parent.kill()
+        parent.stdout.close()
