@@ -130,7 +130,11 @@ def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_ses
         )
         marked = variables.get(STACK_VARIABLE) == marks.stack_id and variables.get(PART_VARIABLE) == part
         orphan = process.parent == os.getpid() and process.session != os.getsid(0)
-        if in_session or marked or orphan:
+        others = (
+            variables.get(STACK_VARIABLE, marks.stack_id) != marks.stack_id
+            or variables.get(PART_VARIABLE, part) != part
+        )
+        if in_session or marked or (orphan and not others):
             found.append(process)
     return found
 

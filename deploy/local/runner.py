@@ -137,6 +137,7 @@ class Runner:
                 self._changed()
             await asyncio.sleep(PROBE_EVERY_S)
         self.why = ""
+        self._say(self.part.name, f"ready on port {self.part.port}")
         self._become("ready")
         self.ready.set()
 

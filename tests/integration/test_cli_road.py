@@ -1,0 +1,225 @@
+"""The command line walks the whole road: a tiny real model, every real service and server, the toy engine."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from contracts.vocabulary import digest_of
+from shared.process import die_with_parent
+from tests.kit.servers import wait_until
+
+pytestmark = pytest.mark.real
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = digest_of(b"the training data")
+POLICY = """
+gates: [{metric: error_ratio, max_value: 0.5}]
+load: {requests: 6, rate_rps: 4.0, output_tokens: 8, warmup_requests: 1}
+rehearsal: not_required
+triggers: [{name: errors, metric: error_ratio, threshold: 0.5}]
+"""
+
+
+class Cli:
+    """The command, on one stack."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)],
+            cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def json(self, *arguments: str):
+        return json.loads(self(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    from tests.kit.models import tiny_base, tiny_lora
+
+    folder = tmp_path_factory.mktemp("models")
+    tiny_base(folder / "tiny-llama")
+    for seed in (1, 2):
+        tiny_lora(folder / "tiny-llama", folder / f"lora-{seed}", seed=seed)
+    (folder / "policy.yaml").write_text(POLICY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def slipway(tmp_path_factory):
+    if not (ROOT / ".venv-engine" / "bin" / "python").exists():
+        if os.environ.get("CI"):
+            pytest.fail("no .venv-engine: run make setup")
+        pytest.skip("no .venv-engine: run make setup")
+    cli = Cli(tmp_path_factory.mktemp("cli") / "state")
+    up = subprocess.Popen(
+        [sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent(),
+    )  # fmt: skip
+    table = cli.state / "parts.json"
+    wait_until(lambda: table.exists() and '"phase": "ready"' in table.read_text(), timeout_s=150, what="the stack")
+    yield cli
+    up.terminate()
+    assert up.wait(120) == 0
+
+
+def publish(slipway, models, number, *more, code=0):
+    return slipway(
+        "publish", "--model", "tiny", "--base", "tiny-llama", "--adapter", str(models / f"lora-{number}"),
+        "--run-id", f"run-{number}", "--data-hash", DATA, "--hyperparameter", "lr=0.001", "--eval",
+        "tickets:accuracy=0.8", "--variant", "bf16", *more, code=code,
+    )  # fmt: skip
+
+
+def test_before_anything_was_published_every_command_says_what_to_do(slipway):
+    assert "slipway base import" in slipway("base", "list").stdout
+    assert "slipway publish" in slipway("status").stdout
+    assert "slipway status" in slipway("routes", code=1).stderr
+    assert "slipway status tiny" in slipway("versions", "tiny", code=1).stderr
+    assert "does not exist" in slipway("ask", "tiny", "hello", code=1).stderr
+    assert slipway("events").stdout == ""
+    assert slipway("deadletters", "list").stdout == "no dead letters\n"
+    assert "deadletters list" in slipway("deadletters", "show", "1", code=1).stderr
+
+
+def test_a_base_model_is_imported_once(slipway, models):
+    first = slipway.json("base", "import", str(models / "tiny-llama"))
+    assert (first["name"], first["architecture"]) == ("tiny-llama", "LlamaForCausalLM")
+    assert slipway.json("base", "import", str(models / "tiny-llama")) == first
+    assert slipway.json("base", "list") == [first]
+    taken = ("--name", "tiny-llama", "--revision", first["revision"])
+    assert "another" in slipway("base", "import", str(models / "lora-1"), *taken, code=1).stderr
+
+
+def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
+    assert "slipway status tiny" in publish(slipway, models, 1, "--policy", str(models / "policy.yaml")).stdout
+    shown = slipway("status", "tiny", "--follow", "--until", "finished", "--timeout", "200").stdout
+    assert "✓ merged" in shown
+    assert "promoted" in shown.splitlines()[-1]
+    (route,) = slipway.json("routes")
+    assert route["active"]["target"] == {"model": "tiny", "version": 1, "variant": "bf16"}
+    answer = slipway.json("ask", "tiny", "hello", "--max-tokens", "4")
+    assert answer["text"].strip()
+    assert answer["system_fingerprint"].startswith("fp_tiny.v1.bf16.")
+    traced = slipway.json("trace", answer["system_fingerprint"])
+    assert traced["manifest"]["training"]["data_hash"] == DATA
+    assert traced["manifest"]["training"]["hyperparameters"] == {"lr": 0.001}
+    assert [one["variant"] for one in traced["variants"]] == ["bf16"]
+    assert traced["benchmarks"][0]["verdict"] == "pass"
+
+
+def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
+    text = slipway("show", "tiny@v1").stdout
+    for expected in ("run-1", DATA, "tickets accuracy 0.8", "lr=0.001", "ttft_ms.p95", "tiny-llama at "):
+        assert expected in text
+    (listed,) = slipway.json("versions", "tiny")
+    assert (listed["manifest"]["version"], listed["serving"]) == (1, "active")
+    assert listed["deployments"][0]["cause"] == "promote"
+    release = listed["manifest"]["release_id"]
+    assert slipway.json("trace", release)["manifest"] == listed["manifest"]
+    assert slipway.json("trace", "tiny@v0")["base"]["name"] == "tiny-llama"
+
+
+def test_the_same_checkpoint_again_is_the_same_release(slipway, models):
+    publish(slipway, models, 1, "--policy", str(models / "policy.yaml"))
+    (road,) = slipway.json("status", "tiny")
+    assert (road["version"], road["outcome"]) == (1, "promoted")
+
+
+def test_a_checkpoint_without_a_policy_is_refused_with_exit_code_3(slipway, models):
+    publish(slipway, models, 2)
+    done = slipway("status", "tiny", "--until", "finished", "--timeout", "60", code=3)
+    assert "policy_missing" in done.stdout
+
+
+def test_a_stored_policy_lets_the_next_version_in_and_the_first_stays_behind_it(slipway, models):
+    slipway("policy", "set", "tiny", str(models / "policy.yaml"))
+    assert slipway.json("policy", "show", "tiny")["rehearsal"] == "not_required"
+    publish(slipway, models, 2, "--attempt", "2")
+    slipway("status", "tiny", "--until", "finished", "--timeout", "200")
+    (route,) = slipway.json("routes", "tiny")
+    assert (route["active"]["target"]["version"], route["previous"]["target"]["version"]) == (2, 1)
+    assert len(slipway.json("versions", "tiny")) == 2
+
+
+def test_a_manual_release_waits_for_a_person(slipway, models):
+    manual = models / "manual.yaml"
+    manual.write_text(POLICY + "promotion: {mode: manual}\n")
+    publish(slipway, models, 2, "--attempt", "3", "--policy", str(manual))
+
+    def awaited():
+        newest = slipway.json("status", "tiny")[-1]
+        return any(step["name"] == "approved" and "awaited" in step["detail"] for step in newest["steps"])
+
+    wait_until(awaited, timeout_s=120, what="the question for approval")
+    slipway("approve", "tiny", "--reason", "looks right")
+    slipway("status", "tiny", "--until", "finished", "--timeout", "120")
+
+
+def test_a_release_is_cancelled_with_exit_code_3(slipway, models):
+    publish(slipway, models, 1, "--attempt", "4", "--policy", str(models / "manual.yaml"))
+    wait_until(lambda: slipway.json("status", "tiny")[-1]["release_id"], timeout_s=60, what="the release")
+    release = slipway.json("status", "tiny")[-1]["release_id"]
+    slipway("cancel", release, "--reason", "wrong data")
+    done = slipway("status", release, "--until", "finished", "--timeout", "120", code=3)
+    assert "cancelled" in done.stdout.splitlines()[-1]
+
+
+def test_the_log_is_whole_cloudevents(slipway):
+    lines = [json.loads(line) for line in slipway("events", "--model", "tiny", "--json").stdout.splitlines()]
+    assert {"specversion", "id", "source", "type", "data"} <= set(lines[0])
+    assert sum(line["type"] == "slipway.release.finished.v1" for line in lines) == 4
+    assert len(slipway("events", "--limit", "3").stdout.splitlines()) == 3
+
+
+def test_wrong_usage_ends_with_2_and_one_sentence(slipway, models):
+    for arguments in (
+        ("publish", "--model", "../x", "--base", "b", "--adapter", ".", "--run-id", "r", "--data-hash", DATA),
+        ("base", "import"),
+        ("show", "tiny"),
+        ("trace", "nonsense"),
+        ("status", "--until", "lunch"),
+        ("publish",),
+    ):
+        assert slipway(*arguments, code=2).stderr
+    bad = publish(slipway, models, 1, "--policy", str(models / "lora-1" / "adapter_config.json"), code=2)
+    assert "policy" in bad.stderr
+
+
+def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
+    import asyncio
+
+    import nats
+
+    url = json.loads((slipway.state / "stack.json").read_text())["variables"]["SLIPWAY_NATS_URL"]
+
+    async def say_nonsense():
+        client = await nats.connect(url)
+        await client.jetstream().publish("slipway.release.cancelled.v1.tiny", b"this is no JSON")
+        await client.close()
+
+    asyncio.run(say_nonsense())
+    found = wait_until(lambda: slipway.json("deadletters", "list"), timeout_s=60, what="a dead letter")
+    letter = found[-1]
+    assert (letter["service"], letter["code"], letter["body"]) == ("registry", "malformed_event", "this is no JSON")
+    assert "what to do" in slipway("deadletters", "show", str(letter["sequence"])).stdout
+    slipway("deadletters", "requeue", str(letter["sequence"]))
+    again = wait_until(
+        lambda: [one for one in slipway.json("deadletters", "list") if one["sequence"] > letter["sequence"]],
+        timeout_s=60, what="the same dead letter again",
+    )  # fmt: skip
+    assert again[0]["body"] == letter["body"]
+
+
+def test_a_stack_that_is_not_there_ends_with_4(tmp_path):
+    assert "slipway up" in Cli(tmp_path / "nothing")("status", code=4).stderr
