@@ -95,12 +95,13 @@ class Manager:
             await self._carry_out(step)
             self.wake()
         record, routes = await self._state.read(), await self._routes.all()
+        # Before anything is healed, or what heals within a moment would never be told.
+        await self._alert(record, plan_production(routes), answers=answers)
         desired = plan_desired(routes, record)
         self.fleet.note_wanted(desired)
         if answers:
             for action in plan_reconcile(desired, self.fleet.held(), self._limits):
                 self.fleet.start(action)
-        await self._alert(record, plan_production(routes), answers=answers)
         await self._publish_view(answers=answers)
         if not self.fleet.busy:
             kept = {one.deployable.manifest.digest for one in desired.values()}

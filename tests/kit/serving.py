@@ -1,0 +1,166 @@
+"""server-manager as a process of its own, models in the store for it, and the facts that it reads and says."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from contracts.envelope import Event
+from contracts.facts import StagingReleased, StagingRequested, TrafficRequested
+from contracts.manifests import FolderManifest
+from contracts.policy import LoadProfile
+from contracts.routes import Route
+from contracts.services import EVENTS
+from contracts.vocabulary import Deployable, Target
+from services.server_manager.domain.records import Servers
+from shared.blobs import Store, manifest_key
+from shared.bus import publish_event
+from shared.kv import Bucket
+from shared.process import die_with_parent
+from tests.kit.servers import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY_FILES = {
+    "config.json": json.dumps({"max_position_embeddings": 4096}),
+    "tokenizer_config.json": json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}}),
+    "chat_template.jinja": "{% for m in messages %}{{ m.content }}{% endfor %}",
+}
+
+
+class ServerManager(Server):
+    """`python -m services.server_manager.main` with its environment."""
+
+    name = "server-manager"
+
+    def __init__(self, folder: Path, connection, triton, **settings) -> None:
+        super().__init__(folder)
+        self.connection = connection
+        secret = connection.s3_secret_key.get_secret_value()
+        self.variables = {
+            "SLIPWAY_NATS_URL": connection.nats_url,
+            "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
+            "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
+            "SLIPWAY_S3_SECRET_KEY": secret,
+            "SLIPWAY_HTTP_PORT": str(connection.http_port),
+            "SLIPWAY_STATE_DIR": str(self.folder),
+            "SERVER_MANAGER_TRITON_GRPC": triton.endpoint,
+            "SERVER_MANAGER_REPOSITORY": str(triton.repository),
+            "SERVER_MANAGER_TICK_S": "0.2",
+            "SERVER_MANAGER_PROBE_INTERVAL_S": "0.5",
+            "SERVER_MANAGER_LINGER_S": "1",
+        } | {f"SERVER_MANAGER_{key.upper()}": str(value) for key, value in settings.items()}
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "services.server_manager.main"]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
+
+    def die_at(self, failpoint: str, timeout_s: float = 30.0) -> None:
+        """Start, and wait until the failpoint has killed it."""
+        self.variables["SLIPWAY_FAILPOINT"] = failpoint
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, env=self.environment(), preexec_fn=die_with_parent()
+            )
+        assert self.process.wait(timeout_s) == -signal.SIGKILL
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.connection.http_port}/readyz", timeout=2).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+class Fleet:
+    """What a test says to server-manager and sees of it."""
+
+    def __init__(self, js, store: Store) -> None:
+        self.js = js
+        self.store = store
+        self.routes = Bucket(js, "routes", Route)
+        self.servers = Bucket(js, "servers", Servers)
+
+    # -- models in the store --------------------------------------------------------------------------------------
+
+    def put_model(self, folder: Path, target: Target) -> Deployable:
+        manifest = self.store.put_folder(folder)
+        key = manifest_key("variant", f"sha256:{uuid.uuid4().hex}{uuid.uuid4().hex}")
+        ref, _ = self.store.put_manifest(key, FolderManifest(files=manifest.files))
+        return Deployable(target=target, manifest=ref, weights_bytes=manifest.size_bytes)
+
+    def put_toy(self, folder: Path, model: str, version: int, variant: str = "bf16") -> Deployable:
+        folder = folder / f"{model}-{version}"
+        folder.mkdir(parents=True)
+        for name, text in TOY_FILES.items():
+            (folder / name).write_text(text)
+        (folder / "version.txt").write_text(f"{model} {version}")
+        return self.put_model(folder, Target(model=model, version=version, variant=variant))
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    async def say(self, fact, model: str, *, event_id: str | None = None, release: str = "r-1") -> str:
+        event = Event[type(fact)](
+            id=event_id or str(uuid.uuid4()), source="/slipway/registry", type=fact.TYPE, subject=model,
+            time=datetime.now(UTC), correlationid=release, data=fact,
+        )  # fmt: skip
+        await publish_event(self.js, event)
+        return event.id
+
+    async def stage(self, candidate: Deployable, baseline: Deployable, release: str = "r-1") -> str:
+        request = StagingRequested(
+            release_id=release, candidate=candidate, baseline=baseline, purpose="benchmark", load=LoadProfile()
+        )
+        return await self.say(request, candidate.target.model, release=release)
+
+    async def release(self, candidate: Deployable, release: str = "r-1") -> str:
+        fact = StagingReleased(release_id=release, candidate=candidate.target)
+        return await self.say(fact, candidate.target.model, release=release)
+
+    async def promote(self, target, epoch, *, weight=1.0, fallback=None, event_id=None, release="r-1") -> str:
+        order = TrafficRequested(release_id=release, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback)
+        return await self.say(order, target.target.model, event_id=event_id, release=release)
+
+    # -- what came of it ---------------------------------------------------------------------------------------------
+
+    async def facts(self, fact, count: int = 1, timeout_s: float = 60.0):
+        """Wait until at least `count` facts of a type are stored, and give them all."""
+        async with asyncio.timeout(timeout_s):
+            while True:
+                state = (await self.js.stream_info(EVENTS, subjects_filter=f"{fact.TYPE}.>")).state
+                if sum((state.subjects or {}).values()) >= count:
+                    break
+                await asyncio.sleep(0.05)
+        subscription = await self.js.pull_subscribe(f"{fact.TYPE}.>", stream=EVENTS)
+        messages = await subscription.fetch(100, timeout=1)
+        await subscription.unsubscribe()
+        return [Event[fact].model_validate_json(message.data) for message in messages]
+
+    async def count(self, fact) -> int:
+        state = (await self.js.stream_info(EVENTS, subjects_filter=f"{fact.TYPE}.>")).state
+        return sum((state.subjects or {}).values())
+
+    async def record(self) -> Servers:
+        entry = await self.servers.get("main")
+        return Servers() if entry is None else entry.value
+
+    async def phases(self) -> dict[str, str]:
+        return {str(one.target): one.phase for one in (await self.record()).loaded}
+
+    async def until(self, condition, *, timeout_s: float = 60.0, what: str = "the condition"):
+        """Wait until an async condition gives something truthy."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    if found := await condition():
+                        return found
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"{what} did not come true in {timeout_s} s: {await self.record()}") from None

@@ -1,0 +1,237 @@
+"""server-manager on a real Triton with the toy engine, a real bus and a real store: staging, traffic, healing."""
+
+import asyncio
+
+import pytest
+
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    DeploymentChanged,
+    PromotionRefused,
+    ReleaseFinished,
+    VariantFailed,
+    VariantStaged,
+)
+from contracts.routes import roll_back
+from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
+from shared.blobs import Store, blob_key
+from shared.errors import Transient
+from shared.inference import Channels, generate
+from tests.kit.servers import running
+from tests.kit.serving import Fleet, ServerManager
+from tests.kit.triton import TritonServer, installed
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "mute_text": "MUTE", "token_delay_ms": "1"}'
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def triton(tmp_path):
+    with running(TritonServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+def fleet(js, settings):
+    return Fleet(js, Store(settings))
+
+
+def server_manager(tmp_path, settings, triton, **more):
+    more = {"engine": "toy", "toy": TOY, "memory_budget_bytes": 1000 * MIB, "overhead_bytes": 64 * MIB, **more}
+    return ServerManager(tmp_path, settings, triton, **more)
+
+
+@pytest.fixture
+def manager(tmp_path, settings, triton, js):
+    with running(server_manager(tmp_path, settings, triton)) as process:
+        yield process
+
+
+async def ask(endpoint, name, prompt="hello", tokens=4):
+    channels = Channels()
+    try:
+        stream = generate(channels.get(endpoint), name, prompt, {"max_tokens": tokens})
+        return [delta.text async for delta in stream]
+    finally:
+        await channels.close()
+
+
+async def is_hot(fleet, *names):
+    phases = await fleet.phases()
+    return all(phases.get(name) == "hot" for name in names)
+
+
+async def test_staged_promoted_and_previous_kept_hot(fleet, manager, triton, tmp_path):
+    base, first, second = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    request = await fleet.stage(first, base)
+    (staged,) = await fleet.facts(VariantStaged)
+    assert staged.causationid == request
+    assert staged.data.candidate.target == first.target
+    assert staged.data.baseline.endpoints == (triton.endpoint,)
+    assert staged.data.first_token.strip()
+    assert "messages" in staged.data.candidate.chat_template
+    assert (staged.data.candidate.bos_token, staged.data.candidate.eos_token) == ("<s>", "</s>")
+    assert staged.data.candidate.context_tokens == 2048
+
+    await fleet.release(first)
+    await fleet.promote(first, 0, fallback=base)
+    (changed,) = await fleet.facts(DeploymentChanged)
+    assert changed.data.cause == "promote"
+    route = (await fleet.routes.get("bot")).value
+    assert route == changed.data.route
+    assert (route.active.target, route.previous.target, route.epoch) == (first.target, base.target, 1)
+
+    order = await fleet.promote(second, 1)
+    await fleet.facts(DeploymentChanged, 2)
+    route = (await fleet.routes.get("bot")).value
+    assert (route.active.target, route.previous.target, route.epoch) == (second.target, first.target, 2)
+    assert await is_hot(fleet, "bot.v2.bf16", "bot.v1.bf16")
+    assert len(await ask(triton.endpoint, "bot.v1.bf16")) == 4
+
+    async def base_is_gone():
+        return "bot.v0.bf16" not in await fleet.phases()
+
+    await fleet.until(base_is_gone, what="the base being unloaded once nobody wants it")
+    # The same order again, under the same id, changes nothing and says nothing new.
+    await fleet.promote(second, 1, event_id=order)
+    await fleet.until(lambda: _no_orders(fleet), what="the repeated order being answered")
+    assert (await fleet.routes.get("bot")).value == route
+    assert await fleet.count(DeploymentChanged) == 2
+    assert await fleet.count(PromotionRefused) == 0
+
+
+async def _no_orders(fleet):
+    return not (await fleet.record()).orders
+
+
+async def test_orders_that_may_not_be_carried_out_are_refused_with_their_code(fleet, manager, tmp_path):
+    first, second, third = (fleet.put_toy(tmp_path, "bot", version) for version in (1, 2, 3))
+    await fleet.promote(first, 0)
+    await fleet.facts(DeploymentChanged)
+    await fleet.promote(second, 0)
+    (stale,) = await fleet.facts(PromotionRefused)
+    assert (stale.data.code, stale.data.target) == ("stale_epoch", second.target)
+
+    await fleet.promote(second, 1)
+    await fleet.facts(DeploymentChanged, 2)
+    entry = await fleet.routes.get("bot")
+    back = roll_back(entry.value, second.target, cause_id="an alert")
+    await fleet.routes.update("bot", back.route, entry.revision)
+    await fleet.promote(second, 3)
+    refused = await fleet.facts(PromotionRefused, 2)
+    assert refused[1].data.code == "barred"
+
+    missing = Deployable(
+        target=third.target, weights_bytes=10,
+        manifest=ArtifactRef(uri="s3://slipway/manifests/none.json", digest=digest_of(b""), size_bytes=0),
+    )  # fmt: skip
+    await fleet.promote(missing, 3)
+    refused = await fleet.facts(PromotionRefused, 3)
+    assert refused[2].data.code == "load_failed"
+    assert "does not exist" in refused[2].data.reason
+
+    huge = third.model_copy(update={"weights_bytes": 5000 * MIB})
+    await fleet.promote(huge, 3)
+    refused = await fleet.facts(PromotionRefused, 4)
+    assert refused[3].data.code == "insufficient_memory"
+    assert (await fleet.routes.get("bot")).value == back.route
+
+
+async def test_staging_waits_for_its_turn_and_what_never_fits_fails_at_once(fleet, manager, tmp_path):
+    base, first, second, third = (fleet.put_toy(tmp_path, "bot", version) for version in range(4))
+    await fleet.stage(first, base, "r-1")
+    await fleet.facts(VariantStaged)
+    await fleet.stage(second, base, "r-2")
+    huge = third.model_copy(update={"weights_bytes": 5000 * MIB})
+    await fleet.stage(huge, base, "r-3")
+    (failed,) = await fleet.facts(VariantFailed)
+    assert (failed.data.code, failed.data.stage, failed.correlationid) == ("insufficient_memory", "stage", "r-3")
+    assert failed.data.details["needed_bytes"] > failed.data.details["available_bytes"] == 1000 * MIB
+    assert await fleet.count(VariantStaged) == 1, "the second waits while the first holds the lease"
+
+    await fleet.say(ReleaseFinished(release_id="r-1", model="bot", version=1, outcome="rejected", reason="gate"), "bot")
+    staged = await fleet.facts(VariantStaged, 2)
+    assert staged[1].data.candidate.target == second.target
+
+
+async def test_a_broken_artifact_fails_the_variant_and_leaves_nothing(fleet, manager, tmp_path):
+    base, bad = fleet.put_toy(tmp_path, "bot", 0), fleet.put_toy(tmp_path, "bot", 1)
+    entry = next(one for one in fleet.store.put_folder(tmp_path / "bot-1").files if one.path == "version.txt")
+    fleet.store._client.remove_object(bucket_name="slipway", object_name=blob_key(entry.digest))
+    await fleet.stage(bad, base)
+    (failed,) = await fleet.facts(VariantFailed)
+    assert failed.data.code == "artifact_not_found"
+    record = await fleet.record()
+    assert record.lease is None
+    folders = {path.name for path in (manager.folder / "artifacts").iterdir()}
+    assert not any(bad.manifest.digest.removeprefix("sha256:") in name for name in folders)
+
+
+async def test_killed_stub_is_healed_and_alerted(fleet, manager, triton, tmp_path):
+    first = fleet.put_toy(tmp_path, "bot", 1)
+    await fleet.promote(first, 0)
+    await fleet.facts(DeploymentChanged)
+    before = await ask(triton.endpoint, "bot.v1.bf16")
+    triton.kill_stub("bot.v1.bf16")
+    (raised,) = await fleet.facts(AlertRaised)
+    assert (raised.data.kind, raised.data.target) == ("engine", first.target)
+    (resolved,) = await fleet.facts(AlertResolved)
+    assert resolved.data.alert_id == raised.data.alert_id
+    assert await ask(triton.endpoint, "bot.v1.bf16") == before
+
+
+async def test_dead_engine_and_muted_engine_are_healed(fleet, manager, triton, tmp_path):
+    first = fleet.put_toy(tmp_path, "bot", 1)
+    await fleet.promote(first, 0)
+    await fleet.facts(DeploymentChanged)
+    with pytest.raises(Transient, match="dead"):
+        await ask(triton.endpoint, "bot.v1.bf16", "DEAD")
+    await fleet.facts(AlertRaised)
+    await fleet.facts(AlertResolved)
+    assert len(await ask(triton.endpoint, "bot.v1.bf16")) == 4
+
+
+async def test_killed_triton_is_waited_for_and_everything_is_loaded_again(fleet, manager, triton, tmp_path):
+    first, second = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 2)
+    await fleet.promote(first, 0)
+    await fleet.facts(DeploymentChanged)
+    await fleet.promote(second, 1)
+    await fleet.facts(DeploymentChanged, 2)
+    triton.kill()
+    triton.nothing_left()
+    await fleet.facts(AlertRaised, 2)
+    triton.start()
+    await fleet.facts(AlertResolved, 2)
+    assert await is_hot(fleet, "bot.v1.bf16", "bot.v2.bf16")
+    for name in ("bot.v1.bf16", "bot.v2.bf16"):
+        assert len(await ask(triton.endpoint, name)) == 4
+
+
+@pytest.mark.parametrize("moment", ["after_act", "after_cas", "after_answer", "before_ack"])
+async def test_killed_server_manager_finishes_the_order_exactly_once(fleet, settings, triton, tmp_path, moment):
+    first, base = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 0)
+    await fleet.promote(first, 0, fallback=base)
+    manager = server_manager(tmp_path, settings, triton)
+    await asyncio.to_thread(manager.die_at, f"server-manager.{moment}")
+    with running(manager):
+        (changed,) = await fleet.facts(DeploymentChanged)
+        await fleet.until(lambda: _no_orders(fleet), what="the order being forgotten")
+        route = (await fleet.routes.get("bot")).value
+        assert route == changed.data.route
+        assert (route.epoch, route.active.target) == (1, first.target)
+        assert await fleet.count(DeploymentChanged) == 1
+        assert await fleet.count(PromotionRefused) == 0
+
+
+async def test_restarted_server_manager_keeps_what_is_loaded(fleet, manager, triton, tmp_path):
+    first = fleet.put_toy(tmp_path, "bot", 1)
+    await fleet.promote(first, 0)
+    await fleet.facts(DeploymentChanged)
+    stub = triton.stub("bot.v1.bf16").pid
+    manager.kill()
+    manager.start()
+    await fleet.until(lambda: is_hot(fleet, "bot.v1.bf16"))
+    assert triton.stub("bot.v1.bf16").pid == stub
+    assert Target(model="bot", version=1, variant="bf16") == (await fleet.record()).loaded[0].target

@@ -1,0 +1,102 @@
+"""The command line and environment of tritonserver, and the layout of its backends."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.local import triton
+from deploy.local.triton import Engine, Ports, build_command, build_environment, find_engine, find_marked, lay_out
+
+ENGINE = Engine(Path("/venv"), Path("/venv/lib/site-packages"), Path("/python/lib"), "3.11")
+PORTS = Ports(http=1, grpc=2, metrics=3)
+
+
+def test_every_address_is_loopback_and_every_port_given():
+    command = build_command(ENGINE, Path("/run"), PORTS)
+    assert command[0] == "/venv/lib/site-packages/pytriton/tritonserver/bin/tritonserver"
+    for kind, port in (("http", 1), ("grpc", 2), ("metrics", 3)):
+        assert f"--{kind}-address=127.0.0.1" in command
+        assert f"--{kind}-port={port}" in command
+
+
+def test_models_are_loaded_only_when_told_and_configured_only_by_us():
+    command = build_command(ENGINE, Path("/run"), PORTS)
+    assert "--model-control-mode=explicit" in command
+    assert "--disable-auto-complete-config" in command
+    assert "--model-repository=/run/models" in command
+    assert "--backend-directory=/run/backends" in command
+
+
+def test_an_admin_key_restricts_model_control_on_both_protocols():
+    assert not [part for part in build_command(ENGINE, Path("/run"), PORTS) if "restricted" in part]
+    command = build_command(ENGINE, Path("/run"), PORTS, admin_key="k")
+    assert "--http-restricted-api=model-repository:X-Admin=k" in command
+    assert "--grpc-restricted-protocol=model-repository:admin-key=k" in command
+
+
+def test_environment_points_at_the_engine_and_marks_its_processes():
+    inherited = {"PATH": "/bin", "PYTHONPATH": "/else", "HOME": "/h", "LC_ALL": "POSIX"}
+    environment = build_environment(ENGINE, Path("/run"), inherited)
+    assert environment["PATH"] == "/venv/bin:/bin"
+    assert environment["VIRTUAL_ENV"] == "/venv"
+    assert environment["LD_LIBRARY_PATH"] == "/python/lib:/venv/lib/site-packages/nvidia_pytriton.libs"
+    assert environment["LC_ALL"] == "C.UTF-8"
+    assert environment["HOME"] == "/h"
+    assert environment[triton.MARKER] == "/run"
+    assert "PYTHONPATH" not in environment
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """The files of an engine environment that laying out needs."""
+    root = Engine(tmp_path / "venv", tmp_path / "venv" / "sp", tmp_path, "3.11")
+    for path in (
+        root.server,
+        root.triton / "backends" / "python" / "libtriton_python.so",
+        root.triton / "backends" / "python" / "triton_python_backend_utils.py",
+        root.triton / "python_backend_stubs" / "3.11" / "triton_python_backend_stub",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    return root
+
+
+def test_layout_holds_stub_and_every_engine_with_the_shared_tensors(engine, tmp_path):
+    state = tmp_path / "run"
+    lay_out(engine, state)
+    stub = state / "backends" / "python" / "triton_python_backend_stub"
+    assert stub.stat().st_mode & 0o100
+    assert engine.server.stat().st_mode & 0o100
+    for backend in ("slipway", "toy"):
+        assert (state / "backends" / backend / "model.py").is_file()
+        assert (state / "backends" / backend / "engine_tensors.py").is_file()
+    assert (state / "backends" / "slipway" / "engine_child.sh").stat().st_mode & 0o100
+    assert (state / "models").is_dir()
+
+
+def test_layout_again_drops_what_is_no_longer_there_but_no_model(engine, tmp_path):
+    state = tmp_path / "run"
+    lay_out(engine, state)
+    (state / "backends" / "old").mkdir()
+    (state / "models" / "bot.v1.bf16").mkdir()
+    lay_out(engine, state)
+    assert not (state / "backends" / "old").exists()
+    assert (state / "models" / "bot.v1.bf16").is_dir()
+
+
+def test_an_environment_without_triton_is_named(tmp_path):
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text('#!/bin/sh\necho \'{"site_packages": "/none", "libdir": "/l", "version": "3.11"}\'\n')
+    python.chmod(0o755)
+    with pytest.raises(FileNotFoundError, match="no tritonserver"):
+        find_engine(tmp_path)
+
+
+def test_marked_processes_are_found_by_their_run_folder(tmp_path):
+    for pid, variables in ((7, b"A=1\0SLIPWAY_STACK=/run\0"), (8, b"SLIPWAY_STACK=/run2\0"), (9, b"")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "environ").write_bytes(variables)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "10").mkdir()
+    assert list(find_marked(Path("/run"), proc=tmp_path)) == [7]

@@ -1,0 +1,197 @@
+"""Answers to orders: grant, fail, announce, refuse, apply, or wait."""
+
+import pytest
+
+from contracts.routes import Route
+from services.server_manager.domain import staging
+from services.server_manager.domain.decide import (
+    AnnounceStaged,
+    ApplyOrder,
+    FailLease,
+    GrantLease,
+    RefuseOrder,
+    decide_steps,
+    next_previous,
+    plan_alerts,
+)
+from services.server_manager.domain.fleet import Phase, plan_production
+from services.server_manager.domain.records import OpenAlert, Servers
+from tests.unit.server_manager.factories import (
+    LIMITS,
+    START,
+    at,
+    deployable,
+    held,
+    route,
+    staging_requested,
+    traffic_requested,
+)
+
+V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
+
+
+def decide(record, routes=None, holding=None, *, seconds=0.0):
+    return decide_steps(record, routes or {}, holding or {}, LIMITS, at(seconds))
+
+
+def waiting(*events):
+    record = Servers()
+    for event in events:
+        record = staging.enqueue_staging(record, event)
+    return record
+
+
+def ordered(event, record=None):
+    return staging.enqueue_order(record or Servers(), event, START)
+
+
+# -- staging ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_waiting_order_gets_the_lease():
+    assert decide(waiting(staging_requested("s1"), staging_requested("s2", 2))) == [GrantLease("s1")]
+
+
+def test_nobody_gets_the_lease_while_it_is_held_or_traffic_is_ordered():
+    record = staging.grant_lease(waiting(staging_requested("s1"), staging_requested("s2", 2)), "s1", START)
+    assert decide(record) == []
+    busy = ordered(traffic_requested("t1", 3), waiting(staging_requested("s1")))
+    assert not any(isinstance(step, GrantLease) for step in decide(busy))
+
+
+def test_what_fits_nowhere_fails_at_once_even_behind_others():
+    record = waiting(staging_requested("s1"), staging_requested("s2", 2, weights=5000))
+    grant, failed = sorted(decide(record), key=lambda step: type(step).__name__, reverse=True)
+    assert grant == GrantLease("s1")
+    assert isinstance(failed, FailLease)
+    assert failed.code == "insufficient_memory"
+    assert dict(failed.details) == {"needed_bytes": 5300, "available_bytes": 1000}
+    assert "5300" in failed.reason
+    assert "1000" in failed.reason
+
+
+def test_what_does_not_fit_beside_production_fails_when_its_turn_comes():
+    routes = {"bot": route(5, 6), "cat": route(1, 2, model="cat")}
+    (failed,) = decide(waiting(staging_requested("s1")), routes)
+    assert (failed.code, failed.lease.lease_id) == ("insufficient_memory", "s1")
+
+
+def test_shared_targets_are_counted_once():
+    routes = {"bot": route(0, 6), "cat": route(1, 2, model="cat")}
+    assert decide(waiting(staging_requested("s1", 1, 0)), routes) == [GrantLease("s1")]
+
+
+def test_staged_is_announced_when_both_are_hot_and_only_once():
+    record = staging.grant_lease(waiting(staging_requested("s1")), "s1", START)
+    assert decide(record, holding={V1: held(1)}) == []
+    assert decide(record, holding={V1: held(1), V0: held(0, Phase.UNPROVEN)}) == []
+    (step,) = decide(record, holding={V1: held(1), V0: held(0)})
+    assert step == AnnounceStaged(record.lease)
+    assert decide(staging.mark_staged(record, "s1"), holding={V1: held(1), V0: held(0)}) == []
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_a_lease_fails_with_the_code_of_what_could_not_be_loaded(broken):
+    record = staging.grant_lease(waiting(staging_requested("s1")), "s1", START)
+    failed = held(broken, Phase.FAILED, failures=2, code="no_first_token", reason="silent")
+    other = {V0: held(0), V1: held(1)} | {f"bot.v{broken}.bf16": failed}
+    (step,) = decide(record, holding=other)
+    assert isinstance(step, FailLease)
+    assert step.code == "no_first_token"
+    assert "silent" in step.reason
+    once = {**other, f"bot.v{broken}.bf16": held(broken, Phase.FAILED, failures=1)}
+    assert decide(record, holding=once) == [], "one failure is tried again"
+    hopeless = {**other, f"bot.v{broken}.bf16": held(broken, Phase.FAILED, failures=1, hopeless=True)}
+    assert len(decide(record, holding=hopeless)) == 1, "a corrupt artifact is not"
+
+
+# -- traffic ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_order_waits_until_target_and_way_back_are_hot():
+    record = ordered(traffic_requested("t1", 2, epoch=1))
+    routes = {"bot": route(1, 0)}
+    assert decide(record, routes) == []
+    assert decide(record, routes, {V2: held(2)}) == []
+    assert decide(record, routes, {V2: held(2), V1: held(1, Phase.DEAD)}) == []
+    assert decide(record, routes, {V2: held(2), V1: held(1)}) == [ApplyOrder(record.orders[0])]
+
+
+def test_a_first_order_needs_its_fallback_hot_or_nothing_behind_it():
+    alone = ordered(traffic_requested("t1", 1))
+    assert decide(alone, holding={V1: held(1)}) == [ApplyOrder(alone.orders[0])]
+    backed = ordered(traffic_requested("t1", 1, fallback=0))
+    assert decide(backed, holding={V1: held(1)}) == []
+    assert decide(backed, holding={V1: held(1), V0: held(0)}) == [ApplyOrder(backed.orders[0])]
+
+
+def refusal(record, routes, holding=None, **more):
+    (step,) = decide(record, routes, holding, **more)
+    assert isinstance(step, RefuseOrder)
+    return step.code
+
+
+def test_refusals():
+    routes = {"bot": route(1, 0)}
+    assert refusal(ordered(traffic_requested("t1", 2, epoch=0)), routes) == "stale_epoch"
+    barred = {"bot": route(1, 0, barred=(deployable(2).target,))}
+    assert refusal(ordered(traffic_requested("t1", 2, epoch=1)), barred) == "barred"
+    assert refusal(ordered(traffic_requested("t1", 2, epoch=1, weights=900)), routes) == "insufficient_memory"
+    record = ordered(traffic_requested("t1", 2, epoch=1))
+    assert refusal(record, routes, {V2: held(2, Phase.FAILED, failures=2)}) == "load_failed"
+    cold = {V2: held(2), V1: held(1, Phase.FAILED, failures=2)}
+    assert refusal(record, routes, cold) == "previous_not_hot"
+
+
+def test_patience_with_an_order_ends():
+    record, routes = ordered(traffic_requested("t1", 2, epoch=1)), {"bot": route(1, 0)}
+    assert decide(record, routes, {V2: held(2, Phase.LOADING)}, seconds=599) == []
+    assert refusal(record, routes, {V2: held(2, Phase.LOADING)}, seconds=600) == "load_failed"
+    assert refusal(record, routes, {V2: held(2), V1: held(1, Phase.DEAD)}, seconds=600) == "previous_not_hot"
+
+
+def test_an_order_that_made_the_route_is_applied_again_whatever_is_hot():
+    record = ordered(traffic_requested("t1", 2, epoch=1))
+    routes = {"bot": route(2, 1, epoch=2, cause_id="t1")}
+    assert decide(record, routes) == [ApplyOrder(record.orders[0])]
+
+
+def test_the_way_back():
+    assert next_previous(Route(model="bot"), deployable(1), None) is None
+    assert next_previous(Route(model="bot"), deployable(1), deployable(0)) == deployable(0)
+    assert next_previous(route(1, 0), deployable(2), None).target == deployable(1).target
+    assert next_previous(route(1, 0), deployable(1), None).target == deployable(0).target
+
+
+# -- alerts ----------------------------------------------------------------------------------------------------------
+
+
+def alerts(holding, *, open_for=(), server_ready=True, routes=None):
+    opened = tuple(OpenAlert(target=deployable(n).target, raised_at=START, message="x") for n in open_for)
+    production = plan_production(routes or {"bot": route(1)})
+    return [
+        (what, name)
+        for what, _, name, _ in plan_alerts(Servers(alerts=opened), production, holding, server_ready=server_ready)
+    ]
+
+
+def test_an_alert_is_raised_once_for_what_died_and_resolved_when_hot():
+    assert alerts({V1: held(1)}) == []
+    assert alerts({V1: held(1, Phase.DEAD)}) == [("raise", V1)]
+    assert alerts({V1: held(1, Phase.DEAD)}, open_for=[1]) == []
+    assert alerts({V1: held(1, Phase.LOADING)}, open_for=[1]) == []
+    assert alerts({V1: held(1)}, open_for=[1]) == [("resolve", V1)]
+
+
+def test_a_target_on_its_way_raises_nothing():
+    assert alerts({V1: held(1, Phase.LOADING)}) == []
+    assert alerts({}) == []
+
+
+def test_a_silent_server_alerts_for_all_of_production_and_only_for_it():
+    assert alerts({V1: held(1), V2: held(2)}, server_ready=False) == [("raise", V1)]
+    assert alerts({V1: held(1)}, server_ready=False, open_for=[1]) == []
+
+
+def test_an_alert_of_what_left_production_is_resolved():
+    assert alerts({}, open_for=[2], routes={"cat": route(1, model="cat")}) == [("resolve", V2)]

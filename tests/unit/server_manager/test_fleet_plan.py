@@ -1,0 +1,170 @@
+"""What is desired, and the plan from what is held to what is desired."""
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.server_manager.domain import staging
+from services.server_manager.domain.fleet import (
+    Action,
+    Phase,
+    Rank,
+    Wanted,
+    plan_desired,
+    plan_production,
+    plan_reconcile,
+    retry_after_s,
+)
+from services.server_manager.domain.records import Servers
+from tests.unit.server_manager.factories import (
+    LIMITS,
+    START,
+    deployable,
+    held,
+    route,
+    staging_requested,
+    traffic_requested,
+)
+
+V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
+
+
+def wanted(*versions, rank=Rank.PRODUCTION, weights=100):
+    return {f"bot.v{one}.bf16": Wanted(deployable(one, weights_bytes=weights), rank) for one in versions}
+
+
+def plan(desired, holding):
+    return [(action.kind, action.name) for action in plan_reconcile(desired, holding, LIMITS)]
+
+
+# -- desired ---------------------------------------------------------------------------------------------------------
+
+
+def test_production_is_active_previous_and_a_canary_with_traffic():
+    routes = {"bot": route(2, 1, 3), "cat": route(5, model="cat")}
+    assert set(plan_production(routes)) == {V2, V1, "bot.v3.bf16", "cat.v5.bf16"}
+
+
+def test_an_aborted_canary_is_not_kept():
+    assert set(plan_production({"bot": route(2, 1, 3, weight=0.0)})) == {V2, V1}
+
+
+def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():
+    record = staging.enqueue_staging(Servers(), staging_requested("s1", 3, 2))
+    record = staging.enqueue_staging(record, staging_requested("s2", 4, 2))
+    record = staging.grant_lease(record, "s1", START)
+    record = staging.enqueue_order(record, traffic_requested("t1", 5, fallback=0), START)
+    desired = plan_desired({"bot": route(2, 1)}, record)
+    assert {name: one.rank for name, one in desired.items()} == {
+        V2: Rank.PRODUCTION, V1: Rank.PRODUCTION, "bot.v3.bf16": Rank.STAGING,
+        "bot.v5.bf16": Rank.ORDERED, V0: Rank.ORDERED,
+    }  # fmt: skip
+
+
+# -- plan ------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_do_when_all_is_hot():
+    assert plan(wanted(1), {V1: held(1)}) == []
+
+
+def test_missing_is_loaded_production_first():
+    desired = {**wanted(0, rank=Rank.STAGING), **wanted(2, rank=Rank.ORDERED), **wanted(1)}
+    assert plan(desired, {}) == [("load", V1), ("load", V2), ("load", V0)]
+
+
+def test_busy_is_left_alone():
+    for phase in (Phase.LOADING, Phase.UNLOADING):
+        assert plan(wanted(1), {V1: held(1, phase)}) == []
+        assert plan({}, {V1: held(1, phase, unwanted_s=999.0)}) == []
+
+
+def test_unproven_is_probed_and_hot_is_probed_again_when_due():
+    assert plan(wanted(1), {V1: held(1, Phase.UNPROVEN)}) == [("probe", V1)]
+    assert plan(wanted(1), {V1: held(1, since_probe_s=LIMITS.probe_interval_s)}) == [("probe", V1)]
+    assert plan(wanted(1), {V1: held(1, Phase.UNPROVEN, probing=True)}) == []
+
+
+def test_dead_is_healed_at_once_then_with_patience():
+    assert plan(wanted(1), {V1: held(1, Phase.DEAD)}) == [("heal", V1)]
+    assert plan(wanted(1), {V1: held(1, Phase.DEAD, failures=1, since_s=0.1)}) == []
+    assert plan(wanted(1), {V1: held(1, Phase.DEAD, failures=1, since_s=60.0)}) == [("heal", V1)]
+
+
+def test_failed_is_tried_again_later_and_later():
+    assert plan(wanted(1), {V1: held(1, Phase.FAILED, failures=1, since_s=1.0)}) == []
+    assert plan(wanted(1), {V1: held(1, Phase.FAILED, failures=1, since_s=4.0)}) == [("load", V1)]
+    waits = [retry_after_s(held(1, Phase.FAILED, failures=n), LIMITS) for n in range(40)]
+    assert waits == sorted(waits)
+    assert waits[-1] == LIMITS.max_retry_s
+
+
+def test_another_manifest_under_the_same_name_is_loaded_anew():
+    other = held(1, digest=deployable(9).manifest.digest)
+    assert plan(wanted(1), {V1: other}) == [("heal", V1)]
+
+
+def test_unwanted_lingers_then_goes():
+    assert plan({}, {V1: held(1, unwanted_s=1.0)}) == []
+    assert plan({}, {V1: held(1, unwanted_s=LIMITS.linger_s)}) == [("unload", V1)]
+
+
+def test_unwanted_and_broken_goes_at_once():
+    for phase in (Phase.DEAD, Phase.FAILED, Phase.UNPROVEN):
+        assert plan({}, {V1: held(1, phase, unwanted_s=0.0)}) == [("unload", V1)]
+
+
+def test_memory_is_made_by_unloading_the_longest_unwanted_and_loading_waits_for_it():
+    full = {f"bot.v{n}.bf16": held(n, unwanted_s=float(n)) for n in range(5, 10)}
+    assert plan(wanted(1), full) == [("unload", "bot.v9.bf16")]
+    del full["bot.v9.bf16"]
+    assert plan(wanted(1), full) == [("load", V1)]
+
+
+def test_what_is_wanted_is_never_unloaded_for_memory():
+    full = {f"bot.v{n}.bf16": held(n) for n in range(1, 6)}
+    assert plan(wanted(1, 2, 3, 4, 5, 6), full) == []
+
+
+_PHASES = st.sampled_from([Phase.HOT, Phase.UNPROVEN, Phase.DEAD, Phase.FAILED])
+_HELD = st.dictionaries(st.integers(0, 7), st.tuples(_PHASES, st.booleans()), max_size=5)
+
+
+def _after(holding, action: Action, desired):
+    """What the world is once an action has gone well."""
+    after = dict(holding)
+    if action.kind == "unload":
+        del after[action.name]
+    else:
+        version = int(action.name.split(".")[1][1:])
+        after[action.name] = held(version)
+    return after
+
+
+@settings(max_examples=300)
+@given(_HELD, st.sets(st.integers(0, 7), max_size=5))
+def test_every_start_converges_without_exceeding_memory(start, versions):
+    desired = wanted(*versions)
+    holding = {}
+    for version, (phase, stale) in start.items():
+        digest = deployable(99 if stale else version).manifest.digest
+        holding[f"bot.v{version}.bf16"] = held(version, phase, digest=digest, failures=1, since_s=999.0, unwanted_s=999)
+    for _ in range(20):
+        actions = plan_reconcile(desired, holding, LIMITS)
+        assert len({action.name for action in actions}) == len(actions), "one action per target at a time"
+        if not actions:
+            break
+        for action in actions:
+            assert (action.kind == "unload") == (action.name not in desired)
+            holding = _after(holding, action, desired)
+            reserved = sum(one.memory_bytes for one in holding.values() if one.phase is not Phase.FAILED)
+            assert reserved <= LIMITS.memory_budget_bytes
+    assert set(holding) == set(desired)
+    assert all(one.phase is Phase.HOT for one in holding.values())
+    assert all(one.digest == desired[name].deployable.manifest.digest for name, one in holding.items())
+
+
+def test_limits_count_weights_and_overhead():
+    limits = replace(LIMITS, weights_ratio=1.5, overhead_bytes=10)
+    assert limits.memory_bytes(deployable(1, weights_bytes=100)) == 160

@@ -1,0 +1,81 @@
+"""The generated configuration of Triton models, and the description read from model folders."""
+
+import json
+
+import pytest
+from google.protobuf import text_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.server_manager.domain.description import Description, describe_model
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+
+pytest.importorskip("tritonclient.grpc")
+from tritonclient.grpc import model_config_pb2
+
+
+def parse(name, folder, config):
+    files = plan_model_files(name, folder, config)
+    return text_format.Parse(files["config.pbtxt"], model_config_pb2.ModelConfig()), files
+
+
+def test_the_cpu_engine_is_configured_in_full():
+    config = EngineConfig("slipway", {"max_model_len": 512}, {"VLLM_CPU_KVCACHE_SPACE": "1"})
+    model, files = parse("bot.v1.bf16", "/models/x", config)
+    assert (model.name, model.backend, model.max_batch_size) == ("bot.v1.bf16", "slipway", 0)
+    assert model.model_transaction_policy.decoupled
+    given_parameters = {key: value.string_value for key, value in model.parameters.items()}
+    assert given_parameters["model_dir"] == "/models/x"
+    assert json.loads(given_parameters["engine_args"]) == {"max_model_len": 512}
+    assert json.loads(given_parameters["environment"]) == {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    assert any(name.startswith("1/") for name in files), "Triton needs a version folder"
+
+
+def test_all_engines_speak_the_same_tensors():
+    tensors = []
+    for kind in ("slipway", "toy", "vllm"):
+        model, _ = parse("bot.v1.bf16", "/models/x", EngineConfig(kind))
+        tensors.append([(one.name, one.data_type, tuple(one.dims)) for one in (*model.input, *model.output)])
+        assert [one.name for one in model.input if not one.optional] == ["text_input"]
+    assert tensors[0] == tensors[1] == tensors[2]
+
+
+def test_the_gpu_engine_gets_triton_s_own_model_json():
+    model, files = parse("bot.v1.bf16", "/models/x", EngineConfig("vllm", {"gpu_memory_utilization": 0.4}))
+    assert model.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_MODEL
+    arguments = json.loads(files["1/model.json"])
+    assert arguments["model"] == "/models/x"
+    assert arguments["gpu_memory_utilization"] == 0.4
+    assert arguments["trust_remote_code"] is False
+
+
+@given(st.text())
+def test_any_folder_name_survives_the_text_format(folder):
+    model, _ = parse("bot.v1.bf16", folder, EngineConfig("toy"))
+    assert model.parameters["model_dir"].string_value == folder
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, Description(None, None, None, 2048)),
+        ({"config.json": "not json", "tokenizer_config.json": "[]"}, Description(None, None, None, 2048)),
+        (
+            {"config.json": '{"max_position_embeddings": 8192}', "tokenizer_config.json": '{"bos_token": "<s>"}'},
+            Description(None, "<s>", None, 2048),
+        ),
+        (
+            {"config.json": '{"max_position_embeddings": 512}', "tokenizer_config.json": '{"chat_template": "old"}'},
+            Description("old", None, None, 512),
+        ),
+        (
+            {
+                "chat_template.jinja": "new",
+                "tokenizer_config.json": '{"chat_template": "old", "eos_token": {"content": "</s>"}}',
+            },
+            Description("new", None, "</s>", 2048),
+        ),
+    ],
+)
+def test_descriptions(files, expected):
+    assert describe_model(files, max_model_len=2048) == expected

@@ -1,0 +1,104 @@
+"""Edits of the record: first come first served, safe to repeat, right in any order."""
+
+from itertools import permutations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.vocabulary import Target
+from services.server_manager.domain import staging
+from services.server_manager.domain.records import OpenAlert, Servers
+from tests.unit.server_manager.factories import (
+    START,
+    at,
+    release_finished,
+    staging_released,
+    staging_requested,
+    traffic_requested,
+)
+
+
+def test_orders_wait_in_the_order_they_came():
+    record = staging.enqueue_staging(Servers(), staging_requested("s1", 1))
+    record = staging.enqueue_staging(record, staging_requested("s2", 2))
+    assert [one.lease_id for one in record.waiting] == ["s1", "s2"]
+
+
+def test_only_one_order_holds_the_lease():
+    record = staging.enqueue_staging(Servers(), staging_requested("s1", 1))
+    record = staging.enqueue_staging(record, staging_requested("s2", 2))
+    record = staging.grant_lease(record, "s1", START)
+    assert record.lease.lease_id == "s1"
+    assert record.lease.state == "loading"
+    assert staging.grant_lease(record, "s2", START) == record
+
+
+def test_release_frees_the_lease_of_that_candidate_only():
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), staging_requested("s1", 1)), "s1", START)
+    assert staging.release_staging(record, staging_released(2)).lease == record.lease
+    assert staging.release_staging(record, staging_released(1, release="other")).lease == record.lease
+    assert staging.release_staging(record, staging_released(1)).lease is None
+
+
+def test_a_finished_release_loses_lease_queue_and_orders():
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), staging_requested("s1", 1)), "s1", START)
+    record = staging.enqueue_staging(record, staging_requested("s2", 2))
+    record = staging.enqueue_staging(record, staging_requested("s3", 3, release="r2"))
+    record = staging.enqueue_order(record, traffic_requested("t1"), START)
+    record = staging.enqueue_order(record, traffic_requested("t2", release="r2"), START)
+    record = staging.finish_release(record, release_finished("r1"))
+    assert record.lease is None
+    assert [one.lease_id for one in record.waiting] == ["s3"]
+    assert [one.order_id for one in record.orders] == ["t2"]
+
+
+def test_a_request_that_arrives_after_its_release_is_void():
+    record = staging.release_staging(Servers(), staging_released(1, seconds=10))
+    assert not staging.enqueue_staging(record, staging_requested("s1", 1, seconds=5)).waiting
+    later = staging.enqueue_staging(record, staging_requested("s2", 1, seconds=15))
+    assert later.waiting, "a rehearsal asks for the same candidate again, later"
+    finished = staging.finish_release(record, release_finished("r1", seconds=20))
+    assert not staging.enqueue_staging(finished, staging_requested("s3", 1, seconds=25)).waiting
+
+
+def test_a_redelivered_request_does_not_take_the_lease_again():
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), staging_requested("s1", 1)), "s1", START)
+    record = staging.mark_staged(record, "s1")
+    assert staging.enqueue_staging(record, staging_requested("s1", 1)) == record
+    freed = staging.release_staging(record, staging_released(1))
+    assert staging.enqueue_staging(freed, staging_requested("s1", 1)) == freed
+
+
+_FACTS = (
+    (staging.enqueue_staging, staging_requested("s1", 1, seconds=0)),
+    (staging.release_staging, staging_released(1, seconds=10)),
+    (staging.enqueue_staging, staging_requested("s2", 2, seconds=11)),
+    (staging.finish_release, release_finished("r1", seconds=20)),
+)
+
+
+def test_every_order_of_a_release_s_facts_ends_with_nothing_staged():
+    for order in permutations(_FACTS):
+        record = Servers()
+        for edit, event in order:
+            record = edit(record, event)
+        assert record.lease is None
+        assert not record.waiting
+
+
+@given(st.lists(st.sampled_from(range(len(_FACTS))), max_size=12))
+def test_applying_a_fact_twice_is_applying_it_once(choices):
+    record = Servers()
+    for index in choices:
+        edit, event = _FACTS[index]
+        once = edit(record, event)
+        assert edit(once, event) == once
+        record = once
+
+
+def test_an_alert_opens_once_and_keeps_its_moment():
+    target = Target(model="bot", version=1, variant="bf16")
+    record = staging.open_alert(Servers(), OpenAlert(target=target, raised_at=at(1), message="x"))
+    again = staging.open_alert(record, OpenAlert(target=target, raised_at=at(9), message="y"))
+    assert again == record
+    assert not staging.close_alert(record, "engine-bot.v1.bf16").alerts
