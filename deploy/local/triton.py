@@ -14,7 +14,7 @@ from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
-MARKER = "SLIPWAY_STACK"
+MARKER = "SLIPWAY_TRITON"
 """Environment variable that every process below a tritonserver inherits: names the run folder it belongs to."""
 
 _ASK_INTERPRETER = (

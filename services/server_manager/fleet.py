@@ -122,8 +122,9 @@ class Fleet:
         self._on_change()
 
     async def stop(self) -> None:
-        """Cancel what is being done."""
+        """Cancel what is being done and forget everything; the engine's index tells it again."""
         tasks = [slot.work for slot in self._slots.values() if slot.work is not None]
+        self._slots.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,11 +1,12 @@
 """Starts server-manager: `python -m services.server_manager.main`."""
 
 import asyncio
+import socket
 
 import psutil
 
 from services.server_manager.adapters.artifact_cache import ArtifactCache
-from services.server_manager.adapters.kv_state import KvRoutes, KvState
+from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvState
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
 from services.server_manager.manager import Manager
@@ -34,8 +35,11 @@ async def main() -> None:
     )
     state = KvState(lambda: bus.js, settings.fleet)
     routes = KvRoutes(lambda: bus.js)
+    # The same process started again takes its lead up at once; another replica waits until it lapsed.
+    holder = f"{socket.gethostname()}:{connection.http_port}"
+    lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock)
     manager = Manager(
-        engine=engine, artifacts=artifacts, state=state, routes=routes, publish=bus.publish, clock=clock,
+        engine=engine, artifacts=artifacts, state=state, routes=routes, lead=lead, publish=bus.publish, clock=clock,
         limits=settings.limits(psutil.virtual_memory().total), tick_s=settings.tick_s,
     )  # fmt: skip
     build(bus, manager=manager, state=state, clock=clock)

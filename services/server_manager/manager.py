@@ -27,30 +27,33 @@ from services.server_manager.domain.decide import (
     decide_steps,
     plan_alerts,
 )
-from services.server_manager.domain.fleet import Held, Limits, plan_desired, plan_production, plan_reconcile
+from services.server_manager.domain.fleet import Held, Limits, Wanted, plan_desired, plan_production, plan_reconcile
 from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet import Fleet
-from services.server_manager.ports import Artifacts, Engine, Publish, Routes, State
+from services.server_manager.ports import Artifacts, Engine, Leadership, Publish, Routes, State
 from shared.bus import Emit
 from shared.clock import Clock
 from shared.errors import SlipwayError
 from shared.failpoints import failpoint
 
 DOWN_AFTER_S = 3.0
-RUNBOOK = "docs/runbooks/engine.md"
+RUNBOOK = "services/server_manager/README.md#runbook"
 
 
 class Manager:
     """Makes one engine match the desired state, and answers the orders that wait for it."""
 
     def __init__(
-        self, *, engine: Engine, artifacts: Artifacts, state: State, routes: Routes, publish: Publish,
+        self, *, engine: Engine, artifacts: Artifacts, state: State, routes: Routes, lead: Leadership,
+        publish: Publish,
         clock: Clock, limits: Limits, tick_s: float = 1.0,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._artifacts = artifacts
         self._state = state
         self._routes = routes
+        self._lead = lead
+        self._desired: dict[str, Wanted] | None = None
         self._publish = publish
         self._clock = clock
         self._limits = limits
@@ -88,24 +91,43 @@ class Manager:
             return
 
     async def tick(self) -> None:
-        """Look once: answer what can be answered, begin what must be done."""
+        """Look once: answer what can be answered, begin what must be done.
+
+        Without the bus nothing is answered, but what was desired last is still kept alive.
+        """
+        try:
+            leads = await self._lead.hold()
+        except Exception:
+            if self._desired is not None and await self._look():
+                self._begin(self._desired)
+            raise
+        if not leads:
+            self._desired = None
+            await self.fleet.stop()
+            return
         answers = await self._look()
-        record, routes = await self._state.read(), await self._routes.all()
-        for step in decide_steps(record, routes, self.fleet.held(), self._limits, self._clock.now()):
-            await self._carry_out(step)
-            self.wake()
+        await self._answer_orders()
         record, routes = await self._state.read(), await self._routes.all()
         # Before anything is healed, or what heals within a moment would never be told.
         await self._alert(record, plan_production(routes), answers=answers)
-        desired = plan_desired(routes, record)
-        self.fleet.note_wanted(desired)
+        self._desired = desired = plan_desired(routes, record)
         if answers:
-            for action in plan_reconcile(desired, self.fleet.held(), self._limits):
-                self.fleet.start(action)
+            self._begin(desired)
         await self._publish_view(answers=answers)
         if not self.fleet.busy:
             kept = {one.deployable.manifest.digest for one in desired.values()}
             await self._artifacts.keep_only(kept | {one.digest for one in self.fleet.held().values()})
+
+    async def _answer_orders(self) -> None:
+        record, routes = await self._state.read(), await self._routes.all()
+        for step in decide_steps(record, routes, self.fleet.held(), self._limits, self._clock.now()):
+            await self._carry_out(step)
+            self.wake()
+
+    def _begin(self, desired: dict[str, Wanted]) -> None:
+        self.fleet.note_wanted(desired)
+        for action in plan_reconcile(desired, self.fleet.held(), self._limits):
+            self.fleet.start(action)
 
     async def _look(self) -> bool:
         """Ask the engine what it holds; False while it does not answer."""

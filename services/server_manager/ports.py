@@ -82,6 +82,13 @@ class Routes(Protocol):
         """Apply one of the two functions that edit a route, by compare-and-set."""
 
 
+class Leadership(Protocol):
+    """Lets one replica act at a time."""
+
+    async def hold(self) -> bool:
+        """Take, renew or miss the lead; tell whether it is held now."""
+
+
 class Publish(Protocol):
     """Publishes a fact and waits until it is stored."""
 

@@ -7,7 +7,8 @@ from nats.js import JetStreamContext
 from pydantic import BaseModel
 
 from contracts.routes import Changed, Edit, Route
-from services.server_manager.domain.records import Servers
+from services.server_manager.domain.records import Leader, Servers
+from shared.clock import Clock
 from shared.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
@@ -79,3 +80,43 @@ class KvRoutes:
             except Conflict:
                 continue
             return edit
+
+
+class KvLeadership:
+    """The lead of a fleet: whoever holds it renews it; one that was not renewed for `lease_s` may be taken.
+
+    Time is measured by the watcher's own clock between two looks at the revision, so clocks need not agree.
+    """
+
+    def __init__(
+        self, js: Callable[[], JetStreamContext], fleet: str, holder: str, clock: Clock, *, lease_s: float = 6.0
+    ) -> None:
+        self._js = js
+        self._key = f"{fleet}.leader"
+        self._holder = holder
+        self._clock = clock
+        self._lease_s = lease_s
+        self._seen = (0, 0.0)
+        self._renewed = -lease_s
+
+    async def hold(self) -> bool:
+        """Take, renew or miss the lead; tell whether it is held now."""
+        bucket = Bucket(self._js(), "servers", Leader)
+        entry = await bucket.get(self._key)
+        now = self._clock.monotonic()
+        term = 0 if entry is None else entry.value.term
+        if entry is not None and entry.value.holder == self._holder:
+            if now - self._renewed < self._lease_s / 3:
+                return True
+        elif entry is not None:
+            if entry.revision != self._seen[0]:
+                self._seen = (entry.revision, now)
+            if now - self._seen[1] < self._lease_s:
+                return False
+            term += 1
+        try:
+            await _write(bucket, self._key, entry, Leader(holder=self._holder, term=term))
+        except Conflict:
+            return False
+        self._renewed = now
+        return True

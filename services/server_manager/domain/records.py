@@ -87,3 +87,10 @@ class Servers(Contract):
     orders: tuple[Order, ...] = ()
     closed: tuple[Closed, ...] = ()
     alerts: tuple[OpenAlert, ...] = ()
+
+
+class Leader(Contract):
+    """Which process acts on the fleet: `servers/<fleet>.leader`. Every renewal is a new revision."""
+
+    holder: str
+    term: int = 0

@@ -94,7 +94,7 @@ def test_an_environment_without_triton_is_named(tmp_path):
 
 
 def test_marked_processes_are_found_by_their_run_folder(tmp_path):
-    for pid, variables in ((7, b"A=1\0SLIPWAY_STACK=/run\0"), (8, b"SLIPWAY_STACK=/run2\0"), (9, b"")):
+    for pid, variables in ((7, b"A=1\0SLIPWAY_TRITON=/run\0"), (8, b"SLIPWAY_TRITON=/run2\0"), (9, b"")):
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "environ").write_bytes(variables)
     (tmp_path / "self").mkdir()

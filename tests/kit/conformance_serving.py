@@ -1,0 +1,103 @@
+"""What every engine, record and set of routes must do, whether real or not."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from contracts.routes import AlreadyApplied, Changed, Refused, promote
+from contracts.vocabulary import Target, digest_of
+from services.server_manager.domain.records import OpenAlert, Servers
+from shared.errors import SlipwayError, Transient
+from tests.unit.server_manager.factories import START, served
+
+NAME = "bot.v1.bf16"
+DIGEST = digest_of(b"one")
+
+
+class EngineConformance:
+    """Needs the fixtures `engine` (an Engine) and `kill_engine` (makes one model's engine dead, its server alive)."""
+
+    @pytest.fixture
+    def folder(self, tmp_path) -> Path:
+        folder = tmp_path / "model"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"a": 1}))
+        return folder
+
+    async def test_loaded_is_ready_known_by_digest_and_generates(self, engine, folder):
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
+        found = (await engine.index())[NAME]
+        assert (found.ready, found.digest, found.memory_bytes) == (True, DIGEST, 7)
+        assert (await engine.probe(NAME, 10)).strip()
+
+    async def test_unloaded_is_not_ready_and_does_not_generate(self, engine, folder):
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
+        await engine.unload(NAME)
+        index = await engine.index()
+        assert NAME not in index or not index[NAME].ready
+        with pytest.raises(Transient) as caught:
+            await engine.probe(NAME, 10)
+        assert caught.value.code == "endpoint_unreachable"
+
+    async def test_unloading_what_is_not_loaded_is_fine(self, engine):
+        await engine.unload("bot.v9.bf16")
+
+    async def test_what_cannot_be_loaded_says_so_and_leaves_the_others_alone(self, engine, folder, tmp_path):
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
+        with pytest.raises(SlipwayError) as caught:
+            await engine.load("bot.v2.bf16", tmp_path / "nothing", digest=DIGEST, memory_bytes=7)
+        assert caught.value.code == "load_failed"
+        assert "config.json" in caught.value.reason
+        assert (await engine.probe(NAME, 10)).strip()
+
+    async def test_a_dead_engine_looks_ready_fails_the_probe_and_comes_back_by_reloading(
+        self, engine, kill_engine, folder
+    ):
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
+        await kill_engine(NAME)
+        assert (await engine.index())[NAME].ready, "READY proves nothing"
+        with pytest.raises(Transient) as caught:
+            await engine.probe(NAME, 10)
+        assert caught.value.code == "engine_dead"
+        await engine.unload(NAME, wait=False)
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
+        assert (await engine.probe(NAME, 10)).strip()
+
+
+class StateConformance:
+    """Needs the fixture `state` (a State without a record)."""
+
+    async def test_there_is_an_empty_record_before_the_first_edit(self, state):
+        assert await state.read() == Servers()
+
+    async def test_an_edit_is_read_back(self, state):
+        after = await state.edit(lambda record: record.model_copy(update={"endpoint": "a:1"}))
+        assert after.endpoint == "a:1"
+        assert await state.read() == after
+
+    async def test_edits_side_by_side_are_all_kept(self, state):
+        def alert(version):
+            target = Target(model="bot", version=version, variant="bf16")
+            one = OpenAlert(target=target, raised_at=START, message="x")
+            return lambda record: record.model_copy(update={"alerts": (*record.alerts, one)})
+
+        await asyncio.gather(*(state.edit(alert(version)) for version in range(8)))
+        assert {one.target.version for one in (await state.read()).alerts} == set(range(8))
+
+
+class RoutesConformance:
+    """Needs the fixture `routes` (Routes without a route)."""
+
+    async def test_promotions_race_and_one_wins(self, routes):
+        def order(version):
+            return lambda route: promote(route, served(version), weight_ratio=1.0, epoch=0, cause_id=f"order {version}")
+
+        edits = await asyncio.gather(*(routes.edit("bot", order(version)) for version in range(1, 6)))
+        won = [edit for edit in edits if isinstance(edit, Changed)]
+        assert len(won) == 1
+        assert all(edit.code == "stale_epoch" for edit in edits if isinstance(edit, Refused))
+        assert (await routes.all()) == {"bot": won[0].route}
+        winner = won[0].route.active.target.version
+        assert isinstance(await routes.edit("bot", order(winner)), AlreadyApplied)

@@ -1,0 +1,147 @@
+"""Handwritten stand-ins for what server-manager needs; each is held to the suite that the real thing passes."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from contracts.routes import Changed, Route
+from services.server_manager.domain.description import Description
+from services.server_manager.domain.records import Servers
+from services.server_manager.ports import Indexed
+from shared.errors import Transient
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+class FakeEngine:
+    """An engine in memory: folders without config.json cannot be loaded, like in the real one."""
+
+    endpoint = "127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.down = False
+        self.models: dict[str, Indexed] = {}
+        self.dead: set[str] = set()
+        self.mute: set[str] = set()
+        self.loads: list[str] = []
+
+    def _check(self) -> None:
+        if self.down:
+            raise Transient("endpoint_unreachable", "down")
+
+    def restart(self) -> None:
+        """Kill it and start it again."""
+        self.models.clear()
+        self.dead.clear()
+        self.mute.clear()
+        self.down = False
+
+    async def index(self):
+        self._check()
+        return dict(self.models)
+
+    async def load(self, name, folder: Path, *, digest, memory_bytes):
+        self._check()
+        self.loads.append(name)
+        if not (folder / "config.json").is_file():
+            raise Transient("load_failed", f"{folder} holds no config.json")
+        self.models[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
+
+    async def unload(self, name, *, wait=True):  # noqa: ARG002
+        self._check()
+        self.models.pop(name, None)
+        self.dead.discard(name)
+        self.mute.discard(name)
+
+    async def probe(self, name, deadline_s):  # noqa: ARG002
+        self._check()
+        if name not in self.models:
+            raise Transient("endpoint_unreachable", f"{name} is not loaded there")
+        if name in self.dead:
+            raise Transient("engine_dead", "the engine is dead")
+        if name in self.mute:
+            raise Transient("no_first_token", "nothing came")
+        return "keel"
+
+
+class FakeArtifacts:
+    """Folders that are simply there."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.kept: set[str] = set()
+        self.broken: dict[str, Exception] = {}
+
+    async def materialise(self, deployable, progress=None):  # noqa: ARG002
+        if deployable.manifest.digest in self.broken:
+            raise self.broken[deployable.manifest.digest]
+        folder = self.root / str(deployable.target)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text("{}")
+        return folder
+
+    async def describe(self, deployable):  # noqa: ARG002
+        return Description(chat_template="t", bos_token="<s>", eos_token="</s>", context_tokens=128)
+
+    async def keep_only(self, digests):
+        self.kept = set(digests)
+
+
+class FakeState:
+    def __init__(self) -> None:
+        self.record = Servers()
+        self.lost = False
+
+    async def read(self):
+        if self.lost:
+            raise Transient("bus_unavailable", "lost")
+        return self.record
+
+    async def edit(self, change):
+        self.record = change(await self.read())
+        return self.record
+
+
+class FakeRoutes:
+    def __init__(self) -> None:
+        self.routes: dict[str, Route] = {}
+
+    async def all(self):
+        return dict(self.routes)
+
+    async def edit(self, model, change):
+        edit = change(self.routes.get(model, Route(model=model)))
+        if isinstance(edit, Changed):
+            self.routes[model] = edit.route
+        return edit
+
+
+class FakeLead:
+    def __init__(self, state: FakeState) -> None:
+        self.state = state
+        self.leads = True
+
+    async def hold(self):
+        await self.state.read()
+        return self.leads
+
+
+class Published:
+    """Everything that was said, in order."""
+
+    def __init__(self) -> None:
+        self.emits = []
+
+    async def __call__(self, emit, cause=None):
+        self.emits.append((emit, cause))
+
+    def facts(self, kind):
+        return [emit.fact for emit, _ in self.emits if isinstance(emit.fact, kind)]

@@ -1,0 +1,120 @@
+"""vLLM in Triton under server-manager: a killed engine, stub or server comes back without a person."""
+
+import asyncio
+import signal
+
+import pytest
+
+from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
+from contracts.vocabulary import Target
+from shared.blobs import Store
+from shared.errors import Transient
+from shared.inference import Channels, Deadlines, generate
+from tests.kit.models import tiny_base
+from tests.kit.servers import running
+from tests.kit.serving import Fleet, ServerManager
+from tests.kit.triton import TritonServer, installed
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.vllm,
+    pytest.mark.slow,
+    pytest.mark.skipif(not installed(), reason="the engine environment is not installed"),
+    pytest.mark.timeout(400),
+]
+NAME = "bot.v1.bf16"
+LONG = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
+
+
+@pytest.fixture
+def triton(tmp_path):
+    with running(TritonServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+async def fleet(js, settings, tmp_path, triton):
+    """A tiny real model in production, served by vLLM."""
+    fleet = Fleet(js, Store(settings))
+    folder = await asyncio.to_thread(tiny_base, tmp_path / "model", hidden=256)
+    model = await asyncio.to_thread(fleet.put_model, folder, Target(model="bot", version=1, variant="bf16"))
+    manager = ServerManager(tmp_path, settings, triton, max_model_len=512, probe_interval_s=1)
+    await asyncio.to_thread(manager.start)
+    try:
+        await fleet.promote(model, 0)
+        await fleet.facts(DeploymentChanged, timeout_s=180)
+        yield fleet
+    finally:
+        await asyncio.to_thread(manager.stop)
+
+
+async def answer(endpoint, sampling, *, first=None):
+    """Generate; `first` is set once text has begun to come."""
+    channels = Channels()
+    pieces = []
+    try:
+        limits = Deadlines(first_token_s=60, inter_token_s=10)
+        async for delta in generate(channels.get(endpoint), NAME, "<|start|>", sampling, deadlines=limits):
+            pieces.append(delta)
+            if first is not None:
+                first.set()
+    finally:
+        await channels.close()
+    return pieces
+
+
+async def healed(fleet, timeout_s=180.0):
+    """Wait until the alert was raised and resolved, and the target is hot."""
+    await fleet.facts(AlertRaised, timeout_s=timeout_s)
+    await fleet.facts(AlertResolved, timeout_s=timeout_s)
+    assert (await fleet.phases())[NAME] == "hot"
+
+
+async def test_engine_killed_while_serving_is_healed(fleet, triton):
+    before = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
+    assert sum(piece.output_tokens for piece in before) == 12
+    assert before[-1].finish_reason == "length"
+    first = asyncio.Event()
+    streaming = asyncio.create_task(answer(triton.endpoint, LONG, first=first))
+    await asyncio.wait_for(first.wait(), 60)
+    core = triton.engine_process(NAME)
+    worker = core.children()[0]
+    core.send_signal(signal.SIGKILL)
+    with pytest.raises(Transient) as caught:
+        await streaming
+    assert caught.value.code == "engine_dead"
+    await healed(fleet)
+    assert triton.engine_process(NAME).pid != core.pid
+    assert not worker.is_running(), "the dead engine's worker must not stay behind"
+    after = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
+    assert [piece.text for piece in after] == [piece.text for piece in before]
+
+
+async def test_stub_killed_takes_its_engine_along_and_is_healed(fleet, triton):
+    core = triton.engine_process(NAME)
+    family = [core, *core.children(recursive=True)]
+    triton.kill_stub(NAME)
+    await healed(fleet)
+    assert not any(process.is_running() for process in family)
+    assert len(await answer(triton.endpoint, {"max_tokens": 3})) >= 1
+
+
+async def test_triton_killed_while_serving_leaves_nothing_and_is_healed(fleet, triton):
+    first = asyncio.Event()
+    streaming = asyncio.create_task(answer(triton.endpoint, LONG, first=first))
+    await asyncio.wait_for(first.wait(), 60)
+    triton.kill()
+    with pytest.raises(Transient) as caught:
+        await streaming
+    assert caught.value.code == "endpoint_unreachable"
+    await asyncio.to_thread(triton.nothing_left, timeout_s=20)
+    await fleet.facts(AlertRaised)
+    await asyncio.to_thread(triton.start)
+    await healed(fleet)
+    assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
+
+
+async def test_sigterm_with_a_live_model_ends_everything_in_time(fleet, triton):
+    triton.process.terminate()
+    assert await asyncio.to_thread(triton.process.wait, 25) == 0
+    await asyncio.to_thread(triton.nothing_left, timeout_s=6)

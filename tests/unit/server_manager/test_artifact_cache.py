@@ -1,0 +1,158 @@
+"""The local copies: verified, whole or absent, and removed only when nobody needs them."""
+
+import errno
+import hashlib
+import json
+
+import pytest
+
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
+from services.server_manager.adapters.artifact_cache import ArtifactCache, is_intact
+from shared.errors import Permanent, Transient
+
+
+class MemoryStore:
+    """The reading half of a store: manifests by URI, blobs by digest."""
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, bytes] = {}
+        self.blobs: dict[str, bytes] = {}
+        self.fetches = 0
+        self.full = False
+
+    def put(self, name, files):
+        entries = []
+        for path, data in files.items():
+            self.blobs[digest_of(data)] = data
+            entries.append(FileEntry(path=path, digest=digest_of(data), size_bytes=len(data)))
+        data = FolderManifest(files=tuple(entries)).to_bytes()
+        return self.put_bytes(name, data)
+
+    def put_bytes(self, name, data):
+        uri = f"s3://slipway/manifests/{name}.json"
+        self.manifests[uri] = data
+        ref = ArtifactRef(uri=uri, digest=digest_of(data), size_bytes=len(data))
+        return Deployable(target=Target(model="bot", version=1, variant="bf16"), manifest=ref, weights_bytes=1)
+
+    def get(self, ref):
+        if ref.uri not in self.manifests:
+            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
+        return self.manifests[ref.uri]
+
+    def prefix_of(self, ref):  # noqa: ARG002
+        return ""
+
+    def fetch_files(self, files, destination, prefix="", progress=None):  # noqa: ARG002
+        self.fetches += 1
+        for file in files:
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if file.digest not in self.blobs:
+                raise Permanent("artifact_not_found", f"{file.path} does not exist.")
+            path = destination / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self.blobs[file.digest])
+            self.full = self.full or file.path == "fills-the-disk"
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+@pytest.fixture
+def cache(store, tmp_path):
+    return ArtifactCache(store, tmp_path / "artifacts", max_model_len=100)
+
+
+FILES = {"config.json": b"{}", "deep/weights": b"1" * 1000}
+
+
+async def test_files_are_there_and_fetched_once(store, cache):
+    one = store.put("m", FILES)
+    folder = await cache.materialise(one)
+    assert (folder / "deep" / "weights").read_bytes() == FILES["deep/weights"]
+    assert await cache.materialise(one) == folder
+    assert store.fetches == 1
+
+
+@pytest.mark.parametrize("harm", ["change", "remove", "add"])
+async def test_a_harmed_copy_is_fetched_again(store, cache, harm):
+    one = store.put("m", FILES)
+    folder = await cache.materialise(one)
+    if harm == "change":
+        (folder / "deep" / "weights").write_bytes(b"2" * 1000)
+    elif harm == "remove":
+        (folder / "config.json").unlink()
+    else:
+        (folder / "extra").write_text("x")
+    await cache.materialise(one)
+    assert store.fetches == 2
+    assert is_intact(folder, FolderManifest.model_validate_json(store.get(one.manifest)).files)
+
+
+async def test_a_download_that_breaks_off_leaves_no_folder(store, cache, tmp_path):
+    one = store.put("m", FILES)
+    del store.blobs[digest_of(FILES["deep/weights"])]
+    with pytest.raises(Permanent):
+        await cache.materialise(one)
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_a_full_disk_says_so_and_gives_the_space_back(store, cache, tmp_path):
+    one = store.put("m", {"config.json": b"{}", "fills-the-disk": b"1", "z": b"2"})
+    with pytest.raises(Transient) as caught:
+        await cache.materialise(one)
+    assert caught.value.code == "disk_full"
+    assert list((tmp_path / "artifacts").iterdir()) == []
+
+
+async def test_a_base_manifest_leads_to_its_folder(store, cache):
+    folder = store.put("folder", FILES)
+    base = store.put_bytes("base", json.dumps({"folder": folder.manifest.model_dump()}).encode())
+    assert ((await cache.materialise(base)) / "config.json").is_file()
+
+
+@pytest.mark.parametrize("content", [b"no json", b"[]", b"{}", b'{"files": []}', b'{"files": [{"path": "../x"}]}'])
+async def test_what_is_no_manifest_is_refused(store, cache, content):
+    with pytest.raises(Permanent) as caught:
+        await cache.materialise(store.put_bytes("bad", content))
+    assert caught.value.code == "malformed_event"
+
+
+async def test_a_path_out_of_the_folder_is_refused(store, cache, tmp_path):
+    evil = {"path": "../../evil", "digest": digest_of(b"x"), "size_bytes": 1}
+    with pytest.raises(Permanent):
+        await cache.materialise(store.put_bytes("evil", json.dumps({"files": [evil]}).encode()))
+    assert not list(tmp_path.rglob("evil"))
+
+
+async def test_only_what_nobody_needs_is_removed(store, cache, tmp_path):
+    kept, dropped = store.put("a", FILES), store.put("b", {"config.json": b"{ }"})
+    folders = [await cache.materialise(one) for one in (kept, dropped)]
+    (tmp_path / "artifacts" / "partial-0123").mkdir()
+    await cache.keep_only({kept.manifest.digest})
+    assert folders[0].is_dir()
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [folders[0].name]
+
+
+async def test_description_is_read_from_the_copy(store, cache):
+    one = store.put(
+        "m",
+        {
+            "config.json": b'{"max_position_embeddings": 64}',
+            "tokenizer_config.json": b'{"eos_token": "</s>"}',
+            "chat_template.jinja": "höflich".encode(),
+        },
+    )
+    await cache.materialise(one)
+    about = await cache.describe(one)
+    assert (about.chat_template, about.eos_token, about.context_tokens) == ("höflich", "</s>", 64)
+
+
+def test_intact_means_these_files_and_no_others(tmp_path):
+    (tmp_path / "a").write_bytes(b"1")
+    entry = FileEntry(path="a", digest=f"sha256:{hashlib.sha256(b'1').hexdigest()}", size_bytes=1)
+    assert is_intact(tmp_path, (entry,))
+    assert not is_intact(tmp_path, ())

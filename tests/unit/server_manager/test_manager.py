@@ -1,0 +1,215 @@
+"""The loop as a whole, tick by tick, on fakes: what it says, what it loads, what it leaves alone."""
+
+import asyncio
+
+import pytest
+
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    DeploymentChanged,
+    PromotionRefused,
+    VariantFailed,
+    VariantStaged,
+)
+from services.server_manager.domain import staging
+from services.server_manager.domain.fleet import Limits
+from services.server_manager.manager import DOWN_AFTER_S, Manager
+from shared.errors import Permanent, Transient
+from tests.kit.fakes_serving import FakeArtifacts, FakeClock, FakeEngine, FakeLead, FakeRoutes, FakeState, Published
+from tests.unit.server_manager.factories import (
+    deployable,
+    route,
+    staging_released,
+    staging_requested,
+    traffic_requested,
+)
+
+V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
+
+
+class World:
+    """A manager and everything around it."""
+
+    def __init__(self, folder) -> None:
+        self.clock = FakeClock()
+        self.engine = FakeEngine()
+        self.artifacts = FakeArtifacts(folder)
+        self.state = FakeState()
+        self.routes = FakeRoutes()
+        self.lead = FakeLead(self.state)
+        self.said = Published()
+        self.limits = Limits(memory_budget_bytes=1000, overhead_bytes=100, weights_ratio=1.0, linger_s=30)
+        self.start()
+
+    def start(self) -> None:
+        """Start the manager, or start it again with nothing remembered but the record."""
+        self.manager = Manager(
+            engine=self.engine, artifacts=self.artifacts, state=self.state, routes=self.routes, lead=self.lead,
+            publish=self.said, clock=self.clock, limits=self.limits,
+        )  # fmt: skip
+
+    async def ticks(self, count=4, seconds=1.0) -> None:
+        for _ in range(count):
+            self.clock.seconds += seconds
+            await self.manager.tick()
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    async def order(self, event) -> None:
+        await self.state.edit(lambda record: staging.enqueue_order(record, event, self.clock.now()))
+
+    def phases(self):
+        return {name: held.phase for name, held in self.manager.fleet.held().items()}
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+async def test_an_order_is_loaded_probed_applied_said_and_forgotten(world):
+    await world.order(traffic_requested("t1", 1, fallback=0))
+    await world.ticks()
+    (changed,) = world.said.facts(DeploymentChanged)
+    assert changed.route == world.routes.routes["bot"]
+    assert changed.route.active.endpoints == (world.engine.endpoint,)
+    assert changed.route.active.chat_template == "t"
+    assert changed.route.previous.target == deployable(0).target
+    assert not world.state.record.orders
+    assert {str(one.target): one.phase for one in world.state.record.loaded} == {V0: "hot", V1: "hot"}
+
+
+async def test_an_order_whose_answer_was_not_forgotten_is_said_again_under_the_same_cause(world):
+    await world.order(traffic_requested("t1", 1))
+    await world.ticks()
+    await world.order(traffic_requested("t1", 1))
+    await world.ticks()
+    assert len(world.said.facts(DeploymentChanged)) == 2
+    assert {cause.id for _, cause in world.said.emits} == {"t1"}
+    assert world.routes.routes["bot"].epoch == 1
+
+
+async def test_staging_is_granted_announced_and_released(world):
+    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.ticks()
+    (staged,) = world.said.facts(VariantStaged)
+    assert (staged.lease_id, staged.first_token) == ("s1", "keel")
+    assert staged.load_s > 0
+    await world.ticks(3)
+    assert len(world.said.facts(VariantStaged)) == 1
+    await world.state.edit(lambda record: staging.release_staging(record, staging_released(1)))
+    await world.ticks(4)
+    assert set(world.phases()) == {V0, V1}, "what was staged lingers"
+    await world.ticks(4, seconds=20)
+    assert world.phases() == {}
+    assert world.engine.models == {}
+
+
+async def test_a_corrupt_artifact_fails_the_lease_without_loading(world):
+    world.artifacts.broken[deployable(1).manifest.digest] = Permanent("digest_mismatch", "not those bytes")
+    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.ticks()
+    (failed,) = world.said.facts(VariantFailed)
+    assert (failed.code, failed.stage) == ("digest_mismatch", "stage")
+    assert V1 not in world.engine.loads
+    assert world.state.record.lease is None
+
+
+async def test_a_full_disk_is_tried_again_and_then_named(world):
+    world.artifacts.broken[deployable(1).manifest.digest] = Transient("disk_full", "no space")
+    await world.order(traffic_requested("t1", 1))
+    await world.ticks(3)
+    assert world.said.facts(PromotionRefused) == []
+    await world.ticks(4, seconds=10)
+    (refused,) = world.said.facts(PromotionRefused)
+    assert refused.code == "load_failed"
+    assert "no space" in refused.reason
+
+
+async def test_dead_is_alerted_healed_and_resolved(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    world.engine.dead.add(V1)
+    await world.ticks(12)
+    (raised,) = world.said.facts(AlertRaised)
+    (resolved,) = world.said.facts(AlertResolved)
+    assert raised.alert_id == resolved.alert_id == "engine-bot.v1.bf16"
+    assert world.engine.loads == [V1, V1]
+    assert not world.state.record.alerts
+
+
+async def test_silence_must_repeat_before_it_counts_as_death(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    world.engine.mute.add(V1)
+    await world.ticks(7)
+    assert world.engine.loads == [V1]
+    await world.ticks(7)
+    assert world.engine.loads == [V1, V1]
+    assert len(world.said.facts(AlertRaised)) == 1
+
+
+async def test_a_restarted_engine_gets_everything_back_and_one_alert_per_target(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    world.engine.down = True
+    await world.ticks(8)
+    assert len(world.said.facts(AlertRaised)) == 2
+    assert world.clock.seconds > DOWN_AFTER_S
+    world.engine.restart()
+    await world.ticks(4)
+    assert set(world.engine.models) == {V1, V2}
+    assert len(world.said.facts(AlertRaised)) == len(world.said.facts(AlertResolved)) == 2
+
+
+async def test_a_restarted_manager_proves_what_is_loaded_and_loads_nothing_again(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    loads = list(world.engine.loads)
+    world.start()
+    await world.ticks()
+    assert world.phases() == {V1: "hot", V2: "hot"}
+    assert world.engine.loads == loads
+
+
+async def test_without_the_bus_nothing_is_unloaded_and_the_dead_are_still_healed(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    world.state.lost = True
+    world.engine.dead.add(V1)
+    for _ in range(12):
+        with pytest.raises(Transient):
+            await world.ticks(1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert world.engine.loads == [V1, V1]
+    assert world.phases() == {V1: "hot"}
+    assert await world.engine.probe(V1, 1)
+
+
+async def test_without_ever_having_seen_the_bus_nothing_is_touched(world):
+    await world.engine.load(V1, await world.artifacts.materialise(deployable(1)), digest="d", memory_bytes=1)
+    world.state.lost = True
+    for _ in range(12):
+        with pytest.raises(Transient):
+            await world.ticks(1)
+    assert set(world.engine.models) == {V1}
+
+
+async def test_a_replica_without_the_lead_does_nothing(world):
+    world.lead.leads = False
+    world.routes.routes["bot"] = route(1)
+    await world.order(traffic_requested("t1", 2, epoch=1))
+    await world.ticks()
+    assert world.engine.models == {}
+    assert world.said.emits == []
+    world.lead.leads = True
+    await world.ticks()
+    assert set(world.engine.models) == {V1, V2}
+
+
+async def test_only_copies_of_what_is_held_are_kept(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    assert world.artifacts.kept == {deployable(one).manifest.digest for one in (1, 2)}
