@@ -105,6 +105,8 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
     finally:
         for task in pumps:
             task.cancel()
+        # awaited while the connection lives: once it is closed, nats-py answers a cancellation with an error of its own
+        await asyncio.gather(*pumps, return_exceptions=True)
         with contextlib.suppress(nats.errors.Error):
             await live.unsubscribe()
 

@@ -20,6 +20,7 @@ app = typer.Typer(
 STACK, RELEASES, LOOK, OPERATE = "The stack", "Releases", "Look", "Operate"
 for name, function, panel in (
     ("up", stack.up, STACK), ("ps", stack.ps, STACK), ("down", stack.down, STACK),
+    ("env", stack.env, STACK),
     ("publish", publish.publish, RELEASES), ("status", status.status, RELEASES),
     ("approve", orders.approve, RELEASES), ("cancel", orders.cancel, RELEASES),
     ("versions", look.versions, LOOK), ("show", look.show, LOOK), ("trace", look.trace, LOOK),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import typer
 from clients.cli.say import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from deploy.local import processes
+from deploy.local.leftovers import end_stack
 from deploy.local.plan import SERVICES, SINGLE, Engine, Wanted
 from deploy.local.ready import probe
 from deploy.local.state import AlreadyUp, Description, PartState, StateFolder, Table
@@ -23,7 +25,6 @@ from deploy.local.supervisor import (
     Options,
     Supervisor,
     default_engine_root,
-    end_stack,
     programs_of,
 )
 from deploy.local.view import View, last_lines
@@ -195,3 +196,16 @@ def _ask_to_stop(folder: StateFolder, table: Table) -> None:
     if processes.is_running(supervisor):
         show_line(f"the supervisor did not stop within {DOWN_TIMEOUT_S:g} s and is killed; see {folder.logs}")
         processes.kill([found])
+
+
+def env(state: StateOption = None, as_json: JsonOption = False) -> None:
+    """Print how other programs reach the stack, as shell assignments: `eval "$(slipway env)"`. Holds credentials."""
+    folder = folder_of(state)
+    description = folder.read_description()
+    if description is None or not description.variables:
+        fail(f"there is no stack in {folder.path}; start one with `slipway up`", Exit.UNREACHABLE)
+    if as_json:
+        show_json(dict(description.variables))
+        return
+    for name, value in description.variables.items():
+        show_line(f"export {name}={shlex.quote(value)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.local import plan, processes, triton
+from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, Wanted
 from deploy.local.ports import LOOPBACK, choose_ports
 from deploy.local.runner import Runner
@@ -259,29 +260,6 @@ class Supervisor:
         await self._hurry.wait()
         for runner in self._runners:
             runner.kill()
-
-
-def end_stack(folder: StateFolder, description: Description, *, grace_s: float = 0.0) -> list[int]:
-    """End everything that still runs of a stack; gives the pids that could not be ended."""
-    table = folder.read_table()
-    recorded = [part.recorded for part in table.parts if part.recorded] if table else []
-    marks = marks_of(folder, description)
-    left = processes.end_all(lambda: processes.find_leftovers(marks, recorded, spare=_ancestors()), grace_s=grace_s)
-    return [process.pid for process in left]
-
-
-def marks_of(folder: StateFolder, description: Description) -> processes.Marks:
-    """Say how the processes of a stack are recognised."""
-    return processes.Marks(description.stack_id, folder.run_folder)
-
-
-def _ancestors() -> list[int]:
-    """List the processes that this one runs under: a stack must never end its own caller."""
-    found, pid = [], os.getppid()
-    while pid > 1 and (process := processes.read_process(pid)) is not None:
-        found.append(pid)
-        pid = process.parent
-    return found
 
 
 def programs_of(python: Path) -> Programs:

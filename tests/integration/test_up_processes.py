@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from deploy.local import processes
+from deploy.local.leftovers import end_stack
 from deploy.local.processes import Marks, Recorded
 from deploy.local.runner import LAUNCHER
 from deploy.local.state import AlreadyUp, PartState, StateFolder, Table, new_description
-from deploy.local.supervisor import end_stack
 from shared.process import die_with_parent
 from tests.kit.servers import wait_until
 
@@ -31,6 +31,7 @@ class Session:
             ["sh", "-c", LEADER], stdout=subprocess.PIPE, text=True, env=environment, cwd=folder, start_new_session=True
         )
         self.child = int(self.leader.stdout.readline())
+        wait_until(lambda: all(is_sleep(pid) for pid in (self.leader.pid, self.child)), what="both programs")
         found = processes.read_process(self.leader.pid)
         self.recorded = Recorded(self.leader.pid, found.started_ticks)
 
@@ -44,6 +45,11 @@ class Session:
                 os.kill(pid, signal.SIGKILL)
         self.leader.wait()
         self.leader.stdout.close()
+        wait_until(lambda: not is_alive(self.child), what="the child's end")
+
+
+def is_sleep(pid: int) -> bool:
+    return (Path("/proc") / str(pid) / "comm").read_text() == "sleep\n"
 
 
 def is_alive(pid: int) -> bool:
@@ -101,7 +107,7 @@ def test_a_session_with_a_used_again_number_is_a_strangers(folder, tmp_path):
     try:
         marks = Marks("stack-1", folder.run_folder)
         assert processes.find_leftovers(marks, [stranger.recorded]) == []
-        younger = Recorded(stranger.leader.pid, stranger.recorded.started_ticks + 1)
+        younger = Recorded(stranger.leader.pid, stranger.recorded.started_ticks + 1_000_000)
         assert processes.find_leftovers(Marks("stack-1", tmp_path), [younger]) == []
     finally:
         stranger.close()
