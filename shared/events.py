@@ -8,18 +8,20 @@ from pydantic import ValidationError
 
 from contracts.envelope import Event, nats_subject
 from contracts.facts import Fact
-from contracts.vocabulary import MODEL_NAME_PATTERN
+from contracts.vocabulary import MODEL_NAME_PATTERN, canonical_json
 from shared.errors import Permanent
 
 F = TypeVar("F", bound=Fact)
+_PROBLEM_CHARS = 300
+"""A problem may quote what was sent, which may be as large as a message; the answer must fit into one too."""
 _SUBJECT = re.compile(r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(?P<version>v[0-9]+)\.(?P<model>.*)$")
 
 
 def model_in(subject: str) -> str | None:
     """Give the model name at the end of a NATS subject if it is a valid one."""
-    found = _SUBJECT.match(subject)
+    found = _SUBJECT.fullmatch(subject)
     model = found["model"] if found else ""
-    return model if re.match(MODEL_NAME_PATTERN, model) else None
+    return model if re.fullmatch(MODEL_NAME_PATTERN, model) else None
 
 
 def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
@@ -48,6 +50,7 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
 def _load(body: bytes) -> dict[str, Any]:
     try:
         envelope = json.loads(body)
+        canonical_json(envelope)  # Python also reads NaN, 1e999 and lone surrogates, which nobody could publish again
     except (ValueError, RecursionError) as error:
         raise Permanent("malformed_event", f"The message is not JSON: {error}.") from error
     if not isinstance(envelope, dict):
@@ -71,12 +74,14 @@ def _check_model(envelope: dict[str, Any], subject: str) -> None:
     data = envelope.get("data")
     names = [envelope.get("subject"), data.get("model") if isinstance(data, dict) else None]
     for name in names:
-        if isinstance(name, str) and not re.match(MODEL_NAME_PATTERN, name):
+        if isinstance(name, str) and not re.fullmatch(MODEL_NAME_PATTERN, name):
             raise Permanent("invalid_model_name", f"{name[:80]!r} is no valid model name.", subject=subject)
 
 
 def _explain(error: ValidationError) -> Permanent:
-    problems = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    problems = [
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"[:_PROBLEM_CHARS] for item in error.errors()
+    ]
     in_policy = all(item["loc"][:2] == ("data", "policy") for item in error.errors())
     reason = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + "."
     return Permanent("policy_invalid" if in_policy else "malformed_event", reason, problems=problems[:20])

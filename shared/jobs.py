@@ -5,12 +5,14 @@ The child prints one JSON object a line on its standard output: `{"progress": {â
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +22,8 @@ from shared.process import die_with_parent, end_tree
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
 _LINE_LIMIT = 4 * 1024 * 1024
 _OUT_OF_MEMORY_EXIT = 77
+_SILENCE_S = 2.0
+_POLL_S = 0.05
 
 
 async def run_job(
@@ -38,18 +42,20 @@ async def run_job(
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
-            env={**os.environ, **(env or {})}, preexec_fn=_prepare(memory_limit_bytes),
+            env={**os.environ, **(env or {})}, preexec_fn=_prepare(memory_limit_bytes), start_new_session=True,
         )  # fmt: skip
     try:
         async with asyncio.timeout(timeout_s):
-            outcome = await _listen(process, on_progress)
-            code = await process.wait()
+            outcome, code = await _attend(process, on_progress)
     except TimeoutError as error:
         raise Transient("deadline_passed", f"The work took longer than {timeout_s:.0f} s and was ended.") from error
     finally:
         if process.returncode is None:
             await asyncio.to_thread(end_tree, process.pid)
-            await process.wait()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # what the child left behind is in its group
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
     return _conclude(outcome, code, log_path)
 
 
@@ -64,22 +70,73 @@ def _prepare(memory_limit_bytes: int | None) -> Callable[[], None]:
     return prepare
 
 
-async def _listen(process: asyncio.subprocess.Process, on_progress: OnProgress) -> dict[str, Any]:
-    outcome: dict[str, Any] = {}
-    if process.stdout is None:
-        return outcome
-    async for line in process.stdout:
+@dataclass
+class _Heard:
+    """What a child said so far: how many messages, and its last word."""
+
+    messages: int = 0
+    outcome: dict[str, Any] = field(default_factory=dict)
+
+
+async def _attend(process: asyncio.subprocess.Process, on_progress: OnProgress) -> tuple[dict[str, Any], int]:
+    """Give the child's last word and its exit code, once it has ended and nothing more comes.
+
+    The end of its output is not awaited: a helper that the child forked may hold the channel open for ever.
+    """
+    heard = _Heard()
+    listening = asyncio.ensure_future(_listen(process.stdout, on_progress, heard))
+    ended = asyncio.ensure_future(_ended(process))
+    try:
+        await asyncio.wait({listening, ended}, return_when=asyncio.FIRST_COMPLETED)
+        before = -1
+        while ended.done() and not listening.done() and before < heard.messages:
+            before = heard.messages
+            await asyncio.wait({listening}, timeout=_SILENCE_S)
+        if listening.done():
+            listening.result()
+        return heard.outcome, await ended
+    finally:
+        listening.cancel()
+        ended.cancel()
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    while process.returncode is None:  # noqa: ASYNC110 - wait() would wait for the end of the output as well
+        await asyncio.sleep(_POLL_S)
+    return process.returncode
+
+
+async def _listen(stream: asyncio.StreamReader | None, on_progress: OnProgress, heard: _Heard) -> None:
+    while stream is not None:
         try:
-            message = json.loads(line)
-        except ValueError:
+            line = await stream.readline()
+        except ValueError:  # longer than any message of ours: the reader has dropped it
             continue
-        if not isinstance(message, dict):
+        if not line:
+            return
+        message = _message(line)
+        if message is None:
             continue
+        heard.messages += 1
         if "progress" in message:
             await on_progress(message["progress"])
-        elif "result" in message or "error" in message:
-            outcome = message
-    return outcome
+        else:
+            heard.outcome = message
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """Read one line of the protocol; None for anything else."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(message, dict):
+        return None
+    if isinstance(message.get("progress"), dict) or isinstance(message.get("result"), dict):
+        return message
+    error = message.get("error")
+    is_error = isinstance(error, dict) and isinstance(error.get("code"), str) and isinstance(error.get("reason"), str)
+    return message if is_error else None
 
 
 def _conclude(outcome: dict[str, Any], code: int, log_path: Path) -> dict[str, Any]:

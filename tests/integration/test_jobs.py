@@ -1,0 +1,245 @@
+"""Jobs as real child processes: what they report, how they die, and what is left behind (nothing)."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from shared.errors import Permanent, Transient
+from shared.jobs import run_job
+from tests.kit.servers import wait_until
+
+CHILD = "from shared.jobs import job_main, report_progress\n"
+
+
+async def run(code, tmp_path, *arguments, on_progress=None, **limits):
+    async def ignore(_fields):
+        pass
+
+    argv = [sys.executable, "-c", code, *arguments]
+    return await run_job(argv, on_progress=on_progress or ignore, log_path=tmp_path / "logs" / "job.log", **limits)
+
+
+def job(body, *, before=""):
+    lines = "\n".join(f"    {line}" for line in body.strip("\n").splitlines())
+    return f"{CHILD}{before}\ndef work(arguments):\n{lines}\njob_main(work)\n"
+
+
+async def test_result_progress_and_arguments(tmp_path):
+    seen = []
+
+    async def on_progress(fields):
+        seen.append(fields)
+
+    code = job("for step in range(3):\n    report_progress(done=step, total=3)\nreturn {'said': arguments}")
+    assert await run(code, tmp_path, "a", "b c", on_progress=on_progress) == {"said": ["a", "b c"]}
+    assert seen == [{"done": step, "total": 3} for step in range(3)]
+
+
+async def test_progress_arrives_while_the_work_goes_on(tmp_path):
+    """The child waits for a file that only the first report of progress makes."""
+    flag = tmp_path / "flag"
+
+    async def on_progress(_fields):
+        flag.touch()
+
+    code = job(
+        "import pathlib, time\nreport_progress(done=0)\nflag = pathlib.Path(arguments[0])\n"
+        "while not flag.exists(): time.sleep(0.01)\nreturn {'ok': True}"
+    )
+    assert await run(code, tmp_path, str(flag), on_progress=on_progress, timeout_s=20) == {"ok": True}
+
+
+@pytest.mark.parametrize("kind", ["Permanent", "Transient"])
+async def test_reported_error_arrives_as_it_was(tmp_path, kind):
+    code = job(f"raise {kind}('base_mismatch', 'Another base.', found='x')", before="from shared.errors import *")
+    with pytest.raises({"Permanent": Permanent, "Transient": Transient}[kind]) as caught:
+        await run(code, tmp_path)
+    assert (caught.value.code, caught.value.reason) == ("base_mismatch", "Another base.")
+    assert caught.value.details == {"found": "x"}
+
+
+async def test_error_of_a_library_is_translated_in_the_child(tmp_path):
+    with pytest.raises(Transient) as caught:
+        await run(job("raise OSError(28, 'no space')"), tmp_path)
+    assert caught.value.code == "disk_full"
+
+
+async def test_unknown_error_names_its_log_which_has_the_traceback(tmp_path):
+    with pytest.raises(Permanent) as caught:
+        await run(job("raise KeyError('surprise')"), tmp_path)
+    assert caught.value.code == "engine_failed"
+    assert "job.log" in caught.value.reason
+    assert "KeyError: 'surprise'" in (tmp_path / "logs" / "job.log").read_text()
+
+
+async def test_silent_exit_is_no_result(tmp_path):
+    with pytest.raises(Permanent) as caught:
+        await run("pass", tmp_path)
+    assert (caught.value.code, caught.value.details) == ("engine_failed", {"exit_code": 0})
+
+
+async def test_result_of_a_child_that_then_crashed_does_not_count(tmp_path):
+    code = "import os\nprint('{\"result\": {}}', flush=True)\nos._exit(3)"
+    with pytest.raises(Permanent) as caught:
+        await run(code, tmp_path)
+    assert caught.value.details == {"exit_code": 3}
+
+
+async def test_memory_limit_gives_out_of_memory(tmp_path):
+    code = job("return {'size': len(bytearray(2_000_000_000))}")
+    with pytest.raises(Permanent) as caught:
+        await run(code, tmp_path, memory_limit_bytes=500_000_000)
+    assert caught.value.code == "out_of_memory"
+    assert await run(job("return {'size': len(bytearray(1_000))}"), tmp_path, memory_limit_bytes=500_000_000)
+
+
+async def test_killed_child_counts_as_out_of_memory(tmp_path):
+    """The kernel's out-of-memory killer leaves nothing but SIGKILL."""
+    with pytest.raises(Permanent) as caught:
+        await run(job("import os\nos.kill(os.getpid(), 9)"), tmp_path)
+    assert caught.value.code == "out_of_memory"
+
+
+async def test_prints_of_libraries_do_not_disturb_the_protocol(tmp_path):
+    code = job("print('noise'); import os; os.write(1, b'{\"result\": {\"forged\": 1}}\\n'); return {'ok': True}")
+    assert await run(code, tmp_path) == {"ok": True}
+    assert "noise" in (tmp_path / "logs" / "job.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    ["not json", "[1, 2]", "7", "null", '{"other": 1}', '{"progress": 7}', '{"error": "text"}', '{"error": {}}',
+     '{"result": 5}', '{"error": {"code": "nonsense"}}', "\\xff\\xfe", ""],
+)  # fmt: skip
+async def test_garbage_on_the_channel_is_passed_over(tmp_path, garbage):
+    noise = f"sys.stdout.buffer.write(b'''{garbage}\\n'''); sys.stdout.flush()\n"
+    code = f"import sys\n{noise}print('{{\"result\": {{\"ok\": true}}}}')\n{noise}"
+    assert await run(code, tmp_path) == {"ok": True}
+
+
+async def test_huge_lines_are_passed_over_and_huge_results_arrive(tmp_path):
+    code = "print('x' * 20_000_000)\nprint('{\"result\": {\"ok\": true}}')"
+    assert await run(code, tmp_path, timeout_s=30) == {"ok": True}
+    large = await run(job("return {'text': 'y' * 3_000_000}"), tmp_path, timeout_s=30)
+    assert len(large["text"]) == 3_000_000
+
+
+async def test_result_too_large_for_the_channel_is_an_error_and_no_hang(tmp_path):
+    with pytest.raises(Permanent) as caught:
+        await run(job("return {'text': 'y' * 9_000_000}"), tmp_path, timeout_s=30)
+    assert caught.value.code == "engine_failed"
+
+
+async def test_much_output_on_both_channels_does_not_block(tmp_path):
+    seen = 0
+
+    async def on_progress(_fields):
+        nonlocal seen
+        seen += 1
+
+    code = job("for n in range(5000):\n    report_progress(done=n, pad='z' * 500)\n    print('w' * 500)\nreturn {}")
+    assert await run(code, tmp_path, on_progress=on_progress, timeout_s=60) == {}
+    assert seen == 5000
+
+
+SLEEP = "import os, subprocess, sys, time\nopen(arguments[0], 'w').write(str(os.getpid()))\ntime.sleep(600)"
+
+
+def pid_in(path):
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int(path.read_text())
+    return None
+
+
+def gone(pid):
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_timeout_ends_the_child(tmp_path):
+    with pytest.raises(Transient) as caught:
+        await run(job(SLEEP), tmp_path, str(tmp_path / "pid"), timeout_s=2)
+    assert caught.value.code == "deadline_passed"
+    assert gone(pid_in(tmp_path / "pid"))
+
+
+async def test_child_that_ignores_sigterm_is_killed_at_the_timeout(tmp_path):
+    code = job("import signal\nsignal.signal(15, signal.SIG_IGN)\n" + SLEEP)
+    with pytest.raises(Transient):
+        await run(code, tmp_path, str(tmp_path / "pid"), timeout_s=2)
+    assert gone(pid_in(tmp_path / "pid"))
+
+
+async def test_cancelling_ends_the_child_and_its_children(tmp_path):
+    body = "import subprocess, sys\nchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    body += "open(arguments[1], 'w').write(str(child.pid))\n" + SLEEP
+    task = asyncio.create_task(run(job(body), tmp_path, str(tmp_path / "pid"), str(tmp_path / "grandchild")))
+    await asyncio.to_thread(wait_until, lambda: pid_in(tmp_path / "pid"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert gone(pid_in(tmp_path / "pid"))
+    assert gone(pid_in(tmp_path / "grandchild"))
+
+
+async def test_failing_progress_callback_ends_the_child(tmp_path):
+    async def on_progress(_fields):
+        raise ZeroDivisionError
+
+    code = job("report_progress(done=1)\n" + SLEEP)
+    with pytest.raises(ZeroDivisionError):
+        await run(code, tmp_path, str(tmp_path / "pid"), on_progress=on_progress, timeout_s=30)
+    await asyncio.to_thread(wait_until, lambda: pid_in(tmp_path / "pid") is None or gone(pid_in(tmp_path / "pid")))
+
+
+async def test_grandchild_that_keeps_the_channel_open_does_not_hold_up_a_finished_job(tmp_path):
+    """A forked helper inherits the channel; the job is over when its own process is."""
+    body = "import os, time\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)\nreturn {'ok': True}"
+    started = time.monotonic()
+    assert await run(job(body), tmp_path, timeout_s=40) == {"ok": True}
+    assert time.monotonic() - started < 30
+
+
+def test_killing_the_parent_kills_the_child(tmp_path):
+    parent = f"""
+import asyncio, sys
+from pathlib import Path
+from shared.jobs import run_job
+async def ignore(_): pass
+code = {job(SLEEP)!r}
+argv = [sys.executable, "-c", code, sys.argv[1]]
+asyncio.run(run_job(argv, on_progress=ignore, log_path=Path(sys.argv[2])))
+"""
+    pid_file = tmp_path / "pid"
+    process = subprocess.Popen([sys.executable, "-c", parent, str(pid_file), str(tmp_path / "log")])
+    try:
+        child = wait_until(lambda: pid_in(pid_file), what="the child's start")
+        assert not gone(child)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: gone(child), timeout_s=5, what="the child's end")
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_environment_is_added_not_replaced(tmp_path):
+    code = job("import os\nreturn {'new': os.environ['SLIPWAY_NEW'], 'path': bool(os.environ.get('PATH'))}")
+    assert await run(code, tmp_path, env={"SLIPWAY_NEW": "1"}) == {"new": "1", "path": True}
+
+
+async def test_jobs_run_side_by_side(tmp_path):
+    """Two children that each wait for the other prove that neither blocks the loop."""
+    body = (
+        "import pathlib, time\nmine, other = map(pathlib.Path, arguments)\nmine.touch()\n"
+        "while not other.exists(): time.sleep(0.01)\nreturn {'ok': True}"
+    )
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    both = await asyncio.gather(run(job(body), tmp_path, a, b, timeout_s=20), run(job(body), tmp_path, b, a, timeout_s=20))
+    assert both == [{"ok": True}] * 2

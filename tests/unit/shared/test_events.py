@@ -1,0 +1,181 @@
+"""Whatever arrives on a subject becomes an event or a Permanent error with a code; nothing else ever happens."""
+
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from contracts.envelope import plain
+from contracts.facts import FACTS, CheckpointReady, VariantRequested
+from contracts.vocabulary import canonical_json
+from shared.errors import Permanent
+from shared.events import model_in, parse_event
+from tests.kit import factories
+
+SUBJECT = f"{CheckpointReady.TYPE}.support-bot"
+GOOD = plain(factories.event(CheckpointReady))
+CODES = {"malformed_event", "unknown_event_version", "invalid_model_name", "subject_mismatch", "policy_invalid"}
+
+
+def refused(body, subject=SUBJECT, fact=CheckpointReady):
+    with pytest.raises(Permanent) as caught:
+        parse_event(fact, subject, body)
+    check(caught.value)
+    return caught.value
+
+
+def check(error):
+    """An answer names a code, is a sentence, and fits into headers and facts."""
+    assert error.code in CODES
+    assert len(error.reason) < 8_000
+    canonical_json({"reason": error.reason, "details": error.details})
+
+
+def sent(**changes):
+    return canonical_json(GOOD | changes)
+
+
+def with_data(**changes):
+    return canonical_json(GOOD | {"data": GOOD["data"] | changes})
+
+
+def parse_or_refuse(fact, subject, body):
+    try:
+        event = parse_event(fact, subject, body)
+    except Permanent as error:
+        check(error)
+        return
+    assert canonical_json(plain(event)), "what was accepted can be published again"
+    assert event.nats_subject == subject
+
+
+@pytest.mark.parametrize("kind", FACTS.values(), ids=lambda kind: kind.__name__)
+def test_every_fact_parses_on_its_own_subject_only(kind):
+    event = factories.event(kind)
+    assert parse_event(kind, event.nats_subject, canonical_json(plain(event))) == event
+    assert refused(canonical_json(plain(event)), f"{kind.TYPE}.other-bot", kind).code == "subject_mismatch"
+
+
+def test_staging_and_production_do_not_mix():
+    staged = factories.event(VariantRequested, environment="staging")
+    body = canonical_json(plain(staged))
+    assert parse_event(VariantRequested, staged.nats_subject, body) == staged
+    assert refused(body, f"{VariantRequested.TYPE}.support-bot", VariantRequested).code == "subject_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [
+        ("malformed_event", b""),
+        ("malformed_event", b"{"),
+        ("malformed_event", b"null"),
+        ("malformed_event", b"[]"),
+        ("malformed_event", b'"text"'),
+        ("malformed_event", b"\xff\xfe\x00"),
+        ("malformed_event", b"[" * 100_000),
+        ("malformed_event", b'{"a":' * 100_000),
+        ("malformed_event", b"9" * 10_000),
+        ("malformed_event", sent(type=None)),
+        ("malformed_event", sent(data=None)),
+        ("malformed_event", sent(id="")),
+        ("malformed_event", sent(time="yesterday")),
+        ("malformed_event", sent(subject=["support-bot"])),
+        ("malformed_event", with_data(wanted=["int3"])),
+        ("malformed_event", with_data(weights={"kind": "lora"})),
+        ("malformed_event", with_data(policy={"triggers": []}, attempt=0)),
+        ("unknown_event_version", sent(type="slipway.checkpoint.ready.v2")),
+        ("subject_mismatch", sent(type="slipway.alert.raised.v1")),
+        ("subject_mismatch", sent(type=7)),
+        ("subject_mismatch", sent(subject="other-bot")),
+        ("subject_mismatch", with_data(model="other-bot")),
+        ("invalid_model_name", sent(subject="Support Bot")),
+        ("invalid_model_name", sent(subject="support-bot\n")),
+        ("invalid_model_name", with_data(model="../etc")),
+        ("invalid_model_name", with_data(model="a" * 300)),
+        ("policy_invalid", with_data(policy={"triggers": []})),
+        ("policy_invalid", with_data(policy="strict")),
+        ("policy_invalid", with_data(policy=GOOD["data"]["policy"] | {"gatse": []})),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, bytes) else value,
+)
+def test_each_way_of_being_wrong_has_its_code(code, body):
+    assert refused(body).code == code
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
+def test_numbers_that_are_not_json_are_refused_at_the_door(number):
+    """They would pass where any value is allowed, and then nobody could publish the fact that follows."""
+    body = with_data(training=GOOD["data"]["training"] | {"hyperparameters": {"clip": "HERE"}})
+    assert refused(body.replace(b'"HERE"', number)).code == "malformed_event"
+
+
+@pytest.mark.parametrize("where", ["hyperparameters", "id"])
+def test_lone_surrogates_are_refused_at_the_door(where):
+    body = with_data(training=GOOD["data"]["training"] | {"hyperparameters": {"note": "HERE"}})
+    body = body if where == "hyperparameters" else sent(id="HERE")
+    assert refused(body.replace(b"HERE", rb"\ud800")).code == "malformed_event"
+
+
+def test_an_answer_stays_small_however_much_was_sent():
+    huge = "y" * 500_000
+    error = refused(with_data(policy=GOOD["data"]["policy"] | {huge: 1}))
+    assert error.code == "policy_invalid"
+    assert len(json.dumps(error.details)) < 10_000
+
+
+@given(st.binary(max_size=200))
+@example(b"\xef\xbb\xbf{}")
+@example(b"\x00{\x00}")
+def test_arbitrary_bytes_are_refused(body):
+    refused(body)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(alphabet=st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(GOOD)), anything, min_size=1, max_size=3))
+def test_arbitrary_attributes_are_parsed_or_refused(changes):
+    parse_or_refuse(CheckpointReady, SUBJECT, json.dumps(GOOD | changes).encode())
+
+
+@given(st.dictionaries(st.sampled_from(sorted(GOOD["data"])), anything, min_size=1, max_size=2), st.text(max_size=12))
+def test_arbitrary_data_on_arbitrary_subjects_is_parsed_or_refused(changes, tail):
+    body = json.dumps(GOOD | {"data": GOOD["data"] | changes}).encode()
+    parse_or_refuse(CheckpointReady, SUBJECT, body)
+    parse_or_refuse(CheckpointReady, f"{CheckpointReady.TYPE}.{tail}", body)
+
+
+@given(st.text(max_size=40))
+@example("slipway.checkpoint.ready.v1.a\n")
+@example("slipway.staging.alert.raised.v1.x")
+def test_a_model_is_read_from_a_subject_only_if_it_is_a_valid_name(text):
+    for subject in (text, f"slipway.checkpoint.ready.v1.{text}"):
+        model = model_in(subject)
+        if model is not None:
+            assert subject.endswith(f".{model}")
+            assert parse_event(VariantRequested, f"{VariantRequested.TYPE}.{model}", renamed(model)).subject == model
+
+
+def renamed(model):
+    return canonical_json(plain(factories.event(VariantRequested)) | {"subject": model})
+
+
+@pytest.mark.parametrize(
+    ("subject", "model"),
+    [
+        ("slipway.checkpoint.ready.v1.support-bot", "support-bot"),
+        ("slipway.staging.alert.raised.v12.a", "a"),
+        ("slipway.checkpoint.ready.v1.a.b", None),
+        ("slipway.checkpoint.ready.v1", None),
+        ("slipway.checkpoint.ready.v1.", None),
+        ("slipway.checkpoint.ready.v1.UP", None),
+        ("other.checkpoint.ready.v1.a", None),
+    ],
+)
+def test_models_in_subjects(subject, model):
+    assert model_in(subject) == model
