@@ -71,11 +71,12 @@ class Ledger:
         cause = happened.cause_id or happened.id if happened else cause_id or release_id
         lock = self._locks.setdefault(release_id, asyncio.Lock())
         async with lock:
-            release = await self._write(model, release_id, happened, cause)
-            if release is None:
+            written = await self._write(model, release_id, happened, cause)
+            if written is None:
                 structlog.get_logger().info("no such release", model=model, release=release_id)
                 return None
-            await self._drain(release)
+            release, left_over = written
+            await self._drain(release, left_over)
         if release.finished is not None:
             await self._strike_out(release, cause)
         elif deadlines.awaited_step(release) == "queue":
@@ -94,7 +95,10 @@ class Ledger:
         except Conflict:
             return  # another replica was faster, with the same record
 
-    async def _write(self, model: str, release_id: str, happened: Input | None, cause: str) -> Release | None:
+    async def _write(
+        self, model: str, release_id: str, happened: Input | None, cause: str
+    ) -> tuple[Release, frozenset[str]] | None:
+        """Decide and write; give the record, and the keys that were in its outbox before."""
         for _ in range(_ATTEMPTS):
             entry = await self._out.releases.get(release_record(model, release_id))
             if entry is None:
@@ -103,13 +107,14 @@ class Ledger:
             if happened is not None:
                 release = releases.decide(release, happened, self._out.clock.now()).release
             release = await self._fulfil(release, cause)
+            left_over = frozenset(one.key for one in entry.value.outbox)
             if release == entry.value:
-                return release
+                return release, left_over
             try:
                 await self._out.releases.update(release_record(model, release_id), release, entry.revision)
             except Conflict:
                 continue
-            return release
+            return release, left_over
         raise Transient("bus_unavailable", f"The record of {release_id} kept changing.")
 
     async def _fulfil(self, release: Release, cause: str) -> Release:
@@ -127,13 +132,19 @@ class Ledger:
                 release = releases.decide(release, Input(f"{release.id}/slot", now, slot, cause), now).release
         return release
 
-    async def _drain(self, release: Release) -> None:
-        """Publish the outbox, then clear it; whoever dies in between publishes the same ids again."""
+    async def _drain(self, release: Release, left_over: frozenset[str]) -> None:
+        """Publish the outbox, then clear it.
+
+        What an earlier process left may have been published before it died, longer ago than the dedupe window
+        remembers: that is looked up in the log, so that each fact is there once.
+        """
         pending = release.outbox
         if not pending:
             return
         for outgoing in pending:
-            await self._out.publisher.publish(_emit(release, outgoing))
+            emit, since = _emit(release, outgoing), release.emitted[outgoing.key]
+            if outgoing.key not in left_over or not await self._out.publisher.was_published(emit, since):
+                await self._out.publisher.publish(emit)
         failpoint("registry.after_publish")
         key = release_record(release.model, release.id)
         for _ in range(_ATTEMPTS):

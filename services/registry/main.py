@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
+from services.registry.adapters.jetstream import LoggedPublisher
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
@@ -32,7 +33,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
         releases=Bucket(js, "releases", Release, service=SERVICE),
         models=Bucket(js, "releases", ModelRecord, service=SERVICE),
         policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
-        artifacts=artifacts, publisher=bus, clock=clock,
+        artifacts=artifacts, publisher=LoggedPublisher(bus), clock=clock,
     )  # fmt: skip
     roots = tuple(PurePosixPath(root) for root in settings.file_roots)
     registry = build(bus, outside, Places(bucket=connection.s3_bucket, file_roots=roots))

@@ -1,5 +1,6 @@
 """What the registry needs from outside."""
 
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -49,3 +50,6 @@ class Publisher(Protocol):
 
     async def publish(self, emit: Emit) -> object:
         """Publish a fact and return once the stream has it; raise Transient when it has not."""
+
+    async def was_published(self, emit: Emit, since: datetime) -> bool:
+        """Tell whether the stream has this very fact already, decided at `since`, however long ago that was."""

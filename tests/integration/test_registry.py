@@ -14,6 +14,7 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from services.registry.adapters.jetstream import LoggedPublisher
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
@@ -76,7 +77,7 @@ def outside(js, settings, publisher):
 async def registry(js, settings):
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
-    house = build(bus, outside(bus.js, settings, bus), Places(bucket=settings.s3_bucket))
+    house = build(bus, outside(bus.js, settings, LoggedPublisher(bus)), Places(bucket=settings.s3_bucket))
     await bus.broker.start()
     sweeping = asyncio.create_task(house.keep_sweeping(0.2))
     try:

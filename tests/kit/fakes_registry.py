@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.staging import SideSummary
-from contracts.manifests import BaseManifest, FileEntry, FolderManifest
+from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, FolderManifest, VersionManifest
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
-from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
+from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of
 from services.registry.domain.record import ManifestWritten, SlotGranted
 from services.registry.ledger import Outside
 from shared.errors import Permanent
@@ -251,24 +251,26 @@ class FakeArtifacts:
     """Artifacts in memory, create-only."""
 
     def __init__(self) -> None:
+        weights = f"checkpoints/{MODEL}/manifests/folder/a.json"
         self.bases = {"bases/tiny/1.json": BASE}
-        self.present = {ready().weights.ref.uri: ready().weights.ref.digest}
-        self.versions: dict[str, object] = {}
-        self.deployments: dict[str, object] = {}
+        self.present: dict[str, bytes] = {ref(weights).uri: weights.encode()}
+        self.versions: dict[str, VersionManifest] = {}
+        self.deployments: dict[str, DeploymentRecord] = {}
 
     async def find_base(self, key):
         return self.bases.get(key)
 
     async def verify(self, one):
-        if one.uri not in self.present:
+        data = self.present.get(one.uri)
+        if data is None:
             raise Permanent("artifact_not_found", f"{one.uri} does not exist.")
-        if self.present[one.uri] != one.digest:
+        if digest_of(data) != one.digest or len(data) != one.size_bytes:
             raise Permanent("digest_mismatch", f"{one.uri} is something else.")
 
     async def put_version(self, manifest):
         key = f"versions/{manifest.model}/{manifest.version}/manifest.json"
-        self.versions.setdefault(key, manifest)
-        return ref(key)
+        data = canonical_json(self.versions.setdefault(key, manifest).model_dump(mode="json"))
+        return ArtifactRef(uri=f"s3://slipway/{key}", digest=digest_of(data), size_bytes=len(data))
 
     async def put_deployment(self, record):
         key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}.json"
@@ -287,6 +289,9 @@ class FakePublisher:
         if self.failing is not None and self.failing_model in (None, emit.model):
             raise self.failing
         self.said.append(emit)
+
+    async def was_published(self, emit, since):  # noqa: ARG002 - the fake remembers everything
+        return emit in self.said
 
     def of(self, kind):
         return [emit.fact for emit in self.said if isinstance(emit.fact, kind)]

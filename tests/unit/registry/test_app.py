@@ -6,9 +6,9 @@ import pytest
 
 from contracts import facts as f
 from contracts.policy import Promotion
-from contracts.vocabulary import digest_of
 from services.registry.app import Registry, rejection
 from services.registry.domain.admission import Places
+from services.registry.domain.record import Outgoing
 from shared.bus import Failed
 from shared.errors import Permanent, Transient
 from shared.kv import Entry
@@ -115,7 +115,7 @@ async def test_what_may_not_come_in_is_refused_with_its_code(house, changes, cod
 
 async def test_weights_that_are_not_what_was_announced_are_refused(house):
     uri = k.ready().weights.ref.uri
-    house.out.artifacts.present[uri] = digest_of(b"something else")
+    house.out.artifacts.present[uri] = b"something else"
     with pytest.raises(Permanent) as caught:
         await house.admit()
     assert caught.value.code == "digest_mismatch"
@@ -180,6 +180,24 @@ async def test_redelivery_publishes_what_the_outbox_still_holds(house):
     assert len(house.said(f.VariantRequested)) == 2
     await house.registry.hear(merged, opened.release_id)
     assert len(house.said(f.VariantRequested)) == 2
+
+
+async def test_a_crash_after_the_publish_says_nothing_twice_however_late_the_restart(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    await house.hear(opened.release_id, k.merged())
+    key = f"{k.MODEL}.{opened.release_id}"
+    entry = await house.out.releases.get(key)
+    said = [emit for emit in house.out.publisher.said if isinstance(emit.fact, f.VariantRequested)]
+    outbox = tuple(
+        Outgoing(key=e.key.split(":", 1)[1], type=e.fact.TYPE, cause_id=e.cause_id, data=e.fact.model_dump(mode="json"))
+        for e in said
+    )
+    # the record as it was when the process died between publishing and clearing
+    await house.out.releases.update(key, entry.value.model_copy(update={"outbox": outbox}), entry.revision)
+    await house.restarted().registry.sweep()
+    assert len(house.said(f.VariantRequested)) == 2
+    assert (await house.release(opened.release_id)).outbox == ()
 
 
 async def test_a_conflicting_write_is_decided_again(house):
@@ -276,7 +294,7 @@ async def test_the_sweeper_ends_what_waits_too_long(house):
 async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(house):
     await house.admit()
     weights = k.ready().weights.model_copy(update={"ref": k.ref("checkpoints/a-bot/x")})
-    house.out.artifacts.present[weights.ref.uri] = weights.ref.digest
+    house.out.artifacts.present[weights.ref.uri] = b"checkpoints/a-bot/x"
     await house.admit("e2", model="a-bot", weights=weights)
     house.out.clock.advance(k.policy().deadlines.merge_s)
     house.out.publisher.failing, house.out.publisher.failing_model = Transient("bus_unavailable", "away"), "a-bot"

@@ -1,0 +1,183 @@
+"""One suite per port of the registry, run on the fake and on the real server: a fake may not promise anything else."""
+
+import contextlib
+from datetime import timedelta
+
+import pytest
+
+from contracts import facts as f
+from contracts.manifests import DeploymentRecord
+from contracts.vocabulary import canonical_json, digest_of
+from services.registry.adapters.jetstream import LoggedPublisher
+from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.domain import versions
+from services.registry.domain.record import Input, Release
+from services.registry.domain.releases import decide, open_release
+from services.registry.domain.versions import ModelRecord
+from shared.blobs import Store
+from shared.bus import Bus, Emit
+from shared.clock import SystemClock
+from shared.errors import Permanent
+from shared.kv import Bucket, Conflict
+from tests.kit import fakes_registry as k
+
+
+@pytest.fixture(params=["fake", "real"])
+def records(request):
+    """Records of releases and of models in the same bucket."""
+    if request.param == "fake":
+        kept = {}
+        return k.FakeRecords(kept), k.FakeRecords(kept)
+    js = request.getfixturevalue("js")
+    return Bucket(js, "releases", Release), Bucket(js, "releases", ModelRecord)
+
+
+def a_release():
+    opened = open_release(k.opened(), cause_id="e0", now=k.START).release
+    return decide(opened, Input("e1", k.START, k.merged()), k.START).release
+
+
+async def test_records_read_back_what_was_written(records):
+    releases, models = records
+    assert await releases.get("m.r-1") is None
+    assert await releases.keys() == []
+    revision = await releases.create("m.r-1", a_release())
+    entry = await releases.get("m.r-1")
+    assert (entry.value, entry.revision) == (a_release(), revision)
+    await models.create("m.model", ModelRecord(model="m"))
+    assert (await models.get("m.model")).value == ModelRecord(model="m")
+    assert await models.keys() == ["m.model", "m.r-1"]
+
+
+async def test_records_are_under_compare_and_set(records):
+    _, models = records
+    one = ModelRecord(model="m")
+    first = await models.create("m.model", one)
+    with pytest.raises(Conflict):
+        await models.create("m.model", one)
+    second = await models.update("m.model", one.model_copy(update={"next_version": 2}), first)
+    with pytest.raises(Conflict):
+        await models.update("m.model", one.model_copy(update={"next_version": 9}), first)
+    entry = await models.get("m.model")
+    assert (entry.value.next_version, entry.revision) == (2, second)
+    await models.create("n.model", one)
+    await models.update("m.model", one, second)
+
+
+@pytest.fixture(params=["fake", "real"])
+def artifacts(request):
+    """Artifacts, with what a publisher and an import would have put there."""
+    name = f"checkpoints/{k.MODEL}/manifests/folder/a.json"
+    if request.param == "fake":
+        return k.FakeArtifacts()
+    store = Store(request.getfixturevalue("settings"))
+    for key in store.keys("versions/"):
+        store._client.remove_object(bucket_name=store.bucket, object_name=key)
+    store.put_manifest(name, name.encode())
+    store.put_manifest("bases/tiny/1.json", k.BASE)
+    return StoredArtifacts(store)
+
+
+async def test_bases_are_found_by_their_key(artifacts):
+    assert await artifacts.find_base("bases/tiny/1.json") == k.BASE
+    assert await artifacts.find_base("bases/tiny/2.json") is None
+
+
+async def test_artifacts_are_what_was_announced_or_refused(artifacts):
+    ref = k.ready().weights.ref
+    await artifacts.verify(ref)
+    for changed, code in (
+        ({"uri": ref.uri + "x"}, "artifact_not_found"),
+        ({"digest": digest_of(b"other")}, "digest_mismatch"),
+        ({"size_bytes": ref.size_bytes + 1}, "digest_mismatch"),
+    ):
+        with pytest.raises(Permanent) as caught:
+            await artifacts.verify(ref.model_copy(update=changed))
+        assert caught.value.code == code
+
+
+async def test_the_first_manifest_of_a_version_stays(artifacts):
+    release = a_release()
+    for i, fact in enumerate((k.quantised("bf16"), k.quantised("int8"))):
+        release = decide(release, Input(f"q{i}", k.START, fact), k.START).release
+    first = versions.plan_manifest(release, k.START)
+    ref = await artifacts.put_version(first)
+    assert ref.uri == "s3://slipway/versions/support-bot/1/manifest.json"
+    assert ref.digest == digest_of(canonical_json(first.model_dump(mode="json")))
+    again = versions.plan_manifest(release, k.START + timedelta(hours=1))
+    assert again != first
+    assert await artifacts.put_version(again) == ref
+
+
+async def test_deployment_records_are_only_ever_added(artifacts):
+    record = DeploymentRecord(
+        target=k.target("int8"), epoch=1, cause="promote", cause_id="c", weight_ratio=1.0, deployed_at=k.START
+    )
+    await artifacts.put_deployment(record)
+    await artifacts.put_deployment(record.model_copy(update={"cause": "restore"}))
+    key = "versions/support-bot/1/deployments/1.json"
+    if isinstance(artifacts, StoredArtifacts):
+        kept = DeploymentRecord.model_validate_json(artifacts._store.find(key))
+    else:
+        kept = artifacts.deployments[key]
+    assert kept == record
+
+
+@pytest.fixture(params=["fake", "real"])
+def publisher(request):
+    """A publisher, to be entered."""
+    if request.param == "fake":
+        return contextlib.nullcontext(k.FakePublisher())
+    request.getfixturevalue("js")
+    return connected_publisher(request.getfixturevalue("settings"))
+
+
+@contextlib.asynccontextmanager
+async def connected_publisher(settings):
+    bus = Bus(settings, "registry", SystemClock())
+    await bus.connect()
+    try:
+        yield LoggedPublisher(bus)
+    finally:
+        await bus.broker.stop()
+
+
+async def test_what_was_published_is_known_for_ever_and_nothing_else_is(publisher):
+    now = SystemClock().now()
+    target = k.target("int8")
+
+    def emit(key, model=k.MODEL):
+        fact = f.StagingReleased(release_id=k.RELEASE, candidate=target)
+        return Emit(fact, key=key, model=model, correlation_id=k.RELEASE, environment="production", cause_id="c")
+
+    async with publisher as said:
+        assert not await said.was_published(emit("a"), now)
+        for key in ("a", "b", "c"):
+            await said.publish(emit(key))
+            assert await said.was_published(emit(key), now)
+        await said.publish(emit("d", "other-bot"))
+        assert [await said.was_published(emit(key), now) for key in ("a", "b", "c", "d")] == [True, True, True, False]
+        assert await said.was_published(emit("d", "other-bot"), now)
+
+
+async def test_files_are_read_inside_the_allowed_roots_only(settings, tmp_path):
+    root = tmp_path / "allowed"
+    root.mkdir()
+    (root / "a.json").write_bytes(b"a")
+    (tmp_path / "secret").write_bytes(b"a")
+    (root / "link").symlink_to(tmp_path / "secret")
+    artifacts = StoredArtifacts(Store(settings), (root,))
+
+    def ref(path, content=b"a"):
+        return k.ready().weights.ref.model_copy(
+            update={"uri": path.as_uri(), "digest": digest_of(content), "size_bytes": 1}
+        )
+
+    await artifacts.verify(ref(root / "a.json"))
+    for given, code in (
+        (ref(root / "link"), "uri_not_allowed"), (ref(tmp_path / "secret"), "uri_not_allowed"),
+        (ref(root / "none"), "artifact_not_found"), (ref(root / "a.json", b"b"), "digest_mismatch"),
+    ):  # fmt: skip
+        with pytest.raises(Permanent) as caught:
+            await artifacts.verify(given)
+        assert caught.value.code == code
