@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +77,11 @@ async def _last_sequence(js: JetStreamContext, stream: str, model: str | None) -
         return 0
 
 
-async def follow(client: Client, model: str | None = None, *, after: dict[str, int]) -> AsyncIterator[Said]:
-    """Give what is said after these sequences, for ever, and live progress between; survives restarts of the bus."""
+async def follow(client: Client, model: str | None = None, *, after: dict[str, int]) -> AsyncGenerator[Said, None]:
+    """Give what is said after these sequences, for ever, and live progress between; survives restarts of the bus.
+
+    Close it (`contextlib.aclosing`) before the client.
+    """
     queue: asyncio.Queue[Said] = asyncio.Queue()
 
     async def on_progress(message: Msg) -> None:
@@ -88,7 +91,7 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
 
     async def pump(stream: str) -> None:
         reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, model, start=after.get(stream, 0) + 1)
-        while True:
+        while not client.is_closed:  # nats-py turns a cancellation into an error once its connection is closed
             for one in await reader.read(wait_s=WAIT_S):
                 await queue.put(one)
 
@@ -97,11 +100,15 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
     try:
         while True:
             getting = asyncio.create_task(queue.get())
-            await asyncio.wait([getting, *pumps], return_when=asyncio.FIRST_COMPLETED)
+            try:
+                await asyncio.wait([getting, *pumps], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not getting.done():
+                    getting.cancel()
             for task in pumps:
                 if task.done():
                     task.result()
-            yield await getting
+            yield getting.result()
     finally:
         for task in pumps:
             task.cancel()

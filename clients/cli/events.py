@@ -42,8 +42,9 @@ async def _events(place: Place, model: str | None, limit: int | None, follow_it:
             _print(one, as_json)
         if follow_it:
             after = {one.stream: one.sequence for one in sorted(said, key=lambda one: one.sequence)}
-            async for one in follow(client, model, after=after):
-                _print(one, as_json)
+            async with contextlib.aclosing(follow(client, model, after=after)) as news:
+                async for one in news:
+                    _print(one, as_json)
 
 
 def _print(one: Said, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any
@@ -106,18 +106,20 @@ async def _watch(place: Place, what: str | None, draw: Draw, *, stop_at_end: boo
         said = await read_history(client.jetstream(timeout=10), model_of(what))
         roads = project(one.event for one in said)
         after = {one.stream: one.sequence for one in sorted(said, key=lambda one: one.sequence)}
-        async for one in _with_ticks(follow(client, model_of(what), after=after)):
-            if one is not None:
-                roads = advance(roads, one.event)
-            road = pick(join(roads), what)
-            if road is not None:
-                draw(road, clock.now())
-                if stop_at_end and road.outcome is not None:
-                    return road
+        # closed before the connection is: the readers must end while they can still be told to
+        async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as news:
+            async for one in news:
+                if one is not None:
+                    roads = advance(roads, one.event)
+                road = pick(join(roads), what)
+                if road is not None:
+                    draw(road, clock.now())
+                    if stop_at_end and road.outcome is not None:
+                        return road
     return None
 
 
-async def _with_ticks(source: AsyncIterator[Said], every_s: float = 0.5) -> AsyncIterator[Said | None]:
+async def _with_ticks(source: AsyncGenerator[Said, None], every_s: float = 0.5) -> AsyncGenerator[Said | None, None]:
     """Give what comes, and None at once and whenever nothing came for a while."""
     yield None
     waiting: asyncio.Task[Said] | None = None
@@ -134,6 +136,7 @@ async def _with_ticks(source: AsyncIterator[Said], every_s: float = 0.5) -> Asyn
         if waiting is not None:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
+        await source.aclose()
 
 
 @contextlib.contextmanager

@@ -36,7 +36,8 @@ if [ -n "$constraint" ]; then export UV_CONSTRAINT=$constraint; fi
 
 echo "making $target from requirements/$name.txt (about 2 GB; a few minutes the first time)"
 $uv venv --quiet --clear --python "$python" $target
-$uv pip install --python $target --override requirements/$name-overrides.txt -r requirements/$name.txt
+# compiled once here: processes that may not write bytecode would otherwise compile torch at every start
+$uv pip install --compile-bytecode --python $target --override requirements/$name-overrides.txt -r requirements/$name.txt
 if [ "$name" = main ]; then
   $uv pip install --quiet --python $target --no-deps --no-build-isolation -e .
 fi
