@@ -12,6 +12,8 @@ CONTENT_TYPE = "application/cloudevents+json"
 ID_NAMESPACE = uuid.UUID("8f2b6f0e-7f2e-5c1c-9a4e-51b17a9de0c1")
 
 F = TypeVar("F", bound=Fact)
+Identifier = Annotated[str, Field(min_length=1, max_length=256)]
+"""Bounded, so that what follows from a fact always fits into a message as well."""
 
 
 class Event(Contract, Generic[F]):
@@ -23,15 +25,15 @@ class Event(Contract, Generic[F]):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
     specversion: Literal["1.0"] = "1.0"
-    id: Annotated[str, Field(min_length=1, max_length=256)]
-    source: Annotated[str, Field(min_length=1)]
+    id: Identifier
+    source: Annotated[str, Field(min_length=1, max_length=512)]
     type: str
     subject: ModelName
     time: Instant
     datacontenttype: Literal["application/json"] = "application/json"
-    correlationid: str
-    causationid: str | None = None
-    traceparent: str | None = None
+    correlationid: Identifier
+    causationid: Identifier | None = None
+    traceparent: Annotated[str, Field(max_length=256)] | None = None
     environment: Environment = "production"
     data: F
 

@@ -120,7 +120,8 @@ def test_plain_leaves_out_absent_attributes_but_keeps_nulls_of_the_data():
 @pytest.mark.parametrize(
     "changes",
     [{"id": ""}, {"id": "x" * 257}, {"subject": "No Name"}, {"time": "2026-01-01T00:00:00"}, {"specversion": "0.3"},
-     {"environment": "test"}, {"source": ""}, {"datacontenttype": "text/plain"}],
+     {"correlationid": ""}, {"correlationid": "x" * 257}, {"causationid": "x" * 257}, {"traceparent": "x" * 257},
+     {"source": "x" * 513}, {"environment": "test"}, {"source": ""}, {"datacontenttype": "text/plain"}],
 )  # fmt: skip
 def test_envelopes_that_are_none(changes):
     event = plain(factories.event(ReleaseCancelled))

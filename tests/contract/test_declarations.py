@@ -1,0 +1,137 @@
+"""Services do what they declare: handlers, emissions, and the schemas that FastStream derives from the handlers."""
+
+import importlib
+import pkgutil
+import re
+from urllib.parse import unquote
+
+import pytest
+from faststream.specification import AsyncAPI
+
+import services
+from contracts.facts import FACTS, WorkAbandoned
+from contracts.services import (
+    EVENTS,
+    FROM_OUTSIDE,
+    NOT_STORED,
+    SERVICES,
+    durable_name,
+    filter_subject,
+    stream_of,
+)
+from deploy.generate import event_schema
+from shared import topology
+from tests.kit.wiring import ROOT, built, module_name, services_with_handlers
+
+each_service = pytest.mark.parametrize("name", services_with_handlers())
+LATER = {"monitor", "rollback-controller", "console"}
+"""Services of the design that come with the next issue; their facts are in the contracts already."""
+
+
+def test_every_service_folder_is_declared():
+    folders = {module.name.replace("_", "-") for module in pkgutil.iter_modules(services.__path__) if module.ispkg}
+    assert folders == set(SERVICES)
+
+
+@each_service
+def test_handlers_are_exactly_the_declared_ones(name):
+    declared = {durable_name(name, fact): fact for fact in SERVICES[name].consumes}
+    handled = {durable: one.fact for durable, one in built(name).consumptions.items()}
+    assert handled == declared
+
+
+@each_service
+def test_subscriptions_meet_the_provisioned_consumers(name):
+    provisioned = {consumer.durable_name: (stream, consumer.filter_subject) for stream, consumer in topology.consumers()}
+    bus = built(name)
+    subscribed = {
+        one.extra_options["durable"]: (one.stream.name, one.subject.broker_address) for one in bus.broker.subscribers
+    }
+    assert subscribed == {durable: provisioned[durable] for durable in bus.consumptions}
+    assert all(one.stream.declare is False for one in bus.broker.subscribers)
+
+
+@each_service
+def test_a_service_names_in_its_code_whatever_it_declares_to_emit(name):
+    """A declared emission that no file of the service mentions is a promise that nobody keeps."""
+    folder = ROOT / module_name(name).replace(".", "/")
+    text = "\n".join(path.read_text() for path in folder.rglob("*.py"))
+    unnamed = [fact.__name__ for fact in SERVICES[name].emits if not re.search(rf"\b{fact.__name__}\b", text)]
+    assert unnamed == []
+
+
+@each_service
+def test_returned_facts_are_declared(name):
+    app = importlib.import_module(module_name(name) + ".app")
+    text = (ROOT / f"{module_name(name).replace('.', '/')}/app.py").read_text()
+    returned = set(re.findall(r"\b\w+\b", " ".join(re.findall(r"->\s*([^:]+):", text))))
+    facts = {getattr(app, word) for word in returned if hasattr(app, word)} & set(FACTS.values())
+    assert facts - set(SERVICES[name].emits) == set()
+
+
+def test_whatever_is_consumed_is_said_by_somebody():
+    emitted = {fact for service in SERVICES.values() for fact in service.emits} | set(FROM_OUTSIDE) | {WorkAbandoned}
+    consumed = {fact for service in SERVICES.values() for fact in service.consumes}
+    said_later = {"RehearsalCompleted", "CanaryAssessed"}  # by the services in LATER
+    assert {fact.__name__ for fact in consumed - emitted} == said_later
+    assert not LATER & set(SERVICES), "they are here: their emissions must be declared, said_later must go"
+
+
+def test_what_is_live_only_is_consumed_by_no_durable():
+    assert [fact for service in SERVICES.values() for fact in service.consumes if fact in NOT_STORED] == []
+
+
+def test_two_services_never_own_one_bucket():
+    owned = [bucket for service in SERVICES.values() for bucket in service.owns]
+    assert len(owned) == len(set(owned))
+    assert set(owned) <= set(topology.BUCKETS)
+
+
+def test_every_stored_fact_has_exactly_one_stream():
+    def matches(subject, pattern):
+        regex = re.escape(pattern).replace(r"\*", "[^.]+").replace(">", ".+")
+        return re.fullmatch(regex, subject) is not None
+
+    streams = {config.name: config.subjects for config in topology.streams()}
+    for fact in FACTS.values():
+        subject = f"{fact.TYPE}.support-bot"
+        holding = [name for name, subjects in streams.items() if any(matches(subject, one) for one in subjects)]
+        assert holding == ([] if fact in NOT_STORED else [stream_of(fact)]), fact.TYPE
+        if stream_of(fact) == EVENTS:
+            staging = subject.replace("slipway.", "slipway.staging.", 1)
+            assert any(matches(staging, one) for one in streams[EVENTS])
+        if stream_of(fact) is not None:
+            assert matches(subject, filter_subject(fact))
+
+
+def resolved(schema, definitions):
+    """Follow every reference, so that two ways of splitting one schema compare equal; prose is left out."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return resolved(definitions[unquote(schema["$ref"].rsplit("/", 1)[1])], definitions)
+        kept = {key: value for key, value in schema.items() if key not in ("title", "description", "$defs")}
+        return {key: resolved(value, definitions) for key, value in kept.items()}
+    if isinstance(schema, list):
+        return [resolved(one, definitions) for one in schema]
+    return schema
+
+
+@each_service
+def test_faststream_derives_the_payloads_that_we_publish_as_schemas(name):
+    bus = built(name)
+    document = AsyncAPI(bus.broker).to_specification().to_jsonable()
+    schemas = document["components"]["schemas"]
+    messages = document["components"]["messages"]
+    seen = set()
+    for fact in SERVICES[name].consumes:
+        (message,) = [one for key, one in messages.items() if key.startswith(f"{name}: {fact.TYPE}:")]
+        theirs = resolved(message["payload"], schemas)
+        ours = event_schema(fact)
+        ours = resolved({key: value for key, value in ours.items() if key not in ("$id", "$schema")}, ours["$defs"])
+        # Ours says more about the envelope: which type it is, and that CloudEvents requires specversion.
+        assert ours["properties"].pop("type") == {"const": fact.TYPE}
+        assert theirs["properties"].pop("type") == {"type": "string"}
+        assert set(ours.pop("required")) - set(theirs.pop("required")) == {"specversion"}
+        assert theirs == ours, fact.TYPE
+        seen.add(fact)
+    assert len(messages) == len(seen)

@@ -1,0 +1,152 @@
+"""Generated files are current, and the AsyncAPI document is sound and says what the services declare."""
+
+import json
+import re
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
+
+from contracts.envelope import CONTENT_TYPE
+from contracts.facts import FACTS
+from contracts.services import FROM_OUTSIDE, SERVICES
+from deploy import generate
+from tests.kit.wiring import ROOT
+
+CONTRACTS = ROOT / "contracts"
+
+
+@pytest.fixture(scope="module")
+def document():
+    return yaml.safe_load((CONTRACTS / "asyncapi.yaml").read_text())
+
+
+def references(value):
+    if isinstance(value, dict):
+        if "$ref" in value:
+            yield value["$ref"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for child in value:
+            yield from references(child)
+
+
+def follow(document, pointer):
+    node = document
+    for part in pointer.removeprefix("#/").split("/"):
+        node = node[part.replace("~1", "/").replace("~0", "~")]
+    return node
+
+
+def test_generated_files_are_current():
+    assert generate.stale() == []
+
+
+def test_stale_files_are_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr("sys.argv", ["generate"])
+    generate.main()
+    assert generate.stale() == []
+    (tmp_path / "contracts/schemas/slipway.alert.raised.v1.json").write_text("{}\n")
+    (tmp_path / "deploy/nats/permissions.conf").unlink()
+    (tmp_path / "contracts/schemas/slipway.left.over.v1.json").write_text("{}\n")
+    assert set(generate.stale()) == {
+        "contracts/schemas/slipway.alert.raised.v1.json",
+        "deploy/nats/permissions.conf",
+        "contracts/schemas/slipway.left.over.v1.json",
+    }
+
+
+def test_every_schema_is_a_valid_schema():
+    for path in (CONTRACTS / "schemas").rglob("*.json"):
+        schema = json.loads(path.read_text())
+        Draft202012Validator.check_schema(schema)
+        resource = Resource.from_contents(schema, default_specification=_draft())
+        resolver = Registry().with_resource(schema["$id"], resource).resolver(schema["$id"])
+        for reference in references(schema):
+            assert resolver.lookup(reference).contents
+
+
+def _draft():
+    from referencing.jsonschema import DRAFT202012
+
+    return DRAFT202012
+
+
+def test_document_has_the_shape_of_asyncapi_3(document):
+    assert document["asyncapi"] == "3.0.0"
+    assert set(document["info"]) >= {"title", "version"}
+    assert set(document) <= {
+        "asyncapi", "id", "info", "servers", "defaultContentType", "channels", "operations", "components",
+    }  # fmt: skip
+    assert document["defaultContentType"] == CONTENT_TYPE
+    for key in (*document["components"]["messages"], *document["components"]["schemas"]):
+        assert re.fullmatch(r"[\w.\-]+", key)
+    for channel in document["channels"].values():
+        assert set(channel) <= {"address", "messages", "title", "summary", "description", "servers", "parameters",
+                                "tags", "externalDocs", "bindings"}  # fmt: skip
+        assert set(re.findall(r"\{(\w+)\}", channel["address"])) == set(channel["parameters"])
+    for operation in document["operations"].values():
+        assert operation["action"] in ("send", "receive")
+        assert set(operation) <= {"action", "channel", "title", "summary", "description", "security", "tags",
+                                  "externalDocs", "bindings", "traits", "messages", "reply"}  # fmt: skip
+
+
+def test_every_reference_resolves(document):
+    found = set(references(document))
+    assert found
+    for reference in found:
+        if reference.startswith("#/"):
+            assert follow(document, reference)
+        else:
+            assert json.loads((CONTRACTS / reference).read_text())["$id"]
+
+
+def test_each_fact_has_one_channel_with_its_message_and_schema(document):
+    assert set(document["channels"]) == set(FACTS)
+    for type_, fact in FACTS.items():
+        channel = document["channels"][type_]
+        assert channel["address"] == f"{type_}.{{model}}"
+        ((name, message),) = channel["messages"].items()
+        assert name == fact.__name__
+        described = follow(document, message["$ref"])
+        assert described["name"] == type_
+        assert described["contentType"] == CONTENT_TYPE
+        payload = json.loads((CONTRACTS / described["payload"]["$ref"]).read_text())
+        assert payload["properties"]["type"] == {"const": type_}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_operations_of_a_service_are_what_it_declares(document, name):
+    mine = {key: one for key, one in document["operations"].items() if key.startswith(f"{name}.")}
+    said = {(one["action"], one["channel"]["$ref"].removeprefix("#/channels/")) for one in mine.values()}
+    service = SERVICES[name]
+    declared = {("receive", fact.TYPE) for fact in service.consumes} | {("send", fact.TYPE) for fact in service.emits}
+    assert said == declared
+    for operation in mine.values():
+        (message,) = operation["messages"]
+        assert message["$ref"].startswith(operation["channel"]["$ref"] + "/messages/")
+
+
+def test_outsiders_may_send_exactly_the_inbox(document):
+    outside = {
+        one["channel"]["$ref"].removeprefix("#/channels/")
+        for key, one in document["operations"].items()
+        if key.startswith("outside.")
+    }
+    assert outside == {fact.TYPE for fact in FROM_OUTSIDE}
+
+
+def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
+    text = (ROOT / "deploy/nats/permissions.conf").read_text()
+    blocks = dict(re.findall(r"\n  ([a-z-]+): \{\n    publish: (\[.*?\])", text, re.DOTALL))
+    assert set(SERVICES) == set(blocks)
+    for name, block in blocks.items():
+        allowed = set(json.loads(block))
+        for fact in SERVICES[name].emits:
+            assert f"{fact.TYPE}.*" in allowed
+        foreign = {fact for other in SERVICES.values() for fact in other.emits} - set(SERVICES[name].emits)
+        assert not {f"{fact.TYPE}.*" for fact in foreign} & allowed
+        buckets = {one for one in allowed if one.startswith("$KV.")}
+        assert buckets == {f"$KV.{bucket}.>" for bucket in SERVICES[name].owns}
