@@ -39,7 +39,8 @@ async def main() -> None:
     holder = f"{socket.gethostname()}:{connection.http_port}"
     lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock)
     manager = Manager(
-        engine=engine, artifacts=artifacts, state=state, routes=routes, lead=lead, publish=bus.publish, clock=clock,
+        engine=engine, artifacts=artifacts, state=state, routes=routes, lead=lead,
+        publish=bus.publish, tell=bus.progress, clock=clock,
         limits=settings.limits(psutil.virtual_memory().total), tick_s=settings.tick_s,
     )  # fmt: skip
     build(bus, manager=manager, state=state, clock=clock)

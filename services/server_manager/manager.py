@@ -24,13 +24,14 @@ from services.server_manager.domain.decide import (
     GrantLease,
     RefuseOrder,
     Step,
+    assess_progress,
     decide_steps,
     plan_alerts,
 )
 from services.server_manager.domain.fleet import Held, Limits, Wanted, plan_desired, plan_production, plan_reconcile
 from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet import Fleet
-from services.server_manager.ports import Artifacts, Engine, Leadership, Publish, Routes, State
+from services.server_manager.ports import Artifacts, Engine, Leadership, Publish, Routes, State, Tell
 from shared.bus import Emit
 from shared.clock import Clock
 from shared.errors import SlipwayError
@@ -45,7 +46,7 @@ class Manager:
 
     def __init__(
         self, *, engine: Engine, artifacts: Artifacts, state: State, routes: Routes, lead: Leadership,
-        publish: Publish,
+        publish: Publish, tell: Tell,
         clock: Clock, limits: Limits, tick_s: float = 1.0,
     ) -> None:  # fmt: skip
         self._engine = engine
@@ -55,6 +56,7 @@ class Manager:
         self._lead = lead
         self._desired: dict[str, Wanted] | None = None
         self._publish = publish
+        self._tell = tell
         self._clock = clock
         self._limits = limits
         self._tick_s = tick_s
@@ -113,6 +115,8 @@ class Manager:
         self._desired = desired = plan_desired(routes, record)
         if answers:
             self._begin(desired)
+        for cause, progress in assess_progress(record, self.fleet.held()):
+            await self._tell(cause, progress)
         await self._publish_view(answers=answers)
         if not self.fleet.busy:
             kept = {one.deployable.manifest.digest for one in desired.values()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from contracts.envelope import Event
+from contracts.facts import WorkProgressed
 from contracts.routes import Edit, Route
 from contracts.vocabulary import Deployable, Digest
 from services.server_manager.domain.description import Description
@@ -94,3 +95,10 @@ class Publish(Protocol):
 
     async def __call__(self, emit: Emit, cause: Event[Any] | None = None) -> object:
         """Publish."""
+
+
+class Tell(Protocol):
+    """Tells whoever watches how far work is; live only."""
+
+    async def __call__(self, cause: Event[Any], progress: WorkProgressed) -> None:
+        """Tell."""

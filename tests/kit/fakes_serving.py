@@ -139,9 +139,13 @@ class Published:
 
     def __init__(self) -> None:
         self.emits = []
+        self.told = []
 
     async def __call__(self, emit, cause=None):
         self.emits.append((emit, cause))
+
+    async def tell(self, cause, progress):
+        self.told.append((cause.id, progress))
 
     def facts(self, kind):
         return [emit.fact for emit, _ in self.emits if isinstance(emit.fact, kind)]

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from contracts.codes import Code
+from contracts.envelope import Event
+from contracts.facts import WorkProgressed
 from contracts.routes import Refused, Route, ServedTarget, promote
 from contracts.vocabulary import Deployable
 from services.server_manager.domain.fleet import Held, Limits, Phase, plan_production
@@ -199,6 +201,37 @@ def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarg
         target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
         endpoints=(endpoint,),
     )  # fmt: skip
+
+
+# -- progress -------------------------------------------------------------------------------------------------------
+
+
+def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Event[Any], WorkProgressed]]:
+    """Say how far the held lease and the pending orders are: how many targets are hot, and what the rest do."""
+    reports: list[tuple[Event[Any], WorkProgressed]] = []
+    lease = record.lease
+    if lease is not None and lease.state == "loading":
+        request = lease.event.data
+        pair = (request.candidate, request.baseline)
+        reports.append((lease.event, _progress("stage", request.candidate, pair, held)))
+    for order in record.orders:
+        ordered = order.event.data
+        needed = (ordered.target,) if ordered.fallback is None else (ordered.target, ordered.fallback)
+        reports.append((order.event, _progress("promote", ordered.target, needed, held)))
+    return reports
+
+
+def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held: Mapping[str, Held]) -> WorkProgressed:
+    names = {str(one.target): held.get(str(one.target)) for one in needed}
+    hot = [name for name, one in names.items() if one is not None and one.phase is Phase.HOT]
+    notes = [
+        f"{name} waits for memory" if one is None else f"{name} {one.phase} for {one.since_s:.0f} s"
+        for name, one in names.items()
+        if name not in hot
+    ]
+    return WorkProgressed(
+        step=step, done=len(hot), total=len(names), unit="targets", variant=about.target.variant, note=", ".join(notes)
+    )
 
 
 # -- alerts ---------------------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """The local copies: verified, whole or absent, and removed only when nobody needs them."""
 
+import asyncio
 import errno
 import hashlib
 import json
+import threading
 
 import pytest
 
@@ -135,6 +137,24 @@ async def test_only_what_nobody_needs_is_removed(store, cache, tmp_path):
     await cache.keep_only({kept.manifest.digest})
     assert folders[0].is_dir()
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [folders[0].name]
+
+
+async def test_a_download_under_way_is_not_removed(store, cache):
+    one = store.put("m", FILES)
+    begun, go_on = threading.Event(), threading.Event()
+    fetch = store.fetch_files
+
+    def slow(files, destination, prefix="", progress=None):
+        begun.set()
+        assert go_on.wait(10)
+        fetch(files, destination, prefix, progress)
+
+    store.fetch_files = slow
+    loading = asyncio.create_task(cache.materialise(one))
+    await asyncio.to_thread(begun.wait, 10)
+    await cache.keep_only(set())
+    go_on.set()
+    assert ((await loading) / "config.json").is_file()
 
 
 async def test_description_is_read_from_the_copy(store, cache):

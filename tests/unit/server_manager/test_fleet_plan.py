@@ -122,6 +122,12 @@ def test_memory_is_made_by_unloading_the_longest_unwanted_and_loading_waits_for_
     assert plan(wanted(1), full) == [("load", V1)]
 
 
+def test_two_that_do_not_fit_together_are_loaded_one_after_the_other():
+    most = {f"bot.v{n}.bf16": held(n) for n in range(5, 9)}
+    kept = {**wanted(1, 2), **wanted(*range(5, 9))}
+    assert plan(kept, most) == [("load", V1)]
+
+
 def test_what_is_wanted_is_never_unloaded_for_memory():
     full = {f"bot.v{n}.bf16": held(n) for n in range(1, 6)}
     assert plan(wanted(1, 2, 3, 4, 5, 6), full) == []

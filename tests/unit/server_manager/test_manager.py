@@ -46,7 +46,7 @@ class World:
         """Start the manager, or start it again with nothing remembered but the record."""
         self.manager = Manager(
             engine=self.engine, artifacts=self.artifacts, state=self.state, routes=self.routes, lead=self.lead,
-            publish=self.said, clock=self.clock, limits=self.limits,
+            publish=self.said, tell=self.said.tell, clock=self.clock, limits=self.limits,
         )  # fmt: skip
 
     async def ticks(self, count=4, seconds=1.0) -> None:
@@ -213,3 +213,36 @@ async def test_only_copies_of_what_is_held_are_kept(world):
     world.routes.routes["bot"] = route(2, 1)
     await world.ticks()
     assert world.artifacts.kept == {deployable(one).manifest.digest for one in (1, 2)}
+
+
+async def test_a_moment_s_silence_of_the_server_is_no_alert(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    world.engine.down = True
+    await world.ticks(2)
+    world.engine.down = False
+    await world.ticks(2)
+    assert world.said.facts(AlertRaised) == []
+
+
+async def test_an_index_older_than_a_load_does_not_undo_it(world):
+    world.routes.routes["bot"] = route(1)
+    stale = await world.engine.index()
+    asked_at = world.clock.monotonic()
+    await world.ticks()
+    world.manager.fleet.note_index(stale, asked_at)
+    assert world.phases() == {V1: "hot"}
+    world.manager.fleet.note_index(stale, world.clock.monotonic() + 1)
+    assert world.phases() == {}
+
+
+async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(world):
+    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.ticks(1)
+    (cause, progress) = world.said.told[0]
+    assert (cause, progress.step, progress.done, progress.total) == ("s1", "stage", 0, 2)
+    assert V1 in progress.note
+    await world.ticks(3)
+    told = len(world.said.told)
+    await world.ticks(3)
+    assert len(world.said.told) == told
