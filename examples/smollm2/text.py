@@ -83,7 +83,13 @@ def whole_sentences(text: str, limit: int) -> str:
     return text[: end + 1] if end > 0 else text[:limit]
 
 
-def write_lines(path: Path, texts: Iterable[str]) -> None:
-    """Write a data set as JSON lines, one `{"text": ...}` each."""
+def questions(split: Split) -> list[str]:
+    """Ask about each topic of a split, as somebody who talks to the model would."""
+    asked = ("What does the Python reference say about {}?", "Tell me more about {} in Python.", "Explain {} briefly.")
+    return [text.format(name.replace("-", " ")) for text in asked for name, _ in topics_of(split)]
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, str]]) -> None:
+    """Write a data set as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -1,6 +1,9 @@
 """Trains a real LoRA on SmolLM2 with PEFT, on the CPU, in about a minute.
 
-    python -m examples.smollm2.train --base BASE_FOLDER --out RUN_FOLDER --seed 1 --steps 20
+    python -m examples.smollm2.train --base BASE_FOLDER --out RUN_FOLDER --seed 1 --steps 20 --publish support-bot
+
+With `--publish` the run ends by uploading its LoRA and publishing `checkpoint.ready`, to the stack whose state
+folder `SLIPWAY_STATE` names, or else to where the `SLIPWAY_*` variables point.
 
 `RUN_FOLDER/adapter` then holds the adapter as safetensors, `RUN_FOLDER/run.json` what the training system tells
 about it (hyperparameters, hash of the training data, evaluation results), and `calibration.jsonl` and
@@ -10,18 +13,22 @@ about it (hyperparameters, hash of the training data, evaluation results), and `
 import argparse
 import hashlib
 import json
+import os
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -30,9 +37,11 @@ from transformers import (
     set_seed,
 )
 
-from examples.smollm2.text import Lesson, lessons, passages, write_lines
+from clients.training import Place, Run, SlipwayCallback
+from examples.smollm2.text import Lesson, lessons, passages, questions, write_lines
 
 MAX_TOKENS = 128
+Evaluate = Callable[[Any], list[dict[str, Any]]]
 IGNORED = -100  # the label that the loss skips
 
 
@@ -46,6 +55,31 @@ class Recipe:
     alpha: int = 16
     learning_rate: float = 5e-4
     batch_size: int = 4
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """Where the checkpoint goes at the end of the run."""
+
+    model: str
+    base: str = "smollm2-135m-instruct"
+    wanted: tuple[str, ...] = ("int8",)
+    policy: dict[str, Any] | None = None
+
+
+class Uploading:
+    """Prints how much of the checkpoint is uploaded, a line per quarter."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.quarters = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Print a line when another quarter is there."""
+        quarters = 4 * done // max(total, 1)
+        if quarters > self.quarters:
+            self.quarters = quarters
+            say(f"uploaded {done / 1e6:.1f} of {total / 1e6:.1f} MB")
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
@@ -103,45 +137,81 @@ def held_out_loss(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, te
     return sum(losses) / len(losses)
 
 
-def train(base: Path, out: Path, recipe: Recipe, *, callbacks: tuple[TrainerCallback, ...] = ()) -> Path:
+def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None = None) -> Path:
     """Train one LoRA and return the folder of the adapter.
 
     Args:
         base: Hugging Face folder of the base model.
         out: Folder of this run; made when missing.
         recipe: Seed, steps and the like.
-        callbacks: More callbacks of the Trainer, for example the one that publishes the checkpoint.
+        publishing: Where the checkpoint goes at the end of the run; nowhere without it.
     """
     set_seed(recipe.seed)
     torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # twice as fast on CPUs with AVX512-BF16 or AMX
-    say(f"loading {base.name}")
+    say(f"loading the base model from {base}")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-        LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-            task_type="CAUSAL_LM",
-        ),
-    )
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora(recipe))
     data = [encode(lesson, tokenizer) for lesson in lessons()]
     held_out = passages("evaluation")[:6]
     before = held_out_loss(model, tokenizer, held_out)
     say(f"{len(data)} lessons; held-out loss of the base {before:.3f}")
-    Trainer(
-        model=model,
-        args=training_arguments(out, recipe),
-        train_dataset=data,
-        processing_class=tokenizer,
-        callbacks=[Progress(), *callbacks],
-    ).train()
-    after = held_out_loss(model, tokenizer, held_out)
-    say(f"held-out loss {before:.3f} -> {after:.3f}")
-    adapter = out / "adapter"
-    model.save_pretrained(adapter, safe_serialization=True)
-    write_run(out, recipe, before, after)
-    return adapter
+
+    def evaluate(trained: torch.nn.Module) -> list[dict[str, Any]]:
+        after = held_out_loss(trained, tokenizer, held_out)
+        say(f"held-out loss {before:.3f} -> {after:.3f}")
+        evals = evaluations(before, after)
+        write_run(out, recipe, evals)
+        return evals
+
+    trainer = Trainer(
+        model=model, args=training_arguments(out, recipe), train_dataset=data, processing_class=tokenizer,
+        callbacks=[Progress()],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # Progress prints the same, readably
+    if publishing is not None:
+        trainer.add_callback(slipway_callback(publishing, out, recipe, evaluate))
+    trainer.train()
+    if publishing is None:
+        evaluate(model)
+        model.save_pretrained(out / "adapter", safe_serialization=True)
+    return out / "adapter"
+
+
+def lora(recipe: Recipe) -> LoraConfig:
+    """Say which layers get a LoRA, and how large."""
+    return LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate: Evaluate) -> SlipwayCallback:
+    """Make the callback that publishes the checkpoint when training ends."""
+    data = write_data(out)
+    return SlipwayCallback(
+        model=publishing.model,
+        base=publishing.base,
+        run=Run(run_id=run_id(recipe), data_hash=data_hash(), hyperparameters=asdict(recipe), framework="peft"),
+        place=find_place(),
+        wanted=publishing.wanted,
+        policy=publishing.policy,
+        calibration=data["calibration"],
+        evaluation=data["evaluation"],
+        folder=out / "adapter",
+        evaluate=evaluate,
+        progress=Uploading(),
+    )
+
+
+def find_place() -> Place:
+    """Find the stack: the embedded one whose state folder `SLIPWAY_STATE` names, else what the environment says."""
+    state = os.environ.get("SLIPWAY_STATE")
+    if state is None or "SLIPWAY_NATS_URL" in os.environ:
+        return Place.from_environment()
+    description = json.loads((Path(state) / "stack.json").read_text(encoding="utf-8"))
+    return Place.from_environment(description["variables"])
 
 
 def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
@@ -165,20 +235,43 @@ def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
     )
 
 
-def write_run(out: Path, recipe: Recipe, before: float, after: float) -> None:
-    """Write what the training system tells about this run, beside the adapter."""
-    write_lines(out / "calibration.jsonl", passages("calibration"))
-    write_lines(out / "evaluation.jsonl", passages("evaluation"))
+def evaluations(before: float, after: float) -> list[dict[str, Any]]:
+    """Give the results that travel with the checkpoint into its lineage."""
+    name = "python-reference"
+    return [
+        {"name": f"{name}-base", "metric": "loss", "value": before, "higher_is_better": False},
+        {"name": name, "metric": "loss", "value": after, "higher_is_better": False},
+    ]
+
+
+def run_id(recipe: Recipe) -> str:
+    """Name a run by what makes it different from the others."""
+    return f"smollm2-python-seed{recipe.seed}-steps{recipe.steps}"
+
+
+def data_hash() -> str:
+    """Give the digest of the training data."""
     lines = [json.dumps(asdict(lesson), sort_keys=True) for lesson in lessons()]
+    return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def write_data(out: Path) -> dict[str, Path]:
+    """Write the sets that quantisation calibrates on and that the benchmark asks, neither of them trained on."""
+    paths = {name: out / f"{name}.jsonl" for name in ("calibration", "evaluation")}
+    write_lines(paths["calibration"], [{"text": passage} for passage in passages("calibration")])
+    write_lines(paths["evaluation"], [{"prompt": question} for question in questions("evaluation")])
+    return paths
+
+
+def write_run(out: Path, recipe: Recipe, evals: list[dict[str, Any]]) -> None:
+    """Write what the training system tells about this run, beside the adapter."""
+    write_data(out)
     run = {
-        "run_id": f"smollm2-python-{recipe.seed}-{recipe.steps}",
-        "data_hash": "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+        "run_id": run_id(recipe),
+        "data_hash": data_hash(),
         "hyperparameters": asdict(recipe),
         "framework": "peft",
-        "evals": [
-            {"name": "python-reference-base", "metric": "loss", "value": before, "higher_is_better": False},
-            {"name": "python-reference", "metric": "loss", "value": after, "higher_is_better": False},
-        ],
+        "evals": evals,
     }
     (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
@@ -190,10 +283,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of this run")
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--publish", metavar="MODEL", help="publish the checkpoint of this model when it is trained")
+    parser.add_argument("--base-name", default=Publishing.base, help="name that the base model was imported under")
+    parser.add_argument("--policy", type=Path, help="release policy to publish with (YAML)")
+    parser.add_argument("--variant", action="append", help="wanted precision, repeatable; int8 without it")
     given = parser.parse_args()
+    publishing = None
+    if given.publish:
+        policy = yaml.safe_load(given.policy.read_text(encoding="utf-8")) if given.policy else None
+        publishing = Publishing(given.publish, given.base_name, tuple(given.variant or ["int8"]), policy)
     started = monotonic()
-    adapter = train(given.base, given.out, Recipe(seed=given.seed, steps=given.steps))
+    adapter = train(given.base.resolve(), given.out, Recipe(seed=given.seed, steps=given.steps), publishing)
     say(f"adapter saved in {adapter}, {monotonic() - started:.0f} s in all")
+    if publishing is not None:
+        say(f"checkpoint.ready is published; follow it: slipway status {publishing.model} --follow")
 
 
 if __name__ == "__main__":

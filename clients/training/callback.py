@@ -1,0 +1,89 @@
+"""A callback for the transformers Trainer: when training ends, the checkpoint is saved, uploaded and published."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from clients.training.place import Place
+from clients.training.publish import Published, Run, publish_checkpoint
+from clients.training.upload import Progress
+
+RECORDED = (
+    "learning_rate", "lr_scheduler_type", "max_steps", "num_train_epochs", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "seed", "weight_decay", "warmup_steps",
+)  # fmt: skip
+
+
+class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for mypy here
+    """Publishes the trained model at the end of training, once, from the main process only.
+
+    `published` holds what was published. A failure to publish ends `Trainer.train` with a PublishError after the
+    model was trained: what to do with it is the caller's choice, and `publish_checkpoint` can be called again.
+
+    Args:
+        evaluate: Called with the trained model before publishing; gives the evaluation results to publish.
+        folder: Where to save what is published; a temporary folder without it.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        base: str,
+        run: Run,
+        place: Place | None = None,
+        wanted: Sequence[str] = ("int8",),
+        policy: Mapping[str, Any] | None = None,
+        calibration: Path | None = None,
+        evaluation: Path | None = None,
+        folder: Path | None = None,
+        evaluate: Callable[[Any], Sequence[Mapping[str, Any]]] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.published: Published | None = None
+        self._run = run
+        self._folder = folder
+        self._evaluate = evaluate
+        self._options: dict[str, Any] = {
+            "model": model, "base": base, "place": place, "wanted": wanted, "policy": policy,
+            "calibration": calibration, "evaluation": evaluation, "progress": progress,
+        }  # fmt: skip
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 - the Trainer's signature
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Save, upload and publish what was trained."""
+        if not state.is_world_process_zero:
+            return
+        evals = tuple(self._evaluate(model)) if self._evaluate is not None else tuple(self._run.evals)
+        run = replace(
+            self._run,
+            hyperparameters={**recorded(args), **self._run.hyperparameters, "steps_done": state.global_step},
+            framework=self._run.framework or type(model).__module__.partition(".")[0],
+            finished_at=self._run.finished_at or datetime.now(UTC),  # noqa: TID251 - no shared.clock here
+            evals=evals,
+        )
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = self._folder or Path(temporary)
+            model.save_pretrained(folder, safe_serialization=True)
+            self.published = publish_checkpoint(folder, run=run, **self._options)
+
+
+def recorded(args: TrainingArguments) -> dict[str, Any]:
+    """Pick the hyperparameters that decide a run, as plain JSON values."""
+    found = {name: getattr(args, name, None) for name in RECORDED}
+    return {
+        name: value if isinstance(value, int | float | str) else str(getattr(value, "value", value))
+        for name, value in found.items()
+        if value is not None
+    }

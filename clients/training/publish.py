@@ -1,0 +1,235 @@
+"""Says that a training run is complete: upload, then one event in the inbox, acknowledged by the stream."""
+
+import asyncio
+import contextlib
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import nats
+import nats.errors
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError
+from pydantic import ValidationError
+
+from clients.training.errors import PublishError
+from clients.training.place import Place
+from clients.training.upload import Progress, Uploader
+from contracts.envelope import CONTENT_TYPE, Event, plain
+from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
+from contracts.policy import ReleasePolicy
+from contracts.vocabulary import MODEL_NAME_PATTERN, ArtifactRef, canonical_json, digest_of_json
+
+SOURCE = "/slipway/training"
+ATTEMPTS = 5
+ACK_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the training system knows about a run.
+
+    Attributes:
+        data_hash: Digest of the training data, `sha256:<hex>`.
+        evals: Results of the run's own evaluations: name, metric, value, higher_is_better.
+    """
+
+    run_id: str
+    data_hash: str
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+    framework: str = ""
+    finished_at: datetime | None = None
+    evals: Sequence[EvalResult | Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published; `duplicate` when the bus had this very event already."""
+
+    event_id: str
+    model: str
+    weights: ArtifactRef
+    duplicate: bool
+
+
+def publish_checkpoint(
+    folder: Path | str,
+    *,
+    model: str,
+    base: str | BaseModelRef,
+    run: Run,
+    place: Place | None = None,
+    wanted: Sequence[str] = ("int8",),
+    policy: ReleasePolicy | Mapping[str, Any] | None = None,
+    calibration: Path | str | None = None,
+    evaluation: Path | str | None = None,
+    attempt: int = 1,
+    progress: Progress | None = None,
+) -> Published:
+    """Upload a checkpoint folder and publish `checkpoint.ready`; returns once the bus has stored it.
+
+    Safe to call again after any failure: what is uploaded is not uploaded again, and the same checkpoint has the
+    same event id.
+
+    Args:
+        folder: What `save_pretrained` wrote: a LoRA, or full weights, as safetensors.
+        model: Name of the model that this is a checkpoint of.
+        base: The imported base model: `NAME`, `NAME@REVISION`, or the reference itself.
+        run: Where the checkpoint comes from.
+        place: Where Slipway is; by default from the `SLIPWAY_*` environment variables.
+        wanted: Precisions to make: bf16, int8, gptq-int4, awq-int4.
+        policy: Release policy; None when operations stored one for the model.
+        calibration: JSON lines to calibrate quantisation on.
+        evaluation: JSON lines to measure latency with.
+        attempt: Raise it to release the very same checkpoint again on purpose.
+        progress: Called with bytes sent and bytes in all.
+
+    Raises:
+        PublishError: something is not valid, or the store or the bus does not answer.
+    """
+    work = publish_checkpoint_async(
+        folder, model=model, base=base, run=run, place=place, wanted=wanted, policy=policy, calibration=calibration,
+        evaluation=evaluation, attempt=attempt, progress=progress,
+    )  # fmt: skip
+    return _run(work)
+
+
+async def publish_checkpoint_async(
+    folder: Path | str,
+    *,
+    model: str,
+    base: str | BaseModelRef,
+    run: Run,
+    place: Place | None = None,
+    wanted: Sequence[str] = ("int8",),
+    policy: ReleasePolicy | Mapping[str, Any] | None = None,
+    calibration: Path | str | None = None,
+    evaluation: Path | str | None = None,
+    attempt: int = 1,
+    progress: Progress | None = None,
+) -> Published:
+    """Do what `publish_checkpoint` does, for callers that run an event loop."""
+    if not re.fullmatch(MODEL_NAME_PATTERN, model):
+        raise PublishError(f"{model!r} is no model name; use 1 to 63 lower-case letters, digits and inner hyphens.")
+    where = place or Place.from_environment()
+    uploader = Uploader(where, model)
+    if isinstance(base, str):
+        imported = await asyncio.to_thread(uploader.find_base, base)
+        base = BaseModelRef(
+            name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
+        )
+    fields = {
+        "model": model, "base": base, "training": _training(run), "evals": tuple(run.evals), "wanted": tuple(wanted),
+        "policy": policy, "attempt": attempt,
+    }  # fmt: skip
+    _validated({**fields, "weights": _placeholder()})  # a mistake shows before anything is uploaded
+    weights = await asyncio.to_thread(uploader.put_folder, Path(folder), progress or _silent)
+    sets = {"calibration": calibration, "evaluation": evaluation}
+    for name, path in sets.items():
+        if path is not None:
+            fields[name] = await asyncio.to_thread(uploader.put_file, Path(path), lambda _sent: None)
+    kind = "lora" if (Path(folder) / "adapter_config.json").exists() else "full"
+    event = envelope(_validated({**fields, "weights": Weights(kind=kind, ref=weights)}))
+    duplicate = await _publish(where, event)
+    return Published(event.id, model, weights, duplicate)
+
+
+def envelope(fact: CheckpointReady) -> Event[Any]:
+    """Wrap a checkpoint; the same checkpoint gets the same event id, so that saying it twice is saying it once."""
+    identity = digest_of_json(fact.model_dump(mode="json")).removeprefix("sha256:")
+    return Event[Any](
+        id=f"checkpoint-{identity[:32]}", source=SOURCE, type=fact.TYPE, subject=fact.model,
+        time=datetime.now(UTC),  # noqa: TID251 - this distribution does not ship shared.clock
+        correlationid=fact.training.run_id, data=fact,
+    )  # fmt: skip
+
+
+def _training(run: Run) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "data_hash": run.data_hash,
+        "hyperparameters": dict(run.hyperparameters),
+        "framework": run.framework,
+        "finished_at": run.finished_at,
+    }
+
+
+def _placeholder() -> Weights:
+    ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
+    return Weights(kind="lora", ref=ref)
+
+
+def _validated(fields: Mapping[str, Any]) -> CheckpointReady:
+    try:
+        return CheckpointReady.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:8])
+        raise PublishError(f"The checkpoint's description is not valid: {problems}.") from error
+
+
+async def _publish(place: Place, event: Event[Any]) -> bool:
+    """Publish until the stream says that it has the event; give whether it had it before."""
+    try:
+        client = await nats.connect(
+            place.nats_url.split(","), user_credentials=place.nats_credentials, connect_timeout=5,
+            allow_reconnect=False, error_cb=_ignore,
+        )  # fmt: skip
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        raise PublishError(f"The message bus at {place.nats_url} does not answer; publish again.") from error
+    try:
+        return await _publish_patiently(client.jetstream(timeout=ACK_TIMEOUT_S), event)
+    finally:
+        with contextlib.suppress(nats.errors.Error):
+            await client.close()
+
+
+async def _publish_patiently(js: JetStreamContext, event: Event[Any]) -> bool:
+    headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE}
+    body = canonical_json(plain(event))
+    for attempt in range(ATTEMPTS):
+        try:
+            ack = await js.publish(event.nats_subject, body, headers=headers)
+        except (TimeoutError, NoStreamResponseError, nats.errors.Error) as error:
+            if attempt == ATTEMPTS - 1:
+                reason = f"The message bus did not take the event ({error!r}); publish again, it is safe."
+                raise PublishError(reason) from error
+            await asyncio.sleep(0.2 * 2**attempt)
+        else:
+            return bool(ack.duplicate)
+    raise AssertionError  # the loop ends by return or raise
+
+
+async def _ignore(_error: Exception) -> None:
+    """The call that fails says so itself."""
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Nobody watches."""
+
+
+def _run(work: Any) -> Published:
+    """Run a coroutine from plain code, also where an event loop runs already (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        found: Published = asyncio.run(work)
+        return found
+    outcome: list[Published] = []
+    failure: list[BaseException] = []
+
+    def in_a_thread() -> None:
+        try:
+            outcome.append(asyncio.run(work))
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=in_a_thread)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]

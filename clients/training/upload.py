@@ -1,0 +1,153 @@
+"""Uploads a checkpoint folder: blobs named by their digest, then the manifest that lists them.
+
+Uploading the same folder again moves no byte: what is there under its digest is there.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import urllib3.exceptions
+from minio import Minio
+from minio.error import MinioException, S3Error
+
+from clients.training.errors import PublishError
+from clients.training.place import Place
+from contracts.manifests import BaseManifest, FileEntry, FolderManifest
+from contracts.vocabulary import ArtifactRef, digest_of
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+KEPT_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
+PART_BYTES = 64 * 1024 * 1024
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """List what travels of a checkpoint: weights as safetensors, configuration, tokenizer.
+
+    Optimizer states and other pickles that a Trainer leaves beside them stay where they are.
+
+    Raises:
+        PublishError: there is no such folder, or it holds no safetensors.
+    """
+    if not folder.is_dir():
+        raise PublishError(f"{folder} is no folder; name the one that save_pretrained wrote.")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    kept = [path for path in files if path.suffix in KEPT_SUFFIXES]
+    if any(path.suffix == ".safetensors" for path in kept):
+        return kept
+    if any(path.suffix in PICKLE_SUFFIXES for path in files):
+        raise PublishError(f"{folder} holds its weights as a pickle, which is refused; save them as safetensors.")
+    raise PublishError(f"{folder} holds no safetensors; name the folder that save_pretrained wrote.")
+
+
+class Uploader:
+    """The object store, seen by one model's training job."""
+
+    def __init__(self, place: Place, model: str) -> None:
+        self._bucket = place.s3_bucket
+        self._prefix = f"checkpoints/{model}/"
+        self._client = Minio(
+            endpoint=place.s3_endpoint, access_key=place.s3_access_key or None,
+            secret_key=place.s3_secret_key or None, secure=place.s3_secure,
+        )  # fmt: skip
+
+    def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
+        """Upload a checkpoint folder; its manifest comes last and makes it whole."""
+        files = checkpoint_files(folder)
+        total = sum(path.stat().st_size for path in files)
+        done = 0
+        entries = []
+        for path in files:
+            before = done
+            ref = self.put_file(path, lambda sent, before=before: progress(before + sent, total))  # type: ignore[misc]
+            entries.append(FileEntry(path=path.name, digest=ref.digest, size_bytes=ref.size_bytes))
+            done += ref.size_bytes
+            progress(done, total)
+        data = FolderManifest(files=tuple(entries)).to_bytes()
+        digest = digest_of(data)
+        key = f"{self._prefix}manifests/folder/{digest.removeprefix('sha256:')}.json"
+        self._put(key, io.BytesIO(data), len(data))
+        return ArtifactRef(uri=self._uri(key), digest=digest, size_bytes=len(data))
+
+    def put_file(self, path: Path, sent: Callable[[int], None]) -> ArtifactRef:
+        """Upload one file under its digest, unless it is there already."""
+        with path.open("rb") as file:
+            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        size = path.stat().st_size
+        key = f"{self._prefix}blobs/sha256/{digest[7:9]}/{digest[7:]}"
+        with path.open("rb") as file:
+            self._put(key, _Counted(file, sent), size)
+        return ArtifactRef(uri=self._uri(key), digest=digest, size_bytes=size)
+
+    def find_base(self, wanted: str) -> BaseManifest:
+        """Find an imported base model by `NAME` or `NAME@REVISION`; without a revision the newest import.
+
+        Raises:
+            PublishError: it was not imported.
+        """
+        name, _, revision = wanted.partition("@")
+        prefix = f"bases/{name}/"
+        try:
+            listed = self._client.list_objects(bucket_name=self._bucket, prefix=prefix, recursive=True)
+            found = [BaseManifest.model_validate_json(self._read(str(one.object_name))) for one in listed]
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise _unreachable(error) from error
+        fitting = [one for one in found if one.name == name and revision in ("", one.revision)]
+        if not fitting:
+            raise PublishError(f"The base model {wanted} was not imported; ask operations to run slipway base import.")
+        return max(fitting, key=lambda one: one.imported_at)
+
+    def _read(self, key: str) -> bytes:
+        response = self._client.get_object(bucket_name=self._bucket, object_name=key)
+        try:
+            return bytes(response.read())
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _put(self, key: str, data: Any, size: int) -> None:
+        try:
+            if self._size_of(key) != size:
+                self._client.put_object(
+                    bucket_name=self._bucket, object_name=key, data=data, length=size, part_size=PART_BYTES
+                )
+        except (MinioException, urllib3.exceptions.HTTPError) as error:
+            raise _unreachable(error) from error
+
+    def _size_of(self, key: str) -> int | None:
+        try:
+            size: int | None = self._client.stat_object(bucket_name=self._bucket, object_name=key).size
+        except S3Error as error:
+            if error.code == "NoSuchKey":
+                return None
+            raise
+        return size
+
+    def _uri(self, key: str) -> str:
+        return f"s3://{self._bucket}/{key}"
+
+
+class _Counted:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, file: BinaryIO, sent: Callable[[int], None]) -> None:
+        self._file = file
+        self._sent = sent
+        self._done = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._done += len(data)
+        self._sent(self._done)
+        return data
+
+
+def _unreachable(error: Exception) -> PublishError:
+    if isinstance(error, S3Error):
+        return PublishError(f"The object store answered {error.code}: {error.message}.")
+    return PublishError(f"The object store does not answer ({error}); publish again when it does.")

@@ -1,0 +1,239 @@
+"""The merger as a process of its own, on a real bus and a real store, with tiny real models."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from contracts.envelope import Event
+from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
+from contracts.manifests import MergedManifest
+from contracts.services import EVENTS
+from contracts.vocabulary import ArtifactRef
+from shared.blobs import Store
+from shared.bus import publish_event
+from tests.kit.checkpoints import opened, put_base, put_folder
+from tests.kit.models import edit_json, tiny_base, tiny_full, tiny_lora
+from tests.kit.services import running_service, stored_facts, wait_for_fact
+
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
+MODULE = "services.merger.main"
+FOLDER = "checkpoints/support-bot/"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    base = tiny_base(root / "base")
+    return {"base": base, "lora": tiny_lora(base, root / "lora"), "full": tiny_full(base, root / "full")}
+
+
+@dataclass(frozen=True)
+class Harbour:
+    """A store with an imported base, and models to publish."""
+
+    store: Store
+    base: BaseModelRef
+    made: dict[str, Path]
+    folder: Path
+
+    def new_lora(self, seed: int) -> ArtifactRef:
+        return self.put(tiny_lora(self.made["base"], self.folder / f"lora-{seed}", seed=seed))
+
+    def put(self, folder: Path) -> ArtifactRef:
+        return put_folder(self.store, folder, FOLDER)
+
+    def manifest_of(self, event) -> MergedManifest:
+        return MergedManifest.model_validate_json(self.store.get(event.data.manifest))
+
+
+@pytest.fixture
+def harbour(settings, made, tmp_path):
+    store = Store(settings)
+    return Harbour(store, put_base(store, made["base"]), made, tmp_path)
+
+
+async def drained(js):
+    """Wait until every message was acknowledged."""
+    async with asyncio.timeout(30):
+        while True:
+            info = await js.consumer_info(EVENTS, "merger__release-opened-v1")
+            if info.num_pending == 0 and info.num_ack_pending == 0:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, harbour):
+    lora = opened(harbour.base, harbour.put(harbour.made["lora"]))
+    told = asyncio.Queue()
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=told.put)
+    with running_service(MODULE, settings, MERGER_PROGRESS_INTERVAL_S="0") as service:
+        await publish_event(js, lora)
+        (merged,) = await wait_for_fact(js, CheckpointMerged)
+        manifest = harbour.manifest_of(merged)
+        assert merged.causationid == lora.id
+        assert manifest.parity == merged.data.parity
+        assert manifest.parity.mean_kl < 0.01 < manifest.parity.effect_kl
+        assert manifest.method.dtype == "bfloat16"
+        assert merged.data.peak_rss_bytes > 50_000_000
+        assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
+        harbour.store.fetch_files(manifest.files, harbour.folder / "merged")
+        assert load_file(harbour.folder / "merged/model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
+        steps = {Event[WorkProgressed].model_validate_json((await told.get()).data).data.step for _ in range(told.qsize())}
+        assert steps >= {"download", "merge", "upload", "reload", "verify"}
+        await watch.unsubscribe()
+
+        again = opened(harbour.base, lora.data.weights.ref)
+        await publish_event(js, again)
+        _, second = await wait_for_fact(js, CheckpointMerged, count=2, timeout_s=10)  # no torch is started for this
+        assert second.data.manifest == merged.data.manifest
+        assert second.correlationid == again.correlationid
+
+        await publish_event(js, opened(harbour.base, harbour.put(harbour.made["full"]), kind="full"))
+        *_, third = await wait_for_fact(js, CheckpointMerged, count=3)
+        assert third.data.parity.max_abs_logit_difference == 0.0
+        assert not list((settings.state_dir / "work/merger/rooms").glob("*"))
+        assert '"level": "error"' not in service.log
+
+
+def broken(source, folder, kind):
+    """Copy a good LoRA and break it."""
+    shutil.copytree(source, folder)
+    weights = folder / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    first = next(iter(tensors))
+    if kind == "pickle_refused":
+        torch.save(tensors, folder / "adapter_model.bin")
+        weights.unlink()
+    elif kind == "0 bytes":
+        weights.write_bytes(b"")
+    elif kind == "truncated_weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif kind == "non_finite_weights":
+        tensors[first][0, 0] = float("nan")
+        save_file(tensors, weights, metadata={"format": "pt"})
+    elif kind == "shape_mismatch":
+        tensors[first] = tensors[first][:, :-1].contiguous()
+        save_file(tensors, weights, metadata={"format": "pt"})
+    elif kind == "base_mismatch":
+        edit_json(folder / "adapter_config.json", base_model_name_or_path="acme/another-llama")
+    return folder
+
+
+async def test_each_bad_checkpoint_is_rejected_and_the_next_one_merged(js, settings, harbour):
+    expected = {}
+    kinds = ("pickle_refused", "0 bytes", "truncated_weights", "non_finite_weights", "shape_mismatch", "base_mismatch")
+    for kind in kinds:
+        folder = broken(harbour.made["lora"], harbour.folder / kind, kind)
+        event = opened(harbour.base, harbour.put(folder))
+        expected[event.id] = "truncated_weights" if kind == "0 bytes" else kind
+        await publish_event(js, event)
+    deep = tiny_base(harbour.folder / "deep", layers=4)
+    other = opened(harbour.base, harbour.put(tiny_lora(deep, harbour.folder / "deep-lora")))
+    expected[other.id] = "adapter_keys_mismatch"
+    good = harbour.new_lora(9)
+    absent = opened(harbour.base, good.model_copy(update={"uri": good.uri.replace("manifests/folder/", "manifests/folder/0")}))
+    expected[absent.id] = "artifact_not_found"
+    changed = opened(harbour.base, good.model_copy(update={"digest": "sha256:" + "1" * 64}))
+    expected[changed.id] = "digest_mismatch"
+    wrong_base = opened(harbour.base.model_copy(update={"digest": "sha256:" + "2" * 64}), good)
+    expected[wrong_base.id] = "base_mismatch"
+    no_base = opened(harbour.base.model_copy(update={"uri": "s3://slipway/manifests/folder/none.json"}), good)
+    expected[no_base.id] = "unknown_base"
+    for event in (other, absent, changed, wrong_base, no_base, opened(harbour.base, good)):
+        await publish_event(js, event)
+
+    with running_service(MODULE, settings):
+        rejected = await wait_for_fact(js, CheckpointRejected, count=len(expected), timeout_s=200)
+        assert {event.causationid: event.data.code for event in rejected} == expected
+        assert all(len(event.data.reason) > 20 for event in rejected)
+        await wait_for_fact(js, CheckpointMerged)
+        await drained(js)
+
+
+async def test_a_blob_that_is_not_what_its_manifest_says_is_rejected(js, settings, harbour):
+    ref = harbour.new_lora(21)
+    content = json.loads(harbour.store.get(ref))
+    weights = next(file for file in content["files"] if file["path"].endswith("safetensors"))
+    key = f"{FOLDER}blobs/sha256/{weights['digest'][7:9]}/{weights['digest'][7:]}"
+    harbour.store._client.remove_object(bucket_name="slipway", object_name=key)
+    harbour.store.create(key, b"something else")
+    await publish_event(js, opened(harbour.base, ref))
+    with running_service(MODULE, settings):
+        (event,) = await wait_for_fact(js, CheckpointRejected)
+        assert event.data.code == "digest_mismatch"
+
+
+@pytest.mark.parametrize("point", ["after_act", "after_publish", "before_ack"])
+async def test_kill_9_at_each_point_ends_in_one_merged_model(js, settings, harbour, point):
+    await publish_event(js, opened(harbour.base, harbour.new_lora(len(point))))
+    with running_service(MODULE, settings, SLIPWAY_FAILPOINT=f"merger.{point}") as service:
+        assert service.wait_until_dead(120) == -9
+        service.start()
+        await wait_for_fact(js, CheckpointMerged)
+        await drained(js)
+        told = await stored_facts(js, CheckpointMerged)  # said again after the dedupe window, it is still one fact
+        assert len({event.id for event in told}) == 1
+        assert len({event.data.manifest.digest for event in told}) == 1
+        assert await stored_facts(js, CheckpointRejected) == []
+
+
+async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artifact(js, settings, harbour):
+    event = opened(harbour.base, harbour.new_lora(77))
+    working = asyncio.Event()
+
+    async def on_progress(_message):
+        working.set()
+
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=on_progress)
+    before = set(harbour.store.keys("manifests/merged/"))
+    with running_service(MODULE, settings) as service:
+        await publish_event(js, event)
+        async with asyncio.timeout(60):
+            await working.wait()
+            while not (children := worker_pids(service.pid)):
+                await asyncio.sleep(0.02)
+        service.kill()
+        async with asyncio.timeout(10):
+            while any(alive(pid) for pid in children):
+                await asyncio.sleep(0.05)
+        assert set(harbour.store.keys("manifests/merged/")) == before
+        service.start()
+        (merged,) = await wait_for_fact(js, CheckpointMerged)
+        assert harbour.manifest_of(merged).files
+        assert not list((settings.state_dir / "work/merger/rooms").glob("*"))
+    await watch.unsubscribe()
+
+
+def worker_pids(pid):
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [
+            child.pid for child in psutil.Process(pid).children(recursive=True)
+            if "services.merger.adapters.work" in child.cmdline()
+        ]  # fmt: skip
+    return []
+
+
+def alive(pid):
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+async def test_unreadable_event_becomes_a_dead_letter_and_the_service_goes_on(js, settings, harbour):
+    await js.publish(f"{ReleaseOpened.TYPE}.support-bot", b"{not json", headers={"Nats-Msg-Id": "broken"})
+    await publish_event(js, opened(harbour.base, harbour.new_lora(31)))
+    with running_service(MODULE, settings):
+        await wait_for_fact(js, CheckpointMerged)
+        info = await js.stream_info("SLIPWAY_DEADLETTER")
+        assert info.state.messages == 1

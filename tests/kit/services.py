@@ -1,0 +1,97 @@
+"""Runs a service as its own process, as in production, and waits for what it says."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from contracts.envelope import Event
+from contracts.facts import Fact
+from contracts.services import stream_of
+from shared.process import die_with_parent, end_tree
+from shared.settings import Connection
+
+
+def environment(connection: Connection, **more: str) -> dict[str, str]:
+    """Give the environment that makes a service use these settings."""
+    values = {**connection.model_dump(), "s3_secret_key": connection.s3_secret_key.get_secret_value()}
+    ours = {f"SLIPWAY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
+    return {**os.environ, **ours, **more}
+
+
+class ServiceProcess:
+    """One service process that can be killed and started again."""
+
+    def __init__(self, module: str, connection: Connection, **more: str) -> None:
+        self._module = module
+        self._environment = environment(connection, **more)
+        self._log = connection.state_dir / f"{module}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self._module], stdout=log, stderr=log, env=self._environment,
+                preexec_fn=die_with_parent(),
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def kill(self) -> None:
+        """kill -9."""
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(10)
+
+    def wait_until_dead(self, timeout_s: float = 60.0) -> int:
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            end_tree(self.pid, grace_s=15.0)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+
+@contextlib.contextmanager
+def running_service(module: str, connection: Connection, **more: str) -> Iterator[ServiceProcess]:
+    service = ServiceProcess(module, connection, **more)
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+
+
+async def stored_facts(js, fact: type[Fact], model: str = "*") -> list[Event]:
+    """Read every stored fact of a type."""
+    stream = stream_of(fact)
+    subject = f"{fact.TYPE}.{model}"
+    state = (await js.stream_info(stream, subjects_filter=subject)).state
+    count = sum((state.subjects or {}).values())
+    if not count:
+        return []
+    subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)
+    try:
+        messages = [await subscription.next_msg(timeout=10) for _ in range(count)]
+    finally:
+        await subscription.unsubscribe()
+    return [Event[fact].model_validate_json(message.data) for message in messages]
+
+
+async def wait_for_fact(js, fact: type[Fact], *, model: str = "*", count: int = 1, timeout_s: float = 90.0) -> list[Event]:
+    """Wait until so many facts of a type are stored, and give them."""
+    async with asyncio.timeout(timeout_s):
+        while len(found := await stored_facts(js, fact, model)) < count:
+            await asyncio.sleep(0.1)
+    return found

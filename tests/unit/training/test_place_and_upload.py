@@ -1,0 +1,54 @@
+"""The training client without any server."""
+
+import pytest
+
+from clients.training import Place, PublishError, Run
+from clients.training.publish import envelope
+from clients.training.upload import checkpoint_files
+from contracts.facts import CheckpointReady
+from tests.kit import factories
+
+
+def ready(**changes):
+    fact = CheckpointReady(
+        model="support-bot", base=factories.base(), weights=factories.weights(), training=factories.training()
+    )
+    return fact.model_copy(update=changes)
+
+
+def test_place_comes_from_the_variables_that_services_use():
+    variables = {
+        "SLIPWAY_NATS_URL": "nats://bus:4222", "SLIPWAY_S3_ENDPOINT": "store:9000", "SLIPWAY_S3_ACCESS_KEY": "a",
+        "SLIPWAY_S3_SECRET_KEY": "very-secret", "SLIPWAY_S3_BUCKET": "models", "SLIPWAY_S3_SECURE": "True",
+    }  # fmt: skip
+    place = Place.from_environment(variables)
+    assert place == Place(
+        nats_url="nats://bus:4222", s3_endpoint="store:9000", s3_access_key="a", s3_secret_key="very-secret",
+        s3_bucket="models", s3_secure=True,
+    )  # fmt: skip
+    assert "very-secret" not in repr(place)
+    assert Place.from_environment({}) == Place()
+
+
+def test_the_event_id_follows_from_the_checkpoint_alone():
+    first, again = envelope(ready()), envelope(ready())
+    assert first.id == again.id
+    assert first.nats_subject == "slipway.checkpoint.ready.v1.support-bot"
+    assert first.correlationid == factories.training().run_id
+    assert envelope(ready(attempt=2)).id != first.id
+
+
+def test_only_files_that_travel_are_listed(tmp_path):
+    for name in ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", ".hidden.json", "rng_state.pth"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "checkpoint-10").mkdir()
+    assert [path.name for path in checkpoint_files(tmp_path)] == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_no_weights_is_an_error(tmp_path):
+    with pytest.raises(PublishError, match="no safetensors"):
+        checkpoint_files(tmp_path)
+
+
+def test_runs_can_be_compared():
+    assert Run("a", "sha256:1") == Run("a", "sha256:1")
