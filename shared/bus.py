@@ -23,7 +23,7 @@ from contracts.services import SERVICES, durable_name, filter_subject, stream_of
 from contracts.vocabulary import Environment, canonical_json
 from shared.clock import Clock
 from shared.delivery import Consumption, Delivery, Failed
-from shared.errors import Transient
+from shared.errors import Permanent, Transient
 from shared.events import parse_event
 from shared.failpoints import failpoint
 from shared.settings import Connection
@@ -32,6 +32,7 @@ from shared.telemetry import current_traceparent, tracer_provider
 F = TypeVar("F", bound=Fact)
 PUBLISH_TIMEOUT_S = 10.0
 _PUBLISH_ATTEMPTS = 5
+_FRAME_BYTES = 64
 
 __all__ = ["Bus", "Emit", "Failed", "Outcome"]
 
@@ -213,11 +214,18 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
     """Publish an event to its stream; retried with the same message id, so that it is stored once.
 
     A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
+
+    Raises:
+        Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection.
+        Transient: `bus_unavailable` when the stream does not have it after several attempts.
     """
     all_headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE, **(headers or {})}
     if event.traceparent:
         all_headers["traceparent"] = event.traceparent
     body = canonical_json(plain(event))
+    size = len(body) + sum(len(key) + len(value.encode()) + 4 for key, value in all_headers.items())
+    if size + _FRAME_BYTES > js._nc.max_payload:  # noqa: SLF001 - nats-py checks the body alone, the server also headers
+        raise Permanent("internal_error", f"{event.type} has {size} bytes, more than the bus allows.")
     for attempt in range(_PUBLISH_ATTEMPTS):
         try:
             ack = await js.publish(event.nats_subject, body, timeout=PUBLISH_TIMEOUT_S, headers=all_headers)

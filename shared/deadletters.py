@@ -6,6 +6,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.services import DEADLETTER, DEADLETTER_PREFIX
+from shared.errors import Permanent
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class DeadLetter:
     at: str
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def is_truncated(self) -> bool:
+        """Tell whether the message was too large to be copied whole; its stream has the rest."""
+        return "Slipway-Truncated" in self.headers
 
 
 async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
@@ -53,7 +59,12 @@ async def requeue(js: JetStreamContext, letter: DeadLetter) -> int:
 
     It is stored under a message id of its own, so that the dedupe window does not swallow it. Consumers that had
     handled the original handle it again harmlessly: facts are applied once per event id.
+
+    Raises:
+        Permanent: `malformed_event` when the message is too large to be sent again.
     """
+    if letter.is_truncated:
+        raise Permanent("malformed_event", f"The message on {letter.subject} is larger than the bus can requeue.")
     keep = {key: value for key, value in letter.headers.items() if not key.startswith("Slipway-")}
     headers = {**keep, "Nats-Msg-Id": f"{DEADLETTER_PREFIX}:{letter.sequence}"}
     ack = await js.publish(letter.subject, letter.body, headers=headers, timeout=10)

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from shared.bus import Bus, Emit
 
 UNKNOWN_ERROR_DELIVERIES = 5
+_REASON_CHARS = 2000
+_HEADERS_BYTES = 8192
+"""More than the headers of a dead letter can take; they count as part of the message."""
+_KEPT_HEADERS = ("content-type", "traceparent")
+"""What goes on with a dead letter. A stranger's other headers may steer the server (`Nats-Expected-Stream` …)."""
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -90,7 +95,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         exhausted = known is None and deliveries >= UNKNOWN_ERROR_DELIVERIES
         log = structlog.get_logger().bind(fact=consumption.fact.TYPE, subject=message.subject, deliveries=deliveries)
         if isinstance(known, Permanent) or exhausted:
-            known = known or Permanent("internal_error", f"{type(error).__name__}: {error}.")
+            known = known or Permanent("internal_error", f"{type(error).__name__}: {error}."[:_REASON_CHARS])
             log.error("failed for good", code=known.code, reason=known.reason, exc_info=error if exhausted else None)
             try:
                 rejected = await self._bury(message, consumption, known)
@@ -109,22 +114,35 @@ class Delivery(BaseMiddleware[Any, Any]):
         """Turn a failed message into a rejection fact, or else a dead letter; tell which."""
         event = _parsed(message, consumption)
         failed = Failed(event=event, error=error, model=model_in(message.subject))
-        fact = consumption.failure(failed) if consumption.failure and failed.model else None
-        source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
-        if fact is not None:
-            await self._bus.publish(_caused(fact, source, failed), cause=event)
-        if fact is None or event is None:
+        told = await self._tell(consumption, failed, f"{message.metadata.stream}:{message.metadata.sequence.stream}")
+        if not told or event is None:
             sequence = await bury(self._bus, message, error, consumption.durable)
-            if event is not None and fact is None:
+            if event is not None and not told:
                 await self._abandon(event, error, sequence)
-        return fact is not None
+        return told
+
+    async def _tell(self, consumption: Consumption, failed: Failed, source: str) -> bool:
+        """Publish the fact that a failure becomes; False when there is none, or when it cannot be told."""
+        if consumption.failure is None or failed.model is None:
+            return False
+        try:
+            fact = consumption.failure(failed)
+            if fact is None:
+                return False
+            await self._bus.publish(_caused(fact, source, failed), cause=failed.event)
+        except (TimeoutError, NatsError, Transient):
+            raise
+        except Exception:  # noqa: BLE001 - a defect in telling of a failure must not bring the message back for ever
+            structlog.get_logger().exception("failure could not be told", fact=consumption.fact.TYPE)
+            return False
+        return True
 
     async def _abandon(self, event: Event[Any], error: SlipwayError, sequence: int) -> None:
         from shared.bus import Emit, publish_event
 
         abandoned = WorkAbandoned(
             service=self._bus.service, cause_type=event.type, cause_id=event.id, dead_letter_sequence=sequence,
-            code=error.code, reason=error.reason,
+            code=error.code, reason=error.reason[:_REASON_CHARS],
         )  # fmt: skip
         await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
 
@@ -146,10 +164,17 @@ def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
 
 
 async def bury(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> int:
-    """Copy a message to the dead letters with the reason, once; give its sequence there."""
+    """Copy a message to the dead letters with the reason, once; give its sequence there.
+
+    Of a message that leaves no room for the reason only the beginning is copied; its stream still has it whole.
+    """
     metadata = message.metadata
+    kept = {key: _header_safe(value) for key, value in (message.headers or {}).items() if key.lower() in _KEPT_HEADERS}
+    room = bus.client.max_payload - _HEADERS_BYTES
+    if len(message.data) > room:
+        kept["Slipway-Truncated"] = str(len(message.data))
     headers = {
-        **(message.headers or {}),
+        **kept,
         "Nats-Msg-Id": f"{metadata.stream}:{metadata.sequence.stream}:{durable}",
         "Slipway-Code": error.code,
         "Slipway-Reason": _header_safe(error.sentence()),
@@ -161,12 +186,14 @@ async def bury(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> i
         "Slipway-Deliveries": str(metadata.num_delivered),
         "Slipway-At": bus.clock.now().isoformat(),
     }
-    ack = await bus.js.publish(f"{DEADLETTER_PREFIX}.{bus.service}", message.data, headers=headers, timeout=10)
+    body = message.data[:room]
+    ack = await bus.js.publish(f"{DEADLETTER_PREFIX}.{bus.service}", body, headers=headers, timeout=10)
     return ack.seq
 
 
 def _header_safe(text: str) -> str:
-    return " ".join(text.split()).encode("ascii", "replace").decode()[:1000]
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in " ".join(text.split()))
+    return plain[:1000].rstrip()
 
 
 async def _keep_alive(message: Msg) -> None:
