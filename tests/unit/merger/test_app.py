@@ -1,0 +1,140 @@
+"""The merger's order of steps, with fakes at its ports."""
+# ruff: noqa: ARG002 - fakes take what their ports take
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from contracts.facts import Parity
+from contracts.manifests import FileEntry
+from contracts.vocabulary import ArtifactRef
+from services.merger.app import Merger
+from services.merger.ports import Folder, Verification
+from shared.errors import Permanent
+from tests.kit.checkpoints import opened
+from tests.kit.factories import base
+
+DIGEST = "sha256:" + "a" * 64
+OTHER = "sha256:" + "b" * 64
+REF = ArtifactRef(uri="s3://slipway/checkpoints/support-bot/manifests/folder/a.json", digest=DIGEST, size_bytes=9)
+PARITY = Parity(prompts=8, max_abs_logit_difference=2.0, mean_kl=0.005, top1_agreement_ratio=0.95, effect_kl=0.3)
+
+
+def entry(path: str, digest: str = DIGEST) -> FileEntry:
+    return FileEntry(path=path, digest=digest, size_bytes=100)
+
+
+@dataclass
+class FakeArtifacts:
+    """Remembers what was asked, in order."""
+
+    base_digest: str = base().digest
+    checkpoint: tuple[FileEntry, ...] = (entry("adapter_config.json"), entry("adapter_model.safetensors"))
+    made: tuple[FileEntry, ...] = (entry("model.safetensors"), entry("tokenizer.json"))
+    log: list[str] = field(default_factory=list)
+    committed: dict[str, tuple] = field(default_factory=dict)
+
+    def find_merged(self, output_key):
+        self.log.append("find")
+        return self.committed.get(output_key)
+
+    def open_base(self, _base):
+        return Folder(self.base_digest, (entry("model.safetensors", OTHER), entry("tokenizer.json")), "")
+
+    def open_folder(self, ref):
+        return Folder(ref.digest, self.checkpoint, "checkpoints/support-bot/")
+
+    def keep(self, folder, progress):
+        self.log.append("keep")
+        return Path("base")
+
+    def fetch(self, files, prefix, into, progress, step):
+        self.log.append(step)
+
+    def put(self, folder, progress):
+        self.log.append("put")
+        return self.made
+
+    def commit(self, manifest):
+        self.log.append("commit")
+        return self.committed.setdefault(manifest.output_key, (manifest, REF))
+
+    @asynccontextmanager
+    async def workshop(self, name):
+        yield Path("room")
+
+
+@dataclass
+class FakeEngine:
+    log: list[str]
+    parity: Parity = PARITY
+    rendered: tuple[str, str] = (DIGEST, DIGEST)
+
+    def library_versions(self):
+        return {"peft": "0.21.2"}
+
+    async def merge(self, order, progress):
+        self.log.append("merge")
+        return 300
+
+    async def verify(self, order, progress):
+        self.log.append("verify")
+        return Verification(self.parity, *self.rendered, peak_rss_bytes=500)
+
+
+class FakeClock:
+    def now(self):
+        return datetime(2026, 11, 24, tzinfo=UTC)
+
+    def monotonic(self):
+        return 1.0
+
+
+def merger(**changes) -> Merger:
+    engine = {name: changes.pop(name) for name in ("parity", "rendered") if name in changes}
+    artifacts = FakeArtifacts(**changes)
+    return Merger(artifacts=artifacts, engine=FakeEngine(artifacts.log, **engine), clock=FakeClock())
+
+
+def quiet(*_told):
+    pass
+
+
+ORDER = opened(base(), REF).data
+
+
+async def test_commits_last_and_after_the_stored_bytes_were_verified():
+    one = merger()
+    manifest, ref = await one.merge(ORDER, quiet)
+    assert one.artifacts.log == ["find", "keep", "download", "merge", "put", "reload", "verify", "commit"]
+    assert (manifest.parity, manifest.peak_rss_bytes, manifest.weights_bytes) == (PARITY, 500, 100)
+    assert ref == REF
+
+
+async def test_what_is_committed_is_only_said_again():
+    one = merger()
+    first = await one.merge(ORDER, quiet)
+    one.artifacts.log.clear()
+    assert await one.merge(opened(base(), REF).data, quiet) == first
+    assert one.artifacts.log == ["find"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "last_step"),
+    [
+        ({"base_digest": OTHER}, "base_mismatch", "find"),
+        ({"checkpoint": (entry("adapter_model.bin"),)}, "pickle_refused", "find"),
+        ({"parity": PARITY.model_copy(update={"mean_kl": 1.0})}, "parity_failed", "verify"),
+        ({"made": (entry("model.safetensors"), entry("tokenizer.json", OTHER))}, "tokenizer_changed", "verify"),
+        ({"rendered": (DIGEST, OTHER)}, "tokenizer_changed", "verify"),
+    ],
+)
+async def test_what_is_refused_is_never_committed(changes, code, last_step):
+    one = merger(**changes)
+    with pytest.raises(Permanent) as caught:
+        await one.merge(ORDER, quiet)
+    assert caught.value.code == code
+    assert one.artifacts.log[-1] == last_step

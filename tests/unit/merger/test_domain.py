@@ -1,0 +1,125 @@
+"""The merger's pure decisions that need no files."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.codes import ADVICE
+from contracts.facts import Parity, Weights
+from contracts.manifests import FileEntry
+from contracts.vocabulary import ArtifactRef
+from services.merger import domain
+from tests.kit.factories import base, weights
+
+LIMITS = domain.ParityLimits()
+DIGEST = "sha256:" + "a" * 64
+
+
+def parity(**changes) -> Parity:
+    whole = {"prompts": 8, "max_abs_logit_difference": 2.6, "mean_kl": 0.005, "top1_agreement_ratio": 0.95,
+             "effect_kl": 0.28}  # fmt: skip
+    return Parity(**(whole | changes))
+
+
+def test_rounding_to_bfloat16_passes():
+    assert domain.assess_parity(parity(), LIMITS) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompts": 0},
+        {"mean_kl": 0.06},
+        {"top1_agreement_ratio": 0.8},
+        {"mean_kl": 0.02, "effect_kl": 0.02},  # the LoRA is as good as gone
+    ],
+)
+def test_what_does_not_answer_like_its_parts_is_refused(changes):
+    refusal = domain.assess_parity(parity(**changes), LIMITS)
+    assert refusal.code == "parity_failed"
+    assert refusal.details["prompts"] == changes.get("prompts", 8)
+
+
+def test_a_tiny_effect_is_not_held_against_rounding():
+    assert domain.assess_parity(parity(mean_kl=0.005, effect_kl=0.005), LIMITS) is None
+
+
+@given(st.lists(st.integers(0, 700), max_size=60), st.integers(1, 500))
+def test_shards_keep_order_and_lose_nothing(sizes, limit):
+    tensors = [(f"t{number}", size) for number, size in enumerate(sizes)]
+    shards = domain.plan_shards(tensors, limit)
+    assert [name for shard in shards for name in shard] == [name for name, _ in tensors]
+    of = dict(tensors)
+    for shard in shards:
+        assert shard
+        assert len(shard) == 1 or sum(of[name] for name in shard) <= limit
+
+
+def test_shards_are_named_as_transformers_expects():
+    assert domain.shard_name(0, 1) == "model.safetensors"
+    assert domain.shard_name(1, 3) == "model-00002-of-00003.safetensors"
+
+
+def key(**changes) -> str:
+    inputs = {"model": "support-bot", "base": base(), "weights": weights(), "dtype": "bfloat16", "limits": LIMITS,
+              "library_versions": {"peft": "0.21.2", "torch": "2.13.0"}}  # fmt: skip
+    return domain.plan_output_key(**(inputs | changes))
+
+
+def test_the_output_key_follows_from_all_that_decides_the_outcome_and_nothing_else():
+    assert key() == key(library_versions={"torch": "2.13.0", "peft": "0.21.2"})
+    moved = weights().ref.model_copy(update={"uri": "s3://slipway/checkpoints/support-bot/manifests/folder/b.json"})
+    assert key(weights=Weights(kind="lora", ref=moved)) == key()
+    other = ArtifactRef(uri=moved.uri, digest=DIGEST, size_bytes=1)
+    changed = [
+        key(model="sales-bot"),
+        key(base=base().model_copy(update={"digest": DIGEST})),
+        key(weights=Weights(kind="lora", ref=other)),
+        key(weights=Weights(kind="full", ref=weights().ref)),
+        key(dtype="float16"),
+        key(limits=domain.ParityLimits(max_mean_kl=0.1)),
+        key(library_versions={"peft": "0.21.3", "torch": "2.13.0"}),
+    ]
+    assert len({key(), *changed}) == len(changed) + 1
+
+
+def test_the_tokenizer_digest_sees_the_tokenizer_only():
+    def files(**digests):
+        return [FileEntry(path=path.replace("_json", ".json"), digest=digest, size_bytes=1)
+                for path, digest in digests.items()]  # fmt: skip
+
+    first = domain.tokenizer_digest(files(tokenizer_json=DIGEST, config_json=DIGEST))
+    other = "sha256:" + "b" * 64
+    assert first == domain.tokenizer_digest(files(config_json=other, tokenizer_json=DIGEST))
+    assert first != domain.tokenizer_digest(files(tokenizer_json=other, config_json=DIGEST))
+
+
+@pytest.mark.parametrize(
+    ("path", "carried"),
+    [
+        ("tokenizer.json", True),
+        ("generation_config.json", True),
+        ("chat_template.jinja", True),
+        ("model.safetensors", False),
+        ("model.safetensors.index.json", False),
+        ("modeling_evil.py", False),
+        ("pytorch_model.bin", False),
+        ("onnx/config.json", False),
+    ],
+)
+def test_what_is_carried_over_from_the_base(path, carried):
+    assert domain.is_carried_over(path) is carried
+
+
+def test_files_are_judged_by_name_and_size_alone():
+    good = {"adapter_config.json": 10, "adapter_model.safetensors": 10, "README.md": 0}
+    assert domain.assess_files("lora", good) is None
+    assert domain.assess_files("lora", {**good, "adapter_config.json": 0}).code == "truncated_weights"
+    assert domain.assess_files("lora", {**good, "sub/weights.CKPT": 1}).code == "pickle_refused"
+    assert domain.assess_files("full", good).code == "artifact_not_found"
+    assert domain.assess_files("full", {"config.json": 1}).code == "artifact_not_found"
+    assert domain.assess_files("full", {"config.json": 1, "model.safetensors": 0}).code == "truncated_weights"
+
+
+def test_every_refusal_has_advice():
+    assert {"unsupported_adapter", "parity_failed", "tokenizer_changed"} <= set(ADVICE)
