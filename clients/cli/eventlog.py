@@ -99,16 +99,7 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
     pumps = [asyncio.create_task(pump(stream)) for stream in STREAMS]
     try:
         while True:
-            getting = asyncio.create_task(queue.get())
-            try:
-                await asyncio.wait([getting, *pumps], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                if not getting.done():
-                    getting.cancel()
-            for task in pumps:
-                if task.done():
-                    task.result()
-            yield getting.result()
+            yield await _next_of(queue, pumps)
     finally:
         for task in pumps:
             task.cancel()
@@ -116,6 +107,20 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
         await asyncio.gather(*pumps, return_exceptions=True)
         with contextlib.suppress(nats.errors.Error):
             await live.unsubscribe()
+
+
+async def _next_of(queue: asyncio.Queue[Said], pumps: list[asyncio.Task[None]]) -> Said:
+    """Wait for the next thing said; a pump that failed fails here."""
+    getting = asyncio.create_task(queue.get())
+    try:
+        await asyncio.wait([getting, *pumps], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not getting.done():
+            getting.cancel()
+    for task in pumps:
+        if task.done():
+            task.result()
+    return await getting
 
 
 class _Reader:

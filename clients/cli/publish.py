@@ -1,32 +1,23 @@
 """`slipway publish`: upload a checkpoint and say that it is ready."""
 
-import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from pydantic import ValidationError
 
 from clients.cli.base import find_base
 from clients.cli.orders import load_policy
-from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
+from clients.cli.place import JsonOption, Place, StateOption, find_place
 from clients.cli.records import open_store
 from clients.cli.say import Exit, Refused, show_json, show_line
-from clients.cli.upload import model_files, progress_bar, upload_folder
-from contracts.envelope import Event
-from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Training, Weights
-from contracts.manifests import BaseManifest
-from contracts.policy import ReleasePolicy
-from contracts.vocabulary import MODEL_NAME_PATTERN, ArtifactRef, Variant, digest_of_json
-from shared.blobs import Store
-from shared.bus import publish_event
-from shared.clock import SystemClock
-
-SOURCE = "/slipway/cli"
+from clients.cli.upload import Advance, model_files, progress_bar
+from clients.training import Place as TrainingPlace
+from clients.training import PublishError, Run, publish_checkpoint
+from contracts.facts import BaseModelRef, EvalResult
+from contracts.vocabulary import MODEL_NAME_PATTERN, Variant
 
 
 def publish(
@@ -51,102 +42,56 @@ def publish(
         raise Refused(
             f"{model!r} is no model name; use 1 to 63 lower-case letters, digits and inner hyphens", Exit.USAGE
         )
-    asked = Asked(
-        model=model, run_id=run_id, data_hash=data_hash, hyperparameters=parse_hyperparameters(hyperparameter or []),
-        evals=tuple(parse_eval(item) for item in evaluated or []), wanted=parse_variants(variant or ["int8"]),
-        policy=load_policy(policy) if policy is not None else None, attempt=attempt,
+    run = Run(
+        run_id=run_id, data_hash=data_hash, hyperparameters=parse_hyperparameters(hyperparameter or []),
+        evals=[parse_eval(item) for item in evaluated or []],
     )  # fmt: skip
-    files = model_files(adapter)
+    wanted = parse_variants(variant or ["int8"])
+    release_policy = load_policy(policy) if policy is not None else None
+    total = sum(path.stat().st_size for path in model_files(adapter))
     place = find_place(state)
-    store = open_store(place)
-    imported = find_base(store, base)
-    prefix = f"checkpoints/{model}/"
-    with progress_bar(f"uploading {adapter.name}", sum(p.stat().st_size for p in files), shown=not as_json) as advance:
-        ref, _ = upload_folder(store, files, prefix, advance)
-    sets = upload_set(store, calibration, prefix), upload_set(store, evaluation, prefix)
-    event = envelope(checkpoint(asked, imported, Weights(kind=kind_of(adapter), ref=ref), *sets))
-    asyncio.run(_publish(place, event))
-    if as_json:
-        show_json({"event_id": event.id, "model": model, "run_id": run_id, "weights": ref.model_dump(mode="json")})
-    else:
-        show_line(f"published a checkpoint of {model} (run {run_id}); follow it: slipway status {model} --follow")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the command line says about a checkpoint."""
-
-    model: str
-    run_id: str
-    data_hash: str
-    hyperparameters: Mapping[str, Any]
-    evals: tuple[EvalResult, ...]
-    wanted: tuple[Variant, ...]
-    policy: ReleasePolicy | None
-    attempt: int
-
-
-def checkpoint(
-    asked: Asked, base: BaseManifest, weights: Weights, calibration: ArtifactRef | None, evaluation: ArtifactRef | None
-) -> CheckpointReady:
-    """Put together the fact that is published.
-
-    Raises:
-        Refused: a value is not valid.
-    """
+    imported = find_base(open_store(place), base)
+    base_ref = BaseModelRef(
+        name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
+    )  # fmt: skip
     try:
-        return CheckpointReady(
-            model=asked.model,
-            base=BaseModelRef(
-                name=base.name, revision=base.revision, uri=base.folder.uri, digest=base.folder.digest
-            ),
-            weights=weights,
-            training=Training(
-                run_id=asked.run_id, data_hash=asked.data_hash, hyperparameters=dict(asked.hyperparameters)
-            ),
-            evals=asked.evals, calibration=calibration, evaluation=evaluation, wanted=asked.wanted,
-            policy=asked.policy, attempt=asked.attempt,
-        )  # fmt: skip
-    except ValidationError as error:
-        raise Refused(_problems(error), Exit.USAGE) from error
+        with progress_bar(f"uploading {adapter.name}", total, shown=not as_json) as advance:
+            published = publish_checkpoint(
+                adapter, model=model, base=base_ref, run=run, place=training_place(place), wanted=wanted,
+                policy=release_policy, calibration=calibration, evaluation=evaluation, attempt=attempt,
+                progress=steps(advance),
+            )  # fmt: skip
+    except PublishError as error:
+        raise Refused(str(error)) from error
+    if as_json:
+        weights = published.weights.model_dump(mode="json")
+        show_json({"event_id": published.event_id, "model": model, "run_id": run_id, "weights": weights})
+    else:
+        again = " again" if published.duplicate else ""
+        show_line(
+            f"published a checkpoint of {model}{again} (run {run_id}); follow it: slipway status {model} --follow"
+        )
 
 
-def envelope(fact: CheckpointReady) -> Event[Any]:
-    """Wrap a checkpoint; the same checkpoint gets the same event id, so that saying it twice is saying it once."""
-    identity = digest_of_json(fact.model_dump(mode="json")).removeprefix("sha256:")
-    return Event[Any](
-        id=f"checkpoint-{identity[:32]}", source=SOURCE, type=fact.TYPE, subject=fact.model, time=SystemClock().now(),
-        correlationid=fact.training.run_id, data=fact,
+def training_place(place: Place) -> TrainingPlace:
+    """Say where the stack is in the words of the training client."""
+    found = place.connection
+    return TrainingPlace(
+        nats_url=found.nats_url, s3_endpoint=found.s3_endpoint, s3_access_key=found.s3_access_key,
+        s3_secret_key=found.s3_secret_key.get_secret_value(), s3_bucket=found.s3_bucket, s3_secure=found.s3_secure,
     )  # fmt: skip
 
 
-async def _publish(place: Place, event: Event[Any]) -> None:
-    async with connected(place) as client:
-        await publish_event(client.jetstream(timeout=10), event)
+def steps(advance: Advance) -> Callable[[int, int], None]:
+    """Turn bytes done in all into bytes done since the last call."""
+    seen = 0
 
+    def report(done: int, _total: int) -> None:
+        nonlocal seen
+        advance(done - seen)
+        seen = done
 
-def kind_of(folder: Path) -> str:
-    """Tell a LoRA from full weights by the file that PEFT writes beside it."""
-    return "lora" if (folder / "adapter_config.json").exists() else "full"
-
-
-def upload_set(store: Store, path: Path | None, prefix: str) -> ArtifactRef | None:
-    """Upload a calibration or evaluation set.
-
-    Raises:
-        Refused: it cannot be read, or is not JSON lines.
-    """
-    if path is None:
-        return None
-    try:
-        data = path.read_bytes()
-        for line in data.splitlines():
-            json.loads(line)
-    except (OSError, ValueError) as error:
-        raise Refused(f"{path} is not JSON lines that can be read: {error}", Exit.USAGE) from error
-    entry = store.put_file(path, path.name, prefix)
-    key = f"{prefix}blobs/sha256/{entry.digest[7:9]}/{entry.digest[7:]}"
-    return ArtifactRef(uri=store.uri(key), digest=entry.digest, size_bytes=entry.size_bytes)
+    return report
 
 
 def parse_hyperparameters(items: Sequence[str]) -> dict[str, Any]:
@@ -182,8 +127,3 @@ def parse_variants(items: Sequence[str]) -> tuple[Variant, ...]:
     if unknown:
         raise Refused(f"{unknown[0]!r} is no variant; say one of {', '.join(known)}", Exit.USAGE)
     return tuple(dict.fromkeys(items))  # type: ignore[arg-type]
-
-
-def _problems(error: ValidationError) -> str:
-    found = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-    return f"the checkpoint cannot be published so: {found}"

@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from clients.cli.orders import load_policy
+from clients.cli.publish import parse_eval, parse_hyperparameters, parse_variants, steps
 from clients.cli.records import FINGERPRINT, parse_version
 from clients.cli.road import join, project
 from clients.cli.say import Exit, Refused
@@ -102,3 +103,38 @@ def test_a_release_id_names_no_model():
     assert model_of(RELEASE) is None
     assert model_of("support-bot@v7") == "support-bot"
     assert model_of("r-2-d2") == "r-2-d2"
+
+
+def test_hyperparameters_keep_the_type_that_json_gives_them():
+    items = ["lr=0.001", "steps=20", "packing=false", "scheduler=cosine", "modules=[1]", "note=a=b"]
+    found = parse_hyperparameters(items)
+    assert found == {"lr": 0.001, "steps": 20, "packing": False, "scheduler": "cosine", "modules": [1], "note": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "higher"),
+    [("tickets:accuracy=0.87", 0.87, True), ("a b:eval_loss=-1.5e-3", -0.0015, False), ("x:perplexity=12", 12.0, False)],
+)
+def test_evaluations_are_read(text, value, higher):
+    found = parse_eval(text)
+    assert (found.value, found.higher_is_better) == (value, higher)
+
+
+@pytest.mark.parametrize("text", ["accuracy=0.5", "a:b", "a:b=x", "a:b=nan", "a:b=1.2.3", ":=1"])
+def test_what_is_no_evaluation_is_refused(text):
+    with pytest.raises(Refused, match="name:metric=value"):
+        parse_eval(text)
+
+
+def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
+    assert parse_variants(["int8", "bf16", "int8"]) == ("int8", "bf16")
+    with pytest.raises(Refused, match="fp8"):
+        parse_variants(["fp8"])
+
+
+def test_a_bar_is_told_what_came_since_the_last_time():
+    told = []
+    report = steps(told.append)
+    for done in (10, 10, 25):
+        report(done, 25)
+    assert told == [10, 0, 15]

@@ -1,0 +1,82 @@
+"""The embedded stack with a model in vLLM: its engine processes go when Triton is killed, and when the stack ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from tests.integration.test_up import ENGINE, ROOT, Up, living
+from tests.kit.models import tiny_base
+from tests.kit.servers import wait_until
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm]
+
+LOAD = """
+import sys, tritonclient.grpc
+with tritonclient.grpc.InferenceServerClient(sys.argv[1]) as client:
+    client.load_model(sys.argv[2], client_timeout=150)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_engine():
+    if not (ENGINE / "bin" / "python").exists():
+        if os.environ.get("CI"):
+            pytest.fail("no .venv-engine: run make setup")
+        pytest.skip("no .venv-engine: run make setup")
+
+
+def load(up: Up, model: Path) -> None:
+    """Load a model into vLLM, as server-manager does, but under a name that it does not know."""
+    folder = up.state / "triton" / "models" / "probe.v1.bf16"
+    config = EngineConfig(kind="slipway", engine_args={"max_model_len": 256})
+    for name, text in plan_model_files("probe.v1.bf16", str(model), config).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    endpoint = f"127.0.0.1:{up.parts()['triton']['port']}"
+    subprocess.run([sys.executable, "-c", LOAD, endpoint, "probe.v1.bf16"], cwd=ROOT, check=True, timeout=200)
+
+
+def engines(up: Up) -> dict[int, str]:
+    """The processes that serve the model: Triton's stub and what vLLM starts below it."""
+    leader = up.parts()["triton"]["pid"]
+    sessions = {leader}
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == leader:
+            continue
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if fields[0] not in "ZX" and int(fields[3]) in sessions:
+            found[int(folder.name)] = command
+    return found
+
+
+def test_no_engine_process_outlives_triton_or_the_stack(tmp_path):
+    model = tiny_base(tmp_path / "tiny", hidden=256)
+    up = Up(tmp_path / "state", "--engine", "slipway").until_ready()
+    try:
+        load(up, model)
+        old = engines(up)
+        assert any("VLLM" in command or "EngineCore" in command for command in old.values()), old
+        leader = up.parts()["triton"]["pid"]
+        os.kill(leader, signal.SIGKILL)
+        wait_until(
+            lambda: (now := up.parts()["triton"])["pid"] != leader and now["state"] == "ready",
+            timeout_s=60, what="triton being back",
+        )  # fmt: skip
+        wait_until(lambda: not any((Path("/proc") / str(pid)).exists() for pid in old), what="the engines' end")
+        load(up, model)
+        last = engines(up)
+        assert last
+    finally:
+        assert up.end(signal.SIGINT) == 0
+    assert living(up.state) == {}
+    assert not any((Path("/proc") / str(pid)).exists() for pid in last)
