@@ -1,0 +1,239 @@
+"""The gateway with the openai SDK, on a real Triton (toy engine) and a real bus."""
+
+import asyncio
+import contextlib
+import signal
+
+import httpx
+import openai
+import pytest
+
+from contracts.envelope import Event
+from contracts.facts import InferenceBatch
+from contracts.routes import CanaryShare, Route
+from contracts.services import TELEMETRY
+from services.gateway.adapters.triton import TritonEngine
+from shared.inference import Deadlines
+from shared.kv import Bucket
+from tests.kit.gateway import Gateway, load_toy
+from tests.kit.servers import connection, free_port, running
+from tests.kit.triton import TritonServer, installed
+from tests.unit.gateway.engine_conformance import EngineConformance
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+HELLO = [{"role": "user", "content": "zebra giraffe"}]
+BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+SWITCHES = {"dead_text": "DEADTEXT", "mute_text": "MUTETEXT", "crash_text": "CRASHTEXT"}
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def toy(triton):
+    """Targets 1 and 2, ten milliseconds a token."""
+    return {version: load_toy(triton, "toy", version, token_delay_ms="10", **SWITCHES) for version in (1, 2)}
+
+
+@pytest.fixture
+def gateway(nats_server, js, tmp_path):
+    settings = {"inter_token_s": 2, "first_token_s": 10, "template_time_s": 1}
+    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), **settings)) as process:
+        yield process
+
+
+@pytest.fixture
+def sdk(gateway):
+    return openai.OpenAI(base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60)
+
+
+@pytest.fixture
+async def asdk(gateway):
+    async with openai.AsyncOpenAI(base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60) as one:
+        yield one
+
+
+async def put_route(js, gateway, route: Route) -> None:
+    """Write a route and wait until this gateway has it."""
+    bucket = Bucket(js, "routes", Route)
+    entry = await bucket.get(route.model)
+    await (bucket.create(route.model, route) if entry is None else bucket.update(route.model, route, entry.revision))
+    name = f"{route.model}@v{route.active.target.version}"
+    async with asyncio.timeout(10):
+        while await asyncio.to_thread(gateway.get, f"/v1/models/{name}") is None:
+            await asyncio.sleep(0.01)
+
+
+async def telemetry(js, count: int):
+    """Wait for `count` records and give them, with their raw messages."""
+    subscription = await js.pull_subscribe(f"{InferenceBatch.TYPE}.>", stream=TELEMETRY)
+    records, raw = [], b""
+    async with asyncio.timeout(20):
+        while len(records) < count:
+            with contextlib.suppress(TimeoutError):
+                for message in await subscription.fetch(10, timeout=1):
+                    raw += message.data
+                    records += Event[InferenceBatch].model_validate_json(message.data).data.records
+    return records, raw.decode()
+
+
+class TestTritonEngine(EngineConformance):
+    @pytest.fixture
+    async def engine(self):
+        one = TritonEngine(Deadlines(10, 5))
+        yield one
+        await one.close()
+
+    @pytest.fixture
+    def endpoint(self, toy):
+        return toy[1].endpoints[0]
+
+
+async def test_the_openai_sdk_gets_answers(js, gateway, asdk, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    raw = await asdk.chat.completions.with_raw_response.create(model="toy", messages=HELLO, max_tokens=5, temperature=0)
+    answer = raw.parse()
+    assert len(answer.choices[0].message.content.split()) == 5
+    assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("length", 5)
+    assert raw.headers["x-slipway-version"] == "toy.v1.bf16"
+    assert answer.system_fingerprint == f"fp_toy.v1.bf16.{toy[1].manifest.digest[7:15]}"
+
+    stream = await asdk.chat.completions.create(
+        model="toy", messages=HELLO, max_tokens=5, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == answer.choices[0].message.content
+    assert chunks[-1].usage.completion_tokens == 5
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+
+    whole = await asdk.completions.create(model="toy", prompt="Once", max_tokens=4)
+    pieces = [
+        chunk async for chunk in await asdk.completions.create(model="toy", prompt="Once", max_tokens=4, stream=True)
+    ]
+    assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text
+
+
+async def test_the_openai_sdk_gets_models_and_errors(js, gateway, asdk, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[2], previous=toy[1]))
+    assert [model.id async for model in asdk.models.list()] == ["toy", "toy@v2", "toy@v1"]
+    assert (await asdk.models.retrieve("toy@v1")).owned_by == "slipway"
+    pinned = await asdk.chat.completions.with_raw_response.create(model="toy@v1", messages=HELLO, max_tokens=1)
+    assert pinned.headers["x-slipway-version"] == "toy.v1.bf16"
+    with pytest.raises(openai.NotFoundError):
+        await asdk.chat.completions.create(model="toy@v9", messages=HELLO)
+    with pytest.raises(openai.BadRequestError) as caught:
+        await asdk.chat.completions.create(model="toy", messages=HELLO, n=2)
+    assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
+
+
+async def test_a_switch_between_two_requests_leaves_the_stream_in_flight_alone(js, gateway, asdk, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    stream = await asdk.completions.create(model="toy", prompt="Once", max_tokens=150, stream=True)
+    first = await anext(stream)
+    await put_route(js, gateway, Route(model="toy", epoch=2, active=toy[2], previous=toy[1]))
+    after = await asdk.completions.create(model="toy", prompt="Once", max_tokens=1)
+    assert after.system_fingerprint.startswith("fp_toy.v2.")
+    rest = [chunk async for chunk in stream]
+    assert {chunk.system_fingerprint for chunk in (first, *rest)} == {f"fp_toy.v1.bf16.{toy[1].manifest.digest[7:15]}"}
+    assert (len(rest) + 1, rest[-1].choices[0].finish_reason) == (151, "length")
+
+
+async def test_a_canary_takes_its_share(js, gateway, asdk, toy):
+    share = CanaryShare(served=toy[2], weight_ratio=0.4)
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], canary=share))
+    asked = [asdk.completions.create(model="toy", prompt="x", max_tokens=1, user=f"u{n}") for n in range(60)]
+    on_trial = sum(answer.system_fingerprint.startswith("fp_toy.v2") for answer in await asyncio.gather(*asked))
+    assert 10 <= on_trial <= 38
+    records, _ = await telemetry(js, 60)
+    assert sum(record.canary for record in records) == on_trial
+
+
+async def test_telemetry_has_the_figures_and_no_text(js, gateway, asdk, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    answer = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=20)
+    records, raw = await telemetry(js, 1)
+    (record,) = records
+    assert (record.target, record.endpoint) == (toy[1].target, toy[1].endpoints[0])
+    assert (record.output_tokens, record.finish_reason, record.error) == (20, "length", None)
+    assert record.ttft_ms >= 10
+    assert 9 <= record.itl_ms.mean < 100
+    assert record.e2e_ms >= 200
+    assert record.features.output_chars == len(answer.choices[0].message.content)
+    for word in ("zebra", "giraffe", *answer.choices[0].message.content.split()):
+        assert word not in raw
+
+
+async def test_a_caller_that_goes_away_stops_the_engine(js, gateway, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+
+    body = {"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}
+    async with (
+        httpx.AsyncClient(timeout=30) as http,
+        http.stream("POST", gateway.base_url + "/v1/completions", json=body) as answer,
+    ):
+        assert "data:" in await anext(answer.aiter_lines())
+    records, _ = await telemetry(js, 1)
+    assert (records[0].finish_reason, records[0].error) == ("cancelled", None)
+    assert records[0].output_tokens < 500
+    assert gateway.metric("slipway_gateway_in_flight") == 0.0
+    assert gateway.metric('slipway_gateway_requests_total{outcome="cancelled",target="toy.v1.bf16"}') == 1.0
+
+
+async def test_a_caller_that_does_not_wait_for_the_whole_answer_stops_the_engine_too(js, gateway, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    body = {"model": "toy", "prompt": "Once", "max_tokens": 2000}
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post(gateway.base_url + "/v1/completions", json=body, timeout=0.5)
+    records, _ = await telemetry(js, 1)
+    assert (records[0].finish_reason, records[0].error) == ("cancelled", None)
+    assert records[0].output_tokens < 500
+
+
+async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway, asdk, toy):
+    gone = f"127.0.0.1:{free_port()}"
+    two = toy[1].model_copy(update={"endpoints": (gone, *toy[1].endpoints)})
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=two))
+    for _ in range(12):
+        await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
+    assert gateway.metric("slipway_gateway_retries_total") > 0
+
+
+async def test_a_template_bomb_harms_only_its_own_model(js, gateway, asdk, toy, triton):
+    bomb = load_toy(triton, "bomb", 1).model_copy(update={"chat_template": BOMB})
+    await put_route(js, gateway, Route(model="bomb", epoch=1, active=bomb))
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    bombs = [asyncio.ensure_future(asdk.chat.completions.create(model="bomb", messages=HELLO)) for _ in range(3)]
+    good = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2)
+    assert good.choices[0].message.content
+    for outcome in await asyncio.gather(*bombs, return_exceptions=True):
+        assert isinstance(outcome, openai.InternalServerError)
+        assert outcome.code == "template_failed"
+    assert (await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2)).choices
+
+
+async def test_templates_are_applied_on_the_way(js, gateway, asdk, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    chat = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=6)
+    # The toy engine's answer depends on every character of its prompt.
+    prompt = "<|im_start|>user\nzebra giraffe<|im_end|>\n<|im_start|>assistant\n"
+    text = await asdk.completions.create(model="toy", prompt=prompt, max_tokens=6)
+    assert chat.choices[0].message.content == text.choices[0].text
+
+
+async def test_sigterm_lets_streams_finish_and_telemetry_go(js, gateway, asdk, toy):
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
+    stream = await asdk.completions.create(model="toy", prompt="Once", max_tokens=100, stream=True)
+    await anext(stream)
+    gateway.process.send_signal(signal.SIGTERM)
+    rest = [chunk async for chunk in stream]
+    assert (len(rest), rest[-1].choices[0].finish_reason) == (100, "length")
+    with pytest.raises(openai.APIConnectionError):
+        await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
+    assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+    records, _ = await telemetry(js, 1)
+    assert records[0].output_tokens == 100

@@ -1,0 +1,76 @@
+"""The gateway as a process of its own, and toy models in a real Triton for it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import httpx
+
+from contracts.routes import ServedTarget
+from contracts.vocabulary import Target
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from tests.kit import factories
+from tests.kit.servers import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Gateway(Server):
+    """`python -m services.gateway.main` with its environment; starts again with the same state."""
+
+    name = "gateway"
+
+    def __init__(self, folder: Path, connection, **settings) -> None:
+        super().__init__(folder)
+        self.port = connection.http_port
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.variables = {
+            "SLIPWAY_NATS_URL": connection.nats_url,
+            "SLIPWAY_HTTP_PORT": str(self.port),
+            "SLIPWAY_STATE_DIR": str(self.folder),
+        } | {f"GATEWAY_{key.upper()}": str(value) for key, value in settings.items()}
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "services.gateway.main"]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
+
+    def ready(self) -> bool:
+        return self.get("/readyz") is not None
+
+    def get(self, path: str) -> httpx.Response | None:
+        """Get a path; None unless it answers 200."""
+        try:
+            answer = httpx.get(self.base_url + path, timeout=5, follow_redirects=True)
+        except httpx.HTTPError:
+            return None
+        return answer if answer.status_code == 200 else None
+
+    def metric(self, line: str) -> float:
+        """Give a metric by its name and labels, as they stand in the exposition."""
+        text = self.get("/metrics/").text
+        found = [one.rsplit(" ", 1)[1] for one in text.splitlines() if one.rsplit(" ", 1)[0] == line]
+        return float(found[0]) if found else 0.0
+
+
+def load_toy(triton, model: str, version: int, **toy: str) -> ServedTarget:
+    """Load a toy model into Triton and give it as a served target."""
+    target = Target(model=model, version=version, variant="bf16")
+    weights = triton.folder / "weights" / target.triton_name
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "config.json").write_text(json.dumps({"version": version}))
+    files = plan_model_files(target.triton_name, str(weights), EngineConfig(kind="toy", toy=toy))
+    for name, content in files.items():
+        path = triton.repository / target.triton_name / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    order(triton, target.triton_name, "load")
+    return factories.served(version, "bf16", model, endpoints=(triton.endpoint,))
+
+
+def order(triton, name: str, verb: str) -> None:
+    """Load or unload a model."""
+    url = f"http://127.0.0.1:{triton.ports.http}/v2/repository/models/{name}/{verb}"
+    httpx.post(url, json={}, timeout=60).raise_for_status()
