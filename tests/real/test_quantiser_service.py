@@ -1,0 +1,227 @@
+"""The quantiser as a process of its own on real NATS and a real S3 server: facts in, variants and facts out."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from contracts.envelope import Event
+from contracts.facts import MergeMethod, QuantiseSettings, VariantFailed, VariantQuantised, VariantRequested
+from contracts.facts import WorkProgressed as Progressed
+from contracts.manifests import MergedManifest, VariantManifest
+from contracts.policy import QualityGate
+from contracts.services import EVENTS
+from contracts.vocabulary import digest_of
+from shared.blobs import Store, manifest_key
+from shared.bus import publish_event
+from tests.kit import factories
+from tests.kit.models import tiny_base
+from tests.kit.servers import Server, wait_until
+
+pytestmark = pytest.mark.real
+SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class QuantiserService(Server):
+    """`python -m services.quantiser.main` with its environment."""
+
+    name = "quantiser"
+
+    def __init__(self, folder: Path, connection, **variables) -> None:
+        super().__init__(folder)
+        self.port = connection.http_port
+        self.variables = {
+            "SLIPWAY_NATS_URL": connection.nats_url,
+            "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
+            "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
+            "SLIPWAY_S3_SECRET_KEY": connection.s3_secret_key.get_secret_value(),
+            "SLIPWAY_HTTP_PORT": str(self.port),
+            "SLIPWAY_STATE_DIR": str(self.folder),
+            "QUANTISER_HELD_OUT_WINDOWS": "5",
+            "QUANTISER_HELD_OUT_TOKENS": "256",
+            "QUANTISER_MIN_CALIBRATION_TOKENS": "256",
+            "QUANTISER_PROGRESS_INTERVAL_S": "0",
+        } | variables
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "services.quantiser.main"]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.variables, "PYTHONPATH": str(ROOT)}
+
+    def ready(self) -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+        return False
+
+    def workers(self) -> list[psutil.Process]:
+        """Give the quantising child processes at work."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return [one for one in psutil.Process(self.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+        return []
+
+
+@pytest.fixture
+def store(settings):
+    return Store(settings)
+
+
+@pytest.fixture
+def merged(store, tmp_path):
+    """The ref of a merged tiny model in the store."""
+    folder = store.put_folder(tiny_base(tmp_path / "merged", seed=uuid.uuid4().int % 1000))
+    weights = sum(file.size_bytes for file in folder.files if file.path.endswith(".safetensors"))
+    manifest = MergedManifest(
+        model=factories.MODEL, output_key=digest_of(uuid.uuid4().bytes), base=factories.base(), weights=factories.weights(),
+        files=folder.files, method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}), parity=None,
+        tokenizer_digest=digest_of(b"t"), rendered_prompt_digest=None, weights_bytes=weights, duration_s=1.0,
+        peak_rss_bytes=1, made_at=datetime(2026, 11, 24, tzinfo=UTC),
+    )  # fmt: skip
+    ref, written = store.put_manifest(manifest_key("merged", manifest.output_key), manifest)
+    assert written
+    return ref
+
+
+@pytest.fixture
+def service(js, settings, tmp_path):
+    one = QuantiserService(tmp_path, settings)
+    one.start()
+    yield one
+    one.stop()
+
+
+def request(merged_ref, **changes) -> Event[VariantRequested]:
+    about = {"release_id": "r-1", "version": 1, "variant": "int8", "merged": merged_ref, "settings": SETTINGS}
+    return Event[VariantRequested](
+        id=str(uuid.uuid4()), source="/slipway/registry", type=VariantRequested.TYPE, subject=factories.MODEL,
+        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid="r-1", data=VariantRequested(**(about | changes)),
+    )  # fmt: skip
+
+
+async def answers(js, fact, count=1, timeout_s=120.0):
+    """Wait for stored facts of one type."""
+    sub = await js.pull_subscribe(f"{fact.TYPE}.>", stream=EVENTS)
+    found = []
+    async with asyncio.timeout(timeout_s):
+        while len(found) < count:
+            with contextlib.suppress(TimeoutError):
+                found += [Event[fact].model_validate_json(one.data) for one in await sub.fetch(count, timeout=1)]
+    await sub.unsubscribe()
+    return found
+
+
+async def until(condition, timeout_s=60.0):
+    return await asyncio.to_thread(wait_until, condition, timeout_s=timeout_s)
+
+
+async def test_int8_is_made_committed_measured_and_found_again(js, store, merged, service, tmp_path):
+    live = await js._nc.subscribe(f"{Progressed.TYPE}.{factories.MODEL}")
+    first = request(merged)
+    await publish_event(js, first)
+    (answer,) = await answers(js, VariantQuantised)
+    assert answer.causationid == first.id
+    made = answer.data
+    manifest = VariantManifest.model_validate_json(store.get(made.manifest))
+    assert manifest.merged == merged
+    assert manifest.quality == made.quality
+    assert manifest.quality.tokens == 5 * 255
+    assert manifest.settings["method"] == "smoothquant-gptq"
+    assert manifest.settings["calibration_tokens_used"] == 512
+    assert manifest.engine.name == "llmcompressor"
+    assert manifest.calibration_digest != manifest.held_out_digest
+    assert made.size_ratio < 1
+    assert made.peak_rss_bytes > 100_000_000
+    store.fetch_files(manifest.files, tmp_path / "fetched")
+    assert "quantization_config" in json.loads((tmp_path / "fetched" / "config.json").read_text())
+    steps = set()
+    with contextlib.suppress(TimeoutError):
+        while True:
+            event = Event[Progressed].model_validate_json((await live.next_msg(timeout=0.2)).data)
+            steps.add((event.data.step, event.data.done, event.data.total, event.data.unit))
+            assert event.data.variant == "int8"
+    assert {("quantise", 1.0, 2.0, "layers"), ("quantise", 2.0, 2.0, "layers")} <= steps
+    assert {step for step, *_ in steps} == {"download", "load", "smooth", "quantise", "evaluate", "upload"}
+    work_log = service.folder / "work" / "quantiser" / "work.log"
+    size = work_log.stat().st_size
+    await publish_event(js, request(merged))  # another event, the same work
+    _, again = await answers(js, VariantQuantised, count=2)
+    assert again.data == made
+    assert work_log.stat().st_size == size  # no child was started
+    assert not list((service.folder / "work" / "quantiser" / "rooms").iterdir())
+
+
+async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
+    await publish_event(js, request(merged, variant="bf16", gate=QualityGate(max_perplexity_ratio=1.0)))
+    (answer,) = await answers(js, VariantQuantised)
+    manifest = VariantManifest.model_validate_json(store.get(answer.data.manifest))
+    assert manifest.files == MergedManifest.model_validate_json(store.get(merged)).files
+    assert answer.data.size_ratio == 1.0
+    assert answer.data.settings["dtype"] == "bfloat16"
+    assert (answer.data.quality.perplexity_ratio, answer.data.quality.mean_kl) == (1.0, 0.0)
+
+
+async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, service):
+    lines = "\n".join(json.dumps({"prompt": f"Question {n}: why is the slipway greased?"}) for n in range(30))
+    calibration = store.create(f"uploads/{uuid.uuid4().hex}.jsonl", lines.encode())
+    gate = QualityGate(max_mean_kl=0.0)
+    await publish_event(js, request(merged, calibration=calibration, gate=gate))
+    (answer,) = await answers(js, VariantFailed)
+    assert (answer.data.code, answer.data.stage, answer.data.variant) == ("quality_gate_failed", "quantise", "int8")
+    assert "mean KL" in answer.data.reason
+    kept = VariantManifest.model_validate_json(store.find(store.key_of(answer.data.details["manifest"]["uri"])))
+    assert kept.calibration_digest == calibration.digest  # kept for inspection, with what it was made of
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"variant": "gptq-int4"}, "engine_failed"),
+        ({"merged": factories.ref("nowhere")}, "artifact_not_found"),
+        ({"calibration": factories.ref("no calibration", "uploads")}, "artifact_not_found"),
+    ],
+)
+async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, merged, service, changes, code):
+    await publish_event(js, request(merged, **changes))
+    (answer,) = await answers(js, VariantFailed)
+    assert answer.data.code == code
+    await publish_event(js, request(merged, variant="bf16"))
+    await answers(js, VariantQuantised)
+
+
+async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, service):
+    await publish_event(js, request(merged))
+    (worker,) = await until(service.workers)
+    service.kill()
+    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=5)
+    service.start()
+    (answer,) = await answers(js, VariantQuantised)
+    assert len(store.keys("manifests/variant/")) >= 1
+    assert store.find(store.key_of(answer.data.manifest.uri)) is not None
+    rooms = service.folder / "work" / "quantiser" / "rooms"
+    await until(lambda: not list(rooms.iterdir()))  # also what the killed one left
+
+
+async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, merged, service):
+    await publish_event(js, request(merged))
+    (worker,) = await until(service.workers)
+    await asyncio.to_thread(service.stop)
+    assert not worker.is_running()
+    service.start()
+    await answers(js, VariantQuantised)
+
+
+async def test_child_killed_for_memory_is_named(js, merged, service):
+    await publish_event(js, request(merged))
+    (worker,) = await until(service.workers)
+    worker.kill()  # as the kernel does
+    (answer,) = await answers(js, VariantFailed)
+    assert answer.data.code == "out_of_memory"
