@@ -22,6 +22,7 @@ LAUNCHER = Path(__file__).with_name("launch.py")
 STEADY_S = 30.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
 PROBE_EVERY_S = 0.2
+LEFTOVERS_S = 10.0
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
@@ -80,7 +81,7 @@ class Runner:
             was_ready = self.state == "ready"
             self._process = None
             self._gone.set()
-            self.end_leftovers()
+            await self.end_leftovers()
             if self._stopping.is_set():
                 break
             steady = was_ready and time.monotonic() - began > STEADY_S
@@ -170,17 +171,29 @@ class Runner:
         if process.poll() is None:
             process.send_signal(number)
 
-    def end_leftovers(self) -> None:
-        """Kill what the part's last process left behind, such as the engines of a killed tritonserver."""
+    async def end_leftovers(self) -> None:
+        """Kill what the part's last process left behind, such as the engines of a killed tritonserver.
+
+        Looked for until nothing is found: what is being killed may just have started something.
+        """
         if self.leader is None:
             return
-        left = processes.find_part_leftovers(
-            self._marks, self.part.name, self.leader, living_sessions=self._living()
-        )  # fmt: skip
-        if left:
+        ended: set[int] = set()
+        deadline = time.monotonic() + LEFTOVERS_S
+        while left := self._leftovers(self.leader):
+            ended |= {process.pid for process in left}
             processes.kill(left)
-            self._say(self.part.name, f"{len(left)} process(es) that it left behind were ended")
+            processes.collect_orphans(self._living())
+            if time.monotonic() > deadline:
+                self._say(self.part.name, f"processes {sorted(process.pid for process in left)} cannot be ended")
+                break
+            await asyncio.sleep(0.02)
         processes.collect_orphans(self._living())
+        if ended:
+            self._say(self.part.name, f"{len(ended)} process(es) that it left behind were ended")
+
+    def _leftovers(self, leader: Recorded) -> list[processes.Process]:
+        return processes.find_part_leftovers(self._marks, self.part.name, leader, living_sessions=self._living())
 
 
 def describe_end(code: int) -> str:

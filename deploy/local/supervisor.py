@@ -21,6 +21,7 @@ from shared.clock import Clock
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FAILED_STARTS = 5
 PROVISION_TRIES = 5
+COLLECT_EVERY_S = 1.0
 
 
 class CannotStart(Exception):  # noqa: N818 - the sentence is the point
@@ -70,12 +71,14 @@ class Supervisor:
         self._runners = [self._runner(part, description) for part in parts]
         self._listen_to_signals()
         following = asyncio.create_task(self._view.follow())
+        collecting = asyncio.create_task(self._collect_orphans())
         try:
             if await self._until_interrupted(self._bring_up(description)):
                 await self._interrupted.wait()
         finally:
             await self._bring_down(description)
             following.cancel()
+            collecting.cancel()
             self._view.print_new()
 
     def _describe(self) -> Description:
@@ -128,6 +131,12 @@ class Supervisor:
 
     def _living_sessions(self) -> list[int]:
         return [runner.pid for runner in self._runners if runner.pid is not None]
+
+    async def _collect_orphans(self) -> None:
+        """Wait for adopted processes that ended, so that none stays as a zombie."""
+        while True:
+            processes.collect_orphans(self._living_sessions())
+            await asyncio.sleep(COLLECT_EVERY_S)
 
     def _record(self) -> None:
         """Write the table of parts."""

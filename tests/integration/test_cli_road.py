@@ -49,6 +49,7 @@ def models(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("models")
     tiny_base(folder / "tiny-llama")
+    tiny_base(folder / "other-llama", seed=7)
     for seed in (1, 2):
         tiny_lora(folder / "tiny-llama", folder / f"lora-{seed}", seed=seed)
     (folder / "policy.yaml").write_text(POLICY)
@@ -98,7 +99,7 @@ def test_a_base_model_is_imported_once(slipway, models):
     assert slipway.json("base", "import", str(models / "tiny-llama")) == first
     assert slipway.json("base", "list") == [first]
     taken = ("--name", "tiny-llama", "--revision", first["revision"])
-    assert "another" in slipway("base", "import", str(models / "lora-1"), *taken, code=1).stderr
+    assert "another" in slipway("base", "import", str(models / "other-llama"), *taken, code=1).stderr
 
 
 def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):

@@ -59,6 +59,13 @@ def engines(up: Up) -> dict[int, str]:
     return found
 
 
+def state_of(pid: int) -> str:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text()
+    except OSError:
+        return "gone"
+
+
 def test_no_engine_process_outlives_triton_or_the_stack(tmp_path):
     model = tiny_base(tmp_path / "tiny", hidden=256)
     up = Up(tmp_path / "state", "--engine", "slipway").until_ready()
@@ -72,7 +79,10 @@ def test_no_engine_process_outlives_triton_or_the_stack(tmp_path):
             lambda: (now := up.parts()["triton"])["pid"] != leader and now["state"] == "ready",
             timeout_s=60, what="triton being back",
         )  # fmt: skip
-        wait_until(lambda: not any((Path("/proc") / str(pid)).exists() for pid in old), what="the engines' end")
+        try:
+            wait_until(lambda: not any((Path("/proc") / str(pid)).exists() for pid in old), what="the engines' end")
+        except AssertionError as error:
+            raise AssertionError({pid: state_of(pid) for pid in old}, up.output.read_text()) from error
         load(up, model)
         last = engines(up)
         assert last
