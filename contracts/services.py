@@ -5,6 +5,7 @@ from typing import Literal
 
 from . import facts as f
 from .facts import Fact
+from .vocabulary import Environment
 
 Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
@@ -28,6 +29,13 @@ class ServiceContract:
     consumes: tuple[type[Fact], ...] = ()
     emits: tuple[type[Fact], ...] = ()
     owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
+    staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
+
+    @property
+    def reads(self) -> tuple[tuple[type[Fact], Environment], ...]:
+        """Everything it reads, with the environment: one durable consumer each."""
+        production: tuple[tuple[type[Fact], Environment], ...] = tuple((fact, "production") for fact in self.consumes)
+        return (*production, *((fact, "staging") for fact in self.staging))
 
 
 SERVICES: dict[str, ServiceContract] = {
@@ -71,6 +79,13 @@ SERVICES: dict[str, ServiceContract] = {
             consumes=(f.VariantStaged,),
             emits=(f.VariantBenchmarked, f.VariantFailed, f.WorkProgressed),
         ),
+        ServiceContract(
+            "monitor",
+            consumes=(f.InferenceBatch, f.DeploymentChanged, f.ReleaseOpened),
+            emits=(f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed),
+            owns=("alerts",),
+            staging=(f.InferenceBatch, f.DeploymentChanged),
+        ),
         ServiceContract("gateway", emits=(f.InferenceBatch,)),
     )
 }  # fmt: skip
@@ -100,11 +115,14 @@ def stream_subjects(stream: Stream) -> list[str]:
     return sorted(f"{name}.*" for name in names + staging)
 
 
-def durable_name(service: str, fact: type[Fact]) -> str:
+def durable_name(service: str, fact: type[Fact], environment: Environment = "production") -> str:
     """Name the durable consumer of a service for a fact."""
-    return f"{service}__{fact.TYPE.removeprefix('slipway.').replace('.', '-')}"
+    prefix = "staging-" if environment == "staging" else ""
+    return f"{service}__{prefix}{fact.TYPE.removeprefix('slipway.').replace('.', '-')}"
 
 
-def filter_subject(fact: type[Fact]) -> str:
+def filter_subject(fact: type[Fact], environment: Environment = "production") -> str:
     """Give the subject filter of a fact's consumers; from the inbox also other versions, to be answered."""
+    if environment == "staging":
+        return f"{fact.TYPE.replace('slipway.', 'slipway.staging.', 1)}.*"
     return fact.TYPE.rsplit(".", 1)[0] + ".>" if fact in FROM_OUTSIDE else f"{fact.TYPE}.*"

@@ -126,8 +126,8 @@ def _subjects(fact: type[Fact]) -> list[str]:
 
 def _service_permissions(service: ServiceContract) -> str:
     publish = [subject for fact in service.emits for subject in _subjects(fact)]
-    for fact in service.consumes:
-        stream, durable = stream_of(fact), durable_name(service.name, fact)
+    for fact, environment in service.reads:
+        stream, durable = stream_of(fact), durable_name(service.name, fact, environment)
         publish += [
             f"$JS.API.CONSUMER.INFO.{stream}.{durable}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}",
             f"$JS.ACK.{stream}.{durable}.>",

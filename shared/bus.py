@@ -120,16 +120,18 @@ class Bus:
     # -- consuming --------------------------------------------------------------------------------------------------
 
     def on(
-        self, fact: type[F], *, failure: Callable[[Failed], Fact | Emit | None] | None = None, max_workers: int = 1
-    ) -> "Callable[[Handler[F]], Handler[F]]":
+        self, fact: type[F], *, failure: Callable[[Failed], Fact | Emit | None] | None = None, max_workers: int = 1,
+        environment: Environment = "production",
+    ) -> "Callable[[Handler[F]], Handler[F]]":  # fmt: skip
         """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
 
         `failure` gives the fact that a Permanent error becomes; without one it becomes a dead letter.
         """
-        if fact not in self._contract.consumes:
-            msg = f"{self.service} does not declare that it consumes {fact.TYPE}; see contracts/services.py"
+        if (fact, environment) not in self._contract.reads:
+            msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
             raise ValueError(msg)
-        durable = durable_name(self.service, fact)
+        durable = durable_name(self.service, fact, environment)
+        where = "staging " if environment == "staging" else ""
         stream = stream_of(fact)
         if stream is None:
             msg = f"{fact.TYPE} is not stored"
@@ -143,9 +145,9 @@ class Bus:
             receive.__annotations__["event"] = Event[fact]  # type: ignore[valid-type]
             receive.__name__ = getattr(handler, "__name__", "receive")
             subscriber = self.broker.subscriber(
-                filter_subject(fact), durable=durable, stream=JStream(stream, declare=False),
+                filter_subject(fact, environment), durable=durable, stream=JStream(stream, declare=False),
                 pull_sub=PullSub(batch_size=max_workers, timeout=5.0), ack_policy=AckPolicy.NACK_ON_ERROR,
-                decoder=_decoder(fact), title=f"{self.service}: {fact.TYPE}", inbox_prefix=self._inbox,
+                decoder=_decoder(fact), title=f"{self.service}: {where}{fact.TYPE}", inbox_prefix=self._inbox,
             )  # fmt: skip
             subscriber(receive)
             return handler

@@ -24,6 +24,7 @@ from contracts.services import (
     stream_of,
     stream_subjects,
 )
+from contracts.vocabulary import Environment
 
 ACK_WAIT_S = 12.0
 HEARTBEAT_S = ACK_WAIT_S / 4
@@ -48,14 +49,14 @@ def streams(*, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S) -> l
     return [*kept, telemetry]
 
 
-def consumer(service: str, fact: type[Fact]) -> tuple[Stream, ConsumerConfig]:
+def consumer(service: str, fact: type[Fact], environment: Environment = "production") -> tuple[Stream, ConsumerConfig]:
     """Give a service's durable consumer of a fact; admission is strictly one at a time, in stream order."""
     stream = stream_of(fact)
     if stream is None:
         msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
         raise ValueError(msg)
     config = ConsumerConfig(
-        durable_name=durable_name(service, fact), filter_subject=filter_subject(fact),
+        durable_name=durable_name(service, fact, environment), filter_subject=filter_subject(fact, environment),
         ack_policy=AckPolicy.EXPLICIT, deliver_policy=DeliverPolicy.ALL, ack_wait=ACK_WAIT_S, max_deliver=-1,
         max_ack_pending=1 if fact is CheckpointReady else 256,
     )  # fmt: skip
@@ -64,7 +65,7 @@ def consumer(service: str, fact: type[Fact]) -> tuple[Stream, ConsumerConfig]:
 
 def consumers() -> list[tuple[Stream, ConsumerConfig]]:
     """List every durable consumer of every service."""
-    return [consumer(service.name, fact) for service in SERVICES.values() for fact in service.consumes]
+    return [consumer(service.name, fact, where) for service in SERVICES.values() for fact, where in service.reads]
 
 
 def buckets(*, replicas: int = 1) -> list[KeyValueConfig]:

@@ -70,7 +70,11 @@ class InferenceBatch(Fact):
 
 
 class WindowSummarised(Fact):
-    """One window of one target, mergeable: decisions can be replayed from these."""
+    """One window of one target, mergeable: decisions can be replayed from these.
+
+    `observed` holds, per trigger, how many requests it saw and how many of them were bad; `drills` how many requests
+    each drill touched.
+    """
 
     TYPE: ClassVar[str] = "slipway.window.summarised.v1"
 
@@ -82,6 +86,8 @@ class WindowSummarised(Fact):
     e2e_histogram: str
     features: dict[str, Any] = {}
     e_values: dict[str, float] = {}
+    observed: dict[str, tuple[int, int]] = {}
+    drills: dict[str, int] = {}
 
 
 class _Alert(Fact):
@@ -97,6 +103,11 @@ class _Alert(Fact):
     evidence: ArtifactRef | None = None
     runbook: str = ""
     message: str
+    e_value: float | None = None
+    first_bad_at: Instant | None = None
+    raised_at: Instant | None = None
+    drill: str | None = None
+    release_id: str | None = None
 
 
 class AlertRaised(_Alert):

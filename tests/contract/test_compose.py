@@ -24,6 +24,7 @@ SECRETS = {
     "SLIPWAY_TRITON_ADMIN_KEY": "secret-2",
 }
 HEAVY = {"merger", "quantiser"}
+REPORTS = {"monitor"}
 OURS = {"contracts", "shared", "services", "clients", "deploy"}
 
 
@@ -191,10 +192,11 @@ def missing(folders: list[str], requirements: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_an_image_has_every_library_that_its_service_imports(service):
-    requirements = "models.in" if service in HEAVY else "light.in"
+    base = "heavy" if service in HEAVY else "reports" if service in REPORTS else "light"
+    requirements = {"heavy": "models.in", "reports": "reports.in", "light": "light.in"}[base]
     stage = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
     assert stage is not None
-    assert stage[1] == ("heavy" if service in HEAVY else "light")
+    assert stage[1] == base
     assert missing(["contracts", "shared", f"services/{module_of(service)}"], requirements) == {}
 
 
@@ -202,7 +204,7 @@ def test_the_command_lines_image_has_every_library_that_it_imports():
     assert missing(["contracts", "shared", "clients/cli"], "tools.in") == {}
 
 
-@pytest.mark.parametrize("name", ["light.in", "models.in", "tools.in"])
+@pytest.mark.parametrize("name", ["light.in", "models.in", "reports.in", "tools.in"])
 def test_every_library_of_an_image_is_pinned_in_the_projects_own_requirements(name):
     pinned = {normalised(line.split("==")[0]) for line in (ROOT / "requirements/main.txt").read_text().splitlines()}
     unpinned_on_purpose = {"torch"}  # its build and its CUDA packages differ from machine to machine

@@ -167,7 +167,8 @@ def _alert(message: str) -> dict:
         "alert_id": "support-bot.v7.int8/slow-first-token", "kind": "latency", "severity": "critical",
         "target": target(7), "trigger": "slow-first-token", "value": 0.31, "limit": 0.05,
         "window": _window(), "requests": 64, "evidence": ref("evidence-88", "reports", 20_480),
-        "runbook": "docs/runbooks/latency.md", "message": message,
+        "runbook": "docs/runbooks/latency.md", "message": message, "e_value": 2100.0, "first_bad_at": after(2001),
+        "raised_at": after(2011.5), "drill": "drill-3", "release_id": RELEASE,
     }  # fmt: skip
 
 
@@ -294,6 +295,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "ttft_histogram": "HISTFAAAABx4nJNpmSzMwMDAxAABzFCaEUoz2X+AsQA/awKA",
         "e2e_histogram": "HISTFAAAABx4nJNpmSzMwMDAygABzFCaEUoz2X+AsQA/7wKE",
         "features": {"output_chars": {"mean": 118.5, "count": 64}}, "e_values": {"slow-first-token": 12.5},
+        "observed": {"slow-first-token": (64, 20)}, "drills": {"drill-3": 18},
     },
     f.AlertRaised: _alert("31 % of answers began after 800 ms; 5 % are allowed."),
     f.AlertUpdated: _alert("34 % of answers began after 800 ms; 5 % are allowed."),

@@ -1,0 +1,1 @@
+"""The monitor: sees telemetry, says with evidence what is wrong."""

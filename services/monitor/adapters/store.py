@@ -1,0 +1,85 @@
+"""Reference windows in the object store: `references/<target>/<number>.json`, each written once."""
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from contracts.vocabulary import ArtifactRef, Contract, Instant, Target
+from services.monitor.domain.record import Reference
+from shared.blobs import Store
+from shared.errors import Permanent
+
+Columns = Mapping[str, Sequence[float]]
+_NUMBERED = re.compile(r"/(\d{6})\.json$")
+
+
+class ReferenceWindow(Contract):
+    """A reference as it is stored."""
+
+    kind: str = "reference"
+    target: Target
+    version: int
+    taken_at: Instant
+    source: str
+    columns: dict[str, list[float]]
+
+
+class StoredReferences:
+    """The store's references."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def latest(self, target: Target) -> Reference | None:
+        """Give the newest reference of a target; None when there is none."""
+        return await asyncio.to_thread(self._latest, target)
+
+    async def put(self, target: Target, columns: Columns, *, taken_at: datetime, source: str) -> Reference:
+        """Store a window as the target's next reference."""
+        return await asyncio.to_thread(self._put, target, columns, taken_at, source)
+
+    async def rows(self, reference: Reference) -> dict[str, list[float]]:
+        """Read a reference's rows, verified."""
+        return (await asyncio.to_thread(self._read, reference.ref)).columns
+
+    def _latest(self, target: Target) -> Reference | None:
+        numbers = [int(found[1]) for key in self._store.keys(_prefix(target)) if (found := _NUMBERED.search(key))]
+        if not numbers:
+            return None
+        ref = self._store.ref_to(_key(target, max(numbers)))
+        return _described(ref, self._read(ref))
+
+    def _put(self, target: Target, columns: Columns, taken_at: datetime, source: str) -> Reference:
+        before = self._latest(target)
+        version = before.version + 1 if before else 1
+        window = ReferenceWindow(
+            target=target, version=version, taken_at=taken_at, source=source,
+            columns={name: list(values) for name, values in columns.items()},
+        )  # fmt: skip
+        ref, created = self._store.put_manifest(_key(target, version), window)
+        return _described(ref, window if created else self._read(ref))
+
+    def _read(self, ref: ArtifactRef) -> ReferenceWindow:
+        data = self._store.get(ref)
+        try:
+            return ReferenceWindow.model_validate_json(data)
+        except ValidationError as error:
+            raise Permanent("digest_mismatch", f"{ref.uri} is no reference window: {error}.") from error
+
+
+def _described(ref: ArtifactRef, window: ReferenceWindow) -> Reference:
+    rows = max((len(values) for values in window.columns.values()), default=0)
+    fields: dict[str, Any] = {"version": window.version, "taken_at": window.taken_at, "source": window.source}
+    return Reference(rows=rows, ref=ref, **fields)
+
+
+def _prefix(target: Target) -> str:
+    return f"references/{target.model}/{target}/"
+
+
+def _key(target: Target, version: int) -> str:
+    return f"{_prefix(target)}{version:06d}.json"

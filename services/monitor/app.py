@@ -1,0 +1,149 @@
+"""The monitor's handlers: read, ask the domain, write, publish. Failure belongs to `shared.bus`."""
+
+import asyncio
+from dataclasses import dataclass
+
+import structlog
+
+from contracts.envelope import Event
+from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
+from contracts.vocabulary import ArtifactRef, Environment
+from services.monitor.domain import drift, drifting, watching
+from services.monitor.domain.drifting import FullWindow
+from services.monitor.domain.record import Watch
+from services.monitor.domain.watching import Cause, Rules
+from services.monitor.ledger import Ledger
+from services.monitor.ports import References, Reports
+from shared.bus import Bus
+from shared.clock import Clock
+from shared.errors import SlipwayError, translate
+
+SERVICE = "monitor"
+ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What the monitor does with each kind of fact, and between them."""
+
+    ledger: Ledger
+    references: References
+    reports: Reports
+    clock: Clock
+    rules: Rules
+
+    async def measure(self, event: Event[InferenceBatch]) -> None:
+        """Take a batch of telemetry."""
+        cause = self._cause(event.id, event.correlationid)
+        await self.ledger.apply(
+            event.environment, event.subject,
+            lambda watch: watching.take_records(watch, event.data.records, cause, self.rules),
+        )  # fmt: skip
+
+    async def follow(self, event: Event[DeploymentChanged]) -> None:
+        """Follow a route."""
+        cause = self._cause(event.id, event.correlationid)
+        await self.ledger.apply(
+            event.environment, event.subject,
+            lambda watch: watching.take_route(watch, event.data.route, cause, self.rules),
+        )  # fmt: skip
+
+    async def learn(self, event: Event[ReleaseOpened]) -> None:
+        """Learn the policy of a version; its rehearsal in staging is watched by the same triggers."""
+        opened, cause = event.data, self._cause(event.id, event.correlationid)
+        for environment in ENVIRONMENTS:
+            await self.ledger.apply(
+                environment, opened.model,
+                lambda watch: watching.take_policy(watch, opened.version, opened.release_id, opened.policy, cause),
+            )  # fmt: skip
+
+    async def sweep(self) -> None:
+        """Do everything that time alone makes due; one model that fails does not keep the others waiting."""
+        for environment, model in await self.ledger.watches():
+            try:
+                watch = await self._tick(environment, model)
+                for window in drifting.full_windows(watch, self.rules):
+                    await self._look_for_drift(watch, window)
+            except Exception as error:  # noqa: BLE001 - whatever it is: the next sweep tries again, the others must go on
+                if translate(error) is None:
+                    structlog.get_logger().exception("could not sweep", model=model, environment=environment)
+                else:
+                    structlog.get_logger().warning("could not sweep", model=model, error=repr(error))
+
+    async def keep_sweeping(self, every_s: float) -> None:
+        """Sweep for ever; the first time at once, which says what an earlier process left unsaid."""
+        while True:
+            try:
+                await self.sweep()
+            except SlipwayError as error:
+                structlog.get_logger().warning("could not sweep", error=repr(error))
+            except Exception as error:
+                if translate(error) is None:
+                    raise
+                structlog.get_logger().warning("could not sweep", error=repr(error))
+            await asyncio.sleep(every_s)
+
+    async def _tick(self, environment: Environment, model: str) -> Watch:
+        now = self.clock.now()
+        cause = Cause(f"{environment}.{model}/{now.isoformat()}", now)
+        return await self.ledger.apply(environment, model, lambda watch: watching.assess(watch, cause, self.rules))
+
+    async def _look_for_drift(self, watch: Watch, window: FullWindow) -> None:
+        if window.reference is None:
+            reference = await self.references.latest(window.target) or await self.references.put(
+                window.target, window.columns, taken_at=window.ended_at, source="first accepted production window"
+            )
+            await self.ledger.apply(
+                watch.environment, watch.model, lambda now: drifting.take_reference(now, window, reference)
+            )
+            return
+        rows = await self.references.rows(window.reference)
+        verdict = await asyncio.to_thread(compare, rows, window)
+        evidence = await self._report(window, rows, verdict) if verdict.drifted else None
+        at = self.clock.now()
+        cause = Cause(f"{watch.environment}.{watch.model}/drift/{window.ended_at.isoformat()}", at)
+        await self.ledger.apply(
+            watch.environment, watch.model,
+            lambda now: drifting.take_comparison(now, window, verdict, evidence, cause=cause, rules=self.rules),
+        )  # fmt: skip
+
+    async def _report(
+        self, window: FullWindow, rows: dict[str, list[float]], verdict: drift.DriftVerdict
+    ) -> ArtifactRef | None:
+        """Make the evidence; an alert without a report is better than a report without an alert."""
+        try:
+            return await self.reports.make(window.target, rows, window.columns, verdict)
+        except Exception as error:
+            known = translate(error)
+            if known is None:
+                raise
+            structlog.get_logger().error("no drift report", target=str(window.target), code=known.code,
+                                         reason=known.reason)  # fmt: skip
+            return None
+
+    def _cause(self, cause_id: str, correlation_id: str) -> Cause:
+        return Cause(cause_id, self.clock.now(), correlation_id)
+
+
+def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:
+    """Compare a window with its reference, by thresholds calibrated on the reference itself."""
+    rows = max(len(values) for values in window.columns.values())
+    floors = drift.calibrate(reference, rows, seed=window.seed)
+    return drift.assess_drift(reference, window.columns, floors=floors, alpha=window.alpha, floor=window.floor)
+
+
+def build(bus: Bus, *, monitor: Monitor) -> None:
+    """Subscribe the handlers, those of staging beside those of production."""
+    for environment in ENVIRONMENTS:
+
+        @bus.on(InferenceBatch, environment=environment)
+        async def measure(event: Event[InferenceBatch]) -> None:
+            await monitor.measure(event)
+
+        @bus.on(DeploymentChanged, environment=environment)
+        async def follow(event: Event[DeploymentChanged]) -> None:
+            await monitor.follow(event)
+
+    @bus.on(ReleaseOpened)
+    async def learn(event: Event[ReleaseOpened]) -> None:
+        await monitor.learn(event)

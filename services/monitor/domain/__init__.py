@@ -1,0 +1,1 @@
+"""Pure decisions of the monitor: no clock, no randomness, no I/O."""

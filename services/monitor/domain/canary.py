@@ -1,0 +1,93 @@
+"""What a canary's traffic has proved so far, and how much more is needed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from contracts.facts import CanaryAssessed
+from contracts.policy import Trigger
+from contracts.vocabulary import Verdict
+from services.monitor.domain.evidence import EQUAL_SHARE, PairTest, as_e_value, needed_more, plan_bet
+from services.monitor.domain.record import Policy, TargetState, TriggerState
+from services.monitor.domain.triggers import limit_of, sequential
+
+
+@dataclass(frozen=True)
+class Part:
+    """The verdict of one comparison."""
+
+    verdict: Verdict
+    needed: int
+    reason: str
+
+
+def against_limit(trigger: Trigger, state: TriggerState | None) -> Part:
+    """Judge a canary by a trigger's own limit."""
+    limit = limit_of(trigger)
+    if state is None or not state.evidence.trials:
+        return Part("inconclusive", trigger.min_requests, f"{trigger.name}: nothing observed yet")
+    seen = state.evidence
+    share = f"{trigger.name}: {seen.hits} of {seen.trials} bad, {limit:.3g} allowed"
+    if seen.crossed(trigger.alpha) and seen.trials >= trigger.min_requests:
+        return Part("fail", 0, f"{share} (e-value {as_e_value(seen.peak):.3g})")
+    if seen.trials < trigger.min_requests:
+        return Part("inconclusive", trigger.min_requests - seen.trials, share)
+    if seen.hits / seen.trials <= limit:
+        return Part("pass", 0, share)
+    until_clean = math.ceil(seen.hits / limit) - seen.trials
+    until_fail = needed_more(seen, plan_bet(limit), trigger.alpha)
+    return Part("inconclusive", max(1, min(until_clean, until_fail or until_clean)), share)
+
+
+def against_baseline(trigger: Trigger, pair: PairTest | None, *, wanted: int) -> Part:
+    """Judge a canary by an equal concurrent slice of the baseline."""
+    if pair is None or pair.pairs < wanted:
+        have = pair.pairs if pair else 0
+        fired = pair is not None and pair.discordant.crossed(trigger.alpha) and have >= trigger.min_requests
+        if not fired:
+            return Part("inconclusive", wanted - have, f"{trigger.name}: {have} pairs with the baseline")
+    assert pair is not None  # noqa: S101 - no pair was answered above
+    share = f"{trigger.name}: bad on {pair.candidate_hits} of {pair.pairs} against {pair.baseline_hits} of the baseline"
+    if pair.discordant.crossed(trigger.alpha):
+        return Part("fail", 0, f"{share} (e-value {as_e_value(pair.discordant.peak):.3g})")
+    if pair.discordant.log_e <= 0.0:
+        return Part("pass", 0, share)
+    more = needed_more(pair.discordant, EQUAL_SHARE, trigger.alpha)
+    ratio = pair.discordant.trials / pair.pairs
+    suspicious = pair.discordant.log_e >= 0.5 * -math.log(trigger.alpha)
+    if not suspicious or more is None:
+        return Part("pass", 0, share)
+    return Part("inconclusive", math.ceil(more / ratio), f"{share}, which may be chance")
+
+
+def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
+    """Give the verdict over all triggers: any failure fails; whatever is missing makes it inconclusive."""
+    wanted = policy.canary.min_requests
+    parts = list(_parts(policy, state))
+    if state.requests < wanted:
+        have = f"{state.requests} of {wanted} requests"
+        parts.append(Part("inconclusive", wanted - state.requests, have))
+    failed = [part for part in parts if part.verdict == "fail"]
+    unclear = [part for part in parts if part.verdict == "inconclusive"]
+    decisive: Sequence[Part] = failed or unclear or parts
+    return CanaryAssessed(
+        target=state.target, weight_ratio=state.weight_ratio, events=state.requests, e_values=_e_values(state),
+        needed_more=0 if failed else max((part.needed for part in unclear), default=0),
+        verdict="fail" if failed else "inconclusive" if unclear else "pass",
+        reason="; ".join(part.reason for part in decisive) + ".",
+    )  # fmt: skip
+
+
+def _parts(policy: Policy, state: TargetState) -> list[Part]:
+    found = []
+    for trigger in sequential(policy.triggers):
+        one = state.triggers.get(trigger.name)
+        found.append(against_limit(trigger, one))
+        found.append(against_baseline(trigger, one.pair if one else None, wanted=policy.canary.min_requests))
+    return found
+
+
+def _e_values(state: TargetState) -> dict[str, float]:
+    found = {name: as_e_value(one.evidence.log_e) for name, one in state.triggers.items()}
+    pairs = {name: one.pair for name, one in state.triggers.items() if one.pair is not None}
+    return found | {f"{name}:baseline": as_e_value(pair.discordant.log_e) for name, pair in pairs.items()}

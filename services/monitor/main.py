@@ -1,0 +1,50 @@
+"""Starts the monitor: the only place where its parts are put together."""
+
+import asyncio
+
+from services.monitor.adapters.jetstream import LoggedPublisher
+from services.monitor.adapters.reports import EvidentlyReports
+from services.monitor.adapters.store import StoredReferences
+from services.monitor.app import SERVICE, Monitor, build
+from services.monitor.domain.record import Watch
+from services.monitor.ledger import Ledger
+from services.monitor.settings import MonitorSettings
+from shared.blobs import Store
+from shared.bus import Bus
+from shared.clock import SystemClock
+from shared.kv import Bucket
+from shared.service import connect_patiently, serve
+from shared.settings import Connection
+from shared.telemetry import configure_logging
+
+
+async def run(connection: Connection, settings: MonitorSettings) -> None:
+    """Connect, subscribe and serve until told to stop."""
+    clock = SystemClock()
+    bus = Bus(connection, SERVICE, clock)
+    await connect_patiently(bus)
+    store = Store(connection)
+    monitor = Monitor(
+        ledger=Ledger(Bucket(bus.js, "alerts", Watch, service=SERVICE), LoggedPublisher(bus)),
+        references=StoredReferences(store),
+        reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
+        clock=clock,
+        rules=settings.rules(),
+    )
+    build(bus, monitor=monitor)
+
+    async def sweeping() -> None:
+        await monitor.keep_sweeping(settings.sweep_s)
+
+    await serve(bus, connection, background=[sweeping])
+
+
+def main() -> None:
+    """Run the monitor."""
+    connection = Connection()
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, MonitorSettings()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Settings of the monitor."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.monitor.domain.watching import Rules
+from services.monitor.domain.windows import Windowing
+
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class MonitorSettings(BaseSettings):
+    """Read from the environment once (prefix `MONITOR_`)."""
+
+    model_config = SettingsConfigDict(env_prefix="MONITOR_", frozen=True, extra="ignore")
+
+    window_s: Annotated[int, Field(ge=1, le=3600)] = 60
+    """Length of the windows that are summarised."""
+    lateness_s: Seconds = 10.0
+    """How long after its end a window still takes records."""
+    ahead_s: Seconds = 30.0
+    """How far a gateway's clock may be ahead."""
+    hard_run: Annotated[int, Field(ge=2)] = 8
+    """How many requests in a row must fail, or come out empty, to be a hard failure."""
+    update_every_s: Seconds = 15.0
+    assess_every_s: Seconds = 10.0
+    quiet_s: Seconds = 120.0
+    """After how long without a request a staging target is watched no longer."""
+    drift_rows: Annotated[int, Field(ge=50, le=5000)] = 300
+    sweep_s: Seconds = 1.0
+    report_timeout_s: Seconds = 180.0
+
+    def rules(self) -> Rules:
+        """Give the settings as the domain takes them."""
+        windowing = Windowing(self.window_s, self.lateness_s, self.ahead_s)
+        return Rules(
+            windowing=windowing, hard_run=self.hard_run, update_every_s=self.update_every_s,
+            assess_every_s=self.assess_every_s, quiet_s=self.quiet_s, drift_rows=self.drift_rows,
+        )  # fmt: skip

@@ -1,0 +1,162 @@
+"""The sequential tests keep their promises: false alarms, run lengths, batching, serialisation, no overflow."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.monitor.domain import evidence as ev
+from services.monitor.domain.evidence import EDetector, EProcess, PairTest
+
+outcomes = st.lists(st.booleans(), max_size=200)
+limits = st.floats(0.001, 0.6)
+
+
+def stream(ratio, length, seed):
+    draw = random.Random(seed)
+    return [draw.random() < ratio for _ in range(length)]
+
+
+@pytest.mark.parametrize(("p0", "alpha"), [(0.05, 0.05), (0.02, 0.05), (0.2, 0.1)])
+def test_the_e_process_rarely_fires_at_the_limit_however_long_one_looks(p0, alpha):
+    bet, runs = ev.plan_bet(p0), 400
+    fired = sum(
+        ev.observe_process(EProcess(), bet, stream(p0, 1500, seed)).crossed(alpha) for seed in range(runs)
+    )
+    assert fired / runs <= alpha + 2 * math.sqrt(alpha * (1 - alpha) / runs)
+    assert ev.observe_process(EProcess(), bet, stream(min(5 * p0, 0.9), 1500, 1)).crossed(alpha)
+
+
+@given(limits, st.integers(0, 6), st.floats(0.0, 1.0))
+def test_one_step_is_fair_at_the_limit_and_unfavourable_below(p0, index, share):
+    """The expectation of each factor: exactly 1 at the limit, at most 1 under any smaller ratio."""
+    bet = ev.plan_bet(p0)
+    hit, miss = math.exp(bet.hit[index]), math.exp(bet.miss[index])
+    at = p0 * hit + (1 - p0) * miss
+    below = share * p0 * hit + (1 - share * p0) * miss
+    assert at == pytest.approx(1.0)
+    assert below <= 1.0 + 1e-9
+
+
+def test_the_e_detector_runs_as_long_as_promised_at_the_limit():
+    alpha, p0 = 0.02, 0.1
+    bet, lengths = ev.plan_bet(p0), []
+    for seed in range(300):
+        draw, state, length = random.Random(seed), EDetector(), 0
+        while not state.crossed(alpha) and length < 20_000:
+            state = ev.observe_detector(state, bet, [draw.random() < p0])
+            length += 1
+        lengths.append(length)
+    assert sum(lengths) / len(lengths) >= 1 / alpha
+
+
+def test_the_e_detector_finds_a_late_change_as_fast_as_an_early_one():
+    bet = ev.plan_bet(0.05)
+
+    def delay(quiet):
+        state = ev.observe_detector(EDetector(), bet, stream(0.01, quiet, 3))
+        assert not state.crossed(0.001)
+        for number, one in enumerate(stream(0.5, 500, 4)):
+            state = ev.observe_detector(state, bet, [one])
+            if state.crossed(0.001):
+                return number
+        raise AssertionError("never found")
+
+    assert delay(5000) <= delay(10) + 5
+    late = ev.observe_process(EProcess(), bet, stream(0.01, 5000, 3) + stream(0.5, delay(5000), 4))
+    assert not late.crossed(0.001), "an e-process would still be paying for the quiet time"
+
+
+@given(outcomes, limits, st.integers(0, 200))
+def test_batching_does_not_matter(values, p0, cut):
+    bet = ev.plan_bet(p0)
+    for fresh, observe in ((EProcess(), ev.observe_process), (EDetector(), ev.observe_detector)):
+        whole = observe(fresh, bet, values)
+        parts = observe(observe(fresh, bet, values[:cut]), bet, values[cut:])
+        assert parts == whole
+        single = fresh
+        for value in values:
+            single = observe(single, bet, [value])
+        if values:
+            assert single == whole
+
+
+@given(outcomes, limits)
+def test_state_survives_being_written_down(values, p0):
+    bet = ev.plan_bet(p0)
+    for fresh, observe in ((EProcess(), ev.observe_process), (EDetector(), ev.observe_detector)):
+        half = observe(fresh, bet, values)
+        again = type(fresh).model_validate_json(half.model_dump_json())
+        assert observe(again, bet, values) == observe(half, bet, values)
+
+
+def test_logs_do_not_overflow():
+    bet = ev.plan_bet(0.0)
+    for fresh, observe in ((EProcess(), ev.observe_process), (EDetector(), ev.observe_detector)):
+        state = observe(observe(fresh, bet, [True] * 3000), bet, [False] * 3000)
+        assert math.isfinite(state.log_e)
+        assert ev.as_e_value(state.peak) == pytest.approx(1e300, rel=2)
+    assert not ev.observe_process(EProcess(), ev.plan_bet(1.0), [True] * 500).crossed(0.5)
+
+
+@given(outcomes, limits)
+def test_the_peak_is_the_highest_that_it_ever_was(values, p0):
+    bet, state, highest = ev.plan_bet(p0), EProcess(), 0.0
+    for value in values:
+        state = ev.observe_process(state, bet, [value])
+        highest = max(highest, state.log_e)
+    assert state.peak == pytest.approx(highest)
+
+
+def test_needed_more_is_about_right():
+    bet, p0 = ev.plan_bet(0.05), 0.25
+    state = ev.observe_process(EProcess(), bet, [False, False, False, True] * 5)
+    estimate = ev.needed_more(state, bet, 0.001)
+    more = 0
+    draw = random.Random(5)
+    while not state.crossed(0.001):
+        state = ev.observe_process(state, bet, [draw.random() < p0])
+        more += 1
+    assert estimate is not None
+    assert estimate / 4 <= max(more, 1) <= estimate * 4
+    assert ev.needed_more(EProcess(trials=500, hits=1, log_e=-9.0), bet, 0.001) is None
+
+
+def pairs(candidate, baseline, count, seed, *, per_candidate=1):
+    draw, state = random.Random(seed), PairTest()
+    for _ in range(count):
+        for _ in range(per_candidate):
+            state = ev.observe_pair(state, "baseline", draw.random() < baseline)
+        state = ev.observe_pair(state, "candidate", draw.random() < candidate)
+    return state
+
+
+def test_a_canary_as_bad_as_its_baseline_is_not_blamed():
+    alpha, runs = 0.05, 300
+    fired = sum(pairs(0.2, 0.2, 400, seed).discordant.crossed(alpha) for seed in range(runs))
+    assert fired / runs <= alpha + 2 * math.sqrt(alpha * (1 - alpha) / runs)
+
+
+@pytest.mark.parametrize("per_candidate", [1, 4])
+def test_a_worse_canary_is_found_and_its_slice_is_equal(per_candidate):
+    state = pairs(0.3, 0.03, 200, 7, per_candidate=per_candidate)
+    assert state.discordant.crossed(0.001)
+    assert state.pairs == 200
+    assert len(state.waiting) <= ev.PAIRS_WAITING
+
+
+def test_a_better_canary_is_never_blamed():
+    assert not any(pairs(0.02, 0.3, 300, seed).discordant.crossed(0.05) for seed in range(50))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["candidate", "baseline"]), st.booleans()), max_size=300))
+def test_pairs_count_each_request_once(observations):
+    state = PairTest()
+    for side, outcome in observations:
+        state = ev.observe_pair(state, side, outcome)
+    most = min(sum(side == one for side, _ in observations) for one in ("candidate", "baseline"))
+    assert state.pairs <= most
+    assert state.discordant.trials <= state.pairs
+    assert PairTest.model_validate_json(state.model_dump_json()) == state

@@ -1,0 +1,307 @@
+"""From telemetry to alerts and canary verdicts: pure, so every order and every fault can be played."""
+
+import random
+
+import pytest
+
+from contracts import facts as cf
+from contracts.facts.watch import Features
+from contracts.policy import Canary
+from services.monitor.domain import watching
+from services.monitor.domain.record import Watch
+from tests.kit import factories as f
+from tests.unit.monitor import factories as m
+
+ACTIVE = str(f.target(7))
+SLOW = f"{ACTIVE}/slow-first-token"
+
+
+def raised(state):
+    return m.said(state, cf.AlertRaised)
+
+
+# -- alerts -----------------------------------------------------------------------------------------------------------
+
+
+def test_healthy_traffic_raises_nothing():
+    state = m.feed(m.routed(), 300, 10, m.mixed(0.01))
+    assert raised(state) == []
+    assert state.targets[ACTIVE].requests == 3000
+
+
+def test_a_regression_is_raised_once_updated_and_resolved_after_it_was_calm():
+    state = m.feed(m.routed(), 60, 3, m.mixed(0.0))
+    state = m.feed(state, 60, 3, m.mixed(1.0), start=60)
+    (alert,) = raised(state)
+    assert (alert.kind, alert.severity, alert.trigger) == ("latency", "critical", "slow-first-token")
+    assert alert.alert_id == f"{SLOW}/1"
+    assert alert.first_bad_at == f.after(60)
+    assert (alert.raised_at - f.after(60)).total_seconds() < 10
+    assert alert.limit == 0.05
+    assert alert.value > 0.05
+    assert alert.e_value >= 1000
+    assert alert.requests > 0
+    assert alert.runbook == "docs/runbooks/latency.md"
+    assert alert.release_id == "r-7"
+    assert m.said(state, cf.AlertUpdated)[-1].value > alert.value
+    state = m.feed(state, 240, 3, m.mixed(0.0), start=120)
+    (resolved,) = m.said(state, cf.AlertResolved)
+    assert resolved.alert_id == alert.alert_id
+    assert resolved.value <= 0.05
+    assert len(raised(state)) == 1
+
+
+def test_the_next_time_is_another_alert_with_fresh_evidence():
+    state = m.feed(m.routed(), 30, 3, m.mixed(1.0))
+    state = m.feed(state, 240, 3, m.mixed(0.0), start=30)
+    state = m.feed(state, 30, 3, m.mixed(1.0), start=270)
+    assert [one.alert_id for one in raised(state)] == [f"{SLOW}/1", f"{SLOW}/2"]
+
+
+def test_a_short_calm_does_not_resolve():
+    state = m.feed(m.routed(), 60, 3, m.mixed(1.0))
+    for start in (60, 140, 220):
+        state = m.feed(state, 50, 3, m.mixed(0.0), start=start)
+        state = m.feed(state, 30, 3, m.mixed(1.0), start=start + 50)
+    assert m.said(state, cf.AlertResolved) == []
+    assert len(raised(state)) == 1
+
+
+def test_minimum_evidence_is_waited_for():
+    slow = [m.record(index * 0.1, ttft_ms=5000) for index in range(20)]
+    state = m.take(m.routed(), slow[:19], 10)
+    assert raised(state) == []
+    assert len(raised(m.take(state, slow[19:], 11))) == 1
+
+
+def test_hard_failures_need_no_statistics():
+    state = m.feed(m.routed(), 20, 3, m.mixed(0.0))
+    state = m.take(state, [m.failed(20 + index * 0.1) for index in range(8)], 22)
+    (alert,) = raised(state)
+    assert (alert.kind, alert.trigger, alert.first_bad_at) == ("errors", "errors", f.after(20))
+    assert "The last 8 requests all failed." in alert.message
+
+
+def test_answers_that_are_all_empty_raise_an_alert_without_any_trigger():
+    empty = Features(prompt_chars=5, output_chars=0, empty=True)
+    state = m.take(m.routed(), [m.record(index * 0.1, features=empty) for index in range(8)], 2)
+    (alert,) = raised(state)
+    assert (alert.kind, alert.trigger) == ("quality", None)
+    assert alert.alert_id.endswith("/all-empty/1")
+    state = m.feed(state, 90, 3, m.mixed(0.0), start=5)
+    assert len(m.said(state, cf.AlertResolved)) == 1
+
+
+def test_a_drill_is_named():
+    state = m.feed(m.routed(), 30, 3, m.mixed(1.0, drill="drill-9"))
+    (alert,) = raised(state)
+    assert alert.drill == "drill-9"
+    assert "drill-9" in alert.message
+
+
+def test_a_target_that_leaves_the_route_resolves_its_alerts_and_is_not_watched():
+    state = m.feed(m.routed(), 30, 3, m.mixed(1.0))
+    state = m.routed(active=6, epoch=13, of=state, at=31)
+    (resolved,) = m.said(state, cf.AlertResolved)
+    assert "no traffic any more" in resolved.message
+    before = len(state.outbox)
+    state = m.take(state, [m.record(29, ttft_ms=9000) for _ in range(50)], 33)
+    assert state.unwatched == 50
+    assert len(state.outbox) == before
+    assert set(state.targets) == {str(f.target(6))}
+
+
+# -- what must not matter ---------------------------------------------------------------------------------------------
+
+
+def test_duplicates_of_batches_and_of_records_count_once():
+    records = [m.record(index * 0.1) for index in range(10)]
+    cause = m.cause(2, "gateway-1")
+    once = watching.take_records(m.routed(), records, cause, m.RULES)
+    assert watching.take_records(once, records, cause, m.RULES) is once
+    again = m.take(once, [*records, *records], 3)
+    assert again.targets == once.targets
+    assert again.duplicates == 20
+
+
+def test_one_request_id_for_many_requests_hides_nothing():
+    state = m.take(m.routed(), [m.record(index, request_id="same", ttft_ms=9000) for index in range(30)], 40)
+    assert state.targets[ACTIVE].requests == 30
+
+
+def test_order_does_not_matter_to_windows_and_counts():
+    records = [m.record(index * 0.5, ttft_ms=100 + index) for index in range(200)]
+    shuffled = random.Random(3).sample(records, len(records))
+    one, other = m.take(m.routed(), records, 100), m.take(m.routed(), shuffled, 100)
+    ours, theirs = one.targets[ACTIVE], other.targets[ACTIVE]
+    assert ours.windows == theirs.windows
+    assert ours.triggers["errors"].evidence.trials == theirs.triggers["errors"].evidence.trials == 200
+    assert ours.triggers["slow-first-token"].slots == theirs.triggers["slow-first-token"].slots
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"e2e_ms": -1.0}, {"ttft_ms": -5.0}, {"e2e_ms": 1e12}, {"scheduled_at": f.after(9999)}, {"output_tokens": -3},
+     {"target": f.target(7, model="other-bot")}, {"environment": "staging"}],
+)  # fmt: skip
+def test_what_cannot_be_true_is_left_aside(wrong):
+    state = m.take(m.routed(), [m.record(1, **wrong), m.record(2)], 3)
+    assert state.implausible == 1
+    assert state.targets[ACTIVE].requests == 1
+
+
+def test_an_old_route_changes_nothing():
+    state = m.routed(epoch=12)
+    assert m.routed(active=6, epoch=11, of=state).targets == state.targets
+
+
+def test_state_is_bounded():
+    state = m.routed()
+    for number in range(700):
+        state = m.take(state, [m.record(number + index / 10) for index in range(10)], number + 2)
+        state = watching.without_published(state, state.outbox)
+    assert len(state.applied) == 512
+    assert len(state.seen) == 4096 * 12
+    assert len(state.model_dump_json()) < 250_000
+    assert len(state.targets[ACTIVE].windows) <= 3
+
+
+def test_a_restart_in_mid_window_loses_nothing():
+    going, stopped = m.routed(), m.routed()
+    make, again = m.mixed(0.2, seed=4), m.mixed(0.2, seed=4)
+    for number in range(40):
+        records = [make(number + index / 5) for index in range(5)]
+        same = [one.model_copy(update={"request_id": two.request_id}) for one, two in
+                zip([again(number + index / 5) for index in range(5)], records, strict=True)]  # fmt: skip
+        cause = m.cause(number + 2)
+        going = watching.take_records(going, records, cause, m.RULES)
+        stopped = watching.take_records(Watch.model_validate_json(stopped.model_dump_json()), same, cause, m.RULES)
+    assert stopped.targets == going.targets
+    assert stopped.alerts == going.alerts
+    assert [one.data for one in stopped.outbox] == [one.data for one in going.outbox]
+
+
+# -- staging ----------------------------------------------------------------------------------------------------------
+
+
+def test_staging_is_watched_without_a_route_under_ids_of_its_own():
+    state = m.feed(m.watch(environment="staging"), 30, 3, m.mixed(1.0, environment="staging"))
+    (alert,) = raised(state)
+    assert alert.alert_id == f"staging/{SLOW}/1"
+
+
+def test_a_silent_staging_target_is_forgotten_so_that_the_next_rehearsal_starts_fresh():
+    state = m.feed(m.watch(environment="staging"), 30, 3, m.mixed(1.0, environment="staging"))
+    state = watching.assess(state, m.cause(200), m.RULES)
+    assert len(m.said(state, cf.AlertResolved)) == 1
+    assert state.targets == {}
+    state = m.feed(state, 30, 3, m.mixed(1.0, environment="staging"), start=300)
+    assert [one.alert_id for one in raised(state)] == [f"staging/{SLOW}/1", f"staging/{SLOW}/2"]
+
+
+# -- windows ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_window_is_summarised_once_after_its_lateness():
+    state = m.feed(m.routed(), 130, 2, m.mixed(0.0))
+    state = watching.assess(state, m.cause(200), m.RULES)
+    windows = m.said(state, cf.WindowSummarised)
+    assert sum(one.requests for one in windows) == 260
+    assert len({one.window.from_ for one in windows}) == len(windows)
+    assert all(set(one.observed) == {"slow-first-token", "errors"} for one in windows)
+    assert sum(one.observed["errors"][0] for one in windows) >= 120, "slots are kept for two windows"
+    late = m.take(state, [m.record(3)], 201)
+    assert late.targets[ACTIVE].late == 1
+    assert watching.assess(late, m.cause(300), m.RULES).outbox == state.outbox
+
+
+# -- the canary -------------------------------------------------------------------------------------------------------
+
+
+def both(canary_ratio, active_ratio, seed=1):
+    """One canary request in three, for evenness; each side slow at its own ratio."""
+    draw = random.Random(seed)
+
+    def make(at):
+        version, ratio = (8, canary_ratio) if draw.random() < 1 / 3 else (7, active_ratio)
+        return m.record(at, version=version, canary=version == 8, ttft_ms=2000.0 if draw.random() < ratio else 100.0)
+
+    return make
+
+
+def canary_state():
+    return m.routed(canary=8, weight=0.33, of=m.watch(versions=(7, 8)))
+
+
+def verdicts(state):
+    return [(one.verdict, one.needed_more) for one in m.said(state, cf.CanaryAssessed)]
+
+
+def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_before():
+    state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
+    assessed = m.said(state, cf.CanaryAssessed)
+    assert [one.verdict for one in assessed[:-1]] == ["inconclusive"] * (len(assessed) - 1)
+    assert assessed[0].needed_more > assessed[-2].needed_more > 0
+    assert assessed[-1].verdict == "pass"
+    assert assessed[-1].events >= 100
+    assert assessed[-1].weight_ratio == 0.33
+    assert set(assessed[-1].e_values) == {
+        "errors", "errors:baseline", "slow-first-token", "slow-first-token:baseline"
+    }
+    assert raised(state) == []
+
+
+def test_a_slow_canary_fails_and_raises_an_alert_while_its_baseline_is_left_alone():
+    state = m.feed(canary_state(), 60, 10, both(0.5, 0.01))
+    assert verdicts(state)[-1] == ("fail", 0)
+    assert {str(one.target) for one in raised(state)} == {str(f.target(8))}
+    assert [one.correlation_id for one in state.outbox if one.type == cf.CanaryAssessed.TYPE][-1] == "r-8"
+
+
+def test_a_canary_within_its_limit_but_worse_than_the_baseline_fails():
+    lenient = m.policy(triggers=(f.trigger(allowed_ratio=0.5),), canary=Canary(steps=(0.33,), min_requests=400))
+    state = m.routed(canary=8, weight=0.33, of=m.watch(versions=(7, 8), the_policy=lenient))
+    state = m.feed(state, 120, 10, both(0.3, 0.02))
+    fact = m.said(state, cf.CanaryAssessed)[-1]
+    assert fact.verdict == "fail"
+    assert "of the baseline" in fact.reason
+    assert "Worse than the baseline" in raised(state)[0].message
+
+
+def test_a_slow_hour_of_both_sides_fails_nobody_by_comparison():
+    lenient = m.policy(triggers=(f.trigger(allowed_ratio=0.6),))
+    state = m.routed(canary=8, weight=0.33, of=m.watch(versions=(7, 8), the_policy=lenient))
+    state = m.feed(state, 60, 10, both(0.4, 0.4))
+    assert verdicts(state)[-1][0] == "pass"
+
+
+def test_no_traffic_is_never_a_pass():
+    state = canary_state()
+    for second in range(0, 600, 20):
+        state = watching.assess(state, m.cause(second), m.RULES)
+    assert {verdict for verdict, _ in verdicts(state)} == {"inconclusive"}
+
+
+def test_a_canary_alone_without_baseline_traffic_stays_inconclusive():
+    state = m.feed(canary_state(), 60, 10, m.mixed(0.0, version=8, canary=True))
+    assert {verdict for verdict, _ in verdicts(state)} == {"inconclusive"}
+
+
+def test_each_step_is_proved_anew():
+    state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
+    assert verdicts(state)[-1][0] == "pass"
+    state = m.routed(canary=8, weight=0.5, epoch=13, of=state, at=101)
+    assert state.targets[str(f.target(8))].requests == 0
+    state = m.feed(state, 100, 10, both(0.01, 0.01), start=102)
+    assert m.said(state, cf.CanaryAssessed)[-1].weight_ratio == 0.5
+    assert verdicts(state)[-1][0] == "pass"
+
+
+def test_a_promoted_canary_is_watched_by_an_e_detector_from_then_on():
+    state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
+    state = m.routed(active=8, epoch=14, of=state, at=101)
+    state = m.feed(state, 30, 3, m.mixed(1.0, version=8), start=102)
+    now = state.targets[str(f.target(8))]
+    assert now.role == "active"
+    assert now.triggers["slow-first-token"].evidence.form == "detector"
+    assert raised(state)[-1].target == f.target(8)
