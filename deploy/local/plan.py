@@ -125,7 +125,7 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
 def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int]) -> Part:
     """Plan the serving engine around its own command line."""
     return Part(
-        "triton", tuple(argv), environment, ports["triton-grpc"], "triton", stop_rank=1, stop_grace_s=25.0
+        "triton", tuple(argv), environment, ports["triton-grpc"], "triton", stop_rank=1, stop_grace_s=15.0
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MOST_FAILED_STARTS = 5
 PROVISION_TRIES = 5
 COLLECT_EVERY_S = 1.0
+TRITON_EXIT_S = 5
+"""Triton often waits this out for models that are idle; requests were drained before, what stays is ended by us."""
 
 
 class CannotStart(Exception):  # noqa: N818 - the sentence is the point
@@ -121,7 +123,9 @@ class Supervisor:
         triton.lay_out(engine, state)
         listening = triton.Ports(ports["triton"], ports["triton-grpc"], ports["triton-metrics"])
         environment = triton.build_environment(engine, state, self._options.inherited)
-        return plan.plan_triton(triton.build_command(engine, state, listening), environment, ports)
+        return plan.plan_triton(
+            triton.build_command(engine, state, listening, exit_timeout_s=TRITON_EXIT_S), environment, ports
+        )
 
     def _runner(self, part: Part, description: Description) -> Runner:
         return Runner(
