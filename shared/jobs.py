@@ -26,6 +26,19 @@ _SILENCE_S = 2.0
 _POLL_S = 0.05
 
 
+class ChildKilled(Exception):  # noqa: N818 - it is what happened
+    """A child was ended by SIGKILL, and not by the kernel for want of memory."""
+
+
+def _oom_kills() -> int:
+    """Count the processes that the kernel has killed for want of memory since it started."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+
+
 async def run_job(
     argv: Sequence[str], *, on_progress: OnProgress, log_path: Path, memory_limit_bytes: int | None = None,
     timeout_s: float | None = None, env: Mapping[str, str] | None = None,
@@ -37,8 +50,10 @@ async def run_job(
     Raises:
         Permanent: what the child reported, or `out_of_memory`, `engine_failed` when it died without a word.
         Transient: what the child reported as such, or `deadline_passed` after `timeout_s`.
+        ChildKilled: somebody killed it; says nothing about the input, so it is tried again up to the delivery limit.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
+    kills_before = _oom_kills()
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
@@ -56,7 +71,7 @@ async def run_job(
             os.killpg(process.pid, signal.SIGKILL)  # what the child left behind is in its group
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
-    return _conclude(outcome, code, log_path)
+    return _conclude(outcome, code, log_path, killed_by_kernel=_oom_kills() > kills_before)
 
 
 def _prepare(memory_limit_bytes: int | None) -> Callable[[], None]:
@@ -139,7 +154,7 @@ def _message(line: bytes) -> dict[str, Any] | None:
     return message if is_error else None
 
 
-def _conclude(outcome: dict[str, Any], code: int, log_path: Path) -> dict[str, Any]:
+def _conclude(outcome: dict[str, Any], code: int, log_path: Path, *, killed_by_kernel: bool) -> dict[str, Any]:
     if "error" in outcome:
         error = outcome["error"]
         kind = Transient if error.get("transient") else Permanent
@@ -148,6 +163,8 @@ def _conclude(outcome: dict[str, Any], code: int, log_path: Path) -> dict[str, A
         result: dict[str, Any] = outcome["result"]
         return result
     log = f"see {log_path.name} in the service's folder"
+    if code == -signal.SIGKILL and not killed_by_kernel:
+        raise ChildKilled(f"The work was killed from outside; {log}.")
     if code in (-signal.SIGKILL, _OUT_OF_MEMORY_EXIT):
         raise Permanent("out_of_memory", f"The work was killed for using too much memory; {log}.", exit_code=code)
     raise Permanent("engine_failed", f"The work ended with exit code {code} and no result; {log}.", exit_code=code)

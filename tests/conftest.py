@@ -5,6 +5,7 @@ import pytest
 
 from shared.provision import provision
 from tests.kit.servers import NatsServer, S3Server, connection, running
+from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="module")

@@ -119,6 +119,14 @@ def _refused(release: Release) -> Ending | None:
     return None if fact is None else Ending("rejected", fact.code, fact.reason)
 
 
+def _overtaken(release: Release) -> Ending | None:
+    """An older version never replaces a newer one, however long it took to make."""
+    slot = release.slot
+    if slot is None or slot.first or slot.baseline.target.version <= release.version:
+        return None
+    return Ending("superseded", "superseded", f"{slot.baseline.target} is newer and serves production already.")
+
+
 def _superseded(release: Release) -> Ending | None:
     traffic_ordered = any(key.startswith("traffic.requested:") for key in release.emitted)
     if release.superseded is None or traffic_ordered:
@@ -135,5 +143,5 @@ def _expired(release: Release) -> Ending | None:
 
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _rejected, _nothing_made, _nothing_passed, _rehearsal_failed, _canary_failed, _taken_back, _abandoned,
-    _cancelled, _refused, _superseded, _expired,
+    _cancelled, _refused, _overtaken, _superseded, _expired,
 )  # fmt: skip

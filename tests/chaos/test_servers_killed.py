@@ -1,0 +1,100 @@
+"""kill -9 of the servers that everything stands on: the road completes, and serving comes back by itself."""
+
+import os
+import signal
+import time
+
+import httpx
+import psutil
+import pytest
+
+from tests.kit.models import tiny_base, tiny_lora
+from tests.kit.servers import wait_until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A base of some 100 MB, so that an upload takes long enough to be hit."""
+    folder = tmp_path_factory.mktemp("wide")
+    base = tiny_base(folder / "wide-llama", hidden=2048, layers=2)
+    return {"base": base, "lora": tiny_lora(base, folder / "lora")}
+
+
+def uploading(stack) -> bool:
+    """Tell whether the merger has written its merged weights, so that their upload is under way."""
+    return any((stack.state / "work" / "merger").glob("rooms/*/out/*.safetensors"))
+
+
+def answers(stack, model: str) -> str | None:
+    """Ask over the OpenAI API; give the version that answered, None when nobody did."""
+    url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
+    body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
+    try:
+        response = httpx.post(url, json=body, timeout=10)
+    except httpx.TransportError:
+        return None
+    return response.headers["x-slipway-version"] if response.status_code == 200 else None
+
+
+def test_the_bus_is_killed_three_times_on_the_way(stack_of, tiny):
+    stack = stack_of()
+    stack.publish("bot", tiny["one"], "--variant", "bf16")
+    for fact in ("release.opened", "checkpoint.merged", "version.registered"):
+        stack.await_event(fact, "bot")
+        stack.kill("nats")
+    stack.promoted("bot")
+    for fact in ("release.opened", "checkpoint.merged", "version.registered", "release.finished"):
+        assert len(stack.events(fact, "bot")) == 1, fact
+    assert answers(stack, "bot") == "bot.v1.bf16"
+
+
+def test_the_store_is_killed_during_an_upload(stack_of, wide):
+    stack = stack_of()
+    stack.ok("base", "import", str(wide["base"]))
+    stack.publish("bot", wide["lora"], "--variant", "bf16", base="wide-llama")
+
+    wait_until(lambda: uploading(stack), timeout_s=120, what="the merger uploading")
+    stack.kill("s3")
+    stack.promoted("bot", timeout_s=400)
+    assert len(stack.events("checkpoint.merged", "bot")) == 1
+    assert stack.check_artifacts() > 0
+    assert answers(stack, "bot") == "bot.v1.bf16"
+
+
+def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack_of, tiny):
+    stack = stack_of()
+    stack.publish("bot", tiny["one"], "--variant", "bf16")
+    stack.promoted("bot")
+    assert answers(stack, "bot") == "bot.v1.bf16"
+
+    stack.kill("triton")
+    wait_until(lambda: answers(stack, "bot") == "bot.v1.bf16", timeout_s=90, what="serving after Triton was killed")
+
+    for pid in stubs(stack, "bot.v1.bf16"):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: answers(stack, "bot") == "bot.v1.bf16", timeout_s=90, what="serving after its stub was killed")
+
+
+def stubs(stack, name: str) -> list[int]:
+    """Give the processes that serve one model."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if name in command and str(stack.state) in command:
+            found.append(process.pid)
+    assert found, f"nothing serves {name}"
+    return found
+
+
+def test_requests_go_on_while_everything_but_serving_is_down(stack_of, tiny):
+    stack = stack_of()
+    stack.publish("bot", tiny["one"], "--variant", "bf16")
+    stack.promoted("bot")
+    before = {name: stack.part(name)["pid"] for name in ("nats", "s3", "registry", "server-manager")}
+    for pid in before.values():
+        os.kill(pid, signal.SIGKILL)
+    ends = time.monotonic() + 3
+    while time.monotonic() < ends:
+        assert answers(stack, "bot") == "bot.v1.bf16"

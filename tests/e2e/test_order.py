@@ -1,0 +1,73 @@
+"""Versions follow the order of admission, one checkpoint is one version, and each release meets the one before it."""
+
+import json
+
+import nats
+import psutil
+import pytest
+
+from clients.cli.place import find_place
+from contracts.envelope import CONTENT_TYPE
+from tests.kit.servers import wait_until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def stack(module_stack):
+    return module_stack("--replicas", "quantiser=2")
+
+
+async def say_again(stack, model: str, *, ids: list[str]) -> None:
+    """Publish the checkpoint of a model again, under other event ids, straight on the bus."""
+    (event,) = stack.events("checkpoint.ready", model)[:1]
+    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    js = client.jetstream()
+    for one in ids:
+        body = json.dumps({**event, "id": one}).encode()
+        headers = {"Nats-Msg-Id": one, "content-type": CONTENT_TYPE}
+        await js.publish(f"slipway.checkpoint.ready.v1.{model}", body, headers=headers)
+    await client.close()
+
+
+async def test_one_checkpoint_published_many_times_is_one_version(stack, tiny):
+    stack.publish("parrot", tiny["one"], "--variant", "bf16")
+    (event,) = stack.await_event("checkpoint.ready", "parrot")
+    await say_again(stack, "parrot", ids=[event["id"]] * 4)
+    stack.promoted("parrot")
+    await say_again(stack, "parrot", ids=[f"again-{number}" for number in range(5)])
+    stack.publish("marker", tiny["two"], "--variant", "bf16")  # admitted after all of them
+    stack.await_event("release.opened", "marker")
+    assert len(stack.events("release.opened", "parrot")) == 1
+    assert len(stack.events("version.registered", "parrot")) == 1
+    assert len(stack.events("release.finished", "parrot")) == 1
+
+
+def quantising(stack, variant: str) -> psutil.Process | None:
+    """Find the child process that makes a variant."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if "quantise_worker" in command and variant in command and str(stack.state) in command:
+            return process
+    return None
+
+
+def test_versions_follow_admission_even_when_the_second_quantises_first(stack, tiny):
+    stack.publish("racer", tiny["one"], "--variant", "int8")
+    held = wait_until(lambda: quantising(stack, "int8"), timeout_s=120, what="the first release quantising")
+    held.suspend()  # forced: the first waits in mid-quantisation while the second overtakes it
+    try:
+        stack.publish("racer", tiny["two"], "--variant", "bf16")
+        (second,) = stack.await_event("version.registered", "racer")
+    finally:
+        held.resume()
+    finished = stack.await_event("release.finished", "racer", count=2, timeout_s=240)
+
+    opened = stack.events("release.opened", "racer")
+    assert [(event["data"]["version"], event["data"]["wanted"]) for event in opened] == [(1, ["int8"]), (2, ["bf16"])]
+    assert second["data"]["version"] == 2
+    assert [event["data"]["version"] for event in stack.events("version.registered", "racer")] == [2, 1]
+    outcomes = {event["data"]["version"]: event["data"]["outcome"] for event in finished}
+    assert outcomes == {2: "promoted", 1: "superseded"}  # an older version never replaces a newer one
+    (route,) = [one for one in stack.says("routes") if one["model"] == "racer"]
+    assert route["active"]["target"]["version"] == 2

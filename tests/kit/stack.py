@@ -1,0 +1,137 @@
+"""The whole embedded stack as a person starts it, for tests that need every part at once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from clients.cli.place import find_place
+from contracts.manifests import FileEntry
+from contracts.vocabulary import digest_of
+from shared.blobs import Store, blob_key
+from shared.process import die_with_parent
+from tests.kit.servers import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_S = 150.0
+DATA_HASH = "sha256:" + "d" * 64
+POLICY = {
+    "gates": [{"metric": "error_ratio", "max_value": 0.5}],
+    "load": {"requests": 6, "rate_rps": 6.0, "output_tokens": 8, "warmup_requests": 1},
+    "rehearsal": "not_required",
+    "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.5}],
+}
+
+
+class Stack:
+    """A `slipway up` in the background of a test, with the commands that a person has."""
+
+    def __init__(self, state: Path, *arguments: str, engine: str = "toy", **environment: str) -> None:
+        self.state = state
+        self.output = state.parent / f"{state.name}.out"
+        self._environment = {**os.environ, **environment}
+        self._arguments = ["up", "--engine", engine, "--state", str(state), *arguments]
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def up(self) -> "Stack":
+        with self.output.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "clients.cli.main", *self._arguments], cwd=ROOT, stdout=out,
+                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent(), env=self._environment,
+            )  # fmt: skip
+        wait_until(self._ready, timeout_s=READY_S, what=f"the stack being ready, see {self.output}")
+        return self
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.output.read_text()
+        table = self.table()
+        return table["supervisor"] == self.process.pid and table["phase"] == "ready"
+
+    def down(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(120)
+
+    def __enter__(self) -> Self:
+        return self.up()
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+
+    @property
+    def store(self) -> Store:
+        return Store(find_place(self.state).connection)
+
+    def check_artifacts(self) -> int:
+        """Verify every file that a committed manifest names; give how many there were."""
+        store, checked = self.store, 0
+        for key in store.keys("manifests/"):
+            manifest = json.loads(store.find(key) or b"{}")
+            for plain in manifest.get("files", []):
+                entry = FileEntry.model_validate(plain)
+                data = store.find(blob_key(entry.digest)) or b""
+                assert digest_of(data) == entry.digest, f"{entry.path} of {key} is not whole"
+                checked += 1
+        return checked
+
+    # -- what a person sees and does ----------------------------------------------------------------------------------
+
+    def table(self) -> dict[str, Any]:
+        return json.loads((self.state / "parts.json").read_text())
+
+    def part(self, name: str) -> dict[str, Any]:
+        return next(part for part in self.table()["parts"] if part["name"] == name)
+
+    def kill(self, name: str) -> None:
+        """kill -9 one part, and wait until the supervisor has it back."""
+        before = self.part(name)
+        os.kill(before["pid"], signal.SIGKILL)
+        wait_until(
+            lambda: self.part(name)["pid"] != before["pid"] and self.part(name)["state"] == "ready",
+            timeout_s=90, what=f"{name} being back",
+        )  # fmt: skip
+
+    def slipway(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+
+    def ok(self, *arguments: str, timeout_s: float = 240) -> str:
+        done = self.slipway(*arguments, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tail()}"
+        return done.stdout
+
+    def says(self, *arguments: str) -> Any:
+        return json.loads(self.ok(*arguments, "--json"))
+
+    def tail(self) -> str:
+        return self.output.read_text(errors="replace")[-3000:] if self.output.exists() else ""
+
+    def publish(self, model: str, adapter: Path, *more: str, base: str = "tiny-llama", policy: dict | None = None) -> None:
+        file = self.state.parent / f"policy-{model}.json"
+        file.write_text(json.dumps(policy or POLICY))
+        self.ok(
+            "publish", "--model", model, "--base", base, "--adapter", str(adapter), "--run-id", f"run-{model}",
+            "--data-hash", DATA_HASH, "--policy", str(file), *more,
+        )  # fmt: skip
+
+    def promoted(self, model: str, timeout_s: float = 240) -> None:
+        self.ok("status", model, "--follow", "--until", "finished", "--timeout", str(timeout_s), timeout_s=timeout_s + 30)
+
+    def events(self, name: str, model: str | None = None) -> list[dict[str, Any]]:
+        about = ["--model", model] if model else []
+        lines = self.ok("events", "--json", *about).splitlines()
+        return [event for event in map(json.loads, lines) if event["type"] == f"slipway.{name}.v1"]
+
+    def await_event(self, name: str, model: str, *, count: int = 1, timeout_s: float = 120) -> list[dict[str, Any]]:
+        deadline = time.monotonic() + timeout_s
+        while len(found := self.events(name, model)) < count:
+            assert time.monotonic() < deadline, f"no {name} of {model} within {timeout_s} s\n{self.tail()}"
+            time.sleep(0.2)
+        return found
