@@ -170,7 +170,8 @@ class PlainDrawing:
         if road.progress is not None:
             progress = road.progress
             tenth = str(int(progress.ratio * 10))
-            key = (road.key, progress.step, progress.note, tenth)
+            about = re.sub(r"\d s\b", "", progress.note)  # a note that counts seconds is worth a line every ten
+            key = (road.key, progress.step, about, tenth)
             self._once(key, lambda: show_line(f"    {progress.step} {progress.ratio:.0%} {progress.note}".rstrip()))
         if (end := render.ending(road)) is not None:
             self._once((road.key, "end"), lambda: show_line(f"{road.name}  {end}"))

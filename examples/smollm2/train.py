@@ -36,6 +36,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging as transformers_logging
 
 from clients.training import Place, Run, SlipwayCallback
 from examples.smollm2.text import Lesson, lessons, passages, questions, write_lines
@@ -288,6 +289,8 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="release policy to publish with (YAML)")
     parser.add_argument("--variant", action="append", help="wanted precision, repeatable; int8 without it")
     given = parser.parse_args()
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     publishing = None
     if given.publish:
         policy = yaml.safe_load(given.policy.read_text(encoding="utf-8")) if given.policy else None

@@ -7,6 +7,7 @@ pre-tokenizer and the control tokens.
 
 import importlib.metadata
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 CONTROL_TOKEN = 3  # the value of `tokenizer.ggml.token_type` that marks a control token
 
@@ -50,6 +52,8 @@ def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloa
     Raises:
         ValueError: the file holds something else than a Llama with a byte-level BPE vocabulary.
     """
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # a bar drawn into a file is noise
     fields = read_fields(GGUFReader(str(source)))
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)
