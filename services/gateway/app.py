@@ -16,7 +16,10 @@ from .domain.routing import list_models
 from .http import problem_response
 
 
-def build(parts: Parts, *, registry: CollectorRegistry, bus_connected: Callable[[], bool]) -> Starlette:
+def build(
+    parts: Parts, *, registry: CollectorRegistry, bus_connected: Callable[[], bool],
+    telemetry_trouble: Callable[[], str | None],
+) -> Starlette:  # fmt: skip
     """Give the application: the OpenAI endpoints, and those that say how the gateway is."""
     table = parts.table
     created = int(parts.clock.now().timestamp())
@@ -44,6 +47,7 @@ def build(parts: Parts, *, registry: CollectorRegistry, bus_connected: Callable[
             "checks": {
                 "bus": "ok" if connected else "not connected",
                 "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})",
+                "telemetry": telemetry_trouble() or "ok",
             },
         }  # fmt: skip
         return JSONResponse(body, 200 if ready else 503)

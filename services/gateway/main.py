@@ -60,7 +60,9 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         table=table, engine=engine, templates=templates, record=recorder.record, metrics=metrics, clock=clock,
         new_id=lambda: uuid.uuid4().hex, max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes,
     )  # fmt: skip
-    app = build(parts, registry=bus.metrics, bus_connected=lambda: link.connected)
+    app = build(
+        parts, registry=bus.metrics, bus_connected=lambda: link.connected, telemetry_trouble=lambda: recorder.trouble
+    )
     server = _Server(
         uvicorn.Config(
             app, host=connection.http_host, port=connection.http_port, log_config=None, access_log=False,

@@ -26,7 +26,10 @@ class _Pending:
 
 
 class Recorder:
-    """A bounded queue in front of the bus: when it is full the oldest record goes, and is counted."""
+    """A bounded queue in front of the bus: when it is full the oldest record goes, and is counted.
+
+    `trouble` says why nothing can be published at the moment; None when all is well.
+    """
 
     def __init__(
         self, sink: TelemetrySink, *, gateway: str, queue: int, batch: int, interval_s: float,
@@ -41,6 +44,7 @@ class Recorder:
         self._numbers = itertools.count()
         self._unsent: deque[_Pending] = deque()
         self._full = asyncio.Event()
+        self.trouble: str | None = None
 
     def record(self, record: Inference) -> None:
         """Take a record; returns at once."""
@@ -60,7 +64,12 @@ class Recorder:
                 pass
             try:
                 await self.flush()
-            except Transient:
+                self.trouble = None
+            except Transient as error:
+                # Said aloud: without telemetry nobody would notice that a version has gone bad.
+                if self.trouble is None:
+                    structlog.get_logger().warning("telemetry waits for the bus", error=str(error))
+                self.trouble = str(error)
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:  # noqa: BLE001 - telemetry must not end because of one bad batch
                 self._unsent.clear()

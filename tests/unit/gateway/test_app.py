@@ -35,7 +35,7 @@ class World:
             metrics=GatewayMetrics(self.registry), clock=StepClock(), new_id=lambda: f"id{next(ids)}",
             max_in_flight=max_in_flight, max_body_bytes=10_000,
         )  # fmt: skip
-        app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus)
+        app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus, telemetry_trouble=lambda: None)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 
     async def chat(self, headers=None, **changes):

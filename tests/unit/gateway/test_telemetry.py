@@ -92,3 +92,21 @@ async def test_a_lone_record_goes_after_the_interval():
                 await asyncio.sleep(0.001)
     finally:
         running.cancel()
+
+
+async def test_a_bus_that_is_away_is_said_until_it_is_back():
+    sink = FakeSink(down=True)
+    one = recorder(sink, interval_s=0.01)
+    running = asyncio.ensure_future(one.run())
+    try:
+        one.record(inference(request_id="0"))
+        async with asyncio.timeout(5):
+            while one.trouble is None:
+                await asyncio.sleep(0.001)
+            assert "away" in one.trouble
+            sink.down = False
+            while one.trouble is not None:
+                await asyncio.sleep(0.001)
+        assert numbers(sink) == [0]
+    finally:
+        running.cancel()
