@@ -1,0 +1,202 @@
+"""Records on a real server: compare-and-set has one winner, and a follower misses nothing."""
+
+import asyncio
+import contextlib
+
+import nats
+import nats.errors
+import pytest
+
+from contracts.routes import Route
+from shared.kv import Bucket, Conflict
+from tests.kit.factories import MODEL, route
+
+WITHIN_S = 1.0
+
+
+@pytest.fixture
+def bucket(js):
+    return Bucket(js, "routes", Route)
+
+
+async def test_missing_record_is_none_and_an_empty_bucket_is_empty(bucket):
+    assert await bucket.get(MODEL) is None
+    assert await bucket.keys() == []
+    assert await bucket.all() == {}
+
+
+async def test_record_round_trip(bucket):
+    revision = await bucket.create(MODEL, route())
+    entry = await bucket.get(MODEL)
+    assert (entry.value, entry.revision) == (route(), revision)
+    later = await bucket.update(MODEL, route(epoch=13), revision)
+    assert later > revision
+    assert (await bucket.all())[MODEL].value.epoch == 13
+    assert await bucket.keys() == [MODEL]
+
+
+async def test_second_create_and_stale_update_conflict_and_change_nothing(bucket):
+    revision = await bucket.create(MODEL, route())
+    with pytest.raises(Conflict):
+        await bucket.create(MODEL, route(epoch=99))
+    later = await bucket.update(MODEL, route(epoch=13), revision)
+    for stale in (revision, later + 1, 0):
+        with pytest.raises(Conflict):
+            await bucket.update(MODEL, route(epoch=99), stale)
+    assert (await bucket.get(MODEL)).value.epoch == 13
+
+
+async def test_one_creator_wins(bucket):
+    async def attempt(number):
+        with contextlib.suppress(Conflict):
+            return await bucket.create(MODEL, route(epoch=number))
+        return None
+
+    won = [one for one in await asyncio.gather(*(attempt(number) for number in range(8))) if one is not None]
+    assert len(won) == 1
+    assert (await bucket.get(MODEL)).revision == won[0]
+
+
+async def test_racing_writers_on_connections_of_their_own_lose_no_update(bucket, nats_server):
+    """Eight writers raise the epoch by compare-and-set; the sum is exact only if every round has one winner."""
+    await bucket.create(MODEL, route(epoch=0))
+    rounds = 12
+
+    async def write():
+        client = await nats.connect(nats_server.url)
+        mine = Bucket(client.jetstream(timeout=10), "routes", Route)
+        done = 0
+        while done < rounds:
+            entry = await mine.get(MODEL)
+            with contextlib.suppress(Conflict):
+                await mine.update(MODEL, route(epoch=entry.value.epoch + 1), entry.revision)
+                done += 1
+        await client.close()
+
+    await asyncio.gather(*(write() for _ in range(8)))
+    assert (await bucket.get(MODEL)).value.epoch == 8 * rounds
+
+
+class Follower:
+    """Follows the routes on a connection of its own and keeps what it was told."""
+
+    def __init__(self, client):
+        self.client = client
+        self.told = []
+        self.changed = asyncio.Event()
+
+    async def on_change(self, key, value, revision):
+        self.told.append((key, value.epoch, revision))
+        self.changed.set()
+
+    async def until(self, key, epoch, within_s):
+        async with asyncio.timeout(within_s):
+            while not any((k, e) == (key, epoch) for k, e, _ in self.told):
+                self.changed.clear()
+                await self.changed.wait()
+
+    def check(self):
+        for key in {key for key, _, _ in self.told}:
+            revisions = [revision for one, _, revision in self.told if one == key]
+            assert revisions == sorted(set(revisions)), "revisions never go back and none is told twice"
+
+
+@contextlib.asynccontextmanager
+async def following(nats_server):
+    client = await nats.connect(
+        nats_server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet, connect_timeout=2
+    )
+    follower = Follower(client)
+    task = asyncio.create_task(Bucket(client.jetstream(timeout=5), "routes", Route).follow(client, follower.on_change))
+    try:
+        yield follower
+        assert not task.done(), "a follower never stops by itself"
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await client.close()
+        follower.check()
+
+
+async def _quiet(_error):
+    """Say nothing of the reconnects that the test causes."""
+
+
+async def test_follower_sees_what_is_there_and_every_change(bucket, nats_server):
+    revision = await bucket.create(MODEL, route(epoch=1))
+    async with following(nats_server) as follower:
+        await follower.until(MODEL, 1, 5)
+        for epoch in range(2, 30):
+            revision = await bucket.update(MODEL, route(epoch=epoch), revision)
+        await follower.until(MODEL, 29, WITHIN_S)
+        await bucket.create("other-bot", route(model="other-bot", epoch=1))
+        await follower.until("other-bot", 1, WITHIN_S)
+        assert [epoch for key, epoch, _ in follower.told if key == MODEL] == list(range(1, 30))
+
+
+async def test_unreadable_record_does_not_hide_the_others(js, bucket, nats_server):
+    raw = await js.key_value("routes")
+    await raw.put("broken-bot", b"{not json")
+    async with following(nats_server) as follower:
+        await bucket.create(MODEL, route(epoch=1))
+        await follower.until(MODEL, 1, 5)
+
+
+async def test_deleted_record_is_no_change_and_may_come_back(js, bucket, nats_server):
+    await bucket.create(MODEL, route(epoch=1))
+    async with following(nats_server) as follower:
+        await follower.until(MODEL, 1, 5)
+        await (await js.key_value("routes")).delete(MODEL)
+        assert await bucket.get(MODEL) is None
+        await bucket.create(MODEL, route(epoch=2))
+        await follower.until(MODEL, 2, WITHIN_S)
+
+
+async def write_when_the_server_is_back(nats_server, epoch):
+    """Write with a fresh connection, so that the time is the follower's alone."""
+    client = await nats.connect(nats_server.url, connect_timeout=2)
+    try:
+        mine = Bucket(client.jetstream(timeout=5), "routes", Route)
+        async with asyncio.timeout(20):
+            while True:
+                with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+                    entry = await mine.get(MODEL)
+                    await mine.update(MODEL, route(epoch=epoch), entry.revision)
+                    return
+    finally:
+        await client.close()
+
+
+async def test_follower_sees_each_change_within_a_second_across_kill_9(bucket, nats_server):
+    """The stock watcher stays silent for 8 to 19 s after a restart; this must not, round after round."""
+    await bucket.create(MODEL, route(epoch=100))
+    async with following(nats_server) as follower:
+        await follower.until(MODEL, 100, 5)
+        for epoch in range(101, 105):
+            nats_server.kill()
+            nats_server.start()  # from this thread: the server dies with the one that forked it
+            await until_connected(follower.client)
+            await write_when_the_server_is_back(nats_server, epoch)
+            await follower.until(MODEL, epoch, WITHIN_S)
+
+
+async def until_connected(client):
+    """Wait until the client has noticed the kill and a round trip works again."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+                await client.flush(timeout=1)
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_change_written_while_the_follower_was_away_is_seen_after_it_reconnects(bucket, nats_server):
+    await bucket.create(MODEL, route(epoch=1))
+    async with following(nats_server) as follower:
+        await follower.until(MODEL, 1, 5)
+        nats_server.kill()
+        nats_server.start()  # from this thread: the server dies with the one that forked it
+        await write_when_the_server_is_back(nats_server, 2)
+        await until_connected(follower.client)
+        await follower.until(MODEL, 2, 3.0)
