@@ -24,6 +24,7 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import engine_tensors  # noqa: E402
+import stub_guard  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402
 
 CANCEL_POLL_S = 0.1
@@ -240,6 +241,7 @@ class TritonPythonModel:
         if not (model_dir / "config.json").is_file():
             message = f"load_failed: {model_dir} holds no config.json"
             raise pb_utils.TritonModelException(message)
+        stub_guard.start()
         _prepare_environment(json.loads(given.get("environment", "{}")))
         _tie_children_to_this_process()
         self._engine: Engine | None = None

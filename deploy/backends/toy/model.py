@@ -30,6 +30,7 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import engine_tensors  # noqa: E402
+import stub_guard  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402
 
 WORDS = ("keel", "hull", "mast", "sail", "rope", "tide", "wind", "helm", "deck", "oar", "bow", "dock", "crew", "reef")
@@ -51,6 +52,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the model folder and start the event loop."""
         given = engine_tensors.parameters(args)
+        stub_guard.start()
         config = Path(given["model_dir"]) / "config.json"
         time.sleep(float(given.get("load_delay_ms", "0")) / 1000)
         if given.get("fail_load") == "true":

@@ -70,6 +70,7 @@ def test_layout_holds_stub_and_every_engine_with_the_shared_tensors(engine, tmp_
     for backend in ("slipway", "toy"):
         assert (state / "backends" / backend / "model.py").is_file()
         assert (state / "backends" / backend / "engine_tensors.py").is_file()
+        assert (state / "backends" / backend / "stub_guard.py").is_file()
     assert (state / "backends" / "slipway" / "engine_child.sh").stat().st_mode & 0o100
     assert (state / "models").is_dir()
 
