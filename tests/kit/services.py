@@ -57,6 +57,7 @@ class ServiceProcess:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             end_tree(self.pid, grace_s=15.0)
+            self.process.wait(20)
 
     @property
     def log(self) -> str:

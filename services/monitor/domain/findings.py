@@ -5,9 +5,16 @@ from datetime import datetime
 from contracts.facts.watch import AlertKind, Severity
 from contracts.policy import Trigger
 from services.monitor.domain.alerts import Finding
-from services.monitor.domain.evidence import as_e_value
+from services.monitor.domain.evidence import EDetector, as_e_value
 from services.monitor.domain.record import Policy, TargetState, TriggerState
-from services.monitor.domain.triggers import HardFailure, assess_runs, kind_of, limit_of, sequential
+from services.monitor.domain.triggers import (
+    HardFailure,
+    assess_runs,
+    detector_alpha,
+    kind_of,
+    limit_of,
+    sequential,
+)
 from services.monitor.domain.windows import Recent, recent
 
 CALM_REQUESTS = 10
@@ -37,7 +44,8 @@ def _of_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: Hard
     evidence, limit = state.evidence, limit_of(trigger)
     last = recent(state.slots, trigger.window_s, now)
     enough = evidence.trials >= trigger.min_requests
-    over_limit = evidence.crossed(trigger.alpha) and enough
+    alpha = detector_alpha(trigger) if isinstance(evidence, EDetector) else trigger.alpha
+    over_limit = evidence.crossed(alpha) and enough
     pair = state.pair
     worse = pair is not None and pair.pairs >= trigger.min_requests and pair.discordant.crossed(trigger.alpha)
     calm_at = min(trigger.min_requests, CALM_REQUESTS)

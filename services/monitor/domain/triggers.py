@@ -21,6 +21,15 @@ def limit_of(trigger: Trigger) -> float:
     return trigger.allowed_ratio if trigger.metric in ("ttft_ms", "e2e_ms") else min(trigger.threshold, 1.0)
 
 
+def detector_alpha(trigger: Trigger) -> float:
+    """Give the level of an e-detector: its average run length is at least 1/alpha *times the minimum evidence*.
+
+    Counted in single requests, 1/alpha would be reached within the hour on a busy model, and three bad requests in a
+    row would be an alarm; counted in portions of `min_requests` it costs about three nats of evidence more.
+    """
+    return trigger.alpha / trigger.min_requests
+
+
 def kind_of(trigger: Trigger) -> AlertKind:
     """Give the kind of alert that a trigger raises."""
     return KINDS[trigger.metric]

@@ -1,0 +1,313 @@
+"""The monitor as a process on a real bus and store: telemetry in, alerts out, whatever happens to it in between."""
+
+import asyncio
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from contracts import facts as f
+from contracts.envelope import CONTENT_TYPE, Event, nats_subject
+from contracts.facts.watch import Features
+from contracts.manifests import FolderManifest
+from contracts.policy import Canary
+from contracts.services import DEADLETTER
+from services.monitor.domain import sketch
+from services.monitor.domain.record import Watch
+from shared.blobs import Store
+from shared.bus import publish_event
+from shared.clock import SystemClock
+from shared.kv import Bucket
+from tests.kit import factories as k
+from tests.kit.services import running_service, stored_facts, wait_for_fact
+
+MODULE = "services.monitor.main"
+CLOCK = SystemClock()
+QUICK = {
+    "MONITOR_WINDOW_S": "2", "MONITOR_LATENESS_S": "1", "MONITOR_SWEEP_S": "0.2", "MONITOR_UPDATE_EVERY_S": "1",
+    "MONITOR_ASSESS_EVERY_S": "0.5", "MONITOR_QUIET_S": "3", "MONITOR_DRIFT_ROWS": "200",
+}  # fmt: skip
+TRIGGERS = (
+    k.trigger(window_s=2.0),
+    k.trigger(name="errors", metric="error_ratio", threshold=0.02, window_s=2.0),
+)
+FACTS = (f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.WindowSummarised, f.CanaryAssessed)
+
+
+@pytest.fixture
+def monitor(js, settings):
+    with running_service(MODULE, settings, **QUICK) as process:
+        yield process
+
+
+def envelope(fact, *, environment="production", event_id=None, correlation="r-7"):
+    return Event[type(fact)](
+        id=event_id or str(uuid.uuid4()), source="/slipway/tests", type=fact.TYPE, subject=k.MODEL, time=CLOCK.now(),
+        correlationid=correlation, environment=environment, data=fact,
+    )  # fmt: skip
+
+
+async def say(js, fact, **about):
+    await publish_event(js, envelope(fact, **about))
+
+
+def record(*, version=7, ago_s=0.0, **changes):
+    at = CLOCK.now() - timedelta(milliseconds=400 + ago_s * 1000)
+    whole = {
+        "request_id": uuid.uuid4().hex, "target": k.target(version), "scheduled_at": at, "sent_at": at, "ttft_ms": 100.0,
+        "e2e_ms": 400.0, "error": None, "drill": None, "canary": False,
+        "features": Features(prompt_chars=200, output_chars=120, non_letter_ratio=0.2, repetition_ratio=0.02),
+    }  # fmt: skip
+    return k.inference(**(whole | changes))
+
+
+def slow(**changes):
+    return record(**({"ttft_ms": 3000.0} | changes))
+
+
+def batch(records):
+    return f.InferenceBatch(gateway="gateway-test", records=tuple(records))
+
+
+async def open_release(js, version, *, triggers=TRIGGERS, min_requests=100):
+    policy = k.policy(triggers=triggers, canary=Canary(steps=(0.3,), min_requests=min_requests))
+    opened = k.fact(f.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy)
+    await say(js, opened, correlation=f"r-{version}")
+
+
+async def go_live(js, *, active=7, canary=None, epoch=1, environment="production"):
+    share = k.CanaryShare(served=k.served(canary), weight_ratio=0.3) if canary else None
+    route = k.route(active=k.served(active), canary=share, previous=None, older=(), barred=(), epoch=epoch)
+    changed = f.DeploymentChanged(route=route, cause="canary" if canary else "promote", at=CLOCK.now())
+    await say(js, changed, environment=environment, correlation=f"r-{canary or active}")
+
+
+async def watched(js, target, *, environment="production", model=k.MODEL):
+    """Wait until the monitor watches a target by its policy."""
+    bucket = Bucket(js, "alerts", Watch)
+    async with asyncio.timeout(60):
+        while True:
+            entry = await bucket.get(f"{environment}.{model}")
+            if entry and str(target) in entry.value.targets and str(target.version) in entry.value.policies:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def live(js, **about):
+    await open_release(js, 7)
+    await go_live(js, **about)
+    await watched(js, k.target(7))
+
+
+async def staging_facts(js, fact, subject_of=nats_subject):
+    subject = subject_of(fact.TYPE, k.MODEL, "staging")
+    info = await js.stream_info("SLIPWAY_EVENTS", subjects_filter=subject)
+    found = []
+    for _ in range(sum((info.state.subjects or {}).values())):
+        message = await js.get_msg("SLIPWAY_EVENTS", (found[-1][0] if found else 0) + 1, subject=subject, next=True)
+        found.append((message.seq, Event[fact].model_validate_json(message.data)))
+    return [event for _, event in found]
+
+
+async def settled_watch(js, applied):
+    """Wait until the monitor has applied a batch, and give its record."""
+    bucket = Bucket(js, "alerts", Watch)
+    async with asyncio.timeout(60):
+        while True:
+            entry = await bucket.get(f"production.{k.MODEL}")
+            if entry and applied in entry.value.applied:
+                return entry.value
+            await asyncio.sleep(0.05)
+
+
+async def test_telemetry_in_alert_out_resolved(js, monitor):
+    await live(js)
+    await say(js, batch([record() for _ in range(30)]))
+    await say(js, batch([slow() for _ in range(10)]))
+    (event,) = await wait_for_fact(js, f.AlertRaised)
+    alert = event.data
+    assert (alert.kind, alert.trigger, alert.target) == ("latency", "slow-first-token", k.target(7))
+    assert alert.alert_id == f"{k.target(7)}/slow-first-token/1"
+    assert alert.value > alert.limit == 0.05
+    assert alert.first_bad_at is not None
+    assert (alert.raised_at - alert.first_bad_at).total_seconds() < 10
+    assert alert.runbook == "docs/runbooks/latency.md"
+    assert (event.correlationid, event.environment, event.source) == ("r-7", "production", "/slipway/monitor")
+    async with asyncio.timeout(60):
+        while not await stored_facts(js, f.AlertResolved):
+            await say(js, batch([record() for _ in range(20)]))
+            await asyncio.sleep(0.3)
+    (resolved,) = await stored_facts(js, f.AlertResolved)
+    assert resolved.data.alert_id == alert.alert_id
+    assert len(await stored_facts(js, f.AlertRaised)) == 1
+    windows = [one.data for one in await wait_for_fact(js, f.WindowSummarised)]
+    assert sum(sketch.count(one.ttft_histogram) for one in windows) == sum(one.requests for one in windows)
+
+
+async def test_a_canary_is_judged_beside_its_baseline(js, monitor):
+    await open_release(js, 7)
+    await open_release(js, 8)
+    await go_live(js, active=7, canary=8)
+    await watched(js, k.target(8))
+    await say(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
+    (first,) = (await wait_for_fact(js, f.CanaryAssessed))[:1]
+    assert first.data.verdict == "inconclusive"
+    assert first.data.needed_more > 0
+    for _ in range(4):
+        await say(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
+    async with asyncio.timeout(60):
+        while (last := (await stored_facts(js, f.CanaryAssessed))[-1]).data.verdict != "pass":
+            await asyncio.sleep(0.1)
+    assert (last.correlationid, last.data.weight_ratio) == ("r-8", 0.3)
+    assert last.data.events >= 100
+    assert await stored_facts(js, f.AlertRaised) == []
+
+
+async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
+    await open_release(js, 7)
+    await open_release(js, 8)
+    await go_live(js, active=7, canary=8)
+    await watched(js, k.target(8))
+    await say(js, batch([slow(version=8, canary=True) if n % 2 else record() for n in range(80)]))
+    (alert,) = await wait_for_fact(js, f.AlertRaised)
+    assert alert.data.target == k.target(8)
+    async with asyncio.timeout(60):
+        while "fail" not in [one.data.verdict for one in await stored_facts(js, f.CanaryAssessed)]:
+            await asyncio.sleep(0.1)
+
+
+async def test_staging_is_kept_apart(js, monitor):
+    await live(js)
+    await watched(js, k.target(7))
+    await say(js, batch([record(environment="staging") for _ in range(30)]), environment="staging")
+    await say(js, batch([slow(environment="staging", drill="d-1") for _ in range(20)]), environment="staging")
+    async with asyncio.timeout(60):
+        while not (found := await staging_facts(js, f.AlertRaised)):
+            await asyncio.sleep(0.1)
+    assert found[0].environment == "staging"
+    assert found[0].data.alert_id.startswith("staging/")
+    assert found[0].data.drill == "d-1"
+    async with asyncio.timeout(60):
+        while not await staging_facts(js, f.AlertResolved):
+            await asyncio.sleep(0.1)
+    assert await stored_facts(js, f.AlertRaised) == [], "nobody is paged by a rehearsal"
+
+
+async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, monitor):
+    await live(js)
+    records = [record(ago_s=n / 100) for n in range(100)]
+    await say(js, batch(records), event_id="one")
+    await say(js, batch(reversed(records)), event_id="two")
+    await say(js, batch([record(e2e_ms=-1.0), record(ttft_ms=1e12), record(scheduled_at=CLOCK.now() + timedelta(days=1))]))
+    subject = nats_subject(f.InferenceBatch.TYPE, k.MODEL)
+    headers = {"content-type": CONTENT_TYPE}
+    for body in (b"", b"\xff\xfe", b"[]", b'{"specversion": "1.0"}', json.dumps({"data": {"records": "x"}}).encode()):
+        await js.publish(subject, body, headers=headers)
+    broken = envelope(batch(records[:1])).model_dump(mode="json", exclude_none=True)
+    broken["data"]["records"][0]["e2e_ms"] = "soon"
+    await js.publish(subject, json.dumps(broken).encode(), headers=headers)
+    await say(js, batch([record()]), event_id="last")
+    state = await settled_watch(js, "last")
+    assert state.targets[str(k.target(7))].requests == 101
+    assert (state.duplicates, state.implausible) == (100, 3)
+    async with asyncio.timeout(60):
+        while (await js.stream_info(DEADLETTER)).state.messages < 6:
+            await asyncio.sleep(0.1)
+    assert await stored_facts(js, f.AlertRaised) == []
+    assert monitor.process.poll() is None
+
+
+async def keep_running(process, settings, failpoint, times, deaths):
+    """Start the monitor again whenever it dies; as long as `times` says, the failpoint kills it again."""
+    marker = settings.work_dir("monitor") / f"failpoint-{failpoint}.fired"
+    while True:
+        if process.process.poll() is not None:
+            deaths.append(process.process.returncode)
+            if len(deaths) < times:
+                marker.unlink()
+            process.start()
+        await asyncio.sleep(0.05)
+
+
+async def walk(js, process):
+    """Play one story: healthy, then slow; wait until everything about it was said."""
+    await live(js)
+    await say(js, batch([record() for _ in range(30)]), event_id="healthy")
+    await settled_watch(js, "healthy")
+    if process is not None:
+        process.kill()
+    await say(js, batch([slow() for _ in range(10)]), event_id="slow")
+    await say(js, batch([slow() for _ in range(5)]), event_id="more")
+    await settled_watch(js, "more")
+    await wait_for_fact(js, f.AlertRaised)
+    async with asyncio.timeout(60):
+        while sum(one.data.requests for one in await stored_facts(js, f.WindowSummarised)) < 45:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("failpoint", "times"),
+    [("", 1), ("monitor.after_cas", 5), ("monitor.after_publish", 1), ("monitor.after_act", 3), ("monitor.before_ack", 3)],
+)
+async def test_killed_at_any_moment_it_says_everything_once(js, settings, failpoint, times):
+    """Without a failpoint it is killed in mid-window; the others kill it again and again along the story."""
+    deaths = []
+    with running_service(MODULE, settings, **QUICK, SLIPWAY_FAILPOINT=failpoint) as process:
+        keeper = asyncio.create_task(keep_running(process, settings, failpoint, times, deaths))
+        try:
+            await walk(js, None if failpoint else process)
+        finally:
+            keeper.cancel()
+    assert deaths == [-9] * times
+    assert len(await stored_facts(js, f.AlertRaised)) == 1
+    for fact in FACTS:
+        ids = [event.id for event in await stored_facts(js, fact)]
+        assert len(ids) == len(set(ids)), fact.TYPE
+    windows = [event.data for event in await stored_facts(js, f.WindowSummarised)]
+    assert sum(one.requests for one in windows) == 45
+    assert len({one.window.from_ for one in windows}) == len(windows)
+
+
+async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
+    await live(js)
+
+    def rows(prompt_chars):
+        return batch(
+            record(features=Features(prompt_chars=prompt_chars(n), output_chars=100 + n % 37, non_letter_ratio=0.1 + n % 7 / 100,
+                                     repetition_ratio=n % 5 / 50)) for n in range(200)
+        )  # fmt: skip
+
+    store = Store(settings)
+    await say(js, rows(lambda n: 100 + n % 83), event_id="reference")
+    async with asyncio.timeout(60):
+        while not store.keys(f"references/{k.MODEL}/"):
+            await asyncio.sleep(0.1)
+    bucket = Bucket(js, "alerts", Watch)
+
+    async def drift_state():
+        return (await bucket.get(f"production.{k.MODEL}")).value.targets[str(k.target(7))].drift
+
+    async with asyncio.timeout(60):
+        while (await drift_state()).reference is None:
+            await asyncio.sleep(0.1)
+    await say(js, rows(lambda n: 101 + (n + 1) % 83), event_id="same")
+    async with asyncio.timeout(60):
+        while (await drift_state()).compared < 1:
+            await asyncio.sleep(0.1)
+    assert await stored_facts(js, f.AlertRaised) == []
+    await say(js, rows(lambda n: 400 + n % 83), event_id="other")
+    (event,) = await wait_for_fact(js, f.AlertRaised)
+    alert = event.data
+    assert (alert.kind, alert.severity, alert.trigger) == ("drift", "warning", None)
+    assert "prompt_chars" in alert.message
+    assert alert.value == pytest.approx(1.0)
+    manifest = FolderManifest.model_validate_json(store.get(alert.evidence))
+    names = {file.path for file in manifest.files}
+    assert names == {"report.html", "report.json", "rows.json", "verdict.json"}
+    folder = settings.state_dir / "evidence"
+    store.fetch_files(manifest.files, folder)
+    theirs = {one["config"]["column"]: one["value"] for one in json.loads((folder / "report.json").read_text())["metrics"]}
+    ours = {one["column"]: one["p_value"] for one in json.loads((folder / "verdict.json").read_text())["columns"]}
+    assert theirs == pytest.approx(ours, abs=1e-9)
+    assert "<html" in (folder / "report.html").read_text().lower()
