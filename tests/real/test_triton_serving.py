@@ -23,7 +23,7 @@ from tests.kit.serving import Fleet, ServerManager
 from tests.kit.triton import TritonServer, installed
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
-TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "mute_text": "MUTE", "token_delay_ms": "1"}'
+TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "token_delay_ms": "1"}'
 MIB = 1024 * 1024
 
 
@@ -182,7 +182,7 @@ async def test_killed_stub_is_healed_and_alerted(fleet, manager, triton, tmp_pat
     assert await ask(triton.endpoint, "bot.v1.bf16") == before
 
 
-async def test_dead_engine_and_muted_engine_are_healed(fleet, manager, triton, tmp_path):
+async def test_dead_engine_is_healed(fleet, manager, triton, tmp_path):
     first = fleet.put_toy(tmp_path, "bot", 1)
     await fleet.promote(first, 0)
     await fleet.facts(DeploymentChanged)
