@@ -11,7 +11,7 @@ from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
 Probe = Literal["nats", "s3", "triton", "service"]
 Engine = Literal["slipway", "toy"]
 
-SERVICES = ("registry", "merger", "quantiser", "server-manager", "benchmarker", "gateway")
+SERVICES = ("registry", "merger", "quantiser", "server-manager", "benchmarker", "monitor", "gateway")
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
