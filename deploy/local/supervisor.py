@@ -20,6 +20,7 @@ from shared.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FAILED_STARTS = 5
+PROVISION_EVERY_S = 0.5
 PROVISION_TRIES = 5
 COLLECT_EVERY_S = 1.0
 TRITON_EXIT_S = 5
@@ -76,7 +77,7 @@ class Supervisor:
         collecting = asyncio.create_task(self._collect_orphans())
         try:
             if await self._until_interrupted(self._bring_up(description)):
-                await self._interrupted.wait()
+                await self._until_interrupted(self._keep_provisioned(description))
         finally:
             await self._bring_down(description)
             following.cancel()
@@ -255,6 +256,20 @@ class Supervisor:
                 await asyncio.sleep(0.2 * attempt)
             else:
                 return
+
+    async def _keep_provisioned(self, description: Description) -> None:
+        """Provision again whenever the bus was restarted: the telemetry stream is in memory and went with it."""
+        bus = next(runner for runner in self._runners if runner.part.name == "nats")
+        provisioned_at = 0
+        while True:
+            if bus.restarts != provisioned_at and bus.state == "ready":
+                restarts = bus.restarts
+                try:
+                    await self._provision(description)
+                except CannotStart as error:  # the bus is gone again; its next start is another restart
+                    self._view.say("slipway", str(error))
+                provisioned_at = restarts
+            await asyncio.sleep(PROVISION_EVERY_S)
 
     async def _bring_down(self, description: Description) -> None:
         self._phase = "stopping"

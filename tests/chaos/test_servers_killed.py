@@ -1,13 +1,19 @@
 """kill -9 of the servers that everything stands on: the road completes, and serving comes back by itself."""
 
+import asyncio
+import contextlib
 import os
 import signal
 import time
 
 import httpx
+import nats
 import psutil
 import pytest
+from nats.js.errors import NotFoundError
 
+from clients.cli.place import find_place
+from contracts.services import TELEMETRY
 from tests.kit.models import tiny_base, tiny_lora
 from tests.kit.servers import wait_until
 
@@ -48,6 +54,20 @@ def test_the_bus_is_killed_three_times_on_the_way(stack_of, tiny):
     for fact in ("release.opened", "checkpoint.merged", "version.registered", "release.finished"):
         assert len(stack.events(fact, "bot")) == 1, fact
     assert answers(stack, "bot") == "bot.v1.bf16"
+    asyncio.run(telemetry_arrives(stack))
+
+
+async def telemetry_arrives(stack) -> None:
+    """Wait until the gateway's telemetry is stored again: its stream is in memory and went with the bus."""
+    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    js = client.jetstream()
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(NotFoundError):
+                if (await js.stream_info(TELEMETRY)).state.messages:
+                    break
+            await asyncio.sleep(0.2)
+    await client.close()
 
 
 def test_the_store_is_killed_during_an_upload(stack_of, wide):
