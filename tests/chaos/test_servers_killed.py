@@ -14,7 +14,7 @@ from nats.js.errors import NotFoundError
 
 from clients.cli.place import find_place
 from contracts.services import TELEMETRY
-from tests.kit.models import tiny_base, tiny_lora
+from tests.kit.models import edit_json, tiny_base, tiny_lora
 from tests.kit.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
@@ -25,7 +25,9 @@ def wide(tmp_path_factory):
     """A base of some 100 MB, so that an upload takes long enough to be hit."""
     folder = tmp_path_factory.mktemp("wide")
     base = tiny_base(folder / "wide-llama", hidden=2048, layers=2)
-    return {"base": base, "lora": tiny_lora(base, folder / "lora")}
+    lora = tiny_lora(base, folder / "lora")
+    edit_json(lora / "adapter_config.json", base_model_name_or_path="acme/wide-llama")
+    return {"base": base, "lora": lora}
 
 
 def uploading(stack) -> bool:

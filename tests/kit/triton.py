@@ -9,7 +9,7 @@ import psutil
 
 from deploy.local import triton
 from shared.process import free_port
-from tests.kit.servers import Server, wait_until
+from tests.kit.servers import Server, accepts, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / ".venv-engine"
@@ -49,7 +49,7 @@ class TritonServer(Server):
 
         with contextlib.closing(client.InferenceServerClient(self.endpoint)) as connection:
             try:
-                return connection.is_server_ready()
+                return connection.is_server_ready() and accepts(self.ports.http)  # HTTP listens a moment later
             except InferenceServerException:
                 return False
 
