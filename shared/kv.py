@@ -20,6 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
+_LIST_ATTEMPTS = 4
 
 
 class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
@@ -76,11 +77,17 @@ class Bucket(Generic[M]):
         return written
 
     async def keys(self) -> list[str]:
-        """List all keys."""
-        try:
-            return sorted(await (await self._bucket()).keys())
-        except (NoKeysError, NotFoundError):
-            return []
+        """List all keys; asked again when a busy server refuses the short-lived consumer that lists them."""
+        for attempt in range(_LIST_ATTEMPTS):
+            try:
+                return sorted(await (await self._bucket()).keys())
+            except (NoKeysError, NotFoundError):
+                return []
+            except BadRequestError:
+                if attempt == _LIST_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(_RETRY_S * (attempt + 1))
+        return []
 
     async def all(self) -> dict[str, Entry[M]]:
         """Read all records."""

@@ -214,7 +214,7 @@ async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, 
     await publish_event(js, request(merged))
     (worker,) = await until(service.workers)
     await asyncio.to_thread(service.stop)
-    assert not worker.is_running()
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE  # an orphan's zombie is init's to collect
     service.start()
     await answers(js, VariantQuantised)
 
