@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import structlog
 from faststream import AckPolicy, ContextRepo
+from faststream.exceptions import NackMessage
 from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.message import NatsMessage
 from faststream.nats.opentelemetry import NatsTelemetryMiddleware
@@ -32,6 +33,7 @@ from shared.telemetry import current_traceparent, tracer_provider
 F = TypeVar("F", bound=Fact)
 PUBLISH_TIMEOUT_S = 10.0
 _PUBLISH_ATTEMPTS = 5
+STOP_GRACE_S = 2.0
 _FRAME_BYTES = 64
 
 __all__ = ["Bus", "Emit", "Failed", "Outcome"]
@@ -54,7 +56,7 @@ class Emit:
 
 
 Outcome = Fact | Emit | Sequence[Fact | Emit] | None
-Handler = Callable[[Event[F]], Awaitable[Outcome]]
+Handler = Callable[[Event[F]], Coroutine[Any, Any, Outcome]]
 
 
 class Bus:
@@ -65,6 +67,8 @@ class Bus:
         self.clock = clock
         self.metrics = CollectorRegistry()
         self.consumptions: dict[str, Consumption] = {}
+        self._running: set[asyncio.Future[Outcome]] = set()
+        self._stopping = False
         self._contract = SERVICES[service]
         self._inbox = f"_INBOX_{service}".encode()
         self.tracing = tracer_provider(service, connection.trace_file)
@@ -159,7 +163,7 @@ class Bus:
             release=event.correlationid, model=event.subject, fact=event.type, event_id=event.id
         ):
             started = self.clock.monotonic()
-            outcome = await handler(event)
+            outcome = await self._unless_stopping(handler(event))
             failpoint(f"{self.service}.after_act")
             for emit in _as_emits(outcome):
                 await self.publish(emit, cause=event)
@@ -167,6 +171,33 @@ class Bus:
             self.count(fact, "handled")
             self._seconds.labels(fact.TYPE).observe(self.clock.monotonic() - started)
             failpoint(f"{self.service}.before_ack")
+
+    async def _unless_stopping(self, handling: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Wait for a handler; when the service stops first, end it and give its message back at once."""
+        if self._stopping:
+            handling.close()
+            raise NackMessage(delay=0)
+        task = asyncio.ensure_future(handling)
+        self._running.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._stopping and task.cancelled():
+                raise NackMessage(delay=0) from None
+            task.cancel()
+            raise
+        finally:
+            self._running.discard(task)
+
+    async def stop(self) -> None:
+        """Stop consuming: handlers get a moment to finish, then are ended and their messages given back."""
+        self._stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=STOP_GRACE_S)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.broker.stop()
 
     def count(self, fact: type[Fact], outcome: str) -> None:
         """Count a handled, retried, rejected or buried fact."""

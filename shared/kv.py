@@ -10,7 +10,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError, NoKeysError, NotFoundError
+from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ValidationError
 
@@ -20,7 +20,6 @@ M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
-_LIST_ATTEMPTS = 4
 
 
 class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
@@ -77,17 +76,14 @@ class Bucket(Generic[M]):
         return written
 
     async def keys(self) -> list[str]:
-        """List all keys; asked again when a busy server refuses the short-lived consumer that lists them."""
-        for attempt in range(_LIST_ATTEMPTS):
-            try:
-                return sorted(await (await self._bucket()).keys())
-            except (NoKeysError, NotFoundError):
-                return []
-            except BadRequestError:
-                if attempt == _LIST_ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(_RETRY_S * (attempt + 1))
-        return []
+        """List all keys.
+
+        Asked of the stream itself: the client's own listing makes a consumer on the server at every call, which stays
+        there for five minutes, and a bucket that is listed every second fills up with them.
+        """
+        prefix = f"$KV.{self._name}."
+        state = (await self._js.stream_info(f"KV_{self._name}", subjects_filter=f"{prefix}>")).state
+        return sorted(subject.removeprefix(prefix) for subject in state.subjects or {})
 
     async def all(self) -> dict[str, Entry[M]]:
         """Read all records."""

@@ -98,12 +98,11 @@ async def serve(
     finally:
         structlog.get_logger().info("stopping")
         server.should_exit = True
-        with contextlib.suppress(Exception):
-            await http
+        await asyncio.gather(http, return_exceptions=True)  # how it ended was said above, if it was the reason to stop
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await bus.broker.stop()
+        await bus.stop()
         bus.tracing.shutdown()
 
 

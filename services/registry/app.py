@@ -1,7 +1,7 @@
 """The registry's handlers: read, ask the domain, write, publish. Failure belongs to `shared.bus`."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
@@ -162,7 +162,7 @@ def build(bus: Bus, outside: Outside, places: Places) -> Registry:
     return registry
 
 
-def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Awaitable[None]]:
+def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coroutine[Any, Any, None]]:
     async def hear(event: Event[Any]) -> None:
         if event.source != f"/slipway/{bus.service}" or not isinstance(event.data, CheckpointRejected):
             await registry.hear(event, event.correlationid)  # its own rejections are about no release
