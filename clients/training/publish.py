@@ -126,7 +126,7 @@ async def publish_checkpoint_async(
         "model": model, "base": base, "training": _training(run), "evals": tuple(run.evals), "wanted": tuple(wanted),
         "policy": policy, "attempt": attempt,
     }  # fmt: skip
-    _validated({**fields, "weights": _placeholder()})  # a mistake shows before anything is uploaded
+    _validated({**fields, "weights": _weights_to_come()})  # a mistake shows before anything is uploaded
     weights = await asyncio.to_thread(uploader.put_folder, Path(folder), progress or _silent)
     sets = {"calibration": calibration, "evaluation": evaluation}
     for name, path in sets.items():
@@ -158,7 +158,7 @@ def _training(run: Run) -> dict[str, Any]:
     }
 
 
-def _placeholder() -> Weights:
+def _weights_to_come() -> Weights:
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
 

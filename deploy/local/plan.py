@@ -149,6 +149,7 @@ def plan_services(
         **connection_variables(folder, ports, keys),
         **server_manager_variables(folder, wanted, ports),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
+        "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
         "PYTHONPATH": str(programs.source),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",

@@ -1,12 +1,10 @@
 """Takes an opened release, merges its checkpoint, and says what came of it."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from contracts.envelope import Event
-from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened, WorkProgressed
+from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened
 from contracts.manifests import FileEntry, MergedManifest
 from contracts.vocabulary import ArtifactRef
 from services.merger import domain
@@ -14,6 +12,7 @@ from services.merger.ports import Artifacts, Folder, MergeEngine, MergeOrder, Pr
 from shared.bus import Bus, Failed
 from shared.clock import Clock
 from shared.errors import Permanent
+from shared.progress import teller
 
 SERVICE = "merger"
 
@@ -108,32 +107,6 @@ def build(bus: Bus, merger: Merger, *, progress_interval_s: float = 0.5) -> None
             tokenizer_digest=manifest.tokenizer_digest, rendered_prompt_digest=manifest.rendered_prompt_digest,
             duration_s=manifest.duration_s, peak_rss_bytes=manifest.peak_rss_bytes,
         )  # fmt: skip
-
-
-def teller(bus: Bus, event: Event[Any], clock: Clock, interval_s: float) -> Progress:
-    """Give a function that tells how far the work is, from any thread, not more often than `interval_s`."""
-    loop = asyncio.get_running_loop()
-    telling: set[asyncio.Task[None]] = set()
-    last: dict[str, float] = {}
-
-    def start(fact: WorkProgressed) -> None:
-        task = loop.create_task(bus.progress(event, fact))
-        telling.add(task)  # or the loop might forget it half way
-        task.add_done_callback(telling.discard)
-
-    def tell(step: str, done: float, total: float, unit: str) -> None:
-        now = clock.monotonic()
-        if done < total and now - last.get(step, -interval_s) < interval_s:
-            return
-        last[step] = now
-        _in(loop, lambda: start(WorkProgressed(step=step, done=done, total=total, unit=unit)))
-
-    return tell
-
-
-def _in(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call)
 
 
 def _rejected(failed: Failed) -> CheckpointRejected | None:

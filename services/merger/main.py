@@ -22,7 +22,7 @@ async def run() -> None:
     work_dir = connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
     artifacts = StoredArtifacts(store, work_dir)
-    artifacts.sweep()
+    artifacts.rooms.sweep()
     merger = Merger(
         artifacts=artifacts,
         engine=ChildProcess(

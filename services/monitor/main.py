@@ -2,7 +2,6 @@
 
 import asyncio
 
-from services.monitor.adapters.jetstream import LoggedPublisher
 from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.store import StoredReferences
 from services.monitor.app import SERVICE, Monitor, build
@@ -12,6 +11,7 @@ from services.monitor.settings import MonitorSettings
 from shared.blobs import Store
 from shared.bus import Bus
 from shared.clock import SystemClock
+from shared.factlog import LoggedPublisher
 from shared.kv import Bucket
 from shared.service import connect_patiently, serve
 from shared.settings import Connection

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from contracts.envelope import Event
-from contracts.facts import VariantFailed, VariantQuantised, VariantRequested, WorkProgressed
+from contracts.facts import VariantFailed, VariantQuantised, VariantRequested
 from contracts.manifests import FileEntry, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from services.quantiser import domain
@@ -15,6 +15,7 @@ from services.quantiser.ports import Artifacts, Engine, Made, Order, PackagedTex
 from shared.bus import Bus, Failed
 from shared.clock import Clock
 from shared.errors import Permanent
+from shared.progress import teller
 
 SERVICE = "quantiser"
 T = TypeVar("T")
@@ -132,7 +133,7 @@ def build(bus: Bus, quantiser: Quantiser, *, progress_interval_s: float = 0.5) -
 
     @bus.on(VariantRequested, failure=_failed)
     async def quantise(event: Event[VariantRequested]) -> VariantQuantised:
-        tell = teller(bus, event, quantiser.clock, progress_interval_s)
+        tell = teller(bus, event, quantiser.clock, progress_interval_s, event.data.variant)
         manifest, ref = await quantiser.quantise(event.data, tell)
         check_gate(event.data, manifest, ref)
         return VariantQuantised(
@@ -141,29 +142,6 @@ def build(bus: Bus, quantiser: Quantiser, *, progress_interval_s: float = 0.5) -
             size_ratio=manifest.size_ratio, quality=manifest.quality, duration_s=manifest.duration_s,
             peak_rss_bytes=manifest.peak_rss_bytes,
         )  # fmt: skip
-
-
-def teller(bus: Bus, event: Event[VariantRequested], clock: Clock, interval_s: float) -> Progress:
-    """Give a function that tells how far the work is, from any thread, not more often than `interval_s`."""
-    loop = asyncio.get_running_loop()
-    telling: set[asyncio.Task[None]] = set()
-    last: dict[str, float] = {}
-
-    def start(fact: WorkProgressed) -> None:
-        task = loop.create_task(bus.progress(event, fact))
-        telling.add(task)  # or the loop might forget it half way
-        task.add_done_callback(telling.discard)
-
-    def tell(step: str, done: float, total: float, unit: str) -> None:
-        now = clock.monotonic()
-        if done < total and now - last.get(step, -interval_s) < interval_s:
-            return
-        last[step] = now
-        fact = WorkProgressed(step=step, done=done, total=total, unit=unit, variant=event.data.variant)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(start, fact)
-
-    return tell
 
 
 def _failed(failed: Failed) -> VariantFailed | None:

@@ -24,7 +24,7 @@ async def run() -> None:
     work_dir = connection.work_dir(SERVICE)
     bus, store, text = Bus(connection, SERVICE, clock), Store(connection), packaged_split()
     artifacts = StoredArtifacts(store, work_dir)
-    artifacts.sweep()
+    artifacts.rooms.sweep()
     quantiser = Quantiser(
         artifacts=artifacts,
         engine=ChildProcess(

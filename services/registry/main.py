@@ -5,7 +5,6 @@ from pathlib import PurePosixPath
 
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from services.registry.adapters.jetstream import LoggedPublisher
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
@@ -16,6 +15,7 @@ from services.registry.settings import RegistrySettings
 from shared.blobs import Store
 from shared.bus import Bus
 from shared.clock import SystemClock
+from shared.factlog import LoggedPublisher
 from shared.kv import Bucket
 from shared.service import connect_patiently, serve
 from shared.settings import Connection

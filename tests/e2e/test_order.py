@@ -43,6 +43,22 @@ async def test_one_checkpoint_published_many_times_is_one_version(stack, tiny):
     assert len(stack.events("release.finished", "parrot")) == 1
 
 
+def test_one_trace_leads_through_the_services_that_handled_a_release(stack, tiny):
+    stack.publish("traced", tiny["one"], "--variant", "bf16")
+    stack.promoted("traced")
+
+    def services_of_longest_trace() -> set[str]:
+        services: dict[str, set[str]] = {}
+        for line in (stack.state / "logs" / "spans.jsonl").read_text().splitlines():
+            span = json.loads(line)
+            name = span["resource"]["attributes"]["service.name"]
+            services.setdefault(span["context"]["trace_id"], set()).add(name)
+        return max(services.values(), key=len, default=set())
+
+    wanted = {f"slipway-{name}" for name in ("registry", "merger", "quantiser", "server-manager", "benchmarker")}
+    wait_until(lambda: services_of_longest_trace() >= wanted, timeout_s=30, what="one trace through all services")
+
+
 def quantising(stack, variant: str) -> psutil.Process | None:
     """Find the child process that makes a variant."""
     for process in psutil.process_iter(["cmdline"]):

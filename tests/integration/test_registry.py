@@ -14,7 +14,6 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
-from services.registry.adapters.jetstream import LoggedPublisher
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
@@ -25,6 +24,7 @@ from shared import deadletters
 from shared.blobs import Store
 from shared.bus import Bus, publish_event
 from shared.clock import SystemClock
+from shared.factlog import LoggedPublisher
 from shared.kv import Bucket
 from tests.kit import fakes_registry as k
 

@@ -8,7 +8,6 @@ import pytest
 from contracts import facts as f
 from contracts.manifests import DeploymentRecord
 from contracts.vocabulary import canonical_json, digest_of
-from services.registry.adapters.jetstream import LoggedPublisher
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.domain import versions
 from services.registry.domain.record import Input, Release
@@ -18,6 +17,7 @@ from shared.blobs import Store
 from shared.bus import Bus, Emit
 from shared.clock import SystemClock
 from shared.errors import Permanent
+from shared.factlog import LoggedPublisher
 from shared.kv import Bucket, Conflict
 from tests.kit import fakes_registry as k
 

@@ -1,13 +1,10 @@
 """Base models, checkpoints and merged models in the object store, with local copies that are verified."""
 
 import hashlib
-import os
-import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef
@@ -16,6 +13,7 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from services.merger.ports import Folder, Progress
 from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
+from shared.workrooms import Workrooms
 
 MERGED = "merged"
 
@@ -26,7 +24,7 @@ class StoredArtifacts:
     def __init__(self, store: Store, work_dir: Path) -> None:
         self._store = store
         self._bases = work_dir / "bases"
-        self._rooms = work_dir / "rooms"
+        self.rooms = Workrooms(work_dir / "rooms")
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
         """Give the committed output of an earlier run, if there is one."""
@@ -87,23 +85,10 @@ class StoredArtifacts:
             return manifest, ref
         return MergedManifest.model_validate_json(self._store.get(ref)), ref
 
-    @asynccontextmanager
-    async def workshop(self, name: str) -> AsyncIterator[Path]:
+    def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Give an empty folder for one piece of work, gone afterwards."""
-        room = self._rooms / f"{os.getpid()}-{name.removeprefix('sha256:')[:16]}"
-        shutil.rmtree(room, ignore_errors=True)
-        room.mkdir(parents=True)
-        try:
-            yield room
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
+        return self.rooms.open(name)
 
-    def sweep(self) -> None:
-        """Remove what processes left that were killed in the middle of their work."""
-        for room in self._rooms.glob("*-*"):
-            pid = room.name.partition("-")[0]
-            if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
-                shutil.rmtree(room, ignore_errors=True)
 
 
 def _as_import(data: bytes) -> BaseManifest | None:

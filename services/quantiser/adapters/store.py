@@ -1,12 +1,9 @@
 """Merged models and variants in the object store, and a work folder on the local disk."""
 
-import os
-import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 
 from contracts.manifests import FileEntry, FolderManifest, MergedManifest, VariantManifest
@@ -14,6 +11,7 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from services.quantiser.ports import Progress
 from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
+from shared.workrooms import Workrooms
 
 VARIANT = "variant"
 
@@ -23,7 +21,7 @@ class StoredArtifacts:
 
     def __init__(self, store: Store, work_dir: Path) -> None:
         self._store = store
-        self._rooms = work_dir / "rooms"
+        self.rooms = Workrooms(work_dir / "rooms")
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
         """Read a merged model's manifest, verified.
@@ -81,20 +79,7 @@ class StoredArtifacts:
             return manifest, ref
         return VariantManifest.model_validate_json(self._store.get(ref)), ref
 
-    @asynccontextmanager
-    async def workshop(self, name: str) -> AsyncIterator[Path]:
+    def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Give an empty folder for one piece of work, gone afterwards."""
-        room = self._rooms / f"{os.getpid()}-{name.replace('sha256:', '')[:24]}"
-        shutil.rmtree(room, ignore_errors=True)
-        room.mkdir(parents=True)
-        try:
-            yield room
-        finally:
-            shutil.rmtree(room, ignore_errors=True)
+        return self.rooms.open(name)
 
-    def sweep(self) -> None:
-        """Remove what processes left that were killed in the middle of their work."""
-        for room in self._rooms.glob("*-*"):
-            pid = room.name.partition("-")[0]
-            if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
-                shutil.rmtree(room, ignore_errors=True)

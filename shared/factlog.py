@@ -1,4 +1,4 @@
-"""Says facts on the bus, and looks up in the log whether one was said already."""
+"""Looks up in the log whether a fact was said already, before it is said again."""
 
 from datetime import datetime, timedelta
 from typing import Any
