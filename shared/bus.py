@@ -28,7 +28,7 @@ from shared.errors import Permanent, Transient
 from shared.events import parse_event
 from shared.failpoints import failpoint
 from shared.settings import Connection
-from shared.telemetry import current_traceparent, tracer_provider
+from shared.telemetry import traceparent_for, tracer_provider
 
 F = TypeVar("F", bound=Fact)
 PUBLISH_TIMEOUT_S = 10.0
@@ -216,15 +216,16 @@ class Bus:
         if model is None or (cause_id is None and emit.id is None):
             msg = f"{fact.TYPE} needs a model, and a cause or an id"
             raise ValueError(msg)
+        correlation_id = emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id))
         return Event[Any](
             id=emit.id or derived_id(str(cause_id), fact.TYPE, emit.key),
             source=f"/slipway/{self.service}",
             type=fact.TYPE,
             subject=model,
             time=self.clock.now(),
-            correlationid=emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id)),
+            correlationid=correlation_id,
             causationid=cause_id,
-            traceparent=current_traceparent(),
+            traceparent=traceparent_for(correlation_id),
             environment=emit.environment or (cause.environment if cause else "production"),
             data=fact,
         )

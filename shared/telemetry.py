@@ -1,5 +1,6 @@
 """Logs as JSON lines, spans that cross hops, and metrics; set up once per process."""
 
+import hashlib
 import json
 import logging
 import sys
@@ -12,9 +13,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-_propagator = TraceContextTextMapPropagator()
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
@@ -76,8 +74,13 @@ def tracer_provider(service: str, trace_file: Path | None) -> TracerProvider:
     return provider
 
 
-def current_traceparent() -> str | None:
-    """Give the W3C traceparent of the current span, if there is one."""
-    carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
-    return carrier.get("traceparent")
+def traceparent_for(correlation_id: str) -> str:
+    """Give the W3C traceparent of what is said about a release: its trace id follows from the release's id.
+
+    So one trace holds a release whole, also where a fact was said on a timer or after a restart and no span was
+    there to hand on. The parent is the current span, if there is one.
+    """
+    digest = hashlib.sha256(correlation_id.encode()).hexdigest()
+    current = trace.get_current_span().get_span_context()
+    parent = f"{current.span_id:016x}" if current.is_valid else digest[32:48]
+    return f"00-{digest[:32]}-{parent}-01"
