@@ -124,22 +124,45 @@ def render(ask: Ask, piece: Piece) -> Any:
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
-def send(sender: Any, ask: Ask, piece: Piece) -> None:
-    """Send a piece; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
-    final = piece.finish_reason is not None
-    sender.send(render(ask, piece), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0)
+class Reply:
+    """The response stream of one request.
 
+    Triton frees what it knows of a request when the final flag arrives, and crashes as a whole when it is asked
+    afterwards whether that request was cancelled. So the stream counts as ended before the final flag is sent, and an
+    ended stream neither asks nor sends. All calls come from one thread.
+    """
 
-def finish(sender: Any) -> None:
-    """Close a response stream that ends without a last piece (the request was cancelled)."""
-    sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def __init__(self, request: Any) -> None:
+        """Take over a request's response sender."""
+        self._sender = request.get_response_sender()
+        self._ended = False
 
+    def is_cancelled(self) -> bool:
+        """Tell whether the client went away; never asks about a stream that has ended."""
+        return not self._ended and self._sender.is_cancelled()
 
-def fail(sender: Any, code: str, message: str) -> None:
-    """Send an error response and close the stream. The text starts with the stable code."""
-    error = pb_utils.TritonError(f"{code}: {message}")
-    response = pb_utils.InferenceResponse(output_tensors=[], error=error)
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def send(self, ask: Ask, piece: Piece) -> None:
+        """Send a piece; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
+        if piece.finish_reason is None and not self._ended:
+            self._sender.send(render(ask, piece))
+        elif piece.finish_reason is not None:
+            self._end(render(ask, piece))
+
+    def finish(self) -> None:
+        """Close a stream that ends without a last piece (the request was cancelled)."""
+        self._end(None)
+
+    def fail(self, code: str, message: str) -> None:
+        """Send an error response and close the stream. The text starts with the stable code."""
+        error = pb_utils.TritonError(f"{code}: {message}")
+        self._end(pb_utils.InferenceResponse(output_tensors=[], error=error))
+
+    def _end(self, response: Any) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        last = () if response is None else (response,)
+        self._sender.send(*last, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def parameters(args: dict[str, str]) -> dict[str, str]:

@@ -96,44 +96,44 @@ class Engine:
     async def _abort_cancelled(self) -> None:
         while True:
             await asyncio.sleep(CANCEL_POLL_S)
-            for sender, task in list(self._active.values()):
-                if sender.is_cancelled():
+            for reply, task in list(self._active.values()):
+                if reply.is_cancelled():
                     task.cancel()
 
     def submit(self, request: Any) -> None:
         """Take a request; called on Triton's thread, returns at once."""
-        sender = request.get_response_sender()
+        reply = engine_tensors.Reply(request)
         try:
             ask = engine_tensors.parse(request)
         except engine_tensors.BadRequestError as error:
-            engine_tensors.fail(sender, "bad_request", str(error))
+            reply.fail("bad_request", str(error))
             return
-        self.loop.call_soon_threadsafe(self._start, ask, sender)
+        self.loop.call_soon_threadsafe(self._start, ask, reply)
 
-    def _start(self, ask: engine_tensors.Ask, sender: Any) -> None:
+    def _start(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
         self._count += 1
         number = self._count
-        task = self.loop.create_task(self._answer(ask, sender, f"r{number}"))
-        self._active[number] = (sender, task)
+        task = self.loop.create_task(self._answer(ask, reply, f"r{number}"))
+        self._active[number] = (reply, task)
         task.add_done_callback(lambda _: self._active.pop(number, None))
 
-    async def _answer(self, ask: engine_tensors.Ask, sender: Any, request_id: str) -> None:
+    async def _answer(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            await self._generate(ask, sender, request_id)
+            await self._generate(ask, reply, request_id)
         except asyncio.CancelledError:
-            engine_tensors.finish(sender)
+            reply.finish()
         except EngineDeadError as error:
-            engine_tensors.fail(sender, "engine_dead", str(error))
+            reply.fail("engine_dead", str(error))
             _let_go(error)
         except (ValueError, TypeError) as error:
-            engine_tensors.fail(sender, "bad_request", str(error))
+            reply.fail("bad_request", str(error))
         except Exception as error:  # noqa: BLE001 - the client must hear of every failure
-            engine_tensors.fail(sender, "engine_failed", f"{type(error).__name__}: {error}")
+            reply.fail("engine_failed", f"{type(error).__name__}: {error}")
             _let_go(error)
 
-    async def _generate(self, ask: engine_tensors.Ask, sender: Any, request_id: str) -> None:
+    async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -151,7 +151,7 @@ class Engine:
                 continue
             if ask.prepend_input:
                 piece = engine_tensors.Piece(**{**vars(piece), "text": ask.text + piece.text})
-            engine_tensors.send(sender, ask, piece)
+            reply.send(ask, piece)
 
     def stop(self) -> None:
         """Abort what runs, shut the engine down, and leave no process behind."""

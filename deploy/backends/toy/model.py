@@ -74,16 +74,16 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Answer each request in a coroutine of its own."""
         for request in requests:
-            sender = request.get_response_sender()
+            reply = engine_tensors.Reply(request)
             try:
                 ask = engine_tensors.parse(request)
             except engine_tensors.BadRequestError as error:
-                engine_tensors.fail(sender, "bad_request", str(error))
+                reply.fail("bad_request", str(error))
                 continue
-            self._loop.call_soon_threadsafe(self._start, ask, sender)
+            self._loop.call_soon_threadsafe(self._start, ask, reply)
 
-    def _start(self, ask: engine_tensors.Ask, sender: Any) -> None:
-        task = self._loop.create_task(self._answer(ask, sender))
+    def _start(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
+        task = self._loop.create_task(self._answer(ask, reply))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -91,20 +91,20 @@ class TritonPythonModel:
         marker = self._given.get(switch)
         return bool(marker) and str(marker) in text
 
-    async def _answer(self, ask: engine_tensors.Ask, sender: Any) -> None:
+    async def _answer(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
         if self._holds("crash_text", ask.text):
             os.kill(os.getpid(), signal.SIGKILL)
         self._dead = self._dead or self._holds("dead_text", ask.text)
         try:
-            await self._generate(ask, sender)
+            await self._generate(ask, reply)
         except EngineDeadError as error:
-            engine_tensors.fail(sender, "engine_dead", str(error))
+            reply.fail("engine_dead", str(error))
         except (ValueError, TypeError) as error:
-            engine_tensors.fail(sender, "bad_request", str(error))
+            reply.fail("bad_request", str(error))
         except Exception as error:  # noqa: BLE001 - the client must hear of every failure
-            engine_tensors.fail(sender, "engine_failed", f"{type(error).__name__}: {error}")
+            reply.fail("engine_failed", f"{type(error).__name__}: {error}")
 
-    async def _generate(self, ask: engine_tensors.Ask, sender: Any) -> None:
+    async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
         count = int(ask.sampling.get("max_tokens") or self._given.get("tokens", "8"))
         seed = self._seed + ask.text
         mute = self._holds("mute_text", ask.text)
@@ -115,16 +115,16 @@ class TritonPythonModel:
             if self._dead:
                 message = "the engine is dead"
                 raise EngineDeadError(message)
-            if sender.is_cancelled():
-                engine_tensors.finish(sender)
+            if reply.is_cancelled():
+                reply.finish()
                 return
             token = "" if mute else make_token(seed, index)
             whole += token
             if ask.stream:
                 reason = "length" if index == count - 1 else None
-                engine_tensors.send(sender, ask, engine_tensors.Piece(token, reason, inputs, 1))
+                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1))
         if not ask.stream:
-            engine_tensors.send(sender, ask, engine_tensors.Piece(whole, "length", inputs, count))
+            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count))
 
     def finalize(self) -> None:
         """Stop the event loop."""
