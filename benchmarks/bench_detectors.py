@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from services.monitor.domain import evidence as ev
+from contracts import evidence as ev
 
 RATE_RPS = 3
 LIMIT = 0.05

@@ -14,7 +14,7 @@ Code = Literal[
     "quality_gate_failed", "engine_failed",
     "insufficient_memory", "load_failed", "no_first_token", "engine_dead", "endpoint_unreachable", "disk_full",
     "gate_failed", "inconclusive", "rehearsal_failed", "approval_expired", "deadline_passed", "work_abandoned",
-    "superseded", "cancelled", "barred", "stale_epoch", "no_hot_previous", "previous_not_hot",
+    "superseded", "cancelled", "barred", "stale_epoch", "no_hot_previous", "previous_not_hot", "cooldown", "flapping", "not_serving", "not_barred",
     "bad_request", "store_unavailable", "bus_unavailable", "internal_error",
 ]  # fmt: skip
 
@@ -67,6 +67,10 @@ ADVICE: dict[Code, str] = {
     "stale_epoch": "The route changed since this order was given; the order is void.",
     "no_hot_previous": "There is no loaded target to go back to.",
     "previous_not_hot": "The previous target must be loaded and answering before traffic moves.",
+    "cooldown": "This trigger led back a short while ago; look at what both versions have in common, or order a rollback.",
+    "flapping": "Automatic rollbacks came too often and are held; look at the cause, then order a rollback if it is right.",
+    "not_barred": "This target may take traffic already; there is no quarantine to lift.",
+    "not_serving": "This target takes no traffic, so there is nothing to take back; see slipway routes.",
     "bad_request": "The serving engine cannot answer this prompt with these parameters; the reason names what to correct.",
     "store_unavailable": "The object store does not answer; the work is tried again.",
     "bus_unavailable": "The message bus does not answer; the work is tried again.",

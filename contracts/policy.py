@@ -118,10 +118,16 @@ class ReleasePolicy(_Strict):
     promotion: Promotion = Promotion()
     canary: Canary = Canary()
     rehearsal: Literal["required", "not_required"] = "required"
+    rehearsal_valid_s: Seconds = 604_800.0
     no_previous: Literal["base", "hold"] = "base"
     on_newer: Literal["queue", "supersede"] = "queue"
     triggers: Annotated[tuple[Trigger, ...], Field(min_length=1)]
     deadlines: Deadlines = Deadlines()
+
+    @property
+    def automatic(self) -> tuple[Trigger, ...]:
+        """The triggers that lead back by themselves; each of them must have been rehearsed."""
+        return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ReleasePolicy":
@@ -141,6 +147,8 @@ def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
         found.append("promotion.mode is automatic where the stored policy says manual")
     if stored.rehearsal == "required" and policy.rehearsal == "not_required":
         found.append("rehearsal is not_required where the stored policy says required")
+    if policy.rehearsal_valid_s > stored.rehearsal_valid_s:
+        found.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
     if stored.no_previous == "base" and policy.no_previous == "hold":
         found.append("no_previous is hold where the stored policy says base")
     return found + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)

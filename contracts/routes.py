@@ -1,4 +1,4 @@
-"""The desired production state of a model, and the only two functions that edit it (design, section 5, rule 7)."""
+"""The desired production state of a model, and the only functions that edit it (design, section 5, rule 7)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class AlreadyApplied:
 class Refused:
     """The edit is not allowed, and why."""
 
-    code: Literal["stale_epoch", "barred", "no_hot_previous"]
+    code: Literal["stale_epoch", "barred", "no_hot_previous", "not_barred"]
     reason: str
 
 
@@ -97,10 +97,11 @@ def promote(
     return Changed(route.model_copy(update=update), "promote")
 
 
-def roll_back(route: Route, failed: Target, *, cause_id: str) -> Edit:
+def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | None = None) -> Edit:
     """Take a failed target out of production and bar it.
 
-    A failing canary goes to weight 0; a failing active hands over to previous, which aborts any canary.
+    A failing canary goes to weight 0; a failing active hands over to previous, which aborts any canary. `to_version`
+    goes further back, to a version in the line behind; what is skipped stays in line.
     """
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
@@ -117,9 +118,25 @@ def roll_back(route: Route, failed: Target, *, cause_id: str) -> Edit:
         return Refused("stale_epoch", f"{failed} is neither active nor canary of {route.model}; nothing to take back.")
     if route.previous is None or route.previous.target in barred:
         return Refused("no_hot_previous", f"{route.model} has no previous target to go back to.")
-    previous, older = _line_back(route.older, route.previous.target, barred)
-    update = {**step, "active": route.previous, "canary": None, "previous": previous, "older": older}
+    line = [route.previous, *route.older]
+    wanted = [one for one in line if to_version in (None, one.target.version) and one.target not in barred]
+    if not wanted:
+        return Refused("no_hot_previous", f"{route.model} has no version {to_version} in the line behind it.")
+    previous, older = _line_back(line, wanted[0].target, barred)
+    update = {**step, "active": wanted[0], "canary": None, "previous": previous, "older": older}
     return Changed(route.model_copy(update=update), "rollback")
+
+
+def lift(route: Route, target: Target, *, cause_id: str) -> Edit:
+    """Allow a barred target again; it takes no traffic by that, and does not come back into the line behind."""
+    if cause_id == route.cause_id:
+        return AlreadyApplied(route)
+    if not route.is_barred(target):
+        return Refused("not_barred", f"{target} is not barred.")
+    barred = tuple(one for one in route.barred if one != target)
+    canary = None if route.canary is not None and route.canary.served.target == target else route.canary
+    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "barred": barred, "canary": canary}
+    return Changed(route.model_copy(update=update), "restore")
 
 
 def _line_back(

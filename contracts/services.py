@@ -29,6 +29,7 @@ class ServiceContract:
     consumes: tuple[type[Fact], ...] = ()
     emits: tuple[type[Fact], ...] = ()
     owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
+    edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another service that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
 
     @property
@@ -85,6 +86,19 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(f.WindowSummarised, f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.CanaryAssessed),
             owns=("alerts",),
             staging=(f.InferenceBatch, f.DeploymentChanged),
+        ),
+        ServiceContract(
+            "rollback-controller",
+            consumes=(
+                f.ReleaseOpened, f.AlertRaised, f.AlertUpdated, f.CanaryAssessed, f.ReleaseFinished, f.InferenceBatch,
+                f.RollbackOrdered, f.QuarantineLifted, f.DrillOrdered, f.RehearsalRequested, f.VariantStaged,
+            ),
+            emits=(
+                f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
+            ),
+            owns=("rollbacks", "drills", "staging-routes"),
+            edits=("routes",),
+            staging=(f.AlertRaised, f.AlertUpdated, f.InferenceBatch),
         ),
         ServiceContract("gateway", emits=(f.InferenceBatch,)),
     )

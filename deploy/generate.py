@@ -132,7 +132,7 @@ def _service_permissions(service: ServiceContract) -> str:
             f"$JS.API.CONSUMER.INFO.{stream}.{durable}", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}",
             f"$JS.ACK.{stream}.{durable}.>",
         ]  # fmt: skip
-    publish += [f"$KV.{bucket}.>" for bucket in service.owns]
+    publish += [f"$KV.{bucket}.>" for bucket in (*service.owns, *service.edits)]
     publish += [f"slipway.deadletter.{service.name}", "slipway.work.abandoned.v1.*"] if service.consumes else []
     publish += [f"$JS.API.STREAM.MSG.GET.{EVENTS}", f"$JS.API.STREAM.MSG.GET.{INBOX}", "$JS.API.STREAM.INFO.KV_*",
                 "$JS.API.DIRECT.GET.KV_*.>", "$JS.API.STREAM.MSG.GET.KV_*", "$JS.API.CONSUMER.CREATE.KV_*.>",

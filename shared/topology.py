@@ -29,7 +29,7 @@ from contracts.vocabulary import Environment
 ACK_WAIT_S = 12.0
 HEARTBEAT_S = ACK_WAIT_S / 4
 DEDUPE_WINDOW_S = 120.0
-BUCKETS = ("releases", "policies", "servers", "routes", "alerts", "rollbacks")
+BUCKETS = ("releases", "policies", "servers", "routes", "staging-routes", "alerts", "rollbacks", "drills")
 _MEBIBYTE = 1024 * 1024
 
 

@@ -43,11 +43,24 @@ class RollbackOrdered(Fact):
 
 
 class DrillFault(Contract):
-    """What a drill does to the requests that it touches."""
+    """What a drill does to the requests that it touches.
 
-    delay_ms: Annotated[int, Field(ge=0)] = 0
+    Attributes:
+        delay_ms: added before the request goes to the target.
+        error_ratio: share of the touched requests that fail without reaching the target.
+        garble: the answer's words come out as one word, over and over.
+        answer: what the answer becomes: nothing, or a refusal.
+    """
+
+    delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
     error_ratio: Ratio = 0.0
     garble: bool = False
+    answer: Literal["empty", "refusal"] | None = None
+
+    @property
+    def does_nothing(self) -> bool:
+        """Tell whether it would change no request at all."""
+        return self == DrillFault()
 
 
 class DrillOrdered(Fact):

@@ -123,8 +123,13 @@ class RehearsalRequested(Fact):
 
 
 class RehearsalCertificate(Contract):
-    """What a rehearsal proved; promotion cites it."""
+    """What a rehearsal proved about one trigger; promotion cites it.
 
+    `detect_s` runs from the injection to the alert, `switch_s` from the alert to the changed route, `verify_s` from
+    there to the proof that live requests are well again.
+    """
+
+    trigger: str = ""
     fault: str
     injected_at: Instant
     alert_fact_id: str
@@ -147,4 +152,5 @@ class RehearsalCompleted(Fact):
     variant: Variant
     verdict: Verdict
     reason: str
+    rehearsed_at: Instant | None = None
     certificates: tuple[RehearsalCertificate, ...] = ()

@@ -12,11 +12,11 @@ from services.monitor.domain import drift, drifting, watching
 from services.monitor.domain.drifting import FullWindow
 from services.monitor.domain.record import Watch
 from services.monitor.domain.watching import Cause, Rules
-from services.monitor.ledger import Ledger
 from services.monitor.ports import References, Reports
 from shared.bus import Bus
 from shared.clock import Clock
 from shared.errors import SlipwayError, translate
+from shared.ledger import Ledger
 
 SERVICE = "monitor"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
@@ -26,7 +26,7 @@ ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 class Monitor:
     """What the monitor does with each kind of fact, and between them."""
 
-    ledger: Ledger
+    ledger: Ledger[Watch]
     references: References
     reports: Reports
     clock: Clock
@@ -59,7 +59,7 @@ class Monitor:
 
     async def sweep(self) -> None:
         """Do everything that time alone makes due; one model that fails does not keep the others waiting."""
-        for environment, model in await self.ledger.watches():
+        for environment, model in await self.ledger.kept():
             try:
                 watch = await self._tick(environment, model)
                 for window in drifting.full_windows(watch, self.rules):

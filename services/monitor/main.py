@@ -6,13 +6,13 @@ from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.store import StoredReferences
 from services.monitor.app import SERVICE, Monitor, build
 from services.monitor.domain.record import Watch
-from services.monitor.ledger import Ledger
 from services.monitor.settings import MonitorSettings
 from shared.blobs import Store
 from shared.bus import Bus
 from shared.clock import SystemClock
 from shared.factlog import LoggedPublisher
 from shared.kv import Bucket
+from shared.ledger import Ledger
 from shared.service import connect_patiently, serve
 from shared.settings import Connection
 from shared.telemetry import configure_logging
@@ -25,12 +25,15 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     await connect_patiently(bus)
     store = Store(connection)
     monitor = Monitor(
-        ledger=Ledger(Bucket(bus.js, "alerts", Watch, service=SERVICE), LoggedPublisher(bus)),
+        ledger=Ledger(
+            Bucket(bus.js, "alerts", Watch, service=SERVICE), LoggedPublisher(bus),
+            lambda model, environment: Watch(model=model, environment=environment), service=SERVICE,
+        ),
         references=StoredReferences(store),
         reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
         clock=clock,
         rules=settings.rules(),
-    )
+    )  # fmt: skip
     build(bus, monitor=monitor)
 
     async def sweeping() -> None:

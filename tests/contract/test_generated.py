@@ -149,4 +149,4 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
         foreign = {fact for other in SERVICES.values() for fact in other.emits} - set(SERVICES[name].emits)
         assert not {f"{fact.TYPE}.*" for fact in foreign} & allowed
         buckets = {one for one in allowed if one.startswith("$KV.")}
-        assert buckets == {f"$KV.{bucket}.>" for bucket in SERVICES[name].owns}
+        assert buckets == {f"$KV.{bucket}.>" for bucket in (*SERVICES[name].owns, *SERVICES[name].edits)}

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from contracts.evidence import EQUAL_SHARE, PairTest, as_e_value, needed_more, plan_bet
 from contracts.facts import CanaryAssessed
 from contracts.policy import Trigger
+from contracts.triggers import limit_of, sequential
 from contracts.vocabulary import Verdict
-from services.monitor.domain.evidence import EQUAL_SHARE, PairTest, as_e_value, needed_more, plan_bet
 from services.monitor.domain.record import Policy, TargetState, TriggerState
-from services.monitor.domain.triggers import limit_of, sequential
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,13 @@
 
 from datetime import datetime
 
+from contracts.evidence import EDetector, as_e_value
 from contracts.facts.watch import AlertKind, Severity
 from contracts.policy import Trigger
+from contracts.triggers import detector_alpha, kind_of, limit_of, sequential
 from services.monitor.domain.alerts import Finding
-from services.monitor.domain.evidence import EDetector, as_e_value
 from services.monitor.domain.record import Policy, TargetState, TriggerState
-from services.monitor.domain.triggers import (
-    HardFailure,
-    assess_runs,
-    detector_alpha,
-    kind_of,
-    limit_of,
-    sequential,
-)
+from services.monitor.domain.triggers import HardFailure, assess_runs
 from services.monitor.domain.windows import Recent, recent
 
 CALM_REQUESTS = 10

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from contracts.facts import Inference
-from contracts.policy import Trigger
-from services.monitor.domain.evidence import (
+from contracts.evidence import (
     EDetector,
     EProcess,
     PairTest,
@@ -13,8 +11,11 @@ from services.monitor.domain.evidence import (
     observe_process,
     plan_bet,
 )
+from contracts.facts import Inference
+from contracts.policy import Trigger
+from contracts.triggers import limit_of, observe, sequential
 from services.monitor.domain.record import DriftState, Policy, Role, TargetState, TriggerState
-from services.monitor.domain.triggers import count_runs, limit_of, observe, sequential
+from services.monitor.domain.triggers import count_runs
 from services.monitor.domain.windows import Windowing, add_records, add_to_slots, ended_at, features_of
 
 

@@ -1,14 +1,15 @@
 """What the monitor remembers of a model in one environment: one record in the bucket `alerts`."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from contracts.evidence import EDetector, EProcess, PairTest
 from contracts.facts.watch import AlertKind, Severity, Window
+from contracts.outbox import Kept
 from contracts.policy import Canary, Trigger
-from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
-from services.monitor.domain.evidence import EDetector, EProcess, PairTest
+from contracts.vocabulary import ArtifactRef, Contract, Target
 
 Role = Literal["active", "canary"]
 APPLIED_KEPT = 512
@@ -127,26 +128,13 @@ class AlertState(Contract):
     updates: int = 0
 
 
-class Outgoing(Contract):
-    """A fact that is decided and perhaps not published yet."""
-
-    key: str
-    type: str
-    data: dict[str, Any]
-    cause_id: str
-    correlation_id: str
-    decided_at: datetime
-
-
-class Watch(Contract):
+class Watch(Kept):
     """Everything about one model in one environment.
 
     Attributes:
         seen: the last request keys, concatenated, so that a record that comes twice counts once.
     """
 
-    model: str
-    environment: Environment
     epoch: int = -1
     policies: dict[str, Policy] = Field(default_factory=dict)
     targets: dict[str, TargetState] = Field(default_factory=dict)
@@ -157,9 +145,3 @@ class Watch(Contract):
     implausible: int = 0
     unwatched: int = 0
     route_known: bool = False
-    outbox: tuple[Outgoing, ...] = ()
-
-
-def watch_key(environment: str, model: str) -> str:
-    """Give the key of a record."""
-    return f"{environment}.{model}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.facts import Fact, Inference
+from contracts.outbox import outgoing
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.vocabulary import Target
@@ -18,7 +19,6 @@ from services.monitor.domain.record import (
     APPLIED_KEPT,
     POLICIES_KEPT,
     DriftState,
-    Outgoing,
     Policy,
     Role,
     TargetState,
@@ -185,14 +185,11 @@ def _leave(watch: Watch, state: TargetState, cause: Cause, rules: Rules, reason:
 
 
 def _say(watch: Watch, cause: Cause, facts: Iterable[tuple[str, Fact]], state: TargetState) -> Watch:
-    outgoing = tuple(
-        Outgoing(
-            key=key, type=fact.TYPE, data=fact.model_dump(mode="json", by_alias=True), cause_id=cause.id,
-            correlation_id=state.release_id or cause.correlation_id or cause.id, decided_at=cause.at,
-        )
-        for key, fact in facts
-    )  # fmt: skip
-    return watch.model_copy(update={"outbox": (*watch.outbox, *outgoing)}) if outgoing else watch
+    correlation_id = state.release_id or cause.correlation_id or cause.id
+    said = tuple(
+        outgoing(fact, key=key, cause_id=cause.id, correlation_id=correlation_id, at=cause.at) for key, fact in facts
+    )
+    return watch.model_copy(update={"outbox": (*watch.outbox, *said)}) if said else watch
 
 
 def _sift(watch: Watch, records: Sequence[Inference], now: datetime, rules: Rules) -> tuple[Watch, list[Inference]]:
@@ -262,10 +259,3 @@ def _with_target(watch: Watch, state: TargetState) -> Watch:
 
 def _applied(watch: Watch, cause_id: str) -> Watch:
     return watch.model_copy(update={"applied": (*watch.applied, cause_id)[-APPLIED_KEPT:]})
-
-
-def without_published(watch: Watch, published: Sequence[Outgoing]) -> Watch:
-    """Clear what was published from the outbox."""
-    said = {(one.cause_id, one.type, one.key) for one in published}
-    kept = tuple(one for one in watch.outbox if (one.cause_id, one.type, one.key) not in said)
-    return watch if kept == watch.outbox else watch.model_copy(update={"outbox": kept})

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from contracts.evidence import as_e_value
 from contracts.facts import Inference, WindowSummarised
 from contracts.facts.watch import Window
 from services.monitor.domain import sketch
-from services.monitor.domain.evidence import as_e_value
 from services.monitor.domain.record import OpenWindow, Slot, TargetState
 
 SLOTS_PER_WINDOW = 12

@@ -110,7 +110,7 @@ def test_two_gates_of_one_name_count_together():
 def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
     """A new field must be thought about: is less of it weaker?"""
     assert set(ReleasePolicy.model_fields) == {
-        "quality", "gates", "load", "promotion", "canary", "rehearsal", "no_previous", "triggers",
+        "quality", "gates", "load", "promotion", "canary", "rehearsal", "rehearsal_valid_s", "no_previous", "triggers",
         "objective", "on_newer", "deadlines",  # say what a release prefers and how long it waits, not what it proves
     }  # fmt: skip
     assert set(Trigger.model_fields) == {

@@ -2,8 +2,9 @@
 
 import pytest
 
+from contracts import triggers as meaning
 from contracts.facts.watch import Features
-from services.monitor.domain import sketch, triggers
+from services.monitor.domain import sketch
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m
 
@@ -26,7 +27,7 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
     ],
 )  # fmt: skip
 def test_latency_and_errors(trigger, about, seen):
-    assert triggers.observe(trigger, m.record(**about)) is seen
+    assert meaning.observe(trigger, m.record(**about)) is seen
 
 
 @pytest.mark.parametrize(
@@ -36,12 +37,12 @@ def test_latency_and_errors(trigger, about, seen):
 )  # fmt: skip
 def test_text(metric, features, seen):
     trigger = f.trigger(metric=metric, threshold=0.1)
-    assert triggers.observe(trigger, m.record(features=Features(prompt_chars=1, output_chars=1, **features))) is seen
-    assert triggers.observe(trigger, m.record(features=None)) is None
+    assert meaning.observe(trigger, m.record(features=Features(prompt_chars=1, output_chars=1, **features))) is seen
+    assert meaning.observe(trigger, m.record(features=None)) is None
 
 
 def test_what_nothing_can_exceed_and_drift_are_not_sequential():
-    assert triggers.sequential([ERRORS, f.trigger(metric="error_ratio", threshold=1.0), f.trigger(metric="drift")]) == (ERRORS,)
+    assert meaning.sequential([ERRORS, f.trigger(metric="error_ratio", threshold=1.0), f.trigger(metric="drift")]) == (ERRORS,)
 
 
 def test_sketches_merge_and_stay_silent_where_the_sample_is_small():

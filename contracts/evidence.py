@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.vocabulary import Contract
+from .vocabulary import Contract
 
 ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0)
 """The declared alternatives: the odds of a one are so many times those at the limit."""

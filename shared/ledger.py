@@ -1,49 +1,79 @@
-"""Keeps the monitor's records: read, ask the domain, write by compare-and-set, publish, clear."""
+"""Keeps records that have an outbox: each is read, changed by a pure function, written by compare-and-set, and told."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from contracts.facts import FACTS
+from contracts.outbox import Kept, Outgoing
 from contracts.vocabulary import Environment
-from services.monitor.domain.record import Outgoing, Watch, watch_key
-from services.monitor.domain.watching import without_published
-from services.monitor.ports import Publisher, Records
 from shared.bus import Emit
 from shared.errors import Transient
 from shared.failpoints import failpoint
 from shared.kv import Conflict, Entry
 
-Change = Callable[[Watch], Watch]
+K = TypeVar("K", bound=Kept)
 _ATTEMPTS = 50
 
 
+class Records(Protocol[K]):
+    """Records under compare-and-set."""
+
+    async def get(self, key: str) -> Entry[K] | None:
+        """Read a record; None when there is none."""
+
+    async def create(self, key: str, value: K) -> int:
+        """Write a record that must not exist yet; raise `shared.kv.Conflict` when it does."""
+
+    async def update(self, key: str, value: K, revision: int) -> int:
+        """Write a record that must still be at `revision`; raise `shared.kv.Conflict` when it is not."""
+
+    async def keys(self) -> list[str]:
+        """List all keys."""
+
+
+class Publisher(Protocol):
+    """Says facts on the bus."""
+
+    async def publish(self, emit: Emit) -> object:
+        """Publish a fact and return once the stream has it; raise Transient when it has not."""
+
+    async def was_published(self, emit: Emit, since: datetime) -> bool:
+        """Tell whether the stream has this very fact already, decided at `since`, however long ago that was."""
+
+
 @dataclass
-class _Held:
+class _Held(Generic[K]):
     """A record as this process last read or wrote it; `left_over` is what an earlier process may have said already."""
 
-    entry: Entry[Watch] | None
+    entry: Entry[K] | None
     left_over: frozenset[tuple[str, str, str]]
 
 
-class Ledger:
+class Ledger(Generic[K]):
     """The records of all models; each is read once, and again only when another process wrote it."""
 
-    def __init__(self, records: Records, publisher: Publisher) -> None:
+    def __init__(
+        self, records: Records[K], publisher: Publisher, fresh: Callable[[str, Environment], K], *, service: str
+    ) -> None:
         self._records = records
         self._publisher = publisher
-        self._held: dict[str, _Held] = {}
+        self._fresh = fresh
+        self._service = service
+        self._held: dict[str, _Held[K]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def apply(self, environment: Environment, model: str, change: Change) -> Watch:
+    async def apply(self, environment: Environment, model: str, change: Callable[[K], K]) -> K:
         """Change a record, then say what follows from it; nothing is written where nothing changes."""
-        key = watch_key(environment, model)
+        key = f"{environment}.{model}"
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             for _ in range(_ATTEMPTS):
                 held = await self._hold(key)
-                before = held.entry.value if held.entry else Watch(model=model, environment=environment)
+                before = held.entry.value if held.entry else self._fresh(model, environment)
                 after = change(before)
                 try:
                     if after is not before:
@@ -55,7 +85,7 @@ class Ledger:
                 return held.entry.value if held.entry else before
         raise Transient("bus_unavailable", f"The record of {model} kept changing.")
 
-    async def watches(self) -> list[tuple[Environment, str]]:
+    async def kept(self) -> list[tuple[Environment, str]]:
         """List whose records there are."""
         found: list[tuple[Environment, str]] = []
         for key in await self._records.keys():
@@ -66,26 +96,26 @@ class Ledger:
                 found.append(("production", model))
         return found
 
-    async def read(self, environment: Environment, model: str) -> Watch | None:
-        """Give a record as this process knows it."""
-        held = await self._hold(watch_key(environment, model))
-        return held.entry.value if held.entry else None
+    async def read(self, environment: Environment, model: str) -> K | None:
+        """Give a record as it is now, whoever wrote it last."""
+        entry = await self._records.get(f"{environment}.{model}")
+        return entry.value if entry else None
 
-    async def _hold(self, key: str) -> _Held:
+    async def _hold(self, key: str) -> _Held[K]:
         if key not in self._held:
             entry = await self._records.get(key)
-            left = frozenset(_identity(one) for one in entry.value.outbox) if entry else frozenset()
+            left = frozenset(one.identity for one in entry.value.outbox) if entry else frozenset()
             self._held[key] = _Held(entry, left)
         return self._held[key]
 
-    async def _write(self, key: str, held: _Held, after: Watch) -> None:
+    async def _write(self, key: str, held: _Held[K], after: K) -> None:
         if held.entry is None:
             revision = await self._records.create(key, after)
         else:
             revision = await self._records.update(key, after, held.entry.revision)
         held.entry = Entry(after, revision)
 
-    async def _drain(self, held: _Held) -> None:
+    async def _drain(self, held: _Held[K]) -> None:
         """Say what is in the outbox, and clear it; the clearing is written with the next change.
 
         What another process left there may have been said longer ago than the dedupe window remembers: that is looked
@@ -96,20 +126,16 @@ class Ledger:
             return
         for one in entry.value.outbox:
             emit = _emit(entry.value, one)
-            looked_up = _identity(one) in held.left_over
+            looked_up = one.identity in held.left_over
             if not looked_up or not await self._publisher.was_published(emit, one.decided_at):
                 await self._publisher.publish(emit)
-        failpoint("monitor.after_publish")
-        held.entry = Entry(without_published(entry.value, entry.value.outbox), entry.revision)
+        failpoint(f"{self._service}.after_publish")
+        held.entry = Entry(entry.value.model_copy(update={"outbox": ()}), entry.revision)
         held.left_over = frozenset()
 
 
-def _identity(one: Outgoing) -> tuple[str, str, str]:
-    return one.cause_id, one.type, one.key
-
-
-def _emit(watch: Watch, one: Outgoing) -> Emit:
+def _emit(record: Kept, one: Outgoing) -> Emit:
     return Emit(
-        FACTS[one.type].model_validate(one.data), key=one.key, model=watch.model, correlation_id=one.correlation_id,
-        environment=watch.environment, cause_id=one.cause_id,
+        FACTS[one.type].model_validate(one.data), key=one.key, model=record.model, correlation_id=one.correlation_id,
+        environment=one.environment or record.environment, cause_id=one.cause_id,
     )  # fmt: skip
