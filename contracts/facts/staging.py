@@ -8,6 +8,8 @@ from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Tar
 from .fact import Fact
 from .variants import Quality
 
+StagingPurpose = Literal["benchmark", "rehearsal"]
+
 
 class StagingRequested(Fact):
     """A candidate and its baseline are to be loaded side by side."""
@@ -17,7 +19,7 @@ class StagingRequested(Fact):
     release_id: str
     candidate: Deployable
     baseline: Deployable
-    purpose: Literal["benchmark", "rehearsal"]
+    purpose: StagingPurpose
     load: LoadProfile
     gates: tuple[MetricGate, ...] = ()
     evaluation: ArtifactRef | None = None
@@ -26,13 +28,14 @@ class StagingRequested(Fact):
 
 
 class StagingReleased(Fact):
-    """A staging lease is no longer needed."""
+    """A staging lease is no longer needed: the one of this purpose, or (none named) any that was asked for before."""
 
     TYPE: ClassVar[str] = "slipway.staging.released.v1"
 
     release_id: str
     candidate: Target
     reason: str = ""
+    purpose: StagingPurpose | None = None
 
 
 class VariantStaged(Fact):
@@ -120,6 +123,8 @@ class RehearsalRequested(Fact):
     candidate: Deployable
     fallback: Deployable
     triggers: tuple[Trigger, ...]
+    policy_digest: Digest | None = None
+    valid_s: float = 604_800.0
 
 
 class RehearsalCertificate(Contract):
