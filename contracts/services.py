@@ -29,7 +29,7 @@ class ServiceContract:
     consumes: tuple[type[Fact], ...] = ()
     emits: tuple[type[Fact], ...] = ()
     owns: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets that only this service writes"})
-    edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another service that it may write too"})
+    edits: tuple[str, ...] = field(default=(), metadata={"about": "KV buckets of another that it may write too"})
     staging: tuple[type[Fact], ...] = field(default=(), metadata={"about": "what it reads of staging as well"})
 
     @property

@@ -11,7 +11,9 @@ from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
 Probe = Literal["nats", "s3", "triton", "service"]
 Engine = Literal["slipway", "toy"]
 
-SERVICES = ("registry", "merger", "quantiser", "server-manager", "benchmarker", "monitor", "gateway")
+SERVICES = (
+    "registry", "merger", "quantiser", "server-manager", "benchmarker", "monitor", "rollback-controller", "gateway",
+)  # fmt: skip
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
@@ -148,6 +150,7 @@ def plan_services(
     common = {
         **connection_variables(folder, ports, keys),
         **server_manager_variables(folder, wanted, ports),
+        **rollback_controller_variables(wanted, ports),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
         "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
         "PYTHONPATH": str(programs.source),
@@ -179,6 +182,14 @@ def server_manager_variables(folder: Path, wanted: Wanted, ports: Mapping[str, i
         "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
         "SERVER_MANAGER_ENGINE": wanted.engine,
         "SERVER_MANAGER_PROBE_INTERVAL_S": "15" if wanted.engine == "slipway" else "5",
+    }
+
+
+def rollback_controller_variables(wanted: Wanted, ports: Mapping[str, int]) -> dict[str, str]:
+    """Tell the rollback-controller where rehearsals send their requests, and how fast a CPU can answer them."""
+    return {
+        "ROLLBACK_CONTROLLER_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
+        "ROLLBACK_CONTROLLER_REHEARSAL_RPS": "2" if wanted.engine == "slipway" else "10",
     }
 
 

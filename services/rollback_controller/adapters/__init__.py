@@ -1,0 +1,1 @@
+"""The rollback-controller towards NATS, Triton and the gateway."""

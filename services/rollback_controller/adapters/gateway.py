@@ -1,0 +1,77 @@
+"""Requests to a model in staging, through the gateway as its callers use it."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+
+PROMPTS = (
+    "What does the for statement do in Python?", "Explain what a list is.", "How do I read a file?",
+    "Write a short greeting.", "What is a function?",
+)  # fmt: skip
+STAGING = {"x-slipway-environment": "staging"}
+_AT_ONCE = 64
+
+
+class GatewayFlow:
+    """Requests that are being sent (implements `ports.Flow`)."""
+
+    def __init__(self, client: httpx.AsyncClient, model: str, *, rps: float, tokens: int) -> None:
+        self._client = client
+        self._body = {"model": model, "max_tokens": tokens, "temperature": 0.0}
+        self._interval_s = 1.0 / rps
+        self.answered = 0
+        self.trouble = ""
+
+    async def send(self) -> None:
+        """Send requests in an open loop for ever: a slow answer does not hold the next request back."""
+        running: set[asyncio.Task[None]] = set()
+        number = 0
+        try:
+            while True:
+                if len(running) < _AT_ONCE:
+                    task = asyncio.create_task(self._ask(PROMPTS[number % len(PROMPTS)]))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    number += 1
+                await asyncio.sleep(self._interval_s)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _ask(self, prompt: str) -> None:
+        try:
+            response = await self._client.post("/v1/completions", json={**self._body, "prompt": prompt})
+        except httpx.HTTPError as error:
+            self.trouble = f"the gateway does not answer: {error!r}"
+            return
+        if response.is_success:
+            self.answered += 1
+        else:
+            self.trouble = f"the gateway answered {response.status_code}: {response.text[:300]}"
+
+
+class GatewayTraffic:
+    """Steady traffic in staging (implements `ports.Traffic`)."""
+
+    def __init__(self, url: str, *, rps: float, tokens: int, timeout_s: float) -> None:
+        self._url = url
+        self._rps = rps
+        self._tokens = tokens
+        self._timeout_s = timeout_s
+
+    @asynccontextmanager
+    async def flow(self, model: str) -> AsyncGenerator[GatewayFlow, None]:
+        """Send requests at a steady rate for as long as the context lasts."""
+        async with httpx.AsyncClient(
+            base_url=self._url, headers=STAGING, timeout=self._timeout_s, trust_env=False
+        ) as client:
+            flow = GatewayFlow(client, model, rps=self._rps, tokens=self._tokens)
+            sending = asyncio.create_task(flow.send())
+            try:
+                yield flow
+            finally:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)

@@ -1,0 +1,55 @@
+"""What the rollback-controller needs from outside."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from contracts.drills import Drill
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Environment
+from shared.kv import Entry
+
+
+class Routes(Protocol):
+    """The routes of production and of staging."""
+
+    async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
+        """Read a route; None when there is none."""
+
+    async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
+        """Write a route that must still be at `revision` (None: must not exist); raise `shared.kv.Conflict` else."""
+
+
+class Drills(Protocol):
+    """The drills that gateways follow."""
+
+    async def put(self, drill: Drill) -> None:
+        """Make this the drill of its model and environment."""
+
+    async def get(self, environment: Environment, model: str) -> Drill | None:
+        """Read the drill of a model and environment, on or over."""
+
+
+class Probe(Protocol):
+    """Asks a target for a real token."""
+
+    async def answers(self, served: ServedTarget) -> str | None:
+        """Give None when any of its endpoints generates a token in time, else why none does."""
+
+
+class Traffic(Protocol):
+    """Requests to a model in staging, through the gateway."""
+
+    def flow(self, model: str) -> AbstractAsyncContextManager["Flow"]:
+        """Send requests at a steady rate for as long as the context lasts."""
+
+
+class Flow(Protocol):
+    """Requests that are being sent."""
+
+    @property
+    def answered(self) -> int:
+        """How many were answered well so far."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the last one was not answered well; empty while all are."""

@@ -1,0 +1,53 @@
+"""Settings of the rollback-controller."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.rollback import Guard
+from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.rehearsal import Pace
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class RollbackControllerSettings(BaseSettings):
+    """Read from the environment once (prefix `ROLLBACK_CONTROLLER_`).
+
+    Attributes:
+        gateway_url: where rehearsals send their requests.
+        probe_s: how long the previous target has to generate a token before traffic moves to it.
+        most_rollbacks: automatic ones per model within `within_s`; more are held.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ROLLBACK_CONTROLLER_", frozen=True, extra="ignore")
+
+    gateway_url: str = "http://127.0.0.1:8080"
+    probe_s: Seconds = 5.0
+    verify_requests: Count = 5
+    verify_s: Seconds = 30.0
+    retry_s: Seconds = 10.0
+    most_rollbacks: Count = 3
+    within_s: Seconds = 3600.0
+    sweep_s: Seconds = 1.0
+    rehearsal_rps: Annotated[float, Field(gt=0, le=100)] = 4.0
+    rehearsal_tokens: Annotated[int, Field(ge=1, le=512)] = 4
+    rehearsal_healthy_requests: Count = 5
+    rehearsal_healthy_s: Seconds = 60.0
+    rehearsal_detect_s: Seconds = 120.0
+
+    def rules(self) -> Rules:
+        """Give the rules of decisions as the domain takes them."""
+        return Rules(
+            guard=Guard(self.most_rollbacks, self.within_s), retry_s=self.retry_s,
+            verify_requests=self.verify_requests, verify_s=self.verify_s,
+        )  # fmt: skip
+
+    def pace(self) -> Pace:
+        """Give the patience of rehearsals."""
+        return Pace(
+            healthy_requests=self.rehearsal_healthy_requests, healthy_s=self.rehearsal_healthy_s,
+            detect_s=self.rehearsal_detect_s, verify_s=2 * self.verify_s,
+        )  # fmt: skip

@@ -1,0 +1,291 @@
+"""Whether a fact leads back: pure, so every order, repetition and guard can be played."""
+
+import itertools
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as cf
+from contracts.rollback import Guard
+from contracts.routes import CanaryShare
+from services.rollback_controller.domain import deciding, walking
+from services.rollback_controller.domain.deciding import Cause, NotServing, Rules
+from services.rollback_controller.domain.record import Book, rollback_id
+from tests.kit import factories as f
+
+RULES = Rules()
+_ids = itertools.count()
+
+
+def book(*, environment="production", **changes) -> Book:
+    triggers = {"7": (f.trigger(name="slow"), f.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"))}
+    triggers["6"] = (f.trigger(name="slow"),)
+    return Book(**({"model": f.MODEL, "environment": environment, "triggers": triggers} | changes))
+
+
+def route(active=7, previous=6, *, canary=None, weight=0.2, **changes):
+    share = CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
+    behind = f.served(previous) if previous is not None else None
+    return f.route(**({"active": f.served(active), "previous": behind, "canary": share, "older": (), "barred": ()} | changes))
+
+
+def cause(seconds=0.0, fact_id="") -> Cause:
+    return Cause(fact_id or f"fact-{next(_ids)}", "r-7", f.after(seconds), f.after(seconds))
+
+
+def alert(version=7, trigger="slow", *, kind=cf.AlertRaised, number=1, **changes):
+    about = {
+        "alert_id": f"{f.target(version)}/{trigger}/{number}", "kind": "latency", "severity": "critical", "target": f.target(version),
+        "trigger": trigger, "message": "slow", "first_bad_at": f.after(-3), "raised_at": f.after(0),
+    }  # fmt: skip
+    return kind(**(about | changes))
+
+
+def said(one: Book, kind) -> list:
+    return [kind.model_validate(out.data) for out in one.outbox if out.type == kind.TYPE]
+
+
+def take(one, what, *, at=0.0, on=None, fact_id=""):
+    return deciding.take_alert(one, what, on or route(), cause(at, fact_id), RULES)
+
+
+def switch(one: Book, at=0.1) -> Book:
+    (todo,) = walking.to_carry_out(one)
+    return walking.switched(one, todo.rollback_id, route(6, None), "rollback", f.after(at))
+
+
+# -- alerts -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_automatic_trigger_of_what_serves_leads_back():
+    one = take(book(), alert(), fact_id="a-1")
+    (started,) = said(one, cf.RollbackStarted)
+    assert (started.rollback_id, started.cause_id, started.failed, started.mode) == (
+        rollback_id("a-1"), "a-1", f.target(7), "automatic"
+    )  # fmt: skip
+    assert started.timeline.first_bad_at == f.after(-3)
+    assert started.timeline.detected_at == f.after(0)
+    assert started.timeline.decided_at == f.after(0)
+    assert [todo.rollback_id for todo in walking.to_carry_out(one)] == [rollback_id("a-1")]
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        alert(trigger="refusals"),  # declared as manual
+        alert(trigger="unheard-of"),  # declared by nobody
+        alert(trigger=None, alert_id="x"),  # a hard failure without a trigger
+        alert(version=5),  # takes no traffic
+        alert(version=6),  # hot behind the active target, but takes no traffic
+    ],
+)
+def test_what_was_not_declared_or_does_not_serve_leads_nowhere(what):
+    before = book()
+    assert take(before, what) is before
+
+
+def test_a_model_without_a_route_has_no_way_back():
+    before = book()
+    assert deciding.take_alert(before, alert(), None, cause(), RULES) is before
+
+
+def test_a_canary_is_taken_out_too():
+    one = take(book(), alert(version=7), on=route(6, 5, canary=7))
+    assert len(walking.to_carry_out(one)) == 1
+    ended = route(6, 5, canary=7, weight=0.0)
+    assert take(book(), alert(version=7), on=ended) == book()
+
+
+def test_the_same_alert_leads_back_once_however_often_it_is_said():
+    one = take(book(), alert(), fact_id="a-1")
+    again = take(one, alert(), fact_id="a-1", at=1)
+    updated = take(again, alert(kind=cf.AlertUpdated), fact_id="a-2", at=20)
+    assert updated is one
+    done = switch(one)
+    assert take(done, alert(kind=cf.AlertUpdated), at=40) is done
+
+
+def test_a_way_back_that_could_not_be_walked_is_tried_again_while_the_alert_lasts():
+    one = take(book(), alert(), fact_id="a-1")
+    one = walking.failed(one, rollback_id("a-1"), "previous_not_hot", "v6 is dead", f.after(1))
+    assert take(one, alert(), fact_id="a-1", at=30) is one  # the very same fact
+    assert take(one, alert(kind=cf.AlertUpdated), fact_id="a-2", at=5) is one  # too soon
+    retried = take(one, alert(kind=cf.AlertUpdated), fact_id="a-3", at=15)
+    assert [todo.rollback_id for todo in walking.to_carry_out(retried)] == [rollback_id("a-3")]
+
+
+def test_a_second_alert_does_not_start_a_second_way_back_for_the_same_target():
+    one = take(book(triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))}), alert())
+    assert take(one, alert(trigger="late")) is one
+
+
+def test_within_the_cooldown_of_its_trigger_an_alert_is_held_and_that_is_said_once():
+    gone = switch(take(book(), alert()))
+    on = route(6, 5)
+    held = take(gone, alert(version=6), at=30, on=on)
+    (failed,) = said(held, cf.RollbackFailed)
+    assert failed.code == "cooldown"
+    assert "30 s ago" in failed.reason
+    assert walking.to_carry_out(held) == ()
+    assert take(held, alert(version=6, kind=cf.AlertUpdated), at=60, on=on) is held
+    later = take(held, alert(version=6, kind=cf.AlertUpdated), at=400, on=on)
+    assert len(walking.to_carry_out(later)) == 1
+
+
+def test_too_many_automatic_rollbacks_within_the_hour_are_held():
+    rules = Rules(guard=Guard(most=2, within_s=3600))
+    names = ["one", "two", "three"]
+    one = book(triggers={"7": tuple(f.trigger(name=name) for name in names)})
+    for at, name in enumerate(names):
+        one = deciding.take_alert(one, alert(trigger=name), route(), cause(at), rules)
+        if walking.to_carry_out(one):
+            one = switch(one, at + 0.1)
+    assert [failed.code for failed in said(one, cf.RollbackFailed)] == ["flapping"]
+    assert len(said(one, cf.RollbackStarted)) == 2
+    after = deciding.take_alert(one, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
+    assert len(walking.to_carry_out(after)) == 1
+
+
+def test_in_staging_only_the_trigger_under_rehearsal_leads_back():
+    one = book(environment="staging", rehearsing="slow", triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))})
+    assert take(one, alert(trigger="late")) is one
+    assert len(walking.to_carry_out(take(one, alert(trigger="slow")))) == 1
+
+
+# -- canaries ---------------------------------------------------------------------------------------------------------
+
+
+def assessed(verdict="fail", version=7):
+    return cf.CanaryAssessed(target=f.target(version), weight_ratio=0.2, events=100, verdict=verdict, reason="worse")
+
+
+def finished(outcome="expired", version=7):
+    return cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=version, outcome=outcome, reason="late")
+
+
+@pytest.mark.parametrize(
+    ("what", "on", "expected"),
+    [
+        (assessed(), route(6, 5, canary=7), 1),
+        (assessed("inconclusive"), route(6, 5, canary=7), 0),
+        (assessed("pass"), route(6, 5, canary=7), 0),
+        (assessed(), route(7, 6), 0),  # promoted meanwhile
+        (assessed(), route(6, 5, canary=7, weight=0.0), 0),
+        (finished(), route(6, 5, canary=7), 1),
+        (finished("cancelled"), route(6, 5, canary=7), 1),
+        (finished("promoted"), route(6, 5, canary=7), 0),
+        (finished(version=8), route(6, 5, canary=7), 0),
+        (finished(), route(6, 5), 0),
+    ],
+)
+def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expected):
+    take_it = deciding.take_assessment if isinstance(what, cf.CanaryAssessed) else deciding.take_finish
+    one = take_it(book(), what, on, cause(fact_id="c-1"))
+    assert len(walking.to_carry_out(one)) == expected
+    assert take_it(one, what, on, cause(fact_id="c-1")) is one
+    assert take_it(one, what, on, cause(fact_id="c-2")) is one or not expected
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------
+
+
+def order(failed=7, to_version=None):
+    return cf.RollbackOrdered(who="ops", reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version)
+
+
+def test_an_order_is_never_held():
+    gone = switch(take(book(), alert()))
+    one = deciding.take_order(gone, order(6, 4), route(6, 5), cause(1), RULES)
+    (todo,) = walking.to_carry_out(one)
+    assert (todo.mode, todo.failed, todo.to_version, todo.reason) == ("manual", f.target(6), 4, "ops: looks odd")
+
+
+def test_an_order_that_names_nothing_means_the_active_target_but_not_right_after_a_rollback():
+    (todo,) = walking.to_carry_out(deciding.take_order(book(), order(None), route(), cause(), RULES))
+    assert todo.failed == f.target(7)
+    gone = switch(take(book(), alert()))
+    refused = deciding.take_order(gone, order(None), route(6, 5), cause(20), RULES)
+    assert isinstance(refused, NotServing)
+    assert "name the target" in refused.reason
+    assert not isinstance(deciding.take_order(gone, order(None), route(6, 5), cause(500), RULES), NotServing)
+
+
+@pytest.mark.parametrize("on", [None, route(6, 5)])
+def test_an_order_about_what_takes_no_traffic_is_refused(on):
+    assert isinstance(deciding.take_order(book(), order(7), on, cause(), RULES), NotServing)
+
+
+def test_an_order_that_comes_twice_is_carried_out_once():
+    one = deciding.take_order(book(), order(), route(), cause(fact_id="o-1"), RULES)
+    assert deciding.take_order(one, order(), route(), cause(fact_id="o-1"), RULES) is one
+
+
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_word_about_a_version_stands_and_versions_are_bounded():
+    def opened(version, name="slow"):
+        about = {"release_id": f"r-{version}", "version": version, "policy": f.policy(triggers=(f.trigger(name=name),))}
+        return release_opened(**about)
+
+    one = deciding.learn(Book(model=f.MODEL, environment="production"), opened(1))
+    assert deciding.learn(one, opened(1, "other")) is one
+    for version in range(2, 101):
+        one = deciding.learn(one, opened(version))
+    assert sorted(map(int, one.triggers)) == list(range(37, 101))
+
+
+def release_opened(**about):
+    whole = {
+        "model": f.MODEL, "attempt": 1, "release_key": f.digest("key"), "base": f.base(), "weights": f.weights(),
+        "training": f.training(), "wanted": ("int8",), "source_fact_id": "e-1",
+    }  # fmt: skip
+    return cf.ReleaseOpened(**(whole | about))
+
+
+# -- whatever comes ---------------------------------------------------------------------------------------------------
+
+moves = st.sampled_from(["raise", "update", "other", "order", "assess", "finish", "switch", "fail", "late"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(moves, st.integers(0, 3)), max_size=25))
+def test_a_target_never_has_two_ways_back_under_way_and_every_decision_is_said_once(played):
+    one, on = book(), route(6, 5, canary=7)
+    for at, (move, number) in enumerate(played):
+        now = cause(at, f"{move}-{number}")
+        if move in ("raise", "update"):
+            kind = cf.AlertRaised if move == "raise" else cf.AlertUpdated
+            one = deciding.take_alert(one, alert(kind=kind, number=number), on, now, RULES)
+        elif move == "other":
+            one = deciding.take_alert(one, alert(version=6, number=number), on, now, RULES)
+        elif move == "order":
+            decided = deciding.take_order(one, order(7), on, now, RULES)
+            one = one if isinstance(decided, NotServing) else decided
+        elif move == "assess":
+            one = deciding.take_assessment(one, assessed(), on, now)
+        elif move == "finish":
+            one = deciding.take_finish(one, finished(), on, now)
+        elif move in ("switch", "fail"):
+            for todo in walking.to_carry_out(one)[:1]:
+                if move == "switch":
+                    one = walking.switched(one, todo.rollback_id, route(6, 5), "abort", f.after(at))
+                else:
+                    one = walking.failed(one, todo.rollback_id, "previous_not_hot", "cold", f.after(at))
+        else:
+            one = walking.give_up_waiting(one, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))
+        automatic = [todo.failed for todo in walking.to_carry_out(one) if todo.mode == "automatic"]
+        assert len(automatic) == len(set(automatic))
+    identities = [out.identity for out in one.outbox]
+    assert len(identities) == len(set(identities))
+    assert len(said(one, cf.RollbackStarted)) == len(one.rollbacks)
+    assert one == Book.model_validate_json(one.model_dump_json())
+
+
+def test_a_rollback_is_dated_by_the_alert_not_by_its_delivery():
+    one = deciding.take_alert(book(), alert(raised_at=f.after(-9)), route(), cause(2), RULES)
+    (todo,) = walking.to_carry_out(one)
+    assert todo.timeline.detected_at == f.after(-9)
+    assert todo.timeline.decided_at - todo.timeline.detected_at == timedelta(seconds=11)

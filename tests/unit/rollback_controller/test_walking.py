@@ -1,0 +1,165 @@
+"""How a rollback goes on after the decision, and what a rehearsal makes of it."""
+
+import pytest
+
+from contracts import facts as cf
+from contracts.envelope import derived_id
+from services.rollback_controller.domain import rehearsing, walking
+from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.domain.record import Book, rollback_id
+from tests.kit import factories as f
+from tests.unit.rollback_controller.test_deciding import alert, book, route, said, take
+
+RULES = Rules(verify_requests=4, verify_s=30)
+ID = rollback_id("a-1")
+
+
+def switched(at=1.0) -> Book:
+    return walking.switched(take(book(), alert(), fact_id="a-1"), ID, route(6, None), "rollback", f.after(at))
+
+
+def request(at, *, version=6, ttft_ms=100.0, error=None, **changes):
+    about = {
+        "target": f.target(version), "scheduled_at": f.after(at), "sent_at": f.after(at), "ttft_ms": None if error else ttft_ms,
+        "error": error, "e2e_ms": 300.0, "drill": None, "canary": False,
+    }  # fmt: skip
+    return f.inference(**(about | changes))
+
+
+def watch(one, records, at=5.0):
+    return walking.take_records(one, records, f.after(at), RULES)
+
+
+def test_a_switch_is_said_once_with_the_whole_route():
+    one = switched()
+    (changed,) = said(one, cf.DeploymentChanged)
+    assert (changed.cause, changed.route.active.target, changed.at) == ("rollback", f.target(6), f.after(1))
+    assert one.rollback(ID).route_fact_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
+    assert walking.switched(one, ID, route(6, None), "rollback", f.after(9)) is one
+    assert walking.failed(one, ID, "previous_not_hot", "late", f.after(9)) is one
+    assert walking.switched(one, "rb-unknown", route(6, None), "rollback", f.after(9)) is one
+
+
+def test_a_way_back_that_fails_is_said_once():
+    one = walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_hot", "v6 is dead", f.after(1))
+    (failed,) = said(one, cf.RollbackFailed)
+    assert (failed.code, failed.reason, failed.timeline.switched_at) == ("previous_not_hot", "v6 is dead", None)
+    assert walking.failed(one, ID, "previous_not_hot", "again", f.after(2)) is one
+
+
+def test_enough_good_requests_after_the_switch_verify_it():
+    one = watch(switched(), [request(2), request(3)])
+    assert said(one, cf.RollbackCompleted) == []
+    one = watch(one, [request(4), request(5)], at=6)
+    (done,) = said(one, cf.RollbackCompleted)
+    assert (done.verdict, done.to, done.timeline.verified_at) == ("pass", f.target(6), f.after(6))
+    assert watch(one, [request(7)], at=8) is one
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        request(0.5),  # arrived before the switch
+        request(2, version=7),  # a stream that finishes where it began
+        request(2, finish_reason="cancelled"),
+    ],
+)
+def test_only_requests_of_the_target_since_the_switch_count(ignored):
+    one = switched()
+    assert watch(one, [ignored] * 10) is one
+
+
+@pytest.mark.parametrize("bad", [request(2, ttft_ms=2000.0), request(2, error="engine_dead")])
+def test_a_fallback_that_shows_the_same_is_said_to_be_no_better(bad):
+    one = watch(switched(), [bad, bad, bad, request(3)])
+    (done,) = said(one, cf.RollbackCompleted)
+    assert done.verdict == "fail"
+    assert done.timeline.verified_at is None
+    assert "hardly the version" in done.reason
+
+
+def test_without_traffic_a_probe_decides_and_the_flip_stands():
+    one = switched(at=1)
+    assert walking.overdue(one, f.after(30), RULES) == ()
+    assert [late.rollback_id for late in walking.overdue(one, f.after(31), RULES)] == [ID]
+    answered = walking.give_up_waiting(one, ID, answers=True, now=f.after(31))
+    (done,) = said(answered, cf.RollbackCompleted)
+    assert done.verdict == "inconclusive"
+    assert done.reason.startswith("No request came;")
+    (silent,) = said(walking.give_up_waiting(one, ID, answers=False, now=f.after(31)), cf.RollbackCompleted)
+    assert silent.verdict == "fail"
+    assert walking.give_up_waiting(answered, ID, answers=False, now=f.after(40)) is answered
+
+
+# -- rehearsals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ("ttft_ms", "delay_ms=1700"), ("e2e_ms", "delay_ms=1700"), ("error_ratio", "error_ratio=1"),
+        ("refusal_ratio", "answer=refusal"), ("empty_ratio", "answer=empty"), ("repetition_ratio", "garble"),
+    ],
+)  # fmt: skip
+def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, told):
+    trigger = f.trigger(metric=metric, threshold=800.0 if metric.endswith("_ms") else 0.1)
+    assert rehearsing.describe(rehearsing.declared_fault(trigger)) == told
+
+
+def test_drift_has_no_fault():
+    assert rehearsing.declared_fault(f.trigger(metric="drift")) is None
+
+
+def certified(one, injected=-1.0, policy=f.digest("policy")):
+    return rehearsing.certify(
+        f.trigger(name="slow"), cf.DrillFault(delay_ms=1700), one.rollback(ID), f.after(injected),
+        candidate=f.digest("c"), fallback=f.digest("f"), policy=policy, expires_at=f.after(900),
+    )  # fmt: skip
+
+
+def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
+    found = certified(watch(switched(), [request(2)] * 4))
+    assert (found.trigger, found.fault, found.alert_fact_id) == ("slow", "delay_ms=1700", "a-1")
+    assert found.route_fact_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
+    assert (found.detect_s, found.switch_s, found.verify_s) == (1.0, 1.0, 4.0)
+    assert (found.candidate_digest, found.fallback_digest) == (f.digest("c"), f.digest("f"))
+    assert (found.policy_digest, found.expires_at) == (f.digest("policy"), f.after(900))
+
+
+@pytest.mark.parametrize(
+    ("one", "injected", "policy", "why"),
+    [
+        (take(book(), alert(), fact_id="a-1"), -1, "policy", "not switched in time"),
+        (switched(), -1, "policy", "not verified (no verdict)"),
+        (watch(switched(), [request(2, error="engine_dead")] * 4), -1, "policy", "not verified (fail)"),
+        (walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_hot", "", f.after(1)), -1, "policy",
+         "failed (previous_not_hot)"),
+        (watch(switched(), [request(2)] * 4), 5, "policy", "before the fault"),
+        (watch(switched(), [request(2)] * 4), -1, None, "does not name the policy"),
+    ],
+)  # fmt: skip
+def test_whatever_is_missing_is_no_certificate(one, injected, policy, why):
+    found = certified(one, injected, f.digest(policy) if policy else None)
+    assert isinstance(found, str)
+    assert why in found
+
+
+def test_a_rehearsal_starts_with_no_past_and_its_outcome_is_kept():
+    began = rehearsing.begin(switched().model_copy(update={"environment": "staging"}), "slow")
+    assert (began.rehearsing, began.rollbacks, began.held) == ("slow", (), {})
+    asked = f.fact(cf.RehearsalRequested)
+    one = rehearsing.ask(book(), asked)
+    assert rehearsing.ask(one, asked) is one
+    done = f.fact(cf.RehearsalCompleted)
+    one = rehearsing.conclude(one, done)
+    assert rehearsing.conclude(one, done.model_copy(update={"verdict": "fail"})) is one
+    for number in range(50):
+        one = rehearsing.ask(one, asked.model_copy(update={"release_id": f"r-{number}"}))
+        one = rehearsing.conclude(one, done.model_copy(update={"release_id": f"r-{number}"}))
+    assert len(one.rehearsals) == len(one.rehearsed) == 20
+
+
+def test_each_staging_route_is_newer_than_the_one_before():
+    first = rehearsing.staging_route(None, f.MODEL, f.served(7), f.served(6), cause_id="s/slow")
+    second = rehearsing.staging_route(first, f.MODEL, None, None, cause_id="s/end")
+    assert (first.epoch, second.epoch, second.active, second.barred) == (1, 2, None, ())
