@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import OLDER_KEPT, AlreadyApplied, Changed, Refused, Route, promote, roll_back
+from contracts.routes import OLDER_KEPT, AlreadyApplied, Changed, Refused, Route, lift, promote, roll_back
 from tests.kit.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
@@ -304,3 +304,51 @@ def test_two_writers_that_decide_on_the_same_route_cannot_both_be_right(first, s
             assert isinstance(mine, Changed)
             assert late.code == "stale_epoch"
             state = theirs.route
+
+
+# -- further back, and forward again -------------------------------------------------------------------------------
+
+
+def test_a_person_may_go_further_back_and_what_is_skipped_stays_in_line():
+    state = line(1, 2, 3, 4)
+    back = apply(state, roll_back(state, target(4), cause_id="order", to_version=2))
+    assert (back.active, back.previous, back.older) == (served(2), served(3), (served(1),))
+    assert back.barred == (target(4),)
+
+
+@pytest.mark.parametrize("version", [4, 9, 0])
+def test_going_back_to_what_is_not_in_line_is_refused(version):
+    state = line(1, 2, 3, 4)
+    assert roll_back(state, target(4), cause_id="order", to_version=version).code == "no_hot_previous"
+
+
+def test_a_lifted_target_takes_no_traffic_until_it_is_promoted_again():
+    state = line(1, 2)
+    back = apply(state, roll_back(state, target(2), cause_id="alert"))
+    lifted = apply(back, lift(back, target(2), cause_id="person"))
+    assert (lifted.active, lifted.previous, lifted.barred, lifted.epoch) == (served(1), None, (), back.epoch + 1)
+    assert lift(lifted, target(2), cause_id="person") == AlreadyApplied(lifted)
+    assert lift(lifted, target(2), cause_id="another").code == "not_barred"
+    assert promoted(lifted, 2, "again").active == served(2)
+
+
+def test_a_lifted_canary_does_not_come_back_by_that():
+    state = promoted(line(1), 2, "canary", weight=0.1)
+    aborted = apply(state, roll_back(state, target(2), cause_id="alert"))
+    assert apply(aborted, lift(aborted, target(2), cause_id="person")).canary is None
+
+
+@given(ORDERS, st.integers(0, 4))
+def test_a_lift_moves_no_traffic(orders, version):
+    state = EMPTY
+    for number, order in enumerate(orders):
+        edit = run(state, order, f"c{number}")
+        state = edit.route if isinstance(edit, Changed) else state
+    edit = lift(state, target(version), cause_id="person")
+    if not state.is_barred(target(version)):
+        assert edit.code == "not_barred"
+        return
+    after = apply(state, edit)
+    check(after)
+    assert (after.active, after.previous, after.older) == (state.active, state.previous, state.older)
+    assert set(after.barred) == set(state.barred) - {target(version)}
