@@ -286,6 +286,7 @@ def elsewhere(uri):
 
 BAD = {
     "no policy": ({"policy": None}, "policy_missing"),
+    "rehearsal waived": ({"policy": k.policy(triggers=k.AUTOMATIC)}, "policy_invalid"),
     "unknown base": ({"base": k.ready().base.model_copy(update={"name": "unheard-of"})}, "unknown_base"),
     "artifact missing": (elsewhere("s3://slipway/checkpoints/support-bot/none.json"), "artifact_not_found"),
     "scheme": (elsewhere("https://example.org/x"), "uri_not_allowed"),

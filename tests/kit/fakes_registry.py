@@ -9,7 +9,7 @@ from contracts.facts.staging import SideSummary
 from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, FolderManifest, VersionManifest
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
-from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of
+from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
 from services.registry.domain.record import ManifestWritten, SlotGranted
 from services.registry.ledger import Outside
 from shared.errors import Permanent
@@ -32,11 +32,22 @@ BASE = BaseManifest(
     name="tiny", revision="1", folder=BASE_FOLDER, weights_bytes=10, architecture="LlamaForCausalLM",
     imported_at=START, source="a test",
 )  # fmt: skip
-TRIGGER = Trigger(name="errors", metric="error_ratio", threshold=0.01)
+MANUAL = Trigger(name="errors", metric="error_ratio", threshold=0.01, action="manual")
+AUTOMATIC = (
+    Trigger(name="errors", metric="error_ratio", threshold=0.01),
+    Trigger(name="slow", metric="ttft_ms", threshold=800.0),
+)
 
 
 def policy(**changes) -> ReleasePolicy:
-    return ReleasePolicy(**{"triggers": (TRIGGER,), "rehearsal": "not_required", **changes})
+    """A policy that a person acts on, so that nothing needs a rehearsal."""
+    return ReleasePolicy(**{"triggers": (MANUAL,), "rehearsal": "not_required", **changes})
+
+
+def careful_policy(**changes) -> ReleasePolicy:
+    """A policy that leads back by itself, and therefore rehearses; one trigger is manual all the same."""
+    triggers = (*AUTOMATIC, MANUAL.model_copy(update={"name": "repetition", "metric": "repetition_ratio"}))
+    return policy(**{"triggers": triggers, "rehearsal": "required", **changes})
 
 
 def ready(**changes) -> f.CheckpointReady:
@@ -154,8 +165,13 @@ def benchmarked(
     )  # fmt: skip
 
 
-def failed(variant: str, stage: str = "quantise", code: str = "engine_failed") -> f.VariantFailed:
-    return f.VariantFailed(variant=variant, stage=stage, code=code, reason="it broke")
+def failed(variant: str, stage: str = "quantise", code: str = "engine_failed", **details) -> f.VariantFailed:
+    return f.VariantFailed(variant=variant, stage=stage, code=code, reason="it broke", details=details)
+
+
+def unstaged(variant: str, code: str = "insufficient_memory") -> f.VariantFailed:
+    """The pair could not be staged for the rehearsal."""
+    return failed(variant, "stage", code, purpose="rehearsal")
 
 
 def route(active: Target | None = None, canary: Target | None = None, *, weight=0.1, epoch=1, barred=()) -> Route:
@@ -171,8 +187,27 @@ def assessed(variant: str, weight: float = 0.1, verdict: str = "pass") -> f.Cana
     return f.CanaryAssessed(target=target(variant), weight_ratio=weight, events=100, verdict=verdict, reason="it is so")
 
 
-def rehearsed(verdict: str = "pass") -> f.RehearsalCompleted:
-    return f.RehearsalCompleted(release_id=RELEASE, variant="int8", verdict=verdict, reason="walked")
+EXPIRES = START + timedelta(days=7)
+
+
+def certificate(trigger: str, *, of: ReleasePolicy | None = None, variant: str = "int8", **changes):
+    given = {
+        "trigger": trigger, "fault": "error_ratio 1.0", "injected_at": START, "alert_fact_id": "a", "route_fact_id": "d",
+        "detect_s": 2.0, "switch_s": 0.1, "verify_s": 3.0, "candidate_digest": deployable(target(variant)).manifest.digest,
+        "fallback_digest": BASELINE.manifest.digest, "expires_at": EXPIRES,
+        "policy_digest": digest_of_json((of or careful_policy()).model_dump(mode="json")),
+    }  # fmt: skip
+    return f.RehearsalCertificate(**{**given, **changes})
+
+
+def rehearsed(verdict: str = "pass", *, of: ReleasePolicy | None = None, variant: str = "int8", certificates=None):
+    """A rehearsal of a policy (a careful one), by default with everything that a pass needs."""
+    if certificates is None:
+        certificates = tuple(certificate(one.name, of=of, variant=variant) for one in AUTOMATIC)
+    return f.RehearsalCompleted(
+        release_id=RELEASE, variant=variant, verdict=verdict, reason="walked", rehearsed_at=START,
+        certificates=certificates,
+    )  # fmt: skip
 
 
 def approval(digest: str, release_id: str = RELEASE) -> f.ApprovalGranted:

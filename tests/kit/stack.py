@@ -23,7 +23,7 @@ POLICY = {
     "gates": [{"metric": "error_ratio", "max_value": 0.5}],
     "load": {"requests": 6, "rate_rps": 6.0, "output_tokens": 8, "warmup_requests": 1},
     "rehearsal": "not_required",
-    "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.5}],
+    "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.5, "action": "manual"}],
 }
 
 

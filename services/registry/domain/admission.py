@@ -38,13 +38,21 @@ class Places:
 
 
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
-    """Give the policy that a release is frozen with: the event's if it only tightens the stored one, else that."""
-    if asked is None:
-        return stored or Refusal("policy_missing", "Neither the event nor the model declares a release policy.")
-    found = weaknesses(asked, stored) if stored is not None else []
+    """Give the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
+
+    Whichever it is, a way back that is walked by itself must have been rehearsed: no policy may waive that.
+    """
+    policy = asked or stored
+    if policy is None:
+        return Refusal("policy_missing", "Neither the event nor the model declares a release policy.")
+    found = weaknesses(asked, stored) if asked is not None and stored is not None else []
     if found:
         return Refusal("policy_weaker_than_stored", "; ".join(found) + ".", {"weaknesses": found})
-    return asked
+    if policy.rehearsal == "not_required" and policy.automatic:
+        names = [trigger.name for trigger in policy.automatic]
+        reason = f"rehearsal: not_required is only for manual triggers, but these are automatic: {', '.join(names)}."
+        return Refusal("policy_invalid", reason, {"automatic": names})
+    return policy
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Literal
 
-from services.registry.domain import gates, road
+from services.registry.domain import gates, rehearsals, road
 from services.registry.domain.record import Release, weight_key
 
 Step = Literal[
@@ -32,7 +32,7 @@ def _staging_step(release: Release) -> Step:
 
 
 def _promotion_step(release: Release) -> Step:
-    if release.policy.rehearsal == "required" and release.rehearsed is None:
+    if rehearsals.is_needed(release.policy) and release.rehearsed is None:
         return "rehearsal"
     if release.policy.promotion.mode == "manual" and "traffic.requested" not in _kinds(release.emitted):
         return "approval"

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from contracts.codes import Code
 from contracts.facts.release import Outcome
-from services.registry.domain import gates, road
+from services.registry.domain import gates, rehearsals, road
 from services.registry.domain.record import Release
 
 
@@ -26,6 +26,9 @@ def decide_ending(release: Release, now: datetime) -> Ending | None:
     """
     if road.is_promoted(release, now):
         return _promoted(release)
+    unrehearsed = _rehearsal_failed(release, now)
+    if unrehearsed is not None:
+        return unrehearsed
     for ending in _ENDINGS:
         found = ending(release)
         if found is not None:
@@ -71,11 +74,9 @@ def _summarised(reasons: list[tuple[Code, str]]) -> Ending:
     return Ending("rejected", code, "No variant passed. " + "; ".join(reason for _, reason in reasons) + ".")
 
 
-def _rehearsal_failed(release: Release) -> Ending | None:
-    fact = release.rehearsed
-    if fact is None or fact.verdict == "pass" or gates.choose(release) is None:
-        return None
-    return Ending("rejected", "rehearsal_failed", fact.reason)
+def _rehearsal_failed(release: Release, now: datetime) -> Ending | None:
+    found = rehearsals.assess_rehearsal(release, now)
+    return None if found is None or found[0] == "pass" else Ending("rejected", "rehearsal_failed", found[1])
 
 
 def _canary_failed(release: Release) -> Ending | None:
@@ -142,6 +143,6 @@ def _expired(release: Release) -> Ending | None:
 
 
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
-    _rejected, _nothing_made, _nothing_passed, _rehearsal_failed, _canary_failed, _taken_back, _abandoned,
-    _cancelled, _refused, _overtaken, _superseded, _expired,
+    _rejected, _nothing_made, _nothing_passed, _canary_failed, _taken_back, _abandoned, _cancelled, _refused,
+    _overtaken, _superseded, _expired,
 )  # fmt: skip

@@ -21,7 +21,7 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from services.registry.domain import deadlines, gates, road
+from services.registry.domain import deadlines, gates, rehearsals, road
 from services.registry.domain.record import (
     DeadlineReached,
     Deployed,
@@ -69,6 +69,13 @@ def _quantised(release: Release, fact: VariantQuantised) -> Found:
 
 
 def _failed(release: Release, fact: VariantFailed) -> Found:
+    """Keep a failure under the stage that it ends.
+
+    A pair that could not be staged says for which purpose: late, the benchmark's own failure must not look like the
+    rehearsal's, which comes after the variant was judged.
+    """
+    if fact.stage == "stage" and fact.details.get("purpose") == "rehearsal":
+        return _unrehearsed(release, fact)
     variant, key = fact.variant, f"{fact.variant}:{fact.stage}"
     if key in release.failed or variant not in gates.wanted(release):
         return None
@@ -76,6 +83,13 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     if (fact.stage == "quantise" and variant in release.made) or (fact.stage != "quantise" and judged):
         return None
     return f"failed:{variant} {fact.stage}", {"failed": {**release.failed, key: fact}}
+
+
+def _unrehearsed(release: Release, fact: VariantFailed) -> Found:
+    variant, key = fact.variant, rehearsals.failure_key(fact.variant)
+    if key in release.failed or release.rehearsed is not None or variant not in gates.wanted(release):
+        return None
+    return f"failed:{variant} rehearsal", {"failed": {**release.failed, key: fact}}
 
 
 def _manifest(release: Release, what: ManifestWritten) -> Found:
@@ -102,7 +116,8 @@ def _benchmarked(release: Release, fact: VariantBenchmarked) -> Found:
 
 
 def _rehearsed(release: Release, fact: RehearsalCompleted) -> Found:
-    return None if release.rehearsed else ("rehearsed", {"rehearsed": fact})
+    given_up = rehearsals.failure_key(fact.variant) in release.failed
+    return None if release.rehearsed or given_up else ("rehearsed", {"rehearsed": fact})
 
 
 def _approved(release: Release, fact: ApprovalGranted) -> Found:

@@ -7,8 +7,10 @@ must be said is then derived from the slots alone, so that neither order nor rep
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import get_args
 
 from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
+from contracts.facts.staging import StagingPurpose
 from services.registry.domain import endings, gates, road
 from services.registry.domain.record import Input, Outgoing, Release
 from services.registry.domain.recording import record
@@ -64,17 +66,20 @@ def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
 
 def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
     ending = endings.decide_ending(release, now)
+    said = set(release.emitted)
     if ending is None or ending.outcome == "promoted":
-        yield from road.due(release, now)
+        for key, fact in road.due(release, now):
+            said.add(key)
+            yield key, fact
     if ending is None:
         return
     if ending.outcome == "expired":
         passed = DeadlinePassed(release_id=release.id, step=release.expired or "", awaited=release.expired or "")
         yield f"deadline.passed:{release.expired}", passed
     for one in gates.registered_variants(release):
-        requested = f"staging.requested:{one.variant}" in release.emitted or ending.outcome == "promoted"
-        if requested:
-            yield road.staging_released(release, one.variant)
+        for purpose in get_args(StagingPurpose):
+            if f"staging.requested:{road.lease_key(one.variant, purpose)}" in said:
+                yield road.staging_released(release, one.variant, purpose)
     yield "release.finished", _finished(release, ending, now)
 
 

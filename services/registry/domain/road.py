@@ -17,8 +17,9 @@ from contracts.facts import (
     VariantRequested,
     VersionRegistered,
 )
+from contracts.facts.staging import StagingPurpose
 from contracts.vocabulary import Deployable, Target, Variant
-from services.registry.domain import gates
+from services.registry.domain import gates, rehearsals
 from services.registry.domain.record import Release, SlotGranted, weight_key
 
 Emission = tuple[str, Fact]
@@ -81,24 +82,35 @@ def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
         )  # fmt: skip
     for one in gates.registered_variants(release):
         if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
-            yield staging_released(release, one.variant)
+            yield staging_released(release, one.variant, "benchmark")
 
 
-def staging_released(release: Release, variant: Variant) -> Emission:
-    """Give back the lease of one variant."""
+def lease_key(variant: Variant, purpose: StagingPurpose) -> str:
+    """Name a lease within its release: `int8` while it is measured, `int8:rehearsal` while it is rehearsed."""
+    return variant if purpose == "benchmark" else f"{variant}:{purpose}"
+
+
+def staging_released(release: Release, variant: Variant, purpose: StagingPurpose) -> Emission:
+    """Give back one lease of one variant."""
     target = Target(model=release.model, version=release.version, variant=variant)
-    return f"staging.released:{variant}", StagingReleased(release_id=release.id, candidate=target, reason="measured")
+    reason = "measured" if purpose == "benchmark" else "rehearsed"
+    released = StagingReleased(release_id=release.id, candidate=target, reason=reason, purpose=purpose)
+    return f"staging.released:{lease_key(variant, purpose)}", released
 
 
 def _keeps_lease(release: Release, variant: Variant) -> bool:
     """Tell whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
 
     A lease that waits for a person or for another variant would block the fleet; one given back a moment before the
-    promotion would load the same model twice.
+    promotion would load the same model twice. A rehearsal asks for a lease of its own, with the same rule at its end.
     """
     chosen = gates.choose(release)
-    direct = release.policy.promotion.mode == "automatic" and release.policy.rehearsal == "not_required"
+    direct = _goes_live_at_once(release) and not rehearsals.is_needed(release.policy)
     return chosen is not None and chosen.variant == variant and direct
+
+
+def _goes_live_at_once(release: Release) -> bool:
+    return release.policy.promotion.mode == "automatic"
 
 
 def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[Emission]:
@@ -106,15 +118,13 @@ def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[E
     if chosen is None:
         return
     target = gates.candidate(release, chosen)
-    if release.policy.rehearsal == "required":
-        yield (
-            "rehearsal.requested",
-            RehearsalRequested(
-                release_id=release.id, candidate=target, fallback=slot.baseline, triggers=release.policy.triggers
-            ),
-        )
-        if release.rehearsed is None or release.rehearsed.verdict != "pass":
+    if rehearsals.is_needed(release.policy):
+        yield from _rehearsal(release, slot, target)
+        found = rehearsals.assess_rehearsal(release, now)
+        if found is None or found[0] != "pass":
             return
+        if not _goes_live_at_once(release):
+            yield staging_released(release, chosen.variant, "rehearsal")
     if release.policy.promotion.mode == "manual":
         deadline_at = now + timedelta(seconds=release.policy.promotion.approval_deadline_s)
         yield (
@@ -129,6 +139,24 @@ def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[E
         if target.manifest.digest not in release.approvals:
             return
     yield from _traffic(release, slot, target)
+
+
+def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
+    """Ask for the way back to be walked, and for the pair that walks it."""
+    yield (
+        f"staging.requested:{lease_key(target.target.variant, 'rehearsal')}",
+        StagingRequested(
+            release_id=release.id, candidate=target, baseline=slot.baseline, purpose="rehearsal",
+            load=release.policy.load, attempt=release.opened.attempt,
+        ),
+    )  # fmt: skip
+    yield (
+        "rehearsal.requested",
+        RehearsalRequested(
+            release_id=release.id, candidate=target, fallback=slot.baseline, triggers=release.policy.automatic,
+            policy_digest=rehearsals.policy_digest(release), valid_s=release.policy.rehearsal_valid_s,
+        ),
+    )  # fmt: skip
 
 
 def _traffic(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:

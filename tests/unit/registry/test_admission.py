@@ -81,6 +81,30 @@ def test_policy_missing_weaker_tightened_or_stored():
     assert admission.decide_policy(stored, None) == stored
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_rehearsal_is_waived_only_where_nothing_leads_back_by_itself(stored):
+    def decide(policy):
+        return admission.decide_policy(*((None, policy) if stored else (policy, None)))
+
+    waived = k.policy(triggers=(*k.AUTOMATIC, k.MANUAL.model_copy(update={"name": "by-hand"})))
+    refusal = decide(waived)
+    assert isinstance(refusal, Refusal)
+    assert (refusal.code, refusal.details) == ("policy_invalid", {"automatic": ["errors", "slow"]})
+    assert "errors, slow" in refusal.reason
+    assert "manual triggers" in refusal.reason
+    assert decide(k.policy()) == k.policy()
+    rehearsed = waived.model_copy(update={"rehearsal": "required"})
+    assert decide(rehearsed) == rehearsed
+
+
+def test_a_tightening_of_a_stored_policy_that_waives_it_must_not_waive_it_either():
+    stored = k.policy(triggers=k.AUTOMATIC)
+    tighter = k.policy(triggers=k.AUTOMATIC, objective="cost")
+    assert admission.decide_policy(tighter, stored).code == "policy_invalid"
+    mended = tighter.model_copy(update={"rehearsal": "required"})
+    assert admission.decide_policy(mended, stored) == mended
+
+
 def test_the_release_key_is_about_what_goes_in_and_nothing_else():
     key = admission.release_key(k.ready(), k.policy())
     assert admission.release_key(k.ready(attempt=7, evals=(), wanted=("int8", "bf16", "int8")), k.policy()) == key

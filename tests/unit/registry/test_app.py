@@ -97,6 +97,7 @@ async def test_a_higher_attempt_is_another_release_of_the_next_version(house):
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
+        ({"policy": k.policy(triggers=k.AUTOMATIC)}, "policy_invalid"),
         ({"policy": None}, "policy_missing"),
         ({"base": k.ready().base.model_copy(update={"name": "unheard-of"})}, "unknown_base"),
         ({"base": k.ready().base.model_copy(update={"name": "../../x"})}, "unknown_base"),
@@ -128,6 +129,13 @@ async def test_the_stored_policy_is_used_and_may_only_be_tightened(house):
     assert caught.value.code == "policy_weaker_than_stored"
     (opened,) = await house.admit(policy=None)
     assert opened.policy.promotion.mode == "manual"
+
+
+async def test_a_stored_policy_that_waives_the_rehearsal_of_automatic_triggers_lets_nothing_in(house):
+    house.out.policies.kept[k.MODEL] = Entry(k.policy(triggers=k.AUTOMATIC), 1)
+    with pytest.raises(Permanent) as caught:
+        await house.admit(policy=None)
+    assert caught.value.code == "policy_invalid"
 
 
 async def test_a_crash_after_the_reservation_keeps_the_number(house):
@@ -333,6 +341,18 @@ async def test_the_occupant_hears_of_a_rollback_that_was_not_its_own(house):
     await house.deployed("an-order-of-ops", barred, "rollback")
     (finished,) = house.said(f.ReleaseFinished)
     assert (finished.outcome, finished.code) == ("aborted", "barred")
+
+
+async def test_a_promoted_release_stays_promoted_when_it_is_rolled_back_later(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    await house.to_registered(opened.release_id)
+    await house.to_end(opened.release_id, 1)
+    before = await house.release(opened.release_id)
+    barred = k.route(k.target("bf16", 0), epoch=2, barred=(k.target("bf16", 1),))
+    await house.deployed(opened.release_id, barred, "rollback")
+    assert await house.release(opened.release_id) == before
+    assert [one.outcome for one in house.said(f.ReleaseFinished)] == ["promoted"]
 
 
 async def test_facts_about_no_release_are_left_alone(house):

@@ -7,7 +7,6 @@ import pytest
 from contracts.facts import (
     ApprovalAwaited,
     DeadlinePassed,
-    RehearsalRequested,
     ReleaseFinished,
     StagingRequested,
     TrafficRequested,
@@ -51,6 +50,10 @@ class Walk:
         for variant in self.release.opened.wanted:
             self.hear(k.staged(variant))
             self.last = self.hear(k.benchmarked(variant))
+        return self
+
+    def to_rehearsed(self, **changes):
+        self.last = self.to_verdict().hear(k.rehearsed(of=self.release.policy, **changes))
         return self
 
     @property
@@ -134,28 +137,13 @@ def test_the_lease_of_the_chosen_variant_is_kept_only_if_traffic_comes_at_once()
     assert "staging.released:int8" not in Walk().to_verdict().last
     manual = Walk(k.policy(promotion=Promotion(mode="manual"))).to_verdict()
     assert "staging.released:int8" in manual.last
-    assert "staging.released:int8" in Walk(k.policy(rehearsal="required")).to_verdict().last
+    assert "staging.released:int8" in Walk(k.careful_policy()).to_verdict().last
 
 
 def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
     walk = Walk(wanted=("bf16", "int8")).to_staging()
     walk.hear(k.staged("bf16"))
     assert list(walk.hear(k.benchmarked("bf16"))) == ["staging.released:bf16"]
-
-
-def test_rehearsal_required_is_asked_for_and_awaited():
-    walk = Walk(k.policy(rehearsal="required")).to_verdict()
-    asked = RehearsalRequested.model_validate(walk.last["rehearsal.requested"])
-    assert (asked.candidate.target, asked.fallback) == (k.target("int8"), k.BASELINE)
-    assert awaited_step(walk.release) == "rehearsal"
-    assert "traffic.requested:1" in walk.hear(k.rehearsed())
-
-
-@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
-def test_a_rehearsal_that_did_not_pass_rejects(verdict):
-    walk = Walk(k.policy(rehearsal="required")).to_verdict()
-    walk.hear(k.rehearsed(verdict))
-    assert (walk.end.outcome, walk.end.code) == ("rejected", "rehearsal_failed")
 
 
 def test_approval_must_cite_the_digest_of_what_would_be_deployed():
@@ -270,10 +258,8 @@ STEPS = {
     "stage": (lambda walk: walk.to_staging(), 300),
     "benchmark": (lambda walk: walk.to_staging().hear(k.staged("int8")), 400),
     "rehearsal": (lambda walk: walk.to_verdict(), 500),
-    "approval": (lambda walk: walk.to_verdict().hear(k.rehearsed()), 800),
-    "traffic": (
-        lambda walk: walk.to_verdict().hear(k.rehearsed(), k.approval(k.quantised("int8").manifest.digest)), 600,
-    ),
+    "approval": (lambda walk: walk.to_rehearsed(), 800),
+    "traffic": (lambda walk: walk.to_rehearsed().hear(k.approval(k.quantised("int8").manifest.digest)), 600),
 }  # fmt: skip
 LIMITS = Deadlines(
     merge_s=100, quantise_s=200, stage_s=300, benchmark_s=400, rehearsal_s=500, traffic_s=600, queue_s=700
@@ -283,7 +269,7 @@ LIMITS = Deadlines(
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_that_waits_has_its_own_deadline_and_ends_expired(step):
     promotion = Promotion(mode="manual", approval_deadline_s=800)
-    walk = Walk(k.policy(deadlines=LIMITS, rehearsal="required", promotion=promotion))
+    walk = Walk(k.careful_policy(deadlines=LIMITS, promotion=promotion))
     go, seconds = STEPS[step]
     go(walk)
     assert awaited_step(walk.release) == step

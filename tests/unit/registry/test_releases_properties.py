@@ -36,8 +36,8 @@ ONE_FAILS = (
         k.failed("int8", "stage", "insufficient_memory"),
     ),
 )  # fmt: skip
-CAREFUL_POLICY = k.policy(
-    promotion=Promotion(mode="manual"), rehearsal="required", canary=Canary(steps=(0.1, 0.5)), objective="cost",
+CAREFUL_POLICY = k.careful_policy(
+    promotion=Promotion(mode="manual"), canary=Canary(steps=(0.1, 0.5)), objective="cost",
     gates=(MetricGate(metric="ttft_ms", max_value=500.0),), quality={"int8": QualityGate(max_perplexity_ratio=1.1)},
 )  # fmt: skip
 CAREFUL = (
@@ -45,14 +45,28 @@ CAREFUL = (
     inputs(
         k.merged(), k.quantised("bf16", weights_bytes=200), k.quantised("int8"), k.written(),
         k.slot(first=False, epoch=3), k.staged("int8"), k.benchmarked("int8"), k.staged("bf16"),
-        k.benchmarked("bf16"), k.rehearsed(), k.approval(k.quantised("int8").manifest.digest),
+        k.benchmarked("bf16"), k.rehearsed(of=CAREFUL_POLICY), k.approval(k.quantised("int8").manifest.digest),
         k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.1, epoch=4), "canary"),
         k.assessed("int8", 0.1),
         k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.5, epoch=5), "canary"),
         k.assessed("int8", 0.5), k.changed(k.route(k.target("int8"), epoch=6)),
     ),
 )  # fmt: skip
-ROADS = {"straight": STRAIGHT, "one fails": ONE_FAILS, "careful": CAREFUL}
+MEASURED = (
+    k.merged(), k.quantised("bf16", perplexity_ratio=1.2), k.quantised("int8", perplexity_ratio=1.0), k.written(),
+    k.slot(), k.staged("bf16"), k.benchmarked("bf16"), k.staged("int8"), k.benchmarked("int8"),
+)  # fmt: skip
+REHEARSED = (
+    k.opened(policy=k.careful_policy()),
+    inputs(*MEASURED, k.rehearsed(), k.changed(k.route(k.target("int8")))),
+)
+UNCERTIFIED = k.rehearsed(certificates=(k.certificate("errors"),))
+NOT_REHEARSED = {
+    "failed": k.rehearsed("fail"), "uncertified": UNCERTIFIED, "unstaged": k.unstaged("int8"),
+    "of another policy": k.rehearsed(of=CAREFUL_POLICY), "of another variant": k.rehearsed(variant="bf16"),
+    "expired": k.rehearsed(certificates=tuple(k.certificate(one.name, expires_at=NOW) for one in k.AUTOMATIC)),
+}  # fmt: skip
+ROADS = {"straight": STRAIGHT, "one fails": ONE_FAILS, "careful": CAREFUL, "rehearsed": REHEARSED}
 
 
 def walk(opening, happened, now=NOW):
@@ -81,7 +95,7 @@ def test_in_order_the_road_ends(name):
     assert release.outbox[-1].key == "release.finished"
 
 
-@pytest.mark.parametrize("name", ["straight", "careful"])
+@pytest.mark.parametrize("name", ["straight", "careful", "rehearsed"])
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
@@ -102,6 +116,18 @@ def test_a_road_where_nothing_passes_is_rejected_in_any_order(order):
     assert release.finished.code == "gate_failed"
 
 
+@pytest.mark.parametrize("name", NOT_REHEARSED)
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_without_a_good_rehearsal_traffic_is_never_ordered_in_any_order(name, data):
+    """Not even when the route says that the target serves already: nobody ordered that."""
+    happened = inputs(*MEASURED, NOT_REHEARSED[name], k.changed(k.route(k.target("int8"))))
+    copies = data.draw(st.lists(st.sampled_from(happened), max_size=4))
+    release = walk(REHEARSED[0], data.draw(st.permutations([*happened, *copies])))
+    assert (release.finished.outcome, release.finished.code) == ("rejected", "rehearsal_failed")
+    assert not any(key.startswith("traffic.requested") for key in said(release))
+
+
 ENDERS = [
     k.cancel(), k.abandoned(), k.refused(), k.refused("bf16", "barred"), Superseded(by="r-newer"),
     k.failed("int8"), k.failed("bf16", "benchmark"), k.failed("int8", "stage"), k.rehearsed("fail"),
@@ -112,7 +138,8 @@ ENDERS = [
                                        "approval", "traffic", "canary", "no such step")),
     k.quantised("awq-int4"), k.staged("int8", 4), k.benchmarked("int8", 4), k.benchmarked("int8", verdict="fail"),
     k.benchmarked("bf16", gates=()), k.quantised("int8", perplexity_ratio=9.0), k.approval(k.ref("other").digest),
-    k.opened(), k.ready(), k.benchmarked("int8", verdict="inconclusive"),
+    k.opened(), k.ready(), k.benchmarked("int8", verdict="inconclusive"), k.unstaged("int8"), k.unstaged("bf16"),
+    UNCERTIFIED, k.failed("int8", "stage", purpose="benchmark"), k.rehearsed("inconclusive"),
 ]  # fmt: skip
 
 
@@ -137,6 +164,8 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
         assert deadlines.awaited_step(release) is None
     else:
         assert deadlines.deadline_at(release) is not None
+    if opening.policy.rehearsal == "required" and any(key.startswith("traffic.requested") for key in keys):
+        assert release.rehearsed == k.rehearsed(of=opening.policy), "the one good rehearsal of its road"
     assert Release.model_validate_json(release.model_dump_json()) == release
 
 
@@ -144,7 +173,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 @settings(max_examples=100, deadline=None)
 def test_whoever_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
-    opening, happened = CAREFUL
+    opening, happened = data.draw(st.sampled_from([CAREFUL, REHEARSED]))
     order = data.draw(st.permutations(happened))
     release = walk(opening, order[: data.draw(st.integers(0, len(order)))])
     for i in range(5):
