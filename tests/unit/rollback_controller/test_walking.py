@@ -12,6 +12,7 @@ from tests.unit.rollback_controller.test_deciding import alert, book, route, sai
 
 RULES = Rules(verify_requests=4, verify_s=30)
 ID = rollback_id("a-1")
+POLICY = f.digest("policy")
 
 
 def switched(at=1.0) -> Book:
@@ -110,7 +111,7 @@ def test_drift_has_no_fault():
     assert rehearsing.declared_fault(f.trigger(metric="drift")) is None
 
 
-def certified(one, injected=-1.0, policy=f.digest("policy")):
+def certified(one, injected=-1.0, policy=POLICY):
     return rehearsing.certify(
         f.trigger(name="slow"), cf.DrillFault(delay_ms=1700), one.rollback(ID), f.after(injected),
         candidate=f.digest("c"), fallback=f.digest("f"), policy=policy, expires_at=f.after(900),

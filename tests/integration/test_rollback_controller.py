@@ -1,0 +1,317 @@
+"""The rollback-controller as a process on a real bus, before a real Triton: whatever is killed, one flip and no two."""
+
+import asyncio
+import json
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from contracts import facts as f
+from contracts.drills import Drill
+from contracts.envelope import Event
+from contracts.routes import Route, promote
+from contracts.services import DEADLETTER
+from services.rollback_controller.domain.record import Book
+from shared.bus import publish_event
+from shared.clock import SystemClock
+from shared.kv import Bucket
+from tests.kit import factories as k
+from tests.kit.gateway import load_toy, order
+from tests.kit.servers import running
+from tests.kit.services import ServiceProcess, running_service, stored_facts, wait_for_fact
+from tests.kit.triton import TritonServer, installed
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+MODULE = "services.rollback_controller.main"
+CLOCK = SystemClock()
+MODEL = "toy"
+QUICK = {
+    "ROLLBACK_CONTROLLER_VERIFY_S": "4", "ROLLBACK_CONTROLLER_RETRY_S": "0.5", "ROLLBACK_CONTROLLER_SWEEP_S": "0.3",
+    "ROLLBACK_CONTROLLER_PROBE_S": "3",
+}  # fmt: skip
+TRIGGERS = (k.trigger(name="slow", cooldown_s=600.0), k.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"))
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def toy(triton):
+    return {version: load_toy(triton, MODEL, version) for version in (1, 2, 3)}
+
+
+@pytest.fixture
+def controller(js, bus_settings):
+    with running_service(MODULE, bus_settings, **QUICK) as process:
+        yield process
+
+
+async def say(js, fact, *, event_id=None, environment="production", model=MODEL):
+    event = Event[type(fact)](
+        id=event_id or str(uuid.uuid4()), source="/slipway/tests", type=fact.TYPE, subject=model, time=CLOCK.now(),
+        correlationid="r-2", environment=environment, data=fact,
+    )  # fmt: skip
+    await publish_event(js, event)
+    return event.id
+
+
+async def learn(js, *versions, triggers=TRIGGERS):
+    for version in versions:
+        opened = k.fact(
+            f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=k.policy(triggers=triggers)
+        )
+        await say(js, opened)
+    bucket = Bucket(js, "rollbacks", Book)
+    async with asyncio.timeout(60):
+        while not (entry := await bucket.get(f"production.{MODEL}")) or set(entry.value.triggers) < set(map(str, versions)):
+            await asyncio.sleep(0.05)
+
+
+async def put_route(js, toy, *, active=2, previous=1, canary=None, older=(), epoch=7) -> Route:
+    share = k.CanaryShare(served=toy[canary], weight_ratio=0.3) if canary else None
+    behind = toy.get(previous) or (k.served(previous, "bf16", MODEL, endpoints=toy[active].endpoints) if previous else None)
+    route = Route(model=MODEL, epoch=epoch, active=toy[active], previous=behind, canary=share,
+                  older=tuple(toy[one] for one in older), cause_id="before")  # fmt: skip
+    await Bucket(js, "routes", Route).create(MODEL, route)
+    return route
+
+
+async def route_of(js) -> Route:
+    return (await Bucket(js, "routes", Route).get(MODEL)).value
+
+
+def target(version):
+    return k.target(version, "bf16", MODEL)
+
+
+def alert(version=2, *, kind=f.AlertRaised, trigger="slow", number=1):
+    return kind(
+        alert_id=f"{target(version)}/{trigger}/{number}", kind="latency", severity="critical", target=target(version),
+        trigger=trigger, value=0.9, limit=0.05, message="slow", first_bad_at=CLOCK.now(), raised_at=CLOCK.now(),
+    )  # fmt: skip
+
+
+def requests(version, count=8, **changes):
+    now = CLOCK.now()
+    about = {
+        "target": target(version), "scheduled_at": now, "sent_at": now, "error": None, "drill": None, "canary": False,
+        "ttft_ms": 50.0, "e2e_ms": 90.0, "environment": "production",
+    }  # fmt: skip
+    records = [k.inference(request_id=uuid.uuid4().hex, **(about | changes)) for _ in range(count)]
+    return f.InferenceBatch(gateway="gateway-test", records=tuple(records))
+
+
+async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, controller):
+    await learn(js, 1, 2)
+    await put_route(js, toy)
+    cause = await say(js, alert())
+    (changed,) = await wait_for_fact(js, f.DeploymentChanged)
+    route = await route_of(js)
+    assert changed.data.route == route
+    assert (changed.data.cause, changed.causationid) == ("rollback", cause)
+    assert (route.active.target, route.previous, route.barred, route.epoch) == (target(1), None, (target(2),), 8)
+    await say(js, requests(1))
+    (done,) = await wait_for_fact(js, f.RollbackCompleted)
+    assert (done.data.verdict, done.data.failed, done.data.to, done.data.mode) == ("pass", target(2), target(1), "automatic")
+    moments = done.data.timeline
+    assert moments.first_bad_at <= moments.detected_at <= moments.decided_at <= moments.switched_at <= moments.verified_at
+    (started,) = await stored_facts(js, f.RollbackStarted)
+    assert started.data.rollback_id == done.data.rollback_id
+    await say(js, alert(kind=f.AlertUpdated))
+    await asyncio.sleep(1.5)
+    assert (await route_of(js)) == route
+
+
+async def test_without_traffic_a_probe_decides_and_the_flip_stands(js, toy, controller):
+    await learn(js, 2)
+    await put_route(js, toy)
+    await say(js, alert())
+    (done,) = await wait_for_fact(js, f.RollbackCompleted)
+    assert done.data.verdict == "inconclusive"
+    assert (await route_of(js)).active.target == target(1)
+
+
+@pytest.mark.parametrize("what", [alert(trigger="refusals"), alert(trigger="unheard-of"), alert(version=3)])
+async def test_what_no_automatic_trigger_of_what_serves_asks_for_leads_nowhere(js, toy, controller, what):
+    await learn(js, 1, 2, 3)
+    before = await put_route(js, toy)
+    await say(js, what)
+    await say(js, requests(2))
+    await asyncio.sleep(2)
+    assert await route_of(js) == before
+    assert await stored_facts(js, f.RollbackStarted) == []
+
+
+POINTS = [f"rollback-controller.{point}" for point in (
+    "after_cas", "after_publish", "after_decision", "after_flip", "after_act", "before_ack"
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed_at_any_point_it_flips_once(js, toy, bus_settings, point):
+    await put_route(js, toy)
+    with running_service(MODULE, bus_settings, **QUICK) as first:
+        await learn(js, 1, 2)
+        first.kill()
+    killed = ServiceProcess(MODULE, bus_settings, SLIPWAY_FAILPOINT=point, **QUICK)
+    killed.start()
+    await say(js, alert())
+    try:
+        await asyncio.to_thread(killed.wait_until_dead)
+    finally:
+        killed.stop()
+    with running_service(MODULE, bus_settings, **QUICK):
+        await wait_for_fact(js, f.DeploymentChanged)
+        await say(js, requests(1))
+        await wait_for_fact(js, f.RollbackCompleted)
+    route = await route_of(js)
+    assert (route.epoch, route.active.target, route.barred) == (8, target(1), (target(2),))
+    for fact in (f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted):
+        assert len(await stored_facts(js, fact)) == 1, fact.TYPE
+
+
+async def test_the_bus_killed_in_the_middle_only_delays_it(js, nats_server, toy, controller):
+    await learn(js, 1, 2)
+    await put_route(js, toy)
+    await say(js, alert())
+    nats_server.kill()
+    nats_server.start()
+    (changed,) = await wait_for_fact(js, f.DeploymentChanged)
+    assert changed.data.route.active.target == target(1)
+    assert (await route_of(js)).epoch == 8
+
+
+async def test_nothing_is_flipped_to_what_does_not_answer_until_it_does(js, triton, toy, controller):
+    await learn(js, 2, 3)
+    await put_route(js, toy, active=2, previous=3)
+    order(triton, str(target(3)), "unload")
+    try:
+        await say(js, alert())
+        (failed,) = await wait_for_fact(js, f.RollbackFailed)
+        assert failed.data.code == "previous_not_hot"
+        assert str(target(3)) in failed.data.reason
+        assert (await route_of(js)).active.target == target(2), "a dead fallback is worse than a slow version"
+    finally:
+        order(triton, str(target(3)), "load")
+    await asyncio.sleep(0.6)
+    await say(js, alert(kind=f.AlertUpdated))
+    await wait_for_fact(js, f.DeploymentChanged)
+    assert (await route_of(js)).active.target == target(3)
+
+
+async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, controller):
+    await learn(js, 2, 3)
+    await put_route(js, toy, active=2, previous=1, canary=3)
+    await say(js, alert(version=3))
+    (changed,) = await wait_for_fact(js, f.DeploymentChanged)
+    assert changed.data.cause == "abort"
+    route = await route_of(js)
+    assert (route.active.target, route.canary.weight_ratio, route.barred) == (target(2), 0.0, (target(3),))
+
+
+async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, controller):
+    await learn(js, 2, 3)
+    await put_route(js, toy, active=2, previous=1, canary=3)
+    assessed = f.CanaryAssessed(target=target(3), weight_ratio=0.3, events=90, verdict="fail", reason="worse")
+    finished = f.ReleaseFinished(release_id="r-3", model=MODEL, version=3, outcome="aborted", reason="failed canary")
+    await asyncio.gather(say(js, assessed), say(js, finished), say(js, alert(version=3)))
+    await wait_for_fact(js, f.DeploymentChanged)
+    await asyncio.sleep(2)
+    route = await route_of(js)
+    assert (route.epoch, route.barred) == (8, (target(3),))
+    assert len(await stored_facts(js, f.DeploymentChanged)) == 1
+
+
+async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
+    await learn(js, 1, 2)
+    await put_route(js, toy, older=(3,))
+    ordered = f.RollbackOrdered(who="ops", reason="looks odd", failed=target(2))
+    await asyncio.gather(say(js, alert()), say(js, ordered))
+    await wait_for_fact(js, f.DeploymentChanged)
+    await asyncio.sleep(2)
+    route = await route_of(js)
+    assert (route.epoch, route.active.target, route.barred) == (8, target(1), (target(2),))
+
+
+async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
+    await learn(js, 1, 2)
+    await put_route(js, toy, active=2, previous=1, older=(3,))
+    await say(js, f.RollbackOrdered(who="ops", reason="no such version", failed=target(2), to_version=9))
+    (failed,) = await wait_for_fact(js, f.RollbackFailed)
+    assert (failed.data.code, failed.data.mode) == ("no_hot_previous", "manual")
+    await say(js, f.RollbackOrdered(who="ops", reason="both are odd", failed=target(2), to_version=3))
+    await wait_for_fact(js, f.DeploymentChanged)
+    route = await route_of(js)
+    assert (route.active.target, route.previous.target) == (target(3), target(1))
+    await say(js, f.RollbackOrdered(who="ops", reason="again", failed=target(2)))
+    refused = (await wait_for_fact(js, f.RollbackFailed, count=2))[1]
+    assert refused.data.code == "not_serving"
+
+
+async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_epoch(js, toy, controller):
+    await learn(js, 1, 2)
+    before = await put_route(js, toy)
+    await say(js, alert())
+    await wait_for_fact(js, f.DeploymentChanged)
+    route = await route_of(js)
+    for version in (2, 3):
+        stale = promote(route, toy[version], weight_ratio=1.0, epoch=before.epoch, cause_id="in flight")
+        assert stale.code in ("barred", "stale_epoch")
+
+
+async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
+    await learn(js, 1, 2)
+    await put_route(js, toy)
+    await say(js, alert())
+    await wait_for_fact(js, f.DeploymentChanged)
+    lifted = f.QuarantineLifted(who="ops", reason="false alarm", target=target(2))
+    await say(js, lifted, event_id="lift-1")
+    changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
+    assert changed.data.cause == "restore"
+    route = await route_of(js)
+    assert (route.barred, route.active.target) == ((), target(1))
+    await say(js, lifted)
+    async with asyncio.timeout(30):
+        while (await js.stream_info(DEADLETTER)).state.messages < 1:
+            await asyncio.sleep(0.1)
+    assert promote(route, toy[2], weight_ratio=1.0, epoch=route.epoch, cause_id="again").route.active == toy[2]
+
+
+async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_a_dead_letter(js, toy, controller):
+    await learn(js, 2)
+    about = {"who": "ops", "reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
+    good = f.DrillOrdered(fault=f.DrillFault(delay_ms=800), expires_at=CLOCK.now() + timedelta(seconds=60), **about)
+    await say(js, good, event_id="drill-1")
+    bucket = Bucket(js, "drills", Drill)
+    async with asyncio.timeout(30):
+        while (entry := await bucket.get(f"production.{MODEL}")) is None:
+            await asyncio.sleep(0.05)
+    assert (entry.value.drill_id, entry.value.fault, entry.value.share_ratio) == ("drill-1", good.fault, 0.5)
+    for bad in (
+        good.model_copy(update={"expires_at": CLOCK.now() + timedelta(hours=3)}),
+        good.model_copy(update={"fault": f.DrillFault()}),
+    ):
+        await say(js, bad)
+    async with asyncio.timeout(30):
+        while (await js.stream_info(DEADLETTER)).state.messages < 2:
+            await asyncio.sleep(0.1)
+    assert (await bucket.get(f"production.{MODEL}")).value == entry.value
+
+
+async def test_telemetry_that_comes_twice_or_cannot_be_read_does_no_harm(js, toy, controller):
+    await learn(js, 1, 2)
+    await put_route(js, toy)
+    await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}", b"\xff not json")
+    await say(js, alert())
+    await wait_for_fact(js, f.DeploymentChanged)
+    await say(js, requests(1, count=2), event_id="batch-1")
+    await say(js, requests(2, count=9))  # streams that finish where they began
+    await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}", json.dumps({"type": "nonsense"}).encode())
+    await say(js, requests(1, count=3))
+    (done,) = await wait_for_fact(js, f.RollbackCompleted)
+    assert done.data.verdict == "pass"
+    assert "first 5 requests" in done.data.reason
