@@ -4,6 +4,7 @@ from typing import Literal
 
 from contracts.envelope import Event
 from contracts.facts import StagingRequested, TrafficRequested
+from contracts.facts.staging import StagingPurpose
 from contracts.vocabulary import Contract, Digest, Instant, Target
 
 CLOSED_KEPT = 500
@@ -35,21 +36,27 @@ class Order(Contract):
 
 
 class Closed(Contract):
-    """A release, or one candidate of it, whose staging ended: older orders for it are void.
+    """A release, or one candidate of it, whose staging ended: its orders are void.
 
-    `candidate` is None when the whole release ended.
+    `candidate` is None when the whole release ended. A release stages a candidate once for each purpose, so `purpose`
+    says which order ended; None (facts of an earlier time) ends what was asked for before.
     """
 
     release_id: str
     candidate: Target | None
     at: Instant
+    purpose: StagingPurpose | None = None
 
     def covers(self, event: Event[StagingRequested]) -> bool:
-        """Tell whether a staging order was ended by this, however late it arrives."""
+        """Tell whether a staging order was ended by this, in whatever order the two facts arrive."""
         request = event.data
         if self.release_id != request.release_id:
             return False
-        return self.candidate is None or (self.candidate == request.candidate.target and event.time <= self.at)
+        if self.candidate is None:
+            return True
+        if self.candidate != request.candidate.target:
+            return False
+        return event.time <= self.at if self.purpose is None else request.purpose == self.purpose
 
 
 class LoadedTarget(Contract):

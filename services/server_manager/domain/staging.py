@@ -18,8 +18,9 @@ def enqueue_staging(record: Servers, event: Event[StagingRequested]) -> Servers:
 
 
 def release_staging(record: Servers, event: Event[StagingReleased]) -> Servers:
-    """End the staging of one candidate of a release, held or waiting."""
-    closed = Closed(release_id=event.data.release_id, candidate=event.data.candidate, at=event.time)
+    """End the staging of one candidate of a release for one purpose, held or waiting."""
+    ended = event.data
+    closed = Closed(release_id=ended.release_id, candidate=ended.candidate, at=event.time, purpose=ended.purpose)
     return _close(record, closed)
 
 

@@ -53,17 +53,19 @@ def _event(fact, event_id: str, seconds: float, model: str):
     )  # fmt: skip
 
 
-def staging_requested(event_id="s1", candidate=1, baseline=0, *, release="r1", seconds=0.0, weights=100):
+def staging_requested(
+    event_id="s1", candidate=1, baseline=0, *, release="r1", seconds=0.0, weights=100, purpose="benchmark"
+):
     fact = StagingRequested(
         release_id=release, candidate=deployable(candidate, weights_bytes=weights), baseline=deployable(baseline),
-        purpose="benchmark", load=LoadProfile(),
+        purpose=purpose, load=LoadProfile(),
     )  # fmt: skip
     return _event(fact, event_id, seconds, "bot")
 
 
-def staging_released(candidate=1, *, release="r1", seconds=10.0):
-    fact = StagingReleased(release_id=release, candidate=deployable(candidate).target)
-    return _event(fact, f"released-{release}-{candidate}-{seconds}", seconds, "bot")
+def staging_released(candidate=1, *, release="r1", seconds=10.0, purpose=None):
+    fact = StagingReleased(release_id=release, candidate=deployable(candidate).target, purpose=purpose)
+    return _event(fact, f"released-{release}-{candidate}-{seconds}-{purpose}", seconds, "bot")
 
 
 def release_finished(release="r1", *, seconds=20.0):

@@ -106,14 +106,33 @@ async def test_staging_is_granted_announced_and_released(world):
     assert world.engine.models == {}
 
 
-async def test_a_corrupt_artifact_fails_the_lease_without_loading(world):
+@pytest.mark.parametrize("purpose", ["benchmark", "rehearsal"])
+async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which(world, purpose):
     world.artifacts.broken[deployable(1).manifest.digest] = Permanent("digest_mismatch", "not those bytes")
-    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    asked = staging_requested("s1", 1, 0, purpose=purpose)
+    await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
-    assert (failed.code, failed.stage) == ("digest_mismatch", "stage")
+    assert (failed.code, failed.stage, failed.details) == ("digest_mismatch", "stage", {"purpose": purpose})
     assert V1 not in world.engine.loads
     assert world.state.record.lease is None
+
+
+async def test_a_rehearsal_is_staged_after_the_benchmark_of_the_same_candidate(world):
+    ended = staging_released(1, seconds=9, purpose="benchmark")
+    for edit in (
+        lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)),
+        lambda record: staging.enqueue_staging(record, staging_requested("s2", 1, 0, purpose="rehearsal")),
+    ):
+        await world.state.edit(edit)
+    await world.ticks()
+    assert [one.lease_id for one in world.said.facts(VariantStaged)] == ["s1"]
+    await world.state.edit(lambda record: staging.release_staging(record, ended))
+    await world.ticks()
+    first, second = world.said.facts(VariantStaged)
+    assert (second.lease_id, second.request.purpose) == ("s2", "rehearsal")
+    assert second.candidate == first.candidate
+    assert world.engine.loads == [V0, V1], "what is still loaded is not loaded again"
 
 
 async def test_a_full_disk_is_tried_again_and_then_named(world):

@@ -2,6 +2,7 @@
 
 from itertools import permutations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -59,6 +60,46 @@ def test_a_request_that_arrives_after_its_release_is_void():
     assert later.waiting, "a rehearsal asks for the same candidate again, later"
     finished = staging.finish_release(record, release_finished("r1", seconds=20))
     assert not staging.enqueue_staging(finished, staging_requested("s3", 1, seconds=25)).waiting
+
+
+PURPOSES = (
+    (staging.enqueue_staging, staging_requested("s1", 1, seconds=0)),
+    (staging.release_staging, staging_released(1, seconds=5, purpose="benchmark")),
+    # said in the same breath by a registry whose clock has not moved, or was set back
+    (staging.enqueue_staging, staging_requested("s2", 1, seconds=4, purpose="rehearsal")),
+)
+
+
+@pytest.mark.parametrize("order", permutations(PURPOSES))
+def test_the_end_of_the_benchmark_s_lease_never_ends_the_rehearsal_s(order):
+    record = Servers()
+    for edit, event in order:
+        record = edit(record, event)
+        record = staging.grant_lease(record, "s1", START)
+    assert [one.lease_id for one in record.waiting] == ["s2"]
+    assert record.lease is None
+    assert not staging.release_staging(record, staging_released(1, seconds=6, purpose="rehearsal")).waiting
+
+
+@pytest.mark.parametrize(
+    "order", permutations([*PURPOSES, (staging.release_staging, staging_released(1, seconds=3, purpose="rehearsal"))])
+)
+def test_once_both_are_released_nothing_is_staged_whatever_came_first(order):
+    record = Servers()
+    for edit, event in order:
+        record = edit(record, event)
+    assert (record.lease, record.waiting) == (None, ())
+
+
+def test_a_release_of_an_earlier_time_names_no_purpose_and_ends_what_was_asked_for_before():
+    record = staging.release_staging(Servers(), staging_released(1, seconds=10))
+    assert not staging.enqueue_staging(record, staging_requested("s1", 1, seconds=5, purpose="rehearsal")).waiting
+    assert staging.enqueue_staging(record, staging_requested("s2", 1, seconds=15, purpose="rehearsal")).waiting
+
+
+def test_a_record_of_an_earlier_time_still_reads():
+    closed = {"release_id": "r1", "candidate": None, "at": at(1).isoformat()}
+    assert Servers.model_validate({"closed": [closed]}).closed[0].purpose is None
 
 
 def test_a_redelivered_request_does_not_take_the_lease_again():
