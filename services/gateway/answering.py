@@ -11,11 +11,12 @@ from shared.clock import Clock
 from shared.errors import Transient
 from shared.inference import Delta
 
-from .domain import features, routing, timing
+from .domain import drills, features, routing, timing
 from .domain.answers import Usage
+from .domain.drills import Touch
 from .domain.requests import Ask
 from .domain.routing import Choice
-from .ports import Engine
+from .ports import Engine, Pause
 
 CANCELLED = "cancelled"
 
@@ -26,7 +27,7 @@ class Question:
 
     Attributes:
         environment: `staging` for rehearsals; kept apart in telemetry.
-        drill: the drill that touched this request, if any.
+        touch: what a drill does to this request, if any does.
         arrived_s: the arrival on the monotonic clock; all durations count from it.
     """
 
@@ -38,22 +39,25 @@ class Question:
     arrived_at: datetime
     arrived_s: float
     environment: Environment = "production"
-    drill: str | None = None
+    touch: Touch | None = None
 
 
 class Answer:
     """An answer in progress: `start`, then read `texts` to their end, then `close`, whatever happened."""
 
-    def __init__(self, question: Question, engine: Engine, clock: Clock) -> None:
+    def __init__(self, question: Question, engine: Engine, clock: Clock, pause: Pause) -> None:
         self._question = question
         self._engine = engine
         self._clock = clock
+        self._pause = pause
+        self._alteration = question.touch.alteration if question.touch else None
         self._stream: AsyncGenerator[Delta, None] | None = None
-        self._first: Delta | None = None
+        self._first: str | None = None
         self._endpoint = ""
         self._sent_s = question.arrived_s
         self._arrivals: list[timing.Arrival] = []
         self._texts: list[str] = []
+        self._begun = False
         self.retried = False
         self.finish_reason = ""
         self.usage = Usage()
@@ -62,9 +66,12 @@ class Answer:
         """Get the first piece; a failure before it is tried once more, never on another version.
 
         Raises:
-            Transient: both attempts failed, or the target stayed silent and has no other endpoint.
+            Transient: both attempts failed, or the target stayed silent and has no other endpoint; or a drill failed
+                the request, which is never tried again.
             Permanent: the engine cannot answer this request.
         """
+        if self._question.touch is not None:
+            await self._suffer(self._question.touch)
         endpoints = routing.order_endpoints(self._question.choice.served, self._question.request_id)
         try:
             await self._attempt(endpoints[0])
@@ -76,6 +83,12 @@ class Answer:
             self.retried = True
             await self._attempt(endpoints[1 % len(endpoints)])
 
+    async def _suffer(self, touch: Touch) -> None:
+        if touch.delay_s > 0.0:
+            await self._pause(touch.delay_s)
+        if touch.fails:
+            raise Transient("engine_failed", touch.failure)
+
     async def _attempt(self, endpoint: str) -> None:
         question = self._question
         self._endpoint, self._sent_s = endpoint, self._clock.monotonic()
@@ -83,28 +96,30 @@ class Answer:
             endpoint, question.choice.served.target, question.prompt, question.sampling, question.request_id
         )
         self._stream = stream
-        self._first = await anext(stream)
-        self._note(self._first)
+        self._first = self._note(await anext(stream))
 
     async def texts(self) -> AsyncIterator[str]:
         """Give the pieces of text as they come; raises as `start` where the stream breaks."""
         assert self._stream is not None  # noqa: S101 - start() was called
         assert self._first is not None  # noqa: S101
-        if self._first.text:
-            yield self._first.text
+        if self._first:
+            yield self._first
         async for delta in self._stream:
-            self._note(delta)
-            if delta.text:
-                yield delta.text
+            if text := self._note(delta):
+                yield text
 
-    def _note(self, delta: Delta) -> None:
+    def _note(self, delta: Delta) -> str:
+        """Take a piece from the engine and give the text that the caller gets for it."""
         at_s = self._clock.monotonic() - self._question.arrived_s
-        self._arrivals.append(timing.Arrival(at_s, delta.output_tokens, bool(delta.text)))
-        self._texts.append(delta.text)
+        text = drills.alter(self._alteration, delta.text, delta.output_tokens, first=not self._begun)
+        self._begun = self._begun or bool(text)
+        self._arrivals.append(timing.Arrival(at_s, delta.output_tokens, bool(text)))
+        self._texts.append(text)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = Usage(
             max(self.usage.input_tokens, delta.input_tokens), self.usage.output_tokens + delta.output_tokens
         )
+        return text
 
     async def close(self) -> None:
         """Abort in the engine whatever still runs there."""
@@ -124,7 +139,7 @@ class Answer:
             endpoint=self._endpoint,
             environment=question.environment,
             canary=question.choice.canary,
-            drill=question.drill,
+            drill=question.touch.drill_id if question.touch else None,
             scheduled_at=question.arrived_at,
             sent_at=question.arrived_at + sent_after,
             ttft_ms=timing.first_token_ms(self._arrivals),

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from .completions import Completions, Parts
+from .domain import environments
 from .domain.answers import model_card
-from .domain.errors import Problem, model_not_found
+from .domain.errors import Problem, Refused, model_not_found
 from .domain.routing import list_models
 from .http import problem_response
 
@@ -21,16 +22,19 @@ def build(
     telemetry_trouble: Callable[[], str | None],
 ) -> Starlette:  # fmt: skip
     """Give the application: the OpenAI endpoints, and those that say how the gateway is."""
-    table = parts.table
+    table, staging = parts.tables["production"], parts.tables["staging"]
     created = int(parts.clock.now().timestamp())
 
-    async def models(_request: Request) -> Response:
-        names = [name for route in table.all() for name in list_models(route)]
-        return JSONResponse({"object": "list", "data": [model_card(name, created) for name in names]})
+    def names(request: Request) -> list[str]:
+        environment = environments.read_environment(request.headers.getlist(environments.HEADER))
+        return [name for route in parts.tables[environment].all() for name in list_models(route)]
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [model_card(name, created) for name in names(request)]})
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        if not any(name in list_models(route) for route in table.all()):
+        if name not in names(request):
             return problem_response(model_not_found(name))
         return JSONResponse(model_card(name, created))
 
@@ -42,11 +46,14 @@ def build(
         parts.metrics.bus_connected.set(connected)
         # Saved routes are enough: a gateway must serve without the bus. Without either it knows nothing.
         ready = connected or bool(table.all())
+        on = parts.drills.under_way()
         body = {
             "service": "gateway", "ready": ready,
             "checks": {
                 "bus": "ok" if connected else "not connected",
                 "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})",
+                "staging": str(len(staging.all())),
+                "drills": ", ".join(f"{one.drill_id} on {one.environment} {one.target}" for one in on) or "none",
                 "telemetry": telemetry_trouble() or "ok",
             },
         }  # fmt: skip
@@ -62,7 +69,7 @@ def build(
             Route("/readyz", readyz),
             Mount("/metrics", make_asgi_app(registry=registry)),
         ],
-        exception_handlers={HTTPException: _http_error, 500: _defect},
+        exception_handlers={HTTPException: _http_error, Refused: _refused, 500: _defect},
     )
 
 
@@ -70,6 +77,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     message = f"{request.method} {request.url.path}: {error.detail}"
     return problem_response(Problem(error.status_code, message), error.headers)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)  # noqa: S101 - registered for this class
+    return problem_response(error.problem)
 
 
 async def _defect(_request: Request, _error: Exception) -> Response:

@@ -1,8 +1,10 @@
 """The two endpoints that generate text: understand the request, choose the target, answer, report."""
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,16 +14,18 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.facts import Inference
 from contracts.routes import ServedTarget
+from contracts.vocabulary import Environment
 from shared.clock import Clock
 from shared.errors import SlipwayError
 
 from .answering import Answer, Question
-from .domain import answers, errors, requests, routing
+from .domain import answers, drills, environments, errors, requests, routing
 from .domain.errors import Problem, Refused
 from .domain.requests import Ask
+from .drill_table import DrillTable
 from .http import EventStream, problem_response, read_body, until_disconnect
 from .metrics import GatewayMetrics
-from .ports import Engine, NewId, TemplateFailure, TemplateRefusal, Templates
+from .ports import Engine, NewId, Pause, TemplateFailure, TemplateRefusal, Templates
 from .route_table import RouteTable
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -29,9 +33,10 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 @dataclass(frozen=True)
 class Parts:
-    """What the endpoints work with."""
+    """What the endpoints work with; `tables` holds the routes of each environment."""
 
-    table: RouteTable
+    tables: Mapping[Environment, RouteTable]
+    drills: DrillTable
     engine: Engine
     templates: Templates
     record: Callable[[Inference], None]
@@ -40,6 +45,7 @@ class Parts:
     new_id: NewId
     max_in_flight: int
     max_body_bytes: int
+    pause: Pause = asyncio.sleep
 
 
 class Completions:
@@ -48,7 +54,7 @@ class Completions:
     def __init__(self, kind: Literal["chat", "completion"], parts: Parts) -> None:
         self._kind = kind
         self._parts = parts
-        self._in_flight = 0
+        self._in_flight: Counter[Environment] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -56,32 +62,44 @@ class Completions:
         request = Request(scope, receive)
         given = request.headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else parts.new_id()
-        self._in_flight += 1
-        parts.metrics.in_flight.inc()
+        environment: Environment | None = None
         try:
-            question = await self._understand(request, request_id)
-            await until_disconnect(receive, self._answer(question, scope, receive, send))
+            environment = environments.read_environment(request.headers.getlist(environments.HEADER))
+            with self._counted(environment):
+                question = await self._understand(request, request_id, environment)
+                await until_disconnect(receive, self._answer(question, scope, receive, send))
         except Refused as refused:
-            parts.metrics.refuse(refused.problem.status)
+            parts.metrics.refuse(refused.problem.status, environment)
             await problem_response(refused.problem, {"x-request-id": request_id})(scope, receive, send)
-        finally:
-            self._in_flight -= 1
-            parts.metrics.in_flight.dec()
 
-    async def _understand(self, request: Request, request_id: str) -> Question:
+    @contextlib.contextmanager
+    def _counted(self, environment: Environment) -> Iterator[None]:
+        gauge = self._parts.metrics.in_flight.labels(environment)
+        self._in_flight[environment] += 1
+        gauge.inc()
+        try:
+            yield
+        finally:
+            self._in_flight[environment] -= 1
+            gauge.dec()
+
+    async def _understand(self, request: Request, request_id: str, environment: Environment) -> Question:
         parts = self._parts
         arrived_at, arrived_s = parts.clock.now(), parts.clock.monotonic()
-        if self._in_flight > parts.max_in_flight:
+        if self._in_flight[environment] > parts.max_in_flight:
             headers = {"Retry-After": "1"}
             raise Refused(Problem(429, "Too many requests at once.", "rate_limit_error", headers=headers))
         body = requests.parse_body(await read_body(request, parts.max_body_bytes))
         ask = requests.read_chat(body) if self._kind == "chat" else requests.read_completion(body)
-        choice = choose(parts.table, ask.model, key=ask.user or request_id)
+        choice = choose(parts.tables[environment], ask.model, key=ask.user or request_id)
         sampling = requests.plan_sampling(ask, choice.served.context_tokens)
         prompt = await self._render(ask, choice.served)
+        target = choice.served.target
+        known = parts.drills.get(environment, target.model)
         return Question(
             request_id=request_id, ask=ask, choice=choice, prompt=prompt, sampling=sampling, arrived_at=arrived_at,
-            arrived_s=arrived_s,
+            arrived_s=arrived_s, environment=environment,
+            touch=drills.decide_touch(known, target, request_id, arrived_at, arrived_s),
         )  # fmt: skip
 
     async def _render(self, ask: Ask, served: ServedTarget) -> str:
@@ -100,8 +118,8 @@ class Completions:
             raise Refused(Problem(500, str(failure), "server_error", code="template_failed")) from failure
 
     async def _answer(self, question: Question, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = Answer(question, self._parts.engine, self._parts.clock)
-        headers = release_headers(question)
+        answer = Answer(question, self._parts.engine, self._parts.clock, self._parts.pause)
+        headers = labels(question)
         events = EventStream(send, headers)
         error: str | None = None
         cancelled = False
@@ -154,7 +172,7 @@ class Completions:
         record = answer.report(error=error, cancelled=cancelled)
         self._parts.metrics.observe(record)
         if answer.retried:
-            self._parts.metrics.retries.inc()
+            self._parts.metrics.retries.labels(record.environment).inc()
         self._parts.record(record)
 
 
@@ -179,11 +197,12 @@ def choose(table: RouteTable, name: str, key: str) -> routing.Choice:
     return chosen
 
 
-def release_headers(question: Question) -> Mapping[str, str]:
-    """Give the headers that say who answered."""
+def labels(question: Question) -> Mapping[str, str]:
+    """Give the headers that say who answered, and whether a drill had a hand in it."""
     target = question.choice.served.target
     return {
         "x-request-id": question.request_id,
         "x-slipway-version": str(target),
         "x-slipway-release": f"{target.model}@v{target.version}",
+        **(question.touch.headers if question.touch else {}),
     }

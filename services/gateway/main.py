@@ -9,12 +9,15 @@ from collections.abc import Iterator
 import structlog
 import uvicorn
 
+from contracts.drills import Drill
+from contracts.routes import Route
 from services.gateway.adapters.bus import BusLink
 from services.gateway.adapters.route_file import RouteFile
 from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import build
 from services.gateway.completions import Parts
+from services.gateway.drill_table import DrillTable
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
@@ -49,7 +52,8 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     link = BusLink(bus)
     metrics = GatewayMetrics(bus.metrics)
     file = RouteFile(connection.work_dir(SERVICE) / "routes.json")
-    table = RouteTable(file.load(), file.save)
+    table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
+    drills = DrillTable(clock)
     engine = TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s))
     templates = SandboxedTemplates(clock, workers=settings.template_workers, time_s=settings.template_time_s)
     recorder = Recorder(
@@ -57,8 +61,9 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         batch=settings.telemetry_batch, interval_s=settings.telemetry_interval_s, on_drop=metrics.dropped.inc,
     )  # fmt: skip
     parts = Parts(
-        table=table, engine=engine, templates=templates, record=recorder.record, metrics=metrics, clock=clock,
-        new_id=lambda: uuid.uuid4().hex, max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes,
+        tables={"production": table, "staging": staging}, drills=drills, engine=engine, templates=templates,
+        record=recorder.record, metrics=metrics, clock=clock, new_id=lambda: uuid.uuid4().hex,
+        max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes,
     )  # fmt: skip
     app = build(
         parts, registry=bus.metrics, bus_connected=lambda: link.connected, telemetry_trouble=lambda: recorder.trouble
@@ -71,7 +76,11 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     )  # fmt: skip
     _stop_on_signals(server)
     await templates.start()
-    tasks = [asyncio.ensure_future(work) for work in (link.connect(), link.follow_routes(table), recorder.run())]
+    background = (
+        link.connect(), recorder.run(), link.follow("routes", Route, table.apply),
+        link.follow("staging-routes", Route, staging.apply), link.follow("drills", Drill, drills.apply),
+    )  # fmt: skip
+    tasks = [asyncio.ensure_future(work) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:
         await server.serve()

@@ -1,8 +1,11 @@
-"""What Prometheus reads from the gateway, by target."""
+"""What Prometheus reads from the gateway, by target; staging is never counted as production."""
+
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from contracts.facts import Inference
+from contracts.vocabulary import Environment
 
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30, 60)
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5, 20)
@@ -13,23 +16,30 @@ class GatewayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         name = "slipway_gateway_"
+        by = ["environment", "target"]
         self._requests = Counter(
-            name + "requests", "Requests by target and how they ended", ["target", "outcome"], registry=registry
+            name + "requests", "Requests by target and how they ended", [*by, "outcome"], registry=registry
         )  # fmt: skip
-        self._errors = Counter(name + "errors", "Failed requests by code", ["target", "code"], registry=registry)
+        self._errors = Counter(name + "errors", "Failed requests by code", [*by, "code"], registry=registry)
+        self._drilled = Counter(name + "drilled", "Requests that a drill touched", by, registry=registry)
         self._refused = Counter(
-            name + "refused", "Requests that reached no target, by HTTP status", ["status"], registry=registry
+            name + "refused", "Requests that reached no target, by HTTP status", ["environment", "status"],
+            registry=registry,
         )  # fmt: skip
         self._ttft = Histogram(
-            name + "ttft_seconds", "First text minus arrival", ["target"], registry=registry, buckets=_TTFT_S
+            name + "ttft_seconds", "First text minus arrival", by, registry=registry, buckets=_TTFT_S
         )  # fmt: skip
         self._itl = Histogram(
-            name + "itl_seconds", "Mean time between tokens of a request", ["target"], registry=registry,
-            buckets=_ITL_S,
+            name + "itl_seconds", "Mean time between tokens of a request", by, registry=registry, buckets=_ITL_S
         )  # fmt: skip
-        self._tokens = Counter(name + "output_tokens", "Generated tokens", ["target"], registry=registry)
-        self.in_flight = Gauge(name + "in_flight", "Requests being answered", registry=registry)
-        self.retries = Counter(name + "retries", "Second attempts before the first token", registry=registry)
+        self._tokens = Counter(name + "output_tokens", "Generated tokens", by, registry=registry)
+        self.in_flight = Gauge(name + "in_flight", "Requests being answered", ["environment"], registry=registry)
+        self.retries = Counter(
+            name + "retries", "Second attempts before the first token", ["environment"], registry=registry
+        )  # fmt: skip
+        for environment in get_args(Environment):
+            self.in_flight.labels(environment)
+            self.retries.labels(environment)
         self.dropped = Counter(
             name + "telemetry_dropped", "Telemetry records dropped because the bus was away for long", registry=registry
         )  # fmt: skip
@@ -37,17 +47,19 @@ class GatewayMetrics:
 
     def observe(self, record: Inference) -> None:
         """Count one request."""
-        target = str(record.target)
+        by = (record.environment, str(record.target))
         outcome = "error" if record.error else "cancelled" if record.finish_reason == "cancelled" else "ok"
-        self._requests.labels(target, outcome).inc()
+        self._requests.labels(*by, outcome).inc()
         if record.error:
-            self._errors.labels(target, record.error).inc()
+            self._errors.labels(*by, record.error).inc()
+        if record.drill is not None:
+            self._drilled.labels(*by).inc()
         if record.ttft_ms is not None:
-            self._ttft.labels(target).observe(record.ttft_ms / 1000.0)
+            self._ttft.labels(*by).observe(record.ttft_ms / 1000.0)
         if record.itl_ms is not None:
-            self._itl.labels(target).observe(record.itl_ms.mean / 1000.0)
-        self._tokens.labels(target).inc(record.output_tokens)
+            self._itl.labels(*by).observe(record.itl_ms.mean / 1000.0)
+        self._tokens.labels(*by).inc(record.output_tokens)
 
-    def refuse(self, status: int) -> None:
-        """Count a request that was refused before it reached a target."""
-        self._refused.labels(str(status)).inc()
+    def refuse(self, status: int, environment: Environment | None) -> None:
+        """Count a request that was refused before it reached a target; None: it named no environment that exists."""
+        self._refused.labels(environment or "unknown", str(status)).inc()

@@ -54,3 +54,10 @@ class NewId(Protocol):
 
     def __call__(self) -> str:
         """Give an identifier that nobody has: lower-case hexadecimal."""
+
+
+class Pause(Protocol):
+    """Lets time pass (`asyncio.sleep`)."""
+
+    async def __call__(self, delay: float, /) -> None:
+        """Return after so many seconds."""

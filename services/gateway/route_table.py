@@ -5,17 +5,22 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from contracts.routes import Route
+from contracts.vocabulary import Environment
 
 Save = Callable[[dict[str, Route]], None]
 
 
 class RouteTable:
-    """Answers from memory; a change is visible to the very next request."""
+    """Answers from memory; a change is visible to the very next request.
 
-    def __init__(self, saved: Mapping[str, Route], save: Save) -> None:
+    What staging serves ends with its rehearsal, so it is never saved.
+    """
+
+    def __init__(self, saved: Mapping[str, Route], save: Save | None, environment: Environment = "production") -> None:
         self._routes = dict(saved)
         self._revisions: dict[str, int] = {}
         self._save = save
+        self._environment = environment
 
     def get(self, model: str) -> Route | None:
         """Give the route of a model."""
@@ -42,8 +47,11 @@ class RouteTable:
             return
         self._routes[model] = route
         active = str(route.active.target) if route.active else None
-        structlog.get_logger().info("route changed", model=model, epoch=route.epoch, active=active)
+        log = structlog.get_logger().bind(model=model, environment=self._environment)
+        log.info("route changed", epoch=route.epoch, active=active)
+        if self._save is None:
+            return
         try:
             self._save(dict(self._routes))
         except OSError as error:
-            structlog.get_logger().warning("routes could not be saved", error=repr(error))
+            log.warning("routes could not be saved", error=repr(error))

@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from contracts.envelope import Event
+from contracts.envelope import Event, nats_subject
 from contracts.facts import InferenceBatch
 from contracts.routes import CanaryShare, Route
 from contracts.services import TELEMETRY
@@ -23,6 +23,7 @@ from tests.unit.gateway.engine_conformance import EngineConformance
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
 BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+ENVIRONMENTS = {"routes": "production", "staging-routes": "staging"}
 SWITCHES = {"dead_text": "DEADTEXT", "mute_text": "MUTETEXT", "crash_text": "CRASHTEXT"}
 
 
@@ -56,20 +57,22 @@ async def asdk(gateway):
         yield one
 
 
-async def put_route(js, gateway, route: Route) -> None:
+async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
     """Write a route and wait until this gateway has it."""
-    bucket = Bucket(js, "routes", Route)
+    bucket, headers = Bucket(js, bucket, Route), {"x-slipway-environment": ENVIRONMENTS[bucket]}
     entry = await bucket.get(route.model)
     await (bucket.create(route.model, route) if entry is None else bucket.update(route.model, route, entry.revision))
     name = f"{route.model}@v{route.active.target.version}"
     async with asyncio.timeout(10):
-        while await asyncio.to_thread(gateway.get, f"/v1/models/{name}") is None:
-            await asyncio.sleep(0.01)
+        async with httpx.AsyncClient(base_url=gateway.base_url, headers=headers) as http:
+            while (await http.get(f"/v1/models/{name}")).status_code != 200:
+                await asyncio.sleep(0.01)
 
 
-async def telemetry(js, count: int):
+async def telemetry(js, count: int, environment: str = "production"):
     """Wait for `count` records and give them, with their raw messages."""
-    subscription = await js.pull_subscribe(f"{InferenceBatch.TYPE}.>", stream=TELEMETRY)
+    subject = nats_subject(InferenceBatch.TYPE, "*", environment)
+    subscription = await js.pull_subscribe(subject, stream=TELEMETRY)
     records, raw = [], b""
     async with asyncio.timeout(20):
         while len(records) < count:
@@ -179,8 +182,9 @@ async def test_a_caller_that_goes_away_stops_the_engine(js, gateway, toy):
     records, _ = await telemetry(js, 1)
     assert (records[0].finish_reason, records[0].error) == ("cancelled", None)
     assert records[0].output_tokens < 500
-    assert gateway.metric("slipway_gateway_in_flight") == 0.0
-    assert gateway.metric('slipway_gateway_requests_total{outcome="cancelled",target="toy.v1.bf16"}') == 1.0
+    assert gateway.metric('slipway_gateway_in_flight{environment="production"}') == 0.0
+    labels = 'environment="production",outcome="cancelled",target="toy.v1.bf16"'
+    assert gateway.metric(f"slipway_gateway_requests_total{{{labels}}}") == 1.0
 
 
 async def test_a_caller_that_does_not_wait_for_the_whole_answer_stops_the_engine_too(js, gateway, toy):
@@ -200,7 +204,7 @@ async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway
     await put_route(js, gateway, Route(model="toy", epoch=1, active=two))
     for _ in range(12):
         await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
-    assert gateway.metric("slipway_gateway_retries_total") > 0
+    assert gateway.metric('slipway_gateway_retries_total{environment="production"}') > 0
 
 
 async def test_a_template_bomb_harms_only_its_own_model(js, gateway, asdk, toy, triton):

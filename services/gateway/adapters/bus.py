@@ -1,4 +1,4 @@
-"""The gateway on the bus: follows the routes, publishes telemetry."""
+"""The gateway on the bus: follows routes and drills, publishes telemetry."""
 
 import asyncio
 
@@ -6,12 +6,10 @@ import nats.errors
 import structlog
 
 from contracts.facts import InferenceBatch
-from contracts.routes import Route
 from contracts.vocabulary import Environment
-from services.gateway.route_table import RouteTable
 from shared.bus import Bus, Emit, publish_event
 from shared.errors import Transient
-from shared.kv import Bucket
+from shared.kv import Bucket, M, OnChange
 from shared.service import connect_patiently
 
 _RETRY_S = 0.5
@@ -34,15 +32,15 @@ class BusLink:
         await connect_patiently(self._bus)
         self._joined.set()
 
-    async def follow_routes(self, table: RouteTable) -> None:
-        """Keep the table up to date for ever. Whatever goes wrong, the table keeps what it knows."""
+    async def follow(self, bucket: str, record: type[M], apply: OnChange[M]) -> None:
+        """Tell `apply` every record and every change, for ever. Whatever goes wrong, what was told stays told."""
         await self._joined.wait()
-        bucket = Bucket(self._bus.js, "routes", Route, service=self._bus.service)
+        records = Bucket(self._bus.js, bucket, record, service=self._bus.service)
         while True:
             try:
-                await bucket.follow(self._bus.client, table.apply)
+                await records.follow(self._bus.client, apply)
             except Exception as error:  # noqa: BLE001 - a gateway that stops following would never roll back
-                structlog.get_logger().error("following the routes failed", error=repr(error))
+                structlog.get_logger().error("following failed", bucket=bucket, error=repr(error))
             await asyncio.sleep(_RETRY_S)
 
     async def publish(self, batch: InferenceBatch, *, model: str, environment: Environment, batch_id: str) -> None:

@@ -1,11 +1,12 @@
 """Which target answers a request: a pure function of the route and the request's key."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN
+
+from .draws import fraction
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
 _MODEL = re.compile(MODEL_NAME_PATTERN)
@@ -44,7 +45,7 @@ def choose_target(route: Route, key: str) -> Choice | None:
     """
     canary = route.canary
     if canary is not None and not route.is_barred(canary.served.target):
-        draw = _fraction(f"{canary.served.target}|{key}")
+        draw = fraction(f"{canary.served.target}|{key}")
         if draw < canary.weight_ratio:
             return Choice(canary.served, canary=True)
     return None if route.active is None else Choice(route.active)
@@ -76,15 +77,10 @@ def list_models(route: Route) -> list[str]:
 def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
     """Spread requests over the endpoints of a target; the second is where a failed attempt goes next."""
     count = len(served.endpoints)
-    start = int(_fraction(key) * count) % count
+    start = int(fraction(key) * count) % count
     return served.endpoints[start:] + served.endpoints[:start]
 
 
 def fingerprint(served: ServedTarget) -> str:
     """Give the `system_fingerprint`: the target, and enough of its manifest's digest to find the very bytes."""
     return f"fp_{served.target}.{served.manifest.digest.removeprefix('sha256:')[:8]}"
-
-
-def _fraction(key: str) -> float:
-    """Map a key evenly to 0 ≤ x < 1."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48

@@ -12,17 +12,21 @@ from shared.inference import Delta
 
 
 class StepClock:
-    """Moves by one millisecond each time it is read."""
+    """Moves by one millisecond each time it is read, and by every pause."""
 
     def __init__(self) -> None:
         self._reads = itertools.count()
         self._start = datetime(2026, 3, 4, tzinfo=UTC)
+        self._paused_s = 0.0
 
     def now(self):
         return self._start + timedelta(seconds=self.monotonic())
 
     def monotonic(self):
-        return next(self._reads) / 1000.0
+        return next(self._reads) / 1000.0 + self._paused_s
+
+    async def pause(self, delay_s):
+        self._paused_s += delay_s
 
 
 @dataclass

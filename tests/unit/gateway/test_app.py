@@ -3,50 +3,15 @@
 import asyncio
 import json
 
-import httpx
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 
 from contracts.routes import CanaryShare, Route
-from services.gateway.app import build
-from services.gateway.completions import Parts
-from services.gateway.metrics import GatewayMetrics
-from services.gateway.route_table import RouteTable
 from shared.errors import Permanent, Transient
 from tests.kit.factories import MODEL, route, served
-from tests.unit.gateway.fakes import FakeEngine, InProcessTemplates, StepClock
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import World, only_active
 
-HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 DEAD = Transient("engine_dead", "the engine is dead")
-
-
-class World:
-    """An application with its fakes in reach."""
-
-    def __init__(self, *routes, engine=None, max_in_flight=8) -> None:
-        self.engine = engine or FakeEngine()
-        self.records = []
-        self.bus = True
-        self.registry = CollectorRegistry()
-        self.table = RouteTable({one.model: one for one in routes}, lambda _: None)
-        ids = iter(range(1000))
-        self.parts = Parts(
-            table=self.table, engine=self.engine, templates=InProcessTemplates(), record=self.records.append,
-            metrics=GatewayMetrics(self.registry), clock=StepClock(), new_id=lambda: f"id{next(ids)}",
-            max_in_flight=max_in_flight, max_body_bytes=10_000,
-        )  # fmt: skip
-        app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus, telemetry_trouble=lambda: None)
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
-
-    async def chat(self, headers=None, **changes):
-        return await self.http.post("/v1/chat/completions", json={**HELLO, **changes}, headers=headers)
-
-    def metric(self, name):
-        return [line for line in generate_latest(self.registry).decode().splitlines() if line.startswith(name)]
-
-
-def only_active(**changes):
-    return route(canary=None, active=served(7, **changes))
 
 
 async def test_a_chat_answer_says_who_gave_it():
@@ -102,7 +67,9 @@ async def test_refusals_reach_no_engine(changes, status, code):
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert ("retry-after" in answer.headers) == (status == 503)
     assert (world.engine.calls, world.records) == ([], [])
-    assert world.metric("slipway_gateway_refused_total") == [f'slipway_gateway_refused_total{{status="{status}"}} 1.0']
+    assert world.metric("slipway_gateway_refused_total") == [
+        f'slipway_gateway_refused_total{{environment="production",status="{status}"}} 1.0'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +104,9 @@ async def test_a_failure_before_the_first_token_goes_to_the_next_endpoint_of_the
         answer = await world.chat()
         assert answer.status_code == 200
     assert {name for _, name, _ in engine.calls} == {"support-bot.v7.int8"}
-    assert world.metric("slipway_gateway_retries_total") == ["slipway_gateway_retries_total 2.0"]
+    assert world.metric('slipway_gateway_retries_total{environment="production"}') == [
+        'slipway_gateway_retries_total{environment="production"} 2.0'
+    ]
     assert all(record.error is None for record in world.records)
 
 

@@ -1,0 +1,100 @@
+"""Knowing the drills: the newest counts, each ends by itself, what makes no sense is not taken."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from services.gateway.drill_table import DrillTable
+from tests.kit.drills import NOW, drill
+from tests.kit.factories import MODEL, target
+from tests.unit.gateway.fakes import StepClock
+
+KEY = f"production.{MODEL}"
+
+
+def known(table, environment="production", model=MODEL):
+    found = table.get(environment, model)
+    return found and found.drill
+
+
+@given(st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=12))
+async def test_whatever_the_order_the_newest_revision_stays(revisions):
+    table = DrillTable(StepClock())
+    for revision in revisions:
+        await table.apply(KEY, drill(drill_id=str(revision)), revision)
+    assert known(table).drill_id == str(max(revisions))
+
+
+async def test_environments_and_models_have_drills_of_their_own():
+    table = DrillTable(StepClock())
+    here = drill()
+    staged = drill(environment="staging", drill_id="rehearsal")
+    other = drill(target=target(1, model="other"), drill_id="other")
+    for revision, one in enumerate((here, staged, other), start=1):
+        await table.apply(f"{one.environment}.{one.target.model}", one, revision)
+    assert (known(table), known(table, "staging"), known(table, model="other")) == (here, staged, other)
+    assert known(table, "staging", "other") is None
+    assert table.under_way() == [other, here, staged]
+
+
+async def test_a_record_under_another_key_is_ignored_with_a_log():
+    table = DrillTable(StepClock())
+    with capture_logs() as logs:
+        await table.apply(f"staging.{MODEL}", drill(), 1)
+    assert table.under_way() == []
+    assert known(table, "staging") is None
+    assert [(one["log_level"], one["key"]) for one in logs] == [("error", f"staging.{MODEL}")]
+
+
+async def test_a_record_that_makes_no_sense_leaves_the_drill_before_it_in_force():
+    table = DrillTable(StepClock())
+    await table.apply(KEY, drill(), 1)
+    await table.apply(KEY, drill(environment="staging"), 2)
+    assert known(table) == drill()
+
+
+async def test_an_end_that_was_ordered_is_an_end():
+    table = DrillTable(StepClock())
+    await table.apply(KEY, drill(), 1)
+    assert table.under_way()
+    await table.apply(KEY, drill(share_ratio=0.0), 2)
+    assert table.under_way() == []
+
+
+async def test_it_ends_by_itself_with_nothing_heard_since():
+    clock = StepClock()
+    table = DrillTable(clock)
+    await table.apply(KEY, drill(lasts_s=60), 1)
+    await clock.pause(59)
+    assert table.under_way()
+    await clock.pause(1)
+    assert table.under_way() == []
+
+
+class SetBack(StepClock):
+    """Its wall clock stands still; only the monotonic one goes on."""
+
+    def now(self):
+        return NOW + timedelta(seconds=1)
+
+
+async def test_told_again_it_keeps_its_end():
+    clock = SetBack()
+    table = DrillTable(clock)
+    await table.apply(KEY, drill(lasts_s=60), 1)
+    await clock.pause(58)
+    await table.apply(KEY, drill(lasts_s=60), 1)  # as after a reconnect
+    assert table.under_way()
+    await clock.pause(2)
+    assert table.under_way() == []
+
+
+async def test_what_is_said_about_a_drill():
+    with capture_logs() as logs:
+        await DrillTable(StepClock()).apply(KEY, drill(share_ratio=0.5), 1)
+    (line,) = logs
+    assert (line["event"], line["drill"], line["fault"], line["share_ratio"], line["who"]) == (
+        "drill on", "drill-1", {"delay_ms": 800}, 0.5, "ana@example.com",
+    )  # fmt: skip
