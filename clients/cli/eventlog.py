@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import nats.errors
@@ -14,9 +15,10 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
-from contracts.envelope import Event
+from contracts.envelope import Event, nats_subject
 from contracts.facts import FACTS, WorkProgressed
 from contracts.services import EVENTS, INBOX
+from contracts.vocabulary import Environment
 from shared.errors import Transient
 
 STREAMS = (INBOX, EVENTS)
@@ -36,6 +38,22 @@ class Said:
     event: Event[Any]
 
 
+@dataclass(frozen=True)
+class Part:
+    """The part of the log that a command needs: facts of services by name, such as `alert.*`, of one environment.
+
+    What lies before `since` is not read at all.
+    """
+
+    names: tuple[str, ...]
+    environment: Environment = "production"
+    since: datetime | None = None
+
+    def subjects(self, model: str | None) -> list[str]:
+        """Give the subject filters."""
+        return [nats_subject(f"slipway.{name}.v1", model or "*", self.environment) for name in self.names]
+
+
 def parse(body: bytes) -> Event[Any] | None:
     """Parse an event of any known type; None for what is none, such as a malformed or unknown one."""
     try:
@@ -51,12 +69,12 @@ def subject_filter(model: str | None) -> str:
     return ">" if model is None else f"slipway.*.*.*.{model}"
 
 
-async def read_history(js: JetStreamContext, model: str | None = None) -> list[Said]:
-    """Read everything that was said so far, in the order of time."""
+async def read_history(js: JetStreamContext, model: str | None = None, part: Part | None = None) -> list[Said]:
+    """Read everything that was said so far, or a part of it, in the order of time."""
     said: list[Said] = []
-    for stream in STREAMS:
-        reader = _Reader(js, stream, model)
-        last = await _last_sequence(js, stream, model)
+    for stream in streams_of(part):
+        reader = _Reader(js, stream, model, part)
+        last = await _last_sequence(js, stream, model, part)
         failures = 0
         while reader.next <= last:
             more = await reader.read(wait_s=ANSWER_S)
@@ -68,17 +86,34 @@ async def read_history(js: JetStreamContext, model: str | None = None) -> list[S
     return sorted(said, key=lambda one: (one.event.time, one.stream == EVENTS, one.sequence))
 
 
-async def _last_sequence(js: JetStreamContext, stream: str, model: str | None) -> int:
-    try:
-        if model is None:
-            return int((await js.stream_info(stream)).state.last_seq)
-        return int((await js.get_last_msg(stream, subject_filter(model))).seq or 0)
-    except NotFoundError:
-        return 0
+async def newest(js: JetStreamContext) -> dict[str, int]:
+    """Say where the log ends now: what is said after that, `follow` gives."""
+    return {stream: int((await js.stream_info(stream)).state.last_seq) for stream in STREAMS}
 
 
-async def follow(client: Client, model: str | None = None, *, after: dict[str, int]) -> AsyncGenerator[Said, None]:
-    """Give what is said after these sequences, for ever, and live progress between; survives restarts of the bus.
+def streams_of(part: Part | None) -> tuple[str, ...]:
+    """Give the streams that hold a part of the log: facts of services lie in one."""
+    return STREAMS if part is None else (EVENTS,)
+
+
+async def _last_sequence(js: JetStreamContext, stream: str, model: str | None, part: Part | None) -> int:
+    if model is None and part is None:
+        return int((await js.stream_info(stream)).state.last_seq)
+    last = 0
+    for subject in [subject_filter(model)] if part is None else part.subjects(model):
+        with contextlib.suppress(NotFoundError):
+            message = await js.get_last_msg(stream, subject)
+            too_old = part is not None and part.since and message.time is not None and message.time < part.since
+            last = last if too_old else max(last, int(message.seq or 0))
+    return last
+
+
+async def follow(
+    client: Client, model: str | None = None, *, after: dict[str, int], part: Part | None = None
+) -> AsyncGenerator[Said, None]:
+    """Give what is said after these sequences, for ever; survives restarts of the bus.
+
+    Of the whole log (no `part`), live progress comes between.
 
     Close it (`contextlib.aclosing`) before the client.
     """
@@ -90,13 +125,16 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
             await queue.put(Said("", 0, event))
 
     async def pump(stream: str) -> None:
-        reader = _Reader(client.jetstream(timeout=ANSWER_S), stream, model, start=after.get(stream, 0) + 1)
+        js = client.jetstream(timeout=ANSWER_S)
+        reader = _Reader(js, stream, model, part, start=after.get(stream, 0) + 1)
         while not client.is_closed:  # nats-py turns a cancellation into an error once its connection is closed
             for one in await reader.read(wait_s=WAIT_S):
                 await queue.put(one)
 
-    live = await client.subscribe(f"{WorkProgressed.TYPE}.{model or '*'}", cb=on_progress)
-    pumps = [asyncio.create_task(pump(stream)) for stream in STREAMS]
+    live = None
+    if part is None:
+        live = await client.subscribe(f"{WorkProgressed.TYPE}.{model or '*'}", cb=on_progress)
+    pumps = [asyncio.create_task(pump(stream)) for stream in streams_of(part)]
     try:
         while True:
             yield await _next_of(queue, pumps)
@@ -106,7 +144,8 @@ async def follow(client: Client, model: str | None = None, *, after: dict[str, i
         # awaited while the connection lives: once it is closed, nats-py answers a cancellation with an error of its own
         await asyncio.gather(*pumps, return_exceptions=True)
         with contextlib.suppress(nats.errors.Error):
-            await live.unsubscribe()
+            if live is not None:
+                await live.unsubscribe()
 
 
 async def _next_of(queue: asyncio.Queue[Said], pumps: list[asyncio.Task[None]]) -> Said:
@@ -126,12 +165,15 @@ async def _next_of(queue: asyncio.Queue[Said], pumps: list[asyncio.Task[None]]) 
 class _Reader:
     """Reads one stream from a sequence on, through a consumer that is made anew whenever it got lost."""
 
-    def __init__(self, js: JetStreamContext, stream: str, model: str | None, *, start: int = 1) -> None:
+    def __init__(
+        self, js: JetStreamContext, stream: str, model: str | None, part: Part | None = None, *, start: int = 1
+    ) -> None:
         self.next = start
         self.moved = False
         self._js = js
         self._stream = stream
-        self._subject = subject_filter(model)
+        self._subjects = [subject_filter(model)] if part is None else part.subjects(model)
+        self._since = part.since if part is not None and start == 1 else None
         self._subscription: JetStreamContext.PullSubscription | None = None
 
     async def read(self, *, wait_s: float) -> list[Said]:
@@ -166,7 +208,12 @@ class _Reader:
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.next, ack_policy=AckPolicy.NONE,
             inactive_threshold=30.0, mem_storage=True,
         )  # fmt: skip
-        self._subscription = await self._js.pull_subscribe(self._subject, stream=self._stream, config=config)
+        if self._since is not None and self.next == 1:
+            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_TIME, None
+            config.opt_start_time = self._since
+        if len(self._subjects) > 1:
+            config.filter_subjects = self._subjects
+        self._subscription = await self._js.pull_subscribe(self._subjects[0], stream=self._stream, config=config)
         return self._subscription
 
     async def close(self) -> None:

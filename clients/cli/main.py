@@ -5,7 +5,7 @@ import sys
 import nats.errors
 import typer
 
-from clients.cli import base, events, look, orders, publish, stack, status, talk
+from clients.cli import alerts, base, drill, events, look, orders, publish, quarantine, rollback, stack, status, talk
 from clients.cli.say import EXIT_CODES, Exit, Refused
 from shared.errors import SlipwayError
 
@@ -25,10 +25,12 @@ for name, function, panel in (
     ("approve", orders.approve, RELEASES), ("cancel", orders.cancel, RELEASES),
     ("versions", look.versions, LOOK), ("show", look.show, LOOK), ("trace", look.trace, LOOK),
     ("routes", look.routes, LOOK), ("ask", talk.ask, LOOK), ("events", events.events, OPERATE),
+    ("alerts", alerts.alerts, OPERATE), ("rollback", rollback.rollback, OPERATE), ("drill", drill.drill, OPERATE),
 ):  # fmt: skip
     app.command(name, rich_help_panel=panel)(function)
 app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)
 app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)
+app.add_typer(quarantine.quarantine_app, name="quarantine", rich_help_panel=OPERATE)
 app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 
 

@@ -94,11 +94,12 @@ def _going_on(roads: dict[str, Road], what: str) -> Road:
     return road
 
 
-def order(model: str, release_id: str, fact: Fact) -> Event[Any]:
-    """Wrap an order of a person."""
+def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
+    """Wrap an order of a person; one that is about no release is its own."""
+    order_id = str(uuid.uuid4())
     return Event[Any](
-        id=str(uuid.uuid4()), source="/slipway/cli", type=fact.TYPE, subject=model, time=SystemClock().now(),
-        correlationid=release_id, data=fact,
+        id=order_id, source="/slipway/cli", type=fact.TYPE, subject=model, time=SystemClock().now(),
+        correlationid=release_id or order_id, data=fact,
     )  # fmt: skip
 
 

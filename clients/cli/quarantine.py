@@ -1,0 +1,158 @@
+"""`slipway quarantine`: what was rolled back and is barred, and how it is allowed again."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from nats.js import JetStreamContext
+
+from clients.cli.eventlog import Part, read_history
+from clients.cli.orders import order, who
+from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
+from clients.cli.records import VERSION, parse_version
+from clients.cli.say import Exit, Refused, show_json, show_line, show_table
+from clients.cli.serving import read_route
+from clients.cli.words import TARGET, check_model, parse_target
+from contracts.envelope import Event
+from contracts.facts import DeploymentChanged, QuarantineLifted, RollbackStarted
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from shared.bus import publish_event
+from shared.kv import Bucket
+
+quarantine_app = typer.Typer(help="List what is barred after a rollback, and allow it again.", no_args_is_help=True)
+WAIT_S = 15.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Barred:
+    """A target that may take no traffic, since when, and what took it back; None where the log does not say."""
+
+    target: Target
+    since: datetime | None = None
+    mode: str | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Give it as JSON data."""
+        since = self.since.isoformat() if self.since is not None else None
+        return {**self.target.model_dump(), "name": str(self.target), "since": since, "mode": self.mode}
+
+
+@quarantine_app.command("list")
+def list_command(
+    model: Annotated[str | None, typer.Argument(help="Only of this model.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List barred targets."""
+    if model is not None:
+        check_model(model)
+    found = asyncio.run(_list(find_place(state), model))
+    if as_json:
+        show_json([one.as_data() for one in found])
+        return
+    if not found:
+        show_line("nothing is barred" if model is None else f"nothing of {model} is barred")
+        return
+    rows = [(one.target, f"{one.since:%Y-%m-%d %H:%M:%S}" if one.since else "-", one.mode or "-") for one in found]
+    show_table(("barred", "since", "rollback"), rows)
+
+
+async def _list(place: Place, model: str | None) -> list[Barred]:
+    async with connected(place) as client:
+        js = client.jetstream(timeout=10)
+        entries = await Bucket(js, "routes", Route).all()
+        routes = [entry.value for name, entry in sorted(entries.items()) if model in (None, name)]
+        barred = [target for route in routes for target in route.barred]
+        if not barred:
+            return []
+        part = Part(("rollback.started", "deployment.changed"))
+        said = [one.event for one in await read_history(js, model, part)]
+    return [explain(target, said) for target in barred]
+
+
+def explain(target: Target, events: Iterable[Event[Any]]) -> Barred:
+    """Find since when a target is barred: the last route that barred it, when the one before did not."""
+    since: datetime | None = None
+    mode: str | None = None
+    for event in events:
+        if isinstance(event.data, RollbackStarted) and event.data.failed == target:
+            mode = event.data.mode
+        elif isinstance(event.data, DeploymentChanged) and event.subject == target.model:
+            is_barred = event.data.route.is_barred(target)
+            since = (since or event.data.at) if is_barred else None
+    return Barred(target, since, mode)
+
+
+@quarantine_app.command("lift")
+def lift_command(
+    what: Annotated[str, typer.Argument(metavar="MODEL.vN.variant|MODEL@vN")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")],
+    timeout: Annotated[float, typer.Option(help="Wait so many seconds for the route.", min=0.1)] = WAIT_S,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Allow a barred target again; by that it takes no traffic yet."""
+    check_word(what)
+    target, epoch = asyncio.run(_lift(find_place(state), what, reason, timeout))
+    if as_json:
+        show_json({"target": str(target), "epoch": epoch, "barred": False})
+    else:
+        show_line(f"{target} is allowed again (epoch {epoch}); it takes no traffic until it is promoted again")
+
+
+def check_word(what: str) -> str:
+    """Give the model that `MODEL.vN.variant` or `MODEL@vN` is about.
+
+    Raises:
+        Refused: it is neither.
+    """
+    if TARGET.fullmatch(what):
+        return parse_target(what).model
+    if VERSION.match(what):
+        return parse_version(what)[0]
+    raise Refused(f"{what!r} is neither a target nor a version; write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
+
+
+def pick_barred(route: Route | None, what: str) -> Target:
+    """Give the barred target that a word means.
+
+    Raises:
+        Refused: it is not barred, or a version of which several variants are.
+    """
+    barred = route.barred if route is not None else ()
+    if TARGET.fullmatch(what):
+        found = [one for one in barred if one == parse_target(what)]
+    else:
+        found = [one for one in barred if one.version == parse_version(what)[1]]
+    if len(found) > 1:
+        raise Refused(f"{what} means several: {', '.join(map(str, found))}; name one of them", Exit.USAGE)
+    if not found:
+        raise Refused(f"{what} is not barred; see `slipway quarantine list`")
+    return found[0]
+
+
+async def _lift(place: Place, what: str, reason: str, wait_s: float) -> tuple[Target, int]:
+    async with connected(place) as client:
+        js = client.jetstream(timeout=10)
+        target = pick_barred(await read_route(js, check_word(what)), what)
+        event = order(target.model, None, QuarantineLifted(who=who(), reason=reason, target=target))
+        await publish_event(js, event)
+        return target, await _await_lift(js, target, event.id, wait_s)
+
+
+async def _await_lift(js: JetStreamContext, target: Target, order_id: str, wait_s: float) -> int:
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while asyncio.get_running_loop().time() < deadline:
+        route = await read_route(js, target.model)
+        if route is not None and not route.is_barred(target):
+            return route.epoch
+        await asyncio.sleep(POLL_S)
+    raise Refused(
+        f"the order {order_id} was given, but {target} is still barred after {wait_s:g} s; "
+        "see `slipway ps` for the rollback-controller, and `slipway deadletters list`"
+    )

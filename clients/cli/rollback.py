@@ -1,0 +1,185 @@
+"""`slipway rollback`: order the way back, or look at what it would do."""
+
+import asyncio
+import contextlib
+from typing import Annotated, Any
+
+import typer
+from nats.aio.client import Client
+
+from clients.cli.alarms import RollbackFact, rollback_line
+from clients.cli.eventlog import Part, follow, newest
+from clients.cli.orders import order, who
+from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
+from clients.cli.say import Exit, Refused, show_json, show_line, show_pairs
+from clients.cli.serving import active_target, read_route
+from clients.cli.timeline import timeline_lines, timeline_rows
+from clients.cli.words import check_model, parse_number, target_of
+from contracts import routes
+from contracts.codes import ADVICE, Code
+from contracts.envelope import Event
+from contracts.facts import RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from shared.bus import publish_event
+from shared.errors import as_code
+
+WAIT_S = 60.0
+
+
+def rollback(
+    *,
+    model: str,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")],
+    to: Annotated[
+        str | None, typer.Option("--to", help="Go back to this version, further behind; else to the previous target.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What is taken back: MODEL.vN.variant, such as a canary; else the active target.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would do and change nothing; exit code 1 if refused.")
+    ] = False,
+    wait: Annotated[bool, typer.Option(help="Wait for the end, and print when each step happened.")] = True,
+    timeout: Annotated[float, typer.Option(help="Wait for so many seconds at most.", min=0.1)] = WAIT_S,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a target out of production, back to the previous one, and bar it.
+
+    The exit code is 0 once traffic was moved and the target that it went to was not seen to fail. The target is named
+    by the order: if it was taken back already, nothing happens.
+    """
+    check_model(model)
+    failed = target_of(model, target) if target is not None else None
+    to_version = parse_number(to) if to is not None else None
+    place = find_place(state)
+    if dry_run:
+        show_plan(asyncio.run(_dry_run(place, model, failed, to_version)), as_json=as_json)
+        return
+    wait_s = timeout if wait else None
+    said = asyncio.run(_rollback(place, model, failed, to_version, reason=reason, wait_s=wait_s, say=not as_json))
+    if isinstance(said, Event):
+        _show_ordered(said, as_json=as_json)
+    else:
+        show_end(said, as_json=as_json)
+
+
+async def _dry_run(place: Place, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:
+    async with connected(place) as client:
+        route = await read_route(client.jetstream(timeout=10), model)
+    return plan_rollback(route or Route(model=model), failed or active_target(route, model), to_version)
+
+
+def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
+    """Say what an order would do to a route: the same function decides that carries it out."""
+    edit = routes.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
+    found: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
+    if isinstance(edit, routes.Refused):
+        # what is neither active nor on trial; the route has moved on, or never was there
+        code = "not_serving" if edit.code == "stale_epoch" else edit.code
+        return {**found, "refused": {"code": code, "reason": edit.reason}}
+    after = edit.route
+    aborts = route.canary is not None and route.canary.weight_ratio > 0.0
+    aborts = aborts and (after.canary is None or after.canary.weight_ratio == 0.0)
+    return {
+        **found, "refused": None, "cause": edit.cause if isinstance(edit, routes.Changed) else "rollback",
+        "active_now": _name(route.active), "active_then": _name(after.active), "epoch_then": after.epoch,
+        "aborts_canary": _name(route.canary.served) if aborts and route.canary is not None else None,
+        "previous_then": _name(after.previous), "barred_then": [str(one) for one in after.barred],
+    }  # fmt: skip
+
+
+def _name(served: routes.ServedTarget | None) -> str | None:
+    return str(served.target) if served is not None else None
+
+
+def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
+    """Print what an order would do; one that would be refused ends the command with 1."""
+    refused = plan["refused"]
+    if as_json:
+        show_json(plan)
+    elif refused is not None:
+        show_line(f"it would be refused: {refused['code']}: {refused['reason']}")
+        show_line(ADVICE[as_code(refused["code"])])
+    if refused is not None:
+        raise typer.Exit(int(Exit.FAILED))
+    if as_json:
+        return
+    show_pairs(
+        {
+            "taken back": plan["failed"], "active": f"{plan['active_now']} -> {plan['active_then']}",
+            "canary": f"{plan['aborts_canary']} is aborted" if plan["aborts_canary"] else "-",
+            "epoch": f"{plan['epoch']} -> {plan['epoch_then']}", "previous then": plan["previous_then"] or "-",
+            "barred then": ", ".join(plan["barred_then"]),
+        }
+    )  # fmt: skip
+    show_line("nothing was changed; before it switches, the rollback-controller asks the target for a real token")
+
+
+async def _rollback(
+    place: Place, model: str, failed: Target | None, to_version: int | None, *, reason: str, wait_s: float | None,
+    say: bool,
+) -> RollbackFact | Event[RollbackOrdered]:  # fmt: skip
+    """Give the order; give how it ended, or the order itself where that is not awaited."""
+    async with connected(place) as client:
+        js = client.jetstream(timeout=10)
+        # named, not left open: of two orders given at once, the second must not take back what the first went to
+        failed = failed or active_target(await read_route(js, model), model)
+        event = order(model, None, RollbackOrdered(who=who(), reason=reason, failed=failed, to_version=to_version))
+        after = await newest(js)
+        await publish_event(js, event)
+        return event if wait_s is None else await _await_end(client, event, after, wait_s, say=say)
+
+
+def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:
+    if as_json:
+        show_json({"order_id": event.id, "model": event.subject, "failed": str(event.data.failed)})
+    else:
+        show_line(f"ordered to take {event.data.failed} back; see `slipway alerts {event.subject} --follow`")
+
+
+async def _await_end(
+    client: Client, event: Event[Any], after: dict[str, int], wait_s: float, *, say: bool
+) -> RollbackFact:
+    """Follow the rollback facts of one order until it has ended."""
+    started = False
+    try:
+        async with asyncio.timeout(wait_s):
+            news = follow(client, event.subject, after=after, part=Part(("rollback.*",)))
+            async with contextlib.aclosing(news):
+                async for one in news:
+                    fact = one.event.data
+                    if not isinstance(fact, RollbackFact) or fact.cause_id != event.id:
+                        continue
+                    if not isinstance(fact, RollbackStarted):
+                        return fact
+                    if say and not started:
+                        show_line(rollback_line(fact))
+                    started = True
+    except TimeoutError:
+        pass
+    raise Refused(
+        f"the order {event.id} was given, but it had not ended after {wait_s:g} s"
+        + (": it is under way" if started else ": nobody took it up yet; see `slipway ps` for the rollback-controller")
+        + f"; look at `slipway routes {event.subject}` and `slipway alerts {event.subject} --follow`"
+    )
+
+
+def show_end(fact: RollbackFact, *, as_json: bool) -> None:
+    """Print how a rollback ended; anything but traffic that is well again ends the command with 1."""
+    completed = isinstance(fact, RollbackCompleted)
+    if as_json:
+        steps = [
+            {"step": name, "at": at.isoformat(), "seconds": since} for name, at, since in timeline_rows(fact.timeline)
+        ]
+        show_json({**fact.model_dump(mode="json"), "state": "completed" if completed else "failed", "steps": steps})
+    else:
+        show_line(rollback_line(fact))
+        for line in timeline_lines(fact.timeline):
+            show_line(f"  {line}")
+    if not isinstance(fact, RollbackCompleted):
+        code: Code = fact.code if isinstance(fact, RollbackFailed) else "internal_error"
+        raise Refused(f"{fact.failed} was not taken back: {code}. {ADVICE[code]}")
+    if fact.verdict == "fail":
+        raise Refused(f"traffic is on {fact.to}, but it does not do well there: {fact.reason}")

@@ -1,0 +1,89 @@
+import pytest
+
+from clients.cli.drill import drill, drill_line
+from clients.cli.quarantine import explain, pick_barred
+from clients.cli.say import Exit, Refused
+from contracts import facts as f
+from contracts.drills import Drill
+from tests.kit.factories import after, event, fact, route, target
+
+
+def a_drill(**changes):
+    whole = {
+        "drill_id": "d-1", "target": target(7), "environment": "staging", "fault": f.DrillFault(delay_ms=800),
+        "share_ratio": 0.5, "starts_at": after(0), "expires_at": after(60), "who": "jonas", "reason": "quarterly",
+    }  # fmt: skip
+    return Drill(**(whole | changes))
+
+
+def test_a_drill_says_what_it_does_to_whom_and_until_when():
+    assert drill_line(a_drill(), 42.0) == (
+        "delay_ms=800 on 50% of the requests to support-bot.v7.int8 in staging until 09:31:00 UTC (42 s left), "
+        "by jonas: quarterly"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"stop": True, "fault": ["garble"]}, "either --stop or --fault"),
+        ({"fault": ["garble"], "share": 0.0}, "--share must be above 0"),
+        ({"fault": ["garble"], "lasting": "2h"}, "at most"),
+        ({"fault": ["garble"], "lasting": "soon"}, "span of time"),
+        ({"fault": ["noise"]}, "no fault"),
+        ({"fault": ["garble"], "target": "other.v1.int8"}, "no target of support-bot"),
+    ],
+)
+def test_a_wrong_order_is_refused_before_anything_is_said(options, said, monkeypatch):
+    monkeypatch.setenv("SLIPWAY_NATS_URL", "nats://127.0.0.1:1")
+    with pytest.raises(Refused, match=said) as refused:
+        drill(model="support-bot", **options)
+    assert refused.value.code is Exit.USAGE
+
+
+# -- quarantine -------------------------------------------------------------------------------------------------------
+
+
+def test_a_barred_target_is_picked_by_name_or_by_its_version():
+    assert pick_barred(route(), "support-bot.v4.int8") == pick_barred(route(), "support-bot@v4") == target(4)
+
+
+def test_a_version_with_several_barred_variants_must_be_named_in_full():
+    several = route(barred=(target(4), target(4, "bf16"), target(3)))
+    with pytest.raises(Refused, match=r"support-bot\.v4\.int8, support-bot\.v4\.bf16") as refused:
+        pick_barred(several, "support-bot@v4")
+    assert refused.value.code is Exit.USAGE
+    assert pick_barred(several, "support-bot.v4.bf16") == target(4, "bf16")
+    assert pick_barred(several, "support-bot@v3") == target(3)
+
+
+@pytest.mark.parametrize("what", ["support-bot.v7.int8", "support-bot@v7", "support-bot.v4.bf16"])
+def test_what_is_not_barred_cannot_be_lifted(what):
+    with pytest.raises(Refused, match="is not barred"):
+        pick_barred(route(), what)
+    with pytest.raises(Refused, match="is not barred"):
+        pick_barred(None, what)
+
+
+def changed(at, *barred):
+    return event(fact(f.DeploymentChanged, route=route(barred=barred), at=after(at)), time=after(at))
+
+
+def test_a_barred_target_is_barred_since_the_route_first_said_so_and_by_what():
+    story = [changed(1), event(fact(f.RollbackStarted, failed=target(4))), changed(5, target(4)), changed(9, target(4), target(3))]
+    found = explain(target(4), story)
+    assert (found.since, found.mode) == (after(5), "automatic")
+    assert explain(target(3), story).as_data() == {
+        "model": "support-bot", "version": 3, "variant": "int8", "name": "support-bot.v3.int8",
+        "since": after(9).isoformat(), "mode": None,
+    }  # fmt: skip
+
+
+def test_barred_again_counts_from_the_last_time():
+    found = explain(target(4), [changed(5, target(4)), changed(9), changed(12, target(4)), changed(13, target(4))])
+    assert found.since == after(12)
+
+
+def test_another_models_route_says_nothing():
+    other = event(fact(f.DeploymentChanged, route=route(model="other", barred=())), subject="other")
+    assert explain(target(4), [changed(5, target(4)), other]).since == after(5)

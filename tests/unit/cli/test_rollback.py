@@ -1,0 +1,135 @@
+import json
+
+import pytest
+import typer
+
+from clients.cli.orders import order
+from clients.cli.rollback import plan_rollback, show_end, show_plan
+from clients.cli.say import Exit, Refused
+from clients.cli.serving import active_target, serving
+from clients.cli.timeline import short_span, timeline_lines, timeline_rows
+from contracts import facts as f
+from contracts.routes import CanaryShare
+from tests.kit.factories import after, fact, route, served, target
+
+
+def test_a_plan_says_what_an_order_would_do():
+    plan = plan_rollback(route(), target(7), None)
+    assert plan == {
+        "model": "support-bot", "failed": "support-bot.v7.int8", "epoch": 12, "refused": None, "cause": "rollback",
+        "active_now": "support-bot.v7.int8", "active_then": "support-bot.v6.int8", "epoch_then": 13,
+        "aborts_canary": "support-bot.v8.int8", "previous_then": "support-bot.v5.int8",
+        "barred_then": ["support-bot.v4.int8", "support-bot.v7.int8"],
+    }  # fmt: skip
+
+
+def test_a_plan_for_a_canary_leaves_the_active_target():
+    plan = plan_rollback(route(), target(8), None)
+    assert (plan["cause"], plan["active_then"], plan["aborts_canary"]) == ("abort", "support-bot.v7.int8", "support-bot.v8.int8")
+
+
+def test_a_plan_goes_further_back_when_asked():
+    plan = plan_rollback(route(canary=None), target(7), 5)
+    assert (plan["active_then"], plan["previous_then"]) == ("support-bot.v5.int8", "support-bot.v6.int8")
+    assert plan["aborts_canary"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed", "to", "code"),
+    [
+        ({}, target(6), None, "not_serving"),
+        ({}, target(7), 3, "no_hot_previous"),
+        ({"previous": None, "older": ()}, target(7), None, "no_hot_previous"),
+        ({"canary": CanaryShare(served=served(8), weight_ratio=0.0)}, target(8), None, "not_serving"),
+    ],
+)
+def test_a_plan_says_why_an_order_would_be_refused(changes, failed, to, code, capsys):
+    plan = plan_rollback(route(**changes), failed, to)
+    assert plan["refused"]["code"] == code
+    for as_json in (False, True):
+        with pytest.raises(typer.Exit) as ended:
+            show_plan(plan, as_json=as_json)
+        assert ended.value.exit_code == Exit.FAILED
+        assert code in capsys.readouterr().out
+
+
+def test_a_plan_is_shown_with_where_from_where_to_and_what_is_barred(capsys):
+    show_plan(plan_rollback(route(), target(7), None), as_json=False)
+    out = capsys.readouterr().out
+    for expected in (
+        "support-bot.v7.int8 -> support-bot.v6.int8", "12 -> 13", "support-bot.v8.int8 is aborted",
+        "support-bot.v4.int8, support-bot.v7.int8", "nothing was changed",
+    ):  # fmt: skip
+        assert expected in out
+    show_plan(plan_rollback(route(), target(7), None), as_json=True)
+    assert json.loads(capsys.readouterr().out)["active_then"] == "support-bot.v6.int8"
+
+
+def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
+    assert serving(route()) == (target(7), target(8))
+    assert serving(route(canary=CanaryShare(served=served(8), weight_ratio=0.0))) == (target(7),)
+    assert serving(None) == ()
+    assert active_target(route(), "support-bot") == target(7)
+
+
+@pytest.mark.parametrize("environment", ["production", "staging"])
+def test_without_an_active_target_there_is_nothing_to_name(environment):
+    for none in (None, route(active=None)):
+        with pytest.raises(Refused, match="nothing serves support-bot"):
+            active_target(none, "support-bot", environment)
+
+
+# -- how it ended -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0 ms"), (0.0364, "36 ms"), (0.9996, "1.00 s"), (2.1, "2.10 s"), (59.9, "59.90 s"), (200, "3 min 20 s"),
+     (-0.02, "-20 ms")],
+)  # fmt: skip
+def test_short_times_are_for_people(seconds, text):
+    assert short_span(seconds) == text
+
+
+def test_a_timeline_gives_each_step_and_the_time_since_the_one_before():
+    lines = timeline_lines(fact(f.RollbackCompleted).timeline)
+    assert lines == [
+        "first bad  2026-11-24 10:03:21.000", "detected   2026-11-24 10:03:31.500  +10.50 s",
+        "decided    2026-11-24 10:03:31.600  +100 ms", "switched   2026-11-24 10:03:31.900  +300 ms",
+        "verified   2026-11-24 10:03:51.000  +19.10 s",
+    ]  # fmt: skip
+
+
+def test_steps_that_did_not_happen_are_left_out():
+    timeline = f.RollbackTimeline(detected_at=after(10), switched_at=after(12.5))
+    assert timeline_rows(timeline) == [("detected", after(10), None), ("switched", after(12.5), 2.5)]
+
+
+@pytest.mark.parametrize("verdict", ["pass", "inconclusive"])
+def test_a_completed_rollback_ends_well(verdict, capsys):
+    show_end(fact(f.RollbackCompleted, verdict=verdict), as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("rollback completed")
+    assert len(lines) == 6
+    show_end(fact(f.RollbackCompleted, verdict=verdict), as_json=True)
+    data = json.loads(capsys.readouterr().out)
+    assert (data["state"], data["verdict"], data["steps"][1]["seconds"]) == ("completed", verdict, 10.5)
+
+
+def test_a_switch_that_did_not_help_ends_with_1():
+    with pytest.raises(Refused, match="does not do well there") as refused:
+        show_end(fact(f.RollbackCompleted, verdict="fail", reason="Only 1 of 5."), as_json=False)
+    assert refused.value.code is Exit.FAILED
+
+
+def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
+    with pytest.raises(Refused, match=r"not taken back: previous_not_hot\. The previous target must") as refused:
+        show_end(fact(f.RollbackFailed, code="previous_not_hot"), as_json=True)
+    assert refused.value.code is Exit.FAILED
+    assert json.loads(capsys.readouterr().out)["state"] == "failed"
+
+
+def test_an_order_that_is_about_no_release_is_its_own():
+    one = order("support-bot", None, fact(f.RollbackOrdered))
+    assert (one.correlationid, one.nats_subject) == (one.id, "slipway.rollback.ordered.v1.support-bot")
+    assert order("support-bot", "r-1", fact(f.RollbackOrdered)).correlationid == "r-1"
