@@ -14,8 +14,12 @@ from contracts.envelope import Event
 
 State = Literal["waiting", "running", "done", "failed"]
 
-STEPS = ("admitted", "merged", "quantised", "registered", "staged", "benchmarked", "approved", "in traffic", "finished")
-"""The steps that every road shows, in their order; `approved` appears when a person is asked."""
+STEPS = (
+    "admitted", "merged", "quantised", "registered", "staged", "benchmarked", "rehearsed", "approved", "canary",
+    "in traffic", "finished",
+)  # fmt: skip
+OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
+"""Steps that a road shows only where its policy asks for them, or where they happened."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Road:
     reason: str = ""
     finished_at: datetime | None = None
     manual: bool = False
+    rehearsal: bool = False
     source_id: str = ""
     inputs: tuple[str, ...] = ()
 
@@ -72,7 +77,8 @@ class Road:
 
     def listed(self) -> list[Step]:
         """Give the steps in their order; the first one that is not done is running while the release goes on."""
-        shown = [name for name in STEPS if name != "approved" or self.manual]
+        asked = {name for name, wanted in (("approved", self.manual), ("rehearsed", self.rehearsal)) if wanted}
+        shown = [name for name in STEPS if name not in OPTIONAL or name in asked or name in self.steps]
         found = [self.steps.get(name, Step(name)) for name in shown]
         last_done = max((index for index, step in enumerate(found) if step.state == "done"), default=-1)
         if self.outcome is not None:
@@ -164,7 +170,8 @@ def _opened(road: Road, event: Event[f.ReleaseOpened]) -> Road:
     data = event.data
     opened = replace(
         road, release_id=data.release_id, version=data.version, run_id=data.training.run_id, wanted=tuple(data.wanted),
-        manual=data.policy.promotion.mode == "manual", began_at=min(road.began_at, event.time),
+        manual=data.policy.promotion.mode == "manual",
+        rehearsal=data.policy.rehearsal == "required" and bool(data.policy.automatic), began_at=min(road.began_at, event.time),
         source_id=data.source_fact_id, inputs=_inputs(data),
     )  # fmt: skip
     return opened.with_step("admitted", event.time, f"version {data.version} reserved")
@@ -206,6 +213,8 @@ def _registered(road: Road, event: Event[f.VersionRegistered]) -> Road:
 
 def _staged(road: Road, event: Event[f.VariantStaged]) -> Road:
     data = event.data
+    if data.request.purpose != "benchmark":
+        return replace(road, progress=None)
     against = data.baseline.target
     detail = f"{data.candidate.target.variant} beside v{against.version}.{against.variant} in {data.load_s:.0f} s"
     return replace(road.with_step("staged", event.time, detail), progress=None)
@@ -216,6 +225,23 @@ def _benchmarked(road: Road, event: Event[f.VariantBenchmarked]) -> Road:
     p95 = data.candidate_summary.ttft_ms.p95
     detail = f"{data.target.variant}: {data.verdict}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
     return replace(road.with_step("benchmarked", event.time, detail), progress=None)
+
+
+def _rehearsed(road: Road, event: Event[f.RehearsalCompleted]) -> Road:
+    data = event.data
+    took = [f"{one.trigger} back in {one.detect_s + one.switch_s:.1f} s" for one in data.certificates]
+    if data.verdict == "pass":
+        return road.with_step("rehearsed", event.time, ", ".join(took))
+    return road.with_step("rehearsed", event.time, data.reason, "failed")
+
+
+def _assessed(road: Road, event: Event[f.CanaryAssessed]) -> Road:
+    data = event.data
+    if data.verdict == "inconclusive":
+        more = f"{data.events} requests, {data.needed_more} more needed"
+        return road.with_step("canary", event.time, more, "running")
+    state: State = "done" if data.verdict == "pass" else "failed"
+    return road.with_step("canary", event.time, f"{data.verdict} after {data.events} requests", state)
 
 
 def _awaited(road: Road, event: Event[f.ApprovalAwaited]) -> Road:
@@ -235,7 +261,7 @@ def _deployed(road: Road, event: Event[f.DeploymentChanged]) -> Road:
         return road.with_step("in traffic", event.time, f"{route.active.target} takes all traffic")
     if event.data.cause == "canary" and route.canary is not None:
         share = f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
-        return road.with_step("in traffic", event.time, share, "running")
+        return road.with_step("canary", event.time, share, "running")
     return road
 
 
@@ -261,6 +287,6 @@ _APPLY: dict[type, Callable[[Road, Any], Road]] = {
     f.CheckpointReady: _announced, f.ReleaseOpened: _opened, f.CheckpointRejected: _rejected,
     f.CheckpointMerged: _merged, f.VariantQuantised: _quantised, f.VariantFailed: _variant_failed,
     f.VersionRegistered: _registered, f.VariantStaged: _staged, f.VariantBenchmarked: _benchmarked,
-    f.ApprovalAwaited: _awaited, f.ApprovalGranted: _approved, f.DeploymentChanged: _deployed,
+    f.RehearsalCompleted: _rehearsed, f.CanaryAssessed: _assessed, f.ApprovalAwaited: _awaited, f.ApprovalGranted: _approved, f.DeploymentChanged: _deployed,
     f.WorkProgressed: _progressed, f.ReleaseFinished: _finished,
 }  # fmt: skip

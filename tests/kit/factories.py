@@ -249,7 +249,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "release_id": RELEASE, "variant": "int8", "verdict": "pass", "reason": "Detected, switched and verified.",
         "certificates": (
             f.RehearsalCertificate(
-                fault="delay_ms 900", injected_at=after(900), alert_fact_id="alert-r7", route_fact_id="route-r7",
+                trigger="slow-first-token", fault="delay_ms=900", injected_at=after(900), alert_fact_id="alert-r7", route_fact_id="route-r7",
                 detect_s=10.5, switch_s=0.25, verify_s=19.0, candidate_digest=digest("v7.int8"),
                 fallback_digest=digest("v6.int8"), policy_digest=digest("policy"), expires_at=after(87_300),
             ),

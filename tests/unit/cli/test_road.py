@@ -5,7 +5,7 @@ import pytest
 from clients.cli.road import STEPS, advance, join, latest, project
 from contracts import facts as f
 from contracts.policy import Promotion
-from tests.kit.factories import MODEL, after, event, fact, policy, route, served
+from tests.kit.factories import MODEL, after, event, fact, policy, route, served, staging_request
 
 RELEASE = "r-0123456789abcdef-1"
 READY_ID = "ready-1"
@@ -33,7 +33,7 @@ def whole_road():
     promoted = route(active=served(7), canary=None)
     return [
         ready(), opened(), said(f.CheckpointMerged, 12), said(f.VariantQuantised, 50), said(f.VersionRegistered, 51),
-        said(f.VariantStaged, 70), said(f.VariantBenchmarked, 85),
+        said(f.VariantStaged, 70), said(f.VariantBenchmarked, 85), said(f.RehearsalCompleted, 86),
         said(f.DeploymentChanged, 88, cause="promote", route=promoted), finished(),
     ]  # fmt: skip
 
@@ -64,10 +64,10 @@ def test_every_step_of_a_promoted_release_is_done():
     road = only(project(whole_road()))
     assert road.outcome == "promoted"
     assert set(states(road).values()) == {"done"}
-    assert [step.name for step in road.listed()] == [name for name in STEPS if name != "approved"]
+    assert [step.name for step in road.listed()] == [name for name in STEPS if name not in ("approved", "canary")]
 
 
-@pytest.mark.parametrize("length", range(1, 8))
+@pytest.mark.parametrize("length", range(1, 9))
 def test_the_step_after_the_last_one_done_is_running(length):
     road = only(project(whole_road()[: length + 1]))
     found = [step.state for step in road.listed()]
@@ -144,7 +144,7 @@ def test_a_manual_release_shows_that_a_person_is_awaited():
 
 
 def test_a_canary_is_traffic_under_way():
-    step = only(project([*whole_road()[:7], said(f.DeploymentChanged, 88)])).steps["in traffic"]
+    step = only(project([*whole_road()[:8], said(f.DeploymentChanged, 88)])).steps["canary"]
     assert (step.state, step.detail) == ("running", "support-bot.v8.int8 takes 10%")
 
 
@@ -157,3 +157,14 @@ def test_two_models_are_two_roads():
     roads = join(project([*whole_road(), other]))
     assert latest(roads, MODEL).outcome == "promoted"
     assert latest(roads).model == "other"
+
+
+def test_a_rehearsal_and_a_canary_are_steps_with_what_they_showed():
+    staged = said(f.VariantStaged, 85.5, request=staging_request(purpose="rehearsal"))
+    trying = said(f.CanaryAssessed, 89, verdict="inconclusive", events=12, needed_more=8)
+    road = only(project([*whole_road()[:7], staged, *whole_road()[7:8], said(f.DeploymentChanged, 88), trying]))
+    assert road.steps["staged"].detail.count(" in ") == 1, "what was staged for the rehearsal is no second staging"
+    assert (road.steps["rehearsed"].state, road.steps["rehearsed"].detail) == ("done", "slow-first-token back in 10.8 s")
+    assert (road.steps["canary"].state, road.steps["canary"].detail) == ("running", "12 requests, 8 more needed")
+    failed = only(project([*whole_road()[:7], said(f.RehearsalCompleted, 86, verdict="fail", reason="no alert came")]))
+    assert (failed.steps["rehearsed"].state, failed.steps["rehearsed"].detail) == ("failed", "no alert came")
