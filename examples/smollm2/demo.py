@@ -1,4 +1,4 @@
-"""The whole road, as a person would walk it: every step is a command that you can type yourself.
+"""The whole road, forward and back, as a person would walk it: every step is a command that you can type yourself.
 
     python -m examples.smollm2.demo [--state FOLDER] [--keep]
 
@@ -14,14 +14,23 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 MODEL = "support-bot"
 QUESTION = "What does the for statement do in Python?"
+DRILL = ("--fault", "delay_ms=6000", "--share", "0.8", "--for", "180s")
+BACK_WITHIN_S = 180.0
+
+
+TIMELINE = (
+    ("first_bad_at", "first bad request"), ("detected_at", "detected"), ("decided_at", "decided"),
+    ("switched_at", "switched"), ("verified_at", "verified on live traffic"),
+)  # fmt: skip
 
 
 @dataclass
@@ -74,32 +83,105 @@ def train(road: Road, base: Path, name: str, seed: int, steps: int) -> None:
         sys.exit(f"The demo stopped: training ended with {done.returncode}.")
 
 
+@contextmanager
+def live_traffic(road: Road, after: str) -> Iterator[Path]:
+    """Send live traffic in the background, from the moment when a version takes its first; give the report's file."""
+    report = road.state / "traffic.json"
+    arguments = [
+        "--url", gateway_url(road), "--model", MODEL, "--rps", "1.5", "--after", after, "--report", str(report)
+    ]  # fmt: skip
+    print(f"$ python -m examples.smollm2.traffic {' '.join(arguments)} &", flush=True)
+    process = subprocess.Popen([sys.executable, "-m", "examples.smollm2.traffic", *arguments], env=road.environment())
+    try:
+        yield report
+    finally:
+        process.terminate()
+        process.wait(150)
+
+
+def gateway_url(road: Road) -> str:
+    parts = road.ask_slipway("ps")["parts"]
+    return next(f"http://127.0.0.1:{part['port']}" for part in parts if part["name"] == "gateway")
+
+
+def await_way_back(road: Road) -> None:
+    """Wait until traffic is back on version 1 and that was verified; nobody does anything for it."""
+    started = monotonic()
+    while not (done := said(road, "rollback.completed")):
+        if monotonic() - started > BACK_WITHIN_S:
+            sys.exit(f"The demo failed: version 2 was slowed down, and traffic was not back after {BACK_WITHIN_S:g} s.")
+        sleep(1.0)
+    timeline = {name: datetime.fromisoformat(at) for name, at in done[-1]["timeline"].items() if at}
+    first = timeline["first_bad_at"]
+    for name, title in TIMELINE:
+        at = timeline.get(name)
+        print(f"  {title:<28}" + (f"{at:%H:%M:%S.%f}"[:-3] + f"  +{(at - first).total_seconds():.2f} s" if at else "-"))
+    print(f"  {done[-1]['verdict']}: {done[-1]['reason']}")
+
+
+def said(road: Road, name: str) -> list[dict[str, Any]]:
+    """Give what was said by facts of one name about the model, oldest first."""
+    command = [SLIPWAY, "events", "--model", MODEL, "--json"]
+    done = subprocess.run(command, env=road.environment(), check=True, stdout=subprocess.PIPE, text=True)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    return [
+        one["data"] for one in events if (one["type"], one["environment"]) == (f"slipway.{name}.v1", "production")
+    ]
+
+
 def walk(road: Road) -> None:
     base = road.state / "base"
     with road.step("start the stack: NATS, an S3 store, Triton with vLLM, and every service"):
         road.slipway("up", "--detach")
     with road.step("import the base model (SmolLM2-135M-Instruct)"):
         road.slipway("base", "import", "--from-smollm2", "--keep-folder", str(base))
-    for number, (seed, steps) in enumerate([(1, 20), (2, 24)], start=1):
-        with road.step(f"train a LoRA, run {number}; the training run publishes its checkpoint"):
-            train(road, base, f"run-{number}", seed, steps)
-        with road.step(f"follow release {number} to production"):
+    with road.step("train a LoRA, run 1; the training run publishes its checkpoint"):
+        train(road, base, "run-1", seed=1, steps=12)
+    with road.step("follow release 1 to production: its way back is rehearsed with the base model"):
+        road.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
+    with road.step("ask version 1 over the OpenAI API"):
+        road.slipway("ask", MODEL, QUESTION)
+    with road.step("train a LoRA, run 2; the training run publishes its checkpoint"):
+        train(road, base, "run-2", seed=2, steps=16)
+    with live_traffic(road, after=f"{MODEL}@v2") as report:
+        with road.step("follow release 2 to production: rehearsal, then a canary under live traffic"):
             road.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
-        with road.step(f"ask version {number} over the OpenAI API"):
+        with road.step("ask version 2, and see where it came from"):
             road.slipway("ask", MODEL, QUESTION)
-    with road.step("see what serves, and where it came from"):
-        road.slipway("routes")
-        road.slipway("versions", MODEL)
-        road.slipway("show", f"{MODEL}@v2")
-    check(road)
+            road.slipway("show", f"{MODEL}@v2")
+        with road.step("a drill slows version 2 down; nobody touches anything until traffic is back on version 1"):
+            road.slipway("drill", MODEL, *DRILL, "--reason", "the demo")
+            await_way_back(road)
+        with road.step("see what was noticed, and what serves now"):
+            road.slipway("alerts", MODEL, "--all")
+            road.slipway("routes")
+            road.slipway("quarantine", "list", MODEL)
+    check(road, json.loads(report.read_text()))
 
 
-def check(road: Road) -> None:
-    """Make sure that what was shown is so: v2 serves, v1 is loaded behind it."""
+def check(road: Road, traffic: dict[str, Any]) -> None:
+    """Make sure that what was shown is so, each part by itself."""
     (route,) = [one for one in road.ask_slipway("routes") if one["model"] == MODEL]
-    active, previous = route["active"]["target"]["version"], route["previous"]["target"]["version"]
-    if (active, previous) != (2, 1):
-        sys.exit(f"The demo failed: version {active} serves with {previous} behind it; 2 and 1 were expected.")
+    certificates = [one["certificates"] for one in said(road, "rehearsal.completed") if one["verdict"] == "pass"]
+    canaries = [one["target"]["version"] for one in said(road, "canary.assessed") if one["verdict"] == "pass"]
+    alerts = [one for one in said(road, "alert.raised") if one["target"]["version"] == 2 and one["drill"]]
+    (back,) = said(road, "rollback.completed")
+    moved = (back["mode"], back["failed"]["version"], back["to"]["version"])
+    happened = {
+        "both releases were rehearsed, trigger by trigger": [len(one) for one in certificates] == [2, 2],
+        "version 2 passed its canary": canaries == [2],
+        "the drill raised an alert": bool(alerts),
+        "traffic went back by itself": moved == ("automatic", 2, 1),
+        "version 1 serves": route["active"]["target"]["version"] == 1,
+        "version 2 is barred": [one["version"] for one in route["barred"]] == [2],
+        "no request was lost": traffic["sent"] == sum(traffic["answered"].values()) and not traffic["failed"],
+        "both versions answered": len(traffic["answered"]) == 2,
+    }  # fmt: skip
+    print()
+    for what, is_so in happened.items():
+        print(f"  {'yes' if is_so else 'NO'}\t{what}")
+    if not all(happened.values()):
+        sys.exit("The demo failed; see above for what did not happen.")
 
 
 def summarise(road: Road, total_s: float, keep: bool) -> None:
@@ -107,12 +189,11 @@ def summarise(road: Road, total_s: float, keep: bool) -> None:
     for title, seconds in road.steps:
         print(f"  {title[:70]:<71}{seconds:>6.1f}")
     print(f"  {'in all':<71}{total_s:>6.1f}")
-    gateway = road.ask_slipway("ps")
-    url = next((f"http://127.0.0.1:{part['port']}" for part in gateway["parts"] if part["name"] == "gateway"), "")
+    url = gateway_url(road)
     print(f"""
-Version 2 serves production; version 1 stays loaded behind it.
+Version 1 serves production again; version 2 is barred until somebody lifts its quarantine.
 Where to look next (SLIPWAY_STATE={road.state}):
-  slipway status · slipway events · slipway trace {MODEL}@v2 · slipway ps
+  slipway status · slipway events · slipway trace {MODEL}@v2 · slipway alerts --all · slipway ps
   curl {url}/v1/chat/completions -H 'content-type: application/json' \\
     -d '{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
   {road.state}/logs has one log per part.""")

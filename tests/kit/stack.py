@@ -124,10 +124,13 @@ class Stack:
     def promoted(self, model: str, timeout_s: float = 240) -> None:
         self.ok("status", model, "--follow", "--until", "finished", "--timeout", str(timeout_s), timeout_s=timeout_s + 30)
 
-    def events(self, name: str, model: str | None = None) -> list[dict[str, Any]]:
+    def events(
+        self, name: str, model: str | None = None, environment: str = "production"
+    ) -> list[dict[str, Any]]:
         about = ["--model", model] if model else []
         lines = self.ok("events", "--json", *about).splitlines()
-        return [event for event in map(json.loads, lines) if event["type"] == f"slipway.{name}.v1"]
+        wanted = (f"slipway.{name}.v1", environment)
+        return [event for event in map(json.loads, lines) if (event["type"], event["environment"]) == wanted]
 
     def await_event(self, name: str, model: str, *, count: int = 1, timeout_s: float = 120) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout_s

@@ -168,3 +168,9 @@ def test_a_rehearsal_and_a_canary_are_steps_with_what_they_showed():
     assert (road.steps["canary"].state, road.steps["canary"].detail) == ("running", "12 requests, 8 more needed")
     failed = only(project([*whole_road()[:7], said(f.RehearsalCompleted, 86, verdict="fail", reason="no alert came")]))
     assert (failed.steps["rehearsed"].state, failed.steps["rehearsed"].detail) == ("failed", "no alert came")
+
+
+def test_what_happens_in_staging_is_no_step_of_the_road():
+    moved = event(fact(f.DeploymentChanged, cause="promote"), correlationid=RELEASE, time=after(86), environment="staging")
+    before = project(whole_road()[:7])
+    assert advance(before, moved) == before

@@ -1,0 +1,158 @@
+"""The whole way back on the embedded stack: rehearsed, tried under live traffic, slowed down, taken back, barred."""
+
+import threading
+import time
+from collections import Counter
+from typing import Self
+
+import httpx
+import pytest
+
+from tests.kit.stack import POLICY
+from tests.kit.triton import installed
+
+pytestmark = [
+    pytest.mark.real, pytest.mark.timeout(900),
+    pytest.mark.skipif(not installed(), reason="the engine environment is not installed"),
+]  # fmt: skip
+MODEL = "bot"
+AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
+WAY_BACK = {
+    **POLICY,
+    "rehearsal": "required",
+    "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
+    "triggers": [
+        {"name": "slow", "metric": "ttft_ms", "threshold": 1500, "allowed_ratio": 0.1, **AUTOMATIC},
+        {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
+    ],
+}
+
+
+class Users:
+    """People who ask all the time, each request with another user: who answered, and what went wrong."""
+
+    def __init__(self, url: str, rps: float = 10.0) -> None:
+        self._url = url
+        self._interval_s = 1.0 / rps
+        self._stop = threading.Event()
+        self.answered: Counter[str] = Counter()
+        self.failed: list[str] = []
+        self.last = ""
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._loop = threading.Thread(target=self._run, daemon=True)
+        self._loop.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._loop.join(30)
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.wait(self._interval_s):
+            thread = threading.Thread(target=self._ask, args=(number,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+            number += 1
+
+    def _ask(self, number: int) -> None:
+        body = {"model": MODEL, "prompt": "hello", "max_tokens": 4, "user": f"user-{number}"}
+        try:
+            answer = httpx.post(f"{self._url}/v1/completions", json=body, timeout=60, trust_env=False)
+            answer.raise_for_status()
+        except httpx.HTTPError as error:
+            self.failed.append(repr(error))
+            return
+        self.last = answer.headers["x-slipway-release"]
+        self.answered[self.last] += 1
+
+
+def route_of(stack):
+    return next(one for one in stack.says("routes") if one["model"] == MODEL)
+
+
+def await_route(stack, version, timeout_s=90.0):
+    deadline = time.monotonic() + timeout_s
+    while route_of(stack)["active"]["target"]["version"] != version:
+        assert time.monotonic() < deadline, f"version {version} is not active\n{stack.tail()}"
+        time.sleep(0.3)
+    return route_of(stack)
+
+
+@pytest.fixture(scope="module")
+def stack(module_stack):
+    return module_stack(MONITOR_UPDATE_EVERY_S="2", ROLLBACK_CONTROLLER_VERIFY_S="10")
+
+
+def gateway(stack) -> str:
+    return f"http://127.0.0.1:{stack.part('gateway')['port']}"
+
+
+def test_from_rehearsal_to_quarantine(stack, tiny):
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WAY_BACK)
+    stack.promoted(MODEL)
+    (rehearsed,) = stack.events("rehearsal.completed", MODEL)
+    certificates = rehearsed["data"]["certificates"]
+    assert [one["trigger"] for one in certificates] == ["slow", "errors"]
+    alerts = {one["id"]: one for one in stack.events("alert.raised", MODEL, "staging")}
+    routes = {one["id"]: one for one in stack.events("deployment.changed", MODEL, "staging")}
+    for one in certificates:
+        assert alerts[one["alert_fact_id"]]["data"]["trigger"] == one["trigger"]
+        assert routes[one["route_fact_id"]]["data"]["cause"] == "rollback"
+        assert 0 < one["detect_s"] < 60
+    assert stack.events("alert.raised", MODEL) == [], "a rehearsal pages nobody"
+    assert staging_route_is_empty(stack)
+
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WAY_BACK)
+    with Users(gateway(stack)) as users:
+        stack.promoted(MODEL)
+        assert [one["data"]["verdict"] for one in stack.events("canary.assessed", MODEL)][-1] == "pass"
+        assert route_of(stack)["active"]["target"]["version"] == 2
+        stack.ok("drill", MODEL, "--fault", "delay_ms=4000", "--share", "0.9", "--for", "120s", "--reason", "test")
+        await_route(stack, 1)
+        stack.await_event("rollback.completed", MODEL)
+        stack.ok("drill", MODEL, "--target", f"{MODEL}.v2.bf16", "--stop", "--reason", "over")
+    assert users.failed == [], "no request was lost"
+    assert set(users.answered) == {f"{MODEL}@v1", f"{MODEL}@v2"}
+    (back,) = stack.events("rollback.completed", MODEL)
+    assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")
+    (alert,) = stack.events("alert.raised", MODEL)
+    assert alert["data"]["drill"], "a drill is labelled everywhere"
+    assert [one["version"] for one in route_of(stack)["barred"]] == [2]
+
+
+def staging_route_is_empty(stack) -> bool:
+    headers = {"x-slipway-environment": "staging"}
+    body = {"model": MODEL, "prompt": "hello", "max_tokens": 2}
+    answer = httpx.post(f"{gateway(stack)}/v1/completions", json=body, headers=headers, timeout=30, trust_env=False)
+    return answer.status_code == 503
+
+
+def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack):
+    before = route_of(stack)
+    for name in ("server-manager", "registry", "rollback-controller", "gateway"):
+        stack.kill(name)
+    time.sleep(3)  # some ticks of the reconcile loop
+    assert route_of(stack) == before
+    stack.down()
+    stack.up()
+    assert route_of(stack) == before
+    assert "v1" in stack.ok("ask", MODEL, "hello", "--max-tokens", "4")
+
+
+def test_forward_again_takes_a_person(stack, tiny):
+    assert stack.slipway("rollback", MODEL, "--to", "2", "--reason", "try", "--dry-run").returncode != 0
+    stack.ok("quarantine", "lift", f"{MODEL}.v2.bf16", "--reason", "it was a drill")
+    assert route_of(stack)["barred"] == []
+    assert route_of(stack)["active"]["target"]["version"] == 1
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "2", policy=WAY_BACK)
+    with Users(gateway(stack)) as users:
+        stack.promoted(MODEL)
+        stack.ok("rollback", MODEL, "--reason", "a person says so")
+    assert users.failed == []
+    assert route_of(stack)["active"]["target"]["version"] == 1
+    assert [one["data"]["mode"] for one in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
