@@ -173,7 +173,8 @@ def _opened(road: Road, event: Event[f.ReleaseOpened]) -> Road:
     opened = replace(
         road, release_id=data.release_id, version=data.version, run_id=data.training.run_id, wanted=tuple(data.wanted),
         manual=data.policy.promotion.mode == "manual",
-        rehearsal=data.policy.rehearsal == "required" and bool(data.policy.automatic), began_at=min(road.began_at, event.time),
+        rehearsal=data.policy.rehearsal == "required" and bool(data.policy.automatic),
+        began_at=min(road.began_at, event.time),
         source_id=data.source_fact_id, inputs=_inputs(data),
     )  # fmt: skip
     return opened.with_step("admitted", event.time, f"version {data.version} reserved")
@@ -289,6 +290,7 @@ _APPLY: dict[type, Callable[[Road, Any], Road]] = {
     f.CheckpointReady: _announced, f.ReleaseOpened: _opened, f.CheckpointRejected: _rejected,
     f.CheckpointMerged: _merged, f.VariantQuantised: _quantised, f.VariantFailed: _variant_failed,
     f.VersionRegistered: _registered, f.VariantStaged: _staged, f.VariantBenchmarked: _benchmarked,
-    f.RehearsalCompleted: _rehearsed, f.CanaryAssessed: _assessed, f.ApprovalAwaited: _awaited, f.ApprovalGranted: _approved, f.DeploymentChanged: _deployed,
+    f.RehearsalCompleted: _rehearsed, f.CanaryAssessed: _assessed,
+    f.ApprovalAwaited: _awaited, f.ApprovalGranted: _approved, f.DeploymentChanged: _deployed,
     f.WorkProgressed: _progressed, f.ReleaseFinished: _finished,
 }  # fmt: skip
