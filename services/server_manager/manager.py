@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
@@ -14,9 +15,11 @@ from contracts.facts import (
     VariantFailed,
     VariantStaged,
 )
+from contracts.facts.watch import Severity
 from contracts.routes import Changed, Edit, Refused, Route, ServedTarget, promote
 from contracts.vocabulary import Deployable, Target
 from services.server_manager.domain import staging
+from services.server_manager.domain.alerts import SayAlert, assess_standby, plan_alerts
 from services.server_manager.domain.decide import (
     AnnounceStaged,
     ApplyOrder,
@@ -26,10 +29,9 @@ from services.server_manager.domain.decide import (
     Step,
     assess_progress,
     decide_steps,
-    plan_alerts,
 )
-from services.server_manager.domain.fleet import Held, Limits, Wanted, plan_desired, plan_production, plan_reconcile
-from services.server_manager.domain.records import LoadedTarget, OpenAlert, Servers
+from services.server_manager.domain.fleet import Held, Limits, Wanted, plan_desired, plan_reconcile
+from services.server_manager.domain.records import FleetAlert, LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet import Fleet
 from services.server_manager.ports import Artifacts, Engine, Leadership, Publish, Routes, State, Tell
 from shared.bus import Emit
@@ -38,7 +40,7 @@ from shared.errors import SlipwayError
 from shared.failpoints import failpoint
 
 DOWN_AFTER_S = 3.0
-RUNBOOK = "services/server_manager/README.md#runbook"
+SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning"}
 
 
 class Manager:
@@ -63,6 +65,7 @@ class Manager:
         self._wake = asyncio.Event()
         self._log = structlog.get_logger()
         self._answered = clock.monotonic()
+        self._disarmed: dict[str, float] = {}
         self.fleet = Fleet(engine, artifacts, clock, limits, on_change=self.wake)
 
     def wake(self) -> None:
@@ -104,14 +107,14 @@ class Manager:
                 self._begin(self._desired)
             raise
         if not leads:
-            self._desired = None
+            self._desired, self._disarmed = None, {}
             await self.fleet.stop()
             return
         answers = await self._look()
         await self._answer_orders()
         record, routes = await self._state.read(), await self._routes.all()
         # Before anything is healed, or what heals within a moment would never be told.
-        await self._alert(record, plan_production(routes), answers=answers)
+        await self._alert(record, routes, answers=answers)
         self._desired = desired = plan_desired(routes, record)
         if answers:
             self._begin(desired)
@@ -227,32 +230,29 @@ class Manager:
 
     # -- what others see --------------------------------------------------------------------------------------------
 
-    async def _alert(self, record: Servers, production: Mapping[str, Deployable], *, answers: bool) -> None:
-        up = answers or self._clock.monotonic() - self._answered < DOWN_AFTER_S
+    async def _alert(self, record: Servers, routes: Mapping[str, Route], *, answers: bool) -> None:
+        now, held = self._clock.monotonic(), self.fleet.held()
+        up = answers or now - self._answered < DOWN_AFTER_S
         if not answers and up:
             return
-        for change, deployable, name, message in plan_alerts(record, production, self.fleet.held(), server_ready=up):
-            if change == "raise" and deployable is not None:
-                await self._raise(deployable.target, message)
-            elif change == "resolve":
-                await self._resolve(next(one for one in record.alerts if str(one.target) == name), message)
+        disarmed = assess_standby(routes, held, server_ready=up)
+        self._disarmed = {model: self._disarmed.get(model, now) for model in disarmed}
+        for change in plan_alerts(
+            record, routes, held, server_ready=up, grace_s=self._limits.standby_grace_s, now=self._clock.now(),
+            disarmed_s={model: now - since for model, since in self._disarmed.items()},
+        ):  # fmt: skip
+            await (self._raise(change) if change.what == "raise" else self._resolve(change))
 
-    async def _raise(self, target: Target, message: str) -> None:
-        alert = OpenAlert(target=target, raised_at=self._clock.now(), message=message)
-        record = await self._state.edit(lambda record: staging.open_alert(record, alert))
-        alert = next(one for one in record.alerts if one.alert_id == alert.alert_id)
-        raised = AlertRaised(
-            alert_id=alert.alert_id, kind="engine", severity="critical", target=target, runbook=RUNBOOK,
-            message=alert.message,
-        )  # fmt: skip
-        await self._publish(_about(alert, raised, "raised"))
+    async def _raise(self, change: SayAlert) -> None:
+        """Write it down, say it, note that it was said: killed in between, the next one says it again."""
+        record = await self._state.edit(lambda record: staging.open_alert(record, change.alert))
+        alert = next(one for one in record.alerts if one.alert_id == change.alert.alert_id)
+        await self._publish(_about(alert, AlertRaised(**_told(alert), message=alert.message), "raised"))
+        await self._state.edit(lambda record: staging.mark_said(record, alert.alert_id))
 
-    async def _resolve(self, alert: OpenAlert, message: str) -> None:
-        resolved = AlertResolved(
-            alert_id=alert.alert_id, kind="engine", severity="critical", target=alert.target, runbook=RUNBOOK,
-            message=message,
-        )  # fmt: skip
-        await self._publish(_about(alert, resolved, "resolved"))
+    async def _resolve(self, change: SayAlert) -> None:
+        alert = change.alert
+        await self._publish(_about(alert, AlertResolved(**_told(alert), message=change.message), "resolved"))
         await self._state.edit(lambda record: staging.close_alert(record, alert.alert_id))
 
     async def _publish_view(self, *, answers: bool) -> None:
@@ -262,6 +262,14 @@ class Manager:
             "memory_budget_bytes": self._limits.memory_budget_bytes, "loaded": loaded,
         }  # fmt: skip
         await self._state.edit(lambda record: record.model_copy(update=view))
+
+
+def _told(alert: OpenAlert) -> dict[str, Any]:
+    """Give what the facts of an alert have in common."""
+    return {
+        "alert_id": alert.alert_id, "kind": alert.kind, "severity": SEVERITY[alert.kind], "target": alert.target,
+        "runbook": f"docs/runbooks/{alert.kind}.md", "raised_at": alert.raised_at,
+    }  # fmt: skip
 
 
 def _about(alert: OpenAlert, fact: AlertRaised | AlertResolved, what: str) -> Emit:

@@ -29,6 +29,7 @@ class ServerManagerSettings(BaseSettings):
         toy: parameters of the toy engine, as JSON.
         memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.
         overhead_bytes: what a target reserves besides its weights; 0 takes the engine's usual figure.
+        standby_grace_s: how long a model may be without a hot way back before an alert says so.
     """
 
     model_config = SettingsConfigDict(env_prefix="SERVER_MANAGER_", frozen=True, extra="ignore")
@@ -51,6 +52,7 @@ class ServerManagerSettings(BaseSettings):
     load_attempts: int = 2
     load_timeout_s: float = 300.0
     order_deadline_s: float = 600.0
+    standby_grace_s: float = 5.0
     tick_s: float = 1.0
 
     def engine_config(self) -> EngineConfig:
@@ -71,4 +73,5 @@ class ServerManagerSettings(BaseSettings):
             linger_s=self.linger_s,
             load_attempts=self.load_attempts,
             order_deadline_s=self.order_deadline_s,
+            standby_grace_s=self.standby_grace_s,
         )

@@ -170,8 +170,8 @@ async def test_a_broken_artifact_fails_the_variant_and_leaves_nothing(fleet, man
 
 
 async def test_killed_stub_is_healed_and_alerted(fleet, manager, triton, tmp_path):
-    first = fleet.put_toy(tmp_path, "bot", 1)
-    await fleet.promote(first, 0)
+    first, base = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 0)
+    await fleet.promote(first, 0, fallback=base)
     await fleet.facts(DeploymentChanged)
     before = await ask(triton.endpoint, "bot.v1.bf16")
     triton.kill_stub("bot.v1.bf16")
@@ -183,8 +183,8 @@ async def test_killed_stub_is_healed_and_alerted(fleet, manager, triton, tmp_pat
 
 
 async def test_dead_engine_is_healed(fleet, manager, triton, tmp_path):
-    first = fleet.put_toy(tmp_path, "bot", 1)
-    await fleet.promote(first, 0)
+    first, base = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 0)
+    await fleet.promote(first, 0, fallback=base)
     await fleet.facts(DeploymentChanged)
     with pytest.raises(Transient, match="dead"):
         await ask(triton.endpoint, "bot.v1.bf16", "DEAD")
@@ -193,15 +193,31 @@ async def test_dead_engine_is_healed(fleet, manager, triton, tmp_path):
     assert len(await ask(triton.endpoint, "bot.v1.bf16")) == 4
 
 
-async def test_killed_triton_is_waited_for_and_everything_is_loaded_again(fleet, manager, triton, tmp_path):
+async def test_with_nothing_behind_it_a_version_says_so_until_there_is(fleet, settings, triton, tmp_path):
     first, second = fleet.put_toy(tmp_path, "bot", 1), fleet.put_toy(tmp_path, "bot", 2)
-    await fleet.promote(first, 0)
+    manager = server_manager(tmp_path, settings, triton, standby_grace_s=0.5)
+    with running(manager):
+        await fleet.promote(first, 0)
+        (raised,) = await fleet.facts(AlertRaised)
+        assert (raised.data.kind, raised.data.target) == ("standby", first.target)
+        manager.kill()
+        manager.start()
+        await fleet.promote(second, 1)
+        (resolved,) = await fleet.facts(AlertResolved)
+        assert resolved.data.alert_id == raised.data.alert_id == "standby-bot"
+        assert await fleet.count(AlertRaised) == 1
+
+
+async def test_killed_triton_is_waited_for_and_everything_is_loaded_again(fleet, manager, triton, tmp_path):
+    base, first, second = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    await fleet.promote(first, 0, fallback=base)
     await fleet.facts(DeploymentChanged)
     await fleet.promote(second, 1)
     await fleet.facts(DeploymentChanged, 2)
     triton.kill()
     triton.nothing_left()
-    await fleet.facts(AlertRaised, 2)
+    raised = await fleet.facts(AlertRaised, 2)
+    assert {one.data.kind for one in raised} == {"engine", "standby"}, "what serves is silent, nothing is behind it"
     triton.start()
     await fleet.facts(AlertResolved, 2)
     assert await is_hot(fleet, "bot.v1.bf16", "bot.v2.bf16")

@@ -38,7 +38,7 @@ async def fleet(js, settings, tmp_path, triton):
     fleet = Fleet(js, Store(settings))
     folder = await asyncio.to_thread(tiny_base, tmp_path / "model", hidden=256)
     model = await asyncio.to_thread(fleet.put_model, folder, Target(model="bot", version=1, variant="bf16"))
-    manager = ServerManager(tmp_path, settings, triton, max_model_len=512, probe_interval_s=1)
+    manager = ServerManager(tmp_path, settings, triton, max_model_len=512, probe_interval_s=1, standby_grace_s=3600)
     await asyncio.to_thread(manager.start)
     try:
         await fleet.promote(model, 0)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from contracts.codes import Code
 from contracts.envelope import Event
@@ -232,31 +232,3 @@ def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held
     return WorkProgressed(
         step=step, done=len(hot), total=len(names), unit="targets", variant=about.target.variant, note=", ".join(notes)
     )
-
-
-# -- alerts ---------------------------------------------------------------------------------------------------------
-
-
-def plan_alerts(
-    record: Servers, production: Mapping[str, Deployable], held: Mapping[str, Held], *, server_ready: bool
-) -> list[tuple[Literal["raise", "resolve"], Deployable | None, str, str]]:
-    """Compare open alerts with what production needs: (what to do, target, alert's target name, message).
-
-    An alert is open while a target of production does not generate and it is not its first load.
-    """
-    opened = {str(alert.target): alert for alert in record.alerts}
-    changes: list[tuple[Literal["raise", "resolve"], Deployable | None, str, str]] = []
-    for name, deployable in sorted(production.items()):
-        one = held.get(name)
-        broken = not server_ready or (one is not None and one.phase in {Phase.DEAD, Phase.FAILED})
-        if broken and name not in opened:
-            why = one.reason if one is not None and one.reason else "its server does not answer"
-            changes.append(("raise", deployable, name, f"{name} does not generate: {why}"))
-        elif server_ready and name in opened and one is not None and one.phase is Phase.HOT:
-            changes.append(("resolve", deployable, name, f"{name} generates again."))
-    changes += [
-        ("resolve", None, name, f"{name} no longer belongs to production.")
-        for name in sorted(opened)
-        if name not in production
-    ]
-    return changes

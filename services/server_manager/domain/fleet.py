@@ -92,6 +92,7 @@ class Limits:
     order_deadline_s: float = 600.0
     retry_s: float = 2.0
     max_retry_s: float = 60.0
+    standby_grace_s: float = 5.0
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Give what a target reserves."""

@@ -8,6 +8,7 @@ from contracts.facts.staging import StagingPurpose
 from contracts.vocabulary import Contract, Digest, Instant, Target
 
 CLOSED_KEPT = 500
+FleetAlert = Literal["engine", "standby"]
 
 
 class Lease(Contract):
@@ -70,16 +71,21 @@ class LoadedTarget(Contract):
 
 
 class OpenAlert(Contract):
-    """An alert of kind `engine` that was raised and not resolved."""
+    """An alert that is open: a target that does not generate, or a model without a hot way back.
+
+    `target` is the one that serves; `said` tells whether the bus is known to have it.
+    """
 
     target: Target
     raised_at: Instant
     message: str
+    kind: FleetAlert = "engine"
+    said: bool = True
 
     @property
     def alert_id(self) -> str:
-        """Stable name of the alert: one per target."""
-        return f"engine-{self.target}"
+        """Stable name of the alert: one per target, or per model for the way back."""
+        return f"engine-{self.target}" if self.kind == "engine" else f"standby-{self.target.model}"
 
 
 class Servers(Contract):

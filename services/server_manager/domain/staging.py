@@ -85,10 +85,16 @@ def drop_order(record: Servers, order_id: str) -> Servers:
 
 
 def open_alert(record: Servers, alert: OpenAlert) -> Servers:
-    """Note an alert; the first one of a target stays."""
+    """Note an alert; the first one of its name stays."""
     if any(one.alert_id == alert.alert_id for one in record.alerts):
         return record
     return record.model_copy(update={"alerts": (*record.alerts, alert)})
+
+
+def mark_said(record: Servers, alert_id: str) -> Servers:
+    """Note that an open alert was published."""
+    alerts = tuple(one.model_copy(update={"said": True}) if one.alert_id == alert_id else one for one in record.alerts)
+    return record.model_copy(update={"alerts": alerts})
 
 
 def close_alert(record: Servers, alert_id: str) -> Servers:

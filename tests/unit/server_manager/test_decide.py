@@ -12,10 +12,9 @@ from services.server_manager.domain.decide import (
     RefuseOrder,
     decide_steps,
     next_previous,
-    plan_alerts,
 )
-from services.server_manager.domain.fleet import Phase, plan_production
-from services.server_manager.domain.records import OpenAlert, Servers
+from services.server_manager.domain.fleet import Phase
+from services.server_manager.domain.records import Servers
 from tests.unit.server_manager.factories import (
     LIMITS,
     START,
@@ -161,37 +160,3 @@ def test_the_way_back():
     assert next_previous(Route(model="bot"), deployable(1), deployable(0)) == deployable(0)
     assert next_previous(route(1, 0), deployable(2), None).target == deployable(1).target
     assert next_previous(route(1, 0), deployable(1), None).target == deployable(0).target
-
-
-# -- alerts ----------------------------------------------------------------------------------------------------------
-
-
-def alerts(holding, *, open_for=(), server_ready=True, routes=None):
-    opened = tuple(OpenAlert(target=deployable(n).target, raised_at=START, message="x") for n in open_for)
-    production = plan_production(routes or {"bot": route(1)})
-    return [
-        (what, name)
-        for what, _, name, _ in plan_alerts(Servers(alerts=opened), production, holding, server_ready=server_ready)
-    ]
-
-
-def test_an_alert_is_raised_once_for_what_died_and_resolved_when_hot():
-    assert alerts({V1: held(1)}) == []
-    assert alerts({V1: held(1, Phase.DEAD)}) == [("raise", V1)]
-    assert alerts({V1: held(1, Phase.DEAD)}, open_for=[1]) == []
-    assert alerts({V1: held(1, Phase.LOADING)}, open_for=[1]) == []
-    assert alerts({V1: held(1)}, open_for=[1]) == [("resolve", V1)]
-
-
-def test_a_target_on_its_way_raises_nothing():
-    assert alerts({V1: held(1, Phase.LOADING)}) == []
-    assert alerts({}) == []
-
-
-def test_a_silent_server_alerts_for_all_of_production_and_only_for_it():
-    assert alerts({V1: held(1), V2: held(2)}, server_ready=False) == [("raise", V1)]
-    assert alerts({V1: held(1)}, server_ready=False, open_for=[1]) == []
-
-
-def test_an_alert_of_what_left_production_is_resolved():
-    assert alerts({}, open_for=[2], routes={"cat": route(1, model="cat")}) == [("resolve", V2)]

@@ -81,9 +81,9 @@ async def test_an_order_is_loaded_probed_applied_said_and_forgotten(world):
 
 
 async def test_an_order_whose_answer_was_not_forgotten_is_said_again_under_the_same_cause(world):
-    await world.order(traffic_requested("t1", 1))
+    await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
-    await world.order(traffic_requested("t1", 1))
+    await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
     assert len(world.said.facts(DeploymentChanged)) == 2
     assert {cause.id for _, cause in world.said.emits} == {"t1"}
@@ -147,34 +147,35 @@ async def test_a_full_disk_is_tried_again_and_then_named(world):
 
 
 async def test_dead_is_alerted_healed_and_resolved(world):
-    world.routes.routes["bot"] = route(1)
+    world.routes.routes["bot"] = route(1, 0)
     await world.ticks()
     world.engine.dead.add(V1)
     await world.ticks(12)
     (raised,) = world.said.facts(AlertRaised)
     (resolved,) = world.said.facts(AlertResolved)
     assert raised.alert_id == resolved.alert_id == "engine-bot.v1.bf16"
-    assert world.engine.loads == [V1, V1]
+    assert (raised.kind, raised.severity, raised.runbook) == ("engine", "critical", "docs/runbooks/engine.md")
+    assert world.engine.loads == [V0, V1, V1]
     assert not world.state.record.alerts
 
 
 async def test_silence_must_repeat_before_it_counts_as_death(world):
-    world.routes.routes["bot"] = route(1)
+    world.routes.routes["bot"] = route(1, 0)
     await world.ticks()
     world.engine.mute.add(V1)
     await world.ticks(7)
-    assert world.engine.loads == [V1]
+    assert world.engine.loads == [V0, V1]
     await world.ticks(7)
-    assert world.engine.loads == [V1, V1]
+    assert world.engine.loads == [V0, V1, V1]
     assert len(world.said.facts(AlertRaised)) == 1
 
 
-async def test_a_restarted_engine_gets_everything_back_and_one_alert_per_target(world):
+async def test_a_restarted_engine_gets_everything_back_and_each_alert_is_said_once(world):
     world.routes.routes["bot"] = route(2, 1)
     await world.ticks()
     world.engine.down = True
     await world.ticks(8)
-    assert len(world.said.facts(AlertRaised)) == 2
+    assert {one.alert_id for one in world.said.facts(AlertRaised)} == {"engine-bot.v2.bf16", "standby-bot"}
     assert world.clock.seconds > DOWN_AFTER_S
     world.engine.restart()
     await world.ticks(4)
@@ -235,7 +236,7 @@ async def test_only_copies_of_what_is_held_are_kept(world):
 
 
 async def test_a_moment_s_silence_of_the_server_is_no_alert(world):
-    world.routes.routes["bot"] = route(1)
+    world.routes.routes["bot"] = route(1, 0)
     await world.ticks()
     world.engine.down = True
     await world.ticks(2)

@@ -1,0 +1,134 @@
+"""What to say aloud: a target of production that does not generate, and a way back that is not there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from services.server_manager.domain.fleet import Held, Phase
+from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
+
+_SILENT_SERVER = "its server does not answer"
+
+
+@dataclass(frozen=True)
+class SayAlert:
+    """An alert to raise (or to raise again, when nobody knows whether it was said) or to resolve."""
+
+    what: Literal["raise", "resolve"]
+    alert: OpenAlert
+    message: str
+
+
+def plan_alerts(
+    record: Servers, routes: Mapping[str, Route], held: Mapping[str, Held], *,
+    server_ready: bool, disarmed_s: Mapping[str, float], grace_s: float, now: datetime,
+) -> list[SayAlert]:  # fmt: skip
+    """Compare the open alerts with what production needs.
+
+    Args:
+        record: holds the open alerts.
+        routes: what production needs, by model.
+        held: what the fleet holds.
+        server_ready: whether the fleet's server answers.
+        disarmed_s: seconds for which each model has had no hot way back.
+        grace_s: how long that may last before it is said.
+        now: the moment that a new alert is raised at.
+    """
+    opened = {alert.alert_id for alert in record.alerts}
+    wrong = _silent_targets(routes, held, server_ready=server_ready)
+    disarmed = assess_standby(routes, held, server_ready=server_ready)
+    wrong += [
+        ("standby", _active(routes[model]), f"Automatic rollback of {model} is disarmed: {why}.")
+        for model, why in sorted(disarmed.items())
+        if disarmed_s.get(model, 0.0) >= grace_s
+    ]
+    fresh = [
+        OpenAlert(kind=kind, target=target, raised_at=now, message=message, said=False)
+        for kind, target, message in wrong
+    ]
+    changes = [SayAlert("raise", one, one.message) for one in record.alerts if not one.said]
+    changes += [SayAlert("raise", one, one.message) for one in fresh if one.alert_id not in opened]
+    for one in record.alerts:
+        over = _why_over(one, routes, held, disarmed, server_ready=server_ready) if one.said else None
+        if over is not None:
+            changes.append(SayAlert("resolve", one, over))
+    return changes
+
+
+def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool) -> dict[str, str]:
+    """Say for every model that serves and has no hot way back why that is so."""
+    found = {}
+    for model, route in routes.items():
+        why = _why_disarmed(route, held, server_ready=server_ready)
+        if why is not None:
+            found[model] = why
+    return found
+
+
+def _why_disarmed(route: Route, held: Mapping[str, Held], *, server_ready: bool) -> str | None:
+    if route.active is None:
+        return None
+    if route.previous is None:
+        return f"there is no version behind {route.active.target}"
+    name = str(route.previous.target)
+    one = held.get(name)
+    if not server_ready:
+        return f"{name} is out of reach, {_SILENT_SERVER}"
+    if one is None:
+        return f"{name} is not loaded"
+    if one.phase is Phase.HOT:
+        return None
+    state = {
+        Phase.LOADING: "is being loaded", Phase.UNPROVEN: "has not generated yet", Phase.DEAD: "does not generate",
+        Phase.FAILED: "could not be loaded", Phase.UNLOADING: "is being unloaded",
+    }[one.phase]  # fmt: skip
+    return f"{name} {state}" + (f" ({one.reason.rstrip('.')})" if one.reason else "")
+
+
+def _active(route: Route) -> Target:
+    assert route.active is not None  # noqa: S101 - only routes that serve can be disarmed
+    return route.active.target
+
+
+def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
+    """Give the targets that take production traffic now."""
+    found = {}
+    for route in routes.values():
+        trial = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
+        found.update({str(served.target): served.target for served in (route.active, trial) if served is not None})
+    return found
+
+
+def _silent_targets(
+    routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool
+) -> list[tuple[FleetAlert, Target, str]]:
+    """Name the targets that should serve and do not generate; one on its first load is on its way."""
+    found: list[tuple[FleetAlert, Target, str]] = []
+    for name, target in sorted(_serving(routes).items()):
+        one = held.get(name)
+        if not server_ready or (one is not None and one.phase in {Phase.DEAD, Phase.FAILED}):
+            why = one.reason if one is not None and one.reason else _SILENT_SERVER
+            found.append(("engine", target, f"{name} does not generate: {why}"))
+    return found
+
+
+def _why_over(
+    alert: OpenAlert, routes: Mapping[str, Route], held: Mapping[str, Held], disarmed: Mapping[str, str], *,
+    server_ready: bool,
+) -> str | None:  # fmt: skip
+    """Say why an alert is over; None while it is not."""
+    model, name = alert.target.model, str(alert.target)
+    if alert.kind == "engine":
+        if name not in _serving(routes):
+            return f"{name} takes no production traffic."
+        one = held.get(name)
+        return f"{name} generates again." if server_ready and one is not None and one.phase is Phase.HOT else None
+    if model in disarmed:
+        return None
+    behind = routes[model].previous if model in routes and routes[model].active is not None else None
+    if behind is None:
+        return f"{model} serves nothing."
+    return f"Automatic rollback of {model} is armed: {behind.target} generates."

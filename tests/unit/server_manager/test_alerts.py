@@ -1,0 +1,161 @@
+"""What is said aloud: silent targets of production, and a way back that is not there."""
+
+import pytest
+
+from services.server_manager.domain.alerts import assess_standby, plan_alerts
+from services.server_manager.domain.fleet import Phase
+from services.server_manager.domain.records import OpenAlert, Servers
+from tests.unit.server_manager.factories import START, at, deployable, held, route
+
+V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
+HOT = {V1: held(1), V0: held(0)}
+GRACE_S = 5.0
+
+
+def opened(kind, version, *, said=True):
+    target = deployable(version).target
+    return OpenAlert(kind=kind, target=target, raised_at=START, message="it broke", said=said)
+
+
+def plan(holding, *alerts, routes=None, server_ready=True, disarmed_s=0.0):
+    routes = {"bot": route(1, 0)} if routes is None else routes
+    return plan_alerts(
+        Servers(alerts=alerts), routes, holding, server_ready=server_ready, grace_s=GRACE_S, now=at(7),
+        disarmed_s=dict.fromkeys(routes, disarmed_s),
+    )  # fmt: skip
+
+
+def names(*args, **more):
+    return [(one.what, one.alert.alert_id) for one in plan(*args, **more)]
+
+
+# -- engine ------------------------------------------------------------------------------------------------------------
+
+ENGINE = "engine-bot.v1.bf16"
+
+
+def test_it_is_raised_once_for_what_died_and_resolved_when_hot():
+    dead = {**HOT, V1: held(1, Phase.DEAD, reason="killed")}
+    (change,) = plan(dead)
+    assert (change.what, change.alert.alert_id, change.alert.raised_at, change.alert.said) == (
+        "raise",
+        ENGINE,
+        at(7),
+        False,
+    )
+    assert change.message == f"{V1} does not generate: killed"
+    assert names(dead, opened("engine", 1)) == []
+    assert names({**HOT, V1: held(1, Phase.LOADING)}, opened("engine", 1)) == []
+    assert names(HOT, opened("engine", 1)) == [("resolve", ENGINE)]
+
+
+def test_a_target_on_its_way_raises_nothing():
+    assert names({**HOT, V1: held(1, Phase.LOADING)}) == []
+    assert names({V0: held(0)}) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.DEAD, Phase.FAILED])
+def test_a_canary_on_trial_is_production_and_an_aborted_one_is_not(phase):
+    broken = {**HOT, V2: held(2, phase)}
+    assert names(broken, routes={"bot": route(1, 0, 2)}) == [("raise", "engine-bot.v2.bf16")]
+    assert names(broken, routes={"bot": route(1, 0, 2, weight=0.0)}) == []
+
+
+def test_a_silent_server_alerts_for_all_that_serves_and_only_for_it():
+    assert names({**HOT, V2: held(2)}, server_ready=False) == [("raise", ENGINE)]
+    assert names(HOT, opened("engine", 1), server_ready=False) == []
+
+
+def test_what_takes_no_traffic_any_more_is_resolved():
+    other = {"cat": route(1, 0, model="cat")}
+    assert names({}, opened("engine", 2), routes=other) == [("resolve", "engine-bot.v2.bf16")]
+    assert names(HOT | {V0: held(0, Phase.DEAD)}, opened("engine", 0)) == [("resolve", "engine-bot.v0.bf16")]
+
+
+# -- standby -----------------------------------------------------------------------------------------------------------
+
+COLD = {
+    "not loaded": (None, f"{V0} is not loaded"),
+    "loading": (held(0, Phase.LOADING), f"{V0} is being loaded"),
+    "loading again": (held(0, Phase.LOADING, reason="killed."), f"{V0} is being loaded (killed)"),
+    "unproven": (held(0, Phase.UNPROVEN), f"{V0} has not generated yet"),
+    "dead": (held(0, Phase.DEAD, reason="killed"), f"{V0} does not generate (killed)"),
+    "failed": (held(0, Phase.FAILED, reason="no space"), f"{V0} could not be loaded (no space)"),
+    "unloading": (held(0, Phase.UNLOADING), f"{V0} is being unloaded"),
+}
+
+
+@pytest.mark.parametrize("name", COLD)
+def test_a_way_back_that_is_not_hot_is_said_after_a_moment_and_only_once(name):
+    one, why = COLD[name]
+    cold = {V1: held(1)} | ({V0: one} if one is not None else {})
+    assert plan(cold, disarmed_s=GRACE_S - 0.1) == []
+    (change,) = plan(cold, disarmed_s=GRACE_S)
+    assert (change.what, change.alert.kind, change.alert.alert_id) == ("raise", "standby", "standby-bot")
+    assert change.alert.target == deployable(1).target, "the alert is about what serves"
+    assert change.message == f"Automatic rollback of bot is disarmed: {why}."
+    assert plan(cold, opened("standby", 1), disarmed_s=600) == []
+
+
+def test_no_way_back_at_all_is_said_too():
+    alone = {"bot": route(1)}
+    (change,) = plan({V1: held(1)}, routes=alone, disarmed_s=GRACE_S)
+    assert change.message == f"Automatic rollback of bot is disarmed: there is no version behind {V1}."
+    assert plan({V1: held(1)}, opened("standby", 1), routes=alone, disarmed_s=600) == []
+
+
+def test_it_is_resolved_as_soon_as_the_way_back_is_hot():
+    (change,) = plan(HOT, opened("standby", 1), disarmed_s=0)
+    assert (change.what, change.message) == ("resolve", f"Automatic rollback of bot is armed: {V0} generates.")
+
+
+def test_it_stays_open_while_the_reason_changes_and_across_a_rollback():
+    for phase in (Phase.LOADING, Phase.FAILED, Phase.UNPROVEN):
+        assert plan({V1: held(1), V0: held(0, phase)}, opened("standby", 2), disarmed_s=0.5) == []
+    assert plan({V1: held(1)}, opened("standby", 2), routes={"bot": route(1)}) == []
+
+
+@pytest.mark.parametrize("routes", [{}, {"bot": route()}])
+def test_a_model_that_serves_nothing_needs_no_way_back(routes):
+    assert plan({}, routes=routes, disarmed_s=600) == []
+    (change,) = plan({}, opened("standby", 1), routes=routes)
+    assert (change.what, change.message) == ("resolve", "bot serves nothing.")
+
+
+def test_a_dead_previous_is_no_engine_alert_and_a_dead_active_no_standby_alert():
+    both = {V1: held(1, Phase.DEAD), V0: held(0, Phase.DEAD)}
+    assert names(both, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
+    assert names({**HOT, V1: held(1, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", ENGINE)]
+    assert names({**HOT, V0: held(0, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", "standby-bot")]
+
+
+def test_behind_a_silent_server_nothing_is_armed():
+    assert names(HOT, server_ready=False, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
+    assert assess_standby({"bot": route(1, 0)}, HOT, server_ready=False) == {
+        "bot": f"{V0} is out of reach, its server does not answer"
+    }
+    assert names(HOT, opened("engine", 1), opened("standby", 1), server_ready=False) == []
+
+
+def test_each_model_is_looked_at_by_itself():
+    routes = {"bot": route(1, 0), "cat": route(1, 0, model="cat")}
+    holding = {**HOT, "cat.v1.bf16": held(1, model="cat")}
+    assert assess_standby(routes, holding, server_ready=True) == {"cat": "cat.v0.bf16 is not loaded"}
+    assert names(holding, routes=routes, disarmed_s=GRACE_S) == [("raise", "standby-cat")]
+
+
+# -- what was not said --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["engine", "standby"])
+@pytest.mark.parametrize("holding", [HOT, {V1: held(1, Phase.DEAD)}])
+def test_an_alert_that_was_written_down_and_perhaps_never_said_is_said_first(kind, holding):
+    unsaid = opened(kind, 1, said=False)
+    changes = [one for one in plan(holding, unsaid) if one.alert.kind == kind]
+    assert [(one.what, one.alert, one.message) for one in changes] == [("raise", unsaid, "it broke")]
+
+
+def test_an_alert_of_an_earlier_time_is_one_of_an_engine_and_was_said():
+    old = {"target": deployable(1).target.model_dump(), "raised_at": START.isoformat(), "message": "x"}
+    (alert,) = Servers.model_validate({"alerts": [old]}).alerts
+    assert (alert.kind, alert.said, alert.alert_id) == ("engine", True, ENGINE)

@@ -1,0 +1,133 @@
+"""A way back that is not hot, tick by tick: said once, kept over restarts, resolved when it is hot again."""
+
+import pytest
+
+from contracts.facts import AlertRaised, AlertResolved
+from shared.errors import Transient
+from tests.kit.fakes_serving import Published
+from tests.unit.server_manager.factories import deployable, route
+from tests.unit.server_manager.test_manager import V1, V2, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def said(world):
+    return [one.alert_id for one in world.said.facts(AlertRaised)]
+
+
+def resolved(world):
+    return [one.message for one in world.said.facts(AlertResolved)]
+
+
+def keep_from_loading(world, version, reason="no space"):
+    world.artifacts.broken[deployable(version).manifest.digest] = Transient("disk_full", reason)
+
+
+async def test_a_previous_that_heals_within_a_moment_is_not_spoken_of(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    world.engine.dead.add(V1)
+    await world.ticks(12)
+    assert world.engine.loads.count(V1) == 2
+    assert said(world) == []
+
+
+async def test_a_dead_previous_that_cannot_be_loaded_is_said_and_resolved_when_it_is_back(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    world.engine.dead.add(V1)
+    keep_from_loading(world, 1)
+    await world.ticks(20)
+    (raised,) = world.said.facts(AlertRaised)
+    assert (raised.alert_id, raised.kind, raised.severity) == ("standby-bot", "standby", "warning")
+    assert (raised.target, raised.runbook) == (deployable(2).target, "docs/runbooks/standby.md")
+    assert raised.message.startswith("Automatic rollback of bot is disarmed: bot.v1.bf16 ")
+    assert resolved(world) == []
+    world.artifacts.broken.clear()
+    await world.ticks(10, seconds=10)
+    assert resolved(world) == ["Automatic rollback of bot is armed: bot.v1.bf16 generates."]
+    assert world.state.record.alerts == ()
+
+
+async def test_after_a_rollback_the_next_older_one_is_on_its_way_and_that_is_said(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    keep_from_loading(world, 0)
+    world.routes.routes["bot"] = route(1, 0, epoch=2, barred=(deployable(2).target,))
+    await world.ticks(12)
+    assert said(world) == ["standby-bot"]
+    world.artifacts.broken.clear()
+    await world.ticks(6, seconds=10)
+    assert len(resolved(world)) == 1
+
+
+async def test_a_first_release_with_nothing_behind_it_says_so_once_over_restarts_until_there_is_something(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks(4)
+    assert said(world) == []
+    await world.ticks(30)
+    assert said(world) == ["standby-bot"]
+    for _ in range(3):
+        world.start()
+        await world.ticks(10)
+    assert said(world) == ["standby-bot"]
+    assert resolved(world) == []
+    world.routes.routes["bot"] = route(2, 1, epoch=2)
+    await world.ticks()
+    assert len(resolved(world)) == 1
+
+
+async def test_a_replica_that_takes_over_begins_its_own_count(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks(4)
+    world.lead.leads = False
+    await world.ticks(30)
+    world.lead.leads = True
+    await world.ticks(4)
+    assert said(world) == []
+    await world.ticks(3)
+    assert said(world) == ["standby-bot"]
+
+
+class Unlucky(Published):
+    """Says nothing at all for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away = True
+
+    async def __call__(self, emit, cause=None):
+        if self.away:
+            raise Transient("bus_unavailable", "away")
+        await super().__call__(emit, cause)
+
+
+async def test_an_alert_that_could_not_be_said_is_said_later_as_the_same_fact(world):
+    world.said = Unlucky()
+    world.start()
+    world.routes.routes["bot"] = route(1)
+    await world.ticks(5)
+    with pytest.raises(Transient):
+        await world.ticks(1)
+    (alert,) = world.state.record.alerts
+    assert not alert.said
+    world.said.away = False
+    world.start()
+    await world.ticks(3)
+    (emit,) = [emit for emit, _ in world.said.emits]
+    assert emit.id == f"standby-bot-{alert.raised_at.isoformat()}-raised"
+    assert emit.fact.raised_at == alert.raised_at
+    assert world.state.record.alerts[0].said
+
+
+async def test_active_and_previous_both_dead_are_both_said(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    for version, name in ((1, V1), (2, V2)):
+        world.engine.dead.add(name)
+        keep_from_loading(world, version)
+    await world.ticks(20)
+    assert sorted(said(world)) == ["engine-bot.v2.bf16", "standby-bot"]
