@@ -135,6 +135,7 @@ def test_triton_serves_with_vllm_on_a_gpu_and_shares_a_disk_with_server_manager(
 
 def test_settings_are_ones_that_the_services_know():
     from services.benchmarker.settings import BenchmarkerSettings
+    from services.rollback_controller.settings import RollbackControllerSettings
     from services.server_manager.settings import ServerManagerSettings
     from shared.settings import Connection
 
@@ -142,9 +143,16 @@ def test_settings_are_ones_that_the_services_know():
         for name in container.get("environment", {}):
             for prefix, settings in (
                 ("SLIPWAY_", Connection), ("SERVER_MANAGER_", ServerManagerSettings), ("BENCHMARKER_", BenchmarkerSettings),
+                ("ROLLBACK_CONTROLLER_", RollbackControllerSettings),
             ):  # fmt: skip
                 if name.startswith(prefix):
                     assert name.removeprefix(prefix).lower() in settings.model_fields, name
+
+
+def test_rehearsals_go_through_the_gateway():
+    gateway = COMPOSE["services"]["gateway"]
+    url = COMPOSE["services"]["rollback-controller"]["environment"]["ROLLBACK_CONTROLLER_GATEWAY_URL"]
+    assert url == f"http://gateway:{gateway['environment']['SLIPWAY_HTTP_PORT']}"
 
 
 def test_the_bus_writes_to_disk_before_it_acknowledges():
