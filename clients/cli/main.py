@@ -5,7 +5,21 @@ import sys
 import nats.errors
 import typer
 
-from clients.cli import alerts, base, drill, events, look, orders, publish, quarantine, rollback, stack, status, talk
+from clients.cli import (
+    alerts,
+    base,
+    drill,
+    events,
+    look,
+    orders,
+    publish,
+    quarantine,
+    replay,
+    rollback,
+    stack,
+    status,
+    talk,
+)
 from clients.cli.say import EXIT_CODES, Exit, Refused
 from shared.errors import SlipwayError
 
@@ -26,6 +40,7 @@ for name, function, panel in (
     ("versions", look.versions, LOOK), ("show", look.show, LOOK), ("trace", look.trace, LOOK),
     ("routes", look.routes, LOOK), ("ask", talk.ask, LOOK), ("events", events.events, OPERATE),
     ("alerts", alerts.alerts, OPERATE), ("rollback", rollback.rollback, OPERATE), ("drill", drill.drill, OPERATE),
+    ("replay", replay.replay_command, OPERATE),
 ):  # fmt: skip
     app.command(name, rich_help_panel=panel)(function)
 app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)

@@ -15,7 +15,9 @@ TARGET = re.compile(
     r"(?P<model>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.v(?P<version>\d+)\.(?P<variant>bf16|int8|gptq-int4|awq-int4)"
 )
 SPAN = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
-UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+LONGEST_S = 36_500 * 86_400.0
+"""A hundred years: longer than any log, and calendars still reach so far."""
 FAULTS = "delay_ms=800, error_ratio=0.5, garble, answer=empty or answer=refusal"
 
 
@@ -73,7 +75,8 @@ def parse_span(text: str) -> timedelta:
         Refused: it is none, or nothing.
     """
     found = SPAN.fullmatch(text)
-    span = timedelta(**{UNITS[found["unit"]]: min(float(found["number"]), 1e6)}) if found else timedelta()
+    seconds = float(found["number"]) * UNITS[found["unit"]] if found is not None else 0.0
+    span = timedelta(seconds=min(seconds, LONGEST_S))
     if span <= timedelta():
         raise Refused(f"{text!r} is no span of time; write 30s, 5m, 1h or 7d", Exit.USAGE)
     return span

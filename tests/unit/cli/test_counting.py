@@ -1,0 +1,128 @@
+import random
+
+import pytest
+
+from clients.cli.adapters.latencies import UnreadableHistogramError, count_over
+from clients.cli.counting import Counted, Unknown, count_bad
+from contracts.policy import Trigger
+from contracts.triggers import observe
+from services.monitor.domain import sketch
+from services.monitor.domain.record import TargetState
+from services.monitor.domain.windows import Windowing, add_records, close_windows
+from tests.kit.factories import after, inference, target
+from tests.unit.cli.recordings import ERRORS, SLOW, window
+
+
+def latencies(seed=3, number=400):
+    draw = random.Random(seed)
+    return [draw.lognormvariate(6.0, 0.6) for _ in range(number)]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.0005, 120.0, 400.0, 403.4288, 800.0, 1999.9, 86_400_000.0, 1e12])
+def test_a_histogram_is_counted_again_at_any_threshold(threshold):
+    values = latencies()
+    total, over = count_over(sketch.add("", values), threshold)
+    assert total == len(values)
+    certain = sum(one > threshold * 1.0011 for one in values)
+    assert certain <= over <= sum(one > threshold for one in values)
+
+
+def test_merged_histograms_count_like_their_parts():
+    one, two = latencies(1, 80), latencies(2, 120)
+    merged = sketch.merge([sketch.add("", one), sketch.add("", two)])
+    parts = [count_over(sketch.add("", values), 400.0) for values in (one, two)]
+    assert count_over(merged, 400.0) == (sum(part[0] for part in parts), sum(part[1] for part in parts))
+
+
+def test_nothing_recorded_is_nothing_over():
+    assert count_over(sketch.empty_sketch(), 0.0) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "HISTFAAA", "é", "aGVsbG8gd29ybGQgaGVsbG8gd29ybGQgaGVsbG8gd29ybGQ=", sketch.add("", [1.0, 900.0])[:-8]]
+)
+def test_what_is_no_histogram_is_said_to_be_none(text):
+    with pytest.raises(UnreadableHistogramError):
+        count_over(text, 1.0)
+    assert isinstance(count_bad(SLOW, window(0, ttft_histogram=text).data, {}), Unknown)
+
+
+def test_latencies_are_counted_at_the_new_threshold_each_from_its_own_histogram():
+    summary = window(0, requests=60, slow=9, failed=3).data
+    assert count_bad(SLOW, summary, {}) == Counted(57, 9)
+    assert count_bad(SLOW.model_copy(update={"threshold": 100.0}), summary, {}) == Counted(57, 57)
+    ends = SLOW.model_copy(update={"metric": "e2e_ms", "threshold": 1000.0})
+    assert count_bad(ends, summary, {}) == Counted(57, 9)
+
+
+def test_errors_are_all_kinds_together():
+    summary = window(0, requests=60, errors={"engine_dead": 2, "endpoint_unreachable": 3}).data
+    assert count_bad(ERRORS, summary, {}) == Counted(60, 5)
+
+
+@pytest.mark.parametrize(("metric", "flag"), [("refusal_ratio", "refusal"), ("empty_ratio", "empty")])
+def test_refusals_and_empty_answers_are_features_of_the_window(metric, flag):
+    trigger = Trigger(name="t", metric=metric, threshold=0.1)
+    summary = window(0, features={flag: {"count": 57, "mean": 4 / 57, "deviation": 0.2}}).data
+    assert count_bad(trigger, summary, {}) == Counted(57, 4)
+
+
+def test_where_nothing_was_answered_nothing_was_refused():
+    trigger = Trigger(name="t", metric="refusal_ratio", threshold=0.1)
+    assert count_bad(trigger, window(0, requests=5, failed=5).data, {}) == Counted(0, 0)
+
+
+@pytest.mark.parametrize("column", [None, {}, 3, {"count": "many", "mean": 1}])
+def test_a_window_without_the_flag_falls_back_to_what_was_observed(column):
+    trigger = Trigger(name="refusals", metric="refusal_ratio", threshold=0.1)
+    recorded = {"old-name": trigger.model_copy(update={"name": "old-name"})}
+    features = {} if column is None else {"refusal": column}
+    summary = window(0, features=features, observed={"old-name": (60, 7)}).data
+    assert count_bad(trigger, summary, recorded) == Counted(60, 7)
+    assert isinstance(count_bad(trigger, summary, {}), Unknown)
+
+
+def test_repetition_was_counted_only_where_a_trigger_of_the_same_metric_was_declared():
+    trigger = Trigger(name="circles", metric="repetition_ratio", threshold=0.1)
+    summary = window(0, observed={"circles": (60, 6)}).data
+    assert count_bad(trigger, summary, {"circles": trigger}) == Counted(60, 6)
+    other = trigger.model_copy(update={"metric": "error_ratio"})
+    for recorded in ({}, {"circles": other}, {"round": trigger.model_copy(update={"name": "round"})}):
+        found = count_bad(trigger, summary, recorded)
+        assert isinstance(found, Unknown)
+        assert "repetition_ratio" in found.reason
+
+
+def test_drift_is_not_in_window_summaries():
+    found = count_bad(Trigger(name="d", metric="drift", threshold=0.2), window(0).data, {})
+    assert isinstance(found, Unknown)
+    assert "drift" in found.reason
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [SLOW, SLOW.model_copy(update={"metric": "e2e_ms", "threshold": 700.0}), ERRORS,
+     Trigger(name="r", metric="refusal_ratio", threshold=0.1), Trigger(name="e", metric="empty_ratio", threshold=0.1)],
+    ids=lambda one: one.metric,
+)  # fmt: skip
+def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
+    """What the monitor writes of a window gives the counts that its trigger saw request by request."""
+    draw = random.Random(7)
+    records = []
+    for index in range(200):
+        failed = draw.random() < 0.1
+        about = inference().features
+        records.append(
+            inference(
+                request_id=f"r-{index}", target=target(7), error="engine_dead" if failed else None,
+                ttft_ms=None if failed else draw.lognormvariate(6.0, 0.6),
+                e2e_ms=10.0 if failed else draw.lognormvariate(6.5, 0.6), scheduled_at=after(index * 0.25),
+                features=None if failed else about.model_copy(update={"refusal": draw.random() < 0.2, "empty": draw.random() < 0.3}),
+            )
+        )  # fmt: skip
+    state = TargetState(target=target(7), role="active", since=after(0), last_at=after(0))
+    _, summaries = close_windows(add_records(state, records, Windowing()), after(600), Windowing())
+    seen = [outcome for outcome in (observe(trigger, record) for record in records) if outcome is not None]
+    counted = [count_bad(trigger, summary, {}) for summary in summaries]
+    assert sum(one.trials for one in counted) == len(seen)
+    assert sum(one.hits for one in counted) == pytest.approx(sum(seen), abs=1)

@@ -1,0 +1,149 @@
+import json
+
+import pytest
+
+from clients.cli.reality import COLUMNS, as_data, beside, happened, row, why_not, would
+from clients.cli.replay import report
+from clients.cli.replaying import replay
+from contracts import facts as f
+from contracts.policy import Trigger
+from tests.kit.factories import after, event, fact
+from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, changed, minutes
+
+LONG_AGO = after(-86_400)
+ROUTE = [changed(1, -3600, 1), changed(2, -1800, 2, 1)]
+REGRESSION = [*ROUTE, *minutes(0, 10), *minutes(600, 5, failed=30)]
+
+
+def alert(kind, at, *, alert_id="a-1", trigger="errors", about="errors", which=V2):
+    whole = fact(kind, alert_id=alert_id, trigger=trigger, target=which, raised_at=None)
+    whole = whole.model_copy(update={"kind": about})
+    return event(whole, id=f"{alert_id}-{kind.TYPE}-{at}", time=after(at))
+
+
+def rollback(kind, at, *, rollback_id="rb-1", which=V2, mode="automatic", **changes):
+    times = f.RollbackTimeline(detected_at=after(at - 1), decided_at=after(at - 0.5), switched_at=after(at))
+    whole = fact(kind, rollback_id=rollback_id, failed=which, to=V1, mode=mode, timeline=times, **changes)
+    return event(whole, id=f"{rollback_id}-{kind.TYPE}", time=after(at))
+
+
+def lines_of(events, triggers=(ERRORS,)):
+    found = replay(triggers, events, since=LONG_AGO)
+    return found, beside(found, happened(events, LONG_AGO))
+
+
+def test_what_really_happened_stands_beside_what_would_have_happened():
+    events = [*REGRESSION, alert(f.AlertRaised, 630), rollback(f.RollbackStarted, 631), rollback(f.RollbackCompleted, 631)]
+    found, lines = lines_of(events)
+    (line,) = lines
+    assert [one.what for one in line.really] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
+    cells = row(line, found, (ERRORS,))
+    assert len(cells) == len(COLUMNS)
+    assert cells[1:5] == ("support-bot.v2.bf16", "errors", "30 of 60, 2 % allowed", "rolled back to support-bot.v1.bf16")
+    assert "alert errors raised" in cells[5]
+    assert "later; rolled back to support-bot.v1.bf16" in cells[5]
+
+
+def test_where_really_nothing_happened_that_is_said():
+    found, (line,) = lines_of(REGRESSION)
+    assert row(line, found, (ERRORS,))[-1] == "nothing"
+
+
+def test_an_alert_that_would_not_have_been_gets_a_line_of_its_own():
+    loose = ERRORS.model_copy(update={"threshold": 0.9})
+    events = [*REGRESSION, alert(f.AlertRaised, 630), rollback(f.RollbackCompleted, 631)]
+    found, lines = lines_of(events, (loose,))
+    assert [row(line, found, (loose,))[2:] for line in lines] == [
+        ("errors", "-", "nothing", "alert errors raised"),
+        ("-", "-", "nothing", "rolled back to support-bot.v1.bf16"),
+    ]
+
+
+def test_an_alert_far_away_or_of_another_target_or_kind_is_another_story():
+    for other in (
+        alert(f.AlertRaised, 10), alert(f.AlertRaised, 630, which=V1),
+        alert(f.AlertRaised, 630, trigger="slow", about="latency"), alert(f.AlertRaised, 1500),
+    ):  # fmt: skip
+        events = [*REGRESSION, other]
+        if other.time == after(10):
+            events.append(alert(f.AlertResolved, 100))
+        _, lines = lines_of(events)
+        assert [len(line.really) for line in lines if line.fired is not None] == [0]
+        assert len(lines) == 2
+
+
+def test_an_alert_that_has_lasted_for_long_stands_beside_it():
+    _, (line,) = lines_of([*REGRESSION, alert(f.AlertRaised, 10)])
+    assert line.really[0].told(line.at).endswith("earlier")
+
+
+def test_a_trigger_of_another_name_but_the_same_kind_is_the_same_story():
+    _, lines = lines_of([*REGRESSION, alert(f.AlertRaised, 630, trigger="failures")])
+    assert len(lines) == 1
+
+
+def test_a_rollback_is_told_once_by_its_end():
+    events = [rollback(f.RollbackStarted, 5), rollback(f.RollbackFailed, 5, code="previous_not_hot")]
+    for told in (events, events[::-1]):
+        (one,) = happened(told, LONG_AGO)
+        assert one.what == "not rolled back (previous_not_hot)"
+    (begun,) = happened(events[:1], LONG_AGO)
+    assert "its end is not in the log" in begun.what
+    (ordered,) = happened([rollback(f.RollbackCompleted, 5, mode="manual")], LONG_AGO)
+    assert ordered.what == "rolled back to support-bot.v1.bf16 by order"
+
+
+def test_only_what_reaches_into_the_time_asked_for_is_told():
+    story = [
+        alert(f.AlertRaised, 10, alert_id="over"), alert(f.AlertResolved, 50, alert_id="over"),
+        alert(f.AlertRaised, 20, alert_id="reaching"), alert(f.AlertResolved, 150, alert_id="reaching"),
+        alert(f.AlertRaised, 30, alert_id="open"), rollback(f.RollbackCompleted, 40),
+        rollback(f.RollbackCompleted, 140, rollback_id="rb-2"),
+    ]  # fmt: skip
+    assert [one.at for one in happened(story, after(100))] == [after(20), after(30), after(140)]
+
+
+@pytest.mark.parametrize(
+    ("real", "said"),
+    [
+        (rollback(f.RollbackCompleted, 5, mode="manual"), "a person ordered it"),
+        (alert(f.AlertRaised, 5, trigger=None), "such alerts are not replayed"),
+        (alert(f.AlertRaised, 5, trigger="drift", about="drift"), "such alerts are not replayed"),
+        (alert(f.AlertRaised, 5, trigger="slow", about="latency"), "no such trigger"),
+        (alert(f.AlertRaised, 900), "out of traffic"),
+        (alert(f.AlertRaised, 5, trigger="circles", about="quality"), "cannot be replayed"),
+        (alert(f.AlertRaised, 5), "nothing"),
+    ],
+)
+def test_why_nothing_would_have_happened_is_said(real, said):
+    triggers = (ERRORS, Trigger(name="circles", metric="repetition_ratio", threshold=0.1))
+    found = replay(triggers, REGRESSION, since=LONG_AGO)
+    (one,) = happened([real], LONG_AGO)
+    assert said in why_not(one, found, triggers)
+
+
+def test_what_would_have_come_of_it_is_one_phrase():
+    manual = ERRORS.model_copy(update={"action": "manual"})
+    (held,) = replay([manual], REGRESSION, since=LONG_AGO).fired
+    assert would(held) == "manual: The policy declares errors as manual: a person decides."
+    (back,) = replay([ERRORS], REGRESSION, since=LONG_AGO).fired
+    assert would(back) == "rolled back to support-bot.v1.bf16"
+
+
+def test_the_report_is_plain_json():
+    triggers = (ERRORS, SLOW, Trigger(name="drift", metric="drift", threshold=0.2))
+    events = [*REGRESSION, alert(f.AlertRaised, 630), alert(f.AlertRaised, 2000, alert_id="a-2", trigger=None, about="engine")]
+    found, lines = lines_of(events, triggers)
+    data = json.loads(json.dumps(report("support-bot", found, lines, triggers), allow_nan=False))
+    assert (data["windows"], data["requests"], data["triggers"]) == (15, 900, {"errors": 1, "slow": 0, "drift": 0})
+    assert data["not_replayed"][0]["trigger"] == "drift"
+    first, second = data["moments"]
+    assert (first["fired"]["outcome"], first["fired"]["to"]) == ("rolled back", "support-bot.v1.bf16")
+    assert first["really"][0]["what"] == "alert errors raised"
+    assert (second["fired"], second["why_not"]) == (None, "-: it would have been out of traffic")
+
+
+def test_every_line_has_its_json():
+    found, lines = lines_of([*REGRESSION, alert(f.AlertRaised, 2000, alert_id="a-2")])
+    for line in lines:
+        assert as_data(line, found, (ERRORS,))["at"] == line.at.isoformat()

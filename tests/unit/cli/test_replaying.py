@@ -1,0 +1,263 @@
+import random
+from datetime import timedelta
+
+import pytest
+
+from clients.cli.replaying import replay, spread
+from contracts.evidence import EDetector, observe_detector, plan_bet
+from contracts.facts import FACTS
+from contracts.policy import Trigger
+from contracts.rollback import Guard
+from contracts.triggers import detector_alpha, limit_of
+from services.monitor.domain.record import Watch
+from services.monitor.domain.watching import Cause, Rules, assess, take_policy, take_records, take_route
+from tests.kit.factories import after, event, inference, policy
+from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, V3, changed, minutes, on_trial, opened, serving, window
+
+ROUTE = [changed(1, -3600, 1), changed(2, -1800, 2, 1)]
+LONG_AGO = after(-86_400)
+CALM = Guard(most=100)
+
+
+def told(found):
+    return [(str(one.target), one.trigger.name, one.outcome, one.code) for one in found.fired]
+
+
+def test_bad_requests_are_spread_evenly():
+    assert spread(5, 1) == [False, False, True, False, False]
+    assert spread(4, 4) == [True] * 4
+    assert spread(4, 0) == [False] * 4
+    for trials, hits in ((60, 7), (61, 20), (7, 3), (1000, 999)):
+        found = spread(trials, hits)
+        assert (len(found), sum(found)) == (trials, hits)
+        so_far = [sum(found[:index]) for index in range(trials + 1)]
+        assert all(abs(count - index * hits / trials) <= 1.0 for index, count in enumerate(so_far))
+
+
+def test_healthy_traffic_fires_nothing():
+    found = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 60, slow=2)], since=LONG_AGO)
+    assert found.fired == ()
+    assert (found.windows, found.requests, found.begin, found.end) == (60, 3600, after(0), after(3600))
+
+
+def test_a_regression_fires_and_leads_back_to_the_previous_target():
+    found = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 10), *minutes(600, 5, slow=30)], since=LONG_AGO)
+    (fired,) = found.fired
+    assert (fired.target, fired.trigger, fired.outcome, fired.to) == (V2, SLOW, "rolled back", V1)
+    assert after(600) < fired.at < after(660)
+    assert (fired.trials, fired.hits, fired.role, fired.again) == (60, 30, "active", False)
+    assert fired.e_value >= 1 / detector_alpha(SLOW)
+
+
+def test_it_fires_at_the_very_request_at_which_the_detector_does():
+    found = replay([SLOW], [*ROUTE, *minutes(0, 3), *minutes(180, 1, slow=30)], since=LONG_AGO)
+    outcomes = [*spread(60, 0) * 3, *spread(60, 30)]
+    state, bet = EDetector(), plan_bet(limit_of(SLOW))
+    index = -1
+    while not (state.trials >= SLOW.min_requests and state.crossed(detector_alpha(SLOW))):
+        index += 1
+        state = observe_detector(state, bet, [outcomes[index]])
+    assert index > 180
+    assert found.fired[0].at == after(180) + timedelta(seconds=index - 180 + 0.5)
+
+
+def test_a_threshold_decides_what_is_slow():
+    recorded = [*ROUTE, *minutes(0, 5), *minutes(300, 5, slow=30)]
+    loose = SLOW.model_copy(update={"threshold": 1000.0})
+    tight = SLOW.model_copy(update={"threshold": 100.0})
+    assert replay([loose], recorded, since=LONG_AGO).fired == ()
+    assert replay([tight], recorded, since=LONG_AGO).fired[0].at < after(60)
+
+
+def test_errors_fire_too_and_only_the_first_of_two_triggers_leads_back():
+    found = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 5, slow=20, failed=30)], since=LONG_AGO)
+    assert told(found) == [("support-bot.v2.bf16", "errors", "rolled back", None)]
+
+
+def test_too_few_requests_are_no_evidence():
+    patient = ERRORS.model_copy(update={"min_requests": 200})
+    found = replay([patient], [*ROUTE, *minutes(0, 3, requests=20, failed=20)], since=LONG_AGO)
+    assert found.fired == ()
+    found = replay([patient], [*ROUTE, *minutes(0, 11, requests=20, failed=20)], since=LONG_AGO)
+    assert after(540) <= found.fired[0].at < after(600)
+
+
+def test_a_manual_trigger_is_left_to_a_person_and_said_once():
+    manual = ERRORS.model_copy(update={"action": "manual"})
+    found = replay([manual], [*ROUTE, *minutes(0, 10, failed=30)], since=LONG_AGO)
+    assert told(found) == [("support-bot.v2.bf16", "errors", "manual", None)]
+    assert "a person decides" in found.fired[0].reason
+
+
+def test_an_alert_is_resolved_by_calm_and_fires_again():
+    manual = ERRORS.model_copy(update={"action": "manual"})
+    story = [*minutes(0, 3, failed=30), *minutes(180, 10), *minutes(780, 3, failed=30)]
+    assert [one.at < after(300) for one in replay([manual], [*ROUTE, *story], since=LONG_AGO).fired] == [True, False]
+    # one calm minute is not enough: it must be calm for as long again
+    story = [*minutes(0, 3, failed=30), *minutes(180, 1), *minutes(240, 3, failed=30)]
+    assert len(replay([manual], [*ROUTE, *story], since=LONG_AGO).fired) == 1
+
+
+def test_a_long_window_of_a_trigger_takes_longer_to_calm_down():
+    slow_to_calm = ERRORS.model_copy(update={"action": "manual", "window_s": 600.0})
+    story = [*minutes(0, 3, failed=30), *minutes(180, 10), *minutes(780, 3, failed=30)]
+    assert len(replay([slow_to_calm], [*ROUTE, *story], since=LONG_AGO).fired) == 1
+
+
+def test_after_a_rollback_the_target_takes_no_traffic_until_it_is_promoted_anew():
+    story = minutes(0, 60, failed=30)
+    found = replay([ERRORS], [*ROUTE, *story], since=LONG_AGO, guard=CALM)
+    assert len(found.fired) == 1
+    assert found.is_away(V2, after(3000))
+    assert not found.is_away(V2, after(0))
+    anew = changed(3, 1800, 2, 1)
+    found = replay([ERRORS], [*ROUTE, *story, anew], since=LONG_AGO, guard=CALM)
+    assert [one.at < after(60) for one in found.fired] == [True, False]
+    assert after(1800) < found.fired[1].at < after(1860)
+    assert not found.is_away(V2, after(1801))
+
+
+def test_the_cooldown_holds_what_shows_the_same_on_the_previous_version():
+    """Both versions fail: the cause is hardly the version."""
+    back = changed(3, 120, 1, cause="rollback", barred=(V2,))
+    story = [*minutes(0, 2, failed=30), *minutes(120, 3, which=V1, failed=30)]
+    events = [changed(1, -3600, 3), changed(2, -1800, 2, 1), back.model_copy(
+        update={"data": back.data.model_copy(update={"route": back.data.route.model_copy(update={"previous": serving(3)})})}
+    )]  # fmt: skip
+    found = replay([ERRORS], [*events, *story], since=LONG_AGO)
+    assert told(found) == [
+        ("support-bot.v2.bf16", "errors", "rolled back", None), ("support-bot.v1.bf16", "errors", "held", "cooldown"),
+    ]  # fmt: skip
+
+
+def test_a_held_alert_asks_again_until_the_cooldown_is_over():
+    brief = ERRORS.model_copy(update={"cooldown_s": 240.0})
+    back = changed(3, 120, 1, 3, cause="rollback", barred=(V2,))
+    story = [*minutes(0, 2, failed=30), *minutes(120, 8, which=V1, failed=30)]
+    found = replay([brief], [*ROUTE, back, *story], since=LONG_AGO)
+    assert told(found)[1:] == [
+        ("support-bot.v1.bf16", "errors", "held", "cooldown"), ("support-bot.v1.bf16", "errors", "rolled back", None),
+    ]  # fmt: skip
+    last = found.fired[-1]
+    assert (last.again, last.to) == (True, V3)
+    assert timedelta(seconds=240) <= last.at - found.fired[0].at <= timedelta(seconds=300)
+
+
+def test_the_guard_against_flapping_holds():
+    triggers = [ERRORS.model_copy(update={"cooldown_s": 0.0})]
+    events = [changed(1, -3600, 1)]
+    for index in range(4):
+        events += [changed(2 + 2 * index, 600 * index, 2, 1), *minutes(600 * index, 2, failed=30)]
+        events += [changed(3 + 2 * index, 600 * index + 300, 1, cause="rollback")]
+    found = replay(triggers, events, since=LONG_AGO, guard=Guard(most=3, within_s=3600.0))
+    assert [one.outcome for one in found.fired] == ["rolled back"] * 3 + ["held"]
+    assert found.fired[-1].code == "flapping"
+
+
+def test_without_a_previous_target_it_is_refused_once():
+    found = replay([ERRORS], [changed(1, -3600, 1), *minutes(0, 10, which=V1, failed=30)], since=LONG_AGO)
+    assert told(found) == [("support-bot.v1.bf16", "errors", "refused", "no_hot_previous")]
+
+
+def test_a_canary_is_aborted_and_the_active_target_goes_on():
+    trial = changed(3, 0, 2, 1, cause="canary", canary=on_trial(3))
+    story = [*minutes(0, 5), *minutes(0, 5, which=V3, requests=30, failed=15)]
+    (fired,) = replay([ERRORS], [*ROUTE, trial, *story], since=LONG_AGO).fired
+    assert (fired.target, fired.role, fired.outcome, fired.to) == (V3, "canary", "canary aborted", V2)
+
+
+def test_a_canary_is_judged_by_an_e_process_which_needs_no_portions():
+    """The same evidence convicts a canary sooner: nobody asks for a million requests to a false alarm."""
+    story = minutes(0, 3, which=V3, requests=60, failed=9)
+    as_canary = replay([ERRORS], [*ROUTE, changed(3, 0, 2, 1, cause="canary", canary=on_trial(3)), *story], since=LONG_AGO)
+    as_active = replay([ERRORS], [*ROUTE, changed(3, 0, 3, 2), *story], since=LONG_AGO)
+    assert as_canary.fired[0].at < as_active.fired[0].at
+
+
+def test_evidence_begins_anew_when_the_share_changes():
+    weak = minutes(0, 1, which=V3, requests=30, failed=5) + minutes(60, 1, which=V3, requests=30, failed=5)
+    steady = changed(3, 0, 2, 1, cause="canary", canary=on_trial(3, 0.1))
+    step = changed(4, 60, 2, 1, cause="canary", canary=on_trial(3, 0.2))
+    assert len(replay([ERRORS], [*ROUTE, steady, *weak], since=LONG_AGO).fired) == 1
+    assert replay([ERRORS], [*ROUTE, steady, step, *weak], since=LONG_AGO).fired == ()
+
+
+def test_a_minute_that_a_rollback_cut_short_is_spread_over_its_served_part():
+    """Really rolled back after 20 s: all its requests came before."""
+    back = changed(3, 20, 1, cause="rollback", barred=(V2,))
+    (fired,) = replay([ERRORS], [*ROUTE, back, window(0, failed=40)], since=LONG_AGO).fired
+    assert after(0) < fired.at < after(20)
+
+
+def test_a_target_out_of_traffic_is_not_watched():
+    found = replay([ERRORS], [*ROUTE, *minutes(0, 5, which=V1, failed=60)], since=LONG_AGO)
+    assert (found.fired, found.windows) == ((), 5)
+
+
+def test_before_any_route_is_known_what_would_follow_is_unknown():
+    found = replay([ERRORS], minutes(0, 5, failed=30), since=LONG_AGO)
+    assert told(found) == [("support-bot.v2.bf16", "errors", "unknown", None)]
+    found = replay([ERRORS], [changed(9, 600, 3, 2), *minutes(0, 5, failed=30)], since=LONG_AGO)
+    assert told(found) == [("support-bot.v2.bf16", "errors", "unknown", None)]
+
+
+def test_what_lies_before_the_time_asked_for_is_no_evidence():
+    story = [*minutes(0, 5, failed=30), *minutes(300, 5)]
+    assert replay([ERRORS], [*ROUTE, *story], since=after(300)).fired == ()
+    assert replay([ERRORS], [*ROUTE, *story], since=after(299)).fired != ()
+
+
+def test_windows_said_twice_or_out_of_order_count_once():
+    story = [*ROUTE, *minutes(0, 5), *minutes(300, 5, slow=10)]
+    draw, shuffled = random.Random(5), [*story, *story]
+    draw.shuffle(shuffled)
+    assert replay([SLOW], shuffled, since=LONG_AGO) == replay([SLOW], story, since=LONG_AGO)
+
+
+def test_what_nobody_counted_is_named_and_the_rest_replayed():
+    circles = Trigger(name="circles", metric="repetition_ratio", threshold=0.1)
+    drift = Trigger(name="drift", metric="drift", threshold=0.2)
+    events = [*ROUTE, opened(2, [circles]), *minutes(0, 5, observed={"circles": (60, 40)}), *minutes(300, 2, which=V1)]
+    found = replay([circles, drift, ERRORS], events, since=LONG_AGO)
+    assert told(found) == [("support-bot.v2.bf16", "circles", "rolled back", None)]
+    assert [(gap.trigger, gap.windows) for gap in found.gaps] == [("drift", 7), ("circles", 2)]
+
+
+def test_a_trigger_that_nothing_can_exceed_never_fires():
+    all_of_them = ERRORS.model_copy(update={"threshold": 1.0})
+    assert replay([all_of_them], [*ROUTE, *minutes(0, 20, failed=60)], since=LONG_AGO).fired == ()
+
+
+def test_nothing_recorded_is_nothing_replayed():
+    found = replay([ERRORS], ROUTE, since=LONG_AGO)
+    assert (found.windows, found.fired, found.begin, found.end) == (0, (), None, None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_replay_of_the_monitors_own_log_fires_when_the_monitor_did(seed):
+    """Telemetry through the real monitor's domain, then its window summaries through the replay, same policy."""
+    draw, rules = random.Random(seed), Rules()
+    watch = take_policy(Watch(model="support-bot", environment="production"), 2, "r-2", policy(triggers=(SLOW, ERRORS)), Cause("p", after(0)))
+    watch = take_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), rules)
+    facts = []
+    for second in range(900):
+        bad = second >= 420
+        records = [
+            inference(
+                request_id=f"r-{second}-{one}", target=V2, drill=None, canary=False, error=None, features=None,
+                ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if bad and draw.random() < 0.4 else 0.0),
+                e2e_ms=1000.0, scheduled_at=after(second + one / 3),
+            )
+            for one in range(3)
+        ]  # fmt: skip
+        watch = take_records(watch, records, Cause(f"b-{second}", after(second + 2)), rules)
+        facts += watch.outbox
+        watch = watch.model_copy(update={"outbox": ()})
+    facts += assess(watch, Cause("end", after(1200)), rules).outbox
+    events = [opened(2, [SLOW, ERRORS])]
+    events += [event(FACTS[one.type].model_validate(one.data), id=f"{one.type}-{one.key}", time=one.decided_at) for one in facts]
+    really = [one for one in events if one.type == "slipway.alert.raised.v1"]
+    found = replay([SLOW, ERRORS], [*ROUTE, *events], since=LONG_AGO)
+    assert [one.trigger.name for one in found.fired] == [one.data.trigger for one in really] == ["slow"]
+    assert abs(found.fired[0].at - really[0].time) < timedelta(seconds=60)
+    assert found.fired[0].outcome == "rolled back"
