@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.eventlog import Said, follow, read_history
+from clients.cli.eventlog import Part, Said, follow, read_history
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.render import event_line
 from clients.cli.say import Refused, show_json, show_line, show_pairs, show_table
@@ -26,23 +26,27 @@ def events(
         bool, typer.Option("--follow", "-f", help="Go on with what comes, progress included.")
     ] = False,
     model: Annotated[str | None, typer.Option("--model", help="Only about this model.")] = None,
+    staging: Annotated[bool, typer.Option("--staging", help="What rehearsals said in staging.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the last so many.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the event log: one line an event, oldest first; with --json whole CloudEvents, one a line."""
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_events(find_place(state), model, limit, follow_it, as_json))
+        part = Part(("*.*",), "staging") if staging else None
+        asyncio.run(_events(find_place(state), model, part, limit=limit, follow_it=follow_it, as_json=as_json))
 
 
-async def _events(place: Place, model: str | None, limit: int | None, follow_it: bool, as_json: bool) -> None:
+async def _events(
+    place: Place, model: str | None, part: Part | None, *, limit: int | None, follow_it: bool, as_json: bool
+) -> None:
     async with connected(place) as client:
-        said = await read_history(client.jetstream(timeout=10), model)
+        said = await read_history(client.jetstream(timeout=10), model, part)
         for one in said[-limit:] if limit is not None and limit > 0 else said:
             _print(one, as_json)
         if follow_it:
             after = {one.stream: one.sequence for one in sorted(said, key=lambda one: one.sequence)}
-            async with contextlib.aclosing(follow(client, model, after=after)) as news:
+            async with contextlib.aclosing(follow(client, model, after=after, part=part)) as news:
                 async for one in news:
                     _print(one, as_json)
 

@@ -128,6 +128,7 @@ class Stack:
         self, name: str, model: str | None = None, environment: str = "production"
     ) -> list[dict[str, Any]]:
         about = ["--model", model] if model else []
+        about += ["--staging"] if environment == "staging" else []
         lines = self.ok("events", "--json", *about).splitlines()
         wanted = (f"slipway.{name}.v1", environment)
         return [event for event in map(json.loads, lines) if (event["type"], event["environment"]) == wanted]
