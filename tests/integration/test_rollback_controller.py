@@ -213,6 +213,16 @@ async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, contro
     assert (route.active.target, route.canary.weight_ratio, route.barred) == (target(2), 0.0, (target(3),))
 
 
+async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, controller):
+    await learn(js, 2, 3)
+    await put_route(js, toy, active=2, previous=1, canary=3)
+    await say(js, alert(version=2))
+    (changed,) = await wait_for_fact(js, f.DeploymentChanged)
+    assert changed.data.cause == "rollback"
+    route = await route_of(js)
+    assert (route.active.target, route.canary, route.barred) == (target(1), None, (target(2),))
+
+
 async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, controller):
     await learn(js, 2, 3)
     await put_route(js, toy, active=2, previous=1, canary=3)
