@@ -16,7 +16,7 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from contracts.envelope import Event, nats_subject
-from contracts.facts import FACTS, WorkProgressed
+from contracts.facts import FACTS, Fact, WorkProgressed
 from contracts.services import EVENTS, INBOX
 from contracts.vocabulary import Environment
 from shared.errors import Transient
@@ -89,6 +89,15 @@ async def read_history(js: JetStreamContext, model: str | None = None, part: Par
 async def newest(js: JetStreamContext) -> dict[str, int]:
     """Say where the log ends now: what is said after that, `follow` gives."""
     return {stream: int((await js.stream_info(stream)).state.last_seq) for stream in STREAMS}
+
+
+async def last_said(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
+    """Give the last fact of a kind that a service said about a model in production."""
+    try:
+        message = await js.get_last_msg(EVENTS, nats_subject(fact.TYPE, model))
+    except NotFoundError:
+        return None
+    return parse(message.data or b"")
 
 
 def streams_of(part: Part | None) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 
 from clients.cli.alarms import RollbackFact, rollback_line
-from clients.cli.eventlog import Part, follow, newest
+from clients.cli.eventlog import Part, follow, last_said, newest
 from clients.cli.orders import order, who
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.say import Exit, Refused, show_json, show_line, show_pairs
@@ -18,13 +20,16 @@ from clients.cli.words import check_model, parse_number, target_of
 from contracts import routes
 from contracts.codes import ADVICE, Code
 from contracts.envelope import Event
-from contracts.facts import RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
+from contracts.facts import DeploymentChanged, RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from shared.bus import publish_event
+from shared.clock import SystemClock
 from shared.errors import as_code
 
 WAIT_S = 60.0
+LATELY = timedelta(seconds=120)
+LATELY_TRIES, LATELY_TRY_S = 20, 0.1
 
 
 def rollback(
@@ -47,8 +52,9 @@ def rollback(
 ) -> None:
     """Take a target out of production, back to the previous one, and bar it.
 
-    The exit code is 0 once traffic was moved and the target that it went to was not seen to fail. The target is named
-    by the order: if it was taken back already, nothing happens.
+    The exit code is 0 once traffic was moved and the target that it went to was not seen to fail. The order
+    names its target: if that was taken back already, nothing happens. Within two minutes of another rollback it must
+    be named with --target.
     """
     check_model(model)
     failed = target_of(model, target) if target is not None else None
@@ -67,8 +73,38 @@ def rollback(
 
 async def _dry_run(place: Place, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:
     async with connected(place) as client:
-        route = await read_route(client.jetstream(timeout=10), model)
-    return plan_rollback(route or Route(model=model), failed or active_target(route, model), to_version)
+        js = client.jetstream(timeout=10)
+        failed = failed or await name_active(js, model)
+        route = await read_route(js, model)
+    return plan_rollback(route or Route(model=model), failed, to_version)
+
+
+async def name_active(js: JetStreamContext, model: str) -> Target:
+    """Name the active target, which an order without a target means.
+
+    Raises:
+        Refused: nothing serves, or traffic was taken back a moment ago: whoever reacts to the same alert as the
+            rollback-controller must not take back what it went to.
+    """
+    route = await read_route(js, model)
+    active = active_target(route, model)
+    for _ in range(LATELY_TRIES):  # the fact follows the change of the route by a moment
+        said = await last_said(js, DeploymentChanged, model)
+        if said is None or route is None or said.data.route.epoch >= route.epoch:
+            break
+        await asyncio.sleep(LATELY_TRY_S)
+    moved = said.data if said is not None else None
+    if moved is not None and was_taken_back_lately(moved, SystemClock().now()):
+        raise Refused(
+            f"traffic of {model} was taken back to {active} at {moved.at:%H:%M:%S} UTC; "
+            f"if {active} is to go as well, name it: --target {active}"
+        )
+    return active
+
+
+def was_taken_back_lately(moved: DeploymentChanged, now: datetime) -> bool:
+    """Tell whether the last change of a route took traffic back a moment ago."""
+    return moved.cause == "rollback" and now - moved.at < LATELY
 
 
 def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
@@ -125,7 +161,7 @@ async def _rollback(
     async with connected(place) as client:
         js = client.jetstream(timeout=10)
         # named, not left open: of two orders given at once, the second must not take back what the first went to
-        failed = failed or active_target(await read_route(js, model), model)
+        failed = failed or await name_active(js, model)
         event = order(model, None, RollbackOrdered(who=who(), reason=reason, failed=failed, to_version=to_version))
         after = await newest(js)
         await publish_event(js, event)

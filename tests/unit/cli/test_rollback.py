@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from clients.cli.orders import order
-from clients.cli.rollback import plan_rollback, show_end, show_plan
+from clients.cli.rollback import plan_rollback, show_end, show_plan, was_taken_back_lately
 from clients.cli.say import Exit, Refused
 from clients.cli.serving import active_target, serving
 from clients.cli.timeline import short_span, timeline_lines, timeline_rows
@@ -77,6 +77,15 @@ def test_without_an_active_target_there_is_nothing_to_name(environment):
     for none in (None, route(active=None)):
         with pytest.raises(Refused, match="nothing serves support-bot"):
             active_target(none, "support-bot", environment)
+
+
+@pytest.mark.parametrize(
+    ("cause", "ago", "lately"),
+    [("rollback", 0, True), ("rollback", 119, True), ("rollback", 120, False), ("promote", 1, False), ("abort", 1, False)],
+)
+def test_whoever_reacts_to_the_same_alert_as_the_controller_must_name_what_is_to_go(cause, ago, lately):
+    moved = fact(f.DeploymentChanged, cause=cause, at=after(0))
+    assert was_taken_back_lately(moved, after(ago)) == lately
 
 
 # -- how it ended -----------------------------------------------------------------------------------------------------
