@@ -15,7 +15,7 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 	@deploy/setup/environment.sh main
 	@deploy/setup/environment.sh engine
 
-demo: setup ## the whole road: import a base, train, release to production, ask it, release again
+demo: setup ## forward and back: train, rehearse, release, canary, a drill, and traffic returns by itself
 	@$(BIN)/python -m examples.smollm2.demo
 
 test: setup lint ## every check and every test
