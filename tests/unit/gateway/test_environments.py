@@ -113,8 +113,9 @@ async def test_a_crowd_in_staging_turns_nobody_away_from_production():
     ]
     assert (await world.chat(STAGING)).status_code == 429
     first = asyncio.ensure_future(world.chat())
-    while len(world.engine.calls) < 2:
-        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while len(world.engine.calls) < 2:
+            await asyncio.sleep(0)
     gate.set()
     assert [(await one).status_code for one in (staged, first)] == [200, 200]
 
