@@ -5,6 +5,9 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 export HF_HUB_OFFLINE := 1
 export DO_NOT_TRACK := 1
+# A thread that waits for its siblings must not keep them from the core: two busy processes on two cores
+# would take ten times as long as one, not twice.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: help setup lint schemas up down demo test test-unit test-real chaos bench clean
 

@@ -19,6 +19,8 @@ TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
 SINGLE = frozenset({"gateway"})
 """Services that have one address here, which people use; a proxy in front is what replicates them."""
+PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads of torch that wait for each other must sleep, not spin: several processes share the cores here."""
 STOP_GRACE_S = {"gateway": 40.0}
 """Streams in flight are finished first."""
 
@@ -157,6 +159,7 @@ def plan_services(
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
+        **PATIENT_THREADS,
     }
     return [
         Part(

@@ -122,6 +122,7 @@ def build_environment(engine: Engine, state: Path, inherited: Mapping[str, str])
         "LC_ALL": "C.UTF-8",
         "LD_LIBRARY_PATH": f"{engine.libdir}:{engine.site_packages / 'nvidia_pytriton.libs'}",
         "HF_HUB_OFFLINE": "1",
+        "OMP_WAIT_POLICY": inherited.get("OMP_WAIT_POLICY", "PASSIVE"),  # engines share the cores with everything else
         MARKER: str(state),
     }
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from deploy.local.plan import PATIENT_THREADS
+
 HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 MODEL = "support-bot"
@@ -66,7 +68,8 @@ class Road:
         return json.loads(done.stdout)
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "SLIPWAY_STATE": str(self.state), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+        offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+        return {**os.environ, "SLIPWAY_STATE": str(self.state), **offline, **PATIENT_THREADS}
 
 
 def train(road: Road, base: Path, name: str, seed: int, steps: int) -> None:
