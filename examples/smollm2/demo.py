@@ -6,6 +6,7 @@ Fails only when a step did not happen.
 """
 
 import argparse
+import io
 import json
 import os
 import shutil
@@ -209,6 +210,8 @@ def main() -> None:
     parser.add_argument("--state", type=Path, default=Path(".state/demo"), help="folder of the demo's own stack")
     parser.add_argument("--keep", action="store_true", help="leave the stack running at the end")
     options = parser.parse_args()
+    assert isinstance(sys.stdout, io.TextIOWrapper)
+    sys.stdout.reconfigure(line_buffering=True)  # the commands below write to the same place
     road = Road(options.state.resolve())
     started = monotonic()
     subprocess.run([SLIPWAY, "down", "--state", str(road.state)], check=False, stdout=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
@@ -22,6 +23,7 @@ def main() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             sys.exit("the engine's parent died before its child started")
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent / "plugins")  # vLLM finds its plugins by metadata
     os.execv(interpreter, [interpreter, *arguments])  # noqa: S606
 
 
