@@ -1,0 +1,270 @@
+"""From the first bad request to the alert: the real monitor on a real bus, beside fixed windows on the same streams.
+
+Twenty models at three requests a second each (Poisson) are watched at once by one monitor process, ten per regression:
+errors that rise from 1 % to 5 % where 2 % are allowed, and 800 ms added to every TTFT where 5 % may exceed 800 ms
+(1 % do before). Records are sent when their request is over, in batches every 0.25 s, as the gateway sends them. The
+delay runs from the arrival of the first request that was bad after the change to the alert on the bus.
+
+Beneath: when the evidence crosses if the same detector is fed the same stream without any process around it, however
+late (the monitor is watched for 220 s only); and a fixed window with a failure count, as canary controllers use,
+on the same streams: once a minute, were more bad than allowed? An alarm at the first, or the fifth, such minute.
+False alarms are counted in an hour of each stream without its change, begun again after each.
+Run: python benchmarks/bench_detection.py
+"""
+
+import asyncio
+import math
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from itertools import takewhile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import nats
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from benchmarks.parts import quantile, show_table, until
+from contracts import evidence as ev
+from contracts import facts as f
+from contracts.envelope import Event
+from contracts.policy import Trigger
+from contracts.triggers import detector_alpha, limit_of, observe
+from services.monitor.domain.record import Watch
+from shared.bus import publish_event
+from shared.kv import Bucket
+from shared.provision import provision
+from tests.kit import factories as k
+from tests.kit.servers import NatsServer, S3Server, connection, running
+from tests.kit.services import running_service
+
+RATE_RPS = 3.0
+RUNS = 10
+CHANGE_S = 20.0
+WATCHED_S = 220.0
+LONGEST_S = 3600.0
+BATCH_S = 0.25
+WINDOW_S = 60.0
+TTFT_MS, TTFT_SPREAD = 130.0, 0.78  # lognormal: 1 % above 800 ms
+SLOW = Trigger(name="slow", metric="ttft_ms", threshold=800.0, allowed_ratio=0.05)
+ERRORS = Trigger(name="errors", metric="error_ratio", threshold=0.02)
+Alerts = dict[str, tuple[float, str]]
+"""By model: when its alert was on the bus (seconds since the stream began), and its trigger."""
+KINDS = {"errors": ERRORS, "slow": SLOW}
+TITLES = {
+    "errors": "errors 1 % to 5 %, 2 % allowed", "slow": "TTFT + 800 ms, 5 % may exceed 800 ms",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a stream: when it arrives and ends (seconds since the stream began), and its record."""
+
+    at_s: float
+    ends_s: float
+    ttft_ms: float | None
+    e2e_ms: float
+    failed: bool
+
+    def record(self, model: str, began_s: float) -> f.Inference:
+        at = datetime.fromtimestamp(began_s + self.at_s, UTC)
+        return k.inference(
+            request_id=uuid.uuid4().hex, target=k.target(2, "bf16", model), scheduled_at=at, sent_at=at,
+            ttft_ms=self.ttft_ms, e2e_ms=self.e2e_ms, error="engine_failed" if self.failed else None, drill=None,
+            canary=False, features=None, finish_reason=None if self.failed else "stop",
+        )  # fmt: skip
+
+
+def stream(kind: str, seed: int, change_s: float = CHANGE_S) -> Iterator[Request]:
+    """Give the requests of a model for ever; the same for the same seed."""
+    draw, at = random.Random(f"{kind}-{seed}"), 0.0
+    while True:
+        at += draw.expovariate(RATE_RPS)
+        changed = at >= change_s
+        failed = draw.random() < (0.05 if changed and kind == "errors" else 0.01)
+        ttft = draw.lognormvariate(math.log(TTFT_MS), TTFT_SPREAD) + (800.0 if changed and kind == "slow" else 0.0)
+        e2e = 150.0 if failed else ttft + 300.0
+        yield Request(at, at + e2e / 1000, None if failed else ttft, e2e, failed)
+
+
+def within(kind: str, seed: int, until_s: float, change_s: float = CHANGE_S) -> list[Request]:
+    """Give a stream up to an instant, in the order in which requests end."""
+    return sorted(takewhile(lambda one: one.at_s < until_s, stream(kind, seed, change_s)), key=lambda one: one.ends_s)
+
+
+@lru_cache(maxsize=None)
+def outcomes(kind: str, seed: int, change_s: float = CHANGE_S) -> "Seen":
+    """Give what a kind's trigger sees in an hour of its requests."""
+    seen = [(one, observe(KINDS[kind], one.record(kind, 0.0))) for one in within(kind, seed, LONGEST_S, change_s)]
+    return [(one, bad) for one, bad in seen if bad is not None]
+
+
+def first_bad_s(kind: str, seed: int) -> float:
+    return min(one.at_s for one, bad in outcomes(kind, seed) if bad and one.at_s >= CHANGE_S)
+
+
+# -- the same streams, without a process ------------------------------------------------------------------------------
+
+
+Seen = list[tuple[Request, bool]]
+Watcher = Callable[[Trigger, Seen], float | None]
+
+
+def evidence_s(trigger: Trigger, seen: Seen) -> float | None:
+    """Give when the e-detector's evidence crosses its line."""
+    bet, line, sums = ev.plan_bet(limit_of(trigger)), -math.log(detector_alpha(trigger)), ()
+    for number, (one, bad) in enumerate(seen, start=1):
+        sums = ev.step_sums(sums, bet, bad)
+        if number >= trigger.min_requests and ev.log_mean_exp(sums, bet.log_weight) >= line:
+            return one.ends_s
+    return None
+
+
+def fixed_s(trigger: Trigger, seen: Seen, failures: int) -> float | None:
+    """Give when a fixed window has failed so many times."""
+    windows: dict[int, list[bool]] = {}
+    for one, bad in seen:
+        windows.setdefault(int(one.ends_s // WINDOW_S), []).append(bad)
+    failed = [number for number, bads in sorted(windows.items()) if sum(bads) / len(bads) > limit_of(trigger)]
+    return (failed[failures - 1] + 1) * WINDOW_S if len(failed) >= failures else None
+
+
+WATCHERS: dict[str, Watcher] = {
+    "its evidence alone": evidence_s,
+    "fixed minute, 1 failure": partial(fixed_s, failures=1),
+    "fixed minute, 5 failures": partial(fixed_s, failures=5),
+}
+
+
+def false_alarms(watcher: Watcher, kind: str) -> int:
+    """Count the alarms in an hour of each healthy stream; after each the watcher begins again."""
+    alarms = 0
+    for seed in range(RUNS):
+        seen = outcomes(kind, seed, math.inf)
+        while (at := watcher(KINDS[kind], seen)) is not None:
+            alarms += 1
+            seen = [(one, bad) for one, bad in seen if one.ends_s > at]
+    return alarms
+
+
+# -- the real monitor -------------------------------------------------------------------------------------------------
+
+
+def event_of(fact: f.Fact, model: str) -> Event:
+    return Event[type(fact)](
+        id=str(uuid.uuid4()), source="/slipway/benchmark", type=fact.TYPE, subject=model, time=datetime.now(UTC),
+        correlationid=f"r-{model}", data=fact,
+    )  # fmt: skip
+
+
+async def go_live(js: JetStreamContext, models: list[str]) -> None:
+    """Let version 2 of each model serve under the declared triggers, and wait until the monitor watches it."""
+    for model in models:
+        policy = k.policy(triggers=(SLOW, ERRORS))
+        opened = k.fact(f.ReleaseOpened, version=2, model=model, release_id=f"r-{model}", policy=policy)
+        route = k.route(model=model, active=k.served(2, "bf16", model), previous=None, older=(), canary=None, barred=())
+        await publish_event(js, event_of(opened, model))
+        await publish_event(
+            js, event_of(f.DeploymentChanged(route=route, cause="promote", at=datetime.now(UTC)), model)
+        )
+    bucket = Bucket(js, "alerts", Watch)
+
+    async def watched() -> bool:
+        entries = [await bucket.get(f"production.{model}") for model in models]
+        return all(entry and entry.value.targets and "2" in entry.value.policies for entry in entries)
+
+    await until(watched)
+
+
+async def send(js: JetStreamContext, streams: dict[str, list[Request]], began_s: float, alerts: Alerts) -> None:
+    """Send what is over, every quarter of a second, until every model has its alert or time is up."""
+    waiting = {model: iter(requests) for model, requests in streams.items()}
+    held = {model: next(requests) for model, requests in waiting.items()}
+    while (now := time.time() - began_s) < CHANGE_S + WATCHED_S and len(alerts) < len(streams):
+        batches = {}
+        for model in streams:
+            records = []
+            while held[model].ends_s <= now:
+                records.append(held[model].record(model, began_s))
+                held[model] = next(waiting[model])
+            if records:
+                batches[model] = f.InferenceBatch(gateway="gateway-1", records=tuple(records))
+        await asyncio.gather(*(publish_event(js, event_of(batch, model)) for model, batch in batches.items()))
+        await asyncio.sleep(max(0.0, BATCH_S - (time.time() - began_s - now)))
+
+
+async def watch() -> Alerts:
+    """Give the alerts of the real monitor."""
+    streams = {
+        f"{kind}-{seed}": within(kind, seed, CHANGE_S + WATCHED_S + 60) for kind in KINDS for seed in range(RUNS)
+    }
+    alerts: Alerts = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bus, store = stack.enter_context(running(NatsServer(folder))), stack.enter_context(running(S3Server(folder)))
+        client = await nats.connect(bus.url)
+        js = client.jetstream(timeout=10)
+        await provision(js)
+        stack.enter_context(running_service("services.monitor.main", connection(bus, store, folder / "monitor")))
+        await go_live(js, list(streams))
+        began_s = time.time()
+
+        async def take(message: Msg) -> None:
+            event = Event[f.AlertRaised].model_validate_json(message.data)
+            said_s = message.metadata.timestamp.timestamp() - began_s
+            alerts.setdefault(event.subject, (said_s, event.data.trigger or ""))
+
+        await js.subscribe("slipway.alert.raised.v1.>", cb=take, ordered_consumer=True)
+        await send(js, streams, began_s, alerts)
+        await client.close()
+    return alerts
+
+
+def row(name: str, moments: dict[int, float | None], kind: str, alarms: str) -> list[str]:
+    """Sum up delays since the first bad request, alarms before it apart; what was not found comes after everything."""
+    known = {seed: math.inf if at is None else at - first_bad_s(kind, seed) for seed, at in moments.items()}
+    late = [one for one in known.values() if one >= 0.0]
+    quantiles = [quantile(late, share) for share in (0.5, 0.9, 1.0)]
+    cells = [f"{one:.1f}" if one < math.inf else "later" for one in quantiles]
+    return [name, f"{sum(one < math.inf for one in late)} of {len(late)}", *cells, str(len(known) - len(late)), alarms]
+
+
+def said(alerts: Alerts, kind: str, seed: int) -> float | None:
+    """Give when the alert of the trigger that had something to notice was there."""
+    at_s, trigger = alerts.get(f"{kind}-{seed}", (0.0, ""))
+    return at_s if trigger == kind else None
+
+
+def compare(kind: str, alerts: Alerts) -> list[list[str]]:
+    """Give the rows of one regression."""
+    seeds = range(RUNS)
+    live = {seed: said(alerts, kind, seed) for seed in seeds}
+    rows = [row(f"monitor, watched for {WATCHED_S:.0f} s", live, kind, "-")]
+    for name, watcher in WATCHERS.items():
+        moments = {seed: watcher(KINDS[kind], outcomes(kind, seed)) for seed in seeds}
+        rows.append(row(name, moments, kind, str(false_alarms(watcher, kind))))
+    return rows
+
+
+def main() -> None:
+    print(f"{RUNS} models per regression at {RATE_RPS:g} requests/s; alpha {SLOW.alpha}, minimum {SLOW.min_requests}")
+    alerts = asyncio.run(watch())
+    head = ("watcher", "found", "median", "90th percentile", "max", "before it", f"in {RUNS} healthy hours")
+    for kind, title in TITLES.items():
+        print(f"\nSeconds from the first bad request to the alarm, and false alarms: {title}\n")
+        show_table(head, compare(kind, alerts))
+    others = [model for model, (_, trigger) in alerts.items() if not model.startswith(trigger)]
+    print(f"\nAlerts of the trigger that nothing had changed for: {len(others)} of {2 * RUNS}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,242 @@
+"""From an alert to all new traffic on the previous version, under load, on the real parts.
+
+NATS (every write synced to disk), Triton with two toy targets, a gateway and the rollback-controller run as processes
+of their own; requests come at a steady rate, whatever the answers do. Twenty times the route is put back to version 2
+with version 1 behind it, and `alert.raised` of a declared automatic trigger is published, as the monitor would. From
+there is measured, by the clocks of one machine: until the new route is stored (NATS's own time stamp), until the last
+request was sent that version 2 still answered, and until the first request was sent from which on version 1 answered
+all. The step by step table is made of the time stamps of what the controller wrote and said.
+
+Beside it, in the same run, the way back by a reload, as where the version before does not stay loaded: load it into
+Triton, wait for its first token, write the route. A toy target loads in a fraction of the time of a real one, so this
+is a lower bound. Run: python benchmarks/bench_rollback.py
+"""
+
+import asyncio
+import random
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nats.aio.msg import Msg
+from nats.js.api import DeliverPolicy
+
+from benchmarks.parts import MODEL, Parts, Steady, quantile, show_table, steady, toy_parts, until
+from contracts import facts as f
+from contracts.envelope import Event
+from contracts.routes import Route
+from services.rollback_controller.domain.record import Book
+from shared.bus import publish_event
+from shared.inference import Channels, first_token
+from shared.kv import Bucket
+from tests.kit import factories as k
+from tests.kit.gateway import order
+from tests.kit.servers import connection
+from tests.kit.services import running_service
+
+RATE_RPS = 100
+ROLLBACKS = 20
+RELOADS = 5
+LIMIT_MS = 100
+TRIGGER = k.trigger(name="slow", cooldown_s=0.0)
+SETTINGS = {"ROLLBACK_CONTROLLER_MOST_ROLLBACKS": "1000"}
+FAILED, BACK = f"{MODEL}@v2", f"{MODEL}@v1"
+SETTLED = 20
+STEPS = (
+    ("alert stored", "the alert is on the bus"), ("decided", "the controller has it and decides"),
+    ("recorded", "the decision is recorded"), ("started", "rollback.started is said"),
+    ("switched", "previous probed, route written"),
+)  # fmt: skip
+
+
+@dataclass
+class Round:
+    """One way back: all times in milliseconds since it was asked for."""
+
+    stored_ms: float
+    last_failed_ms: float
+    all_back_ms: float
+    steps: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Watcher:
+    """What is written and said, with the server's time stamps."""
+
+    seen: list[tuple[float, str, bytes]] = field(default_factory=list)
+
+    async def start(self, parts: Parts) -> None:
+        for subject in (f"$KV.routes.{MODEL}", f"$KV.rollbacks.production.{MODEL}", "slipway.alert.raised.v1.>",
+                        "slipway.rollback.*.v1.>"):  # fmt: skip
+            await parts.js.subscribe(subject, cb=self._take, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW)
+
+    async def _take(self, message: Msg) -> None:
+        self.seen.append((message.metadata.timestamp.timestamp(), message.subject, message.data))
+
+    async def has(self, what: str, since_s: float) -> bool:
+        return any(what in subject and at >= since_s for at, subject, _ in self.seen)
+
+    def first(self, what: str, since_s: float) -> tuple[float, bytes]:
+        """Give stamp and content of the first message on a subject since an instant."""
+        return min((at, data) for at, subject, data in self.seen if what in subject and at >= since_s)
+
+
+def event_of(fact: f.Fact) -> Event:
+    return Event[type(fact)](
+        id=str(uuid.uuid4()), source="/slipway/benchmark", type=fact.TYPE, subject=MODEL, time=datetime.now(UTC),
+        correlationid="r-2", data=fact,
+    )  # fmt: skip
+
+
+def alert() -> f.AlertRaised:
+    now, target = datetime.now(UTC), k.target(2, "bf16", MODEL)
+    return f.AlertRaised(
+        alert_id=f"{target}/slow/{uuid.uuid4().hex}", kind="latency", severity="critical", target=target,
+        trigger="slow", value=0.9, limit=0.05, message="slow", first_bad_at=now, raised_at=now,
+    )  # fmt: skip
+
+
+async def put_route(parts: Parts, load: Steady, active: int, previous: int | None) -> None:
+    """Write a fresh route under the next epoch, and wait until requests are answered by it."""
+    bucket = Bucket(parts.js, "routes", Route)
+    entry = await bucket.get(MODEL)
+    epoch = entry.value.epoch + 1 if entry else 1
+    behind = parts.toy[previous] if previous else None
+    route = Route(model=MODEL, epoch=epoch, active=parts.toy[active], previous=behind, cause_id=f"fresh-{epoch}")
+    await (bucket.create(MODEL, route) if entry is None else bucket.update(MODEL, route, entry.revision))
+    await answered_by(load, f"{MODEL}@v{active}")
+
+
+async def answered_by(load: Steady, release: str) -> None:
+    async def settled() -> bool:
+        return [one.version for one in load.sent if one.version][-SETTLED:] == [release] * SETTLED
+
+    await until(settled)
+
+
+async def take_up(parts: Parts) -> None:
+    """Tell the controller the declared trigger of both versions, and wait until it knows."""
+    for version in (1, 2):
+        policy = k.policy(triggers=(TRIGGER,))
+        opened = k.fact(f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=policy)
+        await publish_event(parts.js, event_of(opened))
+    bucket = Bucket(parts.js, "rollbacks", Book)
+
+    async def known() -> bool:
+        entry = await bucket.get(f"production.{MODEL}")
+        return entry is not None and set(entry.value.triggers) == {"1", "2"}
+
+    await until(known)
+
+
+def sent_since(load: Steady, asked_s: float) -> tuple[float, float]:
+    """Give when the last request was sent that the failed version answered, and the first after that, in ms."""
+    since = [one for one in load.sent if one.at_s >= asked_s and one.version]
+    last = max((one.at_s for one in since if one.version == FAILED), default=asked_s)
+    after = min(one.at_s for one in since if one.at_s > last and one.version == BACK)
+    return (last - asked_s) * 1000, (after - asked_s) * 1000
+
+
+async def roll_back(parts: Parts, load: Steady, watcher: Watcher) -> Round:
+    await put_route(parts, load, 2, 1)
+    await asyncio.sleep(random.uniform(0.2, 0.5))
+    event = event_of(alert())
+    asked_s = time.time()
+    await publish_event(parts.js, event)
+    await answered_by(load, BACK)
+    await until(lambda: watcher.has("rollback.completed", asked_s))
+    await asyncio.sleep(0.3)
+    last, after = sent_since(load, asked_s)
+    started_s, started = watcher.first("rollback.started", asked_s)
+    decided = Event[f.RollbackStarted].model_validate_json(started).data.timeline.decided_at
+    moments = {
+        "alert stored": watcher.first("alert.raised", asked_s)[0], "decided": decided.timestamp(),
+        "recorded": watcher.first("$KV.rollbacks", asked_s)[0], "started": started_s,
+        "switched": watcher.first("$KV.routes", asked_s)[0],
+    }  # fmt: skip
+    steps = {name: (at - asked_s) * 1000 for name, at in moments.items()}
+    return Round(steps["switched"], last, after, steps)
+
+
+async def reload(parts: Parts, load: Steady, channels: Channels) -> Round:
+    """Go back to what is not loaded: load it, wait for its first token, write the route."""
+    await put_route(parts, load, 2, None)
+    name = str(parts.toy[1].target)
+    await asyncio.to_thread(order, parts.triton, name, "unload")
+    await asyncio.sleep(0.5)
+    asked_s = time.time()
+    await asyncio.to_thread(order, parts.triton, name, "load")
+    await first_token(channels.get(parts.triton.endpoint), name)
+    loaded_s = time.time()
+    await put_route(parts, load, 1, None)
+    return Round((loaded_s - asked_s) * 1000, *sent_since(load, asked_s))
+
+
+async def probe_alone(parts: Parts, channels: Channels) -> list[float]:
+    """Ask the previous target for its first token, as the controller does, under the same load."""
+    took = []
+    for _ in range(ROLLBACKS):
+        began = time.perf_counter()
+        await first_token(channels.get(parts.triton.endpoint), str(parts.toy[1].target))
+        took.append((time.perf_counter() - began) * 1000)
+        await asyncio.sleep(0.1)
+    return took
+
+
+def figures(values: list[float], digits: int = 0) -> list[str]:
+    return [f"{quantile(values, share):.{digits}f}" for share in (0.5, 0.95, 0.99, 1.0)]
+
+
+def show(rounds: list[Round], reloads: list[Round], probes: list[float]) -> None:
+    head = ("ms since the alert", "p50", "p95", "p99", "max", "limit")
+    limit, by_reload = str(LIMIT_MS), f"by reload ({RELOADS} times): "
+    rows = [
+        ["the new route is stored", *figures([one.stored_ms for one in rounds]), ""],
+        ["last request sent that the failed version answered", *figures([one.last_failed_ms for one in rounds]), limit],
+        ["first sent from which on all go back", *figures([one.all_back_ms for one in rounds]), limit],
+        [by_reload + "previous loaded, first token", *figures([one.stored_ms for one in reloads]), ""],
+        [by_reload + "first sent from which on all go back", *figures([one.all_back_ms for one in reloads]), ""],
+    ]  # fmt: skip
+    show_table(head, rows)
+    print(f"\np99 of {len(rounds)} is the largest. Requests are {1000 / RATE_RPS:.0f} ms apart: nothing finer is seen.")
+    print("\nWhere the time goes, ms in each step:\n")
+    steps, before = [], dict.fromkeys(range(len(rounds)), 0.0)
+    for name, what in STEPS:
+        spans = [one.steps[name] - before[number] for number, one in enumerate(rounds)]
+        before = {number: one.steps[name] for number, one in enumerate(rounds)}
+        steps.append([what, *figures(spans, 1)])
+    steps.append(["(a probe alone, under the same load)", *figures(probes, 1)])
+    show_table(("step", "p50", "p95", "p99", "max"), steps)
+
+
+async def main() -> None:
+    print(f"{ROLLBACKS} rollbacks at {RATE_RPS} requests a second\n", flush=True)
+    channels = Channels()
+    async with toy_parts() as parts:
+        settings = connection(parts.nats, None, parts.folder / "controller")
+        gateway = {"ROLLBACK_CONTROLLER_GATEWAY_URL": parts.gateway.base_url}
+        with running_service("services.rollback_controller.main", settings, **SETTINGS, **gateway):
+            watcher = Watcher()
+            await watcher.start(parts)
+            await take_up(parts)
+            async with steady(parts.gateway.base_url, RATE_RPS) as load:
+                rounds = [await roll_back(parts, load, watcher) for _ in range(ROLLBACKS)]
+                probes = await probe_alone(parts, channels)
+                reloads = [await reload(parts, load, channels) for _ in range(RELOADS)]
+        await channels.close()
+    show(rounds, reloads, probes)
+    failed = [one.failed for one in load.sent if one.failed]
+    took = [one.took_ms for one in load.sent if not one.failed]
+    print(f"\n{len(failed)} of {len(load.sent)} requests failed; answers took {quantile(took, 0.5):.0f} ms (p50), "
+          f"{quantile(took, 0.99):.0f} ms (p99).")  # fmt: skip
+    for reason in sorted(set(failed))[:5]:
+        print(f"  {reason}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

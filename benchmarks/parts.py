@@ -1,0 +1,136 @@
+"""What several measurements need: real parts with toy models, steady requests, and tables of quantiles."""
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import nats
+from nats.js import JetStreamContext
+
+from contracts.routes import ServedTarget
+from shared.provision import provision
+from tests.kit.gateway import Gateway, load_toy
+from tests.kit.servers import NatsServer, connection, running
+from tests.kit.triton import TritonServer
+
+MODEL = "toy"
+
+
+@dataclass
+class Parts:
+    """NATS, Triton with toy targets 1 and 2, and a gateway, each as a process of its own."""
+
+    folder: Path
+    nats: NatsServer
+    triton: TritonServer
+    gateway: Gateway
+    js: JetStreamContext
+    toy: dict[int, ServedTarget]
+
+
+@contextlib.asynccontextmanager
+async def toy_parts(**toy: str) -> AsyncGenerator[Parts, None]:
+    """Start the parts; `toy` is what the toy engine is told."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bus = stack.enter_context(running(NatsServer(folder)))
+        triton = stack.enter_context(running(TritonServer(folder)))
+        client = await nats.connect(bus.url)
+        js = client.jetstream(timeout=10)
+        await provision(js)
+        targets = {version: load_toy(triton, MODEL, version, **toy) for version in (1, 2)}
+        gateway = stack.enter_context(running(Gateway(folder, connection(bus, None, folder))))
+        try:
+            yield Parts(folder, bus, triton, gateway, js, targets)
+        finally:
+            await client.close()
+
+
+@dataclass
+class Sent:
+    """One request: when it was sent (Unix seconds), who answered it, how long that took; `failed` says why not."""
+
+    at_s: float
+    version: str = ""
+    took_ms: float = 0.0
+    failed: str = ""
+
+
+@dataclass
+class Steady:
+    """Requests at a steady rate, sent whether or not the ones before were answered."""
+
+    http: httpx.AsyncClient
+    rate_rps: float
+    tokens: int = 2
+    sent: list[Sent] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """Send for ever."""
+        running_: set[asyncio.Task[None]] = set()
+        due = time.monotonic()
+        try:
+            while True:
+                due += 1.0 / self.rate_rps
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+                task = asyncio.create_task(self._ask())
+                running_.add(task)
+                task.add_done_callback(running_.discard)
+        finally:
+            await asyncio.gather(*running_, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        one = Sent(time.time())
+        began = time.perf_counter()
+        self.sent.append(one)
+        body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": self.tokens}
+        try:
+            answer = await self.http.post("/v1/completions", json=body)
+        except httpx.HTTPError as error:
+            one.failed = repr(error)
+            return
+        one.took_ms = (time.perf_counter() - began) * 1000
+        one.version = answer.headers.get("x-slipway-release", "")
+        if answer.status_code != 200:
+            one.failed = f"{answer.status_code} {answer.text[:80]}"
+
+
+@contextlib.asynccontextmanager
+async def steady(base_url: str, rate_rps: float) -> AsyncGenerator[Steady, None]:
+    """Send requests at a steady rate for as long as the context lasts."""
+    limits = httpx.Limits(max_connections=256, max_keepalive_connections=256)
+    async with httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False, limits=limits) as http:
+        load = Steady(http, rate_rps)
+        sending = asyncio.create_task(load.run())
+        try:
+            yield load
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
+    """Wait for what another process does."""
+    async with asyncio.timeout(timeout_s):
+        while not await condition():  # noqa: ASYNC110 - nobody here could set an event
+            await asyncio.sleep(0.05)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Give the smallest value that at least this share of the values does not exceed."""
+    ordered = sorted(values)
+    rank = -int(-share * len(ordered) // 1)
+    return ordered[min(len(ordered), max(1, rank)) - 1]
+
+
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as Markdown has it."""
+    print("| " + " | ".join(head) + " |")
+    print("|---|" + "---|" * (len(head) - 1))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
