@@ -1,6 +1,6 @@
 """The alerts of a log, folded: which are open, since when, and how they stand. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from contracts.facts import AlertRaised, AlertResolved, AlertUpdated, RollbackCo
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
 RollbackFact = RollbackStarted | RollbackCompleted | RollbackFailed
 SEVERITIES = ("critical", "warning", "info")
-COLUMNS = ("severity", "kind", "target", "trigger", "value / limit", "since", "what")
+COLUMNS = ("severity", "kind", "target", "trigger", "value / limit", "since")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def figures(fact: AlertFact) -> str:
 
 
 def row(alarm: Alarm) -> tuple[str, ...]:
-    """Give an alert as cells for programs: state, then those of `COLUMNS`, message, runbook and evidence apart."""
+    """Give an alert as cells for programs: state, those of `COLUMNS`, message, runbook and evidence."""
     fact = alarm.fact
     return (
         "open" if alarm.open else "resolved", *_head(alarm), _one_line(fact.message), fact.runbook or "-",
@@ -81,14 +81,25 @@ def row(alarm: Alarm) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def block(alarm: Alarm) -> tuple[str, ...]:
-    """Give an alert as cells for a terminal: message, runbook and evidence beneath each other."""
+def blocks(alarms: Sequence[Alarm]) -> list[tuple[str, list[str]]]:
+    """Write alerts for a terminal: the cells of `COLUMNS` in line, and beneath them message, runbook and evidence.
+
+    The first block is the head of the table. Nothing is cut: an address that is cut cannot be opened.
+    """
+    table = [COLUMNS, *(_head(alarm) for alarm in alarms)]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
+    padded = [[cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in table]
+    lines = ["  ".join(cells).rstrip() for cells in padded]
+    return list(zip(lines, [[], *(_below(alarm) for alarm in alarms)], strict=True))
+
+
+def _below(alarm: Alarm) -> list[str]:
     fact = alarm.fact
     ended = "" if alarm.resolved_at is None else f"resolved {alarm.resolved_at:%Y-%m-%d %H:%M:%S}: "
     lines = [f"{ended}{_one_line(fact.message)}"]
     lines += [f"runbook {fact.runbook}"] if fact.runbook else []
     lines += [f"evidence {fact.evidence.uri}"] if fact.evidence is not None else []
-    return (*_head(alarm), "\n".join(lines))
+    return lines
 
 
 def _head(alarm: Alarm) -> tuple[str, ...]:
@@ -126,7 +137,7 @@ def rollback_line(fact: RollbackFact) -> str:
     if isinstance(fact, RollbackStarted):
         return f"rollback started   {fact.mode:<9} {fact.failed} is being taken back"
     if isinstance(fact, RollbackFailed):
-        return f"rollback failed    {fact.mode:<9} {fact.failed} stays: {fact.code}: {fact.reason}"
+        return f"rollback failed    {fact.mode:<9} {fact.failed} was not taken back: {fact.code}: {fact.reason}"
     times = fact.timeline
     took = ""
     if times.switched_at is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.alarms import COLUMNS, Alarm, as_data, block, fold, news_line, row
+from clients.cli.alarms import COLUMNS, Alarm, as_data, blocks, fold, news_line, row
 from clients.cli.eventlog import Part, Said, follow, newest, read_history
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.say import is_terminal, show_json, show_line, show_table
@@ -17,6 +17,7 @@ from contracts.vocabulary import Environment
 
 ALERTS = ("alert.*",)
 NEWS = ("alert.*", "rollback.*")
+STYLES = {"critical": "bold red", "warning": "yellow", "info": "default"}
 
 
 def alerts(
@@ -78,9 +79,20 @@ def _show(shown: list[Alarm], model: str | None, *, resolved_too: bool, as_json:
         about = f" of {model}" if model else ""
         show_line(f"no alerts{about}" if resolved_too else f"no open alerts{about}")
     elif is_terminal():
-        show_table(COLUMNS, [block(one) for one in shown])
+        _show_blocks(shown)
     else:
         show_table(COLUMNS, [row(one) for one in shown])
+
+
+def _show_blocks(shown: list[Alarm]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    styles = ["bold", *(STYLES[one.fact.severity] if one.open else "dim" for one in shown)]
+    for style, (head, below) in zip(styles, blocks(shown), strict=True):
+        console.print(head, style=style, markup=False)
+        for line in below:
+            console.print(f"  {line}", style="dim" if style == "dim" else None, markup=False)
 
 
 def _tell(event: Event[Any], as_json: bool) -> None:

@@ -95,8 +95,8 @@ def event_line(event: Event[Any]) -> str:
 
 
 GIST = (
-    "release_id", "version", "variant", "target", "outcome", "code", "verdict", "step", "done", "total", "unit",
-    "cause", "deadline_at", "reason", "who", "message",
+    "release_id", "version", "variant", "target", "failed", "to", "outcome", "code", "verdict", "step", "done", "total",
+    "unit", "cause", "deadline_at", "reason", "who", "message",
 )  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def _gist(data: Mapping[str, Any]) -> str:
         value = data.get(key)
         if value in (None, ""):
             continue
-        if key == "target" and isinstance(value, dict):
+        if key in ("target", "failed", "to") and isinstance(value, dict):
             inner = value.get("target", value)
             value = f"{inner.get('model')}.v{inner.get('version')}.{inner.get('variant')}"
         if isinstance(value, float):

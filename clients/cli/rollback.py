@@ -216,6 +216,8 @@ def show_end(fact: RollbackFact, *, as_json: bool) -> None:
             show_line(f"  {line}")
     if not isinstance(fact, RollbackCompleted):
         code: Code = fact.code if isinstance(fact, RollbackFailed) else "internal_error"
-        raise Refused(f"{fact.failed} was not taken back: {code}. {ADVICE[code]}")
+        told = not as_json and isinstance(fact, RollbackFailed) and ADVICE[code] in fact.reason
+        advice = "" if told else f". {ADVICE[code]}"
+        raise Refused(f"{fact.failed} was not taken back: {code}{advice}")
     if fact.verdict == "fail":
         raise Refused(f"traffic is on {fact.to}, but it does not do well there: {fact.reason}")

@@ -1,9 +1,10 @@
 import json
+import re
 from itertools import pairwise
 
 import pytest
 
-from clients.cli.alarms import COLUMNS, as_data, block, fold, news_line, row
+from clients.cli.alarms import COLUMNS, as_data, blocks, fold, news_line, row
 from clients.cli.alerts import in_order
 from clients.cli.eventlog import Part, Said, streams_of
 from contracts import facts as f
@@ -85,15 +86,19 @@ def test_a_row_for_programs_has_every_column_on_one_line():
     assert row(over)[-2:] == ("-", "-")
 
 
-def test_a_block_for_people_has_the_columns_of_the_table():
-    (alarm,) = fold([said(RAISED, 20, evidence=ref("report"))])
-    assert len(block(alarm)) == len(COLUMNS)
-    assert block(alarm)[-1].splitlines() == [
+def test_for_people_what_to_do_stands_beneath_the_columns_and_nothing_is_cut():
+    alarms = fold([said(RAISED, 20, evidence=ref("report")), said(RAISED, 10, "b", severity="info"), said(RESOLVED, 30, "b")])
+    (head, nothing), (line, below), (_, over) = blocks(alarms)
+    assert [re.split(r"  +", one) for one in (head, line)] == [
+        list(COLUMNS), ["critical", "latency", "support-bot.v7.int8", "slow-first-token", "0.31 / 0.05", "2026-11-24 09:30:20"],
+    ]  # fmt: skip
+    assert head.index("since") == line.index("2026")
+    assert nothing == []
+    assert below == [
         "31 % of answers began after 800 ms; 5 % are allowed.", "runbook docs/runbooks/latency.md",
         f"evidence {ref('report').uri}",
     ]  # fmt: skip
-    (over,) = fold([said(RAISED, 20), said(RESOLVED, 30)])
-    assert block(over)[-1].startswith("resolved 2026-11-24 09:30:30: ")
+    assert over[0].startswith("resolved 2026-11-24 09:30:30: ")
 
 
 def test_as_data_it_is_the_fact_with_its_state():
@@ -120,7 +125,7 @@ def test_news_of_rollbacks_say_from_where_to_where_and_how_long_it_took():
     completed = news_line(event(f.RollbackCompleted))
     assert "support-bot.v7.int8 -> support-bot.v6.int8 400 ms after it was detected; recovery pass: 64" in completed
     failed = news_line(event(f.RollbackFailed))
-    assert "support-bot.v7.int8 stays: no_hot_previous: support-bot.v6.int8 is not loaded." in failed
+    assert "support-bot.v7.int8 was not taken back: no_hot_previous: support-bot.v6.int8 is not loaded." in failed
     assert news_line(event(f.DeploymentChanged)) is None
 
 

@@ -4,13 +4,15 @@ import pytest
 import typer
 
 from clients.cli.orders import order
+from clients.cli.render import event_line
 from clients.cli.rollback import plan_rollback, show_end, show_plan, was_taken_back_lately
 from clients.cli.say import Exit, Refused
 from clients.cli.serving import active_target, serving
 from clients.cli.timeline import short_span, timeline_lines, timeline_rows
 from contracts import facts as f
+from contracts.codes import ADVICE
 from contracts.routes import CanaryShare
-from tests.kit.factories import after, fact, route, served, target
+from tests.kit.factories import after, event, fact, route, served, target
 
 
 def test_a_plan_says_what_an_order_would_do():
@@ -136,6 +138,21 @@ def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
         show_end(fact(f.RollbackFailed, code="previous_not_hot"), as_json=True)
     assert refused.value.code is Exit.FAILED
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
+
+
+def test_advice_that_the_reason_gave_is_not_given_twice():
+    advice = ADVICE["not_serving"]
+    with pytest.raises(Refused) as refused:
+        show_end(fact(f.RollbackFailed, code="not_serving", reason=f"It takes no traffic. {advice}"), as_json=False)
+    assert str(refused.value) == "support-bot.v7.int8 was not taken back: not_serving"
+    with pytest.raises(Refused) as refused:
+        show_end(fact(f.RollbackFailed, code="not_serving", reason="It takes no traffic."), as_json=False)
+    assert str(refused.value).endswith(advice)
+
+
+def test_the_log_says_from_where_to_where():
+    line = event_line(event(fact(f.RollbackCompleted)))
+    assert "failed=support-bot.v7.int8 to=support-bot.v6.int8 verdict=pass" in line
 
 
 def test_an_order_that_is_about_no_release_is_its_own():
