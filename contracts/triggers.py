@@ -42,14 +42,15 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
 def observe(trigger: Trigger, record: Inference) -> bool | None:
     """Tell whether a request is bad for a trigger; None when it says nothing about it.
 
-    An answer that failed or was given up says of its latency only that it was at least so long as it was waited for.
+    An answer that failed or was given up says of its latency only that it was at least so long as it was waited for; one
+    that ended without any text says the same of its first token.
     A caller that goes away says nothing against the target's quality or errors.
     """
     ended = record.error is None and record.finish_reason != CANCELLED
     if trigger.metric == "ttft_ms":
         if record.ttft_ms is not None:
             return record.ttft_ms > trigger.threshold
-        return True if record.e2e_ms > trigger.threshold and not ended else None
+        return True if record.e2e_ms > trigger.threshold else None
     if trigger.metric == "e2e_ms":
         over = record.e2e_ms > trigger.threshold
         return over if ended or over else None

@@ -19,7 +19,8 @@ class GatewayFlow:
 
     def __init__(self, client: httpx.AsyncClient, model: str, *, rps: float, tokens: int) -> None:
         self._client = client
-        self._body = {"model": model, "max_tokens": tokens, "temperature": 0.0}
+        # An answer that ends before it began has no time to first token, and so says nothing about it.
+        self._body = {"model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0.0}
         self._interval_s = 1.0 / rps
         self.answered = 0
         self.trouble = ""

@@ -20,7 +20,7 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
         (LATE, {"ttft_ms": None, "error": "engine_dead", "e2e_ms": 900}, True),
         (LATE, {"ttft_ms": None, "error": "engine_dead", "e2e_ms": 700}, None),
         (LATE, {"ttft_ms": None, "finish_reason": "cancelled", "e2e_ms": 900}, True),
-        (LATE, {"ttft_ms": None, "e2e_ms": 900}, None),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900}, True), (LATE, {"ttft_ms": None, "e2e_ms": 700}, None),
         (LONG, {"e2e_ms": 900}, True), (LONG, {"e2e_ms": 700}, False),
         (LONG, {"e2e_ms": 700, "finish_reason": "cancelled"}, None),
         (ERRORS, {}, False), (ERRORS, {"error": "engine_dead"}, True), (ERRORS, {"finish_reason": "cancelled"}, None),
