@@ -42,8 +42,8 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
 def observe(trigger: Trigger, record: Inference) -> bool | None:
     """Tell whether a request is bad for a trigger; None when it says nothing about it.
 
-    An answer that failed or was given up says of its latency only that it was at least so long as it was waited for; one
-    that ended without any text says the same of its first token.
+    An answer that failed or was given up says of its latency only that it was at least so long as it was waited for;
+    one that ended without any text says the same of its first token.
     A caller that goes away says nothing against the target's quality or errors.
     """
     ended = record.error is None and record.finish_reason != CANCELLED
