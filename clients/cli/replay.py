@@ -38,9 +38,10 @@ def replay_command(
     and beside it what really happened then.
 
     A window says how many requests were bad, not which: bad ones are spread evenly over the window, so times are right
-    to about a window (a minute). Latencies are counted again at the policy's threshold, errors as they were; what
-    nobody counted then cannot be replayed, and is named. Off a terminal tab-separated: at, target, trigger, bad
-    requests, would have, really.
+    to about a window (a minute); where an alert was really raised, from that moment on. Latencies are counted again at
+    the policy's threshold, errors as they were; what nobody counted then cannot be replayed, and is named.
+
+    Off a terminal tab-separated: at, target, trigger, bad requests, would have, really.
     """
     check_model(model)
     triggers = load_policy(policy).triggers

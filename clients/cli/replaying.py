@@ -1,30 +1,34 @@
 """Recorded windows through the pure detectors and the pure controller: what would have fired, and what it would do.
 
 What a window summary holds is how many requests were bad, not which: bad ones are spread evenly over the window (over
-the part of it in which the target took traffic). A canary is watched by an e-process, what is active by an e-detector,
-as the monitor does; hard failures and the comparison of a canary with the active target need single requests and are
-not replayed. The route is the one that really was: what would have followed from another course is not made up, only
-that a target which would have been taken back takes no traffic until it was promoted anew.
+the part of it in which the target took traffic). Where an alert of the same kind was really raised, they are laid from
+that moment on, and close together where that leaves no room: a rollback after a few seconds would else be diluted by
+the healthy time before. There the replay errs on the side of firing.
+
+A canary is watched by an e-process, what is active by an e-detector, as the monitor does; hard failures and the
+comparison of a canary with the active target need single requests and are not replayed. The route is the one that
+really was: what would have followed from another course is not made up, only that a target which would have been taken
+back takes no traffic until it was promoted anew.
 """
 
-import math
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import Any, Literal
 
 from clients.cli.counting import Counted, Unknown, count_bad
+from clients.cli.laying import lay_out
 from clients.cli.served import Role, Routes, Span, cut
 from contracts.envelope import Event
 from contracts.evidence import Bet, EDetector, EProcess, as_e_value, observe_detector, observe_process, plan_bet
-from contracts.facts import ReleaseOpened, WindowSummarised
+from contracts.facts import AlertRaised, ReleaseOpened, WindowSummarised
+from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
 from contracts.rollback import GoBack, Guard, PastRollback, decide_way_back
 from contracts.routes import Changed, roll_back
 from contracts.routes import Refused as RefusedEdit
-from contracts.triggers import detector_alpha, limit_of
+from contracts.triggers import detector_alpha, kind_of, limit_of
 from contracts.vocabulary import Target
 
 Outcome = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
@@ -97,7 +101,7 @@ def replay(
         for event in events
         if isinstance(event.data, ReleaseOpened)
     }
-    course = _Course(triggers, Routes(events), declared, guard or Guard())
+    course = _Course(triggers, Routes(events), declared, guard or Guard(), _raised(events))
     ordered = sorted(windows.values(), key=lambda one: (one.window.from_, str(one.target)))
     for _, together in groupby(ordered, key=lambda one: one.window.from_):
         course.take(list(together))
@@ -110,10 +114,16 @@ def replay(
     )  # fmt: skip
 
 
-def spread(trials: int, hits: int) -> list[bool]:
-    """Spread the bad ones of some requests evenly: one of them lies in the middle."""
-    so_far = [(2 * i * hits + trials) // (2 * trials) for i in range(trials + 1)]
-    return [after > before for before, after in pairwise(so_far)]
+Raised = Mapping[tuple[Target, AlertKind], Sequence[datetime]]
+
+
+def _raised(events: Iterable[Event[Any]]) -> Raised:
+    """Say when alerts of each kind were really raised."""
+    found: dict[tuple[Target, AlertKind], list[datetime]] = {}
+    for event in events:
+        if isinstance(event.data, AlertRaised):
+            found.setdefault((event.data.target, event.data.kind), []).append(event.data.raised_at or event.time)
+    return found
 
 
 @dataclass
@@ -191,12 +201,14 @@ class _Course:
     """The replay as it goes on."""
 
     def __init__(
-        self, triggers: Sequence[Trigger], routes: Routes, declared: Mapping[int, Mapping[str, Trigger]], guard: Guard
-    ) -> None:
+        self, triggers: Sequence[Trigger], routes: Routes, declared: Mapping[int, Mapping[str, Trigger]], guard: Guard,
+        raised: Raised,
+    ) -> None:  # fmt: skip
         self.fired: list[Fired] = []
         self.gaps: dict[tuple[str, str], int] = {}
         self.away: dict[Target, list[tuple[datetime, datetime | None]]] = {}
         self._triggers, self._routes, self._declared, self._guard = triggers, routes, declared, guard
+        self._raised = raised
         self._past: list[PastRollback] = []
         self._spans: dict[Target, list[Span]] = {}
         self._watches: dict[tuple[Target, str], _Watch] = {}
@@ -222,7 +234,8 @@ class _Course:
         watch = self._watches.setdefault(
             (summary.target, trigger.name), _Watch(trigger, plan_bet(limit_of(trigger)))
         )  # fmt: skip
-        for span, outcomes, times in _shared_out(spread(counted.trials, counted.hits), parts):
+        raised = self._raised.get((summary.target, kind_of(trigger)), ())
+        for span, outcomes, times in lay_out(counted, parts, raised):
             watch.enter(span)
             index = None if watch.open else watch.observe(outcomes)
             if index is not None:
@@ -285,18 +298,3 @@ class _Course:
         self._spans[target] = cut(self._spans[target], at, back)
         for key in [key for key in self._watches if key[0] == target]:
             del self._watches[key]
-
-
-def _shared_out(
-    outcomes: Sequence[bool], parts: Sequence[tuple[Span, datetime, datetime]]
-) -> Iterable[tuple[Span, Sequence[bool], Sequence[datetime]]]:
-    """Lay outcomes evenly over the parts of a window, as if these followed upon each other."""
-    lengths = [(end - begin).total_seconds() for _, begin, end in parts]
-    ends = [math.fsum(lengths[: index + 1]) for index in range(len(parts))]
-    places = [(i + 0.5) / len(outcomes) * ends[-1] for i in range(len(outcomes))]
-    cuts = [bisect_right(places, end) for end in ends[:-1]] + [len(places)]
-    first = 0
-    for (span, begin, _), length, end, last in zip(parts, lengths, ends, cuts, strict=True):
-        times = [begin + timedelta(seconds=place - (end - length)) for place in places[first:last]]
-        yield span, outcomes[first:last], times
-        first = last

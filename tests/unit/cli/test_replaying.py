@@ -3,9 +3,10 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.replaying import replay, spread
+from clients.cli.laying import spread, spread_late
+from clients.cli.replaying import replay
+from contracts import facts as f
 from contracts.evidence import EDetector, observe_detector, plan_bet
-from contracts.facts import FACTS
 from contracts.policy import Trigger
 from contracts.rollback import Guard
 from contracts.triggers import detector_alpha, limit_of
@@ -32,6 +33,15 @@ def test_bad_requests_are_spread_evenly():
         assert (len(found), sum(found)) == (trials, hits)
         so_far = [sum(found[:index]) for index in range(trials + 1)]
         assert all(abs(count - index * hits / trials) <= 1.0 for index, count in enumerate(so_far))
+
+
+def test_bad_requests_are_spread_over_the_last_ones():
+    assert spread_late(6, 2, 2) == [False, False, False, False, True, True]
+    assert spread_late(6, 1, 3) == [False, False, False, False, False, True]
+    assert spread_late(6, 2, 4) == [False, False, False, True, False, True]
+    for trials, hits, late in ((60, 7, 10), (60, 20, 20), (60, 60, 60), (60, 0, 10), (5, 0, 0), (1, 1, 1), (4, 2, 4)):
+        found = spread_late(trials, hits, late)
+        assert (len(found), sum(found), sum(found[trials - late :])) == (trials, hits, hits)
 
 
 def test_healthy_traffic_fires_nothing():
@@ -233,31 +243,43 @@ def test_nothing_recorded_is_nothing_replayed():
     assert (found.windows, found.fired, found.begin, found.end) == (0, (), None, None)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_replay_of_the_monitors_own_log_fires_when_the_monitor_did(seed):
-    """Telemetry through the real monitor's domain, then its window summaries through the replay, same policy."""
+def monitored(seed, *, bad_from, goes_back):
+    """Telemetry through the real monitor's domain: what it says, and the route that follows an alert at once."""
     draw, rules = random.Random(seed), Rules()
     watch = take_policy(Watch(model="support-bot", environment="production"), 2, "r-2", policy(triggers=(SLOW, ERRORS)), Cause("p", after(0)))
     watch = take_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), rules)
-    facts = []
-    for second in range(900):
-        bad = second >= 420
+    said, moved, which = [], [], V2
+    for second in range(560):
+        is_bad = which is V2 and second >= bad_from
         records = [
             inference(
-                request_id=f"r-{second}-{one}", target=V2, drill=None, canary=False, error=None, features=None,
-                ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if bad and draw.random() < 0.4 else 0.0),
+                request_id=f"r-{second}-{one}", target=which, drill=None, canary=False, error=None, features=None,
+                ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
                 e2e_ms=1000.0, scheduled_at=after(second + one / 3),
             )
             for one in range(3)
         ]  # fmt: skip
         watch = take_records(watch, records, Cause(f"b-{second}", after(second + 2)), rules)
-        facts += watch.outbox
+        if goes_back and not moved and any(one.type == f.AlertRaised.TYPE for one in watch.outbox):
+            moved = [changed(3, second + 2, 1, cause="rollback", barred=(V2,))]
+            watch = take_route(watch, moved[0].data.route, Cause("back", after(second + 2)), rules)
+            which = V1
+        said += watch.outbox
         watch = watch.model_copy(update={"outbox": ()})
-    facts += assess(watch, Cause("end", after(1200)), rules).outbox
-    events = [opened(2, [SLOW, ERRORS])]
-    events += [event(FACTS[one.type].model_validate(one.data), id=f"{one.type}-{one.key}", time=one.decided_at) for one in facts]
-    really = [one for one in events if one.type == "slipway.alert.raised.v1"]
-    found = replay([SLOW, ERRORS], [*ROUTE, *events], since=LONG_AGO)
-    assert [one.trigger.name for one in found.fired] == [one.data.trigger for one in really] == ["slow"]
-    assert abs(found.fired[0].at - really[0].time) < timedelta(seconds=60)
-    assert found.fired[0].outcome == "rolled back"
+    said += assess(watch, Cause("end", after(1200)), rules).outbox
+    facts = [(one, f.FACTS[one.type].model_validate(one.data)) for one in said]
+    events = [event(fact, id=f"{one.type}-{one.key}", time=one.decided_at) for one, fact in facts]
+    return [*ROUTE, *moved, opened(2, [SLOW, ERRORS]), *events]
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("goes_back", [False, True])
+@pytest.mark.parametrize("bad_from", [437, 475])
+def test_the_same_policy_replayed_does_what_really_happened(seed, goes_back, bad_from):
+    """Also where a rollback after a few seconds left a handful of bad requests in a minute of good ones."""
+    events = monitored(seed, bad_from=bad_from, goes_back=goes_back)
+    (really,) = [one for one in events if isinstance(one.data, f.AlertRaised)]
+    found = replay([SLOW, ERRORS], events, since=LONG_AGO)
+    assert [(one.trigger.name, one.outcome, one.to) for one in found.fired] == [("slow", "rolled back", V1)]
+    assert really.data.trigger == "slow"
+    assert abs(found.fired[0].at - really.time) < timedelta(seconds=15)
