@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def within(kind: str, seed: int, until_s: float, change_s: float = CHANGE_S) -> 
     return sorted(takewhile(lambda one: one.at_s < until_s, stream(kind, seed, change_s)), key=lambda one: one.ends_s)
 
 
-@lru_cache(maxsize=None)
+@cache
 def outcomes(kind: str, seed: int, change_s: float = CHANGE_S) -> "Seen":
     """Give what a kind's trigger sees in an hour of its requests."""
     seen = [(one, observe(KINDS[kind], one.record(kind, 0.0))) for one in within(kind, seed, LONGEST_S, change_s)]
@@ -223,8 +223,9 @@ async def watch() -> Alerts:
             said_s = message.metadata.timestamp.timestamp() - began_s
             alerts.setdefault(event.subject, (said_s, event.data.trigger or ""))
 
-        await js.subscribe("slipway.alert.raised.v1.>", cb=take, ordered_consumer=True)
+        subscription = await js.subscribe("slipway.alert.raised.v1.>", cb=take, ordered_consumer=True)
         await send(js, streams, began_s, alerts)
+        await subscription.unsubscribe()
         await client.close()
     return alerts
 

@@ -24,6 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js.api import DeliverPolicy
 
 from benchmarks.parts import MODEL, Parts, Steady, quantile, show_table, steady, toy_parts, until
@@ -69,11 +70,20 @@ class Watcher:
     """What is written and said, with the server's time stamps."""
 
     seen: list[tuple[float, str, bytes]] = field(default_factory=list)
+    subscriptions: list[Subscription] = field(default_factory=list)
 
     async def start(self, parts: Parts) -> None:
         for subject in (f"$KV.routes.{MODEL}", f"$KV.rollbacks.production.{MODEL}", "slipway.alert.raised.v1.>",
                         "slipway.rollback.*.v1.>"):  # fmt: skip
-            await parts.js.subscribe(subject, cb=self._take, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW)
+            self.subscriptions.append(
+                await parts.js.subscribe(
+                    subject, cb=self._take, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
+                )
+            )
+
+    async def stop(self) -> None:
+        for one in self.subscriptions:
+            await one.unsubscribe()
 
     async def _take(self, message: Msg) -> None:
         self.seen.append((message.metadata.timestamp.timestamp(), message.subject, message.data))
@@ -228,6 +238,7 @@ async def main() -> None:
                 rounds = [await roll_back(parts, load, watcher) for _ in range(ROLLBACKS)]
                 probes = await probe_alone(parts, channels)
                 reloads = [await reload(parts, load, channels) for _ in range(RELOADS)]
+            await watcher.stop()
         await channels.close()
     show(rounds, reloads, probes)
     failed = [one.failed for one in load.sent if one.failed]
