@@ -138,6 +138,15 @@ def observe_detector(state: EDetector, bet: Bet, outcomes: Iterable[bool]) -> ED
     return EDetector(trials=trials, hits=hits, sums=sums, log_e=log_e, peak=peak)
 
 
+@lru_cache(maxsize=4096)
+def resting_log_e(bet: Bet) -> float:
+    """Give where an e-detector's log e-value comes to rest while nothing is bad: above zero for a limit above zero.
+
+    Each sum tends to ratio / (1 - ratio), the fixed point of R <- (1 + R) * ratio.
+    """
+    return log_mean_exp((miss - math.log(-math.expm1(miss)) for miss in bet.miss), bet.log_weight)
+
+
 def as_e_value(log_e: float) -> float:
     """Give an e-value for publication, bounded so that it stays a JSON number."""
     return min(math.exp(min(log_e, 690.0)), _LARGEST_E)

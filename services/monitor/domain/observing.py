@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from contracts.evidence import (
+    Bet,
     EDetector,
     EProcess,
     PairTest,
@@ -10,6 +11,7 @@ from contracts.evidence import (
     observe_pair,
     observe_process,
     plan_bet,
+    resting_log_e,
 )
 from contracts.facts import Inference
 from contracts.policy import Trigger
@@ -17,6 +19,9 @@ from contracts.triggers import limit_of, observe, sequential
 from services.monitor.domain.record import DriftState, Policy, Role, TargetState, TriggerState
 from services.monitor.domain.triggers import count_runs
 from services.monitor.domain.windows import Windowing, add_records, add_to_slots, ended_at, features_of
+
+_NEAR = 0.1
+"""An e-detector comes back to rest from above and never quite arrives."""
 
 
 def observe_records(
@@ -67,7 +72,7 @@ def observe_one(state: TriggerState, trigger: Trigger, record: Inference) -> Tri
     first_bad = state.first_bad_at
     if outcome and first_bad is None:
         first_bad = record.scheduled_at
-    elif not outcome and after.log_e < 0.0:  # what was bad before is outweighed
+    elif not outcome and after.log_e <= _outweighed_at(after, bet):
         first_bad = None
     slots = add_to_slots(
         state.slots, trigger.window_s, ended_at(record), outcome=outcome, drilled=record.drill is not None
@@ -75,6 +80,11 @@ def observe_one(state: TriggerState, trigger: Trigger, record: Inference) -> Tri
     drill = record.drill if outcome and record.drill is not None else state.drill
     update = {"evidence": after, "first_bad_at": first_bad, "slots": slots, "drill": drill if first_bad else None}
     return state.model_copy(update=update)
+
+
+def _outweighed_at(evidence: EProcess | EDetector, bet: Bet) -> float:
+    """Give the log e-value at which whatever was bad before is outweighed by what was good since."""
+    return resting_log_e(bet) + _NEAR if isinstance(evidence, EDetector) else 0.0
 
 
 def pair_records(

@@ -160,3 +160,10 @@ def test_pairs_count_each_request_once(observations):
     assert state.pairs <= most
     assert state.discordant.trials <= state.pairs
     assert PairTest.model_validate_json(state.model_dump_json()) == state
+
+
+@pytest.mark.parametrize("p0", [0.001, 0.02, 0.05, 0.3])
+def test_a_detector_that_sees_nothing_bad_comes_to_rest_where_it_says(p0):
+    bet = ev.plan_bet(p0)
+    rested = ev.observe_detector(ev.EDetector(), bet, [False] * 60_000)
+    assert rested.log_e == pytest.approx(ev.resting_log_e(bet), abs=0.01)

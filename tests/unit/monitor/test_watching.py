@@ -305,3 +305,12 @@ def test_a_promoted_canary_is_watched_by_an_e_detector_from_then_on():
     assert now.role == "active"
     assert now.triggers["slow-first-token"].evidence.form == "detector"
     assert raised(state)[-1].target == f.target(8)
+
+
+def test_one_slow_request_long_ago_is_not_the_first_of_a_later_regression():
+    state = m.feed(m.routed(), 100, 3, m.mixed(0.0))
+    state = m.take(state, [m.record(100, ttft_ms=2000.0)], 101)
+    state = m.feed(state, 300, 3, m.mixed(0.0), start=101)
+    state = m.feed(state, 30, 3, m.mixed(1.0), start=401)
+    (alert,) = raised(state)
+    assert alert.first_bad_at == f.after(401)
