@@ -140,13 +140,13 @@ def walk(road: Road) -> None:
     with road.step("import the base model (SmolLM2-135M-Instruct)"):
         road.slipway("base", "import", "--from-smollm2", "--keep-folder", str(base))
     with road.step("train a LoRA, run 1; the training run publishes its checkpoint"):
-        train(road, base, "run-1", seed=1, steps=8)
+        train(road, base, "run-1", seed=1, steps=12)
     with road.step("follow release 1 to production: its way back is rehearsed with the base model"):
         road.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
     with road.step("ask version 1 over the OpenAI API"):
         road.slipway("ask", MODEL, QUESTION)
     with road.step("train a LoRA, run 2; the training run publishes its checkpoint"):
-        train(road, base, "run-2", seed=2, steps=10)
+        train(road, base, "run-2", seed=2, steps=16)
     with live_traffic(road, after=f"{MODEL}@v2") as report:
         with road.step("follow release 2 to production: rehearsal, then a canary under live traffic"):
             road.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")

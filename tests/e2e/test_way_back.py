@@ -1,13 +1,18 @@
 """The whole way back on the embedded stack: rehearsed, tried under live traffic, slowed down, taken back, barred."""
 
+import asyncio
+import json
 import threading
 import time
 from collections import Counter
 from typing import Self
 
 import httpx
+import nats
 import pytest
 
+from clients.cli.place import find_place
+from contracts.envelope import CONTENT_TYPE
 from tests.kit.stack import POLICY
 from tests.kit.triton import installed
 
@@ -132,11 +137,29 @@ def staging_route_is_empty(stack) -> bool:
     return answer.status_code == 503
 
 
+async def say_again(stack, orders, *, epoch) -> None:
+    """Publish traffic orders again under other ids: as they were, and as if they had been given for the route of now."""
+    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    js = client.jetstream()
+    for number, order in enumerate(orders):
+        for kind, data in (("late", order["data"]), ("fresh", {**order["data"], "epoch": epoch})):
+            event_id = f"{kind}-{number}"
+            headers = {"Nats-Msg-Id": event_id, "content-type": CONTENT_TYPE}
+            body = json.dumps({**order, "id": event_id, "data": data}).encode()
+            await js.publish(f"slipway.traffic.requested.v1.{MODEL}", body, headers=headers)
+    await client.close()
+
+
 def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack):
     before = route_of(stack)
     for name in ("server-manager", "registry", "rollback-controller", "gateway"):
         stack.kill(name)
     time.sleep(3)  # some ticks of the reconcile loop
+    assert route_of(stack) == before
+    late = [one for one in stack.events("traffic.requested", MODEL) if one["data"]["target"]["target"]["version"] == 2]
+    asyncio.run(say_again(stack, late, epoch=before["epoch"]))
+    refused = stack.await_event("promotion.refused", MODEL, count=2 * len(late))
+    assert {one["data"]["code"] for one in refused} == {"barred"}
     assert route_of(stack) == before
     stack.down()
     stack.up()
