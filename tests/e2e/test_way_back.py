@@ -27,7 +27,7 @@ WAY_BACK = {
     "rehearsal": "required",
     "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
     "triggers": [
-        {"name": "slow", "metric": "ttft_ms", "threshold": 1500, "allowed_ratio": 0.1, **AUTOMATIC},
+        {"name": "slow", "metric": "ttft_ms", "threshold": 2500, "allowed_ratio": 0.1, **AUTOMATIC},
         {"name": "errors", "metric": "error_ratio", "threshold": 0.05, **AUTOMATIC},
     ],
 }
@@ -36,7 +36,7 @@ WAY_BACK = {
 class Users:
     """People who ask all the time, each request with another user: who answered, and what went wrong."""
 
-    def __init__(self, url: str, rps: float = 10.0) -> None:
+    def __init__(self, url: str, rps: float = 8.0) -> None:
         self._url = url
         self._interval_s = 1.0 / rps
         self._stop = threading.Event()
