@@ -1,10 +1,12 @@
 """The rollback-controller as a process on a real bus, before a real Triton: whatever is killed, one flip and no two."""
 
 import asyncio
+import contextlib
 import json
 import uuid
 from datetime import timedelta
 
+import nats.errors
 import pytest
 
 from contracts import facts as f
@@ -16,6 +18,7 @@ from services.rollback_controller.domain.record import Book
 from shared.bus import publish_event
 from shared.clock import SystemClock
 from shared.kv import Bucket
+from shared.provision import provision
 from tests.kit import factories as k
 from tests.kit.gateway import load_toy, order
 from tests.kit.servers import running
@@ -178,8 +181,14 @@ async def test_the_bus_killed_in_the_middle_only_delays_it(js, nats_server, toy,
     await learn(js, 1, 2)
     await put_route(js, toy)
     await say(js, alert())
-    nats_server.kill()
-    nats_server.start()
+    await asyncio.to_thread(nats_server.kill)
+    await asyncio.to_thread(nats_server.start)
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                await provision(js, dedupe_window_s=2.0)  # as the stack does: telemetry was in memory
+                break
+            await asyncio.sleep(0.1)
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     assert changed.data.route.active.target == target(1)
     assert (await route_of(js)).epoch == 8
