@@ -5,6 +5,7 @@ Pure; the histograms of latency are read by an adapter without I/O.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from clients.cli.adapters.latencies import UnreadableHistogramError, count_over
 from contracts.facts import WindowSummarised
@@ -52,12 +53,14 @@ def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str
 def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:
     """Read refusals and empty answers, which are features of their own; None where the window has none of them."""
     flag = _FLAGS.get(trigger.metric)
-    column = summary.features.get(flag) if flag is not None else None
-    if flag is not None and sum(summary.errors.values()) >= summary.requests:
+    if flag is None:
+        return None
+    if sum(summary.errors.values()) >= summary.requests:
         return Counted(0, 0)  # nothing was answered
     try:
-        trials, mean = int(column["count"]), float(column["mean"])  # type: ignore[index]  # whatever the log holds
-    except (TypeError, KeyError, ValueError):
+        column: Any = summary.features[flag]
+        trials, mean = int(column["count"]), float(column["mean"])
+    except (TypeError, KeyError, ValueError):  # whatever the log holds
         return None
     return Counted(trials, min(trials, max(0, round(trials * mean))))
 

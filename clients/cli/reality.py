@@ -66,8 +66,12 @@ def happened(events: Sequence[Event[Any]], since: datetime) -> list[Happened]:
     found = []
     for alarm in fold(events):
         fact = alarm.fact
-        about = {"kind": fact.kind, "trigger": fact.trigger, "until": alarm.resolved_at}
-        found.append(Happened(alarm.since, fact.target, f"alert {fact.trigger or fact.kind} raised", **about))  # type: ignore[arg-type]
+        what = f"alert {fact.trigger or fact.kind} raised"
+        found.append(
+            Happened(
+                alarm.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alarm.resolved_at
+            )
+        )
     ends: dict[str, RollbackFact] = {}
     for event in events:
         if isinstance(event.data, RollbackFact):
