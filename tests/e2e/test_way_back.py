@@ -14,11 +14,9 @@ import pytest
 from clients.cli.place import find_place
 from contracts.envelope import CONTENT_TYPE
 from tests.kit.stack import POLICY
-from tests.kit.triton import installed
 
 pytestmark = [
     pytest.mark.real, pytest.mark.timeout(900),
-    pytest.mark.skipif(not installed(), reason="the engine environment is not installed"),
 ]  # fmt: skip
 MODEL = "bot"
 AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
@@ -154,7 +152,6 @@ def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack
     before = route_of(stack)
     for name in ("server-manager", "registry", "rollback-controller", "gateway"):
         stack.kill(name)
-    time.sleep(3)  # some ticks of the reconcile loop
     assert route_of(stack) == before
     late = [one for one in stack.events("traffic.requested", MODEL) if one["data"]["target"]["target"]["version"] == 2]
     asyncio.run(say_again(stack, late, epoch=before["epoch"]))
@@ -173,8 +170,12 @@ def test_forward_again_takes_a_person(stack, tiny):
     assert route_of(stack)["barred"] == []
     assert route_of(stack)["active"]["target"]["version"] == 1
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "2", policy=WAY_BACK)
+    stack.await_event("rehearsal.requested", MODEL, count=3)
+    for name in ("rollback-controller", "monitor", "registry"):  # in the middle of the rehearsal
+        stack.kill(name)
     with Users(gateway(stack)) as users:
         stack.promoted(MODEL)
+        assert len(stack.events("rehearsal.completed", MODEL)) == 3
         stack.ok("rollback", MODEL, "--reason", "a person says so")
     assert users.failed == []
     assert route_of(stack)["active"]["target"]["version"] == 1

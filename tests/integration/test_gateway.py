@@ -17,10 +17,10 @@ from shared.inference import Deadlines
 from shared.kv import Bucket
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, free_port, running
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 from tests.unit.gateway.engine_conformance import EngineConformance
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
 BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 ENVIRONMENTS = {"routes": "production", "staging-routes": "staging"}

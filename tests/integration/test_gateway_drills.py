@@ -17,9 +17,9 @@ from tests.integration.test_gateway import HELLO, put_route, telemetry
 from tests.kit.drills import drill
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, running, wait_until
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+pytestmark = pytest.mark.real
 STAGING = {"x-slipway-environment": "staging"}
 
 

@@ -13,9 +13,9 @@ from shared.provision import provision
 from tests.integration.test_gateway import SWITCHES, put_route, telemetry
 from tests.kit.gateway import Gateway, load_toy, order
 from tests.kit.servers import connection, running, wait_until
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE = ROOT / ".venv-engine"
 
 
-def installed() -> bool:
-    return (ENGINE / "bin" / "python").exists()
-
-
 class TritonServer(Server):
     name = "triton"
 

@@ -28,12 +28,12 @@ from shared.bus import publish_event
 from shared.inference import Channels
 from shared.process import free_port
 from tests.kit.servers import Server, running
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import EngineConformance
 from tests.unit.benchmarker.factories import served, staged
 from tests.unit.benchmarker.reports_conformance import ReportsConformance
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+pytestmark = pytest.mark.real
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATE_MS, BASELINE_MS = 40, 20
 LOAD = LoadProfile(requests=30, rate_rps=6.0, output_tokens=6, warmup_requests=1, timeout_s=4.0)

@@ -7,9 +7,9 @@ from services.server_manager.domain.model_config import EngineConfig
 from shared.errors import SlipwayError
 from tests.kit.conformance_serving import DIGEST, NAME, EngineConformance
 from tests.kit.servers import running
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from shared.errors import Transient
 from shared.inference import Channels, generate
 from tests.kit.servers import running
 from tests.kit.serving import Fleet, ServerManager
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(not installed(), reason="the engine environment is not installed")]
+pytestmark = pytest.mark.real
 TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "token_delay_ms": "1"}'
 MIB = 1024 * 1024
 

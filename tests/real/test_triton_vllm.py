@@ -13,13 +13,12 @@ from shared.inference import Channels, Deadlines, generate
 from tests.kit.models import tiny_base
 from tests.kit.servers import running
 from tests.kit.serving import Fleet, ServerManager
-from tests.kit.triton import TritonServer, installed
+from tests.kit.triton import TritonServer
 
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
     pytest.mark.slow,
-    pytest.mark.skipif(not installed(), reason="the engine environment is not installed"),
     pytest.mark.timeout(400),
 ]
 NAME = "bot.v1.bf16"
