@@ -13,6 +13,7 @@ import pytest
 
 from clients.cli.place import find_place
 from contracts.envelope import CONTENT_TYPE
+from tests.kit.servers import wait_until
 from tests.kit.stack import POLICY
 
 pytestmark = [
@@ -180,3 +181,17 @@ def test_forward_again_takes_a_person(stack, tiny):
     assert users.failed == []
     assert route_of(stack)["active"]["target"]["version"] == 1
     assert [one["data"]["mode"] for one in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
+
+
+def test_a_canary_that_nobody_asks_is_ended_by_its_deadline_and_takes_no_traffic_any_more(stack, tiny):
+    before = route_of(stack)["active"]
+    policy = {**WAY_BACK, "canary": {**WAY_BACK["canary"], "deadline_s": 5, "on_deadline": "abort"}}
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "3", policy=policy)
+    ended = stack.await_event("release.finished", MODEL, count=4, timeout_s=240)[-1]["data"]
+    assert (ended["outcome"], ended["code"]) == ("expired", "deadline_passed")
+    assert [one["data"]["verdict"] for one in stack.events("canary.assessed", MODEL)][-1] == "inconclusive"
+    wait_until(
+        lambda: route_of(stack)["canary"]["weight_ratio"] == 0.0, timeout_s=60, what="the canary taking no traffic"
+    )
+    assert route_of(stack)["active"] == before
+    assert ended["version"] in [one["version"] for one in route_of(stack)["barred"]]
