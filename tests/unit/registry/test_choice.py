@@ -84,6 +84,25 @@ def test_what_was_not_measured_is_worse_than_anything_that_was(missing, objectiv
     assert (rank(objective, [other, entrant("int8", **missing)]).winner == "bf16") == loses
 
 
+def test_more_tokens_per_second_than_the_baseline_are_better():
+    alike = [("ttft_ms.p95", 0.9, 1.0, 1.1), ("ttft_ms.p50", 0.9, 1.0, 1.1)]
+    slow = entrant("bf16", tps=90.0, ratios=[*alike, ("tps_system", 0.79, 0.80, 0.81)])
+    quick = entrant("int8", tps=50.0, ratios=[*alike, ("tps_system", 0.98, 1.00, 1.02)])
+    assert rank("latency", [slow, quick]).winner == "int8"
+
+
+def test_what_is_as_good_in_some_and_worse_in_others_is_dominated():
+    found = rank("cost", [entrant("bf16", p95=90.0), entrant("int8", p95=100.0)])
+    assert (found.winner, found.front) == ("bf16", {"bf16"})
+    assert found.reasons["int8"] == "Dominated: bf16 is at least as good in everything, and better in something."
+
+
+def test_what_ties_in_everything_is_decided_by_the_plain_figures():
+    found = rank("latency", [entrant("bf16", p95=101.0, p50=49.9), entrant("int8", p95=100.0, p50=50.0)])
+    assert (found.winner, found.front) == ("int8", {"bf16", "int8"})
+    assert found.reasons == {"int8": "Best by latency.", "bf16": "As good as int8 in everything."}
+
+
 def test_what_is_equal_in_everything_goes_to_the_plainest_precision():
     assert rank("cost", [entrant("gptq-int4"), entrant("int8"), entrant("awq-int4")]).winner == "int8"
 
