@@ -9,9 +9,8 @@ from contracts.envelope import Event
 from contracts.manifests import VariantManifest
 from contracts.vocabulary import ArtifactRef, Variant
 
-COLUMNS = (
-    "variant", "size", "ratio", "perplexity", "mean KL", "p99 KL", "top-1", "TTFT p50/p95", "TPS", "verdict",
-)  # fmt: skip
+COLUMNS = ("variant", "size", "ratio", "perplexity", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
+"""Sizes are also ratios to the merged model's, perplexities only that; KL is the mean, TTFT is p50/p95."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Contender:
         return (
             self.variant, "-" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f} MB",
             "-" if self.size_ratio is None else f"x{self.size_ratio:.2f}", *measured,
-            "-" if self.ttft_p50_ms is None else f"{self.ttft_p50_ms:.0f}/{_plain(self.ttft_p95_ms, 0)} ms",
+            "-" if self.ttft_p50_ms is None else f"{self.ttft_p50_ms:.0f}/{_plain(self.ttft_p95_ms, 0)}",
             _plain(self.tps_system, 1), "chosen" if self.chosen else self.verdict or "-",
         )  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
     found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
     size = f"{found['int8'].size_bytes / 1e6:.0f} MB"
     assert found["int8"].row() == (
-        "int8", size, "x0.61", "x1.0140", "0.0142", "0.211", "0.941", "122/233 ms", "61.8", "pass",
+        "int8", size, "x0.61", "x1.0140", "0.0142", "0.211", "0.941", "122/233", "61.8", "pass",
     )  # fmt: skip
     assert found["gptq-int4"].row() == (
         "gptq-int4", "-", "-", "x1.4000", "0.3000", "0.211", "0.941", "-", "-", "fail"
