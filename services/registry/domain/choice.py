@@ -75,7 +75,7 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
     and so on. What is still equal is decided by the plain figures in the same order, then by the order of `Variant`.
     """
     field = sorted(entrants, key=lambda one: get_args(Variant).index(one.variant))
-    measured = _measure(field)
+    measured = measure(field)
     dominators = {one: _dominators(one, measured) for one in measured}
     reasons = {one: _dominated(by[0]) for one, by in dominators.items() if by}
     front = [one for one in measured if not dominators[one]]
@@ -94,7 +94,7 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
     return Ranking(winner=winner, front=frozenset(front), reasons=reasons)
 
 
-def _measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
+def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
     """Give everybody's figures, each criterion on one scale: that of its first reader which all can answer."""
     found: dict[Variant, dict[str, Figure]] = {one.variant: {} for one in field}
     for criterion, readers in _READERS.items():
