@@ -177,7 +177,7 @@ def test_forward_again_takes_a_person(stack, tiny):
     with Users(gateway(stack)) as users:
         stack.promoted(MODEL)
         assert len(stack.events("rehearsal.completed", MODEL)) == 3
-        stack.ok("rollback", MODEL, "--reason", "a person says so")
+        stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")
     assert users.failed == []
     assert route_of(stack)["active"]["target"]["version"] == 1
     assert [one["data"]["mode"] for one in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
