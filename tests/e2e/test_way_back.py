@@ -17,7 +17,7 @@ from tests.kit.servers import wait_until
 from tests.kit.stack import POLICY
 
 pytestmark = [
-    pytest.mark.real, pytest.mark.timeout(900),
+    pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900),
 ]  # fmt: skip
 MODEL = "bot"
 AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
