@@ -1,14 +1,23 @@
 """Staging: a lease on the serving fleet, the benchmark, the rehearsal."""
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ..policy import LoadProfile, MetricGate, Trigger
 from ..routes import ServedTarget
-from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant, Verdict
+from ..vocabulary import (
+    ArtifactRef,
+    Contract,
+    Deployable,
+    Digest,
+    Instant,
+    StagingPurpose,
+    Target,
+    Variant,
+    Verdict,
+)
+from .choice import Choice
 from .fact import Fact
 from .variants import Quality
-
-StagingPurpose = Literal["benchmark", "rehearsal"]
 
 
 class StagingRequested(Fact):
@@ -125,6 +134,7 @@ class RehearsalRequested(Fact):
     triggers: tuple[Trigger, ...]
     policy_digest: Digest | None = None
     valid_s: float = 604_800.0
+    choice: Choice | None = None
 
 
 class RehearsalCertificate(Contract):
