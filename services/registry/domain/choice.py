@@ -177,7 +177,7 @@ def _throughput(one: Entrant) -> Figure | None:
 
 
 def _size(one: Entrant) -> Figure | None:
-    return _around(float(one.weights_bytes), BYTES_NOISE_RATIO, f"{one.weights_bytes / 1e6:.1f} MB")
+    return _around(float(one.weights_bytes), BYTES_NOISE_RATIO, f"{one.weights_bytes / 1e6:.4g} MB")
 
 
 def _around(value: float, noise_ratio: float, said: str) -> Figure:
