@@ -6,11 +6,10 @@ from pathlib import Path
 
 from clients.cli.say import Exit, Refused, is_terminal
 from contracts.manifests import FileEntry, FolderManifest
+from contracts.sources import is_weights, pickles_in, travels
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.blobs import Store, manifest_key
 
-KEPT = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 Advance = Callable[[int], None]
 
 
@@ -22,10 +21,10 @@ def model_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder", Exit.USAGE)
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in KEPT and path.name[0] != ".")
-    if any(path.suffix == ".safetensors" for path in files):
+    files = sorted(path for path in folder.iterdir() if path.is_file() and travels(path.name))
+    if any(is_weights(path.name) for path in files):
         return files
-    pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
+    pickles = pickles_in([path.name for path in folder.iterdir()])
     if pickles:
         raise Refused(f"{folder} holds its weights as {pickles[0]}; save them as safetensors, pickles are refused")
     raise Refused(f"{folder} holds no .safetensors file; name the folder that save_pretrained wrote", Exit.USAGE)
