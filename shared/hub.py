@@ -52,7 +52,7 @@ class Hub:
             files = tuple(_file(one) for one in info.siblings or ())
             pinned = HubFolder(folder.repo, str(info.sha))
         if not pinned.pinned:
-            raise self._odd("it names no commit")
+            raise self._odd(folder, "it names no commit")
         if folder.pinned and folder != pinned:
             raise Permanent("digest_mismatch", f"The hub answered commit {pinned.revision} for {folder.uri}.")
         return pinned, files
@@ -104,11 +104,12 @@ class Hub:
                 missing = isinstance(one, theirs.RepositoryNotFoundError) and not isinstance(one, theirs.GatedRepoError)
                 return self._answered(404 if missing else one.response.status_code, folder)
             if isinstance(one, httpx.HTTPError | theirs.FileMetadataError | theirs.OfflineModeIsEnabled):
-                return Transient("hub_unavailable", f"{self._endpoint} does not answer ({type(one).__name__}).")
+                reason = f"{self._endpoint} does not answer for {folder.uri} ({type(one).__name__})."
+                return Transient("hub_unavailable", reason)
         if isinstance(error, OSError) and error.errno is None:
             return Permanent("digest_mismatch", f"A file of {folder.uri} has another size than the hub says.")
         if isinstance(error, ValueError | TypeError | LookupError | AttributeError):
-            return self._odd(type(error).__name__)
+            return self._odd(folder, type(error).__name__)
         return None
 
     def _answered(self, status: int, folder: HubFolder) -> SlipwayError:
@@ -120,8 +121,9 @@ class Hub:
         reason = f"{where}: check repository and revision, and HF_TOKEN if the repository is private."
         return Permanent("artifact_not_found", reason)
 
-    def _odd(self, what: str) -> Transient:
-        return Transient("hub_unavailable", f"{self._endpoint} does not answer as a model hub does ({what}).")
+    def _odd(self, folder: HubFolder, what: str) -> Transient:
+        reason = f"{self._endpoint} does not answer for {folder.uri} as a model hub does ({what})."
+        return Transient("hub_unavailable", reason)
 
 
 @functools.cache
@@ -133,11 +135,12 @@ def _go_online() -> None:
     """
     import httpx
     from huggingface_hub import set_client_factory
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
 
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=timeout))
     disable_progress_bars()
+    logging.set_verbosity_error()  # its warnings hold signed addresses
 
 
 def _file(one: Any) -> HubFile:

@@ -7,8 +7,7 @@ from pathlib import Path
 from clients.cli.say import Exit, Refused, is_terminal
 from contracts.manifests import FileEntry, FolderManifest
 from contracts.sources import is_weights, pickles_in, travels
-from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store, manifest_key
+from shared.blobs import Store
 
 Advance = Callable[[int], None]
 
@@ -30,15 +29,13 @@ def model_files(folder: Path) -> list[Path]:
     raise Refused(f"{folder} holds no .safetensors file; name the folder that save_pretrained wrote", Exit.USAGE)
 
 
-def upload_folder(store: Store, files: list[Path], prefix: str, advance: Advance) -> tuple[ArtifactRef, FolderManifest]:
-    """Upload files as blobs and commit the manifest of their folder."""
+def upload_files(store: Store, files: list[Path], advance: Advance) -> FolderManifest:
+    """Upload files as blobs, unless they are there; give the manifest of their folder, which is not committed yet."""
     entries: list[FileEntry] = []
     for path in files:
-        entries.append(store.put_file(path, path.name, prefix))
+        entries.append(store.put_file(path, path.name))
         advance(entries[-1].size_bytes)
-    manifest = FolderManifest(files=tuple(entries))
-    ref, _ = store.put_manifest(manifest_key("folder", digest_of(manifest.to_bytes()), prefix), manifest)
-    return ref, manifest
+    return FolderManifest(files=tuple(entries))
 
 
 @contextlib.contextmanager
