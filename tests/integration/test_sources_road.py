@@ -1,8 +1,9 @@
 """Checkpoints and bases that lie outside the store, on their way through the real command, registry and merger."""
 
 import asyncio
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from clients.cli.main import main
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import travels
@@ -23,7 +25,7 @@ from tests.kit.checkpoints import opened, put_base
 from tests.kit.hub import Mirror, running_mirror
 from tests.kit.models import tiny_base, tiny_full, tiny_lora
 from tests.kit.services import environment, running_service, wait_for_fact
-from tests.kit.stack import DATA_HASH, POLICY, ROOT
+from tests.kit.stack import DATA_HASH, POLICY
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
 MERGER, REGISTRY = "services.merger.main", "services.registry.main"
@@ -47,20 +49,22 @@ class Road:
     def base(self) -> BaseModelRef:
         return put_base(self.store, self.made["base"])
 
-    async def slipway(self, *arguments: str, code: int = 0, **changes: str) -> str:
-        """Run the command on this bus and store, and give what it says."""
-        done = await asyncio.to_thread(
-            subprocess.run, [sys.executable, "-m", "clients.cli.main", *arguments], cwd=ROOT, capture_output=True,
-            text=True, timeout=120, check=False, env={**environment(self.settings), **self.allowed, **changes},
-        )  # fmt: skip
-        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
+    def slipway(self, *arguments: str, code: int = 0, **changes: str) -> str:
+        """Run the command on this bus and store, in this process, and give what it says."""
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            for name, value in {**environment(self.settings), **self.allowed, **changes}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["slipway", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == code, said.getvalue()
+        return said.getvalue()
 
-    async def publish(self, model: str, adapter: str, *more: str, **given: Any) -> str:
+    def publish(self, model: str, adapter: str, *more: str, **given: Any) -> str:
         policy = self.folder / "policy.json"
         policy.write_text(json.dumps(POLICY))
-        return await self.slipway(
+        return self.slipway(
             "publish", "--model", model, "--adapter", adapter, "--base", "acme/tiny-llama", "--run-id", "run-1",
             "--data-hash", DATA_HASH, "--policy", str(policy), *more, **given,
         )  # fmt: skip
@@ -190,9 +194,9 @@ def test_nothing_is_committed_of_a_folder_that_did_not_come_whole(road, lie, ans
 async def test_a_person_publishes_a_branch_and_the_release_names_its_commit(js, road):
     road.base()
     commit, on_disk = road.mirror.push("acme/road", road.made["lora"]), road.made["lora"].as_uri()
-    said = await road.publish("from-hub", "hf://acme/road@main")
+    said = road.publish("from-hub", "hf://acme/road@main")
     assert f"hf://acme/road@main is hf://acme/road@{commit}" in said
-    told = json.loads(await road.publish("from-disk", on_disk, "--json"))
+    told = json.loads(road.publish("from-disk", on_disk, "--json"))
     assert told["weights"] == announced(road.made["lora"], on_disk).model_dump(mode="json")
     with running_service(REGISTRY, road.settings, **road.allowed):
         for model, uri in (("from-hub", f"hf://acme/road@{commit}"), ("from-disk", on_disk)):
@@ -207,8 +211,8 @@ async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_s
     ways = (("from-hub", "hf://acme/closed@main", "SLIPWAY_HF_ENDPOINT"),
             ("from-disk", road.made["lora"].as_uri(), "SLIPWAY_FILE_ROOTS"))  # fmt: skip
     for model, adapter, setting in ways:
-        assert setting in await road.publish(model, adapter, code=1, **{setting: ""})
-        await road.publish(model, adapter)
+        assert setting in road.publish(model, adapter, code=1, **{setting: ""})
+        road.publish(model, adapter)
     with running_service(REGISTRY, road.settings):
         for model, _, setting in ways:
             (rejected,) = await wait_for_fact(js, CheckpointRejected, model=model)
@@ -216,9 +220,9 @@ async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_s
             assert setting in rejected.data.reason
 
 
-async def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
+def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
     commit, folder = road.mirror.push("acme/base", road.made["base"]), str(road.made["base"])
-    said = await road.slipway("base", "import", "hf://acme/base@main")
+    said = road.slipway("base", "import", "hf://acme/base@main")
     assert f"hf://acme/base@main is hf://acme/base@{commit}" in said
     assert f"imported acme/base at {commit}: LlamaForCausalLM" in said
     manifest = BaseManifest.model_validate_json(road.store.find(f"bases/acme/base/{commit}.json"))
@@ -226,18 +230,18 @@ async def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
     assert manifest.source == f"hf://acme/base@{commit}"
     blobs, downloaded = set(road.store.keys("blobs/")), len(road.mirror.downloads())
 
-    assert "is already there, imported " in await road.slipway("base", "import", f"hf://acme/base@{commit}")
+    assert "is already there, imported " in road.slipway("base", "import", f"hf://acme/base@{commit}")
     assert len(road.mirror.downloads()) == downloaded
-    said = await road.slipway("base", "import", folder, "--name", "acme/base")
+    said = road.slipway("base", "import", folder, "--name", "acme/base")
     assert f"acme/base at {commit} is already there" in said
-    said = await road.slipway("base", "import", folder, "--name", "ours")
+    said = road.slipway("base", "import", folder, "--name", "ours")
     assert f"its files are those of acme/base at {commit}, stored once" in said
-    assert json.loads(await road.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"
+    assert json.loads(road.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"
     assert set(road.store.keys("blobs/")) == blobs
     assert len([key for key in road.store.keys("bases/") if "acme/base/" in key or "ours/" in key]) == 2
 
 
-async def test_what_is_no_base_model_in_the_hub_is_refused(road):
+def test_what_is_no_base_model_in_the_hub_is_refused(road):
     road.mirror.push("acme/lora-only", road.made["lora"])
-    assert "--adapter" in await road.slipway("base", "import", "hf://acme/lora-only@main", code=1)
-    assert "hf://organisation/name@commit" in await road.slipway("base", "import", "hf://acme/base", code=1)
+    assert "--adapter" in road.slipway("base", "import", "hf://acme/lora-only@main", code=1)
+    assert "hf://organisation/name@commit" in road.slipway("base", "import", "hf://acme/base", code=1)
