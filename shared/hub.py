@@ -131,14 +131,17 @@ def _go_online() -> None:
     """Let the hub's library reach a hub although this process runs with `HF_HUB_OFFLINE`, as all of ours do.
 
     That switch keeps libraries from calling home by themselves; it works in the library's own HTTP client, in whose
-    place this one comes as soon as somebody asks for a source on the hub that operations configured.
+    place this one comes as soon as somebody asks for a source on the hub that operations configured. Plain HTTP it
+    stays (as with `HF_HUB_DISABLE_XET`, read too early to be set here): a mirror speaks nothing else, and its errors
+    are known.
     """
     import httpx
-    from huggingface_hub import set_client_factory
+    from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils import disable_progress_bars, logging
 
     timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
     set_client_factory(lambda: httpx.Client(follow_redirects=True, timeout=timeout))
+    constants.HF_HUB_DISABLE_XET = True
     disable_progress_bars()
     logging.set_verbosity_error()  # its warnings hold signed addresses
 

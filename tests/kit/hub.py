@@ -66,8 +66,11 @@ class Mirror:
         return self.changed.get(name, data)
 
     def downloads(self) -> list[str]:
-        """List the files whose bytes were asked for."""
-        return [path.rpartition("/")[2] for method, path, *_ in self.asked if method == "GET" and "/api/" not in path]
+        """List the files whose bytes were asked for, each time that they were."""
+        small = [
+            path for method, path, *_ in self.asked if method == "GET" and "/resolve/" in path and LARGE not in path
+        ]
+        return [path.rpartition("/")[2] for path in small + [path for _, path, *_ in self.asked if "/storage/" in path]]
 
     # -- the protocol -------------------------------------------------------------------------------------------------
 
@@ -135,7 +138,9 @@ class Mirror:
         headers = {"X-Repo-Commit": commit, "ETag": f'"{git_id(data)}"', "Accept-Ranges": "bytes"}
         if not name.endswith(LARGE):
             return self.body(request, name, data, headers)
-        headers |= {"X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+        sha256 = hashlib.sha256(data).hexdigest()
+        headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "X-Xet-Hash": sha256}
+        headers |= {"X-Xet-Refresh-Route": f"{self.url}/api/models/{repo}/xet-read-token/{commit}"}
         return RedirectResponse(f"http://localhost:{self.port}/storage/{repo}/{commit}/{name}", 302, headers)
 
     async def storage(self, request: Request) -> Response:
