@@ -26,13 +26,15 @@ class EngineVersion(Contract):
 
 
 class Quality(Contract):
-    """A variant against the merged model on held-out text."""
+    """A variant against the merged model on held-out text; the perplexities are absent where only ratios are known."""
 
     perplexity_ratio: float
     mean_kl: float
     p99_kl: float
     top1_agreement_ratio: Ratio
     tokens: Annotated[int, Field(ge=0)]
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
 
 
 class VariantRequested(Fact):

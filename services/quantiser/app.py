@@ -78,14 +78,16 @@ class Quantiser:
 
     async def _make(self, work: Work, room: Path, progress: Progress) -> tuple[tuple[FileEntry, ...], Made]:
         request, merged, plan = work.request, work.merged, work.plan
-        if plan.engine == "pass-through":
-            return merged.files, Made(quality=domain.IDENTICAL, calibration_tokens=0, peak_rss_bytes=0)
+        unchanged = plan.engine == "pass-through"
         calibration = None
         if plan.calibration is not None and request.calibration is not None:
             calibration = await asyncio.to_thread(self.artifacts.fetch_calibration, request.calibration, room)
-        order = Order(plan=plan, merged=room / "merged", output=room / "output", calibration=calibration)
+        output = room / ("merged" if unchanged else "output")
+        order = Order(plan=plan, merged=room / "merged", output=output, calibration=calibration)
         await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, order.merged, progress)
         made = await self.engine.quantise(order, progress)
+        if unchanged:
+            return merged.files, made
         files = await asyncio.to_thread(self.artifacts.put, request.merged, order.output, progress)
         return files, made
 
@@ -95,7 +97,7 @@ class Quantiser:
             model=work.merged.model, variant=work.request.variant, output_key=work.output_key,
             merged=work.request.merged, files=files, engine=self.engine.version(work.plan),
             settings={**work.plan.model_dump(mode="json"), "calibration_tokens_used": made.calibration_tokens},
-            calibration_digest=work.calibration_digest, held_out_digest=self.packaged.held_out,
+            calibration_digest=work.calibration_digest, held_out_digest=self.packaged.held_out, held_out=made.held_out,
             size_ratio=weights_bytes / max(work.merged.weights_bytes, 1), quality=made.quality,
             weights_bytes=weights_bytes, duration_s=duration_s, peak_rss_bytes=made.peak_rss_bytes,
             made_at=self.clock.now(),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts.facts import EngineVersion, Quality
-from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, Contract, Digest
 from services.quantiser.domain import QuantisationPlan
 
@@ -16,7 +16,10 @@ Progress = Callable[[str, float, float, str], None]
 
 
 class Order(Contract):
-    """One quantisation on local folders: read `merged`, write `output`; `calibration` is JSONL, if given."""
+    """One quantisation on local folders: read `merged`, write `output`; `calibration` is JSONL, if given.
+
+    Where the plan passes the merged files through, both are the same folder, and it is only measured.
+    """
 
     plan: QuantisationPlan
     merged: Path
@@ -25,9 +28,10 @@ class Order(Contract):
 
 
 class Made(Contract):
-    """What the engine made: quality is measured on the written folder, after reloading it."""
+    """What the engine made: quality is measured on the written folder, after reloading it; `held_out` says on what."""
 
     quality: Quality
+    held_out: tuple[HeldOutWindow, ...] = ()
     calibration_tokens: int
     peak_rss_bytes: int
 

@@ -141,11 +141,14 @@ class Engine:
         given = dict(ask.sampling)
         if ask.want_logprobs or ask.want_cumulative_logprob:
             given.setdefault("logprobs", 0)
+        if ask.want_prompt_logprobs:
+            given["prompt_logprobs"] = 0
         sampling = SamplingParams(**{**given, "output_kind": kind})
         if sampling.n != 1:
             message = "n must be 1: send one request per completion"
             raise ValueError(message)
-        async for output in self._llm.generate(ask.text, sampling, request_id):
+        prompt = ask.text if ask.token_ids is None else {"prompt_token_ids": ask.token_ids}
+        async for output in self._llm.generate(prompt, sampling, request_id):
             piece = _piece(output)
             if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
                 continue
@@ -205,7 +208,15 @@ def _piece(output: Any) -> engine_tensors.Piece:
         num_output_tokens=len(first.token_ids),
         cumulative_logprob=first.cumulative_logprob,
         logprobs=logprobs,
+        prompt_logprobs=_prompt_logprobs(output),
     )
+
+
+def _prompt_logprobs(output: Any) -> list[float | None] | None:
+    if output.prompt_logprobs is None:
+        return None
+    pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+    return [position[token].logprob if position else None for token, position in pairs]
 
 
 def _descendants(pid: int) -> list[int]:

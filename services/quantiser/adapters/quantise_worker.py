@@ -53,11 +53,14 @@ def quantise(order: Order) -> Made:
     tokenizer = AutoTokenizer.from_pretrained(order.merged)
     report_progress(step="load", done=1, total=1, unit="model")
     calibration_tokens = make_weights(order, tokenizer)
-    copy_companions(order.merged, order.output)
+    if order.output != order.merged:
+        copy_companions(order.merged, order.output)
     gc.collect()
-    quality = measure(order, tokenizer)
+    quality, held_out = measure(order, tokenizer)
     peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Made(quality=quality, calibration_tokens=calibration_tokens, peak_rss_bytes=peak_rss_bytes)
+    return Made(
+        quality=quality, held_out=held_out, calibration_tokens=calibration_tokens, peak_rss_bytes=peak_rss_bytes
+    )
 
 
 def tune_torch() -> None:
@@ -71,6 +74,8 @@ def tune_torch() -> None:
 def make_weights(order: Order, tokenizer: Any) -> int:
     """Write weights and configuration; give the number of calibration tokens used."""
     plan = order.plan
+    if plan.engine == "pass-through":
+        return 0
     if plan.engine == "cast":
         from services.quantiser.adapters.casting import cast_folder
 
@@ -104,10 +109,14 @@ def measure(order: Order, tokenizer: Any) -> Any:
     )
 
     ids = tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"]
-    windows = spread_windows(ids, length=order.plan.held_out.tokens, count=order.plan.held_out.windows)
     load = load_compressed if order.plan.engine == "llmcompressor" else load_reference
+    reference = load_reference(order.merged)
+    candidate = reference if order.output == order.merged else load(order.output)
+    # One token less than the context: to score a window, a serving engine must generate one after it.
+    length = min(order.plan.held_out.tokens, getattr(reference.config, "max_position_embeddings", 2**31) - 1)
+    windows = spread_windows(ids, length=length, count=order.plan.held_out.windows)
     try:
-        return measure_quality(load_reference(order.merged), load(order.output), windows, teller("evaluate", "windows"))
+        return measure_quality(reference, candidate, windows, teller("evaluate", "windows"))
     except NotFiniteError as error:
         raise Permanent("engine_failed", f"{error} The variant is of no use.") from error
 

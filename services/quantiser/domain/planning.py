@@ -17,8 +17,8 @@ SUPPORTED_ARCHITECTURES = frozenset(
 )
 """Decoders of plain linear layers whose norms SmoothQuant can fold into; each is exercised by a test."""
 MAKEABLE: frozenset[Variant] = frozenset({"bf16", "int8"})
-OUTPUT_FORMAT = 1
-"""Raise it when the same plan yields other files than before."""
+OUTPUT_FORMAT = 2
+"""Raise it when the same plan yields other files, or another manifest, than before."""
 
 
 class QuantiserDefaults(Contract):
