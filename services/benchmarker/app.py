@@ -1,7 +1,7 @@
 """Measures what was staged, and says what it found."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -97,18 +97,12 @@ class Benchmarker:
         if is_disturbed(warm_up):
             return warm_up, _SILENT  # the load would only meet the same silence, for longer
         silent = any(record.side == "candidate" and record.error not in _ANSWERING for record in warm_up)
-        served_quality = _SILENT if silent else await self._score(staged, sides)
+        scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides)
+        served_quality = _SILENT if silent else await scoring.measure(staged)
         arrivals = plan_arrivals(
             requests=profile.requests, rate_rps=profile.rate_rps, prompts=len(prompts), seed=plan.seed
         )
         return await load.run(arrivals, progress), served_quality
-
-    async def _score(self, staged: VariantStaged, sides: Mapping[Side, LoadedSide]) -> ServedQuality:
-        try:
-            windows = await asyncio.to_thread(self.reports.held_out, staged.candidate.manifest)
-        except Permanent as error:
-            return not_measured(f"The variant's manifest cannot be read: {error.sentence()}")
-        return await Scoring(engine=self.engine, sides=sides).measure(staged, windows)
 
     async def _render(self, served: ServedTarget, prompts: Sequence[Prompt]) -> LoadedSide:
         return LoadedSide(served, tuple([await self._render_one(served, prompt) for prompt in prompts]))

@@ -1,5 +1,6 @@
 """Asks the serving engine for log-probabilities, while nothing else is asked of it."""
 
+import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from services.benchmarker.domain.served_quality import (
     score_window,
 )
 from services.benchmarker.load import LoadedSide
-from services.benchmarker.ports import Engine
-from shared.errors import SlipwayError
+from services.benchmarker.ports import Engine, Reports
+from shared.errors import Permanent, SlipwayError
 
 ANSWERS = 4
 """Prompts whose answers are looked at where the engine scores no text."""
@@ -29,29 +30,38 @@ class Scoring:
 
     Attributes:
         engine: Serves both sides.
+        reports: Holds the candidate's manifest.
         sides: Candidate and baseline, with their rendered prompts.
         timeout_s: How long the engine may take over one window.
     """
 
     engine: Engine
+    reports: Reports
     sides: Mapping[Side, LoadedSide]
     timeout_s: float = 60.0
 
-    async def measure(self, staged: VariantStaged, windows: tuple[HeldOutWindow, ...]) -> ServedQuality:
+    async def measure(self, staged: VariantStaged) -> ServedQuality:
         """Score the candidate on its held-out windows, or compare generated answers where the engine cannot.
 
         An engine that fails meanwhile has measured nothing; the load that follows finds out what became of it.
+
+        Raises:
+            Transient: The store does not answer.
         """
+        windows: tuple[HeldOutWindow, ...] = ()
+        missing = "The variant's manifest holds no held-out windows; quantise it again."
         try:
-            if await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
-                return await self._score(staged, windows)
-            return await self._compare_answers(staged)
+            windows = await asyncio.to_thread(self.reports.held_out, staged.candidate.manifest)
+        except Permanent as error:
+            missing = f"The variant's manifest cannot be read: {error.sentence()}"
+        try:
+            if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
+                return await self._compare_answers(staged)
+            return await self._score(staged, windows) if windows else not_measured(missing)
         except SlipwayError as error:
             return not_measured(f"The engine could not be asked: {error.sentence()}")
 
     async def _score(self, staged: VariantStaged, windows: tuple[HeldOutWindow, ...]) -> ServedQuality:
-        if not windows:
-            return not_measured("The variant's manifest holds no held-out windows; quantise it again.")
         fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)
         if not fitting:
             context = staged.candidate.context_tokens

@@ -168,6 +168,7 @@ async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
     assert answer.data.size_ratio == 1.0
     assert answer.data.settings["dtype"] == "bfloat16"
     assert (answer.data.quality.perplexity_ratio, answer.data.quality.mean_kl) == (1.0, 0.0)
+    assert sum(len(window.token_ids) - 1 for window in manifest.held_out) == answer.data.quality.tokens > 0
 
 
 async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, service):

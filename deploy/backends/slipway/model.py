@@ -47,14 +47,20 @@ ENVIRONMENT_DEFAULTS = {
 }
 
 
-def _prepare_environment(overrides: dict[str, str]) -> None:
-    """Set what vLLM reads from the environment; must run before vllm is imported."""
+def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
+    """Set what vLLM and torch read from the environment; must run before vllm is imported.
+
+    An eager engine compiles nothing but a count behind the log-probabilities of a prompt: at the first request for
+    them, for many seconds, and only where there is a C++ compiler. It is as fast without.
+    """
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
     if refused:
         message = f"environment may only set VLLM_* and OMP_* variables, not {refused}"
         raise pb_utils.TritonModelException(message)
     os.environ.update(ENVIRONMENT_DEFAULTS)
+    if eager:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
     os.environ.update({name: str(value) for name, value in overrides.items()})
 
 
@@ -89,7 +95,7 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**{**ENGINE_DEFAULTS, **engine_args, "model": model_dir})
+        arguments = AsyncEngineArgs(**{**engine_args, "model": model_dir})
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._watch = self.loop.create_task(self._abort_cancelled())
 
@@ -253,11 +259,12 @@ class TritonPythonModel:
             message = f"load_failed: {model_dir} holds no config.json"
             raise pb_utils.TritonModelException(message)
         stub_guard.start()
-        _prepare_environment(json.loads(given.get("environment", "{}")))
+        engine_args = {**ENGINE_DEFAULTS, **json.loads(given.get("engine_args", "{}"))}
+        _prepare_environment(json.loads(given.get("environment", "{}")), eager=bool(engine_args["enforce_eager"]))
         _tie_children_to_this_process()
         self._engine: Engine | None = None
         try:
-            self._engine = Engine(str(model_dir), json.loads(given.get("engine_args", "{}")))
+            self._engine = Engine(str(model_dir), engine_args)
         except BaseException:
             for pid in _descendants(os.getpid()):
                 _kill(pid)

@@ -1,7 +1,9 @@
 """Makes what the benchmarker's tests are about, every part given only where it matters."""
 
-from contracts.facts import Quality, ServedQuality, StagingRequested, VariantStaged
-from contracts.manifests import HeldOutWindow
+from datetime import UTC, datetime
+
+from contracts.facts import EngineVersion, Quality, ServedQuality, StagingRequested, VariantStaged
+from contracts.manifests import HeldOutWindow, VariantManifest
 from contracts.policy import LoadProfile, MetricGate, QualityGate
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
@@ -56,6 +58,17 @@ def window(*, tokens: int = 100, token_nll: float = 2.0, reference_nll: float = 
     """A window of so many predicted tokens, of so many nats each for the variant and the merged model."""
     ids = tuple(range(tokens + 1))
     return HeldOutWindow(token_ids=ids, reference_nll=reference_nll * tokens, nll=token_nll * tokens)
+
+
+def variant_manifest(target: Target, windows: tuple[HeldOutWindow, ...], *, quality: Quality = QUALITY) -> VariantManifest:
+    """The manifest of a variant that was measured on these windows."""
+    return VariantManifest(
+        model=target.model, variant=target.variant, output_key=digest_of(str(target).encode()),
+        merged=artifact("merged"), files=(), engine=EngineVersion(name="test", version="1"), settings={},
+        calibration_digest=None, held_out_digest=digest_of(b"text"), held_out=windows, size_ratio=1.0,
+        quality=quality, weights_bytes=1, duration_s=1.0, peak_rss_bytes=1,
+        made_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
 
 
 def record(

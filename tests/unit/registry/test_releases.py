@@ -90,6 +90,7 @@ def test_the_slot_sends_every_variant_to_staging_beside_the_baseline():
     assert asked.candidate.target == k.target("int8")
     assert asked.baseline == k.BASELINE
     assert asked.purpose == "benchmark"
+    assert asked.quality_gate == walk.release.policy.quality.get("int8")
     assert set(said) == {"staging.requested:bf16", "staging.requested:int8"}
 
 
