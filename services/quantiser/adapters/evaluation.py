@@ -52,7 +52,7 @@ def measure_quality(
 
     Args:
         reference: The merged model.
-        candidate: The variant.
+        candidate: The variant; the reference itself, where its files are those of the merged model.
         windows: Token ids; each window predicts all of its tokens but the first.
         on_window: Told after each window (windows done, windows in all).
 
@@ -65,7 +65,7 @@ def measure_quality(
     for index, window in enumerate(windows):
         ids = torch.tensor([window], device=device())
         expected = _log_probabilities(reference, ids)
-        found = _log_probabilities(candidate, ids)
+        found = expected if candidate is reference else _log_probabilities(candidate, ids)
         following = ids[0, 1:, None]
         reference_nll, nll = (-float(one.gather(1, following).double().sum()) for one in (expected, found))
         if not (math.isfinite(reference_nll) and math.isfinite(nll)):
