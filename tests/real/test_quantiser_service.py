@@ -12,14 +12,23 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from nats.js.errors import NotFoundError
 
 from contracts.envelope import Event
-from contracts.facts import MergeMethod, QuantiseSettings, VariantFailed, VariantQuantised, VariantRequested
+from contracts.facts import (
+    MergeMethod,
+    QuantiseSettings,
+    ReleaseFinished,
+    VariantFailed,
+    VariantQuantised,
+    VariantRequested,
+)
 from contracts.facts import WorkProgressed as Progressed
 from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
-from contracts.services import EVENTS
+from contracts.services import EVENTS, durable_name
 from contracts.vocabulary import digest_of
+from services.quantiser.app import LOOK_EVERY_S
 from shared.blobs import Store, manifest_key
 from shared.bus import publish_event
 from shared.topology import ACK_WAIT_S
@@ -65,9 +74,10 @@ class QuantiserService(Server):
         return False
 
     def workers(self) -> list[psutil.Process]:
-        """Give the quantising child processes at work."""
+        """Give the quantising child processes at work; one that is only forked yet would stop its parent when stopped."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return [one for one in psutil.Process(self.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
+            children = psutil.Process(self.process.pid).children()
+            return [one for one in children if any("quantise_worker" in word for word in one.cmdline())]
         return []
 
 
@@ -185,7 +195,10 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"variant": "gptq-int4"}, "engine_failed"),
+        (
+            {"variant": "gptq-int4", "settings": QuantiseSettings(calibration_samples=0)},
+            "calibration_too_small",
+        ),
         ({"merged": factories.ref("nowhere")}, "artifact_not_found"),
         ({"calibration": factories.ref("no calibration", "uploads")}, "artifact_not_found"),
     ],
@@ -232,3 +245,50 @@ async def test_child_killed_from_outside_is_tried_again(js, merged, service):
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.quality.tokens == 5 * 255
     assert "ChildKilled" in (service.folder / "log").read_text()  # the first child did not finish before the kill
+
+
+def finished(release_id: str, outcome: str) -> Event[ReleaseFinished]:
+    fact = ReleaseFinished(
+        release_id=release_id, model=factories.MODEL, version=1, outcome=outcome, reason="The test says so."
+    )
+    return Event[ReleaseFinished](
+        id=str(uuid.uuid4()), source="/slipway/registry", type=ReleaseFinished.TYPE, subject=factories.MODEL,
+        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid=release_id, data=fact,
+    )  # fmt: skip
+
+
+async def acknowledged(js, count):
+    """Wait until so many requests are done with, and give the facts that came of them."""
+    durable = durable_name("quantiser", VariantRequested)
+    async with asyncio.timeout(60):
+        while (info := await js.consumer_info(EVENTS, durable)).ack_floor.consumer_seq < count or info.num_ack_pending:
+            await asyncio.sleep(0.1)
+    return info.num_redelivered
+
+
+async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, merged, service):
+    await publish_event(js, request(merged))
+    (worker,) = await until(service.workers)
+    worker.suspend()  # so that it cannot finish first
+    await publish_event(js, finished("r-0", "rejected"))  # another release
+    await asyncio.sleep(1.5 * LOOK_EVERY_S)
+    assert worker.is_running()
+    await publish_event(js, finished("r-2", "aborted"))
+    await publish_event(js, request(merged, release_id="r-2"))
+    await publish_event(js, finished("r-1", "rejected"))
+    assert await acknowledged(js, 2) == 0
+    assert not worker.is_running()
+    assert not list((service.folder / "work" / "quantiser" / "rooms").iterdir())
+    await publish_event(js, request(merged, release_id="r-3", variant="bf16"))
+    (answer,) = await answers(js, VariantQuantised)
+    assert answer.data.variant == "bf16"  # the others left no fact: their releases are over
+    with pytest.raises(NotFoundError):
+        await js.get_last_msg(EVENTS, f"{VariantFailed.TYPE}.{factories.MODEL}")
+
+
+async def test_request_of_a_release_that_is_over_is_not_begun(js, merged, service):
+    for number in range(3):
+        await publish_event(js, finished(f"r-{number}", "superseded"))
+    await publish_event(js, request(merged))
+    assert await acknowledged(js, 1) == 0
+    assert not (service.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
