@@ -3,21 +3,15 @@
 import asyncio
 import contextlib
 import json
-import os
-import sys
 import uuid
 from datetime import UTC, datetime
-from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import Event
 from contracts.facts import (
-    MergeMethod,
-    QuantiseSettings,
     ReleaseFinished,
     VariantFailed,
     VariantQuantised,
@@ -27,58 +21,16 @@ from contracts.facts import WorkProgressed as Progressed
 from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
 from contracts.services import EVENTS, durable_name
-from contracts.vocabulary import digest_of
 from services.quantiser.app import LOOK_EVERY_S
-from shared.blobs import Store, manifest_key
+from shared.blobs import Store
 from shared.bus import publish_event
 from shared.topology import ACK_WAIT_S
 from tests.kit import factories
 from tests.kit.models import tiny_base
-from tests.kit.servers import Server, wait_until
+from tests.kit.quantiser import QuantiserService, request, stored_merged
+from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real
-SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class QuantiserService(Server):
-    """`python -m services.quantiser.main` with its environment."""
-
-    name = "quantiser"
-
-    def __init__(self, folder: Path, connection, **variables) -> None:
-        super().__init__(folder)
-        self.port = connection.http_port
-        self.variables = {
-            "SLIPWAY_NATS_URL": connection.nats_url,
-            "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
-            "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
-            "SLIPWAY_S3_SECRET_KEY": connection.s3_secret_key.get_secret_value(),
-            "SLIPWAY_HTTP_PORT": str(self.port),
-            "SLIPWAY_STATE_DIR": str(self.folder),
-            "QUANTISER_HELD_OUT_WINDOWS": "5",
-            "QUANTISER_HELD_OUT_TOKENS": "256",
-            "QUANTISER_MIN_CALIBRATION_TOKENS": "256",
-            "QUANTISER_PROGRESS_INTERVAL_S": "0",
-        } | variables
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "services.quantiser.main"]
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables, "PYTHONPATH": str(ROOT)}
-
-    def ready(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
-        return False
-
-    def workers(self) -> list[psutil.Process]:
-        """Give the quantising child processes at work; one that is only forked yet would stop its parent when stopped."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            children = psutil.Process(self.process.pid).children()
-            return [one for one in children if any("quantise_worker" in word for word in one.cmdline())]
-        return []
 
 
 @pytest.fixture
@@ -89,17 +41,7 @@ def store(settings):
 @pytest.fixture
 def merged(store, tmp_path):
     """The ref of a merged tiny model in the store."""
-    folder = store.put_folder(tiny_base(tmp_path / "merged", seed=uuid.uuid4().int % 1000))
-    weights = sum(file.size_bytes for file in folder.files if file.path.endswith(".safetensors"))
-    manifest = MergedManifest(
-        model=factories.MODEL, output_key=digest_of(uuid.uuid4().bytes), base=factories.base(), weights=factories.weights(),
-        files=folder.files, method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}), parity=None,
-        tokenizer_digest=digest_of(b"t"), rendered_prompt_digest=None, weights_bytes=weights, duration_s=1.0,
-        peak_rss_bytes=1, made_at=datetime(2026, 11, 24, tzinfo=UTC),
-    )  # fmt: skip
-    ref, written = store.put_manifest(manifest_key("merged", manifest.output_key), manifest)
-    assert written
-    return ref
+    return stored_merged(store, tiny_base(tmp_path / "merged", seed=uuid.uuid4().int % 1000))
 
 
 @pytest.fixture
@@ -108,14 +50,6 @@ def service(js, settings, tmp_path):
     one.start()
     yield one
     one.stop()
-
-
-def request(merged_ref, **changes) -> Event[VariantRequested]:
-    about = {"release_id": "r-1", "version": 1, "variant": "int8", "merged": merged_ref, "settings": SETTINGS}
-    return Event[VariantRequested](
-        id=str(uuid.uuid4()), source="/slipway/registry", type=VariantRequested.TYPE, subject=factories.MODEL,
-        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid="r-1", data=VariantRequested(**(about | changes)),
-    )  # fmt: skip
 
 
 async def answers(js, fact, count=1, timeout_s=120.0):
@@ -195,10 +129,7 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        (
-            {"variant": "gptq-int4", "settings": QuantiseSettings(calibration_samples=0)},
-            "calibration_too_small",
-        ),
+        ({"variant": "gptq-int4"}, "group_size_impossible"),
         ({"merged": factories.ref("nowhere")}, "artifact_not_found"),
         ({"calibration": factories.ref("no calibration", "uploads")}, "artifact_not_found"),
     ],

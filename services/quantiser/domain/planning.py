@@ -18,8 +18,8 @@ SUPPORTED_ARCHITECTURES = frozenset(
 )
 """Decoders of plain linear layers whose norms scales can be folded into; each is exercised by a test."""
 AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
-AUTOAWQ_OUTPUT_MULTIPLE = 32
-"""AutoAWQ packs output channels in blocks of this many."""
+OUTPUT_MULTIPLE = 32
+"""The 4-bit kernels of the serving engine and AutoAWQ's packing take output channels in blocks of this many."""
 CALIBRATION_DEFAULTS: Mapping[Variant, tuple[int, int]] = {
     "int8": (16, 384), "gptq-int4": (32, 512), "awq-int4": (16, 512),
 }  # fmt: skip
@@ -128,6 +128,10 @@ def _plan_int4(
         dims = ", ".join(str(dim) for dim in shape.linear_dims)
         reason = f"None of {GROUP_SIZES} divides all of the layer widths {dims}; ask for int8 or bf16."
         return Refusal(code="group_size_impossible", reason=reason)
+    narrow = [str(dim) for dim in shape.output_dims if dim % OUTPUT_MULTIPLE]
+    if narrow:
+        reason = f"4-bit kernels need widths that are multiples of {OUTPUT_MULTIPLE}, and {', '.join(narrow)} is none."
+        return Refusal(code="group_size_impossible", reason=reason)
     if calibration is None:
         reason = f"{variant} cannot be made without calibration samples; ask for some, or for int8."
         return Refusal(code="calibration_too_small", reason=reason)
@@ -136,16 +140,11 @@ def _plan_int4(
             variant, shape, defaults, engine="llmcompressor", method="gptq", scheme="W4A16", group_size=group_size,
             calibration=calibration,
         )  # fmt: skip
-    autoawq = defaults.awq_engine == "autoawq" and _autoawq_can(shape)
+    autoawq = defaults.awq_engine == "autoawq" and shape.architecture in AUTOAWQ_ARCHITECTURES
     return _plan(
         variant, shape, defaults, engine="autoawq" if autoawq else "llmcompressor", method="awq", scheme="W4A16_ASYM",
         group_size=group_size, calibration=calibration,
     )  # fmt: skip
-
-
-def _autoawq_can(shape: ModelShape) -> bool:
-    packs = all(dim % AUTOAWQ_OUTPUT_MULTIPLE == 0 for dim in shape.output_dims)
-    return packs and shape.architecture in AUTOAWQ_ARCHITECTURES
 
 
 def _plan(

@@ -64,9 +64,8 @@ def test_gptq_is_symmetric_in_groups_and_leaves_the_head_alone():
         ({}, {}, "autoawq"),
         ({"awq_engine": "llmcompressor"}, {}, "llmcompressor"),
         ({}, {"architecture": "GraniteForCausalLM"}, "llmcompressor"),
-        ({}, {"output_dims": (16, 576, 1536)}, "llmcompressor"),
     ],
-    ids=["default", "chosen", "not known to AutoAWQ", "not packable by AutoAWQ"],
+    ids=["default", "chosen", "not known to AutoAWQ"],
 )
 def test_awq_is_made_by_autoawq_where_it_can(defaults, changes, engine):
     found = plan("awq-int4", defaults=QuantiserDefaults(**defaults), **changes)
@@ -123,6 +122,8 @@ def test_sixteen_bit_is_made_of_any_architecture():
         ("int8", {"architecture": "GPT2LMHeadModel"}, "unsupported_architecture"),
         ("gptq-int4", {"linear_dims": (576, 1000)}, "group_size_impossible"),
         ("awq-int4", {"linear_dims": (48,)}, "group_size_impossible"),
+        ("awq-int4", {"output_dims": (16, 576, 1536)}, "group_size_impossible"),
+        ("gptq-int4", {"output_dims": (16, 576, 1536)}, "group_size_impossible"),
         ("int8", {"quantised": True}, "quantised_base"),
         ("bf16", {"quantised": True}, "quantised_base"),
     ],
