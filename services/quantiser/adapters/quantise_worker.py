@@ -109,7 +109,10 @@ def copy_companions(merged: Path, output: Path) -> None:
 
 
 def measure(order: Order, tokenizer: Any) -> tuple[Quality, Quality | None]:
-    """Measure the written folder against the merged model: on the packaged held-out text, and on its own set."""
+    """Measure the written folder against the merged model: on the packaged held-out text, and on its own set.
+
+    The own set gets half as many windows: it is the second opinion, and costs as much a window.
+    """
     from services.quantiser.adapters.calibration_set import evaluation_documents
     from services.quantiser.adapters.evaluation import NotFiniteError, load_reference, load_variant, measure_quality
 
@@ -117,7 +120,7 @@ def measure(order: Order, tokenizer: Any) -> tuple[Quality, Quality | None]:
     own_ids = tokenizer("\n\n".join(evaluation_documents(order.evaluation, tokenizer)), add_special_tokens=False)
     plan = order.plan
     windows = spread_windows(ids, length=plan.held_out.tokens, count=plan.held_out.windows)
-    own = spread_windows(own_ids["input_ids"], length=plan.held_out.tokens, count=plan.held_out.windows)
+    own = spread_windows(own_ids["input_ids"], length=plan.held_out.tokens, count=max(1, plan.held_out.windows // 2))
     reference, variant = load_reference(order.merged), load_variant(order.output, plan.engine, plan.dtype)
     try:
         quality = measure_quality(reference, variant, windows, teller("evaluate", "windows"))
