@@ -125,6 +125,8 @@ class VariantManifest(Contract):
     duration_s: float
     peak_rss_bytes: int
     made_at: Instant
+    evaluation_digest: Digest | None = None
+    evaluation_quality: Quality | None = None
 
 
 class VersionManifest(Contract):

@@ -222,12 +222,13 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "release_id": RELEASE, "version": 7, "variant": "int8", "merged": ref("merged-7"),
         "calibration": ref("calibration-tickets", "sets", 65_536), "gate": policy().quality["int8"],
         "settings": f.QuantiseSettings(calibration_samples=16, calibration_tokens=384, seed=17),
+        "evaluation": ref("evaluation-tickets", "sets", 32_768),
     },
     f.VariantQuantised: {
         "variant": "int8", "manifest": ref("v7.int8", "manifests/variant"), "weights_bytes": 165_000_000,
         "engine": f.EngineVersion(name="llmcompressor", version="0.14.0.1"), "size_ratio": 0.61, "quality": quality(),
         "settings": {"scheme": "W8A8", "smoothing_strength": 0.8}, "calibration_digest": digest("calibration-tickets"),
-        "duration_s": 42.0, "peak_rss_bytes": 1_730_000_000,
+        "duration_s": 42.0, "peak_rss_bytes": 1_730_000_000, "evaluation_quality": quality(),
     },
     f.VariantFailed: {
         "variant": "gptq-int4", "stage": "quantise", "code": "group_size_impossible",

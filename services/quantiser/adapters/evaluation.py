@@ -12,6 +12,7 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 
 from contracts.facts import Quality
 from contracts.manifests import HeldOutWindow
+from services.quantiser.adapters.awq_format import load_awq
 
 
 class NotFiniteError(Exception):
@@ -26,6 +27,21 @@ def device() -> str:
 def load_reference(folder: Path) -> Any:
     """Load a 16-bit model in fp32, for evaluation."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device())
+
+
+def load_variant(folder: Path, engine: str, dtype: str) -> Any:
+    """Load what an engine wrote as it will be served, for evaluation.
+
+    Args:
+        folder: The written folder.
+        engine: The engine of the plan.
+        dtype: The dtype that serving computes in.
+    """
+    if engine == "llmcompressor":
+        return load_compressed(folder)
+    if engine == "autoawq":
+        return load_awq(folder, dtype).eval().to(device())
+    return load_reference(folder)
 
 
 def load_compressed(folder: Path) -> Any:

@@ -58,6 +58,7 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
             VariantRequested(
                 release_id=release.id, version=release.version, variant=variant, merged=release.merged.manifest,
                 calibration=release.opened.calibration, gate=release.policy.quality.get(variant),
+                evaluation=release.opened.evaluation,
             ),
         )  # fmt: skip
 
