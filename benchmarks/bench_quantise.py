@@ -2,7 +2,8 @@
 
 Each precision is made as the service makes it, in its child process, with the defaults. Quality is measured on the
 written files after reloading them, on held-out text, against the merged model: here the 16-bit model itself. The
-seconds include loading, quantising, writing and measuring.
+seconds include loading, quantising, writing and measuring; beside them the processor seconds, which depend less on what
+else the machine does.
 
 `--curve` prints quality and time against the number of calibration samples, from which the defaults were taken.
 `--service` prints what bus, store and service add to the child: one INT8 on a real NATS and S3 server, from the stored
@@ -13,6 +14,7 @@ load, quantise, save, nothing measured, nothing stored. Run: python benchmarks/b
 import argparse
 import asyncio
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -68,19 +70,21 @@ class Row:
     plan: Plan
     made: Made
     seconds: float
+    cpu_seconds: float
     size_ratio: float
 
     def cells(self) -> list[str]:
         quality, calibration = self.made.quality, self.plan.calibration
         return [
             f"{calibration.samples} x {calibration.tokens}" if calibration else "-",
-            f"{self.seconds:.0f}", f"{self.made.peak_rss_bytes / 1e9:.2f}", f"{self.size_ratio:.2f}",
+            f"{self.seconds:.0f}", f"{self.cpu_seconds:.0f}",
+            f"{self.made.peak_rss_bytes / 1e9:.2f}", f"{self.size_ratio:.2f}",
             f"{quality.perplexity_ratio:.3f}", f"{quality.mean_kl:.4f}", f"{quality.p99_kl:.2f}",
             f"{100 * quality.top1_agreement_ratio:.1f} %",
         ]  # fmt: skip
 
 
-FIGURES = ["samples", "s", "peak GB", "size ratio", "perplexity ratio", "mean KL", "p99 KL", "top-1"]
+FIGURES = ["samples", "s", "CPU s", "peak GB", "size ratio", "perplexity ratio", "mean KL", "p99 KL", "top-1"]
 
 
 def weights_bytes(folder: Path) -> int:
@@ -103,10 +107,16 @@ def make(merged: Path, folder: Path, plan: Plan) -> Row:
     """Make one variant in a child process and measure it."""
     order = Order(plan=plan, merged=merged, output=folder / "output")
     child = ChildProcess(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), cpu_of_children()
     made = asyncio.run(child.quantise(order, lambda *_step: None))
-    seconds = time.perf_counter() - began
-    return Row(plan, made, seconds, weights_bytes(order.output) / weights_bytes(merged))
+    seconds, cpu_seconds = time.perf_counter() - began, cpu_of_children() - before
+    return Row(plan, made, seconds, cpu_seconds, weights_bytes(order.output) / weights_bytes(merged))
+
+
+def cpu_of_children() -> float:
+    """Give the processor seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def bare(merged: Path, folder: Path, plan: Plan) -> float:
