@@ -17,7 +17,7 @@ from .facts import (
     Training,
     Weights,
 )
-from .facts.staging import GateResult, RatioInterval, SideSummary
+from .facts.staging import GateResult, RatioInterval, ServedQuality, SideSummary
 from .policy import LoadProfile
 from .vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Target, Variant, Verdict, canonical_json
 
@@ -88,8 +88,25 @@ class MergedManifest(Contract):
     made_at: Instant
 
 
+class HeldOutWindow(Contract):
+    """A stretch of held-out text as token ids, and what it cost two models.
+
+    Attributes:
+        token_ids: The tokens, as the merged model's tokenizer cuts them.
+        reference_nll: Negative log-likelihood of all tokens but the first under the merged model, in nats.
+        nll: The same under the variant, reloaded from what was written.
+    """
+
+    token_ids: Annotated[tuple[int, ...], Field(min_length=2)]
+    reference_nll: float
+    nll: float
+
+
 class VariantManifest(Contract):
-    """A quantised variant: its source, engine, settings, measured quality, and its files."""
+    """A quantised variant: its source, engine, settings, measured quality, and its files.
+
+    `held_out` is what the quality was measured on: whoever serves the files can measure again, on the same tokens.
+    """
 
     kind: Literal["variant"] = "variant"
     model: ModelName
@@ -101,12 +118,15 @@ class VariantManifest(Contract):
     settings: dict[str, Any]
     calibration_digest: Digest | None
     held_out_digest: Digest
+    held_out: tuple[HeldOutWindow, ...] = ()
     size_ratio: float
     quality: Quality
     weights_bytes: int
     duration_s: float
     peak_rss_bytes: int
     made_at: Instant
+    evaluation_digest: Digest | None = None
+    evaluation_quality: Quality | None = None
 
 
 class VersionManifest(Contract):
@@ -153,6 +173,7 @@ class BenchmarkReport(Contract):
     baseline_side: SideSummary
     ratios: tuple[RatioInterval, ...]
     quality: Quality | None
+    served_quality: ServedQuality | None = None
     gates: tuple[GateResult, ...]
     verdict: Verdict
     started_at: Instant

@@ -5,6 +5,7 @@ only the deadlines here notice. The tensors are those of Triton's own vLLM backe
 """
 
 import asyncio
+import contextlib
 import json
 import struct
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -27,6 +28,10 @@ NO_REASON = "None"
 BROKEN_OFF: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine gave up."""
 
+USUAL_FLAGS: Final = ("exclude_input_in_output", "return_finish_reason", "return_num_input_tokens",
+                      "return_num_output_tokens")  # fmt: skip
+"""What every request asks for besides the text."""
+
 
 @dataclass(frozen=True)
 class Delta:
@@ -37,12 +42,14 @@ class Delta:
         finish_reason: `stop`, `length` … in the last piece, else None.
         input_tokens: tokens of the whole prompt.
         output_tokens: tokens generated since the piece before.
+        logprobs: log-probability of each of these tokens, in nats, where they were asked for and the engine gives them.
     """
 
     text: str
     finish_reason: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
+    logprobs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,7 @@ async def generate(
     *,
     deadlines: Deadlines | None = None,
     request_id: str = "",
+    logprobs: bool = False,
 ) -> AsyncGenerator[Delta, None]:
     """Stream an answer; leaving the iteration early (`aclose`) aborts the request in the engine.
 
@@ -95,6 +103,7 @@ async def generate(
         sampling: the engine's sampling parameters (`max_tokens`, `temperature`, `stop` …).
         deadlines: how long the engine may be silent.
         request_id: for the logs of Triton.
+        logprobs: ask for the log-probabilities of the generated tokens, too.
 
     Yields:
         Pieces in order; the last one carries the finish reason.
@@ -103,38 +112,56 @@ async def generate(
         Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`.
         Permanent: `bad_request`: the engine cannot answer this prompt with these parameters.
     """
+    asked = {**sampling, "logprobs": 1} if logprobs else sampling
+    texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(asked))}
+    flags = ("stream", *USUAL_FLAGS, "return_logprobs") if logprobs else ("stream", *USUAL_FLAGS)
+    request = build_request(triton_name, texts, flags, request_id)
+    finished = False
+    async with contextlib.aclosing(stream_responses(channel, request, deadlines or Deadlines())) as responses:
+        async for response in responses:
+            delta = read_delta(response)
+            if delta is None:
+                continue
+            if delta.finish_reason in BROKEN_OFF:
+                raise Transient("engine_failed", f"The engine of {triton_name} broke the answer off.")
+            finished = delta.finish_reason is not None
+            yield delta
+            if finished:
+                return
+    if not finished:
+        raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
+
+
+async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> AsyncGenerator[Any, None]:
+    """Stream the responses (ModelInferResponse) to a request, up to the final one.
+
+    Raises:
+        SlipwayError: as `generate`.
+    """
     import grpc
     from tritonclient.grpc import service_pb2_grpc
 
-    limits = deadlines or Deadlines()
-    request = _build_request(triton_name, prompt, sampling, request_id)
+    name = request.model_name
     call = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]))
-    begun = finished = False
+    begun = False
     try:
-        while not finished:
+        while True:
             async with asyncio.timeout(limits.inter_token_s if begun else limits.first_token_s):
                 response = await call.read()
             if response is grpc.aio.EOF:
                 break
             if response.error_message:
-                raise classify_engine_error(response.error_message, triton_name)
-            delta = read_delta(response.infer_response)
+                raise classify_engine_error(response.error_message, name)
             begun = True
-            if delta is not None:
-                if delta.finish_reason in BROKEN_OFF:
-                    raise Transient("engine_failed", f"The engine of {triton_name} broke the answer off.")
-                finished = delta.finish_reason is not None
-                yield delta
+            yield response.infer_response
             if response.infer_response.parameters["triton_final_response"].bool_param:
                 break
     except TimeoutError:
-        raise _silence(triton_name, limits, begun=begun) from None
+        raise _silence(name, limits, begun=begun) from None
     except grpc.RpcError as error:
-        raise classify_rpc_error(error, triton_name) from error
+        raise classify_rpc_error(error, name) from error
     finally:
         call.cancel()
-    if not finished:
-        raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
 
 
 async def first_token(channel: Any, triton_name: str, *, prompt: str = "Hello", deadline_s: float = 60.0) -> str:
@@ -170,9 +197,16 @@ def decode_text(raw: bytes) -> str:
     return raw[4 : 4 + length].decode("utf-8", errors="replace")
 
 
+def raw_outputs(response: Any) -> dict[str, bytes]:
+    """Give the tensors of a ModelInferResponse by name, undecoded."""
+    return {
+        tensor.name: content for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
+
+
 def read_delta(response: Any) -> Delta | None:
     """Read a piece from a ModelInferResponse; None when it only carries the final flag."""
-    raw = {tensor.name: content for tensor, content in zip(response.outputs, response.raw_output_contents, strict=True)}
+    raw = raw_outputs(response)
     if "text_output" not in raw:
         return None
     reason = decode_text(raw.get("finish_reason", b""))
@@ -181,7 +215,24 @@ def read_delta(response: Any) -> Delta | None:
         finish_reason=reason if reason not in {"", NO_REASON} else None,
         input_tokens=_count(raw.get("num_input_tokens", b"")),
         output_tokens=_count(raw.get("num_output_tokens", b"")),
+        logprobs=_read_logprobs(raw.get("logprobs", b"")),
     )
+
+
+def _read_logprobs(raw: bytes) -> tuple[float, ...]:
+    """Read the log-probability of each token that was chosen: by greedy decoding the likeliest of its position."""
+    positions = read_json(raw)
+    if not isinstance(positions, list):
+        return ()
+    return tuple(max(float(one["logprob"]) for one in position.values()) for position in positions if position)
+
+
+def read_json(raw: bytes) -> Any:
+    """Read a string tensor of one element that holds JSON; None when it holds none."""
+    try:
+        return json.loads(decode_text(raw) or "null")
+    except ValueError:
+        return None
 
 
 def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
@@ -219,14 +270,12 @@ def _count(raw: bytes) -> int:
     return int(struct.unpack_from("<I", raw)[0]) if len(raw) >= 4 else 0
 
 
-def _build_request(triton_name: str, prompt: str, sampling: Mapping[str, Any], request_id: str) -> Any:
+def build_request(triton_name: str, texts: Mapping[str, str], flags: Iterable[str], request_id: str = "") -> Any:
+    """Build a ModelInferRequest: string tensors of one element, and flags that are set."""
     from tritonclient.grpc import service_pb2
 
     request = service_pb2.ModelInferRequest(model_name=triton_name, id=request_id)
     request.parameters["triton_enable_empty_final_response"].bool_param = True
-    texts = {"text_input": prompt, "sampling_parameters": json.dumps(dict(sampling))}
-    flags = ("stream", "exclude_input_in_output", "return_finish_reason", "return_num_input_tokens",
-             "return_num_output_tokens")  # fmt: skip
     for name, text in texts.items():
         request.inputs.add(name=name, datatype="BYTES", shape=[1])
         request.raw_input_contents.append(encode_text(text))

@@ -9,8 +9,9 @@ from contracts.envelope import Event
 from contracts.manifests import VariantManifest
 from contracts.vocabulary import ArtifactRef, Variant
 
-COLUMNS = ("variant", "size", "ratio", "ppl", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
-"""Sizes are also ratios to the merged model's, perplexities (ppl) only that; KL is the mean, TTFT is p50/p95."""
+COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
+"""Sizes are also ratios to the merged model's; perplexities are only that, `ppl` by the files and `served` through the
+engine. KL is the mean, TTFT is p50/p95."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Contender:
     size_bytes: int | None = None
     size_ratio: float | None = None
     quality: f.Quality | None = None
+    served_perplexity_ratio: float | None = None
     ttft_p50_ms: float | None = None
     ttft_p95_ms: float | None = None
     tps_system: float | None = None
@@ -34,12 +36,13 @@ class Contender:
     def row(self) -> tuple[str, ...]:
         """Give it as cells, in the order of `COLUMNS`."""
         one = self.quality
-        measured = ("-",) * 4 if one is None else (
-            f"x{one.perplexity_ratio:.4f}", f"{one.mean_kl:.4f}", f"{one.p99_kl:.3f}", f"{one.top1_agreement_ratio:.3f}"
+        measured = ("-",) * 3 if one is None else (
+            f"{one.mean_kl:.4f}", f"{one.p99_kl:.3f}", f"{one.top1_agreement_ratio:.3f}"
         )  # fmt: skip
         return (
             self.variant, "-" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f} MB",
-            "-" if self.size_ratio is None else f"x{self.size_ratio:.2f}", *measured,
+            _times(self.size_ratio, 2), _times(one.perplexity_ratio if one else None, 4),
+            _times(self.served_perplexity_ratio, 4), *measured,
             "-" if self.ttft_p50_ms is None else f"{self.ttft_p50_ms:.0f}/{_plain(self.ttft_p95_ms, 0)}",
             _plain(self.tps_system, 1), "chosen" if self.chosen else self.verdict or "-",
         )  # fmt: skip
@@ -52,6 +55,10 @@ class Contender:
         """Give it as JSON data."""
         refs = {"manifest": self.manifest, "quality": self.quality}
         return asdict(self) | {name: one and one.model_dump(mode="json") for name, one in refs.items()}
+
+
+def _times(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"x{value:.{digits}f}"
 
 
 def _plain(value: float | None, digits: int) -> str:
@@ -115,10 +122,11 @@ def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
 
 
 def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
-    side = fact.candidate_summary
+    side, served = fact.candidate_summary, fact.served_quality
     against = "; ".join(f"{gate.name}: {gate.reason}" for gate in fact.gates if gate.verdict != "pass")
     return replace(
         one, quality=fact.quality or one.quality, ttft_p50_ms=side.ttft_ms.p50, ttft_p95_ms=side.ttft_ms.p95,
+        served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
         tps_system=side.tps_system, verdict=fact.verdict, code=None, reason=against,
     )  # fmt: skip
 

@@ -32,6 +32,7 @@ from .staging import (
     RehearsalCertificate,
     RehearsalCompleted,
     RehearsalRequested,
+    ServedQuality,
     StagingReleased,
     StagingRequested,
     Statistics,
@@ -80,8 +81,8 @@ __all__ = [
     "GateResult", "Inference", "InferenceBatch", "MergeMethod", "Parity", "PromotionRefused", "Quality",
     "QuantiseSettings", "QuarantineLifted", "RegisteredVariant", "RehearsalCertificate", "RehearsalCompleted",
     "RehearsalRequested", "ReleaseCancelled", "ReleaseFinished", "ReleaseOpened", "RollbackCompleted", "RollbackFailed",
-    "RollbackOrdered", "RollbackStarted", "RollbackTimeline", "StagingReleased", "StagingRequested", "Statistics",
-    "Step", "TrafficRequested", "Training", "VariantBenchmarked", "VariantFailed", "VariantQuantised",
+    "RollbackOrdered", "RollbackStarted", "RollbackTimeline", "ServedQuality", "StagingReleased", "StagingRequested",
+    "Statistics", "Step", "TrafficRequested", "Training", "VariantBenchmarked", "VariantFailed", "VariantQuantised",
     "VariantRequested", "VariantStaged", "VersionRegistered", "Weights", "WindowSummarised", "WorkAbandoned",
     "WorkProgressed",
 ]  # fmt: skip

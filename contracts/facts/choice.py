@@ -8,8 +8,9 @@ from ..vocabulary import Contract, Variant, Verdict
 class Contender(Contract):
     """A wanted variant, what was measured of it, and why it was chosen or not; what was not measured is absent.
 
-    `perplexity_ratio` and `mean_kl` are against the merged model, `size_ratio` is against its weights. `on_front` says
-    that no other variant that passed is at least as good in everything and better in something.
+    `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`) and `mean_kl` are against the merged
+    model, `size_ratio` is against its weights. `on_front` says that no other variant that passed is at least as good in
+    everything and better in something.
     """
 
     variant: Variant
@@ -20,6 +21,7 @@ class Contender(Contract):
     size_bytes: int | None = None
     size_ratio: float | None = None
     perplexity_ratio: float | None = None
+    served_perplexity_ratio: float | None = None
     mean_kl: float | None = None
     ttft_p50_ms: float | None = None
     ttft_p95_ms: float | None = None

@@ -1,8 +1,8 @@
 """Staging: a lease on the serving fleet, the benchmark, the rehearsal."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from ..policy import LoadProfile, MetricGate, Trigger
+from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
 from ..vocabulary import (
     ArtifactRef,
@@ -33,6 +33,7 @@ class StagingRequested(Fact):
     gates: tuple[MetricGate, ...] = ()
     evaluation: ArtifactRef | None = None
     quality: Quality | None = None
+    quality_gate: QualityGate | None = None
     attempt: int = 1
 
 
@@ -105,6 +106,31 @@ class GateResult(Contract):
     reason: str
 
 
+class ServedQuality(Contract):
+    """Quality as the serving engine has it: what a faulty load would spoil, whatever the files are worth.
+
+    Attributes:
+        method: `prompt_logprobs`: the engine scored the held-out windows of the variant's manifest, token by token.
+            `generated_logprobs`: it only tells how sure it is of its own answers, set against the baseline of its own.
+            `none`: neither could be had.
+        tokens: How many tokens were scored.
+        perplexity: The candidate's.
+        reference_perplexity: The merged model's on the same windows, as recorded; by `generated_logprobs`, the
+            baseline's.
+        perplexity_ratio: The first over the second.
+        recorded_ratio: The same ratio before serving, as the quantiser measured it on the same windows.
+    """
+
+    method: Literal["prompt_logprobs", "generated_logprobs", "none"]
+    tokens: int = 0
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    recorded_ratio: float | None = None
+    verdict: Verdict
+    reason: str
+
+
 class VariantBenchmarked(Fact):
     """Latency, throughput and quality of a candidate against its baseline, and the verdict per gate."""
 
@@ -119,6 +145,7 @@ class VariantBenchmarked(Fact):
     baseline_summary: SideSummary
     ratios: tuple[RatioInterval, ...] = ()
     quality: Quality | None = None
+    served_quality: ServedQuality | None = None
     gates: tuple[GateResult, ...]
     verdict: Verdict
 

@@ -13,8 +13,10 @@ from .fact import Fact
 class QuantiseSettings(Contract):
     """What may be chosen about a quantisation; all of it goes into the output key."""
 
-    calibration_samples: Annotated[int, Field(ge=0)] = 16
-    calibration_tokens: Annotated[int, Field(ge=8)] = 384
+    calibration_samples: Annotated[int, Field(ge=0)] | None = None
+    """How many windows calibrate; the method's own default when absent, none at all when 0."""
+    calibration_tokens: Annotated[int, Field(ge=8)] | None = None
+    """Length of a window; the method's own default when absent."""
     seed: int = 0
 
 
@@ -26,13 +28,15 @@ class EngineVersion(Contract):
 
 
 class Quality(Contract):
-    """A variant against the merged model on held-out text."""
+    """A variant against the merged model on held-out text; the perplexities are absent where only ratios are known."""
 
     perplexity_ratio: float
     mean_kl: float
     p99_kl: float
     top1_agreement_ratio: Ratio
     tokens: Annotated[int, Field(ge=0)]
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
 
 
 class VariantRequested(Fact):
@@ -47,6 +51,7 @@ class VariantRequested(Fact):
     calibration: ArtifactRef | None = None
     settings: QuantiseSettings = QuantiseSettings()
     gate: QualityGate | None = None
+    evaluation: ArtifactRef | None = None
 
 
 class VariantQuantised(Fact):
@@ -64,6 +69,8 @@ class VariantQuantised(Fact):
     quality: Quality
     duration_s: float
     peak_rss_bytes: int
+    evaluation_quality: Quality | None = None
+    """The same on the checkpoint's own evaluation set; None when there is none, or not one whole window of it."""
 
 
 class _Details(Contract):

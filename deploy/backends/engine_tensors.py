@@ -1,4 +1,8 @@
-"""The tensors every Slipway engine backend speaks: those of Triton's own vLLM backend.
+"""The tensors every Slipway engine backend speaks: those of Triton's own vLLM backend, and two ways to score a text.
+
+`prompt_token_ids` (a JSON list) stands in for the text, and `return_prompt_logprobs` asks what the model makes of it:
+`prompt_logprobs` is a JSON list with the log-probability, in nats, of each token of the prompt given those before it;
+the first, which follows nothing, is null.
 
 Copied next to each backend's ``model.py`` when the backend directory is laid out, so that both engines read and
 answer requests with the same code. Runs inside Triton's Python stub.
@@ -21,12 +25,14 @@ class Ask:
     """One request, decoded from its tensors."""
 
     text: str
+    token_ids: list[int] | None
     stream: bool
     sampling: dict[str, Any]
     prepend_input: bool
     want_finish_reason: bool
     want_cumulative_logprob: bool
     want_logprobs: bool
+    want_prompt_logprobs: bool
     want_num_input_tokens: bool
     want_num_output_tokens: bool
 
@@ -44,6 +50,7 @@ class Piece:
     num_output_tokens: int = 0
     cumulative_logprob: float | None = None
     logprobs: list[dict[str, Any]] | None = None
+    prompt_logprobs: list[float | None] | None = None
 
 
 def _first(request: Any, name: str) -> Any:
@@ -67,7 +74,7 @@ def parse(request: Any) -> Ask:
     """Decode a request.
 
     Raises:
-        BadRequestError: text is missing or not UTF-8, or the sampling parameters are not a JSON object.
+        BadRequestError: a tensor is missing, cannot be read, or does not go with the others; the text says which.
     """
     raw = _first(request, "text_input")
     if raw is None:
@@ -88,17 +95,37 @@ def parse(request: Any) -> Ask:
     if stream and not exclude:
         message = "exclude_input_in_output must be true (or left out) when streaming"
         raise BadRequestError(message)
+    want_prompt_logprobs = _flag(request, "return_prompt_logprobs")
+    if stream and want_prompt_logprobs:
+        message = "return_prompt_logprobs needs the answer in one piece: leave stream out"
+        raise BadRequestError(message)
     return Ask(
         text=text,
+        token_ids=_token_ids(request),
         stream=stream,
         sampling=sampling,
         prepend_input=not exclude,
         want_finish_reason=_flag(request, "return_finish_reason"),
         want_cumulative_logprob=_flag(request, "return_cumulative_logprob"),
         want_logprobs=_flag(request, "return_logprobs"),
+        want_prompt_logprobs=want_prompt_logprobs,
         want_num_input_tokens=_flag(request, "return_num_input_tokens"),
         want_num_output_tokens=_flag(request, "return_num_output_tokens"),
     )
+
+
+def _token_ids(request: Any) -> list[int] | None:
+    encoded = _first(request, "prompt_token_ids")
+    if encoded is None:
+        return None
+    message = "prompt_token_ids must be a JSON list of integers, at least one"
+    try:
+        ids = json.loads(_text(encoded))
+    except ValueError as error:
+        raise BadRequestError(message) from error
+    if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
+        raise BadRequestError(message)
+    return ids
 
 
 def _strings(name: str, value: str) -> Any:
@@ -115,6 +142,8 @@ def render(ask: Ask, piece: Piece) -> Any:
         tensors.append(pb_utils.Tensor("cumulative_logprob", np.asarray([value], dtype=np.float32)))
     if ask.want_logprobs:
         tensors.append(_strings("logprobs", json.dumps(piece.logprobs)))
+    if ask.want_prompt_logprobs:
+        tensors.append(_strings("prompt_logprobs", json.dumps(piece.prompt_logprobs)))
     for wanted, name, count in (
         (ask.want_num_input_tokens, "num_input_tokens", piece.num_input_tokens),
         (ask.want_num_output_tokens, "num_output_tokens", piece.num_output_tokens),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.envelope import Event
-from contracts.facts import VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
+from contracts.facts import ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
 from contracts.manifests import BenchmarkReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
@@ -15,14 +15,18 @@ from services.benchmarker.domain.plan import BenchmarkPlan, plan_arrivals, plan_
 from services.benchmarker.domain.prompts import Prompt, choose_fitting, digest_prompts, parse_evaluation
 from services.benchmarker.domain.records import RequestRecord, Side, is_disturbed
 from services.benchmarker.domain.report import announce, make_report
+from services.benchmarker.domain.served_quality import not_measured
 from services.benchmarker.load import Load, LoadedSide
 from services.benchmarker.ports import Engine, Progress, Reports, Template
 from services.benchmarker.prompts import PROMPTS
+from services.benchmarker.scoring import Scoring
 from shared.bus import Bus, Failed
 from shared.clock import Clock
 from shared.errors import Permanent, Transient
 
 SERVICE = "benchmarker"
+_ANSWERING = (None, "template", "empty")
+_SILENT = not_measured("The engine did not answer its warm-up.")
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,11 @@ class Benchmarker:
         if found is not None:
             return found
         started_at, began = self.clock.now(), self.clock.monotonic()
-        records = await self._load(staged, plan, prompts, progress)
+        records, served_quality = await self._load(staged, plan, prompts, progress)
         self._refuse_disturbed(records, staged_at)
         report = await asyncio.to_thread(
-            make_report, staged, plan, records, hardware=self.hardware, started_at=started_at,
-            duration_s=self.clock.monotonic() - began,
+            make_report, staged, plan, records, served_quality=served_quality, hardware=self.hardware,
+            started_at=started_at, duration_s=self.clock.monotonic() - began,
         )  # fmt: skip
         return await asyncio.to_thread(self.reports.commit, report)
 
@@ -81,7 +85,7 @@ class Benchmarker:
 
     async def _load(
         self, staged: VariantStaged, plan: BenchmarkPlan, prompts: Sequence[Prompt], progress: Progress
-    ) -> tuple[RequestRecord, ...]:
+    ) -> tuple[tuple[RequestRecord, ...], ServedQuality]:
         profile = staged.request.load
         sides: dict[Side, LoadedSide] = {
             "candidate": await self._render(staged.candidate, prompts),
@@ -91,11 +95,14 @@ class Benchmarker:
         load = Load(engine=self.engine, clock=self.clock, sides=sides, profile=profile)
         warm_up = await load.warm_up()
         if is_disturbed(warm_up):
-            return warm_up  # the load would only meet the same silence, for longer
+            return warm_up, _SILENT  # the load would only meet the same silence, for longer
+        silent = any(record.side == "candidate" and record.error not in _ANSWERING for record in warm_up)
+        scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides)
+        served_quality = _SILENT if silent else await scoring.measure(staged)
         arrivals = plan_arrivals(
             requests=profile.requests, rate_rps=profile.rate_rps, prompts=len(prompts), seed=plan.seed
         )
-        return await load.run(arrivals, progress)
+        return await load.run(arrivals, progress), served_quality
 
     async def _render(self, served: ServedTarget, prompts: Sequence[Prompt]) -> LoadedSide:
         return LoadedSide(served, tuple([await self._render_one(served, prompt) for prompt in prompts]))

@@ -2,22 +2,27 @@
 
 import asyncio
 import json
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import structlog
 
 from contracts.envelope import Event
 from contracts.facts import VariantFailed, VariantQuantised, VariantRequested
 from contracts.manifests import FileEntry, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from services.quantiser import domain
-from services.quantiser.ports import Artifacts, Engine, Made, Order, PackagedText, Progress
+from services.quantiser.ports import Artifacts, End, Engine, FindEnd, Made, Order, PackagedText, Progress
 from shared.bus import Bus, Failed
 from shared.clock import Clock
 from shared.errors import Permanent
 from shared.progress import teller
 
 SERVICE = "quantiser"
+LOOK_EVERY_S = 2.0
+"""How often a piece of work looks whether its release has ended meanwhile."""
 T = TypeVar("T")
 
 
@@ -73,21 +78,28 @@ class Quantiser:
         output_key = domain.plan_output_key(
             plan, merged=request.merged.digest, calibration=calibration, held_out=self.packaged.held_out,
             libraries=self.engine.library_versions(plan),
+            evaluation=request.evaluation.digest if request.evaluation else None,
         )  # fmt: skip
         return Work(request, merged, plan, calibration, output_key)
 
     async def _make(self, work: Work, room: Path, progress: Progress) -> tuple[tuple[FileEntry, ...], Made]:
         request, merged, plan = work.request, work.merged, work.plan
-        if plan.engine == "pass-through":
-            return merged.files, Made(quality=domain.IDENTICAL, calibration_tokens=0, peak_rss_bytes=0)
-        calibration = None
-        if plan.calibration is not None and request.calibration is not None:
-            calibration = await asyncio.to_thread(self.artifacts.fetch_calibration, request.calibration, room)
-        order = Order(plan=plan, merged=room / "merged", output=room / "output", calibration=calibration)
+        unchanged = plan.engine == "pass-through"
+        calibration = await self._texts(request.calibration if plan.calibration else None, room / "calibration")
+        evaluation = await self._texts(request.evaluation, room / "evaluation")
+        output = room / ("merged" if unchanged else "output")
+        order = Order(
+            plan=plan, merged=room / "merged", output=output, calibration=calibration, evaluation=evaluation
+        )
         await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, order.merged, progress)
         made = await self.engine.quantise(order, progress)
+        if unchanged:
+            return merged.files, made
         files = await asyncio.to_thread(self.artifacts.put, request.merged, order.output, progress)
         return files, made
+
+    async def _texts(self, ref: ArtifactRef | None, into: Path) -> Path | None:
+        return None if ref is None else await asyncio.to_thread(self.artifacts.fetch_texts, ref, into)
 
     def _manifest(self, work: Work, files: tuple[FileEntry, ...], made: Made, duration_s: float) -> VariantManifest:
         weights_bytes = sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))
@@ -95,10 +107,11 @@ class Quantiser:
             model=work.merged.model, variant=work.request.variant, output_key=work.output_key,
             merged=work.request.merged, files=files, engine=self.engine.version(work.plan),
             settings={**work.plan.model_dump(mode="json"), "calibration_tokens_used": made.calibration_tokens},
-            calibration_digest=work.calibration_digest, held_out_digest=self.packaged.held_out,
+            calibration_digest=work.calibration_digest, held_out_digest=self.packaged.held_out, held_out=made.held_out,
             size_ratio=weights_bytes / max(work.merged.weights_bytes, 1), quality=made.quality,
             weights_bytes=weights_bytes, duration_s=duration_s, peak_rss_bytes=made.peak_rss_bytes,
-            made_at=self.clock.now(),
+            made_at=self.clock.now(), evaluation_quality=made.evaluation_quality,
+            evaluation_digest=work.request.evaluation.digest if work.request.evaluation else None,
         )  # fmt: skip
 
 
@@ -120,27 +133,58 @@ def check_gate(request: VariantRequested, manifest: VariantManifest, ref: Artifa
         Permanent: `quality_gate_failed`, or `inconclusive` when too little was measured.
     """
     identical = manifest.settings.get("engine") == "pass-through"
-    assessment = domain.assess_quality(manifest.quality, request.gate, identical=identical)
+    own = manifest.evaluation_quality
+    assessment = domain.assess_quality(manifest.quality, request.gate, own=own, identical=identical)
     if assessment.verdict == "pass":
         return
     code: domain.GateCode = "quality_gate_failed" if assessment.verdict == "fail" else "inconclusive"
     details = {"manifest": ref.model_dump(mode="json"), "quality": manifest.quality.model_dump(mode="json")}
+    if own is not None:
+        details["evaluation_quality"] = own.model_dump(mode="json")
     raise Permanent(code, assessment.reason, **details)
 
 
-def build(bus: Bus, quantiser: Quantiser, *, progress_interval_s: float = 0.5) -> None:
+async def unless_over(work: Coroutine[Any, Any, T], end: End) -> T | None:
+    """Give what the work gives; None, with the work ended or never begun, once its release has ended."""
+    if await _is_over(end):
+        work.close()
+        return None
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=LOOK_EVERY_S))[0]:
+            if await _is_over(end):
+                return None
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def _is_over(end: End) -> bool:
+    finished = await end.look()
+    if finished is None or finished.outcome == "promoted":
+        return False
+    structlog.get_logger().info("release is over", outcome=finished.outcome)
+    return True
+
+
+def build(bus: Bus, quantiser: Quantiser, *, find_end: FindEnd, progress_interval_s: float = 0.5) -> None:
     """Register the handlers."""
 
     @bus.on(VariantRequested, failure=_failed)
-    async def quantise(event: Event[VariantRequested]) -> VariantQuantised:
+    async def quantise(event: Event[VariantRequested]) -> VariantQuantised | None:
         tell = teller(bus, event, quantiser.clock, progress_interval_s, event.data.variant)
-        manifest, ref = await quantiser.quantise(event.data, tell)
+        made = await unless_over(quantiser.quantise(event.data, tell), find_end(event))
+        if made is None:
+            return None
+        manifest, ref = made
         check_gate(event.data, manifest, ref)
         return VariantQuantised(
             variant=manifest.variant, manifest=ref, weights_bytes=manifest.weights_bytes, engine=manifest.engine,
             settings=manifest.settings, calibration_digest=manifest.calibration_digest,
             size_ratio=manifest.size_ratio, quality=manifest.quality, duration_s=manifest.duration_s,
-            peak_rss_bytes=manifest.peak_rss_bytes,
+            peak_rss_bytes=manifest.peak_rss_bytes, evaluation_quality=manifest.evaluation_quality,
         )  # fmt: skip
 
 

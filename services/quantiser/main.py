@@ -1,9 +1,11 @@
 """Runs the quantiser: `python -m services.quantiser.main`."""
 
 import asyncio
+from functools import partial
 
 from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.adapters.packaged_text import packaged_split
+from services.quantiser.adapters.releases import EndOfRelease
 from services.quantiser.adapters.store import StoredArtifacts
 from services.quantiser.app import SERVICE, Quantiser, build
 from services.quantiser.domain import QuantiserDefaults, corpus_digest
@@ -37,6 +39,7 @@ async def run() -> None:
         clock=clock,
         defaults=QuantiserDefaults(
             dtype=settings.serving_dtype,
+            awq_engine=settings.awq_engine,
             smoothing_strength=settings.smoothing_strength,
             min_calibration_tokens=settings.min_calibration_tokens,
             held_out_windows=settings.held_out_windows,
@@ -44,7 +47,7 @@ async def run() -> None:
         ),
     )
     await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
-    build(bus, quantiser, progress_interval_s=settings.progress_interval_s)
+    build(bus, quantiser, find_end=partial(EndOfRelease, bus), progress_interval_s=settings.progress_interval_s)
 
     async def check_store() -> None:
         await asyncio.to_thread(store.reachable)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from contracts.facts import EngineVersion, Quality
-from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.envelope import Event
+from contracts.facts import EngineVersion, Quality, ReleaseFinished, VariantRequested
+from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, Contract, Digest
 from services.quantiser.domain import QuantisationPlan
 
@@ -16,20 +17,26 @@ Progress = Callable[[str, float, float, str], None]
 
 
 class Order(Contract):
-    """One quantisation on local folders: read `merged`, write `output`; `calibration` is JSONL, if given."""
+    """One quantisation on local folders: read `merged`, write `output`; the two sets are JSONL, if given.
+
+    Where the plan passes the merged files through, both are the same folder, and it is only measured.
+    """
 
     plan: QuantisationPlan
     merged: Path
     output: Path
     calibration: Path | None = None
+    evaluation: Path | None = None
 
 
 class Made(Contract):
-    """What the engine made: quality is measured on the written folder, after reloading it."""
+    """What the engine made: quality is measured on the written folder, after reloading it; `held_out` says on what."""
 
     quality: Quality
+    held_out: tuple[HeldOutWindow, ...] = ()
     calibration_tokens: int
     peak_rss_bytes: int
+    evaluation_quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,8 @@ class Artifacts(Protocol):
         """Download files of a merged model into a folder."""
         ...
 
-    def fetch_calibration(self, ref: ArtifactRef, into: Path) -> Path:
-        """Download a calibration set, one JSONL file or a folder of them, into one file."""
+    def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
+        """Download a calibration or evaluation set, one JSONL file or a folder of them, into one file."""
         ...
 
     def put(self, merged: ArtifactRef, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
@@ -70,6 +77,17 @@ class Artifacts(Protocol):
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Give an empty folder for one piece of work, gone afterwards."""
         ...
+
+
+class End(Protocol):
+    """Watches for the end of one release."""
+
+    async def look(self) -> ReleaseFinished | None:
+        """Give the fact that ended the release; None when there is none, or when it cannot be known now."""
+        ...
+
+
+FindEnd = Callable[[Event[VariantRequested]], End]
 
 
 class Engine(Protocol):

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.quantiser.domain import Dtype
+from services.quantiser.domain import AwqEngine, Dtype
 
 
 class QuantiserSettings(BaseSettings):
@@ -15,6 +15,8 @@ class QuantiserSettings(BaseSettings):
 
     serving_dtype: Dtype = "bfloat16"
     """What the serving hardware computes in; float16 only for accelerators without bfloat16."""
+    awq_engine: AwqEngine = "autoawq"
+    """Who makes `awq-int4`; what AutoAWQ does not know, llmcompressor makes."""
     smoothing_strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8
     min_calibration_tokens: Annotated[int, Field(ge=1)] = 1024
     held_out_windows: Annotated[int, Field(ge=1)] = 8

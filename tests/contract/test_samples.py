@@ -106,7 +106,7 @@ def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
     assert Event[fact_of(path)].model_validate(sample) == original
 
 
-POLICY_PARTS = {"policy", "gate", "gates", "load", "triggers"}
+POLICY_PARTS = {"policy", "gate", "gates", "quality_gate", "load", "triggers"}
 
 
 def policy_objects():

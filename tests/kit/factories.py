@@ -120,7 +120,18 @@ def evals() -> tuple[f.EvalResult, ...]:
 
 
 def quality() -> f.Quality:
-    return f.Quality(perplexity_ratio=1.014, mean_kl=0.0142, p99_kl=0.211, top1_agreement_ratio=0.941, tokens=6128)
+    return f.Quality(
+        perplexity_ratio=1.014, mean_kl=0.0142, p99_kl=0.211, top1_agreement_ratio=0.941, tokens=6128,
+        perplexity=22.815, reference_perplexity=22.5,
+    )  # fmt: skip
+
+
+def served_quality() -> f.ServedQuality:
+    return f.ServedQuality(
+        method="prompt_logprobs", tokens=6128, perplexity=22.86, reference_perplexity=22.5, perplexity_ratio=1.016,
+        recorded_ratio=1.014, verdict="pass",
+        reason="The served perplexity is 1.0160 times the merged model's on 6128 tokens; the files gave 1.0140.",
+    )  # fmt: skip
 
 
 def statistics(p50: float, *, count: int = 40) -> f.Statistics:
@@ -145,7 +156,7 @@ def staging_request(**changes) -> f.StagingRequested:
     whole = {
         "release_id": RELEASE, "candidate": deployable(7), "baseline": deployable(6), "purpose": "benchmark",
         "load": policy().load, "gates": policy().gates, "evaluation": ref("evaluation-tickets", "sets", 90_112),
-        "quality": quality(), "attempt": 1,
+        "quality": quality(), "quality_gate": policy().quality["int8"], "attempt": 1,
     }  # fmt: skip
     return f.StagingRequested(**(whole | changes))
 
@@ -211,12 +222,13 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "release_id": RELEASE, "version": 7, "variant": "int8", "merged": ref("merged-7"),
         "calibration": ref("calibration-tickets", "sets", 65_536), "gate": policy().quality["int8"],
         "settings": f.QuantiseSettings(calibration_samples=16, calibration_tokens=384, seed=17),
+        "evaluation": ref("evaluation-tickets", "sets", 32_768),
     },
     f.VariantQuantised: {
         "variant": "int8", "manifest": ref("v7.int8", "manifests/variant"), "weights_bytes": 165_000_000,
         "engine": f.EngineVersion(name="llmcompressor", version="0.14.0.1"), "size_ratio": 0.61, "quality": quality(),
         "settings": {"scheme": "W8A8", "smoothing_strength": 0.8}, "calibration_digest": digest("calibration-tickets"),
-        "duration_s": 42.0, "peak_rss_bytes": 1_730_000_000,
+        "duration_s": 42.0, "peak_rss_bytes": 1_730_000_000, "evaluation_quality": quality(),
     },
     f.VariantFailed: {
         "variant": "gptq-int4", "stage": "quantise", "code": "group_size_impossible",
@@ -239,6 +251,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "target": target(7), "baseline": target(6), "report": ref("benchmark-7", "manifests/benchmark", 51_200),
         "attempt": 1, "hardware": "2 cores, AVX512, 24 GB", "candidate_summary": side(7), "baseline_summary": side(6),
         "ratios": (RatioInterval(metric="ttft_ms.p95", value=1.04, low=0.93, high=1.17),), "quality": quality(),
+        "served_quality": served_quality(),
         "gates": (f.GateResult(name="ttft_ms.p95", verdict="pass", value=1.04, limit=1.2, reason="1.04 is below 1.2"),),
         "verdict": "pass",
     },

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+import math
 import os
 import sys
 import time
@@ -17,7 +18,7 @@ import tritonclient.grpc as triton_client
 from contracts.envelope import Event
 from contracts.facts import VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
 from contracts.manifests import BenchmarkReport
-from contracts.policy import LoadProfile, MetricGate
+from contracts.policy import LoadProfile, MetricGate, QualityGate
 from contracts.services import EVENTS
 from contracts.vocabulary import Target
 from services.benchmarker.adapters.store import StoredReports
@@ -25,12 +26,13 @@ from services.benchmarker.adapters.triton import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from shared.blobs import Store
 from shared.bus import publish_event
+from shared.errors import Permanent
 from shared.inference import Channels
 from shared.process import free_port
 from tests.kit.servers import Server, running
 from tests.kit.triton import TritonServer
-from tests.unit.benchmarker.engine_conformance import EngineConformance
-from tests.unit.benchmarker.factories import served, staged
+from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
+from tests.unit.benchmarker.factories import served, staged, variant_manifest, window
 from tests.unit.benchmarker.reports_conformance import ReportsConformance
 
 pytestmark = pytest.mark.real
@@ -38,6 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CANDIDATE_MS, BASELINE_MS = 40, 20
 LOAD = LoadProfile(requests=30, rate_rps=6.0, output_tokens=6, warmup_requests=1, timeout_s=4.0)
 GATES = (MetricGate(metric="ttft_ms", statistic="p50", max_value=400),)
+QUICK = LoadProfile(requests=4, rate_rps=20.0, output_tokens=6, warmup_requests=1, timeout_s=4.0)
+QUALITY_GATE = QualityGate(max_perplexity_ratio=1.05)
 _numbers = itertools.count(1)
 
 
@@ -177,7 +181,7 @@ class TestTritonEngine(EngineConformance):
     @pytest.fixture(autouse=True)
     def _loaded(self, triton, fleet):
         self.endpoint = triton.endpoint
-        fleet.load("bot.v1.bf16", token_delay_ms="5")
+        fleet.load("bot.v1.bf16", token_delay_ms="5", token_nll=str(TOKEN_NLL))
 
     def run(self, main):
         return asyncio.run(main)
@@ -197,6 +201,12 @@ class TestTritonEngine(EngineConformance):
         return served(Target(model="bot", version=9, variant="bf16"), self.endpoint)
 
 
+def put_manifest(store, target, windows):
+    """Commit the manifest of a variant that was measured on these windows."""
+    ref, _ = store.put_manifest(f"manifests/variant/{uuid.uuid4().hex}.json", variant_manifest(target, windows))
+    return ref
+
+
 class TestStoredReports(ReportsConformance):
     """The real store keeps the promises that the fake is tested by."""
 
@@ -206,6 +216,9 @@ class TestStoredReports(ReportsConformance):
 
     def put(self, reports, name, data):
         return reports._store.create(f"evaluations/{uuid.uuid4().hex}-{name}", data)
+
+    def put_variant(self, reports, windows):
+        return put_manifest(reports._store, Target(model="bot", version=1, variant="int8"), windows)
 
 
 async def test_measured_latencies_are_those_the_engine_was_set_to(service, fleet, bench):
@@ -335,3 +348,42 @@ async def test_an_unusable_evaluation_set_fails_the_variant_and_the_next_one_is_
     assert "line 2" in failed.data.reason
     await bench.stage(candidate, baseline)
     assert await bench.hear(VariantBenchmarked)
+
+
+@pytest.mark.parametrize(("token_nll", "verdict"), [("2.01", "pass"), ("2.3", "fail")])
+async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, fleet, bench, token_nll, verdict):
+    """The quantiser measured 2 nats per token on the files; the engine makes more or less the same of them, or not."""
+    candidate, baseline = fleet.pair(token_nll=token_nll)
+    manifest = put_manifest(bench.store, candidate.target, (window(tokens=400), window(tokens=200)))
+    await bench.stage(candidate.model_copy(update={"manifest": manifest}), baseline, load=QUICK, quality_gate=QUALITY_GATE)
+    (event,) = await bench.hear(VariantBenchmarked)
+    found = event.data.served_quality
+    assert (event.data.verdict, found.verdict, found.method, found.tokens) == (verdict, verdict, "prompt_logprobs", 600)
+    assert found.perplexity_ratio == pytest.approx(math.exp(float(token_nll) - 2.0))
+    assert found.recorded_ratio == pytest.approx(1.0)
+    (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
+    assert (gate.verdict, gate.limit) == (verdict, 1.05)
+
+
+async def test_a_backend_that_scores_no_prompt_is_told_by_its_metadata_and_its_answers_are_compared(
+    service, fleet, bench
+):
+    candidate, baseline = fleet.pair(answer_nll="4")
+    await bench.stage(candidate, baseline, load=QUICK, quality_gate=QUALITY_GATE)
+    (event,) = await bench.hear(VariantBenchmarked)
+    found = event.data.served_quality
+    assert (event.data.verdict, found.method, found.tokens) == ("fail", "generated_logprobs", 24)
+    assert found.perplexity_ratio == pytest.approx(math.exp(4 - 0.5))
+
+
+@pytest.mark.parametrize("ids", [[], [1.5], [True]])
+async def test_a_prompt_of_no_token_ids_is_refused(triton, fleet, ids):
+    fleet.load("bot.v2.bf16", token_nll="2")
+    channels = Channels()
+    try:
+        with pytest.raises(Permanent, match="must be a JSON list of integers"):
+            await TritonEngine(channels).score(
+                served(Target(model="bot", version=2, variant="bf16"), triton.endpoint), ids, timeout_s=20.0
+            )
+    finally:
+        await channels.close()

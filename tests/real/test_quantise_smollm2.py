@@ -1,4 +1,4 @@
-"""INT8 of SmolLM2-135M-Instruct: within the quality and the time that the design promises, and loadable by vLLM."""
+"""INT8 of SmolLM2-135M-Instruct within the quality that the design promises, and every precision served by vLLM."""
 
 import json
 import subprocess
@@ -7,27 +7,39 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Order
+from tests.kit.models import tiny_base
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
-GENERATE = """
-import locale, sys
+SERVE = """
+import gc, json, locale, sys
 locale.setlocale(locale.LC_ALL, "C.UTF-8")
 from vllm import LLM, SamplingParams
 
+def open_model(folder):
+    return LLM(folder, dtype="bfloat16", enforce_eager=True, max_model_len=512)
+
 if __name__ == "__main__":
-    model = LLM(sys.argv[1], dtype="bfloat16", enforce_eager=True, max_model_len=512)
-    answer = model.chat(
-        [{"role": "user", "content": "What is the capital of France? Answer in one word."}],
-        SamplingParams(temperature=0.0, max_tokens=8),
-    )
-    print("ANSWER:", answer[0].outputs[0].text)
+    order = json.loads(sys.argv[1])
+    model = open_model(order["chat"])
+    question = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
+    answer = model.chat(question, SamplingParams(temperature=0.0, max_tokens=8))[0].outputs[0].text
+    found = []
+    for folder in order["folders"]:
+        del model
+        gc.collect()
+        model = open_model(folder)
+        prompt = {"prompt_token_ids": order["ids"]}
+        out = model.generate(prompt, SamplingParams(max_tokens=1, prompt_logprobs=0))[0]
+        found.append([one[token].logprob for token, one in zip(order["ids"][1:], out.prompt_logprobs[1:])])
+    print("FOUND:" + json.dumps({"answer": answer, "logprobs": found}))
 """
 
 
@@ -77,19 +89,52 @@ def test_int8_is_within_two_percent_of_the_merged_model(smollm2, int8):
     assert [done for step, done, *_ in steps if step == "quantise"] == list(range(31))
 
 
+@pytest.fixture(scope="module")
+def tiny_variants(tmp_path_factory):
+    """A tiny model in 16 bit and in both INT4 precisions, as (folder, engine) by variant."""
+    from services.quantiser.adapters import quantise_worker
+
+    place = tmp_path_factory.mktemp("tiny")
+    merged = tiny_base(place / "merged", hidden=128)
+    shape = shape_of(json.loads((merged / "config.json").read_text()), "bfloat16")
+    defaults = QuantiserDefaults(held_out_windows=2, held_out_tokens=128, min_calibration_tokens=128)
+    found = {"bf16": (merged, "pass-through")}
+    for variant in ("gptq-int4", "awq-int4"):
+        plan = plan_quantisation(
+            variant, shape, QuantiseSettings(calibration_samples=4, calibration_tokens=64), defaults
+        )
+        quantise_worker.quantise(Order(plan=plan, merged=merged, output=place / variant))
+        found[variant] = (place / variant, plan.engine)
+    return found
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.vllm
-def test_vllm_loads_it_and_answers(int8, tmp_path):
-    output, _, _ = int8
-    script = tmp_path / "generate.py"
-    script.write_text(GENERATE)
+def test_vllm_serves_all_four_and_computes_what_was_measured(int8, tiny_variants, tmp_path):
+    """One run: INT8 of the real model answers; the others give the log-probabilities that evaluation saw."""
+    from services.quantiser.adapters.evaluation import load_variant
+
+    script, ids = tmp_path / "serve.py", [3 + (7 * n * n + 11 * n) % 256 for n in range(200)]
+    script.write_text(SERVE)
+    order = {"chat": str(int8[0]), "folders": [str(folder) for folder, _ in tiny_variants.values()], "ids": ids}
     environment = {
         "PATH": f"{ENGINE_PYTHON.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8",
         "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     }  # fmt: skip
     done = subprocess.run(
-        [str(ENGINE_PYTHON), str(script), str(output)], env=environment, cwd=tmp_path, check=False,
-        capture_output=True, text=True, timeout=300,
+        [str(ENGINE_PYTHON), str(script), json.dumps(order)], env=environment, cwd=tmp_path, check=False,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:] or sys.version
-    assert "Paris" in done.stdout.split("ANSWER:")[-1]
+    found = json.loads(done.stdout.split("FOUND:")[-1])
+    assert "Paris" in found["answer"]
+    served = {variant: torch.tensor(one) for variant, one in zip(tiny_variants, found["logprobs"], strict=True)}
+    for variant, (folder, engine) in tiny_variants.items():
+        with torch.inference_mode():
+            logits = load_variant(folder, engine, "bfloat16")(input_ids=torch.tensor([ids])).logits[0, :-1]
+        measured = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        difference = {other: float((one - measured).abs().mean()) for other, one in served.items()}
+        print(variant, difference)
+        assert min(difference, key=difference.get) == variant, "it has to be nearest to its own files"
+        assert difference[variant] < 0.1

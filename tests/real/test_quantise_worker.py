@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors import safe_open
 
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters.child import ChildProcess
-from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
+from services.quantiser.domain import HeldOutPlan, QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Order
 from shared.errors import Permanent
 from tests.kit.models import edit_json, tiny_base, tiny_tokenizer
@@ -71,6 +72,8 @@ async def test_int8_with_own_calibration_set(merged, tmp_path):
     assert 0 < made.quality.mean_kl < 1
     assert 0.5 < made.quality.perplexity_ratio < 2
     assert made.quality.p99_kl > made.quality.mean_kl
+    assert made.quality.perplexity_ratio == pytest.approx(made.quality.perplexity / made.quality.reference_perplexity)
+    assert all(window.nll != window.reference_nll for window in made.held_out)
     for step in ("smooth", "quantise"):
         assert [done for name, done, total, unit in steps if name == step and (total, unit) == (2, "layers")] == [
             0,
@@ -125,6 +128,20 @@ def test_cast_of_a_sharded_fp32_model(tmp_path):
     assert all(torch.equal(after[name], before[name].to(torch.bfloat16)) for name in before)
     assert 0 <= made.quality.mean_kl < 0.01
     assert json.loads((tmp_path / "output" / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_files_passed_through_are_measured_as_they_are(merged, tmp_path):
+    """A serving engine is held against these figures, so that they must be there, and fit its context."""
+    before = {path.name: path.read_bytes() for path in merged.iterdir()}
+    one = order(merged, tmp_path, variant="bf16").model_copy(update={"output": merged})
+    plan = one.plan.model_copy(update={"held_out": HeldOutPlan(windows=3, tokens=2048)})
+    made = quantise_here(one.model_copy(update={"plan": plan}))
+    assert {path.name: path.read_bytes() for path in merged.iterdir()} == before
+    assert (made.quality.perplexity_ratio, made.quality.mean_kl, made.quality.tokens) == (1.0, 0.0, 3 * 510)
+    assert [len(window.token_ids) for window in made.held_out] == [511] * 3, "one less than the model's context"
+    assert [window.nll for window in made.held_out] == [window.reference_nll for window in made.held_out]
+    nll = sum(window.nll for window in made.held_out) / made.quality.tokens
+    assert made.quality.perplexity == made.quality.reference_perplexity == pytest.approx(math.exp(nll))
 
 
 @pytest.mark.parametrize("family", ["Mistral", "Qwen2", "Qwen3", "Granite"])

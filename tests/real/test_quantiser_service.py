@@ -3,72 +3,34 @@
 import asyncio
 import contextlib
 import json
-import os
-import sys
 import uuid
 from datetime import UTC, datetime
-from pathlib import Path
 
-import httpx
 import psutil
 import pytest
+from nats.js.errors import NotFoundError
 
 from contracts.envelope import Event
-from contracts.facts import MergeMethod, QuantiseSettings, VariantFailed, VariantQuantised, VariantRequested
+from contracts.facts import (
+    ReleaseFinished,
+    VariantFailed,
+    VariantQuantised,
+    VariantRequested,
+)
 from contracts.facts import WorkProgressed as Progressed
 from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
-from contracts.services import EVENTS
-from contracts.vocabulary import digest_of
-from shared.blobs import Store, manifest_key
+from contracts.services import EVENTS, durable_name
+from services.quantiser.app import LOOK_EVERY_S
+from shared.blobs import Store
 from shared.bus import publish_event
 from shared.topology import ACK_WAIT_S
 from tests.kit import factories
 from tests.kit.models import tiny_base
-from tests.kit.servers import Server, wait_until
+from tests.kit.quantiser import QuantiserService, request, stored_merged
+from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real
-SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class QuantiserService(Server):
-    """`python -m services.quantiser.main` with its environment."""
-
-    name = "quantiser"
-
-    def __init__(self, folder: Path, connection, **variables) -> None:
-        super().__init__(folder)
-        self.port = connection.http_port
-        self.variables = {
-            "SLIPWAY_NATS_URL": connection.nats_url,
-            "SLIPWAY_S3_ENDPOINT": connection.s3_endpoint,
-            "SLIPWAY_S3_ACCESS_KEY": connection.s3_access_key,
-            "SLIPWAY_S3_SECRET_KEY": connection.s3_secret_key.get_secret_value(),
-            "SLIPWAY_HTTP_PORT": str(self.port),
-            "SLIPWAY_STATE_DIR": str(self.folder),
-            "QUANTISER_HELD_OUT_WINDOWS": "5",
-            "QUANTISER_HELD_OUT_TOKENS": "256",
-            "QUANTISER_MIN_CALIBRATION_TOKENS": "256",
-            "QUANTISER_PROGRESS_INTERVAL_S": "0",
-        } | variables
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "services.quantiser.main"]
-
-    def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables, "PYTHONPATH": str(ROOT)}
-
-    def ready(self) -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
-        return False
-
-    def workers(self) -> list[psutil.Process]:
-        """Give the quantising child processes at work."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return [one for one in psutil.Process(self.process.pid).children() if one.status() != psutil.STATUS_ZOMBIE]
-        return []
 
 
 @pytest.fixture
@@ -79,17 +41,7 @@ def store(settings):
 @pytest.fixture
 def merged(store, tmp_path):
     """The ref of a merged tiny model in the store."""
-    folder = store.put_folder(tiny_base(tmp_path / "merged", seed=uuid.uuid4().int % 1000))
-    weights = sum(file.size_bytes for file in folder.files if file.path.endswith(".safetensors"))
-    manifest = MergedManifest(
-        model=factories.MODEL, output_key=digest_of(uuid.uuid4().bytes), base=factories.base(), weights=factories.weights(),
-        files=folder.files, method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}), parity=None,
-        tokenizer_digest=digest_of(b"t"), rendered_prompt_digest=None, weights_bytes=weights, duration_s=1.0,
-        peak_rss_bytes=1, made_at=datetime(2026, 11, 24, tzinfo=UTC),
-    )  # fmt: skip
-    ref, written = store.put_manifest(manifest_key("merged", manifest.output_key), manifest)
-    assert written
-    return ref
+    return stored_merged(store, tiny_base(tmp_path / "merged", seed=uuid.uuid4().int % 1000))
 
 
 @pytest.fixture
@@ -98,14 +50,6 @@ def service(js, settings, tmp_path):
     one.start()
     yield one
     one.stop()
-
-
-def request(merged_ref, **changes) -> Event[VariantRequested]:
-    about = {"release_id": "r-1", "version": 1, "variant": "int8", "merged": merged_ref, "settings": SETTINGS}
-    return Event[VariantRequested](
-        id=str(uuid.uuid4()), source="/slipway/registry", type=VariantRequested.TYPE, subject=factories.MODEL,
-        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid="r-1", data=VariantRequested(**(about | changes)),
-    )  # fmt: skip
 
 
 async def answers(js, fact, count=1, timeout_s=120.0):
@@ -168,6 +112,7 @@ async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
     assert answer.data.size_ratio == 1.0
     assert answer.data.settings["dtype"] == "bfloat16"
     assert (answer.data.quality.perplexity_ratio, answer.data.quality.mean_kl) == (1.0, 0.0)
+    assert sum(len(window.token_ids) - 1 for window in manifest.held_out) == answer.data.quality.tokens > 0
 
 
 async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, service):
@@ -185,7 +130,7 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"variant": "gptq-int4"}, "engine_failed"),
+        ({"variant": "gptq-int4"}, "group_size_impossible"),
         ({"merged": factories.ref("nowhere")}, "artifact_not_found"),
         ({"calibration": factories.ref("no calibration", "uploads")}, "artifact_not_found"),
     ],
@@ -232,3 +177,50 @@ async def test_child_killed_from_outside_is_tried_again(js, merged, service):
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.quality.tokens == 5 * 255
     assert "ChildKilled" in (service.folder / "log").read_text()  # the first child did not finish before the kill
+
+
+def finished(release_id: str, outcome: str) -> Event[ReleaseFinished]:
+    fact = ReleaseFinished(
+        release_id=release_id, model=factories.MODEL, version=1, outcome=outcome, reason="The test says so."
+    )
+    return Event[ReleaseFinished](
+        id=str(uuid.uuid4()), source="/slipway/registry", type=ReleaseFinished.TYPE, subject=factories.MODEL,
+        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid=release_id, data=fact,
+    )  # fmt: skip
+
+
+async def acknowledged(js, count):
+    """Wait until so many requests are done with, and give the facts that came of them."""
+    durable = durable_name("quantiser", VariantRequested)
+    async with asyncio.timeout(60):
+        while (info := await js.consumer_info(EVENTS, durable)).ack_floor.consumer_seq < count or info.num_ack_pending:
+            await asyncio.sleep(0.1)
+    return info.num_redelivered
+
+
+async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, merged, service):
+    await publish_event(js, request(merged))
+    (worker,) = await until(service.workers)
+    worker.suspend()  # so that it cannot finish first
+    await publish_event(js, finished("r-0", "rejected"))  # another release
+    await asyncio.sleep(1.5 * LOOK_EVERY_S)
+    assert worker.is_running()
+    await publish_event(js, finished("r-2", "aborted"))
+    await publish_event(js, request(merged, release_id="r-2"))
+    await publish_event(js, finished("r-1", "rejected"))
+    assert await acknowledged(js, 2) == 0
+    assert not worker.is_running()
+    assert not list((service.folder / "work" / "quantiser" / "rooms").iterdir())
+    await publish_event(js, request(merged, release_id="r-3", variant="bf16"))
+    (answer,) = await answers(js, VariantQuantised)
+    assert answer.data.variant == "bf16"  # the others left no fact: their releases are over
+    with pytest.raises(NotFoundError):
+        await js.get_last_msg(EVENTS, f"{VariantFailed.TYPE}.{factories.MODEL}")
+
+
+async def test_request_of_a_release_that_is_over_is_not_begun(js, merged, service):
+    for number in range(3):
+        await publish_event(js, finished(f"r-{number}", "superseded"))
+    await publish_event(js, request(merged))
+    assert await acknowledged(js, 1) == 0
+    assert not (service.folder / "work" / "quantiser" / "work.log").exists()  # no child was started

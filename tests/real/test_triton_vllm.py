@@ -7,13 +7,19 @@ import pytest
 
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.vocabulary import Target
+from services.benchmarker.adapters.triton import TritonEngine
+from services.benchmarker.domain.served_quality import assess_scored, score_window
+from services.quantiser.adapters.evaluation import load_reference, measure_quality
+from services.quantiser.adapters.packaged_text import packaged_split
+from services.quantiser.domain import spread_windows
 from shared.blobs import Store
-from shared.errors import Transient
+from shared.errors import Permanent, Transient
 from shared.inference import Channels, Deadlines, generate
 from tests.kit.models import tiny_base
 from tests.kit.servers import running
 from tests.kit.serving import Fleet, ServerManager
 from tests.kit.triton import TritonServer
+from tests.unit.benchmarker.factories import served
 
 pytestmark = [
     pytest.mark.real,
@@ -69,7 +75,40 @@ async def healed(fleet, timeout_s=180.0):
     assert (await fleet.phases())[NAME] == "hot"
 
 
-async def test_engine_killed_while_serving_is_healed(fleet, triton):
+def record(folder, *, damaged=False):
+    """Measure a model folder as the quantiser does; `damaged`: with the rows of one of its matrices in wrong order."""
+    from transformers import AutoTokenizer
+
+    model = load_reference(folder)
+    if damaged:
+        weight = model.model.layers[1].mlp.down_proj.weight
+        weight.data = weight.data.flip(0)
+    text = "\n".join(packaged_split().held_out)[:5000]
+    ids = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+    windows = spread_windows(ids, length=511, count=4)
+    return measure_quality(model, model, windows, lambda *_: None)[1]
+
+
+async def served_against(endpoint, windows):
+    """Have the engine score recorded windows, and give the verdict."""
+    channels = Channels()
+    engine, target = TritonEngine(channels), served(Target(model="bot", version=1, variant="bf16"), endpoint)
+    try:
+        assert await engine.can_score(target, timeout_s=10)
+        scores = [score_window(one, await engine.score(target, one.token_ids, timeout_s=60)) for one in windows]
+        with pytest.raises(Permanent, match="vocab"):
+            await engine.score(target, [5, 10**6], timeout_s=10)
+    finally:
+        await channels.close()
+    return assess_scored(scores, None)
+
+
+async def test_engine_killed_while_serving_is_healed(fleet, triton, tmp_path):
+    whole = await served_against(triton.endpoint, record(tmp_path / "model"))
+    assert whole.verdict == "pass"
+    assert whole.perplexity_ratio == pytest.approx(1.0, rel=0.01), "bf16 kernels against fp32"
+    other = await served_against(triton.endpoint, record(tmp_path / "model", damaged=True))
+    assert other.verdict == "fail", "what is served is not what was measured"
     before = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
     assert sum(piece.output_tokens for piece in before) == 12
     assert before[-1].finish_reason == "length"

@@ -47,14 +47,20 @@ ENVIRONMENT_DEFAULTS = {
 }
 
 
-def _prepare_environment(overrides: dict[str, str]) -> None:
-    """Set what vLLM reads from the environment; must run before vllm is imported."""
+def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
+    """Set what vLLM and torch read from the environment; must run before vllm is imported.
+
+    An eager engine compiles nothing but a count behind the log-probabilities of a prompt: at the first request for
+    them, for many seconds, and only where there is a C++ compiler. It is as fast without.
+    """
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
     if refused:
         message = f"environment may only set VLLM_* and OMP_* variables, not {refused}"
         raise pb_utils.TritonModelException(message)
     os.environ.update(ENVIRONMENT_DEFAULTS)
+    if eager:
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
     os.environ.update({name: str(value) for name, value in overrides.items()})
 
 
@@ -89,7 +95,7 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**{**ENGINE_DEFAULTS, **engine_args, "model": model_dir})
+        arguments = AsyncEngineArgs(**{**engine_args, "model": model_dir})
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._watch = self.loop.create_task(self._abort_cancelled())
 
@@ -141,11 +147,14 @@ class Engine:
         given = dict(ask.sampling)
         if ask.want_logprobs or ask.want_cumulative_logprob:
             given.setdefault("logprobs", 0)
+        if ask.want_prompt_logprobs:
+            given["prompt_logprobs"] = 0
         sampling = SamplingParams(**{**given, "output_kind": kind})
         if sampling.n != 1:
             message = "n must be 1: send one request per completion"
             raise ValueError(message)
-        async for output in self._llm.generate(ask.text, sampling, request_id):
+        prompt = ask.text if ask.token_ids is None else {"prompt_token_ids": ask.token_ids}
+        async for output in self._llm.generate(prompt, sampling, request_id):
             piece = _piece(output)
             if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
                 continue
@@ -205,7 +214,15 @@ def _piece(output: Any) -> engine_tensors.Piece:
         num_output_tokens=len(first.token_ids),
         cumulative_logprob=first.cumulative_logprob,
         logprobs=logprobs,
+        prompt_logprobs=_prompt_logprobs(output),
     )
+
+
+def _prompt_logprobs(output: Any) -> list[float | None] | None:
+    if output.prompt_logprobs is None:
+        return None
+    pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+    return [position[token].logprob if position else None for token, position in pairs]
 
 
 def _descendants(pid: int) -> list[int]:
@@ -242,11 +259,12 @@ class TritonPythonModel:
             message = f"load_failed: {model_dir} holds no config.json"
             raise pb_utils.TritonModelException(message)
         stub_guard.start()
-        _prepare_environment(json.loads(given.get("environment", "{}")))
+        engine_args = {**ENGINE_DEFAULTS, **json.loads(given.get("engine_args", "{}"))}
+        _prepare_environment(json.loads(given.get("environment", "{}")), eager=bool(engine_args["enforce_eager"]))
         _tie_children_to_this_process()
         self._engine: Engine | None = None
         try:
-            self._engine = Engine(str(model_dir), json.loads(given.get("engine_args", "{}")))
+            self._engine = Engine(str(model_dir), engine_args)
         except BaseException:
             for pid in _descendants(os.getpid()):
                 _kill(pid)

@@ -12,6 +12,8 @@ reads the model folder, so that a missing or broken artifact fails the load.
     crash_text: a prompt holding this text kills the stub with SIGKILL.
     dead_text: a prompt holding this text "kills the engine": every later request is an engine_dead error.
     mute_text: a prompt holding this text is answered with empty text only.
+    token_nll: what each token of a prompt costs, in nats (default 2); the model says that it can score only if given.
+    answer_nll: what each token of an answer costs, in nats (default 0.5).
 """
 
 import asyncio
@@ -34,6 +36,8 @@ import stub_guard  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402
 
 WORDS = ("keel", "hull", "mast", "sail", "rope", "tide", "wind", "helm", "deck", "oar", "bow", "dock", "crew", "reef")
+
+DEFAULT_NLL = {"token_nll": "2", "answer_nll": "0.5"}
 
 
 class EngineDeadError(Exception):
@@ -108,7 +112,7 @@ class TritonPythonModel:
         count = int(ask.sampling.get("max_tokens") or self._given.get("tokens", "8"))
         seed = self._seed + ask.text
         mute = self._holds("mute_text", ask.text)
-        inputs = max(1, len(ask.text.split()))
+        inputs = len(ask.token_ids) if ask.token_ids else max(1, len(ask.text.split()))
         whole = ask.text if ask.prepend_input else ""
         for index in range(count):
             await asyncio.sleep(self._delay_s)
@@ -122,9 +126,18 @@ class TritonPythonModel:
             whole += token
             if ask.stream:
                 reason = "length" if index == count - 1 else None
-                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1))
+                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1, **self._costs(inputs, 1)))
         if not ask.stream:
-            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count))
+            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count, **self._costs(inputs, count)))
+
+    def _costs(self, inputs: int, outputs: int) -> dict[str, Any]:
+        """What a prompt and a piece of an answer cost, every token alike."""
+        token, answer = (-float(self._given.get(name, usual)) for name, usual in DEFAULT_NLL.items())
+        return {
+            "cumulative_logprob": answer * outputs,
+            "logprobs": [{"0": {"logprob": answer, "rank": 1, "decoded_token": ""}}] * outputs,
+            "prompt_logprobs": [None, *[token] * (inputs - 1)],
+        }
 
     def finalize(self) -> None:
         """Stop the event loop."""

@@ -1,6 +1,8 @@
 """Benchmark reports in the object store."""
 
-from contracts.manifests import BenchmarkReport
+from pydantic import ValidationError
+
+from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from shared.blobs import Store, manifest_key
 
@@ -24,6 +26,14 @@ class StoredReports:
         """Commit a report, and give back the one that stands."""
         ref, created = self._store.put_manifest(manifest_key(KIND, report.output_key), report)
         return (report, ref) if created else self._read(ref)
+
+    def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
+        """Give the windows of a variant's manifest; a base model's has none."""
+        data = self._store.get(manifest)
+        try:
+            return VariantManifest.model_validate_json(data).held_out
+        except ValidationError:
+            return ()
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
         """Read an evaluation set, verified."""

@@ -1,19 +1,43 @@
 """The engine behind Triton's gRPC streaming."""
 
+import contextlib
+import json
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from contracts.routes import ServedTarget
-from shared.inference import Channels, Deadlines, Delta, generate
+from shared.errors import Transient
+from shared.inference import (
+    USUAL_FLAGS,
+    Channels,
+    Deadlines,
+    Delta,
+    build_request,
+    classify_rpc_error,
+    generate,
+    raw_outputs,
+    read_json,
+    stream_responses,
+)
+
+PROMPT_LOGPROBS = "prompt_logprobs"
 
 
 class TritonEngine:
-    """Streams answers through one channel per endpoint."""
+    """Streams answers, and scores texts, through one channel per endpoint."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
 
     def stream(
-        self, served: ServedTarget, prompt: str, *, output_tokens: int, timeout_s: float, number: int
+        self,
+        served: ServedTarget,
+        prompt: str,
+        *,
+        output_tokens: int,
+        timeout_s: float,
+        number: int,
+        logprobs: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """Stream one answer, greedily and past any end of text, so that both sides do the same work."""
         endpoint = served.endpoints[number % len(served.endpoints)]
@@ -25,7 +49,40 @@ class TritonEngine:
             sampling,
             # The load's own deadline covers the whole answer and comes first; these only keep a stream from staying.
             deadlines=Deadlines(first_token_s=2 * timeout_s, inter_token_s=2 * timeout_s),
+            logprobs=logprobs,
         )
+
+    async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
+        """Tell whether the target's backend gives log-probabilities of a prompt: ours does, Triton's own does not."""
+        import grpc
+        from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+        name = served.target.triton_name
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(served.endpoints[0]))
+        try:
+            about = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise classify_rpc_error(error, name) from error
+        return any(output.name == PROMPT_LOGPROBS for output in about.outputs)
+
+    async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
+        """Give the log-probability of every token but the first; the one that the engine adds to them is left."""
+        name = served.target.triton_name
+        texts = {
+            "text_input": "", "prompt_token_ids": json.dumps(list(token_ids)),
+            "sampling_parameters": json.dumps({"max_tokens": 1, "temperature": 0.0}),
+        }  # fmt: skip
+        request = build_request(name, texts, (*USUAL_FLAGS, "return_prompt_logprobs"))
+        channel, limits = self._channels.get(served.endpoints[0]), Deadlines(timeout_s, timeout_s)
+        found: Any = None
+        async with contextlib.aclosing(stream_responses(channel, request, limits)) as responses:
+            async for response in responses:
+                found = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or found
+        numbers = [float(one) for one in found or () if isinstance(one, int | float)]
+        if len(numbers) != len(token_ids) - 1:
+            given = f"{len(numbers)} log-probabilities for a prompt of {len(token_ids)} tokens"
+            raise Transient("engine_failed", f"The engine of {name} gave {given}.")
+        return tuple(numbers)
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         """Close the channels to endpoints that are no longer measured."""

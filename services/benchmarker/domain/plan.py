@@ -7,7 +7,7 @@ from contracts.facts import StagingRequested, VariantStaged
 from contracts.vocabulary import Deployable, Digest, digest_of_json
 from services.benchmarker.domain.records import SIDES, Side
 
-METHOD = "1"
+METHOD = "2"
 """Part of every output key; raised when the way of measuring changes what is measured."""
 
 
@@ -49,6 +49,7 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
         "load": order.load.model_dump(mode="json"),
         "gates": [gate.model_dump(mode="json") for gate in order.gates],
         "quality": order.quality.model_dump(mode="json") if order.quality else None,
+        "quality_gate": order.quality_gate.model_dump(mode="json") if order.quality_gate else None,
         "prompts": prompts,
         "attempt": order.attempt,
         "hardware": hardware,

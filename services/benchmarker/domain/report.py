@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from contracts.facts import VariantBenchmarked, VariantStaged
+from contracts.facts import ServedQuality, VariantBenchmarked, VariantStaged
 from contracts.manifests import BenchmarkReport
 from contracts.vocabulary import ArtifactRef
 from services.benchmarker.domain.gates import assess_gates, assess_overall
@@ -13,6 +13,7 @@ from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan
 from services.benchmarker.domain.ratios import compare
 from services.benchmarker.domain.records import SIDES, RequestRecord, Side
+from services.benchmarker.domain.served_quality import gate_of
 from services.benchmarker.domain.statistics import describe, slo_of, summarise
 
 
@@ -21,6 +22,7 @@ def make_report(
     plan: BenchmarkPlan,
     records: Sequence[RequestRecord],
     *,
+    served_quality: ServedQuality,
     hardware: Hardware,
     started_at: datetime,
     duration_s: float,
@@ -35,6 +37,8 @@ def make_report(
     baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
     comparison = compare(records, seed=plan.seed)
     gates = assess_gates(order.gates, candidate, baseline, comparison)
+    served_gate = gate_of(served_quality, order.quality_gate)
+    gates = gates if served_gate is None else (*gates, served_gate)
     return BenchmarkReport(
         output_key=plan.output_key,
         target=staged.candidate.target,
@@ -46,6 +50,7 @@ def make_report(
         baseline_side=baseline,
         ratios=comparison.ratios,
         quality=order.quality,
+        served_quality=served_quality,
         gates=gates,
         verdict=assess_overall(gates),
         started_at=started_at,
@@ -67,6 +72,7 @@ def announce(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
         baseline_summary=report.baseline_side,
         ratios=report.ratios,
         quality=report.quality,
+        served_quality=report.served_quality,
         gates=report.gates,
         verdict=report.verdict,
     )

@@ -1,7 +1,7 @@
 """Calibration samples: the checkpoint's own JSONL, or the packaged text, as windows of token ids."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from services.quantiser.domain import CalibrationPlan, pack_windows, without_ove
 from shared.errors import Permanent
 
 
-def calibration_windows(plan: CalibrationPlan, tokenizer: Any, path: Path | None) -> list[list[int]]:
+def calibration_windows(
+    plan: CalibrationPlan, tokenizer: Any, path: Path | None, apart: Sequence[str] = ()
+) -> list[list[int]]:
     """Give the windows that calibrate.
 
     Chat templates run in the tokenizer's sandbox; this process is killable, which bounds their time.
@@ -20,16 +22,17 @@ def calibration_windows(plan: CalibrationPlan, tokenizer: Any, path: Path | None
         tokenizer: The merged model's own tokenizer.
         path: JSONL, each line an object with `messages` (rendered with the chat template), `prompt` (and perhaps
             `completion`) or `text`. None means the packaged text.
+        apart: Texts that quality is measured on besides the packaged ones.
 
     Raises:
         Permanent: `calibration_too_small`: fewer tokens than the plan's least remain after unreadable lines and
-            passages of the held-out text were left out.
+            passages of the texts that quality is measured on were left out.
     """
     if path is None:
         documents, unreadable = list(packaged_split().calibration), 0
     else:
         documents, unreadable = read_documents(path.read_text(encoding="utf-8").splitlines(), tokenizer)
-    kept = without_overlap(documents, packaged_split().held_out)
+    kept = without_overlap(documents, (*packaged_split().held_out, *apart))
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in kept]
     windows = pack_windows(
         encoded, length=plan.tokens, samples=plan.samples, seed=plan.seed, separator=tokenizer.eos_token_id
@@ -42,6 +45,13 @@ def calibration_windows(plan: CalibrationPlan, tokenizer: Any, path: Path | None
             f"unreadable); at least {plan.min_tokens} are needed.",
         )
     return windows
+
+
+def evaluation_documents(path: Path | None, tokenizer: Any) -> list[str]:
+    """Give the texts of a checkpoint's own evaluation set, in the format of a calibration set; none without one."""
+    if path is None:
+        return []
+    return read_documents(path.read_text(encoding="utf-8").splitlines(), tokenizer)[0]
 
 
 def read_documents(lines: Iterable[str], tokenizer: Any) -> tuple[list[str], int]:

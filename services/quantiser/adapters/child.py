@@ -14,6 +14,7 @@ MODULE = "services.quantiser.adapters.quantise_worker"
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "pass-through": (),
     "cast": ("safetensors", "torch"),
+    "autoawq": ("autoawq", "safetensors", "torch", "transformers"),
     "llmcompressor": ("compressed-tensors", "llmcompressor", "safetensors", "torch", "transformers"),
 }
 ENVIRONMENT = {
@@ -37,8 +38,8 @@ class ChildProcess:
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
         """Name the library that makes a plan's output, with its version."""
-        if plan.engine == "llmcompressor":
-            return EngineVersion(name="llmcompressor", version=_version("llmcompressor"))
+        if plan.engine in ("autoawq", "llmcompressor"):
+            return EngineVersion(name=plan.engine, version=_version(plan.engine))
         return EngineVersion(name=plan.engine, version=str(OUTPUT_FORMAT))
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:

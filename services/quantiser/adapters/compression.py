@@ -1,13 +1,18 @@
-"""INT8 by llmcompressor: SmoothQuant and GPTQ, or rounding to nearest, saved as compressed-tensors."""
+"""INT8 and INT4 by llmcompressor, saved as compressed-tensors.
+
+An accelerator is used where there is one: llmcompressor moves each layer to it while it works on that layer.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme, preset_name_to_scheme
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
 from llmcompressor.modifiers.quantization import QuantizationModifier
+from llmcompressor.modifiers.transform.awq import AWQModifier
 from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM
@@ -17,6 +22,8 @@ from services.quantiser.domain import QuantisationPlan
 Report = Callable[[str, int], None]
 """Told (step, layers done)."""
 MAX_SHARD = "512MB"
+AWQ_TRIALS = 10
+"""Scales tried per layer; each trial runs every sample through the layer, so twice as many take twice as long."""
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -48,7 +55,7 @@ def compress(
     """Quantise a merged model into `output` (weights and `config.json`; the tokenizer is the caller's).
 
     Args:
-        plan: Method, scheme and what stays in 16 bit.
+        plan: Method, scheme, group size and what stays in 16 bit.
         merged: Folder of the merged model.
         output: Folder that is written.
         windows: Calibration token ids; None for round-to-nearest.
@@ -69,16 +76,31 @@ def compress(
 
 
 def _rounding(plan: QuantisationPlan) -> Any:
-    return QuantizationModifier(targets="Linear", scheme=plan.scheme, ignore=list(plan.ignored_modules))
+    return QuantizationModifier(config_groups=_groups(plan), ignore=list(plan.ignored_modules))
 
 
 def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
+    fixed = {"config_groups": _groups(plan), "ignore": list(plan.ignored_modules)}
+    gptq = _reporting(GPTQModifier, _LayerCount("quantise", report))
+    if plan.method == "gptq":
+        return [gptq(**fixed)]
+    if plan.method == "awq":
+        scale = _reporting(AWQModifier, _LayerCount("quantise", report))
+        return [scale(duo_scaling="both", n_grid=AWQ_TRIALS), QuantizationModifier(**fixed)]
     smooth = _reporting(SmoothQuantModifier, _LayerCount("smooth", report))
-    quantise = _reporting(GPTQModifier, _LayerCount("quantise", report))
-    return [
-        smooth(smoothing_strength=plan.smoothing_strength),
-        quantise(targets="Linear", scheme=plan.scheme, ignore=list(plan.ignored_modules)),
-    ]
+    return [smooth(smoothing_strength=plan.smoothing_strength), gptq(**fixed)]
+
+
+def _groups(plan: QuantisationPlan) -> dict[str, Any]:
+    """Give the scheme of a plan.
+
+    INT4 scales are those that lose least, not those that just reach the largest weight: most of GPTQ's quality here.
+    """
+    scheme = preset_name_to_scheme(plan.scheme, ["Linear"])
+    if plan.group_size is not None:
+        weights = {**scheme.weights.model_dump(), "group_size": plan.group_size, "observer": "memoryless_mse"}
+        scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
+    return {"group_0": scheme}
 
 
 def _loader(windows: list[list[int]]) -> Any:
@@ -92,12 +114,14 @@ def _loader(windows: list[list[int]]) -> Any:
 def _narrow(model: Any, plan: QuantisationPlan) -> None:
     """Cast what was not quantised to the served dtype; tensors are saved in the dtype they were loaded in.
 
-    Scales stay in fp32: a scale rounded to 16 bit would shift the whole channel that was fitted to it.
+    INT8 scales stay in fp32: a scale rounded to 16 bit would shift the whole channel that was fitted to it. INT4
+    scales are cast, because the serving engine casts them when it loads them: so that is what is measured.
     """
     dtype = getattr(torch, plan.dtype)
+    kept = ("weight", "weight_scale") if plan.group_size is None else ("weight",)
     for module in model.modules():
         quantised = getattr(module, "quantization_scheme", None) is not None
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.dtype == torch.float32 and not (quantised and name != "bias"):
+            if parameter.dtype == torch.float32 and not (quantised and name in kept):
                 parameter.data = parameter.data.to(dtype)
     model.config.dtype = plan.dtype

@@ -1,7 +1,7 @@
 """The child process that quantises: `python -m services.quantiser.adapters.quantise_worker ORDER`.
 
 It speaks `shared.jobs`: JSON lines of progress, then a result or an error. The service that starts it sees to it
-that it dies with its parent; torch and llmcompressor are imported here and nowhere else.
+that it dies with its parent; torch and the quantising libraries are imported here and nowhere else.
 """
 
 import gc
@@ -10,6 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from contracts.facts import Quality
+from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import spread_windows
 from services.quantiser.ports import Made, Order
@@ -53,11 +55,17 @@ def quantise(order: Order) -> Made:
     tokenizer = AutoTokenizer.from_pretrained(order.merged)
     report_progress(step="load", done=1, total=1, unit="model")
     calibration_tokens = make_weights(order, tokenizer)
-    copy_companions(order.merged, order.output)
+    if order.output != order.merged:
+        copy_companions(order.merged, order.output)
     gc.collect()
-    quality = measure(order, tokenizer)
-    peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Made(quality=quality, calibration_tokens=calibration_tokens, peak_rss_bytes=peak_rss_bytes)
+    quality, held_out, own = measure(order, tokenizer)
+    return Made(
+        quality=quality,
+        held_out=held_out,
+        evaluation_quality=own,
+        calibration_tokens=calibration_tokens,
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
 
 
 def tune_torch() -> None:
@@ -71,19 +79,30 @@ def tune_torch() -> None:
 def make_weights(order: Order, tokenizer: Any) -> int:
     """Write weights and configuration; give the number of calibration tokens used."""
     plan = order.plan
+    if plan.engine == "pass-through":
+        return 0
     if plan.engine == "cast":
         from services.quantiser.adapters.casting import cast_folder
 
         cast_folder(order.merged, order.output, plan.dtype, teller("cast", "files"))
         return 0
-    from services.quantiser.adapters.calibration_set import calibration_windows
-    from services.quantiser.adapters.compression import compress
+    from services.quantiser.adapters.calibration_set import calibration_windows, evaluation_documents
 
     def on_layer(step: str, done: int) -> None:
         report_progress(step=step, done=min(done, plan.layers), total=plan.layers, unit="layers")
 
-    windows = calibration_windows(plan.calibration, tokenizer, order.calibration) if plan.calibration else None
-    compress(plan, order.merged, order.output, windows, on_layer)
+    windows = None
+    if plan.calibration is not None:
+        apart = evaluation_documents(order.evaluation, tokenizer)
+        windows = calibration_windows(plan.calibration, tokenizer, order.calibration, apart)
+    if plan.engine == "autoawq" and windows is not None:
+        from services.quantiser.adapters.autoawq import quantise_awq
+
+        quantise_awq(plan, order.merged, order.output, windows, lambda done: on_layer("quantise", done))
+    else:
+        from services.quantiser.adapters.compression import compress
+
+        compress(plan, order.merged, order.output, windows, on_layer)
     return sum(len(window) for window in windows or ())
 
 
@@ -94,20 +113,31 @@ def copy_companions(merged: Path, output: Path) -> None:
             shutil.copyfile(source, output / source.name)
 
 
-def measure(order: Order, tokenizer: Any) -> Any:
-    """Measure the written folder against the merged model on the packaged held-out text."""
-    from services.quantiser.adapters.evaluation import (
-        NotFiniteError,
-        load_compressed,
-        load_reference,
-        measure_quality,
-    )
+def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow, ...], Quality | None]:
+    """Measure the written folder against the merged model: on the packaged held-out text, and on its own set.
+
+    The windows of the former are given with what they cost, so that a serving engine can be held against them.
+
+    The own set gets half as many windows: it is the second opinion, and costs as much a window.
+    """
+    from services.quantiser.adapters.calibration_set import evaluation_documents
+    from services.quantiser.adapters.evaluation import NotFiniteError, load_reference, load_variant, measure_quality
 
     ids = tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"]
-    windows = spread_windows(ids, length=order.plan.held_out.tokens, count=order.plan.held_out.windows)
-    load = load_compressed if order.plan.engine == "llmcompressor" else load_reference
+    own_ids = tokenizer("\n\n".join(evaluation_documents(order.evaluation, tokenizer)), add_special_tokens=False)
+    plan = order.plan
+    reference = load_reference(order.merged)
+    unchanged = order.output == order.merged
+    variant = reference if unchanged else load_variant(order.output, plan.engine, plan.dtype)
+    # One token less than the context: to score a window, a serving engine must generate one after it.
+    length = min(plan.held_out.tokens, getattr(reference.config, "max_position_embeddings", 2**31) - 1)
+    windows = spread_windows(ids, length=length, count=plan.held_out.windows)
+    own = spread_windows(own_ids["input_ids"], length=length, count=max(1, plan.held_out.windows // 2))
     try:
-        return measure_quality(load_reference(order.merged), load(order.output), windows, teller("evaluate", "windows"))
+        quality, held_out = measure_quality(reference, variant, windows, teller("evaluate", "windows"))
+        if not own:
+            return quality, held_out, None
+        return quality, held_out, measure_quality(reference, variant, own, teller("evaluate own set", "windows"))[0]
     except NotFiniteError as error:
         raise Permanent("engine_failed", f"{error} The variant is of no use.") from error
 

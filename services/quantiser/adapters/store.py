@@ -50,18 +50,19 @@ class StoredArtifacts:
         prefix = self._store.prefix_of(merged)
         self._store.fetch_files(files, into, prefix, lambda done, total: progress("download", done, total, "bytes"))
 
-    def fetch_calibration(self, ref: ArtifactRef, into: Path) -> Path:
-        """Download a calibration set, one JSONL file or a folder of them, into one file."""
+    def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
+        """Download a calibration or evaluation set, one JSONL file or a folder of them, into one file."""
         data = self._store.get(ref)
         try:
             files = FolderManifest.model_validate_json(data).files
         except ValidationError:
             files = ()
         if files:
-            folder = into / "calibration"
+            folder = into / "files"
             self._store.fetch_files(files, folder, self._store.prefix_of(ref))
             data = b"\n".join((folder / file.path).read_bytes() for file in files if file.path.endswith(".jsonl"))
-        path = into / "calibration.jsonl"
+        into.mkdir(parents=True, exist_ok=True)
+        path = into / "texts.jsonl"
         path.write_bytes(data)
         return path
 
@@ -82,4 +83,3 @@ class StoredArtifacts:
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Give an empty folder for one piece of work, gone afterwards."""
         return self.rooms.open(name)
-

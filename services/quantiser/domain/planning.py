@@ -1,44 +1,42 @@
 """How a variant is made: engine, method, calibration and group size, or why it cannot be made."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from contracts.codes import Code
 from contracts.facts import QuantiseSettings
 from contracts.vocabulary import Contract, Digest, Variant, digest_of_json
 
-Dtype = Literal["bfloat16", "float16", "float32"]
-Engine = Literal["pass-through", "cast", "llmcompressor"]
-Method = Literal["none", "round-to-nearest", "smoothquant-gptq"]
+from .shape import GROUP_SIZES, Dtype, ModelShape, choose_group_size
 
-GROUP_SIZES = (128, 64, 32)
+Engine = Literal["pass-through", "cast", "llmcompressor", "autoawq"]
+AwqEngine = Literal["autoawq", "llmcompressor"]
+Method = Literal["none", "round-to-nearest", "smoothquant-gptq", "gptq", "awq"]
+
 SUPPORTED_ARCHITECTURES = frozenset(
     {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GraniteForCausalLM"}
 )
-"""Decoders of plain linear layers whose norms SmoothQuant can fold into; each is exercised by a test."""
-MAKEABLE: frozenset[Variant] = frozenset({"bf16", "int8"})
-OUTPUT_FORMAT = 1
-"""Raise it when the same plan yields other files than before."""
+"""Decoders of plain linear layers whose norms scales can be folded into; each is exercised by a test."""
+AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
+OUTPUT_MULTIPLE = 32
+"""The 4-bit kernels of the serving engine and AutoAWQ's packing take output channels in blocks of this many."""
+CALIBRATION_DEFAULTS: Mapping[Variant, tuple[int, int]] = {
+    "int8": (16, 384), "gptq-int4": (32, 512), "awq-int4": (16, 512),
+}  # fmt: skip
+"""Samples and tokens of each: the knee of the curve in docs/benchmarks.md."""
+OUTPUT_FORMAT = 2
+"""Raise it when the same plan yields other files, or another manifest, than before."""
 
 
 class QuantiserDefaults(Contract):
     """What the service decides where a request says nothing."""
 
     dtype: Dtype = "bfloat16"
+    awq_engine: AwqEngine = "autoawq"
     smoothing_strength: float = 0.8
     min_calibration_tokens: int = 1024
     held_out_windows: int = 8
     held_out_tokens: int = 512
-
-
-class ModelShape(Contract):
-    """What planning needs to know of a merged model."""
-
-    architecture: str
-    layers: int
-    dtype: Dtype
-    linear_dims: tuple[int, ...]
-    quantised: bool = False
 
 
 class CalibrationPlan(Contract):
@@ -80,87 +78,92 @@ class Refusal(Contract):
     reason: str
 
 
-def shape_of(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
-    """Read the shape of a model from its `config.json`.
-
-    Args:
-        config: The parsed file.
-        dtype: The dtype that the weights are stored in, as the merger recorded it.
-    """
-    hidden = int(config.get("hidden_size") or 0)
-    heads = int(config.get("num_attention_heads") or 1)
-    head_dim = int(config.get("head_dim") or hidden // heads)
-    dims = {hidden, int(config.get("intermediate_size") or 0), heads * head_dim} - {0}
-    return ModelShape(
-        architecture=str((config.get("architectures") or ["unknown"])[0]),
-        layers=int(config.get("num_hidden_layers") or 0),
-        dtype=dtype,
-        linear_dims=tuple(sorted(dims)),
-        quantised=bool(config.get("quantization_config")),
-    )
-
-
-def choose_group_size(linear_dims: tuple[int, ...]) -> int | None:
-    """Give the largest group size that divides the input of every quantised layer; None when none does."""
-    return next((size for size in GROUP_SIZES if all(dim % size == 0 for dim in linear_dims)), None)
-
-
 def plan_quantisation(
     variant: Variant, shape: ModelShape, settings: QuantiseSettings, defaults: QuantiserDefaults
 ) -> QuantisationPlan | Refusal:
     """Plan how a variant is made.
 
-    No calibration samples means round-to-nearest. The 16-bit variant is the merged files themselves where they
-    already have the dtype that is served.
+    No calibration samples means round-to-nearest for INT8. The 16-bit variant is the merged files themselves where
+    they already have the dtype that is served.
     """
     if shape.quantised:
         return Refusal(code="quantised_base", reason="The merged model is quantised already; merge in 16 bit.")
-    held_out = HeldOutPlan(windows=defaults.held_out_windows, tokens=defaults.held_out_tokens)
     if variant == "bf16":
-        return QuantisationPlan(
-            variant=variant,
-            engine="pass-through" if shape.dtype == defaults.dtype else "cast",
-            method="none",
-            dtype=defaults.dtype,
-            layers=shape.layers,
-            held_out=held_out,
-        )
+        engine: Engine = "pass-through" if shape.dtype == defaults.dtype else "cast"
+        return _plan(variant, shape, defaults, engine=engine, method="none")
     if shape.architecture not in SUPPORTED_ARCHITECTURES:
         known = ", ".join(sorted(SUPPORTED_ARCHITECTURES))
         reason = f"{variant} is not made for {shape.architecture}; it is for {known}. Ask for bf16."
         return Refusal(code="unsupported_architecture", reason=reason)
-    group_size = None if variant == "int8" else choose_group_size(shape.linear_dims)
-    if variant != "int8" and group_size is None:
+    calibration = _calibration(variant, settings, defaults)
+    if variant == "int8":
+        return _plan_int8(shape, calibration, defaults)
+    return _plan_int4(variant, shape, calibration, defaults)
+
+
+def _calibration(variant: Variant, settings: QuantiseSettings, defaults: QuantiserDefaults) -> CalibrationPlan | None:
+    samples, tokens = CALIBRATION_DEFAULTS[variant]
+    samples = samples if settings.calibration_samples is None else settings.calibration_samples
+    tokens = tokens if settings.calibration_tokens is None else settings.calibration_tokens
+    if samples == 0:
+        return None
+    least = min(defaults.min_calibration_tokens, samples * tokens)
+    return CalibrationPlan(samples=samples, tokens=tokens, seed=settings.seed, min_tokens=least)
+
+
+def _plan_int8(shape: ModelShape, calibration: CalibrationPlan | None, defaults: QuantiserDefaults) -> QuantisationPlan:
+    if calibration is None:
+        return _plan("int8", shape, defaults, engine="llmcompressor", method="round-to-nearest", scheme="W8A8")
+    return _plan(
+        "int8", shape, defaults, engine="llmcompressor", method="smoothquant-gptq", scheme="W8A8",
+        smoothing_strength=defaults.smoothing_strength, calibration=calibration,
+    )  # fmt: skip
+
+
+def _plan_int4(
+    variant: Variant, shape: ModelShape, calibration: CalibrationPlan | None, defaults: QuantiserDefaults
+) -> QuantisationPlan | Refusal:
+    group_size = choose_group_size(shape.linear_dims)
+    if group_size is None:
         dims = ", ".join(str(dim) for dim in shape.linear_dims)
         reason = f"None of {GROUP_SIZES} divides all of the layer widths {dims}; ask for int8 or bf16."
         return Refusal(code="group_size_impossible", reason=reason)
-    if variant not in MAKEABLE:
-        reason = f"This quantiser makes {' and '.join(sorted(MAKEABLE))}; {variant} is not among them yet."
-        return Refusal(code="engine_failed", reason=reason)
-    return _plan_int8(shape, settings, defaults, held_out)
+    narrow = [str(dim) for dim in shape.output_dims if dim % OUTPUT_MULTIPLE]
+    if narrow:
+        reason = f"4-bit kernels need widths that are multiples of {OUTPUT_MULTIPLE}, and {', '.join(narrow)} is none."
+        return Refusal(code="group_size_impossible", reason=reason)
+    if calibration is None:
+        reason = f"{variant} cannot be made without calibration samples; ask for some, or for int8."
+        return Refusal(code="calibration_too_small", reason=reason)
+    if variant == "gptq-int4":
+        return _plan(
+            variant, shape, defaults, engine="llmcompressor", method="gptq", scheme="W4A16", group_size=group_size,
+            calibration=calibration,
+        )  # fmt: skip
+    autoawq = defaults.awq_engine == "autoawq" and shape.architecture in AUTOAWQ_ARCHITECTURES
+    return _plan(
+        variant, shape, defaults, engine="autoawq" if autoawq else "llmcompressor", method="awq", scheme="W4A16_ASYM",
+        group_size=group_size, calibration=calibration,
+    )  # fmt: skip
 
 
-def _plan_int8(
-    shape: ModelShape, settings: QuantiseSettings, defaults: QuantiserDefaults, held_out: HeldOutPlan
-) -> QuantisationPlan:
-    calibrated = settings.calibration_samples > 0
-    calibration = CalibrationPlan(
-        samples=settings.calibration_samples,
-        tokens=settings.calibration_tokens,
-        seed=settings.seed,
-        min_tokens=min(defaults.min_calibration_tokens, settings.calibration_samples * settings.calibration_tokens),
-    )
+def _plan(
+    variant: Variant, shape: ModelShape, defaults: QuantiserDefaults, *, engine: Engine, method: Method,
+    scheme: str | None = None, group_size: int | None = None, smoothing_strength: float | None = None,
+    calibration: CalibrationPlan | None = None,
+) -> QuantisationPlan:  # fmt: skip
     return QuantisationPlan(
-        variant="int8",
-        engine="llmcompressor",
-        method="smoothquant-gptq" if calibrated else "round-to-nearest",
-        scheme="W8A8",
-        smoothing_strength=defaults.smoothing_strength if calibrated else None,
-        ignored_modules=("lm_head",),
+        variant=variant,
+        engine=engine,
+        method=method,
+        scheme=scheme,
+        group_size=group_size,
+        smoothing_strength=smoothing_strength,
+        ignored_modules=("lm_head",) if scheme else (),
         dtype=defaults.dtype,
         layers=shape.layers,
-        calibration=calibration if calibrated else None,
-        held_out=held_out,
+        calibration=calibration,
+        held_out=HeldOutPlan(windows=defaults.held_out_windows, tokens=defaults.held_out_tokens),
     )
 
 
@@ -171,6 +174,7 @@ def plan_output_key(
     calibration: Digest | None,
     held_out: Digest,
     libraries: Mapping[str, str],
+    evaluation: Digest | None = None,
 ) -> str:
     """Give the output key: the same key is the same variant, whoever makes it and however often.
 
@@ -180,6 +184,7 @@ def plan_output_key(
         calibration: Digest of the calibration set, given or packaged; None when nothing calibrates.
         held_out: Digest of the text that quality is measured on.
         libraries: Version by name of every library that can change the result.
+        evaluation: Digest of the checkpoint's own evaluation set, which is kept out of calibration and measured too.
     """
     return digest_of_json(
         {
@@ -190,5 +195,6 @@ def plan_output_key(
             "calibration": calibration,
             "held_out": held_out,
             "libraries": dict(libraries),
+            "evaluation": evaluation,
         }
     )

@@ -21,12 +21,15 @@ class Assessment(Contract):
     reason: str
 
 
-def assess_quality(quality: Quality, gate: QualityGate | None, *, identical: bool = False) -> Assessment:
+def assess_quality(
+    quality: Quality, gate: QualityGate | None, *, own: Quality | None = None, identical: bool = False
+) -> Assessment:
     """Compare measured quality with the policy's gate.
 
     Args:
         quality: Measured against the merged model on held-out text.
         gate: The limits; None, or one without limits, asks for nothing.
+        own: Measured on the checkpoint's own evaluation set; judged where the set is large enough.
         identical: The variant's files are the merged model's files, so that no measurement is needed.
     """
     if identical:
@@ -34,6 +37,8 @@ def assess_quality(quality: Quality, gate: QualityGate | None, *, identical: boo
     limits = [] if gate is None else _limits(quality, gate)
     if not limits:
         return Assessment(verdict="pass", reason="The policy sets no quality gate for this variant.")
+    if own is not None and gate is not None and own.tokens >= MIN_TOKENS:
+        limits += [(value, limit, f"{text} of its own set") for value, limit, text in _limits(own, gate)]
     broken = [text for value, limit, text in limits if value > limit]
     if quality.tokens < MIN_TOKENS:
         reason = f"Only {quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."

@@ -134,19 +134,30 @@ def _won(objective: Objective, decisive: str, *, alone: bool) -> str:
 # -- figures, each reader on a scale of its own -----------------------------------------------------------------------
 
 
+def _as_served(one: Entrant) -> Figure | None:
+    """Read the perplexity ratio to the merged model as the serving engine has it; only where it scored given text."""
+    served = one.benchmark.served_quality
+    if served is None or served.method != "prompt_logprobs" or served.perplexity_ratio is None:
+        return None
+    return _perplexity(served.perplexity_ratio, one.quality.mean_kl, served.tokens)
+
+
 def _as_quantised(one: Entrant) -> Figure | None:
-    """Read the perplexity ratio to the merged model.
+    return _perplexity(one.quality.perplexity_ratio, one.quality.mean_kl, one.quality.tokens)
+
+
+def _perplexity(ratio: float, mean_kl: float, tokens: int) -> Figure | None:
+    """Give a perplexity ratio to the merged model with its interval.
 
     It is the exponential of a mean over tokens of log-probability differences. Their variance is twice their KL
     divergence to second order (both are the Fisher information's quadratic form), so the interval needs no more than
     what the fact says. A variant that is the merged files has no divergence and needs no tokens.
     """
-    quality = one.quality
-    divergence = max(quality.mean_kl, 0.0)
-    if quality.tokens == 0 and divergence > 0.0:
+    divergence = max(mean_kl, 0.0)
+    if tokens == 0 and divergence > 0.0:
         return None
-    error = _Z95 * math.sqrt(2.0 * divergence / max(quality.tokens, 1))
-    return _around(quality.perplexity_ratio, error, f"{quality.perplexity_ratio:.4g}")
+    error = _Z95 * math.sqrt(2.0 * divergence / max(tokens, 1))
+    return _around(ratio, error, f"{ratio:.4g}")
 
 
 def _against_baseline(metric: str, *, sign: float = 1.0) -> Reader:
@@ -186,7 +197,7 @@ def _around(value: float, noise_ratio: float, said: str) -> Figure:
 
 
 _READERS: Mapping[str, tuple[Reader, ...]] = {
-    "perplexity_ratio": (_as_quantised,),
+    "perplexity_ratio": (_as_served, _as_quantised),
     "ttft_ms.p95": (_against_baseline("ttft_ms.p95"), _ttft("p95")),
     "ttft_ms.p50": (_against_baseline("ttft_ms.p50"), _ttft("p50")),
     "tps_system": (_against_baseline("tps_system", sign=-1.0), _throughput),

@@ -21,13 +21,14 @@ def explain(release: Release) -> Choice:
 def _contender(release: Release, variant: Variant, found: Ranking | None) -> Contender:
     verdict, code, reason = _verdict(release, variant)
     made, benchmark, quality = release.made.get(variant), release.benchmarked.get(variant), _quality(release, variant)
-    side = benchmark.candidate_summary if benchmark else None
+    side, served = (benchmark.candidate_summary, benchmark.served_quality) if benchmark else (None, None)
     return Contender(
         variant=variant, verdict=verdict, code=code,
         reason=found.reasons.get(variant, reason) if found else reason,
         on_front=found is not None and variant in found.front,
         size_bytes=made.weights_bytes if made else None, size_ratio=made.size_ratio if made else None,
         perplexity_ratio=quality.perplexity_ratio if quality else None, mean_kl=quality.mean_kl if quality else None,
+        served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
         ttft_p50_ms=side.ttft_ms.p50 if side else None, ttft_p95_ms=side.ttft_ms.p95 if side else None,
         tps_system=side.tps_system if side else None,
     )  # fmt: skip

@@ -58,6 +58,7 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
             VariantRequested(
                 release_id=release.id, version=release.version, variant=variant, merged=release.merged.manifest,
                 calibration=release.opened.calibration, gate=release.policy.quality.get(variant),
+                evaluation=release.opened.evaluation,
             ),
         )  # fmt: skip
 
@@ -77,7 +78,8 @@ def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
             StagingRequested(
                 release_id=release.id, candidate=gates.candidate(release, one), baseline=slot.baseline,
                 purpose="benchmark", load=release.policy.load, gates=release.policy.gates,
-                evaluation=release.opened.evaluation, quality=one.quality, attempt=release.opened.attempt,
+                evaluation=release.opened.evaluation, quality=one.quality,
+                quality_gate=release.policy.quality.get(one.variant), attempt=release.opened.attempt,
             ),
         )  # fmt: skip
     for one in gates.registered_variants(release):

@@ -26,6 +26,9 @@ _OUTPUTS = (
     ("num_input_tokens", "TYPE_UINT32", 1),
     ("num_output_tokens", "TYPE_UINT32", -1),
 )
+_SCORING_INPUTS = (("prompt_token_ids", "TYPE_STRING", True), ("return_prompt_logprobs", "TYPE_BOOL", True))
+_SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
+"""What our own backends have beyond Triton's: the log-probabilities of a prompt's tokens."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
     if engine.kind == "vllm":
         arguments = {"trust_remote_code": False, "disable_log_stats": True, **engine.engine_args, "model": model_dir}
         return {
-            "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}),
+            "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}, scores=False),
             "1/model.json": json.dumps(arguments, sort_keys=True),
         }
     parameters = {"model_dir": model_dir}
@@ -65,21 +68,22 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
     else:
         parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
+    scores = engine.kind == "slipway" or "token_nll" in engine.toy
     # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
     return {
-        "config.pbtxt": _render(name, engine.kind, "KIND_CPU", parameters),
+        "config.pbtxt": _render(name, engine.kind, "KIND_CPU", parameters, scores=scores),
         "1/model.txt": f"{name} is served from {model_dir}\n",
     }
 
 
-def _render(name: str, backend: str, kind: str, parameters: Mapping[str, str]) -> str:
+def _render(name: str, backend: str, kind: str, parameters: Mapping[str, str], *, scores: bool) -> str:
     inputs = ",\n".join(
         f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ 1 ]{' optional: true' if optional else ''} }}"
-        for tensor, data_type, optional in _INPUTS
+        for tensor, data_type, optional in _INPUTS + (_SCORING_INPUTS if scores else ())
     )
     outputs = ",\n".join(
         f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ {size} ] }}"
-        for tensor, data_type, size in _OUTPUTS
+        for tensor, data_type, size in _OUTPUTS + (_SCORING_OUTPUTS if scores else ())
     )
     settings = "".join(
         f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}\n"

@@ -9,9 +9,14 @@ from contracts.routes import ServedTarget
 from services.benchmarker.ports import Engine
 from shared.errors import SlipwayError
 
+TOKEN_NLL = 1.25
+
 
 class EngineConformance:
-    """Subclasses say how to run a coroutine, and give an engine, a target that answers and one that does not exist."""
+    """Subclasses say how to run a coroutine, and give an engine, a target that answers and one that does not exist.
+
+    The answering target can score, and each token of a prompt costs `TOKEN_NLL` nats there.
+    """
 
     def run(self, main):
         raise NotImplementedError
@@ -77,5 +82,34 @@ class EngineConformance:
 
         assert self.run(main())
 
-    def _stream(self, engine: Engine, served: ServedTarget, *, tokens: int = 5, number: int = 0):
-        return engine.stream(served, "Say something.", output_tokens=tokens, timeout_s=20.0, number=number)
+    def test_a_prompt_is_scored_token_by_token(self):
+        async def main():
+            async with self.engine() as engine:
+                assert await engine.can_score(self.answering(), timeout_s=20.0)
+                return await engine.score(self.answering(), [7, 1, 4, 4, 9], timeout_s=20.0)
+
+        assert self.run(main()) == pytest.approx([-TOKEN_NLL] * 4)
+
+    def test_generated_tokens_carry_their_log_probabilities_when_asked_for(self):
+        async def main():
+            async with self.engine() as engine:
+                with_them = [piece async for piece in self._stream(engine, self.answering(), tokens=3, logprobs=True)]
+                return with_them, [piece async for piece in self._stream(engine, self.answering(), tokens=3)]
+
+        with_them, without = self.run(main())
+        assert [len(piece.logprobs) for piece in with_them if piece.output_tokens] == [1, 1, 1]
+        assert all(logprob < 0 for piece in with_them for logprob in piece.logprobs)
+        assert not any(piece.logprobs for piece in without)
+
+    def test_a_target_that_is_not_there_cannot_be_asked_whether_it_scores(self):
+        async def main():
+            async with self.engine() as engine:
+                with pytest.raises(SlipwayError):
+                    await engine.can_score(self.absent(), timeout_s=20.0)
+
+        self.run(main())
+
+    def _stream(self, engine: Engine, served: ServedTarget, *, tokens: int = 5, number: int = 0, logprobs: bool = False):
+        return engine.stream(
+            served, "Say something.", output_tokens=tokens, timeout_s=20.0, number=number, logprobs=logprobs
+        )

@@ -1,7 +1,10 @@
 """Makes what the benchmarker's tests are about, every part given only where it matters."""
 
-from contracts.facts import Quality, StagingRequested, VariantStaged
-from contracts.policy import LoadProfile, MetricGate
+from datetime import UTC, datetime
+
+from contracts.facts import EngineVersion, Quality, ServedQuality, StagingRequested, VariantStaged
+from contracts.manifests import HeldOutWindow, VariantManifest
+from contracts.policy import LoadProfile, MetricGate, QualityGate
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 from services.benchmarker.domain.records import RequestRecord, Side
@@ -9,6 +12,7 @@ from services.benchmarker.domain.records import RequestRecord, Side
 CANDIDATE = Target(model="support-bot", version=2, variant="int8")
 BASELINE = Target(model="support-bot", version=1, variant="bf16")
 QUALITY = Quality(perplexity_ratio=1.01, mean_kl=0.01, p99_kl=0.1, top1_agreement_ratio=0.97, tokens=1000)
+UNSCORED = ServedQuality(method="none", verdict="inconclusive", reason="not asked")
 
 
 def artifact(name: str) -> ArtifactRef:
@@ -32,6 +36,7 @@ def staged(
     load: LoadProfile | None = None,
     gates: tuple[MetricGate, ...] = (),
     evaluation: ArtifactRef | None = None,
+    quality_gate: QualityGate | None = None,
     attempt: int = 1,
     purpose: str = "benchmark",
     lease_id: str = "lease-1",
@@ -43,8 +48,26 @@ def staged(
         request=StagingRequested(
             release_id="r1", candidate=deployable(candidate), baseline=deployable(baseline), purpose=purpose,
             load=load or LoadProfile(requests=30, rate_rps=2.0, output_tokens=8, warmup_requests=2, timeout_s=5.0),
-            gates=gates, evaluation=evaluation, quality=QUALITY, attempt=attempt,
+            gates=gates, evaluation=evaluation, quality=QUALITY, quality_gate=quality_gate,
+            attempt=attempt,
         ),
+    )  # fmt: skip
+
+
+def window(*, tokens: int = 100, token_nll: float = 2.0, reference_nll: float = 2.0) -> HeldOutWindow:
+    """A window of so many predicted tokens, of so many nats each for the variant and the merged model."""
+    ids = tuple(range(tokens + 1))
+    return HeldOutWindow(token_ids=ids, reference_nll=reference_nll * tokens, nll=token_nll * tokens)
+
+
+def variant_manifest(target: Target, windows: tuple[HeldOutWindow, ...], *, quality: Quality = QUALITY) -> VariantManifest:
+    """The manifest of a variant that was measured on these windows."""
+    return VariantManifest(
+        model=target.model, variant=target.variant, output_key=digest_of(str(target).encode()),
+        merged=artifact("merged"), files=(), engine=EngineVersion(name="test", version="1"), settings={},
+        calibration_digest=None, held_out_digest=digest_of(b"text"), held_out=windows, size_ratio=1.0,
+        quality=quality, weights_bytes=1, duration_s=1.0, peak_rss_bytes=1,
+        made_at=datetime(2026, 1, 1, tzinfo=UTC),
     )  # fmt: skip
 
 

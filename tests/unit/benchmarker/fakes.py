@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
-from contracts.manifests import BenchmarkReport
+from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
@@ -16,7 +16,9 @@ class Behaviour:
     """How one target answers.
 
     `first_s` passes before the first token and `between_s` before each further one; `error` is raised after
-    `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text.
+    `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text. A token of a prompt
+    costs `token_nll` nats, None where the engine cannot score; one of an answer `answer_nll`. `score_error` is raised
+    instead of a score.
     """
 
     first_s: float = 0.1
@@ -26,6 +28,9 @@ class Behaviour:
     hang_after: int | None = None
     mute: bool = False
     tokens: int | None = None
+    token_nll: float | None = None
+    answer_nll: float | None = 0.5
+    score_error: str | None = None
 
 
 @dataclass
@@ -37,6 +42,7 @@ class FakeEngine:
     open: int = 0
     most_open: int = 0
     retired: list[list[str]] = field(default_factory=list)
+    scored: list[int] = field(default_factory=list)
 
     async def stream(
         self,
@@ -46,6 +52,7 @@ class FakeEngine:
         output_tokens: int,
         timeout_s: float,  # noqa: ARG002
         number: int,
+        logprobs: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         name = served.target.triton_name
         self.started.append((name, prompt, number))
@@ -63,9 +70,24 @@ class FakeEngine:
                     await asyncio.Event().wait()
                 await asyncio.sleep(behaviour.first_s if index == 0 else behaviour.between_s)
                 reason = "length" if index == count - 1 else None
-                yield Delta("" if behaviour.mute else f"t{index} ", reason, 5, 1)
+                cost = (-behaviour.answer_nll,) if logprobs and behaviour.answer_nll is not None else ()
+                yield Delta("" if behaviour.mute else f"t{index} ", reason, 5, 1, cost)
         finally:
             self.open -= 1
+
+    async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:  # noqa: ARG002
+        behaviour = self.behaviours.get(served.target.triton_name)
+        if behaviour is None:
+            raise Transient("endpoint_unreachable", f"{served.target} is not loaded there")
+        return behaviour.token_nll is not None
+
+    async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:  # noqa: ARG002
+        behaviour = self.behaviours[served.target.triton_name]
+        if behaviour.score_error is not None:
+            raise Transient(behaviour.score_error, "told to fail")
+        assert self.open == 0, "a score while something else is asked"
+        self.scored.append(len(token_ids))
+        return (-behaviour.token_nll,) * (len(token_ids) - 1)
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         self.retired.append([str(one.target) for one in served])
@@ -77,6 +99,7 @@ class FakeReports:
 
     stored: dict[str, bytes] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
+    windows: dict[str, tuple[HeldOutWindow, ...]] = field(default_factory=dict)
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
         return self._read(output_key) if output_key in self.stored else None
@@ -84,6 +107,15 @@ class FakeReports:
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
         self.stored.setdefault(report.output_key, canonical_json(report.model_dump(mode="json")))
         return self._read(report.output_key)
+
+    def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
+        if manifest.uri not in self.windows:
+            raise Permanent("artifact_not_found", f"{manifest.uri} does not exist.")
+        return self.windows[manifest.uri]
+
+    def put_manifest(self, windows: tuple[HeldOutWindow, ...], name: str = "manifest") -> ArtifactRef:
+        self.windows[f"memory://{name}"] = windows
+        return ArtifactRef(uri=f"memory://{name}", digest=digest_of(name.encode()), size_bytes=1)
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
         if ref.uri not in self.artifacts:

@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from contracts.manifests import HeldOutWindow
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import plan_benchmark
 from services.benchmarker.domain.report import make_report
 from services.benchmarker.ports import Reports
 from shared.errors import Permanent
-from tests.unit.benchmarker.factories import record, staged
+from tests.unit.benchmarker.factories import UNSCORED, artifact, record, staged, window
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
 
@@ -23,7 +24,10 @@ def a_report(*, attempt: int = 1, ttft_ms: float = 100.0):
         for pair in range(25)
         for side in ("candidate", "baseline")
     ]
-    return make_report(order, plan, records, hardware=BOX, started_at=datetime(2026, 1, 1, tzinfo=UTC), duration_s=30.0)
+    return make_report(
+        order, plan, records, served_quality=UNSCORED, hardware=BOX, started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        duration_s=30.0,
+    )  # fmt: skip
 
 
 class ReportsConformance:
@@ -34,6 +38,9 @@ class ReportsConformance:
         raise NotImplementedError
 
     def put(self, reports: Reports, name: str, data: bytes) -> ArtifactRef:
+        raise NotImplementedError
+
+    def put_variant(self, reports: Reports, windows: tuple[HeldOutWindow, ...]) -> ArtifactRef:
         raise NotImplementedError
 
     def test_what_was_never_committed_is_not_there(self, reports):
@@ -51,6 +58,13 @@ class ReportsConformance:
         assert first.output_key == second.output_key
         _, ref = reports.commit(first)
         assert reports.commit(second) == (first, ref)
+
+    def test_the_windows_of_a_variant_are_those_of_its_manifest(self, reports):
+        windows = (window(tokens=4), window(tokens=3))
+        assert reports.held_out(self.put_variant(reports, windows)) == windows
+        with pytest.raises(Permanent) as caught:
+            reports.held_out(artifact("nowhere"))
+        assert caught.value.code == "artifact_not_found"
 
     def test_an_evaluation_set_is_read_and_verified(self, reports):
         ref = self.put(reports, "evaluation.jsonl", b'"one"\n')

@@ -8,6 +8,7 @@ from services.benchmarker.app import Benchmarker, _failed
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.report import announce
 from services.benchmarker.prompts import PROMPTS
+from services.benchmarker.scoring import ANSWERS
 from shared.delivery import Failed
 from shared.errors import Permanent, Transient
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged
@@ -58,10 +59,10 @@ def test_a_good_candidate_passes_and_the_report_says_everything():
     assert (fact.target, fact.baseline, fact.verdict, fact.report) == (CANDIDATE, BASELINE, "pass", ref)
 
 
-def test_warm_up_requests_are_in_no_figure():
+def test_warm_up_and_the_answers_behind_served_quality_are_in_no_figure():
     benchmarker = make()
     report, _, _ = measure(benchmarker, staged())
-    assert len(benchmarker.engine.started) == 60 + 4
+    assert len(benchmarker.engine.started) == 60 + 4 + 2 * ANSWERS
     assert report.candidate.requests == 30
 
 
@@ -151,7 +152,7 @@ def test_a_baseline_that_stays_away_ends_the_waiting():
 def test_a_baseline_that_only_fails_some_requests_leaves_ratios_open():
     gate = MetricGate(metric="ttft_ms", max_ratio=10)
     report, _, _ = measure(make(baseline=Behaviour(mute=True)), staged(gates=(gate,)))
-    assert [one.verdict for one in report.gates] == ["inconclusive", "pass"]
+    assert [one.verdict for one in report.gates] == ["inconclusive", "pass", "pass"]
     assert report.verdict == "inconclusive"
 
 

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from tests.unit.benchmarker.engine_conformance import EngineConformance
+from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
 from tests.unit.benchmarker.reports_conformance import ReportsConformance
@@ -17,7 +17,7 @@ class TestFakeEngine(EngineConformance):
 
     @contextlib.asynccontextmanager
     async def engine(self):
-        yield FakeEngine({str(CANDIDATE): Behaviour()})
+        yield FakeEngine({str(CANDIDATE): Behaviour(token_nll=TOKEN_NLL)})
 
     def answering(self):
         return served(CANDIDATE)
@@ -33,3 +33,6 @@ class TestFakeReports(ReportsConformance):
 
     def put(self, reports, name, data):
         return reports.put(f"memory://{name}", data)
+
+    def put_variant(self, reports, windows):
+        return reports.put_manifest(windows)

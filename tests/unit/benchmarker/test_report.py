@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 import pytest
 
 from contracts.manifests import BenchmarkReport
+from contracts.policy import QualityGate
 from contracts.vocabulary import canonical_json
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import plan_benchmark
 from services.benchmarker.domain.report import announce, make_report
-from tests.unit.benchmarker.factories import QUALITY, artifact, record, staged
+from tests.unit.benchmarker.factories import QUALITY, UNSCORED, artifact, record, staged
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
 RECORDS = [
@@ -19,10 +20,13 @@ RECORDS = [
 ]
 
 
-def report(records=RECORDS):
-    order = staged()
+def report(records=RECORDS, served_quality=UNSCORED, **more):
+    order = staged(**more)
     plan = plan_benchmark(order, hardware="box", prompts="p")
-    return make_report(order, plan, records, hardware=BOX, started_at=datetime(2026, 1, 1, tzinfo=UTC), duration_s=31.5)
+    return make_report(
+        order, plan, records, served_quality=served_quality, hardware=BOX,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC), duration_s=31.5,
+    )  # fmt: skip
 
 
 def test_the_send_based_figure_stands_beside_the_scheduled_one():
@@ -50,4 +54,14 @@ def test_the_fact_says_what_the_report_says():
     fact = announce(found, artifact("report"))
     assert (fact.candidate_summary, fact.baseline_summary) == (found.candidate, found.baseline_side)
     assert (fact.gates, fact.verdict, fact.ratios, fact.quality) == (found.gates, found.verdict, found.ratios, QUALITY)
+    assert fact.served_quality == found.served_quality == UNSCORED
     assert (fact.attempt, fact.hardware) == (1, "test, 2 cores, 16 GiB, no GPU")
+
+
+def test_served_quality_counts_for_the_verdict_where_it_was_measured_or_had_to_be():
+    failed = UNSCORED.model_copy(update={"method": "prompt_logprobs", "verdict": "fail"})
+    gate = QualityGate(max_mean_kl=0.1)
+    assert report().verdict == "pass"
+    assert report(quality_gate=gate).verdict == "inconclusive"
+    assert report(served_quality=failed).verdict == "fail"
+    assert report(served_quality=failed).gates[-1].name == "served_quality"

@@ -13,6 +13,9 @@ from tests.kit.factories import MODEL, after, event, fact, quality, ref, registe
 RELEASE = "r-0123456789abcdef-1"
 OPENED = fact(f.ReleaseOpened, release_id=RELEASE, wanted=("bf16", "int8", "gptq-int4", "awq-int4"))
 LOST = quality().model_copy(update={"perplexity_ratio": 1.4, "mean_kl": 0.3})
+SERVED = f.ServedQuality(
+    method="prompt_logprobs", tokens=100, perplexity_ratio=1.02, verdict="pass", reason="as measured"
+)  # fmt: skip
 KEPT = ref("v7.gptq-int4", "manifests/variant")
 
 
@@ -33,7 +36,7 @@ EVENTS = [
     said(f.VariantQuantised, variant="bf16"), said(f.VariantQuantised, variant="int8"),
     failed("gptq-int4", "quantise", "quality_gate_failed", quality=LOST, manifest=KEPT),
     failed("awq-int4", "quantise", "out_of_memory"),
-    failed("bf16", "stage", "insufficient_memory", purpose="benchmark"), benchmarked("int8"),
+    failed("bf16", "stage", "insufficient_memory", purpose="benchmark"), benchmarked("int8", served_quality=SERVED),
 ]  # fmt: skip
 
 
@@ -57,12 +60,12 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
     found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
     size = f"{found['int8'].size_bytes / 1e6:.0f} MB"
     assert found["int8"].row() == (
-        "int8", size, "x0.61", "x1.0140", "0.0142", "0.211", "0.941", "122/233", "61.8", "pass",
+        "int8", size, "x0.61", "x1.0140", "x1.0200", "0.0142", "0.211", "0.941", "122/233", "61.8", "pass",
     )  # fmt: skip
     assert found["gptq-int4"].row() == (
-        "gptq-int4", "-", "-", "x1.4000", "0.3000", "0.211", "0.941", "-", "-", "fail"
+        "gptq-int4", "-", "-", "x1.4000", "-", "0.3000", "0.211", "0.941", "-", "-", "fail"
     )  # fmt: skip
-    assert found["awq-int4"].row() == ("awq-int4", *["-"] * 8, "fail")
+    assert found["awq-int4"].row() == ("awq-int4", *["-"] * 9, "fail")
     assert {len(one.row()) for one in found.values()} == {len(contenders.COLUMNS)}
 
 
@@ -94,7 +97,7 @@ def test_a_pair_that_could_not_be_rehearsed_says_nothing_about_its_variant():
 
 def test_before_anything_came_of_a_variant_its_row_is_empty():
     assert {one.verdict for one in contenders.compare(EVENTS[:1], OPENED)} == {None}
-    assert contenders.compare(EVENTS[:1], OPENED)[0].row() == ("bf16", *["-"] * 9)
+    assert contenders.compare(EVENTS[:1], OPENED)[0].row() == ("bf16", *["-"] * 10)
 
 
 @pytest.mark.parametrize("known", [(), (registered(),)])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from contracts.facts import QuantiseSettings
 from contracts.vocabulary import digest_of
 from services.quantiser.domain import (
+    CALIBRATION_DEFAULTS,
     ModelShape,
     QuantisationPlan,
     QuantiserDefaults,
@@ -19,7 +20,7 @@ from services.quantiser.domain import (
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
-    "num_hidden_layers": 30, "head_dim": 64,
+    "num_key_value_heads": 3, "num_hidden_layers": 30, "head_dim": 64,
 }  # fmt: skip
 DEFAULTS = QuantiserDefaults()
 
@@ -34,13 +35,51 @@ def plan(variant="int8", settings=None, defaults=DEFAULTS, **changes):
 
 def test_shape_is_read_from_the_configuration():
     assert shape() == ModelShape(
-        architecture="LlamaForCausalLM", layers=30, dtype="bfloat16", linear_dims=(576, 1536), quantised=False
-    )
+        architecture="LlamaForCausalLM", layers=30, dtype="bfloat16", linear_dims=(576, 1536),
+        output_dims=(192, 576, 1536), quantised=False,
+    )  # fmt: skip
 
 
 def test_shape_without_head_dim_takes_the_hidden_size():
     found = shape_of({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
     assert found.linear_dims == (576, 1536)
+
+
+def test_input_width_of_the_attention_output_counts_too():
+    """With wide heads it is neither the hidden nor the intermediate size, and groups must divide it."""
+    assert shape_of(SMOLLM2 | {"head_dim": 80}, "bfloat16").linear_dims == (576, 720, 1536)
+    assert choose_group_size((576, 720, 1536)) is None
+
+
+def test_gptq_is_symmetric_in_groups_and_leaves_the_head_alone():
+    found = plan("gptq-int4")
+    assert (found.engine, found.method, found.scheme, found.group_size) == ("llmcompressor", "gptq", "W4A16", 64)
+    assert found.ignored_modules == ("lm_head",)
+    assert found.smoothing_strength is None
+
+
+@pytest.mark.parametrize(
+    ("defaults", "changes", "engine"),
+    [
+        ({}, {}, "autoawq"),
+        ({"awq_engine": "llmcompressor"}, {}, "llmcompressor"),
+        ({}, {"architecture": "GraniteForCausalLM"}, "llmcompressor"),
+    ],
+    ids=["default", "chosen", "not known to AutoAWQ"],
+)
+def test_awq_is_made_by_autoawq_where_it_can(defaults, changes, engine):
+    found = plan("awq-int4", defaults=QuantiserDefaults(**defaults), **changes)
+    assert (found.engine, found.method, found.group_size) == (engine, "awq", 64)
+
+
+@pytest.mark.parametrize("variant", ["int8", "gptq-int4", "awq-int4"])
+def test_calibration_is_the_methods_own_unless_the_request_says_otherwise(variant):
+    samples, tokens = CALIBRATION_DEFAULTS[variant]
+    assert (plan(variant).calibration.samples, plan(variant).calibration.tokens) == (samples, tokens)
+    asked = plan(variant, QuantiseSettings(calibration_samples=3, calibration_tokens=200, seed=5)).calibration
+    assert (asked.samples, asked.tokens, asked.seed) == (3, 200, 5)
+    longer = plan(variant, QuantiseSettings(calibration_tokens=1000)).calibration
+    assert (longer.samples, longer.tokens) == (samples, 1000)
 
 
 def test_int8_calibrates_by_default():
@@ -83,7 +122,8 @@ def test_sixteen_bit_is_made_of_any_architecture():
         ("int8", {"architecture": "GPT2LMHeadModel"}, "unsupported_architecture"),
         ("gptq-int4", {"linear_dims": (576, 1000)}, "group_size_impossible"),
         ("awq-int4", {"linear_dims": (48,)}, "group_size_impossible"),
-        ("gptq-int4", {}, "engine_failed"),
+        ("awq-int4", {"output_dims": (16, 576, 1536)}, "group_size_impossible"),
+        ("gptq-int4", {"output_dims": (16, 576, 1536)}, "group_size_impossible"),
         ("int8", {"quantised": True}, "quantised_base"),
         ("bf16", {"quantised": True}, "quantised_base"),
     ],
@@ -93,6 +133,12 @@ def test_refusals_name_their_code_and_say_why(variant, changes, code):
     assert isinstance(found, Refusal)
     assert found.code == code
     assert found.reason.endswith(".")
+
+
+@pytest.mark.parametrize("variant", ["gptq-int4", "awq-int4"])
+def test_int4_without_calibration_is_refused(variant):
+    found = plan(variant, QuantiseSettings(calibration_samples=0))
+    assert found.code == "calibration_too_small"
 
 
 def test_int8_needs_no_group_size():
@@ -124,6 +170,7 @@ def key(found=None, **changes):
         {"calibration": digest_of(b"other")},
         {"calibration": None},
         {"held_out": digest_of(b"other")},
+        {"evaluation": digest_of(b"other")},
         {"libraries": {"torch": "2.13.1", "llmcompressor": "0.14.0"}},
         {"found": plan(settings=QuantiseSettings(seed=1))},
         {"found": plan(settings=QuantiseSettings(calibration_samples=17))},

@@ -64,3 +64,16 @@ def test_passes_exactly_when_no_limit_is_exceeded(ratio, kl, max_ratio, max_kl):
         quality(perplexity_ratio=ratio, mean_kl=kl), QualityGate(max_perplexity_ratio=max_ratio, max_mean_kl=max_kl)
     )
     assert (found.verdict == "pass") == (ratio <= max_ratio and kl <= max_kl)
+
+
+def test_own_evaluation_set_is_judged_too():
+    gate = QualityGate(max_perplexity_ratio=1.05)
+    found = assess_quality(quality(), gate, own=quality(perplexity_ratio=1.2, tokens=2044))
+    assert found.verdict == "fail"
+    assert "perplexity ratio 1.2000 against a limit of 1.0500 on 2044 tokens of its own set" in found.reason
+    assert assess_quality(quality(), gate, own=quality(tokens=2044)).verdict == "pass"
+
+
+def test_small_own_set_decides_nothing():
+    own = quality(perplexity_ratio=9.0, tokens=1023)
+    assert assess_quality(quality(), QualityGate(max_perplexity_ratio=1.05), own=own).verdict == "pass"

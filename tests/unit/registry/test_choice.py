@@ -1,6 +1,7 @@
 """The choice among variants that passed: on the front, best by the objective, whatever the order."""
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.facts.staging import RatioInterval
+from contracts.facts.staging import RatioInterval, ServedQuality
 from contracts.policy import Objective
 from contracts.vocabulary import Variant
 from services.registry.domain import choice
@@ -60,6 +61,19 @@ def test_a_difference_in_perplexity_within_noise_is_no_difference():
     assert rank("quality", [BF16, few]).reasons["int8"] == "Best by quality, decided by ttft_ms.p95."
     many = entrant("int8", ppl=1.014, kl=0.014, tokens=6000, size=165, p95=50.0)
     assert rank("quality", [BF16, many]).winner == "bf16"
+
+
+def served(one, method, ratio):
+    quality = ServedQuality(method=method, tokens=6000, perplexity_ratio=ratio, verdict="pass", reason="as measured")
+    return replace(one, benchmark=one.benchmark.model_copy(update={"served_quality": quality}))
+
+
+def test_quality_is_what_the_engine_serves_where_all_were_scored():
+    """What a loading defect cost does not show in the files."""
+    spoilt, sound = served(INT8, "prompt_logprobs", 1.3), served(AWQ, "prompt_logprobs", 1.15)
+    assert rank("quality", [spoilt, sound]).winner == "awq-int4"
+    assert rank("quality", [spoilt, AWQ]).winner == "int8", "some are no scale for all"
+    assert rank("quality", [spoilt, served(AWQ, "generated_logprobs", 1.0)]).winner == "int8", "another measure"
 
 
 def test_latencies_are_compared_beside_the_baseline_of_the_same_minutes():

@@ -63,12 +63,13 @@ class Walk:
 
 def test_merged_asks_for_every_wanted_precision_with_its_gate():
     gate = QualityGate(max_mean_kl=0.1)
-    walk = Walk(k.policy(quality={"int8": gate}), wanted=("bf16", "int8"), calibration=k.ref("checkpoints/c.jsonl"))
+    sets = {"calibration": k.ref("checkpoints/c.jsonl"), "evaluation": k.ref("checkpoints/e.jsonl")}
+    walk = Walk(k.policy(quality={"int8": gate}), wanted=("bf16", "int8"), **sets)
     said = walk.hear(k.merged())
     asked = VariantRequested.model_validate(said["variant.requested:int8"])
     assert set(said) == {"variant.requested:bf16", "variant.requested:int8"}
     assert (asked.gate, asked.merged, asked.version) == (gate, k.merged().manifest, 1)
-    assert asked.calibration.uri.endswith("c.jsonl")
+    assert (asked.calibration, asked.evaluation) == (sets["calibration"], sets["evaluation"])
 
 
 def test_registered_names_the_variants_that_were_good():
@@ -90,6 +91,7 @@ def test_the_slot_sends_every_variant_to_staging_beside_the_baseline():
     assert asked.candidate.target == k.target("int8")
     assert asked.baseline == k.BASELINE
     assert asked.purpose == "benchmark"
+    assert asked.quality_gate == walk.release.policy.quality.get("int8")
     assert set(said) == {"staging.requested:bf16", "staging.requested:int8"}
 
 

@@ -31,13 +31,15 @@ def test_the_cpu_engine_is_configured_in_full():
     assert any(name.startswith("1/") for name in files), "Triton needs a version folder"
 
 
-def test_all_engines_speak_the_same_tensors():
+def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides():
     tensors = []
-    for kind in ("slipway", "toy", "vllm"):
-        model, _ = parse("bot.v1.bf16", "/models/x", EngineConfig(kind))
-        tensors.append([(one.name, one.data_type, tuple(one.dims)) for one in (*model.input, *model.output)])
+    for config in (EngineConfig("slipway"), EngineConfig("toy", toy={"token_nll": "2"}), EngineConfig("toy"), EngineConfig("vllm")):
+        model, _ = parse("bot.v1.bf16", "/models/x", config)
+        tensors.append({(one.name, one.data_type, tuple(one.dims)) for one in (*model.input, *model.output)})
         assert [one.name for one in model.input if not one.optional] == ["text_input"]
-    assert tensors[0] == tensors[1] == tensors[2]
+    assert tensors[0] == tensors[1] > tensors[2] == tensors[3]
+    beyond = {name for name, _, _ in tensors[0] - tensors[2]}
+    assert beyond == {"prompt_token_ids", "return_prompt_logprobs", "prompt_logprobs"}
 
 
 def test_the_gpu_engine_gets_triton_s_own_model_json():

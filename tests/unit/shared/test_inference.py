@@ -50,6 +50,21 @@ def test_a_last_piece():
     assert found == Delta("", "stop", 0, 1)
 
 
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        ('[{"7": {"logprob": -0.25, "rank": 1, "decoded_token": "a"}, "9": {"logprob": -2.0, "rank": 2}}]', (-0.25,)),
+        ('[{"7": {"logprob": -1.0}}, {"8": {"logprob": -3}}]', (-1.0, -3.0)),
+        ("null", ()),
+        ("", ()),
+        ("not json", ()),
+    ],
+    ids=["the chosen one of two", "two tokens", "null", "empty", "no json"],
+)
+def test_log_probabilities_of_a_piece(tensor, expected):
+    assert inference.read_delta(response(text_output="hi", logprobs=tensor)).logprobs == expected
+
+
 def test_the_final_flag_alone_is_no_piece():
     assert inference.read_delta(response()) is None
 

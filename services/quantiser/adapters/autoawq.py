@@ -1,0 +1,99 @@
+"""INT4 by AutoAWQ, saved in its own format, which vLLM serves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from awq import AutoAWQForCausalLM
+from awq.quantize.quantizer import AwqQuantizer
+from huggingface_hub import save_torch_state_dict
+
+from services.quantiser.domain import QuantisationPlan
+
+MAX_SHARD = "512MB"
+BITS = 4
+
+
+class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]
+    """AutoAWQ's quantiser, without its defect on CPUs.
+
+    Its search for scales changes weights in place and puts them back from copies made by `.cpu()`. On a CPU that is
+    no copy: the "originals" change along, and what is stored at the end is noise.
+    """
+
+    def _compute_best_scale(
+        self, x: Any, w_mean: Any, x_mean: Any, module2inspect: Any, *args: Any, **more: Any
+    ) -> Any:
+        hook = module2inspect.register_state_dict_post_hook(_copy)
+        try:
+            return super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *args, **more)
+        finally:
+            hook.remove()
+
+
+def _copy(_module: Any, state: dict[str, Any], _prefix: str, _metadata: Any) -> None:
+    """Make a state dict hold copies instead of the live tensors."""
+    for name, tensor in state.items():
+        state[name] = tensor.detach().clone()
+
+
+def reporting(on_layer: Callable[[int], None]) -> type[Any]:
+    """Give the quantiser a voice: it tells how many layers are done."""
+
+    class Reporting(SafeAwqQuantizer):
+        done = 0
+
+        def _apply_quant(self, *args: Any, **more: Any) -> None:
+            super()._apply_quant(*args, **more)
+            self.done += 1
+            on_layer(self.done)
+
+    return Reporting
+
+
+def quantise_awq(
+    plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]], on_layer: Callable[[int], None]
+) -> None:
+    """Quantise a merged model into `output` (weights and `config.json`; the tokenizer is the caller's).
+
+    AutoAWQ moves each layer to an accelerator by itself, where there is one. Clipping is left out: it takes minutes a
+    layer on a CPU. All samples go through a layer at once: its own way to split them mixes up their masks.
+
+    Args:
+        plan: Group size, served dtype, and what stays in 16 bit.
+        merged: Folder of the merged model.
+        output: Folder that is written.
+        windows: Calibration token ids.
+        on_layer: Told the number of layers done.
+    """
+    on_layer(0)
+    model = AutoAWQForCausalLM.from_pretrained(
+        str(merged), torch_dtype=torch.float32, device_map="cpu", trust_remote_code=False
+    )
+    settings = {
+        "zero_point": True, "q_group_size": plan.group_size, "w_bit": BITS, "version": "gemm",
+        "modules_to_not_convert": list(plan.ignored_modules),
+    }  # fmt: skip
+    length = max(len(window) for window in windows)
+    model.quantize(
+        None, settings, calib_data=windows, max_calib_samples=len(windows), max_calib_seq_len=length,
+        apply_clip=False, n_parallel_calib_samples=None, quantizer_cls=reporting(on_layer),
+    )  # fmt: skip
+    config = json.loads((merged / "config.json").read_text())
+    config |= {"dtype": plan.dtype, "torch_dtype": plan.dtype}
+    config["quantization_config"] = model.quant_config.to_transformers_dict()
+    state = model.model.state_dict()
+    if config.get("tie_word_embeddings"):
+        state.pop("lm_head.weight")
+    state = {name: _narrow(name, tensor, plan.dtype) for name, tensor in state.items()}
+    save_torch_state_dict(state, output, max_shard_size=MAX_SHARD)
+    (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+
+
+def _narrow(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Cast what was not quantised to the served dtype; the format has its scales in fp16, whatever is served."""
+    if not tensor.is_floating_point() or name.endswith(".scales"):
+        return tensor
+    return tensor.to(getattr(torch, dtype))
