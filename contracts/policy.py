@@ -12,6 +12,7 @@ from .vocabulary import Variant
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
 Statistic = Literal["mean", "p50", "p95", "p99"]
 TriggerMetric = Literal["ttft_ms", "e2e_ms", "error_ratio", "refusal_ratio", "empty_ratio", "repetition_ratio", "drift"]
+Objective = Literal["quality", "latency", "cost"]
 Seconds = Annotated[float, Field(gt=0)]
 
 
@@ -114,7 +115,7 @@ class ReleasePolicy(_Strict):
     quality: dict[Variant, QualityGate] = {}
     gates: tuple[MetricGate, ...] = ()
     load: LoadProfile = LoadProfile()
-    objective: Literal["quality", "latency", "cost"] = "quality"
+    objective: Objective = "quality"
     promotion: Promotion = Promotion()
     canary: Canary = Canary()
     rehearsal: Literal["required", "not_required"] = "required"

@@ -14,6 +14,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Variant = Literal["bf16", "int8", "gptq-int4", "awq-int4"]
 Verdict = Literal["pass", "fail", "inconclusive"]
 Environment = Literal["production", "staging"]
+StagingPurpose = Literal["benchmark", "rehearsal"]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Instant = AwareDatetime
 

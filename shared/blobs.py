@@ -1,19 +1,17 @@
 """Content-addressed blobs and create-only manifests in an S3 store; every read verifies its digest."""
 
-import contextvars
 import hashlib
-import io
+import mmap
 import os
 import re
 import secrets
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import urllib3
-from minio import Minio
 from minio.error import S3Error
 from pydantic import BaseModel
 
@@ -21,24 +19,13 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient, translate
 from shared.settings import Connection
+from shared.transfer import ShortObjectError, TransferClient
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
-CHUNK_BYTES = 4 * 1024 * 1024
 _PRECONDITION_FAILED = "PreconditionFailed"
-_creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
 _URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
-
-
-class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skipped by mypy
-    """Adds `If-None-Match: *` to the request that makes an object visible, which the SDK has no parameter for."""
-
-    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:
-        completes = (method == "PUT" and "uploadId" not in url) or (method == "POST" and "uploadId" in url)
-        if _creating.get() and completes:
-            kw["headers"] = {**(kw.get("headers") or {}), "If-None-Match": "*"}
-        return super().urlopen(method, url, redirect, **kw)
 
 
 class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
@@ -49,14 +36,10 @@ class Store:
     """The object store. Synchronous: call through `asyncio.to_thread`."""
 
     def __init__(self, connection: Connection) -> None:
-        pool = _CreateOnly(
-            timeout=urllib3.Timeout(connect=5, read=120), maxsize=16,
-            retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-        )  # fmt: skip
         self.bucket = connection.s3_bucket
-        self._client = Minio(
+        self._client = TransferClient(
             endpoint=connection.s3_endpoint, access_key=connection.s3_access_key,
-            secret_key=connection.s3_secret_key.get_secret_value(), secure=connection.s3_secure, http_client=pool,
+            secret_key=connection.s3_secret_key.get_secret_value(), secure=connection.s3_secure,
         )  # fmt: skip
 
     # -- start-up ---------------------------------------------------------------------------------------------------
@@ -137,14 +120,8 @@ class Store:
 
     def create(self, key: str, data: bytes) -> ArtifactRef:
         """Write an object that must not exist yet; raise AlreadyExists when it does."""
-        token = _creating.set(True)
-        try:
-            with _translated(key):
-                self._client.put_object(
-                    bucket_name=self.bucket, object_name=key, data=io.BytesIO(data), length=len(data)
-                )
-        finally:
-            _creating.reset(token)
+        with _translated(key), self._client.creating():
+            self._client.write(self.bucket, key, memoryview(data))
         return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
 
     def put_manifest(self, key: str, manifest: BaseModel | bytes) -> tuple[ArtifactRef, bool]:
@@ -178,34 +155,42 @@ class Store:
     def put_folder(self, folder: Path, prefix: str = "", progress: Progress | None = None) -> FolderManifest:
         """Upload every file of a folder as a blob and give the manifest, which is not committed yet."""
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        total = sum(path.stat().st_size for path in paths)
-        done = 0
+        count = _Count(sum(path.stat().st_size for path in paths), progress)
         entries = []
         for path in paths:
-            entries.append(self.put_file(path, path.relative_to(folder).as_posix(), prefix))
-            done += entries[-1].size_bytes
-            if progress is not None:
-                progress(done, total)
+            before = count.done
+            entries.append(self.put_file(path, path.relative_to(folder).as_posix(), prefix, count.add))
+            count.add(before + entries[-1].size_bytes - count.done)  # what was there already counts, too
         return FolderManifest(files=tuple(entries))
 
-    def put_file(self, path: Path, name: str, prefix: str = "") -> FileEntry:
+    def put_file(self, path: Path, name: str, prefix: str = "", sent: Callable[[int], None] | None = None) -> FileEntry:
         """Upload one file as a blob, unless it is there already."""
-        digest, size = _digest_of_file(path)
-        entry = FileEntry(path=name, digest=digest, size_bytes=size)
-        key = blob_key(digest, prefix)
-        if self._size_of(key) == size:
-            return entry
-        token = _creating.set(True)
-        try:
-            with _translated(key):
-                self._client.fput_object(
-                    bucket_name=self.bucket, object_name=key, file_path=str(path), part_size=64 * 1024 * 1024
-                )
-        except AlreadyExists:
-            return entry
-        finally:
-            _creating.reset(token)
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                return self.put_blob(memoryview(b""), name, prefix, sent)
+            return self.put_blob(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)), name, prefix, sent)
+
+    def put_blob(
+        self, data: memoryview, name: str, prefix: str = "", sent: Callable[[int], None] | None = None
+    ) -> FileEntry:
+        """Upload what is in memory as a blob, unless it is there already."""
+        entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
+        key = blob_key(entry.digest, prefix)
+        if self._size_of(key) != entry.size_bytes:
+            with suppress(AlreadyExists), _translated(key), self._client.creating():
+                self._client.write(self.bucket, key, data, sent)
         return entry
+
+    def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
+        """Fill `out` with a part of a blob, which the caller verifies.
+
+        Raises:
+            Permanent: artifact_not_found; digest_mismatch when the blob has another size.
+        """
+        key = blob_key(file.digest, prefix)
+        if len(out):
+            with _translated(key):
+                self._client.read_into(self.bucket, key, start, out, file.size_bytes)
 
     def fetch_files(
         self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None
@@ -216,25 +201,22 @@ class Store:
             Permanent: artifact_not_found, digest_mismatch.
             Transient: store_unavailable, disk_full.
         """
-        total = sum(file.size_bytes for file in files)
-        done = 0
+        count = _Count(sum(file.size_bytes for file in files), progress)
         for file in files:
-            self._fetch_file(file, destination / file.path, prefix)
-            done += file.size_bytes
-            if progress is not None:
-                progress(done, total)
+            self._fetch_file(file, destination / file.path, prefix, count)
 
-    def _fetch_file(self, file: FileEntry, path: Path, prefix: str) -> None:
+    def _fetch_file(self, file: FileEntry, path: Path, prefix: str, count: "_Count") -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         hasher = hashlib.sha256()
         key = blob_key(file.digest, prefix)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
         temporary = Path(name)
         try:
-            with _translated(key), os.fdopen(descriptor, "wb") as out, self._open(key) as response:
-                for chunk in response.stream(CHUNK_BYTES):
+            with _translated(key), os.fdopen(descriptor, "wb") as out:
+                for chunk in self._client.read_chunks(self.bucket, key, file.size_bytes):
                     hasher.update(chunk)
                     out.write(chunk)
+                    count.add(len(chunk))
             found = f"sha256:{hasher.hexdigest()}"
             if found != file.digest:
                 raise Permanent("digest_mismatch", f"{file.path} is {found}, announced as {file.digest}.", found=found)
@@ -272,16 +254,26 @@ def manifest_key(kind: str, output_key: str, prefix: str = "") -> str:
     return f"{prefix}manifests/{kind}/{output_key.removeprefix('sha256:')}.json"
 
 
-def _digest_of_file(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return f"sha256:{digest.hexdigest()}", path.stat().st_size
+class _Count:
+    """Adds up the bytes of several transfers; called from the threads that carry them."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count bytes, and tell."""
+        with self._lock:
+            self.done += count
+            if self._progress is not None and count:
+                self._progress(self.done, self._total)
 
 
 @contextmanager
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
+    except ShortObjectError as error:
+        raise Permanent("digest_mismatch", f"The blob {what} has {error}.") from error
     except S3Error as error:
         if error.code == _PRECONDITION_FAILED:
             raise AlreadyExists(what) from error

@@ -72,6 +72,7 @@ def _from_nats(error: BaseException) -> SlipwayError | None:
 _STORE_PERMANENT: dict[str, Code] = {
     "NoSuchKey": "artifact_not_found", "NoSuchBucket": "artifact_not_found", "NoSuchVersion": "artifact_not_found",
     "AccessDenied": "uri_not_allowed", "BadDigest": "digest_mismatch", "XAmzContentSHA256Mismatch": "digest_mismatch",
+    "InvalidRange": "digest_mismatch",
 }  # fmt: skip
 
 

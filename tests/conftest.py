@@ -1,11 +1,24 @@
 """Fixtures that every test may use: real servers, one set per test module."""
 
+import os
+import time
+
 import nats
 import pytest
 
 from shared.provision import provision
 from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
+
+SLOW_BEFORE = float(os.environ.get("SLIPWAY_TEST_SLOW_BEFORE", "inf"))
+"""Seconds since 1970 after which a run that has a time limit begins no slow test any more."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Leave out slow tests once the time for them is up; the summary names each of them."""
+    if item.get_closest_marker("slow") and time.time() > SLOW_BEFORE:
+        pytest.skip("the time that this run has for slow tests is up; `make test` has no limit")
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,13 @@
 """`slipway versions`, `show`, `trace` and `routes`: what exists, what serves, and where it came from."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from clients.cli import contenders
+from clients.cli.contenders import Contender
 from clients.cli.place import JsonOption, Place, StateOption, find_place
 from clients.cli.records import (
     FINGERPRINT,
@@ -12,18 +15,23 @@ from clients.cli.records import (
     Version,
     find_version,
     gather_version,
+    kept_variant,
+    look_up_version,
     open_store,
     parse_version,
     read_events,
     read_routes,
     version_numbers,
+    with_benchmarks,
 )
 from clients.cli.road import join, project
 from clients.cli.say import Exit, Refused, show_json, show_line, show_pairs, show_table
-from contracts.facts import RegisteredVariant, ReleaseOpened, VariantBenchmarked
+from contracts.envelope import Event
+from contracts.facts import ReleaseOpened, VariantBenchmarked
 from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
 from contracts.routes import Route, ServedTarget
+from shared.blobs import Store
 
 
 def versions(model: str, state: StateOption = None, as_json: JsonOption = False) -> None:
@@ -77,24 +85,58 @@ def _version_data(one: Version) -> dict[str, Any]:
 def show(
     what: Annotated[str, typer.Argument(metavar="MODEL@vN")], state: StateOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show a version: its manifest, lineage, deployments and benchmark."""
+    """Show a version: its manifest, lineage, deployments and benchmark, and its variants side by side."""
     model, number = parse_version(what)
-    one = asyncio.run(gather_version(find_place(state), model, number))
+    place = find_place(state)
+    store, events = open_store(place), asyncio.run(read_events(place, model))
+    found = look_up_version(store, model, number)
+    opened = contenders.find_release(events, model, number)
+    if found is None and opened is None:
+        raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
+    one = None if found is None else with_benchmarks(found, events)
+    compared = _compared(store, events, opened, one)
     if as_json:
-        show_json(_version_data(one))
+        data = {"manifest": None, "release": opened and opened.release_id} if one is None else _version_data(one)
+        show_json({**data, "variants": [each.as_data() for each in compared]})
         return
-    manifest = one.manifest
-    show_pairs(
-        {
-            "version": f"{model}@v{number}",
-            "release": manifest.release_id,
-            "registered": f"{manifest.registered_at:%Y-%m-%d %H:%M:%S} UTC",
-            "manifest": one.digest,
-            **lineage(one),
-        }
-    )
+    _show_identity(f"{model}@v{number}", one, opened, events)
     show_line()
-    show_table(("variant", "size", "perplexity", "mean KL", "top-1", "manifest"), _variant_rows(manifest.variants))
+    show_table(contenders.COLUMNS, [each.row() for each in compared])
+    for each in compared:
+        if each.reason:
+            show_line(f"  {each.why()}")
+    if one is not None:
+        _show_history(one)
+
+
+def _compared(
+    store: Store, events: Sequence[Event[Any]], opened: ReleaseOpened | None, one: Version | None
+) -> list[Contender]:
+    """Put the variants side by side; of those that are kept though they never were registered, the store knows more."""
+    registered = () if one is None else one.manifest.variants
+    if opened is None:  # the log does not reach back to it
+        return [contenders.registered_alone(each) for each in registered]
+    found = []
+    for each in contenders.compare(events, opened, registered):
+        unknown = each.manifest is not None and each.size_bytes is None
+        kept = kept_variant(store, each.manifest) if unknown and each.manifest is not None else None
+        found.append(each if kept is None else contenders.with_manifest(each, kept))
+    return found
+
+
+def _show_identity(what: str, one: Version | None, opened: ReleaseOpened | None, events: Sequence[Event[Any]]) -> None:
+    if one is not None:
+        registered = f"{one.manifest.registered_at:%Y-%m-%d %H:%M:%S} UTC"
+        manifests = {f"variant {each.variant}": each.manifest.digest for each in one.manifest.variants}
+        known = {"release": one.manifest.release_id, "registered": registered, "manifest": one.digest}
+        show_pairs({"version": what, **known, **manifests, **lineage(one)})
+    elif opened is not None:
+        end = contenders.find_end(events, opened.release_id)
+        outcome = "under way" if end is None else f"{end.outcome}: {end.code}: {end.reason}"
+        show_pairs({"version": f"{what}, not registered", "release": opened.release_id, "outcome": outcome})
+
+
+def _show_history(one: Version) -> None:
     for benchmark in one.benchmarks:
         show_line()
         _show_benchmark(benchmark)
@@ -125,17 +167,6 @@ def lineage(one: Version) -> dict[str, Any]:
         "evals": evals or "-",
         "merged": manifest.merged.digest,
     }
-
-
-def _variant_rows(variants: tuple[RegisteredVariant, ...]) -> list[tuple[Any, ...]]:
-    return [
-        (
-            one.variant, f"{one.weights_bytes / 1e6:.0f} MB (x{one.size_ratio:.2f})",
-            f"x{one.quality.perplexity_ratio:.4f}", f"{one.quality.mean_kl:.4f}",
-            f"{one.quality.top1_agreement_ratio:.3f}", _short(one.manifest.digest),
-        )
-        for one in variants
-    ]  # fmt: skip
 
 
 def _show_benchmark(benchmark: VariantBenchmarked) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clients.cli.eventlog import read_history
@@ -11,8 +11,9 @@ from clients.cli.place import Place, connected
 from clients.cli.say import Exit, Refused
 from contracts.envelope import Event
 from contracts.facts import VariantBenchmarked
-from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.routes import Route
+from contracts.vocabulary import ArtifactRef
 from shared.blobs import Store
 from shared.errors import SlipwayError
 from shared.kv import Bucket
@@ -75,16 +76,31 @@ def find_version(store: Store, model: str, number: int) -> Version:
     Raises:
         Refused: it is not registered.
     """
+    found = look_up_version(store, model, number)
+    if found is None:
+        raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
+    return found
+
+
+def look_up_version(store: Store, model: str, number: int) -> Version | None:
+    """Read a version and its deployment records; None where it is not registered."""
     key = f"versions/{model}/{number}/manifest.json"
     data = store.find(key)
     if data is None:
-        raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
+        return None
     records = [store.find(one) for one in store.keys(f"versions/{model}/{number}/deployments/")]
     deployments = [DeploymentRecord.model_validate_json(record) for record in records if record]
     return Version(
         VersionManifest.model_validate_json(data), store.ref_to(key).digest,
         tuple(sorted(deployments, key=lambda record: record.epoch)),
     )  # fmt: skip
+
+
+def kept_variant(store: Store, ref: ArtifactRef) -> VariantManifest | None:
+    """Read the manifest of a variant; None where it is no longer kept."""
+    if store.find(store.key_of(ref.uri)) is None:
+        return None
+    return VariantManifest.model_validate_json(store.get(ref))
 
 
 def list_bases(store: Store) -> list[BaseManifest]:
@@ -121,5 +137,9 @@ async def gather_version(place: Place, model: str, number: int) -> Version:
     """Read everything about a version."""
     store = await asyncio.to_thread(open_store, place)
     version = await asyncio.to_thread(find_version, store, model, number)
-    events = await read_events(place, model)
-    return Version(version.manifest, version.digest, version.deployments, benchmarks_in(events, model, number))
+    return with_benchmarks(version, await read_events(place, model))
+
+
+def with_benchmarks(one: Version, events: Sequence[Event[Any]]) -> Version:
+    """Add to a version what the log says about how it was benchmarked."""
+    return replace(one, benchmarks=benchmarks_in(events, one.manifest.model, one.manifest.version))

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from clients.cli.road import Progress, Road, Step
+from clients.cli.atwork import Progress
+from clients.cli.road import Road, Step
 from contracts.envelope import Event
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
@@ -27,8 +28,16 @@ def duration(seconds: float) -> str:
 def bar(progress: Progress) -> str:
     """Draw how far work is."""
     filled = round(progress.ratio * BAR_WIDTH)
-    note = f" {progress.note}" if progress.note else ""
-    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress.ratio:4.0%} {progress.step}{note}"
+    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress.ratio:4.0%} {at_work(progress)}"
+
+
+def at_work(progress: Progress) -> str:
+    """Say what is at work and how far: `quantise gptq-int4: layer 12 of 30`."""
+    name = f"{progress.step} {progress.variant}".rstrip()
+    counted = f"{progress.unit.removesuffix('s')} {progress.done:.0f} of {progress.total:.0f}"
+    if progress.unit == "bytes":
+        counted = f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
+    return f"{name}: {counted}" + (f", {progress.note}" if progress.note else "")
 
 
 def headline(road: Road, now: datetime) -> str:
@@ -57,8 +66,7 @@ def ending(road: Road) -> str | None:
 def plain_block(road: Road, now: datetime) -> list[str]:
     """Give the lines of a road without colours."""
     lines = [headline(road, now), *(f"  {step_line(step, road.began_at)}" for step in road.listed())]
-    if road.progress is not None and road.outcome is None:
-        lines.append(f"  {bar(road.progress)}")
+    lines += [f"  {bar(one)}" for one in road.work.progress]
     end = ending(road)
     return [*lines, f"  {end}"] if end is not None else lines
 
@@ -72,8 +80,8 @@ def rich_block(road: Road, now: datetime) -> Any:
     rows: list[Any] = [Text(headline(road, now), style="bold")]
     rows += [Text(f"  {step_line(step, road.began_at)}", style=COLOURS[step.state]) for step in road.listed()]
     if road.outcome is None:
-        text = bar(road.progress) if road.progress is not None else "working"
-        rows.append(Spinner("dots", text=Text(f" {text}", style="yellow")))
+        for text in [bar(one) for one in road.work.progress] or ["working"]:
+            rows.append(Spinner("dots", text=Text(f" {text}", style="yellow")))
     elif (end := ending(road)) is not None:
         rows.append(Text(f"  {end}", style="green" if road.outcome == "promoted" else "red"))
     return Group(*rows)
@@ -83,7 +91,8 @@ def as_data(road: Road) -> dict[str, Any]:
     """Give a road as JSON data."""
     data = asdict(road)
     data["steps"] = [asdict(step) for step in road.listed()]
-    for hidden in ("key", "inputs", "source_id"):
+    data["progress"] = [asdict(one) for one in road.work.progress]
+    for hidden in ("key", "inputs", "source_id", "work"):
         del data[hidden]
     return data
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
+from clients.cli.atwork import AtWork
 from contracts import facts as f
 from contracts.envelope import Event
 
@@ -20,22 +21,6 @@ STEPS = (
 )  # fmt: skip
 OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
 """Steps that a road shows only where its policy asks for them, or where they happened."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far the work on a step is."""
-
-    step: str
-    done: float
-    total: float
-    unit: str
-    note: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Share of the work that is done."""
-        return min(1.0, self.done / self.total) if self.total > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +45,7 @@ class Road:
     version: int | None = None
     wanted: tuple[str, ...] = ()
     steps: Mapping[str, Step] = field(default_factory=dict)
-    progress: Progress | None = None
+    work: AtWork = field(default_factory=AtWork)
     outcome: str | None = None
     code: str | None = None
     reason: str = ""
@@ -95,6 +80,10 @@ class Road:
             parts = [part for part in (*earlier.detail.split("; "), detail) if part]
             at, detail, state = max(at, earlier.at or at), "; ".join(sorted(set(parts))), "done"
         return replace(self, steps={**self.steps, name: Step(name, state, at, detail)})
+
+    def settled(self, event: Event[Any], variant: str = "") -> "Road":
+        """Forget the progress of what an event answers."""
+        return replace(self, work=self.work.settle(event, variant))
 
 
 Roads = Mapping[str, Road]
@@ -192,17 +181,17 @@ def _rejected(road: Road, event: Event[f.CheckpointRejected]) -> Road:
 def _merged(road: Road, event: Event[f.CheckpointMerged]) -> Road:
     parity = event.data.parity
     detail = "" if parity is None else f"top-1 agreement {parity.top1_agreement_ratio:.3f}"
-    return replace(road.with_step("merged", event.time, detail), progress=None)
+    return road.with_step("merged", event.time, detail).settled(event)
 
 
 def _quantised(road: Road, event: Event[f.VariantQuantised]) -> Road:
     data = event.data
     detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
-    return replace(road.with_step("quantised", event.time, detail), progress=None)
+    return road.with_step("quantised", event.time, detail).settled(event, data.variant)
 
 
 def _variant_failed(road: Road, event: Event[f.VariantFailed]) -> Road:
-    data = event.data
+    data, road = event.data, road.settled(event, event.data.variant)
     step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.stage]
     earlier = road.steps.get(step)
     if earlier is not None and earlier.state == "done":
@@ -215,19 +204,19 @@ def _registered(road: Road, event: Event[f.VersionRegistered]) -> Road:
 
 
 def _staged(road: Road, event: Event[f.VariantStaged]) -> Road:
-    data = event.data
+    data, road = event.data, road.settled(event, event.data.candidate.target.variant)
     if data.request.purpose != "benchmark":
-        return replace(road, progress=None)
+        return road
     against = data.baseline.target
     detail = f"{data.candidate.target.variant} beside v{against.version}.{against.variant} in {data.load_s:.0f} s"
-    return replace(road.with_step("staged", event.time, detail), progress=None)
+    return road.with_step("staged", event.time, detail)
 
 
 def _benchmarked(road: Road, event: Event[f.VariantBenchmarked]) -> Road:
     data = event.data
     p95 = data.candidate_summary.ttft_ms.p95
     detail = f"{data.target.variant}: {data.verdict}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
-    return replace(road.with_step("benchmarked", event.time, detail), progress=None)
+    return road.with_step("benchmarked", event.time, detail).settled(event, data.target.variant)
 
 
 def _rehearsed(road: Road, event: Event[f.RehearsalCompleted]) -> Road:
@@ -260,6 +249,9 @@ def _approved(road: Road, event: Event[f.ApprovalGranted]) -> Road:
 
 def _deployed(road: Road, event: Event[f.DeploymentChanged]) -> Road:
     route = event.data.route
+    for served in (route.active, route.canary.served if route.canary else None):
+        if served is not None and served.target.version == road.version:
+            road = road.settled(event, served.target.variant)
     if event.data.cause == "promote" and route.active is not None:
         return road.with_step("in traffic", event.time, f"{route.active.target} takes all traffic")
     if event.data.cause == "canary" and route.canary is not None:
@@ -269,16 +261,14 @@ def _deployed(road: Road, event: Event[f.DeploymentChanged]) -> Road:
 
 
 def _progressed(road: Road, event: Event[f.WorkProgressed]) -> Road:
-    data = event.data
-    note = " ".join(part for part in (data.variant or "", data.note) if part)
-    return road if road.outcome else replace(road, progress=Progress(data.step, data.done, data.total, data.unit, note))
+    return road if road.outcome else replace(road, work=road.work.advance(event, road.wanted))
 
 
 def _finished(road: Road, event: Event[f.ReleaseFinished]) -> Road:
     data = event.data
     state: State = "done" if data.outcome == "promoted" else "failed"
     ended = replace(
-        road, outcome=data.outcome, code=data.code, reason=data.reason, finished_at=event.time, progress=None,
+        road, outcome=data.outcome, code=data.code, reason=data.reason, finished_at=event.time, work=AtWork(),
         release_id=data.release_id, version=data.version,
     )  # fmt: skip
     return ended.with_step("finished", event.time, data.outcome, state)

@@ -167,12 +167,10 @@ class PlainDrawing:
             if step.state != "waiting":
                 line = f"  {render.step_line(step, road.began_at)}"
                 self._once((road.key, line), partial(show_line, line))
-        if road.progress is not None:
-            progress = road.progress
-            tenth = str(int(progress.ratio * 10))
-            about = re.sub(r"\d s\b", "", progress.note)  # a note that counts seconds is worth a line every ten
-            key = (road.key, progress.step, about, tenth)
-            self._once(key, lambda: show_line(f"    {progress.step} {progress.ratio:.0%} {progress.note}".rstrip()))
+        for one in road.work.progress:
+            about = re.sub(r"\d s\b", "", one.note)  # a note that counts seconds is worth a line every ten
+            key = (road.key, one.step, one.variant, about, str(int(one.ratio * 10)))
+            self._once(key, partial(show_line, f"    {render.at_work(one)} ({one.ratio:.0%})"))
         if (end := render.ending(road)) is not None:
             self._once((road.key, "end"), lambda: show_line(f"{road.name}  {end}"))
 

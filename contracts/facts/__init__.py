@@ -12,6 +12,7 @@ from .admission import (
     Training,
     Weights,
 )
+from .choice import Choice, Contender
 from .fact import Fact
 from .ops import ApprovalGranted, DrillFault, DrillOrdered, QuarantineLifted, ReleaseCancelled, RollbackOrdered
 from .release import (
@@ -75,12 +76,13 @@ FACTS: dict[str, type[Fact]] = {
 
 __all__ = [
     "FACTS", "AlertRaised", "AlertResolved", "AlertUpdated", "ApprovalAwaited", "ApprovalGranted", "BaseModelRef",
-    "CanaryAssessed", "CheckpointMerged", "CheckpointReady", "CheckpointRejected", "DeadlinePassed",
-    "DeploymentChanged", "DrillFault", "DrillOrdered", "EngineVersion", "EvalResult", "Fact", "GateResult",
-    "Inference", "InferenceBatch", "MergeMethod", "Parity", "PromotionRefused", "Quality", "QuantiseSettings",
-    "QuarantineLifted", "RegisteredVariant", "RehearsalCertificate", "RehearsalCompleted", "RehearsalRequested",
-    "ReleaseCancelled", "ReleaseFinished", "ReleaseOpened", "RollbackCompleted", "RollbackFailed", "RollbackOrdered",
-    "RollbackStarted", "RollbackTimeline", "ServedQuality", "StagingReleased", "StagingRequested", "Statistics",
+    "CanaryAssessed", "CheckpointMerged", "CheckpointReady", "CheckpointRejected", "Choice", "Contender",
+    "DeadlinePassed", "DeploymentChanged", "DrillFault", "DrillOrdered", "EngineVersion", "EvalResult", "Fact",
+    "GateResult", "Inference", "InferenceBatch", "MergeMethod", "Parity", "PromotionRefused", "Quality",
+    "QuantiseSettings", "QuarantineLifted", "RegisteredVariant", "RehearsalCertificate", "RehearsalCompleted",
+    "RehearsalRequested", "ReleaseCancelled", "ReleaseFinished", "ReleaseOpened", "RollbackCompleted", "RollbackFailed",
+    "RollbackOrdered", "RollbackStarted", "RollbackTimeline", "ServedQuality", "StagingReleased", "StagingRequested",
+    "Statistics",
     "Step", "TrafficRequested", "Training", "VariantBenchmarked", "VariantFailed", "VariantQuantised",
     "VariantRequested", "VariantStaged", "VersionRegistered", "Weights", "WindowSummarised", "WorkAbandoned",
     "WorkProgressed",

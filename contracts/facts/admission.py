@@ -110,6 +110,8 @@ class Parity(Contract):
     top1_agreement_ratio: Ratio
     effect_kl: float | None = None
     """Mean KL of the base alone from base + LoRA: what the LoRA changes at all, for comparison."""
+    rendered_token_ids_digest: Digest | None = None
+    """Digest of the token ids of the rendered probe conversation, as read back from the store."""
 
 
 class CheckpointMerged(Fact):

@@ -8,6 +8,7 @@ from ..codes import Code
 from ..routes import Route
 from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, ModelName, Ratio, Target, Verdict
 from .admission import BaseModelRef, EvalResult, Training
+from .choice import Choice
 from .fact import Fact
 from .variants import RegisteredVariant
 
@@ -36,6 +37,7 @@ class ApprovalAwaited(Fact):
     target: Target
     manifest_digest: Digest
     deadline_at: Instant
+    choice: Choice | None = None
 
 
 class TrafficRequested(Fact):
@@ -49,6 +51,7 @@ class TrafficRequested(Fact):
     epoch: Annotated[int, Field(ge=0)]
     fallback: Deployable | None = None
     note: str = ""
+    choice: Choice | None = None
 
 
 class DeploymentChanged(Fact):
@@ -106,6 +109,7 @@ class ReleaseFinished(Fact):
     reason: str
     target: Target | None = None
     timeline: tuple[Step, ...] = ()
+    choice: Choice | None = None
 
 
 class DeadlinePassed(Fact):

@@ -4,11 +4,20 @@ from typing import ClassVar, Literal
 
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
-from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, Target, Variant, Verdict
+from ..vocabulary import (
+    ArtifactRef,
+    Contract,
+    Deployable,
+    Digest,
+    Instant,
+    StagingPurpose,
+    Target,
+    Variant,
+    Verdict,
+)
+from .choice import Choice
 from .fact import Fact
 from .variants import Quality
-
-StagingPurpose = Literal["benchmark", "rehearsal"]
 
 
 class StagingRequested(Fact):
@@ -152,6 +161,7 @@ class RehearsalRequested(Fact):
     triggers: tuple[Trigger, ...]
     policy_digest: Digest | None = None
     valid_s: float = 604_800.0
+    choice: Choice | None = None
 
 
 class RehearsalCertificate(Contract):

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from ..codes import Code
 from ..policy import QualityGate
-from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, Variant
+from ..vocabulary import ArtifactRef, Contract, Digest, Ratio, StagingPurpose, Variant
 from .fact import Fact
 
 
@@ -73,8 +73,21 @@ class VariantQuantised(Fact):
     """The same on the checkpoint's own evaluation set; None when there is none, or not one whole window of it."""
 
 
+class _Details(Contract):
+    """What the details of a failure said before the failure itself did."""
+
+    purpose: StagingPurpose | None = None
+    manifest: ArtifactRef | None = None
+    quality: Quality | None = None
+
+
 class VariantFailed(Fact):
-    """A variant will not be served, and why."""
+    """A variant will not be served, and why.
+
+    `purpose` says what it was staged for when it failed in staging. `manifest` and `quality` are those of a variant
+    that was made and is outside its gate: it is kept, to be looked at. Events of an earlier time say all three in their
+    details, and are read as if they said them here.
+    """
 
     TYPE: ClassVar[str] = "slipway.variant.failed.v1"
 
@@ -83,6 +96,20 @@ class VariantFailed(Fact):
     code: Code
     reason: str
     details: dict[str, Any] = {}
+    purpose: StagingPurpose | None = None
+    manifest: ArtifactRef | None = None
+    quality: Quality | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_details(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        try:
+            told = _Details.model_validate(data.get("details"))
+        except ValidationError:  # details are free: other things under these names are no error
+            return data
+        return {**data, **{name: value for name, value in told if value is not None and data.get(name) is None}}
 
 
 class WorkProgressed(Fact):

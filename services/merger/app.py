@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from contracts.envelope import Event
 from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened
-from contracts.manifests import FileEntry, MergedManifest
+from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef
 from services.merger import domain
-from services.merger.ports import Artifacts, Folder, MergeEngine, MergeOrder, Progress, Verification
+from services.merger.ports import Artifacts, Folder, Made, MergeEngine, MergeOrder, Progress
 from shared.bus import Bus, Failed
 from shared.clock import Clock
 from shared.errors import Permanent
@@ -35,7 +35,7 @@ class Merger:
         """
         output_key = domain.plan_output_key(
             model=opened.model, base=opened.base, weights=opened.weights, dtype=self.dtype, limits=self.limits,
-            library_versions=self.engine.library_versions(),
+            library_versions=self.engine.library_versions(), hyperparameters=opened.training.hyperparameters,
         )  # fmt: skip
         found = await asyncio.to_thread(self.artifacts.find_merged, output_key)
         return found or await self._make(opened, output_key, progress)
@@ -51,38 +51,34 @@ class Merger:
         refuse(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
         async with self.artifacts.workshop(output_key) as room:
             order = MergeOrder(
-                kind=opened.weights.kind, base_ref=opened.base, dtype=self.dtype,
-                base=await asyncio.to_thread(self.artifacts.keep, base, progress),
-                checkpoint=room / "checkpoint", out=room / "out", stored=room / "stored",
+                kind=opened.weights.kind, base_ref=opened.base, hyperparameters=opened.training.hyperparameters,
+                base=base, checkpoint=checkpoint, room=room, dtype=self.dtype,
             )  # fmt: skip
-            await asyncio.to_thread(
-                self.artifacts.fetch, checkpoint.files, checkpoint.prefix, order.checkpoint, progress, "download"
-            )
-            merge_peak_bytes = await self.engine.merge(order, progress)
-            files = await asyncio.to_thread(self.artifacts.put, order.out, progress)
-            await asyncio.to_thread(self.artifacts.fetch, files, "", order.stored, progress, "reload")
-            seen = await self.engine.verify(order, progress)
-        self._refuse_changed(base, files, seen)
+            made = await self.engine.make(order, progress)
+        self._refuse_changed(checkpoint if made.own_tokenizer else base, made)
         manifest = MergedManifest(
-            model=opened.model, output_key=output_key, base=opened.base, weights=opened.weights, files=files,
+            model=opened.model, output_key=output_key, base=opened.base, weights=opened.weights, files=made.files,
             method=MergeMethod(
                 kind=opened.weights.kind, dtype=self.dtype, library_versions=self.engine.library_versions()
             ),
-            parity=seen.parity, tokenizer_digest=domain.tokenizer_digest(files),
-            rendered_prompt_digest=seen.rendered_prompt_digest, weights_bytes=domain.weights_bytes(files),
-            duration_s=self.clock.monotonic() - started, peak_rss_bytes=max(merge_peak_bytes, seen.peak_rss_bytes),
+            parity=made.parity.model_copy(update={"rendered_token_ids_digest": made.rendering.token_ids_digest}),
+            tokenizer_digest=domain.tokenizer_digest(made.files),
+            rendered_prompt_digest=made.rendering.prompt_digest, weights_bytes=domain.weights_bytes(made.files),
+            duration_s=self.clock.monotonic() - started, peak_rss_bytes=made.peak_rss_bytes,
             made_at=self.clock.now(),
         )  # fmt: skip
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 
-    def _refuse_changed(self, base: Folder, files: tuple[FileEntry, ...], seen: Verification) -> None:
+    def _refuse_changed(self, tokenizer_from: Folder, made: Made) -> None:
         """Refuse to commit a model that does not answer like its parts, or reads its prompts differently."""
-        refuse(domain.assess_parity(seen.parity, self.limits))
+        refuse(domain.assess_parity(made.parity, self.limits))
         changed = []
-        if domain.tokenizer_digest(files) != domain.tokenizer_digest(base.files):
+        if domain.tokenizer_digest(made.files) != domain.tokenizer_digest(tokenizer_from.files):
             changed.append("tokenizer files")
-        if seen.rendered_prompt_digest != seen.base_rendered_prompt_digest:
+        if made.rendering.prompt_digest != made.expected_rendering.prompt_digest:
             changed.append("rendered prompt")
+        if made.rendering.token_ids_digest != made.expected_rendering.token_ids_digest:
+            changed.append("token ids of the rendered prompt")
         refuse(domain.assess_tokenizer(changed))
 
 

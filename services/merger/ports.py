@@ -1,10 +1,10 @@
 """What the merger needs from outside."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from contracts.facts import BaseModelRef, Parity
 from contracts.manifests import FileEntry, MergedManifest
@@ -26,29 +26,46 @@ class Folder:
 
 @dataclass(frozen=True)
 class MergeOrder:
-    """One merge on local folders.
+    """One merge, from the store to the store.
 
     Attributes:
         kind: `lora` merges `checkpoint` into `base`; `full` verifies and rewrites `checkpoint`.
-        stored: Where the merged model lies once it came back from the store.
+        hyperparameters: What the training run recorded of itself; `checkpoint` must not contradict it.
+        room: An empty local folder for what is small: configurations, tokenizers, a LoRA.
     """
 
     kind: Kind
     base_ref: BaseModelRef
-    base: Path
-    checkpoint: Path
-    out: Path
-    stored: Path
+    hyperparameters: Mapping[str, Any]
+    base: Folder
+    checkpoint: Folder
+    room: Path
     dtype: SaveDtype
 
 
 @dataclass(frozen=True)
-class Verification:
-    """What a look at the stored model found."""
+class Rendering:
+    """What a tokenizer makes of the probe conversation; None where a model has no chat template."""
 
+    prompt_digest: str | None
+    token_ids_digest: str | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A merged model that lies in the store, not committed yet, and what a look at it found there.
+
+    Attributes:
+        own_tokenizer: The tokenizer is the checkpoint's, not the base's.
+        rendering: By the tokenizer that was read back.
+        expected_rendering: By the tokenizer that went in.
+    """
+
+    files: tuple[FileEntry, ...]
     parity: Parity
-    rendered_prompt_digest: str | None
-    base_rendered_prompt_digest: str | None
+    own_tokenizer: bool
+    rendering: Rendering
+    expected_rendering: Rendering
     peak_rss_bytes: int
 
 
@@ -67,18 +84,6 @@ class Artifacts(Protocol):
         """Read what files a folder has; raise Permanent when it is not there or not what was announced."""
         ...
 
-    def keep(self, folder: Folder, progress: Progress) -> Path:
-        """Give a local copy of a folder that stays for the next time; what is there already is verified."""
-        ...
-
-    def fetch(self, files: Sequence[FileEntry], prefix: str, into: Path, progress: Progress, step: str) -> None:
-        """Download files into a folder of their own."""
-        ...
-
-    def put(self, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
-        """Upload the files of a folder as blobs."""
-        ...
-
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
         """Write the manifest, create-only; give the one that is there in the end."""
         ...
@@ -95,14 +100,10 @@ class MergeEngine(Protocol):
         """Give the versions of the libraries that decide the bytes of a merge."""
         ...
 
-    def merge(self, order: MergeOrder, progress: Progress) -> Awaitable[int]:
-        """Check a checkpoint and write the merged model to `order.out`; give the peak memory in bytes.
+    def make(self, order: MergeOrder, progress: Progress) -> Awaitable[Made]:
+        """Check a checkpoint, put the merged model into the store, and compare it there with what went in.
 
         Raises:
             Permanent: the checkpoint is refused, with its code.
         """
-        ...
-
-    def verify(self, order: MergeOrder, progress: Progress) -> Awaitable[Verification]:
-        """Compare what came back from the store with what went in."""
         ...

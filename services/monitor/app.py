@@ -71,7 +71,12 @@ class Monitor:
                     structlog.get_logger().warning("could not sweep", model=model, error=repr(error))
 
     async def keep_sweeping(self, every_s: float) -> None:
-        """Sweep for ever; the first time at once, which says what an earlier process left unsaid."""
+        """Sweep for ever, which also says what an earlier process left unsaid.
+
+        The first time comes after as long as a window waits for late records: what lay on the bus while no monitor
+        ran must be taken before its window is closed.
+        """
+        await asyncio.sleep(self.rules.windowing.lateness_s)
         while True:
             try:
                 await self.sweep()

@@ -53,7 +53,7 @@ def _staging_failed(failed: Failed) -> VariantFailed | None:
         return None
     return VariantFailed(
         variant=event.data.candidate.target.variant, stage="stage", code=error.code, reason=error.reason,
-        details={"purpose": event.data.purpose},
+        purpose=event.data.purpose,
     )  # fmt: skip
 
 

@@ -167,7 +167,7 @@ class Manager:
         event = step.lease.event
         failed = VariantFailed(
             variant=event.data.candidate.target.variant, stage="stage", code=step.code, reason=step.reason,
-            details={"purpose": event.data.purpose, **dict(step.details)},
+            details=dict(step.details), purpose=event.data.purpose,
         )  # fmt: skip
         await self._publish(Emit(failed), event)
         failpoint("server-manager.after_answer")

@@ -17,7 +17,7 @@ from tests.kit.servers import wait_until
 from tests.kit.stack import POLICY
 
 pytestmark = [
-    pytest.mark.real, pytest.mark.timeout(900),
+    pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900),
 ]  # fmt: skip
 MODEL = "bot"
 AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
@@ -177,7 +177,7 @@ def test_forward_again_takes_a_person(stack, tiny):
     with Users(gateway(stack)) as users:
         stack.promoted(MODEL)
         assert len(stack.events("rehearsal.completed", MODEL)) == 3
-        stack.ok("rollback", MODEL, "--reason", "a person says so")
+        stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")
     assert users.failed == []
     assert route_of(stack)["active"]["target"]["version"] == 1
     assert [one["data"]["mode"] for one in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]

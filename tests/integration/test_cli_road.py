@@ -123,6 +123,12 @@ def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
     text = slipway("show", "tiny@v1").stdout
     for expected in ("run-1", DATA, "tickets accuracy 0.8", "lr=0.001", "ttft_ms.p95", "tiny-llama at "):
         assert expected in text
+    rows = [line.split("\t") for line in text.splitlines()]
+    (row,) = [row for row in rows if row[0] == "bf16"]
+    assert (row[2:7], row[-1]) == (["x1.00", "x1.0000", "0.0000", "0.000", "1.000"], "chosen")
+    assert "  bf16: The only one that passed." in text
+    (variant,) = slipway.json("show", "tiny@v1")["variants"]
+    assert (variant["variant"], variant["verdict"], variant["chosen"]) == ("bf16", "pass", True)
     (listed,) = slipway.json("versions", "tiny")
     assert (listed["manifest"]["version"], listed["serving"]) == (1, "active")
     assert listed["deployments"][0]["cause"] == "promote"

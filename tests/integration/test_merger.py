@@ -80,13 +80,15 @@ async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, h
         assert merged.causationid == lora.id
         assert manifest.parity == merged.data.parity
         assert manifest.parity.mean_kl < 0.01 < manifest.parity.effect_kl
+        assert manifest.parity.rendered_token_ids_digest
+        assert manifest.rendered_prompt_digest
         assert manifest.method.dtype == "bfloat16"
         assert merged.data.peak_rss_bytes > 50_000_000
         assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
         harbour.store.fetch_files(manifest.files, harbour.folder / "merged")
         assert load_file(harbour.folder / "merged/model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
         steps = {Event[WorkProgressed].model_validate_json((await told.get()).data).data.step for _ in range(told.qsize())}
-        assert steps >= {"download", "merge", "upload", "reload", "verify"}
+        assert steps >= {"download", "check", "merge", "upload", "verify"}
         await watch.unsubscribe()
 
         again = opened(harbour.base, lora.data.weights.ref)

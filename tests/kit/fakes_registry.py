@@ -171,7 +171,7 @@ def failed(variant: str, stage: str = "quantise", code: str = "engine_failed", *
 
 def unstaged(variant: str, code: str = "insufficient_memory") -> f.VariantFailed:
     """The pair could not be staged for the rehearsal."""
-    return failed(variant, "stage", code, purpose="rehearsal")
+    return failed(variant, "stage", code).model_copy(update={"purpose": "rehearsal"})
 
 
 def route(active: Target | None = None, canary: Target | None = None, *, weight=0.1, epoch=1, barred=()) -> Route:

@@ -3,21 +3,21 @@
 import importlib.metadata
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from contracts.facts import Parity
-from services.merger.ports import MergeOrder, Progress, Verification
+from contracts.manifests import FileEntry
+from services.merger.ports import Made, MergeOrder, Progress, Rendering
 from shared.jobs import run_job
 
 LIBRARIES = ("accelerate", "peft", "safetensors", "torch", "transformers")
 MODULE = "services.merger.adapters.work"
-Task = Literal["merge", "verify"]
 
 
 class ChildProcess:
-    """Runs each merge and each verification in a process of its own."""
+    """Runs each merge in a process of its own."""
 
     def __init__(
         self, *, log_path: Path, threads: int | None, memory_limit_bytes: int | None, timeout_s: float
@@ -31,29 +31,38 @@ class ChildProcess:
         """Give the versions of the libraries that decide the bytes of a merge, without a build label."""
         return {name: importlib.metadata.version(name).partition("+")[0] for name in LIBRARIES}
 
-    async def merge(self, order: MergeOrder, progress: Progress) -> int:
-        """Check a checkpoint and write the merged model; give the peak memory in bytes."""
-        found = await self._run("merge", order, progress)
-        return int(found["peak_rss_bytes"])
+    async def make(self, order: MergeOrder, progress: Progress) -> Made:
+        """Check a checkpoint, put the merged model into the store, and compare it there with what went in."""
 
-    async def verify(self, order: MergeOrder, progress: Progress) -> Verification:
-        """Compare what came back from the store with what went in."""
-        found = await self._run("verify", order, progress)
-        return replace(Verification(**found), parity=Parity.model_validate(found["parity"]))
-
-    async def _run(self, task: Task, order: MergeOrder, progress: Progress) -> dict[str, Any]:
         async def tell(fields: dict[str, Any]) -> None:
             progress(fields["step"], fields["done"], fields["total"], fields["unit"])
 
         environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
-        return await run_job(
-            [sys.executable, "-m", MODULE, task, dump_order(order)], on_progress=tell, log_path=self._log_path,
+        path = order.room / "order.json"
+        path.write_text(dump_order(order), encoding="utf-8")
+        found = await run_job(
+            [sys.executable, "-m", MODULE, str(path)], on_progress=tell, log_path=self._log_path,
             memory_limit_bytes=self._memory_limit_bytes, timeout_s=self._timeout_s, env=environment,
         )  # fmt: skip
+        return parse_made(found)
 
 
 def dump_order(order: MergeOrder) -> str:
-    """Serialise an order for the command line of the child."""
-    return json.dumps({**asdict(order), "base_ref": order.base_ref.model_dump(mode="json")}, default=str)
+    """Serialise an order for the child: lists of files are too long for its command line."""
+
+    def plain(one: Any) -> Any:
+        return str(one) if isinstance(one, Path) else one.model_dump(mode="json")
+
+    return json.dumps(asdict(order), default=plain)
+
+
+def parse_made(found: dict[str, Any]) -> Made:
+    """Read the child's result."""
+    files = tuple(FileEntry.model_validate(file) for file in found["files"])
+    return Made(
+        files=files, parity=Parity.model_validate(found["parity"]), own_tokenizer=found["own_tokenizer"],
+        rendering=Rendering(**found["rendering"]), expected_rendering=Rendering(**found["expected_rendering"]),
+        peak_rss_bytes=found["peak_rss_bytes"],
+    )  # fmt: skip

@@ -1,7 +1,8 @@
 """A base on the meta device with the real LoRA around it: what PEFT expects, and PEFT's own merge of one layer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +20,48 @@ ADAPTER = "default"
 META = torch.device("meta")
 
 
-def empty_base(folder: Path) -> Any:
-    """Build the base's modules without any memory for their weights."""
+def empty_base(folder: Path, rows: int | None = None) -> Any:
+    """Build the base's modules without any memory for their weights, with `rows` in its embedding if they changed."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if rows is not None:
+        config.get_text_config().vocab_size = rows
     with init_empty_weights():
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False).eval()
 
 
 def tied_modules(model: Any) -> list[str]:
-    """Name the modules that share one matrix; empty where the base ties nothing."""
+    """Name the modules that share one matrix, the embedding first; empty where the base ties nothing."""
     if not model.config.get_text_config().tie_word_embeddings:
         return []
     shared = (model.get_input_embeddings(), model.get_output_embeddings())
-    return [name for name, module in model.named_modules() if any(module is one for one in shared)]
+    return [name for one in shared for name, module in model.named_modules() if module is one]
 
 
 def needed_weights(model: Any) -> set[str]:
     """Name the weights that the files of a base must hold; the second of two tied ones need not be there."""
-    tied = {f"{name}.weight" for name in tied_modules(model)}
-    first = {f"{name}.weight" for name, module in model.named_modules() if module is model.get_input_embeddings()}
-    return set(model.state_dict()) - (tied - first)
+    return set(model.state_dict()) - {f"{name}.weight" for name in tied_modules(model)[1:]}
 
 
-def expected_adapter(base: Path, adapter: Path) -> tuple[dict[str, tuple[int, ...]], list[str], list[str]]:
-    """Give what a LoRA's configuration yields on this base.
+@dataclass(frozen=True)
+class Expected:
+    """What a LoRA's configuration yields on a base: tensors of its file, modules that it changes."""
 
-    Returns:
-        The tensors (name to shape) that its file must hold, the modules it changes, the base's tied modules.
+    shapes: dict[str, tuple[int, ...]]
+    modules: list[str]
+
+
+def expected_adapter(base: Path, adapter: Path, rows: int) -> Expected:
+    """Ask PEFT what a LoRA's configuration yields on this base.
 
     Raises:
         ValueError: PEFT cannot apply the configuration to this base at all.
     """
-    model = empty_base(base)
-    tied = tied_modules(model)
     config = PeftConfig.from_pretrained(str(adapter))
     config.inference_mode = False
-    wrapped = get_peft_model(model, config, adapter_name=ADAPTER, low_cpu_mem_usage=True)
+    wrapped = get_peft_model(empty_base(base, rows), config, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     state = get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return shapes, [name for name, _ in adapted_modules(wrapped)], tied
+    return Expected(shapes, [name for name, _ in adapted_modules(wrapped)])
 
 
 def adapted_modules(wrapped: Any) -> Iterator[tuple[str, Any]]:
@@ -97,17 +101,34 @@ def adapters_stay_where_they_are() -> Iterator[None]:
         BaseTunerLayer._move_adapter_to_device_of_base_layer = original  # noqa: SLF001
 
 
-class LayerwiseMerge:
-    """Merges one tensor at a time, by PEFT's own code, in float32."""
+def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
+    """Build an empty base with the real LoRA around it."""
+    with adapters_stay_where_they_are():
+        wrapped = PeftModel.from_pretrained(
+            empty_base(base, rows), str(adapter), adapter_name=ADAPTER, low_cpu_mem_usage=True
+        )
+    return wrapped.eval()
 
-    def __init__(self, base: Path, adapter: Path) -> None:
-        with adapters_stay_where_they_are():
-            wrapped = PeftModel.from_pretrained(
-                empty_base(base), str(adapter), adapter_name=ADAPTER, low_cpu_mem_usage=True
-            )
-        wrapped.eval()
-        self._modules = dict(adapted_modules(wrapped))
-        self._waiting = set(self._modules)
+
+class LayerwiseMerge:
+    """Merges one tensor at a time, by PEFT's own code, in float32.
+
+    Args:
+        wrapped: An empty base with the real LoRA around it.
+        replacements: Gives the tensor that takes the place of one of the base's, or None.
+    """
+
+    def __init__(self, wrapped: Any, replacements: Callable[[str], torch.Tensor | None] = lambda _name: None) -> None:
+        self._replacements = replacements
+        self._layers: dict[str, Any] = {}
+        self._saved: dict[str, torch.Tensor] = {}
+        for name, module in adapted_modules(wrapped):
+            if isinstance(module, ModulesToSaveWrapper):
+                saved = module.modules_to_save[ADAPTER].named_parameters()
+                self._saved |= {f"{name}.{parameter}": tensor.detach() for parameter, tensor in saved}
+            else:
+                self._layers[f"{name}.weight"] = module
+        self._waiting = {*self._layers, *self._saved}
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Give the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
@@ -115,29 +136,26 @@ class LayerwiseMerge:
         Raises:
             ValueError: the sum holds NaN or infinity.
         """
-        with torch.no_grad():
-            return self._merge(name, weight)
-
-    def _merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        module_name, _, parameter = name.rpartition(".")
-        module = self._modules.get(module_name)
+        self._waiting.discard(name)
+        if name in self._saved:
+            return self._saved[name]
+        brought = self._replacements(name)
+        weight = weight if brought is None else brought
+        module = self._layers.get(name)
         if module is None:
             return weight
-        if isinstance(module, ModulesToSaveWrapper):
-            self._waiting.discard(module_name)
-            saved: torch.Tensor = module.modules_to_save[ADAPTER].get_parameter(parameter).float()
-            return saved
-        if parameter != "weight":
-            return weight
+        with torch.no_grad():
+            return self._merge(module, weight)
+
+    def _merge(self, module: Any, weight: torch.Tensor) -> torch.Tensor:
         layer = module.get_base_layer()
         layer.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
         module.merge(safe_merge=True)
         merged: torch.Tensor = layer.weight.data
         module.merged_adapters.clear()
         layer.weight = torch.nn.Parameter(torch.empty(weight.shape, device=META), requires_grad=False)
-        self._waiting.discard(module_name)
         return merged
 
     def left_over(self) -> list[str]:
-        """Name the adapted modules whose tensor never came by: their training would be lost."""
+        """Name the adapted tensors that never came by: their training would be lost."""
         return sorted(self._waiting)

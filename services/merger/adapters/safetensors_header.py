@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from services.merger.adapters.shelf import Shelf
 from services.merger.domain import FolderFacts, TensorInfo, WeightsFile
 
 LENGTH_BYTES = 8
+FIRST_READ_BYTES = 64 * 1024
 HEADER_LIMIT_BYTES = 100_000_000
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -19,44 +21,39 @@ BITS = {
 }  # fmt: skip
 
 
-def read_folder(folder: Path) -> FolderFacts:
-    """Describe a model or adapter folder: sizes, safetensors headers, configuration."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    weights = tuple(read_weights(folder, name) for name in sizes if name.endswith(".safetensors"))
-    return FolderFacts(sizes, weights, read_config(folder))
+def read_folder(shelf: Shelf, config: Path) -> FolderFacts:
+    """Describe a model or adapter folder: sizes, safetensors headers, and its configuration, a local file."""
+    weights = tuple(read_weights(shelf, name) for name in shelf.sizes if name.endswith(".safetensors"))
+    return FolderFacts(shelf.sizes, weights, read_config(config))
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read `adapter_config.json` or `config.json`; None where neither holds a JSON object."""
-    for name in ("adapter_config.json", "config.json"):
-        path = folder / name
-        if path.is_file():
-            try:
-                config = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                return None
-            return config if isinstance(config, dict) else None
-    return None
+def read_config(path: Path) -> dict[str, Any] | None:
+    """Read a configuration; None where the file holds no JSON object."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
 
 
-def read_weights(folder: Path, name: str) -> WeightsFile:
+def read_weights(shelf: Shelf, name: str) -> WeightsFile:
     """Read the header of one file, and check that the file is as long as it says."""
-    path = folder / name
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if size < LENGTH_BYTES or not 0 < length <= min(size - LENGTH_BYTES, HEADER_LIMIT_BYTES):
-            return WeightsFile(name, {}, f"the file of {size} bytes ends before its header does")
-        try:
-            header = json.loads(file.read(length))
-            tensors = read_tensors(header)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return WeightsFile(name, {}, f"the header is not that of a safetensors file ({error})")
-    expected = LENGTH_BYTES + length + sum(info.size_bytes for info in tensors.values())
+    size = shelf.sizes[name]
+    start = bytes(shelf.read(name, 0, min(size, FIRST_READ_BYTES)))
+    length = int.from_bytes(start[:LENGTH_BYTES], "little")
+    data_start = LENGTH_BYTES + length
+    if size < LENGTH_BYTES or not 0 < length <= min(size - LENGTH_BYTES, HEADER_LIMIT_BYTES):
+        return WeightsFile(name, {}, f"the file of {size} bytes ends before its header does")
+    if data_start > len(start):
+        start += bytes(shelf.read(name, len(start), data_start - len(start)))
+    try:
+        tensors = read_tensors(json.loads(start[LENGTH_BYTES:data_start]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return WeightsFile(name, {}, f"the header is not that of a safetensors file ({error})")
+    expected = data_start + sum(info.size_bytes for info in tensors.values())
     if size != expected:
         return WeightsFile(name, tensors, f"the file has {size} bytes, its header promises {expected}")
-    return WeightsFile(name, tensors)
+    return WeightsFile(name, tensors, data_start=data_start)
 
 
 def read_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
@@ -78,3 +75,17 @@ def read_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
         tensors[name] = TensorInfo(str(entry["dtype"]), shape, end - start)
         position = end
     return tensors
+
+
+def write_header(tensors: Mapping[str, TensorInfo]) -> bytes:
+    """Give length and header of a file that holds these tensors in this order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position = 0
+    for name, info in tensors.items():
+        header[name] = {
+            "dtype": info.dtype, "shape": list(info.shape), "data_offsets": [position, position + info.size_bytes],
+        }  # fmt: skip
+        position += info.size_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text

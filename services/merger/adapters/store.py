@@ -1,16 +1,14 @@
-"""Base models, checkpoints and merged models in the object store, with local copies that are verified."""
+"""Base models, checkpoints and merged models in the object store."""
 
-import hashlib
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef
-from contracts.manifests import BaseManifest, FileEntry, FolderManifest, MergedManifest
+from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.vocabulary import ArtifactRef, digest_of
-from services.merger.ports import Folder, Progress
+from services.merger.ports import Folder
 from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
 from shared.workrooms import Workrooms
@@ -23,7 +21,6 @@ class StoredArtifacts:
 
     def __init__(self, store: Store, work_dir: Path) -> None:
         self._store = store
-        self._bases = work_dir / "bases"
         self.rooms = Workrooms(work_dir / "rooms")
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
@@ -61,23 +58,6 @@ class StoredArtifacts:
     def _prefix(self, uri: str) -> str:
         return self._store.key_of(uri).partition("manifests/")[0]
 
-    def keep(self, folder: Folder, progress: Progress) -> Path:
-        """Give a local copy of a folder that stays for the next time; what is there already is verified."""
-        local = self._bases / folder.digest.removeprefix("sha256:")
-        missing = [file for file in folder.files if not _is_there(local / file.path, file)]
-        self.fetch(missing, folder.prefix, local, progress, "base")
-        return local
-
-    def fetch(self, files: Sequence[FileEntry], prefix: str, into: Path, progress: Progress, step: str) -> None:
-        """Download files into a folder."""
-        self._store.fetch_files(files, into, prefix, lambda done, total: progress(step, done, total, "bytes"))
-
-    def put(self, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
-        """Upload the files of a folder as blobs."""
-        return self._store.put_folder(
-            folder, progress=lambda done, total: progress("upload", done, total, "bytes")
-        ).files
-
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
         """Write the manifest, create-only; give the one that is there in the end (a replica may have been first)."""
         ref, written = self._store.put_manifest(manifest_key(MERGED, manifest.output_key), manifest)
@@ -88,7 +68,6 @@ class StoredArtifacts:
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Give an empty folder for one piece of work, gone afterwards."""
         return self.rooms.open(name)
-
 
 
 def _as_import(data: bytes) -> BaseManifest | None:
@@ -105,10 +84,3 @@ def _folder(data: bytes, digest: str, prefix: str) -> Folder:
         reason = f"{digest} is no manifest of a folder: {error.errors()[0]['msg']}."
         raise Permanent("artifact_not_found", reason) from error
     return Folder(digest, manifest.files, prefix)
-
-
-def _is_there(path: Path, file: FileEntry) -> bool:
-    if not path.is_file() or path.stat().st_size != file.size_bytes:
-        return False
-    with path.open("rb") as stream:
-        return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}" == file.digest

@@ -1,31 +1,22 @@
-"""Writes a merged model shard by shard: never more than one shard and one float32 tensor in memory."""
+"""Writes a merged model shard by shard into the store: two shards and one float32 tensor in memory, never more."""
 
+import hashlib
 import json
 import math
-import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
-from services.merger.domain import (
-    FolderFacts,
-    SaveDtype,
-    TensorInfo,
-    is_carried_over,
-    plan_shards,
-    shard_name,
-    strip_remote_code,
-)
+from contracts.manifests import FileEntry
+from services.merger.adapters.safetensors_header import write_header
+from services.merger.adapters.shelf import Shelf
+from services.merger.adapters.tensors import DTYPES, Digests, stream_tensors, tensor_of
+from services.merger.domain import FolderFacts, SaveDtype, TensorInfo, plan_shard_limit, plan_shards, shard_name
+from shared.blobs import Store
 
-DTYPES: dict[SaveDtype, torch.dtype] = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
+SAVED: dict[SaveDtype, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 FLOATING = frozenset({"BF16", "F16", "F32", "F64"})
 Progress = Callable[[int, int], None]
 
@@ -58,79 +49,134 @@ class LeftOverError(Exception):
     """A module that the adapter changes has no tensor in the base: its training would be lost."""
 
 
+class NonFiniteError(Exception):
+    """A tensor holds NaN or infinity, perhaps only since the saved dtype cannot hold its numbers."""
+
+    def __init__(self, name: str, dtype: SaveDtype) -> None:
+        super().__init__(f"{name} is not finite as {dtype}")
+        self.name = name
+
+
+class Shard:
+    """One file in memory, from its header to its last byte; tensors are rounded right into their place."""
+
+    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+        header = write_header(tensors)
+        self.data = bytearray(len(header) + sum(info.size_bytes for info in tensors.values()))
+        self.data[: len(header)] = header
+        self._at = len(header)
+        self._tensors = tensors
+        self.waiting = set(tensors)
+
+    def place(self, name: str, tensor: torch.Tensor, dtype: SaveDtype) -> bytes:
+        """Round a tensor once to the saved dtype, at its place; give the digest of its bytes.
+
+        Raises:
+            NonFiniteError: it is not finite there.
+        """
+        info = self._tensors[name]
+        place = memoryview(self.data)[self._at : self._at + info.size_bytes]
+        self._at += info.size_bytes
+        self.waiting.remove(name)
+        saved = tensor_of(place, info).copy_(tensor)
+        if info.dtype in FLOATING and not is_finite(saved):
+            raise NonFiniteError(name, dtype)
+        return hashlib.sha256(place).digest()
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Say whether every number is finite, without a mask as large as the tensor."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.view(-1).split(1 << 20))
+
+
+class ShardWriter:
+    """Fills shards in order, and uploads each while the next one is filled."""
+
+    def __init__(self, store: Store, tensors: Mapping[str, TensorInfo], limit_bytes: int, dtype: SaveDtype) -> None:
+        self._store, self._tensors, self._dtype = store, tensors, dtype
+        sizes = [(name, info.size_bytes) for name, info in tensors.items()]
+        self._plan = plan_shards(sizes, limit_bytes)
+        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="upload")
+        self._sending: Future[FileEntry] | None = None
+        self._shard: Shard | None = None
+        self._index: dict[str, str] = {}
+        self._files: list[FileEntry] = []
+        self.digests: Digests = {}
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Place the next tensor."""
+        position = len(self._files) + (self._sending is not None)
+        path = shard_name(position, len(self._plan))
+        if self._shard is None:
+            self._shard = Shard({one: self._tensors[one] for one in self._plan[position]})
+        self.digests[name] = self._shard.place(name, tensor, self._dtype)
+        self._index[name] = path
+        if not self._shard.waiting:
+            self._wait()
+            self._sending = self._uploads.submit(self._store.put_blob, memoryview(self._shard.data), path)
+            self._shard = None
+
+    def finish(self) -> list[FileEntry]:
+        """Wait until everything is stored; give all files, with the index that several shards need."""
+        self._wait()
+        self._uploads.shutdown()
+        if len(self._files) > 1:
+            total_bytes = sum(info.size_bytes for info in self._tensors.values())
+            index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(self._index.items()))}
+            data = dump_json(index)
+            self._files.append(self._store.put_blob(memoryview(data), "model.safetensors.index.json"))
+        return self._files
+
+    def _wait(self) -> None:
+        if self._sending is not None:
+            self._files.append(self._sending.result())
+            self._sending = None
+
+
 def write_merged(
-    source: Path, facts: FolderFacts, out: Path, *, merge: TensorMerge, dtype: SaveDtype, progress: Progress
-) -> None:
-    """Write every tensor of `source`, merged and rounded once to `dtype`, as safetensors shards into `out`.
+    store: Store, source: Shelf, facts: FolderFacts, *, merge: TensorMerge, shapes: Mapping[str, tuple[int, ...]],
+    dtype: SaveDtype, progress: Progress,
+) -> tuple[list[FileEntry], Digests, Digests]:  # fmt: skip
+    """Write every tensor of `source`, merged and rounded once to `dtype`, into the store.
+
+    Args:
+        store: Where the shards go.
+        source: Where the tensors come from; each of its files is read once, in order, and verified.
+        facts: What `source` holds.
+        merge: Gives the merged tensor for each of them.
+        shapes: Shapes in the merged model, where they differ from the source's.
+        dtype: What floating point is rounded to.
+        progress: Told tensors done and in all.
+
+    Returns:
+        The files, and the digests of the tensors that were read and of those that were written.
 
     Raises:
         LeftOverError: an adapted module was never met.
-        ValueError: a merged tensor holds NaN or infinity.
+        NonFiniteError: a merged tensor holds NaN or infinity.
+        Permanent: `digest_mismatch`; nothing that was written may be committed.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    width = torch.finfo(DTYPES[dtype]).bits // 8
-    where = {name: file.path for file in facts.weights for name in file.tensors}
-    sizes = [(name, saved_bytes(info, width)) for name, info in facts.tensors.items()]
-    shards = plan_shards(sizes)
-    index: dict[str, str] = {}
-    for position, names in enumerate(shards):
-        shard: dict[str, torch.Tensor] = {}
-        for name in names:
-            with safe_open(str(source / where[name]), framework="pt") as file:
-                tensor = file.get_tensor(name)
-            shard[name] = rounded(name, merge.merge(name, tensor), dtype)
-            index[name] = shard_name(position, len(shards))
-            progress(len(index), len(sizes))
-        save_file(shard, str(out / shard_name(position, len(shards))), metadata={"format": "pt"})
+    planned = {name: saved_as(info, shapes.get(name, info.shape), dtype) for name, info in facts.tensors.items()}
+    limit_bytes = plan_shard_limit(
+        [facts.sizes[file.path] for file in facts.weights], sum(info.size_bytes for info in planned.values())
+    )
+    writer, read = ShardWriter(store, planned, limit_bytes, dtype), Digests()
+    for file in facts.weights:
+        for name, tensor in stream_tensors(source, file, read):
+            writer.add(name, merge.merge(name, tensor))
+            progress(len(read), len(planned))
     if merge.left_over():
         msg = f"{len(merge.left_over())} adapted modules have no weights in the base: {merge.left_over()[0]}"
         raise LeftOverError(msg)
-    if len(shards) > 1:
-        write_json(out / "model.safetensors.index.json", index_of(index, sum(size for _, size in sizes)))
+    return writer.finish(), read, writer.digests
 
 
-def rounded(name: str, tensor: torch.Tensor, dtype: SaveDtype) -> torch.Tensor:
-    """Round a floating-point tensor to the saved dtype, once.
-
-    Raises:
-        ValueError: it holds NaN or infinity, perhaps only since float16 cannot hold its numbers.
-    """
-    if not tensor.is_floating_point():
-        return tensor.contiguous()
-    saved = tensor.to(DTYPES[dtype]).contiguous()
-    if not bool(torch.isfinite(saved).all()):
-        msg = f"{name} is not finite as {dtype}"
-        raise ValueError(msg)
-    return saved
+def saved_as(info: TensorInfo, shape: tuple[int, ...], dtype: SaveDtype) -> TensorInfo:
+    """Give what a tensor will be once saved; only floating point changes its width."""
+    kind = SAVED[dtype] if info.dtype in FLOATING else info.dtype
+    return TensorInfo(kind, shape, math.prod(shape) * DTYPES[kind].itemsize)
 
 
-def saved_bytes(info: TensorInfo, width: int) -> int:
-    """Give the bytes a tensor takes once saved; only floating point changes its width."""
-    return math.prod(info.shape) * width if info.dtype in FLOATING else info.size_bytes
-
-
-def index_of(index: dict[str, str], total_bytes: int) -> dict[str, Any]:
-    """Give the index that `transformers` looks for beside several shards."""
-    return {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(index.items()))}
-
-
-def carry_over(base: Path, out: Path, *, dtype: SaveDtype) -> None:
-    """Copy the base's tokenizer and settings byte by byte; only a configuration that lies is written anew.
-
-    It lies when it names another dtype than the saved one, or code to import from the folder.
-    """
-    for path in sorted(base.iterdir()):
-        if path.is_file() and is_carried_over(path.name):
-            shutil.copyfile(path, out / path.name)
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    honest = strip_remote_code(config)
-    for key in ("dtype", "torch_dtype"):
-        if key in honest:
-            honest[key] = dtype
-    if honest != config:
-        write_json(out / "config.json", honest)
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON file as `transformers` does: indented, sorted, with a last newline."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def dump_json(value: Mapping[str, Any]) -> bytes:
+    """Write JSON as `transformers` does: indented, sorted, with a last newline."""
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

@@ -1,95 +1,172 @@
-"""The checks that need torch: what PEFT expects of a LoRA on this base, and the values of the weights."""
+"""The checks that need torch: what PEFT expects of a LoRA on this base, its values, its tokenizer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from services.merger import domain
-from services.merger.adapters import parity, peft_model
-from services.merger.ports import MergeOrder
+from services.merger.adapters import peft_model, tokenizers
+from services.merger.adapters.rooms import Rooms, refuse
+from services.merger.adapters.tensors import RUN_BYTES, Replacements, tensor_of
 from shared.errors import Permanent
 
-Refuse = Callable[[domain.Refusal | None], None]
-Tell = Callable[[int, int], None]
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks found out that the merge needs.
+
+    Attributes:
+        shapes: Shapes in the merged model of the tensors that get another one.
+        tied: Modules that share one matrix, the embedding first.
+    """
+
+    vocabulary: domain.Vocabulary
+    own_tokenizer: bool
+    replacements: Replacements
+    shapes: Mapping[str, tuple[int, ...]]
+    tied: list[str]
 
 
-def check_lora(
-    order: MergeOrder, base: domain.FolderFacts, checkpoint: domain.FolderFacts, refuse: Refuse, tell: Tell
-) -> None:
-    """Hold a LoRA against its base, tensor by tensor."""
-    refuse(domain.assess_base_tensors(base.tensors, needed(order.base)))
-    try:
-        expected, adapted, tied = peft_model.expected_adapter(order.base, order.checkpoint)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = f"PEFT cannot apply this configuration to the base: {first_line(error)}."
-        raise Permanent("adapter_keys_mismatch", reason) from error
-    refuse(domain.assess_tied(adapted, tied))
-    copies = {name: domain.base_tensor_name(name) for name in checkpoint.tensors.keys() - expected.keys()}
-    copies = {name: original for name, original in copies.items() if original in base.tensors}
-    refuse(domain.assess_base_copies(differing_copies(order, base, checkpoint, copies)))
-    own = {name: info for name, info in checkpoint.tensors.items() if name not in copies}
-    refuse(domain.assess_adapter_tensors(own, expected))
-    refuse(domain.assess_adapter_values(peft_model.read_values(order.checkpoint / domain.ADAPTER_WEIGHTS)))
-    check_tokenizer(order, refuse)
-    tell(len(expected), len(expected))
+def check(rooms: Rooms) -> Checked:
+    """Hold a checkpoint against its base, tensor by tensor; raise Permanent where it does not fit."""
+    model = build_base(rooms.base)
+    refuse(domain.assess_base_tensors(rooms.base_facts.tensors, peft_model.needed_weights(model)))
+    rows, tied = model.config.get_text_config().vocab_size, peft_model.tied_modules(model)
+    if rooms.order.kind == "full":
+        vocabulary = full_vocabulary(rooms, rows)
+        brought: dict[str, str] = {}
+    else:
+        vocabulary, brought = check_lora(rooms, rows, tied)
+    base_size, tokenizer = compare_tokenizers(rooms)
+    refuse(domain.assess_vocabulary(tokenizer, base_size, vocabulary))
+    own = domain.takes_own_tokenizer(tokenizer, vocabulary)
+    if brought:
+        same_rows = base_size if own or vocabulary.rows != rows else rows
+        refuse(domain.assess_base_copies(differing_copies(rooms, brought, tied, min(same_rows, vocabulary.rows))))
+        assess_twins(rooms, brought, tied)
+    if rooms.order.kind == "lora":
+        refuse(domain.assess_adapter_values(peft_model.read_values(rooms.adapter)))
+    shapes = {
+        name: domain.resized(info.shape, vocabulary)
+        for name, info in rooms.base_facts.tensors.items()
+        if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and rooms.order.kind == "lora"
+    }
+    return Checked(vocabulary, own, Replacements(rooms.adapter, whole(brought, tied)), shapes, tied)
 
 
-def differing_copies(
-    order: MergeOrder, base: domain.FolderFacts, checkpoint: domain.FolderFacts, copies: Mapping[str, str]
-) -> list[str]:
-    """Name the tensors of the base that the LoRA's file brings along, changed (PEFT does so with embeddings)."""
-    found = []
-    where = {name: file.path for file in base.weights for name in file.tensors}
-    mine = {name: file.path for file in checkpoint.weights for name in file.tensors}
-    for name, original in sorted(copies.items()):
-        with safe_open(str(order.checkpoint / mine[name]), framework="pt") as file:
-            brought = file.get_tensor(name).float()
-        with safe_open(str(order.base / where[original]), framework="pt") as file:
-            if not torch.equal(brought, file.get_tensor(original).float()):
-                found.append(original)
-    return found
-
-
-def check_full(
-    order: MergeOrder, base: domain.FolderFacts, checkpoint: domain.FolderFacts, refuse: Refuse, tell: Tell
-) -> None:
-    """Look at every value of full weights."""
-    refuse(domain.assess_base_tensors(base.tensors, needed(order.base)))
-    names = checkpoint.tensors
-    non_finite: list[str] = []
-    done = 0
-    for file in checkpoint.weights:
-        with safe_open(str(order.checkpoint / file.path), framework="pt") as opened:
-            for name in file.tensors:
-                if not bool(torch.isfinite(opened.get_tensor(name)).all()):
-                    non_finite.append(name)
-                done += 1
-                tell(done, len(names))
-    refuse(domain.assess_finite(non_finite))
-    check_tokenizer(order, refuse)
-
-
-def needed(folder: Path) -> set[str]:
-    """Name the weights that the base's architecture needs.
+def build_base(folder: Path) -> Any:
+    """Build the base, empty.
 
     Raises:
         Permanent: `unsupported_architecture`.
     """
     try:
-        return peft_model.needed_weights(peft_model.empty_base(folder))
+        return peft_model.empty_base(folder)
     except (ValueError, KeyError, AttributeError, OSError) as error:
         raise Permanent("unsupported_architecture", f"The base cannot be built: {first_line(error)}.") from error
 
 
-def check_tokenizer(order: MergeOrder, refuse: Refuse) -> None:
-    """Refuse a checkpoint that brings another tokenizer than its base's."""
+def full_vocabulary(rooms: Rooms, base_rows: int) -> domain.Vocabulary:
+    """Hold full weights against the base, whose embedding they may have resized."""
+    base, found = rooms.base_facts.tensors, rooms.checkpoint_facts.tensors
+    vocabulary = domain.plan_vocabulary(found, base, base_rows)
+    expected = {name: domain.resized(info.shape, vocabulary) for name, info in base.items()}
+    refuse(domain.assess_full_tensors(found, base, expected))
+    declared = (rooms.checkpoint_facts.config or {}).get("vocab_size", vocabulary.rows)
+    refuse(domain.assess_declared_rows(declared, vocabulary))
+    return vocabulary
+
+
+def check_lora(rooms: Rooms, base_rows: int, tied: list[str]) -> tuple[domain.Vocabulary, dict[str, str]]:
+    """Hold a LoRA's tensors against what PEFT expects; give its vocabulary, and the embeddings that it brings along."""
+    found, base = rooms.checkpoint_facts.tensors, dict(rooms.base_facts.tensors)
+    for alias in tied[1:]:
+        base.setdefault(f"{alias}.weight", base[f"{tied[0]}.weight"])
+    vocabulary = domain.plan_vocabulary(
+        {domain.base_tensor_name(name): info for name, info in found.items()}, base, base_rows
+    )
     try:
-        differences = parity.tokenizer_differences(order.base, order.checkpoint)
+        expected = peft_model.expected_adapter(rooms.base, rooms.checkpoint, vocabulary.rows)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = f"PEFT cannot apply this configuration to the base: {first_line(error)}."
+        raise Permanent("adapter_keys_mismatch", reason) from error
+    refuse(domain.assess_tied(expected.modules, tied))
+    names = {name: domain.base_tensor_name(name) for name in found.keys() - expected.shapes.keys()}
+    brought = {original: name for name, original in names.items() if original in base}
+    own = {
+        name: info
+        for name, info in found.items()
+        if name not in brought.values() and (domain.twin_of(name) or "") not in expected.shapes
+    }
+    refuse(domain.assess_adapter_tensors(own, expected.shapes))
+    shapes = {name: domain.resized(base[original].shape, vocabulary) for original, name in brought.items()}
+    refuse(domain.first_shape_mismatch(found, shapes))
+    if vocabulary.rows != base_rows:
+        saved = {domain.base_tensor_name(name) for name in found}
+        refuse(domain.assess_resized(saved, rooms.base_facts.tensors, tied, vocabulary))
+    return vocabulary, brought
+
+
+def whole(brought: Mapping[str, str], tied: list[str]) -> dict[str, str]:
+    """Let one of two tied matrices that a LoRA brings along stand for both."""
+    names = dict(brought)
+    mates = [f"{name}.weight" for name in tied]
+    for mate in mates:
+        given = next((names[one] for one in mates if one in names), None)
+        if given is not None:
+            names.setdefault(mate, given)
+    return names
+
+
+def differing_copies(rooms: Rooms, brought: Mapping[str, str], tied: list[str], rows: int) -> list[str]:
+    """Name the tensors of the base that a LoRA's file brings along with other values in their first `rows`."""
+    found = []
+    for original, name in sorted(brought.items()):
+        is_alias = original not in rooms.base_facts.tensors
+        if not same_rows(rooms, f"{tied[0]}.weight" if is_alias else original, name, rows):
+            found.append(original)
+    return found
+
+
+def same_rows(rooms: Rooms, original: str, name: str, rows: int) -> bool:
+    """Compare the first rows of a tensor of the base with a LoRA's copy of it, a few at a time."""
+    file, start, info = rooms.base_facts.locate(original)
+    count = info.shape[0] if len(info.shape) < 2 else min(rows, info.shape[0])
+    width = info.size_bytes // max(1, info.shape[0])
+    step = max(1, RUN_BYTES // max(1, width))
+    with safe_open(str(rooms.adapter), framework="pt") as opened:
+        copy = opened.get_slice(name)
+        for at in range(0, count, step):
+            size = min(step, count - at)
+            data = rooms.base_shelf.read(file, start + at * width, size * width)
+            part = tensor_of(data, domain.TensorInfo(info.dtype, (size, *info.shape[1:]), size * width))
+            if not torch.equal(copy[at : at + size].float(), part.float()):
+                return False
+    return True
+
+
+def assess_twins(rooms: Rooms, brought: Mapping[str, str], tied: list[str]) -> None:
+    """Refuse two different copies of what is one matrix in this base."""
+    copies = [brought[f"{name}.weight"] for name in tied if f"{name}.weight" in brought]
+    with safe_open(str(rooms.adapter), framework="pt") as opened:
+        if len(copies) > 1 and not torch.equal(opened.get_tensor(copies[0]), opened.get_tensor(copies[1])):
+            refuse(domain.assess_tied(tied, tied))
+
+
+def compare_tokenizers(rooms: Rooms) -> tuple[int, domain.TokenizerFacts | None]:
+    """Hold the checkpoint's own tokenizer against the base's.
+
+    Raises:
+        Permanent: `tokenizer_changed` when one cannot be loaded.
+    """
+    try:
+        return tokenizers.compare_tokenizers(rooms.base, rooms.checkpoint)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise Permanent("tokenizer_changed", f"The tokenizer cannot be loaded: {first_line(error)}.") from error
-    refuse(domain.assess_tokenizer(differences))
 
 
 def first_line(error: Exception) -> str:

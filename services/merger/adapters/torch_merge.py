@@ -1,27 +1,93 @@
-"""The heavy step itself: every tensor, merged by PEFT's own code, into shards."""
+"""The heavy step itself: every tensor, merged by PEFT's own code, from the store into shards in the store."""
 
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+from contracts.manifests import FileEntry
 from services.merger import domain
-from services.merger.adapters.peft_model import LayerwiseMerge
-from services.merger.adapters.streaming import LeftOverError, NoMerge, TensorMerge, carry_over, write_merged
-from services.merger.ports import MergeOrder
+from services.merger.adapters.peft_model import LayerwiseMerge, load_unmerged
+from services.merger.adapters.rooms import Rooms
+from services.merger.adapters.streaming import (
+    LeftOverError,
+    NoMerge,
+    NonFiniteError,
+    TensorMerge,
+    dump_json,
+    write_merged,
+)
+from services.merger.adapters.tensors import Digests
+from services.merger.adapters.torch_checks import Checked
+from shared.blobs import Store
 from shared.errors import Permanent
 
+Tell = Callable[[str, str], Callable[[int, int], None]]
 
-def write(order: MergeOrder, source: domain.FolderFacts, tell: Callable[[int, int], None]) -> None:
-    """Write the merged model to `order.out`.
+
+@dataclass(frozen=True)
+class Written:
+    """The files of the merged model, and the digests of the tensors that were read and written."""
+
+    files: tuple[FileEntry, ...]
+    read: Digests
+    written: Digests
+
+
+def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
+    """Write the merged model into the store, not committed.
 
     Raises:
-        Permanent: `non_finite_weights`, `unsupported_adapter`.
+        Permanent: `non_finite_weights`, `unsupported_adapter`, `digest_mismatch`.
     """
-    is_lora = order.kind == "lora"
-    folder = order.base if is_lora else order.checkpoint
-    merge: TensorMerge = LayerwiseMerge(order.base, order.checkpoint) if is_lora else NoMerge()
+    is_lora = rooms.order.kind == "lora"
+    shelf, facts = (rooms.base_shelf, rooms.base_facts) if is_lora else (rooms.checkpoint_shelf, rooms.checkpoint_facts)
+    merge: TensorMerge = NoMerge()
+    if is_lora:
+        unmerged = load_unmerged(rooms.base, rooms.checkpoint, checked.vocabulary.rows)
+        merge = LayerwiseMerge(unmerged, checked.replacements.get)
     try:
-        write_merged(folder, source, order.out, merge=merge, dtype=order.dtype, progress=tell)
+        files, read, written = write_merged(
+            store, shelf, facts, merge=merge, shapes=checked.shapes, dtype=rooms.order.dtype,
+            progress=tell("merge", "tensors"),
+        )  # fmt: skip
     except LeftOverError as error:
         raise Permanent("unsupported_adapter", f"{error}.") from error
+    except NonFiniteError as error:
+        raise Permanent("non_finite_weights", f"After merging, {error}.", tensors=[error.name]) from error
     except ValueError as error:
-        raise Permanent("non_finite_weights", f"After merging, {error}.") from error
-    carry_over(order.base, order.out, dtype=order.dtype)
+        raise Permanent("non_finite_weights", f"After merging: {error}.") from error
+    return Written((*files, *carry_over(store, rooms, checked, tell("upload", "files"))), read, written)
+
+
+def carry_over(store: Store, rooms: Rooms, checked: Checked, tell: Callable[[int, int], None]) -> list[FileEntry]:
+    """Copy tokenizer and settings byte by byte; only a configuration that lies is written anew.
+
+    It lies when it names another dtype or vocabulary than the merged model's, or code to import from the folder.
+    """
+    paths = {path: rooms.base / path for path in rooms.base_shelf.sizes if domain.is_carried_over(path)}
+    if checked.own_tokenizer:
+        own = {path: rooms.checkpoint / path for path in rooms.checkpoint_shelf.sizes}
+        paths = {path: local for path, local in paths.items() if not domain.is_tokenizer_file(path)}
+        paths |= {path: local for path, local in own.items() if domain.is_tokenizer_file(path)}
+    config = json.loads(paths[domain.MODEL_CONFIG].read_text(encoding="utf-8"))
+    honest = honest_config(config, checked.vocabulary, rooms.order.dtype)
+    if honest != config:
+        paths[domain.MODEL_CONFIG].write_bytes(dump_json(honest))
+    files = []
+    for path, local in sorted(paths.items()):
+        files.append(store.put_file(local, path))
+        tell(len(files), len(paths))
+    return files
+
+
+def honest_config(config: dict[str, Any], vocabulary: domain.Vocabulary, dtype: domain.SaveDtype) -> dict[str, Any]:
+    """Give the configuration of the merged model."""
+    honest = domain.strip_remote_code(config)
+    for key in ("dtype", "torch_dtype"):
+        if key in honest:
+            honest[key] = dtype
+    if vocabulary.rows != vocabulary.base_rows:
+        holder = honest if "vocab_size" in honest else honest.get("text_config", honest)
+        holder["vocab_size"] = vocabulary.rows
+    return honest

@@ -15,6 +15,7 @@ from contracts.facts import BaseModelRef
 Kind = Literal["lora", "full"]
 
 ADAPTER_CONFIG = "adapter_config.json"
+MODEL_CONFIG = "config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 INTEGER_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4"})
@@ -44,6 +45,7 @@ FREE_CONFIG_KEYS = frozenset(
         "torch_dtype",
         "transformers_version",
         "use_cache",
+        "vocab_size",  # held against the embedding's rows and the tokenizer
     }
 )
 
@@ -73,6 +75,8 @@ class WeightsFile:
     path: str
     tensors: Mapping[str, TensorInfo]
     problem: str | None = None
+    data_start: int = 0
+    """Where the bytes of the tensors begin; they follow each other in order, without a gap."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,16 @@ class FolderFacts:
     def tensors(self) -> dict[str, TensorInfo]:
         """All tensors of all files, in the order of the files."""
         return {name: info for file in self.weights for name, info in file.tensors.items()}
+
+    def locate(self, name: str) -> tuple[str, int, TensorInfo]:
+        """Give the file that holds a tensor, and where in it."""
+        file = next(file for file in self.weights if name in file.tensors)
+        start = file.data_start
+        for before, info in file.tensors.items():
+            if before == name:
+                return file.path, start, info
+            start += info.size_bytes
+        raise KeyError(name)
 
 
 @dataclass(frozen=True)
@@ -105,7 +119,7 @@ def assess_files(kind: Kind, sizes: Mapping[str, int]) -> Refusal | None:
         if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES:
             return Refusal("pickle_refused", f"{path} is a pickle.", {"path": path})
     weights = [ADAPTER_WEIGHTS] if kind == "lora" else [path for path in sizes if path.endswith(".safetensors")]
-    needed = [ADAPTER_CONFIG if kind == "lora" else "config.json", *weights]
+    needed = [ADAPTER_CONFIG if kind == "lora" else MODEL_CONFIG, *weights]
     missing = [path for path in needed if path not in sizes]
     if missing or not weights:
         what = ", ".join(missing) or "any safetensors file"
@@ -131,6 +145,13 @@ def assess_base_identity(declared: BaseModelRef, found_digest: str) -> Refusal |
         return None
     reason = f"The checkpoint was trained on {declared.name} {declared.digest}, but the store holds {found_digest}."
     return Refusal("base_mismatch", reason, {"declared": declared.digest, "found": found_digest})
+
+
+def assess_base_files(sizes: Mapping[str, int]) -> Refusal | None:
+    """Refuse a base without a configuration."""
+    if MODEL_CONFIG in sizes:
+        return None
+    return Refusal("unsupported_architecture", f"The base has no {MODEL_CONFIG}.", {"missing": [MODEL_CONFIG]})
 
 
 def assess_base(base: FolderFacts) -> Refusal | None:
@@ -197,6 +218,14 @@ def base_tensor_name(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
+def twin_of(name: str) -> str | None:
+    """Give the tensor of a LoRA's file that another is a mere copy of: PEFT saves resized modules several times."""
+    for inserted in (".modules_to_save.", ".original_module."):
+        if inserted in name:
+            return name.replace(inserted, ".")
+    return None
+
+
 def assess_base_copies(differing: Sequence[str]) -> Refusal | None:
     """Refuse a LoRA whose file brings a changed copy of the base's own weights along, such as a resized embedding."""
     if not differing:
@@ -256,8 +285,10 @@ def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]
     return None
 
 
-def assess_full_tensors(found: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo]) -> Refusal | None:
-    """Hold full weights against the base: the same tensors in the same shapes."""
+def assess_full_tensors(
+    found: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> Refusal | None:
+    """Hold full weights against the base: the same tensors, in the shapes that its vocabulary leads to expect."""
     missing, unexpected = sorted(base.keys() - found.keys()), sorted(found.keys() - base.keys())
     if missing or unexpected:
         reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's."
@@ -265,15 +296,7 @@ def assess_full_tensors(found: Mapping[str, TensorInfo], base: Mapping[str, Tens
     quantised = [name for name, info in found.items() if info.dtype in INTEGER_DTYPES]
     if quantised:
         return Refusal("quantised_base", f"{quantised[0]} is quantised.", {"tensor": quantised[0]})
-    return first_shape_mismatch(found, {name: info.shape for name, info in base.items()})
-
-
-def assess_tokenizer(differences: Sequence[str]) -> Refusal | None:
-    """Refuse a checkpoint whose own tokenizer is not the base's; `differences` names what differs."""
-    if not differences:
-        return None
-    reason = f"The checkpoint's {', '.join(differences)} differ from the base's."
-    return Refusal("tokenizer_changed", reason, {"differences": list(differences)})
+    return first_shape_mismatch(found, expected)
 
 
 def bare_name(name: str) -> str:

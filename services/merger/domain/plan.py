@@ -9,11 +9,13 @@ from contracts.facts import BaseModelRef, Weights
 from contracts.manifests import FileEntry
 from contracts.vocabulary import digest_of_json
 from services.merger.domain.parity import ParityLimits
+from services.merger.domain.recorded import recorded_settings
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 1  # raise it when the same inputs would give other bytes or another verdict
+REVISION = 2  # raise it when the same inputs would give other bytes or another verdict
 SHARD_LIMIT_BYTES = 512_000_000
+SMALL_SHARD_BYTES = 32_000_000
 TOKENIZER_FILES = frozenset(
     {
         "added_tokens.json",
@@ -41,6 +43,7 @@ def plan_output_key(
     dtype: SaveDtype,
     limits: ParityLimits,
     library_versions: Mapping[str, str],
+    hyperparameters: Mapping[str, Any],
 ) -> str:
     """Give the digest of everything that decides the outcome of a merge."""
     return digest_of_json(
@@ -53,8 +56,21 @@ def plan_output_key(
             "dtype": dtype,
             "limits": asdict(limits),
             "libraries": dict(sorted(library_versions.items())),
+            "recorded": recorded_settings(hyperparameters),
         }
     )
+
+
+def plan_shard_limit(source_sizes: Sequence[int], output_bytes: int) -> int:
+    """Give the most bytes of an output shard, so that two of them fit beside the largest source shard's worth of work.
+
+    One shard is filled while the one before it is uploaded: together no more than the largest source shard. What
+    fits into one shard as a whole is not cut.
+    """
+    largest = max(source_sizes, default=0)
+    if output_bytes <= min(SHARD_LIMIT_BYTES, max(largest, SMALL_SHARD_BYTES)):
+        return SHARD_LIMIT_BYTES
+    return min(SHARD_LIMIT_BYTES, max(largest // 2, SMALL_SHARD_BYTES))
 
 
 def plan_shards(sizes: Sequence[tuple[str, int]], limit_bytes: int = SHARD_LIMIT_BYTES) -> list[list[str]]:

@@ -55,23 +55,24 @@ def _rejected(release: Release) -> Ending | None:
 def _nothing_made(release: Release) -> Ending | None:
     if not gates.all_made(release) or gates.registered_variants(release):
         return None
-    reasons = [why for v in gates.wanted(release) if (why := gates.why_not_made(release, v)) is not None]
-    return _summarised(reasons)
+    return _no_variant(release)
 
 
 def _nothing_passed(release: Release) -> Ending | None:
     registered = gates.registered_variants(release)
     if release.slot is None or not registered or not gates.all_judged(release) or gates.choose(release) is not None:
         return None
-    verdicts = [found for one in registered if (found := gates.verdict_on(release, one.variant)) is not None]
-    return _summarised([(code, reason) for _, code, reason in verdicts])
+    return _no_variant(release)
 
 
-def _summarised(reasons: list[tuple[Code, str]]) -> Ending:
-    """End as rejected with the first code that is more than missing evidence."""
-    firm = [code for code, _ in reasons if code != "inconclusive"]
-    code: Code = firm[0] if firm else "inconclusive"
-    return Ending("rejected", code, "No variant passed. " + "; ".join(reason for _, reason in reasons) + ".")
+def _no_variant(release: Release) -> Ending:
+    """End as rejected with the first code that is more than missing evidence, those that came furthest first."""
+    registered = [one.variant for one in gates.registered_variants(release)]
+    judged = [(v, *found[1:]) for v in registered if (found := gates.verdict_on(release, v)) is not None]
+    unmade = [(v, *why) for v in gates.wanted(release) if (why := gates.why_not_made(release, v)) is not None]
+    firm = [code for _, code, _ in (*judged, *unmade) if code != "inconclusive"]
+    reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *unmade))
+    return Ending("rejected", firm[0] if firm else "inconclusive", f"No variant passed. {reasons}.")
 
 
 def _rehearsal_failed(release: Release, now: datetime) -> Ending | None:

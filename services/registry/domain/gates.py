@@ -4,9 +4,8 @@ from contracts.codes import Code
 from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked
 from contracts.policy import QualityGate, ReleasePolicy
 from contracts.vocabulary import Deployable, Target, Variant, Verdict
+from services.registry.domain.choice import Entrant, Ranking, rank
 from services.registry.domain.record import Release
-
-_WORST = float("inf")
 
 
 def assess_quality(quality: Quality, gate: QualityGate | None) -> list[GateResult]:
@@ -53,17 +52,21 @@ def wanted(release: Release) -> tuple[Variant, ...]:
 
 
 def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
-    """Say why a variant cannot be part of the version; None while it may."""
+    """Say why a variant cannot be part of the version; None while it may.
+
+    A variant that is the merged files themselves is measured on no text: their digests prove that nothing was lost.
+    """
     failed = release.failed.get(f"{variant}:quantise")
     if failed is not None:
-        return failed.code, f"{variant}: {failed.reason}"
+        return failed.code, failed.reason
     made = release.made.get(variant)
-    if made is None:
+    if made is None or made.settings.get("engine") == "pass-through":
         return None
     lost = [one for one in assess_quality(made.quality, release.policy.quality.get(variant)) if one.verdict != "pass"]
     if not lost:
         return None
-    return "quality_gate_failed", f"{variant}: " + "; ".join(f"{one.name}: {one.reason}" for one in lost)
+    firm = any(one.verdict == "fail" for one in lost)
+    return "quality_gate_failed" if firm else "inconclusive", "; ".join(f"{one.name}: {one.reason}" for one in lost)
 
 
 def all_made(release: Release) -> bool:
@@ -88,12 +91,12 @@ def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] 
     for stage in ("stage", "benchmark"):
         failed = release.failed.get(f"{variant}:{stage}")
         if failed is not None:
-            return "fail", failed.code, f"{variant}: {failed.reason}"
+            return "fail", failed.code, failed.reason
     benchmark = release.benchmarked.get(variant)
     if benchmark is None or variant not in release.staged:
         return None
     verdict, reason = assess_benchmark(release.policy, benchmark)
-    return verdict, ("inconclusive" if verdict == "inconclusive" else "gate_failed"), f"{variant}: {reason}"
+    return verdict, ("inconclusive" if verdict == "inconclusive" else "gate_failed"), reason
 
 
 def all_judged(release: Release) -> bool:
@@ -103,26 +106,30 @@ def all_judged(release: Release) -> bool:
     )
 
 
-def choose(release: Release) -> RegisteredVariant | None:
-    """Choose among the variants that passed, by the policy's objective; None while any is awaited or none passed.
+def measured_quality(release: Release, variant: Variant) -> Quality:
+    """Give the quality of a benchmarked variant: as the benchmark says, else as it was quantised."""
+    return release.benchmarked[variant].quality or release.made[variant].quality
 
-    Ties go to the variant that was wanted first.
-    """
+
+def ranking(release: Release) -> Ranking | None:
+    """Compare the variants that passed, by the policy's objective; None while any is awaited."""
     if not all_judged(release):
         return None
-    passed = [one for one in registered_variants(release) if (verdict_on(release, one.variant) or ("",))[0] == "pass"]
-    return min(passed, key=lambda one: _cost(release, one), default=None)
+    verdicts = {one: verdict_on(release, one.variant) for one in registered_variants(release)}
+    passed = [one for one, found in verdicts.items() if found is not None and found[0] == "pass"]
+    entrants = [
+        Entrant(
+            one.variant, measured_quality(release, one.variant), one.weights_bytes, release.benchmarked[one.variant]
+        )
+        for one in passed
+    ]
+    return rank(release.policy.objective, entrants)
 
 
-def _cost(release: Release, one: RegisteredVariant) -> tuple[float, ...]:
-    benchmark = release.benchmarked[one.variant]
-    if release.policy.objective == "quality":
-        quality = benchmark.quality or one.quality
-        return (quality.perplexity_ratio,)
-    if release.policy.objective == "latency":
-        p95 = benchmark.candidate_summary.ttft_ms.p95
-        return (_WORST if p95 is None else p95, -benchmark.candidate_summary.tps_system)
-    return (float(one.weights_bytes),)
+def choose(release: Release) -> RegisteredVariant | None:
+    """Give the best of the variants that passed; None while any is awaited or none passed."""
+    found = ranking(release)
+    return next((one for one in registered_variants(release) if found and one.variant == found.winner), None)
 
 
 def candidate(release: Release, one: RegisteredVariant) -> Deployable:

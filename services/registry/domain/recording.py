@@ -74,7 +74,7 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     A pair that could not be staged says for which purpose: late, the benchmark's own failure must not look like the
     rehearsal's, which comes after the variant was judged.
     """
-    if fact.stage == "stage" and fact.details.get("purpose") == "rehearsal":
+    if fact.stage == "stage" and fact.purpose == "rehearsal":
         return _unrehearsed(release, fact)
     variant, key = fact.variant, f"{fact.variant}:{fact.stage}"
     if key in release.failed or variant not in gates.wanted(release):

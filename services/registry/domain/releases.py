@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import get_args
 
 from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
-from contracts.facts.staging import StagingPurpose
+from contracts.vocabulary import StagingPurpose
 from services.registry.domain import endings, gates, road
+from services.registry.domain.contenders import explain
 from services.registry.domain.record import Input, Outgoing, Release
 from services.registry.domain.recording import record
 from services.registry.domain.road import Emission
@@ -88,5 +89,5 @@ def _finished(release: Release, ending: endings.Ending, now: datetime) -> Releas
     return ReleaseFinished(
         release_id=release.id, model=release.model, version=release.version, outcome=ending.outcome,
         code=ending.code, reason=ending.reason, target=gates.candidate(release, chosen).target if chosen else None,
-        timeline=timeline(release, now),
+        timeline=timeline(release, now), choice=explain(release) if release.made or release.failed else None,
     )  # fmt: skip

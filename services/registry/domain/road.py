@@ -17,9 +17,9 @@ from contracts.facts import (
     VariantRequested,
     VersionRegistered,
 )
-from contracts.facts.staging import StagingPurpose
-from contracts.vocabulary import Deployable, Target, Variant
+from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from services.registry.domain import gates, rehearsals
+from services.registry.domain.contenders import explain
 from services.registry.domain.record import Release, SlotGranted, weight_key
 
 Emission = tuple[str, Fact]
@@ -136,6 +136,7 @@ def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[E
                 target=target.target,
                 manifest_digest=target.manifest.digest,
                 deadline_at=deadline_at,
+                choice=explain(release),
             ),
         )
         if target.manifest.digest not in release.approvals:
@@ -157,6 +158,7 @@ def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Itera
         RehearsalRequested(
             release_id=release.id, candidate=target, fallback=slot.baseline, triggers=release.policy.automatic,
             policy_digest=rehearsals.policy_digest(release), valid_s=release.policy.rehearsal_valid_s,
+            choice=explain(release),
         ),
     )  # fmt: skip
 
@@ -178,8 +180,9 @@ def _traffic_order(
     fallback = slot.baseline if slot.first and release.policy.no_previous == "base" else None
     note = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
     return TrafficRequested(
-        release_id=release.id, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback, note=note
-    )
+        release_id=release.id, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback, note=note,
+        choice=explain(release),
+    )  # fmt: skip
 
 
 def weights(release: Release) -> tuple[float, ...]:

@@ -4,8 +4,7 @@ from typing import Literal
 
 from contracts.envelope import Event
 from contracts.facts import StagingRequested, TrafficRequested
-from contracts.facts.staging import StagingPurpose
-from contracts.vocabulary import Contract, Digest, Instant, Target
+from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
 CLOSED_KEPT = 500
 FleetAlert = Literal["engine", "standby"]

@@ -1,14 +1,15 @@
 import pytest
 
+from clients.cli.atwork import Progress
 from clients.cli.eventlog import parse, subject_filter
-from clients.cli.render import as_data, bar, duration, event_line, plain_block, rich_block
-from clients.cli.road import Progress, join, project
+from clients.cli.render import as_data, at_work, bar, duration, event_line, plain_block, rich_block
+from clients.cli.road import join, project
 from clients.cli.status import PlainDrawing
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
 from tests.kit.factories import after, event
-from tests.unit.cli.test_road import only, ready, said, whole_road
+from tests.unit.cli.test_road import THREE, only, opened, progressed, ready, said, whole_road
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,37 @@ def test_durations_are_for_people(seconds, text):
 def test_a_bar_is_never_longer_than_its_work():
     assert bar(Progress("quantise", 40, 30, "layers")).startswith("█" * 24 + " 100%")
     assert bar(Progress("quantise", 0, 0, "layers")).startswith("░" * 24 + "   0%")
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (Progress("quantise", 12, 30, "layers", "gptq-int4"), "quantise gptq-int4: layer 12 of 30"),
+        (Progress("upload", 45e6, 90e6, "bytes", "int8"), "upload int8: 45 of 90 MB"),
+        (Progress("stage", 1, 2, "targets", "int8", "m.v1.int8 loading for 3 s"), "stage int8: target 1 of 2, m.v1.int8 loading for 3 s"),
+        (Progress("merge", 3, 210, "tensors"), "merge: tensor 3 of 210"),
+    ],
+)  # fmt: skip
+def test_progress_says_what_is_at_work_and_how_far(progress, text):
+    assert at_work(progress) == text
+    assert bar(progress).endswith(text)
+
+
+def test_every_variant_at_work_has_a_line_of_its_own(capsys):
+    from rich.console import Console
+
+    live = [progressed(variant, 20 + at, done=float(at), note="") for at, variant in enumerate(THREE)]
+    road = only(project([ready(), opened(wanted=THREE), said(f.CheckpointMerged, 12), *live]))
+    expected = [f"quantise {variant}: layer {at} of 30" for at, variant in enumerate(THREE)]
+    assert [line.split("% ")[1] for line in plain_block(road, after(30))[-3:]] == expected
+    console = Console(width=200, no_color=True)
+    with console.capture() as shown:
+        console.print(rich_block(road, after(30)))
+    assert [line.split("% ")[1] for line in shown.get().splitlines()[-3:]] == expected
+    PlainDrawing(as_json=False)(road, after(30))
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    quantise")]
+    assert printed == [f"{text} ({share}%)" for text, share in zip(expected, (0, 3, 7), strict=True)]
+    assert [one["variant"] for one in as_data(road)["progress"]] == list(THREE)
 
 
 def test_a_block_names_release_steps_and_end():
@@ -48,7 +80,7 @@ def test_a_road_as_data_keeps_its_inner_names_to_itself():
     data = as_data(only(project(whole_road())))
     assert data["outcome"] == "promoted"
     assert data["steps"][0]["name"] == "admitted"
-    assert not {"key", "inputs", "source_id"} & set(data)
+    assert not {"key", "inputs", "source_id", "work"} & set(data)
 
 
 def test_plain_lines_say_each_thing_once(capsys):

@@ -1,5 +1,6 @@
 import random
 from datetime import timedelta
+from functools import cache
 
 import pytest
 
@@ -243,30 +244,53 @@ def test_nothing_recorded_is_nothing_replayed():
     assert (found.windows, found.fired, found.begin, found.end) == (0, (), None, None)
 
 
+RULES = Rules()
+GOOD_S = 437
+
+
+def a_second(draw, second, which, *, is_bad):
+    return [
+        inference(
+            request_id=f"r-{second}-{one}", target=which, drill=None, canary=False, error=None, features=None,
+            ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
+            e2e_ms=1000.0, scheduled_at=after(second + one / 3),
+        )
+        for one in range(3)
+    ]  # fmt: skip
+
+
+def watched(watch, second, records):
+    """One second of telemetry through the real monitor's domain: what it knows then, and what it says."""
+    watch = take_records(watch, records, Cause(f"b-{second}", after(second + 2)), RULES)
+    return watch.model_copy(update={"outbox": ()}), watch.outbox
+
+
+@cache
+def good_minutes(seed):
+    """What all stories of a seed begin with: the monitor's state, what it said, and how chance goes on."""
+    draw, said = random.Random(seed), []
+    watch = take_policy(Watch(model="support-bot", environment="production"), 2, "r-2", policy(triggers=(SLOW, ERRORS)), Cause("p", after(0)))
+    watch = take_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), RULES)
+    for second in range(GOOD_S):
+        watch, more = watched(watch, second, a_second(draw, second, V2, is_bad=False))
+        said += more
+    return watch, tuple(said), draw.getstate()
+
+
 def monitored(seed, *, bad_from, goes_back):
     """Telemetry through the real monitor's domain: what it says, and the route that follows an alert at once."""
-    draw, rules = random.Random(seed), Rules()
-    watch = take_policy(Watch(model="support-bot", environment="production"), 2, "r-2", policy(triggers=(SLOW, ERRORS)), Cause("p", after(0)))
-    watch = take_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), rules)
-    said, moved, which = [], [], V2
-    for second in range(560):
+    watch, before, chance = good_minutes(seed)
+    draw, said, moved, which = random.Random(), list(before), [], V2
+    draw.setstate(chance)
+    for second in range(GOOD_S, 560):
         is_bad = which is V2 and second >= bad_from
-        records = [
-            inference(
-                request_id=f"r-{second}-{one}", target=which, drill=None, canary=False, error=None, features=None,
-                ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
-                e2e_ms=1000.0, scheduled_at=after(second + one / 3),
-            )
-            for one in range(3)
-        ]  # fmt: skip
-        watch = take_records(watch, records, Cause(f"b-{second}", after(second + 2)), rules)
-        if goes_back and not moved and any(one.type == f.AlertRaised.TYPE for one in watch.outbox):
+        watch, more = watched(watch, second, a_second(draw, second, which, is_bad=is_bad))
+        said += more
+        if goes_back and not moved and any(one.type == f.AlertRaised.TYPE for one in more):
             moved = [changed(3, second + 2, 1, cause="rollback", barred=(V2,))]
-            watch = take_route(watch, moved[0].data.route, Cause("back", after(second + 2)), rules)
+            watch = take_route(watch, moved[0].data.route, Cause("back", after(second + 2)), RULES)
             which = V1
-        said += watch.outbox
-        watch = watch.model_copy(update={"outbox": ()})
-    said += assess(watch, Cause("end", after(1200)), rules).outbox
+    said += assess(watch, Cause("end", after(1200)), RULES).outbox
     facts = [(one, f.FACTS[one.type].model_validate(one.data)) for one in said]
     events = [event(fact, id=f"{one.type}-{one.key}", time=one.decided_at) for one, fact in facts]
     return [*ROUTE, *moved, opened(2, [SLOW, ERRORS]), *events]
@@ -274,7 +298,7 @@ def monitored(seed, *, bad_from, goes_back):
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("goes_back", [False, True])
-@pytest.mark.parametrize("bad_from", [437, 475])
+@pytest.mark.parametrize("bad_from", [GOOD_S, 475])
 def test_the_same_policy_replayed_does_what_really_happened(seed, goes_back, bad_from):
     """Also where a rollback after a few seconds left a handful of bad requests in a minute of good ones."""
     events = monitored(seed, bad_from=bad_from, goes_back=goes_back)

@@ -125,12 +125,54 @@ def test_one_variant_failing_does_not_hide_that_another_was_made():
 def test_progress_shows_until_its_step_is_done():
     live = said(f.WorkProgressed, 20, done=12.0, total=30.0)
     roads = project([ready(), opened(), said(f.CheckpointMerged, 12), live])
-    assert only(roads).progress.ratio == pytest.approx(0.4)
-    assert only(advance(roads, said(f.VariantQuantised, 50))).progress is None
+    (progress,) = only(roads).work.progress
+    assert progress.ratio == pytest.approx(0.4)
+    assert only(advance(roads, said(f.VariantQuantised, 50))).work.progress == ()
+
+
+THREE = ("int8", "gptq-int4", "awq-int4")
+
+
+def progressed(variant, seconds, **fields):
+    live = said(f.WorkProgressed, seconds, variant=variant, **fields)
+    return live.model_copy(update={"source": "/slipway/quantiser"})
+
+
+def at_work(road):
+    return [(one.step, one.variant, one.done) for one in road.work.progress]
+
+
+def test_several_variants_are_at_work_at_once_each_with_its_newest_progress():
+    begun = [ready(), opened(wanted=THREE), said(f.CheckpointMerged, 12)]
+    live = [
+        progressed("awq-int4", 20, step="download", done=1.0), progressed("int8", 21, done=3.0),
+        progressed("gptq-int4", 22, done=2.0), progressed("awq-int4", 23, done=5.0), progressed("int8", 24, done=4.0),
+    ]  # fmt: skip
+    roads = project([*begun, *live])
+    assert at_work(only(roads)) == [("quantise", "int8", 4), ("quantise", "gptq-int4", 2), ("quantise", "awq-int4", 5)]
+    made = only(advance(roads, said(f.VariantQuantised, 50, variant="int8")))
+    assert at_work(made) == [("quantise", "gptq-int4", 2), ("quantise", "awq-int4", 5)]
+    lost = only(advance(roads, said(f.VariantFailed, 50, variant="gptq-int4", stage="quantise")))
+    assert at_work(lost) == [("quantise", "int8", 4), ("quantise", "awq-int4", 5)]
+
+
+def test_progress_that_comes_after_the_answer_it_led_to_is_old_news():
+    answer = said(f.VariantQuantised, 50, variant="int8").model_copy(update={"source": "/slipway/quantiser"})
+    roads = project([ready(), opened(wanted=THREE), answer, progressed("int8", 49), progressed("awq-int4", 49)])
+    assert at_work(only(roads)) == [("quantise", "awq-int4", 12)]
+    again = progressed("int8", 49, step="stage").model_copy(update={"source": "/slipway/server-manager"})
+    assert ("stage", "int8", 12) in at_work(only(advance(roads, again))), "another service, by another clock"
+
+
+def test_what_is_deployed_is_no_longer_at_work():
+    live = said(f.WorkProgressed, 86, step="promote", variant="int8", done=1.0, total=2.0, unit="targets")
+    roads = project([*whole_road()[:7], live])
+    assert at_work(only(roads)) == [("promote", "int8", 1)]
+    assert at_work(only(advance(roads, whole_road()[8]))) == []
 
 
 def test_late_progress_does_not_reopen_a_finished_road():
-    assert only(project([*whole_road(), said(f.WorkProgressed, 91)])).progress is None
+    assert only(project([*whole_road(), said(f.WorkProgressed, 91)])).work.progress == ()
 
 
 def test_a_manual_release_shows_that_a_person_is_awaited():

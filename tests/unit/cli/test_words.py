@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
+from typer.main import get_command
 
+from clients.cli.main import app
 from clients.cli.orders import load_policy
 from clients.cli.publish import parse_eval, parse_hyperparameters, parse_variants, steps
 from clients.cli.records import FINGERPRINT, parse_version
@@ -13,6 +16,9 @@ from clients.cli.road import join, project
 from clients.cli.say import Exit, Refused
 from clients.cli.stack import inherited_variables, parse_replicas
 from clients.cli.status import model_of, pick
+from contracts import facts as f
+from contracts.vocabulary import Variant
+from tests.kit.factories import digest, fact
 from tests.unit.cli.test_road import RELEASE, whole_road
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
@@ -130,6 +136,15 @@ def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
     assert parse_variants(["int8", "bf16", "int8"]) == ("int8", "bf16")
     with pytest.raises(Refused, match="fp8"):
         parse_variants(["fp8"])
+
+
+def test_every_precision_can_be_asked_for_and_the_policy_of_the_example_has_a_gate_for_each_that_loses_quality():
+    words = [word for variant in get_args(Variant) for word in ("--variant", variant)]
+    others = ["--model", "m", "--base", "b", "--adapter", ".", "--run-id", "r", "--data-hash", digest("data")]
+    asked = get_command(app).commands["publish"].make_context("publish", [*others, *words]).params["variant"]
+    ready = fact(f.CheckpointReady, wanted=parse_variants(asked), policy=load_policy(POLICY))
+    assert ready.wanted == get_args(Variant)
+    assert set(ready.policy.quality) == set(ready.wanted) - {"bf16"}
 
 
 def test_a_bar_is_told_what_came_since_the_last_time():

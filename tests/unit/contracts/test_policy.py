@@ -25,6 +25,11 @@ def with_gate(**bounds):
     return policy(gates=(MetricGate(**FIRST, **bounds),))
 
 
+INT4 = {
+    "gptq-int4": QualityGate(max_perplexity_ratio=1.35), "awq-int4": QualityGate(max_perplexity_ratio=1.25)
+}  # fmt: skip
+
+
 def with_quality(**bounds):
     return policy(quality={"int8": QualityGate(**bounds)})
 
@@ -47,6 +52,8 @@ PAIRS = [
     ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), with_quality(max_mean_kl=0.1)),
     ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), with_quality()),
     ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), policy(quality={})),
+    ("quality.awq-int4.max_perplexity_ratio", policy(quality=INT4), policy(quality={"gptq-int4": INT4["gptq-int4"]})),
+    ("quality.gptq-int4.max_perplexity_ratio", policy(quality=INT4), policy(quality={**INT4, "gptq-int4": QualityGate(max_perplexity_ratio=1.4)})),
     ("gate ttft_ms.p95: max_value", with_gate(max_value=500.0), with_gate(max_value=700.0)),
     ("gate ttft_ms.p95: max_ratio", with_gate(max_ratio=1.1), with_gate(max_ratio=1.3)),
     ("gate ttft_ms.p95: min_value", with_gate(min_value=50.0), with_gate(min_value=40.0)),

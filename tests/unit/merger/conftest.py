@@ -1,11 +1,16 @@
-"""A tiny base and a LoRA on it, made once; each test gets copies that it may break."""
+"""Tiny bases and LoRAs on them, made once, and a real store; each test gets copies that it may break."""
 
 import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
-from contracts.facts import BaseModelRef
-from services.merger.ports import MergeOrder
+from contracts.facts import BaseModelRef, Parity
+from contracts.manifests import FileEntry
+from services.merger.ports import Folder, MergeOrder
+from shared.blobs import Store
+from tests.kit.servers import S3Server, connection, running
 
 DIGEST = "sha256:" + "0" * 64
 BASE_REF = BaseModelRef(name="acme/tiny-llama", revision="1", uri="s3://slipway/bases/x", digest=DIGEST)
@@ -14,31 +19,78 @@ BASE_REF = BaseModelRef(name="acme/tiny-llama", revision="1", uri="s3://slipway/
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Folders that no test may change."""
-    from tests.kit.models import tiny_base, tiny_full, tiny_lora
+    from tests.kit.models import tiny_base, tiny_full, tiny_gpt2, tiny_lora, tiny_qwen2
 
     root = tmp_path_factory.mktemp("models")
     base = tiny_base(root / "base")
-    untied = tiny_base(root / "untied", tied=False)
     return {
         "base": base,
-        "untied": untied,
+        "untied": tiny_base(root / "untied", tied=False),
+        "qwen2": tiny_base(root / "qwen2", config=tiny_qwen2()),
+        "gpt2": tiny_base(root / "gpt2", config=tiny_gpt2()),
         "lora": tiny_lora(base, root / "lora"),
         "full": tiny_full(base, root / "full"),
     }
 
 
-@pytest.fixture
-def order(made, tmp_path):
-    """Make a merge order on copies of a base and a checkpoint."""
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    """A real store."""
+    folder = tmp_path_factory.mktemp("store")
+    with running(S3Server(folder)) as server:
+        yield Store(connection(None, server, folder))
 
-    def make(*, checkpoint="lora", base="base", kind="lora", dtype="bfloat16") -> MergeOrder:
+
+@dataclass
+class Job:
+    """A merge order on local copies of a base and a checkpoint, which are put into the store when it is done."""
+
+    store: Store
+    order: MergeOrder
+    base: Path
+    checkpoint: Path
+    out: Path
+    files: tuple[FileEntry, ...] = ()
+    found: dict | None = None
+
+    def put(self) -> MergeOrder:
+        """Put both folders into the store as they are now."""
+        folders = {
+            name: Folder(DIGEST, self.store.put_folder(getattr(self, name), f"{name}s/").files, f"{name}s/")
+            for name in ("base", "checkpoint")
+        }
+        return replace(self.order, **folders)
+
+    def make(self) -> "Job":
+        """Merge, and fetch what was made to `out`."""
+        from services.merger.adapters import work
+
+        shutil.rmtree(self.order.room, ignore_errors=True)
+        self.found = work.make(self.store, self.put())
+        self.files = tuple(FileEntry.model_validate(file) for file in self.found["files"])
+        self.store.fetch_files(self.files, self.out)
+        return self
+
+    @property
+    def parity(self) -> Parity:
+        return Parity.model_validate(self.found["parity"])
+
+
+@pytest.fixture
+def order(made, store, tmp_path):
+    """Make a job on copies of a base and a checkpoint."""
+
+    def make(*, checkpoint="lora", base="base", kind="lora", dtype="bfloat16", hyperparameters=None) -> Job:
         folders = {}
         for role, name in (("base", base), ("checkpoint", checkpoint)):
             source = made[name] if isinstance(name, str) else name
             folders[role] = tmp_path / f"order-{role}"
             shutil.copytree(source, folders[role])
-        return MergeOrder(
-            kind=kind, base_ref=BASE_REF, dtype=dtype, out=tmp_path / "out", stored=tmp_path / "out", **folders
-        )
+        nothing = Folder(DIGEST, (), "")
+        one = MergeOrder(
+            kind=kind, base_ref=BASE_REF, hyperparameters=hyperparameters or {}, base=nothing, checkpoint=nothing,
+            room=tmp_path / "room", dtype=dtype,
+        )  # fmt: skip
+        return Job(store, one, **folders, out=tmp_path / "out")
 
     return make

@@ -12,7 +12,7 @@ from contracts.facts import Parity
 from contracts.manifests import FileEntry
 from contracts.vocabulary import ArtifactRef
 from services.merger.app import Merger
-from services.merger.ports import Folder, Verification
+from services.merger.ports import Folder, Made, Rendering
 from shared.errors import Permanent
 from tests.kit.checkpoints import opened
 from tests.kit.factories import base
@@ -20,6 +20,7 @@ from tests.kit.factories import base
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
 REF = ArtifactRef(uri="s3://slipway/checkpoints/support-bot/manifests/folder/a.json", digest=DIGEST, size_bytes=9)
+RENDERING = Rendering(DIGEST, OTHER)
 PARITY = Parity(prompts=8, max_abs_logit_difference=2.0, mean_kl=0.005, top1_agreement_ratio=0.95, effect_kl=0.3)
 
 
@@ -33,7 +34,6 @@ class FakeArtifacts:
 
     base_digest: str = base().digest
     checkpoint: tuple[FileEntry, ...] = (entry("adapter_config.json"), entry("adapter_model.safetensors"))
-    made: tuple[FileEntry, ...] = (entry("model.safetensors"), entry("tokenizer.json"))
     log: list[str] = field(default_factory=list)
     committed: dict[str, tuple] = field(default_factory=dict)
 
@@ -46,17 +46,6 @@ class FakeArtifacts:
 
     def open_folder(self, ref):
         return Folder(ref.digest, self.checkpoint, "checkpoints/support-bot/")
-
-    def keep(self, folder, progress):
-        self.log.append("keep")
-        return Path("base")
-
-    def fetch(self, files, prefix, into, progress, step):
-        self.log.append(step)
-
-    def put(self, folder, progress):
-        self.log.append("put")
-        return self.made
 
     def commit(self, manifest):
         self.log.append("commit")
@@ -71,18 +60,18 @@ class FakeArtifacts:
 class FakeEngine:
     log: list[str]
     parity: Parity = PARITY
-    rendered: tuple[str, str] = (DIGEST, DIGEST)
+    files: tuple[FileEntry, ...] = (entry("model.safetensors"), entry("tokenizer.json"))
+    own_tokenizer: bool = False
+    rendering: Rendering = RENDERING
+    orders: list = field(default_factory=list)
 
     def library_versions(self):
         return {"peft": "0.21.2"}
 
-    async def merge(self, order, progress):
-        self.log.append("merge")
-        return 300
-
-    async def verify(self, order, progress):
-        self.log.append("verify")
-        return Verification(self.parity, *self.rendered, peak_rss_bytes=500)
+    async def make(self, order, progress):
+        self.log.append("make")
+        self.orders.append(order)
+        return Made(self.files, self.parity, self.own_tokenizer, self.rendering, RENDERING, peak_rss_bytes=500)
 
 
 class FakeClock:
@@ -94,7 +83,9 @@ class FakeClock:
 
 
 def merger(**changes) -> Merger:
-    engine = {name: changes.pop(name) for name in ("parity", "rendered") if name in changes}
+    engine = {
+        name: changes.pop(name) for name in ("parity", "files", "own_tokenizer", "rendering") if name in changes
+    }
     artifacts = FakeArtifacts(**changes)
     return Merger(artifacts=artifacts, engine=FakeEngine(artifacts.log, **engine), clock=FakeClock())
 
@@ -109,8 +100,11 @@ ORDER = opened(base(), REF).data
 async def test_commits_last_and_after_the_stored_bytes_were_verified():
     one = merger()
     manifest, ref = await one.merge(ORDER, quiet)
-    assert one.artifacts.log == ["find", "keep", "download", "merge", "put", "reload", "verify", "commit"]
-    assert (manifest.parity, manifest.peak_rss_bytes, manifest.weights_bytes) == (PARITY, 500, 100)
+    assert one.artifacts.log == ["find", "make", "commit"]
+    assert (manifest.peak_rss_bytes, manifest.weights_bytes) == (500, 100)
+    assert manifest.parity == PARITY.model_copy(update={"rendered_token_ids_digest": OTHER})
+    assert manifest.rendered_prompt_digest == DIGEST
+    assert one.engine.orders[0].hyperparameters == ORDER.training.hyperparameters
     assert ref == REF
 
 
@@ -127,9 +121,11 @@ async def test_what_is_committed_is_only_said_again():
     [
         ({"base_digest": OTHER}, "base_mismatch", "find"),
         ({"checkpoint": (entry("adapter_model.bin"),)}, "pickle_refused", "find"),
-        ({"parity": PARITY.model_copy(update={"mean_kl": 1.0})}, "parity_failed", "verify"),
-        ({"made": (entry("model.safetensors"), entry("tokenizer.json", OTHER))}, "tokenizer_changed", "verify"),
-        ({"rendered": (DIGEST, OTHER)}, "tokenizer_changed", "verify"),
+        ({"parity": PARITY.model_copy(update={"mean_kl": 1.0})}, "parity_failed", "make"),
+        ({"files": (entry("model.safetensors"), entry("tokenizer.json", OTHER))}, "tokenizer_changed", "make"),
+        ({"own_tokenizer": True}, "tokenizer_changed", "make"),
+        ({"rendering": Rendering(OTHER, OTHER)}, "tokenizer_changed", "make"),
+        ({"rendering": Rendering(DIGEST, DIGEST)}, "tokenizer_changed", "make"),
     ],
 )
 async def test_what_is_refused_is_never_committed(changes, code, last_step):
@@ -138,3 +134,11 @@ async def test_what_is_refused_is_never_committed(changes, code, last_step):
         await one.merge(ORDER, quiet)
     assert caught.value.code == code
     assert one.artifacts.log[-1] == last_step
+
+
+async def test_a_checkpoints_own_tokenizer_is_the_one_that_must_be_there():
+    own = (entry("adapter_config.json"), entry("adapter_model.safetensors"), entry("tokenizer.json", OTHER))
+    made = (entry("model.safetensors"), entry("tokenizer.json", OTHER))
+    one = merger(checkpoint=own, files=made, own_tokenizer=True)
+    await one.merge(ORDER, quiet)
+    assert one.artifacts.log[-1] == "commit"

@@ -55,6 +55,16 @@ def test_shards_keep_order_and_lose_nothing(sizes, limit):
         assert len(shard) == 1 or sum(of[name] for name in shard) <= limit
 
 
+@given(st.lists(st.integers(1, 5_000_000_000), min_size=1), st.integers(0, 200_000_000_000))
+def test_two_shards_take_no_more_memory_than_the_largest_source_shard(sources, output):
+    limit = domain.plan_shard_limit(sources, output)
+    assert 0 < limit <= domain.SHARD_LIMIT_BYTES
+    if output > limit:  # several shards, of which two are in memory at once
+        assert 2 * limit <= max(*sources, 2 * domain.SMALL_SHARD_BYTES)
+    else:
+        assert output <= max(*sources, domain.SMALL_SHARD_BYTES)
+
+
 def test_shards_are_named_as_transformers_expects():
     assert domain.shard_name(0, 1) == "model.safetensors"
     assert domain.shard_name(1, 3) == "model-00002-of-00003.safetensors"
@@ -62,7 +72,7 @@ def test_shards_are_named_as_transformers_expects():
 
 def key(**changes) -> str:
     inputs = {"model": "support-bot", "base": base(), "weights": weights(), "dtype": "bfloat16", "limits": LIMITS,
-              "library_versions": {"peft": "0.21.2", "torch": "2.13.0"}}  # fmt: skip
+              "library_versions": {"peft": "0.21.2", "torch": "2.13.0"}, "hyperparameters": {}}  # fmt: skip
     return domain.plan_output_key(**(inputs | changes))
 
 
@@ -70,6 +80,7 @@ def test_the_output_key_follows_from_all_that_decides_the_outcome_and_nothing_el
     assert key() == key(library_versions={"torch": "2.13.0", "peft": "0.21.2"})
     moved = weights().ref.model_copy(update={"uri": "s3://slipway/checkpoints/support-bot/manifests/folder/b.json"})
     assert key(weights=Weights(kind="lora", ref=moved)) == key()
+    assert key(hyperparameters={"lr": 1e-4}) == key()
     other = ArtifactRef(uri=moved.uri, digest=DIGEST, size_bytes=1)
     changed = [
         key(model="sales-bot"),
@@ -79,6 +90,7 @@ def test_the_output_key_follows_from_all_that_decides_the_outcome_and_nothing_el
         key(dtype="float16"),
         key(limits=domain.ParityLimits(max_mean_kl=0.1)),
         key(library_versions={"peft": "0.21.3", "torch": "2.13.0"}),
+        key(hyperparameters={"lora_r": 8}),
     ]
     assert len({key(), *changed}) == len(changed) + 1
 
@@ -119,6 +131,49 @@ def test_files_are_judged_by_name_and_size_alone():
     assert domain.assess_files("full", good).code == "artifact_not_found"
     assert domain.assess_files("full", {"config.json": 1}).code == "artifact_not_found"
     assert domain.assess_files("full", {"config.json": 1, "model.safetensors": 0}).code == "truncated_weights"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "setting"),
+    [
+        ({}, None),
+        ({"lr": 1e-4, "r": 8, "lora_alpha": 16}, None),
+        ({"lora_r": 8, "alpha": 16}, None),
+        ({"alpha": 0.5}, None),  # somebody else's alpha: no rank is recorded beside it
+        ({"use_dora": False}, None),
+        ({"r": 4}, "r"),
+        ({"lora_rank": 8, "alpha": 32}, "lora_alpha"),
+        ({"lora_alpha": 32}, "lora_alpha"),
+        ({"use_rslora": True}, "use_rslora"),
+    ],
+)
+def test_what_training_recorded_must_be_what_the_lora_says(recorded, setting):
+    refusal = domain.assess_recorded({"r": 8, "lora_alpha": 16, "use_rslora": False}, recorded)
+    assert (refusal and refusal.details["setting"]) == setting
+
+
+@pytest.mark.parametrize("value", [None, 0, -1, "8", True])
+def test_a_lora_needs_rank_and_alpha(value):
+    assert domain.assess_recorded({"r": value, "lora_alpha": 16}, {}).code == "hyperparameters_mismatch"
+    assert domain.assess_recorded({"r": 8, "lora_alpha": value}, {}).code == "hyperparameters_mismatch"
+
+
+def vocabulary_code(size, rows, base_rows=100, *, carried=True, extends=True, own=True):
+    tokenizer = domain.TokenizerFacts(size, 90, ("vocabulary",), extends) if own else None
+    refusal = domain.assess_vocabulary(tokenizer, 90, domain.Vocabulary(rows, base_rows, carried))
+    return refusal and refusal.code
+
+
+def test_a_vocabulary_must_fit_its_embedding():
+    assert vocabulary_code(103, 103) is None
+    assert vocabulary_code(95, 100) is None  # within the base's spare rows, retrained
+    assert vocabulary_code(93, 93) is None  # spare rows were cut off
+    assert vocabulary_code(104, 103) == "vocabulary_mismatch"
+    assert vocabulary_code(90, 103, own=False) == "vocabulary_mismatch"
+    assert vocabulary_code(90, 80, own=False) == "vocabulary_mismatch"
+    assert vocabulary_code(90, 100, own=False) is None
+    assert vocabulary_code(95, 100, carried=False) == "tokenizer_changed"
+    assert vocabulary_code(103, 103, extends=False) == "tokenizer_changed"
 
 
 def test_every_refusal_has_advice():

@@ -1,23 +1,32 @@
-"""The merged weights are, bit by bit, PEFT's own float32 merge rounded once."""
+"""The merged weights are, bit by bit, PEFT's own float32 merge rounded once; and they were read back from the store."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from services.merger.adapters import parity, safetensors_header, streaming, work
-from services.merger.adapters.peft_model import LayerwiseMerge
-from services.merger.adapters.streaming import DTYPES
-from tests.kit.models import ATTENTION, tiny_base, tiny_full, tiny_lora
+from services.merger import domain
+from services.merger.adapters import layerwise, peft_model, proof, rooms, streaming, tensors, torch_checks, torch_merge
+from services.merger.adapters.streaming import SAVED
+from shared.blobs import blob_key
+from shared.errors import Permanent
+from tests.kit.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
-def peft_merge(base, adapter):
+def quiet(*_told):
+    pass
+
+
+def peft_merge(base, adapter, rows=None):
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if rows is not None:
+        model.resize_token_embeddings(rows, mean_resizing=False)
     return PeftModel.from_pretrained(model, str(adapter)).merge_and_unload(safe_merge=True).state_dict()
 
 
@@ -25,141 +34,240 @@ def load_all(folder):
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
-LORAS = {
-    "plain": {},
-    "all linear": {"target_modules": "all-linear"},
-    "a pattern of modules": {"target_modules": r".*layers\.1\..*(gate|up)_proj"},
-    "rsLoRA": {"use_rslora": True},
-    "DoRA": {"use_dora": True},
-    "ranks by pattern": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 32}},
-    "saved norm": {"modules_to_save": ["norm"]},
-    "dropout": {"lora_dropout": 0.3},
-    "rank larger than the layer": {"r": 48},
-}
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-@pytest.mark.parametrize("settings", LORAS.values(), ids=LORAS.keys())
-def test_equals_pefts_merge_to_the_last_bit(made, order, tmp_path, settings, dtype):
-    adapter = tiny_lora(made["base"], tmp_path / "lora", **settings)
-    one = order(checkpoint=adapter, dtype=dtype)
-    work.merge(one)
-    expected, found = peft_merge(one.base, adapter), load_all(one.out)
-    assert found.keys() == set(expected) - {"lm_head.weight"}
+def assert_same_bits(found, expected, dtype="bfloat16"):
+    width = tensors.DTYPES[SAVED[dtype]]
+    tied = {"lm_head.weight"} if "lm_head.weight" not in found else set()
+    assert found.keys() == set(expected) - tied
     for name, tensor in found.items():
-        assert tensor.dtype == DTYPES[dtype]
-        assert torch.equal(tensor, expected[name].to(DTYPES[dtype])), name
+        assert tensor.dtype == width
+        assert torch.equal(tensor, expected[name].to(width)), name
+
+
+NORMS = {"base": ["norm"], "qwen2": ["norm"], "gpt2": ["ln_f"]}
+MLP = {"base": ["up_proj"], "qwen2": ["up_proj"], "gpt2": ["c_fc"]}
+LORAS = {
+    "plain": lambda _base: {},
+    "in bfloat16": lambda _base: {"dtype": torch.bfloat16},
+    "all linear": lambda _base: {"target_modules": "all-linear"},
+    "a pattern of modules": lambda _base: {"target_modules": r".*\.1\..*(gate_proj|up_proj|c_fc)"},
+    "rsLoRA": lambda _base: {"use_rslora": True},
+    "DoRA": lambda _base: {"use_dora": True},
+    "ranks and alphas by pattern": lambda _base: {
+        "rank_pattern": {"q_proj|c_attn": 2}, "alpha_pattern": {"v_proj|c_attn": 32}
+    },
+    "saved norm": lambda base: {"modules_to_save": NORMS[base]},
+    "saved linear with its bias": lambda base: {"modules_to_save": MLP[base]},
+    "dropout": lambda _base: {"lora_dropout": 0.3},
+    "rank larger than the layer": lambda _base: {"r": 48},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("base", ["base", "qwen2", "gpt2"])
+@pytest.mark.parametrize("settings", LORAS.values(), ids=LORAS.keys())
+def test_equals_pefts_merge_to_the_last_bit(made, order, tmp_path, settings, base):
+    adapter = tiny_lora(made[base], tmp_path / "lora", **settings(base))
+    one = order(base=base, checkpoint=adapter).make()
+    found = load_all(one.out)
+    assert_same_bits(found, peft_merge(one.base, adapter))
     before = load_all(one.base)
-    assert any(not torch.equal(found[name].float(), before[name].float()) for name in found)
+    assert any(not torch.equal(found[name], before[name]) for name in found)
+    assert one.parity.mean_kl < 0.01
+    assert one.parity.mean_kl < one.parity.effect_kl
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_other_widths(order, dtype):
+    one = order(dtype=dtype).make()
+    assert_same_bits(load_all(one.out), peft_merge(one.base, one.checkpoint), dtype)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
 @pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
-def test_untied_embeddings_can_carry_a_lora(made, order, tmp_path, module):
-    adapter = tiny_lora(made["untied"], tmp_path / "lora", target_modules=[*ATTENTION, module])
-    one = order(base="untied", checkpoint=adapter)
-    work.merge(one)
-    expected, found = peft_merge(one.base, adapter), load_all(one.out)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name].bfloat16()) for name in found)
+def test_untied_embeddings_can_carry_a_lora(made, order, tmp_path, module, use_dora):
+    adapter = tiny_lora(made["untied"], tmp_path / "lora", target_modules=[*ATTENTION, module], use_dora=use_dora)
+    one = order(base="untied", checkpoint=adapter).make()
+    assert_same_bits(load_all(one.out), peft_merge(one.base, adapter))
 
 
 def test_untied_saved_head_is_taken_as_it_was_trained(made, order, tmp_path):
     adapter = tiny_lora(made["untied"], tmp_path / "lora", modules_to_save=["lm_head"])
-    one = order(base="untied", checkpoint=adapter)
-    work.merge(one)
-    expected, found = peft_merge(one.base, adapter), load_all(one.out)
-    assert torch.equal(found["lm_head.weight"], expected["lm_head.weight"].bfloat16())
+    one = order(base="untied", checkpoint=adapter).make()
+    found = load_all(one.out)
+    assert_same_bits(found, peft_merge(one.base, adapter))
     assert not torch.equal(found["lm_head.weight"], load_all(one.base)["lm_head.weight"])
 
 
-def test_a_sharded_base_gives_the_same_weights(order, tmp_path):
+RESIZED = {
+    "tied, saved with the LoRA": ("base", {"save_embeddings": True}),
+    "untied, saved with the LoRA": ("untied", {"save_embeddings": True}),
+    "untied, trained": ("qwen2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+    "untied, under a LoRA": ("untied", {"save_embeddings": True, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    "GPT-2": ("gpt2", {"save_embeddings": True}),
+}
+
+
+@pytest.mark.parametrize(("base", "settings"), RESIZED.values(), ids=RESIZED.keys())
+def test_added_tokens_bring_their_embeddings_and_their_tokenizer(made, order, tmp_path, base, settings):
+    adapter = tiny_lora(made[base], tmp_path / "lora", added_tokens=3, **settings)
+    one = order(base=base, checkpoint=adapter).make()
+    found, rows = load_all(one.out), len(AutoTokenizer.from_pretrained(adapter))
+    assert rows == json.loads((one.base / "config.json").read_text())["vocab_size"] + 3
+    assert_same_bits(found, peft_merge(one.base, adapter, rows))
+    assert one.found["own_tokenizer"]
+    assert json.loads((one.out / "config.json").read_text())["vocab_size"] == rows
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        assert (one.out / name).read_bytes() == (adapter / name).read_bytes()
+    assert AutoTokenizer.from_pretrained(one.out)("<|extra2|>")["input_ids"] == [rows - 1]
+    model = AutoModelForCausalLM.from_pretrained(one.out)
+    assert model(torch.tensor([[1, rows - 1]])).logits.shape == (1, 2, rows)
+    assert one.found["rendering"] == one.found["expected_rendering"]
+    assert one.parity.mean_kl < 0.01
+
+
+def test_full_weights_may_have_added_tokens(made, order, tmp_path):
+    full = tiny_full(made["untied"], tmp_path / "full", added_tokens=3)
+    one = order(base="untied", checkpoint=full, kind="full").make()
+    assert_same_bits(load_all(one.out), load_all(full))
+    assert one.found["own_tokenizer"]
+    assert json.loads((one.out / "config.json").read_text())["vocab_size"] == 262
+    assert one.parity.max_abs_logit_difference == 0.0
+
+
+def test_a_sharded_base_gives_sharded_weights(order, tmp_path, monkeypatch):
+    monkeypatch.setattr("services.merger.domain.plan.SMALL_SHARD_BYTES", 10_000)
     base = tiny_base(tmp_path / "sharded", shard_size="20KB")
-    assert len(list(base.glob("*.safetensors"))) > 1
+    assert len(list(base.glob("*.safetensors"))) > 2
     adapter = tiny_lora(base, tmp_path / "lora")
-    one = order(base=base, checkpoint=adapter)
-    work.merge(one)
-    expected, found = peft_merge(base, adapter), load_all(one.out)
-    assert all(torch.equal(found[name], expected[name].bfloat16()) for name in found)
-
-
-def test_small_shards_hold_everything_once_and_can_be_loaded(order, monkeypatch):
-    one = order()
-    facts = safetensors_header.read_folder(one.base)
-    monkeypatch.setattr(streaming, "plan_shards", lambda sizes: [[name for name, _ in sizes[i::3]] for i in range(3)])
-    streaming.write_merged(
-        one.base, facts, one.out,
-        merge=LayerwiseMerge(one.base, one.checkpoint), dtype="float32", progress=lambda _done, _total: None,
-    )  # fmt: skip
-    streaming.carry_over(one.base, one.out, dtype="float32")
+    one = order(base=base, checkpoint=adapter).make()
+    expected = peft_merge(base, adapter)
+    assert_same_bits(load_all(one.out), expected)
+    assert len(list(one.out.glob("*.safetensors"))) > 2
     index = json.loads((one.out / "model.safetensors.index.json").read_text())
-    assert set(index["weight_map"]) == set(facts.tensors)
+    assert set(index["weight_map"]) == set(load_all(base))
     loaded = AutoModelForCausalLM.from_pretrained(one.out).state_dict()
-    expected = peft_merge(one.base, one.checkpoint)
-    assert all(torch.equal(loaded[name], expected[name]) for name in loaded)
+    assert all(torch.equal(loaded[name], expected[name].bfloat16()) for name in loaded)
+
+
+def opened(job):
+    return rooms.open_rooms(job.store, job.put(), quiet)
 
 
 def test_what_no_tensor_consumed_is_an_error(order):
-    one = order()
-    merge = LayerwiseMerge(one.base, one.checkpoint)
-    facts = safetensors_header.read_folder(one.base)
-    weights = {name: info for name, info in facts.tensors.items() if "layers.0.self_attn.q_proj" not in name}
-    partial = safetensors_header.FolderFacts(
-        facts.sizes, (safetensors_header.WeightsFile("model.safetensors", weights),), facts.config
-    )
-    with pytest.raises(streaming.LeftOverError, match=r"model\.layers\.0\.self_attn\.q_proj"):
+    one = opened(order())
+    merge = peft_model.LayerwiseMerge(peft_model.load_unmerged(one.base, one.checkpoint))
+    (file,) = one.base_facts.weights
+    last = list(file.tensors)[-1]
+    assert last == "model.norm.weight"
+    merge._waiting.add("model.layers.7.self_attn.q_proj.weight")
+    with pytest.raises(streaming.LeftOverError, match=r"model\.layers\.7\.self_attn\.q_proj"):
         streaming.write_merged(
-            one.base, partial, one.out, merge=merge, dtype="bfloat16", progress=lambda _done, _total: None
-        )
+            one.base_shelf._store, one.base_shelf, one.base_facts, merge=merge, shapes={}, dtype="bfloat16",
+            progress=quiet,
+        )  # fmt: skip
 
 
 def test_tokenizer_and_template_are_carried_over_byte_by_byte(order):
-    one = order()
-    work.merge(one)
+    one = order().make()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"):
         assert (one.out / name).read_bytes() == (one.base / name).read_bytes(), name
-    assert parity.rendered_prompt_digest(one.out) == parity.rendered_prompt_digest(one.base)
+    assert not one.found["own_tokenizer"]
+    assert one.found["rendering"] == one.found["expected_rendering"]
+    assert all(one.found["rendering"].values())
 
 
 def test_remote_code_does_not_reach_the_merged_model(order):
     one = order()
-    config = json.loads((one.base / "config.json").read_text())
-    (one.base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+    edit_json(one.base / "config.json", auto_map={"AutoModel": "evil.Model"})
     (one.base / "evil.py").write_text("raise SystemExit")
-    work.merge(one)
+    one.make()
     assert "auto_map" not in json.loads((one.out / "config.json").read_text())
     assert not (one.out / "evil.py").exists()
 
 
 def test_full_weights_in_the_saved_dtype_pass_unchanged(made, order):
-    one = order(checkpoint="full", kind="full")
-    work.merge(one)
-    assert all(torch.equal(tensor, load_all(made["full"])[name]) for name, tensor in load_all(one.out).items())
-    found = work.verify(one)
-    assert found["parity"]["max_abs_logit_difference"] == 0.0
-    assert found["parity"]["effect_kl"] is None
+    one = order(checkpoint="full", kind="full").make()
+    assert_same_bits(load_all(one.out), load_all(made["full"]))
+    assert one.parity.max_abs_logit_difference == 0.0
+    assert one.parity.effect_kl is None
 
 
 def test_full_weights_in_float32_are_rounded_once(made, order, tmp_path):
     full = tiny_full(made["base"], tmp_path / "full", dtype=torch.float32)
-    one = order(checkpoint=full, kind="full")
-    work.merge(one)
-    exact = load_all(full)
-    assert all(torch.equal(tensor, exact[name].bfloat16()) for name, tensor in load_all(one.out).items())
+    one = order(checkpoint=full, kind="full").make()
+    assert_same_bits(load_all(one.out), load_all(full))
     assert json.loads((one.out / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_parity_sees_no_difference_in_float32_and_a_small_one_in_bfloat16(order, tmp_path):
-    one = order(dtype="float32")
-    work.merge(one)
-    exact = work.verify(one)
-    assert exact["parity"]["max_abs_logit_difference"] < 1e-3
-    assert exact["parity"]["top1_agreement_ratio"] == 1.0
-    assert exact["parity"]["effect_kl"] > 100 * exact["parity"]["mean_kl"]
-    assert exact["rendered_prompt_digest"] == exact["base_rendered_prompt_digest"]
+def test_parity_sees_no_difference_in_float32(order):
+    parity = order(dtype="float32").make().parity
+    assert parity.max_abs_logit_difference < 1e-3
+    assert parity.top1_agreement_ratio == 1.0
+    assert parity.effect_kl > 100 * parity.mean_kl
 
 
-def test_parity_sees_a_lora_that_was_not_merged(order):
-    one = order()
-    lost = parity.measure_parity(one.base, one.checkpoint, one.base, lambda _done, _total: None)
-    assert lost.mean_kl == pytest.approx(lost.effect_kl, rel=1e-3)
-    assert lost.mean_kl > 0.01
+def proved(job, *, change=lambda written: written):
+    one = opened(job)
+    checked = torch_checks.check(one)
+    written = torch_merge.write(job.store, one, checked, lambda _step, _unit: quiet)
+    return proof.prove(job.store, one, checked, change(written), quiet)
+
+
+def test_parity_sees_a_lora_that_was_not_merged(order, monkeypatch):
+    monkeypatch.setattr(peft_model.LayerwiseMerge, "_merge", lambda _self, _module, weight: weight)
+    seen = proved(order()).parity
+    assert seen.mean_kl == pytest.approx(seen.effect_kl, rel=0.1)
+    assert domain.assess_parity(seen, domain.ParityLimits()).code == "parity_failed"
+
+
+def test_the_proof_reads_what_is_stored(made, order, tmp_path):
+    job = order(checkpoint=tiny_lora(made["base"], tmp_path / "lora", seed=77))  # no other test's blob is forged
+
+    def forge(written):
+        weights = next(file for file in written.files if file.path == "model.safetensors")
+        key = blob_key(weights.digest)
+        data = bytearray(job.store.find(key))
+        data[-3] ^= 64
+        job.store._client.remove_object(bucket_name=job.store.bucket, object_name=key)
+        job.store.create(key, bytes(data))
+        return written
+
+    with pytest.raises(ArithmeticError, match="other bytes"):
+        proved(job, change=forge)
+
+
+def test_a_base_that_is_not_what_its_manifest_says_is_refused_before_anything_is_given(order, store):
+    job = order()
+    put = job.put()
+    weights = next(file for file in put.base.files if file.path == "model.safetensors")
+    forged = replace(put.base, files=tuple(
+        file.model_copy(update={"digest": "sha256:" + "a" * 64}) if file is weights else file for file in put.base.files
+    ))  # fmt: skip
+    store.create(blob_key("sha256:" + "a" * 64, forged.prefix), store.find(blob_key(weights.digest, forged.prefix)))
+    one = rooms.open_rooms(store, replace(put, base=forged), quiet)
+    with pytest.raises(Permanent) as caught:
+        torch_merge.write(store, one, torch_checks.check(one), lambda _step, _unit: quiet)
+    assert caught.value.code == "digest_mismatch"
+
+
+@pytest.mark.parametrize("base", ["base", "qwen2", "gpt2"])
+def test_a_model_that_reads_its_weights_on_demand_answers_the_same(made, order, base):
+    job = order(base=base)
+    one = opened(job)
+    reader = tensors.TensorReader(one.base_shelf, one.base_facts, digests_of(one))
+    tied = peft_model.tied_modules(peft_model.empty_base(one.base))
+    prompts = [torch.tensor([1, 5, 9, 200]), torch.tensor([2, 7])]
+    load = proof.through_ties(reader, tied)
+    lazy = peft_model.empty_base(one.base)
+    layerwise.read_on_demand(lazy, load)
+    whole = AutoModelForCausalLM.from_pretrained(job.base, dtype=torch.float32)
+    for ours, theirs in zip(layerwise.logits_of(lazy, prompts), layerwise.logits_of(whole, prompts), strict=True):
+        assert torch.equal(ours, theirs)
+    assert all(parameter.device.type == "meta" for parameter in lazy.parameters())
+
+
+def digests_of(one):
+    found = {}
+    for file in one.base_facts.weights:
+        for _name, _tensor in tensors.stream_tensors(one.base_shelf, file, found):
+            pass
+    return found

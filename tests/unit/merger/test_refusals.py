@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.merger.adapters import work
 from shared.errors import Permanent
 from tests.kit.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
 
@@ -17,8 +16,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 def refusal(order) -> Permanent:
     with pytest.raises(Permanent) as caught:
-        work.merge(order)
-    assert not order.out.exists() or not list(order.out.glob("*.safetensors"))
+        order.make()
     assert caught.value.reason.endswith(".")
     return caught.value
 
@@ -137,7 +135,7 @@ def test_one_idle_module_is_no_zero_adapter(order):
     one = order()
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight"
     edit_weights(one.checkpoint / WEIGHTS, lambda tensors: tensors[name].zero_())
-    work.merge(one)
+    one.make()
 
 
 def test_adapter_that_names_another_base(order):
@@ -149,7 +147,7 @@ def test_adapter_that_names_another_base(order):
 def test_a_local_folder_says_nothing_about_the_base(order):
     one = order()
     edit_json(one.checkpoint / "adapter_config.json", base_model_name_or_path="/home/me/models/my-llama")
-    work.merge(one)
+    one.make()
 
 
 def test_initialisation_that_changed_the_base(order):
@@ -240,7 +238,7 @@ def test_checkpoint_with_the_bases_own_tokenizer_saved_again(order):
         shutil.copy(one.base / name, one.checkpoint / name)
     tokenizer = json.loads((one.checkpoint / "tokenizer.json").read_text())
     (one.checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer, indent=None))
-    work.merge(one)
+    one.make()
 
 
 def test_lora_that_brings_changed_embeddings_of_the_base_along(made, order, tmp_path):
@@ -262,6 +260,104 @@ def test_full_weights_with_another_rope(order):
     error = refusal(one)
     assert error.code == "base_mismatch"
     assert error.details["keys"] == ["rope_parameters"]
+
+
+def test_lora_without_rank_or_alpha(order):
+    for name in ("r", "lora_alpha"):
+        one = order()
+        config = json.loads((one.checkpoint / "adapter_config.json").read_text())
+        del config[name]
+        (one.checkpoint / "adapter_config.json").write_text(json.dumps(config))
+        error = refusal(one)
+        assert (error.code, error.details["setting"]) == ("hyperparameters_mismatch", name)
+        shutil.rmtree(one.base)
+        shutil.rmtree(one.checkpoint)
+
+
+def test_alpha_that_was_changed_since_training(order):
+    one = order(hyperparameters={"lora_r": 4, "alpha": 16, "lr": 1e-4})
+    error = refusal(one)
+    assert error.code == "hyperparameters_mismatch"
+    assert error.details == {"setting": "lora_alpha", "adapter": 8, "recorded": 16}
+
+
+def test_nan_in_the_lora_names_the_tensor(order):
+    one = order()
+    name = "base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"
+
+    def spoil(tensors):
+        tensors[name][0, 1] = float("inf")
+
+    edit_weights(one.checkpoint / WEIGHTS, spoil)
+    error = refusal(one)
+    assert (error.code, error.details) == ("non_finite_weights", {"tensors": [name]})
+
+
+def test_nan_in_the_base_names_the_tensor(order):
+    one = order()
+    name = "model.layers.1.mlp.down_proj.weight"
+
+    def spoil(tensors):
+        tensors[name][0, 1] = float("nan")
+
+    edit_weights(one.base / "model.safetensors", spoil)
+    error = refusal(one)
+    assert (error.code, error.details) == ("non_finite_weights", {"tensors": [name]})
+
+
+def test_two_different_copies_of_one_tied_matrix(made, order, tmp_path):
+    adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
+
+    def spoil(tensors):
+        tensors["base_model.model.lm_head.weight"] = tensors["base_model.model.model.embed_tokens.weight"].clone()
+        tensors["base_model.model.lm_head.weight"][260] += 1
+
+    edit_weights(adapter / WEIGHTS, spoil)
+    assert refusal(order(checkpoint=adapter)).code == "tied_embedding_lora"
+
+
+def test_resized_embeddings_without_a_tokenizer(made, order, tmp_path):
+    adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
+    for path in adapter.glob("tokenizer*"):
+        path.unlink()
+    error = refusal(order(checkpoint=adapter))
+    assert error.code == "vocabulary_mismatch"
+    assert error.details == {"tokens": 259, "rows": 262, "base_rows": 259}
+
+
+def test_added_tokens_without_resized_embeddings(made, order, tmp_path):
+    adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
+    for path in adapter.glob("tokenizer*"):
+        shutil.copy(path, tmp_path / path.name)
+    one = order()
+    for path in tmp_path.glob("tokenizer*"):
+        shutil.copy(path, one.checkpoint / path.name)
+    error = refusal(one)
+    assert error.code == "vocabulary_mismatch"
+    assert error.details["tokens"] == 262
+
+
+def test_resized_embedding_of_another_base(made, order, tmp_path):
+    adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
+    name = "base_model.model.model.embed_tokens.weight"
+    edit_weights(adapter / WEIGHTS, lambda tensors: [tensors[one].add_(1.0) for one in tensors if "lora_" not in one])
+    error = refusal(order(checkpoint=adapter))
+    assert error.code == "base_mismatch"
+    assert name.removeprefix("base_model.model.") in error.details["tensors"]
+
+
+def test_embedding_that_grew_without_its_head(made, order, tmp_path):
+    adapter = tiny_lora(made["untied"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
+    edit_weights(adapter / WEIGHTS, lambda tensors: tensors.pop("base_model.model.lm_head.weight"))
+    error = refusal(order(base="untied", checkpoint=adapter))
+    assert error.code == "vocabulary_mismatch"
+    assert error.details == {"missing": ["lm_head.weight"]}
+
+
+def test_full_weights_whose_configuration_names_another_vocabulary(order):
+    one = order(checkpoint="full", kind="full")
+    edit_json(one.checkpoint / "config.json", vocab_size=300)
+    assert refusal(one).code == "vocabulary_mismatch"
 
 
 def test_full_weights_with_nan(order):

@@ -106,3 +106,11 @@ def test_a_variant_below_its_quality_gate_never_joins_the_version():
     )
     assert [one.variant for one in gates.registered_variants(release)] == ["bf16"]
     assert gates.why_not_made(release, "int8")[0] == "quality_gate_failed"
+
+
+def test_a_variant_measured_on_no_text_is_inconclusive_unless_it_is_the_merged_files_themselves():
+    gate = {"bf16": STRICT, "int8": STRICT}
+    unmeasured = k.quantised("bf16", perplexity_ratio=1.0, mean_kl=0.0, tokens=0)
+    identical = unmeasured.model_copy(update={"settings": {"engine": "pass-through"}})
+    assert gates.why_not_made(staged_release(k.policy(quality=gate), unmeasured), "bf16")[0] == "inconclusive"
+    assert gates.why_not_made(staged_release(k.policy(quality=gate), identical), "bf16") is None

@@ -182,6 +182,67 @@ def test_when_no_variant_passed_the_release_is_rejected(verdict, code):
     assert (walk.end.outcome, walk.end.code) == ("rejected", code)
 
 
+FOUR = ("bf16", "int8", "gptq-int4", "awq-int4")
+OUTSIDE = k.failed(
+    "gptq-int4", code="quality_gate_failed", quality=k.quality(1.4, 0.3).model_dump(), manifest=k.ref("g").model_dump()
+)
+
+
+def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_do_not():
+    walk = Walk(k.policy(quality={"awq-int4": QualityGate(max_mean_kl=0.1)}), wanted=FOUR)
+    walk.hear(k.merged(), OUTSIDE, k.quantised("awq-int4", mean_kl=0.2), k.quantised("bf16"), k.quantised("int8"))
+    walk.hear(k.written(), k.slot(), k.failed("bf16", "stage", "insufficient_memory"), k.staged("int8"))
+    order = TrafficRequested.model_validate(walk.hear(k.benchmarked("int8"))["traffic.requested:1"])
+    walk.hear(k.changed(k.route(k.target("int8"))))
+    assert walk.end.choice == order.choice
+    assert (walk.end.outcome, order.choice.winner, order.choice.objective) == ("promoted", "int8", "quality")
+    told = {one.variant: (one.verdict, one.code, one.reason) for one in order.choice.candidates}
+    assert told == {
+        "bf16": ("fail", "insufficient_memory", "it broke"), "int8": ("pass", None, "The only one that passed."),
+        "gptq-int4": ("fail", "quality_gate_failed", "it broke"),
+        "awq-int4": ("fail", "quality_gate_failed", "mean_kl: 0.2 is above 0.1"),
+    }  # fmt: skip
+    figures = {
+        one.variant: (one.perplexity_ratio, one.mean_kl, one.size_bytes, one.ttft_p95_ms)
+        for one in order.choice.candidates
+    }
+    assert figures == {
+        "bf16": (1.01, 0.01, 100, None), "int8": (1.01, 0.01, 100, 100.0), "gptq-int4": (1.4, 0.3, None, None),
+        "awq-int4": (1.01, 0.2, 100, None),
+    }  # fmt: skip
+
+
+def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_the_one_that_came_furthest():
+    walk = Walk(wanted=("gptq-int4", "bf16", "int8"))
+    walk.hear(k.merged(), OUTSIDE, k.quantised("bf16"), k.quantised("int8"), k.written(), k.slot())
+    walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.failed("int8", "benchmark", "engine_dead"))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "gate_failed")
+    assert walk.end.reason == (
+        "No variant passed. bf16: ttft_ms.p95: it is a fail; int8: it broke; gptq-int4: it broke."
+    )
+    assert walk.end.choice.winner is None
+    assert {one.verdict for one in walk.end.choice.candidates} == {"fail"}
+
+
+def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
+    walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), wanted=("bf16", "int8")).to_verdict()
+    asked = walk.last["rehearsal.requested"]["choice"]
+    assert [(one["variant"], one["reason"]) for one in asked["candidates"]] == [
+        ("bf16", "Best by quality."), ("int8", "As good as bf16 in everything."),
+    ]  # fmt: skip
+    awaited = walk.hear(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.awaited"]
+    assert awaited["choice"] == asked
+
+
+def test_what_was_not_judged_says_so_at_the_end():
+    walk = Walk(wanted=("bf16", "int8")).to_staging()
+    walk.hear(k.cancel())
+    assert {(one.verdict, one.reason) for one in walk.end.choice.candidates} == {("inconclusive", "It was not judged.")}
+    walk = Walk()
+    walk.hear(k.cancel())
+    assert walk.end.choice is None
+
+
 def test_a_failed_canary_aborts():
     walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
     walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))

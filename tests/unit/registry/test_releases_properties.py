@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,11 @@ def walk(opening, happened, now=NOW):
     return release
 
 
+@cache
+def walked_in_order(name):
+    return walk(*ROADS[name])
+
+
 def said(release):
     return {one.key: (one.type, one.data) for one in release.outbox}
 
@@ -102,7 +108,7 @@ def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name
     opening, happened = ROADS[name]
     copies = data.draw(st.lists(st.sampled_from(happened), max_size=6))
     order = data.draw(st.permutations([*happened, *copies]))
-    expected, got = walk(opening, happened), walk(opening, order)
+    expected, got = walked_in_order(name), walk(opening, order)
     assert said(got) == said(expected)
     assert without_order(got) == without_order(expected)
     assert len(got.outbox) == len(expected.outbox)

@@ -113,7 +113,7 @@ async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which
     await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
-    assert (failed.code, failed.stage, failed.details) == ("digest_mismatch", "stage", {"purpose": purpose})
+    assert (failed.code, failed.stage, failed.purpose) == ("digest_mismatch", "stage", purpose)
     assert V1 not in world.engine.loads
     assert world.state.record.lease is None
 

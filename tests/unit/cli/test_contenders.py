@@ -1,0 +1,122 @@
+"""The variants of a release side by side, by its facts alone."""
+
+import json
+
+import pytest
+
+from clients.cli import contenders
+from contracts import facts as f
+from contracts.manifests import VariantManifest
+from contracts.vocabulary import canonical_json
+from tests.kit.factories import MODEL, after, event, fact, quality, ref, registered, target
+
+RELEASE = "r-0123456789abcdef-1"
+OPENED = fact(f.ReleaseOpened, release_id=RELEASE, wanted=("bf16", "int8", "gptq-int4", "awq-int4"))
+LOST = quality().model_copy(update={"perplexity_ratio": 1.4, "mean_kl": 0.3})
+KEPT = ref("v7.gptq-int4", "manifests/variant")
+
+
+def said(kind, **fields):
+    return event(fact(kind, **fields), correlationid=RELEASE, time=after(10))
+
+
+def failed(variant, stage, code, **fields):
+    return said(f.VariantFailed, variant=variant, stage=stage, code=code, reason=f"{stage} broke", **fields)
+
+
+def benchmarked(variant, **fields):
+    return said(f.VariantBenchmarked, target=target(7).model_copy(update={"variant": variant}), **fields)
+
+
+EVENTS = [
+    event(OPENED, correlationid=RELEASE),
+    said(f.VariantQuantised, variant="bf16"), said(f.VariantQuantised, variant="int8"),
+    failed("gptq-int4", "quantise", "quality_gate_failed", quality=LOST, manifest=KEPT),
+    failed("awq-int4", "quantise", "out_of_memory"),
+    failed("bf16", "stage", "insufficient_memory", purpose="benchmark"), benchmarked("int8"),
+]  # fmt: skip
+
+
+def by_variant(events=EVENTS, registered_ones=()):
+    return {one.variant: one for one in contenders.compare(events, OPENED, registered_ones)}
+
+
+def test_every_wanted_variant_is_there_with_its_figures_and_why_it_failed():
+    found = by_variant()
+    assert list(found) == ["bf16", "int8", "gptq-int4", "awq-int4"]
+    assert (found["int8"].verdict, found["int8"].ttft_p50_ms, found["int8"].tps_system) == ("pass", 122.5, 61.75)
+    assert (found["gptq-int4"].quality, found["gptq-int4"].manifest) == (LOST, KEPT)
+    assert {name: one.why() for name, one in found.items() if one.verdict == "fail"} == {
+        "bf16": "bf16: insufficient_memory: stage broke",
+        "gptq-int4": "gptq-int4: quality_gate_failed: quantise broke",
+        "awq-int4": "awq-int4: out_of_memory: quantise broke",
+    }
+
+
+def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
+    found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
+    size = f"{found['int8'].size_bytes / 1e6:.0f} MB"
+    assert found["int8"].row() == (
+        "int8", size, "x0.61", "x1.0140", "0.0142", "0.211", "0.941", "122/233", "61.8", "pass",
+    )  # fmt: skip
+    assert found["gptq-int4"].row() == (
+        "gptq-int4", "-", "-", "x1.4000", "0.3000", "0.211", "0.941", "-", "-", "fail"
+    )  # fmt: skip
+    assert found["awq-int4"].row() == ("awq-int4", *["-"] * 8, "fail")
+    assert {len(one.row()) for one in found.values()} == {len(contenders.COLUMNS)}
+
+
+def test_the_registrys_word_says_who_was_chosen_and_why_not_the_others():
+    told = f.Choice(
+        objective="cost", criteria=("weights_bytes",), winner="int8",
+        candidates=(
+            f.Contender(variant="bf16", verdict="pass", reason="Dominated: int8 is better.", on_front=False),
+            f.Contender(variant="int8", verdict="pass", reason="Best by cost.", on_front=True),
+        ),
+    )  # fmt: skip
+    for kind in (f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished):
+        found = by_variant([*EVENTS, said(kind, choice=told)])
+        assert (found["int8"].row()[-1], found["int8"].chosen) == ("chosen", True)
+        assert (found["bf16"].row()[-1], found["bf16"].why()) == ("pass", "bf16: Dominated: int8 is better.")
+        assert found["awq-int4"].code == "out_of_memory", "what it did not speak of stays as it was"
+
+
+def test_a_failed_gate_is_the_reason_before_the_registry_has_spoken():
+    gates = (fact(f.VariantBenchmarked).gates[0].model_copy(update={"verdict": "fail", "reason": "too slow"}),)
+    found = by_variant([*EVENTS, benchmarked("int8", verdict="fail", gates=gates)])
+    assert (found["int8"].verdict, found["int8"].why()) == ("fail", "int8: ttft_ms.p95: too slow")
+
+
+def test_a_pair_that_could_not_be_rehearsed_says_nothing_about_its_variant():
+    found = by_variant([*EVENTS, failed("int8", "stage", "insufficient_memory", purpose="rehearsal")])
+    assert found["int8"].verdict == "pass"
+
+
+def test_before_anything_came_of_a_variant_its_row_is_empty():
+    assert {one.verdict for one in contenders.compare(EVENTS[:1], OPENED)} == {None}
+    assert contenders.compare(EVENTS[:1], OPENED)[0].row() == ("bf16", *["-"] * 9)
+
+
+@pytest.mark.parametrize("known", [(), (registered(),)])
+def test_as_data_is_json_with_everything_in_it(known):
+    found = json.loads(canonical_json(by_variant(registered_ones=known)["int8"].as_data()))
+    assert (found["variant"], found["chosen"], found["quality"]["tokens"]) == ("int8", False, 6128)
+    assert found["manifest"]["digest"].startswith("sha256:")
+    assert set(found) == set(contenders.Contender.__dataclass_fields__)
+
+
+def test_a_release_is_found_by_its_version_and_its_end_by_its_id():
+    assert contenders.find_release(EVENTS, MODEL, OPENED.version) == OPENED
+    assert contenders.find_release(EVENTS, MODEL, 99) is None
+    assert contenders.find_end(EVENTS, RELEASE) is None
+    end = fact(f.ReleaseFinished, release_id=RELEASE)
+    assert contenders.find_end([*EVENTS, event(end)], RELEASE) == end
+
+
+def test_a_kept_variant_is_completed_by_its_manifest():
+    made = fact(f.VariantQuantised).model_dump(exclude={"manifest"})
+    manifest = VariantManifest(
+        **made, model=MODEL, output_key=KEPT.digest, merged=KEPT, files=(), held_out_digest=KEPT.digest, made_at=after(9)
+    )  # fmt: skip
+    whole = contenders.with_manifest(contenders.Contender("gptq-int4", quality=LOST), manifest)
+    assert (whole.size_bytes, whole.size_ratio, whole.quality) == (manifest.weights_bytes, manifest.size_ratio, LOST)

@@ -1,0 +1,194 @@
+"""The choice among variants that passed: on the front, best by the objective, whatever the order."""
+
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts.facts.staging import RatioInterval
+from contracts.policy import Objective
+from contracts.vocabulary import Variant
+from services.registry.domain import choice
+from services.registry.domain.choice import CRITERIA, MOST_BEHIND_RATIO, Entrant, rank
+from tests.kit import fakes_registry as k
+
+
+def entrant(variant, *, ppl=1.01, kl=0.0, tokens=1000, size=100, p50=50.0, p95=100.0, tps=50.0, ratios=()):
+    """A variant that passed; `ratios` are (metric, low, value, high) against the baseline, `size` is in MB."""
+    benchmark = k.benchmarked(variant, ttft_p95=p95, tps=tps)
+    ttft = benchmark.candidate_summary.ttft_ms.model_copy(update={"p50": p50})
+    side = benchmark.candidate_summary.model_copy(update={"ttft_ms": ttft})
+    against = tuple(RatioInterval(metric=m, low=low, value=value, high=high) for m, low, value, high in ratios)
+    benchmark = benchmark.model_copy(update={"candidate_summary": side, "ratios": against})
+    return Entrant(variant, k.quality(ppl, kl, tokens), size * 1_000_000, benchmark)
+
+
+BF16 = entrant("bf16", ppl=1.0, size=270, p95=60.0, p50=40.0, tps=60.0)
+INT8 = entrant("int8", ppl=1.014, kl=0.014, tokens=6000, size=165, p95=66.0, p50=42.0, tps=70.0)
+AWQ = entrant("awq-int4", ppl=1.149, kl=0.134, tokens=6000, size=114, p95=90.0, p50=60.0, tps=50.0)
+GPTQ = entrant("gptq-int4", ppl=1.251, kl=0.231, tokens=6000, size=115, p95=95.0, p50=66.0, tps=48.0)
+ALL = (BF16, INT8, AWQ, GPTQ)
+
+
+@pytest.mark.parametrize(("objective", "winner"), [("quality", "bf16"), ("latency", "bf16"), ("cost", "awq-int4")])
+def test_each_objective_takes_its_best_of_what_was_seen_on_smollm2(objective, winner):
+    found = rank(objective, ALL)
+    assert found.winner == winner
+    assert found.front == {"bf16", "int8", "awq-int4"}
+    assert found.reasons["gptq-int4"].startswith("Dominated: ")
+    assert found.reasons[winner] == f"Best by {objective}, decided by {CRITERIA[objective][0]}."
+
+
+def test_a_loser_is_told_what_it_lost_by():
+    found = rank("quality", ALL)
+    assert found.reasons["int8"] == "Behind bf16 in perplexity_ratio: 1.014 against 1."
+    assert rank("cost", ALL).reasons["bf16"] == "Behind awq-int4 in weights_bytes: 270.0 MB against 114.0 MB."
+    assert rank("quality", [AWQ]).reasons == {"awq-int4": "The only one that passed."}
+
+
+def test_nobody_wins_where_nobody_passed():
+    assert rank("quality", ()).winner is None
+
+
+def test_a_difference_in_perplexity_within_noise_is_no_difference():
+    """With 500 tokens a divergence of 0.014 makes 1.014 uncertain by 0.015; with 6000 by 0.004."""
+    few = entrant("int8", ppl=1.014, kl=0.014, tokens=500, size=165, p95=50.0)
+    assert rank("quality", [BF16, few]).winner == "int8"
+    assert rank("quality", [BF16, few]).reasons["int8"] == "Best by quality, decided by ttft_ms.p95."
+    many = entrant("int8", ppl=1.014, kl=0.014, tokens=6000, size=165, p95=50.0)
+    assert rank("quality", [BF16, many]).winner == "bf16"
+
+
+def test_latencies_are_compared_beside_the_baseline_of_the_same_minutes():
+    """The machine was slow while bf16 was measured: its figures are worse, its ratio to the baseline is better."""
+    slow = entrant("bf16", p95=200.0, size=270, ratios=[("ttft_ms.p95", 0.70, 0.75, 0.80)])
+    quick = entrant("int8", p95=90.0, ratios=[("ttft_ms.p95", 1.0, 1.1, 1.2)])
+    assert rank("latency", [slow, quick]).winner == "bf16"
+    without = entrant("int8", p95=90.0)
+    assert rank("latency", [slow, without]).winner == "int8", "ratios of some are no scale for all"
+
+
+def test_intervals_that_touch_leave_it_to_the_next_criterion_but_never_far_behind():
+    best = entrant("bf16", ppl=1.0, p50=60.0, ratios=[("ttft_ms.p95", 0.90, 1.00, 1.10)])
+    near = entrant("int8", ppl=1.1, p50=40.0, ratios=[("ttft_ms.p95", 0.95, 1.05, 1.15)])
+    assert rank("latency", [best, near]).winner == "int8"
+    far = entrant("int8", ppl=1.1, p50=40.0, ratios=[("ttft_ms.p95", 0.50, 1.20, 9.00)])
+    assert rank("latency", [best, far]).winner == "bf16"
+
+
+@pytest.mark.parametrize("missing", [{"p95": None}, {"ppl": 1.0, "kl": 0.1, "tokens": 0}])
+@pytest.mark.parametrize("objective", ["quality", "latency"])
+def test_what_was_not_measured_is_worse_than_anything_that_was(missing, objective):
+    other = entrant("bf16", ppl=1.2, p95=900.0, p50=900.0, tps=1.0, size=999)
+    loses = ("p95" in missing) == (objective == "latency")
+    assert (rank(objective, [other, entrant("int8", **missing)]).winner == "bf16") == loses
+
+
+def test_more_tokens_per_second_than_the_baseline_are_better():
+    alike = [("ttft_ms.p95", 0.9, 1.0, 1.1), ("ttft_ms.p50", 0.9, 1.0, 1.1)]
+    slow = entrant("bf16", tps=90.0, ratios=[*alike, ("tps_system", 0.79, 0.80, 0.81)])
+    quick = entrant("int8", tps=50.0, ratios=[*alike, ("tps_system", 0.98, 1.00, 1.02)])
+    assert rank("latency", [slow, quick]).winner == "int8"
+
+
+def test_what_is_as_good_in_some_and_worse_in_others_is_dominated():
+    found = rank("cost", [entrant("bf16", p95=90.0), entrant("int8", p95=100.0)])
+    assert (found.winner, found.front) == ("bf16", {"bf16"})
+    assert found.reasons["int8"] == "Dominated: bf16 is at least as good in everything, and better in something."
+
+
+def test_what_ties_in_everything_is_decided_by_the_plain_figures():
+    found = rank("latency", [entrant("bf16", p95=101.0, p50=49.9), entrant("int8", p95=100.0, p50=50.0)])
+    assert (found.winner, found.front) == ("int8", {"bf16", "int8"})
+    assert found.reasons == {"int8": "Best by latency.", "bf16": "As good as int8 in everything."}
+
+
+def test_what_is_equal_in_everything_goes_to_the_plainest_precision():
+    assert rank("cost", [entrant("gptq-int4"), entrant("int8"), entrant("awq-int4")]).winner == "int8"
+
+
+def figures(low, high):
+    return st.one_of(st.sampled_from([low, (low + high) / 2, high]), st.floats(low, high))
+
+
+@st.composite
+def fields(draw):
+    found = []
+    for variant in draw(st.lists(st.sampled_from(get_args(Variant)), unique=True, max_size=4)):
+        ratios = [
+            (metric, *sorted(draw(st.tuples(*[figures(0.5, 2.0)] * 3))))
+            for metric in draw(st.sets(st.sampled_from(["ttft_ms.p95", "ttft_ms.p50", "tps_system"])))
+        ]
+        found.append(
+            entrant(
+                variant, ppl=draw(figures(0.9, 1.5)), kl=draw(figures(-0.1, 0.5)), tokens=draw(st.sampled_from([0, 900])),
+                size=draw(st.integers(0, 3)), p50=draw(st.none() | figures(1, 9)), p95=draw(st.none() | figures(1, 9)),
+                tps=draw(figures(0, 9)), ratios=ratios,
+            )
+        )  # fmt: skip
+    return found
+
+
+@given(field=fields(), objective=st.sampled_from(get_args(Objective)), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_the_choice_is_total_whatever_the_order_and_its_winner_is_on_the_front(field, objective, data):
+    found = rank(objective, field)
+    assert rank(objective, data.draw(st.permutations(field))) == found
+    assert set(found.reasons) == {one.variant for one in field}
+    assert (found.winner is None) == (not field)
+    assert found.winner is None or found.winner in found.front
+
+
+def measured_alike(one):
+    return {"ppl": one.quality.perplexity_ratio, "size": one.weights_bytes, "tps": -one.benchmark.candidate_summary.tps_system,
+            "p95": one.benchmark.candidate_summary.ttft_ms.p95, "p50": one.benchmark.candidate_summary.ttft_ms.p50}  # fmt: skip
+
+
+@st.composite
+def measured_fields(draw):
+    variants = draw(st.lists(st.sampled_from(get_args(Variant)), unique=True, min_size=1, max_size=4))
+    return [
+        entrant(
+            variant, ppl=draw(figures(1.0, 1.5)), kl=draw(figures(0.0, 0.3)), size=draw(st.integers(1, 400)),
+            p50=draw(figures(10, 90)), p95=draw(figures(10, 90)), tps=draw(figures(10, 90)),
+        )
+        for variant in variants
+    ]  # fmt: skip
+
+
+@given(field=measured_fields(), objective=st.sampled_from(get_args(Objective)))
+@settings(max_examples=200, deadline=None)
+def test_nothing_dominated_is_chosen_and_the_objective_is_best_but_for_noise(field, objective):
+    """Judged here by the plain figures, in other words than the domain's."""
+    found = rank(objective, field)
+    costs = {one.variant: measured_alike(one) for one in field}
+    mine = costs[found.winner]
+    assert not any(
+        theirs != mine and all(theirs[name] <= mine[name] for name in mine) for theirs in costs.values()
+    )  # fmt: skip
+    name = {"quality": "ppl", "latency": "p95", "cost": "size"}[objective]
+    best = min(costs[variant][name] for variant in found.front)
+    assert best == min(theirs[name] for theirs in costs.values())
+    limit = {"ppl": MOST_BEHIND_RATIO, "p95": 0.052, "size": 0.0203}[name]
+    assert mine[name] <= best * (1.0 + limit) + 1e-9
+
+
+def test_the_interval_of_a_perplexity_ratio_holds_as_often_as_it_says():
+    """Tokens drawn from a model, and how much less likely a slightly different one finds them, 2000 times 500 tokens."""
+    chance = np.random.default_rng(7)
+    merged = chance.dirichlet(np.full(50, 0.5)) * 0.98 + 0.02 / 50
+    made = merged * np.exp(chance.normal(0.0, 0.2, 50))
+    made /= made.sum()
+    lost = np.log(merged / made)
+    divergence = float((merged * lost).sum())
+    drawn = lost[chance.choice(50, p=merged, size=(2000, 500))].mean(axis=1)
+    truth = math.exp(divergence)
+    inside = 0
+    for ratio in np.exp(drawn):
+        one = entrant("int8", ppl=float(ratio), kl=divergence, tokens=500)
+        figure = choice.measure([one])["int8"]["perplexity_ratio"]
+        inside += figure.low <= truth <= figure.high
+    assert 0.92 < inside / 2000 < 0.98
