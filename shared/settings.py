@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -30,3 +30,18 @@ class Connection(BaseSettings):
         folder = self.state_dir / "work" / service
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+class SourceSettings(BaseSettings):
+    """Which folders outside the store may be read (prefix `SLIPWAY_`); none by default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SLIPWAY_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    file_roots: tuple[Path, ...] = ()
+    """Folders (a JSON list) that `file://` sources may lie in."""
+    hf_endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
+    """Model hub that `hf://` sources are read from, such as https://huggingface.co or a mirror of it."""
+    hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
+    """Credential for private repositories; read from `HF_TOKEN`, sent to the hub and to nobody else."""

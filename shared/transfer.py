@@ -14,6 +14,7 @@ from minio.datatypes import Part
 
 PART_BYTES = 16 * 1024 * 1024
 PARALLEL = 4
+AHEAD = 2
 _HEADERS = {"Content-Type": "application/octet-stream"}
 _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
 
@@ -98,7 +99,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         reads: deque[Future[bytearray]] = deque()
         for at in range(0, size, PART_BYTES):
             reads.append(self._workers.submit(self._range, bucket, key, at, min(PART_BYTES, size - at), size))
-            if len(reads) > PARALLEL:
+            if len(reads) > AHEAD:
                 yield reads.popleft().result()
         while reads:
             yield reads.popleft().result()

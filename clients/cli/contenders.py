@@ -9,8 +9,8 @@ from contracts.envelope import Event
 from contracts.manifests import VariantManifest
 from contracts.vocabulary import ArtifactRef, Variant
 
-COLUMNS = ("variant", "size", "ratio", "perplexity", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
-"""Sizes are also ratios to the merged model's, perplexities only that; KL is the mean, TTFT is p50/p95."""
+COLUMNS = ("variant", "size", "ratio", "ppl", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
+"""Sizes are also ratios to the merged model's, perplexities (ppl) only that; KL is the mean, TTFT is p50/p95."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ import typer
 
 from clients.cli.base import find_base
 from clients.cli.orders import load_policy
+from clients.cli.outside import announce
 from clients.cli.place import JsonOption, Place, StateOption, find_place
 from clients.cli.records import open_store
 from clients.cli.say import Exit, Refused, show_json, show_line
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.training import Place as TrainingPlace
 from clients.training import PublishError, Run, publish_checkpoint
-from contracts.facts import BaseModelRef, EvalResult
+from contracts.facts import BaseModelRef, EvalResult, Weights
+from contracts.sources import scheme_of
 from contracts.vocabulary import MODEL_NAME_PATTERN, Variant
 
 
@@ -24,7 +26,9 @@ def publish(
     *,
     model: Annotated[str, typer.Option(help="Model that this is a checkpoint of.")],
     base: Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")],
-    adapter: Annotated[Path, typer.Option(help="Folder of the LoRA or full weights, from save_pretrained.")],
+    adapter: Annotated[str, typer.Option(
+        help="Folder of the LoRA or full weights, from save_pretrained; or hf://REPO@REVISION, or file:///FOLDER."
+    )],
     run_id: Annotated[str, typer.Option(help="Training run that it comes from.")],
     data_hash: Annotated[str, typer.Option(help="Digest of the training data, sha256:<hex>.")],
     hyperparameter: Annotated[list[str] | None, typer.Option(help="As in lr=0.0002; repeatable.")] = None,
@@ -48,29 +52,35 @@ def publish(
     )  # fmt: skip
     wanted = parse_variants(variant or ["int8"])
     release_policy = load_policy(policy) if policy is not None else None
-    total = sum(path.stat().st_size for path in model_files(adapter))
     place = find_place(state)
     imported = find_base(open_store(place), base)
     base_ref = BaseModelRef(
         name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
     )  # fmt: skip
+    weights = find_weights(adapter, quiet=as_json)
+    total = 0 if isinstance(weights, Weights) else sum(path.stat().st_size for path in model_files(weights))
     try:
-        with progress_bar(f"uploading {adapter.name}", total, shown=not as_json) as advance:
+        with progress_bar(f"uploading {adapter}", total, shown=total > 0 and not as_json) as advance:
             published = publish_checkpoint(
-                adapter, model=model, base=base_ref, run=run, place=training_place(place), wanted=wanted,
+                weights, model=model, base=base_ref, run=run, place=training_place(place), wanted=wanted,
                 policy=release_policy, calibration=calibration, evaluation=evaluation, attempt=attempt,
                 progress=steps(advance),
             )  # fmt: skip
     except PublishError as error:
         raise Refused(str(error)) from error
     if as_json:
-        weights = published.weights.model_dump(mode="json")
-        show_json({"event_id": published.event_id, "model": model, "run_id": run_id, "weights": weights})
+        ref = published.weights.model_dump(mode="json")
+        show_json({"event_id": published.event_id, "model": model, "run_id": run_id, "weights": ref})
     else:
         again = " again" if published.duplicate else ""
         show_line(
             f"published a checkpoint of {model}{again} (run {run_id}); follow it: slipway status {model} --follow"
         )
+
+
+def find_weights(adapter: str, *, quiet: bool) -> Path | Weights:
+    """Give the folder that is to be uploaded, or what a folder outside the store is, which stays where it lies."""
+    return announce(adapter, quiet=quiet) if scheme_of(adapter) is not None else Path(adapter)
 
 
 def training_place(place: Place) -> TrainingPlace:

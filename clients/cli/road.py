@@ -76,9 +76,9 @@ class Road:
     def with_step(self, name: str, at: datetime, detail: str = "", state: State = "done") -> "Road":
         """Record a step: its first completion stands, details of several variants are put together."""
         earlier = self.steps.get(name)
-        if earlier is not None and earlier.state == "done":
+        if earlier is not None and (earlier.state == "done" or earlier.state == state == "failed"):
             parts = [part for part in (*earlier.detail.split("; "), detail) if part]
-            at, detail, state = max(at, earlier.at or at), "; ".join(sorted(set(parts))), "done"
+            at, detail, state = max(at, earlier.at or at), "; ".join(sorted(set(parts))), earlier.state
         return replace(self, steps={**self.steps, name: Step(name, state, at, detail)})
 
     def settled(self, event: Event[Any], variant: str = "") -> "Road":

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from clients.cli.say import Exit, Refused, is_terminal
 from contracts.manifests import FileEntry, FolderManifest
-from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store, manifest_key
+from contracts.sources import is_weights, pickles_in, travels
+from shared.blobs import Store
 
-KEPT = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 Advance = Callable[[int], None]
 
 
@@ -22,24 +20,22 @@ def model_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise Refused(f"{folder} is no folder", Exit.USAGE)
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in KEPT and path.name[0] != ".")
-    if any(path.suffix == ".safetensors" for path in files):
+    files = sorted(path for path in folder.iterdir() if path.is_file() and travels(path.name))
+    if any(is_weights(path.name) for path in files):
         return files
-    pickles = [path.name for path in folder.iterdir() if path.suffix in PICKLES]
+    pickles = pickles_in([path.name for path in folder.iterdir()])
     if pickles:
         raise Refused(f"{folder} holds its weights as {pickles[0]}; save them as safetensors, pickles are refused")
     raise Refused(f"{folder} holds no .safetensors file; name the folder that save_pretrained wrote", Exit.USAGE)
 
 
-def upload_folder(store: Store, files: list[Path], prefix: str, advance: Advance) -> tuple[ArtifactRef, FolderManifest]:
-    """Upload files as blobs and commit the manifest of their folder."""
+def upload_files(store: Store, files: list[Path], advance: Advance) -> FolderManifest:
+    """Upload files as blobs, unless they are there; give the manifest of their folder, which is not committed yet."""
     entries: list[FileEntry] = []
     for path in files:
-        entries.append(store.put_file(path, path.name, prefix))
+        entries.append(store.put_file(path, path.name))
         advance(entries[-1].size_bytes)
-    manifest = FolderManifest(files=tuple(entries))
-    ref, _ = store.put_manifest(manifest_key("folder", digest_of(manifest.to_bytes()), prefix), manifest)
-    return ref, manifest
+    return FolderManifest(files=tuple(entries))
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Published:
 
 
 def publish_checkpoint(
-    folder: Path | str,
+    folder: Path | str | Weights,
     *,
     model: str,
     base: str | BaseModelRef,
@@ -76,7 +76,8 @@ def publish_checkpoint(
     same event id.
 
     Args:
-        folder: What `save_pretrained` wrote: a LoRA, or full weights, as safetensors.
+        folder: What `save_pretrained` wrote: a LoRA, or full weights, as safetensors. Or the reference to a folder
+            that lies where Slipway may read it (`hf://repo@commit`, `file:///folder`), which is not uploaded.
         model: Name of the model that this is a checkpoint of.
         base: The imported base model: `NAME`, `NAME@REVISION`, or the reference itself.
         run: Where the checkpoint comes from.
@@ -99,7 +100,7 @@ def publish_checkpoint(
 
 
 async def publish_checkpoint_async(
-    folder: Path | str,
+    folder: Path | str | Weights,
     *,
     model: str,
     base: str | BaseModelRef,
@@ -127,15 +128,19 @@ async def publish_checkpoint_async(
         "policy": policy, "attempt": attempt,
     }  # fmt: skip
     _validated({**fields, "weights": _weights_to_come()})  # a mistake shows before anything is uploaded
-    weights = await asyncio.to_thread(uploader.put_folder, Path(folder), progress or _silent)
+    weights = folder if isinstance(folder, Weights) else await asyncio.to_thread(_upload, uploader, folder, progress)
     sets = {"calibration": calibration, "evaluation": evaluation}
     for name, path in sets.items():
         if path is not None:
             fields[name] = await asyncio.to_thread(uploader.put_file, Path(path), lambda _sent: None)
-    kind = "lora" if (Path(folder) / "adapter_config.json").exists() else "full"
-    event = envelope(_validated({**fields, "weights": Weights(kind=kind, ref=weights)}))
+    event = envelope(_validated({**fields, "weights": weights}))
     duplicate = await _publish(where, event)
-    return Published(event.id, model, weights, duplicate)
+    return Published(event.id, model, weights.ref, duplicate)
+
+
+def _upload(uploader: Uploader, folder: Path | str, progress: Progress | None) -> Weights:
+    ref = uploader.put_folder(Path(folder), progress or _silent)
+    return Weights(kind="lora" if (Path(folder) / "adapter_config.json").exists() else "full", ref=ref)
 
 
 def envelope(fact: CheckpointReady) -> Event[Any]:

@@ -16,31 +16,30 @@ from minio.error import MinioException, S3Error
 from clients.training.errors import PublishError
 from clients.training.place import Place
 from contracts.manifests import BaseManifest, FileEntry, FolderManifest
+from contracts.sources import is_weights, pickles_in, travels
 from contracts.vocabulary import ArtifactRef, digest_of
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
 
-KEPT_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja", ".md"})
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".ckpt"})
 PART_BYTES = 64 * 1024 * 1024
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """List what travels of a checkpoint: weights as safetensors, configuration, tokenizer.
 
-    Optimizer states and other pickles that a Trainer leaves beside them stay where they are.
+    Optimizer states and other pickles that a Trainer leaves beside them, and model cards, stay where they are.
 
     Raises:
         PublishError: there is no such folder, or it holds no safetensors.
     """
     if not folder.is_dir():
         raise PublishError(f"{folder} is no folder; name the one that save_pretrained wrote.")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    kept = [path for path in files if path.suffix in KEPT_SUFFIXES]
-    if any(path.suffix == ".safetensors" for path in kept):
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    kept = [folder / name for name in names if travels(name)]
+    if any(is_weights(path.name) for path in kept):
         return kept
-    if any(path.suffix in PICKLE_SUFFIXES for path in files):
+    if pickles_in(names):
         raise PublishError(f"{folder} holds its weights as a pickle, which is refused; save them as safetensors.")
     raise PublishError(f"{folder} holds no safetensors; name the folder that save_pretrained wrote.")
 

@@ -11,7 +11,8 @@ from shared.blobs import Store
 from shared.bus import Bus
 from shared.clock import SystemClock
 from shared.service import serve
-from shared.settings import Connection
+from shared.settings import Connection, SourceSettings
+from shared.sources import Sources
 from shared.telemetry import configure_logging
 
 
@@ -21,7 +22,7 @@ async def run() -> None:
     configure_logging(SERVICE, connection.log_level)
     work_dir = connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
-    artifacts = StoredArtifacts(store, work_dir)
+    artifacts = StoredArtifacts(store, work_dir, Sources(SourceSettings()))
     artifacts.rooms.sweep()
     merger = Merger(
         artifacts=artifacts,

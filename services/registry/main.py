@@ -18,25 +18,26 @@ from shared.clock import SystemClock
 from shared.factlog import LoggedPublisher
 from shared.kv import Bucket
 from shared.service import connect_patiently, serve
-from shared.settings import Connection
+from shared.settings import Connection, SourceSettings
 from shared.telemetry import configure_logging
 
 
-async def run(connection: Connection, settings: RegistrySettings) -> None:
+async def run(connection: Connection, settings: RegistrySettings, sources: SourceSettings) -> None:
     """Connect, subscribe and serve until told to stop."""
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     await connect_patiently(bus)
     js = bus.js
-    artifacts = StoredArtifacts(Store(connection), settings.file_roots)
+    artifacts = StoredArtifacts(Store(connection), sources.file_roots)
     outside = Outside(
         releases=Bucket(js, "releases", Release, service=SERVICE),
         models=Bucket(js, "releases", ModelRecord, service=SERVICE),
         policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
         artifacts=artifacts, publisher=LoggedPublisher(bus), clock=clock,
     )  # fmt: skip
-    roots = tuple(PurePosixPath(root) for root in settings.file_roots)
-    registry = build(bus, outside, Places(bucket=connection.s3_bucket, file_roots=roots))
+    roots = tuple(PurePosixPath(root) for root in sources.file_roots)
+    places = Places(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
+    registry = build(bus, outside, places)
 
     async def sweeping() -> None:
         await registry.keep_sweeping(settings.sweep_s)
@@ -48,7 +49,7 @@ def main() -> None:
     """Run the registry."""
     connection = Connection()
     configure_logging(SERVICE, connection.log_level)
-    asyncio.run(run(connection, RegistrySettings()))
+    asyncio.run(run(connection, RegistrySettings(), SourceSettings()))
 
 
 if __name__ == "__main__":

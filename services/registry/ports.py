@@ -36,7 +36,7 @@ class Artifacts(Protocol):
         """Read the manifest of an imported base model; None when there is none."""
 
     async def verify(self, ref: ArtifactRef) -> None:
-        """Raise Permanent `artifact_not_found` or `digest_mismatch` unless the artifact is what was announced."""
+        """Raise Permanent unless the artifact may be used and, in the store, is what was announced."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; give the ref of the one that exists then."""

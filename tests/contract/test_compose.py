@@ -137,16 +137,23 @@ def test_settings_are_ones_that_the_services_know():
     from services.benchmarker.settings import BenchmarkerSettings
     from services.rollback_controller.settings import RollbackControllerSettings
     from services.server_manager.settings import ServerManagerSettings
-    from shared.settings import Connection
+    from shared.settings import Connection, SourceSettings
 
     for container in COMPOSE["services"].values():
         for name in container.get("environment", {}):
+            shared = SourceSettings if name in ("SLIPWAY_FILE_ROOTS", "SLIPWAY_HF_ENDPOINT") else Connection
             for prefix, settings in (
-                ("SLIPWAY_", Connection), ("SERVER_MANAGER_", ServerManagerSettings), ("BENCHMARKER_", BenchmarkerSettings),
+                ("SLIPWAY_", shared), ("SERVER_MANAGER_", ServerManagerSettings), ("BENCHMARKER_", BenchmarkerSettings),
                 ("ROLLBACK_CONTROLLER_", RollbackControllerSettings),
             ):  # fmt: skip
                 if name.startswith(prefix):
                     assert name.removeprefix(prefix).lower() in settings.model_fields, name
+
+
+def test_the_hubs_token_reaches_those_who_download_and_nobody_else():
+    holders = {name for name, one in COMPOSE["services"].items() if "HF_TOKEN" in one.get("environment", {})}
+    readers = {name for name, one in COMPOSE["services"].items() if "SLIPWAY_HF_ENDPOINT" in one.get("environment", {})}
+    assert (holders, readers) == ({"merger", "cli"}, {"merger", "cli", "registry"})
 
 
 def test_rehearsals_go_through_the_gateway():

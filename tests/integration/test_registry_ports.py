@@ -160,24 +160,34 @@ async def test_what_was_published_is_known_for_ever_and_nothing_else_is(publishe
         assert await said.was_published(emit("d", "other-bot"), now)
 
 
-async def test_files_are_read_inside_the_allowed_roots_only(settings, tmp_path):
+async def test_folders_on_disk_are_looked_at_inside_the_allowed_roots_only(settings, tmp_path):
     root = tmp_path / "allowed"
-    root.mkdir()
-    (root / "a.json").write_bytes(b"a")
-    (tmp_path / "secret").write_bytes(b"a")
-    (root / "link").symlink_to(tmp_path / "secret")
+    for name in ("good", "pickled", "leading-out"):
+        (root / name).mkdir(parents=True)
+    (tmp_path / "secret.json").write_bytes(b"{}")
+    (root / "good" / "adapter_model.safetensors").write_bytes(b"a")
+    (root / "pickled" / "adapter_model.bin").write_bytes(b"a")
+    (root / "leading-out" / "adapter_model.safetensors").write_bytes(b"a")
+    (root / "leading-out" / "adapter_config.json").symlink_to(tmp_path / "secret.json")
+    (root / "link").symlink_to(tmp_path)
     artifacts = StoredArtifacts(Store(settings), (root,))
 
-    def ref(path, content=b"a"):
-        return k.ready().weights.ref.model_copy(
-            update={"uri": path.as_uri(), "digest": digest_of(content), "size_bytes": 1}
-        )
+    def at(path):
+        return k.ready().weights.ref.model_copy(update={"uri": path.as_uri()})
 
-    await artifacts.verify(ref(root / "a.json"))
+    await artifacts.verify(at(root / "good"))
     for given, code in (
-        (ref(root / "link"), "uri_not_allowed"), (ref(tmp_path / "secret"), "uri_not_allowed"),
-        (ref(root / "none"), "artifact_not_found"), (ref(root / "a.json", b"b"), "digest_mismatch"),
+        (at(root / "leading-out"), "uri_not_allowed"), (at(root / "link"), "uri_not_allowed"),
+        (at(tmp_path), "uri_not_allowed"), (at(root / "none"), "artifact_not_found"),
+        (at(root / "good" / "adapter_model.safetensors"), "artifact_not_found"), (at(root / "pickled"), "pickle_refused"),
     ):  # fmt: skip
         with pytest.raises(Permanent) as caught:
             await artifacts.verify(given)
         assert caught.value.code == code
+
+
+async def test_the_registry_asks_no_hub(settings):
+    """What a hub holds is verified where it is downloaded, by the merger."""
+    await StoredArtifacts(Store(settings)).verify(
+        k.ready().weights.ref.model_copy(update={"uri": f"hf://acme/x@{'0' * 40}"})
+    )

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import random
 
 import pytest
+from minio.error import S3Error
 
 from contracts.manifests import FolderManifest
 from contracts.vocabulary import ArtifactRef, digest_of
@@ -72,6 +74,57 @@ def test_corrupted_blob_is_never_handed_out(store, tmp_path):
     assert caught.value.code == "digest_mismatch"
     assert not (tmp_path / "out" / "f").exists()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr("shared.transfer.PART_BYTES", 5 * 1024 * 1024)  # the least that S3 allows
+
+
+def test_large_blobs_travel_in_parts_and_ranges(store, tmp_path, small_parts):
+    data = random.Random(1).randbytes(12_345_678)
+    sent = []
+    entry = store.put_blob(memoryview(data), "f", "t/", sent.append)
+    assert (sum(sent), len(sent)) == (len(data), 3)
+    assert store.find(blob_key(entry.digest, "t/")) == data
+    for start, length in ((0, 8), (99_999, 6_000_002), (12_345_671, 7)):
+        out = bytearray(length)
+        store.read_into(entry, start, memoryview(out), "t/")
+        assert out == data[start : start + length]
+    seen = []
+    store.fetch_files([entry], tmp_path, "t/", lambda done, total: seen.append((done, total)))
+    assert (tmp_path / "f").read_bytes() == data
+    assert seen[-1] == (len(data), len(data))
+    assert len(seen) == 3
+
+
+def test_parts_are_create_only_too_and_what_is_there_is_not_sent_again(store, small_parts):
+    data = memoryview(random.Random(2).randbytes(11_000_000))
+    sent = []
+    entry = store.put_blob(data, "f", "t/", sent.append)
+    assert store.put_blob(data, "g", "t/", sent.append).digest == entry.digest
+    assert sum(sent) == len(data)
+    with pytest.raises(S3Error, match="PreconditionFailed"), store._client.creating():
+        store._client.write(store.bucket, blob_key(entry.digest, "t/"), data)
+
+
+@pytest.mark.parametrize("announced", [9, 11, 2000])
+def test_a_blob_of_another_size_is_not_read(store, tmp_path, announced):
+    entry = store.put_blob(memoryview(b"0123456789"), "f").model_copy(update={"size_bytes": announced})
+    for read in (
+        lambda: store.read_into(entry, 0, memoryview(bytearray(5))),
+        lambda: store.fetch_files([entry], tmp_path),
+    ):
+        with pytest.raises(Permanent) as caught:
+            read()
+        assert caught.value.code == "digest_mismatch"
+
+
+def test_an_empty_file_is_a_blob(store, tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    entry = store.put_file(tmp_path / "empty", "empty")
+    store.fetch_files([entry], tmp_path / "out")
+    assert (tmp_path / "out" / "empty").read_bytes() == b""
 
 
 def test_missing_and_wrong_artifacts_are_named(store):

@@ -77,7 +77,7 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, pla
     assert fact.evals[0].value == 1.5
     assert store.get(fact.calibration) == calibration.read_bytes()
     manifest = FolderManifest.model_validate_json(store.get(fact.weights.ref))
-    assert {file.path for file in manifest.files} == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert {file.path for file in manifest.files} == {"adapter_config.json", "adapter_model.safetensors"}
     store.fetch_files(manifest.files, tmp_path / "back", store.prefix_of(fact.weights.ref))
     name = "adapter_model.safetensors"
     assert (tmp_path / "back" / name).read_bytes() == (made["lora"] / name).read_bytes()

@@ -37,7 +37,10 @@ class ChildProcess:
         async def tell(fields: dict[str, Any]) -> None:
             progress(fields["step"], fields["done"], fields["total"], fields["unit"])
 
-        environment = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment = {
+            "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+            "OMP_WAIT_POLICY": "PASSIVE",  # or threads spin while the store's server needs the same cores
+        }  # fmt: skip
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         path = order.room / "order.json"

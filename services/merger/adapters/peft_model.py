@@ -133,8 +133,7 @@ class LayerwiseMerge:
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Give the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
 
-        Raises:
-            ValueError: the sum holds NaN or infinity.
+        Whether it is finite is seen once, when it is rounded: PEFT's own check takes longer than its merge.
         """
         self._waiting.discard(name)
         if name in self._saved:
@@ -150,7 +149,7 @@ class LayerwiseMerge:
     def _merge(self, module: Any, weight: torch.Tensor) -> torch.Tensor:
         layer = module.get_base_layer()
         layer.weight = torch.nn.Parameter(weight.float(), requires_grad=False)
-        module.merge(safe_merge=True)
+        module.merge(safe_merge=False)
         merged: torch.Tensor = layer.weight.data
         module.merged_adapters.clear()
         layer.weight = torch.nn.Parameter(torch.empty(weight.shape, device=META), requires_grad=False)

@@ -7,10 +7,12 @@ from pydantic import ValidationError
 
 from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
+from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.merger.ports import Folder
 from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
+from shared.sources import Sources, bring
 from shared.workrooms import Workrooms
 
 MERGED = "merged"
@@ -19,9 +21,11 @@ MERGED = "merged"
 class StoredArtifacts:
     """The store, and a work folder of this service on the local disk."""
 
-    def __init__(self, store: Store, work_dir: Path) -> None:
+    def __init__(self, store: Store, work_dir: Path, sources: Sources) -> None:
         self._store = store
-        self.rooms = Workrooms(work_dir / "rooms")
+        self._sources = sources
+        self._rooms = work_dir / "rooms"
+        self.rooms = Workrooms(self._rooms)
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
         """Give the committed output of an earlier run, if there is one."""
@@ -52,7 +56,12 @@ class StoredArtifacts:
         return self.open_folder(imported.folder)
 
     def open_folder(self, ref: ArtifactRef) -> Folder:
-        """Read what files a folder has; Permanent when it is not there, or not what was announced."""
+        """Read what files a folder has; Permanent when it is not there, or not what was announced.
+
+        A folder outside the store (`hf://`, `file://`) is brought into it first, once for each digest.
+        """
+        if scheme_of(ref.uri) is not None:
+            ref = bring(self._store, self._sources, ref, self._rooms)
         return _folder(self._store.get(ref), ref.digest, self._prefix(ref.uri))
 
     def _prefix(self, uri: str) -> str:

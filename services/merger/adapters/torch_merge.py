@@ -55,8 +55,6 @@ def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
         raise Permanent("unsupported_adapter", f"{error}.") from error
     except NonFiniteError as error:
         raise Permanent("non_finite_weights", f"After merging, {error}.", tensors=[error.name]) from error
-    except ValueError as error:
-        raise Permanent("non_finite_weights", f"After merging: {error}.") from error
     return Written((*files, *carry_over(store, rooms, checked, tell("upload", "files"))), read, written)
 
 

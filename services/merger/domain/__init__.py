@@ -20,14 +20,13 @@ from services.merger.domain.checks import (
     assess_base_tensors,
     assess_files,
     assess_finite,
-    assess_full_config,
-    assess_full_tensors,
     assess_tied,
     assess_weights_files,
     base_tensor_name,
     first_shape_mismatch,
     twin_of,
 )
+from services.merger.domain.full import assess_full_config, assess_full_tensors
 from services.merger.domain.parity import PARITY_PROMPTS, PROBE_CONVERSATION, ParityLimits, assess_parity
 from services.merger.domain.plan import (
     SHARD_LIMIT_BYTES,

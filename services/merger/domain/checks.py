@@ -32,22 +32,6 @@ UNSUPPORTED_SETTINGS = (
     "trainable_token_indices",
     "use_bdlora",
 )
-# Not a matter of the weights: these may differ between a base and its full fine-tune.
-FREE_CONFIG_KEYS = frozenset(
-    {
-        "_name_or_path",
-        "auto_map",
-        "bos_token_id",
-        "dtype",
-        "eos_token_id",
-        "pad_token_id",
-        "rope_theta",
-        "torch_dtype",
-        "transformers_version",
-        "use_cache",
-        "vocab_size",  # held against the embedding's rows and the tokenizer
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -273,30 +257,6 @@ def assess_base_tensors(base: Mapping[str, TensorInfo], needed: Collection[str])
         reason = f"The base's files do not hold {len(missing)} weights of its architecture, for example {missing[0]}."
         return Refusal("unsupported_architecture", reason, {"missing": missing[:5]})
     return None
-
-
-def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> Refusal | None:
-    """Refuse full weights whose architecture settings are not the base's: their shapes would not tell."""
-    keys = (config.keys() | base_config.keys()) - FREE_CONFIG_KEYS
-    different = sorted(key for key in keys if config.get(key) != base_config.get(key))
-    if different:
-        reason = f"config.json differs from the base's in {', '.join(different)}."
-        return Refusal("base_mismatch", reason, {"keys": different})
-    return None
-
-
-def assess_full_tensors(
-    found: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
-) -> Refusal | None:
-    """Hold full weights against the base: the same tensors, in the shapes that its vocabulary leads to expect."""
-    missing, unexpected = sorted(base.keys() - found.keys()), sorted(found.keys() - base.keys())
-    if missing or unexpected:
-        reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's."
-        return Refusal("base_mismatch", reason, {"missing": missing[:5], "unexpected": unexpected[:5]})
-    quantised = [name for name, info in found.items() if info.dtype in INTEGER_DTYPES]
-    if quantised:
-        return Refusal("quantised_base", f"{quantised[0]} is quantised.", {"tensor": quantised[0]})
-    return first_shape_mismatch(found, expected)
 
 
 def bare_name(name: str) -> str:

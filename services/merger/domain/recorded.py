@@ -17,11 +17,14 @@ NAMES: dict[str, tuple[str, ...]] = {
 def recorded_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     """Give what a training run recorded of a LoRA's settings, under PEFT's names.
 
-    A plain `alpha` is taken for the LoRA's only beside a recorded rank: other methods have an alpha, too.
+    A plain `alpha` is taken for the LoRA's only beside a recorded rank, and a plain `rank` only beside a plain `alpha`:
+    other methods have an alpha, too, and processes a rank.
     """
     found = {
         setting: hyperparameters[name] for setting, names in NAMES.items() for name in names if name in hyperparameters
     }
+    if "r" not in found and "rank" in hyperparameters and "alpha" in hyperparameters:
+        found["r"] = hyperparameters["rank"]
     if "r" in found and "lora_alpha" not in found and "alpha" in hyperparameters:
         found["lora_alpha"] = hyperparameters["alpha"]
     return found

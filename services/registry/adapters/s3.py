@@ -1,13 +1,14 @@
-"""The registry's artifacts in the S3 store (and, where allowed, on disk)."""
+"""The registry's artifacts in the S3 store, and a look at folders on disk where those are allowed."""
 
 import asyncio
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.sources import scheme_of
+from contracts.vocabulary import ArtifactRef
 from shared.blobs import Store
 from shared.errors import Permanent
+from shared.sources import DiskFolder
 
 
 class StoredArtifacts:
@@ -15,7 +16,7 @@ class StoredArtifacts:
 
     def __init__(self, store: Store, file_roots: tuple[Path, ...] = ()) -> None:
         self._store = store
-        self._roots = tuple(root.resolve() for root in file_roots)
+        self._roots = file_roots
 
     async def find_base(self, key: str) -> BaseManifest | None:
         """Read the manifest of an imported base model; None when there is none."""
@@ -23,24 +24,23 @@ class StoredArtifacts:
         return None if data is None else BaseManifest.model_validate_json(data)
 
     async def verify(self, ref: ArtifactRef) -> None:
-        """Raise Permanent `artifact_not_found` or `digest_mismatch` unless the artifact is what was announced."""
-        read = self._read_file if ref.uri.startswith("file:") else self._store.get
-        data = await asyncio.to_thread(read, ref)
+        """Raise Permanent unless the artifact may be used and, in the store, is what was announced.
+
+        A folder on disk must be there, hold weights, and not lead outside the roots (artifact_not_found,
+        pickle_refused, uri_not_allowed). Its bytes, and those of a folder in a model hub, are verified by the merger
+        while it brings them into the store; the registry never asks a hub.
+        """
+        scheme = scheme_of(ref.uri)
+        if scheme == "hf":
+            return
+        if scheme == "file":
+            await asyncio.to_thread(DiskFolder, ref.uri, self._roots)
+            return
+        data = await asyncio.to_thread(self._store.get, ref)
         if len(data) != ref.size_bytes:
             raise Permanent(
                 "digest_mismatch", f"{ref.uri} has {len(data)} bytes, announced were {ref.size_bytes}."
             )  # fmt: skip
-
-    def _read_file(self, ref: ArtifactRef) -> bytes:
-        path = Path(urlsplit(ref.uri).path).resolve()
-        if not any(path.is_relative_to(root) for root in self._roots):
-            raise Permanent("uri_not_allowed", f"{ref.uri} leads outside the allowed roots.")
-        if not path.is_file():
-            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
-        data = path.read_bytes()
-        if digest_of(data) != ref.digest:
-            raise Permanent("digest_mismatch", f"{ref.uri} is {digest_of(data)}, announced as {ref.digest}.")
-        return data
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; give the ref of the one that exists then."""

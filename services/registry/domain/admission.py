@@ -10,6 +10,7 @@ from contracts.codes import Code
 from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy, weaknesses
+from contracts.sources import parse_file_uri, parse_hub_uri
 from contracts.vocabulary import Digest, digest_of_json
 
 _SAFE_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
@@ -27,10 +28,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Places:
-    """Where artifacts may lie: in one bucket below the model's own prefix, or below a root on disk."""
+    """Where artifacts may lie: in one bucket below the model's own prefix; weights also on disk and in a model hub.
+
+    Attributes:
+        file_roots: Folders on disk that weights may lie below.
+        hub: Whether a model hub is configured that weights may come from.
+    """
 
     bucket: str
     file_roots: tuple[PurePosixPath, ...] = ()
+    hub: bool = False
 
     def prefix(self, model: str) -> str:
         """Give the key prefix that belongs to a model's publishers."""
@@ -83,13 +90,30 @@ def assess_places(ready: CheckpointReady, places: Places) -> Refusal | None:
     """Refuse artifacts that lie where they must not."""
     refs = {"weights": ready.weights.ref, "calibration": ready.calibration, "evaluation": ready.evaluation}
     for name, ref in refs.items():
-        problem = _uri_problem(ref.uri, ready.model, places) if ref is not None else None
-        if ref is not None and problem is not None:
+        if ref is None:
+            continue
+        problem = _uri_problem(ref.uri, ready.model, places, weights=name == "weights")
+        if problem is not None:
             return Refusal("uri_not_allowed", f"{name}: {problem}.", {"artifact": name, "uri": ref.uri[:300]})
     return None
 
 
-def _uri_problem(uri: str, model: str, places: Places) -> str | None:
+def _uri_problem(uri: str, model: str, places: Places, *, weights: bool) -> str | None:
+    problem = _syntax_problem(uri)
+    if problem is not None:
+        return problem
+    parts = urlsplit(uri)
+    if parts.scheme == "s3":
+        return _s3_problem(parts.netloc, parts.path.removeprefix("/"), model, places)
+    if weights and parts.scheme == "file":
+        return _file_problem(uri, places)
+    if weights and parts.scheme == "hf":
+        return _hub_problem(uri, places)
+    allowed = "s3, file or hf" if weights else "s3; only weights may lie elsewhere"
+    return f"the scheme {parts.scheme[:20]!r} is not allowed; use {allowed}"
+
+
+def _syntax_problem(uri: str) -> str | None:
     if not uri.isascii() or not uri.isprintable() or " " in uri:
         return "the URI must be plain ASCII without spaces or control characters"  # urlsplit would drop some silently
     try:
@@ -98,11 +122,7 @@ def _uri_problem(uri: str, model: str, places: Places) -> str | None:
         return "the URI cannot be read"
     if parts.query or parts.fragment or "%" in uri or "\\" in uri:
         return "the URI must be plain: no query, fragment, percent sign or backslash"
-    if parts.scheme == "s3":
-        return _s3_problem(parts.netloc, parts.path.removeprefix("/"), model, places)
-    if parts.scheme == "file":
-        return _file_problem(parts.netloc, parts.path, places)
-    return f"the scheme {parts.scheme[:20]!r} is not allowed; use s3 or file"
+    return None
 
 
 def _s3_problem(bucket: str, key: str, model: str, places: Places) -> str | None:
@@ -115,13 +135,26 @@ def _s3_problem(bucket: str, key: str, model: str, places: Places) -> str | None
     return None
 
 
-def _file_problem(host: str, path: str, places: Places) -> str | None:
-    if host:
-        return "a file URI must not name a host"
-    if ".." in path.split("/") or "\0" in path:
-        return "the path must not contain dot-dot parts"
-    if not any(PurePosixPath(path).is_relative_to(root) for root in places.file_roots):
-        return "the path lies outside the allowed roots"
+def _file_problem(uri: str, places: Places) -> str | None:
+    try:
+        path = parse_file_uri(uri)
+    except ValueError as error:
+        return str(error)
+    if not any(path.is_relative_to(root) for root in places.file_roots):
+        return "the path lies outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS"
+    return None
+
+
+def _hub_problem(uri: str, places: Places) -> str | None:
+    """Refuse what is not pinned: a branch or tag may mean other bytes tomorrow."""
+    try:
+        folder = parse_hub_uri(uri)
+    except ValueError as error:
+        return str(error)
+    if not places.hub:
+        return "no model hub is configured here; operations may set SLIPWAY_HF_ENDPOINT"
+    if not folder.pinned:
+        return f"{folder.revision!r} is no commit; name its 40 hexadecimal digits, as slipway publish does"
     return None
 
 

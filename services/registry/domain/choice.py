@@ -77,8 +77,9 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
     field = sorted(entrants, key=lambda one: get_args(Variant).index(one.variant))
     measured = measure(field)
     dominators = {one: _dominators(one, measured) for one in measured}
-    reasons = {one: _dominated(by[0]) for one, by in dominators.items() if by}
     front = [one for one in measured if not dominators[one]]
+    beaten = {one: next(by for by in front if by in them) for one, them in dominators.items() if them}
+    reasons = {one: _dominated(by) for one, by in beaten.items()}
     left, decisive = front, ""
     for criterion in CRITERIA[objective]:
         best = min(left, key=lambda one: measured[one][criterion].value, default=None)
@@ -176,7 +177,7 @@ def _throughput(one: Entrant) -> Figure | None:
 
 
 def _size(one: Entrant) -> Figure | None:
-    return _around(float(one.weights_bytes), BYTES_NOISE_RATIO, f"{one.weights_bytes / 1e6:.1f} MB")
+    return _around(float(one.weights_bytes), BYTES_NOISE_RATIO, f"{one.weights_bytes / 1e6:.4g} MB")
 
 
 def _around(value: float, noise_ratio: float, said: str) -> Figure:

@@ -130,6 +130,14 @@ def test_progress_shows_until_its_step_is_done():
     assert only(advance(roads, said(f.VariantQuantised, 50))).work.progress == ()
 
 
+def test_several_variants_that_failed_are_all_named():
+    lost = [said(f.VariantFailed, 50 + i, stage="quantise", variant=one) for i, one in enumerate(THREE[1:])]
+    step = only(project([ready(), opened(wanted=THREE), said(f.CheckpointMerged, 12), *lost])).steps["quantised"]
+    assert (step.state, step.detail) == (
+        "failed", "awq-int4: group_size_impossible; gptq-int4: group_size_impossible"
+    )  # fmt: skip
+
+
 THREE = ("int8", "gptq-int4", "awq-int4")
 
 

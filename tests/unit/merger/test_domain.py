@@ -140,6 +140,9 @@ def test_files_are_judged_by_name_and_size_alone():
         ({"lr": 1e-4, "r": 8, "lora_alpha": 16}, None),
         ({"lora_r": 8, "alpha": 16}, None),
         ({"alpha": 0.5}, None),  # somebody else's alpha: no rank is recorded beside it
+        ({"rank": 0, "lora_alpha": 16}, None),  # of a process
+        ({"rank": 8, "alpha": 16}, None),
+        ({"rank": 16, "alpha": 16}, "r"),
         ({"use_dora": False}, None),
         ({"r": 4}, "r"),
         ({"lora_rank": 8, "alpha": 32}, "lora_alpha"),

@@ -220,7 +220,7 @@ def test_parity_sees_a_lora_that_was_not_merged(order, monkeypatch):
 
 
 def test_the_proof_reads_what_is_stored(made, order, tmp_path):
-    job = order(checkpoint=tiny_lora(made["base"], tmp_path / "lora", seed=77))  # no other test's blob is forged
+    job = order(checkpoint=tiny_lora(made["base"], tmp_path / "lora", seed=99))  # no other test writes these blobs
 
     def forge(written):
         weights = next(file for file in written.files if file.path == "model.safetensors")

@@ -12,7 +12,8 @@ from services.registry.domain import admission
 from services.registry.domain.admission import Places, Refusal
 from tests.kit import fakes_registry as k
 
-PLACES = Places(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),))
+PLACES = Places(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),), hub=True)
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OWN = "s3://slipway/checkpoints/support-bot/"
 
 
@@ -21,7 +22,10 @@ def at(uri: str):
     return k.ready(weights=weights)
 
 
-@pytest.mark.parametrize("uri", [OWN + "manifests/folder/ab.json", "file:///srv/checkpoints/run/manifest.json"])
+@pytest.mark.parametrize(
+    "uri",
+    [OWN + "manifests/folder/ab.json", "file:///srv/checkpoints/run", f"hf://acme/lora@{COMMIT}", f"hf://gpt2@{COMMIT}"],
+)
 def test_artifacts_in_their_own_place_are_let_in(uri):
     assert admission.assess_places(at(uri), PLACES) is None
 
@@ -35,7 +39,10 @@ def test_artifacts_in_their_own_place_are_let_in(uri):
         OWN + "a/../../other/x", OWN + "./x", OWN + "a//x", OWN + "%2e%2e/x", OWN + "x?y", OWN + "x#y", OWN + "a\\b",
         "s3://slipway//checkpoints/support-bot/x", OWN + "x\n", "s3://slipway@other/checkpoints/support-bot/x",
         "file:///etc/passwd", "file:///srv/checkpoints/../secret", "file:///srv/checkpointsx/y",
-        "file://host/srv/checkpoints/x", "file:/etc/x", "s3://[/x",
+        "file://host/srv/checkpoints/x", "file:/etc/x", "s3://[/x", "hf://acme/lora", "hf://acme/lora@main",
+        "hf://acme/lora@v1.0", f"hf://acme/lora@{COMMIT[:12]}", f"hf://acme/lora@{COMMIT.upper()}", "hf://acme/lora@",
+        f"hf://acme/../lora@{COMMIT}", f"hf://acme/lora/x@{COMMIT}", f"hf:acme/lora@{COMMIT}", f"hf://acme/lora@{COMMIT}x",
+        f"hf://acme/lora@{COMMIT}?x", f"hf://user:secret@acme/lora@{COMMIT}",
     ],
 )  # fmt: skip
 def test_artifacts_elsewhere_are_refused(uri):
@@ -55,16 +62,38 @@ def test_no_suffix_leads_out_of_the_prefix(suffix):
         assert "\n" not in key
 
 
-def test_calibration_and_evaluation_are_looked_at_too():
-    elsewhere = ArtifactRef(uri="s3://slipway/versions/x", digest=digest_of(b"a"), size_bytes=1)
-    for name in ("calibration", "evaluation"):
-        refusal = admission.assess_places(k.ready(**{name: elsewhere}), PLACES)
-        assert refusal is not None
-        assert refusal.details["artifact"] == name
+@pytest.mark.parametrize("name", ["calibration", "evaluation"])
+@pytest.mark.parametrize(
+    ("uri", "says"),
+    [
+        ("s3://slipway/versions/x", "must lie below"), ("file:///srv/checkpoints/run", "only weights may lie elsewhere"),
+        (f"hf://acme/lora@{COMMIT}", "only weights may lie elsewhere"),
+    ],
+)  # fmt: skip
+def test_calibration_and_evaluation_are_looked_at_too_and_lie_in_the_store(name, uri, says):
+    elsewhere = ArtifactRef(uri=uri, digest=digest_of(b"a"), size_bytes=1)
+    refusal = admission.assess_places(k.ready(**{name: elsewhere}), PLACES)
+    assert refusal is not None
+    assert (refusal.code, refusal.details["artifact"]) == ("uri_not_allowed", name)
+    assert says in refusal.reason
 
 
-def test_file_uris_are_refused_unless_roots_are_allowed():
-    assert admission.assess_places(at("file:///srv/checkpoints/x"), Places(bucket="slipway")) is not None
+@pytest.mark.parametrize(
+    ("uri", "setting"),
+    [("file:///srv/checkpoints/x", "SLIPWAY_FILE_ROOTS"), (f"hf://acme/lora@{COMMIT}", "SLIPWAY_HF_ENDPOINT")],
+)
+def test_places_outside_the_store_are_refused_until_operations_allow_them_by_a_setting_that_is_named(uri, setting):
+    refusal = admission.assess_places(at(uri), Places(bucket="slipway"))
+    assert refusal is not None
+    assert refusal.code == "uri_not_allowed"
+    assert setting in refusal.reason
+
+
+def test_a_branch_is_refused_with_the_way_to_a_commit():
+    refusal = admission.assess_places(at("hf://acme/lora@main"), PLACES)
+    assert refusal is not None
+    assert "'main' is no commit" in refusal.reason
+    assert "slipway publish" in refusal.reason
 
 
 def test_policy_missing_weaker_tightened_or_stored():

@@ -45,7 +45,7 @@ def test_each_objective_takes_its_best_of_what_was_seen_on_smollm2(objective, wi
 def test_a_loser_is_told_what_it_lost_by():
     found = rank("quality", ALL)
     assert found.reasons["int8"] == "Behind bf16 in perplexity_ratio: 1.014 against 1."
-    assert rank("cost", ALL).reasons["bf16"] == "Behind awq-int4 in weights_bytes: 270.0 MB against 114.0 MB."
+    assert rank("cost", ALL).reasons["bf16"] == "Behind awq-int4 in weights_bytes: 270 MB against 114 MB."
     assert rank("quality", [AWQ]).reasons == {"awq-int4": "The only one that passed."}
 
 

@@ -1,0 +1,110 @@
+"""Putting and getting through our store client, beside rclone and beside the S3 SDK's own calls, on one server.
+
+One file of random bytes is put under a new key and fetched again, in turn by each, several times; the figures are
+medians. Ours verifies: it takes the digest before a put and of every byte that comes back. rclone (with its own check
+of length and MD5) takes part when `rclone` is on the PATH or RCLONE names it.
+
+Run: python benchmarks/bench_store.py [SIZE_MB] [ROUNDS] (default 512 5)
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.parts import show_table
+from shared.blobs import Store
+from tests.kit.servers import S3Server, connection, running
+
+Ways = dict[str, tuple[Callable[[Path, str], object], Callable[[str, Path], object]]]
+
+
+def our_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
+    """Put and get as the services do."""
+    entries = {}
+
+    def put(path: Path, key: str) -> None:
+        entries[key] = store.put_file(path, "file", f"{key}/")
+
+    def get(key: str, into: Path) -> None:
+        store.fetch_files([entries[key]], into, f"{key}/")
+
+    return put, get
+
+
+def sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
+    """Put and get by the SDK's own calls, with its defaults."""
+    client = store._client  # noqa: SLF001 - the SDK's client
+
+    def put(path: Path, key: str) -> None:
+        client.fput_object(bucket_name=store.bucket, object_name=key, file_path=str(path))
+
+    def get(key: str, into: Path) -> None:
+        client.fget_object(bucket_name=store.bucket, object_name=key, file_path=str(into / "file"))
+
+    return put, get
+
+
+def rclone_way(program: str, server: S3Server) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
+    """Put and get by rclone, with its defaults."""
+    place = {
+        "TYPE": "s3", "PROVIDER": "SeaweedFS", "ENDPOINT": f"http://127.0.0.1:{server.port}",
+        "ACCESS_KEY_ID": server.access_key, "SECRET_ACCESS_KEY": server.secret_key,
+    }  # fmt: skip
+    environment = {**os.environ, **{f"RCLONE_CONFIG_S_{name}": value for name, value in place.items()}}
+
+    def run(source: str, target: str) -> None:
+        subprocess.run([program, "copyto", "-q", "--config", "", source, target], env=environment, check=True)
+
+    return (
+        lambda path, key: run(str(path), f"s:slipway/{key}"),
+        lambda key, into: run(f"s:slipway/{key}", str(into / "file")),
+    )
+
+
+def main(size_mb: int, rounds: int) -> None:
+    speeds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with ExitStack() as stack:
+        room = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(running(S3Server(room)))
+        store = Store(connection(None, server, room))
+        ways: Ways = {"ours, verified": our_way(store), "S3 SDK": sdk_way(store)}
+        rclone = os.environ.get("RCLONE") or shutil.which("rclone")
+        if rclone:
+            ways["rclone"] = rclone_way(rclone, server)
+        source, into = room / "source", room / "into"
+        for number in range(rounds):
+            source.write_bytes(os.urandom(size_mb * 1_000_000))
+            for name, (put, get) in ways.items():
+                into.mkdir()
+                began = time.monotonic()
+                put(source, f"{name.partition(',')[0].replace(' ', '-')}-{number}")
+                between = time.monotonic()
+                get(f"{name.partition(',')[0].replace(' ', '-')}-{number}", into)
+                speeds[name]["put"].append(size_mb / (between - began))
+                speeds[name]["get"].append(size_mb / (time.monotonic() - between))
+                shutil.rmtree(into)
+    peers = [found for name, found in speeds.items() if "ours" not in name]
+    better = {way: max(median(found[way]) for found in peers) for way in ("put", "get")}
+    show_table(
+        ["", "put, MB/s", "of the better peer", "get, MB/s", "of the better peer"],
+        [
+            [name, *(cell for way in ("put", "get")
+                     for cell in (f"{median(found[way]):.0f}", f"{median(found[way]) / better[way]:.0%}"))]
+            for name, found in speeds.items()
+        ],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    size_mb, rounds = [*map(int, sys.argv[1:]), 512, 5][:2] if len(sys.argv) != 2 else (int(sys.argv[1]), 5)
+    main(size_mb, rounds)

@@ -1,0 +1,96 @@
+"""Folders outside the store: how they are named (`hf://repo@commit`, `file:///folder`), which of their files travel."""
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+Scheme = Literal["hf", "file"]
+"""Schemes of folders outside the store; anything else is the store's own `s3`."""
+
+SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".txt", ".model"})
+"""Weights that cannot run code, configuration, chat template, tokenizer. Everything else stays where it is."""
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*", re.ASCII)
+_REPO_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?"
+_REPO = re.compile(rf"{_REPO_PART}(?:/{_REPO_PART})?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*", re.ASCII)
+_REPO_CHARS = 96
+_REVISION_CHARS = 200
+
+
+@dataclass(frozen=True)
+class HubFolder:
+    """The top folder of a model hub's repository at a revision: a commit, or a branch or tag that leads to one."""
+
+    repo: str
+    revision: str
+
+    @property
+    def pinned(self) -> bool:
+        """Tell whether the revision is a commit, which always means the same bytes."""
+        return _COMMIT.fullmatch(self.revision) is not None
+
+    @property
+    def uri(self) -> str:
+        """Give its name, as it is read by `parse_hub_uri`."""
+        return f"hf://{self.repo}@{self.revision}"
+
+
+def scheme_of(uri: str) -> Scheme | None:
+    """Tell what kind of folder outside the store a URI names; None when it names none."""
+    if uri.startswith("hf:"):
+        return "hf"
+    return "file" if uri.startswith("file:") else None
+
+
+def parse_hub_uri(uri: str) -> HubFolder:
+    """Read `hf://name@revision` or `hf://organisation/name@revision`.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    repo, separator, revision = uri.removeprefix("hf://").partition("@")
+    if not uri.startswith("hf://") or not separator:
+        raise ValueError("write hf://organisation/name@commit")
+    if not _REPO.fullmatch(repo) or len(repo) > _REPO_CHARS or ".." in repo or "--" in repo:
+        raise ValueError(f"{repo[:100]!r} is no name of a repository")
+    if not _REVISION.fullmatch(revision) or len(revision) > _REVISION_CHARS or ".." in revision:
+        raise ValueError(f"{revision[:100]!r} is no revision of a repository")
+    return HubFolder(repo, revision)
+
+
+def parse_file_uri(uri: str) -> PurePosixPath:
+    """Read `file:///folder`.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    if not uri.startswith("file:///"):
+        raise ValueError("write file:///absolute/folder; a file URI must not name a host")
+    if not uri.isascii() or not uri.isprintable() or set(uri) & set(" ?#%\\"):
+        raise ValueError("the URI must be plain ASCII: no space, query, fragment, percent sign or backslash")
+    path = uri.removeprefix("file://")
+    if ".." in path.split("/"):
+        raise ValueError("the path must not contain dot-dot parts")
+    return PurePosixPath("/" + path.strip("/"))
+
+
+def travels(name: str) -> bool:
+    """Tell whether a file of a model's folder travels with it: one of the top folder, plainly named, of a known kind.
+
+    What it returns decides a folder's digest, so that it must be the same wherever a folder comes from.
+    """
+    return _PLAIN_NAME.fullmatch(name) is not None and PurePosixPath(name).suffix in SUFFIXES
+
+
+def is_weights(name: str) -> bool:
+    """Tell whether a file that travels holds weights."""
+    return name.endswith(".safetensors")
+
+
+def pickles_in(names: list[str]) -> list[str]:
+    """Pick the files that may run code when they are loaded."""
+    return sorted(name for name in names if PurePosixPath(name).suffix.lower() in PICKLE_SUFFIXES)

@@ -1,0 +1,212 @@
+"""Opens model folders outside the store: on disk below allowed roots, or in a model hub's repository at a commit."""
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import structlog
+
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.sources import is_weights, parse_file_uri, parse_hub_uri, pickles_in, scheme_of, travels
+from contracts.vocabulary import ArtifactRef, digest_of
+from shared.blobs import Store, manifest_key
+from shared.errors import Permanent, translate
+from shared.hub import Hub
+from shared.settings import SourceSettings
+
+T = TypeVar("T")
+PREFIX = "sources/"
+"""Where the store keeps what came from outside: content-addressed, whoever publishes it."""
+
+
+class Source(Protocol):
+    """A folder outside the store that may be read."""
+
+    @property
+    def uri(self) -> str:
+        """Give its name for ever: a hub's repository at a commit, or a folder on disk."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """List the files that travel, sorted."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Give the size of all of them."""
+        ...
+
+    def fetch(self, name: str, into: Path) -> Path:
+        """Copy one file into an empty folder and give its path there."""
+        ...
+
+
+class DiskFolder:
+    """A folder on disk. Links may lead anywhere below the allowed roots and nowhere else."""
+
+    def __init__(self, uri: str, roots: tuple[Path, ...]) -> None:
+        self.uri = uri
+        self._roots = tuple(root.resolve() for root in roots)
+        self._path = Path(parsed(parse_file_uri, uri))
+        with _readable(uri):
+            self._require_inside(self._path.resolve())
+            if not self._path.is_dir():
+                raise Permanent("artifact_not_found", f"{uri} is no folder on this machine.")
+            self.names = choose(uri, [path.name for path in self._path.iterdir()])
+            for name in self.names:
+                self._require_inside((self._path / name).resolve())
+            self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
+
+    def fetch(self, name: str, into: Path) -> Path:
+        """Copy one file; where it really lies is asked of the open file, which nobody can exchange any more."""
+        with _readable(f"{self.uri}/{name}"):
+            descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as source:
+                self._require_inside(Path(f"/proc/self/fd/{descriptor}").readlink())
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise Permanent("artifact_not_found", f"{self.uri}/{name} is no regular file.")
+                with (into / name).open("wb") as copy:
+                    shutil.copyfileobj(source, copy, 4 * 1024 * 1024)
+        return into / name
+
+    def _require_inside(self, path: Path) -> None:
+        if not any(path.is_relative_to(root) for root in self._roots):
+            reason = f"{self.uri} leads outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS."
+            raise Permanent("uri_not_allowed", reason)
+
+
+class HubRepository:
+    """The top folder of a hub's repository, pinned to a commit."""
+
+    def __init__(self, hub: Hub, uri: str) -> None:
+        self._hub = hub
+        self._folder, files = hub.look(parsed(parse_hub_uri, uri))
+        self.uri = self._folder.uri
+        self.names = choose(self.uri, [file.path for file in files])
+        self._files = {file.path: file for file in files}
+        self.size_bytes = sum(self._files[name].size_bytes for name in self.names)
+
+    def fetch(self, name: str, into: Path) -> Path:
+        """Download one file and verify it against the hub's list."""
+        return self._hub.fetch(self._folder, self._files[name], into)
+
+
+class Sources:
+    """The folders outside the store that operations allow."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
+        self._hub = Hub(settings.hf_endpoint, token) if settings.hf_endpoint is not None else None
+        self._roots = settings.file_roots
+
+    def open(self, uri: str) -> Source:
+        """Look into a folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
+
+        Raises:
+            Permanent: uri_not_allowed, artifact_not_found, pickle_refused.
+            Transient: hub_unavailable.
+        """
+        if scheme_of(uri) == "file":
+            return DiskFolder(uri, self._roots)
+        parsed(parse_hub_uri, uri)
+        if self._hub is None:
+            reason = f"{uri} cannot be read: no model hub is configured; operations may set SLIPWAY_HF_ENDPOINT."
+            raise Permanent("uri_not_allowed", reason)
+        return HubRepository(self._hub, uri)
+
+
+def choose(uri: str, names: list[str]) -> tuple[str, ...]:
+    """Pick the files that travel.
+
+    Raises:
+        Permanent: pickle_refused or artifact_not_found when no weights are among them.
+    """
+    found = tuple(sorted(name for name in names if travels(name)))
+    if any(is_weights(name) for name in found):
+        return found
+    pickles = pickles_in(names)
+    if pickles:
+        raise Permanent("pickle_refused", f"{uri} holds its weights as {pickles[0]} and not as safetensors.")
+    raise Permanent("artifact_not_found", f"{uri} holds no .safetensors file in its top folder.")
+
+
+def read_folder(
+    source: Source, room: Path, keep: Callable[[Path, str], FileEntry], told: Callable[[int], None] | None = None
+) -> FolderManifest:
+    """Hand each file of a folder to `keep`; no more than one of them lies in `room` at any time.
+
+    Args:
+        source: The folder.
+        room: An empty folder on a disk that the largest file fits on.
+        keep: Called with a file and its name; gives its entry in the manifest.
+        told: Called with the bytes of each file that is done.
+    """
+    entries = []
+    for name in source.names:
+        path = source.fetch(name, room)
+        entries.append(keep(path, name))
+        path.unlink()
+        if told is not None:
+            told(entries[-1].size_bytes)
+    return FolderManifest(files=tuple(entries))
+
+
+def describe_file(path: Path, name: str) -> FileEntry:
+    """Give a file's entry in the manifest of its folder."""
+    with path.open("rb") as stream:
+        digest = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    return FileEntry(path=name, digest=digest, size_bytes=path.stat().st_size)
+
+
+def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path) -> ArtifactRef:
+    """Copy a folder from outside into the store and give the ref of its manifest there; once for each digest.
+
+    Raises:
+        Permanent: uri_not_allowed, artifact_not_found, pickle_refused, digest_mismatch.
+        Transient: hub_unavailable, store_unavailable, disk_full.
+    """
+    key = manifest_key("folder", ref.digest, PREFIX)
+    here = ref.model_copy(update={"uri": store.uri(key)})
+    if store.find(key) is not None:
+        return here
+    if scheme_of(ref.uri) == "hf" and not parsed(parse_hub_uri, ref.uri).pinned:
+        raise Permanent("uri_not_allowed", f"{ref.uri} names no commit; name the 40 hexadecimal digits of one.")
+    source = sources.open(ref.uri)
+    log = structlog.get_logger().bind(uri=ref.uri, files=len(source.names), bytes=source.size_bytes)
+    log.info("bringing a folder into the store")
+    rooms.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=rooms, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True) as room:
+        manifest = read_folder(source, Path(room), partial(store.put_file, prefix=PREFIX))
+    found = digest_of(manifest.to_bytes())
+    if found != ref.digest:
+        raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
+    store.put_manifest(key, manifest)
+    return here
+
+
+def parsed(parse: Callable[[str], T], uri: str) -> T:
+    """Read a URI; raise Permanent uri_not_allowed, with the sentence that says why, when it is none."""
+    try:
+        return parse(uri)
+    except ValueError as error:
+        raise Permanent("uri_not_allowed", f"{uri[:300]}: {error}.") from error
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Permanent("artifact_not_found", f"{what} is not there: {error.strerror}.") from error
+    except PermissionError as error:
+        raise Permanent("uri_not_allowed", f"{what} may not be read by this process: {error.strerror}.") from error
+    except OSError as error:
+        raise translate(error) or error from error

@@ -1,0 +1,247 @@
+"""Checkpoints and bases that lie outside the store, on their way through the real command, registry and merger."""
+
+import asyncio
+import contextlib
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients.cli.main import main
+from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened
+from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
+from contracts.sources import travels
+from contracts.vocabulary import ArtifactRef, digest_of
+from shared.blobs import Store
+from shared.bus import publish_event
+from shared.errors import Permanent, Transient
+from shared.settings import Connection, SourceSettings
+from shared.sources import Sources, bring, describe_file
+from tests.kit.checkpoints import opened, put_base
+from tests.kit.hub import Mirror, running_mirror
+from tests.kit.models import tiny_base, tiny_full, tiny_lora
+from tests.kit.services import environment, running_service, wait_for_fact
+from tests.kit.stack import DATA_HASH, POLICY
+
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
+MERGER, REGISTRY = "services.merger.main", "services.registry.main"
+
+
+@dataclass(frozen=True)
+class Road:
+    """A hub, a disk, a store, and the models that lie there.
+
+    Attributes:
+        allowed: What operations set, in processes that stay offline otherwise.
+    """
+
+    settings: Connection
+    store: Store
+    mirror: Mirror
+    made: dict[str, Path]
+    folder: Path
+    allowed: dict[str, str]
+
+    def base(self) -> BaseModelRef:
+        return put_base(self.store, self.made["base"])
+
+    def slipway(self, *arguments: str, code: int = 0, **changes: str) -> str:
+        """Run the command on this bus and store, in this process, and give what it says."""
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            for name, value in {**environment(self.settings), **self.allowed, **changes}.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", ["slipway", *arguments])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        assert ended.value.code == code, said.getvalue()
+        return said.getvalue()
+
+    def publish(self, model: str, adapter: str, *more: str, **given: Any) -> str:
+        policy = self.folder / "policy.json"
+        policy.write_text(json.dumps(POLICY))
+        return self.slipway(
+            "publish", "--model", model, "--adapter", adapter, "--base", "acme/tiny-llama", "--run-id", "run-1",
+            "--data-hash", DATA_HASH, "--policy", str(policy), *more, **given,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    base = tiny_base(root / "base")
+    lora = tiny_lora(base, root / "lora")
+    (lora / "handler.py").write_text("raise SystemExit")
+    return {"root": root, "base": base, "lora": lora, "full": tiny_full(base, root / "full")}
+
+
+@pytest.fixture(scope="module")
+def mirror():
+    with running_mirror() as mirror:
+        yield mirror
+
+
+@pytest.fixture
+def road(settings, mirror, made, tmp_path):
+    mirror.failing = None
+    allowed = {
+        "HF_HUB_OFFLINE": "1", "SLIPWAY_HF_ENDPOINT": mirror.url, "SLIPWAY_FILE_ROOTS": json.dumps([str(made["root"])]),
+    }  # fmt: skip
+    return Road(settings, Store(settings), mirror, made, tmp_path, allowed)
+
+
+def announced(folder, uri) -> ArtifactRef:
+    """Say what a folder is, as a publisher does who knows its files."""
+    names = sorted(path.name for path in folder.iterdir() if travels(path.name))
+    data = FolderManifest(files=tuple(describe_file(folder / name, name) for name in names)).to_bytes()
+    return ArtifactRef(uri=uri, digest=digest_of(data), size_bytes=len(data))
+
+
+# -- the merger -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, road):
+    lora = announced(road.made["lora"], f"hf://acme/lora@{road.mirror.push('acme/lora', road.made['lora'])}")
+    full = announced(road.made["full"], road.made["full"].as_uri())
+    with running_service(MERGER, road.settings, **road.allowed) as service:
+        await publish_event(js, opened(road.base(), lora))
+        await publish_event(js, opened(road.base(), full, kind="full"))
+        merged = {one.data.method.kind: one.data for one in await wait_for_fact(js, CheckpointMerged, count=2)}
+        assert '"level": "error"' not in service.log
+    assert merged["lora"].parity.mean_kl < 0.01 < merged["lora"].parity.effect_kl
+    assert merged["full"].parity.max_abs_logit_difference == 0.0
+    manifest = MergedManifest.model_validate_json(road.store.get(merged["lora"].manifest))
+    assert manifest.weights.ref == lora, "where it came from stays in the lineage"
+    assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
+    assert "handler.py" not in road.mirror.downloads()
+    assert not list((road.settings.state_dir / "work/merger/rooms").glob("*"))
+
+
+async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_that_is_down_is_waited_for(js, road):
+    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=11)
+    good = announced(lora, f"hf://acme/other@{road.mirror.push('acme/other', lora)}")
+    pickled = road.mirror.push("acme/pickled", {"adapter_model.bin": b"pickle"})
+    expected = {}
+    refused = (
+        ("digest_mismatch", {"digest": "sha256:" + "1" * 64}), ("artifact_not_found", {"uri": f"hf://acme/other@{'0' * 40}"}),
+        ("pickle_refused", {"uri": f"hf://acme/pickled@{pickled}"}), ("uri_not_allowed", {"uri": lora.as_uri()}),
+        ("uri_not_allowed", {"uri": "hf://acme/other@main"}),
+    )  # fmt: skip
+    for code, changes in refused:
+        event = opened(road.base(), good.model_copy(update=changes))
+        expected[event.id] = code
+        await publish_event(js, event)
+    with running_service(MERGER, road.settings, **road.allowed) as service:
+        rejected = await wait_for_fact(js, CheckpointRejected, count=len(expected))
+        assert {event.causationid: event.data.code for event in rejected} == expected
+        assert all(event.data.reason.count(". ") >= 1 for event in rejected)
+
+        road.mirror.failing = 503
+        await publish_event(js, opened(road.base(), good))
+        async with asyncio.timeout(30):
+            while service.log.count("hub_unavailable") < 2:
+                await asyncio.sleep(0.05)
+        road.mirror.failing = None
+        await wait_for_fact(js, CheckpointMerged)
+    assert len(await wait_for_fact(js, CheckpointRejected)) == len(expected)
+
+
+async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(road):
+    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=12)
+    ref = announced(lora, f"hf://acme/once@{road.mirror.push('acme/once', lora)}")
+    sources, rooms = Sources(SourceSettings(hf_endpoint=road.mirror.url)), road.folder / "rooms"
+
+    async def bringing():
+        return await asyncio.to_thread(bring, road.store, sources, ref, rooms)
+
+    replicas = await asyncio.gather(*(bringing() for _ in range(3)))
+    road.mirror.failing = 500
+    found = {one.model_dump_json() for one in (*replicas, await bringing())}
+    (here,) = (ArtifactRef.model_validate_json(one) for one in found)
+    files = FolderManifest.model_validate_json(road.store.get(here)).files
+    road.store.fetch_files(files, road.folder / "back", road.store.prefix_of(here))
+    assert announced(road.folder / "back", "x").digest == ref.digest
+    assert list(rooms.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("lie", "answer"), [("changed", (Permanent, "digest_mismatch")), ("failing", (Transient, "hub_unavailable"))]
+)
+def test_nothing_is_committed_of_a_folder_that_did_not_come_whole(road, lie, answer):
+    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=13)
+    ref = announced(lora, f"hf://acme/half@{road.mirror.push('acme/half', lora)}")
+    source = Sources(SourceSettings(hf_endpoint=road.mirror.url))
+    if lie == "changed":
+        road.mirror.changed["adapter_model.safetensors"] = b"x"
+    else:
+        road.mirror.failing = 500
+    try:
+        with pytest.raises(answer[0]) as caught:
+            bring(road.store, source, ref, road.folder / "rooms")
+    finally:
+        road.mirror.changed.clear()
+    assert caught.value.code == answer[1]
+    assert not [key for key in road.store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
+
+
+# -- the command ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_person_publishes_a_branch_and_the_release_names_its_commit(js, road):
+    road.base()
+    commit, on_disk = road.mirror.push("acme/road", road.made["lora"]), road.made["lora"].as_uri()
+    said = road.publish("from-hub", "hf://acme/road@main")
+    assert f"hf://acme/road@main is hf://acme/road@{commit}" in said
+    told = json.loads(road.publish("from-disk", on_disk, "--json"))
+    assert told["weights"] == announced(road.made["lora"], on_disk).model_dump(mode="json")
+    with running_service(REGISTRY, road.settings, **road.allowed):
+        for model, uri in (("from-hub", f"hf://acme/road@{commit}"), ("from-disk", on_disk)):
+            (release,) = await wait_for_fact(js, ReleaseOpened, model=model)
+            assert release.data.weights.kind == "lora"
+            assert release.data.weights.ref == announced(road.made["lora"], uri)
+
+
+async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_setting(js, road):
+    road.base()
+    road.mirror.push("acme/closed", road.made["lora"])
+    ways = (("from-hub", "hf://acme/closed@main", "SLIPWAY_HF_ENDPOINT"),
+            ("from-disk", road.made["lora"].as_uri(), "SLIPWAY_FILE_ROOTS"))  # fmt: skip
+    for model, adapter, setting in ways:
+        assert setting in road.publish(model, adapter, code=1, **{setting: ""})
+        road.publish(model, adapter)
+    with running_service(REGISTRY, road.settings):
+        for model, _, setting in ways:
+            (rejected,) = await wait_for_fact(js, CheckpointRejected, model=model)
+            assert rejected.data.code == "uri_not_allowed"
+            assert setting in rejected.data.reason
+
+
+def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
+    commit, folder = road.mirror.push("acme/base", road.made["base"]), str(road.made["base"])
+    said = road.slipway("base", "import", "hf://acme/base@main")
+    assert f"hf://acme/base@main is hf://acme/base@{commit}" in said
+    assert f"imported acme/base at {commit}: LlamaForCausalLM" in said
+    manifest = BaseManifest.model_validate_json(road.store.find(f"bases/acme/base/{commit}.json"))
+    assert manifest.folder.digest == announced(road.made["base"], "x").digest
+    assert manifest.source == f"hf://acme/base@{commit}"
+    blobs, downloaded = set(road.store.keys("blobs/")), len(road.mirror.downloads())
+
+    assert "is already there, imported " in road.slipway("base", "import", f"hf://acme/base@{commit}")
+    assert len(road.mirror.downloads()) == downloaded
+    said = road.slipway("base", "import", folder, "--name", "acme/base")
+    assert f"acme/base at {commit} is already there" in said
+    said = road.slipway("base", "import", folder, "--name", "ours")
+    assert f"its files are those of acme/base at {commit}, stored once" in said
+    assert json.loads(road.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"
+    assert set(road.store.keys("blobs/")) == blobs
+    assert len([key for key in road.store.keys("bases/") if "acme/base/" in key or "ours/" in key]) == 2
+
+
+def test_what_is_no_base_model_in_the_hub_is_refused(road):
+    road.mirror.push("acme/lora-only", road.made["lora"])
+    assert "--adapter" in road.slipway("base", "import", "hf://acme/lora-only@main", code=1)
+    assert "hf://organisation/name@commit" in road.slipway("base", "import", "hf://acme/base", code=1)
