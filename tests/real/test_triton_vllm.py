@@ -4,14 +4,13 @@ import asyncio
 import signal
 
 import pytest
+import torch
 
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.vocabulary import Target
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.served_quality import assess_scored, score_window
 from services.quantiser.adapters.evaluation import load_reference, measure_quality
-from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import spread_windows
 from shared.blobs import Store
 from shared.errors import Permanent, Transient
 from shared.inference import Channels, Deadlines, generate
@@ -76,17 +75,17 @@ async def healed(fleet, timeout_s=180.0):
 
 
 def record(folder, *, damaged=False):
-    """Measure a model folder as the quantiser does; `damaged`: with the rows of one of its matrices in wrong order."""
-    from transformers import AutoTokenizer
+    """Measure a model folder as the quantiser does, on text that the model itself drew.
 
+    `damaged`: what is measured has the rows of one matrix in the wrong order.
+    """
+    torch.manual_seed(0)
     model = load_reference(folder)
+    drawn = model.generate(torch.full((4, 1), 1), do_sample=True, min_new_tokens=300, max_new_tokens=300)
     if damaged:
         weight = model.model.layers[1].mlp.down_proj.weight
         weight.data = weight.data.flip(0)
-    text = "\n".join(packaged_split().held_out)[:5000]
-    ids = AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
-    windows = spread_windows(ids, length=511, count=4)
-    return measure_quality(model, model, windows, lambda *_: None)[1]
+    return measure_quality(model, model, drawn.tolist(), lambda *_: None)[1]
 
 
 async def served_against(endpoint, windows):
@@ -106,7 +105,7 @@ async def served_against(endpoint, windows):
 async def test_engine_killed_while_serving_is_healed(fleet, triton, tmp_path):
     whole = await served_against(triton.endpoint, record(tmp_path / "model"))
     assert whole.verdict == "pass"
-    assert whole.perplexity_ratio == pytest.approx(1.0, rel=0.01), "bf16 kernels against fp32"
+    assert whole.perplexity_ratio == pytest.approx(1.0, rel=0.03), "bf16 kernels against fp32"
     other = await served_against(triton.endpoint, record(tmp_path / "model", damaged=True))
     assert other.verdict == "fail", "what is served is not what was measured"
     before = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
