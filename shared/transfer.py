@@ -2,10 +2,10 @@
 
 import contextvars
 import http.client
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import Any
 
 import urllib3
@@ -14,7 +14,8 @@ from minio.datatypes import Part
 
 PART_BYTES = 16 * 1024 * 1024
 PARALLEL = 4
-AHEAD = 2
+CHUNK_BYTES = 4 * 1024 * 1024
+CHUNKS = 4
 _HEADERS = {"Content-Type": "application/octet-stream"}
 _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
 
@@ -94,32 +95,62 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         for read in reads:
             read.result()
 
-    def read_chunks(self, bucket: str, key: str, size: int) -> Iterator[bytearray]:
-        """Give the bytes of an object of `size` bytes in order, a part at a time, with the next ones on their way."""
-        reads: deque[Future[bytearray]] = deque()
-        for at in range(0, size, PART_BYTES):
-            reads.append(self._workers.submit(self._range, bucket, key, at, min(PART_BYTES, size - at), size))
-            if len(reads) > AHEAD:
-                yield reads.popleft().result()
-        while reads:
-            yield reads.popleft().result()
+    def read_chunks(self, bucket: str, key: str, size: int) -> Iterator[memoryview]:
+        """Give the bytes of an object of `size` bytes in order; the next ones are read while some are used.
 
-    def _range(self, bucket: str, key: str, start: int, length: int, size: int) -> bytearray:
-        out = bytearray(length)
-        self._range_into(bucket, key, start, memoryview(out), size)
-        return out
+        A chunk is only good until the next one is asked for.
+
+        Raises:
+            ShortObjectError: it has another size.
+        """
+        response = self.get_object(bucket_name=bucket, object_name=key)
+        free: SimpleQueue[memoryview | None] = SimpleQueue()
+        full: SimpleQueue[memoryview | None] = SimpleQueue()
+        for _ in range(CHUNKS):
+            free.put(memoryview(bytearray(min(CHUNK_BYTES, size))))
+        try:
+            _expect(response.headers.get("Content-Length"), size)
+            reading = self._workers.submit(_fill, response, size, free, full)
+            while (chunk := full.get()) is not None:
+                yield chunk
+                free.put(chunk)
+            reading.result()
+        finally:
+            free.put(None)
+            response.close()
+            response.release_conn()
 
     def _range_into(self, bucket: str, key: str, start: int, out: memoryview, size: int) -> None:
         response = self.get_object(bucket_name=bucket, object_name=key, offset=start, length=len(out))
         try:
-            total = response.headers.get("Content-Range", "").rpartition("/")[2]
-            if total and int(total) != size:
-                msg = f"{total} bytes instead of {size}"
-                raise ShortObjectError(msg)
+            _expect(response.headers.get("Content-Range", "").rpartition("/")[2], size)
             _read_fully(response, out)
+            response._fp.read()  # noqa: SLF001 - to the end, so that the connection can be used again
         finally:
             response.close()
             response.release_conn()
+
+
+def _expect(announced: str | None, size: int) -> None:
+    if announced and int(announced) != size:
+        msg = f"{announced} bytes instead of {size}"
+        raise ShortObjectError(msg)
+
+
+def _fill(
+    response: Any, size: int, free: SimpleQueue[memoryview | None], full: SimpleQueue[memoryview | None]
+) -> None:
+    """Read a body into the free buffers, one after another, until it ends or nobody wants more; None is the end."""
+    try:
+        for at in range(0, size, CHUNK_BYTES):
+            buffer = free.get()
+            if buffer is None:
+                return
+            chunk = buffer[: min(CHUNK_BYTES, size - at)]
+            _read_fully(response, chunk)
+            full.put(chunk)
+    finally:
+        full.put(None)
 
 
 def _read_fully(response: Any, out: memoryview) -> None:
@@ -132,6 +163,5 @@ def _read_fully(response: Any, out: memoryview) -> None:
                 msg = f"the connection ended after {filled} of {len(out)} bytes"
                 raise urllib3.exceptions.ProtocolError(msg)
             filled += count
-        body.read()  # to the end, so that the connection can be used again
     except (OSError, http.client.HTTPException) as error:
         raise urllib3.exceptions.ProtocolError(str(error), error) from error
