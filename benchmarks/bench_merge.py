@@ -159,7 +159,7 @@ def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
     environment = {
         "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint, "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
         "SLIPWAY_S3_SECRET_KEY": connection_.s3_secret_key.get_secret_value(), "HF_HUB_OFFLINE": "1",
-        "PATH": "/usr/bin", "OMP_WAIT_POLICY": "PASSIVE",
+        "PATH": "/usr/bin", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "1048576",
     }  # fmt: skip
     done = subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])

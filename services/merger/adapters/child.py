@@ -39,6 +39,7 @@ class ChildProcess:
 
         environment = {
             "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+            "MALLOC_MMAP_THRESHOLD_": "1048576",  # buffers go back to the system at once, whichever thread had them
             "OMP_WAIT_POLICY": "PASSIVE",  # or threads spin while the store's server needs the same cores
         }  # fmt: skip
         if self._threads is not None:
