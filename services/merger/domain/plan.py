@@ -62,15 +62,15 @@ def plan_output_key(
 
 
 def plan_shard_limit(source_sizes: Sequence[int], output_bytes: int) -> int:
-    """Give the most bytes of an output shard, so that two of them fit beside the largest source shard's worth of work.
+    """Give the most bytes of an output shard, so that a merge takes less than two of the largest source shard.
 
-    One shard is filled while the one before it is uploaded: together no more than the largest source shard. What
-    fits into one shard as a whole is not cut.
+    One shard is filled while the one before it is uploaded: together half of the largest source shard. The rest is
+    for the tensor that is read, the next one, and a layer in float32. What fits into one shard as a whole is not cut.
     """
     largest = max(source_sizes, default=0)
     if output_bytes <= min(SHARD_LIMIT_BYTES, max(largest, SMALL_SHARD_BYTES)):
         return SHARD_LIMIT_BYTES
-    return min(SHARD_LIMIT_BYTES, max(largest // 2, SMALL_SHARD_BYTES))
+    return min(SHARD_LIMIT_BYTES, max(largest // 4, SMALL_SHARD_BYTES))
 
 
 def plan_shards(sizes: Sequence[tuple[str, int]], limit_bytes: int = SHARD_LIMIT_BYTES) -> list[list[str]]:

@@ -60,7 +60,7 @@ def test_two_shards_take_no_more_memory_than_the_largest_source_shard(sources, o
     limit = domain.plan_shard_limit(sources, output)
     assert 0 < limit <= domain.SHARD_LIMIT_BYTES
     if output > limit:  # several shards, of which two are in memory at once
-        assert 2 * limit <= max(*sources, 2 * domain.SMALL_SHARD_BYTES)
+        assert 4 * limit <= max(*sources, 4 * domain.SMALL_SHARD_BYTES)
     else:
         assert output <= max(*sources, domain.SMALL_SHARD_BYTES)
 
