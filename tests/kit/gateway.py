@@ -56,7 +56,8 @@ class Gateway(Server):
 
 
 def load_toy(triton, model: str, version: int, **toy: str) -> ServedTarget:
-    """Load a toy model into Triton and give it as a served target."""
+    """Load a toy model into Triton, started again should it have died, and give it as a served target."""
+    triton.revive()
     target = Target(model=model, version=version, variant="bf16")
     weights = triton.folder / "weights" / target.triton_name
     weights.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,14 @@ class TritonServer(Server):
             except InferenceServerException:
                 return False
 
+    def revive(self) -> bool:
+        """Start it again if it has died by itself, as a supervisor would; say whether it had."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            return False
+        self.start()
+        return True
+
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
