@@ -181,7 +181,7 @@ async def _publish(place: Place, event: Event[Any]) -> bool:
     try:
         client = await nats.connect(
             place.nats_url.split(","), user_credentials=place.nats_credentials, connect_timeout=5,
-            allow_reconnect=False, error_cb=_ignore,
+            allow_reconnect=False, max_reconnect_attempts=3, reconnect_time_wait=1, error_cb=_ignore,
         )  # fmt: skip
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise PublishError(f"The message bus at {place.nats_url} does not answer; publish again.") from error

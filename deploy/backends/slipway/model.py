@@ -124,6 +124,7 @@ class Engine:
         task.add_done_callback(lambda _: self._active.pop(number, None))
 
     async def _answer(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -133,7 +134,7 @@ class Engine:
         except EngineDeadError as error:
             reply.fail("engine_dead", str(error))
             _let_go(error)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, VLLMClientError) as error:
             reply.fail("bad_request", str(error))
         except Exception as error:  # noqa: BLE001 - the client must hear of every failure
             reply.fail("engine_failed", f"{type(error).__name__}: {error}")
