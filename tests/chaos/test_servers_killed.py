@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 from nats.js.errors import NotFoundError
 
 from clients.cli.place import find_place
+from contracts.facts import WorkProgressed
 from contracts.services import TELEMETRY
 from tests.kit.models import edit_json, tiny_base, tiny_lora
 from tests.kit.servers import wait_until
@@ -30,9 +32,17 @@ def wide(tmp_path_factory):
     return {"base": base, "lora": lora}
 
 
-def uploading(stack) -> bool:
-    """Tell whether the merger has written its merged weights, so that their upload is under way."""
-    return any((stack.state / "work" / "merger").glob("rooms/*/out/*.safetensors"))
+async def publish_until_uploading(stack, wide) -> None:
+    """Publish, and come back when every tensor is merged, so that the upload of their one shard is under way."""
+    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    told = await client.subscribe(f"{WorkProgressed.TYPE}.bot")
+    await asyncio.to_thread(stack.publish, "bot", wide["lora"], "--variant", "bf16", base="wide-llama")
+    async with asyncio.timeout(120):
+        async for message in told.messages:
+            progress = json.loads(message.data)["data"]
+            if progress["step"] == "merge" and progress["done"] == progress["total"]:
+                break
+    await client.close()
 
 
 def answers(stack, model: str) -> str | None:
@@ -75,9 +85,7 @@ async def telemetry_arrives(stack) -> None:
 def test_the_store_is_killed_during_an_upload(stack_of, wide):
     stack = stack_of()
     stack.ok("base", "import", str(wide["base"]))
-    stack.publish("bot", wide["lora"], "--variant", "bf16", base="wide-llama")
-
-    wait_until(lambda: uploading(stack), timeout_s=120, what="the merger uploading")
+    asyncio.run(publish_until_uploading(stack, wide))
     stack.kill("s3")
     stack.promoted("bot", timeout_s=400)
     assert len(stack.events("checkpoint.merged", "bot")) == 1
