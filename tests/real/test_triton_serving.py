@@ -22,7 +22,7 @@ from tests.kit.servers import running
 from tests.kit.serving import Fleet, ServerManager
 from tests.kit.triton import TritonServer
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "token_delay_ms": "1"}'
 MIB = 1024 * 1024
 
