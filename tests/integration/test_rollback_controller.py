@@ -49,7 +49,7 @@ def loaded():
 
 @pytest.fixture
 def toy(triton, loaded):
-    """Three targets, in a Triton that lives: a client killed in the middle of a stream has taken it along before."""
+    """Three targets, in a Triton that lives: it has crashed once while a client was killed."""
     if triton.revive() or not loaded:
         loaded |= {version: load_toy(triton, MODEL, version) for version in (1, 2, 3)}
     return loaded
