@@ -30,6 +30,17 @@ async def templates():
     await one.close()
 
 
+@pytest.fixture
+async def patient_templates():
+    """For templates that another limit than the time stops: on a busy machine the time must not be over before it.
+
+    None of them would take more than a few gigabytes if that limit were gone.
+    """
+    one = ChatTemplates(FixedClock(), limit_s=60.0)
+    yield one
+    await one.close()
+
+
 async def test_renders_as_the_model_expects_it(templates):
     text = await templates.render(CHATML, HELLO)
     assert text == "<|im_start|>user\nHello <b>& 'you'</b> ü<|im_end|>\n<|im_start|>assistant\n"
@@ -62,15 +73,15 @@ async def test_a_template_that_refuses_is_the_callers_error(templates):
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{{ 'x' * 3000000 }}", "characters"),
         ("{{ 'x' * 4000000000 }}", "memory"),
-        ("{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "memory"),
+        ("{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(28) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "memory"),
         ("{% for i in range(99999999) %}{% endfor %}", "OverflowError"),
     ],
 )  # fmt: skip
-async def test_a_hostile_template_is_refused_and_the_next_one_served(templates, template, why):
+async def test_a_hostile_template_is_refused_and_the_next_one_served(patient_templates, template, why):
     with pytest.raises(Permanent, match=why) as caught:
-        await templates.render(template, HELLO)
+        await patient_templates.render(template, HELLO)
     assert caught.value.code == "engine_failed"
-    assert await templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
+    assert await patient_templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
 
 
 async def test_a_template_that_never_ends_is_killed_and_the_next_one_served():
