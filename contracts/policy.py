@@ -98,7 +98,10 @@ class Trigger(_Strict):
 
 
 class Deadlines(_Strict):
-    """How long a release waits at each step before it ends as expired."""
+    """How long a release waits at each step before it ends as expired.
+
+    After `quantise_s` it goes on with the variants that are made, and ends only if there is none.
+    """
 
     merge_s: Seconds = 3_600.0
     quantise_s: Seconds = 14_400.0

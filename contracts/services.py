@@ -52,7 +52,7 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StagingRequested,
                 f.StagingReleased, f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished,
-                f.DeadlinePassed,
+                f.DeadlinePassed, f.VariantFailed,
             ),
             owns=("releases", "policies"),
         ),

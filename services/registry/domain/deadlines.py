@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Literal
 
+from contracts.facts import VariantFailed
+from contracts.vocabulary import Variant
 from services.registry.domain import gates, rehearsals, road
 from services.registry.domain.record import Release, weight_key
 
@@ -88,3 +90,12 @@ def deadline_at(release: Release) -> datetime | None:
     if step is None:
         return None
     return since(release, step) + timedelta(seconds=allowed_s(release, step))
+
+
+def too_late(release: Release, variant: Variant) -> VariantFailed:
+    """Give the failure of a variant that was not made before the deadline."""
+    reason = (
+        f"It was not quantised within the {allowed_s(release, 'quantise'):g} s of the policy. Add quantisers or raise "
+        "deadlines.quantise_s, then publish with a higher attempt."
+    )
+    return VariantFailed(variant=variant, stage="quantise", code="deadline_passed", reason=reason)

@@ -69,9 +69,14 @@ def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
     return "quality_gate_failed" if firm else "inconclusive", "; ".join(f"{one.name}: {one.reason}" for one in lost)
 
 
+def unmade(release: Release) -> tuple[Variant, ...]:
+    """List the wanted variants that were neither quantised nor failed so far."""
+    return tuple(v for v in wanted(release) if v not in release.made and f"{v}:quantise" not in release.failed)
+
+
 def all_made(release: Release) -> bool:
-    """Tell whether every wanted variant was either quantised or given up."""
-    return all(v in release.made or f"{v}:quantise" in release.failed for v in wanted(release))
+    """Tell whether every wanted variant was either quantised or failed."""
+    return not unmade(release)
 
 
 def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:

@@ -96,6 +96,7 @@ class Release(Contract):
     """The record of a release: slots for facts (the first of each wins), and what was emitted.
 
     `times` holds when each slot was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
+    `given_up` lists the variants that the registry itself failed, because they were not made in time.
     """
 
     opened: ReleaseOpened
@@ -108,6 +109,7 @@ class Release(Contract):
     merged: CheckpointMerged | None = None
     made: dict[Variant, VariantQuantised] = Field(default_factory=dict)
     failed: dict[str, VariantFailed] = Field(default_factory=dict)
+    given_up: tuple[Variant, ...] = ()
     manifest: ArtifactRef | None = None
     slot: SlotGranted | None = None
     staged: tuple[Variant, ...] = ()

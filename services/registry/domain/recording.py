@@ -16,6 +16,7 @@ from contracts.facts import (
     VariantBenchmarked,
     VariantFailed,
     VariantQuantised,
+    VariantRequested,
     VariantStaged,
     WorkAbandoned,
 )
@@ -40,7 +41,7 @@ Changes = dict[str, Any]
 def record(release: Release, happened: Input, now: datetime) -> Release | None:
     """Give the record with this input in its slot; None when it changes nothing."""
     if isinstance(happened.what, DeadlineReached):
-        return _deadline(release, happened.what, now)
+        return _deadline(release, happened.what, happened.at, now)
     recorder = _RECORDERS.get(type(happened.what))
     if recorder is None:
         return None
@@ -62,8 +63,7 @@ def _merged(release: Release, fact: CheckpointMerged) -> Found:
 
 def _quantised(release: Release, fact: VariantQuantised) -> Found:
     variant = fact.variant
-    given_up = f"{variant}:quantise" in release.failed
-    if variant in release.made or given_up or variant not in gates.wanted(release):
+    if variant not in gates.unmade(release):
         return None
     return f"quantised:{variant}", {"made": {**release.made, variant: fact}}
 
@@ -177,7 +177,10 @@ def _refused(release: Release, fact: PromotionRefused) -> Found:
 
 
 def _abandoned(release: Release, fact: WorkAbandoned) -> Found:
-    return None if release.abandoned else ("abandoned", {"abandoned": fact})
+    """Keep that work was given up, unless it is that of a variant for which nobody waits any more."""
+    if release.abandoned or (release.given_up and fact.cause_type == VariantRequested.TYPE):
+        return None
+    return "abandoned", {"abandoned": fact}
 
 
 def _cancelled(release: Release, fact: ReleaseCancelled) -> Found:
@@ -188,15 +191,29 @@ def _superseded(release: Release, what: Superseded) -> Found:
     return None if release.superseded else ("superseded", {"superseded": what})
 
 
-def _deadline(release: Release, what: DeadlineReached, now: datetime) -> Release | None:
+def _deadline(release: Release, what: DeadlineReached, happened_at: datetime, now: datetime) -> Release | None:
     """Take a deadline seriously only while its step is still awaited and its time is really over."""
     at = deadlines.deadline_at(release)
     if at is None or now < at or deadlines.awaited_step(release) != what.step:
         return None
+    if what.step == "quantise" and gates.registered_variants(release):
+        return _given_up(release, happened_at)
     weight = deadlines.awaited_weight(release) if what.step == "canary" else None
     if weight is not None and release.policy.canary.on_deadline == "promote":
         return release.model_copy(update={"waived": (*release.waived, weight)})
     return release.model_copy(update={"expired": what.step})
+
+
+def _given_up(release: Release, at: datetime) -> Release:
+    """Fail the variants that are not made yet, so that the release goes on with those that are."""
+    late = {variant: deadlines.too_late(release, variant) for variant in gates.unmade(release)}
+    return release.model_copy(
+        update={
+            "given_up": tuple(late),
+            "failed": {**release.failed, **{f"{variant}:quantise": fact for variant, fact in late.items()}},
+            "times": {**release.times, **{f"failed:{variant} quantise": at for variant in late}},
+        }
+    )
 
 
 _RECORDERS: dict[type, Callable[[Release, Any], Found]] = {

@@ -35,6 +35,7 @@ def due(release: Release, now: datetime) -> Iterator[Emission]:
     if release.merged is None:
         return
     yield from _variant_requests(release)
+    yield from _given_up(release)
     if release.manifest is None or not gates.all_made(release):
         return
     yield "version.registered", _registered(release)
@@ -61,6 +62,18 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
                 evaluation=release.opened.evaluation,
             ),
         )  # fmt: skip
+
+
+def _given_up(release: Release) -> Iterator[Emission]:
+    """Say which variants the release goes on without, as whoever makes them would have said that they failed."""
+    if not release.given_up:
+        return
+    made = ", ".join(one.variant for one in gates.registered_variants(release))
+    awaited = f"variant.quantised of {', '.join(release.given_up)}; the release goes on with {made}"
+    passed = DeadlinePassed(release_id=release.id, step="quantise", awaited=awaited)
+    yield "deadline.passed:quantise", passed
+    for variant in release.given_up:
+        yield f"variant.failed:{variant}", release.failed[f"{variant}:quantise"]
 
 
 def _registered(release: Release) -> VersionRegistered:

@@ -56,6 +56,13 @@ def test_every_wanted_variant_is_there_with_its_figures_and_why_it_failed():
     }
 
 
+def test_a_variant_that_was_given_up_stays_so_though_it_is_made_later():
+    given_up = failed("awq-int4", "quantise", "deadline_passed")
+    made = said(f.VariantQuantised, variant="awq-int4")
+    one = by_variant([given_up, made])["awq-int4"]
+    assert (one.verdict, one.why()) == ("fail", "awq-int4: deadline_passed: quantise broke")
+
+
 def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
     found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
     size = f"{found['int8'].size_bytes / 1e6:.0f} MB"

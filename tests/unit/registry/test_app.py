@@ -299,6 +299,24 @@ async def test_the_sweeper_ends_what_waits_too_long(house):
     assert (await house.model()).open == ()
 
 
+async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(house):
+    await house.admit()
+    (opened,) = house.said(f.ReleaseOpened)
+    await house.hear(opened.release_id, k.merged(), k.quantised("int8"))
+    house.out.clock.advance(k.policy().deadlines.quantise_s)
+    await house.registry.sweep()
+    assert house.out.publisher.types()[-4:] == [
+        "deadline.passed", "variant.failed", "version.registered", "staging.requested"
+    ]  # fmt: skip
+    (failed,) = house.said(f.VariantFailed)
+    assert (failed.variant, failed.code) == ("bf16", "deadline_passed")
+    assert [one.variant for one in house.said(f.VersionRegistered)[0].variants] == ["int8"]
+    said = len(house.out.publisher.said)
+    await house.hear(opened.release_id, failed, k.quantised("bf16"))
+    await house.restarted().registry.sweep()
+    assert len(house.out.publisher.said) == said
+
+
 async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(house):
     await house.admit()
     weights = k.ready().weights.model_copy(update={"ref": k.ref("checkpoints/a-bot/x")})
