@@ -31,12 +31,12 @@ import psutil
 
 from benchmarks.parts import show_table
 from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
-from contracts.facts import QuantiseSettings, VariantQuantised
+from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantQuantised
 from contracts.services import EVENTS
 from contracts.vocabulary import Variant
 from services.quantiser.adapters.child import ChildProcess
-from services.quantiser.domain import CALIBRATION_DEFAULTS, QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.domain import QuantisationPlan as Plan
+from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Made, Order
 from shared.blobs import Store
 from shared.bus import publish_event
@@ -96,7 +96,9 @@ def planned(merged: Path, variant: Variant, engine: str, samples: int | None = N
     """Plan a variant as the service does it; the 16-bit one as a cast, so that there is something to measure."""
     described = json.loads((merged / "config.json").read_text())
     defaults = QuantiserDefaults(awq_engine=engine) if engine else QuantiserDefaults()
-    settings = QuantiseSettings(calibration_samples=samples)
+    settings = CALIBRATION_DEFAULTS[variant]
+    if samples is not None:
+        settings = settings.model_copy(update={"calibration_samples": samples})
     stored = "float32" if variant == "bf16" else "bfloat16"
     found = plan_quantisation(variant, shape_of(described, stored), settings, defaults)
     assert isinstance(found, Plan), found
@@ -153,9 +155,9 @@ def curve(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
     for variant, counts in CURVES.items():
         if wanted and variant not in wanted:
             continue
-        for samples in sorted({*counts, CALIBRATION_DEFAULTS[variant][0]}):
+        for samples in sorted({*counts, CALIBRATION_DEFAULTS[variant].calibration_samples}):
             with ExitStack() as stack:
-                default = " (default)" if samples == CALIBRATION_DEFAULTS[variant][0] else ""
+                default = " (default)" if samples == CALIBRATION_DEFAULTS[variant].calibration_samples else ""
                 row = make(merged, room(stack), planned(merged, variant, "", samples))
                 print([f"{variant}{default}", *row.cells()], file=sys.stderr)
                 yield [f"{variant}{default}", *row.cells()]

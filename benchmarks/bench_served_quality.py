@@ -22,7 +22,7 @@ import tritonclient.grpc as triton_client
 
 from benchmarks.parts import show_table
 from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
-from contracts.facts import QuantiseSettings
+from contracts.facts import CALIBRATION_DEFAULTS
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
@@ -45,7 +45,7 @@ Served = tuple[str, Path, tuple[HeldOutWindow, ...]]
 def make(variant: Variant, merged: Path, place: Path) -> Served:
     """Make and measure a precision; give its folder and what its windows cost."""
     shape = shape_of(json.loads((merged / "config.json").read_text()), "bfloat16")
-    plan = plan_quantisation(variant, shape, QuantiseSettings(), QuantiserDefaults())
+    plan = plan_quantisation(variant, shape, CALIBRATION_DEFAULTS[variant], QuantiserDefaults())
     assert not hasattr(plan, "reason"), plan  # a refusal
     output = merged if plan.engine == "pass-through" else place / variant
     made = quantise_worker.quantise(Order(plan=plan, merged=merged, output=output))

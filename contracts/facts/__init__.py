@@ -40,6 +40,7 @@ from .staging import (
     VariantStaged,
 )
 from .variants import (
+    CALIBRATION_DEFAULTS,
     EngineVersion,
     Quality,
     QuantiseSettings,
@@ -75,14 +76,14 @@ FACTS: dict[str, type[Fact]] = {
 }  # fmt: skip
 
 __all__ = [
-    "FACTS", "AlertRaised", "AlertResolved", "AlertUpdated", "ApprovalAwaited", "ApprovalGranted", "BaseModelRef",
-    "CanaryAssessed", "CheckpointMerged", "CheckpointReady", "CheckpointRejected", "Choice", "Contender",
-    "DeadlinePassed", "DeploymentChanged", "DrillFault", "DrillOrdered", "EngineVersion", "EvalResult", "Fact",
-    "GateResult", "Inference", "InferenceBatch", "MergeMethod", "Parity", "PromotionRefused", "Quality",
-    "QuantiseSettings", "QuarantineLifted", "RegisteredVariant", "RehearsalCertificate", "RehearsalCompleted",
-    "RehearsalRequested", "ReleaseCancelled", "ReleaseFinished", "ReleaseOpened", "RollbackCompleted", "RollbackFailed",
-    "RollbackOrdered", "RollbackStarted", "RollbackTimeline", "ServedQuality", "StagingReleased", "StagingRequested",
-    "Statistics", "Step", "TrafficRequested", "Training", "VariantBenchmarked", "VariantFailed", "VariantQuantised",
-    "VariantRequested", "VariantStaged", "VersionRegistered", "Weights", "WindowSummarised", "WorkAbandoned",
-    "WorkProgressed",
+    "CALIBRATION_DEFAULTS", "FACTS", "AlertRaised", "AlertResolved", "AlertUpdated", "ApprovalAwaited",
+    "ApprovalGranted", "BaseModelRef", "CanaryAssessed", "CheckpointMerged", "CheckpointReady", "CheckpointRejected",
+    "Choice", "Contender", "DeadlinePassed", "DeploymentChanged", "DrillFault", "DrillOrdered", "EngineVersion",
+    "EvalResult", "Fact", "GateResult", "Inference", "InferenceBatch", "MergeMethod", "Parity", "PromotionRefused",
+    "Quality", "QuantiseSettings", "QuarantineLifted", "RegisteredVariant", "RehearsalCertificate",
+    "RehearsalCompleted", "RehearsalRequested", "ReleaseCancelled", "ReleaseFinished", "ReleaseOpened",
+    "RollbackCompleted", "RollbackFailed", "RollbackOrdered", "RollbackStarted", "RollbackTimeline", "ServedQuality",
+    "StagingReleased", "StagingRequested", "Statistics", "Step", "TrafficRequested", "Training", "VariantBenchmarked",
+    "VariantFailed", "VariantQuantised", "VariantRequested", "VariantStaged", "VersionRegistered", "Weights",
+    "WindowSummarised", "WorkAbandoned", "WorkProgressed",
 ]  # fmt: skip

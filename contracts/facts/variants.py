@@ -1,6 +1,7 @@
 """Quantisation: what is asked for, what came out, what failed."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -13,11 +14,21 @@ from .fact import Fact
 class QuantiseSettings(Contract):
     """What may be chosen about a quantisation; all of it goes into the output key."""
 
-    calibration_samples: Annotated[int, Field(ge=0)] | None = None
-    """How many windows calibrate; the method's own default when absent, none at all when 0."""
-    calibration_tokens: Annotated[int, Field(ge=8)] | None = None
-    """Length of a window; the method's own default when absent."""
+    calibration_samples: Annotated[int, Field(ge=0)] = 16
+    """How many windows calibrate, none at all when 0; a request without it gets the method's own."""
+    calibration_tokens: Annotated[int, Field(ge=8)] = 384
+    """Length of a window; a request without it gets the method's own."""
     seed: int = 0
+
+
+CALIBRATION_DEFAULTS: Mapping[Variant, QuantiseSettings] = {
+    "bf16": QuantiseSettings(calibration_samples=0),
+    "int8": QuantiseSettings(calibration_samples=16, calibration_tokens=384),
+    "gptq-int4": QuantiseSettings(calibration_samples=32, calibration_tokens=512),
+    "awq-int4": QuantiseSettings(calibration_samples=4, calibration_tokens=512),
+}
+"""What each method has where a request says nothing, by the figures in docs/benchmarks.md: AWQ tries 20 scales a layer
+on every sample."""
 
 
 class EngineVersion(Contract):
@@ -40,7 +51,11 @@ class Quality(Contract):
 
 
 class VariantRequested(Fact):
-    """One precision of a merged model is wanted: one work item, shared by all quantiser replicas."""
+    """One precision of a merged model is wanted: one work item, shared by all quantiser replicas.
+
+    What its settings leave out is the method's own. For a time requests said null instead, and are read as if they had
+    left it out.
+    """
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"
 
@@ -52,6 +67,19 @@ class VariantRequested(Fact):
     settings: QuantiseSettings = QuantiseSettings()
     gate: QualityGate | None = None
     evaluation: ArtifactRef | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_settings(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("variant") not in get_args(Variant):
+            return data
+        told = data.get("settings", {})
+        if isinstance(told, QuantiseSettings):
+            told = told.model_dump(exclude_unset=True)
+        if not isinstance(told, dict):
+            return data
+        said = {name: value for name, value in told.items() if value is not None}
+        return {**data, "settings": {**CALIBRATION_DEFAULTS[data["variant"]].model_dump(), **said}}
 
 
 class VariantQuantised(Fact):

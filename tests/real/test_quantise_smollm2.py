@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from contracts.facts import QuantiseSettings
+from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings
 from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Order
@@ -63,7 +63,7 @@ def int8(smollm2, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("int8")
     config = json.loads((smollm2 / "config.json").read_text())
-    plan = plan_quantisation("int8", shape_of(config, "bfloat16"), QuantiseSettings(), QuantiserDefaults())
+    plan = plan_quantisation("int8", shape_of(config, "bfloat16"), CALIBRATION_DEFAULTS["int8"], QuantiserDefaults())
     order = Order(plan=plan, merged=smollm2, output=folder / "output")
     steps = []
     child = ChildProcess(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=900)

@@ -2,7 +2,6 @@
 
 from .corpus import CorpusSplit, corpus_digest, pack_windows, split_topics, spread_windows, without_overlap
 from .planning import (
-    CALIBRATION_DEFAULTS,
     OUTPUT_FORMAT,
     AwqEngine,
     CalibrationPlan,
@@ -17,7 +16,7 @@ from .quality import IDENTICAL, Assessment, GateCode, assess_quality
 from .shape import Dtype, ModelShape, choose_group_size, shape_of
 
 __all__ = [
-    "CALIBRATION_DEFAULTS", "IDENTICAL", "OUTPUT_FORMAT", "Assessment", "AwqEngine", "CalibrationPlan",
+    "IDENTICAL", "OUTPUT_FORMAT", "Assessment", "AwqEngine", "CalibrationPlan",
     "CorpusSplit", "Dtype", "GateCode",
     "HeldOutPlan", "ModelShape", "QuantisationPlan", "QuantiserDefaults", "Refusal", "assess_quality",
     "choose_group_size", "corpus_digest", "pack_windows", "plan_output_key", "plan_quantisation", "shape_of",

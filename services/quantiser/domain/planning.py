@@ -20,10 +20,6 @@ SUPPORTED_ARCHITECTURES = frozenset(
 AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
 OUTPUT_MULTIPLE = 32
 """The 4-bit kernels of the serving engine and AutoAWQ's packing take output channels in blocks of this many."""
-CALIBRATION_DEFAULTS: Mapping[Variant, tuple[int, int]] = {
-    "int8": (16, 384), "gptq-int4": (32, 512), "awq-int4": (4, 512),
-}  # fmt: skip
-"""Samples and tokens of each, by the figures in docs/benchmarks.md: AWQ tries 20 scales a layer on every sample."""
 OUTPUT_FORMAT = 2
 """Raise it when the same plan yields other files, or another manifest, than before."""
 
@@ -95,16 +91,14 @@ def plan_quantisation(
         known = ", ".join(sorted(SUPPORTED_ARCHITECTURES))
         reason = f"{variant} is not made for {shape.architecture}; it is for {known}. Ask for bf16."
         return Refusal(code="unsupported_architecture", reason=reason)
-    calibration = _calibration(variant, settings, defaults)
+    calibration = _calibration(settings, defaults)
     if variant == "int8":
         return _plan_int8(shape, calibration, defaults)
     return _plan_int4(variant, shape, calibration, defaults)
 
 
-def _calibration(variant: Variant, settings: QuantiseSettings, defaults: QuantiserDefaults) -> CalibrationPlan | None:
-    samples, tokens = CALIBRATION_DEFAULTS[variant]
-    samples = samples if settings.calibration_samples is None else settings.calibration_samples
-    tokens = tokens if settings.calibration_tokens is None else settings.calibration_tokens
+def _calibration(settings: QuantiseSettings, defaults: QuantiserDefaults) -> CalibrationPlan | None:
+    samples, tokens = settings.calibration_samples, settings.calibration_tokens
     if samples == 0:
         return None
     least = min(defaults.min_calibration_tokens, samples * tokens)

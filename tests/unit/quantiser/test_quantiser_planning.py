@@ -4,10 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.facts import QuantiseSettings
+from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantRequested
 from contracts.vocabulary import digest_of
 from services.quantiser.domain import (
-    CALIBRATION_DEFAULTS,
     ModelShape,
     QuantisationPlan,
     QuantiserDefaults,
@@ -17,6 +16,7 @@ from services.quantiser.domain import (
     plan_quantisation,
     shape_of,
 )
+from tests.kit import factories
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
@@ -30,7 +30,7 @@ def shape(**changes) -> ModelShape:
 
 
 def plan(variant="int8", settings=None, defaults=DEFAULTS, **changes):
-    return plan_quantisation(variant, shape(**changes), settings or QuantiseSettings(), defaults)
+    return plan_quantisation(variant, shape(**changes), settings or CALIBRATION_DEFAULTS[variant], defaults)
 
 
 def test_shape_is_read_from_the_configuration():
@@ -74,12 +74,17 @@ def test_awq_is_made_by_autoawq_where_it_can(defaults, changes, engine):
 
 @pytest.mark.parametrize("variant", ["int8", "gptq-int4", "awq-int4"])
 def test_calibration_is_the_methods_own_unless_the_request_says_otherwise(variant):
-    samples, tokens = CALIBRATION_DEFAULTS[variant]
-    assert (plan(variant).calibration.samples, plan(variant).calibration.tokens) == (samples, tokens)
-    asked = plan(variant, QuantiseSettings(calibration_samples=3, calibration_tokens=200, seed=5)).calibration
-    assert (asked.samples, asked.tokens, asked.seed) == (3, 200, 5)
-    longer = plan(variant, QuantiseSettings(calibration_tokens=1000)).calibration
-    assert (longer.samples, longer.tokens) == (samples, 1000)
+    def planned(**settings):
+        asked = VariantRequested(
+            release_id="r", version=1, variant=variant, merged=factories.ref("m"), settings=QuantiseSettings(**settings)
+        )  # fmt: skip
+        found = plan(variant, asked.settings).calibration
+        return found.samples, found.tokens, found.seed
+
+    samples, tokens = {"int8": (16, 384), "gptq-int4": (32, 512), "awq-int4": (4, 512)}[variant]
+    assert planned() == (samples, tokens, 0)
+    assert planned(calibration_samples=3, calibration_tokens=200, seed=5) == (3, 200, 5)
+    assert planned(calibration_tokens=1000) == (samples, 1000, 0)
 
 
 def test_int8_calibrates_by_default():

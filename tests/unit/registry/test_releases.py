@@ -70,6 +70,9 @@ def test_merged_asks_for_every_wanted_precision_with_its_gate():
     assert set(said) == {"variant.requested:bf16", "variant.requested:int8"}
     assert (asked.gate, asked.merged, asked.version) == (gate, k.merged().manifest, 1)
     assert (asked.calibration, asked.evaluation) == (sets["calibration"], sets["evaluation"])
+    assert said["variant.requested:int8"]["settings"] == {
+        "calibration_samples": 16, "calibration_tokens": 384, "seed": 0
+    }  # fmt: skip
 
 
 def test_registered_names_the_variants_that_were_good():
