@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.parts import show_table
 from contracts.facts import BaseModelRef
 from services.merger.adapters import work
-from services.merger.adapters.child import dump_order
+from services.merger.adapters.child import MEMORY, dump_order
 from services.merger.ports import Folder, MergeOrder
 from shared.blobs import Store, blob_key
 from shared.settings import Connection
@@ -134,6 +134,7 @@ def ours(path: str) -> dict[str, float]:
         made["written"] = torch_merge.write(store, made["rooms"], made["checked"], lambda _step, _unit: quiet)
 
     def prove() -> None:
+        work.give_memory_back()
         made["seen"] = proof.prove(store, made["rooms"], made["checked"], made["written"], quiet)
 
     found = measured([merge, prove])
@@ -159,7 +160,7 @@ def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
     environment = {
         "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint, "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
         "SLIPWAY_S3_SECRET_KEY": connection_.s3_secret_key.get_secret_value(), "HF_HUB_OFFLINE": "1",
-        "PATH": "/usr/bin", "OMP_WAIT_POLICY": "PASSIVE", "MALLOC_MMAP_THRESHOLD_": "1048576",
+        "PATH": "/usr/bin", "OMP_WAIT_POLICY": "PASSIVE", **MEMORY,
     }  # fmt: skip
     done = subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])

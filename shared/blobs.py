@@ -209,14 +209,16 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         hasher = hashlib.sha256()
         key = blob_key(file.digest, prefix)
+
+        def saw(chunk: memoryview) -> None:
+            hasher.update(chunk)
+            count.add(len(chunk))
+
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
         temporary = Path(name)
         try:
             with _translated(key), os.fdopen(descriptor, "wb") as out:
-                for chunk in self._client.read_chunks(self.bucket, key, file.size_bytes):
-                    hasher.update(chunk)
-                    out.write(chunk)
-                    count.add(len(chunk))
+                self._client.download(self.bucket, key, file.size_bytes, out, saw)
             found = f"sha256:{hasher.hexdigest()}"
             if found != file.digest:
                 raise Permanent("digest_mismatch", f"{file.path} is {found}, announced as {file.digest}.", found=found)

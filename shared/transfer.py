@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, BinaryIO
 
 import urllib3
 from minio import Minio
@@ -14,7 +14,7 @@ from minio.datatypes import Part
 
 PART_BYTES = 16 * 1024 * 1024
 PARALLEL = 4
-CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 512 * 1024  # larger writes to a file get huge pages, which can take longer than everything else
 CHUNKS = 4
 _HEADERS = {"Content-Type": "application/octet-stream"}
 _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", default=False)
@@ -95,10 +95,8 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         for read in reads:
             read.result()
 
-    def read_chunks(self, bucket: str, key: str, size: int) -> Iterator[memoryview]:
-        """Give the bytes of an object of `size` bytes in order; the next ones are read while some are used.
-
-        A chunk is only good until the next one is asked for.
+    def download(self, bucket: str, key: str, size: int, out: BinaryIO, saw: Callable[[memoryview], None]) -> None:
+        """Write an object of `size` bytes to `out`; `saw` gets its bytes in order while the next ones are on their way.
 
         Raises:
             ShortObjectError: it has another size.
@@ -110,9 +108,9 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             free.put(memoryview(bytearray(min(CHUNK_BYTES, size))))
         try:
             _expect(response.headers.get("Content-Length"), size)
-            reading = self._workers.submit(_fill, response, size, free, full)
+            reading = self._workers.submit(_receive, response, size, out, free, full)
             while (chunk := full.get()) is not None:
-                yield chunk
+                saw(chunk)
                 free.put(chunk)
             reading.result()
         finally:
@@ -137,10 +135,11 @@ def _expect(announced: str | None, size: int) -> None:
         raise ShortObjectError(msg)
 
 
-def _fill(
-    response: Any, size: int, free: SimpleQueue[memoryview | None], full: SimpleQueue[memoryview | None]
-) -> None:
-    """Read a body into the free buffers, one after another, until it ends or nobody wants more; None is the end."""
+def _receive(
+    response: Any, size: int, out: BinaryIO,
+    free: SimpleQueue[memoryview | None], full: SimpleQueue[memoryview | None],
+) -> None:  # fmt: skip
+    """Write a body to a file by way of the free buffers until it ends or nobody wants more; None is the end."""
     try:
         for at in range(0, size, CHUNK_BYTES):
             buffer = free.get()
@@ -148,6 +147,7 @@ def _fill(
                 return
             chunk = buffer[: min(CHUNK_BYTES, size - at)]
             _read_fully(response, chunk)
+            out.write(chunk)
             full.put(chunk)
     finally:
         full.put(None)

@@ -95,7 +95,7 @@ def test_large_blobs_travel_in_parts_and_ranges(store, tmp_path, small_parts):
     store.fetch_files([entry], tmp_path, "t/", lambda done, total: seen.append((done, total)))
     assert (tmp_path / "f").read_bytes() == data
     assert seen[-1] == (len(data), len(data))
-    assert len(seen) == 3  # chunks of 4 MiB
+    assert len(seen) == 24  # chunks of 512 KiB
 
 
 def test_parts_are_create_only_too_and_what_is_there_is_not_sent_again(store, small_parts):

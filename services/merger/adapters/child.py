@@ -14,6 +14,8 @@ from shared.jobs import run_job
 
 LIBRARIES = ("accelerate", "peft", "safetensors", "torch", "transformers")
 MODULE = "services.merger.adapters.work"
+MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+"""glibc keeps what is freed for the next tensor, in one arena: fresh pages would cost more than the merge does."""
 
 
 class ChildProcess:
@@ -39,7 +41,7 @@ class ChildProcess:
 
         environment = {
             "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-            "MALLOC_MMAP_THRESHOLD_": "1048576",  # buffers go back to the system at once, whichever thread had them
+            **MEMORY,
             "OMP_WAIT_POLICY": "PASSIVE",  # or threads spin while the store's server needs the same cores
         }  # fmt: skip
         if self._threads is not None:

@@ -1,6 +1,6 @@
 """A base on the meta device with the real LoRA around it: what PEFT expects, and PEFT's own merge of one layer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from services.merger.adapters.tensors import Replacements
 from services.merger.domain import AdapterValues
 
 ADAPTER = "default"
@@ -115,11 +116,11 @@ class LayerwiseMerge:
 
     Args:
         wrapped: An empty base with the real LoRA around it.
-        replacements: Gives the tensor that takes the place of one of the base's, or None.
+        replacements: Tensors that take the place of some of the base's.
     """
 
-    def __init__(self, wrapped: Any, replacements: Callable[[str], torch.Tensor | None] = lambda _name: None) -> None:
-        self._replacements = replacements
+    def __init__(self, wrapped: Any, replacements: Replacements | None = None) -> None:
+        self._replacements = replacements or Replacements(Path(), {})
         self._layers: dict[str, Any] = {}
         self._saved: dict[str, torch.Tensor] = {}
         for name, module in adapted_modules(wrapped):
@@ -130,6 +131,10 @@ class LayerwiseMerge:
                 self._layers[f"{name}.weight"] = module
         self._waiting = {*self._layers, *self._saved}
 
+    def changes(self, name: str) -> bool:
+        """Say whether the merged tensor is another one than the base's."""
+        return name in self._layers or name in self._saved or name in self._replacements
+
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Give the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
 
@@ -138,7 +143,7 @@ class LayerwiseMerge:
         self._waiting.discard(name)
         if name in self._saved:
             return self._saved[name]
-        brought = self._replacements(name)
+        brought = self._replacements.get(name)
         weight = weight if brought is None else brought
         module = self._layers.get(name)
         if module is None:

@@ -42,8 +42,10 @@ class Shelf:
         self._store.read_into(self._files[path], start, memoryview(out), self._prefix)
         return out
 
-    def stream(self, path: str, lengths: Sequence[int]) -> Iterator[bytearray]:
+    def stream(self, path: str, lengths: Sequence[int]) -> Iterator[memoryview]:
         """Give consecutive pieces of a whole file, the next one on its way while one is used.
+
+        A piece is only good until the next one is asked for: two buffers hold them in turn.
 
         Args:
             path: The file.
@@ -59,17 +61,18 @@ class Shelf:
             while (piece := coming.result()) is not None:
                 coming = ahead.submit(next, pieces, None)
                 yield piece
-                del piece
         found = f"sha256:{hasher.hexdigest()}"
         if found != file.digest:
             raise Permanent("digest_mismatch", f"{path} is {found}, announced as {file.digest}.", found=found)
 
-    def _pieces(self, file: FileEntry, lengths: Sequence[int], saw: Callable[[bytearray], None]) -> Iterator[bytearray]:
+    def _pieces(
+        self, file: FileEntry, lengths: Sequence[int], saw: Callable[[memoryview], None]
+    ) -> Iterator[memoryview]:
+        rooms = [memoryview(bytearray(max(lengths))) for _ in range(min(2, len(lengths)))]
         start = 0
-        for length in lengths:
-            piece = bytearray(length)
-            self._store.read_into(file, start, memoryview(piece), self._prefix)
+        for number, length in enumerate(lengths):
+            piece = rooms[number % 2][:length]
+            self._store.read_into(file, start, piece, self._prefix)
             saw(piece)
             start += length
             yield piece
-            del piece

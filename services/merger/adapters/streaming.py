@@ -1,18 +1,20 @@
 """Writes a merged model shard by shard into the store: two shards and one float32 tensor in memory, never more."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate, islice
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 import torch
+import xxhash
 
 from contracts.manifests import FileEntry
 from services.merger.adapters.safetensors_header import write_header
 from services.merger.adapters.shelf import Shelf
-from services.merger.adapters.tensors import DTYPES, Digests, stream_tensors, tensor_of
+from services.merger.adapters.tensors import DTYPES, Digests, Span, is_finite, part_of, stream_tensors, tensor_of
 from services.merger.domain import FolderFacts, SaveDtype, TensorInfo, plan_shard_limit, plan_shards, shard_name
 from shared.blobs import Store
 
@@ -23,6 +25,10 @@ Progress = Callable[[int, int], None]
 
 class TensorMerge(Protocol):
     """Gives the merged tensor for one tensor of the base."""
+
+    def changes(self, name: str) -> bool:
+        """Say whether a tensor must be merged as a whole; others may come in parts."""
+        ...
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
         """Merge one tensor in float32, or give it back unchanged."""
@@ -35,6 +41,10 @@ class TensorMerge(Protocol):
 
 class NoMerge:
     """Full weights: every tensor is already what it must be."""
+
+    def changes(self, name: str) -> bool:  # noqa: ARG002 - the protocol's signature
+        """Nothing is changed."""
+        return False
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the protocol's signature
         """Give the tensor back."""
@@ -58,38 +68,58 @@ class NonFiniteError(Exception):
 
 
 class Shard:
-    """One file in memory, from its header to its last byte; tensors are rounded right into their place."""
+    """One file in memory, from its header to its last byte; tensors are rounded right into their place.
 
-    def __init__(self, tensors: Mapping[str, TensorInfo]) -> None:
+    Args:
+        tensors: What it will hold, in this order.
+        room: Where; at least `size_of` bytes.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], room: bytearray) -> None:
         header = write_header(tensors)
-        self.data = bytearray(len(header) + sum(info.size_bytes for info in tensors.values()))
+        self.room, self.data = room, memoryview(room)[: self.size_of(tensors)]
         self.data[: len(header)] = header
         self._at = len(header)
         self._tensors = tensors
-        self.waiting = set(tensors)
+        self._hasher = xxhash.xxh3_128()
+        ends = accumulate((info.size_bytes for info in tensors.values()), initial=len(header))
+        self._ends = dict(zip(tensors, islice(ends, 1, None), strict=True))
 
-    def place(self, name: str, tensor: torch.Tensor, dtype: SaveDtype) -> bytes:
-        """Round a tensor once to the saved dtype, at its place; give the digest of its bytes.
+    @staticmethod
+    def size_of(tensors: Mapping[str, TensorInfo]) -> int:
+        """Give the size of the file in bytes."""
+        return len(write_header(tensors)) + sum(info.size_bytes for info in tensors.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Everything is at its place."""
+        return self._at == len(self.data) and not self._ends
+
+    def place(self, name: str, tensor: torch.Tensor, dtype: SaveDtype) -> bytes | None:
+        """Round a tensor, or its next part, once to the saved dtype, at its place; give its digest once it is whole.
 
         Raises:
             NonFiniteError: it is not finite there.
+            ValueError: it has more numbers than there is room for.
         """
         info = self._tensors[name]
-        place = memoryview(self.data)[self._at : self._at + info.size_bytes]
-        self._at += info.size_bytes
-        self.waiting.remove(name)
-        saved = tensor_of(place, info).copy_(tensor)
+        size = tensor.numel() * DTYPES[info.dtype].itemsize
+        if self._at + size > self._ends[name]:
+            msg = f"there is no room for {tensor.numel()} numbers of {name}"
+            raise ValueError(msg)
+        place = self.data[self._at : self._at + size]
+        part = part_of(info, Span(name, 0, size))
+        saved = tensor_of(place, part).copy_(tensor)
         if info.dtype in FLOATING and not is_finite(saved):
             raise NonFiniteError(name, dtype)
-        return hashlib.sha256(place).digest()
-
-
-def is_finite(tensor: torch.Tensor) -> bool:
-    """Say whether every number is finite: NaN and infinity reach the extremes, for a fortieth of `isfinite`'s time."""
-    if tensor.numel() == 0:
-        return True
-    lowest, highest = torch.aminmax(tensor)
-    return bool(torch.isfinite(lowest)) and bool(torch.isfinite(highest))
+        self._hasher.update(place)
+        self._at += size
+        if self._at < self._ends[name]:
+            return None
+        del self._ends[name]
+        digest = self._hasher.digest()
+        self._hasher.reset()
+        return digest
 
 
 class ShardWriter:
@@ -98,7 +128,10 @@ class ShardWriter:
     def __init__(self, store: Store, tensors: Mapping[str, TensorInfo], limit_bytes: int, dtype: SaveDtype) -> None:
         self._store, self._tensors, self._dtype = store, tensors, dtype
         sizes = [(name, info.size_bytes) for name, info in tensors.items()]
-        self._plan = plan_shards(sizes, limit_bytes)
+        self._plan = [{name: tensors[name] for name in names} for names in plan_shards(sizes, limit_bytes)]
+        self._rooms: SimpleQueue[bytearray] = SimpleQueue()
+        for _ in range(min(2, len(self._plan))):  # one is filled while the other is sent
+            self._rooms.put(bytearray(max(Shard.size_of(shard) for shard in self._plan)))
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._sending: Future[FileEntry] | None = None
         self._shard: Shard | None = None
@@ -107,21 +140,31 @@ class ShardWriter:
         self.digests: Digests = {}
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Place the next tensor."""
+        """Place the next tensor, or its next part."""
         position = len(self._files) + (self._sending is not None)
         path = shard_name(position, len(self._plan))
         if self._shard is None:
-            self._shard = Shard({one: self._tensors[one] for one in self._plan[position]})
-        self.digests[name] = self._shard.place(name, tensor, self._dtype)
-        self._index[name] = path
-        if not self._shard.waiting:
+            self._shard = Shard(self._plan[position], self._rooms.get())
+        digest = self._shard.place(name, tensor, self._dtype)
+        if digest is not None:
+            self.digests[name] = digest
+            self._index[name] = path
+        if self._shard.is_full:
             self._wait()
-            self._sending = self._uploads.submit(self._store.put_blob, memoryview(self._shard.data), path)
+            self._sending = self._uploads.submit(self._send, self._shard, path)
             self._shard = None
+
+    def _send(self, shard: Shard, path: str) -> FileEntry:
+        try:
+            return self._store.put_blob(shard.data, path)
+        finally:
+            self._rooms.put(shard.room)
 
     def finish(self) -> list[FileEntry]:
         """Wait until everything is stored; give all files, with the index that several shards need."""
         self._wait()
+        if len(self._files) < len(self._plan):
+            raise AssertionError("some tensors were never placed")
         self._uploads.shutdown()
         if len(self._files) > 1:
             total_bytes = sum(info.size_bytes for info in self._tensors.values())
@@ -165,8 +208,8 @@ def write_merged(
     )
     writer, read = ShardWriter(store, planned, limit_bytes, dtype), Digests()
     for file in facts.weights:
-        for name, tensor in stream_tensors(source, file, read):
-            writer.add(name, merge.merge(name, tensor))
+        for part in stream_tensors(source, file, read, merge.changes):
+            writer.add(part.name, merge.merge(part.name, part.tensor))
             progress(len(read), len(planned))
     if merge.left_over():
         msg = f"{len(merge.left_over())} adapted modules have no weights in the base: {merge.left_over()[0]}"

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
 from services.merger.adapters.rooms import Rooms, refuse
-from services.merger.adapters.tensors import RUN_BYTES, Replacements, tensor_of
+from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
 from shared.errors import Permanent
 
 
@@ -50,6 +50,8 @@ def check(rooms: Rooms) -> Checked:
         assess_twins(rooms, brought, tied)
     if rooms.order.kind == "lora":
         refuse(domain.assess_adapter_values(peft_model.read_values(rooms.adapter)))
+    else:
+        refuse(domain.assess_finite(non_finite_weights(rooms)))
     shapes = {
         name: domain.resized(info.shape, vocabulary)
         for name, info in rooms.base_facts.tensors.items()
@@ -79,6 +81,16 @@ def full_vocabulary(rooms: Rooms, base_rows: int) -> domain.Vocabulary:
     declared = (rooms.checkpoint_facts.config or {}).get("vocab_size", vocabulary.rows)
     refuse(domain.assess_declared_rows(declared, vocabulary))
     return vocabulary
+
+
+def non_finite_weights(rooms: Rooms) -> list[str]:
+    """Name the tensors of full weights that hold NaN or infinity; every byte is read and verified."""
+    found: dict[str, None] = {}
+    for file in rooms.checkpoint_facts.weights:
+        for part in stream_tensors(rooms.checkpoint_shelf, file, {}, lambda _name: False):
+            if part.tensor.is_floating_point() and not is_finite(part.tensor):
+                found[part.name] = None
+    return list(found)
 
 
 def check_lora(rooms: Rooms, base_rows: int, tied: list[str]) -> tuple[domain.Vocabulary, dict[str, str]]:

@@ -45,7 +45,7 @@ def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
     merge: TensorMerge = NoMerge()
     if is_lora:
         unmerged = load_unmerged(rooms.base, rooms.checkpoint, checked.vocabulary.rows)
-        merge = LayerwiseMerge(unmerged, checked.replacements.get)
+        merge = LayerwiseMerge(unmerged, checked.replacements)
     try:
         files, read, written = write_merged(
             store, shelf, facts, merge=merge, shapes=checked.shapes, dtype=rooms.order.dtype,

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -148,6 +150,48 @@ def test_a_sharded_base_gives_sharded_weights(order, tmp_path, monkeypatch):
     assert all(torch.equal(loaded[name], expected[name].bfloat16()) for name in loaded)
 
 
+@pytest.mark.parametrize("run_bytes", [8, 1000, 1 << 24])
+def test_large_tensors_are_read_in_parts(made, order, tmp_path, monkeypatch, run_bytes):
+    monkeypatch.setattr(tensors, "RUN_BYTES", run_bytes)
+    adapter = tiny_lora(made["base"], tmp_path / "lora", modules_to_save=["norm"])
+    one = order(checkpoint=adapter).make()
+    assert_same_bits(load_all(one.out), peft_merge(one.base, adapter))
+
+
+def test_full_weights_are_read_in_parts(order, monkeypatch):
+    monkeypatch.setattr(tensors, "RUN_BYTES", 1000)
+    one = order(checkpoint="full", kind="full").make()
+    assert_same_bits(load_all(one.out), load_all(one.checkpoint))
+
+
+INFOS = st.lists(
+    st.tuples(st.sampled_from(["F32", "BF16", "U8"]), st.integers(0, 60), st.booleans()), min_size=1, max_size=12
+)
+
+
+@given(found=INFOS, run_bytes=st.sampled_from([8, 16, 64, 1024]))
+def test_reads_cover_a_file_in_order(found, run_bytes):
+    infos = {
+        f"t{i}": domain.TensorInfo(kind, (count,), count * tensors.DTYPES[kind].itemsize)
+        for i, (kind, count, _) in enumerate(found)
+    }
+    whole = {f"t{i}" for i, (*_, is_whole) in enumerate(found) if is_whole}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensors, "RUN_BYTES", run_bytes)
+        runs = tensors.plan_runs(domain.WeightsFile("f", infos, data_start=8), whole.__contains__)
+    spans = [span for run in runs for span in run]
+    assert all(runs)
+    for name, info in infos.items():
+        mine = [span for span in spans if span.name == name]
+        ends = [0, *(span.start + span.size_bytes for span in mine)]
+        assert [span.start for span in mine] == ends[:-1]
+        assert ends[-1] == info.size_bytes
+        assert len(mine) == 1 or (name not in whole and all(span.size_bytes <= run_bytes for span in mine))
+    assert list(dict.fromkeys(span.name for span in spans)) == list(infos)
+    for run in runs:
+        assert sum(span.size_bytes for span in run[:-1]) < run_bytes
+
+
 def opened(job):
     return rooms.open_rooms(job.store, job.put(), quiet)
 
@@ -268,6 +312,6 @@ def test_a_model_that_reads_its_weights_on_demand_answers_the_same(made, order, 
 def digests_of(one):
     found = {}
     for file in one.base_facts.weights:
-        for _name, _tensor in tensors.stream_tensors(one.base_shelf, file, found):
+        for _part in tensors.stream_tensors(one.base_shelf, file, found):
             pass
     return found

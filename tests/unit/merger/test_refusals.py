@@ -367,9 +367,12 @@ def test_full_weights_with_nan(order):
         tensors["model.norm.weight"][3] = float("nan")
 
     edit_weights(one.checkpoint / "model.safetensors", spoil)
+    one.put()
+    before = one.store.keys("")
     error = refusal(one)
     assert error.code == "non_finite_weights"
     assert error.details["tensors"] == ["model.norm.weight"]
+    assert one.store.keys("") == before  # nothing was written
 
 
 def test_a_sum_that_overflows_the_saved_dtype(made, order, tmp_path):
