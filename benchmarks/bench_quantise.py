@@ -48,7 +48,7 @@ LIMITS = {"int8": 1.02, "awq-int4": 1.15, "gptq-int4": 1.22}
 ENGINES: tuple[tuple[Variant, str], ...] = (
     ("bf16", ""), ("int8", ""), ("gptq-int4", ""), ("awq-int4", "autoawq"), ("awq-int4", "llmcompressor"),
 )  # fmt: skip
-CURVES: dict[Variant, tuple[int, ...]] = {"int8": (4, 16, 32), "gptq-int4": (4, 16, 64), "awq-int4": (4, 16, 32)}
+CURVES: dict[Variant, tuple[int, ...]] = {"int8": (4, 16, 32), "gptq-int4": (4, 16, 32, 64), "awq-int4": (2, 4, 8)}
 BARE = """
 import sys
 from pathlib import Path

@@ -130,8 +130,8 @@ class ShardWriter:
         sizes = [(name, info.size_bytes) for name, info in tensors.items()]
         self._plan = [{name: tensors[name] for name in names} for names in plan_shards(sizes, limit_bytes)]
         self._rooms: SimpleQueue[bytearray] = SimpleQueue()
-        for _ in range(min(2, len(self._plan))):  # one is filled while the other is sent
-            self._rooms.put(bytearray(max(Shard.size_of(shard) for shard in self._plan)))
+        for first in range(min(2, len(self._plan))):  # one is filled while the other is sent, so shards take turns
+            self._rooms.put(bytearray(max(Shard.size_of(shard) for shard in self._plan[first::2])))
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="upload")
         self._sending: Future[FileEntry] | None = None
         self._shard: Shard | None = None

@@ -19,8 +19,8 @@ RUN_BYTES = 16 * 1024 * 1024
 Digests = dict[str, bytes]
 """XXH3 of the bytes of each tensor, taken while the SHA-256 of its whole file was verified.
 
-It shows whether a second read brings the same bytes. It never leaves the process, so it need not withstand one who looks
-for collisions, and it costs a tenth of another SHA-256.
+It shows whether a second read brings the same bytes. It never leaves the process, so it need not withstand one who
+looks for collisions, and it costs a tenth of another SHA-256.
 """
 
 
