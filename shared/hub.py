@@ -2,11 +2,11 @@
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from contracts.sources import HubFolder
 from shared.errors import Permanent, SlipwayError, Transient, translate
@@ -57,17 +57,24 @@ class Hub:
             raise Permanent("digest_mismatch", f"The hub answered commit {pinned.revision} for {folder.uri}.")
         return pinned, files
 
-    def fetch(self, folder: HubFolder, file: HubFile, into: Path) -> Path:
+    def fetch(self, folder: HubFolder, file: HubFile, into: Path, told: Callable[[int], None] | None = None) -> Path:
         """Download one file of a pinned repository into a folder and verify it; no copy is kept anywhere else.
+
+        Args:
+            folder: The repository at a commit.
+            file: One of its files.
+            into: The folder.
+            told: Called with bytes as they come; a negative count takes back those of a download that starts over.
 
         Raises:
             Permanent: artifact_not_found, uri_not_allowed, digest_mismatch.
             Transient: hub_unavailable, disk_full.
         """
+        more: dict[str, Any] = {"tqdm_class": _bar_that_tells(told)} if told is not None else {}
         with self._explained(folder):
             path = Path(
                 self._api().hf_hub_download(
-                    folder.repo, file.path, revision=folder.revision, local_dir=into, force_download=True
+                    folder.repo, file.path, revision=folder.revision, local_dir=into, force_download=True, **more
                 )
             )
             problem = _difference(file, path)
@@ -144,6 +151,25 @@ def _go_online() -> None:
     constants.HF_HUB_DISABLE_XET = True
     disable_progress_bars()
     logging.set_verbosity_error()  # its warnings hold signed addresses
+
+
+def _bar_that_tells(told: Callable[[int], None]) -> type:
+    """Give what the hub's library takes for a progress bar; it draws nothing."""
+
+    class Bar:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, count: float = 1) -> None:
+            told(int(count))
+
+    return Bar
 
 
 def _file(one: Any) -> HubFile:

@@ -2,12 +2,11 @@
 
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -22,6 +21,11 @@ from shared.hub import Hub
 from shared.settings import SourceSettings
 
 T = TypeVar("T")
+Count = Callable[[int], None]
+"""Called with bytes as they are read; a negative count takes back those of a download that starts over."""
+Told = Callable[[float, float], None]
+"""Called with bytes done and bytes in all, from any thread, one call at a time."""
+CHUNK_BYTES = 4 * 1024 * 1024
 PREFIX = "sources/"
 """Where the store keeps what came from outside: content-addressed, whoever publishes it."""
 
@@ -44,7 +48,7 @@ class Source(Protocol):
         """Give the size of all of them."""
         ...
 
-    def fetch(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Copy one file into an empty folder and give its path there."""
         ...
 
@@ -65,7 +69,7 @@ class DiskFolder:
                 self._require_inside((self._path / name).resolve())
             self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
 
-    def fetch(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Copy one file; where it really lies is asked of the open file, which nobody can exchange any more."""
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -74,7 +78,10 @@ class DiskFolder:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                     raise Permanent("artifact_not_found", f"{self.uri}/{name} is no regular file.")
                 with (into / name).open("wb") as copy:
-                    shutil.copyfileobj(source, copy, 4 * 1024 * 1024)
+                    while chunk := source.read(CHUNK_BYTES):
+                        copy.write(chunk)
+                        if count is not None:
+                            count(len(chunk))
         return into / name
 
     def _require_inside(self, path: Path) -> None:
@@ -94,9 +101,9 @@ class HubRepository:
         self._files = {file.path: file for file in files}
         self.size_bytes = sum(self._files[name].size_bytes for name in self.names)
 
-    def fetch(self, name: str, into: Path) -> Path:
+    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Download one file and verify it against the hub's list."""
-        return self._hub.fetch(self._folder, self._files[name], into)
+        return self._hub.fetch(self._folder, self._files[name], into, count)
 
 
 class Sources:
@@ -139,7 +146,7 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
 
 
 def read_folder(
-    source: Source, room: Path, keep: Callable[[Path, str], FileEntry], told: Callable[[int], None] | None = None
+    source: Source, room: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
 ) -> FolderManifest:
     """Hand each file of a folder to `keep`; no more than one of them lies in `room` at any time.
 
@@ -147,16 +154,38 @@ def read_folder(
         source: The folder.
         room: An empty folder on a disk that the largest file fits on.
         keep: Called with a file and its name; gives its entry in the manifest.
-        told: Called with the bytes of each file that is done.
+        count: Called with bytes as they are read from the source.
     """
     entries = []
     for name in source.names:
-        path = source.fetch(name, room)
+        path = source.fetch(name, room, count)
         entries.append(keep(path, name))
         path.unlink()
-        if told is not None:
-            told(entries[-1].size_bytes)
     return FolderManifest(files=tuple(entries))
+
+
+def store_folder(
+    store: Store, source: Source, room: Path, prefix: str = "", told: Told | None = None
+) -> FolderManifest:
+    """Copy each file of a folder into the store as a blob and give the manifest, which is not committed yet.
+
+    Args:
+        store: Where the files come to lie.
+        source: The folder.
+        room: An empty folder on a disk that the largest file fits on.
+        prefix: Of the blobs' keys.
+        told: Called while bytes travel. One that was read counts half, one that is stored counts whole: both can take
+            minutes, and neither may look like standing still.
+    """
+    halves = _Halves(source.size_bytes, told)
+
+    def keep(path: Path, name: str) -> FileEntry:
+        before = halves.sent
+        entry = store.put_file(path, name, prefix, halves.send)
+        halves.send(entry.size_bytes - (halves.sent - before))  # what was there already counts, too
+        return entry
+
+    return read_folder(source, room, keep, halves.read)
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
@@ -166,8 +195,15 @@ def describe_file(path: Path, name: str) -> FileEntry:
     return FileEntry(path=name, digest=digest, size_bytes=path.stat().st_size)
 
 
-def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path) -> ArtifactRef:
+def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: Told | None = None) -> ArtifactRef:
     """Copy a folder from outside into the store and give the ref of its manifest there; once for each digest.
+
+    Args:
+        store: Where the folder comes to lie.
+        sources: Where it may lie now.
+        ref: Its name there and its digest.
+        rooms: A folder on a disk that the largest file fits on.
+        told: Called while bytes travel, as by `store_folder`; never when the folder is in the store already.
 
     Raises:
         Permanent: uri_not_allowed, artifact_not_found, pickle_refused, digest_mismatch.
@@ -184,7 +220,7 @@ def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path) -> Arti
     log.info("bringing a folder into the store")
     rooms.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=rooms, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True) as room:
-        manifest = read_folder(source, Path(room), partial(store.put_file, prefix=PREFIX))
+        manifest = store_folder(store, source, Path(room), PREFIX, told)
     found = digest_of(manifest.to_bytes())
     if found != ref.digest:
         raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
@@ -198,6 +234,32 @@ def parsed(parse: Callable[[str], T], uri: str) -> T:
         return parse(uri)
     except ValueError as error:
         raise Permanent("uri_not_allowed", f"{uri[:300]}: {error}.") from error
+
+
+class _Halves:
+    """Adds up bytes read and bytes sent, each worth a half; called from the threads that carry them."""
+
+    def __init__(self, total: int, told: Told | None) -> None:
+        self.sent = 0
+        self._read = 0
+        self._total, self._told, self._last, self._lock = total, told, 0.0, threading.Lock()
+
+    def read(self, count: int) -> None:
+        """Count bytes that were read from the source."""
+        self._add(read=count)
+
+    def send(self, count: int) -> None:
+        """Count bytes that went to the store."""
+        self._add(sent=count)
+
+    def _add(self, read: int = 0, sent: int = 0) -> None:
+        with self._lock:
+            self._read += read
+            self.sent += sent
+            done = min((self._read + self.sent) / 2, float(self._total))  # a folder on disk may grow meanwhile
+            if self._told is not None and done != self._last:
+                self._last = done
+                self._told(done, float(self._total))
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from contracts.sources import is_weights, parse_hub_uri, scheme_of
 from contracts.vocabulary import digest_of
 from shared.blobs import Store, manifest_key
 from shared.clock import SystemClock
-from shared.sources import read_folder
+from shared.sources import store_folder
 
 base_app = typer.Typer(help="Import and list base models.", no_args_is_help=True)
 
@@ -157,7 +157,14 @@ def import_from_hub(store: Store, uri: str, name: str | None, revision: str | No
     ):
         source.fetch(CONFIG, Path(room))
         architecture = _architecture(Path(room), source.uri)
-        content = read_folder(source, Path(room), store.put_file, advance)
+        shown = 0.0
+
+        def told(done: float, _total: float) -> None:
+            nonlocal shown
+            advance(done - shown)
+            shown = done
+
+        content = store_folder(store, source, Path(room), told=told)
     return commit_base(
         store, content, name, revision, architecture=architecture, source=source.uri, otherwise=folder.revision
     )

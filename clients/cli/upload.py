@@ -9,7 +9,7 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.sources import is_weights, pickles_in, travels
 from shared.blobs import Store
 
-Advance = Callable[[int], None]
+Advance = Callable[[float], None]
 
 
 def model_files(folder: Path) -> list[Path]:

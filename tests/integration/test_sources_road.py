@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import io
+import itertools
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ from tests.kit.services import environment, running_service, wait_for_fact
 from tests.kit.stack import DATA_HASH, POLICY
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
+MIB = 1024 * 1024
 MERGER, REGISTRY = "services.merger.main", "services.registry.main"
 
 
@@ -166,6 +169,47 @@ async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(road):
     road.store.fetch_files(files, road.folder / "back", road.store.prefix_of(here))
     assert announced(road.folder / "back", "x").digest == ref.digest
     assert list(rooms.iterdir()) == []
+
+
+def bytes_told(road, ref):
+    """Bring a folder and give what was told: (bytes done, bytes in all) each time."""
+    told = []
+    sources = Sources(SourceSettings(hf_endpoint=road.mirror.url, file_roots=(road.folder,)))
+    bring(road.store, sources, ref, road.folder / "rooms", lambda done, total: told.append((done, total)))
+    return told
+
+
+@pytest.mark.parametrize("scheme", ["hf", "file"])
+def test_while_a_folder_is_brought_its_bytes_are_told_as_they_travel(road, scheme):
+    """The weights come in pieces of 10 or 4 MiB and go in parts of 16: all of that is heard, not just the end."""
+    folder = road.folder / "large"
+    folder.mkdir()
+    (folder / "config.json").write_bytes(b"{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(40 * MIB))
+    uri = f"hf://acme/large@{road.mirror.push('acme/large', folder)}" if scheme == "hf" else folder.as_uri()
+    ref, size = announced(folder, uri), 40 * MIB + 2
+    told = bytes_told(road, ref)
+    done = [one for one, _ in told]
+    assert {total for _, total in told} == {size}
+    assert done == sorted(set(done))
+    assert done[-1] == size
+    assert len(done) >= 4 + 3 + 2, "of the weights four pieces and three parts, of the configuration both halves"
+    assert max(after - before for before, after in itertools.pairwise([0, *done])) <= 8 * MIB
+    assert 2 + 20 * MIB in done, "read and not stored yet is half of the way"
+    assert bytes_told(road, ref) == [], "it is in the store, and nothing travels"
+
+
+def test_bytes_of_a_download_that_broke_off_and_of_blobs_that_are_there_count_once(road):
+    folder = road.folder / "again"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(os.urandom(11 * MIB))
+    (folder / "tokenizer.json").write_bytes(b"{}")
+    road.store.put_file(folder / "model.safetensors", "model.safetensors", "sources/")
+    ref = announced(folder, f"hf://acme/again@{road.mirror.push('acme/again', folder)}")
+    road.mirror.cut["model.safetensors"] = 10 * MIB + 1000
+    told = bytes_told(road, ref)
+    assert [done for done, _ in told][-1] == 11 * MIB + 2
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 @pytest.mark.parametrize(
