@@ -6,6 +6,8 @@ import io
 import itertools
 import json
 import os
+import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +20,11 @@ from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, 
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import travels
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store
+from shared.blobs import Store, manifest_key
 from shared.bus import publish_event
 from shared.errors import Permanent, Transient
 from shared.settings import Connection, SourceSettings
-from shared.sources import Sources, bring, describe_file
+from shared.sources import PREFIX, Sources, bring, describe_file
 from tests.kit.checkpoints import opened, put_base
 from tests.kit.hub import Mirror, running_mirror
 from tests.kit.models import tiny_base, tiny_full, tiny_lora
@@ -230,6 +232,79 @@ def test_nothing_is_committed_of_a_folder_that_did_not_come_whole(road, lie, ans
         road.mirror.changed.clear()
     assert caught.value.code == answer[1]
     assert not [key for key in road.store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
+
+
+ROOM_SCRIPT = """
+import json, sys
+from pathlib import Path
+from contracts.vocabulary import ArtifactRef
+from shared.blobs import Store, manifest_key
+from shared.errors import SlipwayError
+from shared.settings import Connection, SourceSettings
+from shared.sources import Sources, bring
+
+disk, ref = Path(sys.argv[1]), ArtifactRef.model_validate_json(sys.argv[2])
+store, sources, told = Store(Connection()), Sources(SourceSettings()), []
+
+def attempt():
+    try:
+        return bring(store, sources, ref, disk / "rooms", lambda done, total: told.append(done)).uri
+    except SlipwayError as error:
+        return f"{type(error).__name__} {error.code}: {error.reason}"
+
+ballast = disk / "ballast"
+ballast.write_bytes(bytes(20 * 1024 * 1024))
+full = attempt()
+left = [str(path) for path in (disk / "rooms").iterdir()]
+committed = [key for key in store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
+heard = max(told, default=0.0)
+ballast.unlink()
+print(json.dumps({"full": full, "left": left, "committed": committed, "heard": heard, "freed": attempt()}))
+"""
+"""Brings a folder through a disk that is full at first; then somebody makes room."""
+NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def on_a_small_disk(disk, size_bytes, command):
+    """Give a command that runs with a file system of its own on `disk`, so small that it can be filled for real."""
+    mount = 'mount -t tmpfs -o size="$1" small "$2" && shift 2 && exec "$@"'
+    return [*NAMESPACE, "sh", "-c", mount, "sh", str(size_bytes), str(disk), *command]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give a folder to mount on; whoever may make no namespaces is not asked to become root for this."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    trial = on_a_small_disk(disk, MIB, ["true"])
+    if shutil.which(NAMESPACE[0]) is None or subprocess.run(trial, capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a small disk in a namespace of their own")
+    return disk
+
+
+@pytest.mark.parametrize("scheme", ["hf", "file"])
+def test_a_disk_that_fills_up_on_the_way_is_said_left_clean_and_waited_for(road, small_disk, scheme):
+    """A file system of 24 MiB with 20 MiB on it; the weights are 12 MiB."""
+    folder = road.folder / "wide"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(os.urandom(12 * MIB))
+    uri = f"hf://acme/wide@{road.mirror.push('acme/wide', folder)}" if scheme == "hf" else folder.as_uri()
+    ref = announced(folder, uri)
+    variables = {**environment(road.settings), **road.allowed, "SLIPWAY_FILE_ROOTS": json.dumps([str(road.folder)])}
+    child = [sys.executable, "-c", ROOM_SCRIPT, str(small_disk), ref.model_dump_json()]
+    done = subprocess.run(
+        on_a_small_disk(small_disk, 24 * MIB, child), env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["full"].startswith("Transient disk_full: "), said
+    assert "No space left on device" in said["full"]
+    assert (said["left"], said["committed"]) == ([], [])
+    assert said["heard"] < 12 * MIB / 2, "less than the whole file was read, and nothing was stored"
+    assert said["freed"] == road.store.uri(manifest_key("folder", ref.digest, PREFIX))
+    files = FolderManifest.model_validate_json(road.store.get(ref.model_copy(update={"uri": said["freed"]}))).files
+    road.store.fetch_files(files, road.folder / "back", PREFIX)
+    assert announced(road.folder / "back", uri) == ref
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------
