@@ -46,7 +46,7 @@ class Merger:
         started = self.clock.monotonic()
         base = await asyncio.to_thread(self.artifacts.open_base, opened.base)
         refuse(domain.assess_base_identity(opened.base, base.digest))
-        checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref)
+        checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref, progress)
         sizes = {file.path: file.size_bytes for file in checkpoint.files}
         refuse(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
         async with self.artifacts.workshop(output_key) as room:

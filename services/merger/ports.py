@@ -80,8 +80,11 @@ class Artifacts(Protocol):
         """Read what files a base model has; raise Permanent when it is not the declared one."""
         ...
 
-    def open_folder(self, ref: ArtifactRef) -> Folder:
-        """Read what files a folder has; raise Permanent when it is not there or not what was announced."""
+    def open_folder(self, ref: ArtifactRef, progress: Progress) -> Folder:
+        """Read what files a folder has; raise Permanent when it is not there or not what was announced.
+
+        `progress` hears of the step `import` while a folder from outside is brought into the store.
+        """
         ...
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:

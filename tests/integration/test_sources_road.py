@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from clients.cli.main import main
-from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened
+from clients.cli.road import project
+from contracts.envelope import Event
+from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import travels
 from contracts.vocabulary import ArtifactRef, digest_of
@@ -124,6 +126,32 @@ async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, road):
     assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
     assert "handler.py" not in road.mirror.downloads()
     assert not list((road.settings.state_dir / "work/merger/rooms").glob("*"))
+
+
+async def test_how_far_the_import_is_can_be_watched(js, road):
+    """What the bus says while the weights travel is what `slipway watch` draws."""
+    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=14)
+    ref = announced(lora, f"hf://acme/watched@{road.mirror.push('acme/watched', lora)}")
+    event, heard = opened(road.base(), ref), []
+
+    async def hear(message):
+        heard.append(Event[WorkProgressed].model_validate_json(message.data))
+
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=hear)
+    with running_service(MERGER, road.settings, **road.allowed, MERGER_PROGRESS_INTERVAL_S="0"):
+        await publish_event(js, event)
+        (merged,) = await wait_for_fact(js, CheckpointMerged)
+    await watch.unsubscribe()
+    imported = [one for one in heard if one.data.step == "import"]
+    assert {one.correlationid for one in heard} == {event.correlationid}
+    assert [one.data.done for one in imported] == sorted(one.data.done for one in imported)
+    size = sum(path.stat().st_size for path in lora.iterdir() if travels(path.name))
+    assert {(one.data.total, one.data.unit) for one in imported} == {(float(size), "bytes")}
+    assert len(imported) >= 4
+    assert imported[-1].data.done == size
+    (drawn,) = project([event, imported[1]]).values()
+    assert [(one.step, one.unit) for one in drawn.work.progress] == [("import", "bytes")]
+    assert project([event, imported[1], merged])[drawn.key].work.progress == ()
 
 
 async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_that_is_down_is_waited_for(js, road):

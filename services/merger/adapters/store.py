@@ -9,7 +9,7 @@ from contracts.facts import BaseModelRef
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, digest_of
-from services.merger.ports import Folder
+from services.merger.ports import Folder, Progress
 from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
 from shared.sources import Sources, bring
@@ -55,13 +55,18 @@ class StoredArtifacts:
             raise Permanent("base_mismatch", reason, found=imported.folder.digest, declared=base.digest)
         return self.open_folder(imported.folder)
 
-    def open_folder(self, ref: ArtifactRef) -> Folder:
+    def open_folder(self, ref: ArtifactRef, progress: Progress | None = None) -> Folder:
         """Read what files a folder has; Permanent when it is not there, or not what was announced.
 
         A folder outside the store (`hf://`, `file://`) is brought into it first, once for each digest.
         """
+
+        def told(done: float, total: float) -> None:
+            if progress is not None:
+                progress("import", done, total, "bytes")
+
         if scheme_of(ref.uri) is not None:
-            ref = bring(self._store, self._sources, ref, self._rooms)
+            ref = bring(self._store, self._sources, ref, self._rooms, told)
         return _folder(self._store.get(ref), ref.digest, self._prefix(ref.uri))
 
     def _prefix(self, uri: str) -> str:

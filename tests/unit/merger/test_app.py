@@ -44,7 +44,7 @@ class FakeArtifacts:
     def open_base(self, _base):
         return Folder(self.base_digest, (entry("model.safetensors", OTHER), entry("tokenizer.json")), "")
 
-    def open_folder(self, ref):
+    def open_folder(self, ref, _progress):
         return Folder(ref.digest, self.checkpoint, "checkpoints/support-bot/")
 
     def commit(self, manifest):
