@@ -28,7 +28,7 @@ from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.served_quality import MAX_DEVIATION, assess_scored, score_window
-from services.quantiser.adapters import quantise_worker
+from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Order
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
@@ -48,7 +48,8 @@ def make(variant: Variant, merged: Path, place: Path) -> Served:
     plan = plan_quantisation(variant, shape, CALIBRATION_DEFAULTS[variant], QuantiserDefaults())
     assert not hasattr(plan, "reason"), plan  # a refusal
     output = merged if plan.engine == "pass-through" else place / variant
-    made = quantise_worker.quantise(Order(plan=plan, merged=merged, output=output))
+    child = ChildProcess(log_path=place / "quantise.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
+    made = asyncio.run(child.quantise(Order(plan=plan, merged=merged, output=output), lambda *_step: None))
     return variant, output, made.held_out
 
 
