@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import random
 
 import pytest
 
@@ -140,12 +141,16 @@ def test_another_commit_than_was_asked_for_is_found_out(mirror, pushed, tmp_path
     assert refused(hub_of(mirror), other.uri, tmp_path).code == "digest_mismatch"
 
 
-def test_a_download_that_breaks_off_goes_on_where_it_was(mirror, tmp_path):
-    large = bytes(11_000_000)
+@pytest.mark.parametrize("ranges", [True, False], ids=["", "or starts over, where the hub gives no parts"])
+def test_a_download_that_breaks_off_goes_on_where_it_was(mirror, tmp_path, ranges):
+    large = random.Random(7).randbytes(11_000_000)
+    mirror.ranges = ranges
     commit = mirror.push("acme/large", {"model.safetensors": large})
     mirror.cut["model.safetensors"] = 10_500_000
-    (file,) = read(hub_of(mirror).open(f"hf://acme/large@{commit}"), tmp_path).files
-    assert file.size_bytes == len(large)
+    told = []
+    content = read_folder(hub_of(mirror).open(f"hf://acme/large@{commit}"), tmp_path, describe_file, told.append)
+    assert [file.size_bytes for file in content.files] == [sum(told)] == [len(large)]
+    assert (min(told) < 0) is not ranges
     assert {asked for *_, asked in mirror.asked if asked} == {f"bytes={10 * 1024 * 1024}-"}
     assert len(mirror.downloads()) == 2
 

@@ -33,6 +33,7 @@ class Mirror:
         shortened: Files that end after so many bytes, as if that were all.
         cut: Files whose connection breaks after so many bytes; once each.
         failing: Answer this status to everything.
+        ranges: Whether a part of a file can be had; without, the answer is always all of it.
         asked: Every request: method, path, authorization, range.
     """
 
@@ -42,6 +43,7 @@ class Mirror:
     shortened: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
     failing: int | None = None
+    ranges: bool = True
     commits: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
     branches: dict[tuple[str, str], str] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None, str | None]] = field(default_factory=list)
@@ -155,7 +157,8 @@ class Mirror:
     def body(self, request: Request, name: str, data: bytes, headers: dict[str, str]) -> Response:
         if request.method == "HEAD":
             return Response(None, 200, {**headers, "Content-Length": str(len(data))})
-        start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+        asked = request.headers.get("range") if self.ranges else None
+        start = int((asked or "bytes=0-").removeprefix("bytes=").partition("-")[0])
         if start:
             headers = {**headers, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
         rest = data[start : self.shortened.get(name)]
