@@ -23,6 +23,7 @@ class Contender:
     size_bytes: int | None = None
     size_ratio: float | None = None
     quality: f.Quality | None = None
+    own_quality: f.Quality | None = None
     served_perplexity_ratio: float | None = None
     ttft_p50_ms: float | None = None
     ttft_p95_ms: float | None = None
@@ -53,7 +54,7 @@ class Contender:
 
     def as_data(self) -> dict[str, Any]:
         """Give it as JSON data."""
-        refs = {"manifest": self.manifest, "quality": self.quality}
+        refs = {"manifest": self.manifest, "quality": self.quality, "own_quality": self.own_quality}
         return asdict(self) | {name: one and one.model_dump(mode="json") for name, one in refs.items()}
 
 
@@ -94,6 +95,13 @@ def compare(
     return list((_chosen(found, choices[-1]) if choices else found).values())
 
 
+def on_own_set(compared: Iterable[Contender]) -> str:
+    """Say what the variants cost on the checkpoint's own evaluation set; empty where nobody measured on one."""
+    measured = [(one.variant, one.own_quality) for one in compared if one.own_quality is not None]
+    told = (f"{variant} {_times(own.perplexity_ratio, 4)} ({own.tokens} tokens)" for variant, own in measured)
+    return f"perplexity on its own evaluation set: {', '.join(told)}" if measured else ""
+
+
 def registered_alone(one: f.RegisteredVariant) -> Contender:
     """Give a variant of which the log says nothing."""
     return _made(Contender(one.variant), one)
@@ -102,13 +110,15 @@ def registered_alone(one: f.RegisteredVariant) -> Contender:
 def with_manifest(one: Contender, manifest: VariantManifest) -> Contender:
     """Complete a variant that is kept though it was never served by what its manifest says."""
     return replace(
-        one, size_bytes=manifest.weights_bytes, size_ratio=manifest.size_ratio, quality=one.quality or manifest.quality
+        one, size_bytes=manifest.weights_bytes, size_ratio=manifest.size_ratio, quality=one.quality or manifest.quality,
+        own_quality=manifest.evaluation_quality,
     )  # fmt: skip
 
 
 def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Contender:
     return replace(
-        one, manifest=fact.manifest, size_bytes=fact.weights_bytes, size_ratio=fact.size_ratio, quality=fact.quality
+        one, manifest=fact.manifest, size_bytes=fact.weights_bytes, size_ratio=fact.size_ratio, quality=fact.quality,
+        own_quality=fact.evaluation_quality if isinstance(fact, f.VariantQuantised) else one.own_quality,
     )  # fmt: skip
 
 
@@ -116,8 +126,8 @@ def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
     if fact.purpose == "rehearsal":
         return one  # its variant was judged before
     return replace(
-        one, manifest=fact.manifest or one.manifest, quality=fact.quality or one.quality, verdict="fail",
-        code=fact.code, reason=fact.reason,
+        one, manifest=fact.manifest or one.manifest, quality=fact.quality or one.quality,
+        verdict="inconclusive" if fact.code == "inconclusive" else "fail", code=fact.code, reason=fact.reason,
     )  # fmt: skip
 
 

@@ -105,6 +105,9 @@ def show(
     for each in compared:
         if each.reason:
             show_line(f"  {each.why()}")
+    own = contenders.on_own_set(compared)
+    if own:
+        show_line(f"  {own}")
     if one is not None:
         _show_history(one)
 

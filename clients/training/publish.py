@@ -22,6 +22,7 @@ from clients.training.upload import Progress, Uploader
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
 from contracts.policy import ReleasePolicy
+from contracts.text_sets import evaluation_records
 from contracts.vocabulary import MODEL_NAME_PATTERN, ArtifactRef, canonical_json, digest_of_json
 
 SOURCE = "/slipway/training"
@@ -84,8 +85,9 @@ def publish_checkpoint(
         place: Where Slipway is; by default from the `SLIPWAY_*` environment variables.
         wanted: Precisions to make: bf16, int8, gptq-int4, awq-int4.
         policy: Release policy; None when operations stored one for the model.
-        calibration: JSON lines to calibrate quantisation on.
-        evaluation: JSON lines to measure latency with.
+        calibration: JSON lines to calibrate quantisation on: strings, or objects with `messages`, `prompt` (and
+            `completion`) or `text`. Lines of no use are left out.
+        evaluation: JSON lines to measure latency and quality with, in the same form; each must be right.
         attempt: Raise it to release the very same checkpoint again on purpose.
         progress: Called with bytes sent and bytes in all.
 
@@ -128,6 +130,8 @@ async def publish_checkpoint_async(
         "policy": policy, "attempt": attempt,
     }  # fmt: skip
     _validated({**fields, "weights": _weights_to_come()})  # a mistake shows before anything is uploaded
+    if evaluation is not None:
+        await asyncio.to_thread(_check_evaluation, Path(evaluation))
     weights = folder if isinstance(folder, Weights) else await asyncio.to_thread(_upload, uploader, folder, progress)
     sets = {"calibration": calibration, "evaluation": evaluation}
     for name, path in sets.items():
@@ -166,6 +170,13 @@ def _training(run: Run) -> dict[str, Any]:
 def _weights_to_come() -> Weights:
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
+
+
+def _check_evaluation(path: Path) -> None:
+    try:
+        evaluation_records(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PublishError(f"{path} is no evaluation set: {error}.") from error
 
 
 def _validated(fields: Mapping[str, Any]) -> CheckpointReady:

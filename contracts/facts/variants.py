@@ -98,7 +98,7 @@ class VariantQuantised(Fact):
     duration_s: float
     peak_rss_bytes: int
     evaluation_quality: Quality | None = None
-    """The same on the checkpoint's own evaluation set; None when there is none, or not one whole window of it."""
+    """The same on the checkpoint's own evaluation set; None when there is none, or nothing of it can be measured."""
 
 
 class _Details(Contract):

@@ -19,7 +19,7 @@ from services.benchmarker.domain.served_quality import not_measured
 from services.benchmarker.load import Load, LoadedSide
 from services.benchmarker.ports import Engine, Progress, Reports, Template
 from services.benchmarker.prompts import PROMPTS
-from services.benchmarker.scoring import Scoring
+from services.benchmarker.scoring import LEAST_TIMEOUT_S, Scoring
 from shared.bus import Bus, Failed
 from shared.clock import Clock
 from shared.errors import Permanent, Transient
@@ -97,7 +97,8 @@ class Benchmarker:
         if is_disturbed(warm_up):
             return warm_up, _SILENT  # the load would only meet the same silence, for longer
         silent = any(record.side == "candidate" and record.error not in _ANSWERING for record in warm_up)
-        scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides)
+        timeout_s = max(LEAST_TIMEOUT_S, profile.timeout_s)
+        scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides, timeout_s=timeout_s)
         served_quality = _SILENT if silent else await scoring.measure(staged)
         arrivals = plan_arrivals(
             requests=profile.requests, rate_rps=profile.rate_rps, prompts=len(prompts), seed=plan.seed

@@ -20,6 +20,9 @@ from services.benchmarker.load import LoadedSide
 from services.benchmarker.ports import Engine, Reports
 from shared.errors import Permanent, SlipwayError
 
+TRIES = 2
+"""A single request that goes wrong on its way must not decide about a variant."""
+LEAST_TIMEOUT_S = 60.0
 ANSWERS = 4
 """Prompts whose answers are looked at where the engine scores no text."""
 
@@ -32,18 +35,18 @@ class Scoring:
         engine: Serves both sides.
         reports: Holds the candidate's manifest.
         sides: Candidate and baseline, with their rendered prompts.
-        timeout_s: How long the engine may take over one window.
+        timeout_s: How long the engine may take over one window, which it reads whole.
     """
 
     engine: Engine
     reports: Reports
     sides: Mapping[Side, LoadedSide]
-    timeout_s: float = 60.0
+    timeout_s: float = LEAST_TIMEOUT_S
 
     async def measure(self, staged: VariantStaged) -> ServedQuality:
         """Score the candidate on its held-out windows, or compare generated answers where the engine cannot.
 
-        An engine that fails meanwhile has measured nothing; the load that follows finds out what became of it.
+        An engine that fails twice has measured nothing; the load that follows finds out what became of it.
 
         Raises:
             Transient: The store does not answer.
@@ -54,12 +57,17 @@ class Scoring:
             windows = await asyncio.to_thread(self.reports.held_out, staged.candidate.manifest)
         except Permanent as error:
             missing = f"The variant's manifest cannot be read: {error.sentence()}"
-        try:
-            if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
-                return await self._compare_answers(staged)
-            return await self._score(staged, windows) if windows else not_measured(missing)
-        except SlipwayError as error:
-            return not_measured(f"The engine could not be asked: {error.sentence()}")
+        problem = ""
+        for _ in range(TRIES):
+            try:
+                if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
+                    return await self._compare_answers(staged)
+                return await self._score(staged, windows) if windows else not_measured(missing)
+            except SlipwayError as error:
+                problem = error.sentence()
+                if isinstance(error, Permanent):
+                    break
+        return not_measured(f"The engine could not be asked: {problem}")
 
     async def _score(self, staged: VariantStaged, windows: tuple[HeldOutWindow, ...]) -> ServedQuality:
         fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)

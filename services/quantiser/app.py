@@ -12,6 +12,7 @@ import structlog
 from contracts.envelope import Event
 from contracts.facts import VariantFailed, VariantQuantised, VariantRequested
 from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.text_sets import evaluation_records
 from contracts.vocabulary import ArtifactRef
 from services.quantiser import domain
 from services.quantiser.ports import Artifacts, End, Engine, FindEnd, Made, Order, PackagedText, Progress
@@ -87,6 +88,8 @@ class Quantiser:
         unchanged = plan.engine == "pass-through"
         calibration = await self._texts(request.calibration if plan.calibration else None, room / "calibration")
         evaluation = await self._texts(request.evaluation, room / "evaluation")
+        if evaluation is not None:
+            await asyncio.to_thread(check_evaluation, evaluation)
         output = room / ("merged" if unchanged else "output")
         order = Order(
             plan=plan, merged=room / "merged", output=output, calibration=calibration, evaluation=evaluation
@@ -126,6 +129,18 @@ def accept(plan: T | domain.Refusal) -> T:
     return plan
 
 
+def check_evaluation(path: Path) -> None:
+    """See that the benchmarker will be able to read the evaluation set, before hours of work depend on it.
+
+    Raises:
+        Permanent: `evaluation_invalid`, with the line.
+    """
+    try:
+        evaluation_records(path.read_bytes())
+    except ValueError as error:
+        raise Permanent("evaluation_invalid", f"The evaluation set cannot be read: {error}.") from error
+
+
 def check_gate(request: VariantRequested, manifest: VariantManifest, ref: ArtifactRef) -> None:
     """Hold a variant against the policy's gate; one outside it stays in the store, to be looked at.
 
@@ -163,7 +178,7 @@ async def unless_over(work: Coroutine[Any, Any, T], end: End) -> T | None:
 
 async def _is_over(end: End) -> bool:
     finished = await end.look()
-    if finished is None or finished.outcome == "promoted":
+    if finished is None:
         return False
     structlog.get_logger().info("release is over", outcome=finished.outcome)
     return True

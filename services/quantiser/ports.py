@@ -98,7 +98,7 @@ class Engine(Protocol):
         ...
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Give the versions of the libraries that decide the bytes of a plan's output."""
+        """Give the versions of the libraries that decide the bytes of a plan's output and what is measured of it."""
         ...
 
     def quantise(self, order: Order, progress: Progress) -> Awaitable[Made]:

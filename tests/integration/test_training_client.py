@@ -112,6 +112,17 @@ async def test_pickles_beside_the_weights_stay_behind(js, place, store, made, tm
     assert not {name for name in names if name.endswith((".pt", ".bin"))}
 
 
+async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(place, store, made, tmp_path):
+    path, before = tmp_path / "set.jsonl", set(store.keys("checkpoints/"))
+    options = {"model": "new-bot", "base": "acme/tiny-llama", "run": RUN, "place": place, "evaluation": path}
+    with pytest.raises(PublishError, match="No such file"):
+        await publish_checkpoint_async(made["lora"], **options)
+    path.write_text('"fine"\n{"question": "?"}\n')
+    with pytest.raises(PublishError, match="line 2: neither"):
+        await publish_checkpoint_async(made["lora"], **options)
+    assert set(store.keys("checkpoints/")) == before
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -143,6 +143,17 @@ async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, mer
     await answers(js, VariantQuantised)
 
 
+async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_work_before_it_begins(
+    js, store, merged, service
+):
+    ref = store.create(f"uploads/{uuid.uuid4().hex}.jsonl", b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n')
+    await publish_event(js, request(merged, evaluation=ref))
+    (answer,) = await answers(js, VariantFailed)
+    assert answer.data.code == "evaluation_invalid"
+    assert "line 2: a message needs its content as a text" in answer.data.reason
+    assert not (service.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
+
+
 async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, service):
     await publish_event(js, request(merged))
     (worker,) = await until(service.workers)

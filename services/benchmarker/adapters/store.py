@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from shared.blobs import Store, manifest_key
+from shared.text_sets import read_text_set
 
 KIND = "benchmark"
 
@@ -37,7 +38,7 @@ class StoredReports:
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
         """Read an evaluation set, verified."""
-        return self._store.get(ref)
+        return read_text_set(self._store, ref)
 
     def _read(self, ref: ArtifactRef) -> tuple[BenchmarkReport, ArtifactRef]:
         return BenchmarkReport.model_validate_json(self._store.get(ref)), ref

@@ -1,19 +1,14 @@
 """The prompts of a benchmark: ours, or those of the model's own evaluation set."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from contracts.text_sets import TextRecord, evaluation_records
 from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0
 """A cautious lower bound; a prompt that might not fit the context by it is left out, not cut."""
 MAX_PROMPTS = 2_000
-
-
-class _InvalidLineError(ValueError):
-    """A line of an evaluation set is JSON, but no prompt."""
 
 
 @dataclass(frozen=True)
@@ -53,64 +48,22 @@ def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
 def parse_evaluation(data: bytes) -> tuple[Prompt, ...]:
     """Read an evaluation set: JSON lines, each a string, or an object with `messages`, `prompt` or `text`.
 
-    `messages` and `prompt` go through the chat template, a string and `text` are sent as they are. At most
-    `MAX_PROMPTS` lines are read.
+    `messages` and `prompt` go through the chat template, a string and `text` are sent as they are. Answers at the end
+    of a conversation are left out: they are what the model is to say. At most `MAX_PROMPTS` lines are read.
 
     Raises:
         ValueError: A line is none of these, or there is no line; the message says which and why.
     """
-    found: list[Prompt] = []
-    for number, line in _lines(data):
-        try:
-            prompt = _parse_line(json.loads(line))
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number}: {error}") from error
-        found.append(prompt)
-        if len(found) == MAX_PROMPTS:
-            break
-    if not found:
-        raise ValueError("it holds no line")
-    return tuple(found)
+    return tuple(_prompt_of(record) for record in evaluation_records(data, MAX_PROMPTS))
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, str]]:
-    for number, raw in enumerate(data.split(b"\n"), 1):
-        try:
-            line = raw.decode().strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"line {number}: not UTF-8") from error
-        if line:
-            yield number, line
-
-
-def _parse_line(value: Any) -> Prompt:
-    if isinstance(value, str) and value.strip():
-        return Prompt(text=value)
-    if isinstance(value, dict):
-        if isinstance(value.get("messages"), list) and value["messages"]:
-            return Prompt(messages=_asking(tuple(_parse_message(one) for one in value["messages"])))
-        if isinstance(value.get("prompt"), str) and value["prompt"].strip():
-            return asked(value["prompt"])
-        if isinstance(value.get("text"), str) and value["text"].strip():
-            return Prompt(text=value["text"])
-    raise _InvalidLineError("neither a text nor an object with messages, prompt or text")
-
-
-def _parse_message(value: Any) -> Message:
-    if not isinstance(value, dict) or not isinstance(value.get("role"), str):
-        raise _InvalidLineError("a message needs a role")
-    if not isinstance(value.get("content"), str):
-        raise _InvalidLineError("a message needs its content as a text")
-    return Message(value["role"], value["content"])
-
-
-def _asking(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Leave out the answers at the end: they are what the model is to say."""
+def _prompt_of(record: TextRecord) -> Prompt:
+    if record.prompt:
+        return asked(record.prompt)
+    messages = [Message(one["role"], one["content"]) for one in record.messages]
     while messages and messages[-1].role == "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise _InvalidLineError("the messages ask nothing")
-    return messages
+        messages.pop()
+    return Prompt(messages=tuple(messages), text=record.text)
 
 
 def choose_fitting(prompts: Sequence[Prompt], *, context_tokens: int, output_tokens: int) -> tuple[Prompt, ...]:

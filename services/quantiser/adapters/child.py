@@ -11,11 +11,12 @@ from services.quantiser.ports import Made, Order, Progress
 from shared.jobs import run_job
 
 MODULE = "services.quantiser.adapters.quantise_worker"
+MEASURING = ("tokenizers", "torch", "transformers")
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "pass-through": (),
-    "cast": ("safetensors", "torch"),
-    "autoawq": ("autoawq", "safetensors", "torch", "transformers"),
-    "llmcompressor": ("compressed-tensors", "llmcompressor", "safetensors", "torch", "transformers"),
+    "pass-through": MEASURING,
+    "cast": ("safetensors", *MEASURING),
+    "autoawq": ("autoawq", "safetensors", *MEASURING),
+    "llmcompressor": ("compressed-tensors", "llmcompressor", "safetensors", *MEASURING),
 }
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -43,7 +44,7 @@ class ChildProcess:
         return EngineVersion(name=plan.engine, version=str(OUTPUT_FORMAT))
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Give the versions of the libraries that decide the bytes of a plan's output, without a build label."""
+        """Give the versions of the libraries that decide a plan's output and figures, without a build label."""
         return {name: _version(name) for name in LIBRARIES[plan.engine]}
 
     async def quantise(self, order: Order, progress: Progress) -> Made:

@@ -13,7 +13,7 @@ from typing import Any
 from contracts.facts import Quality
 from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import spread_windows
+from services.quantiser.domain import spread_windows, windows_to_judge
 from services.quantiser.ports import Made, Order
 from shared.errors import Permanent
 from shared.jobs import job_main, report_progress
@@ -86,14 +86,14 @@ def make_weights(order: Order, tokenizer: Any) -> int:
 
         cast_folder(order.merged, order.output, plan.dtype, teller("cast", "files"))
         return 0
-    from services.quantiser.adapters.calibration_set import calibration_windows, evaluation_documents
+    from services.quantiser.adapters.calibration_set import calibration_windows, read_records
 
     def on_layer(step: str, done: int) -> None:
         report_progress(step=step, done=min(done, plan.layers), total=plan.layers, unit="layers")
 
     windows = None
     if plan.calibration is not None:
-        apart = evaluation_documents(order.evaluation, tokenizer)
+        apart, _ = read_records(order.evaluation)
         windows = calibration_windows(plan.calibration, tokenizer, order.calibration, apart)
     if plan.engine == "autoawq" and windows is not None:
         from services.quantiser.adapters.autoawq import quantise_awq
@@ -118,13 +118,14 @@ def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow,
 
     The windows of the former are given with what they cost, so that a serving engine can be held against them.
 
-    The own set gets half as many windows: it is the second opinion, and costs as much a window.
+    The own set gets half as many windows, being the second opinion, but as many as a verdict needs.
     """
-    from services.quantiser.adapters.calibration_set import evaluation_documents
+    from services.quantiser.adapters.calibration_set import read_records, render
     from services.quantiser.adapters.evaluation import NotFiniteError, load_reference, load_variant, measure_quality
 
     ids = tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"]
-    own_ids = tokenizer("\n\n".join(evaluation_documents(order.evaluation, tokenizer)), add_special_tokens=False)
+    own_text = "\n\n".join(render(read_records(order.evaluation)[0], tokenizer))
+    own_ids = tokenizer(own_text, add_special_tokens=False)["input_ids"]
     plan = order.plan
     reference = load_reference(order.merged)
     unchanged = order.output == order.merged
@@ -132,7 +133,8 @@ def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow,
     # One token less than the context: to score a window, a serving engine must generate one after it.
     length = min(plan.held_out.tokens, getattr(reference.config, "max_position_embeddings", 2**31) - 1)
     windows = spread_windows(ids, length=length, count=plan.held_out.windows)
-    own = spread_windows(own_ids["input_ids"], length=length, count=max(1, plan.held_out.windows // 2))
+    own_count = max(plan.held_out.windows // 2, windows_to_judge(length))
+    own = spread_windows(own_ids, length=length, count=own_count, with_rest=True)
     try:
         quality, held_out = measure_quality(reference, variant, windows, teller("evaluate", "windows"))
         if not own:

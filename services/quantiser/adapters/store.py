@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from contracts.manifests import FileEntry, FolderManifest, MergedManifest, VariantManifest
+from contracts.manifests import FileEntry, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.quantiser.ports import Progress
 from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
+from shared.text_sets import read_text_set
 from shared.workrooms import Workrooms
 
 VARIANT = "variant"
@@ -52,18 +53,9 @@ class StoredArtifacts:
 
     def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
         """Download a calibration or evaluation set, one JSONL file or a folder of them, into one file."""
-        data = self._store.get(ref)
-        try:
-            files = FolderManifest.model_validate_json(data).files
-        except ValidationError:
-            files = ()
-        if files:
-            folder = into / "files"
-            self._store.fetch_files(files, folder, self._store.prefix_of(ref))
-            data = b"\n".join((folder / file.path).read_bytes() for file in files if file.path.endswith(".jsonl"))
         into.mkdir(parents=True, exist_ok=True)
         path = into / "texts.jsonl"
-        path.write_bytes(data)
+        path.write_bytes(read_text_set(self._store, ref))
         return path
 
     def put(self, merged: ArtifactRef, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:

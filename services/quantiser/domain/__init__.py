@@ -1,6 +1,14 @@
 """Pure decisions of the quantiser: how to quantise, on which text, and whether the result is good enough."""
 
-from .corpus import CorpusSplit, corpus_digest, pack_windows, split_topics, spread_windows, without_overlap
+from .corpus import (
+    CorpusSplit,
+    corpus_digest,
+    pack_windows,
+    split_topics,
+    spread_windows,
+    turn_keys,
+    without_overlap,
+)
 from .planning import (
     OUTPUT_FORMAT,
     AwqEngine,
@@ -12,7 +20,7 @@ from .planning import (
     plan_output_key,
     plan_quantisation,
 )
-from .quality import IDENTICAL, Assessment, GateCode, assess_quality
+from .quality import IDENTICAL, Assessment, GateCode, assess_quality, windows_to_judge
 from .shape import Dtype, ModelShape, choose_group_size, shape_of
 
 __all__ = [
@@ -20,5 +28,5 @@ __all__ = [
     "CorpusSplit", "Dtype", "GateCode",
     "HeldOutPlan", "ModelShape", "QuantisationPlan", "QuantiserDefaults", "Refusal", "assess_quality",
     "choose_group_size", "corpus_digest", "pack_windows", "plan_output_key", "plan_quantisation", "shape_of",
-    "split_topics", "spread_windows", "without_overlap",
+    "split_topics", "spread_windows", "turn_keys", "windows_to_judge", "without_overlap",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from contracts.vocabulary import Contract, digest_of_json
 
@@ -39,6 +39,14 @@ def without_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[
     return tuple(document for document in kept if document.strip())
 
 
+def turn_keys(turns: Sequence[str]) -> Iterator[str]:
+    """Give what tells whether two records say the same: each long turn, and the opening one whatever its length."""
+    for index, turn in enumerate(turns):
+        key = " ".join(turn.split())
+        if key and (index == 0 or len(key) >= MIN_PASSAGE_CHARS):
+            yield key
+
+
 def corpus_digest(documents: Sequence[str]) -> str:
     """Give the digest of an ordered set of documents."""
     return digest_of_json(list(documents))
@@ -66,11 +74,19 @@ def pack_windows(
     return [windows[index] for index in order[:samples]]
 
 
-def spread_windows(tokens: Sequence[int], *, length: int, count: int) -> list[list[int]]:
-    """Cut `count` windows evenly from a token stream; fewer when there are not so many whole ones."""
+def spread_windows(tokens: Sequence[int], *, length: int, count: int, with_rest: bool = False) -> list[list[int]]:
+    """Cut `count` windows evenly from a token stream; fewer when there are not so many whole ones.
+
+    Args:
+        tokens: The stream.
+        length: Tokens of a window.
+        count: The most windows.
+        with_rest: Where there are fewer whole windows, what is left over makes a shorter one.
+    """
     whole = [list(tokens[start : start + length]) for start in range(0, len(tokens) - length + 1, length)]
-    if len(whole) <= count:
-        return whole
+    if len(whole) < count:
+        rest = list(tokens[len(whole) * length :])
+        return [*whole, rest] if with_rest and len(rest) > 1 else whole
     return [whole[index * len(whole) // count] for index in range(count)]
 
 

@@ -20,7 +20,7 @@ SUPPORTED_ARCHITECTURES = frozenset(
 AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
 OUTPUT_MULTIPLE = 32
 """The 4-bit kernels of the serving engine and AutoAWQ's packing take output channels in blocks of this many."""
-OUTPUT_FORMAT = 2
+OUTPUT_FORMAT = 3
 """Raise it when the same plan yields other files, or another manifest, than before."""
 
 

@@ -21,6 +21,11 @@ class Assessment(Contract):
     reason: str
 
 
+def windows_to_judge(length: int) -> int:
+    """Give how many windows of so many tokens, of which each predicts all but the first, allow a verdict."""
+    return -(-MIN_TOKENS // max(length - 1, 1))
+
+
 def assess_quality(
     quality: Quality, gate: QualityGate | None, *, own: Quality | None = None, identical: bool = False
 ) -> Assessment:
@@ -29,7 +34,7 @@ def assess_quality(
     Args:
         quality: Measured against the merged model on held-out text.
         gate: The limits; None, or one without limits, asks for nothing.
-        own: Measured on the checkpoint's own evaluation set; judged where the set is large enough.
+        own: Measured on the checkpoint's own evaluation set; judged from `MIN_TOKENS` on, said as too small below.
         identical: The variant's files are the merged model's files, so that no measurement is needed.
     """
     if identical:
@@ -37,15 +42,18 @@ def assess_quality(
     limits = [] if gate is None else _limits(quality, gate)
     if not limits:
         return Assessment(verdict="pass", reason="The policy sets no quality gate for this variant.")
+    more = ""
     if own is not None and gate is not None and own.tokens >= MIN_TOKENS:
         limits += [(value, limit, f"{text} of its own set") for value, limit, text in _limits(own, gate)]
+    elif own is not None:
+        more = f" Its own set of {own.tokens} tokens is too small for a verdict; that needs {MIN_TOKENS}."
     broken = [text for value, limit, text in limits if value > limit]
     if quality.tokens < MIN_TOKENS:
         reason = f"Only {quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."
         return Assessment(verdict="inconclusive", reason=reason)
     if broken:
         return Assessment(verdict="fail", reason=f"Too much quality was lost: {'; '.join(broken)}.")
-    return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.")
+    return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.{more}")
 
 
 def _limits(quality: Quality, gate: QualityGate) -> list[tuple[float, float, str]]:

@@ -18,7 +18,7 @@ class Behaviour:
     `first_s` passes before the first token and `between_s` before each further one; `error` is raised after
     `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text. A token of a prompt
     costs `token_nll` nats, None where the engine cannot score; one of an answer `answer_nll`. `score_error` is raised
-    instead of a score.
+    instead of a score, the first time only where it `recovers`.
     """
 
     first_s: float = 0.1
@@ -31,6 +31,7 @@ class Behaviour:
     token_nll: float | None = None
     answer_nll: float | None = 0.5
     score_error: str | None = None
+    recovers: bool = False
 
 
 @dataclass
@@ -43,6 +44,7 @@ class FakeEngine:
     most_open: int = 0
     retired: list[list[str]] = field(default_factory=list)
     scored: list[int] = field(default_factory=list)
+    timeouts: set[float] = field(default_factory=set)
 
     async def stream(
         self,
@@ -81,10 +83,12 @@ class FakeEngine:
             raise Transient("endpoint_unreachable", f"{served.target} is not loaded there")
         return behaviour.token_nll is not None
 
-    async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:  # noqa: ARG002
+    async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
+        self.timeouts.add(timeout_s)
         behaviour = self.behaviours[served.target.triton_name]
         if behaviour.score_error is not None:
-            raise Transient(behaviour.score_error, "told to fail")
+            error, behaviour.score_error = behaviour.score_error, None if behaviour.recovers else behaviour.score_error
+            raise Transient(error, "told to fail")
         assert self.open == 0, "a score while something else is asked"
         self.scored.append(len(token_ids))
         return (-behaviour.token_nll,) * (len(token_ids) - 1)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.policy import QualityGate
+from contracts.policy import LoadProfile, QualityGate
 from services.benchmarker.app import Benchmarker
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.served_quality import (
@@ -109,7 +109,7 @@ def test_no_evidence_is_held_against_a_variant_only_where_the_policy_asks_for_qu
 WINDOWS = (window(), window(tokens=40))
 
 
-def measure(candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tokens=2048):
+def measure(candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tokens=2048, load=None):
     """Measure a candidate whose manifest holds windows (None: it cannot be read); gives the report and the engine."""
     reports = FakeReports()
     manifest = served(CANDIDATE).manifest if windows is None else reports.put_manifest(windows)
@@ -124,7 +124,7 @@ def measure(candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tok
     async def note(_done, _total):
         pass
 
-    order = staged(candidate=one, quality_gate=gate, evaluation=evaluation)
+    order = staged(candidate=one, quality_gate=gate, evaluation=evaluation, load=load)
     report, _ = run_virtually(benchmarker.measure(order, EPOCH, note))
     return report, engine
 
@@ -168,6 +168,17 @@ def test_what_cannot_be_measured_is_inconclusive_and_says_why(more, why):
     assert (report.verdict, report.served_quality.verdict) == ("inconclusive", "inconclusive")
     assert why in report.served_quality.reason
     assert measure(**more, gate=None)[0].verdict == "pass"
+
+
+def test_one_request_that_goes_wrong_on_its_way_decides_nothing():
+    report, engine = measure(Behaviour(token_nll=2.0, score_error="endpoint_unreachable", recovers=True))
+    assert (report.served_quality.verdict, engine.scored) == ("pass", [101, 41])
+
+
+@pytest.mark.parametrize(("allowed_s", "given_s"), [(5.0, 60.0), (240.0, 240.0)])
+def test_a_slow_engine_gets_the_time_that_the_policy_gives_its_answers(allowed_s, given_s):
+    _, engine = measure(Behaviour(token_nll=2.0), load=LoadProfile(requests=30, timeout_s=allowed_s))
+    assert engine.timeouts == {given_s}
 
 
 def test_a_candidate_that_did_not_answer_its_warm_up_is_not_asked_further():

@@ -63,6 +63,21 @@ def test_a_variant_that_was_given_up_stays_so_though_it_is_made_later():
     assert (one.verdict, one.why()) == ("fail", "awq-int4: deadline_passed: quantise broke")
 
 
+def test_too_little_evidence_is_no_failure():
+    assert by_variant([failed("int8", "quantise", "inconclusive")])["int8"].verdict == "inconclusive"
+
+
+def test_what_a_variant_costs_on_its_own_evaluation_set_is_told():
+    own = quality().model_copy(update={"perplexity_ratio": 1.25, "tokens": 900})
+    events = [said(f.VariantQuantised, variant="int8", evaluation_quality=own)]
+    events += [said(f.VariantQuantised, variant="bf16", evaluation_quality=None)]
+    found = by_variant(events, (registered().model_copy(update={"variant": "int8"}),))
+    told = "perplexity on its own evaluation set: int8 x1.2500 (900 tokens)"
+    assert contenders.on_own_set(found.values()) == told
+    assert contenders.on_own_set([found["bf16"]]) == ""
+    assert found["int8"].as_data()["own_quality"]["tokens"] == 900
+
+
 def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
     found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
     size = f"{found['int8'].size_bytes / 1e6:.0f} MB"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from contracts.facts import Quality
 from contracts.policy import QualityGate
-from services.quantiser.domain import IDENTICAL, assess_quality
+from services.quantiser.domain import IDENTICAL, assess_quality, spread_windows, windows_to_judge
 
 
 def quality(**changes) -> Quality:
@@ -74,6 +74,17 @@ def test_own_evaluation_set_is_judged_too():
     assert assess_quality(quality(), gate, own=quality(tokens=2044)).verdict == "pass"
 
 
-def test_small_own_set_decides_nothing():
+def test_small_own_set_decides_nothing_and_that_is_said():
     own = quality(perplexity_ratio=9.0, tokens=1023)
-    assert assess_quality(quality(), QualityGate(max_perplexity_ratio=1.05), own=own).verdict == "pass"
+    found = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.05), own=own)
+    assert found.verdict == "pass"
+    assert found.reason.endswith("Its own set of 1023 tokens is too small for a verdict; that needs 1024.")
+
+
+@given(st.integers(2, 600), st.integers(0, 4000))
+def test_a_set_of_enough_tokens_is_always_judged(length, tokens):
+    """However long the windows are: what a set's windows predict reaches what a verdict needs where the set does."""
+    windows = spread_windows(range(tokens), length=length, count=windows_to_judge(length), with_rest=True)
+    predicted = sum(len(window) - 1 for window in windows)
+    lost = -(-tokens // length)  # each window predicts all of its tokens but the first
+    assert predicted >= min(1024, tokens - lost)

@@ -1,0 +1,101 @@
+"""Texts that a checkpoint brings along, to calibrate and to be measured with: JSON lines, read alike by everybody."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+SYSTEM_ROLES = ("system", "developer")
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """One line: a conversation, a question with perhaps its answer, or a text as it is; one of the three.
+
+    Attributes:
+        messages: The conversation, as a chat template takes it; roles and contents may be anything.
+    """
+
+    messages: tuple[dict[str, Any], ...] = ()
+    prompt: str = ""
+    completion: str = ""
+    text: str = ""
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """What is said, in order, without what a system prompt says before."""
+        if self.messages:
+            said = (one.get("content") for one in self.messages if one.get("role") not in SYSTEM_ROLES)
+            return tuple(one for one in said if isinstance(one, str) and one.strip())
+        return tuple(one for one in (self.prompt, self.completion, self.text) if one.strip())
+
+
+def read_text_records(data: bytes) -> Iterator[tuple[int, TextRecord | str]]:
+    """Read JSON lines: strings, or objects with `messages`, `prompt` (and perhaps `completion`) or `text`.
+
+    Returns:
+        For each line that is not blank its number, from 1, and the record, or what is wrong with it.
+    """
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            yield number, _read(line)
+
+
+def evaluation_records(data: bytes, most: int | None = None) -> tuple[TextRecord, ...]:
+    """Read an evaluation set, of which every line must be right; at most the first `most` records.
+
+    Raises:
+        ValueError: A line cannot be read or asks nothing, or there is no line; the message says which and why.
+    """
+    found: list[TextRecord] = []
+    for number, record in read_text_records(data):
+        problem = record if isinstance(record, str) else _problem(record)
+        if problem is not None or isinstance(record, str):
+            raise ValueError(f"line {number}: {problem}")
+        found.append(record)
+        if len(found) == most:
+            break
+    if not found:
+        raise ValueError("it holds no line")
+    return tuple(found)
+
+
+def _read(line: bytes) -> TextRecord | str:
+    try:
+        value = json.loads(line.decode())
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except UnicodeEncodeError:
+        return "it holds half of a surrogate pair, which is valid JSON and no text"
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return _record_of({"text": value} if isinstance(value, str) else value)
+
+
+def _record_of(value: Any) -> TextRecord | str:
+    if isinstance(value, dict):
+        messages, completion = value.get("messages"), value.get("completion")
+        if isinstance(messages, list) and messages:
+            objects = all(isinstance(one, dict) for one in messages)
+            return TextRecord(messages=tuple(messages)) if objects else "a message needs a role"
+        if _is_text(value.get("prompt")):
+            return TextRecord(prompt=value["prompt"], completion=completion if isinstance(completion, str) else "")
+        if _is_text(value.get("text")):
+            return TextRecord(text=value["text"])
+    return "neither a text nor an object with messages, prompt or text"
+
+
+def _problem(record: TextRecord) -> str | None:
+    for message in record.messages:
+        if not isinstance(message.get("role"), str):
+            return "a message needs a role"
+        if not isinstance(message.get("content"), str):
+            return "a message needs its content as a text"
+    if record.messages and all(message["role"] == "assistant" for message in record.messages):
+        return "the messages ask nothing"
+    return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
