@@ -1,5 +1,6 @@
 """Merged models and variants in the object store, and a work folder on the local disk."""
 
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -53,17 +54,21 @@ class StoredArtifacts:
     def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
         """Download a calibration or evaluation set, one JSONL file or a folder of them, into one file."""
         data = self._store.get(ref)
+        into.mkdir(parents=True, exist_ok=True)
+        path = into / "texts.jsonl"
         try:
             files = FolderManifest.model_validate_json(data).files
         except ValidationError:
-            files = ()
-        if files:
-            folder = into / "files"
-            self._store.fetch_files(files, folder, self._store.prefix_of(ref))
-            data = b"\n".join((folder / file.path).read_bytes() for file in files if file.path.endswith(".jsonl"))
-        into.mkdir(parents=True, exist_ok=True)
-        path = into / "texts.jsonl"
-        path.write_bytes(data)
+            path.write_bytes(data)
+            return path
+        folder = into / "files"
+        self._store.fetch_files(files, folder, self._store.prefix_of(ref))
+        with path.open("wb") as out:
+            for file in files:
+                if file.path.endswith(".jsonl"):
+                    with (folder / file.path).open("rb") as texts:
+                        shutil.copyfileobj(texts, out)
+                    out.write(b"\n")
         return path
 
     def put(self, merged: ArtifactRef, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
