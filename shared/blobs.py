@@ -9,9 +9,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
+import structlog
 from minio.error import S3Error
 from pydantic import BaseModel
 
@@ -19,12 +20,20 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient, translate
 from shared.settings import Connection
-from shared.transfer import ShortObjectError, TransferClient
+from shared.transfer import LargeObjectError, ShortObjectError, TransferClient
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
+WHOLE_BYTES = 128 * 1024**2
+"""The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
+
+STALE_UPLOAD = timedelta(days=1)
+"""After how long an upload that has not ended is taken for one whose process was killed."""
+
+_ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _PRECONDITION_FAILED = "PreconditionFailed"
+_BLOB = re.compile(r"(^|/)blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
 _URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
 
 
@@ -72,6 +81,20 @@ class Store:
                 "conditional writes.",
             )
 
+    def abort_stale_uploads(self, before: datetime) -> None:
+        """Abort uploads of blobs that began before some time and never ended, because their process was killed.
+
+        The store keeps what arrived of them for good. One that cannot list them is left alone.
+        """
+        log = structlog.get_logger()
+        try:
+            aborted = self._client.abort_uploads(self.bucket, lambda key: _BLOB.search(key) is not None, before)
+        except Exception as error:  # noqa: BLE001 - no work depends on it
+            log.warning("stale uploads could not be aborted", error=repr(error))
+        else:
+            if aborted:
+                log.info("stale uploads aborted", uploads=aborted)
+
     def reachable(self) -> bool:
         """Tell whether the bucket answers."""
         with _translated("the bucket"):
@@ -99,24 +122,35 @@ class Store:
     # -- small objects ----------------------------------------------------------------------------------------------
 
     def find(self, key: str) -> bytes | None:
-        """Read an object whole; None when it does not exist."""
-        try:
-            with _translated(key), self._open(key) as response:
-                return bytes(response.read())
-        except Permanent as error:
-            if error.code == "artifact_not_found":
-                return None
-            raise
+        """Read a small object whole; None when it does not exist.
+
+        Raises:
+            Permanent: artifact_not_found when it is larger than WHOLE_BYTES.
+        """
+        return self._read(key)
 
     def get(self, ref: ArtifactRef) -> bytes:
-        """Read an artifact whole and verify its digest; raise Permanent artifact_not_found or digest_mismatch."""
-        data = self.find(self.key_of(ref.uri))
+        """Read a small artifact whole and verify its size, before anything is read, and its digest.
+
+        Raises:
+            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch.
+        """
+        data = self._read(self.key_of(ref.uri), ref.size_bytes)
         if data is None:
             raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
         found = digest_of(data)
         if found != ref.digest:
             raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
         return data
+
+    def _read(self, key: str, size: int | None = None) -> bytes | None:
+        with _translated(key):
+            try:
+                return self._client.read(self.bucket, key, WHOLE_BYTES, size)
+            except S3Error as error:
+                if error.code in _ABSENT:
+                    return None
+                raise
 
     def create(self, key: str, data: bytes) -> ArtifactRef:
         """Write an object that must not exist yet; raise AlreadyExists when it does."""
@@ -235,15 +269,6 @@ class Store:
         except Permanent:
             return None
 
-    @contextmanager
-    def _open(self, key: str) -> Iterator[Any]:
-        response = self._client.get_object(bucket_name=self.bucket, object_name=key)
-        try:
-            yield response
-        finally:
-            response.close()
-            response.release_conn()
-
 
 def blob_key(digest: str, prefix: str = "") -> str:
     """Give the key of a blob: `<prefix>blobs/sha256/ab/<hex>`."""
@@ -275,7 +300,13 @@ def _translated(what: str) -> Iterator[None]:
     try:
         yield
     except ShortObjectError as error:
-        raise Permanent("digest_mismatch", f"The blob {what} has {error}.") from error
+        raise Permanent("digest_mismatch", f"The object {what} has {error}.") from error
+    except LargeObjectError as error:
+        raise Permanent(
+            "artifact_not_found",
+            f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is no manifest; name the manifest of a "
+            "folder, and of a calibration or evaluation set a smaller sample.",
+        ) from error
     except S3Error as error:
         if error.code == _PRECONDITION_FAILED:
             raise AlreadyExists(what) from error

@@ -210,9 +210,9 @@ def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: T
         Transient: hub_unavailable, store_unavailable, disk_full.
     """
     key = manifest_key("folder", ref.digest, PREFIX)
-    here = ref.model_copy(update={"uri": store.uri(key)})
-    if store.find(key) is not None:
-        return here
+    there = store.find(key)
+    if there is not None:
+        return ArtifactRef(uri=store.uri(key), digest=ref.digest, size_bytes=len(there))
     if scheme_of(ref.uri) == "hf" and not parsed(parse_hub_uri, ref.uri).pinned:
         raise Permanent("uri_not_allowed", f"{ref.uri} names no commit; name the 40 hexadecimal digits of one.")
     source = sources.open(ref.uri)
@@ -221,11 +221,12 @@ def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: T
     rooms.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=rooms, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True) as room:
         manifest = store_folder(store, source, Path(room), PREFIX, told)
-    found = digest_of(manifest.to_bytes())
+    data = manifest.to_bytes()
+    found = digest_of(data)
     if found != ref.digest:
         raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
     store.put_manifest(key, manifest)
-    return here
+    return ArtifactRef(uri=store.uri(key), digest=found, size_bytes=len(data))
 
 
 def parsed(parse: Callable[[str], T], uri: str) -> T:

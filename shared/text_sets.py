@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from contracts.manifests import FolderManifest
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store
+from shared.blobs import WHOLE_BYTES, Store
 from shared.errors import Permanent
 
 
@@ -12,7 +12,7 @@ def read_text_set(store: Store, ref: ArtifactRef) -> bytes:
     """Read JSON lines, verified: one file, or all `.jsonl` files of a folder, in the order of their names.
 
     Raises:
-        Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+        Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch, uri_not_allowed.
     """
     data = store.get(ref)
     try:
@@ -20,13 +20,15 @@ def read_text_set(store: Store, ref: ArtifactRef) -> bytes:
     except ValidationError:
         return data
     prefix = store.prefix_of(ref)
+    texts = sorted((file for file in files if file.path.endswith(".jsonl")), key=lambda file: file.path)
+    if sum(file.size_bytes for file in texts) > WHOLE_BYTES:
+        reason = f"The texts in {ref.uri} are more than {WHOLE_BYTES >> 20} MiB; take a smaller sample."
+        raise Permanent("artifact_not_found", reason)
     parts: list[bytes] = []
-    for file in sorted(files, key=lambda one: one.path):
-        if not file.path.endswith(".jsonl"):
-            continue
+    for file in texts:
         part = bytearray(file.size_bytes)
         store.read_into(file, 0, memoryview(part), prefix)
-        if digest_of(bytes(part)) != file.digest:
-            raise Permanent("digest_mismatch", f"{file.path} of {ref.uri} is not what was announced.")
         parts.append(bytes(part))
+        if digest_of(parts[-1]) != file.digest:
+            raise Permanent("digest_mismatch", f"{file.path} of {ref.uri} is not what was announced.")
     return b"\n".join(parts)

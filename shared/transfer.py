@@ -2,12 +2,14 @@
 
 import contextvars
 import http.client
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from datetime import datetime
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
+import structlog
 import urllib3
 from minio import Minio
 from minio.datatypes import Part
@@ -22,6 +24,10 @@ _creating: contextvars.ContextVar[bool] = contextvars.ContextVar("creating", def
 
 class ShortObjectError(Exception):
     """An object does not have as many bytes as it was announced to have."""
+
+
+class LargeObjectError(Exception):
+    """An object is larger than what is read into memory whole."""
 
 
 class _CreateOnly(urllib3.PoolManager):  # type: ignore[misc]  # urllib3 is skipped by mypy
@@ -64,6 +70,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
                 sent(len(data))
             return
         upload = self._create_multipart_upload(bucket, key, dict(_HEADERS))
+        sending: list[Future[Part]] = []
 
         def send(number: int) -> Part:
             piece = data[number * PART_BYTES : (number + 1) * PART_BYTES]
@@ -73,11 +80,64 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             return part
 
         try:
-            parts = list(self._workers.map(send, range(-(-len(data) // PART_BYTES))))
-            self._complete_multipart_upload(bucket, key, upload, parts)
+            sending += [self._workers.submit(send, number) for number in range(-(-len(data) // PART_BYTES))]
+            self._complete_multipart_upload(bucket, key, upload, [part.result() for part in sending])
         except BaseException:
-            self._abort_multipart_upload(bucket, key, upload)
+            self._give_up(bucket, key, upload, sending)
             raise
+
+    def _give_up(self, bucket: str, key: str, upload: str, sending: Sequence[Future[Part]]) -> None:
+        """Abort an upload once none of its parts is on the way any more: a late part could stay in the store."""
+        for part in sending:
+            part.cancel()
+        wait(sending)
+        self._abort(bucket, key, upload)
+
+    def _abort(self, bucket: str, key: str, upload: str) -> bool:
+        try:
+            self._abort_multipart_upload(bucket, key, upload)
+        except Exception as error:  # noqa: BLE001 - why it is aborted matters more, and a sweep comes back for it
+            structlog.get_logger().warning("an upload could not be aborted", object=key, error=repr(error))
+            return False
+        return True
+
+    def abort_uploads(self, bucket: str, wanted: Callable[[str], bool], before: datetime) -> int:
+        """Abort the uploads in parts of wanted keys that began before some time, of the first 1000; give how many."""
+        uploads = self._list_multipart_uploads(bucket).uploads
+        stale = [one for one in uploads if wanted(one.object_name) and (one.initiated_time or before) < before]
+        return sum(self._abort(bucket, one.object_name, one.upload_id) for one in stale)
+
+    def read(self, bucket: str, key: str, most: int, size: int | None = None) -> bytes:
+        """Read an object whole, and no byte more than it may have, whatever the server says of its size.
+
+        Args:
+            bucket: Where it lies.
+            key: Its name.
+            most: How many bytes it may have.
+            size: How many it must have, where that is known.
+
+        Raises:
+            ShortObjectError: it has another size.
+            LargeObjectError: it has more than `most` bytes.
+        """
+        response = self.get_object(bucket_name=bucket, object_name=key)
+        try:
+            announced = response.headers.get("Content-Length")
+            if size is not None:
+                _expect(announced, size)
+            if max(int(announced or 0), size or 0) > most:
+                raise LargeObjectError
+            limit = most if size is None else size
+            data: bytes = response.read(limit + 1, decode_content=False)
+        finally:
+            response.close()
+            response.release_conn()
+        if size is not None and len(data) != size:
+            msg = f"{len(data) if len(data) < size else 'more'} bytes instead of {size}"
+            raise ShortObjectError(msg)
+        if len(data) > most:
+            raise LargeObjectError
+        return data
 
     def read_into(self, bucket: str, key: str, start: int, out: memoryview, size: int) -> None:
         """Fill `out` with the bytes from `start` on of an object that has `size` bytes.

@@ -7,7 +7,7 @@ from services.merger.adapters.store import StoredArtifacts
 from services.merger.app import SERVICE, Merger, build
 from services.merger.domain import ParityLimits
 from services.merger.settings import MergerSettings
-from shared.blobs import Store
+from shared.blobs import STALE_UPLOAD, Store
 from shared.bus import Bus
 from shared.clock import SystemClock
 from shared.service import serve
@@ -41,6 +41,7 @@ async def run() -> None:
         ),
     )
     await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
+    await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
     build(bus, merger, progress_interval_s=settings.progress_interval_s)
 
     async def check_store() -> None:

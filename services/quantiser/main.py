@@ -11,7 +11,7 @@ from services.quantiser.app import SERVICE, Quantiser, build
 from services.quantiser.domain import QuantiserDefaults, corpus_digest
 from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
-from shared.blobs import Store
+from shared.blobs import STALE_UPLOAD, Store
 from shared.bus import Bus
 from shared.clock import SystemClock
 from shared.service import serve
@@ -47,6 +47,7 @@ async def run() -> None:
         ),
     )
     await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
+    await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
     build(bus, quantiser, find_end=partial(EndOfRelease, bus), progress_interval_s=settings.progress_interval_s)
 
     async def check_store() -> None:

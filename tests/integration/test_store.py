@@ -2,16 +2,23 @@
 
 import asyncio
 import contextlib
+import hashlib
 import random
+import time
+from datetime import timedelta
 
 import pytest
 from minio.error import S3Error
 
 from contracts.manifests import FolderManifest
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import AlreadyExists, Store, blob_key
+from shared.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key
+from shared.clock import SystemClock
 from shared.errors import Permanent, Transient
+from tests.kit.s3_proxy import refuse, standing_before
 from tests.kit.servers import connection
+
+NOW = SystemClock().now
 
 
 @pytest.fixture
@@ -150,3 +157,123 @@ def test_unreachable_store_is_transient(nats_server, tmp_path):
     with pytest.raises(Transient) as caught:
         nowhere.find("x")
     assert caught.value.code == "store_unavailable"
+
+
+@pytest.fixture
+def proxy(s3_server):
+    with standing_before(s3_server.port) as found:
+        yield found
+
+
+@pytest.fixture
+def watched(settings, proxy):
+    """The same store, reached by way of a proxy."""
+    return Store(settings.model_copy(update={"s3_endpoint": proxy.endpoint}))
+
+
+def test_parts_that_are_on_the_way_arrive_before_a_failed_upload_is_aborted(watched, proxy, small_parts):
+    def instead(request):
+        if "partNumber=1&" in request.path:
+            return refuse(request, 403, "AccessDenied")
+        if "partNumber" in request.path:
+            time.sleep(0.5)
+        return False
+
+    proxy.instead = instead
+    with pytest.raises(Permanent, match="AccessDenied"):
+        watched.put_blob(memoryview(random.Random(5).randbytes(60_000_000)), "f")
+    (aborted,) = proxy.of("DELETE", "uploadId")
+    parts = proxy.of("PUT", "partNumber")
+    assert 2 <= len(parts) < 12  # those that had not begun were not sent
+    time.sleep(1)
+    assert proxy.of("PUT", "partNumber") == parts
+    assert max(part.ended for part in parts) <= aborted.began
+    assert watched._client._list_multipart_uploads(watched.bucket).uploads == []
+
+
+def test_abort_that_fails_does_not_hide_why_the_upload_did(watched, proxy, small_parts, capsys):
+    data = memoryview(random.Random(6).randbytes(11_000_000))
+    watched.put_blob(data, "f", "taken/")
+    proxy.instead = lambda request: request.command == "DELETE" and refuse(request, 403, "AccessDenied")
+    with pytest.raises(S3Error, match="PreconditionFailed"), watched._client.creating():
+        watched._client.write(watched.bucket, blob_key(f"sha256:{hashlib.sha256(data).hexdigest()}", "taken/"), data)
+    assert "could not be aborted" in capsys.readouterr().out
+    watched.abort_stale_uploads(NOW() + timedelta(minutes=1))
+    assert len(watched._client._list_multipart_uploads(watched.bucket).uploads) == 1  # refused again, and no error
+    proxy.instead = lambda _request: False
+    watched.abort_stale_uploads(NOW() + timedelta(minutes=1))
+    assert watched._client._list_multipart_uploads(watched.bucket).uploads == []
+
+
+def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store):
+    digest = digest_of(b"never whole")
+    keys = [blob_key(digest), blob_key(digest, "checkpoints/m/"), "somebody/elses.bin"]
+    uploads = {key: store._client._create_multipart_upload(store.bucket, key, {}) for key in keys}
+    store._client._upload_part(store.bucket, keys[0], memoryview(bytes(5 * 1024 * 1024)), None, uploads[keys[0]], 1)
+
+    def still_open():
+        return sorted(one.object_name for one in store._client._list_multipart_uploads(store.bucket).uploads)
+
+    store.abort_stale_uploads(NOW() - STALE_UPLOAD)
+    assert still_open() == sorted(keys)  # a replica may be at work on them
+    store.abort_stale_uploads(NOW() + timedelta(minutes=1))
+    assert still_open() == ["somebody/elses.bin"]
+    store._client._abort_multipart_upload(store.bucket, keys[2], uploads[keys[2]])
+
+
+def test_store_that_cannot_list_uploads_is_left_alone(watched, proxy):
+    proxy.instead = lambda request: "uploads=" in request.path and refuse(request, 501, "NotImplemented")
+    watched.abort_stale_uploads(NOW())
+    assert proxy.of("GET", "uploads=")
+
+
+def test_objects_that_are_too_large_are_not_read_whole(store, monkeypatch):
+    monkeypatch.setattr("shared.blobs.WHOLE_BYTES", 1000)
+    fits, larger = store.create("t/fits", b"x" * 1000), store.create("t/larger", b"x" * 1001)
+    assert store.get(fits) == store.find("t/fits") == b"x" * 1000
+    for read in (lambda: store.get(larger), lambda: store.find("t/larger"), lambda: store.ref_to("t/larger")):
+        with pytest.raises(Permanent, match=r"t/larger has more than .* name the manifest") as caught:
+            read()
+        assert caught.value.code == "artifact_not_found"
+
+
+@pytest.mark.parametrize("announced", [9, 11])
+def test_artifact_of_another_size_is_refused(store, announced):
+    ref = store.create(f"t/ten-{announced}", b"0123456789")
+    with pytest.raises(Permanent, match=f"10 bytes instead of {announced}") as caught:
+        store.get(ref.model_copy(update={"size_bytes": announced}))
+    assert caught.value.code == "digest_mismatch"
+
+
+@pytest.mark.parametrize("length", ["100000000000", "5", None])
+def test_no_more_is_read_than_an_object_may_have_whatever_the_server_says(watched, proxy, monkeypatch, length):
+    """It sends 64 MiB, of which it announces far more, less, or nothing."""
+    monkeypatch.setattr("shared.blobs.WHOLE_BYTES", 1_000_000)
+    sent = []
+
+    def instead(request):
+        if request.command != "GET" or "/t/vast" not in request.path:
+            return False
+        request.send_response(200)
+        request.send_header(*(("Content-Length", length) if length else ("Transfer-Encoding", "chunked")))
+        request.end_headers()
+        piece = bytes(1024 * 1024)
+        with contextlib.suppress(OSError):
+            for _ in range(64):
+                request.wfile.write(piece if length else b"100000\r\n" + piece + b"\r\n")
+                sent.append(len(piece))
+        request.close_connection = True
+        return True
+
+    proxy.instead = instead
+    ref = ArtifactRef(uri=watched.uri("t/vast"), digest=digest_of(b"12345"), size_bytes=5)
+    with pytest.raises(Permanent) as caught:
+        watched.get(ref)
+    assert caught.value.code == "digest_mismatch"
+    if length == "5":
+        assert watched.find("t/vast") == bytes(5)
+    else:
+        with pytest.raises(Permanent) as caught:
+            watched.find("t/vast")
+        assert caught.value.code == "artifact_not_found"
+    assert sum(sent) < 50 * 1024 * 1024  # of 128; what the sockets hold is sent, too

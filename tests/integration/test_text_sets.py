@@ -44,3 +44,11 @@ def test_a_file_of_a_folder_that_was_exchanged_is_found_out(store, folder):
         read_text_set(store, ref)
     assert caught.value.code == "digest_mismatch"
     assert "b.jsonl" in caught.value.reason
+
+
+def test_a_folder_of_more_text_than_fits_is_refused_before_it_is_read(store, folder, monkeypatch):
+    _, ref, _ = folder
+    monkeypatch.setattr("shared.text_sets.WHOLE_BYTES", len(b'"one"\n"two"\n"three"') - 1)
+    with pytest.raises(Permanent, match="take a smaller sample") as caught:
+        read_text_set(store, ref)
+    assert caught.value.code == "artifact_not_found"

@@ -1,0 +1,95 @@
+"""Stands between a client and the real S3 server: keeps what was asked, and can answer in the server's place."""
+
+import contextlib
+import http.client
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request: what it was, and when it came and was answered (seconds, monotonic)."""
+
+    method: str
+    path: str
+    began: float
+    ended: float
+
+
+class S3Proxy(ThreadingHTTPServer):
+    """`instead` is asked first; when it gives True it has answered the request itself."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Relay)
+        self.upstream = port
+        self.endpoint = f"127.0.0.1:{self.server_address[1]}"
+        self.asked: list[Asked] = []
+        self.instead: Callable[[BaseHTTPRequestHandler], bool] = lambda _request: False
+
+    def of(self, method: str, part: str) -> list[Asked]:
+        """Give the requests of a method whose path holds some text."""
+        return [one for one in self.asked if one.method == method and part in one.path]
+
+
+class _Relay(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: S3Proxy
+
+    def _relay(self) -> None:
+        began = time.monotonic()
+        if not self.server.instead(self):
+            self._forward()
+        self.server.asked.append(Asked(self.command, self.path, began, time.monotonic()))
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _relay  # noqa: N815 - as http.server wants them
+
+    def _forward(self) -> None:
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=60)
+        with contextlib.closing(upstream):
+            upstream.request(self.command, self.path, self.body(), dict(self.headers))
+            response = upstream.getresponse()
+            data = response.read()
+            self.answer(response.status, data, dict(response.getheaders()))
+
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        known = (headers or {}).get("Content-Length") if self.command == "HEAD" else None
+        self.send_header("Content-Length", known or str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+def refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> bool:
+    """Answer a request with an S3 error."""
+    request.body()
+    body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>"
+    request.answer(status, body.encode(), {"Content-Type": "application/xml"})
+    return True
+
+
+@contextlib.contextmanager
+def standing_before(port: int) -> Iterator[S3Proxy]:
+    """Run a proxy in front of the server on a port."""
+    proxy = S3Proxy(port)
+    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
