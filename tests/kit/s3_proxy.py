@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: what it was, and when it came and was answered (seconds, monotonic)."""
+    """One request: what it was, and when it came and its answer was there (seconds, monotonic)."""
 
     method: str
     path: str
@@ -41,10 +41,9 @@ class _Relay(BaseHTTPRequestHandler):
     server: S3Proxy
 
     def _relay(self) -> None:
-        began = time.monotonic()
+        self.began = time.monotonic()
         if not self.server.instead(self):
             self._forward()
-        self.server.asked.append(Asked(self.command, self.path, began, time.monotonic()))
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _relay  # noqa: N815 - as http.server wants them
 
@@ -60,6 +59,7 @@ class _Relay(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
+        self.server.asked.append(Asked(self.command, self.path, self.began, time.monotonic()))  # before anybody hears it
         self.send_response(status)
         for name, value in (headers or {}).items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
