@@ -186,10 +186,8 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
     _protocol = protocol
     try:
         _say({"result": work(sys.argv[1:])})
-    except MemoryError:
-        sys.exit(_OUT_OF_MEMORY_EXIT)
     except Exception as error:
-        if "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error):
+        if is_out_of_memory(error):
             sys.exit(_OUT_OF_MEMORY_EXIT)
         known = error if isinstance(error, SlipwayError) else translate(error)
         if known is None:
@@ -198,6 +196,11 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
                         "transient": isinstance(known, Transient)}})  # fmt: skip
         sys.exit(1)
     sys.exit(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that no more memory was to be had; torch has no class of its own for it."""
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
 
 
 _protocol = 1

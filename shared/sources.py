@@ -1,5 +1,6 @@
 """Opens model folders outside the store: on disk below allowed roots, or in a model hub's repository at a commit."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -61,28 +62,33 @@ class DiskFolder:
         self._roots = tuple(root.resolve() for root in roots)
         self._path = Path(parsed(parse_file_uri, uri))
         with _readable(uri):
-            self._require_inside(self._path.resolve())
+            self._require_inside(resolved(self._path))
             if not self._path.is_dir():
                 raise Permanent("artifact_not_found", f"{uri} is no folder on this machine.")
             self.names = choose(uri, [path.name for path in self._path.iterdir()])
             for name in self.names:
-                self._require_inside((self._path / name).resolve())
+                self._require_inside(resolved(self._path / name))
             self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Copy one file; where it really lies is asked of the open file, which nobody can exchange any more."""
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as source:
+            try:
                 self._require_inside(Path(f"/proc/self/fd/{descriptor}").readlink())
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise Permanent("artifact_not_found", f"{self.uri}/{name} is no regular file.")
-                with (into / name).open("wb") as copy:
+                self._require_regular(name, os.fstat(descriptor).st_mode)
+                with os.fdopen(descriptor, "rb", closefd=False) as source, (into / name).open("wb") as copy:
                     while chunk := source.read(CHUNK_BYTES):
                         copy.write(chunk)
                         if count is not None:
                             count(len(chunk))
+            finally:
+                os.close(descriptor)
         return into / name
+
+    def _require_regular(self, name: str, mode: int) -> None:
+        if not stat.S_ISREG(mode):
+            raise Permanent("artifact_not_found", f"{self.uri}/{name} is no regular file.")
 
     def _require_inside(self, path: Path) -> None:
         if not any(path.is_relative_to(root) for root in self._roots):
@@ -263,6 +269,14 @@ class _Halves:
                 self._told(done, float(self._total))
 
 
+def resolved(path: Path) -> Path:
+    """Follow all links; raise OSError ELOOP when they lead in a circle, which Python 3.11 calls a RuntimeError."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+
+
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
     try:
@@ -272,4 +286,6 @@ def _readable(what: str) -> Iterator[None]:
     except PermissionError as error:
         raise Permanent("uri_not_allowed", f"{what} may not be read by this process: {error.strerror}.") from error
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):
+            raise Permanent("artifact_not_found", f"{what} is not there: {error.strerror}.") from error
         raise translate(error) or error from error

@@ -4,6 +4,8 @@ import errno
 import logging
 import os
 import random
+import socket
+from pathlib import Path
 
 import pytest
 
@@ -278,6 +280,45 @@ def test_a_pickle_a_pipe_and_what_went_away_are_refused(disk):
         source.fetch("adapter_config.json", disk / "room")
     found = [one.value.code for one in (pickled, pipe, gone)]
     assert found == ["pickle_refused", "artifact_not_found", "artifact_not_found"]
+
+
+def open_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_folder_or_a_socket_under_the_name_of_a_file_is_refused_and_nothing_stays_open(disk):
+    (disk / "root/lora/tokenizer.json").mkdir()
+    (disk / "root/lora/config.json").symlink_to(disk / "root/shared")
+    with socket.socket(socket.AF_UNIX) as plug:
+        plug.bind(os.path.relpath(disk / "root/lora/vocab.json"))  # no longer than such an address may be
+        source = open_disk(disk)
+        before = open_descriptors()
+        for name in ("tokenizer.json", "config.json", "vocab.json"):
+            with pytest.raises(Permanent) as caught:
+                source.fetch(name, disk / "room")
+            assert caught.value.code == "artifact_not_found"
+            assert name in caught.value.reason
+        assert open_descriptors() == before
+    assert not list((disk / "room").iterdir())
+
+
+@pytest.mark.parametrize("place", ["root/loop", "root/loop/lora", "root/lora/config.json", "root/" + "a" * 300])
+def test_links_in_a_circle_and_names_without_end_lead_nowhere(disk, place):
+    if len(place) < 300:
+        loop = disk / ("root/loop" if "loop" in place else place)
+        loop.symlink_to(loop)
+    with pytest.raises(Permanent) as caught:
+        open_disk(disk, "root/lora" if place.endswith(".json") else place)
+    assert caught.value.code == "artifact_not_found"
+
+
+def test_a_file_that_became_a_circle_of_links_after_the_look_is_not_there(disk):
+    source = open_disk(disk)
+    (disk / "root/lora/adapter_config.json").unlink()
+    (disk / "root/lora/adapter_config.json").symlink_to("adapter_config.json")
+    with pytest.raises(Permanent) as caught:
+        source.fetch("adapter_config.json", disk / "room")
+    assert caught.value.code == "artifact_not_found"
 
 
 def test_a_copy_that_fills_the_disk_is_tried_again(disk):

@@ -1,6 +1,6 @@
 """A base on the meta device with the real LoRA around it: what PEFT expects, and PEFT's own merge of one layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.loading_report import LoadStateDictInfo
 
 from services.merger.adapters.tensors import Replacements
-from services.merger.domain import AdapterValues
+from services.merger.domain import AdapterValues, Known
 
 ADAPTER = "default"
 META = torch.device("meta")
@@ -38,9 +39,26 @@ def tied_modules(model: Any) -> list[str]:
     return [name for one in shared for name, module in model.named_modules() if module is one]
 
 
-def needed_weights(model: Any) -> set[str]:
-    """Name the weights that the files of a base must hold; the second of two tied ones need not be there."""
-    return set(model.state_dict()) - {f"{name}.weight" for name in tied_modules(model)[1:]}
+def known_weights(model: Any) -> Known:
+    """List the tensors that the files of a base may hold; the second of two tied ones need not be there."""
+    state = model.state_dict()
+    return Known(
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        frozenset(name for name, tensor in state.items() if tensor.is_floating_point()),
+        frozenset(f"{name}.weight" for name in tied_modules(model)[1:]),
+    )
+
+
+def ignored_weights(model: Any, unknown: Iterable[str]) -> set[str]:
+    """Pick from the names that a model does not know those that transformers leaves out on loading, without a word.
+
+    Such are computed buffers that older versions saved (`rotary_emb.inv_freq`), and heads that this architecture has
+    no use for (`mtp`).
+    """
+    names = set(unknown)
+    found = LoadStateDictInfo(set(), names, set(), [], {}, set())
+    model._adjust_missing_and_unexpected_keys(found)  # noqa: SLF001 - transformers tells it nowhere else
+    return names.difference(found.unexpected_keys)
 
 
 @dataclass(frozen=True)

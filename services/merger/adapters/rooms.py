@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.merger import domain
-from services.merger.adapters.safetensors_header import read_folder
+from services.merger.adapters.safetensors_header import read_adapter, read_folder
 from services.merger.adapters.shelf import Count, Shelf
 from services.merger.ports import MergeOrder
 from shared.blobs import Store
@@ -49,7 +49,8 @@ def open_rooms(store: Store, order: MergeOrder, count: Count) -> Rooms:
     base.fetch([domain.MODEL_CONFIG], base_room)
     checkpoint.fetch([config], checkpoint_room)
     base_facts = read_folder(base, base_room / domain.MODEL_CONFIG)
-    checkpoint_facts = read_folder(checkpoint, checkpoint_room / config)
+    read = read_adapter if order.kind == "lora" else read_folder
+    checkpoint_facts = read(checkpoint, checkpoint_room / config)
     refuse_by_headers(order, base_facts, checkpoint_facts)
     base.fetch([path for path in base.sizes if domain.is_carried_over(path)], base_room)
     small = [path for path in checkpoint.sizes if domain.is_carried_over(path)]
@@ -62,11 +63,15 @@ def refuse_by_headers(order: MergeOrder, base: domain.FolderFacts, checkpoint: d
     """Refuse what configurations and headers show already, without torch and without reading a weight."""
     refuse(domain.assess_weights_files(checkpoint.weights))
     refuse(domain.assess_weights_files(base.weights))
+    refuse(domain.assess_distinct(checkpoint.weights))
+    refuse(domain.assess_distinct(base.weights))
     refuse(domain.assess_base(base))
     if base.config is None or checkpoint.config is None:
         raise Permanent("truncated_weights", "A configuration file of the base or the checkpoint is no JSON object.")
     if order.kind == "lora":
         refuse(domain.assess_adapter_config(checkpoint.config, order.base_ref))
         refuse(domain.assess_recorded(checkpoint.config, order.hyperparameters))
+        refuse(domain.assess_adapter_dtypes(checkpoint.tensors))
     else:
+        refuse(domain.assess_quantised("checkpoint", checkpoint.tensors))
         refuse(domain.assess_full_config(checkpoint.config, base.config))

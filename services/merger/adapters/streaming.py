@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, islice
 from queue import SimpleQueue
@@ -15,11 +15,20 @@ from contracts.manifests import FileEntry
 from services.merger.adapters.safetensors_header import write_header
 from services.merger.adapters.shelf import Shelf
 from services.merger.adapters.tensors import DTYPES, Digests, Span, is_finite, part_of, stream_tensors, tensor_of
-from services.merger.domain import FolderFacts, SaveDtype, TensorInfo, plan_shard_limit, plan_shards, shard_name
+from services.merger.domain import (
+    FLOATING_DTYPES,
+    WEIGHTS_INDEX,
+    FolderFacts,
+    SaveDtype,
+    TensorInfo,
+    plan_shard_limit,
+    plan_shards,
+    shard_name,
+    without,
+)
 from shared.blobs import Store
 
 SAVED: dict[SaveDtype, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-FLOATING = frozenset({"BF16", "F16", "F32", "F64"})
 Progress = Callable[[int, int], None]
 
 
@@ -110,7 +119,7 @@ class Shard:
         place = self.data[self._at : self._at + size]
         part = part_of(info, Span(name, 0, size))
         saved = tensor_of(place, part).copy_(tensor)
-        if info.dtype in FLOATING and not is_finite(saved):
+        if info.dtype in FLOATING_DTYPES and not is_finite(saved):
             raise NonFiniteError(name, dtype)
         self._hasher.update(place)
         self._at += size
@@ -170,7 +179,7 @@ class ShardWriter:
             total_bytes = sum(info.size_bytes for info in self._tensors.values())
             index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(self._index.items()))}
             data = dump_json(index)
-            self._files.append(self._store.put_blob(memoryview(data), "model.safetensors.index.json"))
+            self._files.append(self._store.put_blob(memoryview(data), WEIGHTS_INDEX))
         return self._files
 
     def _wait(self) -> None:
@@ -181,7 +190,7 @@ class ShardWriter:
 
 def write_merged(
     store: Store, source: Shelf, facts: FolderFacts, *, merge: TensorMerge, shapes: Mapping[str, tuple[int, ...]],
-    dtype: SaveDtype, progress: Progress,
+    dtype: SaveDtype, progress: Progress, ignored: Collection[str] = (),
 ) -> tuple[list[FileEntry], Digests, Digests]:  # fmt: skip
     """Write every tensor of `source`, merged and rounded once to `dtype`, into the store.
 
@@ -193,6 +202,7 @@ def write_merged(
         shapes: Shapes in the merged model, where they differ from the source's.
         dtype: What floating point is rounded to.
         progress: Told tensors done and in all.
+        ignored: Tensors that are read, since their file is verified as a whole, but not written.
 
     Returns:
         The files, and the digests of the tensors that were read and of those that were written.
@@ -202,15 +212,19 @@ def write_merged(
         NonFiniteError: a merged tensor holds NaN or infinity.
         Permanent: `digest_mismatch`; nothing that was written may be committed.
     """
-    planned = {name: saved_as(info, shapes.get(name, info.shape), dtype) for name, info in facts.tensors.items()}
+    planned = {
+        name: saved_as(info, shapes.get(name, info.shape), dtype)
+        for name, info in without(facts.tensors, ignored).items()
+    }
     limit_bytes = plan_shard_limit(
         [facts.sizes[file.path] for file in facts.weights], sum(info.size_bytes for info in planned.values())
     )
     writer, read = ShardWriter(store, planned, limit_bytes, dtype), Digests()
     for file in facts.weights:
         for part in stream_tensors(source, file, read, merge.changes):
-            writer.add(part.name, merge.merge(part.name, part.tensor))
-            progress(len(read), len(planned))
+            if part.name in planned:
+                writer.add(part.name, merge.merge(part.name, part.tensor))
+                progress(len(writer.digests), len(planned))
     if merge.left_over():
         msg = f"{len(merge.left_over())} adapted modules have no weights in the base: {merge.left_over()[0]}"
         raise LeftOverError(msg)
@@ -219,7 +233,7 @@ def write_merged(
 
 def saved_as(info: TensorInfo, shape: tuple[int, ...], dtype: SaveDtype) -> TensorInfo:
     """Give what a tensor will be once saved; only floating point changes its width."""
-    kind = SAVED[dtype] if info.dtype in FLOATING else info.dtype
+    kind = SAVED[dtype] if info.dtype in FLOATING_DTYPES else info.dtype
     return TensorInfo(kind, shape, math.prod(shape) * DTYPES[kind].itemsize)
 
 

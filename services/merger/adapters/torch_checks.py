@@ -1,6 +1,7 @@
 """The checks that need torch: what PEFT expects of a LoRA on this base, its values, its tokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from contracts.codes import Code
 from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
 from services.merger.adapters.rooms import Rooms, refuse
 from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
-from shared.errors import Permanent
+from shared.errors import Permanent, translate
+from shared.jobs import is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Checked:
     """What the checks found out that the merge needs.
 
     Attributes:
+        ignored: Tensors of the files that no model is made of, so that the merged one does not get them.
         shapes: Shapes in the merged model of the tensors that get another one.
         tied: Modules that share one matrix, the embedding first.
     """
@@ -27,17 +31,19 @@ class Checked:
     vocabulary: domain.Vocabulary
     own_tokenizer: bool
     replacements: Replacements
+    ignored: set[str]
     shapes: Mapping[str, tuple[int, ...]]
     tied: list[str]
 
 
 def check(rooms: Rooms) -> Checked:
     """Hold a checkpoint against its base, tensor by tensor; raise Permanent where it does not fit."""
-    model = build_base(rooms.base)
-    refuse(domain.assess_base_tensors(rooms.base_facts.tensors, peft_model.needed_weights(model)))
-    rows, tied = model.config.get_text_config().vocab_size, peft_model.tied_modules(model)
+    model, rows, tied = build_base(rooms.base)
+    known = peft_model.known_weights(model)
+    ignored = find_ignored(rooms, model, known)
+    refuse(domain.assess_base_tensors(domain.without(rooms.base_facts.tensors, ignored), known))
     if rooms.order.kind == "full":
-        vocabulary = full_vocabulary(rooms, rows)
+        vocabulary = full_vocabulary(rooms, rows, known, ignored)
         brought: dict[str, str] = {}
     else:
         vocabulary, brought = check_lora(rooms, rows, tied)
@@ -51,44 +57,73 @@ def check(rooms: Rooms) -> Checked:
     if rooms.order.kind == "lora":
         refuse(domain.assess_adapter_values(peft_model.read_values(rooms.adapter)))
     else:
-        refuse(domain.assess_finite(non_finite_weights(rooms)))
+        refuse(domain.assess_finite(non_finite_weights(rooms, ignored)))
     shapes = {
         name: domain.resized(info.shape, vocabulary)
         for name, info in rooms.base_facts.tensors.items()
         if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and rooms.order.kind == "lora"
     }
-    return Checked(vocabulary, own, Replacements(rooms.adapter, whole(brought, tied)), shapes, tied)
+    return Checked(vocabulary, own, Replacements(rooms.adapter, whole(brought, tied)), ignored, shapes, tied)
 
 
-def build_base(folder: Path) -> Any:
-    """Build the base, empty.
+@contextmanager
+def judged_by_a_library(code: Code, what: str) -> Iterator[None]:
+    """Turn whatever a library raises about a checkpoint's files into a refusal that names its kind.
+
+    Only around a library's own look at them: it raises what it likes, and a defect of ours must not look like this.
+
+    Raises:
+        Permanent: with this code; `what` begins its sentence.
+    """
+    try:
+        yield
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"  # Rust's own, which is no Exception to Python
+        if not (isinstance(error, Exception) or is_panic):
+            raise
+        if is_out_of_memory(error) or translate(error) is not None:  # no fault of the checkpoint's
+            raise
+        raise Permanent(code, f"{what}: {type(error).__name__}: {first_line(error)}.") from error
+
+
+def build_base(folder: Path) -> tuple[Any, int, list[str]]:
+    """Build the base, empty; give it, the rows of its embedding, and the modules that share one matrix.
 
     Raises:
         Permanent: `unsupported_architecture`.
     """
-    try:
-        return peft_model.empty_base(folder)
-    except (ValueError, KeyError, AttributeError, OSError) as error:
-        raise Permanent("unsupported_architecture", f"The base cannot be built: {first_line(error)}.") from error
+    with judged_by_a_library("unsupported_architecture", "The base cannot be built"):
+        model = peft_model.empty_base(folder)
+        return model, model.config.get_text_config().vocab_size, peft_model.tied_modules(model)
 
 
-def full_vocabulary(rooms: Rooms, base_rows: int) -> domain.Vocabulary:
+def find_ignored(rooms: Rooms, model: Any, known: domain.Known) -> set[str]:
+    """Name the tensors of both folders that transformers leaves out on loading."""
+    found = {*rooms.base_facts.tensors}
+    if rooms.order.kind == "full":
+        found |= {*rooms.checkpoint_facts.tensors}
+    return peft_model.ignored_weights(model, found - known.shapes.keys())
+
+
+def full_vocabulary(rooms: Rooms, base_rows: int, known: domain.Known, ignored: set[str]) -> domain.Vocabulary:
     """Hold full weights against the base, whose embedding they may have resized."""
-    base, found = rooms.base_facts.tensors, rooms.checkpoint_facts.tensors
+    base = domain.without(rooms.base_facts.tensors, ignored)
+    found = domain.without(rooms.checkpoint_facts.tensors, ignored)
     vocabulary = domain.plan_vocabulary(found, base, base_rows)
     expected = {name: domain.resized(info.shape, vocabulary) for name, info in base.items()}
     refuse(domain.assess_full_tensors(found, base, expected))
+    refuse(domain.assess_floating(found, known))
     declared = (rooms.checkpoint_facts.config or {}).get("vocab_size", vocabulary.rows)
     refuse(domain.assess_declared_rows(declared, vocabulary))
     return vocabulary
 
 
-def non_finite_weights(rooms: Rooms) -> list[str]:
+def non_finite_weights(rooms: Rooms, ignored: set[str]) -> list[str]:
     """Name the tensors of full weights that hold NaN or infinity; every byte is read and verified."""
     found: dict[str, None] = {}
     for file in rooms.checkpoint_facts.weights:
         for part in stream_tensors(rooms.checkpoint_shelf, file, {}, lambda _name: False):
-            if part.tensor.is_floating_point() and not is_finite(part.tensor):
+            if part.name not in ignored and part.tensor.is_floating_point() and not is_finite(part.tensor):
                 found[part.name] = None
     return list(found)
 
@@ -101,11 +136,10 @@ def check_lora(rooms: Rooms, base_rows: int, tied: list[str]) -> tuple[domain.Vo
     vocabulary = domain.plan_vocabulary(
         {domain.base_tensor_name(name): info for name, info in found.items()}, base, base_rows
     )
-    try:
+    with judged_by_a_library("truncated_weights", f"{domain.ADAPTER_WEIGHTS} cannot be read"):
+        safe_open(str(rooms.adapter), framework="pt")
+    with judged_by_a_library("adapter_keys_mismatch", "PEFT cannot apply this configuration to the base"):
         expected = peft_model.expected_adapter(rooms.base, rooms.checkpoint, vocabulary.rows)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-        reason = f"PEFT cannot apply this configuration to the base: {first_line(error)}."
-        raise Permanent("adapter_keys_mismatch", reason) from error
     refuse(domain.assess_tied(expected.modules, tied))
     names = {name: domain.base_tensor_name(name) for name in found.keys() - expected.shapes.keys()}
     brought = {original: name for name, original in names.items() if original in base}
@@ -175,12 +209,10 @@ def compare_tokenizers(rooms: Rooms) -> tuple[int, domain.TokenizerFacts | None]
     Raises:
         Permanent: `tokenizer_changed` when one cannot be loaded.
     """
-    try:
+    with judged_by_a_library("tokenizer_changed", "The tokenizer cannot be loaded"):
         return tokenizers.compare_tokenizers(rooms.base, rooms.checkpoint)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise Permanent("tokenizer_changed", f"The tokenizer cannot be loaded: {first_line(error)}.") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Shorten a library's message to what fits into one sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

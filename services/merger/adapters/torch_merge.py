@@ -49,7 +49,7 @@ def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
     try:
         files, read, written = write_merged(
             store, shelf, facts, merge=merge, shapes=checked.shapes, dtype=rooms.order.dtype,
-            progress=tell("merge", "tensors"),
+            progress=tell("merge", "tensors"), ignored=checked.ignored,
         )  # fmt: skip
     except LeftOverError as error:
         raise Permanent("unsupported_adapter", f"{error}.") from error

@@ -4,7 +4,7 @@ PEFT itself accepts silently: missing keys, another base's LoRA, all-zero matric
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -17,8 +17,11 @@ Kind = Literal["lora", "full"]
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-INTEGER_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "F8_E4M3", "F8_E5M2", "F4"})
+# What packed and rounded weights are stored as. I64 and BOOL are not: a model may hold counters and masks.
+INTEGER_DTYPES = frozenset({"I8", "U8", "I16", "U16", "I32", "U32", "U64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"})
 HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 # Initialisations that also change the base's weights: the LoRA alone does not describe such a model.
 BASE_CHANGING_INITIALISATIONS = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -98,20 +101,26 @@ class AdapterValues:
 
 
 def assess_files(kind: Kind, sizes: Mapping[str, int]) -> Refusal | None:
-    """Refuse pickles, empty files and folders without weights."""
+    """Refuse pickles, empty files and folders without what its kind needs."""
     for path in sorted(sizes):
         if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES:
             return Refusal("pickle_refused", f"{path} is a pickle.", {"path": path})
-    weights = [ADAPTER_WEIGHTS] if kind == "lora" else [path for path in sizes if path.endswith(".safetensors")]
-    needed = [ADAPTER_CONFIG if kind == "lora" else MODEL_CONFIG, *weights]
-    missing = [path for path in needed if path not in sizes]
-    if missing or not weights:
-        what = ", ".join(missing) or "any safetensors file"
-        return Refusal("artifact_not_found", f"The folder does not hold {what}.", {"missing": what})
-    empty = [path for path in needed if sizes[path] == 0]
+    needed = [ADAPTER_CONFIG, ADAPTER_WEIGHTS] if kind == "lora" else [MODEL_CONFIG]
+    missing = ", ".join(path for path in needed if path not in sizes)
+    if missing:
+        return Refusal("artifact_not_found", f"The folder does not hold {missing}.", {"missing": missing})
+    empty = [path for path in (*needed, WEIGHTS) if sizes.get(path) == 0]
     if empty:
         return Refusal("truncated_weights", f"{empty[0]} has 0 bytes.", {"path": empty[0]})
-    return None
+    return assess_weights_there(sizes) if kind == "full" else None
+
+
+def assess_weights_there(sizes: Mapping[str, int]) -> Refusal | None:
+    """Refuse a model's folder in which nothing says which files are its weights; transformers would find none."""
+    if WEIGHTS in sizes or WEIGHTS_INDEX in sizes:
+        return None
+    reason = f"The folder holds neither {WEIGHTS} nor {WEIGHTS_INDEX}."
+    return Refusal("artifact_not_found", reason, {"missing": WEIGHTS})
 
 
 def assess_weights_files(files: Sequence[WeightsFile]) -> Refusal | None:
@@ -132,9 +141,9 @@ def assess_base_identity(declared: BaseModelRef, found_digest: str) -> Refusal |
 
 
 def assess_base_files(sizes: Mapping[str, int]) -> Refusal | None:
-    """Refuse a base without a configuration."""
+    """Refuse a base without a configuration or without weights."""
     if MODEL_CONFIG in sizes:
-        return None
+        return assess_weights_there(sizes)
     return Refusal("unsupported_architecture", f"The base has no {MODEL_CONFIG}.", {"missing": [MODEL_CONFIG]})
 
 
@@ -142,9 +151,17 @@ def assess_base(base: FolderFacts) -> Refusal | None:
     """Refuse to merge into quantised weights: rounding a sum to a 4-bit grid loses the LoRA."""
     if base.config and base.config.get("quantization_config"):
         return Refusal("quantised_base", "The base's config.json has a quantization_config.")
-    for name, info in base.tensors.items():
+    if base.config and base.config.get("transformers_weights"):
+        reason = f"The base's config.json names its weights by transformers_weights; name them {WEIGHTS}."
+        return Refusal("unsupported_architecture", reason)
+    return assess_quantised("base", base.tensors)
+
+
+def assess_quantised(whose: str, tensors: Mapping[str, TensorInfo]) -> Refusal | None:
+    """Refuse weights that are stored as what packed and rounded ones are."""
+    for name, info in tensors.items():
         if info.dtype in INTEGER_DTYPES:
-            reason = f"The base's tensor {name} is stored as {info.dtype}."
+            reason = f"The {whose}'s tensor {name} is stored as {info.dtype}."
             return Refusal("quantised_base", reason, {"tensor": name, "dtype": info.dtype})
     return None
 
@@ -218,12 +235,14 @@ def assess_base_copies(differing: Sequence[str]) -> Refusal | None:
     return Refusal("base_mismatch", reason, {"tensors": list(differing)})
 
 
-def first_shape_mismatch(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> Refusal | None:
-    """Find the first tensor whose shape does not fit the base."""
+def first_shape_mismatch(
+    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], by: str = "this base"
+) -> Refusal | None:
+    """Find the first tensor whose shape does not fit the base; `by` says in a sentence what needs another one."""
     for name in sorted(expected):
         if found[name].shape != expected[name]:
             have, want = list(found[name].shape), list(expected[name])
-            reason = f"{name} has shape {have}, this base needs {want}."
+            reason = f"{name} has shape {have}, {by} needs {want}."
             return Refusal("shape_mismatch", reason, {"tensor": name, "found": have, "expected": want})
     return None
 
@@ -245,18 +264,6 @@ def assess_finite(non_finite: Sequence[str]) -> Refusal | None:
         return None
     reason = f"{non_finite[0]} holds NaN or infinity ({len(non_finite)} such tensors)."
     return Refusal("non_finite_weights", reason, {"tensors": list(non_finite[:5])})
-
-
-def assess_base_tensors(base: Mapping[str, TensorInfo], needed: Collection[str]) -> Refusal | None:
-    """Refuse a base whose files do not hold every weight under the name its architecture gives it.
-
-    Whatever is missing would be initialised at random on loading.
-    """
-    missing = sorted(set(needed) - base.keys())
-    if missing:
-        reason = f"The base's files do not hold {len(missing)} weights of its architecture, for example {missing[0]}."
-        return Refusal("unsupported_architecture", reason, {"missing": missing[:5]})
-    return None
 
 
 def bare_name(name: str) -> str:

@@ -1,9 +1,9 @@
-"""What is refused of full weights: another architecture than the base's, other tensors, quantised ones."""
+"""What is refused of full weights: another architecture than the base's, other tensors."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from services.merger.domain.checks import INTEGER_DTYPES, Refusal, TensorInfo, first_shape_mismatch
+from services.merger.domain.checks import Refusal, TensorInfo, first_shape_mismatch
 
 # Not a matter of the weights: these may differ between a base and its full fine-tune.
 FREE_CONFIG_KEYS = frozenset(
@@ -41,7 +41,4 @@ def assess_full_tensors(
     if missing or unexpected:
         reason = f"{len(missing)} tensors of the base are missing, {len(unexpected)} are not the base's."
         return Refusal("base_mismatch", reason, {"missing": missing[:5], "unexpected": unexpected[:5]})
-    quantised = [name for name, info in found.items() if info.dtype in INTEGER_DTYPES]
-    if quantised:
-        return Refusal("quantised_base", f"{quantised[0]} is quantised.", {"tensor": quantised[0]})
     return first_shape_mismatch(found, expected)

@@ -8,12 +8,13 @@ from typing import Any, Literal
 from contracts.facts import BaseModelRef, Weights
 from contracts.manifests import FileEntry
 from contracts.vocabulary import digest_of_json
+from services.merger.domain.checks import WEIGHTS, WEIGHTS_INDEX
 from services.merger.domain.parity import ParityLimits
 from services.merger.domain.recorded import recorded_settings
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 2  # raise it when the same inputs would give other bytes or another verdict
+REVISION = 3  # raise it when the same inputs would give other bytes or another verdict
 SHARD_LIMIT_BYTES = 512_000_000
 SMALL_SHARD_BYTES = 32_000_000
 TOKENIZER_FILES = frozenset(
@@ -32,7 +33,7 @@ TOKENIZER_FILES = frozenset(
     }
 )
 CARRIED_SUFFIXES = frozenset({".json", ".jinja", ".txt", ".model"})
-NOT_CARRIED = frozenset({"model.safetensors.index.json"})
+NOT_CARRIED = frozenset({WEIGHTS_INDEX})
 
 
 def plan_output_key(
@@ -88,7 +89,7 @@ def plan_shards(sizes: Sequence[tuple[str, int]], limit_bytes: int = SHARD_LIMIT
 
 def shard_name(position: int, total: int) -> str:
     """Name a shard as `transformers` expects it; `position` counts from 0."""
-    return "model.safetensors" if total == 1 else f"model-{position + 1:05d}-of-{total:05d}.safetensors"
+    return WEIGHTS if total == 1 else f"model-{position + 1:05d}-of-{total:05d}.safetensors"
 
 
 def is_tokenizer_file(path: str) -> bool:

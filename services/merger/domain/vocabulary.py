@@ -80,7 +80,9 @@ def plan_vocabulary(carried: Mapping[str, TensorInfo], base: Mapping[str, Tensor
         base: The base's tensors.
         base_rows: `vocab_size` of the base's configuration.
     """
-    rows = [info.shape[0] for name, info in carried.items() if is_vocabulary(base.get(name), base_rows)]
+    rows = [
+        info.shape[0] for name, info in carried.items() if info.shape and is_vocabulary(base.get(name), base_rows)
+    ]
     resized = [count for count in rows if count != base_rows]
     return Vocabulary((resized or [base_rows])[0], base_rows, bool(rows))
 
