@@ -68,5 +68,3 @@ def refuse_by_headers(order: MergeOrder, base: domain.FolderFacts, checkpoint: d
     if order.kind == "lora":
         refuse(domain.assess_adapter_config(checkpoint.config, order.base_ref))
         refuse(domain.assess_recorded(checkpoint.config, order.hyperparameters))
-    else:
-        refuse(domain.assess_full_config(checkpoint.config, base.config))

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 
 from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
 from services.merger.adapters.rooms import Rooms, refuse
+from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
 from shared.errors import Permanent
+
+UNREADABLE = (AssertionError, AttributeError, KeyError, OSError, StrictDataclassError, TypeError, ValueError)
+"""What the library raises of a configuration that nothing can be built from."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Checked:
     Attributes:
         shapes: Shapes in the merged model of the tensors that get another one.
         tied: Modules that share one matrix, the embedding first.
+        token_ids: Special tokens that the configuration of full weights changes.
     """
 
     vocabulary: domain.Vocabulary
@@ -29,6 +35,7 @@ class Checked:
     replacements: Replacements
     shapes: Mapping[str, tuple[int, ...]]
     tied: list[str]
+    token_ids: Mapping[str, Any]
 
 
 def check(rooms: Rooms) -> Checked:
@@ -36,9 +43,10 @@ def check(rooms: Rooms) -> Checked:
     model = build_base(rooms.base)
     refuse(domain.assess_base_tensors(rooms.base_facts.tensors, peft_model.needed_weights(model)))
     rows, tied = model.config.get_text_config().vocab_size, peft_model.tied_modules(model)
+    brought: dict[str, str] = {}
+    token_ids: dict[str, Any] = {}
     if rooms.order.kind == "full":
-        vocabulary = full_vocabulary(rooms, rows)
-        brought: dict[str, str] = {}
+        vocabulary, token_ids = check_full(rooms, rows)
     else:
         vocabulary, brought = check_lora(rooms, rows, tied)
     base_size, tokenizer = compare_tokenizers(rooms)
@@ -57,7 +65,7 @@ def check(rooms: Rooms) -> Checked:
         for name, info in rooms.base_facts.tensors.items()
         if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and rooms.order.kind == "lora"
     }
-    return Checked(vocabulary, own, Replacements(rooms.adapter, whole(brought, tied)), shapes, tied)
+    return Checked(vocabulary, own, Replacements(rooms.adapter, whole(brought, tied)), shapes, tied, token_ids)
 
 
 def build_base(folder: Path) -> Any:
@@ -68,19 +76,47 @@ def build_base(folder: Path) -> Any:
     """
     try:
         return peft_model.empty_base(folder)
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except UNREADABLE as error:
         raise Permanent("unsupported_architecture", f"The base cannot be built: {first_line(error)}.") from error
 
 
-def full_vocabulary(rooms: Rooms, base_rows: int) -> domain.Vocabulary:
-    """Hold full weights against the base, whose embedding they may have resized."""
+def check_full(rooms: Rooms, base_rows: int) -> tuple[domain.Vocabulary, dict[str, Any]]:
+    """Hold full weights and their settings against the base, whose embedding they may have resized.
+
+    Returns:
+        Their vocabulary, and the special tokens that their configuration changes.
+
+    Raises:
+        Permanent: they do not fit, or nothing can be built from their settings.
+    """
     base, found = rooms.base_facts.tensors, rooms.checkpoint_facts.tensors
+    base_config = peft_model.read_config(rooms.base)
+    try:
+        config = peft_model.read_config(rooms.checkpoint)
+    except UNREADABLE as error:
+        raise unusable(error) from error
+    refuse(domain.assess_full_config(peft_model.settings_of(config), peft_model.settings_of(base_config)))
+    if domain.GENERATION_CONFIG in rooms.checkpoint_shelf.sizes:
+        generation = rooms.checkpoint / domain.GENERATION_CONFIG
+        if read_config(generation) is None:
+            raise Permanent("truncated_weights", f"The checkpoint's {generation.name} is no JSON object.")
     vocabulary = domain.plan_vocabulary(found, base, base_rows)
     expected = {name: domain.resized(info.shape, vocabulary) for name, info in base.items()}
     refuse(domain.assess_full_tensors(found, base, expected))
-    declared = (rooms.checkpoint_facts.config or {}).get("vocab_size", vocabulary.rows)
-    refuse(domain.assess_declared_rows(declared, vocabulary))
-    return vocabulary
+    text, base_text = config.get_text_config(), base_config.get_text_config()
+    refuse(domain.assess_declared_rows(text.vocab_size, vocabulary))
+    try:
+        peft_model.empty_base(rooms.checkpoint)
+    except UNREADABLE as error:
+        raise unusable(error) from error
+    pairs = ((text, base_text), (config, base_config))  # one and the same, unless a model has parts
+    changed = [domain.changed_token_ids(one.to_dict(), other.to_dict()) for one, other in pairs]
+    return vocabulary, {**changed[0], **changed[1]}
+
+
+def unusable(error: Exception) -> Permanent:
+    """Say that no model can be built as full weights ask for."""
+    return Permanent("base_mismatch", f"The checkpoint's config.json cannot be used: {first_line(error)}.")
 
 
 def non_finite_weights(rooms: Rooms) -> list[str]:

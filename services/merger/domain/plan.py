@@ -1,6 +1,7 @@
 """What a merge will write: its key, its shards, and the files that it carries over from the base."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from services.merger.domain.recorded import recorded_settings
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
-REVISION = 2  # raise it when the same inputs would give other bytes or another verdict
+REVISION = 3  # raise it when the same inputs would give other bytes or another verdict
 SHARD_LIMIT_BYTES = 512_000_000
 SMALL_SHARD_BYTES = 32_000_000
 TOKENIZER_FILES = frozenset(
@@ -103,8 +104,8 @@ def is_carried_over(path: str) -> bool:
 
 
 def strip_remote_code(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of a model's configuration what would make an engine import code from its folder."""
-    return {key: value for key, value in config.items() if key != "auto_map"}
+    """Copy a model's configuration without what would make an engine import code from its folder."""
+    return {key: deepcopy(value) for key, value in config.items() if key != "auto_map"}
 
 
 def tokenizer_digest(files: Sequence[FileEntry]) -> str:
