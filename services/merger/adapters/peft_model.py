@@ -22,9 +22,24 @@ ADAPTER = "default"
 META = torch.device("meta")
 
 
+def read_config(folder: Path) -> Any:
+    """Read a model's configuration, whichever version of the library wrote it; never code from its folder."""
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Give all settings, also those that the library does not write: they may name code on a hub."""
+    parts = [config, *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None)]
+    return {
+        **config.to_dict(),
+        "attn_implementation": [part._attn_implementation for part in parts],  # noqa: SLF001 - the only way to see it
+        "experts_implementation": [part._experts_implementation for part in parts],  # noqa: SLF001
+    }
+
+
 def empty_base(folder: Path, rows: int | None = None) -> Any:
-    """Build the base's modules without any memory for their weights, with `rows` in its embedding if they changed."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    """Build a model's modules without any memory for their weights, with `rows` in its embedding if they changed."""
+    config = read_config(folder)
     if rows is not None:
         config.get_text_config().vocab_size = rows
     with init_empty_weights():

@@ -44,7 +44,7 @@ def prove(store: Store, rooms: Rooms, checked: Checked, written: Written, progre
         reference = TensorReader(rooms.checkpoint_shelf, rooms.checkpoint_facts, written.read)
     measured = parity.measure_parity(
         lambda: peft_model.load_unmerged(rooms.base, rooms.checkpoint, rows) if is_lora
-        else peft_model.empty_base(rooms.base, rows),
+        else peft_model.empty_base(rooms.checkpoint),
         through_ties(reference, checked.tied),
         lambda: peft_model.empty_base(stored),
         through_ties(merged, checked.tied),

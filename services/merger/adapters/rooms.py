@@ -74,4 +74,3 @@ def refuse_by_headers(order: MergeOrder, base: domain.FolderFacts, checkpoint: d
         refuse(domain.assess_adapter_dtypes(checkpoint.tensors))
     else:
         refuse(domain.assess_quantised("checkpoint", checkpoint.tensors))
-        refuse(domain.assess_full_config(checkpoint.config, base.config))

@@ -13,9 +13,12 @@ from contracts.codes import Code
 from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
 from services.merger.adapters.rooms import Rooms, refuse
+from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
 from shared.errors import Permanent, translate
 from shared.jobs import is_out_of_memory
+
+CONFIG_UNUSABLE = "The checkpoint's config.json cannot be used"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Checked:
         ignored: Tensors of the files that no model is made of, so that the merged one does not get them.
         shapes: Shapes in the merged model of the tensors that get another one.
         tied: Modules that share one matrix, the embedding first.
+        token_ids: Special tokens that the configuration of full weights changes.
     """
 
     vocabulary: domain.Vocabulary
@@ -34,6 +38,7 @@ class Checked:
     ignored: set[str]
     shapes: Mapping[str, tuple[int, ...]]
     tied: list[str]
+    token_ids: Mapping[str, Any]
 
 
 def check(rooms: Rooms) -> Checked:
@@ -42,9 +47,10 @@ def check(rooms: Rooms) -> Checked:
     known = peft_model.known_weights(model)
     ignored = find_ignored(rooms, model, known)
     refuse(domain.assess_base_tensors(domain.without(rooms.base_facts.tensors, ignored), known))
+    brought: dict[str, str] = {}
+    token_ids: dict[str, Any] = {}
     if rooms.order.kind == "full":
-        vocabulary = full_vocabulary(rooms, rows, known, ignored)
-        brought: dict[str, str] = {}
+        vocabulary, token_ids = check_full(rooms, rows, known, ignored)
     else:
         vocabulary, brought = check_lora(rooms, rows, tied)
     base_size, tokenizer = compare_tokenizers(rooms)
@@ -63,7 +69,8 @@ def check(rooms: Rooms) -> Checked:
         for name, info in rooms.base_facts.tensors.items()
         if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and rooms.order.kind == "lora"
     }
-    return Checked(vocabulary, own, Replacements(rooms.adapter, whole(brought, tied)), ignored, shapes, tied)
+    replacements = Replacements(rooms.adapter, whole(brought, tied))
+    return Checked(vocabulary, own, replacements, ignored, shapes, tied, token_ids)
 
 
 @contextmanager
@@ -105,17 +112,38 @@ def find_ignored(rooms: Rooms, model: Any, known: domain.Known) -> set[str]:
     return peft_model.ignored_weights(model, found - known.shapes.keys())
 
 
-def full_vocabulary(rooms: Rooms, base_rows: int, known: domain.Known, ignored: set[str]) -> domain.Vocabulary:
-    """Hold full weights against the base, whose embedding they may have resized."""
+def check_full(
+    rooms: Rooms, base_rows: int, known: domain.Known, ignored: set[str]
+) -> tuple[domain.Vocabulary, dict[str, Any]]:
+    """Hold full weights and their settings against the base, whose embedding they may have resized.
+
+    Returns:
+        Their vocabulary, and the special tokens that their configuration changes.
+
+    Raises:
+        Permanent: they do not fit, or nothing can be built from their settings.
+    """
     base = domain.without(rooms.base_facts.tensors, ignored)
     found = domain.without(rooms.checkpoint_facts.tensors, ignored)
+    base_config = peft_model.read_config(rooms.base)
+    with judged_by_a_library("base_mismatch", CONFIG_UNUSABLE):
+        config = peft_model.read_config(rooms.checkpoint)
+    refuse(domain.assess_full_config(peft_model.settings_of(config), peft_model.settings_of(base_config)))
+    if domain.GENERATION_CONFIG in rooms.checkpoint_shelf.sizes:
+        generation = rooms.checkpoint / domain.GENERATION_CONFIG
+        if read_config(generation) is None:
+            raise Permanent("truncated_weights", f"The checkpoint's {generation.name} is no JSON object.")
     vocabulary = domain.plan_vocabulary(found, base, base_rows)
     expected = {name: domain.resized(info.shape, vocabulary) for name, info in base.items()}
     refuse(domain.assess_full_tensors(found, base, expected))
     refuse(domain.assess_floating(found, known))
-    declared = (rooms.checkpoint_facts.config or {}).get("vocab_size", vocabulary.rows)
-    refuse(domain.assess_declared_rows(declared, vocabulary))
-    return vocabulary
+    text, base_text = config.get_text_config(), base_config.get_text_config()
+    refuse(domain.assess_declared_rows(text.vocab_size, vocabulary))
+    with judged_by_a_library("base_mismatch", CONFIG_UNUSABLE):
+        peft_model.empty_base(rooms.checkpoint)
+    pairs = ((text, base_text), (config, base_config))  # one and the same, unless a model has parts
+    changed = [domain.changed_token_ids(one.to_dict(), other.to_dict()) for one, other in pairs]
+    return vocabulary, {**changed[0], **changed[1]}
 
 
 def non_finite_weights(rooms: Rooms, ignored: set[str]) -> list[str]:

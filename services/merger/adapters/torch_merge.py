@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from contracts.manifests import FileEntry
 from services.merger import domain
 from services.merger.adapters.peft_model import LayerwiseMerge, load_unmerged
 from services.merger.adapters.rooms import Rooms
+from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.streaming import (
     LeftOverError,
     NoMerge,
@@ -61,22 +63,38 @@ def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
 def carry_over(store: Store, rooms: Rooms, checked: Checked, tell: Callable[[int, int], None]) -> list[FileEntry]:
     """Copy tokenizer and settings byte by byte; only a configuration that lies is written anew.
 
-    It lies when it names another dtype or vocabulary than the merged model's, or code to import from the folder.
+    It lies when it names another dtype, vocabulary or special token than the merged model's, or code to import from
+    the folder. All comes from the base, but the settings of full weights and added tokens, which are the checkpoint's.
     """
     paths = {path: rooms.base / path for path in rooms.base_shelf.sizes if domain.is_carried_over(path)}
+    own = {path: rooms.checkpoint / path for path in rooms.checkpoint_shelf.sizes}
     if checked.own_tokenizer:
-        own = {path: rooms.checkpoint / path for path in rooms.checkpoint_shelf.sizes}
         paths = {path: local for path, local in paths.items() if not domain.is_tokenizer_file(path)}
         paths |= {path: local for path, local in own.items() if domain.is_tokenizer_file(path)}
+    if rooms.order.kind == "full":
+        paths |= {path: local for path, local in own.items() if path in domain.OWN_SETTINGS}
     config = json.loads(paths[domain.MODEL_CONFIG].read_text(encoding="utf-8"))
     honest = honest_config(config, checked.vocabulary, rooms.order.dtype)
     if honest != config:
-        paths[domain.MODEL_CONFIG].write_bytes(dump_json(honest))
+        paths[domain.MODEL_CONFIG] = write_anew(rooms, domain.MODEL_CONFIG, honest)
+    generation = read_config(paths[domain.GENERATION_CONFIG]) if domain.GENERATION_CONFIG in paths else None
+    if generation is not None and rooms.order.kind == "full":
+        token_ids = {} if domain.GENERATION_CONFIG in own else checked.token_ids
+        honest = {**domain.strip_remote_code(generation), **token_ids}
+        if honest != generation:
+            paths[domain.GENERATION_CONFIG] = write_anew(rooms, domain.GENERATION_CONFIG, honest)
     files = []
     for path, local in sorted(paths.items()):
         files.append(store.put_file(local, path))
         tell(len(files), len(paths))
     return files
+
+
+def write_anew(rooms: Rooms, name: str, config: dict[str, Any]) -> Path:
+    """Write a configuration beside the one that came, which the proof still reads."""
+    path = rooms.order.room / f"honest-{name}"
+    path.write_bytes(dump_json(config))
+    return path
 
 
 def honest_config(config: dict[str, Any], vocabulary: domain.Vocabulary, dtype: domain.SaveDtype) -> dict[str, Any]:

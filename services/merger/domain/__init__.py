@@ -28,7 +28,13 @@ from services.merger.domain.checks import (
     first_shape_mismatch,
     twin_of,
 )
-from services.merger.domain.full import assess_full_config, assess_full_tensors
+from services.merger.domain.full import (
+    GENERATION_CONFIG,
+    OWN_SETTINGS,
+    assess_full_config,
+    assess_full_tensors,
+    changed_token_ids,
+)
 from services.merger.domain.parity import PARITY_PROMPTS, PROBE_CONVERSATION, ParityLimits, assess_parity
 from services.merger.domain.plan import (
     SHARD_LIMIT_BYTES,
@@ -72,7 +78,9 @@ __all__ = [
     "ADAPTER_CONFIG",
     "ADAPTER_WEIGHTS",
     "FLOATING_DTYPES",
+    "GENERATION_CONFIG",
     "MODEL_CONFIG",
+    "OWN_SETTINGS",
     "PARITY_PROMPTS",
     "PROBE_CONVERSATION",
     "SHARD_LIMIT_BYTES",
@@ -116,6 +124,7 @@ __all__ = [
     "assess_vocabulary",
     "assess_weights_files",
     "base_tensor_name",
+    "changed_token_ids",
     "first_shape_mismatch",
     "is_carried_over",
     "is_tokenizer_file",

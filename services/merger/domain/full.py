@@ -3,34 +3,56 @@
 from collections.abc import Mapping
 from typing import Any
 
-from services.merger.domain.checks import Refusal, TensorInfo, first_shape_mismatch
+from services.merger.domain.checks import MODEL_CONFIG, Refusal, TensorInfo, first_shape_mismatch
 
-# Not a matter of the weights: these may differ between a base and its full fine-tune.
+GENERATION_CONFIG = "generation_config.json"
+OWN_SETTINGS = frozenset({MODEL_CONFIG, GENERATION_CONFIG})
+"""Files that full weights bring themselves; of the second, the base's is taken where they bring none."""
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# A full fine-tune may differ from its base in these, at any depth: what is served has the fine-tune's own.
 FREE_CONFIG_KEYS = frozenset(
     {
         "_name_or_path",
-        "auto_map",
-        "bos_token_id",
+        "auto_map",  # never served
         "dtype",
-        "eos_token_id",
-        "pad_token_id",
         "rope_theta",
         "torch_dtype",
         "transformers_version",
         "use_cache",
         "vocab_size",  # held against the embedding's rows and the tokenizer
+        *TOKEN_IDS,
     }
 )
 
 
 def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> Refusal | None:
-    """Refuse full weights whose architecture settings are not the base's: their shapes would not tell."""
-    keys = (config.keys() | base_config.keys()) - FREE_CONFIG_KEYS
-    different = sorted(key for key in keys if config.get(key) != base_config.get(key))
+    """Refuse full weights whose architecture settings are not the base's: their shapes would not tell.
+
+    Args:
+        config: As the library reads it, so that it makes no difference which version of it wrote the file.
+        base_config: The base's, read in the same way.
+    """
+    mine, theirs = bound(config), bound(base_config)
+    different = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
     if different:
         reason = f"config.json differs from the base's in {', '.join(different)}."
         return Refusal("base_mismatch", reason, {"keys": different})
     return None
+
+
+def bound(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the settings that a full fine-tune shares with its base."""
+    return {
+        key: bound(value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if key not in FREE_CONFIG_KEYS
+    }
+
+
+def changed_token_ids(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the special tokens that a full fine-tune's configuration names, and its base's does not."""
+    return {key: config[key] for key in TOKEN_IDS if config.get(key) not in (None, base_config.get(key))}
 
 
 def assess_full_tensors(

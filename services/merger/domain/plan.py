@@ -1,6 +1,7 @@
 """What a merge will write: its key, its shards, and the files that it carries over from the base."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -104,8 +105,8 @@ def is_carried_over(path: str) -> bool:
 
 
 def strip_remote_code(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out of a model's configuration what would make an engine import code from its folder."""
-    return {key: value for key, value in config.items() if key != "auto_map"}
+    """Copy a model's configuration without what would make an engine import code from its folder."""
+    return {key: deepcopy(value) for key, value in config.items() if key != "auto_map"}
 
 
 def tokenizer_digest(files: Sequence[FileEntry]) -> str:

@@ -1,6 +1,7 @@
 """The merged weights are, bit by bit, PEFT's own float32 merge rounded once; and they were read back from the store."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -240,6 +241,99 @@ def test_full_weights_in_float32_are_rounded_once(made, order, tmp_path):
     one = order(checkpoint=full, kind="full").make()
     assert_same_bits(load_all(one.out), load_all(full))
     assert json.loads((one.out / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def as_version_4_writes_it(path, *, theta, **changes):
+    """Write a configuration as transformers 4 does: the base of the rotation at the top."""
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    config["torch_dtype"] = config.pop("dtype")
+    path.write_text(json.dumps({**config, "rope_theta": theta, "rope_scaling": None, **changes}))
+
+
+def logits_of(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model(torch.arange(1, 200)[None]).logits
+
+
+def test_full_weights_keep_their_own_rotation(order):
+    one = order(checkpoint="full", kind="full")
+    as_version_4_writes_it(one.base / "config.json", theta=1e4)
+    as_version_4_writes_it(one.checkpoint / "config.json", theta=5e5)
+    one.make()
+    assert json.loads((one.out / "config.json").read_text())["rope_theta"] == 5e5
+    assert torch.equal(logits_of(one.out), logits_of(one.checkpoint))
+    shutil.copy(one.base / "config.json", one.out)
+    assert not torch.allclose(logits_of(one.out), logits_of(one.checkpoint), atol=0.1)  # it does matter
+
+
+def test_full_weights_may_have_been_saved_by_another_version_of_the_library_than_the_base(made, order):
+    one = order(checkpoint="full", kind="full")
+    theta = json.loads((one.base / "config.json").read_text())["rope_parameters"]["rope_theta"]
+    as_version_4_writes_it(one.base / "config.json", theta=theta)
+    one.make()
+    assert (one.out / "config.json").read_bytes() == (made["full"] / "config.json").read_bytes()
+    assert one.parity.max_abs_logit_difference == 0.0
+
+
+def test_full_weights_keep_their_own_special_tokens(order):
+    one = order(checkpoint="full", kind="full")
+    edit_json(one.checkpoint / "config.json", eos_token_id=[2, 1])
+    edit_json(one.checkpoint / "generation_config.json", eos_token_id=[2, 1], temperature=0.5)
+    one.make()
+    for name in ("config.json", "generation_config.json"):
+        assert (one.out / name).read_bytes() == (one.checkpoint / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("end", [2, [2, 1]])
+def test_full_weights_without_a_generation_config_take_the_bases_with_their_own_special_tokens(order, end):
+    one = order(checkpoint="full", kind="full")
+    edit_json(one.base / "generation_config.json", temperature=0.5)
+    edit_json(one.checkpoint / "config.json", eos_token_id=end)
+    (one.checkpoint / "generation_config.json").unlink()
+    one.make()
+    theirs = json.loads((one.base / "generation_config.json").read_text())
+    assert json.loads((one.out / "generation_config.json").read_text()) == {**theirs, "eos_token_id": end}
+
+
+def test_remote_code_of_full_weights_does_not_reach_the_merged_model(order):
+    one = order(checkpoint="full", kind="full")
+    for name in ("config.json", "generation_config.json"):
+        edit_json(one.checkpoint / name, auto_map={"AutoModel": "evil.Model"})
+    (one.checkpoint / "evil.py").write_text("raise SystemExit")
+    one.make()
+    for name in ("config.json", "generation_config.json"):
+        assert "auto_map" not in json.loads((one.out / name).read_text())
+    assert not (one.out / "evil.py").exists()
+
+
+def test_a_loras_own_settings_are_not_the_merged_models(order):
+    one = order()
+    for name in ("config.json", "generation_config.json"):
+        shutil.copy(one.base / name, one.checkpoint)
+        edit_json(one.checkpoint / name, eos_token_id=[2, 1])
+    one.make()
+    for name in ("config.json", "generation_config.json"):
+        assert (one.out / name).read_bytes() == (one.base / name).read_bytes(), name
+
+
+def test_the_parity_of_full_weights_sees_settings_that_are_not_theirs(order):
+    job = order(checkpoint="full", kind="full")
+    as_version_4_writes_it(job.checkpoint / "config.json", theta=5e5)
+
+    def with_the_bases(written):
+        config = job.store.put_file(job.base / "config.json", "config.json")
+        return replace(written, files=(*(file for file in written.files if file.path != "config.json"), config))
+
+    seen = proved(job, change=with_the_bases).parity
+    assert domain.assess_parity(seen, domain.ParityLimits()).code == "parity_failed"
+
+
+def test_a_configuration_is_made_honest_without_a_change_to_the_one_that_came():
+    config = {"dtype": "float32", "auto_map": {}, "text_config": {"vocab_size": 259}}
+    honest = torch_merge.honest_config(config, domain.Vocabulary(262, 259, carried=True), "bfloat16")
+    assert honest == {"dtype": "bfloat16", "text_config": {"vocab_size": 262}}
+    assert config == {"dtype": "float32", "auto_map": {}, "text_config": {"vocab_size": 259}}
 
 
 def test_parity_sees_no_difference_in_float32(order):

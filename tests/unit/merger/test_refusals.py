@@ -254,12 +254,43 @@ def test_full_weights_of_another_depth(order, tmp_path):
     assert refusal(one).code == "base_mismatch"
 
 
-def test_full_weights_with_another_rope(order):
+LINEAR_ROPE = {"rope_theta": 1e4, "rope_type": "linear", "factor": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "keys"),
+    [
+        ({"rope_parameters": LINEAR_ROPE}, ["rope_parameters"]),
+        ({"num_key_value_heads": 4}, ["num_key_value_heads"]),
+        ({"tie_word_embeddings": False}, ["tie_word_embeddings"]),
+        ({"quantization_config": {"quant_method": "gptq"}}, ["quantization_config"]),
+        ({"attn_implementation": "acme/kernels"}, ["attn_implementation"]),  # the library would load it from a hub
+        ({"something_else": 1}, ["something_else"]),
+    ],
+)
+def test_full_weights_with_other_settings(order, settings, keys):
     one = order(checkpoint="full", kind="full")
-    edit_json(one.checkpoint / "config.json", rope_parameters={"rope_theta": 5e5, "rope_type": "default"})
+    edit_json(one.checkpoint / "config.json", **settings)
     error = refusal(one)
     assert error.code == "base_mismatch"
-    assert error.details["keys"] == ["rope_parameters"]
+    assert error.details["keys"] == keys
+
+
+@pytest.mark.parametrize("settings", [{"model_type": "none-such"}, {"pad_token_id": 10_000}, {"hidden_size": "many"}])
+def test_full_weights_whose_settings_build_no_model(order, settings):
+    one = order(checkpoint="full", kind="full")
+    edit_json(one.checkpoint / "config.json", **settings)
+    error = refusal(one)
+    assert error.code == "base_mismatch"
+    assert "config.json cannot be used" in error.reason
+
+
+def test_full_weights_whose_generation_config_is_none(order):
+    one = order(checkpoint="full", kind="full")
+    (one.checkpoint / "generation_config.json").write_text("[]")
+    error = refusal(one)
+    assert error.code == "truncated_weights"
+    assert "generation_config.json" in error.reason
 
 
 def test_lora_without_rank_or_alpha(order):
