@@ -61,7 +61,7 @@ ADVICE: dict[Code, str] = {
     "inconclusive": "There was not enough evidence to pass; give more requests or a longer deadline.",
     "rehearsal_failed": "The way back did not work in staging; the rehearsal's report says which step.",
     "approval_expired": "Nobody approved in time; publish again with a higher attempt.",
-    "deadline_passed": "A step took longer than the policy allows; see the awaited step, then publish with a higher attempt.",
+    "deadline_passed": "A step took longer than it may; see which one and why, then publish with a higher attempt.",
     "work_abandoned": "A work item failed for good; see slipway deadletters, mend the cause, then publish with a higher attempt.",
     "superseded": "A newer release took its place.",
     "cancelled": "A person cancelled the release.",

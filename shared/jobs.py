@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+import structlog
+
 from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
 from shared.process import die_with_parent, end_tree
 
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
-_LINE_LIMIT = 4 * 1024 * 1024
+_LINE_LIMIT = 4 * 1024 * 1024  # bytes of one message of the child
 _OUT_OF_MEMORY_EXIT = 77
 _SILENCE_S = 2.0
 _POLL_S = 0.05
@@ -41,15 +43,26 @@ def _oom_kills() -> int:
 
 async def run_job(
     argv: Sequence[str], *, on_progress: OnProgress, log_path: Path, memory_limit_bytes: int | None = None,
-    timeout_s: float | None = None, env: Mapping[str, str] | None = None,
+    timeout_s: float | None = None, at_timeout: str = "", env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a child process and give its result.
 
-    Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment.
+    Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment. A child that has said how its work
+    ended has said it, whatever becomes of its process afterwards.
+
+    Args:
+        argv: The child's command line.
+        on_progress: Called with what the child reports.
+        log_path: Where its output goes.
+        memory_limit_bytes: The most private memory that it may map; no limit when absent.
+        timeout_s: After how long it is ended; never when absent.
+        at_timeout: A sentence that says what a person can do about that.
+        env: Variables beside those of this process.
 
     Raises:
-        Permanent: what the child reported, or `out_of_memory`, `engine_failed` when it died without a word.
-        Transient: what the child reported as such, or `deadline_passed` after `timeout_s`.
+        Permanent: what the child reported, `deadline_passed` after `timeout_s`, because the same work would take as
+            long again, or `out_of_memory`, `engine_failed` when it died without a word.
+        Transient: what the child reported as such.
         ChildKilled: somebody killed it; says nothing about the input, so it is tried again up to the delivery limit.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +72,16 @@ async def run_job(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
             env={**os.environ, **(env or {})}, preexec_fn=_prepare(memory_limit_bytes), start_new_session=True,
         )  # fmt: skip
+    heard = _Heard()
     try:
-        async with asyncio.timeout(timeout_s):
-            outcome, code = await _attend(process, on_progress)
+        async with asyncio.timeout(timeout_s) as limit:
+            await _attend(process, on_progress, heard)
     except TimeoutError as error:
-        raise Transient("deadline_passed", f"The work took longer than {timeout_s:.0f} s and was ended.") from error
+        if not limit.expired():
+            raise
+        if not heard.outcome:
+            reason = f"The work took longer than {timeout_s:.0f} s and was ended. {at_timeout}".rstrip()
+            raise Permanent("deadline_passed", reason) from error
     finally:
         if process.returncode is None:
             await asyncio.to_thread(end_tree, process.pid)
@@ -71,7 +89,7 @@ async def run_job(
             os.killpg(process.pid, signal.SIGKILL)  # what the child left behind is in its group
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
-    return _conclude(outcome, code, log_path, killed_by_kernel=_oom_kills() > kills_before)
+    return _conclude(heard.outcome, process.returncode, log_path, killed_by_kernel=_oom_kills() > kills_before)
 
 
 def _prepare(memory_limit_bytes: int | None) -> Callable[[], None]:
@@ -93,12 +111,11 @@ class _Heard:
     outcome: dict[str, Any] = field(default_factory=dict)
 
 
-async def _attend(process: asyncio.subprocess.Process, on_progress: OnProgress) -> tuple[dict[str, Any], int]:
-    """Give the child's last word and its exit code, once it has ended and nothing more comes.
+async def _attend(process: asyncio.subprocess.Process, on_progress: OnProgress, heard: _Heard) -> None:
+    """Listen to the child until it has ended and nothing more comes.
 
     The end of its output is not awaited: a helper that the child forked may hold the channel open for ever.
     """
-    heard = _Heard()
     listening = asyncio.ensure_future(_listen(process.stdout, on_progress, heard))
     ended = asyncio.ensure_future(_ended(process))
     try:
@@ -109,16 +126,15 @@ async def _attend(process: asyncio.subprocess.Process, on_progress: OnProgress) 
             await asyncio.wait({listening}, timeout=_SILENCE_S)
         if listening.done():
             listening.result()
-        return heard.outcome, await ended
+        await ended
     finally:
         listening.cancel()
         ended.cancel()
 
 
-async def _ended(process: asyncio.subprocess.Process) -> int:
+async def _ended(process: asyncio.subprocess.Process) -> None:
     while process.returncode is None:  # noqa: ASYNC110 - wait() would wait for the end of the output as well
         await asyncio.sleep(_POLL_S)
-    return process.returncode
 
 
 async def _listen(stream: asyncio.StreamReader | None, on_progress: OnProgress, heard: _Heard) -> None:
@@ -154,12 +170,17 @@ def _message(line: bytes) -> dict[str, Any] | None:
     return message if is_error else None
 
 
-def _conclude(outcome: dict[str, Any], code: int, log_path: Path, *, killed_by_kernel: bool) -> dict[str, Any]:
+def _conclude(
+    outcome: dict[str, Any], code: int | None, log_path: Path, *, killed_by_kernel: bool
+) -> dict[str, Any]:  # fmt: skip
     if "error" in outcome:
         error = outcome["error"]
         kind = Transient if error.get("transient") else Permanent
         raise kind(as_code(error["code"]), error["reason"], **error.get("details", {}))
-    if code == 0 and "result" in outcome:
+    if "result" in outcome:
+        if code != 0:  # libraries may crash while the interpreter takes them down
+            structlog.get_logger().warning("the work was done, but its process ended badly", exit_code=code,
+                                           log=log_path.name)  # fmt: skip
         result: dict[str, Any] = outcome["result"]
         return result
     log = f"see {log_path.name} in the service's folder"
@@ -207,4 +228,8 @@ _protocol = 1
 
 
 def _say(message: dict[str, Any]) -> None:
-    os.write(_protocol, json.dumps(message, default=str).encode() + b"\n")
+    line = json.dumps(message, default=str).encode()
+    if len(line) > _LINE_LIMIT:
+        reason = f"The work's {next(iter(message))} was larger ({len(line)} bytes) than the {_LINE_LIMIT} that fit."
+        raise Permanent("engine_failed", reason)
+    os.write(_protocol, line + b"\n")

@@ -1,11 +1,12 @@
-"""Starts and ends operating-system processes so that none is left behind."""
+"""Starts, limits and ends operating-system processes so that none is left behind or in the way."""
 
 import contextlib
 import ctypes
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 
@@ -26,6 +27,36 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
             os.kill(os.getpid(), signal.SIGKILL)
 
     return prepare
+
+
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Give how much memory this process can have: the machine's, or less where its control groups (v1, v2) say so."""
+    return min([psutil.virtual_memory().total, *_group_limits(root)])
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """Give the limits of the process's control groups and of all groups around them.
+
+    In a container the named group may lie outside what is mounted; its own limit is then at the top of the mount.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            top, file = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / name.lstrip("/")
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                yield int((folder / file).read_text())
+            if folder == top:
+                break
 
 
 def free_port() -> int:

@@ -10,6 +10,7 @@ from services.merger.settings import MergerSettings
 from shared.blobs import STALE_UPLOAD, Store
 from shared.bus import Bus
 from shared.clock import SystemClock
+from shared.process import memory_bytes
 from shared.service import serve
 from shared.settings import Connection, SourceSettings
 from shared.sources import Sources
@@ -29,7 +30,7 @@ async def run() -> None:
         engine=ChildProcess(
             log_path=work_dir / "work.log",
             threads=settings.threads,
-            memory_limit_bytes=settings.memory_limit_bytes,
+            memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
             timeout_s=settings.timeout_s,
         ),
         clock=clock,

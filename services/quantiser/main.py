@@ -14,6 +14,7 @@ from services.quantiser.settings import QuantiserSettings
 from shared.blobs import STALE_UPLOAD, Store
 from shared.bus import Bus
 from shared.clock import SystemClock
+from shared.process import memory_bytes
 from shared.service import serve
 from shared.settings import Connection
 from shared.telemetry import configure_logging
@@ -32,7 +33,7 @@ async def run() -> None:
         engine=ChildProcess(
             log_path=work_dir / "work.log",
             threads=settings.threads,
-            memory_limit_bytes=settings.memory_limit_bytes,
+            memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
             timeout_s=settings.timeout_s,
         ),
         packaged=PackagedText(calibration=corpus_digest(text.calibration), held_out=corpus_digest(text.held_out)),

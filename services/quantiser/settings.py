@@ -24,6 +24,6 @@ class QuantiserSettings(BaseSettings):
     threads: Annotated[int, Field(ge=1)] | None = None
     """Threads of torch; all cores when absent."""
     memory_limit_bytes: Annotated[int, Field(gt=0)] | None = None
-    """Most memory that the quantising process may allocate."""
+    """Most private memory that the quantising process may map; that of machine or control group when absent."""
     timeout_s: Annotated[float, Field(gt=0.0)] = 14_400.0
     progress_interval_s: Annotated[float, Field(ge=0.0)] = 0.5

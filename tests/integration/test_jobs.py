@@ -85,11 +85,31 @@ async def test_silent_exit_is_no_result(tmp_path):
     assert (caught.value.code, caught.value.details) == ("engine_failed", {"exit_code": 0})
 
 
-async def test_result_of_a_child_that_then_crashed_does_not_count(tmp_path):
-    code = "import os\nprint('{\"result\": {}}', flush=True)\nos._exit(3)"
+@pytest.mark.parametrize(("crash", "exit_code"), [("os.abort", -6), ("lambda: os._exit(3)", 3),
+                                                  ("lambda: os.kill(os.getpid(), 9)", -9)])  # fmt: skip
+async def test_result_of_a_child_that_then_crashed_counts(tmp_path, capsys, crash, exit_code):
+    """Its work was complete: libraries may crash while the interpreter takes them down."""
+    code = job(f"import atexit, os\natexit.register({crash})\nreturn {{'ok': True}}")
+    assert await run(code, tmp_path) == {"ok": True}
+    assert f"exit_code={exit_code}" in capsys.readouterr().out.replace('"exit_code": ', "exit_code=")
+
+
+async def test_result_of_a_child_that_then_hung_counts_at_the_timeout(tmp_path):
+    code = job("import atexit, time\natexit.register(lambda: time.sleep(600))\nreturn {'ok': True}")
+    assert await run(code, tmp_path, timeout_s=3) == {"ok": True}
+
+
+async def test_error_of_a_child_that_then_crashed_stays_what_it_said(tmp_path):
+    body = "import atexit, os\natexit.register(os.abort)\nraise Permanent('base_mismatch', 'Another base.')"
     with pytest.raises(Permanent) as caught:
-        await run(code, tmp_path)
-    assert caught.value.details == {"exit_code": 3}
+        await run(job(body, before="from shared.errors import *"), tmp_path)
+    assert caught.value.code == "base_mismatch"
+
+
+async def test_crash_without_a_result_is_named_with_its_exit_code(tmp_path):
+    with pytest.raises(Permanent) as caught:
+        await run(job("import os\nos.abort()"), tmp_path)
+    assert (caught.value.code, caught.value.details) == ("engine_failed", {"exit_code": -6})
 
 
 async def test_memory_limit_gives_out_of_memory(tmp_path):
@@ -134,6 +154,7 @@ async def test_result_too_large_for_the_channel_is_an_error_and_no_hang(tmp_path
     with pytest.raises(Permanent) as caught:
         await run(job("return {'text': 'y' * 9_000_000}"), tmp_path, timeout_s=30)
     assert caught.value.code == "engine_failed"
+    assert "result was larger" in caught.value.reason
 
 
 async def test_much_output_on_both_channels_does_not_block(tmp_path):
@@ -161,16 +182,18 @@ def gone(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_timeout_ends_the_child(tmp_path):
-    with pytest.raises(Transient) as caught:
-        await run(job(SLEEP), tmp_path, str(tmp_path / "pid"), timeout_s=2)
+async def test_timeout_ends_the_child_and_says_what_to_do(tmp_path):
+    """Permanent: the same work would take as long again."""
+    with pytest.raises(Permanent) as caught:
+        await run(job(SLEEP), tmp_path, str(tmp_path / "pid"), timeout_s=2, at_timeout="Raise X.")
     assert caught.value.code == "deadline_passed"
+    assert caught.value.reason == "The work took longer than 2 s and was ended. Raise X."
     assert gone(pid_in(tmp_path / "pid"))
 
 
 async def test_child_that_ignores_sigterm_is_killed_at_the_timeout(tmp_path):
     code = job("import signal\nsignal.signal(15, signal.SIG_IGN)\n" + SLEEP)
-    with pytest.raises(Transient):
+    with pytest.raises(Permanent):
         await run(code, tmp_path, str(tmp_path / "pid"), timeout_s=2)
     assert gone(pid_in(tmp_path / "pid"))
 
@@ -187,12 +210,13 @@ async def test_cancelling_ends_the_child_and_its_children(tmp_path):
     assert gone(pid_in(tmp_path / "grandchild"))
 
 
-async def test_failing_progress_callback_ends_the_child(tmp_path):
+@pytest.mark.parametrize("error", [ZeroDivisionError, TimeoutError])
+async def test_failing_progress_callback_ends_the_child_with_its_own_error(tmp_path, error):
     async def on_progress(_fields):
-        raise ZeroDivisionError
+        raise error
 
     code = job("report_progress(done=1)\n" + SLEEP)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(error):
         await run(code, tmp_path, str(tmp_path / "pid"), on_progress=on_progress, timeout_s=30)
     await asyncio.to_thread(wait_until, lambda: pid_in(tmp_path / "pid") is None or gone(pid_in(tmp_path / "pid")))
 

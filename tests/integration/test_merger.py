@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from contracts.services import EVENTS
 from contracts.vocabulary import ArtifactRef
 from shared.blobs import Store
 from shared.bus import publish_event
+from shared.process import memory_bytes
 from tests.kit.checkpoints import opened, put_base, put_folder
 from tests.kit.models import edit_json, tiny_base, tiny_full, tiny_lora
 from tests.kit.services import running_service, stored_facts, wait_for_fact
@@ -172,6 +174,16 @@ async def test_a_blob_that_is_not_what_its_manifest_says_is_rejected(js, setting
         assert event.data.code == "digest_mismatch"
 
 
+async def test_merge_that_takes_too_long_is_rejected_and_not_repeated(js, settings, harbour):
+    await publish_event(js, opened(harbour.base, harbour.new_lora(55)))
+    with running_service(MODULE, settings, MERGER_TIMEOUT_S="0.5") as service:
+        (event,) = await wait_for_fact(js, CheckpointRejected)
+        assert event.data.code == "deadline_passed"
+        assert "MERGER_TIMEOUT_S" in event.data.reason
+        await drained(js)
+        assert "will be tried again" not in service.log
+
+
 @pytest.mark.parametrize("point", ["after_act", "after_publish", "before_ack"])
 async def test_kill_9_at_each_point_ends_in_one_merged_model(js, settings, harbour, point):
     await publish_event(js, opened(harbour.base, harbour.new_lora(len(point))))
@@ -201,6 +213,8 @@ async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artif
             await working.wait()
             while not (children := worker_pids(service.pid)):
                 await asyncio.sleep(0.02)
+        limits = [psutil.Process(pid).rlimit(psutil.RLIMIT_DATA) for pid in children]
+        assert limits == [(memory_bytes(), memory_bytes())]
         service.kill()
         async with asyncio.timeout(10):
             while any(alive(pid) for pid in children):
@@ -214,8 +228,6 @@ async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artif
 
 
 def worker_pids(pid):
-    import psutil
-
     with contextlib.suppress(psutil.NoSuchProcess):
         return [
             child.pid for child in psutil.Process(pid).children(recursive=True)
@@ -225,8 +237,6 @@ def worker_pids(pid):
 
 
 def alive(pid):
-    import psutil
-
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False

@@ -24,6 +24,7 @@ from contracts.services import EVENTS, durable_name
 from services.quantiser.app import LOOK_EVERY_S
 from shared.blobs import Store
 from shared.bus import publish_event
+from shared.process import memory_bytes
 from shared.topology import ACK_WAIT_S
 from tests.kit import factories
 from tests.kit.models import tiny_base
@@ -157,6 +158,7 @@ async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_wo
 async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, service):
     await publish_event(js, request(merged))
     (worker,) = await until(service.workers)
+    assert worker.rlimit(psutil.RLIMIT_DATA) == (memory_bytes(), memory_bytes())
     service.kill()
     await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=5)
     service.start()
@@ -188,6 +190,19 @@ async def test_child_killed_from_outside_is_tried_again(js, merged, service):
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.quality.tokens == 5 * 255
     assert "ChildKilled" in (service.folder / "log").read_text()  # the first child did not finish before the kill
+
+
+async def test_work_that_takes_too_long_ends_as_a_fact(js, merged, settings, tmp_path):
+    service = QuantiserService(tmp_path, settings, QUANTISER_TIMEOUT_S="0.5")
+    service.start()
+    try:
+        await publish_event(js, request(merged))
+        (answer,) = await answers(js, VariantFailed)
+        assert (answer.data.stage, answer.data.code) == ("quantise", "deadline_passed")
+        assert "QUANTISER_TIMEOUT_S" in answer.data.reason
+        assert await acknowledged(js, 1) == 0
+    finally:
+        service.stop()
 
 
 def finished(release_id: str, outcome: str) -> Event[ReleaseFinished]:

@@ -51,6 +51,7 @@ class ChildProcess:
         found = await run_job(
             [sys.executable, "-m", MODULE, str(path)], on_progress=tell, log_path=self._log_path,
             memory_limit_bytes=self._memory_limit_bytes, timeout_s=self._timeout_s, env=environment,
+            at_timeout="Give the merger more cores (MERGER_THREADS) or more time (MERGER_TIMEOUT_S).",
         )  # fmt: skip
         return parse_made(found)
 

@@ -51,7 +51,7 @@ class EvidentlyReports:
         return await run_job(
             [sys.executable, "-m", "services.monitor.adapters.report_worker", str(work)], on_progress=_ignore,
             log_path=self._folder / "reports.log", memory_limit_bytes=_MEMORY_BYTES, timeout_s=self._timeout_s,
-            env={"DO_NOT_TRACK": "1"},
+            at_timeout="Raise MONITOR_REPORT_TIMEOUT_S.", env={"DO_NOT_TRACK": "1"},
         )  # fmt: skip
 
     def _store_folder(self, work: Path) -> ArtifactRef:

@@ -59,6 +59,7 @@ class ChildProcess:
         found = await run_job(
             [sys.executable, "-m", MODULE, order.model_dump_json()], on_progress=tell, log_path=self._log_path,
             memory_limit_bytes=self._memory_limit_bytes, timeout_s=self._timeout_s, env=environment,
+            at_timeout="Give the quantiser more cores (QUANTISER_THREADS) or more time (QUANTISER_TIMEOUT_S).",
         )  # fmt: skip
         return Made.model_validate(found)
 
