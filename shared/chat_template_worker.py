@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node
+from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -34,10 +34,15 @@ def _refuse(message: str) -> NoReturn:
     raise RefusedError(message)
 
 
-def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
-    # Not Jinja's own filter, which escapes for HTML; the options are those that templates on the hubs use.
-    kept = {name: options[name] for name in ("separators", "sort_keys") if name in options}
-    return json.dumps(value, ensure_ascii=bool(options.get("ensure_ascii")), indent=indent, **kept)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Not Jinja's own filter, which escapes for HTML; templates may give the hubs' options by position, too.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 class Generation(Extension):
@@ -45,10 +50,10 @@ class Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012 - declared so by Jinja
 
-    def parse(self, parser: Parser) -> list[Node]:
-        """Give the statements between the tags."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> Node:
+        """Give the statements between the tags; what they set ends with them."""
+        line = next(parser.stream).lineno
+        return Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def make_environment() -> ImmutableSandboxedEnvironment:

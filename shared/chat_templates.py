@@ -55,13 +55,12 @@ class ChatTemplates:
             Transient: `internal_error` when the child process does not start.
         """
         known = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
-        request = {
-            "template": template,
-            "now": self._clock.now().isoformat(),
-            "variables": {
-                **known, **variables, "messages": list(messages), "add_generation_prompt": add_generation_prompt,
-            },
-        }  # fmt: skip
+        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return await self.render_with(template, {**known, **variables, **given})
+
+    async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
+        """Render a template that knows these variables and no others; raise as `render` does."""
+        request = {"template": template, "now": self._clock.now().isoformat(), "variables": dict(variables)}
         reply = await self._exchange(json.dumps(request).encode() + b"\n")
         if "refused" in reply:
             raise Permanent("bad_request", f"The chat template refuses this conversation: {reply['refused']}")

@@ -23,7 +23,6 @@ class Seen:
 
     parity: Parity
     rendering: Rendering
-    expected_rendering: Rendering
 
 
 def prove(store: Store, rooms: Rooms, checked: Checked, written: Written, progress: Callable[[int, int], None]) -> Seen:
@@ -48,13 +47,12 @@ def prove(store: Store, rooms: Rooms, checked: Checked, written: Written, progre
         through_ties(reference, checked.tied),
         lambda: peft_model.empty_base(stored),
         through_ties(merged, checked.tied),
-        prompts=tokenizers.encode_prompts(tokenizers.load_tokenizer(stored), domain.PARITY_PROMPTS),
+        prompts=checked.prompts,
         with_effect=is_lora and rows == checked.vocabulary.base_rows, progress=progress,
     )  # fmt: skip
     for name in sorted(merged.unread):
         merged.load(name)  # what the model never asked for is verified, too
-    source = rooms.checkpoint if checked.own_tokenizer else rooms.base
-    return Seen(measured, tokenizers.render(stored), tokenizers.render(source))
+    return Seen(measured, tokenizers.render(stored, checked.at))
 
 
 def through_ties(reader: TensorReader, tied: list[str]) -> Load:

@@ -1,6 +1,12 @@
-"""Tokenizers of model folders: what differs between two of them, and what they make of the probe conversation."""
+"""Tokenizers of model folders: what differs between two of them, and what they make of the probe conversation.
 
-from collections.abc import Sequence
+A chat template is a program from outside, so it is rendered in a process of its own, under limits.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,26 @@ from transformers import AutoTokenizer
 from contracts.vocabulary import digest_of, digest_of_json
 from services.merger.domain import PARITY_PROMPTS, PROBE_CONVERSATION, TokenizerFacts
 from services.merger.ports import Rendering
+from shared.chat_templates import ChatTemplates
+from shared.errors import Permanent
+
+TEMPLATE_LIMIT_S = 10.0
+Turns = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A clock that stands still: templates may write the date, and are rendered both before and after the merge."""
+
+    at: datetime
+
+    def now(self) -> datetime:
+        """Give the instant."""
+        return self.at
+
+    def monotonic(self) -> float:
+        """No time passes."""
+        return 0.0
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -57,23 +83,63 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerFact
     return size, TokenizerFacts(vocabulary_size(theirs), size, differences, extends)
 
 
-def render(folder: Path) -> Rendering:
-    """Give the digests of the rendered probe conversation and of its token ids."""
+def render(folder: Path, now: datetime) -> Rendering:
+    """Give the digests of the rendered probe conversation and of its token ids.
+
+    Raises:
+        Permanent: `tokenizer_changed` when the template cannot be rendered.
+    """
     tokenizer = load_tokenizer(folder)
     if not tokenizer.chat_template:
         return Rendering(None, None)
-    text = tokenizer.apply_chat_template(list(PROBE_CONVERSATION), tokenize=False, add_generation_prompt=True)
+    (text,) = render_each(tokenizer, [PROBE_CONVERSATION], now)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return Rendering(digest_of(text.encode()), digest_of_json(ids))
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[str]) -> list[torch.Tensor]:
-    """Turn the prompts into token ids, as a user's message where the model has a chat template."""
-    encoded = []
-    for prompt in prompts:
-        text = prompt
-        if tokenizer.chat_template:
-            turn = [{"role": "user", "content": prompt}]
-            text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        encoded.append(tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][0])
-    return encoded
+def encode_prompts(folder: Path, prompts: Sequence[str], now: datetime) -> list[torch.Tensor]:
+    """Turn the prompts into token ids, as a user's message where the model has a chat template.
+
+    Raises:
+        Permanent: `tokenizer_changed` when the template cannot be rendered.
+    """
+    tokenizer = load_tokenizer(folder)
+    texts = list(prompts)
+    if tokenizer.chat_template:
+        texts = render_each(tokenizer, [[{"role": "user", "content": prompt}] for prompt in prompts], now)
+    return [tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][0] for text in texts]
+
+
+def render_each(tokenizer: Any, conversations: Sequence[Turns], now: datetime) -> list[str]:
+    """Render conversations exactly as the tokenizer itself would.
+
+    Raises:
+        Permanent: `tokenizer_changed` when the template is broken, goes beyond its limits, or refuses one of them.
+    """
+    known = {**tokenizer.special_tokens_map, "tools": None, "documents": None, "add_generation_prompt": True}
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        raise Permanent("tokenizer_changed", "The tokenizer has several chat templates, and no default.") from error
+
+    async def ask() -> list[str]:
+        templates = ChatTemplates(Instant(now), limit_s=TEMPLATE_LIMIT_S)
+        try:
+            return [await render_one(templates, template, known, turns) for turns in conversations]
+        finally:
+            await templates.close()
+
+    try:
+        return asyncio.run(ask())
+    except Permanent as error:
+        raise Permanent("tokenizer_changed", f"{error.reason.rstrip('.')}.") from error
+
+
+async def render_one(templates: ChatTemplates, template: str, known: Mapping[str, Any], turns: Turns) -> str:
+    """Render a conversation; without its system turn where the template refuses that."""
+    try:
+        return await templates.render_with(template, {**known, "messages": turns})
+    except Permanent as error:
+        if error.code != "bad_request" or turns[0]["role"] != "system":
+            raise
+        return await render_one(templates, template, known, turns[1:])

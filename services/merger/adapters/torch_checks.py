@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from services.merger.adapters import peft_model, tokenizers
 from services.merger.adapters.rooms import Rooms, refuse
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
+from services.merger.ports import Rendering
+from shared.clock import SystemClock
 from shared.errors import Permanent, translate
 from shared.jobs import is_out_of_memory
 
@@ -30,6 +33,9 @@ class Checked:
         shapes: Shapes in the merged model of the tensors that get another one.
         tied: Modules that share one matrix, the embedding first.
         token_ids: Special tokens that the configuration of full weights changes.
+        at: The instant that chat templates are told.
+        rendering: What the tokenizer that goes in makes of the probe conversation.
+        prompts: Token ids of the prompts of parity.
     """
 
     vocabulary: domain.Vocabulary
@@ -39,6 +45,9 @@ class Checked:
     shapes: Mapping[str, tuple[int, ...]]
     tied: list[str]
     token_ids: Mapping[str, Any]
+    at: datetime
+    rendering: Rendering
+    prompts: list[torch.Tensor]
 
 
 def check(rooms: Rooms) -> Checked:
@@ -56,6 +65,8 @@ def check(rooms: Rooms) -> Checked:
     base_size, tokenizer = compare_tokenizers(rooms)
     refuse(domain.assess_vocabulary(tokenizer, base_size, vocabulary))
     own = domain.takes_own_tokenizer(tokenizer, vocabulary)
+    source, at = rooms.checkpoint if own else rooms.base, SystemClock().now()
+    rendering, prompts = tokenizers.render(source, at), tokenizers.encode_prompts(source, domain.PARITY_PROMPTS, at)
     if brought:
         same_rows = base_size if own or vocabulary.rows != rows else rows
         refuse(domain.assess_base_copies(differing_copies(rooms, brought, tied, min(same_rows, vocabulary.rows))))
@@ -70,7 +81,7 @@ def check(rooms: Rooms) -> Checked:
         if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and rooms.order.kind == "lora"
     }
     replacements = Replacements(rooms.adapter, whole(brought, tied))
-    return Checked(vocabulary, own, replacements, ignored, shapes, tied, token_ids)
+    return Checked(vocabulary, own, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts)
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def make(store: Store, order: MergeOrder) -> dict[str, Any]:
         "parity": seen.parity.model_dump(mode="json"),
         "own_tokenizer": checked.own_tokenizer,
         "rendering": asdict(seen.rendering),
-        "expected_rendering": asdict(seen.expected_rendering),
+        "expected_rendering": asdict(checked.rendering),
     }
 
 

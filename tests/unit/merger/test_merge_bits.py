@@ -12,12 +12,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from contracts.vocabulary import digest_of, digest_of_json
 from services.merger import domain
 from services.merger.adapters import layerwise, peft_model, proof, rooms, streaming, tensors, torch_checks, torch_merge
 from services.merger.adapters.streaming import SAVED
 from shared.blobs import blob_key
 from shared.errors import Permanent
-from tests.kit.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
+from tests.kit.models import ATTENTION, CHAT_TEMPLATE, edit_json, tiny_base, tiny_full, tiny_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -241,6 +242,42 @@ def test_full_weights_in_float32_are_rounded_once(made, order, tmp_path):
     one = order(checkpoint=full, kind="full").make()
     assert_same_bits(load_all(one.out), load_all(full))
     assert json.loads((one.out / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+TEMPLATES = {
+    "plain": CHAT_TEMPLATE,
+    "with tokens": "{{ bos_token }}{{ unk_token is defined }}{{ tools is none }}{{ messages | tojson }}{{ eos_token }}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+@pytest.mark.parametrize("knows_system", [True, False])
+def test_a_conversation_is_rendered_as_the_tokenizer_does_itself(order, template, knows_system):
+    one = order()
+    (one.base / "chat_template.jinja").write_text(template if knows_system else NO_SYSTEM + template)
+    one.make()
+    tokenizer = AutoTokenizer.from_pretrained(one.base)
+    turns = list(domain.PROBE_CONVERSATION)[0 if knows_system else 1 :]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+    expected = {"prompt_digest": digest_of(text.encode()), "token_ids_digest": digest_of_json(ids)}
+    assert one.found["rendering"] == one.found["expected_rendering"] == expected
+    assert one.parity.prompts == len(domain.PARITY_PROMPTS)
+
+
+def test_what_a_template_makes_of_a_conversation_stays_what_it_was(order):
+    assert order().make().found["rendering"] == {
+        "prompt_digest": "sha256:aceefe86bcc209551dc61bcae971d8de0af5749eff07fcf114937ac35e9e1f13",
+        "token_ids_digest": "sha256:894f4de988c239a527f32a4ee99785bd08893258c4c34028c62750bb7c113b84",
+    }
+
+
+def test_a_template_that_writes_the_time_is_told_the_same_before_and_after(order):
+    one = order()
+    (one.base / "chat_template.jinja").write_text("{{ strftime_now('%H:%M:%S.%f') }}" + CHAT_TEMPLATE)
+    one.make()
+    assert one.found["rendering"] == one.found["expected_rendering"]
 
 
 def as_version_4_writes_it(path, *, theta, **changes):

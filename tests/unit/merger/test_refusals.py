@@ -232,6 +232,52 @@ def test_checkpoint_with_another_tokenizer(order):
     assert refusal(one).code == "tokenizer_changed"
 
 
+BROKEN_TEMPLATES = {
+    "{{ raise_exception('no chat') }}": "refuses this conversation: no chat",
+    "{% for %}": "TemplateSyntaxError",
+    "{{ messages[0].nothing.at_all }}": "UndefinedError",
+    "{{ 'x' * 3000000 }}": "characters",
+}
+
+
+@pytest.mark.parametrize(("template", "why"), BROKEN_TEMPLATES.items())
+def test_chat_template_that_cannot_be_rendered_costs_no_merge(order, template, why):
+    one = order()
+    (one.base / "chat_template.jinja").write_text(template)
+    one.put()
+    before = one.store.keys("")
+    error = refusal(one)
+    assert error.code == "tokenizer_changed"
+    assert why in error.reason
+    assert one.store.keys("") == before  # nothing was written
+
+
+def test_chat_template_that_never_ends(order, monkeypatch):
+    monkeypatch.setattr("services.merger.adapters.tokenizers.TEMPLATE_LIMIT_S", 0.5)
+    one = order()
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (one.base / "chat_template.jinja").write_text(endless)
+    error = refusal(one)
+    assert error.code == "tokenizer_changed"
+    assert "took more than" in error.reason
+
+
+def test_several_chat_templates_without_a_default(order):
+    one = order()
+    (one.base / "chat_template.jinja").unlink()
+    named = [{"name": "tool_use", "template": "x"}, {"name": "rag", "template": "y"}]
+    edit_json(one.base / "tokenizer_config.json", chat_template=named)
+    assert refusal(one).code == "tokenizer_changed"
+
+
+def test_chat_template_of_added_tokens_that_cannot_be_rendered(made, order, tmp_path):
+    adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
+    (adapter / "chat_template.jinja").write_text("{{ 'x' * 3000000 }}")
+    error = refusal(order(checkpoint=adapter))
+    assert error.code == "tokenizer_changed"
+    assert "characters" in error.reason
+
+
 def test_checkpoint_with_the_bases_own_tokenizer_saved_again(order):
     one = order()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):

@@ -58,6 +58,27 @@ async def test_knows_tokens_extra_variables_loop_controls_and_the_date(templates
     assert text == '<s>01[{"a": "<"}]04 Mar 2026</s>'
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
+        ("{% for m in messages %}{% generation %}{{ loop.index }}{{ m.role }}{% endgeneration %}{% endfor %}", "1user"),
+        ("{{ {'b': 1, 'a': 'ü'} | tojson(true) }}", '{"b": 1, "a": "\\u00fc"}'),
+        ("{{ {'b': 1, 'a': 'ü'} | tojson(indent=1, sort_keys=true) }}", '{\n "a": "ü",\n "b": 1\n}'),
+    ],
+)
+async def test_renders_as_the_hubs_own_library_does(templates, template, text):
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    assert render_jinja_template([HELLO], chat_template=template, add_generation_prompt=True)[0] == [text]
+    assert await templates.render(template, HELLO) == text
+
+
+async def test_what_is_not_given_is_not_known(templates):
+    template = "{{ bos_token is defined }} {{ eos_token }} {{ messages[0]['role'] }}"
+    assert await templates.render_with(template, {"messages": HELLO, "eos_token": "</s>"}) == "False </s> user"
+
+
 async def test_a_template_that_refuses_is_the_callers_error(templates):
     with pytest.raises(Permanent, match="only users") as caught:
         await templates.render("{{ raise_exception('only users') }}", HELLO)
