@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 SYSTEM_ROLES = ("system", "developer")
+EVALUATION_RECORDS = 2_000
+"""So many records of an evaluation set are asked, and must be right; a set may have more."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ def read_text_records(data: bytes) -> Iterator[tuple[int, TextRecord | str]]:
             yield number, _read(line)
 
 
-def evaluation_records(data: bytes, most: int | None = None) -> tuple[TextRecord, ...]:
-    """Read an evaluation set, of which every line must be right; at most the first `most` records.
+def evaluation_records(data: bytes) -> tuple[TextRecord, ...]:
+    """Read what is asked of an evaluation set, its first `EVALUATION_RECORDS` at most; every line must be right.
 
     Raises:
         ValueError: A line cannot be read or asks nothing, or there is no line; the message says which and why.
@@ -53,7 +55,7 @@ def evaluation_records(data: bytes, most: int | None = None) -> tuple[TextRecord
         if problem is not None or isinstance(record, str):
             raise ValueError(f"line {number}: {problem}")
         found.append(record)
-        if len(found) == most:
+        if len(found) == EVALUATION_RECORDS:
             break
     if not found:
         raise ValueError("it holds no line")
@@ -75,12 +77,12 @@ def _read(line: bytes) -> TextRecord | str:
 
 def _record_of(value: Any) -> TextRecord | str:
     if isinstance(value, dict):
-        messages, completion = value.get("messages"), value.get("completion")
+        messages, prompt, completion = (value.get(name) for name in ("messages", "prompt", "completion"))
         if isinstance(messages, list) and messages:
             objects = all(isinstance(one, dict) for one in messages)
             return TextRecord(messages=tuple(messages)) if objects else "a message needs a role"
-        if _is_text(value.get("prompt")):
-            return TextRecord(prompt=value["prompt"], completion=completion if isinstance(completion, str) else "")
+        if isinstance(prompt, str) and (_is_text(prompt) or _is_text(completion)):
+            return TextRecord(prompt=prompt, completion=completion if isinstance(completion, str) else "")
         if _is_text(value.get("text")):
             return TextRecord(text=value["text"])
     return "neither a text nor an object with messages, prompt or text"
@@ -94,6 +96,8 @@ def _problem(record: TextRecord) -> str | None:
             return "a message needs its content as a text"
     if record.messages and all(message["role"] == "assistant" for message in record.messages):
         return "the messages ask nothing"
+    if not (record.messages or _is_text(record.prompt) or record.text):
+        return "an empty prompt asks nothing"
     return None
 
 

@@ -24,6 +24,10 @@ from shared.process import die_with_parent, end_tree
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
 _LINE_LIMIT = 4 * 1024 * 1024  # bytes of one message of the child
 _OUT_OF_MEMORY_EXIT = 77
+_OUT_OF_MEMORY_PHRASES = (
+    "DefaultCPUAllocator", "not enough memory", "an't allocate memory", "annot allocate memory", "out of memory",
+    "bad_alloc",
+)  # fmt: skip
 _SILENCE_S = 2.0
 _POLL_S = 0.05
 
@@ -220,8 +224,10 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that no more memory was to be had; torch has no class of its own for it."""
-    return isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) or "not enough memory" in str(error)
+    """Say whether an error means that no more memory was to be had; libraries say it in many ways."""
+    if isinstance(error, SlipwayError):
+        return False
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES)
 
 
 _protocol = 1

@@ -132,8 +132,12 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         finally:
             response.close()
             response.release_conn()
-        if size is not None and len(data) != size:
-            msg = f"{len(data) if len(data) < size else 'more'} bytes instead of {size}"
+        expected = int(announced) if announced else size
+        if expected is not None and len(data) < min(expected, limit + 1):  # urllib3 does not tell when it reads a part
+            msg = f"the connection ended after {len(data)} of {expected} bytes"
+            raise urllib3.exceptions.ProtocolError(msg)
+        if size is not None and len(data) > size:
+            msg = f"more bytes instead of {size}"
             raise ShortObjectError(msg)
         if len(data) > most:
             raise LargeObjectError

@@ -21,7 +21,7 @@ from services.benchmarker.ports import Engine, Reports
 from shared.errors import Permanent, SlipwayError
 
 TRIES = 2
-"""A single request that goes wrong on its way must not decide about a variant."""
+"""How often the scoring is begun: a request that goes wrong on its way must not decide about a variant."""
 LEAST_TIMEOUT_S = 60.0
 ANSWERS = 4
 """Prompts whose answers are looked at where the engine scores no text."""

@@ -245,6 +245,27 @@ def test_artifact_of_another_size_is_refused(store, announced):
     assert caught.value.code == "digest_mismatch"
 
 
+def test_an_object_whose_connection_breaks_is_read_again_later(watched, proxy):
+    data = b"x" * 1000
+    ref = watched.create("t/cut", data)
+
+    def instead(request):
+        if request.command != "GET":
+            return False
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        request.wfile.write(data[:400])
+        request.close_connection = True
+        return True
+
+    proxy.instead = instead
+    for read in (lambda: watched.get(ref), lambda: watched.find("t/cut")):
+        with pytest.raises(Transient) as caught:
+            read()
+        assert caught.value.code == "store_unavailable"
+
+
 @pytest.mark.parametrize("length", ["100000000000", "5", None])
 def test_no_more_is_read_than_an_object_may_have_whatever_the_server_says(watched, proxy, monkeypatch, length):
     """It sends 64 MiB, of which it announces far more, less, or nothing."""

@@ -8,7 +8,6 @@ from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0
 """A cautious lower bound; a prompt that might not fit the context by it is left out, not cut."""
-MAX_PROMPTS = 2_000
 
 
 @dataclass(frozen=True)
@@ -49,12 +48,12 @@ def parse_evaluation(data: bytes) -> tuple[Prompt, ...]:
     """Read an evaluation set: JSON lines, each a string, or an object with `messages`, `prompt` or `text`.
 
     `messages` and `prompt` go through the chat template, a string and `text` are sent as they are. Answers at the end
-    of a conversation are left out: they are what the model is to say. At most `MAX_PROMPTS` lines are read.
+    of a conversation are left out: they are what the model is to say.
 
     Raises:
         ValueError: A line is none of these, or there is no line; the message says which and why.
     """
-    return tuple(_prompt_of(record) for record in evaluation_records(data, MAX_PROMPTS))
+    return tuple(_prompt_of(record) for record in evaluation_records(data))
 
 
 def _prompt_of(record: TextRecord) -> Prompt:

@@ -1,5 +1,6 @@
 """A base on the meta device with the real LoRA around it: what PEFT expects, and PEFT's own merge of one layer."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from services.merger.adapters.tensors import Replacements
 from services.merger.domain import AdapterValues, Known
 
 ADAPTER = "default"
+SAVED_BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
+"""Masks that older versions of transformers saved with a model; this one names only some of them itself."""
 META = torch.device("meta")
 
 
@@ -67,13 +70,13 @@ def known_weights(model: Any) -> Known:
 def ignored_weights(model: Any, unknown: Iterable[str]) -> set[str]:
     """Pick from the names that a model does not know those that transformers leaves out on loading, without a word.
 
-    Such are computed buffers that older versions saved (`rotary_emb.inv_freq`), and heads that this architecture has
-    no use for (`mtp`).
+    Such are computed buffers that older versions saved (`rotary_emb.inv_freq`, attention masks), and heads that this
+    architecture has no use for (`mtp`).
     """
     names = set(unknown)
     found = LoadStateDictInfo(set(), names, set(), [], {}, set())
     model._adjust_missing_and_unexpected_keys(found)  # noqa: SLF001 - transformers tells it nowhere else
-    return names.difference(found.unexpected_keys)
+    return {name for name in names if name not in found.unexpected_keys or SAVED_BUFFERS.search(name)}
 
 
 @dataclass(frozen=True)

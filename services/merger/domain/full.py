@@ -13,6 +13,7 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 # A full fine-tune may differ from its base in these, at any depth: what is served has the fine-tune's own.
 FREE_CONFIG_KEYS = frozenset(
     {
+        "_attn_implementation_autoset",  # a note that some versions wrote down
         "_name_or_path",
         "auto_map",  # never served
         "dtype",

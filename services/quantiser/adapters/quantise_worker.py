@@ -20,7 +20,6 @@ from shared.jobs import job_main, report_progress
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 WRITTEN_BY_ENGINE = ("config.json", "model.safetensors.index.json")
-OUT_OF_MEMORY_PHRASES = ("can't allocate memory", "Cannot allocate memory", "out of memory", "bad_alloc")
 
 
 def work(arguments: list[str]) -> dict[str, Any]:
@@ -28,16 +27,10 @@ def work(arguments: list[str]) -> dict[str, Any]:
 
     Raises:
         Permanent: The variant cannot be made, and a retry would end the same way.
-        MemoryError: Memory ran out.
     """
     order = Order.model_validate_json(arguments[0])
     volunteer_for_the_kernel()
-    try:
-        return quantise(order).model_dump(mode="json")
-    except (RuntimeError, OSError) as error:  # libraries say it in many ways
-        if any(phrase in str(error) for phrase in OUT_OF_MEMORY_PHRASES):
-            raise MemoryError(str(error)) from error
-        raise
+    return quantise(order).model_dump(mode="json")
 
 
 def volunteer_for_the_kernel() -> None:

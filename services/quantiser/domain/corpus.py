@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from contracts.vocabulary import Contract, digest_of_json
 
+QUESTION_AND_ANSWER = 2
 MIN_PASSAGE_CHARS = 40
 """Shorter passages (headings, "See also") occur in any text and prove no overlap."""
 
@@ -40,10 +41,15 @@ def without_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[
 
 
 def turn_keys(turns: Sequence[str]) -> Iterator[str]:
-    """Give what tells whether two records say the same: each long turn, and the opening one whatever its length."""
-    for index, turn in enumerate(turns):
-        key = " ".join(turn.split())
-        if key and (index == 0 or len(key) >= MIN_PASSAGE_CHARS):
+    """Give what tells whether two records say the same: all that is said, each long turn, and a single question.
+
+    A short opening of a longer conversation ("Hi") proves nothing.
+    """
+    keys = [" ".join(turn.split()) for turn in turns]
+    if keys:
+        yield " ".join(keys)
+    for index, key in enumerate(keys):
+        if len(key) >= MIN_PASSAGE_CHARS or (index == 0 and len(keys) <= QUESTION_AND_ANSWER):
             yield key
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.text_sets import EVALUATION_RECORDS
 from services.benchmarker.domain.prompts import (
-    MAX_PROMPTS,
     Message,
     Prompt,
     asked,
@@ -88,7 +88,7 @@ def test_any_bytes_are_read_or_refused_never_anything_else(data):
 
 
 def test_a_huge_set_is_read_in_part():
-    assert len(parse_evaluation(lines(*["x"] * (MAX_PROMPTS + 5)))) == MAX_PROMPTS
+    assert len(parse_evaluation(lines(*["x"] * (EVALUATION_RECORDS + 5)))) == EVALUATION_RECORDS
 
 
 def test_prompts_that_might_not_fit_the_context_are_left_out():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.text_sets import TextRecord, evaluation_records, read_text_records
+from contracts.text_sets import EVALUATION_RECORDS, TextRecord, evaluation_records, read_text_records
 
 TURNS = ({"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": None})
 json_values = st.recursive(
@@ -25,6 +25,8 @@ json_values = st.recursive(
         ({"prompt": "p"}, TextRecord(prompt="p"), ("p",)),
         ({"prompt": "p", "completion": "c", "text": "t"}, TextRecord(prompt="p", completion="c"), ("p", "c")),
         ({"prompt": "p", "completion": 3}, TextRecord(prompt="p"), ("p",)),
+        ({"prompt": "", "completion": "c"}, TextRecord(completion="c"), ("c",)),
+        ({"prompt": " ", "text": "t"}, TextRecord(text="t"), ("t",)),
         ({"messages": TURNS, "prompt": "p"}, TextRecord(messages=TURNS), ("q",)),
         ({"messages": [], "prompt": "p"}, TextRecord(prompt="p"), ("p",)),
     ],
@@ -48,6 +50,16 @@ def test_what_cannot_be_read_is_told_and_costs_only_its_line(line, why):
     assert why in first[1]
     with pytest.raises(ValueError, match=r"line 2: "):
         evaluation_records(b"\n" + line)
+
+
+def test_what_is_never_asked_of_a_long_evaluation_set_need_not_be_right():
+    good = b'"fine"\n' * EVALUATION_RECORDS
+    assert len(evaluation_records(good + b"{")) == EVALUATION_RECORDS
+
+
+def test_an_evaluation_set_must_ask_something():
+    with pytest.raises(ValueError, match="line 1: an empty prompt asks nothing"):
+        evaluation_records(b'{"prompt": "", "completion": "c"}')
 
 
 @given(st.lists(json_values, max_size=4))

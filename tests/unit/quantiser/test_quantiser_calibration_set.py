@@ -137,6 +137,19 @@ def test_a_short_question_asked_in_both_sets_does_not_calibrate_but_a_short_answ
     assert bytes(window[:-1]).decode() == "What is 8 / 2? 4"
 
 
+def test_conversations_that_only_open_alike_calibrate(tmp_path):
+    """A greeting is no question; the same conversation is the same, however short its turns are."""
+
+    def chat(*turns):
+        return {"messages": [user("Hi"), {"role": "assistant", "content": "Hello"}, *map(user, turns)]}
+
+    apart, _ = read_records(written(tmp_path, chat("What is a keel?")))
+    path = tmp_path / "set.jsonl"
+    path.write_text("\n".join(json.dumps(one) for one in (chat("What is a keel?"), chat("What is a hull?"))))
+    (window,) = calibration_windows(plan(tokens=400), ByteTokenizer(), path, apart)
+    assert bytes(window[:-1]).decode() == "<user>Hi<assistant>Hello<user>What is a hull?"
+
+
 def test_a_system_prompt_common_to_both_sets_costs_nothing(tmp_path):
     system = {"role": "system", "content": "You answer questions about ships and their yards, in one sentence.\n\nBe kind."}
     apart, _ = read_records(written(tmp_path, {"messages": [system, user(QUESTION)]}))
