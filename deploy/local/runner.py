@@ -22,6 +22,8 @@ LAUNCHER = Path(__file__).with_name("launch.py")
 STEADY_S = 30.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
 PROBE_EVERY_S = 0.2
+LIVE_EVERY_S, MOST_MISSES = 5.0, 8
+"""How often Triton is asked whether it lives, and after how many times without an answer it is killed."""
 LEFTOVERS_S = 10.0
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
@@ -74,7 +76,7 @@ class Runner:
         while not self._stopping.is_set():
             self._start()
             began = time.monotonic()
-            probing = asyncio.create_task(self._watch_readiness())
+            probing = asyncio.create_task(self._watch())
             code = await self._ended()
             probing.cancel()
             await asyncio.gather(probing, return_exceptions=True)
@@ -131,6 +133,11 @@ class Runner:
             os.close(descriptor)
         return process.wait()
 
+    async def _watch(self) -> None:
+        await self._watch_readiness()
+        if self.part.probe == "triton":
+            await self._watch_life()
+
     async def _watch_readiness(self) -> None:
         while (why := await why_not_ready(self.part, self._keys)) is not None:
             if why != self.why:
@@ -141,6 +148,19 @@ class Runner:
         self._say(self.part.name, f"ready on port {self.part.port}")
         self._become("ready")
         self.ready.set()
+
+    async def _watch_life(self) -> None:
+        """Kill a part that has fallen silent, so that it is started again.
+
+        Triton prints where it is when it crashes; if memory is corrupt, that may hang, and the process never ends.
+        """
+        misses = 0
+        while misses < MOST_MISSES:
+            await asyncio.sleep(LIVE_EVERY_S)
+            misses = 0 if await why_not_ready(self.part, self._keys) is None else misses + 1
+        if self._process is not None:
+            self._say(self.part.name, f"did not answer {misses} times and is killed")
+            self._signal(self._process, signal.SIGKILL)
 
     def _become(self, state: State) -> None:
         if state != self.state:

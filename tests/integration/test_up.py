@@ -151,6 +151,17 @@ def load_toy_model(stack: Up) -> None:
         client.load_model("probe.v1.bf16")
 
 
+def test_a_triton_that_hangs_is_started_again(stack):
+    """As it does when its memory is corrupt: it then waits for ever while it prints where it crashed."""
+    before = stack.parts()["triton"]["pid"]
+    os.kill(before, signal.SIGSTOP)
+    wait_until(
+        lambda: (now := stack.parts()["triton"])["pid"] not in (before, None) and now["state"] == "ready",
+        timeout_s=180, what="triton being back",
+    )  # fmt: skip
+    assert "triton did not answer 8 times and is killed" in " ".join(stack.output.read_text().split())
+
+
 def test_a_killed_triton_leaves_no_engine_process(stack):
     load_toy_model(stack)
     leader = stack.parts()["triton"]["pid"]
