@@ -176,7 +176,7 @@ def test_parts_that_are_on_the_way_arrive_before_a_failed_upload_is_aborted(watc
         if "partNumber=1&" in request.path:
             return refuse(request, 403, "AccessDenied")
         if "partNumber" in request.path:
-            time.sleep(0.5)
+            time.sleep(0.5)  # a slow server: these are on the way when the first one fails
         return False
 
     proxy.instead = instead
@@ -185,7 +185,7 @@ def test_parts_that_are_on_the_way_arrive_before_a_failed_upload_is_aborted(watc
     (aborted,) = proxy.of("DELETE", "uploadId")
     parts = proxy.of("PUT", "partNumber")
     assert 2 <= len(parts) < 12  # those that had not begun were not sent
-    time.sleep(1)
+    time.sleep(1)  # twice what a part takes: nothing more may come, which no condition could tell
     assert proxy.of("PUT", "partNumber") == parts
     assert max(part.ended for part in parts) <= aborted.began
     assert watched._client._list_multipart_uploads(watched.bucket).uploads == []

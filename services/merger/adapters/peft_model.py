@@ -36,7 +36,7 @@ def settings_of(config: Any) -> dict[str, Any]:
     return {
         **config.to_dict(),
         "attn_implementation": [part._attn_implementation for part in parts],  # noqa: SLF001 - the only way to see it
-        "experts_implementation": [part._experts_implementation for part in parts],  # noqa: SLF001
+        "experts_implementation": [part._experts_implementation for part in parts],  # noqa: SLF001 - likewise
     }
 
 
