@@ -15,7 +15,7 @@ Code = Literal[
     "insufficient_memory", "load_failed", "no_first_token", "engine_dead", "endpoint_unreachable", "disk_full",
     "gate_failed", "inconclusive", "rehearsal_failed", "approval_expired", "deadline_passed", "work_abandoned",
     "superseded", "cancelled", "barred", "stale_epoch", "no_hot_previous", "previous_not_hot", "cooldown", "flapping", "not_serving", "not_barred",
-    "bad_request", "store_unavailable", "bus_unavailable", "hub_unavailable", "internal_error",
+    "bad_request", "store_unavailable", "bus_unavailable", "stream_full", "hub_unavailable", "internal_error",
 ]  # fmt: skip
 
 ADVICE: dict[Code, str] = {
@@ -76,6 +76,7 @@ ADVICE: dict[Code, str] = {
     "bad_request": "The serving engine cannot answer this prompt with these parameters; the reason names what to correct.",
     "store_unavailable": "The object store does not answer; the work is tried again.",
     "bus_unavailable": "The message bus does not answer; the work is tried again.",
+    "stream_full": "Raise the limit of the named stream or bucket of the bus; what waits is then published by itself.",
     "hub_unavailable": "The model hub does not answer; the work is tried again.",
     "internal_error": "This is a defect in Slipway; report it with the dead letter.",
 }

@@ -24,7 +24,7 @@ from contracts.services import SERVICES, durable_name, filter_subject, stream_of
 from contracts.vocabulary import Environment, canonical_json
 from shared.clock import Clock
 from shared.delivery import Consumption, Delivery, Failed
-from shared.errors import Permanent, Transient
+from shared.errors import Permanent, Transient, translate
 from shared.events import parse_event
 from shared.failpoints import failpoint
 from shared.settings import Connection
@@ -251,7 +251,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
 
     Raises:
         Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection.
-        Transient: `bus_unavailable` when the stream does not have it after several attempts.
+        Transient: `bus_unavailable` when the stream does not have it after several attempts; `stream_full` at once
+            when the stream has reached its limit of size.
     """
     all_headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE, **(headers or {})}
     if event.traceparent:
@@ -265,6 +266,9 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
             ack = await js.publish(event.nats_subject, body, timeout=PUBLISH_TIMEOUT_S, headers=all_headers)
             break
         except (TimeoutError, NoStreamResponseError, NatsError) as error:
+            known = translate(error)
+            if known is not None and known.code == "stream_full":
+                raise Transient(known.code, f"{event.type} could not be published: {known.reason}") from error
             if attempt == _PUBLISH_ATTEMPTS - 1:
                 raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
             await asyncio.sleep(0.2 * 2**attempt)

@@ -56,6 +56,10 @@ def translate(error: BaseException) -> SlipwayError | None:
     return None
 
 
+_STREAM_FULL = 10077
+_STORE_FULL = (10023, 10047)
+
+
 def _from_nats(error: BaseException) -> SlipwayError | None:
     import nats.errors as n
     import nats.js.errors as js
@@ -66,6 +70,11 @@ def _from_nats(error: BaseException) -> SlipwayError | None:
         return Permanent("internal_error", f"A message is larger than the bus allows: {error}.")
     if isinstance(error, n.BadSubjectError | n.BadHeaderError | n.JsonParseError | js.BadRequestError):
         return Permanent("internal_error", f"The bus refused the request: {error!r}.")
+    refusal = getattr(error, "err_code", None)
+    if refusal == _STREAM_FULL:
+        return Transient("stream_full", f"A stream of the message bus is full: {error}.")
+    if refusal in _STORE_FULL:
+        return Transient("stream_full", f"The store of the message bus is full: {error}.")
     return Transient("bus_unavailable", f"The message bus does not answer: {error!r}.")
 
 

@@ -67,7 +67,21 @@ class Ledger(Generic[K]):
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def apply(self, environment: Environment, model: str, change: Callable[[K], K]) -> K:
-        """Change a record, then say what follows from it; nothing is written where nothing changes."""
+        """Change a record, then publish what follows from it; nothing is written where nothing changes.
+
+        Raises:
+            Transient: What follows could not be published; the change stands, and the next call publishes it.
+        """
+        return await self._change(environment, model, change, publish=True)
+
+    async def write(self, environment: Environment, model: str, change: Callable[[K], K]) -> K:
+        """Change a record; the next `apply` publishes what follows from it.
+
+        For what must be acted on even while nothing can be published.
+        """
+        return await self._change(environment, model, change, publish=False)
+
+    async def _change(self, environment: Environment, model: str, change: Callable[[K], K], *, publish: bool) -> K:
         key = f"{environment}.{model}"
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
@@ -78,7 +92,8 @@ class Ledger(Generic[K]):
                 try:
                     if after is not before:
                         await self._write(key, held, after)
-                    await self._drain(held)
+                    if publish:
+                        await self._drain(held)
                 except Conflict:
                     self._held.pop(key, None)
                     continue
@@ -128,6 +143,7 @@ class Ledger(Generic[K]):
             emit = _emit(entry.value, one)
             looked_up = one.identity in held.left_over
             if not looked_up or not await self._publisher.was_published(emit, one.decided_at):
+                held.left_over |= {one.identity}  # until the bus has answered for all: then it is looked up
                 await self._publisher.publish(emit)
         failpoint(f"{self._service}.after_publish")
         held.entry = Entry(entry.value.model_copy(update={"outbox": ()}), entry.revision)

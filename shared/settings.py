@@ -23,6 +23,8 @@ class Connection(BaseSettings):
     log_level: str = "INFO"
     trace_file: Path | None = None
     replicas: int = 1
+    events_max_bytes: int | None = Field(default=None, ge=1024 * 1024)
+    """Most bytes of the log of facts, where 8 GiB do not fit; raises the limit of an existing log, never lowers it."""
     failpoint: str = ""
 
     def work_dir(self, service: str) -> Path:

@@ -1,5 +1,7 @@
 """Says which streams, consumers and buckets exist and how they are set, as data."""
 
+from collections.abc import Mapping
+
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -31,20 +33,38 @@ HEARTBEAT_S = ACK_WAIT_S / 4
 DEDUPE_WINDOW_S = 120.0
 BUCKETS = ("releases", "policies", "servers", "routes", "staging-routes", "alerts", "rollbacks", "drills")
 _MEBIBYTE = 1024 * 1024
+_BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}
+LIMITS: Mapping[str, int] = {
+    INBOX: 256 * _MEBIBYTE, EVENTS: 8192 * _MEBIBYTE, DEADLETTER: 1024 * _MEBIBYTE, TELEMETRY: 64 * _MEBIBYTE,
+    **{f"KV_{name}": _BUCKET_BYTES.get(name, 128 * _MEBIBYTE) for name in BUCKETS},
+}  # fmt: skip
+"""Bytes that each stream may hold; a bucket is the stream `KV_<bucket>`.
+
+A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
+the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
+"""
 
 
-def streams(*, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S) -> list[StreamConfig]:
+def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
+    """Return how many bytes of the server's file store the streams and buckets can take together."""
+    return sum(limit for name, limit in limits.items() if name != TELEMETRY)
+
+
+def streams(
+    *, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S, limits: Mapping[str, int] = LIMITS
+) -> list[StreamConfig]:
     """List the four streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
     kept = [
         StreamConfig(
             name=name, subjects=stream_subjects(name), retention=RetentionPolicy.LIMITS, storage=StorageType.FILE,
-            num_replicas=replicas, duplicate_window=dedupe_window_s, discard=DiscardPolicy.NEW,
+            num_replicas=replicas, duplicate_window=dedupe_window_s, discard=DiscardPolicy.NEW, max_age=0.0,
+            max_bytes=limits[name],
         )
         for name in (INBOX, EVENTS, DEADLETTER)
     ]  # fmt: skip
     telemetry = StreamConfig(
         name=TELEMETRY, subjects=stream_subjects(TELEMETRY), storage=StorageType.MEMORY, num_replicas=replicas,
-        max_bytes=64 * _MEBIBYTE, max_age=3600.0, discard=DiscardPolicy.OLD, duplicate_window=dedupe_window_s,
+        max_bytes=limits[TELEMETRY], max_age=3600.0, discard=DiscardPolicy.OLD, duplicate_window=dedupe_window_s,
     )  # fmt: skip
     return [*kept, telemetry]
 
@@ -68,6 +88,8 @@ def consumers() -> list[tuple[Stream, ConsumerConfig]]:
     return [consumer(service.name, fact, where) for service in SERVICES.values() for fact, where in service.reads]
 
 
-def buckets(*, replicas: int = 1) -> list[KeyValueConfig]:
+def buckets(*, replicas: int = 1, limits: Mapping[str, int] = LIMITS) -> list[KeyValueConfig]:
     """List the key-value buckets."""
-    return [KeyValueConfig(bucket=name, history=16, replicas=replicas) for name in BUCKETS]
+    return [
+        KeyValueConfig(bucket=name, history=16, replicas=replicas, max_bytes=limits[f"KV_{name}"]) for name in BUCKETS
+    ]

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from contracts.envelope import Event, nats_subject
 from contracts.facts import FACTS, Fact, WorkProgressed
-from contracts.services import EVENTS, INBOX
+from contracts.services import EVENTS, INBOX, TELEMETRY
 from contracts.vocabulary import Environment
 from shared.errors import Transient
 
@@ -89,6 +89,18 @@ async def read_history(js: JetStreamContext, model: str | None = None, part: Par
 async def newest(js: JetStreamContext) -> dict[str, int]:
     """Say where the log ends now: what is said after that, `follow` gives."""
     return {stream: int((await js.stream_info(stream)).state.last_seq) for stream in STREAMS}
+
+
+async def nearly_full(js: JetStreamContext) -> list[str]:
+    """Return a sentence about each stream and bucket that holds nine tenths of what it may hold, or more."""
+    return [
+        f"{one.config.name} holds {one.state.bytes} of {one.config.max_bytes} bytes; "
+        + ("nothing more can be published to it" if one.state.bytes > 0.99 * one.config.max_bytes else "it fills up")
+        + ": see stream_full in docs/runbooks/serving.md"
+        for one in await js.streams_info()
+        if one.config.name != TELEMETRY and one.config.max_bytes and one.config.max_bytes > 0
+        and one.state.bytes >= 0.9 * one.config.max_bytes
+    ]  # fmt: skip
 
 
 async def last_said(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:

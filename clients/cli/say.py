@@ -39,6 +39,11 @@ def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
     raise typer.Exit(int(code))
 
 
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    print(f"slipway: {sentence}", file=sys.stderr, flush=True)
+
+
 def is_terminal() -> bool:
     """Tell whether a person reads the output."""
     return sys.stdout.isatty()

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli import render
-from clients.cli.eventlog import Said, follow, read_history
+from clients.cli.eventlog import Said, follow, nearly_full, read_history
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.road import Road, advance, join, latest, project
-from clients.cli.say import Exit, Refused, is_terminal, show_json, show_line
+from clients.cli.say import Exit, Refused, is_terminal, show_json, show_line, warn
 from shared.clock import SystemClock
 
 Draw = Callable[[Road, datetime], None]
@@ -66,6 +66,8 @@ def pick(roads: dict[str, Road], what: str | None) -> Road | None:
 
 async def _roads(place: Place, what: str | None) -> tuple[dict[str, Road], list[Said]]:
     async with connected(place) as client:
+        for sentence in await nearly_full(client.jetstream(timeout=10)):
+            warn(sentence)
         said = await read_history(client.jetstream(timeout=10), model_of(what))
     return join(project(one.event for one in said)), said
 

@@ -5,7 +5,7 @@ import asyncio
 import nats
 
 from shared.blobs import Store
-from shared.provision import provision
+from shared.provision import limits_of, provision
 from shared.settings import Connection
 
 
@@ -20,7 +20,9 @@ async def prepare(connection: Connection) -> None:
     await asyncio.to_thread(store.check_create_only)
     client = await nats.connect(connection.nats_url)
     try:
-        await provision(client.jetstream(timeout=30), replicas=connection.replicas)
+        await provision(
+            client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection)
+        )  # fmt: skip
     finally:
         await client.close()
 

@@ -96,12 +96,14 @@ def port_names(wanted: Wanted) -> list[str]:
 def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
     """Plan the message bus: the part, and the text of its configuration file.
 
-    Every acknowledged message is on disk: `sync_interval: always`.
+    Every acknowledged message is on disk: `sync_interval: always`. The store has room for all that `shared.topology`
+    lets streams and buckets take.
     """
     config = (
         f'server_name: slipway\nlisten: "{LOOPBACK}:{ports["nats"]}"\nhttp: "{LOOPBACK}:{ports["nats-monitor"]}"\n'
         "max_payload: 8MB\n"
-        f'jetstream {{\n  store_dir: "{folder / "nats"}"\n  sync_interval: always\n  max_mem: 256MB\n}}\n'
+        f'jetstream {{\n  store_dir: "{folder / "nats"}"\n  sync_interval: always\n'
+        "  max_mem: 256MB\n  max_file_store: 16GB\n}\n"
     )
     argv = (str(programs.nats_server), "-c", str(nats_config_file(folder)))
     return Part("nats", argv, {}, ports["nats"], "nats", stop_rank=3), config

@@ -98,9 +98,10 @@ class Controller:
         entry = await self.routes.get(environment, model)
         route = entry.value if entry else None
         cause = Cause(event.id, event.correlationid, event.time, self.clock.now())
-        book = await self.ledger.apply(environment, model, lambda book: decide(book, route, cause))
+        book = await self.ledger.write(environment, model, lambda book: decide(book, route, cause))
         failpoint(f"{SERVICE}.after_decision")
-        await self.carry_out(book)
+        await self.carry_out(book)  # before anything is published: a log that is full must not keep traffic where it is
+        await self.ledger.apply(environment, model, lambda book: book)
 
     async def carry_out(self, book: Book) -> None:
         """Walk every way back that is decided and not done."""
@@ -206,8 +207,9 @@ class Controller:
         """Do what an earlier process left undone, and end verifications that no traffic comes for."""
         for environment, model in await self.ledger.kept():
             try:
-                book = await self.ledger.apply(environment, model, lambda book: book)
+                book = await self.ledger.write(environment, model, lambda book: book)
                 await self.carry_out(book)
+                book = await self.ledger.apply(environment, model, lambda book: book)
                 for one in walking.overdue(book, self.clock.now(), self.rules):
                     await self._give_up_waiting(book, one)
             except Exception as error:

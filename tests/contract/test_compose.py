@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from contracts.services import SERVICES
+from shared.topology import file_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -164,6 +165,11 @@ def test_rehearsals_go_through_the_gateway():
 
 def test_the_bus_writes_to_disk_before_it_acknowledges():
     assert "sync_interval: always" in (ROOT / "deploy/docker/nats.conf").read_text()
+
+
+def test_the_bus_has_room_for_all_its_streams_and_buckets():
+    size = re.search(r"max_file_store: (\d+)GB", (ROOT / "deploy/docker/nats.conf").read_text())
+    assert file_bytes() < int(size[1]) * 1024**3
 
 
 # -- what the images hold ------------------------------------------------------------------------------------------------

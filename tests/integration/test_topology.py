@@ -114,6 +114,29 @@ async def test_settings_that_drifted_are_set_right_without_losing_facts(js):
     assert (await js.consumer_info(INBOX, ADMISSION)).config.max_ack_pending == 1
 
 
+async def test_an_older_bucket_gets_history_and_a_limit_and_keeps_its_records_and_its_own_settings(js):
+    await js.delete_key_value("routes")
+    bucket = await js.create_key_value(bucket="routes", history=4, description="by hand")
+    revision = await bucket.create("support-bot", b"{}")
+    await provision(js, dedupe_window_s=2.0)
+    config = (await js.stream_info("KV_routes")).config
+    assert (config.max_msgs_per_subject, config.max_bytes) == (16, topology.LIMITS["KV_routes"])
+    assert (config.description, config.allow_rollup_hdrs, config.deny_delete) == ("by hand", True, True)
+    assert (await bucket.get("support-bot")).revision == revision
+
+
+async def test_limits_are_never_lowered(js):
+    await provision(js, dedupe_window_s=2.0, limits={EVENTS: 8704 * 1024**2, "KV_routes": 256 * 1024**2})
+    await provision(js, dedupe_window_s=2.0)
+    assert (await js.stream_info(EVENTS)).config.max_bytes == 8704 * 1024**2
+    assert (await js.stream_info("KV_routes")).config.max_bytes == 256 * 1024**2
+
+
+async def test_a_store_that_is_too_small_is_refused_with_what_it_needs(js):
+    with pytest.raises(RuntimeError, match=r"max_file_store .* at least"):
+        await provision(js, dedupe_window_s=2.0, limits={EVENTS: 64 * 1024**3})
+
+
 async def test_facts_and_consumers_survive_kill_9(js, nats_server):
     for number in range(20):
         await publish_event(js, factories.event(ReleaseOpened, id=f"e{number}"))

@@ -87,7 +87,7 @@ class NatsServer(Server):
         self.url = f"nats://127.0.0.1:{self.port}"
         (self.folder / "nats.conf").write_text(
             f'listen: "127.0.0.1:{self.port}"\n'
-            f'jetstream {{ store_dir: "{self.folder}/js", sync_interval: always }}\n'
+            f'jetstream {{ store_dir: "{self.folder}/js", sync_interval: always, max_file_store: 16GB }}\n'
         )
 
     def command(self) -> list[str]:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, Wanted
 from deploy.local.ports import SHADOW_OFFSET
 from deploy.local.runner import LONGEST_DELAY_S, describe_end, restart_delay_s
+from shared import topology
 
 FOLDER = Path("/state")
 PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))
@@ -45,6 +47,8 @@ def test_the_bus_keeps_what_it_acknowledged_and_listens_on_loopback_only():
     assert "sync_interval: always" in config
     assert "0.0.0.0" not in config
     assert config.count("127.0.0.1") == 2
+    size = re.search(r"max_file_store: (\d+)GB", config)
+    assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave room for records"
 
 
 def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line():

@@ -1,0 +1,150 @@
+"""Streams that have reached their limit on a real server: publishers are told, records are still written."""
+
+import asyncio
+import contextlib
+import io
+
+import nats
+import pytest
+from nats.js.errors import ServiceUnavailableError
+
+from clients.cli.eventlog import nearly_full
+from clients.cli.place import Place
+from clients.cli.status import _show_all
+from contracts import facts as f
+from contracts.routes import Route
+from contracts.services import DEADLETTER, EVENTS, INBOX
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.app import SERVICE, Controller
+from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.domain.record import Book
+from shared import topology
+from shared.bus import Bus, publish_event
+from shared.clock import SystemClock
+from shared.errors import Transient
+from shared.factlog import LoggedPublisher
+from shared.kv import Bucket
+from shared.ledger import Ledger
+from shared.provision import provision
+from tests.kit import factories as k
+from tests.kit.servers import NatsServer, connection, running
+from tests.kit.services import stored_facts
+
+KIBIBYTE = 1024
+SMALL = dict.fromkeys(topology.LIMITS, 64 * KIBIBYTE)
+LARGER = {**SMALL, EVENTS: 128 * KIBIBYTE}
+CLOCK = SystemClock()
+
+
+class Answers:
+    """A target behind the route that generates; the real one is tested with Triton."""
+
+    async def answers(self, _served):
+        return None
+
+
+@pytest.fixture
+def nats_server(tmp_path):
+    """A server whose store has room for what streams and buckets may take, and for no more."""
+    server = NatsServer(tmp_path)
+    config = server.folder / "nats.conf"
+    room = topology.file_bytes(LARGER)
+    config.write_text(config.read_text().replace("max_file_store: 16GB", f"max_file_store: {room}"))
+    with running(server):
+        yield server
+
+
+@pytest.fixture
+async def js(nats_server):
+    client = await nats.connect(nats_server.url)
+    context = client.jetstream(timeout=10)
+    await provision(context, limits=SMALL)
+    yield context
+    await client.close()
+
+
+@pytest.fixture
+async def bus(bus_settings):
+    one = Bus(bus_settings, SERVICE, CLOCK)
+    await one.connect()
+    yield one
+    await one.stop()
+
+
+async def fill(js):
+    """Publish to every stream on disk until it takes nothing more."""
+    for stream, subject in ((EVENTS, "slipway.alert.raised.v1.other"), (INBOX, "slipway.checkpoint.ready.v1.other"),
+                            (DEADLETTER, "slipway.deadletter.merger")):  # fmt: skip
+        for size in (8 * KIBIBYTE, 1):
+            with contextlib.suppress(ServiceUnavailableError):
+                for _ in range(2000):
+                    await js.publish(subject, b"x" * size, stream=stream)
+                pytest.fail(f"{stream} has no limit")
+
+
+def alert():
+    raised = k.fact(f.AlertRaised, target=k.target(7), trigger="slow-first-token")
+    return k.event(raised, id="alert-1", time=CLOCK.now())
+
+
+def controller_on(bus):
+    ledger = Ledger(
+        Bucket(bus.js, "rollbacks", Book), LoggedPublisher(bus),
+        lambda model, environment: Book(model=model, environment=environment), service=SERVICE,
+    )  # fmt: skip
+    return Controller(
+        ledger=ledger, routes=KvRoutes(lambda: bus.js), drills=KvDrills(lambda: bus.js), probe=Answers(), clock=CLOCK,
+        rules=Rules(),
+    )  # fmt: skip
+
+
+async def test_a_publisher_is_told_at_once_that_the_stream_is_full(js):
+    await fill(js)
+    async with asyncio.timeout(1):
+        with pytest.raises(Transient) as caught:
+            await publish_event(js, k.event(f.ReleaseOpened))
+    assert caught.value.code == "stream_full"
+
+
+async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
+    controller = controller_on(bus)
+    await controller.learn(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
+    routes = Bucket(js, "routes", Route)
+    await routes.create(k.MODEL, k.route(canary=None))
+    await fill(js)
+    with pytest.raises(Transient, match="stream_full"):
+        await controller.alerted(alert())
+    route = (await routes.get(k.MODEL)).value
+    assert (route.active.target, route.epoch) == (k.target(6), 13)
+    await controller.sweep()
+    assert (await routes.get(k.MODEL)).value == route, "the same flip is made once"
+    assert not await stored_facts(js, f.DeploymentChanged)
+    await provision(js, limits=LARGER)
+    await controller.sweep()
+    await controller.sweep()
+    assert [one.data.route for one in await stored_facts(js, f.DeploymentChanged)] == [route]
+    assert len(await stored_facts(js, f.RollbackStarted)) == 1
+
+
+async def test_what_one_process_decided_and_could_not_publish_the_next_one_publishes(js, bus):
+    first = controller_on(bus)
+    await first.learn(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
+    await Bucket(js, "routes", Route).create(k.MODEL, k.route(canary=None))
+    await fill(js)
+    with pytest.raises(Transient, match="stream_full"):
+        await first.alerted(alert())
+    await provision(js, limits=LARGER)
+    await controller_on(bus).sweep()
+    assert len(await stored_facts(js, f.DeploymentChanged)) == len(await stored_facts(js, f.RollbackStarted)) == 1
+
+
+async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path):
+    assert await nearly_full(js) == []
+    await fill(js)
+    place = Place(connection(nats_server, None, tmp_path), "http://127.0.0.1:1", "here")
+    heard = io.StringIO()
+    with contextlib.redirect_stderr(heard):
+        await _show_all(place, None, as_json=True)
+    lines = heard.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
+    assert all("nothing more can be published to it: see stream_full" in line for line in lines)

@@ -1,0 +1,61 @@
+"""Provisioning again with more replicas, on three real servers: records are copied as facts are."""
+
+import asyncio
+import contextlib
+
+import nats
+import nats.errors
+import pytest
+
+from contracts.services import EVENTS
+from shared import topology
+from shared.process import free_port
+from shared.provision import provision
+from tests.kit.servers import NatsServer, running
+
+MEBIBYTE = 1024**2
+SMALL = dict.fromkeys(topology.LIMITS, MEBIBYTE)
+
+
+class Member(NatsServer):
+    """One server of a cluster of three."""
+
+    def __init__(self, folder, number, routes):
+        self.name = f"nats-{number}"
+        super().__init__(folder)
+        config = self.folder / "nats.conf"
+        peers = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+        config.write_text(
+            f"server_name: n{number}\n{config.read_text()}"
+            f'cluster {{ name: three, listen: "127.0.0.1:{routes[number]}", routes: [{peers}] }}\n'
+        )
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    routes = [free_port() for _ in range(3)]
+    with contextlib.ExitStack() as stack:
+        members = [stack.enter_context(running(Member(tmp_path, number, routes))) for number in range(3)]
+        client = await nats.connect([member.url for member in members])
+        context = client.jetstream(timeout=30)
+        async with asyncio.timeout(30):
+            while True:  # until the servers have chosen a leader
+                with contextlib.suppress(nats.errors.Error, TimeoutError):
+                    await client.jetstream(timeout=1).account_info()
+                    break
+                await asyncio.sleep(0.1)
+        yield context
+        await client.close()
+
+
+async def test_buckets_get_the_replicas_that_streams_get_and_never_lose_them(cluster):
+    await provision(cluster, replicas=1, limits=SMALL)
+    bucket = await cluster.key_value("routes")
+    revision = await bucket.create("support-bot", b"{}")
+    await provision(cluster, replicas=3, limits=SMALL)
+    await provision(cluster, replicas=1, limits=SMALL)
+    copies = {one.config.name: one.config.num_replicas for one in await cluster.streams_info()}
+    assert set(copies) == {f"KV_{name}" for name in topology.BUCKETS} | {name for name in topology.LIMITS if name[0] == "S"}
+    assert set(copies.values()) == {3}
+    assert copies[EVENTS] == 3
+    assert (await bucket.get("support-bot")).revision == revision
