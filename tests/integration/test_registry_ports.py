@@ -1,12 +1,15 @@
 """One suite per port of the registry, run on the fake and on the real server: a fake may not promise anything else."""
 
+import asyncio
 import contextlib
 from datetime import timedelta
 
+import nats
 import pytest
 
 from contracts import facts as f
 from contracts.manifests import DeploymentRecord
+from contracts.services import EVENTS
 from contracts.vocabulary import canonical_json, digest_of
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.domain import versions
@@ -17,7 +20,7 @@ from shared.blobs import Store
 from shared.bus import Bus, Emit
 from shared.clock import SystemClock
 from shared.errors import Permanent
-from shared.factlog import LoggedPublisher
+from shared.factlog import CLOCK_SKEW, LoggedPublisher
 from shared.kv import Bucket, Conflict
 from tests.kit import fakes_registry as k
 
@@ -158,6 +161,32 @@ async def test_what_was_published_is_known_for_ever_and_nothing_else_is(publishe
         await said.publish(emit("d", "other-bot"))
         assert [await said.was_published(emit(key), now) for key in ("a", "b", "c", "d")] == [True, True, True, False]
         assert await said.was_published(emit("d", "other-bot"), now)
+
+
+async def test_a_look_into_a_long_log_begins_when_the_fact_was_decided(js, settings, nats_server):
+    target, old, asked = k.target("int8"), SystemClock().now() - timedelta(days=30), []
+
+    def emit(key):
+        fact = f.StagingReleased(release_id=k.RELEASE, candidate=target)
+        return Emit(fact, key=key, model=k.MODEL, correlation_id=k.RELEASE, environment="production", cause_id="c")
+
+    async def count(message):
+        asked.append(message)
+
+    async with connected_publisher(settings) as said:
+        subject = said._bus.envelope(emit("x")).nats_subject
+        await asyncio.gather(*(js.publish(subject, b"{}", headers={"Nats-Msg-Id": f"before-{n}"}) for n in range(2000)))
+        decided_at = (await js.get_last_msg(EVENTS, subject)).time + timedelta(microseconds=1) + CLOCK_SKEW
+        await said.publish(emit("a"))
+        await said.publish(emit("b"))
+        async with await nats.connect(nats_server.url) as listener:
+            await listener.subscribe("$JS.API.STREAM.MSG.GET.>", cb=count)
+            await listener.flush()
+            assert [await said.was_published(emit(key), decided_at) for key in ("a", "b", "never")] == [True, True, False]
+            await listener.flush()
+            assert len(asked) <= 12
+        assert await said.was_published(emit("a"), old), "decided long ago, published only now"
+        assert not await said.was_published(emit("a"), decided_at + timedelta(hours=1))
 
 
 async def test_folders_on_disk_are_looked_at_inside_the_allowed_roots_only(settings, tmp_path):
