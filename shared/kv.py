@@ -10,16 +10,19 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import BadRequestError, KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ValidationError
 
+from shared.errors import Transient
 from shared.failpoints import failpoint
 
 M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
+EDIT_ATTEMPTS = 50
+"""How often an edit decides again because another writer was first, before it gives up."""
 
 
 class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
@@ -61,7 +64,7 @@ class Bucket(Generic[M]):
         """Write a record that must not exist yet; raise Conflict when it does."""
         try:
             revision = await (await self._bucket()).create(key, _dump(value))
-        except (KeyWrongLastSequenceError, BadRequestError) as error:
+        except KeyWrongLastSequenceError as error:
             raise Conflict(key) from error
         failpoint(f"{self._service}.after_cas")
         return revision
@@ -70,7 +73,7 @@ class Bucket(Generic[M]):
         """Write a record that must still be at `revision`; raise Conflict when it is not."""
         try:
             written = await (await self._bucket()).update(key, _dump(value), last=revision)
-        except (KeyWrongLastSequenceError, BadRequestError) as error:
+        except KeyWrongLastSequenceError as error:
             raise Conflict(key) from error
         failpoint(f"{self._service}.after_cas")
         return written
@@ -160,6 +163,12 @@ def on_reconnect(client: Client, callback: Callable[[], None]) -> None:
             await earlier()
 
     client._reconnected_cb = both  # noqa: SLF001
+
+
+def kept_changing(bucket: str, key: str) -> Transient:
+    """Return the error of an edit that another writer forestalled at each attempt."""
+    reason = f"The record {bucket}/{key} kept changing: each of {EDIT_ATTEMPTS} edits was too late."
+    return Transient("bus_unavailable", reason)
 
 
 def _dump(value: BaseModel) -> bytes:

@@ -7,7 +7,7 @@ from nats.js import JetStreamContext
 from contracts.drills import Drill, drill_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
-from shared.kv import Bucket, Conflict, Entry
+from shared.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
 SERVICE = "rollback-controller"
 ROUTES: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
@@ -49,7 +49,7 @@ class KvDrills:
     async def put(self, drill: Drill) -> None:
         """Make this the drill of its model and environment; the last word counts."""
         bucket, key = self._bucket(), drill_key(drill.environment, drill.target.model)
-        while True:
+        for _ in range(EDIT_ATTEMPTS):
             entry = await bucket.get(key)
             try:
                 if entry is None:
@@ -59,6 +59,7 @@ class KvDrills:
             except Conflict:
                 continue
             return
+        raise kept_changing("drills", key)
 
     def _bucket(self) -> Bucket[Drill]:
         return Bucket(self._js(), "drills", Drill, service=SERVICE)

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from contracts.routes import Changed, Edit, Route
 from services.server_manager.domain.records import Leader, Servers
 from shared.clock import Clock
-from shared.kv import Bucket, Conflict, Entry
+from shared.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
 M = TypeVar("M", bound=BaseModel)
 SERVICE = "server-manager"
@@ -40,7 +40,7 @@ class KvState:
     async def edit(self, change: Callable[[Servers], Servers]) -> Servers:
         """Apply a pure edit by compare-and-set; writes nothing when nothing changes."""
         bucket = self._bucket()
-        while True:
+        for _ in range(EDIT_ATTEMPTS):
             entry = await bucket.get(self._fleet)
             before = Servers() if entry is None else entry.value
             after = change(before)
@@ -51,6 +51,7 @@ class KvState:
             except Conflict:
                 continue
             return after
+        raise kept_changing("servers", self._fleet)
 
 
 class KvRoutes:
@@ -70,7 +71,7 @@ class KvRoutes:
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Decide on the route as it is, and write what was decided only if it still is so."""
         bucket = self.bucket()
-        while True:
+        for _ in range(EDIT_ATTEMPTS):
             entry = await bucket.get(model)
             edit = change(Route(model=model) if entry is None else entry.value)
             if not isinstance(edit, Changed):
@@ -80,6 +81,7 @@ class KvRoutes:
             except Conflict:
                 continue
             return edit
+        raise kept_changing("routes", model)
 
 
 class KvLeadership:

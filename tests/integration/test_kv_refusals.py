@@ -1,0 +1,78 @@
+"""What a writer of records is told when its write is refused: a conflict only where another writer was first."""
+
+import asyncio
+
+import pytest
+from nats.js.errors import BadRequestError
+
+from contracts.drills import Drill
+from contracts.routes import Changed, Route
+from services.rollback_controller.adapters.kv import KvDrills
+from services.server_manager.adapters.kv_state import KvRoutes, KvState
+from services.server_manager.domain.records import Servers
+from shared.errors import Permanent, Transient, translate
+from shared.kv import Bucket
+from tests.kit import factories as k
+from tests.kit.drills import drill
+
+KEY = k.MODEL
+
+
+async def test_a_record_that_is_too_large_is_refused_for_good_and_is_no_conflict(js):
+    await js.delete_key_value("routes")
+    await js.create_key_value(bucket="routes", max_value_size=64)
+    bucket = Bucket(js, "routes", Route)
+    for write in (bucket.create(KEY, k.route()), bucket.update(KEY, k.route(), 0)):
+        with pytest.raises(BadRequestError) as caught:
+            await write
+        assert isinstance(translate(caught.value), Permanent)
+
+
+class Contended(Bucket):
+    """A bucket in which another writer is first each time."""
+
+    async def create(self, key, value):
+        await super().create(key, value)
+        return await super().create(key, value)
+
+    async def update(self, key, value, revision):
+        await super().update(key, value, revision)
+        return await super().update(key, value, revision)
+
+
+class ContendedState(KvState):
+    def _bucket(self):
+        return Contended(self._js(), "servers", Servers)
+
+
+class ContendedRoutes(KvRoutes):
+    def bucket(self):
+        return Contended(self._js(), "routes", Route)
+
+
+class ContendedDrills(KvDrills):
+    def _bucket(self):
+        return Contended(self._js(), "drills", Drill)
+
+
+def edits(js):
+    numbers = iter(range(1000))
+
+    def load(servers):
+        return servers.model_copy(update={"endpoint": f"a:{next(numbers)}"})
+
+    return {
+        "servers": lambda: ContendedState(lambda: js, "main").edit(load),
+        "routes": lambda: ContendedRoutes(lambda: js).edit(
+            KEY, lambda route: Changed(route=route.model_copy(update={"epoch": route.epoch + 1}), cause="restore")
+        ),
+        "drills": lambda: ContendedDrills(lambda: js).put(drill()),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("record", ["servers", "routes", "drills"])
+async def test_an_edit_that_always_loses_ends_and_names_the_record(js, record):
+    async with asyncio.timeout(20):
+        with pytest.raises(Transient, match="kept changing") as caught:
+            await edits(js)[record]()
+    assert caught.value.code == "bus_unavailable"
