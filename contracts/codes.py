@@ -50,7 +50,7 @@ ADVICE: dict[Code, str] = {
     "evaluation_invalid": "The evaluation set must be JSON lines, each a text or an object with prompt, text or messages, that fit the context.",
     "out_of_memory": "The work needed more memory than its limit; raise the limit or use a larger machine.",
     "quality_gate_failed": "The variant lost more quality than the policy allows; ask for a wider precision.",
-    "engine_failed": "The engine stopped with an error; its log, named in the reason, says why.",
+    "engine_failed": "The engine stopped with an error or a signal; the reason and the log that it names say why.",
     "insufficient_memory": "The serving fleet cannot hold this target; add memory or unload a model.",
     "load_failed": "The serving engine could not load the model; its log says why.",
     "no_first_token": "The model loaded but generated nothing; check its files and the engine's log.",

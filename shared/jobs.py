@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import structlog
 
 from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
+from shared.exits import count_memory_kills, describe_end
 from shared.process import die_with_parent, end_tree
 
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
@@ -34,15 +35,6 @@ _POLL_S = 0.05
 
 class ChildKilled(Exception):  # noqa: N818 - it is what happened
     """A child was ended by SIGKILL, and not by the kernel for want of memory."""
-
-
-def _oom_kills() -> int:
-    """Count the processes that the kernel has killed for want of memory since it started."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 async def run_job(
@@ -70,7 +62,7 @@ async def run_job(
         ChildKilled: somebody killed it; says nothing about the input, so it is tried again up to the delivery limit.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    kills_before = _oom_kills()
+    kills_before = count_memory_kills()
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
@@ -93,7 +85,7 @@ async def run_job(
             os.killpg(process.pid, signal.SIGKILL)  # what the child left behind is in its group
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
-    return _conclude(heard.outcome, process.returncode, log_path, killed_by_kernel=_oom_kills() > kills_before)
+    return _conclude(heard.outcome, process.returncode, log_path, killed_by_kernel=count_memory_kills() > kills_before)
 
 
 def _prepare(memory_limit_bytes: int | None) -> Callable[[], None]:
@@ -192,7 +184,8 @@ def _conclude(
         raise ChildKilled(f"The work was killed from outside; {log}.")
     if code in (-signal.SIGKILL, _OUT_OF_MEMORY_EXIT):
         raise Permanent("out_of_memory", f"The work was killed for using too much memory; {log}.", exit_code=code)
-    raise Permanent("engine_failed", f"The work ended with exit code {code} and no result; {log}.", exit_code=code)
+    ended = describe_end(code or 0)
+    raise Permanent("engine_failed", f"The work gave no result. It ended with {ended}; {log}.", exit_code=code)
 
 
 # -- inside the child ---------------------------------------------------------------------------------------------

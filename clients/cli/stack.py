@@ -133,7 +133,7 @@ def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) ->
 
 
 def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the parts of the stack: process, port, whether each answers now, restarts, uptime."""
+    """List the parts of the stack: process, port, whether each answers now, restarts, uptime, how it last ended."""
     folder = folder_of(state)
     description, table = folder.read_description(), folder.read_table()
     if description is None or table is None:
@@ -143,7 +143,7 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show_json({"up": held, "phase": table.phase if held else "down", "state": str(folder.path), "parts": rows})
     else:
-        columns = ("name", "pid", "port", "state", "restarts", "uptime_s", "why")
+        columns = ("name", "pid", "port", "state", "restarts", "uptime_s", "why", "last_end")
         show_table(columns, [[row[column] for column in columns] for row in rows])
     if not held:
         fail(f"the stack in {folder.path} is down; start it with `slipway up`", Exit.UNREACHABLE)
@@ -165,7 +165,7 @@ async def _look_at(part: PartState, description: Description) -> dict[str, Any]:
         uptime = round((SystemClock().now() - datetime.fromisoformat(part.started_at)).total_seconds(), 1)
     return {
         "name": part.name, "pid": part.pid if running else None, "port": part.port, "state": state,
-        "restarts": part.restarts, "uptime_s": uptime, "why": why or "",
+        "restarts": part.restarts, "uptime_s": uptime, "why": why or "", "last_end": part.ended,
     }  # fmt: skip
 
 

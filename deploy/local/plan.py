@@ -21,6 +21,8 @@ SINGLE = frozenset({"gateway"})
 """Services that have one address here, which people use; a proxy in front is what replicates them."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads of torch that wait for each other must sleep, not spin: several processes share the cores here."""
+START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
+"""How long a part may take to be ready. Triton starts without models, which are loaded later."""
 STOP_GRACE_S = {"gateway": 40.0}
 """Streams in flight are finished first."""
 
@@ -46,6 +48,11 @@ class Part:
     probe: Probe
     stop_rank: int
     stop_grace_s: float = 10.0
+
+    @property
+    def start_limit_s(self) -> float:
+        """How long it may take to be ready once what it stands on is."""
+        return START_LIMIT_S[self.probe]
 
 
 @dataclass(frozen=True)

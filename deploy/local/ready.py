@@ -1,4 +1,4 @@
-"""Asks a part whether it really works: a reason why not, or None when it does."""
+"""Asks a part whether it really works, and whether it lives: None when it does, else a reason why not."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -74,4 +74,47 @@ async def _ask_service(port: int, _keys: Keys) -> str | None:
     return None if answer.status_code == 200 else f"/readyz answers {answer.status_code}: {answer.text[:200]}"
 
 
+class Refused(ConnectionError):  # noqa: N818 - it is an answer of a kind
+    """Nothing listens on the port."""
+
+
+async def ask_life(kind: Probe, port: int, limit_s: float) -> bool:
+    """Return whether a part says anything at all within a limit; what it stands on need not work for that.
+
+    Raises:
+        Refused: nothing listens on its port.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _LIFE[kind](port)
+    except ConnectionRefusedError as error:
+        raise Refused(str(error)) from error
+    except Exception:  # noqa: BLE001 - whatever goes wrong here means: no answer
+        return False
+
+
+async def _hear(port: int, request: bytes = b"") -> bool:
+    """Return whether a first byte comes on a new connection, after a request if there is one."""
+    reader, writer = await asyncio.open_connection(LOOPBACK, port)
+    try:
+        writer.write(request)
+        return bool(await reader.read(1))
+    finally:
+        writer.close()
+
+
+async def _hear_http(port: int) -> bool:
+    return await _hear(port, f"GET /healthz HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+
+
+async def _hear_triton(port: int) -> bool:
+    _, writer = await asyncio.open_connection(LOOPBACK, port)  # gRPC would not say that nothing listens
+    writer.close()
+    return await _ask_triton(port, Keys("", "")) is None
+
+
+_LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
+    "nats": _hear, "s3": _hear_http, "triton": _hear_triton, "service": _hear_http
+}  # fmt: skip
+"""A NATS server greets whoever connects; the store and the services answer whatever the status is."""
 _PROBES: dict[Probe, Ask] = {"nats": _ask_nats, "s3": _ask_s3, "triton": _ask_triton, "service": _ask_service}

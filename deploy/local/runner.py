@@ -14,7 +14,9 @@ from typing import Literal
 from deploy.local import processes
 from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
-from deploy.local.ready import why_not_ready
+from deploy.local.ready import Refused, ask_life, why_not_ready
+from deploy.local.watch import Judge, Patience, read_activity
+from shared.exits import count_memory_kills, describe_end
 
 State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopped"]
 
@@ -22,8 +24,8 @@ LAUNCHER = Path(__file__).with_name("launch.py")
 STEADY_S = 30.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
 PROBE_EVERY_S = 0.2
-LIVE_EVERY_S, MOST_MISSES = 5.0, 8
-"""How often Triton is asked whether it lives, and after how many times without an answer it is killed."""
+LIVE_EVERY_S, MOST_ASKED = 1.0, 8
+"""How often a part is asked whether it lives, and how many of these questions may be open at once."""
 LEFTOVERS_S = 10.0
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
@@ -47,12 +49,29 @@ class Runner:
         say: Callable[[str, str], None],
         changed: Callable[[], None],
         living: Callable[[], Iterable[int]],
+        based: Callable[[], bool] = lambda: True,
+        patience: Patience | None = None,
     ) -> None:
+        """Prepare to run a part.
+
+        Args:
+            part: what to run.
+            marks: how its processes are told from others.
+            keys: the credentials of the store.
+            log: where its output goes.
+            inherited: variables that it gets beside its own.
+            say: prints a line in its name.
+            changed: is called when its state has changed.
+            living: gives the sessions of all living parts.
+            based: tells whether all that it stands on is ready.
+            patience: how long it may be silent.
+        """
         self.part = part
         self.state: State = "waiting"
         self.restarts = 0
         self.failures = 0
         self.why = ""
+        self.ended = ""
         self.ready = asyncio.Event()
         self.leader: Recorded | None = None
         self._marks = marks
@@ -62,6 +81,9 @@ class Runner:
         self._say = say
         self._changed = changed
         self._living = living
+        self._based = based
+        self._patience = patience or Patience()
+        self._killed_because = ""
         self._stopping = asyncio.Event()
         self._gone = asyncio.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,6 +96,7 @@ class Runner:
     async def keep(self) -> None:
         """Run the part until `stop` is called."""
         while not self._stopping.is_set():
+            memory_kills = count_memory_kills()
             self._start()
             began = time.monotonic()
             probing = asyncio.create_task(self._watch())
@@ -90,7 +113,8 @@ class Runner:
             self.failures = 1 if steady or was_ready else self.failures + 1
             self.restarts += 1
             delay = restart_delay_s(self.failures)
-            self._say(self.part.name, f"ended ({describe_end(code)}), starts again in {delay:.1f} s")
+            self.ended = self._describe_end(code, out_of_memory=count_memory_kills() > memory_kills)
+            self._say(self.part.name, f"ended ({self.ended}), starts again in {delay:.1f} s")
             self._become("restarting")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
@@ -107,6 +131,7 @@ class Runner:
                 cwd=self._marks.run_folder, start_new_session=True,
             )  # fmt: skip
         self._gone.clear()
+        self._killed_because = ""
         found = processes.read_process(self._process.pid)
         self.leader = Recorded(self._process.pid, found.started_ticks if found else 0)
         self._become("starting")
@@ -133,10 +158,13 @@ class Runner:
             os.close(descriptor)
         return process.wait()
 
+    def _describe_end(self, code: int, *, out_of_memory: bool) -> str:
+        if self._killed_because and code == -signal.SIGKILL:
+            return f"killed by the supervisor: it {self._killed_because}"
+        return describe_end(code, out_of_memory=out_of_memory)
+
     async def _watch(self) -> None:
-        await self._watch_readiness()
-        if self.part.probe == "triton":
-            await self._watch_life()
+        await asyncio.gather(self._watch_readiness(), self._watch_life())
 
     async def _watch_readiness(self) -> None:
         while (why := await why_not_ready(self.part, self._keys)) is not None:
@@ -150,17 +178,43 @@ class Runner:
         self.ready.set()
 
     async def _watch_life(self) -> None:
-        """Kill a part that has fallen silent, so that it is started again.
+        """Kill a part that hangs, so that it is started again.
 
         Triton prints where it is when it crashes; if memory is corrupt, that may hang, and the process never ends.
         """
-        misses = 0
-        while misses < MOST_MISSES:
-            await asyncio.sleep(LIVE_EVERY_S)
-            misses = 0 if await why_not_ready(self.part, self._keys) is None else misses + 1
-        if self._process is not None:
-            self._say(self.part.name, f"did not answer {misses} times and is killed")
-            self._signal(self._process, signal.SIGKILL)
+        process, part = self._process, self.part
+        judge = Judge(self._patience, part.start_limit_s, part.stop_grace_s)
+        asking: set[asyncio.Task[None]] = set()
+        looked = time.monotonic()
+        asked = looked - LIVE_EVERY_S
+        try:
+            while process is not None and not self._stopping.is_set():
+                asking = {task for task in asking if not task.done()}
+                if looked - asked >= min(LIVE_EVERY_S, self._patience.look_s * 2) and len(asking) < MOST_ASKED:
+                    asking.add(asyncio.create_task(self._ask_life(judge)))
+                    asked = looked
+                await asyncio.sleep(self._patience.look_s)
+                before, looked = looked, time.monotonic()
+                crash_handler = part.probe == "triton"
+                wanted = crash_handler or judge.wants_activity
+                activity = read_activity(process.pid, crash_handler=crash_handler) if wanted else None
+                why = judge.look(looked - before, activity, ready=self.state == "ready", based=self._based())
+                if why is not None and not self._stopping.is_set():
+                    self._killed_because = why
+                    self._signal(process, signal.SIGKILL)
+                    self._say(part.name, f"{why} and is killed")
+                    return
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _ask_life(self, judge: Judge) -> None:
+        try:
+            if await ask_life(self.part.probe, self.part.port, self._patience.silent_s):
+                judge.answered()
+        except Refused:
+            judge.refused()
 
     def _become(self, state: State) -> None:
         if state != self.state:
@@ -214,13 +268,3 @@ class Runner:
 
     def _leftovers(self, leader: Recorded) -> list[processes.Process]:
         return processes.find_part_leftovers(self._marks, self.part.name, leader, living_sessions=self._living())
-
-
-def describe_end(code: int) -> str:
-    """Say how a process ended."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"

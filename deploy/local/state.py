@@ -50,6 +50,8 @@ class PartState:
     started_at: str | None
     probe: Probe = "service"
     why: str = ""
+    ended: str = ""
+    """How its last process ended; empty if none has."""
 
     @property
     def recorded(self) -> Recorded | None:

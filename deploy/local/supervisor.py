@@ -132,7 +132,12 @@ class Supervisor:
         return Runner(
             part, marks=marks_of(self._folder, description), keys=description.keys, log=self._folder.log_of(part.name),
             inherited=self._options.inherited, say=self._view.say, changed=self._record, living=self._living_sessions,
+            based=self._base_is_ready if part.probe == "service" else lambda: True,
         )  # fmt: skip
+
+    def _base_is_ready(self) -> bool:
+        """Return whether the bus, the store and Triton are ready: without them no service can be."""
+        return all(runner.state == "ready" for runner in self._runners if runner.part.probe != "service")
 
     def _living_sessions(self) -> list[int]:
         return [runner.pid for runner in self._runners if runner.pid is not None]
@@ -163,6 +168,7 @@ class Supervisor:
             started_at=self._started_at.get(pid) if pid is not None else None,
             probe=runner.part.probe,
             why=runner.why,
+            ended=runner.ended,
         )
 
     def _listen_to_signals(self) -> None:
@@ -226,7 +232,9 @@ class Supervisor:
         while waiting := [runner for runner in runners if not runner.ready.is_set()]:
             for runner in waiting:
                 if runner.failures >= MOST_FAILED_STARTS:
-                    raise self._cannot_start(runner, f"ended {runner.failures} times without becoming ready")
+                    raise self._cannot_start(
+                        runner, f"ended {runner.failures} times without becoming ready ({runner.ended})"
+                    )
             if time.monotonic() > deadline:
                 why = f"was not ready within {self._options.ready_timeout_s:g} s ({waiting[0].why or 'no answer'})"
                 raise self._cannot_start(waiting[0], why)

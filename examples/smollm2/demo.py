@@ -9,9 +9,11 @@ import argparse
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from deploy.local.plan import PATIENT_THREADS
+from deploy.local.state import StateFolder
+from shared.exits import describe_end
 
 HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
@@ -57,10 +61,7 @@ class Road:
             print(f"$ slipway {' '.join(arguments)}", flush=True)
         done = subprocess.run([SLIPWAY, *arguments], env=self.environment(), check=False)
         if done.returncode:
-            sys.exit(
-                f"\nThe demo stopped: `slipway {arguments[0]}` ended with {done.returncode}. "
-                f"Its logs are in {self.state}/logs; `slipway deadletters list` shows what failed for good."
-            )
+            sys.exit(f"The demo stopped: `slipway {arguments[0]}` ended with {describe_end(done.returncode)}.")
 
     def ask_slipway(self, *arguments: str) -> Any:
         """Run a command with --json and give what it says."""
@@ -84,7 +85,7 @@ def train(road: Road, base: Path, name: str, seed: int, steps: int) -> None:
         [sys.executable, "-m", "examples.smollm2.train", *arguments], env=road.environment(), check=False
     )
     if done.returncode:
-        sys.exit(f"The demo stopped: training ended with {done.returncode}.")
+        sys.exit(f"The demo stopped: training ended with {describe_end(done.returncode)}.")
 
 
 @contextmanager
@@ -205,6 +206,20 @@ Where to look next (SLIPWAY_STATE={road.state}):
         print(f"The stack stays up; stop it with: slipway down --state {road.state}")
 
 
+def where_to_look(state: Path, *, up: bool) -> str:
+    """Return what a person can do after the demo has failed: only commands that work then, and files that are there."""
+    logs = f"  {state}/logs has one log per part"
+    if not up:
+        return f"The demo's stack is stopped, so commands that ask it do not answer. What is left of it:\n{logs}."
+    about = f"--state {state}"
+    return f"""The demo's stack stays up. Where to look:
+  slipway ps {about}
+  slipway status {about}
+  slipway deadletters list {about}
+{logs}.
+Stop it with: slipway down {about}"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Walk the whole road on the embedded stack.")
     parser.add_argument("--state", type=Path, default=Path(".state/demo"), help="folder of the demo's own stack")
@@ -218,20 +233,37 @@ def main() -> None:
                    stderr=subprocess.DEVNULL)  # fmt: skip
     shutil.rmtree(road.state, ignore_errors=True)
     road.state.mkdir(parents=True)
-    keep = options.keep
+    failure = finish(road, options.keep, started)
+    if failure is not None:
+        sys.exit(1)
+
+
+def finish(road: Road, keep: bool, started: float) -> str | None:
+    """Walk, sum up, stop the stack unless it is to stay; return what went wrong, or None.
+
+    The stack stays if that was asked for, and on a terminal, whether the demo succeeded or not: an interrupt stops it.
+    """
+    failure = None
+    keep = keep or sys.stdout.isatty()
     try:
         walk(road)
-        keep = keep or sys.stdout.isatty()
         summarise(road, monotonic() - started, keep)
     except KeyboardInterrupt:
-        keep = False
-        sys.exit("\nStopped; the demo's stack is being shut down.")
-    except SystemExit:
-        keep = False
-        raise
-    finally:
-        if not keep:
-            road.slipway("down", show=False)
+        failure, keep = "Stopped; the demo's stack is being shut down.", False
+    except SystemExit as error:
+        failure = str(error.code)
+    except subprocess.CalledProcessError as error:
+        failure = f"The demo stopped: `{shlex.join(error.cmd)}` ended with {describe_end(error.returncode)}."
+    except Exception as error:  # noqa: BLE001 - whatever it was, the stack is left as it was promised
+        failure = "".join(traceback.format_exception(error))
+    if failure is not None:
+        print(f"\n{failure.strip()}", file=sys.stderr)
+    keep = keep and StateFolder(road.state).is_held()
+    if not keep:
+        subprocess.run([SLIPWAY, "down"], env=road.environment(), check=False)
+    if failure is not None:
+        print(where_to_look(road.state, up=keep), file=sys.stderr)
+    return failure
 
 
 if __name__ == "__main__":

@@ -110,6 +110,15 @@ async def test_crash_without_a_result_is_named_with_its_exit_code(tmp_path):
     with pytest.raises(Permanent) as caught:
         await run(job("import os\nos.abort()"), tmp_path)
     assert (caught.value.code, caught.value.details) == ("engine_failed", {"exit_code": -6})
+    assert "signal SIGABRT: it gave up after an error that it could not handle" in caught.value.reason
+
+
+@pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGBUS"])
+async def test_a_child_that_dies_of_a_signal_is_told_by_its_name(tmp_path, name):
+    with pytest.raises(Permanent) as caught:
+        await run(job(f"import os, signal\nos.kill(os.getpid(), signal.{name})"), tmp_path)
+    assert caught.value.code == "engine_failed"
+    assert f"signal {name}: " in caught.value.reason
 
 
 async def test_memory_limit_gives_out_of_memory(tmp_path):

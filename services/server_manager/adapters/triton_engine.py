@@ -11,6 +11,7 @@ from contracts.vocabulary import Digest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from services.server_manager.ports import Indexed
 from shared.errors import SlipwayError, Transient
+from shared.exits import explain_codes
 from shared.inference import Channels, classify_rpc_error, first_token
 
 SIDECAR = "slipway.json"
@@ -97,7 +98,7 @@ class TritonEngine:
             if error.code == "endpoint_unreachable":
                 raise
             # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
-            raise Transient("load_failed", _first_line(error.reason)) from error
+            raise Transient("load_failed", explain_codes(_first_line(error.reason))) from error
 
     async def _ask(self, method: str, request: Any, name: str, timeout_s: float) -> Any:
         import grpc

@@ -1,13 +1,11 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from contracts.services import SERVICES as CONTRACTS
 from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, Wanted
 from deploy.local.ports import SHADOW_OFFSET
-from deploy.local.runner import LONGEST_DELAY_S, describe_end, restart_delay_s
+from deploy.local.runner import LONGEST_DELAY_S, restart_delay_s
 from shared import topology
 
 FOLDER = Path("/state")
@@ -85,7 +83,3 @@ def test_restarts_wait_longer_and_longer_but_not_for_ever():
     assert delays[1] > 0.0
     assert delays[-1] == LONGEST_DELAY_S
 
-
-@pytest.mark.parametrize(("code", "text"), [(3, "exit code 3"), (-9, "signal SIGKILL"), (-200, "signal 200")])
-def test_ends_are_described(code, text):
-    assert describe_end(code) == text

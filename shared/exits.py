@@ -1,0 +1,122 @@
+"""What the end of a process means: its exit code or signal in words, and whether memory ran out."""
+
+import os
+import re
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+MEANINGS: Mapping[int, str] = MappingProxyType({
+    signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
+    signal.SIGABRT: "it gave up after an error that it could not handle, such as damaged memory; its log says which",
+    signal.SIGBUS: "memory that lies in a file could not be used; /dev/shm or a disk may be full, or a file was cut",
+    signal.SIGFPE: "it divided by zero or computed what has no result",
+    signal.SIGSEGV: "it used memory that is not its own, which is a defect of the program or of a library",
+    signal.SIGKILL: "it was killed from outside, or by the kernel because memory ran out",
+    signal.SIGTERM: "it was asked to end",
+    signal.SIGINT: "it was interrupted from the keyboard",
+    signal.SIGHUP: "its terminal was closed",
+    signal.SIGPIPE: "what it wrote to was closed",
+    signal.SIGSYS: "it made a system call that its sandbox forbids",
+    signal.SIGXCPU: "it used more processor time than its limit",
+    signal.SIGXFSZ: "it wrote a file that is larger than its limit",
+})  # fmt: skip
+"""What usually causes the death by a signal."""
+
+OUT_OF_MEMORY = "the kernel killed it because memory ran out"
+_SHELL_BASE = 128
+_FULL_RATIO = 0.02
+_CODES = re.compile(
+    r"((?:exit ?code|exit status|returncode)s?[ :=]+|Engine\w*': ?|Worker\w*': ?)-(\d{1,2})\b", re.IGNORECASE
+)
+
+
+def describe_end(code: int, *, out_of_memory: bool = False, shm: Path = Path("/dev/shm")) -> str:  # noqa: S108 - only its free space is read
+    """Return how a process ended, and for a signal its name and what it usually means.
+
+    Args:
+        code: exit code; negative is the signal, as in `subprocess`.
+        out_of_memory: the kernel's count of processes killed for memory rose meanwhile.
+        shm: the shared-memory file system, whose free space is looked at after SIGBUS.
+    """
+    if code < 0:
+        return _describe_signal(-code, out_of_memory, shm)
+    number = code - _SHELL_BASE
+    if number in MEANINGS:
+        return f"exit code {code}, which shells and containers give for {_describe_signal(number, out_of_memory, shm)}"
+    return f"exit code {code}"
+
+
+def _describe_signal(number: int, out_of_memory: bool, shm: Path) -> str:
+    name = signal_name(number)
+    if number == signal.SIGKILL and out_of_memory:
+        return f"signal {name}: {OUT_OF_MEMORY}"
+    meaning = MEANINGS.get(number)
+    text = f"signal {name}: {meaning}" if meaning else f"signal {name}"
+    full = _describe_full(shm) if number == signal.SIGBUS else ""
+    return f"{text}; {full}" if full else text
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal, or its number if it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+def explain_codes(text: str) -> str:
+    """Return a message of another program with the signal named behind each negative exit code."""
+
+    def explain(match: re.Match[str]) -> str:
+        return f"{match[0]} ({_describe_signal(int(match[2]), False, Path())})"
+
+    return _CODES.sub(explain, text)
+
+
+def _describe_full(folder: Path) -> str:
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return ""
+    free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
+    if total == 0 or free > total * _FULL_RATIO:
+        return ""
+    return f"{folder} is full now ({free // 2**20} of {total // 2**20} MiB free)"
+
+
+def count_memory_kills(root: Path = Path("/")) -> int:
+    """Return how many processes the kernel has killed for want of memory.
+
+    The count of this process's own control group (v1 or v2), where there is one: the machine's counts what happens to
+    others, too.
+    """
+    for path in _counters(root):
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+        if counts:
+            return counts[0]
+    return 0
+
+
+def _counters(root: Path) -> list[Path]:
+    found = []
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            top, file = root / "sys/fs/cgroup", "memory.events"
+        elif "memory" in controllers.split(","):
+            top, file = root / "sys/fs/cgroup/memory", "memory.oom_control"
+        else:
+            continue
+        # In a container the named group may lie outside what is mounted; its own counter is then at the top.
+        found += [top / name.lstrip("/") / file, top / file]
+    return [*found, root / "proc/vmstat"]

@@ -1,0 +1,100 @@
+"""A demo that fails: on a terminal its stack stays up, elsewhere it is stopped; what it names then works."""
+
+import os
+import pty
+import re
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local.state import StateFolder
+from examples.smollm2 import demo
+from tests.contract.test_runbooks import problem_of
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Stands in for the command: a stack is "up" while it holds the folder's lock, and importing the base model fails.
+COMMAND = """#!{python}
+import fcntl, os, signal, subprocess, sys
+state = os.environ["SLIPWAY_STATE"]
+words = sys.argv[1:]
+with open(os.path.join(os.path.dirname(state), "asked"), "a") as asked:
+    asked.write(" ".join(words) + "\\n")
+if words[0] == "up" and not os.environ.get("FAIL_UP"):
+    code = "import fcntl, os, sys, time; handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); "
+    code += "fcntl.flock(handle, fcntl.LOCK_EX); print(flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", code, state + "/lock"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    child.stdout.readline()
+    open(os.path.join(os.path.dirname(state), "pid"), "w").write(str(child.pid))
+elif words[0] == "down":
+    sys.exit(0)
+else:
+    os.kill(os.getpid(), signal.SIGILL)
+"""
+RUN = "import sys; from examples.smollm2 import demo; demo.SLIPWAY = sys.argv.pop(1); demo.main()"
+
+
+def start(folder: Path, *, out: int, **environment: str) -> int:
+    """Run the demo with the stand-in; give its exit code."""
+    command = folder / "slipway"
+    command.write_text(COMMAND.format(python=sys.executable))
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    return subprocess.run(
+        [sys.executable, "-c", RUN, str(command), "--state", str(folder / "state")], cwd=ROOT, check=False, timeout=60,
+        stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **environment},
+    ).returncode  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    yield tmp_path
+    if (tmp_path / "pid").exists():
+        os.kill(int((tmp_path / "pid").read_text()), 9)
+
+
+def test_on_a_terminal_the_stack_stays_up_and_the_commands_that_work_are_named(folder):
+    master, slave = pty.openpty()
+    try:
+        assert start(folder, out=slave) == 1
+        text = os.read(master, 65536).decode()
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert "signal SIGILL: it used an instruction that this CPU lacks" in text
+    asked = (folder / "asked").read_text().splitlines()
+    assert asked == ["up --detach", f"base import --from-smollm2 --keep-folder {folder}/state/base"]
+    assert StateFolder(folder / "state").is_held()
+    assert text.index("The demo stopped") < text.index("The demo's stack stays up")
+    assert f"slipway deadletters list --state {folder}/state" in text
+
+
+def test_elsewhere_it_is_stopped_and_no_command_that_asks_it_is_named(folder):
+    with (folder / "out").open("wb") as out:
+        assert start(folder, out=out.fileno()) == 1
+    assert (folder / "asked").read_text().splitlines()[-1] == "down"
+
+
+def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):
+    master, slave = pty.openpty()
+    try:
+        assert start(folder, out=slave, FAIL_UP="1") == 1
+        text = os.read(master, 65536).decode()
+    finally:
+        os.close(slave)
+        os.close(master)
+    assert "stays up" not in text
+    assert "slipway deadletters" not in text
+
+
+def test_commands_that_it_names_can_be_typed():
+    up = demo.where_to_look(Path("/state"), up=True)
+    named = re.findall(r"slipway .+$", up, re.MULTILINE)
+    assert len(named) == 4
+    assert [problem for line in named if (problem := problem_of(shlex.join([*shlex.split(line)[:-2], "--state"])))] == []
+    down = demo.where_to_look(Path("/state"), up=False)
+    assert "slipway" not in down
+    assert "/state/logs" in down

@@ -1,0 +1,160 @@
+"""A part that hangs is killed and started again: real processes under the runner, with limits a tenth of the real ones."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.local.plan import Keys, Part
+from deploy.local.processes import Marks
+from deploy.local.runner import Runner
+from deploy.local.watch import Patience
+from shared.process import free_port
+
+# Answers HTTP from a thread. Once told (by a file), it hangs as its first argument says; it is told only once.
+PART = """
+import ctypes, http.server, os, signal, sys, threading, time
+how, flag, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+told = os.path.exists(flag)
+libc = ctypes.CDLL(None)
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def hang(_number):
+    while True:
+        libc.sleep(1)
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if how != "not ready" or told else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+libc.signal(6, hang)
+if how == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if not told:
+    open(flag, "w").close()
+    if how == "start":
+        time.sleep(600)
+    if how == "start, aborting":
+        os.kill(os.getpid(), 6)
+    if how == "start, stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if how == "start, spinning":
+        while True:
+            pass
+server = http.server.HTTPServer(("127.0.0.1", port), Answer)
+if how == "abort":  # all of it is in the handler, as in a server whose heap is locked
+    server.serve_forever()
+threading.Thread(target=server.serve_forever, daemon=True).start()
+while True:
+    time.sleep(1)
+"""
+QUICK = Patience(silent_s=0.5, starved_s=2.0, look_s=0.05)
+KEYS = Keys("", "")
+
+
+class Stub(Part):
+    @property
+    def start_limit_s(self) -> float:
+        return 2.0
+
+
+class Kept:
+    """A stub part and the runner that keeps it running."""
+
+    def __init__(self, folder: Path, how: str) -> None:
+        folder.mkdir(exist_ok=True)
+        port = free_port()
+        argv = (sys.executable, "-I", "-S", "-c", PART, how, str(folder / "told"), str(port))
+        self.said: list[str] = []
+        self.runner = Runner(
+            Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5), marks=Marks("stack-1", folder), keys=KEYS,
+            log=folder / "log", inherited=dict(os.environ), say=lambda _part, text: self.said.append(text),
+            changed=lambda: None, living=list, patience=QUICK,
+        )  # fmt: skip
+
+    async def until(self, condition, *, limit_s: float = 15.0) -> float:
+        """Wait for a condition; return how long it took."""
+        began = time.monotonic()
+        async with asyncio.timeout(limit_s):
+            while not condition():
+                await asyncio.sleep(0.01)
+        return time.monotonic() - began
+
+
+@contextlib.asynccontextmanager
+async def kept(folder: Path, how: str):
+    one = Kept(folder, how)
+    keeping = asyncio.create_task(one.runner.keep())
+    try:
+        yield one
+    finally:
+        one.runner.kill()
+        await asyncio.wait_for(keeping, 10)
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGABRT])
+async def test_a_part_that_hangs_while_serving_is_started_again(tmp_path, number):
+    async with kept(tmp_path, "abort") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        before = one.runner.pid
+        os.kill(before, number)
+        took = await one.until(lambda: one.runner.pid not in (before, None) and one.runner.state == "ready")
+        assert took < 5.0, one.said
+        assert any("has not answered for" in text and "is killed" in text for text in one.said), one.said
+        assert one.runner.ended.startswith("killed by the supervisor: it has not answered")
+
+
+@pytest.mark.parametrize("how", ["start", "start, aborting", "start, stopped"])
+async def test_a_part_that_hangs_before_it_was_ready_is_started_again(tmp_path, how):
+    async with kept(tmp_path, how) as one:
+        await one.until(lambda: one.runner.state == "ready")
+        assert one.runner.restarts == 1
+        assert any("did nothing for" in text for text in one.said), one.said
+
+
+async def test_a_part_that_is_busy_but_not_ready_within_its_limit_is_started_again(tmp_path):
+    async with kept(tmp_path, "start, spinning") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        assert any("was not ready within 2 s" in text for text in one.said), one.said
+
+
+async def test_a_part_that_answers_and_is_not_ready_within_its_limit_is_started_again(tmp_path):
+    async with kept(tmp_path, "not ready") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        assert any("was not ready within 2 s" in text for text in one.said), one.said
+
+
+async def test_a_healthy_part_is_left_alone(tmp_path):
+    async with kept(tmp_path, "serve") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        pid = one.runner.pid
+        await asyncio.sleep(3 * QUICK.silent_s)
+        assert (one.runner.pid, one.runner.restarts) == (pid, 0), one.said
+
+
+async def test_a_part_that_is_asked_to_stop_is_not_taken_for_hung(tmp_path):
+    async with kept(tmp_path, "deaf") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        os.kill(one.runner.pid, signal.SIGSTOP)
+        await one.runner.stop()
+        assert any("did not end within 1.5 s" in text for text in one.said), one.said
+        assert not any("has not answered" in text for text in one.said), one.said
+
+
+async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_path):
+    async with kept(tmp_path, "serve") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        os.kill(one.runner.pid, signal.SIGILL)
+        await one.until(lambda: one.runner.restarts == 1)
+        assert one.runner.ended == "signal SIGILL: it used an instruction that this CPU lacks, or was told to use another CPU's instruction set"
+        assert any("SIGILL" in text for text in one.said)

@@ -1,0 +1,189 @@
+"""When a part counts as hung: silence, starvation, a late supervisor, a start that does nothing, a crash handler."""
+
+import pytest
+
+from deploy.local.watch import Activity, Judge, Patience, read_activity
+
+LOOK_S = 0.5
+IDLE = Activity(ran_s=1.0)
+
+
+class Watched:
+    """A judge on a clock that is turned by hand."""
+
+    def __init__(self, *, start_limit_s: float = 30.0, leaving_s: float = 10.0) -> None:
+        self.judge = Judge(Patience(), start_limit_s, leaving_s)
+        self.activity: Activity | None = IDLE
+        self.ready = False
+        self.based = True
+
+    def answer(self) -> "Watched":
+        self.judge.answered()
+        self.ready = True
+        return self
+
+    def killed_after(self, seconds: float, *, ran=0.0, waited=0.0, elapsed=LOOK_S, faults=0) -> float | None:
+        """Look until it is to be killed; each look it has run and waited for so many seconds more."""
+        passed = 0.0
+        while passed < seconds:
+            passed += elapsed
+            if self.activity is not None:
+                self.activity = Activity(
+                    self.activity.ran_s + ran, self.activity.waited_s + waited, self.activity.faults + faults,
+                    self.activity.stopped, self.activity.on_disk, self.activity.crashing,
+                )  # fmt: skip
+            if self.judge.look(elapsed, self.activity, ready=self.ready, based=self.based) is not None:
+                return passed
+        return None
+
+
+def test_silent_for_five_seconds_after_an_answer_is_hung():
+    assert 5.0 <= Watched().answer().killed_after(60) <= 5.5
+
+
+def test_an_answer_ends_the_silence():
+    watched = Watched().answer()
+    for _ in range(10):
+        assert watched.killed_after(4.5) is None
+        watched.answer()
+
+
+def test_a_stopped_part_is_killed_whether_it_was_ready_or_not():
+    for watched in (Watched(), Watched().answer()):
+        watched.activity = Activity(stopped=True)
+        assert watched.killed_after(60) <= 5.5
+
+
+def test_one_that_gets_no_processor_is_given_more_time_but_not_for_ever():
+    starved = Watched().answer().killed_after(60, ran=0.01, waited=0.49)
+    assert 19.5 <= starved <= 21.0
+    halfway = Watched().answer().killed_after(60, ran=0.25, waited=0.25)
+    assert 9.0 <= halfway <= 11.0
+
+
+def test_one_that_computes_without_waiting_for_a_processor_is_hung_too():
+    assert Watched().answer().killed_after(60, ran=0.5) <= 5.5
+
+
+def test_a_stop_of_the_supervisor_kills_nothing():
+    watched = Watched().answer()
+    assert watched.killed_after(120, elapsed=120) is None
+    watched.answer()
+    assert watched.killed_after(4.0) is None
+
+
+def test_looks_that_come_late_count_as_looks_in_time():
+    """With three seconds between two looks the machine has no time for the part either."""
+    assert Watched().answer().killed_after(60, elapsed=3.0) >= 15.0
+
+
+def test_a_part_that_closed_its_port_has_the_time_of_a_stop():
+    watched = Watched(leaving_s=40.0).answer()
+    watched.judge.refused()
+    assert watched.killed_after(90, waited=0.0) >= 24.5
+
+
+def test_a_start_that_does_nothing_is_hung_after_five_seconds():
+    assert Watched().killed_after(60) <= 6.0
+
+
+@pytest.mark.parametrize("sign", [{"ran": 0.1}, {"waited": 0.2}, {"faults": 3}])
+def test_a_start_that_does_something_has_its_whole_limit(sign):
+    assert Watched().killed_after(29.0, **sign) is None
+    if "waited" not in sign:
+        assert 29.5 <= Watched().killed_after(60, **sign) <= 31.0
+
+
+def test_waiting_for_a_disk_is_doing_something():
+    watched = Watched()
+    watched.activity = Activity(on_disk=True)
+    assert watched.killed_after(29.0) is None
+
+
+def test_a_start_that_answers_but_never_becomes_ready_ends_at_its_limit():
+    watched = Watched()
+    for _ in range(100):
+        watched.judge.answered()
+        if watched.killed_after(LOOK_S) is not None:
+            return
+    pytest.fail("never killed")
+
+
+def test_a_start_is_not_judged_while_what_it_stands_on_is_down():
+    watched = Watched()
+    watched.based = False
+    assert watched.killed_after(600) is None
+
+
+def test_a_part_that_was_ready_is_not_killed_because_the_bus_is_down():
+    watched = Watched().answer()
+    watched.based = False
+    for _ in range(100):
+        watched.answer()
+        assert watched.killed_after(LOOK_S) is None
+
+
+def test_one_that_still_answers_from_its_crash_handler_is_killed():
+    watched = Watched().answer()
+    watched.activity = Activity(crashing=True)
+    passed = 0.0
+    while passed < 60:
+        watched.judge.answered()
+        passed += LOOK_S
+        if watched.killed_after(LOOK_S) is not None:
+            assert passed <= 5.5
+            return
+    pytest.fail("never killed")
+
+
+def test_without_figures_of_the_kernel_the_plain_limits_hold():
+    watched = Watched()
+    watched.activity = None
+    assert 29.5 <= watched.killed_after(60) <= 31.0
+    watched = Watched().answer()
+    watched.activity = None
+    assert watched.killed_after(60) <= 5.5
+
+
+# -- reading the process table -------------------------------------------------------------------------------------------
+
+
+def thread(folder, number, *, state="S", ran=0, waited=0, faults=0, blocked=0):
+    place = folder / "7" / "task" / str(number)
+    place.mkdir(parents=True)
+    (place / "schedstat").write_text(f"{ran} {waited} 5\n")
+    fields = [state, *["0"] * 8, str(faults), *["0"] * 30]
+    (place / "stat").write_text(f"7 (a ) name) {' '.join(fields)}\n")
+    (place / "status").write_text(f"Name:\tx\nSigBlk:\t{blocked:016x}\n")
+
+
+def bits(*numbers):
+    return sum(1 << (number - 1) for number in numbers)
+
+
+def test_the_threads_of_a_process_are_added_up(tmp_path):
+    thread(tmp_path, 7, ran=1_000_000_000, waited=500_000_000, faults=2)
+    thread(tmp_path, 8, ran=2_000_000_000, faults=1, state="D")
+    assert read_activity(7, proc=tmp_path) == Activity(3.0, 0.5, 3, stopped=False, on_disk=True)
+    assert read_activity(9, proc=tmp_path) is None
+
+
+def test_stopped_is_what_has_every_thread_stopped(tmp_path):
+    thread(tmp_path, 7, state="T")
+    assert read_activity(7, proc=tmp_path).stopped
+    thread(tmp_path, 8, state="S")
+    assert not read_activity(7, proc=tmp_path).stopped
+
+
+@pytest.mark.parametrize(
+    ("blocked", "crashing"),
+    [
+        (0, False), (bits(6), True), (bits(11), True), (bits(6, 11), True), (bits(13, 17), False),
+        (2**64 - 1, False), (bits(4, 6, 7, 8, 11), False),
+    ],
+)  # fmt: skip
+def test_a_crash_handler_is_known_by_the_one_signal_that_its_thread_blocks(tmp_path, blocked, crashing):
+    thread(tmp_path, 7)
+    thread(tmp_path, 8, blocked=blocked)
+    assert read_activity(7, crash_handler=True, proc=tmp_path).crashing == crashing
+    assert not read_activity(7, proc=tmp_path).crashing
