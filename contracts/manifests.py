@@ -9,6 +9,7 @@ from .facts import (
     BaseModelRef,
     EngineVersion,
     EvalResult,
+    Measurement,
     MergeMethod,
     Parity,
     Quality,
@@ -106,6 +107,7 @@ class VariantManifest(Contract):
     """A quantised variant: its source, engine, settings, measured quality, and its files.
 
     `held_out` is what the quality was measured on: whoever serves the files can measure again, on the same tokens.
+    `measurement` says in which precision and on what processor; None in manifests of an earlier time.
     """
 
     kind: Literal["variant"] = "variant"
@@ -127,6 +129,7 @@ class VariantManifest(Contract):
     made_at: Instant
     evaluation_digest: Digest | None = None
     evaluation_quality: Quality | None = None
+    measurement: Measurement | None = None
 
 
 class VersionManifest(Contract):

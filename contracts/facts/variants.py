@@ -50,6 +50,46 @@ class Quality(Contract):
     reference_perplexity: float | None = None
 
 
+class Processor(Contract):
+    """What computed a measurement.
+
+    Attributes:
+        device: `cpu`, or the accelerator's name.
+        instruction_set: The widest set that oneDNN's matrix products use, in the terms of `ONEDNN_MAX_CPU_ISA`; empty
+            on an accelerator.
+        capability: The set of torch's own kernels (`torch.backends.cpu.get_cpu_capability()`).
+        amx: Whether matrix products use AMX tiles.
+        threads: Threads of torch.
+    """
+
+    device: str
+    instruction_set: str
+    capability: str
+    amx: bool
+    threads: Annotated[int, Field(ge=1)]
+
+
+class PrecisionCheck(Contract):
+    """One window of held-out text, measured in the fast precision and in float32.
+
+    `agreed`: the fast precision holds for the whole measurement. `differed`: all of it was computed in float32.
+    `inconclusive`: float32 could not be computed, and the reason says why; the figures are those of the fast precision.
+    """
+
+    verdict: Literal["agreed", "differed", "inconclusive"]
+    reason: str
+    fast: Quality | None = None
+    exact: Quality | None = None
+
+
+class Measurement(Contract):
+    """How a quality was measured; `check` is None where all of it is float32 to begin with."""
+
+    precision: Literal["float32", "bfloat16"]
+    processor: Processor
+    check: PrecisionCheck | None = None
+
+
 class VariantRequested(Fact):
     """One precision of a merged model is wanted: one work item, shared by all quantiser replicas.
 
@@ -99,6 +139,8 @@ class VariantQuantised(Fact):
     peak_rss_bytes: int
     evaluation_quality: Quality | None = None
     """The same on the checkpoint's own evaluation set; None when there is none, or nothing of it can be measured."""
+    measurement: Measurement | None = None
+    """How both qualities were measured; None in events of an earlier time."""
 
 
 class _Details(Contract):
