@@ -70,6 +70,26 @@ Edit = Changed | AlreadyApplied | Refused
 OLDER_KEPT = 5
 
 
+def newest(known: Route | None, found: Route | None) -> Route | None:
+    """Return the newer of a route that is remembered and the one that the bucket holds now.
+
+    The epoch decides. A revision does not: a bucket that was restored or made anew counts its revisions from the
+    beginning. Two different routes of one epoch mean that a restored bucket was edited before the newer route was
+    written back: the bucket's counts, unless it sends traffic to a target that the remembered one bars.
+    """
+    if known is None or found is None:
+        return found or known
+    if found.epoch != known.epoch:
+        return found if found.epoch > known.epoch else known
+    return known if revives_barred(found, known) else found
+
+
+def revives_barred(found: Route, known: Route) -> bool:
+    """Tell whether a route sends traffic to a target that another route bars."""
+    trial = found.canary.served if found.canary is not None and found.canary.weight_ratio > 0.0 else None
+    return any(one is not None and known.is_barred(one.target) for one in (found.active, trial))
+
+
 def promote(
     route: Route, served: ServedTarget, *, weight_ratio: float, epoch: int, cause_id: str,
     fallback: ServedTarget | None = None,

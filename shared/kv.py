@@ -10,7 +10,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
-from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 from pydantic import BaseModel, ValidationError
 
@@ -19,6 +19,7 @@ from shared.failpoints import failpoint
 
 M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
+OnLook = Callable[["Look"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
 EDIT_ATTEMPTS = 50
@@ -35,6 +36,19 @@ class Entry(Generic[M]):
 
     value: M
     revision: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a bucket held when all of it was read.
+
+    Attributes:
+        identity: when the bucket was made; another one means that it was deleted and made anew. None: there is none.
+        keys: the keys that had a record.
+    """
+
+    identity: str | None
+    keys: frozenset[str]
 
 
 class Bucket(Generic[M]):
@@ -93,56 +107,82 @@ class Bucket(Generic[M]):
         found = {key: await self.get(key) for key in await self.keys()}
         return {key: entry for key, entry in found.items() if entry is not None}
 
-    async def follow(self, client: Client, on_change: OnChange[M]) -> None:
+    async def raw(self, key: str) -> tuple[int, bytes] | None:
+        """Return the revision and the bytes of a record; None when there is none."""
+        try:
+            entry = await (await self._bucket()).get(key)
+        except KeyNotFoundError:
+            return None
+        return entry.revision or 0, entry.value or b""
+
+    async def identity(self) -> str | None:
+        """Return when the bucket was made; None when it does not exist."""
+        try:
+            made = (await self._js.stream_info(f"KV_{self._name}")).created
+        except NotFoundError:
+            return None
+        return made.isoformat() if made else ""
+
+    async def follow(self, client: Client, on_change: OnChange[M], on_look: OnLook | None = None) -> None:
         """Call `on_change(key, value, revision)` for every record now and on every change, for ever.
 
-        Revisions never go back. The stock watcher can stay silent for many seconds after the server was killed,
-        so the watch is made anew at every reconnect, and every record is read again now and then.
+        Revisions never go back while the bucket is the same. After it was made anew or restored from a backup, what
+        it holds is told again whatever its revisions are. `on_look` is called every 2 s with what there is.
         """
-        seen: dict[str, int] = {}
-        again = asyncio.Event()
+        await _Follower(self, client, on_change, on_look).run()
 
-        async def apply(key: str, value: bytes | None, revision: int | None) -> None:
-            if value and revision and revision > seen.get(key, 0):
-                seen[key] = revision
-                await self._tell(on_change, key, value, revision)
+    def read(self, key: str, value: bytes) -> M | None:
+        """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
+        try:
+            return self._record.model_validate_json(value)
+        except ValidationError as error:
+            structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
+            return None
 
-        async def pump(watcher: KeyValue.KeyWatcher) -> None:
-            async for entry in watcher:
-                if entry is not None:
-                    await apply(entry.key, entry.value, entry.revision)
+    async def watch(self) -> KeyValue.KeyWatcher:
+        """Return a watcher of all records and their changes."""
+        return await (await self._bucket()).watchall()
 
-        async def safety_net() -> None:
-            while True:
-                await asyncio.sleep(_SAFETY_NET_S)
-                with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-                    bucket = await self._bucket()
-                    for key in await self.keys():
-                        entry = await bucket.get(key)
-                        await apply(key, entry.value, entry.revision)
 
-        net = asyncio.create_task(safety_net())
-        on_reconnect(client, again.set)
+class _Follower(Generic[M]):
+    """Tells every change of a bucket, from a watch and from looks at all of it.
+
+    The stock watcher can stay silent for many seconds after the server was killed, and for ever once its bucket was
+    deleted. So the watch is made anew at every reconnect, for another bucket, and when a look finds what it missed.
+    """
+
+    def __init__(
+        self, bucket: Bucket[M], client: Client, on_change: OnChange[M], on_look: OnLook | None
+    ) -> None:
+        self._bucket = bucket
+        self._client = client
+        self._on_change = on_change
+        self._on_look = on_look
+        self._told: dict[str, tuple[int, bytes]] = {}
+        self._identity: str | None = None
+        self._again = asyncio.Event()
+        self._at_once = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        looking = asyncio.create_task(self._keep_looking())
+        on_reconnect(self._client, self._reconnected)
         try:
             while True:
-                again.clear()
+                self._again.clear()
                 with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-                    await self._watch_once(pump, again)
+                    await self._watch_once()
                 await asyncio.sleep(_RETRY_S)
         finally:
-            net.cancel()
+            looking.cancel()
 
-    async def _tell(self, on_change: OnChange[M], key: str, value: bytes, revision: int) -> None:
-        try:
-            record = self._record.model_validate_json(value)
-        except ValidationError as error:  # one unreadable record must not hide all the others
-            structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
-            return
-        await on_change(key, record, revision)
+    def _reconnected(self) -> None:
+        self._again.set()
+        self._at_once.set()
 
-    async def _watch_once(self, pump: Callable[[Any], Awaitable[None]], again: asyncio.Event) -> None:
-        watcher = await (await self._bucket()).watchall()
-        tasks = [asyncio.ensure_future(pump(watcher)), asyncio.ensure_future(again.wait())]
+    async def _watch_once(self) -> None:
+        watcher = await self._bucket.watch()
+        tasks = [asyncio.ensure_future(self._pump(watcher)), asyncio.ensure_future(self._again.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -151,6 +191,64 @@ class Bucket(Generic[M]):
             for task in tasks:
                 task.cancel()
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+
+    async def _pump(self, watcher: Any) -> None:
+        async for entry in watcher:
+            if entry is not None and entry.value and entry.revision > self._told.get(entry.key, (0, b""))[0]:
+                await self._tell(entry.key, entry.revision, entry.value)
+
+    async def _keep_looking(self) -> None:
+        """Look every `_SAFETY_NET_S`; at a reconnect give up what was asked of the connection before, and look soon."""
+        wait_s = _SAFETY_NET_S
+        while True:
+            self._at_once.clear()
+            tasks = [asyncio.ensure_future(self._look_after(wait_s)), asyncio.ensure_future(self._at_once.wait())]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+            wait_s = _RETRY_S if self._at_once.is_set() else _SAFETY_NET_S
+
+    async def _look_after(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        try:
+            await self._look()
+        except (nats.errors.Error, TimeoutError):
+            return  # the bus is away; what was told stays told
+        except Exception:  # noqa: BLE001 - a follower that stops looking would never learn of a restored bucket
+            structlog.get_logger().exception("a look at a bucket failed")
+
+    async def _look(self) -> None:
+        """Tell whatever the bucket holds otherwise than it was told, unless the watch told it in the meantime."""
+        identity = await self._bucket.identity()
+        if identity is not None and identity != self._identity:
+            if self._identity is not None:
+                self._again.set()
+            self._identity = identity
+        present = set()
+        for key in [] if identity is None else await self._bucket.keys():
+            before = self._told.get(key)
+            now = await self._bucket.raw(key)
+            if now is None or not now[1]:
+                continue
+            present.add(key)
+            if now != before and self._told.get(key) == before:
+                self._again.set()
+                await self._tell(key, *now)
+        if self._on_look is not None:
+            await self._on_look(Look(identity, frozenset(present)))
+
+    async def _tell(self, key: str, revision: int, value: bytes) -> None:
+        self._told[key] = (revision, value)
+        record = self._bucket.read(key, value)
+        if record is None:
+            return
+        try:
+            await self._on_change(key, record, revision)
+        except BaseException:
+            self._told.pop(key, None)  # the next look tells it again
+            raise
 
 
 def on_reconnect(client: Client, callback: Callable[[], None]) -> None:

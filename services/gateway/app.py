@@ -24,6 +24,7 @@ def build(
     """Give the application: the OpenAI endpoints, and those that say how the gateway is."""
     table, staging = parts.tables["production"], parts.tables["staging"]
     created = int(parts.clock.now().timestamp())
+    parts.metrics.watch_routes(table)
 
     def names(request: Request) -> list[str]:
         environment = environments.read_environment(request.headers.getlist(environments.HEADER))
@@ -51,7 +52,8 @@ def build(
             "service": "gateway", "ready": ready,
             "checks": {
                 "bus": "ok" if connected else "not connected",
-                "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})",
+                "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
+                + (f"; {table.trouble}" if table.trouble else ""),
                 "staging": str(len(staging.all())),
                 "drills": ", ".join(f"{one.drill_id} on {one.environment} {one.target}" for one in on) or "none",
                 "telemetry": telemetry_trouble() or "ok",

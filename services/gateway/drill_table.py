@@ -16,7 +16,6 @@ class DrillTable:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._known: dict[str, Known] = {}
-        self._revisions: dict[str, int] = {}
 
     def get(self, environment: Environment, model: str) -> Known | None:
         """Give the drill of a model, on or over."""
@@ -27,14 +26,14 @@ class DrillTable:
         now, now_s = self._clock.now(), self._clock.monotonic()
         return [self._known[key].drill for key in sorted(self._known) if drills.is_on(self._known[key], now, now_s)]
 
-    async def apply(self, key: str, drill: Drill, revision: int) -> None:
-        """Take a drill from the bus in the place of the one before, unless a newer one is known.
+    async def apply(self, key: str, drill: Drill, _revision: int) -> None:
+        """Take a drill from the bus in the place of the one before; `Bucket.follow` tells the newest one last.
 
         Told again, a drill keeps the end that was noted first.
         """
-        if revision <= self._revisions.get(key, 0):
+        before = self._known.get(key)
+        if before is not None and before.drill == drill:
             return
-        self._revisions[key] = revision
         log = structlog.get_logger().bind(key=key, drill=drill.drill_id, target=str(drill.target))
         if drills.is_misplaced(key, drill):
             log.error("drill ignored: it lies under a key that is not its own")

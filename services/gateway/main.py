@@ -77,7 +77,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     _stop_on_signals(server)
     await templates.start()
     background = (
-        link.connect(), recorder.run(), link.follow("routes", Route, table.apply),
+        link.connect(), recorder.run(), link.follow("routes", Route, table.apply, table.looked),
         link.follow("staging-routes", Route, staging.apply), link.follow("drills", Drill, drills.apply),
     )  # fmt: skip
     tasks = [asyncio.ensure_future(work) for work in background]

@@ -7,6 +7,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from contracts.facts import Inference
 from contracts.vocabulary import Environment
 
+from .route_table import RouteTable
+
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30, 60)
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5, 20)
 
@@ -44,6 +46,17 @@ class GatewayMetrics:
             name + "telemetry_dropped", "Telemetry records dropped because the bus was away for long", registry=registry
         )  # fmt: skip
         self.bus_connected = Gauge(name + "bus_connected", "1 while the bus is connected", registry=registry)
+        self._routes_lost = Gauge(
+            name + "routes_lost", "Models that are served though the bucket has no route of them", registry=registry
+        )  # fmt: skip
+        self._routes_older = Gauge(
+            name + "routes_older", "Models whose route in the bucket is older than the served one", registry=registry
+        )  # fmt: skip
+
+    def watch_routes(self, table: RouteTable) -> None:
+        """Read from a table how many routes its bucket lost, or holds in an older state."""
+        self._routes_lost.set_function(lambda: len(table.lost))
+        self._routes_older.set_function(lambda: len(table.older))
 
     def observe(self, record: Inference) -> None:
         """Count one request."""

@@ -47,7 +47,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
         await controller.keep_sweeping(settings.sweep_s)
 
     try:
-        await serve(bus, connection, background=[sweeping])
+        await serve(bus, connection, background=[sweeping, lambda: routes.follow(bus.client)])
     finally:
         await channels.close()
 

@@ -7,8 +7,10 @@ import psutil
 
 from services.server_manager.adapters.artifact_cache import ArtifactCache
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvState
+from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
+from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.settings import ServerManagerSettings
 from shared.blobs import Store
@@ -37,9 +39,10 @@ async def main() -> None:
     routes = KvRoutes(lambda: bus.js)
     # The same process started again takes its lead up at once; another replica waits until it lapsed.
     holder = f"{socket.gethostname()}:{connection.http_port}"
+    known = KnownRoutes(routes, RoutesFile(settings.repository))
     lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock)
     manager = Manager(
-        engine=engine, artifacts=artifacts, state=state, routes=routes, lead=lead,
+        engine=engine, artifacts=artifacts, state=state, routes=known, lead=lead,
         publish=bus.publish, tell=bus.progress, clock=clock,
         limits=settings.limits(psutil.virtual_memory().total), tick_s=settings.tick_s,
     )  # fmt: skip

@@ -30,7 +30,16 @@ from services.server_manager.domain.decide import (
     assess_progress,
     decide_steps,
 )
-from services.server_manager.domain.fleet import Held, Limits, Wanted, plan_desired, plan_reconcile
+from services.server_manager.domain.fleet import (
+    Held,
+    Limits,
+    Wanted,
+    plan_alone,
+    plan_desired,
+    plan_kept,
+    plan_reconcile,
+    plan_temporary,
+)
 from services.server_manager.domain.records import FleetAlert, LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet import Fleet
 from services.server_manager.ports import Artifacts, Engine, Leadership, Publish, Routes, State, Tell
@@ -104,7 +113,7 @@ class Manager:
             leads = await self._lead.hold()
         except Exception:
             if self._desired is not None and await self._look():
-                self._begin(self._desired)
+                self._begin_alone(self._desired)
             raise
         if not leads:
             self._desired, self._disarmed = None, {}
@@ -116,8 +125,12 @@ class Manager:
         # Before anything is healed, or what heals within a moment would never be told.
         await self._alert(record, routes, answers=answers)
         self._desired = desired = plan_desired(routes, record)
+        temporary = plan_temporary(record, routes, desired, self.fleet.held())
+        if temporary != record.temporary:
+            # Before anything of it is loaded: killed in between, it would never be unloaded.
+            await self._state.edit(lambda record: record.model_copy(update={"temporary": temporary}))
         if answers:
-            self._begin(desired)
+            self._begin(desired, plan_kept(routes, temporary, self.fleet.held()))
         for cause, progress in assess_progress(record, self.fleet.held()):
             await self._tell(cause, progress)
         await self._publish_view(answers=answers)
@@ -131,9 +144,13 @@ class Manager:
             await self._carry_out(step)
             self.wake()
 
-    def _begin(self, desired: dict[str, Wanted]) -> None:
-        self.fleet.note_wanted(desired)
-        for action in plan_reconcile(desired, self.fleet.held(), self._limits):
+    def _begin(self, desired: dict[str, Wanted], kept: frozenset[str]) -> None:
+        self.fleet.note_wanted({**desired, **dict.fromkeys(kept)})
+        for action in plan_reconcile(desired, self.fleet.held(), self._limits, kept):
+            self.fleet.start(action)
+
+    def _begin_alone(self, desired: dict[str, Wanted]) -> None:
+        for action in plan_alone(desired, self.fleet.held(), self._limits):
             self.fleet.start(action)
 
     async def _look(self) -> bool:

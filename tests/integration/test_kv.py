@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 
 import nats
 import nats.errors
@@ -9,6 +10,7 @@ import pytest
 
 from contracts.routes import Route
 from shared.kv import Bucket, Conflict
+from shared.provision import provision
 from tests.kit.factories import MODEL, route
 
 WITHIN_S = 1.0
@@ -84,6 +86,17 @@ class Follower:
         self.client = client
         self.told = []
         self.changed = asyncio.Event()
+        self.looks = []
+
+    async def on_look(self, look):
+        self.looks.append(look)
+        self.changed.set()
+
+    async def until_looked(self, condition, within_s=5.0):
+        async with asyncio.timeout(within_s):
+            while not any(condition(look) for look in self.looks):
+                self.changed.clear()
+                await self.changed.wait()
 
     async def on_change(self, key, value, revision):
         self.told.append((key, value.epoch, revision))
@@ -102,12 +115,14 @@ class Follower:
 
 
 @contextlib.asynccontextmanager
-async def following(nats_server):
+async def following(nats_server, *, again=False):
+    """Follow the routes; `again` says that revisions may begin again, because the bucket is restored."""
     client = await nats.connect(
         nats_server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_quiet, connect_timeout=2
     )
     follower = Follower(client)
-    task = asyncio.create_task(Bucket(client.jetstream(timeout=5), "routes", Route).follow(client, follower.on_change))
+    routes = Bucket(client.jetstream(timeout=5), "routes", Route)
+    task = asyncio.create_task(routes.follow(client, follower.on_change, follower.on_look))
     try:
         yield follower
         assert not task.done(), "a follower never stops by itself"
@@ -116,7 +131,8 @@ async def following(nats_server):
         with contextlib.suppress(asyncio.CancelledError):
             await task
         await client.close()
-        follower.check()
+        if not again:
+            follower.check()
 
 
 async def _quiet(_error):
@@ -200,3 +216,55 @@ async def test_change_written_while_the_follower_was_away_is_seen_after_it_recon
         await write_when_the_server_is_back(nats_server, 2)
         await until_connected(follower.client)
         await follower.until(MODEL, 2, 3.0)
+
+
+async def test_a_bucket_that_was_made_anew_is_followed_though_its_revisions_begin_again(js, bucket, nats_server):
+    revision = await bucket.create(MODEL, route(epoch=1))
+    for epoch in range(2, 9):
+        revision = await bucket.update(MODEL, route(epoch=epoch), revision)
+    async with following(nats_server, again=True) as follower:
+        await follower.until(MODEL, 8, 5)
+        await js.delete_stream("KV_routes")
+        await follower.until_looked(lambda look: look.identity is None)
+        await provision(js)
+        lower = await bucket.create(MODEL, route(epoch=5))
+        assert lower < revision
+        await follower.until(MODEL, 5, 5)
+        await bucket.update(MODEL, route(epoch=9), lower)
+        await follower.until(MODEL, 9, 5)
+
+
+async def test_a_bucket_that_was_restored_in_place_is_followed(js, bucket, nats_server):
+    """As when the server's files are replaced by older ones: same stream, same time of creation, lower revisions."""
+    await bucket.create("other-bot", route(model="other-bot", epoch=1))
+    revision = await bucket.create(MODEL, route(epoch=1))
+    await bucket.create("zoo-bot", route(model="zoo-bot", epoch=1))
+    store, backup = nats_server.folder / "js", nats_server.folder / "backup"
+    async with following(nats_server, again=True) as follower:
+        nats_server.stop()
+        shutil.copytree(store, backup)
+        nats_server.start()
+        await until_connected(follower.client)
+        await write_when_the_server_is_back(nats_server, 2)
+        await follower.until(MODEL, 2, 5)
+        nats_server.stop()
+        shutil.rmtree(store)
+        backup.rename(store)
+        follower.told.clear()
+        nats_server.start()
+        await until_connected(follower.client)
+        await follower.until(MODEL, 1, 5)
+        await write_when_the_server_is_back(nats_server, 7)
+        await follower.until(MODEL, 7, WITHIN_S)
+        assert (await bucket.get(MODEL)).revision > revision
+
+
+async def test_a_look_tells_which_records_there_are(js, bucket, nats_server):
+    """A deleted record hides none of the others, and an emptied bucket is told as empty."""
+    for model in ("a-bot", "b-bot", "c-bot"):
+        await bucket.create(model, route(model=model, epoch=1))
+    async with following(nats_server) as follower:
+        await (await js.key_value("routes")).delete("a-bot")
+        await follower.until_looked(lambda look: look.keys == {"b-bot", "c-bot"})
+        await js.purge_stream("KV_routes")
+        await follower.until_looked(lambda look: look.identity is not None and not look.keys)

@@ -9,7 +9,7 @@ from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
 from shared.bus import Bus, Emit, publish_event
 from shared.errors import Transient
-from shared.kv import Bucket, M, OnChange
+from shared.kv import Bucket, M, OnChange, OnLook
 from shared.service import connect_patiently
 
 _RETRY_S = 0.5
@@ -32,13 +32,15 @@ class BusLink:
         await connect_patiently(self._bus)
         self._joined.set()
 
-    async def follow(self, bucket: str, record: type[M], apply: OnChange[M]) -> None:
+    async def follow(
+        self, bucket: str, record: type[M], apply: OnChange[M], looked: OnLook | None = None
+    ) -> None:  # fmt: skip
         """Tell `apply` every record and every change, for ever. Whatever goes wrong, what was told stays told."""
         await self._joined.wait()
         records = Bucket(self._bus.js, bucket, record, service=self._bus.service)
         while True:
             try:
-                await records.follow(self._bus.client, apply)
+                await records.follow(self._bus.client, apply, looked)
             except Exception as error:  # noqa: BLE001 - a gateway that stops following would never roll back
                 structlog.get_logger().error("following failed", bucket=bucket, error=repr(error))
             await asyncio.sleep(_RETRY_S)

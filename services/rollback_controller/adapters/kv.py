@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+import structlog
+from nats.aio.client import Client
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from contracts.drills import Drill, drill_key
-from contracts.routes import Route
+from contracts.routes import Route, newest
 from contracts.vocabulary import Environment
 from shared.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
@@ -14,22 +17,56 @@ ROUTES: dict[Environment, str] = {"production": "routes", "staging": "staging-ro
 
 
 class KvRoutes:
-    """The buckets `routes` and `staging-routes` (implements `ports.Routes`)."""
+    """The buckets `routes` and `staging-routes` (implements `ports.Routes`).
+
+    Where the bucket `routes` was lost or restored, the newest route that was seen is read in its place: a rollback is
+    decided on what gateways serve, and its edit has a higher epoch than they know.
+    """
 
     def __init__(self, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
+        self._newest: dict[str, Route] = {}
+
+    async def follow(self, client: Client) -> None:
+        """Remember the newest route of every model in production, for ever."""
+
+        async def learn(model: str, route: Route, _revision: int) -> None:
+            self._remember(model, route)
+
+        await self._bucket("production").follow(client, learn)
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
-        """Read a route; None when there is none."""
-        return await self._bucket(environment).get(model)
+        """Return the newest known route and the revision to write at (0: it must not exist); None: no route."""
+        try:
+            entry = await self._bucket(environment).get(model)
+        except NotFoundError:  # the bucket itself is gone
+            entry = None
+        if environment == "staging":
+            return entry
+        route = self._remember(model, entry.value if entry else None)
+        if route is None or (entry is not None and entry.value == route):
+            return entry
+        structlog.get_logger().warning(
+            "routes_lost: the bucket holds no route or an older one; the newest that was seen counts", model=model,
+            epoch=route.epoch, bucket_epoch=entry.value.epoch if entry else None,
+        )  # fmt: skip
+        return Entry(route, entry.revision if entry else 0)
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
         """Write a route by compare-and-set; raise `shared.kv.Conflict`."""
         bucket = self._bucket(environment)
-        if revision is None:
+        if not revision:
             await bucket.create(route.model, route)
         else:
             await bucket.update(route.model, route, revision)
+        if environment == "production":
+            self._remember(route.model, route)
+
+    def _remember(self, model: str, route: Route | None) -> Route | None:
+        known = newest(self._newest.get(model), route)
+        if known is not None:
+            self._newest[model] = known
+        return known
 
     def _bucket(self, environment: Environment) -> Bucket[Route]:
         return Bucket(self._js(), ROUTES[environment], Route, service=SERVICE)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
 from contracts.routes import Changed, Edit, Route
@@ -65,8 +66,11 @@ class KvRoutes:
         return Bucket(self._js(), "routes", Route, service=SERVICE)
 
     async def all(self) -> dict[str, Route]:
-        """Give every route by model."""
-        return {model: entry.value for model, entry in (await self.bucket().all()).items()}
+        """Return every route by model; none when the bucket does not exist."""
+        try:
+            return {model: entry.value for model, entry in (await self.bucket().all()).items()}
+        except NotFoundError:
+            return {}
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Decide on the route as it is, and write what was decided only if it still is so."""

@@ -1,14 +1,14 @@
 """What should be loaded, what is, and which actions lead from one to the other."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 from contracts.codes import Code
 from contracts.routes import Route
-from contracts.vocabulary import Deployable, Digest
+from contracts.vocabulary import Deployable, Digest, Target
 from services.server_manager.domain.records import Servers
 
 
@@ -133,17 +133,57 @@ def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Want
     return wanted
 
 
+def plan_temporary(
+    record: Servers, routes: Mapping[str, Route], desired: Mapping[str, Wanted], held: Collection[str]
+) -> tuple[Target, ...]:
+    """Return the targets that are loaded only for a staging lease or a traffic order.
+
+    What was loaded before a lease or an order asked for it is not among them: it may be production of a model whose
+    route is lost. What a route names is production from then on.
+    """
+    names = {str(one): one for one in record.temporary if str(one) in desired or str(one) in held}
+    for name, wanted in desired.items():
+        if wanted.rank is not Rank.PRODUCTION and name not in held:
+            names[name] = wanted.deployable.target
+    production = plan_production(routes)
+    return tuple(names[name] for name in sorted(names) if name not in production)
+
+
+def plan_kept(routes: Mapping[str, Route], temporary: Collection[Target], held: Collection[str]) -> frozenset[str]:
+    """Return the targets that are never unloaded: those of a model without a route, but for temporary ones.
+
+    A route that is absent says nothing about what serves: the bucket may have been lost or emptied.
+    """
+    passing = {str(one) for one in temporary}
+    return frozenset(name for name in held if name.split(".")[0] not in routes and name not in passing)
+
+
+def plan_alone(desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits) -> list[Action]:
+    """Decide what to do without the bus: probe, recycle in place, load production that the engine lost.
+
+    Nothing is unloaded, nothing is replaced by another manifest, and nothing is loaded for an order or a lease: another
+    process may lead by now and want something else.
+    """
+    same = {
+        name: wanted for name, wanted in desired.items()
+        if (held[name].digest == wanted.deployable.manifest.digest if name in held else wanted.rank is Rank.PRODUCTION)
+    }  # fmt: skip
+    return plan_reconcile(same, held, limits, kept=held)
+
+
 def plain_deployable(one: Deployable) -> Deployable:
     """Give only what identifies a target and its files."""
     return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes)
 
 
-def plan_reconcile(desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits) -> list[Action]:
+def plan_reconcile(
+    desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits, kept: Collection[str] = ()
+) -> list[Action]:
     """Decide what to do now so that what is held becomes what is desired.
 
     Nothing is done twice: what is busy is left alone. A target that nobody wants stays for a while, because the
     next step often wants it again, but goes at once when its memory is needed. A wanted one is loaded only when its
-    memory is free.
+    memory is free. What is in `kept` is never unloaded.
     """
     ranked = sorted(desired.items(), key=lambda item: (_ORDER.index(item[1].rank), item[0]))
     used = sum(one.memory_bytes for one in held.values() if one.phase is not Phase.FAILED)
@@ -160,14 +200,18 @@ def plan_reconcile(desired: Mapping[str, Wanted], held: Mapping[str, Held], limi
                 continue
             used += needed
         actions.append(action)
-    return plan_unloads(desired, held, limits, short) + actions
+    return plan_unloads(desired, held, limits, short, kept) + actions
 
 
 def plan_unloads(
-    desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits, short_bytes: int
-) -> list[Action]:
+    desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits, short_bytes: int,
+    kept: Collection[str] = (),
+) -> list[Action]:  # fmt: skip
     """Choose what nobody wants any more, the longest unwanted first, while memory is short or patience is over."""
-    unwanted = [(name, one) for name, one in held.items() if name not in desired and one.phase not in BUSY]
+    unwanted = [
+        (name, one) for name, one in held.items()
+        if name not in desired and name not in kept and one.phase not in BUSY
+    ]  # fmt: skip
     actions = []
     for name, one in sorted(unwanted, key=lambda item: -(item[1].unwanted_s or 0.0)):
         patient = one.phase is Phase.HOT and (one.unwanted_s or 0.0) < limits.linger_s

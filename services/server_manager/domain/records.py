@@ -99,6 +99,8 @@ class Servers(Contract):
     orders: tuple[Order, ...] = ()
     closed: tuple[Closed, ...] = ()
     alerts: tuple[OpenAlert, ...] = ()
+    temporary: tuple[Target, ...] = ()
+    """Loaded for a staging lease or a traffic order only: may be unloaded though their model has no route."""
 
 
 class Leader(Contract):

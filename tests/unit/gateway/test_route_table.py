@@ -9,18 +9,18 @@ from tests.kit.factories import MODEL, route
 
 
 @given(st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=12))
-async def test_whatever_the_order_the_newest_revision_stays(revisions):
+async def test_whatever_the_order_and_the_revision_the_highest_epoch_stays(epochs):
     table = RouteTable({}, lambda _: None)
-    for revision in revisions:
-        await table.apply(MODEL, route(epoch=revision), revision)
-    assert table.get(MODEL).epoch == max(revisions)
+    for revision, epoch in enumerate(epochs, start=1):
+        await table.apply(MODEL, route(epoch=epoch), revision)
+    assert table.get(MODEL).epoch == max(epochs)
 
 
-async def test_a_saved_route_gives_way_to_any_live_one():
+async def test_a_saved_route_gives_way_to_a_live_one_of_a_higher_epoch():
     table = RouteTable({MODEL: route(epoch=50)}, lambda _: None)
     assert (table.get(MODEL).epoch, table.live) == (50, False)
-    await table.apply(MODEL, route(epoch=2), 1)
-    assert (table.get(MODEL).epoch, table.live) == (2, True)
+    await table.apply(MODEL, route(epoch=51), 1)
+    assert (table.get(MODEL).epoch, table.live) == (51, True)
 
 
 async def test_a_route_under_another_models_key_is_ignored():

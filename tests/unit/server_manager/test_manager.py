@@ -12,8 +12,10 @@ from contracts.facts import (
     VariantFailed,
     VariantStaged,
 )
+from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.domain import staging
 from services.server_manager.domain.fleet import Limits
+from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import DOWN_AFTER_S, Manager
 from shared.errors import Permanent, Transient
 from tests.kit.fakes_serving import FakeArtifacts, FakeClock, FakeEngine, FakeLead, FakeRoutes, FakeState, Published
@@ -40,12 +42,19 @@ class World:
         self.lead = FakeLead(self.state)
         self.said = Published()
         self.limits = Limits(memory_budget_bytes=1000, overhead_bytes=100, weights_ratio=1.0, linger_s=30)
+        self.memory = RoutesFile(folder / "repository")
+        self.start()
+
+    def forget_routes(self) -> None:
+        """Lose the file of routes beside the models, and all that the manager remembers."""
+        (self.artifacts.root / "repository" / "slipway-routes.json").unlink(missing_ok=True)
         self.start()
 
     def start(self) -> None:
-        """Start the manager, or start it again with nothing remembered but the record."""
+        """Start the manager, or start it again with nothing remembered but the record and the files."""
+        self.known = KnownRoutes(self.routes, self.memory)
         self.manager = Manager(
-            engine=self.engine, artifacts=self.artifacts, state=self.state, routes=self.routes, lead=self.lead,
+            engine=self.engine, artifacts=self.artifacts, state=self.state, routes=self.known, lead=self.lead,
             publish=self.said, tell=self.said.tell, clock=self.clock, limits=self.limits,
         )  # fmt: skip
 

@@ -1,0 +1,71 @@
+"""Files beside the engine's models: what every process that may act on this engine must be able to read."""
+
+import os
+from pathlib import Path
+
+import structlog
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from contracts.routes import Route
+from services.server_manager.domain.records import Leader
+
+_ROUTES = TypeAdapter(dict[str, Route])
+
+
+class RoutesFile:
+    """The newest routes that were seen (implements `known_routes.Memory`); it lasts as long as the repository."""
+
+    def __init__(self, repository: Path) -> None:
+        self._path = repository / "slipway-routes.json"
+        self._read: tuple[tuple[int, int, int], dict[str, Route]] | None = None
+
+    def load(self) -> dict[str, Route]:
+        """Return the routes; read again only when the file was replaced."""
+        try:
+            stat = self._path.stat()
+            stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if self._read is None or self._read[0] != stamp:
+                self._read = (stamp, _ROUTES.validate_json(self._path.read_bytes()))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValidationError) as error:
+            structlog.get_logger().warning("kept routes are not usable", path=str(self._path), error=repr(error))
+            return {}
+        return dict(self._read[1])
+
+    def save(self, routes: dict[str, Route]) -> None:
+        """Replace the file as a whole."""
+        _replace(self._path, _ROUTES.dump_json(routes, indent=1))
+
+
+class LeaseFile:
+    """The term under which the engine was last taken over: readable also without the bus."""
+
+    def __init__(self, repository: Path) -> None:
+        self._path = repository / "slipway-lease.json"
+
+    def read(self) -> Leader | None:
+        """Return who took the engine over last; None when nobody did or the file cannot be read."""
+        try:
+            return Leader.model_validate_json(self._path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, leader: Leader) -> None:
+        """Replace the file as a whole; raise OSError when that fails."""
+        _replace(self._path, _dump(leader))
+
+
+def _dump(value: BaseModel) -> bytes:
+    return value.model_dump_json().encode()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write so that a reader sees the old file or the new one, also after the machine lost power."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

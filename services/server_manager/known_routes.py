@@ -1,0 +1,88 @@
+"""The routes as this fleet knows them: what the bucket holds, or what it held before it was lost or restored."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from contracts.routes import AlreadyApplied, Changed, Edit, Route, newest
+from services.server_manager.ports import Routes
+from shared.errors import translate
+
+
+class Memory(Protocol):
+    """Keeps the newest routes that were seen, outside the bus."""
+
+    def load(self) -> dict[str, Route]:
+        """Return the routes by model; none when nothing was kept or it cannot be read."""
+
+    def save(self, routes: dict[str, Route]) -> None:
+        """Keep these routes; raise OSError when that fails."""
+
+
+class KnownRoutes:
+    """The bucket `routes`, with a memory of the newest route of every model (implements `ports.Routes`).
+
+    The memory is no second intent: only the two functions that edit a route make one, and each raises its epoch. Where
+    the bucket holds less than what was seen there, it was lost or restored, and the newer route is written back.
+    """
+
+    def __init__(self, bucket: Routes, memory: Memory) -> None:
+        self._bucket = bucket
+        self._memory = memory
+        self._seen: dict[str, Route] = {}
+        self._log = structlog.get_logger()
+
+    async def all(self) -> dict[str, Route]:
+        """Return the newest route of every model, and write back those that the bucket no longer holds."""
+        found = await self._bucket.all()
+        known = self._known()
+        routes: dict[str, Route] = {}
+        for model in sorted({*found, *known}):
+            route = newest(known.get(model), found.get(model))
+            if route is not None:
+                routes[model] = route
+        self._remember(routes)
+        for model, route in routes.items():
+            if found.get(model) != route:
+                await self._write_back(model, route)
+        return routes
+
+    async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
+        """Edit the newest route of a model by compare-and-set on what the bucket holds."""
+        known = self._known().get(model)
+        edit = await self._bucket.edit(model, lambda found: change(newest(known, found) or found))
+        if isinstance(edit, Changed):
+            self._remember({**self._known(), model: edit.route})
+        return edit
+
+    def _known(self) -> dict[str, Route]:
+        """Return the newest of what this process saw and what another wrote down, which may have led meanwhile."""
+        for model, route in self._memory.load().items():
+            self._seen[model] = newest(self._seen.get(model), route) or route
+        return dict(self._seen)
+
+    def _remember(self, routes: dict[str, Route]) -> None:
+        self._seen = dict(routes)
+        if routes == self._memory.load():
+            return
+        try:
+            self._memory.save(routes)
+        except OSError as error:
+            self._log.warning("routes could not be kept", error=repr(error))
+
+    async def _write_back(self, model: str, route: Route) -> None:
+        def restore(found: Route) -> Edit:
+            return AlreadyApplied(found) if newest(route, found) == found else Changed(route, "restore")
+
+        log = self._log.bind(model=model, epoch=route.epoch)
+        try:
+            edit = await self._bucket.edit(model, restore)
+        except Exception as error:
+            known = translate(error)
+            if known is None:
+                raise
+            log.warning("routes_lost: the route could not be written back", reason=known.reason)
+            return
+        if isinstance(edit, Changed):
+            log.warning("routes_lost: the bucket held no route or an older one; the newest known was written back")
