@@ -151,7 +151,10 @@ class VersionManifest(Contract):
 
 
 class DeploymentRecord(Contract):
-    """One deployment of a version, appended: `versions/<model>/<version>/deployments/<epoch>.json`."""
+    """One deployment of a version, appended: `versions/<model>/<version>/deployments/<epoch>.json`.
+
+    After epochs were counted anew, a second record of the same epoch is `<epoch>-<cause>.json`.
+    """
 
     kind: Literal["deployment"] = "deployment"
     target: Target

@@ -8,7 +8,7 @@ import secrets
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -207,12 +207,24 @@ class Store:
     def put_blob(
         self, data: memoryview, name: str, prefix: str = "", sent: Callable[[int], None] | None = None
     ) -> FileEntry:
-        """Upload what is in memory as a blob, unless it is there already."""
+        """Upload what is in memory as a blob, unless it is there already.
+
+        Raises:
+            Permanent: digest_mismatch when what is there already has another size.
+        """
         entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
         key = blob_key(entry.digest, prefix)
         if self._size_of(key) != entry.size_bytes:
-            with suppress(AlreadyExists), _translated(key), self._client.creating():
-                self._client.write(self.bucket, key, data, sent)
+            try:
+                with _translated(key), self._client.creating():
+                    self._client.write(self.bucket, key, data, sent)
+            except AlreadyExists:
+                found = self._size_of(key)
+                if found != entry.size_bytes:
+                    raise Permanent(
+                        "digest_mismatch",
+                        f"The object {key} has {found} bytes instead of {entry.size_bytes}; remove it from the store.",
+                    ) from None
         return entry
 
     def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:

@@ -92,7 +92,7 @@ def look_up_version(store: Store, model: str, number: int) -> Version | None:
     deployments = [DeploymentRecord.model_validate_json(record) for record in records if record]
     return Version(
         VersionManifest.model_validate_json(data), store.ref_to(key).digest,
-        tuple(sorted(deployments, key=lambda record: record.epoch)),
+        tuple(sorted(deployments, key=lambda record: (record.deployed_at, record.epoch))),
     )  # fmt: skip
 
 

@@ -126,6 +126,22 @@ async def test_deployment_records_are_only_ever_added(artifacts):
     assert kept == record
 
 
+async def test_a_deployment_under_a_number_that_was_used_before_an_epoch_reset_is_recorded_too(artifacts):
+    old = DeploymentRecord(
+        target=k.target("int8"), epoch=7, cause="promote", cause_id="old", weight_ratio=1.0, deployed_at=k.START
+    )
+    new = old.model_copy(update={"cause_id": "new", "deployed_at": k.START + timedelta(days=1)})
+    for record in (old, new, new, old):
+        await artifacts.put_deployment(record)
+    prefix = "versions/support-bot/1/deployments/7"
+    if isinstance(artifacts, StoredArtifacts):
+        store = artifacts._store
+        kept = [DeploymentRecord.model_validate_json(store.find(key)) for key in store.keys(prefix)]
+    else:
+        kept = [record for key, record in artifacts.deployments.items() if key.startswith(prefix)]
+    assert sorted(kept, key=lambda record: record.deployed_at) == [old, new]
+
+
 @pytest.fixture(params=["fake", "real"])
 def publisher(request):
     """A publisher, to be entered."""

@@ -49,6 +49,15 @@ async def test_one_winner_among_eight_writers(store):
     assert store.find("t/race") == str(winners.index(True)).encode()
 
 
+def test_a_blob_of_another_size_under_the_same_name_is_refused_and_not_taken_for_the_right_one(store):
+    data = b"what was uploaded whole"
+    key = blob_key(digest_of(data), "t/")
+    store.create(key, data[:5])
+    with pytest.raises(Permanent, match=r"has 5 bytes instead of 23") as caught:
+        store.put_blob(memoryview(data), "f", "t/")
+    assert caught.value.code == "digest_mismatch"
+
+
 def test_put_manifest_returns_the_one_already_there(store):
     first, created = store.put_manifest("manifests/t/a.json", b"{}")
     again, created_again = store.put_manifest("manifests/t/a.json", b'{"other":1}')

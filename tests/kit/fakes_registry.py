@@ -308,8 +308,10 @@ class FakeArtifacts:
         return ArtifactRef(uri=f"s3://slipway/{key}", digest=digest_of(data), size_bytes=len(data))
 
     async def put_deployment(self, record):
-        key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}.json"
-        self.deployments.setdefault(key, record)
+        key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}"
+        first = self.deployments.setdefault(f"{key}.json", record)
+        if first.cause_id != record.cause_id and first.deployed_at != record.deployed_at:
+            self.deployments.setdefault(f"{key}-{record.cause_id}.json", record)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.sources import scheme_of
-from contracts.vocabulary import ArtifactRef
+from contracts.vocabulary import ArtifactRef, digest_of
 from shared.blobs import Store
 from shared.sources import DiskFolder
 
@@ -44,9 +44,18 @@ class StoredArtifacts:
         return ref
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
-        """Append a deployment record, create-only; one that exists stays as it is."""
-        key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}.json"
-        await asyncio.to_thread(self._store.put_manifest, key, record)
+        """Append a deployment record, create-only; one that exists stays as it is.
+
+        A route that was lost or restored counts its epochs anew: a record of another cause and time under the same
+        number is kept beside the first.
+        """
+        key = f"versions/{record.target.model}/{record.target.version}/deployments/{record.epoch}"
+        _, created = await asyncio.to_thread(self._store.put_manifest, f"{key}.json", record)
+        data = None if created else await asyncio.to_thread(self._store.find, f"{key}.json")
+        first = None if data is None else DeploymentRecord.model_validate_json(data)
+        if first is not None and first.cause_id != record.cause_id and first.deployed_at != record.deployed_at:
+            cause = digest_of(record.cause_id.encode()).removeprefix("sha256:")[:12]
+            await asyncio.to_thread(self._store.put_manifest, f"{key}-{cause}.json", record)
 
     async def check(self) -> None:
         """Raise when the store does not answer."""
