@@ -24,7 +24,7 @@ class ServerManagerSettings(BaseSettings):
         artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
         engine: `slipway` (vLLM on the CPU), `vllm` (Triton's GPU backend) or `toy`.
         max_model_len: bound on the context, in tokens.
-        engine_args: more of vLLM's engine arguments, as JSON.
+        engine_args: more of vLLM's engine arguments, as JSON; those of `domain.model_config.ENGINE_ARGUMENTS`.
         engine_environment: variables for vLLM on the CPU, as JSON.
         toy: parameters of the toy engine, as JSON.
         memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.

@@ -95,7 +95,7 @@ class Engine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**{**engine_args, "model": model_dir})
+        arguments = AsyncEngineArgs(**{**engine_args, "trust_remote_code": False, "model": model_dir})
         self._llm = AsyncLLM.from_engine_args(arguments)
         self._watch = self.loop.create_task(self._abort_cancelled())
 

@@ -31,9 +31,22 @@ _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
 """What our own backends have beyond Triton's: the log-probabilities of a prompt's tokens."""
 
 
+ENGINE_ARGUMENTS = frozenset(
+    {
+        "async_scheduling", "block_size", "cpu_offload_gb", "disable_log_stats", "dtype", "enable_chunked_prefill",
+        "enable_expert_parallel", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_dtype",
+        "kv_cache_memory_bytes", "max_logprobs", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
+        "pipeline_parallel_size", "quantization", "scheduling_policy", "seed", "tensor_parallel_size",
+    }
+)  # fmt: skip
+"""The engine arguments that settings may give: sizes and kernels. None that names code, a class or other files."""
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """Which engine serves, and how it is set up.
+
+    Raises ValueError for an engine argument that is not in `ENGINE_ARGUMENTS`.
 
     Attributes:
         kind: `slipway` is vLLM on the CPU in our backend, `vllm` Triton's own backend for GPUs, `toy` for tests.
@@ -47,6 +60,12 @@ class EngineConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     toy: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        refused = sorted(set(self.engine_args) - ENGINE_ARGUMENTS)
+        if refused:
+            msg = f"engine_args may not set {', '.join(refused)}; it may set {', '.join(sorted(ENGINE_ARGUMENTS))}"
+            raise ValueError(msg)
+
 
 def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[str, str]:
     """Give the files of a Triton model, relative to its folder in the model repository.
@@ -57,7 +76,7 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         engine: the engine and its settings.
     """
     if engine.kind == "vllm":
-        arguments = {"trust_remote_code": False, "disable_log_stats": True, **engine.engine_args, "model": model_dir}
+        arguments = {"disable_log_stats": True, **engine.engine_args, "trust_remote_code": False, "model": model_dir}
         return {
             "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}, scores=False),
             "1/model.json": json.dumps(arguments, sort_keys=True),

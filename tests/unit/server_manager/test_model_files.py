@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.server_manager.domain.description import Description, describe_model
-from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from services.server_manager.domain.model_config import ENGINE_ARGUMENTS, EngineConfig, plan_model_files
+from services.server_manager.settings import ServerManagerSettings
 
 pytest.importorskip("tritonclient.grpc")
 from tritonclient.grpc import model_config_pb2
@@ -49,6 +50,26 @@ def test_the_gpu_engine_gets_triton_s_own_model_json():
     assert arguments["model"] == "/models/x"
     assert arguments["gpu_memory_utilization"] == 0.4
     assert arguments["trust_remote_code"] is False
+
+
+@pytest.mark.parametrize("kind", ["slipway", "vllm"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trust_remote_code", True), ("trust_remote_code", False), ("model", "/other"), ("tokenizer", "/other"),
+        ("hf_overrides", {"auto_map": {}}), ("worker_cls", "evil.Worker"), ("load_format", "pt"), ("Max_Model_Len", 1),
+    ],
+)
+def test_engine_arguments_beyond_the_list_are_refused_by_name(kind, name, value):
+    with pytest.raises(ValueError, match=f"engine_args may not set {name}; it may set .*max_model_len"):
+        EngineConfig(kind, {"max_model_len": 512, name: value})
+    with pytest.raises(ValueError, match=name):
+        ServerManagerSettings(engine=kind, engine_args={name: value}).engine_config()
+
+
+def test_every_argument_of_the_list_is_one_of_the_engine():
+    assert {"gpu_memory_utilization", "max_model_len"} <= ENGINE_ARGUMENTS
+    assert not {"trust_remote_code", "model", "tokenizer", "hf_overrides", "load_format"} & ENGINE_ARGUMENTS
 
 
 @given(st.text())
