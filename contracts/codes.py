@@ -5,7 +5,7 @@ from typing import Literal, get_args
 Code = Literal[
     "malformed_event", "unknown_event_version", "subject_mismatch", "invalid_model_name", "policy_missing",
     "policy_invalid", "policy_weaker_than_stored", "unknown_base", "uri_not_allowed", "artifact_not_found",
-    "digest_mismatch",
+    "digest_mismatch", "too_large", "store_refused",
     "pickle_refused", "truncated_weights", "non_finite_weights", "shape_mismatch", "adapter_keys_mismatch",
     "adapter_is_zero", "unsupported_adapter", "base_mismatch", "hyperparameters_mismatch", "quantised_base", "tied_embedding_lora", "parity_failed",
     "tokenizer_changed", "vocabulary_mismatch",
@@ -15,6 +15,7 @@ Code = Literal[
     "insufficient_memory", "load_failed", "no_first_token", "engine_dead", "endpoint_unreachable", "disk_full",
     "gate_failed", "inconclusive", "rehearsal_failed", "approval_expired", "deadline_passed", "work_abandoned",
     "superseded", "cancelled", "barred", "stale_epoch", "no_hot_previous", "previous_not_hot", "cooldown", "flapping", "not_serving", "not_barred",
+    "order_expired", "alert_resolved", "retried_too_long",
     "bad_request", "store_unavailable", "bus_unavailable", "stream_full", "hub_unavailable", "internal_error",
 ]  # fmt: skip
 
@@ -30,6 +31,8 @@ ADVICE: dict[Code, str] = {
     "uri_not_allowed": "Upload to the model's own prefix in the store, or ask operations to allow the root.",
     "artifact_not_found": "Upload the artifact completely before publishing, then publish again.",
     "digest_mismatch": "The bytes are not those that were announced; upload again and publish the new digest.",
+    "too_large": "Make the named part smaller: keep long texts and tables in the store, and name them by their URI.",
+    "store_refused": "The object store refuses this request for good; its answer is in the reason. Correct the artifact or its key, then publish again.",
     "pickle_refused": "Save the weights as safetensors; pickle files can run code and are refused.",
     "truncated_weights": "The weights file is shorter than its header says; upload it again.",
     "non_finite_weights": "The named tensor holds NaN or infinity; the training run diverged, publish an earlier checkpoint.",
@@ -73,6 +76,9 @@ ADVICE: dict[Code, str] = {
     "flapping": "Automatic rollbacks came too often and are held; look at the cause, then order a rollback if it is right.",
     "not_barred": "This target may take traffic already; there is no quarantine to lift.",
     "not_serving": "This target takes no traffic, so there is nothing to take back; see slipway routes.",
+    "order_expired": "Orders count for a limited time; look at what is true now, check the clock of the sender, then give the order again.",
+    "alert_resolved": "The alert was resolved before traffic moved, so nothing was taken back.",
+    "retried_too_long": "It was tried again for too long; mend the cause that the reason names, then requeue the dead letter or publish again.",
     "bad_request": "The serving engine cannot answer this prompt with these parameters; the reason names what to correct.",
     "store_unavailable": "The object store does not answer; the work is tried again.",
     "bus_unavailable": "The message bus does not answer; the work is tried again.",

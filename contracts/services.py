@@ -52,7 +52,7 @@ SERVICES: dict[str, ServiceContract] = {
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StagingRequested,
                 f.StagingReleased, f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished,
-                f.DeadlinePassed, f.VariantFailed,
+                f.DeadlinePassed, f.VariantFailed, f.OrderRefused,
             ),
             owns=("releases", "policies"),
         ),
@@ -95,6 +95,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted, f.RollbackFailed, f.RehearsalCompleted,
+                f.OrderRefused,
             ),
             owns=("rollbacks", "drills", "staging-routes"),
             edits=("routes",),

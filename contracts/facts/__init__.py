@@ -14,7 +14,15 @@ from .admission import (
 )
 from .choice import Choice, Contender
 from .fact import Fact
-from .ops import ApprovalGranted, DrillFault, DrillOrdered, QuarantineLifted, ReleaseCancelled, RollbackOrdered
+from .ops import (
+    ApprovalGranted,
+    DrillFault,
+    DrillOrdered,
+    OrderRefused,
+    QuarantineLifted,
+    ReleaseCancelled,
+    RollbackOrdered,
+)
 from .release import (
     ApprovalAwaited,
     CanaryAssessed,
@@ -73,7 +81,7 @@ FACTS: dict[str, type[Fact]] = {
         VariantFailed, WorkProgressed, VersionRegistered, StagingRequested, StagingReleased, VariantStaged,
         VariantBenchmarked, RehearsalRequested, RehearsalCompleted, ApprovalAwaited, ApprovalGranted,
         TrafficRequested, DeploymentChanged, PromotionRefused, CanaryAssessed, ReleaseFinished, ReleaseCancelled,
-        DrillOrdered, RollbackOrdered, QuarantineLifted, DeadlinePassed, WorkAbandoned, WindowSummarised,
+        DrillOrdered, RollbackOrdered, QuarantineLifted, OrderRefused, DeadlinePassed, WorkAbandoned, WindowSummarised,
         AlertRaised, AlertUpdated, AlertResolved, RollbackStarted, RollbackCompleted, RollbackFailed, InferenceBatch,
     )
 }  # fmt: skip
@@ -82,8 +90,8 @@ __all__ = [
     "CALIBRATION_DEFAULTS", "FACTS", "AlertRaised", "AlertResolved", "AlertUpdated", "ApprovalAwaited",
     "ApprovalGranted", "BaseModelRef", "CanaryAssessed", "CheckpointMerged", "CheckpointReady", "CheckpointRejected",
     "Choice", "Contender", "DeadlinePassed", "DeploymentChanged", "DrillFault", "DrillOrdered", "EngineVersion",
-    "EvalResult", "Fact", "GateResult", "Inference", "InferenceBatch", "Measurement", "MergeMethod", "Parity",
-    "PrecisionCheck", "Processor", "PromotionRefused", "Quality", "QuantiseSettings", "QuarantineLifted",
+    "EvalResult", "Fact", "GateResult", "Inference", "InferenceBatch", "Measurement", "MergeMethod", "OrderRefused",
+    "Parity", "PrecisionCheck", "Processor", "PromotionRefused", "Quality", "QuantiseSettings", "QuarantineLifted",
     "RegisteredVariant", "RehearsalCertificate", "RehearsalCompleted", "RehearsalRequested", "ReleaseCancelled",
     "ReleaseFinished", "ReleaseOpened", "RollbackCompleted", "RollbackFailed", "RollbackOrdered", "RollbackStarted",
     "RollbackTimeline", "ServedQuality", "StagingReleased", "StagingRequested", "Statistics", "Step",

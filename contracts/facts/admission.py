@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
+from ..limits import AtMost
 from ..policy import ReleasePolicy
 from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, Variant
 from .fact import Fact
@@ -15,7 +16,7 @@ class BaseModelRef(Contract):
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
     revision: Annotated[str, Field(min_length=1, max_length=200)]
-    uri: str
+    uri: Annotated[str, AtMost(characters=2048)]
     digest: Digest
 
 
@@ -31,16 +32,16 @@ class Training(Contract):
 
     run_id: Annotated[str, Field(min_length=1, max_length=200)]
     data_hash: Digest
-    hyperparameters: dict[str, Any] = {}
-    framework: str = ""
+    hyperparameters: Annotated[dict[str, Any], AtMost(items=256, json_bytes=32_768)] = {}
+    framework: Annotated[str, AtMost(characters=200)] = ""
     finished_at: Instant | None = None
 
 
 class EvalResult(Contract):
     """One evaluation that training made of its own checkpoint."""
 
-    name: str
-    metric: str
+    name: Annotated[str, AtMost(characters=200)]
+    metric: Annotated[str, AtMost(characters=200)]
     value: float
     higher_is_better: bool = True
 
@@ -54,7 +55,7 @@ class CheckpointReady(Fact):
     base: BaseModelRef
     weights: Weights
     training: Training
-    evals: tuple[EvalResult, ...] = ()
+    evals: Annotated[tuple[EvalResult, ...], AtMost(items=256)] = ()
     calibration: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     wanted: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("int8",)

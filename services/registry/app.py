@@ -15,6 +15,7 @@ from contracts.facts import (
     CheckpointRejected,
     DeploymentChanged,
     Fact,
+    OrderRefused,
     PromotionRefused,
     RehearsalCompleted,
     ReleaseCancelled,
@@ -32,6 +33,7 @@ from services.registry.ledger import Ledger, Outside
 from shared.bus import Bus, Failed
 from shared.errors import Permanent, Transient, translate
 from shared.failpoints import failpoint
+from shared.orders import order_refused
 
 R = TypeVar("R")
 SERVICE = "registry"
@@ -145,11 +147,11 @@ def build(bus: Bus, outside: Outside, places: Places) -> Registry:
     async def admit(event: Event[CheckpointReady]) -> None:
         await registry.admit(event)
 
-    @bus.on(ApprovalGranted)
+    @bus.on(ApprovalGranted, failure=refused)
     async def approve(event: Event[ApprovalGranted]) -> None:
         await registry.hear(event, event.data.release_id)
 
-    @bus.on(ReleaseCancelled)
+    @bus.on(ReleaseCancelled, failure=refused)
     async def cancel(event: Event[ReleaseCancelled]) -> None:
         await registry.hear(event, event.data.release_id)
 
@@ -174,6 +176,11 @@ def rejection(failed: Failed) -> CheckpointRejected:
     """Give the fact that a checkpoint which may not come in becomes."""
     error = failed.error
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
+
+
+def refused(failed: Failed) -> OrderRefused | None:
+    """Return the fact that an order which is not carried out becomes."""
+    return order_refused(failed)
 
 
 def _refuse(refusal: Refusal | None) -> None:

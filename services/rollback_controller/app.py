@@ -17,6 +17,7 @@ from contracts.facts import (
     DeploymentChanged,
     DrillOrdered,
     InferenceBatch,
+    OrderRefused,
     QuarantineLifted,
     RehearsalCompleted,
     RehearsalRequested,
@@ -40,6 +41,7 @@ from shared.errors import Permanent, Transient, translate
 from shared.failpoints import failpoint
 from shared.kv import Conflict
 from shared.ledger import Ledger
+from shared.orders import order_refused
 
 SERVICE = "rollback-controller"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
@@ -294,20 +296,20 @@ def _take_orders(bus: Bus, controller: Controller) -> None:
     async def ordered(event: Event[RollbackOrdered]) -> None:
         await controller.ordered(event)
 
-    @bus.on(QuarantineLifted)
+    @bus.on(QuarantineLifted, failure=order_refused)
     async def lifted(event: Event[QuarantineLifted]) -> DeploymentChanged | None:
         return await controller.lift(event)
 
-    @bus.on(DrillOrdered)
+    @bus.on(DrillOrdered, failure=order_refused)
     async def drill(event: Event[DrillOrdered]) -> None:
         await controller.drill(event)
 
 
-def order_failed(failed: Failed) -> RollbackFailed | None:
-    """Give the fact that an order which cannot be carried out becomes."""
+def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:
+    """Return the fact that an order of a rollback which is not carried out becomes."""
     event, error = failed.event, failed.error
     if event is None or event.data.failed is None:
-        return None
+        return order_refused(failed)
     return RollbackFailed(
         rollback_id=rollback_id(event.id), cause_id=event.id, failed=event.data.failed, mode="manual",
         timeline=RollbackTimeline(detected_at=event.time), code=error.code, reason=error.sentence(),

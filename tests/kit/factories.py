@@ -273,6 +273,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     },
     f.ApprovalGranted: {
         "release_id": RELEASE, "manifest_digest": digest("version-7"), "who": "maria.okafor", "reason": "Gates pass.",
+        "expires_at": after(900), "epoch": 11,
     },
     f.TrafficRequested: {
         "release_id": RELEASE, "target": deployable(7), "weight_ratio": 0.05, "epoch": 11, "fallback": deployable(0),
@@ -290,14 +291,20 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "timeline": (f.Step(step="release.opened", at=START, duration_s=0.0),
                      f.Step(step="checkpoint.merged", at=after(11.5), duration_s=11.5)),
     },
-    f.ReleaseCancelled: {"release_id": RELEASE, "who": "maria.okafor", "reason": "Wrong data set."},
+    f.ReleaseCancelled: {"release_id": RELEASE, "who": "maria.okafor", "reason": "Wrong data set.", "expires_at": after(900)},
     f.DrillOrdered: {
         "who": "jonas.lind", "reason": "Quarterly drill.", "target": target(7), "share_ratio": 0.5,
         "fault": f.DrillFault(delay_ms=900, error_ratio=0.1, garble=True), "expires_at": after(3600),
-        "environment": "staging",
+        "environment": "staging", "epoch": 12,
     },
-    f.RollbackOrdered: {"who": "jonas.lind", "reason": "Rude answers.", "failed": target(7), "to_version": 6},
-    f.QuarantineLifted: {"who": "jonas.lind", "reason": "It was the network.", "target": target(7), "kind": "target"},
+    f.RollbackOrdered: {"who": "jonas.lind", "reason": "Rude answers.", "failed": target(7), "to_version": 6,
+                        "expires_at": after(900), "epoch": 12},
+    f.QuarantineLifted: {"who": "jonas.lind", "reason": "It was the network.", "target": target(7), "kind": "target",
+                         "expires_at": after(900), "epoch": 12},
+    f.OrderRefused: {
+        "order_id": "quarantine.lifted.v1-1", "order_type": f.QuarantineLifted.TYPE, "who": "jonas.lind", "release_id": RELEASE,
+        "code": "stale_epoch", "reason": "The order was given for epoch 11 of the route of support-bot, which is at epoch 12 now.",
+    },
     f.DeadlinePassed: {"release_id": RELEASE, "step": "benchmark", "awaited": "variant.benchmarked"},
     f.WorkAbandoned: {
         "service": "quantiser", "cause_type": f.VariantRequested.TYPE, "cause_id": "3f0f3f0b-55a1-5c84-a1d8-6b0b1f9e2a11",

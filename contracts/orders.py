@@ -1,0 +1,40 @@
+"""Until when an order of a person counts: what is old changes nothing, however it comes again."""
+
+from datetime import datetime, timedelta
+
+ORDER_AGE = timedelta(minutes=15)
+"""How long an order without `expires_at` counts."""
+LONGEST_ORDER = timedelta(hours=24)
+"""How long after its arrival on the bus any order counts at most, whatever `expires_at` says."""
+
+
+def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None) -> datetime:
+    """Return the moment from which an order is void.
+
+    Args:
+        ordered_at: The event's own time, by the publisher's clock, which may be wrong.
+        stored_at: When the stream stored the message, by the server's clock. A publisher cannot set it.
+        expires_at: What the order itself says.
+    """
+    if expires_at is None:
+        return min(ordered_at, stored_at) + ORDER_AGE
+    return min(expires_at, stored_at + LONGEST_ORDER)
+
+
+def expired(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None, now: datetime) -> str | None:
+    """Return why an order is void by its age; None while it counts."""
+    until = expiry(ordered_at, stored_at, expires_at)
+    if now < until:
+        return None
+    return (
+        f"The order of {ordered_at.isoformat(timespec='seconds')} (stored by the bus at "
+        f"{stored_at.isoformat(timespec='seconds')}) counted until {until.isoformat(timespec='seconds')}; "
+        f"it is {now.isoformat(timespec='seconds')} now, so it changes nothing."
+    )
+
+
+def other_epoch(ordered: int | None, current: int | None, model: str) -> str | None:
+    """Return why an order is void because the route has changed since; None if it means the present route."""
+    if ordered is None or ordered == (current or 0):
+        return None
+    return f"The order was given for epoch {ordered} of the route of {model}, which is at epoch {current or 0} now."
