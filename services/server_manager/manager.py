@@ -162,7 +162,8 @@ class Manager:
             self._log.warning("the engine does not answer", code=error.code, reason=error.reason)
             return False
         self._answered = self._clock.monotonic()
-        self.fleet.note_index(index, asked_at)
+        if index is not None:
+            self.fleet.note_index(index, asked_at)
         return True
 
     # -- answers ----------------------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ class Engine(Protocol):
     def endpoint(self) -> str:
         """Where gateways reach it."""
 
-    async def index(self) -> Mapping[str, Indexed]:
-        """List what is there; raise Transient `endpoint_unreachable` when it does not answer."""
+    async def index(self) -> Mapping[str, Indexed] | None:
+        """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
 
     async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:
         """Load a model and wait until the engine says it is ready; raise Transient `load_failed`."""

@@ -17,10 +17,16 @@ from shared.inference import Channels, classify_rpc_error, first_token
 SIDECAR = "slipway.json"
 READY = "READY"
 GONE = frozenset({"UNAVAILABLE", ""})
+UNLOAD_POLL_S = 0.25
+"""How often Triton is asked whether an unloaded model is gone."""
 
 
 class TritonEngine:
-    """One tritonserver in explicit model control mode."""
+    """One tritonserver in explicit model control mode.
+
+    Loads, unloads and questions about the repository go to it one at a time: with several models loading at once Triton
+    2.51 has corrupted its memory (`double free or corruption`), and then hung in its crash handler.
+    """
 
     def __init__(
         self, endpoint: str, repository: Path, config: EngineConfig, *,
@@ -34,6 +40,7 @@ class TritonEngine:
         self._load_timeout_s = load_timeout_s
         self._unload_wait_s = unload_wait_s
         self._channels = Channels()
+        self._control = asyncio.Lock()
 
     @property
     def endpoint(self) -> str:
@@ -44,8 +51,14 @@ class TritonEngine:
         """Close the channel."""
         await self._channels.close()
 
-    async def index(self) -> Mapping[str, Indexed]:
-        """List the models that Triton holds, with what they were loaded from."""
+    async def index(self) -> Mapping[str, Indexed] | None:
+        """Return the models that Triton holds, with what they were loaded from.
+
+        None while a model is being loaded or unloaded: then Triton is asked only whether it lives.
+        """
+        if self._control.locked():
+            await self._check_life()
+            return None
         states = await self._states()
         return await asyncio.to_thread(self._read_index, states)
 
@@ -76,7 +89,7 @@ class TritonEngine:
         while asyncio.get_running_loop().time() < deadline:
             if (await self._states()).get(name, "") in GONE:
                 break
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(UNLOAD_POLL_S)
 
     async def probe(self, name: str, deadline_s: float) -> str:
         """Give the first text that a model generates."""
@@ -85,15 +98,22 @@ class TritonEngine:
     async def _states(self) -> dict[str, str]:
         from tritonclient.grpc import service_pb2
 
-        answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
+        async with self._control:
+            answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
         return {model.name: model.state for model in answer.models}
+
+    async def _check_life(self) -> None:
+        from tritonclient.grpc import service_pb2
+
+        await self._ask("ServerLive", service_pb2.ServerLiveRequest(), "the server", 10.0)
 
     async def _call(self, method: str, request: str, name: str, timeout_s: float) -> None:
         from tritonclient.grpc import service_pb2
 
         message = getattr(service_pb2, request)(model_name=name)
         try:
-            await self._ask(method, message, name, timeout_s)
+            async with self._control:
+                await self._ask(method, message, name, timeout_s)
         except SlipwayError as error:
             if error.code == "endpoint_unreachable":
                 raise

@@ -1,0 +1,134 @@
+"""What Triton is asked while it loads or unloads a model: nothing about its repository, and one model at a time."""
+
+import asyncio
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from contracts.vocabulary import digest_of
+from services.server_manager.adapters.triton_engine import TritonEngine
+from services.server_manager.domain.model_config import EngineConfig
+from shared.errors import SlipwayError
+from shared.process import free_port
+
+DIGEST = digest_of(b"one")
+
+
+class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Speaks Triton's protocol, takes its time, and writes down what is asked at the same time."""
+
+    def __init__(self) -> None:
+        self.under_way: list[str] = []
+        self.together: set[frozenset[str]] = set()
+        self.asked: list[str] = []
+        self.loaded: dict[str, str] = {}
+        self.loading = asyncio.Event()
+        self.finish = asyncio.Event()
+        self.finish.set()
+
+    async def _take(self, what: str) -> None:
+        self.asked.append(what)
+        self.under_way.append(what)
+        if len(self.under_way) > 1:
+            self.together.add(frozenset(self.under_way))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        if what == "load":
+            self.loading.set()
+            await self.finish.wait()
+        self.under_way.remove(what)
+
+    async def RepositoryModelLoad(self, request, context):  # noqa: N802 - Triton's name
+        await self._take("load")
+        if request.model_name == "bad.v1.bf16":
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "load_failed: exit code -4")
+        self.loaded[request.model_name] = "READY"
+        return service_pb2.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(self, request, context):  # noqa: N802, ARG002 - Triton's name
+        await self._take("unload")
+        self.loaded.pop(request.model_name, None)
+        return service_pb2.RepositoryModelUnloadResponse()
+
+    async def RepositoryIndex(self, request, context):  # noqa: N802, ARG002 - Triton's name
+        await self._take("index")
+        models = [service_pb2.RepositoryIndexResponse.ModelIndex(name=n, state=s) for n, s in self.loaded.items()]
+        return service_pb2.RepositoryIndexResponse(models=models)
+
+    async def ServerLive(self, request, context):  # noqa: N802, ARG002 - Triton's name
+        self.asked.append("live")
+        return service_pb2.ServerLiveResponse(live=True)
+
+
+@pytest.fixture
+async def triton(tmp_path):
+    recorder, port = Recorder(), free_port()
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(recorder, server)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    recorder.server = server
+    recorder.engine = TritonEngine(f"127.0.0.1:{port}", tmp_path / "models", EngineConfig(kind="toy"))
+    yield recorder
+    recorder.finish.set()
+    await recorder.engine.close()
+    await server.stop(None)
+
+
+async def load(triton, name, folder):
+    await triton.engine.load(name, folder, digest=DIGEST, memory_bytes=1)
+
+
+async def test_loads_and_unloads_come_one_at_a_time(triton, tmp_path):
+    await load(triton, "old.v1.bf16", tmp_path)
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(load(triton, f"bot.v{number}.bf16", tmp_path))
+        group.create_task(triton.engine.unload("old.v1.bf16"))
+        group.create_task(triton.engine.index())
+    assert triton.together == set()
+    assert triton.asked.count("load") == 4
+    assert triton.loaded == {f"bot.v{number}.bf16": "READY" for number in range(3)}
+
+
+async def test_a_server_that_loads_is_asked_only_whether_it_lives(triton, tmp_path):
+    triton.finish.clear()
+    loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await triton.loading.wait()
+    assert await triton.engine.index() is None
+    assert triton.asked == ["load", "live"]
+    triton.finish.set()
+    await loading
+    assert (await triton.engine.index())["bot.v1.bf16"].ready
+
+
+async def test_a_load_that_fails_holds_nothing_up_and_names_the_signal(triton, tmp_path):
+    with pytest.raises(SlipwayError) as caught:
+        await load(triton, "bad.v1.bf16", tmp_path)
+    assert caught.value.code == "load_failed"
+    assert "exit code -4 (signal SIGILL: it used an instruction that this CPU lacks" in caught.value.reason
+    await load(triton, "bot.v1.bf16", tmp_path)
+
+
+async def test_a_load_that_is_given_up_holds_nothing_up(triton, tmp_path):
+    triton.finish.clear()
+    loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await triton.loading.wait()
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
+    triton.finish.set()
+    await asyncio.wait_for(load(triton, "bot.v2.bf16", tmp_path), 5)
+
+
+async def test_a_server_that_is_gone_while_it_loads_is_noticed(triton, tmp_path):
+    triton.finish.clear()
+    loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await triton.loading.wait()
+    await triton.server.stop(None)
+    with pytest.raises(SlipwayError) as caught:
+        await loading
+    assert caught.value.code == "endpoint_unreachable"
+    with pytest.raises(SlipwayError) as caught:
+        await triton.engine.index()
+    assert caught.value.code == "endpoint_unreachable"
