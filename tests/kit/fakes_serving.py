@@ -28,6 +28,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.down = False
+        self.loading = False
         self.models: dict[str, Indexed] = {}
         self.dead: set[str] = set()
         self.mute: set[str] = set()
@@ -46,7 +47,7 @@ class FakeEngine:
 
     async def index(self):
         self._check()
-        return dict(self.models)
+        return None if self.loading else dict(self.models)
 
     async def load(self, name, folder: Path, *, digest, memory_bytes):
         self._check()

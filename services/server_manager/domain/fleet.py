@@ -109,13 +109,13 @@ class Action:
 
 
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
-    """Give the targets that production keeps loaded: active, previous and a canary that gets traffic."""
+    """Return the targets that production keeps loaded: active first, then canaries with traffic, then previous."""
+    ordered = [routes[model] for model in sorted(routes)]
+    canaries = [one.canary.served for one in ordered if one.canary is not None and one.canary.weight_ratio > 0]
     found: dict[str, Deployable] = {}
-    for route in routes.values():
-        canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
-        for served in (route.active, canary, route.previous):
-            if served is not None:
-                found[str(served.target)] = plain_deployable(served)
+    for served in (*(one.active for one in ordered), *canaries, *(one.previous for one in ordered)):
+        if served is not None:
+            found.setdefault(str(served.target), plain_deployable(served))
     return found
 
 
@@ -183,9 +183,9 @@ def plan_reconcile(
 
     Nothing is done twice: what is busy is left alone. A target that nobody wants stays for a while, because the
     next step often wants it again, but goes at once when its memory is needed. A wanted one is loaded only when its
-    memory is free. What is in `kept` is never unloaded.
+    memory is free. What is in `kept` is never unloaded. Among targets of one rank the order of `desired` holds.
     """
-    ranked = sorted(desired.items(), key=lambda item: (_ORDER.index(item[1].rank), item[0]))
+    ranked = sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
     used = sum(one.memory_bytes for one in held.values() if one.phase is not Phase.FAILED)
     actions: list[Action] = []
     short = 0

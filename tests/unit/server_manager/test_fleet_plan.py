@@ -46,6 +46,12 @@ def test_production_is_active_previous_and_a_canary_with_traffic():
     assert set(plan_production(routes)) == {V2, V1, "bot.v3.bf16", "cat.v5.bf16"}
 
 
+def test_what_serves_is_loaded_before_what_only_stands_by():
+    routes = {"cat": route(5, 4, model="cat"), "bot": route(2, 1, 3)}
+    loads = [name for kind, name in plan(plan_desired(routes, Servers()), {}) if kind == "load"]
+    assert loads == [V2, "cat.v5.bf16", "bot.v3.bf16", V1, "cat.v4.bf16"]
+
+
 def test_an_aborted_canary_is_not_kept():
     assert set(plan_production({"bot": route(2, 1, 3, weight=0.0)})) == {V2, V1}
 

@@ -164,7 +164,7 @@ async def test_dead_is_alerted_healed_and_resolved(world):
     (resolved,) = world.said.facts(AlertResolved)
     assert raised.alert_id == resolved.alert_id == "engine-bot.v1.bf16"
     assert (raised.kind, raised.severity, raised.runbook) == ("engine", "critical", "docs/runbooks/engine.md")
-    assert world.engine.loads == [V0, V1, V1]
+    assert world.engine.loads == [V1, V0, V1]
     assert not world.state.record.alerts
 
 
@@ -173,9 +173,9 @@ async def test_silence_must_repeat_before_it_counts_as_death(world):
     await world.ticks()
     world.engine.mute.add(V1)
     await world.ticks(7)
-    assert world.engine.loads == [V0, V1]
+    assert world.engine.loads == [V1, V0]
     await world.ticks(7)
-    assert world.engine.loads == [V0, V1, V1]
+    assert world.engine.loads == [V1, V0, V1]
     assert len(world.said.facts(AlertRaised)) == 1
 
 
@@ -263,6 +263,17 @@ async def test_an_index_older_than_a_load_does_not_undo_it(world):
     assert world.phases() == {V1: "hot"}
     world.manager.fleet.note_index(stale, world.clock.monotonic() + 1)
     assert world.phases() == {}
+
+
+async def test_an_engine_that_is_loading_says_nothing_of_what_it_holds_and_nothing_is_forgotten(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    world.engine.loading = True
+    await world.ticks(10)
+    assert world.phases() == {V1: "hot"}
+    assert world.engine.loads == [V1]
+    assert world.state.record.server_ready
+    assert [alert for alert in world.said.facts(AlertRaised) if alert.kind == "engine"] == []
 
 
 async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(world):
