@@ -129,7 +129,8 @@ class Bus:
     ) -> "Callable[[Handler[F]], Handler[F]]":  # fmt: skip
         """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
 
-        `failure` gives the fact that a Permanent error becomes; without one it becomes a dead letter.
+        `failure` gives the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
+        messages are handled at once; the next one is asked for when one of them is done.
         """
         if (fact, environment) not in self._contract.reads:
             msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
@@ -150,8 +151,9 @@ class Bus:
             receive.__name__ = getattr(handler, "__name__", "receive")
             subscriber = self.broker.subscriber(
                 filter_subject(fact, environment), durable=durable, stream=JStream(stream, declare=False),
-                pull_sub=PullSub(batch_size=max_workers, timeout=5.0), ack_policy=AckPolicy.NACK_ON_ERROR,
-                decoder=_decoder(fact), title=f"{self.service}: {where}{fact.TYPE}", inbox_prefix=self._inbox,
+                pull_sub=PullSub(batch_size=1, timeout=5.0), max_workers=max_workers,
+                ack_policy=AckPolicy.NACK_ON_ERROR, decoder=_decoder(fact),
+                title=f"{self.service}: {where}{fact.TYPE}", inbox_prefix=self._inbox,
             )  # fmt: skip
             subscriber(receive)
             return handler

@@ -35,6 +35,14 @@ def test_shared_is_a_closed_list():
     assert [path.name for path in (ROOT / "shared").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
 
 
+def test_no_code_of_ours_runs_between_fork_and_exec():
+    """A process with threads may hold a lock there for ever; `shared.launch` prepares a child after exec."""
+    product = python_files("contracts", "shared", "services", "clients", "deploy")
+    calls = [(path, node) for path in product for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    found = [path for path, call in calls if any(keyword.arg == "preexec_fn" for keyword in call.keywords)]
+    assert found == []
+
+
 @pytest.mark.parametrize("name", sorted(SHARED))
 def test_every_shared_module_says_what_it_is(name):
     docstring = ast.get_docstring(ast.parse((ROOT / "shared" / f"{name}.py").read_text()))

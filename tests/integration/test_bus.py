@@ -225,3 +225,34 @@ async def test_readiness_notices_a_deleted_consumer(js, bus_settings):
         await js.delete_consumer(EVENTS, "quantiser__variant-requested-v1")
         with pytest.raises(Exception, match="consumer not found"):
             await bus.check()
+
+
+async def test_a_slow_message_delays_none_of_those_that_other_workers_can_take(js, bus_settings):
+    first_came, go_on, handled = asyncio.Event(), asyncio.Event(), asyncio.Queue()
+    at_once, most = 0, 0
+
+    async def handler(event):
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        if event.id == "slow":
+            first_came.set()
+            await go_on.wait()
+        at_once -= 1
+        handled.put_nowait(event.id)
+
+    bus = Bus(bus_settings, "quantiser", SystemClock())
+    bus.on(VariantRequested, max_workers=3)(handler)
+    names = [f"quick-{number}" for number in range(12)]
+    for name in ("slow", *names):
+        await publish_event(js, requested(name))
+    await bus.broker.start()
+    try:
+        async with asyncio.timeout(10):
+            await first_came.wait()
+            assert sorted([await handled.get() for _ in names]) == sorted(names)
+            go_on.set()
+            assert await handled.get() == "slow"
+    finally:
+        await bus.broker.stop()
+    assert most <= 3
