@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import structlog
 
 from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
 from shared.exits import count_memory_kills, describe_end
-from shared.process import die_with_parent, end_tree
+from shared.process import end_tree, launching
 
 OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
 _LINE_LIMIT = 4 * 1024 * 1024  # bytes of one message of the child
@@ -65,8 +64,9 @@ async def run_job(
     kills_before = count_memory_kills()
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
-            env={**os.environ, **(env or {})}, preexec_fn=_prepare(memory_limit_bytes), start_new_session=True,
+            *launching(argv, memory_limit_bytes=memory_limit_bytes), stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
+            env={**os.environ, **(env or {})}, start_new_session=True,
         )  # fmt: skip
     heard = _Heard()
     try:
@@ -86,17 +86,6 @@ async def run_job(
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
     return _conclude(heard.outcome, process.returncode, log_path, killed_by_kernel=count_memory_kills() > kills_before)
-
-
-def _prepare(memory_limit_bytes: int | None) -> Callable[[], None]:
-    bind_to_parent = die_with_parent()
-
-    def prepare() -> None:
-        bind_to_parent()
-        if memory_limit_bytes is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (memory_limit_bytes, memory_limit_bytes))
-
-    return prepare
 
 
 @dataclass

@@ -5,17 +5,27 @@ import ctypes
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+_LAUNCHER = Path(__file__).with_name("launch.py")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def launching(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> list[str]:
+    """Return the command line of a program that dies with this process; the kernel watches the thread that starts it.
+
+    Start it from the main thread. `memory_limit_bytes` bounds its data segment.
+    """
+    return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(memory_limit_bytes or 0), *argv]
+
+
 def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Give a `preexec_fn` that makes the child die when the thread that forked it ends.
+    """Give a `preexec_fn` that makes the child die when the thread that forked it ends; for processes without threads.
 
     Start children from the main thread: the kernel watches the forking thread, not the process.
     """

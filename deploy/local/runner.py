@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -17,10 +16,10 @@ from deploy.local.processes import Marks, Recorded
 from deploy.local.ready import Refused, ask_life, why_not_ready
 from deploy.local.watch import Judge, Patience, read_activity
 from shared.exits import count_memory_kills, describe_end
+from shared.process import launching
 
 State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopped"]
 
-LAUNCHER = Path(__file__).with_name("launch.py")
 STEADY_S = 30.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
 PROBE_EVERY_S = 0.2
@@ -124,7 +123,7 @@ class Runner:
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
         environment = {**self._inherited, **marked(self.part, self._marks.stack_id)}
-        command = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), *self.part.argv]
+        command = launching(self.part.argv)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SHARED = {
     "blobs", "bus", "chat_template_worker", "chat_templates", "clock", "deadletters", "delivery", "errors", "events",
-    "exits", "factlog", "failpoints", "hub", "inference", "jobs", "kv", "ledger", "orders", "process", "progress", "provision", "service",
-    "settings", "sources", "telemetry", "text_sets", "topology", "transfer", "workrooms",
+    "exits", "factlog", "failpoints", "hub", "inference", "jobs", "kv", "launch", "ledger", "orders", "process", "progress",
+    "provision", "service", "settings", "sources", "telemetry", "text_sets", "topology", "transfer", "workrooms",
 }  # fmt: skip
 """A module enters when two services use it and it names a mechanism; change this list on purpose only."""
 VAGUE = {"utils", "util", "helpers", "common", "misc", "core", "lib"}

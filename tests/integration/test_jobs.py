@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -286,3 +287,11 @@ async def test_jobs_run_side_by_side(tmp_path):
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     both = await asyncio.gather(run(job(body), tmp_path, a, b, timeout_s=20), run(job(body), tmp_path, b, a, timeout_s=20))
     assert both == [{"ok": True}] * 2
+
+
+async def test_a_child_has_its_memory_limit_and_a_group_of_its_own(tmp_path):
+    body = "import os, resource\nreturn {'limit': resource.getrlimit(resource.RLIMIT_DATA), 'leads': os.getpgid(0) == os.getpid()}"
+    assert await run(job(body), tmp_path, memory_limit_bytes=700_000_000) == {
+        "limit": [700_000_000, 700_000_000], "leads": True,
+    }  # fmt: skip
+    assert (await run(job(body), tmp_path))["limit"] == list(resource.getrlimit(resource.RLIMIT_DATA))

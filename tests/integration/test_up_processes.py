@@ -11,11 +11,12 @@ import pytest
 from deploy.local import processes
 from deploy.local.leftovers import end_stack
 from deploy.local.processes import Marks, Recorded
-from deploy.local.runner import LAUNCHER
 from deploy.local.state import AlreadyUp, PartState, StateFolder, Table, new_description
+from shared import process
 from shared.process import die_with_parent
 from tests.kit.servers import wait_until
 
+LAUNCHER = Path(process.__file__).with_name("launch.py")
 # The leader starts a child that carries no mark in its environment, as an engine does that writes its title over it.
 LEADER = "env -i sleep 600 & echo $!; exec sleep 600"
 
@@ -152,7 +153,7 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(folder, tmp_path):
 def test_the_launcher_ties_the_program_to_its_parent():
     middle = f"""
 import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-I", "-S", {str(LAUNCHER)!r}, str(os.getpid()), "sleep", "600"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-I", "-S", {str(LAUNCHER)!r}, str(os.getpid()), "0", "sleep", "600"], start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(600)
 """
@@ -169,7 +170,7 @@ time.sleep(600)
 
 def test_the_launcher_refuses_a_parent_that_is_gone():
     done = subprocess.run(
-        [sys.executable, "-I", "-S", str(LAUNCHER), "1", "echo", "ran"], capture_output=True, check=False
+        [sys.executable, "-I", "-S", str(LAUNCHER), "1", "0", "echo", "ran"], capture_output=True, check=False
     )
     assert (done.returncode, done.stdout) == (1, b"")
 

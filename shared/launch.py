@@ -1,0 +1,30 @@
+"""Ties a process to the one that starts it, limits its memory, then becomes the wanted program.
+
+Run as `python -I -S launch.py PARENT_PID MEMORY_BYTES PROGRAM ARGUMENTS…` (0: no limit): a file of its own, so that
+nothing of ours happens between fork and exec of a process that may hold threads. The kernel kills the program when the
+thread that started it has ended.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Ask for SIGKILL on the parent's death, bound the data segment, and exec the program."""
+    parent, memory_bytes, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise SystemExit(f"prctl failed: {os.strerror(ctypes.get_errno())}")
+    if os.getppid() != parent:  # the parent died before the line above took effect
+        raise SystemExit(1)
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+    os.execvp(program[0], program)  # noqa: S606 - becoming another program is the purpose
+
+
+if __name__ == "__main__":
+    main()
