@@ -27,7 +27,8 @@ from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from services.benchmarker.adapters.triton import TritonEngine
-from services.benchmarker.domain.served_quality import MAX_DEVIATION, assess_scored, score_window
+from services.benchmarker.domain.blame import MAX_DEVIATION
+from services.benchmarker.domain.served_quality import assess_scored, score_window
 from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Order

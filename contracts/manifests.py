@@ -173,6 +173,7 @@ class BenchmarkReport(Contract):
     target: Target
     baseline: Target
     attempt: int
+    measurement_number: int = 1
     hardware: dict[str, Any]
     load: LoadProfile
     candidate: SideSummary

@@ -13,6 +13,8 @@ ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Variant = Literal["bf16", "int8", "gptq-int4", "awq-int4"]
 Verdict = Literal["pass", "fail", "inconclusive"]
+Fault = Literal["candidate", "record", "machine"]
+"""The side that a difference between served and recorded quality is due to; `machine`: one that measured or serves."""
 Environment = Literal["production", "staging"]
 StagingPurpose = Literal["benchmark", "rehearsal"]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -51,11 +53,15 @@ class Target(Contract):
 
 
 class Deployable(Contract):
-    """A target together with the manifest of the files that make it."""
+    """A target together with the manifest of the files that make it.
+
+    `record` is the manifest of a later measurement of the same files; None where their quality was measured once.
+    """
 
     target: Target
     manifest: ArtifactRef
     weights_bytes: Annotated[int, Field(ge=0)]
+    record: ArtifactRef | None = None
 
 
 def canonical_json(value: Any) -> bytes:

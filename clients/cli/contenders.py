@@ -31,6 +31,7 @@ class Contender:
     verdict: str | None = None
     code: str | None = None
     reason: str = ""
+    fault: str | None = None
     chosen: bool = False
     on_front: bool | None = None
 
@@ -116,6 +117,9 @@ def with_manifest(one: Contender, manifest: VariantManifest) -> Contender:
 
 
 def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Contender:
+    if isinstance(fact, f.VariantQuantised) and fact.measurement_number > 1:  # the same files, measured again
+        one = replace(one, verdict=None, code=None, reason="", fault=None)
+        return replace(one, quality=fact.quality, own_quality=fact.evaluation_quality)
     return replace(
         one, manifest=fact.manifest, size_bytes=fact.weights_bytes, size_ratio=fact.size_ratio, quality=fact.quality,
         own_quality=fact.evaluation_quality if isinstance(fact, f.VariantQuantised) else one.own_quality,
@@ -125,6 +129,8 @@ def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Con
 def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
     if fact.purpose == "rehearsal":
         return one  # its variant was judged before
+    if fact.measurement_number > 1 and fact.stage == "quantise" and fact.code != "quality_gate_failed":
+        return replace(one, reason=f"{one.reason}; it was not measured again: {fact.code}: {fact.reason}")
     return replace(
         one, manifest=fact.manifest or one.manifest, quality=fact.quality or one.quality,
         verdict="inconclusive" if fact.code == "inconclusive" else "fail", code=fact.code, reason=fact.reason,
@@ -134,10 +140,12 @@ def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
 def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
     side, served = fact.candidate_summary, fact.served_quality
     against = "; ".join(f"{gate.name}: {gate.reason}" for gate in fact.gates if gate.verdict != "pass")
+    codes = [gate.code for gate in fact.gates if gate.verdict == fact.verdict != "pass"]
     return replace(
         one, quality=fact.quality or one.quality, ttft_p50_ms=side.ttft_ms.p50, ttft_p95_ms=side.ttft_ms.p95,
         served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
-        tps_system=side.tps_system, verdict=fact.verdict, code=None, reason=against,
+        tps_system=side.tps_system, verdict=fact.verdict, code=next((code for code in codes if code), None),
+        reason=against, fault=next((gate.fault for gate in fact.gates if gate.fault), None),
     )  # fmt: skip
 
 

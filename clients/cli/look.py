@@ -173,9 +173,10 @@ def lineage(one: Version) -> dict[str, Any]:
 
 
 def _show_benchmark(benchmark: VariantBenchmarked) -> None:
+    again = "" if benchmark.measurement_number == 1 else f"measurement {benchmark.measurement_number}, "
     show_line(
         f"benchmark of {benchmark.target} against {benchmark.baseline}: {benchmark.verdict} "
-        f"(attempt {benchmark.attempt}, {benchmark.hardware})"
+        f"(attempt {benchmark.attempt}, {again}{benchmark.hardware})"
     )
     mine, theirs = benchmark.candidate_summary, benchmark.baseline_summary
     ratio_of = {ratio.metric: ratio for ratio in benchmark.ratios}
@@ -185,7 +186,8 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
         interval = "" if ratio is None else f"x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
         rows.append((name, left, right, interval))
     show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
-    show_table(("gate", "verdict", "why"), [(gate.name, gate.verdict, gate.reason) for gate in benchmark.gates])
+    gates = [(gate.name, gate.verdict, gate.fault or "-", gate.reason) for gate in benchmark.gates]
+    show_table(("gate", "verdict", "at fault", "why"), gates)
 
 
 _FIGURES = (

@@ -123,9 +123,9 @@ async def read_events(place: Place, model: str | None) -> list[Event[Any]]:
 
 
 def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:
-    """Pick the benchmarks of a version: the last one of each variant and attempt."""
+    """Pick the benchmarks of a version: the last one of each variant, attempt and measurement of its quality."""
     found = {
-        (event.data.target.variant, event.data.attempt): event.data
+        (event.data.target.variant, event.data.attempt, event.data.measurement_number): event.data
         for event in events
         if isinstance(event.data, VariantBenchmarked)
         and (event.data.target.model, event.data.target.version) == (model, number)

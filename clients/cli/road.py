@@ -186,6 +186,9 @@ def _merged(road: Road, event: Event[f.CheckpointMerged]) -> Road:
 
 def _quantised(road: Road, event: Event[f.VariantQuantised]) -> Road:
     data = event.data
+    if data.measurement_number > 1:  # the same files: a benchmark contradicted their record
+        again = f"{data.variant}: measured again, perplexity x{data.quality.perplexity_ratio:.3f}"
+        return road.with_step("benchmarked", event.time, again).settled(event, data.variant)
     detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
     return road.with_step("quantised", event.time, detail).settled(event, data.variant)
 
@@ -193,6 +196,8 @@ def _quantised(road: Road, event: Event[f.VariantQuantised]) -> Road:
 def _variant_failed(road: Road, event: Event[f.VariantFailed]) -> Road:
     data, road = event.data, road.settled(event, event.data.variant)
     step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.stage]
+    if data.measurement_number > 1:
+        step = "benchmarked"
     earlier = road.steps.get(step)
     if earlier is not None and earlier.state == "done":
         return road.with_step(step, event.time, f"{data.variant}: {data.code}")
@@ -205,7 +210,7 @@ def _registered(road: Road, event: Event[f.VersionRegistered]) -> Road:
 
 def _staged(road: Road, event: Event[f.VariantStaged]) -> Road:
     data, road = event.data, road.settled(event, event.data.candidate.target.variant)
-    if data.request.purpose != "benchmark":
+    if data.request.purpose != "benchmark" or data.request.measurement_number > 1:
         return road
     against = data.baseline.target
     detail = f"{data.candidate.target.variant} beside v{against.version}.{against.variant} in {data.load_s:.0f} s"
@@ -215,7 +220,8 @@ def _staged(road: Road, event: Event[f.VariantStaged]) -> Road:
 def _benchmarked(road: Road, event: Event[f.VariantBenchmarked]) -> Road:
     data = event.data
     p95 = data.candidate_summary.ttft_ms.p95
-    detail = f"{data.target.variant}: {data.verdict}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
+    faults = "".join(f" ({one.code}: {one.fault})" for one in data.gates if one.code and one.fault)
+    detail = f"{data.target.variant}: {data.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
     return road.with_step("benchmarked", event.time, detail).settled(event, data.target.variant)
 
 

@@ -1,7 +1,10 @@
 """Staging: a lease on the serving fleet, the benchmark, the rehearsal."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+
+from ..codes import Code
 from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
 from ..vocabulary import (
@@ -9,6 +12,7 @@ from ..vocabulary import (
     Contract,
     Deployable,
     Digest,
+    Fault,
     Instant,
     StagingPurpose,
     Target,
@@ -21,7 +25,11 @@ from .variants import Quality
 
 
 class StagingRequested(Fact):
-    """A candidate and its baseline are to be loaded side by side."""
+    """A candidate and its baseline are to be loaded side by side.
+
+    `measurement_number` counts the records of quality that the candidate is compared with: 2 once it was measured
+    again.
+    """
 
     TYPE: ClassVar[str] = "slipway.staging.requested.v1"
 
@@ -35,6 +43,7 @@ class StagingRequested(Fact):
     quality: Quality | None = None
     quality_gate: QualityGate | None = None
     attempt: int = 1
+    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class StagingReleased(Fact):
@@ -46,6 +55,7 @@ class StagingReleased(Fact):
     candidate: Target
     reason: str = ""
     purpose: StagingPurpose | None = None
+    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class VariantStaged(Fact):
@@ -97,13 +107,15 @@ class RatioInterval(Contract):
 
 
 class GateResult(Contract):
-    """The verdict of one gate, with the numbers compared and why."""
+    """The verdict of one gate, with the numbers compared and why; code and side at fault where the gate knows them."""
 
     name: str
     verdict: Verdict
     value: float | None = None
     limit: float | None = None
     reason: str
+    code: Code | None = None
+    fault: Fault | None = None
 
 
 class ServedQuality(Contract):
@@ -119,6 +131,12 @@ class ServedQuality(Contract):
             baseline's.
         perplexity_ratio: The first over the second.
         recorded_ratio: The same ratio before serving, as the quantiser measured it on the same windows.
+        baseline_deviation_ratio: The baseline's served perplexity over its recorded one, on the windows of its own
+            manifest; only measured where the candidate's differ.
+        baseline_reference_ratio: The baseline's served perplexity over the recorded `reference_perplexity`, on the
+            candidate's windows; only measured where the candidate's differ.
+        code: `measurement_suspect` where the record cannot be relied upon.
+        fault: Which side a difference is due to: the candidate as it is served, its record, or a machine.
     """
 
     method: Literal["prompt_logprobs", "generated_logprobs", "none"]
@@ -127,8 +145,12 @@ class ServedQuality(Contract):
     reference_perplexity: float | None = None
     perplexity_ratio: float | None = None
     recorded_ratio: float | None = None
+    baseline_deviation_ratio: float | None = None
+    baseline_reference_ratio: float | None = None
     verdict: Verdict
     reason: str
+    code: Code | None = None
+    fault: Fault | None = None
 
 
 class VariantBenchmarked(Fact):
@@ -140,6 +162,7 @@ class VariantBenchmarked(Fact):
     baseline: Target
     report: ArtifactRef
     attempt: int
+    measurement_number: Annotated[int, Field(ge=1)] = 1
     hardware: str
     candidate_summary: SideSummary
     baseline_summary: SideSummary

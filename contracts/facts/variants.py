@@ -95,6 +95,8 @@ class VariantRequested(Fact):
 
     What its settings leave out is the method's own. For a time requests said null instead, and are read as if they had
     left it out.
+
+    A `measurement_number` above 1 asks for no new weights: the files of the manifest `made` are measured again.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"
@@ -107,6 +109,8 @@ class VariantRequested(Fact):
     settings: QuantiseSettings = QuantiseSettings()
     gate: QualityGate | None = None
     evaluation: ArtifactRef | None = None
+    measurement_number: Annotated[int, Field(ge=1)] = 1
+    made: ArtifactRef | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +127,11 @@ class VariantRequested(Fact):
 
 
 class VariantQuantised(Fact):
-    """A variant lies in the store, with its quality measured after reloading."""
+    """A variant lies in the store, with its quality measured after reloading.
+
+    With a `measurement_number` above 1 the manifest names the same files as the first one, and what they cost in that
+    measurement.
+    """
 
     TYPE: ClassVar[str] = "slipway.variant.quantised.v1"
 
@@ -141,6 +149,7 @@ class VariantQuantised(Fact):
     """The same on the checkpoint's own evaluation set; None when there is none, or nothing of it can be measured."""
     measurement: Measurement | None = None
     """How both qualities were measured; None in events of an earlier time."""
+    measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
 class _Details(Contract):
@@ -156,7 +165,7 @@ class VariantFailed(Fact):
 
     `purpose` says what it was staged for when it failed in staging. `manifest` and `quality` are those of a variant
     that was made and is outside its gate: it is kept, to be looked at. Events of an earlier time say all three in their
-    details, and are read as if they said them here.
+    details, and are read as if they said them here. `measurement_number` is that of the request or order which failed.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.failed.v1"
@@ -169,6 +178,7 @@ class VariantFailed(Fact):
     purpose: StagingPurpose | None = None
     manifest: ArtifactRef | None = None
     quality: Quality | None = None
+    measurement_number: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="before")
     @classmethod

@@ -49,13 +49,15 @@ class Quantiser:
     defaults: domain.QuantiserDefaults = field(default_factory=domain.QuantiserDefaults)
 
     async def quantise(self, request: VariantRequested, progress: Progress) -> tuple[VariantManifest, ArtifactRef]:
-        """Give the committed variant: the one already there, or a new one.
+        """Give the committed variant: the one already there, or a new one; its second measurement, if that is asked.
 
         Raises:
             Permanent: The variant is refused or cannot be made.
         """
         started = self.clock.monotonic()
         merged = await asyncio.to_thread(self.artifacts.open_merged, request.merged)
+        if request.measurement_number > 1:
+            return await self._measure_again(request, merged, progress)
         async with self.artifacts.workshop(f"{request.variant}-{request.merged.digest}") as room:
             work = await self._plan(request, merged, room)
             found = await asyncio.to_thread(self.artifacts.find_variant, request.merged, work.output_key)
@@ -64,6 +66,59 @@ class Quantiser:
             files, made = await self._make(work, room, progress)
         manifest = self._manifest(work, files, made, self.clock.monotonic() - started)
         return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
+
+    async def _measure_again(
+        self, request: VariantRequested, merged: MergedManifest, progress: Progress
+    ) -> tuple[VariantManifest, ArtifactRef]:
+        """Measure the files of a committed variant once more; no weight is made."""
+        started = self.clock.monotonic()
+        first, made = await self._first(request)
+        plan = domain.QuantisationPlan.model_validate(first.settings)
+        output_key = domain.plan_measurement_key(
+            made.digest, measurement_number=request.measurement_number, release_id=request.release_id,
+            held_out=self.packaged.held_out, libraries=self.engine.library_versions(plan),
+            evaluation=request.evaluation.digest if request.evaluation else None,
+        )  # fmt: skip
+        found = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
+        if found is not None:
+            return found
+        async with self.artifacts.workshop(f"{request.variant}-{output_key}") as room:
+            evaluation = await self._texts(request.evaluation, room / "evaluation")
+            output = room / ("merged" if plan.engine == "pass-through" else "output")
+            order = Order(
+                plan=plan, merged=room / "merged", output=output, evaluation=evaluation, measure_again=True
+            )  # fmt: skip
+            await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, order.merged, progress)
+            if output != order.merged:
+                await asyncio.to_thread(self.artifacts.fetch, request.merged, first.files, output, progress)
+            measured = await self.engine.quantise(order, progress)
+        manifest = first.model_copy(
+            update={
+                "output_key": output_key, "held_out": measured.held_out, "held_out_digest": self.packaged.held_out,
+                "quality": measured.quality, "evaluation_quality": measured.evaluation_quality,
+                "made_at": self.clock.now(), "duration_s": self.clock.monotonic() - started,
+                "peak_rss_bytes": measured.peak_rss_bytes,
+            }
+        )  # fmt: skip
+        return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
+
+    async def _first(self, request: VariantRequested) -> tuple[VariantManifest, ArtifactRef]:
+        """Return the manifest whose files are to be measured again.
+
+        Raises:
+            Permanent: None is named, it is not there, or it is another variant's.
+        """
+        if request.made is None:
+            reason = f"Measurement {request.measurement_number} of {request.variant} names no manifest in `made`."
+            raise Permanent("artifact_not_found", reason)
+        first = await asyncio.to_thread(self.artifacts.open_variant, request.made)
+        if (first.variant, first.merged) != (request.variant, request.merged):
+            reason = (
+                f"{request.made.uri} is {first.variant} of {first.merged.uri}; {request.variant} of "
+                f"{request.merged.uri} was to be measured again."
+            )
+            raise Permanent("digest_mismatch", reason)
+        return first, request.made
 
     async def _plan(self, request: VariantRequested, merged: MergedManifest, room: Path) -> Work:
         config = [file for file in merged.files if file.path == "config.json"]
@@ -200,6 +255,7 @@ def build(bus: Bus, quantiser: Quantiser, *, find_end: FindEnd, progress_interva
             settings=manifest.settings, calibration_digest=manifest.calibration_digest,
             size_ratio=manifest.size_ratio, quality=manifest.quality, duration_s=manifest.duration_s,
             peak_rss_bytes=manifest.peak_rss_bytes, evaluation_quality=manifest.evaluation_quality,
+            measurement_number=event.data.measurement_number,
         )  # fmt: skip
 
 
@@ -208,8 +264,9 @@ def _failed(failed: Failed) -> VariantFailed | None:
         return None  # nobody's release: the bus keeps it as a dead letter
     error, request = failed.error, failed.event.data
     return VariantFailed(
-        variant=request.variant, stage="quantise", code=error.code, reason=error.sentence(), details=error.details
-    )
+        variant=request.variant, stage="quantise", code=error.code, reason=error.sentence(), details=error.details,
+        measurement_number=request.measurement_number,
+    )  # fmt: skip
 
 
 def _quiet(_step: str, _done: float, _total: float, _unit: str) -> None:

@@ -20,6 +20,9 @@ class Order(Contract):
     """One quantisation on local folders: read `merged`, write `output`; the two sets are JSONL, if given.
 
     Where the plan passes the merged files through, both are the same folder, and it is only measured.
+
+    Attributes:
+        measure_again: `output` is written already: it is only measured, in plain float32 throughout.
     """
 
     plan: QuantisationPlan
@@ -27,6 +30,7 @@ class Order(Contract):
     output: Path
     calibration: Path | None = None
     evaluation: Path | None = None
+    measure_again: bool = False
 
 
 class Made(Contract):
@@ -52,6 +56,10 @@ class Artifacts(Protocol):
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
         """Read a merged model's manifest; raise Permanent when it is not there or not what was announced."""
+        ...
+
+    def open_variant(self, ref: ArtifactRef) -> VariantManifest:
+        """Read a variant's manifest; raise Permanent when it is not there or not what was announced."""
         ...
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:

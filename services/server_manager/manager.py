@@ -185,7 +185,7 @@ class Manager:
         event = step.lease.event
         failed = VariantFailed(
             variant=event.data.candidate.target.variant, stage="stage", code=step.code, reason=step.reason,
-            details=dict(step.details), purpose=event.data.purpose,
+            details=dict(step.details), purpose=event.data.purpose, measurement_number=event.data.measurement_number,
         )  # fmt: skip
         await self._publish(Emit(failed), event)
         failpoint("server-manager.after_answer")
@@ -242,6 +242,7 @@ class Manager:
         about = await self._artifacts.describe(deployable)
         return ServedTarget(
             target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
+            record=deployable.record,
             endpoints=(self._engine.endpoint,), chat_template=about.chat_template, bos_token=about.bos_token,
             eos_token=about.eos_token, context_tokens=about.context_tokens,
         )  # fmt: skip

@@ -99,9 +99,11 @@ def quality(perplexity_ratio: float = 1.01, mean_kl: float = 0.01, tokens: int =
     )
 
 
-def quantised(variant: str, *, weights_bytes: int = 100, **measured) -> f.VariantQuantised:
+def quantised(variant: str, *, weights_bytes: int = 100, number: int = 1, **measured) -> f.VariantQuantised:
+    name = variant if number == 1 else f"{variant}-{number}"
     return f.VariantQuantised(
-        variant=variant, manifest=ref(f"manifests/variant/{variant}.json"), weights_bytes=weights_bytes,
+        variant=variant, manifest=ref(f"manifests/variant/{name}.json"), weights_bytes=weights_bytes,
+        measurement_number=number,
         engine=f.EngineVersion(name="llmcompressor", version="0.14"), size_ratio=0.5, quality=quality(**measured),
         duration_s=1.0, peak_rss_bytes=1,
     )  # fmt: skip
@@ -131,10 +133,10 @@ def written(version: int = 1) -> ManifestWritten:
     return ManifestWritten(ref=ref(f"versions/{MODEL}/{version}/manifest.json"))
 
 
-def staged(variant: str, version: int = 1) -> f.VariantStaged:
+def staged(variant: str, version: int = 1, *, number: int = 1) -> f.VariantStaged:
     request = f.StagingRequested(
         release_id=RELEASE, candidate=deployable(target(variant, version)), baseline=BASELINE, purpose="benchmark",
-        load=policy().load,
+        load=policy().load, measurement_number=number,
     )  # fmt: skip
     return f.VariantStaged(
         lease_id="l", candidate=served(target(variant, version)), baseline=served(BASELINE.target), request=request,
@@ -155,18 +157,31 @@ def gate(name: str = "ttft_ms.p95", verdict: str = "pass") -> f.GateResult:
 
 
 def benchmarked(
-    variant: str, version: int = 1, *, verdict: str = "pass", gates=None, **figures
+    variant: str, version: int = 1, *, verdict: str = "pass", gates=None, number: int = 1, **figures
 ) -> f.VariantBenchmarked:
     one = target(variant, version)
     return f.VariantBenchmarked(
         target=one, baseline=BASELINE.target, report=ref("reports/x.json"), attempt=1, hardware="a machine",
-        candidate_summary=summary(one, **figures), baseline_summary=summary(BASELINE.target),
+        measurement_number=number, candidate_summary=summary(one, **figures), baseline_summary=summary(BASELINE.target),
         gates=(gate(verdict=verdict),) if gates is None else gates, verdict=verdict,
     )  # fmt: skip
 
 
-def failed(variant: str, stage: str = "quantise", code: str = "engine_failed", **details) -> f.VariantFailed:
-    return f.VariantFailed(variant=variant, stage=stage, code=code, reason="it broke", details=details)
+def suspect(variant: str, *, number: int = 1, others=()) -> f.VariantBenchmarked:
+    """A benchmark that found the record wrong."""
+    found = gate("served_quality", "inconclusive").model_copy(
+        update={"code": "measurement_suspect", "fault": "record", "reason": "At fault: the record."}
+    )
+    verdict = "fail" if any(one.verdict == "fail" for one in others) else "inconclusive"
+    return benchmarked(variant, verdict=verdict, gates=(gate(), *others, found), number=number)
+
+
+def failed(
+    variant: str, stage: str = "quantise", code: str = "engine_failed", *, number: int = 1, **details
+) -> f.VariantFailed:  # fmt: skip
+    return f.VariantFailed(
+        variant=variant, stage=stage, code=code, reason="it broke", details=details, measurement_number=number
+    )
 
 
 def unstaged(variant: str, code: str = "insufficient_memory") -> f.VariantFailed:

@@ -102,12 +102,12 @@ class ToyFleet:
         with contextlib.closing(triton_client.InferenceServerClient(self.server.endpoint)) as client:
             getattr(client, what)(name)
 
-    def pair(self, **toy: str):
+    def pair(self, baseline: dict[str, str] | None = None, **toy: str):
         """Load a fresh candidate and baseline of a model that no other test uses."""
         model = f"bot-{next(_numbers)}"
         targets = [Target(model=model, version=version, variant="bf16") for version in (2, 1)]
         self.load(targets[0].triton_name, token_delay_ms=str(CANDIDATE_MS), crash_text="CRASH", **toy)
-        self.load(targets[1].triton_name, token_delay_ms=str(BASELINE_MS))
+        self.load(targets[1].triton_name, token_delay_ms=str(BASELINE_MS), **(baseline or {}))
         return [served(target, self.server.endpoint) for target in targets]
 
 
@@ -363,6 +363,30 @@ async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, flee
     assert found.recorded_ratio == pytest.approx(1.0)
     (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
     assert (gate.verdict, gate.limit) == (verdict, 1.05)
+
+
+@pytest.mark.parametrize(
+    ("nlls", "blame"),
+    [
+        (("2.3", "1.5"), ("fail", "candidate")), (("1.7", "1.5"), ("inconclusive", "record")),
+        (("1.7", "1.2"), ("inconclusive", "machine")),
+    ],
+)  # fmt: skip
+async def test_the_baseline_that_is_served_beside_it_says_who_is_at_fault(service, fleet, bench, nlls, blame):
+    (token_nll, baseline_nll), (verdict, fault) = nlls, blame
+    candidate, baseline = fleet.pair(token_nll=token_nll, baseline={"token_nll": baseline_nll})
+    records = [(candidate, (window(tokens=400),)), (baseline, (window(tokens=300, token_nll=1.5),))]
+    pair = [
+        one.model_copy(update={"manifest": put_manifest(bench.store, one.target, windows)}) for one, windows in records
+    ]  # fmt: skip
+    await bench.stage(*pair, load=QUICK, quality_gate=QUALITY_GATE)
+    (event,) = await bench.hear(VariantBenchmarked)
+    found = event.data.served_quality
+    assert (event.data.verdict, found.verdict, found.fault) == (verdict, verdict, fault)
+    assert found.code == (None if fault == "candidate" else "measurement_suspect")
+    assert found.baseline_deviation_ratio == pytest.approx(math.exp(float(baseline_nll) - 1.5))
+    (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
+    assert (gate.fault, gate.code) == (found.fault, found.code)
 
 
 async def test_a_backend_that_scores_no_prompt_is_told_by_its_metadata_and_its_answers_are_compared(

@@ -105,6 +105,26 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
     assert not list((service.folder / "work" / "quantiser" / "rooms").iterdir())
 
 
+async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, merged, service):
+    await publish_event(js, request(merged))
+    (first,) = await answers(js, VariantQuantised)
+    blobs = set(store.keys("blobs/"))
+    for _ in range(2):
+        await publish_event(js, request(merged, measurement_number=2, made=first.data.manifest))
+    again, same = (await answers(js, VariantQuantised, count=3))[1:]
+    assert (again.data.measurement_number, same.data) == (2, again.data)
+    before, after = (VariantManifest.model_validate_json(store.get(one.data.manifest)) for one in (first, again))
+    assert set(store.keys("blobs/")) == blobs, "no weight was made"
+    assert (after.files, after.settings, after.engine) == (before.files, before.settings, before.engine)
+    assert after.output_key != before.output_key
+    assert [one.token_ids for one in after.held_out] == [one.token_ids for one in before.held_out]
+    for one, other in zip(after.held_out, before.held_out, strict=True):
+        assert one.nll == pytest.approx(other.nll, rel=0.02), "float32 against multiplication in bf16"
+    await publish_event(js, request(merged, variant="bf16", measurement_number=2, made=first.data.manifest))
+    (failed,) = await answers(js, VariantFailed)
+    assert (failed.data.measurement_number, failed.data.code) == (2, "digest_mismatch")
+
+
 async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
     await publish_event(js, request(merged, variant="bf16", gate=QualityGate(max_perplexity_ratio=1.0)))
     (answer,) = await answers(js, VariantQuantised)

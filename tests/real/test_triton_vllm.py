@@ -9,7 +9,7 @@ import torch
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.vocabulary import Target
 from services.benchmarker.adapters.triton import TritonEngine
-from services.benchmarker.domain.served_quality import assess_scored, score_window
+from services.benchmarker.domain.served_quality import BaselineScores, assess_scored, score_window
 from services.quantiser.adapters.evaluation import load_reference, measure_quality
 from shared.blobs import Store
 from shared.errors import Permanent, Transient
@@ -74,40 +74,53 @@ async def healed(fleet, timeout_s=180.0):
     assert (await fleet.phases())[NAME] == "hot"
 
 
-def record(folder, *, damaged=False):
+def record(folder, *, served_damaged=False, forged=False):
     """Measure a model folder as the quantiser does, on text that the model itself drew.
 
-    `damaged`: what is measured has the rows of one matrix in the wrong order.
+    `served_damaged`: text and measurement are of a model that has the rows of one matrix in another order than the one
+    that is served; to the engine's model they are what a damaged copy is to its files. `forged`: the text is the model's
+    own, and only the measurement is of the other one, as by a machine that computes wrongly.
     """
     torch.manual_seed(0)
     model = load_reference(folder)
-    drawn = model.generate(torch.full((4, 1), 1), do_sample=True, min_new_tokens=300, max_new_tokens=300)
-    if damaged:
+
+    def flip():
         weight = model.model.layers[1].mlp.down_proj.weight
         weight.data = weight.data.flip(0)
+
+    if served_damaged:
+        flip()
+    drawn = model.generate(torch.full((4, 1), 1), do_sample=True, min_new_tokens=300, max_new_tokens=300)
+    if forged:
+        flip()
     return measure_quality(model, model, drawn.tolist(), lambda *_: None)[1]
 
 
-async def served_against(endpoint, windows):
-    """Have the engine score recorded windows, and give the verdict."""
+async def served_against(endpoint, windows, *, beside=None):
+    """Have the engine score recorded windows, and give the verdict; `beside` is the record of a baseline that it serves."""
     channels = Channels()
     engine, target = TritonEngine(channels), served(Target(model="bot", version=1, variant="bf16"), endpoint)
     try:
         assert await engine.can_score(target, timeout_s=10)
         scores = [score_window(one, await engine.score(target, one.token_ids, timeout_s=60)) for one in windows]
+        own = [score_window(one, await engine.score(target, one.token_ids, timeout_s=60)) for one in beside or ()]
         with pytest.raises(Permanent, match="vocab"):
             await engine.score(target, [5, 10**6], timeout_s=10)
     finally:
         await channels.close()
-    return assess_scored(scores, None)
+    return assess_scored(scores, None, baseline=BaselineScores(own=tuple(own)))
 
 
 async def test_engine_killed_while_serving_is_healed(fleet, triton, tmp_path):
-    whole = await served_against(triton.endpoint, record(tmp_path / "model"))
+    right = record(tmp_path / "model")
+    whole = await served_against(triton.endpoint, right)
     assert whole.verdict == "pass"
     assert whole.perplexity_ratio == pytest.approx(1.0, rel=0.03), "bf16 kernels against fp32"
-    other = await served_against(triton.endpoint, record(tmp_path / "model", damaged=True))
-    assert other.verdict == "fail", "what is served is not what was measured"
+    damaged = await served_against(triton.endpoint, record(tmp_path / "model", served_damaged=True), beside=right)
+    assert (damaged.verdict, damaged.fault) == ("fail", "candidate"), "what is served is not what was measured"
+    forged = await served_against(triton.endpoint, record(tmp_path / "model", forged=True), beside=right)
+    assert (forged.verdict, forged.code, forged.fault) == ("inconclusive", "measurement_suspect", "record")
+    assert "agrees with its own record" in forged.reason
     before = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
     assert sum(piece.output_tokens for piece in before) == 12
     assert before[-1].finish_reason == "length"

@@ -7,7 +7,7 @@ from contracts.facts import StagingRequested, VariantStaged
 from contracts.vocabulary import Deployable, Digest, digest_of_json
 from services.benchmarker.domain.records import SIDES, Side
 
-METHOD = "2"
+METHOD = "3"
 """Part of every output key; raised when the way of measuring changes what is measured."""
 
 
@@ -44,21 +44,25 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
     key = digest_of_json({
         "stage": "benchmark",
         "method": METHOD,
-        "candidate": _identity(staged.candidate),
-        "baseline": _identity(staged.baseline),
+        "candidate": _identity(order.candidate),
+        "baseline": _identity(order.baseline),
         "load": order.load.model_dump(mode="json"),
         "gates": [gate.model_dump(mode="json") for gate in order.gates],
         "quality": order.quality.model_dump(mode="json") if order.quality else None,
         "quality_gate": order.quality_gate.model_dump(mode="json") if order.quality_gate else None,
         "prompts": prompts,
         "attempt": order.attempt,
+        "measurement_number": order.measurement_number,
         "hardware": hardware,
     })  # fmt: skip
     return BenchmarkPlan(output_key=key, seed=int(key.removeprefix("sha256:")[:15], 16))
 
 
 def _identity(deployable: Deployable) -> dict[str, str]:
-    return {"target": str(deployable.target), "manifest": deployable.manifest.digest}
+    record = deployable.record or deployable.manifest
+    return {
+        "target": str(deployable.target), "manifest": deployable.manifest.digest, "record": record.digest,
+    }  # fmt: skip
 
 
 def plan_arrivals(*, requests: int, rate_rps: float, prompts: int, seed: int) -> tuple[Arrival, ...]:

@@ -6,18 +6,18 @@ engine. Elsewhere only gross damage can be seen, and the verdict says so.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from contracts.codes import Code
 from contracts.facts import GateResult, ServedQuality
 from contracts.manifests import HeldOutWindow
 from contracts.policy import QualityGate
+from contracts.vocabulary import Fault
+from services.benchmarker.domain.blame import MAX_DEVIATION, Evidence, Finding, assess_evidence, differs
 
 GATE = "served_quality"
-MAX_DEVIATION = 0.05
-"""How far the served perplexity may lie from the recorded one, as a ratio. The engine computes in 16 bit and with its
-own kernels where the record was made with others: a few tenths of a percent (see the README); a wrongly read tensor
-costs far more."""
+SUSPECT: Code = "measurement_suspect"
 MAX_OWN_ANSWER_RATIO = 3.0
 """How much less sure of its own greedy answers than the baseline a candidate may be. Models differ by some tens of
 percent; damaged weights make the next token a matter of chance."""
@@ -41,6 +41,21 @@ class WindowScore:
     reference_nll: float
 
 
+@dataclass(frozen=True)
+class BaselineScores:
+    """What the baseline scored beside the candidate.
+
+    Attributes:
+        own: On the windows of its own record.
+        on_candidates: On the candidate's windows; their `reference_nll` is that of the candidate's record.
+        missing: Why `own` is empty, as a sentence.
+    """
+
+    own: tuple[WindowScore, ...] = ()
+    on_candidates: tuple[WindowScore, ...] = ()
+    missing: str = ""
+
+
 def choose_windows(windows: Sequence[HeldOutWindow], *, context_tokens: int) -> tuple[HeldOutWindow, ...]:
     """Leave out windows that do not fit the context together with the one token that the engine must generate."""
     return tuple(window for window in windows if len(window.token_ids) < context_tokens)
@@ -53,41 +68,100 @@ def score_window(window: HeldOutWindow, logprobs: Sequence[float]) -> WindowScor
     )
 
 
-def assess_scored(scores: Sequence[WindowScore], gate: QualityGate | None) -> ServedQuality:
+def mean_deviation(scores: Sequence[WindowScore]) -> float:
+    """Return how far the served perplexity lies from the recorded one, as the logarithm of their ratio."""
+    return _mean(scores, lambda one: one.nll - one.recorded_nll)
+
+
+def assess_scored(
+    scores: Sequence[WindowScore],
+    gate: QualityGate | None,
+    *,
+    baseline: BaselineScores | None = None,
+    measured: str = "",
+    measured_again: bool = False,
+) -> ServedQuality:
     """Judge a candidate by its score on the windows: against the quantiser's record, then against the policy.
 
     Args:
         scores: One per window, at least one.
         gate: The policy's limits for this variant.
+        baseline: What the baseline scored in the same session; needed only where the candidate differs.
+        measured: How the record was measured, for the reason.
+        measured_again: The record is that of a second measurement.
     """
+    beside = baseline or BaselineScores()
+    evidence = _evidence(scores, beside, measured_again=measured_again)
+    finding = assess_evidence(evidence)
     tokens = sum(score.tokens for score in scores)
-    served, recorded, reference = (
-        math.fsum(values) / tokens
-        for values in zip(*((one.nll, one.recorded_nll, one.reference_nll) for one in scores), strict=True)
-    )
-    if not math.isfinite(served):
-        reason = "The engine's log-probabilities are not finite: it serves something else than the files hold."
-        return ServedQuality(method="prompt_logprobs", tokens=tokens, verdict="fail", reason=reason)
+    served = _mean(scores, lambda one: one.nll)
+    recorded, reference = _mean(scores, lambda one: one.recorded_nll), _mean(scores, lambda one: one.reference_nll)
     ratio, recorded_ratio = _exp(served - reference), _exp(recorded - reference)
-    deviation = _exp(abs(served - recorded)) - 1.0
-    limit = gate.max_perplexity_ratio if gate else None
     said = f"The served perplexity is {ratio:.4f} times the merged model's on {tokens} tokens"
-    if deviation > MAX_DEVIATION:
-        verdict = "fail"
-        reason = (
-            f"{said}, where the files gave {recorded_ratio:.4f}: they differ by {deviation:.2%}, more than "
-            f"{MAX_DEVIATION:.0%}. The engine does not serve what was measured; look at how it loads this format."
+    finite = math.isfinite(served)
+    verdict, fault = finding.verdict, finding.fault
+    limit = gate.max_perplexity_ratio if gate else None
+    if not finite:
+        said = "The engine's log-probabilities are not finite: it serves something else than the files hold."
+    elif fault is not None:
+        said += (
+            f", where the files gave {recorded_ratio:.4f}{measured}: they differ by {_apart(evidence.candidate)}, more "
+            f"than {MAX_DEVIATION:.0%}."
         )
     elif limit is not None and ratio > limit:
-        verdict = "fail"
-        reason = f"{said}, above the policy's limit of {limit:.4f} (the files gave {recorded_ratio:.4f})."
+        verdict, fault = "fail", "candidate"
+        said += f", above the policy's limit of {limit:.4f} (the files gave {recorded_ratio:.4f})."
     else:
-        verdict, reason = "pass", f"{said}; the files gave {recorded_ratio:.4f}."
+        said += f"; the files gave {recorded_ratio:.4f}."
+    figures = {
+        "perplexity": _exp(served), "reference_perplexity": _exp(reference), "perplexity_ratio": ratio,
+        "recorded_ratio": recorded_ratio,
+    } if finite else {}  # fmt: skip
     return ServedQuality.model_validate({
-        "method": "prompt_logprobs", "tokens": tokens, "perplexity": _exp(served),
-        "reference_perplexity": _exp(reference), "perplexity_ratio": ratio, "recorded_ratio": recorded_ratio,
-        "verdict": verdict, "reason": reason,
+        "method": "prompt_logprobs", "tokens": tokens, **figures, "verdict": verdict, "fault": fault,
+        "baseline_deviation_ratio": _ratio(evidence.baseline), "baseline_reference_ratio": _ratio(evidence.reference),
+        "code": SUSPECT if verdict == "inconclusive" else None,
+        "reason": said if finding.fault is None else f"{said} {_explain(finding, evidence, beside)}",
     })  # fmt: skip
+
+
+def _evidence(scores: Sequence[WindowScore], beside: BaselineScores, *, measured_again: bool) -> Evidence:
+    shift = None
+    if beside.on_candidates:
+        shift = _mean(beside.on_candidates, lambda one: one.nll - one.reference_nll)
+    return Evidence(
+        candidate=mean_deviation(scores), baseline=mean_deviation(beside.own) if beside.own else None,
+        reference=shift, measured_again=measured_again,
+    )  # fmt: skip
+
+
+def _explain(finding: Finding, evidence: Evidence, beside: BaselineScores) -> str:
+    """Say what the baseline showed, who is at fault by that, and what to do."""
+    shown = f"The baseline's record cannot be compared: {beside.missing or 'it was not scored.'}"
+    if evidence.baseline is not None:
+        relation = "differs from" if differs(evidence.baseline) else "agrees with"
+        shown = f"The baseline as it is served {relation} its own record ({_apart(evidence.baseline)})."
+    if evidence.reference is not None:
+        shown += (
+            f" On the candidate's windows the baseline is served {_apart(evidence.reference)} from what the record "
+            "says of the merged model."
+        )
+    return f"{shown} {_AT_FAULT[finding.fault or 'candidate']}"
+
+
+_AT_FAULT: Mapping[Fault, str] = {
+    "candidate": (
+        "At fault: the candidate. The engine does not serve what was measured; look at how it loads this format."
+    ),
+    "record": (
+        "At fault: the record. The quality was measured wrongly or on other files; measure it again, on another "
+        "machine or in plain float32."
+    ),
+    "machine": (
+        "At fault: a machine, the one that measured or the one that serves, because the baseline differs in the same "
+        "way. Measure again elsewhere, and run the engine elsewhere."
+    ),
+}
 
 
 def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) -> ServedQuality:
@@ -107,7 +181,8 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
         reason = "The log-probabilities of generated tokens are not finite."
         verdict = "fail" if math.isfinite(theirs) else "inconclusive"
         return ServedQuality.model_validate(
-            {"method": "generated_logprobs", "tokens": tokens, "verdict": verdict, "reason": reason}
+            {"method": "generated_logprobs", "tokens": tokens, "verdict": verdict, "reason": reason,
+             "fault": "candidate" if verdict == "fail" else None}
         )
     ratio = _exp(ours - theirs)
     within = ratio <= MAX_OWN_ANSWER_RATIO
@@ -119,6 +194,7 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
     return ServedQuality(
         method="generated_logprobs", tokens=tokens, perplexity=_exp(ours), reference_perplexity=_exp(theirs),
         perplexity_ratio=ratio, verdict="pass" if within else "fail", reason=reason,
+        fault=None if within else "candidate",
     )  # fmt: skip
 
 
@@ -137,8 +213,23 @@ def gate_of(served: ServedQuality, gate: QualityGate | None) -> GateResult | Non
     scored = served.method == "prompt_logprobs"
     limit = (gate.max_perplexity_ratio if gate else None) if scored else None
     return GateResult(
-        name=GATE, verdict=served.verdict, value=served.perplexity_ratio, limit=limit, reason=served.reason
-    )
+        name=GATE, verdict=served.verdict, value=served.perplexity_ratio, limit=limit, reason=served.reason,
+        code=served.code, fault=served.fault,
+    )  # fmt: skip
+
+
+def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -> float:
+    """Return a figure per predicted token; not a number where one of the scores is none."""
+    mean = sum(read(one) for one in scores) / sum(one.tokens for one in scores)
+    return mean if math.isfinite(mean) else math.nan
+
+
+def _ratio(deviation: float | None) -> float | None:
+    return None if deviation is None or not math.isfinite(deviation) else _exp(deviation)
+
+
+def _apart(deviation: float) -> str:
+    return f"{_exp(deviation) - 1.0:+.2%}" if math.isfinite(deviation) else "more than can be computed"
 
 
 def _exp(nats: float) -> float:

@@ -39,17 +39,19 @@ def volunteer_for_the_kernel() -> None:
 
 
 def quantise(order: Order) -> Made:
-    """Write the whole output folder, and measure what was written."""
+    """Write the whole output folder unless it is written already, and measure what was written."""
     report_progress(step="load", done=0, total=1, unit="model")
-    tune_torch()
+    tune_torch(exact=order.measure_again)
     from transformers import AutoTokenizer
 
     order.output.mkdir(parents=True, exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(order.merged)
     report_progress(step="load", done=1, total=1, unit="model")
-    calibration_tokens = make_weights(order, tokenizer)
-    if order.output != order.merged:
-        copy_companions(order.merged, order.output)
+    calibration_tokens = 0
+    if not order.measure_again:
+        calibration_tokens = make_weights(order, tokenizer)
+        if order.output != order.merged:
+            copy_companions(order.merged, order.output)
     gc.collect()
     quality, held_out, own = measure(order, tokenizer)
     return Made(
@@ -61,11 +63,12 @@ def quantise(order: Order) -> Made:
     )
 
 
-def tune_torch() -> None:
-    """Make fp32 models fast on a CPU: multiplication in bf16 inside, the same result in every run."""
+def tune_torch(*, exact: bool = False) -> None:
+    """Make fp32 models fast on a CPU: multiplication in bf16 inside, unless exact; the same result in every run."""
     import torch
 
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    if not exact:
+        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
     torch.manual_seed(0)
 
 

@@ -37,6 +37,19 @@ class StoredArtifacts:
             reason = f"{ref.uri} is no manifest of a merged model: {problem['loc']}: {problem['msg']}."
             raise Permanent("artifact_not_found", reason) from error
 
+    def open_variant(self, ref: ArtifactRef) -> VariantManifest:
+        """Read a variant's manifest, verified.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+        """
+        try:
+            return VariantManifest.model_validate_json(self._store.get(ref))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            reason = f"{ref.uri} is no manifest of a variant: {problem['loc']}: {problem['msg']}."
+            raise Permanent("artifact_not_found", reason) from error
+
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
         """Give the committed output of an earlier run, if there is one."""
         key = manifest_key(VARIANT, output_key, self._store.prefix_of(merged))

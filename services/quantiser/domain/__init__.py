@@ -17,6 +17,7 @@ from .planning import (
     QuantisationPlan,
     QuantiserDefaults,
     Refusal,
+    plan_measurement_key,
     plan_output_key,
     plan_quantisation,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "IDENTICAL", "OUTPUT_FORMAT", "Assessment", "AwqEngine", "CalibrationPlan",
     "CorpusSplit", "Dtype", "GateCode",
     "HeldOutPlan", "ModelShape", "QuantisationPlan", "QuantiserDefaults", "Refusal", "assess_quality",
-    "choose_group_size", "corpus_digest", "pack_windows", "plan_output_key", "plan_quantisation", "shape_of",
-    "split_topics", "spread_windows", "turn_keys", "windows_to_judge", "without_overlap",
+    "choose_group_size", "corpus_digest", "pack_windows", "plan_measurement_key", "plan_output_key",
+    "plan_quantisation", "shape_of", "split_topics", "spread_windows", "turn_keys",
+    "windows_to_judge", "without_overlap",
 ]  # fmt: skip

@@ -161,6 +161,41 @@ def _plan(
     )
 
 
+def plan_measurement_key(
+    made: Digest,
+    *,
+    measurement_number: int,
+    release_id: str,
+    held_out: Digest,
+    libraries: Mapping[str, str],
+    evaluation: Digest | None = None,
+) -> str:
+    """Return the output key of a measurement of files that were made before.
+
+    It counts the release, because a new attempt after a suspect record must not find the old measurement again.
+
+    Args:
+        made: Digest of the manifest that names the files.
+        measurement_number: Number of the measurement, 2 for the second.
+        release_id: The release that asks for it.
+        held_out: Digest of the text that quality is measured on.
+        libraries: Version by name of every library that can change the result.
+        evaluation: Digest of the checkpoint's own evaluation set.
+    """
+    return digest_of_json(
+        {
+            "stage": "measure",
+            "format": OUTPUT_FORMAT,
+            "made": made,
+            "measurement": measurement_number,
+            "release": release_id,
+            "held_out": held_out,
+            "libraries": dict(libraries),
+            "evaluation": evaluation,
+        }
+    )
+
+
 def plan_output_key(
     plan: QuantisationPlan,
     *,

@@ -20,7 +20,8 @@ def explain(release: Release) -> Choice:
 
 def _contender(release: Release, variant: Variant, found: Ranking | None) -> Contender:
     verdict, code, reason = _verdict(release, variant)
-    made, benchmark, quality = release.made.get(variant), release.benchmarked.get(variant), _quality(release, variant)
+    made, quality = release.made.get(variant), _quality(release, variant)
+    benchmark = gates.benchmark_of(release, variant)
     side, served = (benchmark.candidate_summary, benchmark.served_quality) if benchmark else (None, None)
     return Contender(
         variant=variant, verdict=verdict, code=code,

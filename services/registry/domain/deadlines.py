@@ -7,11 +7,12 @@ from typing import Literal
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
 from services.registry.domain import gates, rehearsals, road
-from services.registry.domain.record import Release, weight_key
+from services.registry.domain.record import SECOND, Release, weight_key
 
 Step = Literal[
-    "merge", "quantise", "register", "queue", "stage", "benchmark", "rehearsal", "approval", "traffic", "canary"
-]
+    "merge", "quantise", "register", "queue", "stage", "benchmark", "measure", "rehearsal", "approval", "traffic",
+    "canary",
+]  # fmt: skip
 
 
 def awaited_step(release: Release) -> Step | None:
@@ -29,8 +30,35 @@ def awaited_step(release: Release) -> Step | None:
 
 
 def _staging_step(release: Release) -> Step:
-    waiting = [v.variant for v in gates.registered_variants(release) if gates.verdict_on(release, v.variant) is None]
-    return "benchmark" if any(variant in release.staged for variant in waiting) else "stage"
+    measured = measuring(release)
+    waiting = [v for v in _unjudged(release) if v not in measured]
+    if not waiting:
+        return "measure"
+    return "benchmark" if any(_is_staged(release, variant) for variant in waiting) else "stage"
+
+
+def _unjudged(release: Release) -> list[Variant]:
+    registered = [one.variant for one in gates.registered_variants(release)]
+    return [variant for variant in registered if gates.verdict_on(release, variant) is None]
+
+
+def _is_staged(release: Release, variant: Variant) -> bool:
+    again = gates.again_of(release, variant)
+    return variant in release.staged if again is None else again.staged
+
+
+def measuring(release: Release) -> tuple[Variant, ...]:
+    """List the variants whose second measurement is awaited."""
+    return tuple(
+        variant for variant in _unjudged(release)
+        if gates.to_measure_again(release, variant) and gates.again_of(release, variant) is None
+    )  # fmt: skip
+
+
+def gave_up_measuring(release: Release) -> bool:
+    """Return whether a second measurement was not made before its deadline."""
+    failed = [again.failed for again in release.again.values() if again.failed is not None]
+    return any(one.stage == "quantise" and one.code == "deadline_passed" for one in failed)
 
 
 def _promotion_step(release: Release) -> Step:
@@ -60,12 +88,14 @@ def since(release: Release, step: Step) -> datetime:
     """Say when a release began to wait for a step: when it was asked for, or when its last part was answered."""
     asked = {
         "merge": ("release.opened",), "quantise": ("variant.requested",), "register": (),
+        "measure": ("variant.requested",),
         "queue": ("version.registered",), "stage": ("staging.requested",), "benchmark": ("staging.requested",),
         "rehearsal": ("rehearsal.requested",), "approval": ("approval.awaited",),
         "traffic": ("traffic.requested",), "canary": (),
     }[step]  # fmt: skip
     answered = {
         "register": ("quantised", "failed"), "stage": ("staged", "benchmarked", "failed"),
+        "measure": ("staged", "benchmarked", "quantised", "failed"),
         "benchmark": ("staged", "benchmarked", "failed"), "canary": ("deployed",),
     }.get(step, ())  # fmt: skip
     moments = [at for key, at in release.emitted.items() if key.partition(":")[0] in asked]
@@ -78,7 +108,8 @@ def allowed_s(release: Release, step: Step) -> float:
     limits = release.policy.deadlines
     return {
         "merge": limits.merge_s, "quantise": limits.quantise_s, "register": limits.stage_s, "queue": limits.queue_s,
-        "stage": limits.stage_s, "benchmark": limits.benchmark_s, "rehearsal": limits.rehearsal_s,
+        "stage": limits.stage_s, "benchmark": limits.benchmark_s, "measure": limits.quantise_s,
+        "rehearsal": limits.rehearsal_s,
         "approval": release.policy.promotion.approval_deadline_s, "traffic": limits.traffic_s,
         "canary": release.policy.canary.deadline_s,
     }[step]  # fmt: skip
@@ -99,3 +130,11 @@ def too_late(release: Release, variant: Variant) -> VariantFailed:
         "deadlines.quantise_s, then publish with a higher attempt."
     )
     return VariantFailed(variant=variant, stage="quantise", code="deadline_passed", reason=reason)
+
+
+def not_measured(release: Release, variant: Variant) -> VariantFailed:
+    """Return the failure of a second measurement that was not made before its deadline."""
+    reason = f"It was not measured again within the {allowed_s(release, 'measure'):g} s of deadlines.quantise_s."
+    return VariantFailed(
+        variant=variant, stage="quantise", code="deadline_passed", reason=reason, measurement_number=SECOND,
+    )  # fmt: skip

@@ -66,11 +66,15 @@ def _nothing_passed(release: Release) -> Ending | None:
 
 
 def _no_variant(release: Release) -> Ending:
-    """End as rejected with the first code that is more than missing evidence, those that came furthest first."""
+    """End as rejected with the first code that is more than missing evidence, those that came furthest first.
+
+    A record that is suspect is missing evidence, too, but says more than that there was too little.
+    """
     registered = [one.variant for one in gates.registered_variants(release)]
     judged = [(v, *found[1:]) for v in registered if (found := gates.verdict_on(release, v)) is not None]
     unmade = [(v, *why) for v in gates.wanted(release) if (why := gates.why_not_made(release, v)) is not None]
-    firm = [code for _, code, _ in (*judged, *unmade) if code != "inconclusive"]
+    codes = [code for _, code, _ in (*judged, *unmade) if code != "inconclusive"]
+    firm = sorted(codes, key=lambda code: code == gates.SUSPECT)
     reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *unmade))
     return Ending("rejected", firm[0] if firm else "inconclusive", f"No variant passed. {reasons}.")
 

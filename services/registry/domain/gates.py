@@ -1,11 +1,17 @@
 """Verdicts on variants, and the choice among those that passed. No evidence is never a pass."""
 
 from contracts.codes import Code
-from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked
+from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked, VariantQuantised
 from contracts.policy import QualityGate, ReleasePolicy
 from contracts.vocabulary import Deployable, Target, Variant, Verdict
 from services.registry.domain.choice import Entrant, Ranking, rank
-from services.registry.domain.record import Release
+from services.registry.domain.record import Again, Release
+
+SUSPECT: Code = "measurement_suspect"
+_WHAT_TO_DO = (
+    "Compare the machine that measures with the one that serves, mend or replace the one that is wrong, then publish "
+    "with a higher attempt."
+)
 
 
 def assess_quality(quality: Quality, gate: QualityGate | None) -> list[GateResult]:
@@ -60,9 +66,14 @@ def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
     if failed is not None:
         return failed.code, failed.reason
     made = release.made.get(variant)
-    if made is None or made.settings.get("engine") == "pass-through":
+    return None if made is None else _quality_lost(release, made)
+
+
+def _quality_lost(release: Release, made: VariantQuantised) -> tuple[Code, str] | None:
+    if made.settings.get("engine") == "pass-through":
         return None
-    lost = [one for one in assess_quality(made.quality, release.policy.quality.get(variant)) if one.verdict != "pass"]
+    gate = release.policy.quality.get(made.variant)
+    lost = [one for one in assess_quality(made.quality, gate) if one.verdict != "pass"]
     if not lost:
         return None
     firm = any(one.verdict == "fail" for one in lost)
@@ -93,15 +104,69 @@ def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
 
 def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
     """Give the outcome of a registered variant in staging: verdict, code and reason; None while it is awaited."""
+    if to_measure_again(release, variant):
+        return _second_verdict(release, release.again.get(variant, Again()))
+    return _first_verdict(release, variant)
+
+
+def to_measure_again(release: Release, variant: Variant) -> bool:
+    """Return whether a variant's first benchmark says that its recorded quality cannot be relied upon.
+
+    A benchmark that failed in something else has its verdict already.
+    """
+    first = _first_verdict(release, variant)
+    return first is not None and first[:2] == ("inconclusive", SUSPECT)
+
+
+def again_of(release: Release, variant: Variant) -> Again | None:
+    """Return the second measurement of a variant where it counts and has a record; None elsewhere."""
+    again = release.again.get(variant)
+    return again if again is not None and again.made is not None and to_measure_again(release, variant) else None
+
+
+def benchmark_of(release: Release, variant: Variant) -> VariantBenchmarked | None:
+    """Return the benchmark that the verdict on a variant rests on: the second where there is one that counts."""
+    again = again_of(release, variant)
+    return again.benchmarked if again and again.benchmarked else release.benchmarked.get(variant)
+
+
+def _first_verdict(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
     for stage in ("stage", "benchmark"):
         failed = release.failed.get(f"{variant}:{stage}")
         if failed is not None:
             return "fail", failed.code, failed.reason
     benchmark = release.benchmarked.get(variant)
-    if benchmark is None or variant not in release.staged:
-        return None
+    return _verdict(release, benchmark) if benchmark is not None and variant in release.staged else None
+
+
+def _verdict(release: Release, benchmark: VariantBenchmarked) -> tuple[Verdict, Code, str]:
     verdict, reason = assess_benchmark(release.policy, benchmark)
-    return verdict, ("inconclusive" if verdict == "inconclusive" else "gate_failed"), reason
+    if verdict != "inconclusive":
+        return verdict, "gate_failed", reason
+    suspect = any(gate.verdict == "inconclusive" and gate.code == SUSPECT for gate in benchmark.gates)
+    return verdict, SUSPECT if suspect else "inconclusive", reason
+
+
+def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str] | None:
+    """Judge by the second measurement; one that could not be made leaves the record suspect, and fails nobody.
+
+    Except where the new record itself lies outside the policy's gate, or the engine failed in the second benchmark.
+    """
+    failed = again.failed
+    if failed is not None and failed.stage == "quantise" and failed.code != "quality_gate_failed":
+        doubt = f"Its recorded quality is suspect, and was not measured again ({failed.code}: {failed.reason})"
+        return "inconclusive", SUSPECT, f"{doubt} {_WHAT_TO_DO}"
+    if failed is not None:
+        return "fail", failed.code, failed.reason
+    lost = _quality_lost(release, again.made) if again.made is not None else None
+    if lost is not None:
+        return "inconclusive" if lost[0] == "inconclusive" else "fail", *lost
+    if again.made is None or again.benchmarked is None or not again.staged:
+        return None
+    verdict, code, reason = _verdict(release, again.benchmarked)
+    if code == SUSPECT:
+        reason = f"It was measured again, and still: {reason} {_WHAT_TO_DO}"
+    return verdict, code, reason
 
 
 def all_judged(release: Release) -> bool:
@@ -111,9 +176,16 @@ def all_judged(release: Release) -> bool:
     )
 
 
+def recorded_quality(release: Release, variant: Variant) -> Quality:
+    """Return the quality of a variant by its last record."""
+    again = again_of(release, variant)
+    return again.made.quality if again and again.made else release.made[variant].quality
+
+
 def measured_quality(release: Release, variant: Variant) -> Quality:
-    """Give the quality of a benchmarked variant: as the benchmark says, else as it was quantised."""
-    return release.benchmarked[variant].quality or release.made[variant].quality
+    """Give the quality of a variant: as its benchmark says, else by its record."""
+    benchmark = benchmark_of(release, variant)
+    return (benchmark.quality if benchmark else None) or recorded_quality(release, variant)
 
 
 def ranking(release: Release) -> Ranking | None:
@@ -123,10 +195,9 @@ def ranking(release: Release) -> Ranking | None:
     verdicts = {one: verdict_on(release, one.variant) for one in registered_variants(release)}
     passed = [one for one, found in verdicts.items() if found is not None and found[0] == "pass"]
     entrants = [
-        Entrant(
-            one.variant, measured_quality(release, one.variant), one.weights_bytes, release.benchmarked[one.variant]
-        )
+        Entrant(one.variant, measured_quality(release, one.variant), one.weights_bytes, benchmark)
         for one in passed
+        if (benchmark := benchmark_of(release, one.variant)) is not None
     ]
     return rank(release.policy.objective, entrants)
 
@@ -137,7 +208,14 @@ def choose(release: Release) -> RegisteredVariant | None:
     return next((one for one in registered_variants(release) if found and one.variant == found.winner), None)
 
 
-def candidate(release: Release, one: RegisteredVariant) -> Deployable:
-    """Give a registered variant as something that can be served."""
+def registered(release: Release, one: RegisteredVariant) -> Deployable:
+    """Give a registered variant as something that can be served, with the record that it was registered with."""
     target = Target(model=release.model, version=release.version, variant=one.variant)
     return Deployable(target=target, manifest=one.manifest, weights_bytes=one.weights_bytes)
+
+
+def candidate(release: Release, one: RegisteredVariant) -> Deployable:
+    """Give a registered variant as something that can be served, with its last record."""
+    again = again_of(release, one.variant)
+    record = again.made.manifest if again and again.made else None
+    return registered(release, one).model_copy(update={"record": record})

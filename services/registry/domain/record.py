@@ -92,11 +92,25 @@ class RouteSeen(Contract):
     barred: tuple[Target, ...]
 
 
+SECOND = 2
+"""Number of the measurement that a suspect record is answered with; there is no third."""
+
+
+class Again(Contract):
+    """What came of the second measurement of a variant: the same slots as for the first."""
+
+    made: VariantQuantised | None = None
+    failed: VariantFailed | None = None
+    staged: bool = False
+    benchmarked: VariantBenchmarked | None = None
+
+
 class Release(Contract):
     """The record of a release: slots for facts (the first of each wins), and what was emitted.
 
     `times` holds when each slot was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
-    `given_up` lists the variants that the registry itself failed, because they were not made in time.
+    `given_up` lists the variants that the registry itself failed, because they were not made in time. `again` holds the
+    second measurement of variants; it counts only where the first benchmark asks for one.
     """
 
     opened: ReleaseOpened
@@ -114,6 +128,7 @@ class Release(Contract):
     slot: SlotGranted | None = None
     staged: tuple[Variant, ...] = ()
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
+    again: dict[Variant, Again] = Field(default_factory=dict)
     rehearsed: RehearsalCompleted | None = None
     approvals: dict[str, ApprovalGranted] = Field(default_factory=dict)
     deployed: dict[str, Deployed] = Field(default_factory=dict)

@@ -21,9 +21,11 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.routes import Route
-from contracts.vocabulary import Target
+from contracts.vocabulary import Target, Variant
 from services.registry.domain import deadlines, gates, rehearsals, road
 from services.registry.domain.record import (
+    SECOND,
+    Again,
     DeadlineReached,
     Deployed,
     Input,
@@ -61,8 +63,21 @@ def _merged(release: Release, fact: CheckpointMerged) -> Found:
     return None if release.merged else ("merged", {"merged": fact})
 
 
+def _again(release: Release, variant: Variant, number: int, name: str, changes: Changes) -> Found:
+    """Fill slots of a variant's second measurement; there is no third."""
+    if number != SECOND or variant not in gates.wanted(release):
+        return None
+    again = release.again.get(variant, Again()).model_copy(update=changes)
+    return f"{name}:{variant} {number}", {"again": {**release.again, variant: again}}
+
+
 def _quantised(release: Release, fact: VariantQuantised) -> Found:
     variant = fact.variant
+    if fact.measurement_number > 1:
+        known = release.again.get(variant, Again())
+        answered = known.made is not None or (known.failed is not None and known.failed.stage == "quantise")
+        number = fact.measurement_number
+        return None if answered else _again(release, variant, number, "quantised", {"made": fact})
     if variant not in gates.unmade(release):
         return None
     return f"quantised:{variant}", {"made": {**release.made, variant: fact}}
@@ -76,6 +91,8 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     """
     if fact.stage == "stage" and fact.purpose == "rehearsal":
         return _unrehearsed(release, fact)
+    if fact.measurement_number > 1:
+        return _failed_again(release, fact)
     variant, key = fact.variant, f"{fact.variant}:{fact.stage}"
     if key in release.failed or variant not in gates.wanted(release):
         return None
@@ -83,6 +100,14 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     if (fact.stage == "quantise" and variant in release.made) or (fact.stage != "quantise" and judged):
         return None
     return f"failed:{variant} {fact.stage}", {"failed": {**release.failed, key: fact}}
+
+
+def _failed_again(release: Release, fact: VariantFailed) -> Found:
+    again = release.again.get(fact.variant, Again())
+    answered = again.made is not None if fact.stage == "quantise" else again.staged and again.benchmarked is not None
+    if again.failed is not None or answered:
+        return None
+    return _again(release, fact.variant, fact.measurement_number, "failed", {"failed": fact})
 
 
 def _unrehearsed(release: Release, fact: VariantFailed) -> Found:
@@ -101,18 +126,34 @@ def _slot(release: Release, what: SlotGranted) -> Found:
 
 
 def _staged(release: Release, fact: VariantStaged) -> Found:
-    target = fact.candidate.target
-    if fact.request.purpose != "benchmark" or not release.is_ours(target) or target.variant in release.staged:
+    target, number = fact.candidate.target, fact.request.measurement_number
+    if fact.request.purpose != "benchmark" or not release.is_ours(target):
+        return None
+    if number > 1:
+        known = release.again.get(target.variant, Again()).staged
+        return None if known else _again(release, target.variant, number, "staged", {"staged": True})
+    if target.variant in release.staged:
         return None
     return f"staged:{target.variant}", {"staged": tuple(sorted((*release.staged, target.variant)))}
 
 
 def _benchmarked(release: Release, fact: VariantBenchmarked) -> Found:
     variant = fact.target.variant
+    if fact.measurement_number > 1:
+        return _benchmarked_again(release, fact)
     failed = {f"{variant}:stage", f"{variant}:benchmark"} & set(release.failed)
     if not release.is_ours(fact.target) or variant in release.benchmarked or failed:
         return None
     return f"benchmarked:{variant}", {"benchmarked": {**release.benchmarked, variant: fact}}
+
+
+def _benchmarked_again(release: Release, fact: VariantBenchmarked) -> Found:
+    variant = fact.target.variant
+    again = release.again.get(variant, Again())
+    failed = again.failed is not None and again.failed.stage != "quantise"
+    if not release.is_ours(fact.target) or again.benchmarked is not None or failed:
+        return None
+    return _again(release, variant, fact.measurement_number, "benchmarked", {"benchmarked": fact})
 
 
 def _rehearsed(release: Release, fact: RehearsalCompleted) -> Found:
@@ -178,7 +219,8 @@ def _refused(release: Release, fact: PromotionRefused) -> Found:
 
 def _abandoned(release: Release, fact: WorkAbandoned) -> Found:
     """Keep that work was given up, unless it is that of a variant for which nobody waits any more."""
-    if release.abandoned or (release.given_up and fact.cause_type == VariantRequested.TYPE):
+    given_up = release.given_up or deadlines.gave_up_measuring(release)
+    if release.abandoned or (given_up and fact.cause_type == VariantRequested.TYPE):
         return None
     return "abandoned", {"abandoned": fact}
 
@@ -198,6 +240,8 @@ def _deadline(release: Release, what: DeadlineReached, happened_at: datetime, no
         return None
     if what.step == "quantise" and gates.registered_variants(release):
         return _given_up(release, happened_at)
+    if what.step == "measure":
+        return _not_measured(release, happened_at)
     weight = deadlines.awaited_weight(release) if what.step == "canary" else None
     if weight is not None and release.policy.canary.on_deadline == "promote":
         return release.model_copy(update={"waived": (*release.waived, weight)})
@@ -214,6 +258,16 @@ def _given_up(release: Release, at: datetime) -> Release:
             "times": {**release.times, **{f"failed:{variant} quantise": at for variant in late}},
         }
     )
+
+
+def _not_measured(release: Release, at: datetime) -> Release:
+    """Give up the second measurements that are not made yet: their variants stay inconclusive, the others go on."""
+    late = {variant: deadlines.not_measured(release, variant) for variant in deadlines.measuring(release)}
+    again = {v: release.again.get(v, Again()).model_copy(update={"failed": fact}) for v, fact in late.items()}
+    times = {f"failed:{variant} {SECOND}": at for variant in late}
+    return release.model_copy(
+        update={"again": {**release.again, **again}, "times": {**times, **release.times}}
+    )  # fmt: skip
 
 
 _RECORDERS: dict[type, Callable[[Release, Any], Found]] = {

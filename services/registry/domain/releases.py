@@ -13,7 +13,7 @@ from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
 from contracts.vocabulary import StagingPurpose
 from services.registry.domain import endings, gates, road
 from services.registry.domain.contenders import explain
-from services.registry.domain.record import Input, Outgoing, Release
+from services.registry.domain.record import SECOND, Input, Outgoing, Release
 from services.registry.domain.recording import record
 from services.registry.domain.road import Emission
 from services.registry.domain.timeline import timeline
@@ -78,9 +78,10 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
         passed = DeadlinePassed(release_id=release.id, step=release.expired or "", awaited=release.expired or "")
         yield f"deadline.passed:{release.expired}", passed
     for one in gates.registered_variants(release):
-        for purpose in get_args(StagingPurpose):
-            if f"staging.requested:{road.lease_key(one.variant, purpose)}" in said:
-                yield road.staging_released(release, one.variant, purpose)
+        leases = [*((purpose, 1) for purpose in get_args(StagingPurpose)), ("benchmark", SECOND)]
+        for purpose, number in leases:
+            if f"staging.requested:{road.lease_key(one.variant, purpose, number)}" in said:
+                yield road.staging_released(release, one.variant, purpose, number)
     yield "release.finished", _finished(release, ending, now)
 
 

@@ -10,6 +10,7 @@ from contracts.facts import (
     ApprovalAwaited,
     DeadlinePassed,
     Fact,
+    RegisteredVariant,
     RehearsalRequested,
     StagingReleased,
     StagingRequested,
@@ -20,7 +21,7 @@ from contracts.facts import (
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from services.registry.domain import gates, rehearsals
 from services.registry.domain.contenders import explain
-from services.registry.domain.record import Release, SlotGranted, weight_key
+from services.registry.domain.record import SECOND, Release, SlotGranted, weight_key
 
 Emission = tuple[str, Fact]
 """The key of a fact within its release, and the fact."""
@@ -89,28 +90,67 @@ def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
         yield (
             f"staging.requested:{one.variant}",
             StagingRequested(
-                release_id=release.id, candidate=gates.candidate(release, one), baseline=slot.baseline,
+                release_id=release.id, candidate=gates.registered(release, one), baseline=slot.baseline,
                 purpose="benchmark", load=release.policy.load, gates=release.policy.gates,
                 evaluation=release.opened.evaluation, quality=one.quality,
                 quality_gate=release.policy.quality.get(one.variant), attempt=release.opened.attempt,
             ),
         )  # fmt: skip
     for one in gates.registered_variants(release):
-        if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
+        if gates.to_measure_again(release, one.variant):
+            yield from _second_measurement(release, slot, one)
+        elif gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
             yield staging_released(release, one.variant, "benchmark")
 
 
-def lease_key(variant: Variant, purpose: StagingPurpose) -> str:
-    """Name a lease within its release: `int8` while it is measured, `int8:rehearsal` while it is rehearsed."""
-    return variant if purpose == "benchmark" else f"{variant}:{purpose}"
+def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVariant) -> Iterator[Emission]:
+    """Ask for the committed files to be measured again, then for the benchmark against the new record.
+
+    The first lease is given back meanwhile: a measurement may take longer than another release can wait.
+    """
+    assert release.merged is not None  # noqa: S101 - for the type checker
+    yield staging_released(release, one.variant, "benchmark")
+    yield (
+        f"variant.requested:{one.variant}:{SECOND}",
+        VariantRequested(
+            release_id=release.id, version=release.version, variant=one.variant, merged=release.merged.manifest,
+            gate=release.policy.quality.get(one.variant), evaluation=release.opened.evaluation,
+            measurement_number=SECOND, made=one.manifest,
+        ),
+    )  # fmt: skip
+    if gates.again_of(release, one.variant) is None:
+        return
+    yield (
+        f"staging.requested:{lease_key(one.variant, 'benchmark', SECOND)}",
+        StagingRequested(
+            release_id=release.id, candidate=gates.candidate(release, one), baseline=slot.baseline,
+            purpose="benchmark", load=release.policy.load, gates=release.policy.gates,
+            evaluation=release.opened.evaluation, quality=gates.recorded_quality(release, one.variant),
+            quality_gate=release.policy.quality.get(one.variant), attempt=release.opened.attempt,
+            measurement_number=SECOND,
+        ),
+    )  # fmt: skip
+    if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
+        yield staging_released(release, one.variant, "benchmark", SECOND)
 
 
-def staging_released(release: Release, variant: Variant, purpose: StagingPurpose) -> Emission:
+def lease_key(variant: Variant, purpose: StagingPurpose, number: int = 1) -> str:
+    """Name a lease within its release: `int8` or `int8:2` while it is measured, `int8:rehearsal` in its rehearsal."""
+    if purpose == "rehearsal":
+        return f"{variant}:{purpose}"
+    return variant if number == 1 else f"{variant}:{number}"
+
+
+def staging_released(
+    release: Release, variant: Variant, purpose: StagingPurpose, number: int = 1
+) -> Emission:  # fmt: skip
     """Give back one lease of one variant."""
     target = Target(model=release.model, version=release.version, variant=variant)
     reason = "measured" if purpose == "benchmark" else "rehearsed"
-    released = StagingReleased(release_id=release.id, candidate=target, reason=reason, purpose=purpose)
-    return f"staging.released:{lease_key(variant, purpose)}", released
+    released = StagingReleased(
+        release_id=release.id, candidate=target, reason=reason, purpose=purpose, measurement_number=number
+    )  # fmt: skip
+    return f"staging.released:{lease_key(variant, purpose, number)}", released
 
 
 def _keeps_lease(release: Release, variant: Variant) -> bool:

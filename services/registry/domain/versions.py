@@ -85,7 +85,9 @@ def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> Sl
     """Say what a release is measured against: the active target, or the base model as version 0 while none is."""
     if route is not None and route.active is not None:
         active = route.active
-        baseline = Deployable(target=active.target, manifest=active.manifest, weights_bytes=active.weights_bytes)
+        baseline = Deployable(
+            target=active.target, manifest=active.manifest, weights_bytes=active.weights_bytes, record=active.record
+        )  # fmt: skip
         return SlotGranted(baseline=baseline, epoch=route.epoch, first=False)
     return SlotGranted(
         baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True

@@ -199,6 +199,7 @@ def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarg
     """Give a target as a route would hold it, only to ask whether it may enter the route."""
     return ServedTarget(
         target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
+        record=deployable.record,
         endpoints=(endpoint,),
     )  # fmt: skip
 

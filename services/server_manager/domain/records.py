@@ -39,13 +39,15 @@ class Closed(Contract):
     """A release, or one candidate of it, whose staging ended: its orders are void.
 
     `candidate` is None when the whole release ended. A release stages a candidate once for each purpose, so `purpose`
-    says which order ended; None (facts of an earlier time) ends what was asked for before.
+    says which order ended; None (facts of an earlier time) ends what was asked for before. A variant that is measured
+    again is staged again: `measurement_number` tells the two apart.
     """
 
     release_id: str
     candidate: Target | None
     at: Instant
     purpose: StagingPurpose | None = None
+    measurement_number: int = 1
 
     def covers(self, event: Event[StagingRequested]) -> bool:
         """Tell whether a staging order was ended by this, in whatever order the two facts arrive."""
@@ -56,7 +58,9 @@ class Closed(Contract):
             return True
         if self.candidate != request.candidate.target:
             return False
-        return event.time <= self.at if self.purpose is None else request.purpose == self.purpose
+        if self.purpose is None:
+            return event.time <= self.at
+        return (request.purpose, request.measurement_number) == (self.purpose, self.measurement_number)
 
 
 class LoadedTarget(Contract):

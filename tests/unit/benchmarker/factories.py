@@ -26,7 +26,7 @@ def served(target: Target, *endpoints: str, **more) -> ServedTarget:
 
 
 def deployable(one: ServedTarget) -> Deployable:
-    return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes)
+    return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes, record=one.record)
 
 
 def staged(
@@ -38,6 +38,7 @@ def staged(
     evaluation: ArtifactRef | None = None,
     quality_gate: QualityGate | None = None,
     attempt: int = 1,
+    number: int = 1,
     purpose: str = "benchmark",
     lease_id: str = "lease-1",
 ) -> VariantStaged:
@@ -49,7 +50,7 @@ def staged(
             release_id="r1", candidate=deployable(candidate), baseline=deployable(baseline), purpose=purpose,
             load=load or LoadProfile(requests=30, rate_rps=2.0, output_tokens=8, warmup_requests=2, timeout_s=5.0),
             gates=gates, evaluation=evaluation, quality=QUALITY, quality_gate=quality_gate,
-            attempt=attempt,
+            attempt=attempt, measurement_number=number,
         ),
     )  # fmt: skip
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from contracts.policy import LoadProfile, QualityGate
 from services.benchmarker.app import Benchmarker
+from services.benchmarker.domain.blame import MAX_DEVIATION
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.served_quality import (
-    MAX_DEVIATION,
     MAX_OWN_ANSWER_RATIO,
+    BaselineScores,
     assess_own_answers,
     assess_scored,
     choose_windows,
@@ -40,12 +41,53 @@ def test_what_was_measured_is_served():
     assert (found.perplexity, found.reference_perplexity) == pytest.approx((math.exp(2.0) * 1.02, math.exp(2.0)))
 
 
-@pytest.mark.parametrize("sign", [1, -1], ids=["worse", "better"])
-@pytest.mark.parametrize(("beyond", "verdict"), [(0.001, "fail"), (-0.001, "pass")])
-def test_a_loading_defect_is_any_deviation_from_the_record_beyond_the_tolerance(sign, beyond, verdict):
-    found = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION + beyond))
-    assert found.verdict == verdict
-    assert ("does not serve what was measured" in found.reason) == (verdict == "fail")
+@pytest.mark.parametrize(
+    ("sign", "verdict", "fault", "code", "says"),
+    [
+        (1, "fail", "candidate", None, "does not serve what was measured"),
+        (-1, "inconclusive", "record", "measurement_suspect", "At fault: the record."),
+    ],
+    ids=["worse", "better"],
+)
+def test_beyond_the_tolerance_worse_is_a_loading_defect_and_better_a_wrong_record(sign, verdict, fault, code, says):
+    found = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION + 0.001))
+    assert (found.verdict, found.fault, found.code) == (verdict, fault, code)
+    assert says in found.reason
+    result = gate_of(found, GATE)
+    assert (result.verdict, result.fault, result.code) == (verdict, fault, code)
+    within = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION - 0.001))
+    assert (within.verdict, within.fault, within.code) == ("pass", None, None)
+
+
+def beside(own_nll, on_candidates_nll, *, recorded_nll=2.5):
+    """A baseline's scores: served, over its own record and over the candidate's reference of 2 nats."""
+    own = score_window(window(token_nll=recorded_nll), (-own_nll,) * 100)
+    return BaselineScores(own=(own,), on_candidates=(score_window(window(reference_nll=2.0), (-on_candidates_nll,) * 100),))
+
+
+def test_the_reason_says_what_the_baseline_showed_with_its_figures():
+    one = window(token_nll=2.0)
+    found = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=beside(2.501, 2.02))
+    assert (found.verdict, found.fault) == ("fail", "candidate")
+    assert found.baseline_deviation_ratio == pytest.approx(math.exp(0.001))
+    assert found.baseline_reference_ratio == pytest.approx(math.exp(0.02))
+    assert "they differ by +34.99%, more than 5%" in found.reason
+    assert "agrees with its own record (+0.10%)" in found.reason
+    assert "is served +2.02% from what the record says of the merged model" in found.reason
+    machine = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=beside(2.8, 2.3))
+    assert (machine.verdict, machine.fault, machine.code) == ("inconclusive", "machine", "measurement_suspect")
+    assert "differs from its own record (+34.99%)" in machine.reason
+
+
+def test_a_record_whose_merged_model_is_off_as_well_is_measured_again_before_the_candidate_fails():
+    scores = [score_window(window(token_nll=2.0), (-2.3,) * 100)]
+    assert assess_scored(scores, None, baseline=beside(2.5, 2.3)).fault == "record"
+    again = assess_scored(scores, None, baseline=beside(2.5, 2.3), measured_again=True)
+    assert (again.verdict, again.fault) == ("fail", "candidate")
+
+
+def test_a_lost_policy_limit_is_the_candidates():
+    assert scored(2.0 + math.log(1.06), GATE, recorded_nll=2.0 + math.log(1.04)).fault == "candidate"
 
 
 @pytest.mark.parametrize(("served_ratio", "verdict"), [(1.0499, "pass"), (1.0501, "fail")])
@@ -109,11 +151,21 @@ def test_no_evidence_is_held_against_a_variant_only_where_the_policy_asks_for_qu
 WINDOWS = (window(), window(tokens=40))
 
 
-def measure(candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tokens=2048, load=None):
-    """Measure a candidate whose manifest holds windows (None: it cannot be read); gives the report and the engine."""
+def measure(
+    candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tokens=2048, load=None, beside=None, record=None,
+    number=1, baseline_context=2048,
+):  # fmt: skip
+    """Measure a candidate whose manifest holds windows (None: it cannot be read); gives the report and the engine.
+
+    `beside` are the windows of the baseline's manifest, `record` those of a later measurement of the candidate.
+    """
     reports = FakeReports()
     manifest = served(CANDIDATE).manifest if windows is None else reports.put_manifest(windows)
-    one = served(CANDIDATE, context_tokens=context_tokens).model_copy(update={"manifest": manifest})
+    again = None if record is None else reports.put_manifest(record, "again")
+    one = served(CANDIDATE, context_tokens=context_tokens).model_copy(update={"manifest": manifest, "record": again})
+    other = served(BASELINE, context_tokens=baseline_context)
+    if beside is not None:
+        other = other.model_copy(update={"manifest": reports.put_manifest(beside, "beside")})
     engine = FakeEngine({str(CANDIDATE): candidate, str(BASELINE): baseline or Behaviour()})
     benchmarker = Benchmarker(
         engine=engine, reports=reports, template=None, clock=LoopClock(),
@@ -124,7 +176,9 @@ def measure(candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tok
     async def note(_done, _total):
         pass
 
-    order = staged(candidate=one, quality_gate=gate, evaluation=evaluation, load=load)
+    order = staged(
+        candidate=one, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number
+    )  # fmt: skip
     report, _ = run_virtually(benchmarker.measure(order, EPOCH, note))
     return report, engine
 
@@ -185,3 +239,68 @@ def test_a_candidate_that_did_not_answer_its_warm_up_is_not_asked_further():
     report, engine = measure(Behaviour(token_nll=2.0, error="engine_dead"))
     assert engine.scored == []
     assert (report.verdict, report.served_quality.method) == ("fail", "none")
+
+
+# -- with the baseline beside it ---------------------------------------------------------------------------------------
+
+
+THEIRS = (window(tokens=20, token_nll=1.5), window(tokens=30, token_nll=1.5))
+
+
+def blamed(report):
+    (gate,) = [gate for gate in report.gates if gate.name == "served_quality"]
+    return report.verdict, gate.verdict, gate.fault, gate.code
+
+
+FAILED, SUSPECTED = ("fail", "fail", "candidate", None), ("inconclusive", "inconclusive", "record", "measurement_suspect")
+MACHINES = ("inconclusive", "inconclusive", "machine", "measurement_suspect")
+
+
+@pytest.mark.parametrize(
+    ("served_nll", "baseline", "beside", "blame"),
+    [
+        (2.3, Behaviour(token_nll=1.5), THEIRS, FAILED),  # damaged, and the baseline is as recorded
+        (2.3, Behaviour(token_nll=1.8), THEIRS, MACHINES),  # both are worse than recorded, alike
+        (2.9, Behaviour(token_nll=1.6), THEIRS, FAILED),  # both are worse, but not alike
+        (1.7, Behaviour(token_nll=1.5), THEIRS, SUSPECTED),  # nobody is served better than his files
+        (1.7, Behaviour(token_nll=1.2), THEIRS, MACHINES),  # both are better than recorded
+        (2.3, Behaviour(token_nll=2.3), (window(token_nll=2.3),), SUSPECTED),  # its merged model is off as well
+        (2.3, Behaviour(token_nll=2.0), None, FAILED),  # version 0 has no record
+        (1.7, Behaviour(token_nll=1.7), None, SUSPECTED),
+        (2.3, Behaviour(), THEIRS, FAILED),  # the baseline's engine scores no text
+        (2.3, Behaviour(token_nll=1.5, score_error="engine_failed"), THEIRS, FAILED),
+        (1.7, Behaviour(token_nll=1.5, score_error="endpoint_unreachable", recovers=True), THEIRS, SUSPECTED),
+    ],
+)
+def test_the_baseline_beside_it_tells_who_is_at_fault(served_nll, baseline, beside, blame):
+    report, _ = measure(Behaviour(token_nll=served_nll), gate=None, baseline=baseline, beside=beside)
+    assert blamed(report) == blame
+
+
+def test_a_baseline_without_evidence_says_why_it_has_none():
+    def reason(**more):
+        return measure(Behaviour(token_nll=2.3), **more)[0].served_quality.reason
+
+    assert "does not exist" in reason(baseline=Behaviour(token_nll=2.0))
+    assert "scores no given text" in reason(baseline=Behaviour(), beside=THEIRS)
+    assert "holds no held-out windows that fit" in reason(baseline=Behaviour(token_nll=2.0), beside=())
+    short = reason(baseline=Behaviour(token_nll=1.5), beside=THEIRS, baseline_context=20)
+    assert "holds no held-out windows that fit" in short
+    broken = Behaviour(token_nll=1.5, score_error="engine_failed")
+    assert "told to fail" in reason(baseline=broken, beside=THEIRS)
+
+
+def test_the_baseline_is_asked_only_when_the_candidate_differs():
+    _, engine = measure(Behaviour(token_nll=2.0), baseline=Behaviour(token_nll=9.0), beside=THEIRS)
+    assert engine.scored == [101, 41]
+    _, engine = measure(Behaviour(token_nll=2.3), baseline=Behaviour(token_nll=1.5), beside=THEIRS)
+    assert engine.scored == [101, 41, 21, 31, 101, 41]
+
+
+def test_a_later_measurement_is_what_the_candidate_is_held_against():
+    wrong, right = (window(token_nll=2.4, reference_nll=2.4),), (window(tokens=50),)
+    first, _ = measure(Behaviour(token_nll=2.0), windows=wrong)
+    assert blamed(first) == SUSPECTED
+    second, engine = measure(Behaviour(token_nll=2.0), windows=wrong, record=right, number=2)
+    assert (second.verdict, second.measurement_number, engine.scored) == ("pass", 2, [51])
+    assert second.output_key != first.output_key

@@ -145,3 +145,29 @@ def test_a_kept_variant_is_completed_by_its_manifest():
     )  # fmt: skip
     whole = contenders.with_manifest(contenders.Contender("gptq-int4", quality=LOST), manifest)
     assert (whole.size_bytes, whole.size_ratio, whole.quality) == (manifest.weights_bytes, manifest.size_ratio, LOST)
+
+
+BLAMED = f.GateResult(
+    name="served_quality", verdict="inconclusive", reason="At fault: the record.", code="measurement_suspect",
+    fault="record",
+)  # fmt: skip
+
+
+def test_the_side_at_fault_is_told_and_a_second_measurement_replaces_the_figures_but_not_the_files():
+    first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
+    found = by_variant([*EVENTS, first])["int8"]
+    assert (found.verdict, found.fault) == ("inconclusive", "record")
+    assert found.why() == "int8: measurement_suspect: served_quality: At fault: the record."
+    better = quality().model_copy(update={"perplexity_ratio": 1.001})
+    again = said(f.VariantQuantised, variant="int8", measurement_number=2, quality=better, manifest=KEPT)
+    measured = by_variant([*EVENTS, first, again])["int8"]
+    assert (measured.quality, measured.manifest, measured.verdict) == (better, found.manifest, None)
+    passed = by_variant([*EVENTS, first, again, benchmarked("int8", measurement_number=2)])["int8"]
+    assert (passed.verdict, passed.code, passed.fault) == ("pass", None, None)
+
+
+def test_a_second_measurement_that_was_not_made_leaves_the_first_verdict_with_why():
+    first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
+    one = by_variant([*EVENTS, first, failed("int8", "quantise", "out_of_memory", measurement_number=2)])["int8"]
+    assert (one.verdict, one.code) == ("inconclusive", "measurement_suspect")
+    assert one.reason.endswith("it was not measured again: out_of_memory: quantise broke")

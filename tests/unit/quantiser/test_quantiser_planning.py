@@ -12,6 +12,7 @@ from services.quantiser.domain import (
     QuantiserDefaults,
     Refusal,
     choose_group_size,
+    plan_measurement_key,
     plan_output_key,
     plan_quantisation,
     shape_of,
@@ -189,3 +190,21 @@ def test_output_key_changes_with_everything_that_decides_the_output(changes):
 
 def test_output_key_does_not_depend_on_order():
     assert key(libraries={"llmcompressor": "0.14.0", "torch": "2.13.0"}) == key()
+
+
+MEASURED = {
+    "made": digest_of(b"made"), "measurement_number": 2, "release_id": "r-1", "held_out": digest_of(b"text"),
+    "libraries": {"torch": "2"}, "evaluation": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"made": digest_of(b"other")}, {"measurement_number": 3}, {"release_id": "r-2"}, {"held_out": digest_of(b"other")},
+        {"libraries": {"torch": "3"}}, {"evaluation": digest_of(b"own")},
+    ],
+)  # fmt: skip
+def test_a_second_measurement_is_found_again_only_where_it_would_be_the_same(change):
+    assert plan_measurement_key(**MEASURED) == plan_measurement_key(**MEASURED)
+    assert plan_measurement_key(**MEASURED) != plan_measurement_key(**(MEASURED | change))

@@ -257,6 +257,22 @@ async def test_the_road_to_production_and_the_next_release_against_it(house):
     assert (record.occupant, record.open) == (first, (first,))
 
 
+async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_for_once(house):
+    (opened,) = await house.admit(wanted=("int8",))
+    first = [k.merged(), k.quantised("int8"), k.staged("int8"), k.suspect("int8")]
+    await house.hear(opened.release_id, *first)
+    await house.restarted().hear(opened.release_id, *first[2:], k.quantised("int8", number=2))
+    requests = house.said(f.VariantRequested)
+    assert [one.measurement_number for one in requests] == [1, 2]
+    assert requests[1].made == k.quantised("int8").manifest
+    assert [one.measurement_number for one in house.said(f.StagingRequested)] == [1, 2]
+    (manifest,) = house.out.artifacts.versions.values()
+    assert [one.manifest for one in manifest.variants] == [k.quantised("int8").manifest]
+    await house.hear(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
+    (order,) = house.said(f.TrafficRequested)
+    assert order.target.record == k.quantised("int8", number=2).manifest
+
+
 async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(house):
     await house.admit("e1")
     await house.admit("e2", attempt=2)

@@ -61,13 +61,22 @@ REHEARSED = (
     k.opened(policy=k.careful_policy()),
     inputs(*MEASURED, k.rehearsed(), k.changed(k.route(k.target("int8")))),
 )
+AGAIN = (
+    k.opened(policy=k.careful_policy()),
+    inputs(
+        k.merged(), k.quantised("bf16", perplexity_ratio=1.2), k.quantised("int8", perplexity_ratio=1.3), k.written(),
+        k.slot(), k.staged("bf16"), k.benchmarked("bf16"), k.staged("int8"), k.suspect("int8"),
+        k.quantised("int8", perplexity_ratio=1.0, number=2), k.staged("int8", number=2),
+        k.benchmarked("int8", number=2), k.rehearsed(), k.changed(k.route(k.target("int8"))),
+    ),
+)  # fmt: skip
 UNCERTIFIED = k.rehearsed(certificates=(k.certificate("errors"),))
 NOT_REHEARSED = {
     "failed": k.rehearsed("fail"), "uncertified": UNCERTIFIED, "unstaged": k.unstaged("int8"),
     "of another policy": k.rehearsed(of=CAREFUL_POLICY), "of another variant": k.rehearsed(variant="bf16"),
     "expired": k.rehearsed(certificates=tuple(k.certificate(one.name, expires_at=NOW) for one in k.AUTOMATIC)),
 }  # fmt: skip
-ROADS = {"straight": STRAIGHT, "one fails": ONE_FAILS, "careful": CAREFUL, "rehearsed": REHEARSED}
+ROADS = {"straight": STRAIGHT, "one fails": ONE_FAILS, "careful": CAREFUL, "rehearsed": REHEARSED, "measured again": AGAIN}
 
 
 def walk(opening, happened, now=NOW):
@@ -101,7 +110,7 @@ def test_in_order_the_road_ends(name):
     assert release.outbox[-1].key == "release.finished"
 
 
-@pytest.mark.parametrize("name", ["straight", "careful", "rehearsed"])
+@pytest.mark.parametrize("name", ["straight", "careful", "rehearsed", "measured again"])
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
@@ -146,6 +155,9 @@ ENDERS = [
     k.benchmarked("bf16", gates=()), k.quantised("int8", perplexity_ratio=9.0), k.approval(k.ref("other").digest),
     k.opened(), k.ready(), k.benchmarked("int8", verdict="inconclusive"), k.unstaged("int8"), k.unstaged("bf16"),
     UNCERTIFIED, k.failed("int8", "stage", purpose="benchmark"), k.rehearsed("inconclusive"),
+    k.suspect("int8"), k.suspect("bf16"), k.suspect("int8", number=2), k.quantised("int8", number=2),
+    k.quantised("bf16", number=3), k.staged("bf16", number=2), k.benchmarked("bf16", number=2),
+    k.failed("int8", number=2), k.failed("bf16", "stage", number=2), DeadlineReached(step="measure"),
 ]  # fmt: skip
 
 
@@ -179,7 +191,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 @settings(max_examples=100, deadline=None)
 def test_whoever_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
-    opening, happened = data.draw(st.sampled_from([CAREFUL, REHEARSED]))
+    opening, happened = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN]))
     order = data.draw(st.permutations(happened))
     release = walk(opening, order[: data.draw(st.integers(0, len(order)))])
     for i in range(5):

@@ -54,18 +54,21 @@ def _event(fact, event_id: str, seconds: float, model: str):
 
 
 def staging_requested(
-    event_id="s1", candidate=1, baseline=0, *, release="r1", seconds=0.0, weights=100, purpose="benchmark"
-):
+    event_id="s1", candidate=1, baseline=0, *, release="r1", seconds=0.0, weights=100, purpose="benchmark",
+    number=1,
+):  # fmt: skip
     fact = StagingRequested(
         release_id=release, candidate=deployable(candidate, weights_bytes=weights), baseline=deployable(baseline),
-        purpose=purpose, load=LoadProfile(),
+        purpose=purpose, load=LoadProfile(), measurement_number=number,
     )  # fmt: skip
     return _event(fact, event_id, seconds, "bot")
 
 
-def staging_released(candidate=1, *, release="r1", seconds=10.0, purpose=None):
-    fact = StagingReleased(release_id=release, candidate=deployable(candidate).target, purpose=purpose)
-    return _event(fact, f"released-{release}-{candidate}-{seconds}-{purpose}", seconds, "bot")
+def staging_released(candidate=1, *, release="r1", seconds=10.0, purpose=None, number=1):
+    fact = StagingReleased(
+        release_id=release, candidate=deployable(candidate).target, purpose=purpose, measurement_number=number
+    )
+    return _event(fact, f"released-{release}-{candidate}-{seconds}-{purpose}-{number}", seconds, "bot")
 
 
 def release_finished(release="r1", *, seconds=20.0):

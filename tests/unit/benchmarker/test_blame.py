@@ -1,0 +1,119 @@
+"""Who is at fault when served and recorded quality differ: every row of the table, and what holds for any figures."""
+
+import math
+from itertools import product
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.benchmarker.domain.blame import (
+    CANDIDATE,
+    MACHINE,
+    MAX_DEVIATION,
+    MAX_EXPLAINED,
+    PASS,
+    RECORD,
+    Beside,
+    Evidence,
+    Own,
+    Shift,
+    assess_evidence,
+    classify_beside,
+    classify_own,
+    classify_shift,
+    decide,
+)
+
+AGREES = {
+    ("agrees", beside, shift, again): PASS
+    for beside, shift, again in product(get_args(Beside), get_args(Shift), (False, True))
+}
+BETTER = {
+    ("better", beside, shift, again): MACHINE if beside == "explains" else RECORD
+    for beside, shift, again in product(get_args(Beside), get_args(Shift), (False, True))
+}
+WORSE = {
+    **{("worse", "explains", shift, again): MACHINE for shift, again in product(get_args(Shift), (False, True))},
+    **{("worse", beside, shift, again): CANDIDATE
+       for beside, shift, again in product(("none", "else"), ("none", "else"), (False, True))},
+    ("worse", "none", "alike", False): MACHINE,
+    ("worse", "none", "alike", True): MACHINE,
+    ("worse", "else", "alike", False): RECORD,
+    ("worse", "else", "alike", True): CANDIDATE,
+}  # fmt: skip
+TABLE = AGREES | BETTER | WORSE
+WORSE_14, WORSE_48, BETTER_22 = math.log(1.1411), math.log(1.4809), math.log(0.7813)
+
+deviation = st.floats(allow_nan=True, allow_infinity=True)
+near = st.floats(-0.5, 0.5)
+maybe = st.none() | deviation | near
+
+
+@pytest.mark.parametrize(("row", "finding"), TABLE.items())
+def test_every_row_of_the_table(row, finding):
+    own, beside, shift, again = row
+    assert decide(own, beside, shift, measured_again=again) == finding
+
+
+def test_the_table_has_a_row_for_everything():
+    assert set(TABLE) == set(product(get_args(Own), get_args(Beside), get_args(Shift), (False, True)))
+
+
+@given(candidate=deviation | near, baseline=maybe, reference=maybe, again=st.booleans())
+def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, baseline, reference, again):
+    found = assess_evidence(Evidence(candidate, baseline, reference, again))
+    row = (classify_own(candidate), classify_beside(candidate, baseline), classify_shift(candidate, reference), again)
+    assert found == TABLE[row]
+    assert (found.verdict == "pass") == (abs(candidate) <= math.log1p(MAX_DEVIATION)) == (found.fault is None)
+    assert (found.verdict == "fail") == (found.fault == "candidate")
+
+
+@given(candidate=st.floats(0.14, 50), baseline=st.none() | st.floats(-50, 0.05), reference=st.none() | st.floats(-50, 0.05))
+def test_a_damaged_candidate_fails_unless_something_else_is_worse_than_recorded_as_well(candidate, baseline, reference):
+    for again in (False, True):
+        assert assess_evidence(Evidence(candidate, baseline, reference, again)) == CANDIDATE
+
+
+@given(candidate=st.floats(0.06, 50), baseline=st.floats(0.001, 50))
+def test_a_baseline_excuses_no_more_than_it_suffers_itself(candidate, baseline):
+    excused = baseline > math.log1p(MAX_DEVIATION) and candidate <= MAX_EXPLAINED * baseline
+    assert assess_evidence(Evidence(candidate, baseline)) == (MACHINE if excused else CANDIDATE)
+
+
+@given(candidate=st.floats(-50, -0.06), baseline=maybe, reference=maybe, again=st.booleans())
+def test_nothing_that_is_served_better_than_recorded_is_the_candidates_fault(candidate, baseline, reference, again):
+    assert assess_evidence(Evidence(candidate, baseline, reference, again)) in (RECORD, MACHINE)
+
+
+@given(candidate=st.floats(0.06, 50), baseline=st.floats(-50, 0.04), reference=maybe)
+def test_a_record_that_was_confirmed_excuses_nobody_beside_a_baseline_that_is_served_well(
+    candidate, baseline, reference
+):
+    assert assess_evidence(Evidence(candidate, baseline, reference, measured_again=True)) == CANDIDATE
+
+
+@pytest.mark.parametrize(
+    ("evidence", "finding"),
+    [
+        (Evidence(WORSE_14), CANDIDATE),
+        (Evidence(WORSE_48), CANDIDATE),
+        (Evidence(WORSE_14, baseline=0.003, reference=0.02), CANDIDATE),
+        (Evidence(WORSE_48, baseline=0.003, reference=-0.02), CANDIDATE),
+        (Evidence(WORSE_48, baseline=WORSE_14, reference=0.0), CANDIDATE),
+        (Evidence(WORSE_48, baseline=WORSE_48), MACHINE),
+        (Evidence(BETTER_22), RECORD),
+        (Evidence(BETTER_22, baseline=-0.002, reference=BETTER_22), RECORD),
+        (Evidence(BETTER_22, baseline=BETTER_22), MACHINE),
+        (Evidence(BETTER_22, baseline=WORSE_48), RECORD),
+        (Evidence(WORSE_14, baseline=BETTER_22), CANDIDATE),
+        (Evidence(WORSE_14, baseline=0.0, reference=WORSE_14), RECORD),
+        (Evidence(math.nan), CANDIDATE),
+        (Evidence(math.nan, baseline=0.0), CANDIDATE),
+        (Evidence(math.nan, baseline=math.nan), MACHINE),
+        (Evidence(0.0, baseline=math.nan), PASS),
+    ],
+)
+def test_cases_that_were_seen_or_feared(evidence, finding):
+    assert assess_evidence(evidence) == finding
