@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -13,6 +15,7 @@ from faststream.nats import JStream, NatsBroker, PullSub
 from faststream.nats.message import NatsMessage
 from faststream.nats.opentelemetry import NatsTelemetryMiddleware
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError
@@ -31,6 +34,7 @@ from shared.settings import Connection
 from shared.telemetry import traceparent_for, tracer_provider
 
 F = TypeVar("F", bound=Fact)
+_stored_at: ContextVar[datetime | None] = ContextVar("stored_at", default=None)
 PUBLISH_TIMEOUT_S = 10.0
 _PUBLISH_ATTEMPTS = 5
 STOP_GRACE_S = 2.0
@@ -281,6 +285,11 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
             raise Transient("bus_unavailable", f"Message id {event.id} is taken by another message.")
 
 
+def stored_at() -> datetime | None:
+    """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
+    return _stored_at.get()
+
+
 def _as_emits(outcome: Outcome) -> list[Emit]:
     if outcome is None:
         return []
@@ -290,6 +299,8 @@ def _as_emits(outcome: Outcome) -> list[Emit]:
 
 def _decoder(fact: type[F]) -> Callable[..., Awaitable[Event[F]]]:
     async def decode(message: NatsMessage, _original: Any) -> Event[F]:
+        raw = message.raw_message
+        _stored_at.set(raw.metadata.timestamp if isinstance(raw, Msg) else None)
         return parse_event(fact, message.raw_message.subject, message.body)
 
     return decode

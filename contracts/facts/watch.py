@@ -8,7 +8,7 @@ from ..codes import Code
 from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Ratio, Target, Verdict
 from .fact import Fact
 
-AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine"]
+AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine", "clock"]
 Severity = Literal["info", "warning", "critical"]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 import uuid
 from collections.abc import Iterator
 
@@ -57,7 +58,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     engine = TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s))
     templates = SandboxedTemplates(clock, workers=settings.template_workers, time_s=settings.template_time_s)
     recorder = Recorder(
-        link, gateway=f"gateway-{uuid.uuid4().hex[:12]}", queue=settings.telemetry_queue,
+        link, gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}", queue=settings.telemetry_queue,
         batch=settings.telemetry_batch, interval_s=settings.telemetry_interval_s, on_drop=metrics.dropped.inc,
     )  # fmt: skip
     parts = Parts(

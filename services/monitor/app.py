@@ -1,25 +1,54 @@
 """The monitor's handlers: read, ask the domain, write, publish. Failure belongs to `shared.bus`."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from contracts.clocks import is_wrong, offset_s
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
 from contracts.vocabulary import ArtifactRef, Environment
 from services.monitor.domain import drift, drifting, watching
 from services.monitor.domain.drifting import FullWindow
 from services.monitor.domain.record import Watch
-from services.monitor.domain.watching import Cause, Rules
+from services.monitor.domain.watching import Cause, Rules, Sender
 from services.monitor.ports import References, Reports
-from shared.bus import Bus
+from shared.bus import Bus, stored_at
 from shared.clock import Clock
 from shared.errors import SlipwayError, translate
 from shared.ledger import Ledger
 
 SERVICE = "monitor"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
+
+
+class Meter:
+    """What the monitor counts about the gateways that send to it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._offset = Gauge(
+            "slipway_gateway_clock_offset_seconds", "Seconds that a gateway's clock is ahead of the bus's",
+            ["gateway"], registry=registry,
+        )  # fmt: skip
+        self._moved = Counter(
+            "slipway_records_at_a_wrong_time", "Records of gateways whose clock is wrong, taken at the bus's time",
+            ["gateway"], registry=registry,
+        )  # fmt: skip
+        self._left = Counter(
+            "slipway_records_implausible", "Records that cannot be true and were left aside", ["gateway"],
+            registry=registry,
+        )  # fmt: skip
+
+    def count(self, sender: Sender, records: int, left_aside: int) -> None:
+        """Count a batch."""
+        self._offset.labels(sender.gateway).set(sender.offset_s)
+        if is_wrong(sender.offset_s):
+            self._moved.labels(sender.gateway).inc(records)
+        self._left.labels(sender.gateway).inc(left_aside)
 
 
 @dataclass(frozen=True)
@@ -31,14 +60,23 @@ class Monitor:
     reports: Reports
     clock: Clock
     rules: Rules
+    own_offset_s: Callable[[], float] = lambda: 0.0
+    meter: Meter | None = None
 
-    async def measure(self, event: Event[InferenceBatch]) -> None:
-        """Take a batch of telemetry."""
-        cause = self._cause(event.id, event.correlationid)
-        await self.ledger.apply(
-            event.environment, event.subject,
-            lambda watch: watching.take_records(watch, event.data.records, cause, self.rules),
-        )  # fmt: skip
+    async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
+        """Take a batch of telemetry, which the bus stored at a time by its own clock."""
+        cause, batch, left_aside = self._cause(event.id, event.correlationid), event.data, 0
+        sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored))
+
+        def take(watch: Watch) -> Watch:
+            nonlocal left_aside
+            after = watching.take_records(watch, batch.records, cause, self.rules, sender)
+            left_aside = after.implausible - watch.implausible
+            return after
+
+        await self.ledger.apply(event.environment, event.subject, take)
+        if self.meter is not None and sender is not None:
+            self.meter.count(sender, len(batch.records), left_aside)
 
     async def follow(self, event: Event[DeploymentChanged]) -> None:
         """Follow a route."""
@@ -90,7 +128,7 @@ class Monitor:
 
     async def _tick(self, environment: Environment, model: str) -> Watch:
         now = self.clock.now()
-        cause = Cause(f"{environment}.{model}/{now.isoformat()}", now)
+        cause = Cause(f"{environment}.{model}/{now.isoformat()}", now, own_offset_s=self.own_offset_s())
         return await self.ledger.apply(environment, model, lambda watch: watching.assess(watch, cause, self.rules))
 
     async def _look_for_drift(self, watch: Watch, window: FullWindow) -> None:
@@ -127,7 +165,7 @@ class Monitor:
             return None
 
     def _cause(self, cause_id: str, correlation_id: str) -> Cause:
-        return Cause(cause_id, self.clock.now(), correlation_id)
+        return Cause(cause_id, self.clock.now(), correlation_id, self.own_offset_s())
 
 
 def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:
@@ -143,7 +181,7 @@ def build(bus: Bus, *, monitor: Monitor) -> None:
 
         @bus.on(InferenceBatch, environment=environment)
         async def measure(event: Event[InferenceBatch]) -> None:
-            await monitor.measure(event)
+            await monitor.measure(event, stored_at())
 
         @bus.on(DeploymentChanged, environment=environment)
         async def follow(event: Event[DeploymentChanged]) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 
+from services.monitor.adapters.bus_clock import BusClock
 from services.monitor.adapters.reports import EvidentlyReports
 from services.monitor.adapters.store import StoredReferences
-from services.monitor.app import SERVICE, Monitor, build
+from services.monitor.app import SERVICE, Meter, Monitor, build
 from services.monitor.domain.record import Watch
 from services.monitor.settings import MonitorSettings
 from shared.blobs import Store
@@ -20,9 +21,9 @@ from shared.telemetry import configure_logging
 
 async def run(connection: Connection, settings: MonitorSettings) -> None:
     """Connect, subscribe and serve until told to stop."""
-    clock = SystemClock()
-    bus = Bus(connection, SERVICE, clock)
+    bus = Bus(connection, SERVICE, SystemClock())
     await connect_patiently(bus)
+    clock = BusClock(SystemClock(), lambda: bus.js)
     store = Store(connection)
     monitor = Monitor(
         ledger=Ledger(
@@ -33,13 +34,18 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
         reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
         clock=clock,
         rules=settings.rules(),
+        own_offset_s=lambda: clock.offset_s,
+        meter=Meter(bus.metrics),
     )  # fmt: skip
     build(bus, monitor=monitor)
 
     async def sweeping() -> None:
         await monitor.keep_sweeping(settings.sweep_s)
 
-    await serve(bus, connection, background=[sweeping])
+    async def comparing() -> None:
+        await clock.keep_comparing(settings.compare_clocks_s)
+
+    await serve(bus, connection, background=[sweeping, comparing])
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ class MonitorSettings(BaseSettings):
     lateness_s: Seconds = 10.0
     """How long after its end a window still takes records."""
     ahead_s: Seconds = 30.0
-    """How far a gateway's clock may be ahead."""
+    """How far a record may be ahead, once a wrong clock of its gateway is put right."""
     hard_run: Annotated[int, Field(ge=2)] = 8
     """How many requests in a row must fail, or come out empty, to be a hard failure."""
     update_every_s: Seconds = 15.0
@@ -30,6 +30,8 @@ class MonitorSettings(BaseSettings):
     """After how long without a request a staging target is watched no longer."""
     drift_rows: Annotated[int, Field(ge=50, le=5000)] = 300
     sweep_s: Seconds = 1.0
+    compare_clocks_s: Seconds = 10.0
+    """How often the monitor's own clock is compared with the bus's."""
     report_timeout_s: Seconds = 180.0
 
     def rules(self) -> Rules:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import structlog
 
+from contracts.clocks import offset_s, put_right
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
 from contracts.facts import (
@@ -35,7 +36,7 @@ from services.rollback_controller.domain.deciding import Cause, NotServing, Rule
 from services.rollback_controller.domain.record import Book, Rollback, rollback_id
 from services.rollback_controller.ports import Drills, Probe, Routes
 from services.rollback_controller.rehearsal import Rehearsal
-from shared.bus import Bus, Failed
+from shared.bus import Bus, Failed, stored_at
 from shared.clock import Clock
 from shared.errors import Permanent, Transient, translate
 from shared.failpoints import failpoint
@@ -162,12 +163,13 @@ class Controller:
             environment, model, lambda book: walking.failed(book, one.rollback_id, code, reason, now)
         )
 
-    async def measure(self, event: Event[InferenceBatch]) -> None:
-        """Look at live requests, where a switch waits to be verified."""
+    async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
+        """Look at live requests, where a switch waits to be verified; at the bus's time if its gateway's is wrong."""
         now = self.clock.now()
+        records = put_right(event.data.records, 0.0 if stored is None else offset_s(event.time, stored))
         await self.ledger.apply(
             event.environment, event.subject,
-            lambda book: walking.take_records(book, event.data.records, now, self.rules),
+            lambda book: walking.take_records(book, records, now, self.rules),
         )  # fmt: skip
 
     async def lift(self, event: Event[QuarantineLifted]) -> DeploymentChanged | None:
@@ -266,7 +268,7 @@ def _watch(bus: Bus, controller: Controller) -> None:
 
         @bus.on(InferenceBatch, environment=environment)
         async def measure(event: Event[InferenceBatch]) -> None:
-            await controller.measure(event)
+            await controller.measure(event, stored_at())
 
 
 def _follow_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) -> None:

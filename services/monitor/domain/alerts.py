@@ -11,7 +11,8 @@ from services.monitor.domain.record import AlertState
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
 RUNBOOKS: dict[AlertKind, str] = {
-    kind: f"docs/runbooks/{kind}.md" for kind in ("latency", "errors", "quality", "drift", "standby", "engine")
+    kind: f"docs/runbooks/{kind}.md"
+    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock")
 }
 
 

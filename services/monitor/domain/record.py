@@ -128,10 +128,24 @@ class AlertState(Contract):
     updates: int = 0
 
 
+class GatewayClock(Contract):
+    """What is known of a gateway's clock.
+
+    Attributes:
+        offset_s: by how much it was ahead of the bus's when its last batch was stored.
+        wrong: how many batches in a row it was wrong.
+    """
+
+    offset_s: float
+    wrong: int = 0
+    last_at: datetime
+
+
 class Watch(Kept):
     """Everything about one model in one environment.
 
     Attributes:
+        clocks: of the gateways that sent records lately.
         seen: the last request keys, concatenated, so that a record that comes twice counts once.
     """
 
@@ -145,3 +159,4 @@ class Watch(Kept):
     implausible: int = 0
     unwatched: int = 0
     route_known: bool = False
+    clocks: dict[str, GatewayClock] = Field(default_factory=dict)

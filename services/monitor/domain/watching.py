@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from contracts.clocks import put_right
 from contracts.facts import Fact, Inference
 from contracts.outbox import outgoing
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from services.monitor.domain import alerts as al
+from services.monitor.domain import clocks
 from services.monitor.domain.canary import assess_canary
 from services.monitor.domain.findings import find
 from services.monitor.domain.observing import observe_records, pair_records
@@ -51,11 +53,24 @@ class Rules:
 
 @dataclass(frozen=True)
 class Cause:
-    """What made the monitor decide, and when."""
+    """What made the monitor decide, and when.
+
+    Attributes:
+        own_offset_s: by how much the monitor's own clock is ahead of the bus's; `at` is the bus's time.
+    """
 
     id: str
     at: datetime
     correlation_id: str = ""
+    own_offset_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sender:
+    """The gateway that sent a batch, and by how much its clock is ahead of the bus's."""
+
+    gateway: str
+    offset_s: float
 
 
 def take_policy(watch: Watch, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> Watch:
@@ -97,12 +112,19 @@ def take_route(watch: Watch, route: Route, cause: Cause, rules: Rules) -> Watch:
     return watch.model_copy(update={"targets": targets, "epoch": route.epoch, "route_known": True})
 
 
-def take_records(watch: Watch, records: Sequence[Inference], cause: Cause, rules: Rules) -> Watch:
-    """Take a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing."""
+def take_records(
+    watch: Watch, records: Sequence[Inference], cause: Cause, rules: Rules, sender: Sender | None = None
+) -> Watch:
+    """Take a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing.
+
+    The records of a gateway whose clock is wrong are taken at the time that the bus's clock showed.
+    """
     if cause.id in watch.applied:
         return watch
     watch = _applied(watch, cause.id)
-    watch, fresh = _sift(watch, records, cause.at, rules)
+    if sender is not None:
+        watch = clocks.note_clock(watch, sender.gateway, sender.offset_s, cause.at)
+    watch, fresh = _sift(watch, records, cause.at, rules, sender.offset_s if sender is not None else 0.0)
     groups: dict[str, list[Inference]] = {}
     for record in fresh:
         groups.setdefault(str(record.target), []).append(record)
@@ -139,6 +161,8 @@ def assess(watch: Watch, cause: Cause, rules: Rules, names: Iterable[str] | None
 def _decide_alerts(watch: Watch, state: TargetState, cause: Cause, rules: Rules) -> Watch:
     policy = watch.policies.get(str(state.target.version))
     findings = find(state, policy, cause.at, hard_run=rules.hard_run)
+    if state.role == "active":
+        findings += clocks.find_wrong_clocks(watch, cause.own_offset_s, cause.at)
     decided = al.decide_alerts(
         watch.alerts, state.target, findings, cause.at, environment=watch.environment,
         release_id=policy.release_id if policy else None, update_every_s=rules.update_every_s,
@@ -192,17 +216,19 @@ def _say(watch: Watch, cause: Cause, facts: Iterable[tuple[str, Fact]], state: T
     return watch.model_copy(update={"outbox": (*watch.outbox, *said)}) if said else watch
 
 
-def _sift(watch: Watch, records: Sequence[Inference], now: datetime, rules: Rules) -> tuple[Watch, list[Inference]]:
+def _sift(
+    watch: Watch, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
+) -> tuple[Watch, list[Inference]]:
     """Leave aside what came before and what cannot be true."""
     order = [watch.seen[at : at + _KEY_CHARS] for at in range(0, len(watch.seen), _KEY_CHARS)]
     seen, fresh, duplicates, implausible = set(order), list[Inference](), 0, 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)
-    for record in records:
+    for sent, record in zip(records, put_right(records, offset_s), strict=True):
         mine = (record.target.model, record.environment) == (watch.model, watch.environment)
         if not mine or not is_plausible(record) or ended_at(record) > newest:
             implausible += 1
             continue
-        key = _record_key(record)
+        key = _record_key(sent)
         if key in seen:
             duplicates += 1
             continue
@@ -238,7 +264,9 @@ def _fresh(watch: Watch, target: Target, role: Role, now: datetime) -> TargetSta
 
 def _may_gather(watch: Watch, state: TargetState) -> bool:
     """Tell whether requests may go into drift windows: not while something else is wrong with the target."""
-    wrong = any(one.open and one.target == state.target and one.kind != "drift" for one in watch.alerts.values())
+    wrong = any(
+        one.open and one.target == state.target and one.kind not in ("drift", "clock") for one in watch.alerts.values()
+    )
     return watch.environment == "production" and state.role == "active" and not wrong
 
 

@@ -1,0 +1,55 @@
+"""The time by the message bus's clock, wherever this machine's own clock is wrong."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import nats.errors
+import structlog
+from nats.js import JetStreamContext
+
+from contracts.clocks import is_wrong
+from shared.clock import Clock
+
+_QUESTION = "$JS.API.STREAM.INFO.KV_alerts"
+_SLOWEST_S = 2.0
+
+
+class BusClock:
+    """This machine's clock, set right by the bus's when the two differ by more than messages take.
+
+    Attributes:
+        offset_s: by how much this machine's clock is ahead of the bus's, as far as is known.
+    """
+
+    def __init__(self, clock: Clock, js: Callable[[], JetStreamContext]) -> None:
+        self._clock = clock
+        self._js = js
+        self.offset_s = 0.0
+
+    def now(self) -> datetime:
+        """Return the current instant, aware, in UTC."""
+        now = self._clock.now()
+        return now - timedelta(seconds=self.offset_s) if is_wrong(self.offset_s) else now
+
+    def monotonic(self) -> float:
+        """Return seconds that never run backwards, for durations."""
+        return self._clock.monotonic()
+
+    async def compare(self) -> None:
+        """Ask the bus for its time; an answer that took long says nothing."""
+        asked_at, began_s = self._clock.now(), self._clock.monotonic()
+        answer = await self._js()._api_request(_QUESTION)  # noqa: SLF001 - the client drops the server's time
+        took_s = self._clock.monotonic() - began_s
+        if took_s <= _SLOWEST_S:
+            middle = asked_at + timedelta(seconds=took_s / 2)
+            self.offset_s = (middle - datetime.fromisoformat(answer["ts"])).total_seconds()
+
+    async def keep_comparing(self, every_s: float) -> None:
+        """Compare for ever; while the bus is away, what is known stands."""
+        while True:
+            try:
+                await self.compare()
+            except (nats.errors.Error, TimeoutError) as error:
+                structlog.get_logger().warning("the bus did not tell its time", error=repr(error))
+            await asyncio.sleep(every_s)

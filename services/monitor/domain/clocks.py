@@ -1,0 +1,80 @@
+"""Whose clock is wrong: a gateway's, the monitor's own, or the message bus's. Pure."""
+
+from datetime import datetime, timedelta
+
+from contracts.clocks import TOLERANCE_S, is_wrong
+from services.monitor.domain.alerts import Finding
+from services.monitor.domain.record import GatewayClock, Watch
+
+BATCHES = 3
+"""So many batches in a row make an alert: a single one may have waited for the bus."""
+SILENT = timedelta(minutes=5)
+FORGOTTEN = timedelta(hours=1)
+GATEWAYS_KEPT = 256
+_HOLD_S = 60.0
+
+
+def note_clock(watch: Watch, gateway: str, offset: float, now: datetime) -> Watch:
+    """Return the record with what a batch showed of its gateway's clock; gateways that are long silent are dropped."""
+    known = watch.clocks.get(gateway)
+    wrong = (known.wrong if known else 0) + 1 if is_wrong(offset) else 0
+    clocks = {**watch.clocks, gateway: GatewayClock(offset_s=offset, wrong=wrong, last_at=now)}
+    silent = [name for name, one in clocks.items() if now - one.last_at > FORGOTTEN and name != gateway]
+    oldest = sorted((name for name in clocks if name != gateway), key=lambda name: clocks[name].last_at)
+    surplus = oldest[: max(0, len(clocks) - GATEWAYS_KEPT)]
+    gone = {name for name in (*silent, *surplus) if not _is_alerted(watch, name)}
+    if gone:
+        keys = {_key(name) for name in gone}
+        kept = {key: one for key, one in watch.alerts.items() if key.partition("/")[2] not in keys}
+        watch = watch.model_copy(update={"alerts": kept})
+    return watch.model_copy(update={"clocks": {name: one for name, one in clocks.items() if name not in gone}})
+
+
+def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[Finding, ...]:
+    """Return what the clocks say now.
+
+    All are compared with the bus's. Where the monitor and every gateway differ from it by the same, it is the bus's
+    that is wrong.
+
+    Args:
+        watch: The record.
+        own_offset: By how many seconds the monitor's own clock is ahead of the bus's.
+        now: The time by the bus's clock.
+    """
+    present = {name: one for name, one in watch.clocks.items() if now - one.last_at <= SILENT}
+    mine = is_wrong(own_offset)
+    same = mine and bool(present) and all(not is_wrong(one.offset_s - own_offset) for one in present.values())
+    found = [
+        _finding("bus", "the message bus", -own_offset, "that of the gateways and of the monitor", wrong=same),
+        _finding("monitor", "the monitor", own_offset, "that of the message bus", wrong=mine and not same),
+    ]
+    for name, one in watch.clocks.items():
+        wrong = name in present and one.wrong >= BATCHES and not same
+        calm = not is_wrong(one.offset_s) or name not in present or same
+        found.append(
+            _finding(name, f"gateway {name}", one.offset_s, "that of the message bus", wrong=wrong, calm=calm)
+        )
+    return tuple(found)
+
+
+def _finding(
+    name: str, whose: str, offset: float, beside: str, *, wrong: bool, calm: bool | None = None
+) -> Finding:  # fmt: skip
+    if is_wrong(offset):
+        side = "ahead of" if offset > 0 else "behind"
+        message = f"The clock of {whose} is {abs(offset):.0f} s {side} {beside}; {TOLERANCE_S:g} s are allowed."
+    else:
+        message = f"The clock of {whose} agrees with {beside}, or nothing comes from there any more."
+    return Finding(
+        key=_key(name), kind="clock", severity="warning", trigger=None, fired=wrong,
+        calm=not wrong if calm is None else calm, hold_s=_HOLD_S, message=message, value=round(offset, 1),
+        limit=TOLERANCE_S,
+    )  # fmt: skip
+
+
+def _key(name: str) -> str:
+    return f"clock-{name}"
+
+
+def _is_alerted(watch: Watch, gateway: str) -> bool:
+    return any(one.open and key.partition("/")[2] == _key(gateway) for key, one in watch.alerts.items())

@@ -1,0 +1,76 @@
+"""Clocks on a real bus: its own time is known, and a batch is handled with the time at which it was stored."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from contracts import facts as f
+from services.monitor.adapters.bus_clock import BusClock
+from services.monitor.app import Meter, Monitor, build
+from services.monitor.domain.record import Watch
+from services.monitor.domain.watching import Rules
+from shared.bus import Bus, publish_event
+from shared.clock import SystemClock
+from shared.factlog import LoggedPublisher
+from shared.kv import Bucket
+from shared.ledger import Ledger
+from tests.kit import factories as k
+from tests.kit.services import stored_facts
+from tests.unit.monitor import factories as m
+
+HOUR = timedelta(hours=1)
+NOW = SystemClock().now
+
+
+class Wrong(SystemClock):
+    """This machine's clock, an hour ahead."""
+
+    def now(self):
+        return super().now() + HOUR
+
+
+async def test_a_wrong_clock_is_set_right_by_the_bus(js):
+    clock = BusClock(Wrong(), lambda: js)
+    assert clock.now() - NOW() > HOUR / 2
+    await clock.compare()
+    assert clock.offset_s == pytest.approx(HOUR.total_seconds(), abs=2)
+    assert abs(clock.now() - NOW()) < timedelta(seconds=2)
+
+
+async def test_a_right_clock_is_left_alone(js):
+    clock = BusClock(SystemClock(), lambda: js)
+    await clock.compare()
+    assert abs(clock.offset_s) < 2
+    assert clock.now() <= NOW()
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR])
+async def test_records_of_a_gateway_with_a_wrong_clock_are_counted_taken_and_alerted_about(js, bus_settings, ahead):
+    bus, registry = Bus(bus_settings, "monitor", SystemClock()), CollectorRegistry()
+    await bus.connect()
+    ledger = Ledger(
+        Bucket(js, "alerts", Watch), LoggedPublisher(bus),
+        lambda model, environment: Watch(model=model, environment=environment), service="monitor",
+    )  # fmt: skip
+    build(bus, monitor=Monitor(ledger=ledger, references=None, reports=None, clock=SystemClock(), rules=Rules(),
+                               meter=Meter(registry)))  # fmt: skip
+    for number in range(4):
+        at = NOW() + ahead
+        records = tuple(m.record(scheduled_at=at - timedelta(seconds=1), sent_at=at) for _ in range(5))
+        batch = f.InferenceBatch(gateway="gateway-east-1", records=records)
+        await publish_event(js, k.event(batch, id=f"b{number}", time=at))
+    await bus.broker.start()
+    try:
+        async with asyncio.timeout(20):
+            while not (raised := await stored_facts(js, f.AlertRaised)):
+                await asyncio.sleep(0.05)
+    finally:
+        await bus.broker.stop()
+    assert raised[0].data.kind == "clock"
+    assert "gateway-east-1 is 3600 s" in raised[0].data.message
+    watch = (await Bucket(js, "alerts", Watch).get(f"production.{k.MODEL}")).value
+    (target,) = watch.targets.values()
+    assert (target.requests, watch.implausible, target.late) == (20, 0, 0)
+    assert b'slipway_records_at_a_wrong_time_total{gateway="gateway-east-1"} 20.0' in generate_latest(registry)
