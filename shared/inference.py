@@ -33,6 +33,13 @@ USUAL_FLAGS: Final = ("exclude_input_in_output", "return_finish_reason", "return
 """What every request asks for besides the text."""
 
 
+END_S: Final = 1.0
+"""How long a stream that has finished may take to end before it is cancelled, seconds."""
+
+REST_S: Final = 10.0
+"""How long the rest of a probe's answer is read, seconds."""
+
+
 @dataclass(frozen=True)
 class Delta:
     """A piece of an answer.
@@ -118,16 +125,20 @@ async def generate(
     request = build_request(triton_name, texts, flags, request_id)
     finished = False
     async with contextlib.aclosing(stream_responses(channel, request, deadlines or Deadlines())) as responses:
-        async for response in responses:
-            delta = read_delta(response)
-            if delta is None:
-                continue
-            if delta.finish_reason in BROKEN_OFF:
-                raise Transient("engine_failed", f"The engine of {triton_name} broke the answer off.")
-            finished = delta.finish_reason is not None
-            yield delta
+        try:
+            async for response in responses:
+                delta = read_delta(response)
+                if delta is None:
+                    continue
+                if delta.finish_reason in BROKEN_OFF:
+                    raise Transient("engine_failed", f"The engine of {triton_name} broke the answer off.")
+                finished = delta.finish_reason is not None
+                yield delta
+                if finished:
+                    return
+        finally:
             if finished:
-                return
+                await _read_to_the_end(responses)
     if not finished:
         raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
 
@@ -151,10 +162,12 @@ async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> Asy
             if response is grpc.aio.EOF:
                 break
             if response.error_message:
+                await _let_end(call)
                 raise classify_engine_error(response.error_message, name)
             begun = True
             yield response.infer_response
             if response.infer_response.parameters["triton_final_response"].bool_param:
+                await _let_end(call)
                 break
     except TimeoutError:
         raise _silence(name, limits, begun=begun) from None
@@ -162,6 +175,28 @@ async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> Asy
         raise classify_rpc_error(error, name) from error
     finally:
         call.cancel()
+
+
+async def _read_to_the_end(responses: AsyncGenerator[Any, None], limit_s: float = END_S) -> None:
+    """Read what is left of a stream that has finished, for a moment, so that it need not be cancelled."""
+    with contextlib.suppress(SlipwayError, TimeoutError):
+        async with asyncio.timeout(limit_s):
+            async for _ in responses:
+                pass
+
+
+async def _let_end(call: Any) -> None:
+    """Wait for a moment until the server ends a call that has said its last.
+
+    Cancelling what is about to end races with its end inside Triton, which may then use freed memory: seen as SIGSEGV
+    in ModelStreamInferHandler::Process and as `double free or corruption` (triton-inference-server/server 7368, 8034).
+    """
+    import grpc
+
+    with contextlib.suppress(grpc.RpcError, TimeoutError):
+        async with asyncio.timeout(END_S):
+            while await call.read() is not grpc.aio.EOF:
+                pass
 
 
 async def first_token(channel: Any, triton_name: str, *, prompt: str = "Hello", deadline_s: float = 60.0) -> str:
@@ -174,13 +209,29 @@ async def first_token(channel: Any, triton_name: str, *, prompt: str = "Hello", 
     stream = generate(
         channel, triton_name, prompt, sampling, deadlines=Deadlines(first_token_s=deadline_s, inter_token_s=deadline_s)
     )
-    try:
+    async with contextlib.AsyncExitStack() as leaving:
+        leaving.push_async_callback(stream.aclose)
         async for delta in stream:
             if delta.text:
+                leaving.pop_all()
+                _end_later(stream)
                 return delta.text
-    finally:
-        await stream.aclose()
     raise Transient("no_first_token", f"{triton_name} finished without generating any text.")
+
+
+_ending: set[asyncio.Task[None]] = set()
+
+
+def _end_later(stream: AsyncGenerator[Any, None]) -> None:
+    """Read a stream to its end in the background: it is short, and nobody waits for the rest."""
+
+    async def end() -> None:
+        async with contextlib.aclosing(stream):
+            await _read_to_the_end(stream, REST_S)
+
+    task = asyncio.create_task(end())
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
 
 
 def encode_text(text: str) -> bytes:

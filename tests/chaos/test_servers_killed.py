@@ -45,12 +45,12 @@ async def publish_until_uploading(stack, wide) -> None:
     await client.close()
 
 
-def answers(stack, model: str) -> str | None:
+def answers(stack, model: str, timeout_s: float = 10) -> str | None:
     """Ask over the OpenAI API; give the version that answered, None when nobody did."""
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
     body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
     try:
-        response = httpx.post(url, json=body, timeout=10)
+        response = httpx.post(url, json=body, timeout=timeout_s)
     except httpx.TransportError:
         return None
     return response.headers["x-slipway-version"] if response.status_code == 200 else None
