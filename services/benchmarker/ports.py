@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol
 
+from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
@@ -62,6 +63,13 @@ class Reports(Protocol):
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
         """Give the windows that a variant's quality was measured on; none where its manifest holds none.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+        """
+
+    def measurement(self, manifest: ArtifactRef) -> Measurement | None:
+        """Return how a variant's quality was measured; None where its manifest does not say.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.

@@ -88,9 +88,15 @@ class Scoring:
             context = staged.candidate.context_tokens
             return not_measured(f"No held-out window fits the {context} tokens of context that are served.")
         scores = await self._score_windows(staged.candidate, fitting)
-        baseline = await self._score_baseline(staged, fitting, beside) if differs(mean_deviation(scores)) else None
         order = staged.request
-        return assess_scored(scores, order.quality_gate, baseline=baseline, measured_again=order.measurement_number > 1)
+        if not differs(mean_deviation(scores)):
+            return assess_scored(scores, order.quality_gate)
+        record = order.candidate.record or order.candidate.manifest
+        measurement = await asyncio.to_thread(self.reports.measurement, record)
+        return assess_scored(
+            scores, order.quality_gate, baseline=await self._score_baseline(staged, fitting, beside),
+            measurement=measurement, measured_again=order.measurement_number > 1,
+        )  # fmt: skip
 
     async def _score_windows(self, served: ServedTarget, windows: Windows) -> tuple[WindowScore, ...]:
         scores = []

@@ -159,11 +159,11 @@ def gate(name: str = "ttft_ms.p95", verdict: str = "pass") -> f.GateResult:
 def benchmarked(
     variant: str, version: int = 1, *, verdict: str = "pass", gates=None, number: int = 1, **figures
 ) -> f.VariantBenchmarked:
-    one = target(variant, version)
+    one, settled = target(variant, version), () if number == 1 else (gate("served_quality"),)
     return f.VariantBenchmarked(
         target=one, baseline=BASELINE.target, report=ref("reports/x.json"), attempt=1, hardware="a machine",
         measurement_number=number, candidate_summary=summary(one, **figures), baseline_summary=summary(BASELINE.target),
-        gates=(gate(verdict=verdict),) if gates is None else gates, verdict=verdict,
+        gates=(gate(verdict=verdict), *settled) if gates is None else gates, verdict=verdict,
     )  # fmt: skip
 
 

@@ -201,9 +201,10 @@ class TestTritonEngine(EngineConformance):
         return served(Target(model="bot", version=9, variant="bf16"), self.endpoint)
 
 
-def put_manifest(store, target, windows):
+def put_manifest(store, target, windows, measurement=None):
     """Commit the manifest of a variant that was measured on these windows."""
-    ref, _ = store.put_manifest(f"manifests/variant/{uuid.uuid4().hex}.json", variant_manifest(target, windows))
+    manifest = variant_manifest(target, windows, measurement=measurement)
+    ref, _ = store.put_manifest(f"manifests/variant/{uuid.uuid4().hex}.json", manifest)
     return ref
 
 
@@ -217,8 +218,8 @@ class TestStoredReports(ReportsConformance):
     def put(self, reports, name, data):
         return reports._store.create(f"evaluations/{uuid.uuid4().hex}-{name}", data)
 
-    def put_variant(self, reports, windows):
-        return put_manifest(reports._store, Target(model="bot", version=1, variant="int8"), windows)
+    def put_variant(self, reports, windows, measurement=None):
+        return put_manifest(reports._store, Target(model="bot", version=1, variant="int8"), windows, measurement)
 
 
 async def test_measured_latencies_are_those_the_engine_was_set_to(service, fleet, bench):

@@ -2,6 +2,7 @@
 
 from pydantic import ValidationError
 
+from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
 from shared.blobs import Store, manifest_key
@@ -30,11 +31,20 @@ class StoredReports:
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
         """Give the windows of a variant's manifest; a base model's has none."""
+        variant = self._variant(manifest)
+        return variant.held_out if variant else ()
+
+    def measurement(self, manifest: ArtifactRef) -> Measurement | None:
+        """Return how a variant's quality was measured; a base model's was not."""
+        variant = self._variant(manifest)
+        return variant.measurement if variant else None
+
+    def _variant(self, manifest: ArtifactRef) -> VariantManifest | None:
         data = self._store.get(manifest)
         try:
-            return VariantManifest.model_validate_json(data).held_out
+            return VariantManifest.model_validate_json(data)
         except ValidationError:
-            return ()
+            return None
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
         """Read an evaluation set, verified."""

@@ -37,7 +37,7 @@ def make_report(
     baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
     comparison = compare(records, seed=plan.seed)
     gates = assess_gates(order.gates, candidate, baseline, comparison)
-    served_gate = gate_of(served_quality, order.quality_gate)
+    served_gate = gate_of(served_quality, order.quality_gate, measured_again=order.measurement_number > 1)
     gates = gates if served_gate is None else (*gates, served_gate)
     return BenchmarkReport(
         output_key=plan.output_key,

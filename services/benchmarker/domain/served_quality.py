@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from contracts.codes import Code
-from contracts.facts import GateResult, ServedQuality
+from contracts.facts import GateResult, Measurement, ServedQuality
 from contracts.manifests import HeldOutWindow
 from contracts.policy import QualityGate
 from contracts.vocabulary import Fault
@@ -78,7 +78,7 @@ def assess_scored(
     gate: QualityGate | None,
     *,
     baseline: BaselineScores | None = None,
-    measured: str = "",
+    measurement: Measurement | None = None,
     measured_again: bool = False,
 ) -> ServedQuality:
     """Judge a candidate by its score on the windows: against the quantiser's record, then against the policy.
@@ -87,7 +87,7 @@ def assess_scored(
         scores: One per window, at least one.
         gate: The policy's limits for this variant.
         baseline: What the baseline scored in the same session; needed only where the candidate differs.
-        measured: How the record was measured, for the reason.
+        measurement: How the record was measured, for the reason.
         measured_again: The record is that of a second measurement.
     """
     beside = baseline or BaselineScores()
@@ -105,8 +105,8 @@ def assess_scored(
         said = "The engine's log-probabilities are not finite: it serves something else than the files hold."
     elif fault is not None:
         said += (
-            f", where the files gave {recorded_ratio:.4f}{measured}: they differ by {_apart(evidence.candidate)}, more "
-            f"than {MAX_DEVIATION:.0%}."
+            f", where the files gave {recorded_ratio:.4f}{_how(measurement)}: they differ by "
+            f"{_apart(evidence.candidate)}, more than {MAX_DEVIATION:.0%}."
         )
     elif limit is not None and ratio > limit:
         verdict, fault = "fail", "candidate"
@@ -203,11 +203,16 @@ def not_measured(reason: str) -> ServedQuality:
     return ServedQuality(method="none", verdict="inconclusive", reason=reason)
 
 
-def gate_of(served: ServedQuality, gate: QualityGate | None) -> GateResult | None:
+def gate_of(served: ServedQuality, gate: QualityGate | None, *, measured_again: bool = False) -> GateResult | None:
     """Give the result that counts for the benchmark's verdict.
 
-    None where nothing could be measured and the policy asks for no quality of this variant.
+    None where nothing could be measured and the policy asks for no quality of this variant. A record that was suspect is
+    settled only by a score on the windows of the new one.
     """
+    unsettled = measured_again and served.method != "prompt_logprobs" and served.verdict != "fail"
+    if unsettled:
+        reason = f"The first record is suspect, and nothing was scored on the second's windows: {served.reason}"
+        return GateResult(name=GATE, verdict="inconclusive", reason=reason, code=SUSPECT)
     if served.method == "none" and gate is None:
         return None
     scored = served.method == "prompt_logprobs"
@@ -222,6 +227,15 @@ def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -
     """Return a figure per predicted token; not a number where one of the scores is none."""
     mean = sum(read(one) for one in scores) / sum(one.tokens for one in scores)
     return mean if math.isfinite(mean) else math.nan
+
+
+def _how(measurement: Measurement | None) -> str:
+    """Say how a record was measured: ` (measured in bfloat16 with avx512_core_bf16 on 2 threads)`."""
+    if measurement is None:
+        return ""
+    processor = measurement.processor
+    what = processor.instruction_set or processor.device
+    return f" (measured in {measurement.precision} with {what} on {processor.threads} threads)"
 
 
 def _ratio(deviation: float | None) -> float | None:

@@ -8,6 +8,8 @@ from services.registry.domain.choice import Entrant, Ranking, rank
 from services.registry.domain.record import Again, Release
 
 SUSPECT: Code = "measurement_suspect"
+SETTLES = "served_quality"
+"""The gate that found the record suspect, and alone can clear it."""
 _WHAT_TO_DO = (
     "Compare the machine that measures with the one that serves, mend or replace the one that is wrong, then publish "
     "with a higher attempt."
@@ -164,6 +166,8 @@ def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str]
     if again.made is None or again.benchmarked is None or not again.staged:
         return None
     verdict, code, reason = _verdict(release, again.benchmarked)
+    if verdict == "pass" and not any(gate.name == SETTLES for gate in again.benchmarked.gates):
+        verdict, code, reason = "inconclusive", SUSPECT, f"no evidence for {SETTLES}."
     if code == SUSPECT:
         reason = f"It was measured again, and still: {reason} {_WHAT_TO_DO}"
     return verdict, code, reason

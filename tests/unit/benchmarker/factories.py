@@ -2,7 +2,15 @@
 
 from datetime import UTC, datetime
 
-from contracts.facts import EngineVersion, Quality, ServedQuality, StagingRequested, VariantStaged
+from contracts.facts import (
+    EngineVersion,
+    Measurement,
+    Processor,
+    Quality,
+    ServedQuality,
+    StagingRequested,
+    VariantStaged,
+)
 from contracts.manifests import HeldOutWindow, VariantManifest
 from contracts.policy import LoadProfile, MetricGate, QualityGate
 from contracts.routes import ServedTarget
@@ -61,14 +69,23 @@ def window(*, tokens: int = 100, token_nll: float = 2.0, reference_nll: float = 
     return HeldOutWindow(token_ids=ids, reference_nll=reference_nll * tokens, nll=token_nll * tokens)
 
 
-def variant_manifest(target: Target, windows: tuple[HeldOutWindow, ...], *, quality: Quality = QUALITY) -> VariantManifest:
+MEASUREMENT = Measurement(
+    precision="bfloat16",
+    processor=Processor(device="cpu", instruction_set="avx512_core_bf16", capability="AVX512", amx=False, threads=2),
+)
+
+
+def variant_manifest(
+    target: Target, windows: tuple[HeldOutWindow, ...], *, quality: Quality = QUALITY,
+    measurement: Measurement | None = None,
+) -> VariantManifest:  # fmt: skip
     """The manifest of a variant that was measured on these windows."""
     return VariantManifest(
         model=target.model, variant=target.variant, output_key=digest_of(str(target).encode()),
         merged=artifact("merged"), files=(), engine=EngineVersion(name="test", version="1"), settings={},
         calibration_digest=None, held_out_digest=digest_of(b"text"), held_out=windows, size_ratio=1.0,
         quality=quality, weights_bytes=1, duration_s=1.0, peak_rss_bytes=1,
-        made_at=datetime(2026, 1, 1, tzinfo=UTC),
+        made_at=datetime(2026, 1, 1, tzinfo=UTC), measurement=measurement,
     )  # fmt: skip
 
 

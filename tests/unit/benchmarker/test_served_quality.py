@@ -20,7 +20,7 @@ from services.benchmarker.domain.served_quality import (
     not_measured,
     score_window,
 )
-from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served, staged, window
+from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, MEASUREMENT, served, staged, window
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
 from tests.unit.benchmarker.virtual_time import EPOCH, LoopClock, run_virtually
 
@@ -290,6 +290,14 @@ def test_a_baseline_without_evidence_says_why_it_has_none():
     assert "told to fail" in reason(baseline=broken, beside=THEIRS)
 
 
+def test_the_reason_says_how_the_record_was_measured():
+    def reason(measurement):
+        return assess_scored([score_window(window(), (-2.3,) * 100)], None, measurement=measurement).reason
+
+    assert "gave 1.0000 (measured in bfloat16 with avx512_core_bf16 on 2 threads): they" in reason(MEASUREMENT)
+    assert "gave 1.0000: they" in reason(None)
+
+
 def test_the_baseline_is_asked_only_when_the_candidate_differs():
     _, engine = measure(Behaviour(token_nll=2.0), baseline=Behaviour(token_nll=9.0), beside=THEIRS)
     assert engine.scored == [101, 41]
@@ -304,3 +312,11 @@ def test_a_later_measurement_is_what_the_candidate_is_held_against():
     second, engine = measure(Behaviour(token_nll=2.0), windows=wrong, record=right, number=2)
     assert (second.verdict, second.measurement_number, engine.scored) == ("pass", 2, [51])
     assert second.output_key != first.output_key
+
+
+@pytest.mark.parametrize("candidate", [Behaviour(), Behaviour(token_nll=2.0, score_error="engine_failed")])
+def test_a_suspect_record_is_not_cleared_by_a_benchmark_that_scores_nothing(candidate):
+    report, _ = measure(candidate, gate=None, record=WINDOWS, number=2)
+    assert blamed(report) == ("inconclusive", "inconclusive", None, "measurement_suspect")
+    empty, _ = measure(Behaviour(token_nll=2.0), gate=None, record=(), number=2)
+    assert blamed(empty) == ("inconclusive", "inconclusive", None, "measurement_suspect")

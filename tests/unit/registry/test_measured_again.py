@@ -84,6 +84,13 @@ def test_suspect_twice_ends_inconclusive_and_says_what_to_do():
     assert [one.verdict for one in walk.end.choice.candidates] == ["inconclusive"]
 
 
+def test_a_second_benchmark_that_says_nothing_of_the_quality_settles_nothing():
+    walk, _ = suspected()
+    measured(walk, k.benchmarked("int8", gates=(k.gate(),), **SECOND))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "measurement_suspect")
+    assert "no evidence for served_quality" in walk.end.reason
+
+
 @pytest.mark.parametrize(
     ("fact", "verdict", "code"),
     [
