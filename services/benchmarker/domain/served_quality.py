@@ -206,8 +206,8 @@ def not_measured(reason: str) -> ServedQuality:
 def gate_of(served: ServedQuality, gate: QualityGate | None, *, measured_again: bool = False) -> GateResult | None:
     """Give the result that counts for the benchmark's verdict.
 
-    None where nothing could be measured and the policy asks for no quality of this variant. A record that was suspect is
-    settled only by a score on the windows of the new one.
+    None where nothing could be measured and the policy asks for no quality of this variant. A suspect record is settled
+    only by a score on the windows of the new one.
     """
     unsettled = measured_again and served.method != "prompt_logprobs" and served.verdict != "fail"
     if unsettled:
