@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 
+from .codes import ADVICE
+
 EVENT_BYTES = 256 * 1024
 """The most bytes that one event from outside may have, as it arrives."""
 TEXT_CHARACTERS = 2048
@@ -54,6 +56,11 @@ class TooLarge:
     def reason(self) -> str:
         """What is too large, by how much; the advice of the code `too_large` says what to do."""
         return f"{self.field} has {self.size:,} {self.unit}; the limit is {self.limit:,}."
+
+    @property
+    def sentence(self) -> str:
+        """The reason and what to do, in the words that a rejection of the registry has."""
+        return f"{self.reason} {ADVICE['too_large']}"
 
     @property
     def details(self) -> dict[str, Any]:

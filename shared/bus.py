@@ -34,13 +34,12 @@ from shared.settings import Connection
 from shared.telemetry import traceparent_for, tracer_provider
 
 F = TypeVar("F", bound=Fact)
-_stored_at: ContextVar[datetime | None] = ContextVar("stored_at", default=None)
 PUBLISH_TIMEOUT_S = 10.0
 _PUBLISH_ATTEMPTS = 5
 STOP_GRACE_S = 2.0
 _FRAME_BYTES = 64
 
-__all__ = ["Bus", "Emit", "Failed", "Outcome"]
+__all__ = ["Bus", "Emit", "Failed", "Outcome", "Received"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,16 @@ class Emit:
     cause_id: str | None = None
     id: str | None = None
 
+
+@dataclass(frozen=True)
+class Received:
+    """Where the message that is being handled is stored, and since when: by the server's word, not the publisher's."""
+
+    sequence: int
+    stored_at: datetime
+
+
+_received: ContextVar[Received | None] = ContextVar("received", default=None)
 
 Outcome = Fact | Emit | Sequence[Fact | Emit] | None
 Handler = Callable[[Event[F]], Coroutine[Any, Any, Outcome]]
@@ -100,6 +109,15 @@ class Bus:
 
     def _delivery(self, msg: Any, /, *, context: ContextRepo) -> Delivery:
         return Delivery(msg, context=context, bus=self)
+
+    @property
+    def received(self) -> Received:
+        """Where the message is stored whose handler asks; raise LookupError outside of handlers."""
+        found = _received.get()
+        if found is None:
+            msg = "no message is being handled"
+            raise LookupError(msg)
+        return found
 
     # -- connection -------------------------------------------------------------------------------------------------
 
@@ -287,7 +305,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
 
 def stored_at() -> datetime | None:
     """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
-    return _stored_at.get()
+    found = _received.get()
+    return found.stored_at if found is not None else None
 
 
 def _as_emits(outcome: Outcome) -> list[Emit]:
@@ -300,7 +319,8 @@ def _as_emits(outcome: Outcome) -> list[Emit]:
 def _decoder(fact: type[F]) -> Callable[..., Awaitable[Event[F]]]:
     async def decode(message: NatsMessage, _original: Any) -> Event[F]:
         raw = message.raw_message
-        _stored_at.set(raw.metadata.timestamp if isinstance(raw, Msg) else None)
+        metadata = raw.metadata if isinstance(raw, Msg) else None
+        _received.set(Received(metadata.sequence.stream, metadata.timestamp) if metadata else None)
         return parse_event(fact, message.raw_message.subject, message.body)
 
     return decode

@@ -13,6 +13,7 @@ from faststream.exceptions import AckMessage, HandlerException, NackMessage, Rej
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import Fact, WorkAbandoned
 from contracts.services import DEADLETTER_PREFIX, Stream
@@ -30,6 +31,15 @@ _HEADERS_BYTES = 8192
 _KEPT_HEADERS = ("content-type", "traceparent")
 """What goes on with a dead letter. A stranger's other headers may steer the server (`Nats-Expected-Stream` …)."""
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
+ITEM_LIMIT_S, OUTAGE_LIMIT_S = 6 * 3600.0, 7 * 86_400.0
+"""How long one message is tried again, counted by the waits between its tries; no clock can cut it short.
+
+Neither the time that a message waited for its first try counts, nor that in which the service was down.
+"""
+OUTAGES: frozenset[Code] = frozenset(
+    {"bus_unavailable", "store_unavailable", "hub_unavailable", "endpoint_unreachable", "disk_full", "stream_full"}
+)
+"""Failures of what all messages need: they are waited for so long that no outage ends good work."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,22 @@ class Consumption:
 def backoff_s(deliveries: int) -> float:
     """Give the seconds to wait before delivery number `deliveries + 1`."""
     return _BACKOFF_S[min(max(deliveries, 1), len(_BACKOFF_S)) - 1]
+
+
+def retried_s(deliveries: int) -> float:
+    """Return how many seconds were waited between the tries of a message that was delivered so often."""
+    listed = sum(_BACKOFF_S[: max(deliveries - 1, 0)])
+    return listed + _BACKOFF_S[-1] * max(deliveries - 1 - len(_BACKOFF_S), 0)
+
+
+def given_up(error: Transient, deliveries: int) -> Permanent | None:
+    """Return what ends a message that failed in a passing way for too long; None while it is tried again."""
+    waited, limit = retried_s(deliveries), OUTAGE_LIMIT_S if error.code in OUTAGES else ITEM_LIMIT_S
+    if waited < limit:
+        return None
+    hours = f"{waited / 3600:.0f} h, the limit is {limit / 3600:.0f} h"
+    reason = f"Tried again for {hours}; the last failure was {error.code}: {error.reason}"
+    return Permanent("retried_too_long", reason, last_code=error.code, **error.details)
 
 
 class Delivery(BaseMiddleware[Any, Any]):
@@ -92,6 +118,8 @@ class Delivery(BaseMiddleware[Any, Any]):
         deliveries = message.metadata.num_delivered
         consumption = self._bus.consumptions[message.metadata.consumer]
         known = translate(error)
+        if isinstance(known, Transient):
+            known = given_up(known, deliveries) or known
         exhausted = known is None and deliveries >= UNKNOWN_ERROR_DELIVERIES
         log = structlog.get_logger().bind(fact=consumption.fact.TYPE, subject=message.subject, deliveries=deliveries)
         if isinstance(known, Permanent) or exhausted:

@@ -1,7 +1,7 @@
 """The one tree of errors: what is tried again and what is not.
 
 SlipwayError
-├── Transient   the world is not ready; tried again with backoff for as long as it takes
+├── Transient   the world is not ready; tried again with backoff, up to the limits in shared/delivery.py
 └── Permanent   trying again would fail again; becomes a rejection fact or a dead letter
 """
 
@@ -83,6 +83,16 @@ _STORE_PERMANENT: dict[str, Code] = {
     "AccessDenied": "uri_not_allowed", "BadDigest": "digest_mismatch", "XAmzContentSHA256Mismatch": "digest_mismatch",
     "InvalidRange": "digest_mismatch",
 }  # fmt: skip
+_STORE_TRANSIENT = frozenset({
+    "RequestTimeout", "RequestTimeTooSkewed", "RequestExpired", "ExpiredToken", "TokenRefreshRequired", "InvalidToken",
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "AccountProblem", "NotSignedUp",
+    "InvalidSecurity", "AllAccessDisabled", "Unauthorized", "NoSuchUpload", "InvalidPart", "IncompleteBody",
+    "TooManyRequests", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
+})  # fmt: skip
+"""Answers of 4xx that are about the moment, a clock or credentials, and not about the object."""
+_S3_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
+_STATUS_TRANSIENT = frozenset({401, 407, 408, 409, 421, 423, 425, 429})
+"""Of the 4xx, those that may be answered otherwise later; 5xx and redirects always may."""
 
 
 def _from_minio(error: BaseException) -> SlipwayError | None:
@@ -90,13 +100,28 @@ def _from_minio(error: BaseException) -> SlipwayError | None:
     import urllib3.exceptions as u
 
     if isinstance(error, m.S3Error):
-        code = _STORE_PERMANENT.get(error.code)
-        if code is not None:
-            return Permanent(code, f"The store answered {error.code} for {error.object_name or error.bucket_name}.")
-        return Transient("store_unavailable", f"The store answered {error.code}: {error.message}.")
+        return _from_s3(error)
     if isinstance(error, m.MinioException | u.HTTPError):
         return Transient("store_unavailable", f"The object store does not answer: {error!r}.")
     return None
+
+
+def _from_s3(error: Any) -> SlipwayError:
+    """Decide by the answer's code; by its status where the code is not listed. Without either it is Transient."""
+    what = f"The store answered {error.code} for {error.object_name or error.bucket_name}"
+    code = _STORE_PERMANENT.get(error.code)
+    response = error.response
+    if error.code == "AccessDenied" and response is not None and not response.data:
+        code = None  # made by the client of any 403 to a HEAD request, also where a clock or a signature is wrong
+    elif code is not None:
+        return Permanent(code, f"{what}.")
+    if error.code in _S3_FULL:
+        return Transient("disk_full", f"{what}: {error.message}.")
+    status = response.status if response is not None else 0
+    listed = error.code in _STORE_TRANSIENT or error.code == "AccessDenied"
+    if listed or not 400 <= status < 500 or status in _STATUS_TRANSIENT:
+        return Transient("store_unavailable", f"{what}: {error.message}.")
+    return Permanent("store_refused", f"{what} (status {status}): {error.message}.")
 
 
 def _from_triton(error: BaseException) -> SlipwayError | None:

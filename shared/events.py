@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from contracts.envelope import Event, nats_subject
 from contracts.facts import Fact
+from contracts.limits import TooLarge, event_too_large, too_large
+from contracts.services import FROM_OUTSIDE
 from contracts.vocabulary import MODEL_NAME_PATTERN, canonical_json
 from shared.errors import Permanent
 
@@ -29,8 +31,11 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
 
     Raises:
         Permanent: `malformed_event`, `unknown_event_version`, `invalid_model_name`, `subject_mismatch`,
-            `policy_invalid`, each with what is wrong.
+            `policy_invalid`, each with what is wrong; `too_large` for what came from outside.
     """
+    outside = fact in FROM_OUTSIDE
+    if outside:
+        _refuse(event_too_large(body))
     envelope = _load(body)
     _check_type(fact, envelope, subject)
     _check_model(envelope, subject)
@@ -44,7 +49,14 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
     model = getattr(event.data, "model", event.subject)
     if model != event.subject:
         raise Permanent("subject_mismatch", f"The envelope is about {event.subject}, its data about {model}.")
+    if outside:
+        _refuse(too_large(event.data))
     return event
+
+
+def _refuse(found: TooLarge | None) -> None:
+    if found is not None:
+        raise Permanent("too_large", found.reason, **found.details)
 
 
 def _load(body: bytes) -> dict[str, Any]:
@@ -78,7 +90,17 @@ def _check_model(envelope: dict[str, Any], subject: str) -> None:
             raise Permanent("invalid_model_name", f"{name[:80]!r} is no valid model name.", subject=subject)
 
 
+_UNITS = {"string_too_long": "characters", "too_long": "entries"}
+
+
 def _explain(error: ValidationError) -> Permanent:
+    sizes = [
+        TooLarge(".".join(map(str, item["loc"])), len(item["input"]), item["ctx"]["max_length"], _UNITS[item["type"]])
+        for item in error.errors()
+        if item["type"] in _UNITS
+    ]
+    if len(sizes) == error.error_count():
+        return Permanent("too_large", sizes[0].reason[:_PROBLEM_CHARS], **sizes[0].details)
     problems = [
         f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"[:_PROBLEM_CHARS] for item in error.errors()
     ]

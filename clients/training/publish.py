@@ -21,6 +21,7 @@ from clients.training.place import Place
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
+from contracts.limits import event_too_large, too_large
 from contracts.policy import ReleasePolicy
 from contracts.text_sets import evaluation_records
 from contracts.vocabulary import MODEL_NAME_PATTERN, ArtifactRef, canonical_json, digest_of_json
@@ -129,7 +130,8 @@ async def publish_checkpoint_async(
         "model": model, "base": base, "training": _training(run), "evals": tuple(run.evals), "wanted": tuple(wanted),
         "policy": policy, "attempt": attempt,
     }  # fmt: skip
-    _validated({**fields, "weights": _weights_to_come()})  # a mistake shows before anything is uploaded
+    to_come = folder if isinstance(folder, Weights) else _weights_to_come()
+    _sized(envelope(_validated({**fields, "weights": to_come})))  # a mistake shows before anything is uploaded
     if evaluation is not None:
         await asyncio.to_thread(_check_evaluation, Path(evaluation))
     weights = folder if isinstance(folder, Weights) else await asyncio.to_thread(_upload, uploader, folder, progress)
@@ -137,7 +139,7 @@ async def publish_checkpoint_async(
     for name, path in sets.items():
         if path is not None:
             fields[name] = await asyncio.to_thread(uploader.put_file, Path(path), lambda _sent: None)
-    event = envelope(_validated({**fields, "weights": weights}))
+    event = _sized(envelope(_validated({**fields, "weights": weights})))
     duplicate = await _publish(where, event)
     return Published(event.id, model, weights.ref, duplicate)
 
@@ -185,6 +187,14 @@ def _validated(fields: Mapping[str, Any]) -> CheckpointReady:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:8])
         raise PublishError(f"The checkpoint's description is not valid: {problems}.") from error
+
+
+def _sized(event: Event[Any]) -> Event[Any]:
+    """Return the event; raise PublishError, in the words of the registry's rejection, where it is too large."""
+    found = too_large(event.data) or event_too_large(canonical_json(plain(event)))
+    if found is not None:
+        raise PublishError(found.sentence)
+    return event
 
 
 async def _publish(place: Place, event: Event[Any]) -> bool:

@@ -26,8 +26,10 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.policy import ReleasePolicy
+from services.registry.announcing import Admissions
 from services.registry.domain import admission, versions
 from services.registry.domain.admission import Places, Refusal
+from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input
 from services.registry.ledger import Ledger, Outside
 from shared.bus import Bus, Failed
@@ -47,10 +49,11 @@ _ATTEMPTS = 50
 class Registry:
     """What the registry does with each kind of fact."""
 
-    def __init__(self, outside: Outside, places: Places) -> None:
+    def __init__(self, outside: Outside, places: Places, *, try_s: float = 30.0, wait_s: float = 2.0) -> None:
         self._out = outside
         self._places = places
         self.ledger = Ledger(outside)
+        self.admissions = Admissions(outside, self.admit, try_s=try_s, wait_s=wait_s)
 
     async def admit(self, event: Event[CheckpointReady]) -> None:
         """Open the release of a checkpoint, or find the one that it already is."""
@@ -70,7 +73,9 @@ class Registry:
             await self._check(ready)
             version = entry.value.next_version
             opened = admission.plan_opening(ready, policy, key=key, version=version, source_fact_id=event.id)
-            if await self.ledger.reserve(entry, versions.reserve(entry.value, opened)):
+            reserved = versions.reserve(entry.value, opened)
+            _refuse(admission.assess_record(opened, len(reserved.model_dump_json())))
+            if await self.ledger.reserve(entry, reserved):
                 failpoint("registry.after_reserve")
                 await self.ledger.open(model)
                 break
@@ -114,15 +119,19 @@ class Registry:
 
     async def sweep(self) -> None:
         """Do everything that is due; a release or model that fails does not keep the others waiting."""
+        await _guarded(self.admissions.start_all(), None)
         for model in await _guarded(self.ledger.models(), ()):
             for release_id in await _guarded(self.ledger.open_releases(model), (), model=model):
                 await _guarded(self.ledger.sweep(model, release_id), None, model=model, release=release_id)
 
     async def keep_sweeping(self, every_s: float) -> None:
         """Sweep for ever; the first time at once, which drains what an earlier process left behind."""
-        while True:
-            await self.sweep()
-            await asyncio.sleep(every_s)
+        try:
+            while True:
+                await self.sweep()
+                await asyncio.sleep(every_s)
+        finally:
+            await self.admissions.stop()
 
 
 async def _guarded(work: Awaitable[R], otherwise: R, **about: str) -> R:
@@ -139,13 +148,17 @@ async def _guarded(work: Awaitable[R], otherwise: R, **about: str) -> R:
         return otherwise
 
 
-def build(bus: Bus, outside: Outside, places: Places) -> Registry:
-    """Subscribe the registry's handlers and give the registry."""
-    registry = Registry(outside, places)
+def build(bus: Bus, outside: Outside, places: Places, *, try_s: float = 30.0, wait_s: float = 2.0) -> Registry:
+    """Subscribe the registry's handlers and return the registry."""
+    registry = Registry(outside, places, try_s=try_s, wait_s=wait_s)
 
     @bus.on(CheckpointReady, failure=rejection)
     async def admit(event: Event[CheckpointReady]) -> None:
-        await registry.admit(event)
+        received = bus.received
+        await registry.admissions.announced(event, Announcement(
+            sequence=received.sequence, event_id=event.id, correlation_id=event.correlationid,
+            environment=event.environment, stored_at=received.stored_at,
+        ))  # fmt: skip
 
     @bus.on(ApprovalGranted, failure=refused)
     async def approve(event: Event[ApprovalGranted]) -> None:

@@ -11,6 +11,7 @@ from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from services.registry.domain import admission, deadlines, releases, versions
+from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import (
     DeadlineReached,
     Input,
@@ -21,7 +22,7 @@ from services.registry.domain.record import (
     Superseded,
 )
 from services.registry.domain.versions import ModelRecord
-from services.registry.ports import Artifacts, Publisher, Records
+from services.registry.ports import Artifacts, Inbox, Publisher, Records
 from shared.bus import Emit
 from shared.clock import Clock
 from shared.errors import Permanent, Transient
@@ -37,6 +38,8 @@ class Outside:
 
     releases: Records[Release]
     models: Records[ModelRecord]
+    announcements: Records[Announcements]
+    inbox: Inbox
     policies: Records[ReleasePolicy]
     routes: Records[Route]
     artifacts: Artifacts

@@ -5,9 +5,11 @@ from pathlib import PurePosixPath
 
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
+from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
+from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.ledger import Outside
@@ -32,12 +34,15 @@ async def run(connection: Connection, settings: RegistrySettings, sources: Sourc
     outside = Outside(
         releases=Bucket(js, "releases", Release, service=SERVICE),
         models=Bucket(js, "releases", ModelRecord, service=SERVICE),
+        announcements=Bucket(js, "releases", Announcements, service=SERVICE), inbox=StreamInbox(js),
         policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
         artifacts=artifacts, publisher=LoggedPublisher(bus), clock=clock,
     )  # fmt: skip
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     places = Places(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
-    registry = build(bus, outside, places)
+    registry = build(
+        bus, outside, places, try_s=settings.admission_try_s, wait_s=settings.admission_wait_s
+    )  # fmt: skip
 
     async def sweeping() -> None:
         await registry.keep_sweeping(settings.sweep_s)

@@ -5,6 +5,8 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
+from contracts.envelope import Event
+from contracts.facts import CheckpointReady
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.vocabulary import ArtifactRef
 from shared.bus import Emit
@@ -43,6 +45,13 @@ class Artifacts(Protocol):
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
         """Append a deployment record, create-only; one that exists stays as it is."""
+
+
+class Inbox(Protocol):
+    """The stream that announcements arrive in."""
+
+    async def read(self, sequence: int) -> Event[CheckpointReady] | None:
+        """Return the announcement with this sequence; None if it is not there (any more)."""
 
 
 class Publisher(Protocol):

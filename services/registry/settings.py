@@ -11,3 +11,9 @@ class RegistrySettings(BaseSettings):
 
     sweep_s: float = Field(default=2.0, gt=0)
     """Seconds between two looks at deadlines, outboxes and queues."""
+
+    admission_try_s: float = Field(default=30.0, gt=0)
+    """Seconds that one try to admit a checkpoint may take; then it is postponed."""
+
+    admission_wait_s: float = Field(default=2.0, gt=0)
+    """Seconds that other models' announcements wait for one that is being admitted."""

@@ -14,9 +14,11 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
+from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.ledger import Outside
@@ -68,6 +70,7 @@ def outside(js, settings, publisher):
     return Outside(
         releases=Bucket(js, "releases", Release, service=SERVICE),
         models=Bucket(js, "releases", ModelRecord, service=SERVICE),
+        announcements=Bucket(js, "releases", Announcements, service=SERVICE), inbox=StreamInbox(js),
         policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
         artifacts=StoredArtifacts(Store(settings)), publisher=publisher, clock=SystemClock(),
     )  # fmt: skip

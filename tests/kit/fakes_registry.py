@@ -329,6 +329,16 @@ class FakeArtifacts:
             self.deployments.setdefault(f"{key}-{record.cause_id}.json", record)
 
 
+class FakeInbox:
+    """Announcements in memory, by sequence."""
+
+    def __init__(self) -> None:
+        self.stored: dict[int, Event] = {}
+
+    async def read(self, sequence):
+        return self.stored.get(sequence)
+
+
 @dataclass
 class FakePublisher:
     """Remembers what was said; fails on demand."""
@@ -355,7 +365,8 @@ class FakePublisher:
 def outside(**changes) -> Outside:
     kept: dict[str, Entry] = {}
     given = {
-        "releases": FakeRecords(kept), "models": FakeRecords(kept), "policies": FakeRecords(), "routes": FakeRecords(),
+        "releases": FakeRecords(kept), "models": FakeRecords(kept), "announcements": FakeRecords(kept),
+        "inbox": FakeInbox(), "policies": FakeRecords(), "routes": FakeRecords(),
         "artifacts": FakeArtifacts(), "publisher": FakePublisher(), "clock": FixedClock(),
     }  # fmt: skip
     return Outside(**{**given, **changes})

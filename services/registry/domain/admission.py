@@ -8,11 +8,14 @@ from urllib.parse import urlsplit
 
 from contracts.codes import Code
 from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
+from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy, weaknesses
 from contracts.sources import parse_file_uri, parse_hub_uri
 from contracts.vocabulary import Digest, digest_of_json
 
+RECORD_BYTES = 1024 * 1024
+"""The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""
 _SAFE_KEY = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*\Z")
 _RELEASE_ID = re.compile(r"^r-[0-9a-f]{16}-[1-9][0-9]*\Z")
 
@@ -174,6 +177,16 @@ def assess_base(base: BaseModelRef, imported: BaseManifest | None, bucket: str) 
     allowed = (imported.folder.uri, f"s3://{bucket}/{base_key(base)}")
     if base.uri not in allowed:
         return Refusal("uri_not_allowed", f"base: the URI must be {allowed[0]} or {allowed[1]}.", {"uri": base.uri})
+    return None
+
+
+def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | None:
+    """Refuse what would make a record too large to be written, before any of it is reserved."""
+    sizes = {"The release": len(opened.model_dump_json()), f"The record of {opened.model}": model_record_bytes}
+    for name, size in sizes.items():
+        if size > RECORD_BYTES:
+            found = TooLarge(name, size, RECORD_BYTES, "bytes")
+            return Refusal("too_large", found.reason, found.details)
     return None
 
 

@@ -91,9 +91,10 @@ def test_every_error_of_urllib3_is_mapped(kind):
     assert (type(error), error.code) == (Transient, "store_unavailable")
 
 
-def s3_error(code):
+def s3_error(code, status=None, body=b"<Error/>"):
+    response = urllib3.HTTPResponse(body, status=status) if status is not None else None
     return minio.error.S3Error(
-        code=code, message="no", resource="/slipway/k", request_id="1", host_id="1", response=None,
+        code=code, message="no", resource="/slipway/k", request_id="1", host_id="1", response=response,
         bucket_name="slipway", object_name="k",
     )  # fmt: skip
 
@@ -117,6 +118,61 @@ def s3_error(code):
 def test_answers_of_the_store(answer, kind, code):
     error = check(translate(s3_error(answer)))
     assert (type(error), error.code) == (kind, code)
+
+
+# Every error code that the S3 API documents for objects and uploads, with its status.
+TRIED_AGAIN = {
+    "RequestTimeout": 400, "ExpiredToken": 400, "TokenRefreshRequired": 400, "InvalidToken": 400, "IncompleteBody": 400,
+    "AuthorizationHeaderMalformed": 400, "InvalidPart": 400, "Busy": 503, "ConditionalRequestConflict": 409,
+    "OperationAborted": 409, "ResourceConflict": 409, "BucketAlreadyOwnedByYou": 409, "RequestTimeTooSkewed": 403,
+    "RequestExpired": 403, "InvalidAccessKeyId": 403, "SignatureDoesNotMatch": 403, "AccountProblem": 403,
+    "NotSignedUp": 403, "InvalidSecurity": 403, "AllAccessDisabled": 403, "NoSuchUpload": 404, "SlowDown": 503,
+    "TooManyRequests": 429, "ThrottlingException": 400, "Throttling": 400, "RequestLimitExceeded": 400,
+    "BandwidthLimitExceeded": 509, "InternalError": 500, "ServiceUnavailable": 503, "NotImplemented": 501,
+    "XMinioServerNotInitialized": 503, "XMinioBackendDown": 503, "TemporaryRedirect": 307, "PermanentRedirect": 301,
+    "Redirect": 307, "Unauthorized": 401, "RestoreAlreadyInProgress": 409, "UnlistedConflict": 409, "UnlistedTimeout": 408,
+    "UnlistedEarly": 425, "UnlistedMany": 429, "UnlistedServer": 599,
+}  # fmt: skip
+FULL = {"XMinioStorageFull": 507, "XMinioAdminBucketQuotaExceeded": 400, "QuotaExceeded": 403, "InsufficientStorage": 507}
+FOR_GOOD = {
+    "KeyTooLongError": 400, "EntityTooLarge": 400, "EntityTooSmall": 400, "InvalidArgument": 400, "InvalidObjectName": 400,
+    "XMinioInvalidObjectName": 400, "InvalidURI": 400, "InvalidBucketName": 400, "InvalidDigest": 400, "InvalidRequest": 400,
+    "InvalidTag": 400, "InvalidPartOrder": 400, "InvalidStorageClass": 400, "MalformedXML": 400, "MetadataTooLarge": 400,
+    "MissingContentLength": 411, "MethodNotAllowed": 405, "PreconditionFailed": 412, "InvalidObjectState": 403,
+    "ObjectLocked": 403, "UnlistedWrong": 400, "UnlistedGone": 410, "UnlistedTeapot": 418, "UnlistedLegal": 451,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "status"), TRIED_AGAIN.items())
+def test_answers_of_the_store_that_may_be_over_in_a_moment(answer, status):
+    error = check(translate(s3_error(answer, status)))
+    assert (type(error), error.code) == (Transient, "store_unavailable")
+
+
+@pytest.mark.parametrize(("answer", "status"), FULL.items())
+def test_a_store_without_space_is_a_full_disk(answer, status):
+    error = check(translate(s3_error(answer, status)))
+    assert (type(error), error.code) == (Transient, "disk_full")
+
+
+@pytest.mark.parametrize(("answer", "status"), FOR_GOOD.items())
+def test_answers_of_the_store_that_no_repetition_mends(answer, status):
+    error = check(translate(s3_error(answer, status)))
+    assert (type(error), error.code) == (Permanent, "store_refused")
+    assert answer in error.reason
+
+
+@pytest.mark.parametrize("status", range(300, 600))
+def test_an_answer_that_is_not_listed_is_decided_by_its_status(status):
+    error = check(translate(s3_error("SomethingNew", status)))
+    wrong = 400 <= status < 500 and status not in (401, 407, 408, 409, 421, 423, 425, 429)
+    assert type(error) is (Permanent if wrong else Transient)
+
+
+def test_a_denial_without_a_body_may_be_a_wrong_clock():
+    """The client makes AccessDenied of every 403 to a HEAD request, also of RequestTimeTooSkewed."""
+    assert isinstance(translate(s3_error("AccessDenied", 403, b"")), Transient)
+    assert isinstance(translate(s3_error("AccessDenied", 403)), Permanent)
 
 
 def rpc_error(code):

@@ -1,0 +1,109 @@
+"""Announcements on a real bus: a stuck one holds up no other model's, and one that comes again changes nothing."""
+
+import contextlib
+import dataclasses
+
+from contracts import facts as f
+from contracts.policy import ReleasePolicy
+from contracts.services import INBOX, durable_name
+from services.registry.app import SERVICE, build
+from services.registry.domain.admission import Places
+from shared import deadletters
+from shared.bus import Bus
+from shared.clock import SystemClock
+from shared.errors import Transient
+from shared.factlog import LoggedPublisher
+from shared.kv import Bucket
+from shared.provision import provision
+from tests.integration.test_registry import Log, base, checkpoint, outside, say, store
+from tests.kit import fakes_registry as k
+
+__all__ = ["base", "checkpoint", "store"]  # fixtures
+ADMISSION = durable_name("registry", f.CheckpointReady)
+OTHER = "other-bot"
+
+
+class Failing:
+    """The real artifacts, but some keys fail as they would with a store that answers nothing but errors for them."""
+
+    def __init__(self, inner):
+        self._inner = inner
+        self.models = set()
+
+    async def verify(self, ref):
+        if any(f"/checkpoints/{model}/" in ref.uri for model in self.models):
+            raise Transient("engine_failed", f"{ref.uri} cannot be read now.")
+        await self._inner.verify(ref)
+
+    def __getattr__(self, name):
+        return getattr(self._inner, name)
+
+
+@contextlib.asynccontextmanager
+async def registry(js, settings):
+    bus = Bus(settings, SERVICE, SystemClock())
+    await bus.connect()
+    around = outside(bus.js, settings, LoggedPublisher(bus))
+    failing = Failing(around.artifacts)
+    house = build(bus, dataclasses.replace(around, artifacts=failing), Places(bucket=settings.s3_bucket))
+    await bus.broker.start()
+    try:
+        yield house, failing
+    finally:
+        await bus.broker.stop()
+
+
+async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_place(js, settings, checkpoint):
+    log = Log(js)
+    async with registry(js, settings) as (house, failing):
+        failing.models = {k.MODEL}
+        await say(js, checkpoint(), "first")
+        await say(js, checkpoint(attempt=2), "second")
+        await say(js, checkpoint(OTHER), "of another model", model=OTHER)
+        (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
+        assert opened.subject == OTHER
+        assert (await js.consumer_info(INBOX, ADMISSION)).num_ack_pending <= 1
+        failing.models = set()
+        for _ in range(200):
+            await house.sweep()
+            if len(await log.of(f.ReleaseOpened)) == 3:
+                break
+        mine = [one.data for one in await log.of(f.ReleaseOpened, 3) if one.subject == k.MODEL]
+        assert [(one.version, one.attempt) for one in mine] == [(1, 1), (2, 2)]
+
+
+async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes_of_it(js, settings, checkpoint, store, base):
+    log = Log(js)
+    async with registry(js, settings):
+        await say(js, checkpoint(policy=None), "refused then")
+        await log.of(f.CheckpointRejected)
+        await say(js, checkpoint(attempt=2), "admitted")
+        await log.of(f.ReleaseOpened)
+        await log.settled(f.CheckpointReady, INBOX)
+    before = [(event.id, event.type) for event in await log.all()]
+    await js.delete_consumer(INBOX, ADMISSION)
+    await provision(js, dedupe_window_s=2.0)
+    assert (await js.consumer_info(INBOX, ADMISSION)).num_pending == 2
+    # what was refused for its absence would be admitted now
+    await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, k.policy())
+    async with registry(js, settings) as (house, _):
+        await log.settled(f.CheckpointReady, INBOX)
+        await house.sweep()
+    assert [(event.id, event.type) for event in await log.all()] == before
+
+
+async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_checkpoint_comes_in(js, settings, checkpoint):
+    log = Log(js)
+    huge = k.ready().training.model_copy(update={"hyperparameters": {"table": "x" * 900_000}})
+    long = f.Weights(kind="lora", ref=k.ref(f"checkpoints/{k.MODEL}/" + "d/" * 750 + "x"))
+    async with registry(js, settings):
+        await say(js, checkpoint(training=huge), "huge")
+        await say(js, checkpoint(weights=long), "a key of 1,500 characters")
+        await say(js, checkpoint(), "good")
+        (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
+        assert opened.data.version == 1
+        refused = [one.data for one in await log.of(f.CheckpointRejected, 2)]
+    assert [one.code for one in refused] == ["too_large", "too_large"]
+    assert "the limit is 262,144" in refused[0].reason
+    assert "the limit is 1,024" in refused[1].reason
+    assert {one.code for one in await deadletters.list_all(js)} <= {"too_large"}

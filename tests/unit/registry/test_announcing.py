@@ -1,0 +1,308 @@
+"""Announcements on fakes: each is admitted or rejected in the order of its model, and none holds up another model's."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import facts as f
+from services.registry.announcing import announcements_record
+from services.registry.app import Registry
+from services.registry.domain import announcements
+from services.registry.domain.admission import RECORD_BYTES, Places
+from services.registry.domain.announcements import Announcement, Announcements
+from shared.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
+from shared.errors import Permanent, Transient
+from shared.kv import Conflict, Entry
+from tests.kit import fakes_registry as k
+
+OTHER = "other-bot"
+
+
+class Stuck:
+    """Artifacts of which some models' cannot be verified, for a while or ever, or never answer at all."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.failing: dict[str, Exception | None] = {}
+        self.asked: list[str] = []
+
+    async def verify(self, ref):
+        model = ref.uri.split("/")[4]
+        self.asked.append(model)
+        if model in self.failing:
+            error = self.failing[model]
+            if error is None:
+                await asyncio.Event().wait()
+            raise error
+        await self.inner.verify(ref)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+class House:
+    """A registry on fakes, and the stream before it."""
+
+    def __init__(self, **limits):
+        self.out = k.outside()
+        self.artifacts = Stuck(self.out.artifacts)
+        self.out = type(self.out)(**{**vars(self.out), "artifacts": self.artifacts})
+        self.limits = {"try_s": 5.0, "wait_s": 5.0, **limits}
+        self.registry = Registry(self.out, Places(bucket="slipway"), **self.limits)
+        self.sequence = 0
+
+    def restarted(self):
+        self.registry = Registry(self.out, Places(bucket="slipway"), **self.limits)
+
+    def store(self, model=k.MODEL, event_id=None, **changes):
+        """Put an announcement into the stream, and give it as the handler gets it."""
+        self.sequence += 1
+        key = f"checkpoints/{model}/manifests/folder/a.json"
+        self.out.artifacts.present[k.ref(key).uri] = key.encode()
+        ready = k.ready(**{"model": model, "weights": f.Weights(kind="lora", ref=k.ref(key)), **changes})
+        event = k.event(ready, event_id or f"e{self.sequence}", model=model)
+        self.out.inbox.stored[self.sequence] = event
+        return event, Announcement(sequence=self.sequence, event_id=event.id, correlation_id=event.correlationid,
+                                   environment="production", stored_at=self.out.clock.now())  # fmt: skip
+
+    async def announce(self, model=k.MODEL, **changes):
+        await self.registry.admissions.announced(*self.store(model, **changes))
+
+    async def sweep(self):
+        await self.registry.admissions.start_all()
+        await asyncio.gather(*self.registry.admissions._running.values())
+
+    def opened(self, model):
+        emits = self.out.publisher.said
+        return [one.fact.version for one in emits if isinstance(one.fact, f.ReleaseOpened) and one.model == model]
+
+    def rejected(self):
+        return [(one.model, one.fact.code) for one in self.out.publisher.said if isinstance(one.fact, f.CheckpointRejected)]
+
+    async def record(self, model=k.MODEL):
+        return (await self.out.announcements.get(announcements_record(model))).value
+
+
+@pytest.fixture
+def house():
+    return House()
+
+
+STORE_AWAY = Transient("store_unavailable", "It does not answer.")
+
+
+async def test_an_announcement_is_admitted_before_its_message_is_acknowledged(house):
+    await house.announce()
+    assert house.opened(k.MODEL) == [1]
+    assert (await house.record()).waiting == ()
+
+
+async def test_a_stuck_announcement_holds_up_no_other_models(house):
+    house.artifacts.failing[k.MODEL] = STORE_AWAY
+    await house.announce()
+    await house.announce(OTHER)
+    assert house.opened(OTHER) == [1]
+    assert house.opened(k.MODEL) == []
+    (waiting,) = (await house.record()).waiting
+    assert (waiting.tries, waiting.code) == (1, "store_unavailable")
+
+
+async def test_one_that_never_answers_holds_up_no_other_models_either():
+    house = House(try_s=0.2, wait_s=0.05)
+    house.artifacts.failing[k.MODEL] = None
+    await house.announce()
+    await house.announce(OTHER)
+    assert house.opened(OTHER) == [1]
+    await house.sweep()
+    (waiting,) = (await house.record()).waiting
+    assert waiting.tries == 1
+    assert "longer than 0.2 s" in waiting.reason
+
+
+async def test_versions_of_a_model_follow_the_stream_also_behind_a_stuck_announcement(house):
+    house.artifacts.failing[k.MODEL] = STORE_AWAY
+    for attempt in (3, 1, 2):
+        await house.announce(attempt=attempt)
+    assert len(house.artifacts.asked) == 1, "those behind it are not tried"
+    del house.artifacts.failing[k.MODEL]
+    await house.sweep()
+    assert house.opened(k.MODEL) == [], "the first one's next try is later"
+    house.out.clock.advance(60)
+    await house.sweep()
+    assert [one.attempt for one in house.out.publisher.of(f.ReleaseOpened)] == [3, 1, 2]
+    assert house.opened(k.MODEL) == [1, 2, 3]
+
+
+async def test_one_that_is_refused_is_answered_and_the_next_comes_in(house):
+    await house.announce(policy=None)
+    await house.announce()
+    assert house.rejected() == [(k.MODEL, "policy_missing")]
+    assert house.opened(k.MODEL) == [1]
+    (emit,) = [one for one in house.out.publisher.said if isinstance(one.fact, f.CheckpointRejected)]
+    assert (emit.cause_id, emit.correlation_id) == ("e1", "run 1")
+
+
+@pytest.mark.parametrize(
+    ("error", "limit_s"), [(Transient("engine_failed", "No."), ITEM_LIMIT_S), (STORE_AWAY, OUTAGE_LIMIT_S)]
+)
+async def test_what_stays_stuck_is_rejected_after_the_limit_and_the_next_comes_in(house, error, limit_s):
+    house.artifacts.failing[k.MODEL] = error
+    await house.announce()
+    await house.announce(attempt=2)
+    first = (await house.record()).waiting[0]
+    tries = int(limit_s / 30)
+    shortly_before = announcements.postpone(
+        await house.record(), first.model_copy(update={"tries": tries}), code=error.code, reason="No.", wait_s=1, now=k.START
+    )
+    entry = await house.out.announcements.get(announcements_record(k.MODEL))
+    await house.out.announcements.update(announcements_record(k.MODEL), shortly_before, entry.revision)
+    for _ in range(12):
+        house.out.clock.advance(31)
+        await house.sweep()
+    assert house.rejected() == [(k.MODEL, "retried_too_long")]
+    assert (await house.record()).waiting[0].event_id == "e2"
+
+
+async def test_an_error_that_nothing_maps_is_tried_five_times(house):
+    house.artifacts.failing[k.MODEL] = ZeroDivisionError("boom")
+    await house.announce()
+    for _ in range(4):
+        assert house.rejected() == []
+        house.out.clock.advance(31)
+        await house.sweep()
+    assert house.rejected() == [(k.MODEL, "internal_error")]
+
+
+async def test_delivered_again_after_a_lost_consumer_nothing_comes_of_it(house):
+    """What was refused weeks ago must not come in because the base was imported since."""
+    bases = dict(house.out.artifacts.bases)
+    house.out.artifacts.bases.clear()
+    first = house.store()
+    await house.registry.admissions.announced(*first)
+    house.out.artifacts.bases.update(bases)
+    second = house.store(attempt=2)
+    await house.registry.admissions.announced(*second)
+    said = list(house.out.publisher.said)
+    house.out.clock.advance(30 * 86_400)
+    house.restarted()
+    for again in (first, second):
+        await house.registry.admissions.announced(*again)
+    await house.sweep()
+    assert house.out.publisher.said == said
+    assert house.rejected() == [(k.MODEL, "unknown_base")]
+
+
+async def test_a_stream_that_was_made_anew_begins_at_one_and_is_heard(house):
+    for attempt in (1, 2, 3):
+        await house.announce(attempt=attempt)
+    house.out.clock.advance(60)
+    house.sequence = 0
+    await house.announce(attempt=4, event_id="anew")
+    assert house.opened(k.MODEL) == [1, 2, 3, 4]
+
+
+async def test_a_crash_after_the_announcement_was_written_loses_nothing(house):
+    event, announcement = house.store()
+    await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
+    house.restarted()
+    await house.sweep()
+    assert house.opened(k.MODEL) == [1]
+    await house.registry.admissions.announced(event, announcement)
+    assert house.opened(k.MODEL) == [1]
+
+
+async def test_a_crash_after_the_rejection_says_it_once(house):
+    _, announcement = house.store(policy=None)
+    await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
+    await house.registry.admissions._reject(k.MODEL, announcement, Permanent("policy_missing", "Neither the event nor the model declares a release policy."))
+    house.restarted()
+    await house.sweep()
+    assert house.rejected() == [(k.MODEL, "policy_missing")]
+    assert (await house.record()).waiting == ()
+
+
+async def test_a_message_that_is_gone_from_the_stream_is_answered(house):
+    event, announcement = house.store()
+    house.out.inbox.stored.clear()
+    await house.registry.admissions.announced(event, announcement)
+    assert house.rejected() == [(k.MODEL, "internal_error")]
+
+
+async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(house):
+    other = Registry(house.out, Places(bucket="slipway"), try_s=5.0, wait_s=5.0)
+    first, second = house.store(attempt=2), house.store(attempt=1)
+    house.artifacts.failing[k.MODEL] = STORE_AWAY
+    await house.registry.admissions.announced(*first)
+    del house.artifacts.failing[k.MODEL]
+    await other.admissions.announced(*second)
+    assert house.opened(k.MODEL) == []
+    house.out.clock.advance(60)
+    await asyncio.gather(*(one.admissions.start(k.MODEL) for one in (house.registry, other)))
+    assert [one.attempt for one in house.out.publisher.of(f.ReleaseOpened)] == [2, 1]
+    assert house.opened(k.MODEL) == [1, 2]
+
+
+async def test_while_the_bus_does_not_take_the_record_the_message_stays(house):
+    house.out.announcements.create = _conflicting
+    with pytest.raises(Transient):
+        await house.announce()
+
+
+async def _conflicting(*_):
+    raise Conflict("key")
+
+
+# -- measured before anything is reserved -----------------------------------------------------------------------------
+
+
+async def test_what_would_make_a_record_too_large_reserves_nothing_and_the_next_checkpoint_comes_in(house):
+    huge = k.policy(gates=tuple(f_gate(number) for number in range(20_000)))
+    house.out.policies.kept[k.MODEL] = Entry(huge, 1)
+    await house.announce(policy=None)
+    assert house.rejected() == [(k.MODEL, "too_large")]
+    reason = house.out.publisher.said[0].fact.reason
+    assert f"{RECORD_BYTES:,}" in reason
+    assert (await house.out.models.get(f"{k.MODEL}.model")).value.next_version == 1
+    house.out.policies.kept.clear()
+    await house.announce()
+    assert house.opened(k.MODEL) == [1]
+
+
+def f_gate(number):
+    from contracts.policy import MetricGate
+
+    return MetricGate(metric="ttft_ms", max_value=float(number))
+
+
+# -- the record, pure -------------------------------------------------------------------------------------------------
+
+
+def announcement(sequence, at=0):
+    return Announcement(sequence=sequence, event_id=f"e{sequence}", correlation_id="run", environment="production",
+                        stored_at=k.START + timedelta(seconds=at))  # fmt: skip
+
+
+@given(st.lists(st.integers(min_value=1, max_value=8), max_size=30), st.data())
+def test_however_often_it_is_delivered_each_is_settled_once_and_in_order(deliveries, data):
+    record, settled = Announcements(model="m"), []
+    highest = 0
+    for number in deliveries:
+        sequence = min(number, highest + 1)  # the consumer never skips, and may repeat
+        highest = max(highest, sequence)
+        record = announcements.add(record, announcement(sequence, at=sequence))
+        if record.waiting and data.draw(st.booleans()):
+            settled.append(record.waiting[0].sequence)
+            record = announcements.settle(record, record.waiting[0])
+    everything = settled + [one.sequence for one in record.waiting]
+    assert everything == list(range(1, highest + 1))
+
+
+@given(st.integers(min_value=0, max_value=100), st.integers(min_value=-100, max_value=100))
+def test_a_postponed_announcement_is_due_when_its_wait_is_over_and_blocks_those_behind(wait_s, later):
+    record = announcements.add(announcements.add(Announcements(model="m"), announcement(1)), announcement(2))
+    after = announcements.postpone(record, record.waiting[0], code="engine_failed", reason="No.", wait_s=wait_s, now=k.START)
+    found = announcements.due(after, k.START + timedelta(seconds=later))
+    assert (found.sequence if found else None) == (1 if later >= wait_s else None)
