@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import nats.errors
 import structlog
@@ -181,8 +181,8 @@ class _Follower(Generic[M]):
         self._at_once.set()
 
     async def _watch_once(self) -> None:
-        watcher = await self._bucket.watch()
-        tasks = [asyncio.ensure_future(self._pump(watcher)), asyncio.ensure_future(self._again.wait())]
+        """Watch until it fails or is to be made anew, also while it is being made: what was asked may be lost."""
+        tasks = [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._again.wait())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -190,12 +190,16 @@ class _Follower(Generic[M]):
         finally:
             for task in tasks:
                 task.cancel()
-            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
-    async def _pump(self, watcher: Any) -> None:
-        async for entry in watcher:
-            if entry is not None and entry.value and entry.revision > self._told.get(entry.key, (0, b""))[0]:
-                await self._tell(entry.key, entry.revision, entry.value)
+    async def _watch(self) -> None:
+        watcher = await self._bucket.watch()
+        try:
+            async for entry in watcher:
+                value, revision = (entry.value, entry.revision) if entry is not None else (None, None)
+                if value and revision and revision > self._told.get(entry.key, (0, b""))[0]:
+                    await self._tell(entry.key, revision, value)
+        finally:
+            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
     async def _keep_looking(self) -> None:
         """Look every `_SAFETY_NET_S`; at a reconnect give up what was asked of the connection before, and look soon."""
@@ -234,7 +238,8 @@ class _Follower(Generic[M]):
                 continue
             present.add(key)
             if now != before and self._told.get(key) == before:
-                self._again.set()
+                if before is None or now[0] > before[0]:
+                    self._again.set()  # the watch should have told it
                 await self._tell(key, *now)
         if self._on_look is not None:
             await self._on_look(Look(identity, frozenset(present)))
