@@ -9,7 +9,7 @@ import structlog
 from contracts.codes import Code
 from contracts.vocabulary import Deployable, Digest
 from services.server_manager.domain.fleet import BUSY, Action, Held, Limits, Phase
-from services.server_manager.ports import Artifacts, Engine, Indexed
+from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost
 from shared.clock import Clock
 from shared.errors import Permanent, SlipwayError, Transient, translate
 
@@ -40,13 +40,14 @@ class Fleet:
     """Does actions on an engine, each target's one after the other, different targets' side by side."""
 
     def __init__(
-        self, engine: Engine, artifacts: Artifacts, clock: Clock, limits: Limits, *,
+        self, engine: Engine, artifacts: Artifacts, clock: Clock, limits: Limits, lead: Leadership, *,
         on_change: Callable[[], None], load_probe_s: float = 120.0, probe_s: float = 20.0,
     ) -> None:  # fmt: skip
         self._engine = engine
         self._artifacts = artifacts
         self._clock = clock
         self._limits = limits
+        self._lead = lead
         self._on_change = on_change
         self._load_probe_s = load_probe_s
         self._probe_s = probe_s
@@ -106,10 +107,12 @@ class Fleet:
             work = self._probe(action.name, slot)
         elif action.kind == "unload" and slot is not None:
             self._enter(slot, Phase.UNLOADING)
-            work = self._unload(action.name)
+            work = self._unload(action.name, slot)
         elif action.deployable is not None:
+            replaces = slot is not None and slot.digest != action.deployable.manifest.digest
+            needed = Extent.ALL if replaces else Extent.RECYCLE
             slot = self._prepare_slot(action.name, action.deployable, slot)
-            work = self._load(action.name, action.deployable, slot, heal=action.kind == "heal")
+            work = self._load(action.name, action.deployable, slot, needed, heal=action.kind == "heal")
         else:
             return
         slot.work = asyncio.create_task(work, name=f"{action.kind} {action.name}")
@@ -144,15 +147,40 @@ class Fleet:
         slot.phase = phase
         slot.since = self._clock.monotonic()
 
-    async def _load(self, name: str, deployable: Deployable, slot: Slot, *, heal: bool) -> None:
+    async def _permit(self, needed: Extent) -> None:
+        """Raise LeaseLost unless this process may do so much now; asked immediately before the engine is."""
+        extent = await self._lead.confirm()
+        if extent is Extent.NOTHING or (needed is Extent.ALL and extent is not Extent.ALL):
+            raise LeaseLost(f"needed {needed}, allowed {extent}")
+
+    def _put_off(self, name: str, slot: Slot, error: LeaseLost) -> None:
+        """Forget a target whose action was not allowed: the next look at the engine says what it is."""
+        self._log.warning("not done: the lease is not certain", target=name, why=str(error))
+        if self._slots.get(name) is slot:
+            del self._slots[name]
+
+    def _check_after(self, name: str) -> None:
+        """Say so when the engine was taken over while it was asked: the next holder loads it again if it wants it."""
+        if self._lead.superseded():
+            self._log.error("another process took the engine over during this action", target=name)
+
+    async def _load(
+        self, name: str, deployable: Deployable, slot: Slot, needed: Extent, *, heal: bool
+    ) -> None:  # fmt: skip
         began = self._clock.monotonic()
         self._log.info("loading", target=name, heal=heal)
         try:
             folder = await self._artifacts.materialise(deployable)
+            await self._permit(needed)
             if heal:
                 await self._engine.unload(name, wait=False)
+                await self._permit(Extent.RECYCLE)  # it is gone by now: only another holder's order stops the load
             await self._engine.load(name, folder, digest=slot.digest, memory_bytes=slot.memory_bytes)
+            self._check_after(name)
             slot.token = await self._engine.probe(name, self._load_probe_s)
+        except LeaseLost as error:
+            self._put_off(name, slot, error)
+            return
         except Exception as error:  # noqa: BLE001 - every failure of a load is a state of the target
             await self._load_failed(name, slot, error)
             return
@@ -172,7 +200,10 @@ class Fleet:
         slot.code, slot.reason, slot.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(slot, Phase.FAILED)
         try:
+            await self._permit(Extent.ALL)
             await self._engine.unload(name)
+        except LeaseLost as lost:
+            self._put_off(name, slot, lost)
         except SlipwayError as also:
             self._log.warning("unload after a failed load failed", target=name, reason=also.reason)
 
@@ -197,9 +228,14 @@ class Fleet:
             slot.failures = 0
             self._enter(slot, Phase.DEAD)
 
-    async def _unload(self, name: str) -> None:
+    async def _unload(self, name: str, slot: Slot) -> None:
         try:
+            await self._permit(Extent.ALL)
             await self._engine.unload(name)
+            self._check_after(name)
+        except LeaseLost as error:
+            self._put_off(name, slot, error)
+            return
         except SlipwayError as error:
             self._log.warning("unload failed", target=name, code=error.code, reason=error.reason)
         self._slots.pop(name, None)

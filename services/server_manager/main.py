@@ -1,13 +1,13 @@
 """Starts server-manager: `python -m services.server_manager.main`."""
 
 import asyncio
-import socket
+import uuid
 
 import psutil
 
 from services.server_manager.adapters.artifact_cache import ArtifactCache
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvState
-from services.server_manager.adapters.repository_files import RoutesFile
+from services.server_manager.adapters.repository_files import LeaseFile, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
 from services.server_manager.known_routes import KnownRoutes
@@ -27,20 +27,19 @@ async def main() -> None:
     configure_logging(SERVICE, connection.log_level)
     bus = Bus(connection, SERVICE, clock)
     store = Store(connection)
+    holder = uuid.uuid4().hex
+    lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock, LeaseFile(settings.repository))
     engine = TritonEngine(
         settings.triton_grpc, settings.repository, settings.engine_config(),
         advertised=settings.advertised_endpoint, admin_key=settings.admin_key.get_secret_value(),
-        load_timeout_s=settings.load_timeout_s,
+        load_timeout_s=settings.load_timeout_s, superseded=lead.superseded,
     )  # fmt: skip
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
     state = KvState(lambda: bus.js, settings.fleet)
     routes = KvRoutes(lambda: bus.js)
-    # The same process started again takes its lead up at once; another replica waits until it lapsed.
-    holder = f"{socket.gethostname()}:{connection.http_port}"
     known = KnownRoutes(routes, RoutesFile(settings.repository))
-    lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock)
     manager = Manager(
         engine=engine, artifacts=artifacts, state=state, routes=known, lead=lead,
         publish=bus.publish, tell=bus.progress, clock=clock,

@@ -1,6 +1,7 @@
 """The reconcile loop: looks, decides, acts, and looks again; an event only makes it look sooner."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ from services.server_manager.domain.fleet import (
 )
 from services.server_manager.domain.records import FleetAlert, LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet import Fleet
-from services.server_manager.ports import Artifacts, Engine, Leadership, Publish, Routes, State, Tell
+from services.server_manager.ports import Artifacts, Engine, Extent, Leadership, LeaseLost, Publish, Routes, State, Tell
 from shared.bus import Emit
 from shared.clock import Clock
 from shared.errors import SlipwayError
@@ -75,7 +76,7 @@ class Manager:
         self._log = structlog.get_logger()
         self._answered = clock.monotonic()
         self._disarmed: dict[str, float] = {}
-        self.fleet = Fleet(engine, artifacts, clock, limits, on_change=self.wake)
+        self.fleet = Fleet(engine, artifacts, clock, limits, lead, on_change=self.wake)
 
     def wake(self) -> None:
         """Look again soon."""
@@ -90,12 +91,16 @@ class Manager:
                     await self.tick()
                 except SlipwayError as error:
                     self._log.warning("reconcile put off", code=error.code, reason=error.reason)
+                except LeaseLost as error:
+                    self._log.warning("reconcile put off", why=str(error))
                 except Exception:  # noqa: BLE001
                     # Level-triggered: whatever went wrong, the next look starts from what is really there.
                     self._log.exception("reconcile failed")
                 await self._rest()
         finally:
             await self.fleet.stop()
+            with contextlib.suppress(Exception):  # the lease lapses by itself
+                await self._lead.release()
 
     async def _rest(self) -> None:
         try:
@@ -107,21 +112,24 @@ class Manager:
     async def tick(self) -> None:
         """Look once: answer what can be answered, begin what must be done.
 
-        Without the bus nothing is answered, but what was desired last is still kept alive.
+        Without the bus nothing is answered and nothing removed, but what was desired last is still kept alive, unless
+        another process took the engine over.
         """
         try:
             leads = await self._lead.hold()
         except Exception:
-            if self._desired is not None and await self._look():
+            if self._lead.superseded():
+                await self._stand_back()
+            elif self._desired is not None and await self._look():
                 self._begin_alone(self._desired)
             raise
         if not leads:
-            self._desired, self._disarmed = None, {}
-            await self.fleet.stop()
+            await self._stand_back()
             return
         answers = await self._look()
         await self._answer_orders()
         record, routes = await self._state.read(), await self._routes.all()
+        await self._check_lease()
         # Before anything is healed, or what heals within a moment would never be told.
         await self._alert(record, routes, answers=answers)
         self._desired = desired = plan_desired(routes, record)
@@ -133,14 +141,26 @@ class Manager:
             self._begin(desired, plan_kept(routes, temporary, self.fleet.held()))
         for cause, progress in assess_progress(record, self.fleet.held()):
             await self._tell(cause, progress)
+        await self._check_lease()
         await self._publish_view(answers=answers)
         if not self.fleet.busy:
             kept = {one.deployable.manifest.digest for one in desired.values()}
             await self._artifacts.keep_only(kept | {one.digest for one in self.fleet.held().values()})
 
+    async def _stand_back(self) -> None:
+        """Forget what was desired and drop what is being done: another process leads."""
+        self._desired, self._disarmed = None, {}
+        await self.fleet.stop()
+
+    async def _check_lease(self) -> None:
+        """Raise LeaseLost when the last renewal is too long ago to answer for the fleet, and another one fails."""
+        if not self._lead.valid() and await self._lead.confirm() is not Extent.ALL:
+            raise LeaseLost("the lease was not renewed in time; the next look begins anew")
+
     async def _answer_orders(self) -> None:
         record, routes = await self._state.read(), await self._routes.all()
         for step in decide_steps(record, routes, self.fleet.held(), self._limits, self._clock.now()):
+            await self._check_lease()
             await self._carry_out(step)
             self.wake()
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,11 +84,35 @@ class Routes(Protocol):
         """Apply one of the two functions that edit a route, by compare-and-set."""
 
 
+class Extent(StrEnum):
+    """What a process may do on the engine at this moment."""
+
+    ALL = "all"
+    RECYCLE = "recycle"  # the bus is silent, no other process is known to lead: nothing may be removed or replaced
+    NOTHING = "nothing"  # another process leads
+
+
+class LeaseLost(Exception):  # noqa: N818 - it is an answer, not a failure: another process does the work
+    """Another process took the engine over; raised before the engine was asked."""
+
+
 class Leadership(Protocol):
-    """Lets one replica act at a time."""
+    """Lets one replica act at a time, under a term that is written on the bus and beside the engine."""
 
     async def hold(self) -> bool:
         """Take, renew or miss the lead; tell whether it is held now."""
+
+    async def confirm(self) -> Extent:
+        """Renew the lead and return what may be done; asked immediately before each action on the engine."""
+
+    def valid(self) -> bool:
+        """Tell, without asking anybody, whether the lead was renewed a moment ago."""
+
+    def superseded(self) -> bool:
+        """Tell, without the bus, whether another process took the engine over."""
+
+    async def release(self) -> None:
+        """Give the lead up."""
 
 
 class Publish(Protocol):

@@ -5,7 +5,10 @@ import asyncio
 import pytest
 
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvState
-from tests.kit.conformance_serving import RoutesConformance, StateConformance
+from services.server_manager.adapters.repository_files import LeaseFile
+from services.server_manager.domain.records import Leader
+from services.server_manager.ports import Extent
+from tests.kit.conformance_serving import LeadershipConformance, RoutesConformance, StateConformance
 from tests.kit.fakes_serving import FakeClock
 
 
@@ -37,17 +40,32 @@ class TestKvRoutes(RoutesConformance):
         return KvRoutes(lambda: clean)
 
 
+class TestKvLeadership(LeadershipConformance):
+    @pytest.fixture
+    def pair(self, clean, tmp_path):
+        self.clock = FakeClock()
+        return [KvLeadership(lambda: clean, "main", name, self.clock, LeaseFile(tmp_path)) for name in ("one", "two")]
+
+    async def lapse(self, pair):
+        await pair[1].hold()
+        self.clock.seconds += 6.1
+
+
 class TestLeadership:
-    async def test_one_of_many_leads(self, clean):
+    @pytest.fixture
+    def terms(self, tmp_path):
+        return LeaseFile(tmp_path / "models")
+
+    async def test_one_of_many_leads(self, clean, terms):
         clock = FakeClock()
-        replicas = [KvLeadership(lambda: clean, "main", f"r{n}", clock) for n in range(5)]
+        replicas = [KvLeadership(lambda: clean, "main", f"r{n}", clock, terms) for n in range(5)]
         assert sum(await asyncio.gather(*(one.hold() for one in replicas))) == 1
         assert sum(await asyncio.gather(*(one.hold() for one in replicas))) == 1
 
-    async def test_the_lead_is_kept_by_renewing_and_taken_when_it_lapses(self, clean):
+    async def test_the_lead_is_kept_by_renewing_and_taken_when_it_lapses(self, clean, terms):
         clock = FakeClock()
-        first = KvLeadership(lambda: clean, "main", "first", clock)
-        second = KvLeadership(lambda: clean, "main", "second", clock)
+        first = KvLeadership(lambda: clean, "main", "first", clock, terms)
+        second = KvLeadership(lambda: clean, "main", "second", clock, terms)
         assert await first.hold()
         for _ in range(10):
             clock.seconds += 3
@@ -59,7 +77,90 @@ class TestLeadership:
         assert await second.hold()
         assert not await first.hold()
 
-    async def test_the_same_process_started_again_leads_at_once(self, clean):
+    async def test_a_holder_takes_its_lease_for_over_before_others_may_take_it(self, clean, terms):
         clock = FakeClock()
-        assert await KvLeadership(lambda: clean, "main", "first", clock).hold()
-        assert await KvLeadership(lambda: clean, "main", "first", clock).hold()
+        holder = KvLeadership(lambda: clean, "main", "first", clock, terms)
+        assert await holder.hold()
+        clock.seconds += 2.9
+        assert holder.valid()
+        clock.seconds += 0.2
+        assert not holder.valid()
+        assert await holder.confirm() is Extent.ALL, "nobody took it, so it is renewed"
+        assert holder.valid()
+
+    async def test_the_term_rises_with_every_holder_and_stands_beside_the_engine(self, clean, terms):
+        clock = FakeClock()
+        first = KvLeadership(lambda: clean, "main", "first", clock, terms)
+        second = KvLeadership(lambda: clean, "main", "second", clock, terms)
+        await first.hold()
+        assert terms.read() == Leader(holder="first", term=1)
+        await second.hold()
+        clock.seconds += 6.1
+        await second.hold()
+        assert terms.read() == Leader(holder="second", term=2)
+
+    async def test_the_term_rises_also_when_the_bucket_was_emptied(self, clean, terms):
+        clock = FakeClock()
+        terms.write(Leader(holder="earlier", term=41))
+        first = KvLeadership(lambda: clean, "main", "first", clock, terms)
+        assert await first.hold()
+        assert terms.read() == Leader(holder="first", term=42)
+        await (await clean.key_value("servers")).purge("main.leader")
+        assert await first.confirm() is Extent.NOTHING
+        assert await first.hold()
+        assert terms.read() == Leader(holder="first", term=43)
+
+    async def test_a_holder_whose_bucket_was_restored_takes_a_term_above_the_one_beside_the_engine(self, clean, terms):
+        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), terms)
+        assert await first.hold()
+        terms.write(Leader(holder="second", term=7))
+        assert first.superseded()
+        assert await first.confirm() is Extent.NOTHING
+        assert await first.hold(), "the bus says that it leads"
+        assert terms.read() == Leader(holder="first", term=8)
+
+    async def test_a_term_that_a_paused_process_wrote_late_is_written_over(self, clean, terms):
+        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), terms)
+        terms.write(Leader(holder="earlier", term=3))
+        assert await first.hold()
+        terms.write(Leader(holder="late", term=2))
+        assert await first.hold()
+        assert terms.read() == Leader(holder="first", term=4)
+
+    async def test_a_full_disk_does_not_stop_the_next_holder(self, clean, terms):
+        class Full:
+            read = terms.read
+
+            def write(self, _leader):
+                raise OSError(28, "No space left on device")
+
+        terms.write(Leader(holder="earlier", term=3))
+        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), Full())
+        assert await first.hold()
+        assert await first.confirm() is Extent.ALL
+        terms.write(Leader(holder="next", term=9))
+        assert await first.confirm() is Extent.NOTHING
+
+    async def test_a_silent_bus_leaves_recycling_until_another_holder_writes_its_term(self, clean, terms):
+        lost = asyncio.Event()
+
+        def js():
+            if lost.is_set():
+                raise ConnectionRefusedError
+            return clean
+
+        first = KvLeadership(js, "main", "first", FakeClock(), terms)
+        assert await first.hold()
+        lost.set()
+        assert await first.confirm() is Extent.RECYCLE
+        terms.write(Leader(holder="second", term=2))
+        assert await first.confirm() is Extent.NOTHING
+
+    async def test_a_process_started_again_waits_for_a_lease_that_was_not_released(self, clean, terms):
+        clock = FakeClock()
+        before = KvLeadership(lambda: clean, "main", "before", clock, terms)
+        again = KvLeadership(lambda: clean, "main", "again", clock, terms)
+        assert await before.hold()
+        assert not await again.hold()
+        await before.release()
+        assert await again.hold()

@@ -9,6 +9,7 @@ import pytest
 from contracts.routes import AlreadyApplied, Changed, Refused, promote
 from contracts.vocabulary import Target, digest_of
 from services.server_manager.domain.records import OpenAlert, Servers
+from services.server_manager.ports import Extent
 from shared.errors import SlipwayError, Transient
 from tests.unit.server_manager.factories import START, served
 
@@ -101,3 +102,32 @@ class RoutesConformance:
         assert (await routes.all()) == {"bot": won[0].route}
         winner = won[0].route.active.target.version
         assert isinstance(await routes.edit("bot", order(winner)), AlreadyApplied)
+
+
+class LeadershipConformance:
+    """Needs the fixture `pair` (two replicas) and the method `lapse` (the first one's lease runs out)."""
+
+    async def test_one_leads_and_may_do_all_the_other_nothing(self, pair):
+        first, second = pair
+        assert await first.hold()
+        assert not await second.hold()
+        assert (first.valid(), second.valid()) == (True, False)
+        assert (await first.confirm(), await second.confirm()) == (Extent.ALL, Extent.NOTHING)
+
+    async def test_the_next_holder_supersedes_the_one_before(self, pair):
+        first, second = pair
+        assert await first.hold()
+        await self.lapse(pair)
+        assert not first.valid()
+        assert await second.hold()
+        assert (first.superseded(), second.superseded()) == (True, False)
+        assert (await first.confirm(), await second.confirm()) == (Extent.NOTHING, Extent.ALL)
+        assert not await first.hold()
+
+    async def test_a_lease_that_was_released_is_taken_at_once(self, pair):
+        first, second = pair
+        assert await first.hold()
+        await first.release()
+        assert not first.valid()
+        assert await second.hold()
+        assert await first.confirm() is Extent.NOTHING

@@ -6,7 +6,7 @@ from pathlib import Path
 from contracts.routes import Changed, Route
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Servers
-from services.server_manager.ports import Indexed
+from services.server_manager.ports import Extent, Indexed
 from shared.errors import Transient
 
 
@@ -125,14 +125,60 @@ class FakeRoutes:
         return edit
 
 
+class FakeLease:
+    """A lease that replicas in one process share: who holds it on the bus, and who wrote beside the engine last."""
+
+    def __init__(self) -> None:
+        self.holder: object = None
+        self.beside: object = None
+
+
 class FakeLead:
-    def __init__(self, state: FakeState) -> None:
+    """One replica's side of a lease; `lapse` lets another one take it."""
+
+    def __init__(self, state: FakeState, lease: FakeLease | None = None) -> None:
         self.state = state
-        self.leads = True
+        self.lease = lease or FakeLease()
+        self.fresh = False
+
+    @property
+    def leads(self) -> bool:
+        return self.lease.holder in (None, self)
+
+    @leads.setter
+    def leads(self, value: bool) -> None:
+        self.lease.holder = self if value else object()
+        self.lease.beside = self.lease.holder
+
+    def lapse(self) -> None:
+        self.lease.holder, self.fresh = None, False
 
     async def hold(self):
         await self.state.read()
+        if self.leads:
+            self.lease.holder = self.lease.beside = self
+        self.fresh = self.leads
         return self.leads
+
+    async def confirm(self):
+        if self.superseded():
+            return Extent.NOTHING
+        try:
+            await self.state.read()
+        except Transient:
+            return Extent.RECYCLE
+        return Extent.ALL if self.lease.holder is self else Extent.NOTHING
+
+    def valid(self):
+        return self.fresh
+
+    def superseded(self):
+        return self.lease.beside not in (None, self)
+
+    async def release(self):
+        await self.state.read()
+        if self.lease.holder is self:
+            self.lapse()
 
 
 class Published:

@@ -1,14 +1,19 @@
 """The fleet's record and the routes, in JetStream key-value buckets."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import nats.errors
+import structlog
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
 from contracts.routes import Changed, Edit, Route
 from services.server_manager.domain.records import Leader, Servers
+from services.server_manager.ports import Extent
 from shared.clock import Clock
 from shared.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
@@ -88,41 +93,119 @@ class KvRoutes:
         raise kept_changing("routes", model)
 
 
-class KvLeadership:
-    """The lead of a fleet: whoever holds it renews it; one that was not renewed for `lease_s` may be taken.
+class Terms(Protocol):
+    """Where the term is written beside the engine, readable for every process that may act on it."""
 
-    Time is measured by the watcher's own clock between two looks at the revision, so clocks need not agree.
+    def read(self) -> Leader | None:
+        """Return who took the engine over last; None when that is not known."""
+
+    def write(self, leader: Leader) -> None:
+        """Write who takes the engine over; raise OSError when that fails."""
+
+
+class KvLeadership:
+    """The lease of a fleet (implements `ports.Leadership`): its holder renews it; one not renewed for `lease_s` lapses.
+
+    Others measure `lease_s` on their own clock from the last revision that they saw, so clocks need not agree. The
+    holder itself counts from before its renewal was sent, and takes its lease for over after half of that time.
     """
 
     def __init__(
-        self, js: Callable[[], JetStreamContext], fleet: str, holder: str, clock: Clock, *, lease_s: float = 6.0
-    ) -> None:
+        self, js: Callable[[], JetStreamContext], fleet: str, holder: str, clock: Clock, terms: Terms, *,
+        lease_s: float = 6.0, answer_s: float = 2.0,
+    ) -> None:  # fmt: skip
         self._js = js
         self._key = f"{fleet}.leader"
         self._holder = holder
         self._clock = clock
+        self._terms = terms
         self._lease_s = lease_s
+        self._answer_s = answer_s
         self._seen = (0, 0.0)
-        self._renewed = -lease_s
+        self._term = 0
+        self._sent: float | None = None
+        self._unwritten: Leader | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._log = structlog.get_logger()
 
     async def hold(self) -> bool:
-        """Take, renew or miss the lead; tell whether it is held now."""
-        bucket = Bucket(self._js(), "servers", Leader)
+        """Take, renew or miss the lease; tell whether it is held now."""
+        async with self._one_at_a_time:
+            return await self._renew(after_s=self._lease_s / 3)
+
+    async def confirm(self) -> Extent:
+        """Renew the lease now and return what its holder may do (see `ports.Leadership.confirm`)."""
+        if self.superseded():
+            return Extent.NOTHING
+        try:
+            async with asyncio.timeout(self._answer_s), self._one_at_a_time:
+                held = await self._renew(after_s=0.0, take=False)
+        except (nats.errors.Error, OSError, TimeoutError):
+            return Extent.NOTHING if self.superseded() else Extent.RECYCLE
+        return Extent.ALL if held and self.valid() and not self.superseded() else Extent.NOTHING
+
+    def valid(self) -> bool:
+        """Tell whether the lease was renewed so recently that no other process can have taken it."""
+        return self._sent is not None and self._clock.monotonic() - self._sent < self._lease_s / 2
+
+    def superseded(self) -> bool:
+        """Tell whether another process took the engine over, as far as the file beside the engine says."""
+        last = self._terms.read()
+        return last not in (None, self._unwritten, Leader(holder=self._holder, term=self._term))
+
+    async def release(self) -> None:
+        """Give the lease up, so that another process need not wait until it lapses."""
+        async with asyncio.timeout(self._answer_s), self._one_at_a_time:
+            bucket = self._bucket()
+            entry = await bucket.get(self._key)
+            self._sent = None
+            if entry is not None and entry.value == Leader(holder=self._holder, term=self._term):
+                with contextlib.suppress(Conflict):
+                    await bucket.update(self._key, Leader(holder="", term=self._term), entry.revision)
+
+    def _bucket(self) -> Bucket[Leader]:
+        return Bucket(self._js(), "servers", Leader)
+
+    async def _renew(self, *, after_s: float, take: bool = True) -> bool:
+        bucket = self._bucket()
         entry = await bucket.get(self._key)
         now = self._clock.monotonic()
-        term = 0 if entry is None else entry.value.term
-        if entry is not None and entry.value.holder == self._holder:
-            if now - self._renewed < self._lease_s / 3:
+        last = self._terms.read()
+        mine = Leader(holder=self._holder, term=self._term)
+        if entry is not None and entry.value == mine and (last is None or last == mine or last.term < mine.term):
+            if self._sent is not None and now - self._sent < after_s:
+                self._note(mine, last)
                 return True
-        elif entry is not None:
-            if entry.revision != self._seen[0]:
-                self._seen = (entry.revision, now)
-            if now - self._seen[1] < self._lease_s:
-                return False
-            term += 1
-        try:
-            await _write(bucket, self._key, entry, Leader(holder=self._holder, term=term))
-        except Conflict:
+        elif not take or not self._may_take(entry, now):
+            self._sent = None
             return False
-        self._renewed = now
+        else:
+            # Above every term that was seen anywhere: the bucket may have been lost or restored since.
+            known = [self._term, last.term if last else 0, entry.value.term if entry else 0]
+            mine = Leader(holder=self._holder, term=max(known) + 1)
+        try:
+            await _write(bucket, self._key, entry, mine)
+        except Conflict:
+            self._sent = None
+            return False
+        self._term, self._sent = mine.term, now
+        self._note(mine, last)
         return True
+
+    def _may_take(self, entry: Entry[Leader] | None, now: float) -> bool:
+        """Tell whether nobody holds the lease: it was given up, it lapsed, or it is this process's with a lost term."""
+        if entry is None or entry.value.holder in ("", self._holder):
+            return True
+        if entry.revision != self._seen[0]:
+            self._seen = (entry.revision, now)
+        return now - self._seen[1] >= self._lease_s
+
+    def _note(self, mine: Leader, last: Leader | None) -> None:
+        """Write the term beside the engine, before anything is done on it under this term."""
+        if last == mine:
+            return
+        try:
+            self._terms.write(mine)
+        except OSError as error:
+            self._unwritten = last  # it stays there, though its term is over
+            self._log.warning("the term could not be written beside the engine", term=mine.term, error=repr(error))

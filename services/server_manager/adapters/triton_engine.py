@@ -3,13 +3,13 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from contracts.vocabulary import Digest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
-from services.server_manager.ports import Indexed
+from services.server_manager.ports import Indexed, LeaseLost
 from shared.errors import SlipwayError, Transient
 from shared.exits import explain_codes
 from shared.inference import Channels, classify_rpc_error, first_token
@@ -31,6 +31,7 @@ class TritonEngine:
     def __init__(
         self, endpoint: str, repository: Path, config: EngineConfig, *,
         advertised: str = "", admin_key: str = "", load_timeout_s: float = 300.0, unload_wait_s: float = 30.0,
+        superseded: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
@@ -39,6 +40,7 @@ class TritonEngine:
         self._metadata = (("triton-grpc-protocol-admin-key", admin_key),) if admin_key else ()
         self._load_timeout_s = load_timeout_s
         self._unload_wait_s = unload_wait_s
+        self._superseded = superseded
         self._channels = Channels()
         self._control = asyncio.Lock()
 
@@ -71,6 +73,7 @@ class TritonEngine:
 
     async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:
         """Write the model's configuration and load it; returns when Triton says READY."""
+        self._fence()
         files = plan_model_files(name, str(folder), self._config)
         files[SIDECAR] = json.dumps({"digest": digest, "memory_bytes": memory_bytes})
         await asyncio.to_thread(_write_files, self._repository / name, files)
@@ -111,6 +114,7 @@ class TritonEngine:
         from tritonclient.grpc import service_pb2
 
         message = getattr(service_pb2, request)(model_name=name)
+        self._fence()  # nothing is awaited between this and the request
         try:
             async with self._control:
                 await self._ask(method, message, name, timeout_s)
@@ -119,6 +123,11 @@ class TritonEngine:
                 raise
             # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
             raise Transient("load_failed", explain_codes(_first_line(error.reason))) from error
+
+    def _fence(self) -> None:
+        """Raise LeaseLost when another process took this engine over."""
+        if self._superseded():
+            raise LeaseLost("another process took the engine over")
 
     async def _ask(self, method: str, request: Any, name: str, timeout_s: float) -> Any:
         import grpc

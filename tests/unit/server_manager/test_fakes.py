@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.kit.conformance_serving import EngineConformance, RoutesConformance, StateConformance
-from tests.kit.fakes_serving import FakeEngine, FakeRoutes, FakeState
+from tests.kit.conformance_serving import EngineConformance, LeadershipConformance, RoutesConformance, StateConformance
+from tests.kit.fakes_serving import FakeEngine, FakeLead, FakeLease, FakeRoutes, FakeState
 
 
 class TestFakeEngine(EngineConformance):
@@ -29,3 +29,13 @@ class TestFakeRoutes(RoutesConformance):
     @pytest.fixture
     def routes(self):
         return FakeRoutes()
+
+
+class TestFakeLead(LeadershipConformance):
+    @pytest.fixture
+    def pair(self):
+        state, lease = FakeState(), FakeLease()
+        return [FakeLead(state, lease), FakeLead(state, lease)]
+
+    async def lapse(self, pair):
+        pair[0].lapse()

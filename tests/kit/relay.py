@@ -1,0 +1,81 @@
+"""Stands between one client and a TCP server, and can cut the two off from each other."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class Relay:
+    """Listens on a free loopback port and passes bytes both ways; while `cut`, connections are closed at once."""
+
+    def __init__(self, upstream: int) -> None:
+        self._upstream = upstream
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        self._cut = False
+        self._lock = threading.Lock()
+
+    def cut(self) -> None:
+        """Close every connection, and every new one, until `mend`."""
+        with self._lock:
+            self._cut = True
+            for one in self._open:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._cut = False
+
+    def serve(self) -> None:
+        """Accept until the listener is closed."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._connect(client)
+
+    def _connect(self, client: socket.socket) -> None:
+        with self._lock:
+            if self._cut:
+                client.close()
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._upstream), timeout=5)
+            except OSError:
+                client.close()
+                return
+            server.settimeout(None)
+            self._open |= {client, server}
+        for source, sink in ((client, server), (server, client)):
+            threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End everything."""
+        self.cut()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def relaying(upstream: int) -> Iterator[Relay]:
+    """Run a relay in front of the server on a port."""
+    relay = Relay(upstream)
+    thread = threading.Thread(target=relay.serve, daemon=True)
+    thread.start()
+    try:
+        yield relay
+    finally:
+        relay.close()
+        thread.join(5)

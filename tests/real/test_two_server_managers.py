@@ -1,0 +1,118 @@
+"""Two server-managers before one Triton: one is paused past its lease, or loses the bus, and the other promotes."""
+
+import asyncio
+import contextlib
+import signal
+
+import pytest
+
+from contracts.facts import DeploymentChanged
+from services.server_manager.domain.records import Leader
+from shared.blobs import Store
+from shared.kv import Bucket
+from tests.kit.relay import relaying
+from tests.kit.servers import connection, running
+from tests.kit.serving import Fleet, ServerManager
+from tests.kit.triton import TritonServer
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+MIB = 1024 * 1024
+WATCHED_S = 8.0
+"""Longer than the patience with an unwanted target (1 s) and the lease (6 s) together."""
+
+
+@pytest.fixture
+def triton(tmp_path):
+    with running(TritonServer(tmp_path)) as server:
+        yield server
+
+
+@pytest.fixture
+def fleet(js, settings):
+    return Fleet(js, Store(settings))
+
+
+@pytest.fixture
+def relay(nats_server):
+    with relaying(nats_server.port) as one:
+        yield one
+
+
+@pytest.fixture
+def start(nats_server, s3_server, triton, js, tmp_path):
+    """Return a server-manager of that name, before it runs."""
+
+    def build(name, **variables):
+        one = connection(nats_server, s3_server, tmp_path / name)
+        more = {"engine": "toy", "memory_budget_bytes": 1000 * MIB, "overhead_bytes": 64 * MIB}
+        process = ServerManager(tmp_path / name, one, triton, **more)
+        process.variables |= variables
+        return process
+
+    return build
+
+
+@pytest.fixture
+def two(start, relay):
+    """The first leads and reaches the bus through the relay; the second waits."""
+    url = f"nats://127.0.0.1:{relay.port}"
+    with running(start("first", SLIPWAY_NATS_URL=url)) as first, running(start("second")) as second:
+        yield first, second, relay
+
+
+async def leader(js):
+    entry = await Bucket(js, "servers", Leader).get("main.leader")
+    return entry.value if entry else None
+
+
+def log_of(process):
+    return (process.folder / "log").read_text()
+
+
+@pytest.mark.parametrize("paused", [True, False], ids=["paused", "cut off"])
+async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, fleet, triton, tmp_path, paused):
+    (first, _, relay), js = two, fleet.js
+    base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
+    await fleet.promote(old, 0, fallback=base)
+    await fleet.facts(DeploymentChanged)
+    before = await leader(js)
+    if paused:
+        first.process.send_signal(signal.SIGSTOP)
+    relay.cut()
+    try:
+        await fleet.promote(new, 1)
+        await fleet.facts(DeploymentChanged, 2)
+        after = await leader(js)
+        assert after.holder != before.holder
+        assert after.term > before.term
+        done = len(log_of(first))
+    finally:
+        if paused:
+            first.process.send_signal(signal.SIGCONT)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(WATCHED_S):
+            while True:
+                assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton), "production stays loaded at every moment"
+                await asyncio.sleep(0.2)
+    relay.mend()
+    await asyncio.sleep(2)
+    assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton)
+    said = log_of(first)[done:]
+    assert not [line for line in said.splitlines() if "unloaded" in line or "loading" in line]
+    assert (await leader(js)).holder == after.holder
+
+
+def ready(triton):
+    import tritonclient.grpc as client
+
+    with contextlib.closing(client.InferenceServerClient(triton.endpoint)) as connected:
+        return {one.name for one in connected.get_model_repository_index().models if one.state == "READY"}
+
+
+async def test_a_server_manager_that_is_stopped_hands_over_at_once(js, two, fleet, tmp_path):
+    first, *_ = two
+    before = await leader(js)
+    first.stop()
+    async with asyncio.timeout(4):
+        while (await leader(js)).holder in ("", before.holder):
+            await asyncio.sleep(0.05)

@@ -1,0 +1,171 @@
+"""Two server-managers before one engine: one that lost the bus or was paused does nothing to what the other set."""
+
+import asyncio
+
+import pytest
+
+from contracts.facts import PromotionRefused
+from services.server_manager.adapters.triton_engine import TritonEngine
+from services.server_manager.domain.model_config import EngineConfig
+from services.server_manager.ports import LeaseLost
+from shared.errors import Transient
+from tests.kit.fakes_serving import FakeLead
+from tests.unit.server_manager.factories import deployable, route, traffic_requested
+from tests.unit.server_manager.test_manager import V0, V1, V2, World
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def without_the_bus(world, count=12, seconds=20.0):
+    world.state.lost = True
+    for _ in range(count):
+        with pytest.raises(Transient):
+            await world.ticks(1, seconds)
+        await settle()
+    world.state.lost = False
+
+
+async def put(world, version):
+    one = deployable(version)
+    folder = await world.artifacts.materialise(one)
+    await world.engine.load(str(one.target), folder, digest=one.manifest.digest, memory_bytes=100)
+
+
+async def test_without_the_bus_a_target_that_the_next_holder_loaded_is_not_unloaded(world):
+    """The review's case: A loses the bus and still reaches the engine, B promotes version 2."""
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    await put(world, 2)
+    await without_the_bus(world)
+    assert set(world.engine.models) == {V0, V1, V2}
+
+
+async def test_without_the_bus_nothing_is_loaded_in_the_place_of_another_manifest(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    await world.engine.unload(V1)
+    world.clock.seconds += 1
+    folder = await world.artifacts.materialise(deployable(1))
+    await world.engine.load(V1, folder, digest=deployable(9).manifest.digest, memory_bytes=100)
+    loads = list(world.engine.loads)
+    await without_the_bus(world)
+    assert world.engine.loads == loads
+
+
+async def test_without_the_bus_production_that_the_engine_lost_is_loaded_again(world):
+    world.routes.routes["bot"] = route(2, 1)
+    await world.ticks()
+    world.engine.restart()
+    await without_the_bus(world, seconds=1)
+    assert set(world.engine.models) == {V1, V2}
+
+
+async def test_without_the_bus_a_holder_that_was_superseded_recycles_nothing_either(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    loads = list(world.engine.loads)
+    world.lead.lease.beside = object()
+    world.engine.dead.add(V1)
+    await without_the_bus(world)
+    assert world.engine.loads == loads
+    assert world.phases() == {}
+
+
+@pytest.mark.parametrize("bus_lost", [False, True])
+async def test_paused_between_the_decision_to_unload_and_the_request_the_request_is_not_made(world, bus_lost):
+    """The pause ends when the next holder has written its term: nothing is unloaded under the old one."""
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    world.routes.routes["bot"] = route(2, 1, epoch=2)
+    await world.ticks(2)
+    world.clock.seconds += 60
+    await world.manager.tick()  # decides to unload version 0; its work begins at the next pause of this test
+    assert world.phases()[V0] == "unloading"
+    world.lead.lapse()
+    assert await FakeLead(world.state, world.lead.lease).hold()
+    world.state.lost = bus_lost
+    await settle()
+    assert V0 in world.engine.models
+
+
+async def test_a_lease_that_lapsed_while_an_artifact_was_fetched_stops_the_load(world):
+    gate = asyncio.Event()
+    fetch = world.artifacts.materialise
+
+    async def slow(one, progress=None):
+        await gate.wait()
+        return await fetch(one, progress)
+
+    world.artifacts.materialise = slow
+    world.routes.routes["bot"] = route(1)
+    await world.ticks(1)
+    world.lead.lapse()
+    assert await FakeLead(world.state, world.lead.lease).hold()
+    gate.set()
+    await settle()
+    assert world.engine.loads == []
+
+
+async def test_what_could_not_be_loaded_is_not_cleaned_up_without_the_lease(world):
+    """The next holder may have loaded it well in the meantime."""
+    fail = world.engine.load
+
+    async def load(name, folder, **about):
+        await fail(name, folder, **about)
+        world.lead.lapse()
+        await FakeLead(world.state, world.lead.lease).hold()
+        raise Transient("load_failed", "no")
+
+    world.engine.load = load
+    world.routes.routes["bot"] = route(1)
+    await world.ticks(1)
+    assert set(world.engine.models) == {V1}
+
+
+async def test_a_holder_paused_in_the_middle_of_a_look_answers_nothing(world):
+    """An order that it would refuse belongs to the next holder by then."""
+    world.routes.routes["bot"] = route(1, epoch=5)
+    await world.order(traffic_requested("t1", 2, epoch=0))
+    index = world.engine.index
+
+    async def paused():
+        world.lead.lapse()
+        await FakeLead(world.state, world.lead.lease).hold()
+        return await index()
+
+    world.engine.index = paused
+    with pytest.raises(LeaseLost):
+        await world.ticks(1)
+    assert world.said.facts(PromotionRefused) == []
+    assert world.engine.loads == []
+
+
+async def test_a_slow_look_renews_its_lease_and_goes_on(world):
+    world.routes.routes["bot"] = route(1)
+    index = world.engine.index
+
+    async def slow():
+        world.lead.fresh = False
+        return await index()
+
+    world.engine.index = slow
+    await world.ticks()
+    assert set(world.engine.models) == {V1}
+
+
+async def test_triton_is_not_asked_when_another_holder_has_written_its_term(tmp_path):
+    engine = TritonEngine("127.0.0.1:1", tmp_path / "models", EngineConfig(kind="toy"), superseded=lambda: True)
+    with pytest.raises(LeaseLost):
+        await engine.unload(V1)
+    with pytest.raises(LeaseLost):
+        await engine.load(V1, tmp_path, digest="sha256:" + "0" * 64, memory_bytes=1)
+    assert not (tmp_path / "models").exists(), "its files are the next holder's by now"
+    await engine.close()
