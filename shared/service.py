@@ -66,16 +66,16 @@ async def serve(
     bus: Bus, connection: Connection, *, ready: Mapping[str, Check] | None = None,
     background: Sequence[Callable[[], Awaitable[None]]] = (), app: Starlette | None = None,
 ) -> None:  # fmt: skip
-    """Run until SIGTERM or SIGINT: first the bus, then handlers, background work and endpoints; then all in reverse.
+    """Run until SIGTERM or SIGINT: first the endpoints, then bus, handlers and background work; then all in reverse.
 
-    A background task that fails ends the service, so that whoever runs it starts it again: half a service is worse.
+    The endpoints need nothing else: without the bus the service lives and is not ready. A background task that fails
+    ends the service, so that whoever runs it starts it again: half a service is worse.
     """
     arm(connection.failpoint, connection.work_dir(bus.service))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    await connect_patiently(bus)
     checks = {"bus": bus.check, **(ready or {})}
     web = app or Starlette()
     web.router.routes.extend(probe_routes(bus, checks))
@@ -86,12 +86,19 @@ async def serve(
         )
     )  # fmt: skip
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
-    await bus.broker.start()
-    tasks = [asyncio.ensure_future(work()) for work in background]
     http = asyncio.ensure_future(_serve_http(server))
-    structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     waiting = asyncio.ensure_future(stop.wait())
+    tasks = [asyncio.ensure_future(connect_patiently(bus))]
     try:
+        done, _ = await asyncio.wait([waiting, http, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if waiting in done or http in done:
+            for task in done & {http}:
+                task.result()
+            return
+        tasks.pop().result()
+        await bus.broker.start()
+        tasks += [asyncio.ensure_future(work()) for work in background]
+        structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
         done, _ = await asyncio.wait([waiting, http, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:
             task.result()

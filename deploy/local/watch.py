@@ -66,6 +66,11 @@ class Judge:
         """Return whether the next look needs to know what the process does: while it starts and while it is silent."""
         return not self._answered or self._starved_s > 0.0
 
+    @property
+    def has_answered(self) -> bool:
+        """Return whether there was an answer at all."""
+        return self._answered
+
     def answered(self) -> None:
         """Note an answer: the silence is over."""
         self._answered, self._answered_now, self._refused = True, True, False

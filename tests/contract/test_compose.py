@@ -172,6 +172,35 @@ def test_the_bus_has_room_for_all_its_streams_and_buckets():
     assert file_bytes() < int(size[1]) * 1024**3
 
 
+# -- what hangs is started again -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "nats", "minio", "triton"])
+def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
+    container = COMPOSE["services"][service]
+    assert container["restart"] == "unless-stopped"
+    assert container["init"] is True, "the program must not be process 1, which its own container cannot kill"
+    if "build" in container:
+        base = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
+        assert 'ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--"]' in stages()[base[1]]
+        assert "ENTRYPOINT" not in stages()[service]
+        return
+    words = " ".join(container["entrypoint"])
+    assert "/slipway/keep.sh" in words or "deploy.docker.keep" in words
+    mounted = [one for one in container["volumes"] if one.startswith("./deploy")]
+    assert all(one.endswith(":ro") and (ROOT / one.split(":")[0]).exists() for one in mounted)
+    assert mounted
+
+
+def test_what_keeps_programs_needs_only_the_standard_library():
+    """It also runs in Triton's image, which has none of our libraries."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import deploy.docker.keep"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # -- what the images hold ------------------------------------------------------------------------------------------------
 
 

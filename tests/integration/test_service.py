@@ -164,6 +164,19 @@ async def test_bus_down_makes_it_unready_and_back_it_works_again(js, nats_server
         await service.handled("after")
 
 
+async def test_a_service_that_waits_for_the_bus_lives_is_not_ready_and_can_be_stopped(js, nats_server, tmp_path):
+    nats_server.kill()
+    try:
+        with running(nats_server, tmp_path) as service:
+            await asyncio.to_thread(wait_until, lambda: service.get("/healthz")[0] == 200, what="its life")
+            status, checks = service.readiness()
+            assert (status, checks["store"]) == (503, "ok")
+            service.process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(service.process.wait, 15) == 0
+    finally:
+        nats_server.start()  # from this thread: the server dies with the one that forked it
+
+
 async def test_service_started_before_the_bus_waits_for_it(js, nats_server, tmp_path):
     nats_server.kill()
     try:

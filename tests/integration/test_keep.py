@@ -1,0 +1,99 @@
+"""What keeps a program in its container: hangs end it, signals reach it, its exit code is the container's."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shared.process import die_with_parent, free_port
+from tests.kit.servers import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import http.server, os, signal, sys, time
+port, pid_file, how = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+open(pid_file, "w").write(str(os.getpid()))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+if how == "never":
+    time.sleep(600)
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        open(pid_file + ".asked", "w").close()
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
+"""
+
+
+class Kept:
+    def __init__(self, folder: Path, keeper: str, how: str = "serve") -> None:
+        port, self.file = free_port(), folder / "pid"
+        url = f"http://127.0.0.1:{port}/healthz"
+        program = [sys.executable, "-I", "-S", "-c", PROGRAM, str(port), str(self.file), how]
+        if keeper == "python":
+            start = [sys.executable, "-m", "deploy.docker.keep", f"--url={url}", "--start-s=3", "--"]
+        else:
+            start = ["/bin/sh", str(ROOT / "deploy/docker/keep.sh"), "3", f"curl -sf -m 5 -o /dev/null {url}"]
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*start, *program], cwd=ROOT, stdout=log, stderr=log, preexec_fn=die_with_parent()
+            )
+
+    def pid(self) -> int:
+        return int(wait_until(lambda: self.file.exists() and self.file.read_text(), what="the program"))
+
+    def asked(self) -> None:
+        wait_until((self.file.parent / "pid.asked").exists, what="the first question")
+
+
+@pytest.fixture(params=["python", "sh"])
+def keep(request, tmp_path):
+    kept = []
+
+    def start(how="serve") -> Kept:
+        kept.append(Kept(tmp_path, request.param, how))
+        return kept[-1]
+
+    yield start
+    for one in kept:
+        if one.process.poll() is None:
+            os.kill(one.pid(), signal.SIGKILL)
+            one.process.wait(10)
+
+
+def test_a_program_that_hangs_ends_its_container(keep):
+    kept = keep()
+    kept.asked()
+    began = time.monotonic()
+    os.kill(kept.pid(), signal.SIGSTOP)
+    assert kept.process.wait(20) == 137
+    assert time.monotonic() - began < 15
+    assert "is killed" in kept.log.read_text()
+
+
+def test_a_program_that_never_answers_ends_its_container(keep):
+    kept = keep("never")
+    assert kept.process.wait(20) == 137
+
+
+def test_a_stop_reaches_the_program_and_its_exit_code_is_kept(keep):
+    kept = keep()
+    kept.asked()
+    kept.process.send_signal(signal.SIGTERM)
+    assert kept.process.wait(10) == 7
+    assert not (Path("/proc") / str(kept.pid())).exists()
+
+
+def test_a_program_that_dies_ends_its_container_with_the_signals_code(keep):
+    kept = keep()
+    kept.asked()
+    os.kill(kept.pid(), signal.SIGSEGV)
+    assert kept.process.wait(10) == 139
