@@ -224,3 +224,27 @@ def test_what_happens_in_staging_is_no_step_of_the_road():
     moved = event(fact(f.DeploymentChanged, cause="promote"), correlationid=RELEASE, time=after(86), environment="staging")
     before = project(whole_road()[:7])
     assert advance(before, moved) == before
+
+
+def test_a_second_measurement_stands_at_the_benchmark_and_leaves_the_earlier_steps_as_they_were():
+    gate = f.GateResult(
+        name="served_quality", verdict="inconclusive", reason="why", code="measurement_suspect", fault="record"
+    )
+    again = staging_request().model_copy(update={"measurement_number": 2})
+    before = only(project(whole_road()[:6]))
+    road = only(
+        project([
+            *whole_road()[:6], said(f.VariantBenchmarked, 85, verdict="inconclusive", gates=(gate,)),
+            said(f.VariantQuantised, 86, variant="int8", measurement_number=2), said(f.VariantStaged, 87, request=again),
+            said(f.VariantBenchmarked, 89, measurement_number=2),
+        ])
+    )  # fmt: skip
+    assert [road.steps[name] for name in ("quantised", "staged")] == [before.steps[n] for n in ("quantised", "staged")]
+    detail = road.steps["benchmarked"].detail
+    assert "int8: inconclusive (measurement_suspect: record)" in detail
+    assert "int8: measured again, perplexity x1.014" in detail
+    assert "int8: pass" in detail
+    failed = said(f.VariantFailed, 86, variant="int8", stage="quantise", code="out_of_memory", measurement_number=2)
+    stopped = only(project([*whole_road()[:6], said(f.VariantBenchmarked, 85), failed]))
+    assert stopped.steps["quantised"] == before.steps["quantised"]
+    assert "int8: out_of_memory" in stopped.steps["benchmarked"].detail
