@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from .attribution import is_excused
 from .facts import Inference
 from .facts.watch import AlertKind
 from .policy import Trigger
@@ -40,25 +41,47 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
 
 
 def observe(trigger: Trigger, record: Inference) -> bool | None:
-    """Tell whether a request is bad for a trigger; None when it says nothing about it.
+    """Return whether a request is bad for a trigger; None where it says nothing about it.
 
-    An answer that failed or was given up says of its latency only that it was at least so long as it was waited for;
-    one that ended without any text says the same of its first token.
-    A caller that goes away says nothing against the target's quality or errors.
+    What the caller, the gateway or the infrastructure caused says nothing (`contracts.attribution`).
+    A request that failed through the target, or that was given up before the first token, says of its latency only
+    that it was at least so long as it was waited for; an answer that ended without any text says the same of its first
+    token. An answer that the caller cut off says nothing of its own length.
     """
-    ended = record.error is None and record.finish_reason != CANCELLED
+    cancelled = record.finish_reason == CANCELLED
+    if is_excused(record) and not cancelled:
+        return None
     if trigger.metric == "ttft_ms":
-        if record.ttft_ms is not None:
-            return record.ttft_ms > trigger.threshold
-        return True if record.e2e_ms > trigger.threshold else None
+        return _of_first_token(record, trigger.threshold)
     if trigger.metric == "e2e_ms":
-        over = record.e2e_ms > trigger.threshold
-        return over if ended or over else None
-    if record.finish_reason == CANCELLED:
+        return _of_length(record, trigger.threshold)
+    if cancelled:
         return None
     if trigger.metric == "error_ratio":
         return record.error is not None
     return _of_text(trigger.metric, record)
+
+
+def _of_first_token(record: Inference, limit_ms: float) -> bool | None:
+    if record.ttft_ms is not None:
+        return record.ttft_ms > limit_ms
+    explained = _is_bound(record) and record.output_tokens > 0
+    return True if record.e2e_ms > limit_ms and not explained else None
+
+
+def _of_length(record: Inference, limit_ms: float) -> bool | None:
+    over = record.e2e_ms > limit_ms
+    if record.finish_reason == CANCELLED:
+        waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
+        return True if waited_in_vain else None
+    if over:
+        return None if _is_bound(record) else True
+    return False if record.error is None else None
+
+
+def _is_bound(record: Inference) -> bool:
+    """Return whether the caller's own parameters explain it; what a drill did, it did on purpose to be seen."""
+    return record.bound_by_caller and record.drill is None
 
 
 def _of_text(metric: str, record: Inference) -> bool | None:
@@ -68,5 +91,10 @@ def _of_text(metric: str, record: Inference) -> bool | None:
     if metric == "refusal_ratio":
         return features.refusal
     if metric == "empty_ratio":
-        return features.empty
+        return is_empty(record)
     return features.repetition_ratio >= REPETITIVE
+
+
+def is_empty(record: Inference) -> bool:
+    """Return whether an answer held no text though the caller's own parameters allowed for some."""
+    return record.features is not None and record.features.empty and not _is_bound(record)

@@ -16,6 +16,8 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 Fault = Literal["candidate", "record", "machine"]
 """The side that a difference between served and recorded quality is due to; `machine`: one that measured or serves."""
 Environment = Literal["production", "staging"]
+Party = Literal["target", "caller", "gateway", "infrastructure"]
+"""Who can cause that a request fails."""
 StagingPurpose = Literal["benchmark", "rehearsal"]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Instant = AwareDatetime

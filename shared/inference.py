@@ -235,8 +235,16 @@ def _end_later(stream: AsyncGenerator[Any, None]) -> None:
 
 
 def encode_text(text: str) -> bytes:
-    """Encode a string tensor of one element: length, then UTF-8."""
-    raw = text.encode()
+    """Encode a string tensor of one element: length, then UTF-8.
+
+    Raises:
+        Permanent: `bad_request`: the text holds a lone surrogate, which UTF-8 cannot hold.
+    """
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        message = f"The text holds a lone surrogate (U+{ord(text[error.start]):04X}), which is no character."
+        raise Permanent("bad_request", message) from error
     return struct.pack("<I", len(raw)) + raw
 
 

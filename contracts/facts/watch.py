@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ..codes import Code
-from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Ratio, Target, Verdict
+from ..vocabulary import ArtifactRef, Contract, Environment, Instant, Party, Ratio, Target, Verdict
 from .fact import Fact
 
 AlertKind = Literal["latency", "errors", "quality", "drift", "standby", "engine", "clock"]
@@ -40,7 +40,15 @@ class Features(Contract):
 
 
 class Inference(Contract):
-    """One request as the gateway saw it."""
+    """One request as the gateway saw it.
+
+    Attributes:
+        caused_by: who caused that the request did not end with a whole answer; None where it did, and in records of
+            older gateways. `contracts.attribution` says what counts as evidence.
+        bound_by_caller: the caller's own parameters decided where the answer ends: a stop sequence, the limit of
+            tokens was reached, or a least length was forced. Then neither its length nor that it holds no text says
+            anything about the target.
+    """
 
     request_id: str
     target: Target
@@ -57,6 +65,8 @@ class Inference(Contract):
     output_tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
+    caused_by: Party | None = None
+    bound_by_caller: bool = False
     features: Features | None = None
 
 
@@ -73,7 +83,8 @@ class WindowSummarised(Fact):
     """One window of one target, mergeable: decisions can be replayed from these.
 
     `observed` holds, per trigger, how many requests it saw and how many of them were bad; `drills` how many requests
-    each drill touched.
+    each drill touched. `errors` counts all kinds, whoever caused them; `failed` those that the target caused (None in
+    windows of older monitors), `excused` the requests that somebody else kept from an answer.
     """
 
     TYPE: ClassVar[str] = "slipway.window.summarised.v1"
@@ -88,6 +99,8 @@ class WindowSummarised(Fact):
     e_values: dict[str, float] = {}
     observed: dict[str, tuple[int, int]] = {}
     drills: dict[str, int] = {}
+    failed: int | None = None
+    excused: int = 0
 
 
 class _Alert(Fact):

@@ -1,24 +1,27 @@
 """One answer, from the first attempt to its telemetry record."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from contracts.attribution import ErrorKind
 from contracts.facts import Inference
-from contracts.vocabulary import Environment
+from contracts.triggers import CANCELLED
+from contracts.vocabulary import Environment, Party
 from shared.clock import Clock
-from shared.errors import Transient
+from shared.errors import Permanent, SlipwayError, Transient
 from shared.inference import Delta
 
+from .backlog import Backlog
 from .domain import drills, features, routing, timing
 from .domain.answers import Usage
 from .domain.drills import Touch
 from .domain.requests import Ask
 from .domain.routing import Choice
 from .ports import Engine, Pause
-
-CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,9 @@ class Question:
     Attributes:
         environment: `staging` for rehearsals; kept apart in telemetry.
         touch: what a drill does to this request, if any does.
-        arrived_s: the arrival on the monotonic clock; all durations count from it.
+        arrived_at: when it was whole and rendered: how long a caller takes to send it, or its conversation to render,
+            is no time of the target's.
+        arrived_s: the same on the monotonic clock; all durations count from it.
     """
 
     request_id: str
@@ -42,22 +47,42 @@ class Question:
     touch: Touch | None = None
 
 
-class Answer:
-    """An answer in progress: `start`, then read `texts` to their end, then `close`, whatever happened."""
+@dataclass(frozen=True)
+class Ending:
+    """How a request ended; without anything, as a whole answer.
 
-    def __init__(self, question: Question, engine: Engine, clock: Clock, pause: Pause) -> None:
+    Attributes:
+        error: what failed. A request that the caller made so is answered with a 400, and is no error here.
+        caused_by: who caused it.
+        cancelled: the caller went away, or did not read.
+    """
+
+    error: ErrorKind | None = None
+    caused_by: Party | None = None
+    cancelled: bool = False
+
+
+class Answer:
+    """An answer in progress: `start`, then read `texts` to their end, then `close`, whatever happened.
+
+    What the engine delivers is taken and timed at once, by a task of its own; the caller reads behind it.
+    """
+
+    def __init__(self, question: Question, engine: Engine, clock: Clock, pause: Pause, *, lag_bytes: int) -> None:
         self._question = question
         self._engine = engine
         self._clock = clock
         self._pause = pause
         self._alteration = question.touch.alteration if question.touch else None
         self._stream: AsyncGenerator[Delta, None] | None = None
-        self._first: str | None = None
-        self._endpoint = ""
+        self._backlog = Backlog(lag_bytes)
+        self._taking: asyncio.Task[None] | None = None
         self._sent_s = question.arrived_s
+        self._ended_s: float | None = None
         self._arrivals: list[timing.Arrival] = []
         self._texts: list[str] = []
         self._begun = False
+        self.endpoint = ""
         self.retried = False
         self.finish_reason = ""
         self.usage = Usage()
@@ -70,6 +95,14 @@ class Answer:
                 the request, which is never tried again.
             Permanent: the engine cannot answer this request.
         """
+        try:
+            await self._start()
+        except SlipwayError:
+            self._end()
+            raise
+        self._taking = asyncio.ensure_future(self._take())
+
+    async def _start(self) -> None:
         if self._question.touch is not None:
             await self._suffer(self._question.touch)
         endpoints = routing.order_endpoints(self._question.choice.served, self._question.request_id)
@@ -91,63 +124,103 @@ class Answer:
 
     async def _attempt(self, endpoint: str) -> None:
         question = self._question
-        self._endpoint, self._sent_s = endpoint, self._clock.monotonic()
+        self.endpoint, self._sent_s = endpoint, self._clock.monotonic()
         stream = self._engine.generate(
             endpoint, question.choice.served.target, question.prompt, question.sampling, question.request_id
         )
         self._stream = stream
-        self._first = self._note(await anext(stream))
+        if text := self._note(await anext(stream)):
+            self._backlog.put(text)
 
-    async def texts(self) -> AsyncIterator[str]:
-        """Give the pieces of text as they come; raises as `start` where the stream breaks."""
+    async def _take(self) -> None:
+        """Take the rest of the answer as fast as the engine gives it; whatever goes wrong, the reader is told."""
         assert self._stream is not None  # noqa: S101 - start() was called
-        assert self._first is not None  # noqa: S101
-        if self._first:
-            yield self._first
-        async for delta in self._stream:
-            if text := self._note(delta):
-                yield text
+        try:
+            async with contextlib.aclosing(self._stream) as stream:
+                async for delta in stream:
+                    if text := self._note(delta):
+                        self._backlog.put(text)
+            self._backlog.end()
+        except Permanent as error:  # what it had accepted it cannot refuse any more
+            self._backlog.end(Transient("engine_failed", error.reason))
+        except Exception as error:  # noqa: BLE001 - raised again by `texts`
+            self._backlog.end(error)
+        finally:
+            self._end()
+
+    def texts(self) -> AsyncIterator[str]:
+        """Yield the pieces of text as they come.
+
+        Raises:
+            Transient: as `start`, where the stream breaks.
+            SlowReader: more of the answer waits to be read than may.
+        """
+        return self._backlog.read()
 
     def _note(self, delta: Delta) -> str:
-        """Take a piece from the engine and give the text that the caller gets for it."""
+        """Take a piece from the engine and return the text that the caller gets for it."""
         at_s = self._clock.monotonic() - self._question.arrived_s
         text = drills.alter(self._alteration, delta.text, delta.output_tokens, first=not self._begun)
         self._begun = self._begun or bool(text)
         self._arrivals.append(timing.Arrival(at_s, delta.output_tokens, bool(text)))
         self._texts.append(text)
         self.finish_reason = delta.finish_reason or self.finish_reason
+        if delta.finish_reason:
+            self._ended_s = at_s
         self.usage = Usage(
             max(self.usage.input_tokens, delta.input_tokens), self.usage.output_tokens + delta.output_tokens
         )
         return text
 
+    def _end(self) -> None:
+        if self._ended_s is None:
+            self._ended_s = self._clock.monotonic() - self._question.arrived_s
+
     async def close(self) -> None:
         """Abort in the engine whatever still runs there."""
+        if self._taking is not None:
+            self._taking.cancel()
+            await asyncio.gather(self._taking, return_exceptions=True)
         if self._stream is not None:
             await self._stream.aclose()
 
-    def report(self, *, error: str | None = None, cancelled: bool = False) -> Inference:
-        """Give the telemetry record; never any text.
+    def _is_bound(self) -> bool:
+        """Return whether the caller's own parameters decided where the answer ends."""
+        ask = self._question.ask
+        forced = bool(ask.sampling.get("ignore_eos") or ask.sampling.get("min_tokens"))
+        limited = self.finish_reason == "length" and ask.max_tokens is not None
+        stopped = self.finish_reason == "stop" and bool(ask.sampling.get("stop"))
+        return forced or limited or stopped
 
-        A caller that goes away says nothing against the target: that is a finish reason, not an error.
+    def report(self, ending: Ending) -> Inference:
+        """Return the telemetry record; never any text.
+
+        A caller that goes away, or does not read, says nothing against the target: that is a finish reason, not an
+        error. All times end where the engine delivered, not where the caller read.
         """
+        self._end()
+        assert self._ended_s is not None  # noqa: S101 - set above
         question = self._question
         sent_after = timedelta(seconds=self._sent_s - question.arrived_s)
+        held_back = self._alteration is None and bool(question.ask.sampling.get("stop"))
+        whole = ending == Ending()
         return Inference(
             request_id=question.request_id,
             target=question.choice.served.target,
-            endpoint=self._endpoint,
+            endpoint=self.endpoint,
             environment=question.environment,
             canary=question.choice.canary,
             drill=question.touch.drill_id if question.touch else None,
             scheduled_at=question.arrived_at,
             sent_at=question.arrived_at + sent_after,
-            ttft_ms=timing.first_token_ms(self._arrivals),
+            ttft_ms=timing.first_token_ms(self._arrivals, held_back=held_back),
             itl_ms=timing.inter_token(self._arrivals),
-            e2e_ms=(self._clock.monotonic() - question.arrived_s) * 1000.0,
+            e2e_ms=self._ended_s * 1000.0,
             input_tokens=self.usage.input_tokens,
             output_tokens=self.usage.output_tokens,
-            finish_reason=CANCELLED if cancelled else self.finish_reason or None,
-            error=error,
-            features=None if error or cancelled else features.describe(question.ask.text, "".join(self._texts)),
+            finish_reason=CANCELLED if ending.cancelled else self.finish_reason or None,
+            error=ending.error,
+            caused_by=ending.caused_by,
+            bound_by_caller=self._is_bound(),
+            features=features.describe(question.ask.text, "".join(self._texts)) if whole else None,
         )

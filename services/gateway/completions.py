@@ -5,27 +5,28 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from contracts.attribution import ATTRIBUTION, PROVABLE, as_error_kind
 from contracts.facts import Inference
-from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
 from shared.clock import Clock
 from shared.errors import SlipwayError
 
-from .answering import Answer, Question
+from .answering import Answer, Ending, Question
+from .backlog import SlowReader
 from .domain import answers, drills, environments, errors, requests, routing
-from .domain.errors import Problem, Refused
-from .domain.requests import Ask
+from .domain.errors import Refused
 from .drill_table import DrillTable
-from .http import EventStream, problem_response, read_body, until_disconnect
+from .http import Bodies, Reply, drop, limit_writes, problem_response, until_disconnect
 from .metrics import GatewayMetrics
-from .ports import Engine, NewId, Pause, TemplateFailure, TemplateRefusal, Templates
+from .ports import Engine, NewId, Pause, TemplateBusy, TemplateFailure, TemplateRefusal, Templates
+from .proofs import Proofs
 from .route_table import RouteTable
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -33,7 +34,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 @dataclass(frozen=True)
 class Parts:
-    """What the endpoints work with; `tables` holds the routes of each environment."""
+    """What the endpoints work with.
+
+    Attributes:
+        tables: the routes of each environment.
+        write_s: how long a caller may take nothing of what is written to it.
+        lag_bytes: how much of an answer may wait for its caller.
+    """
 
     tables: Mapping[Environment, RouteTable]
     drills: DrillTable
@@ -44,7 +51,10 @@ class Parts:
     clock: Clock
     new_id: NewId
     max_in_flight: int
-    max_body_bytes: int
+    bodies: Bodies
+    proofs: Proofs
+    write_s: float = 30.0
+    lag_bytes: int = 2**18
     pause: Pause = asyncio.sleep
 
 
@@ -57,7 +67,15 @@ class Completions:
         self._in_flight: Counter[Environment] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request; a caller that does not read its answer is dropped."""
+        send = limit_writes(send, self._parts.write_s)
+        try:
+            await self._serve(scope, receive, send)
+        except SlowReader:
+            self._parts.metrics.slow_readers.inc()
+            await drop(scope)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         parts = self._parts
         request = Request(scope, receive)
         given = request.headers.get("x-request-id", "")
@@ -65,16 +83,22 @@ class Completions:
         environment: Environment | None = None
         try:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
-            with self._counted(environment):
-                question = await self._understand(request, request_id, environment)
-                await until_disconnect(receive, self._answer(question, scope, receive, send))
+            body = await parts.bodies.read(request)
+            with self._place(environment):
+                question = await self._understand(body, request_id, environment)
+                await until_disconnect(receive, self._answer(question, Reply(scope, receive, send, labels(question))))
+        except ClientDisconnect:
+            return
         except Refused as refused:
             parts.metrics.refuse(refused.problem.status, environment)
             await problem_response(refused.problem, {"x-request-id": request_id})(scope, receive, send)
 
     @contextlib.contextmanager
-    def _counted(self, environment: Environment) -> Iterator[None]:
+    def _place(self, environment: Environment) -> Iterator[None]:
+        """Take one of the places of an environment, and give it back; raise Refused (429) if none is left."""
         gauge = self._parts.metrics.in_flight.labels(environment)
+        if self._in_flight[environment] >= self._parts.max_in_flight:
+            raise Refused(errors.too_many())
         self._in_flight[environment] += 1
         gauge.inc()
         try:
@@ -83,82 +107,117 @@ class Completions:
             self._in_flight[environment] -= 1
             gauge.dec()
 
-    async def _understand(self, request: Request, request_id: str, environment: Environment) -> Question:
+    async def _understand(self, raw: bytes, request_id: str, environment: Environment) -> Question:
         parts = self._parts
-        arrived_at, arrived_s = parts.clock.now(), parts.clock.monotonic()
-        if self._in_flight[environment] > parts.max_in_flight:
-            headers = {"Retry-After": "1"}
-            raise Refused(Problem(429, "Too many requests at once.", "rate_limit_error", headers=headers))
-        body = requests.parse_body(await read_body(request, parts.max_body_bytes))
+        body = requests.parse_body(raw)
         ask = requests.read_chat(body) if self._kind == "chat" else requests.read_completion(body)
         choice = choose(parts.tables[environment], ask.model, key=ask.user or request_id)
         sampling = requests.plan_sampling(ask, choice.served.context_tokens)
-        prompt = await self._render(ask, choice.served)
+        question = Question(
+            request_id=request_id, ask=ask, choice=choice, prompt=ask.prompt, sampling=sampling,
+            arrived_at=parts.clock.now(), arrived_s=parts.clock.monotonic(), environment=environment,
+        )  # fmt: skip
+        if ask.kind == "chat":
+            prompt = await self._render(question)
+            requests.check_length(prompt, choice.served.context_tokens, "messages")
+            question = replace(
+                question, prompt=prompt, arrived_at=parts.clock.now(), arrived_s=parts.clock.monotonic()
+            )  # fmt: skip
         target = choice.served.target
         known = parts.drills.get(environment, target.model)
-        return Question(
-            request_id=request_id, ask=ask, choice=choice, prompt=prompt, sampling=sampling, arrived_at=arrived_at,
-            arrived_s=arrived_s, environment=environment,
-            touch=drills.decide_touch(known, target, request_id, arrived_at, arrived_s),
-        )  # fmt: skip
+        touch = drills.decide_touch(known, target, request_id, question.arrived_at, question.arrived_s)
+        return replace(question, touch=touch)
 
-    async def _render(self, ask: Ask, served: ServedTarget) -> str:
-        if ask.kind == "completion":
-            return ask.prompt
-        if served.chat_template is None:
-            message = f"{ask.model} has no chat template; use /v1/completions."
+    async def _render(self, question: Question) -> str:
+        """Render a conversation.
+
+        Raises:
+            Refused: 400 where these messages are at fault, 503 where no process was free; 500 where the template
+                fails a harmless conversation, too: that alone is the target's doing, and is recorded as such.
+        """
+        ask, served = question.ask, question.choice.served
+        template = served.chat_template
+        if template is None:
+            message = f"{question.choice.served.target} has no chat template; use /v1/completions."
             raise errors.bad_request(message, "model", "no_chat_template")
+        tokens = {"bos_token": served.bos_token or "", "eos_token": served.eos_token or ""}
         try:
-            return await self._parts.templates.render(
-                served.chat_template, ask.messages, bos_token=served.bos_token or "", eos_token=served.eos_token or ""
-            )
-        except TemplateRefusal as refusal:
-            raise errors.bad_request(str(refusal), "messages") from refusal
-        except TemplateFailure as failure:
-            raise Refused(Problem(500, str(failure), "server_error", code="template_failed")) from failure
+            prompt = await self._parts.templates.render(template, ask.messages, **tokens)
+            prompt.encode()
+        except (TemplateRefusal, TemplateFailure, TemplateBusy, UnicodeEncodeError) as failure:
+            plain = await self._parts.templates.renders_plain(template, **tokens)
+            if plain is False:
+                answer = self._begin(question)
+                self._report(answer, Ending(error="template_failed", caused_by="target"))
+                raise Refused(replace(errors.template_failed(str(failure)), headers=labels(question))) from failure
+            if isinstance(failure, TemplateRefusal):
+                raise errors.bad_request(str(failure), "messages", "template_refused") from failure
+            if plain is None or isinstance(failure, TemplateBusy):
+                raise Refused(errors.template_busy(str(failure))) from failure
+            message = f"{failure} It does render a plain conversation; change the messages."
+            raise errors.bad_request(message, "messages", "template_refused") from failure
+        return prompt
 
-    async def _answer(self, question: Question, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = Answer(question, self._parts.engine, self._parts.clock, self._parts.pause)
-        headers = labels(question)
-        events = EventStream(send, headers)
-        error: str | None = None
-        cancelled = False
+    def _begin(self, question: Question) -> Answer:
+        parts = self._parts
+        return Answer(question, parts.engine, parts.clock, parts.pause, lag_bytes=parts.lag_bytes)
+
+    async def _answer(self, question: Question, reply: Reply) -> None:
+        answer = self._begin(question)
+        ending = Ending()
         try:
-            await answer.start()
-            if question.ask.stream:
-                await self._stream(answer, question, events)
-            else:
-                text = "".join([text async for text in answer.texts()])
-                body = self._shape(question).whole(text, answer.finish_reason, answer.usage)
-                await JSONResponse(body, headers=headers)(scope, receive, send)
-        except SlipwayError as failure:
-            problem = errors.upstream_failed(failure.code, failure.reason)
-            error = None if problem.status == 400 else failure.code
-            if events.started:  # the status is gone; clients read an error event as a failed request
-                await events.write(answers.event(problem.body()))
-                await events.end()
-            else:
-                await problem_response(problem, headers)(scope, receive, send)
-        except (asyncio.CancelledError, OSError):
-            cancelled = True
+            try:
+                await self._deliver(answer, question, reply)
+            except SlipwayError as failure:
+                ending = await self._judge(answer, question, failure)
+                await _fail(ending, failure, reply)
+        except (asyncio.CancelledError, OSError, SlowReader):
+            # What the target did before stands; else the caller went away, or does not read.
+            ending = ending if ending != Ending() else Ending(cancelled=True, caused_by="caller")
             raise
         except Exception:
-            error = "internal_error"
+            ending = Ending(error="internal_error", caused_by="gateway")
             raise
         finally:
             await answer.close()
-            self._report(answer, error, cancelled=cancelled)
+            self._report(answer, ending)
 
-    async def _stream(self, answer: Answer, question: Question, events: EventStream) -> None:
+    async def _deliver(self, answer: Answer, question: Question, reply: Reply) -> None:
+        await answer.start()
+        if question.ask.stream:
+            await self._stream(answer, question, reply)
+            return
+        text = "".join([text async for text in answer.texts()])
+        body = self._shape(question).whole(text, answer.finish_reason, answer.usage)
+        await reply.respond(JSONResponse(body, headers=reply.labels))
+
+    async def _judge(self, answer: Answer, question: Question, failure: SlipwayError) -> Ending:
+        """Return how a failed request ended: who caused it is asked of the target itself where the request might have.
+
+        A target that answers a harmless prompt right after it refused or failed this one: the request's own doing.
+        One that fails that, too, fails by itself, also where it says that the request was bad.
+        """
+        kind = as_error_kind(failure.code)
+        touch = question.touch
+        if kind not in PROVABLE or (touch is not None and touch.fails):
+            return Ending(error=kind, caused_by=ATTRIBUTION[kind])
+        answers_plain = await self._parts.proofs.answers(question.choice.served, answer.endpoint)
+        if answers_plain is False:
+            return Ending(error="engine_failed", caused_by="target")
+        if kind == "bad_request":
+            return Ending(caused_by="caller")
+        return Ending(error=kind, caused_by="caller" if answers_plain else "infrastructure")
+
+    async def _stream(self, answer: Answer, question: Question, reply: Reply) -> None:
         shape = self._shape(question)
         for chunk in shape.opening():
-            await events.write(answers.event(chunk))
+            await reply.write(answers.event(chunk))
         async for text in answer.texts():
-            await events.write(answers.event(shape.piece(text)))
+            await reply.write(answers.event(shape.piece(text)))
         for chunk in shape.closing(answer.finish_reason, answer.usage):
-            await events.write(answers.event(chunk))
-        await events.write(answers.DONE)
-        await events.end()
+            await reply.write(answers.event(chunk))
+        await reply.write(answers.DONE)
+        await reply.end()
 
     def _shape(self, question: Question) -> answers.Shape:
         prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
@@ -168,8 +227,8 @@ class Completions:
             include_usage=question.ask.include_usage,
         )  # fmt: skip
 
-    def _report(self, answer: Answer, error: str | None, *, cancelled: bool) -> None:
-        record = answer.report(error=error, cancelled=cancelled)
+    def _report(self, answer: Answer, ending: Ending) -> None:
+        record = answer.report(ending)
         self._parts.metrics.observe(record)
         if answer.retried:
             self._parts.metrics.retries.labels(record.environment).inc()
@@ -195,6 +254,16 @@ def choose(table: RouteTable, name: str, key: str) -> routing.Choice:
     if chosen is None:
         raise Refused(errors.nothing_serves(wanted.model))
     return chosen
+
+
+async def _fail(ending: Ending, failure: SlipwayError, reply: Reply) -> None:
+    """Tell the caller that a target failed the request, or refused it."""
+    problem = errors.upstream_failed(ending.error or "bad_request", failure.reason)
+    if reply.started:  # the status is gone; clients read an error event as a failed request
+        await reply.write(answers.event(problem.body()))
+        await reply.end()
+    else:
+        await reply.respond(problem_response(problem, reply.labels))
 
 
 def labels(question: Question) -> Mapping[str, str]:

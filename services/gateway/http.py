@@ -2,28 +2,123 @@
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from .backlog import SlowReader
 from .domain.errors import Problem, Refused
 
+ABORT: Final = "slipway.abort"
+"""The extension of the ASGI scope that ends the connection at once."""
+_CLOSE: Final = {"Connection": "close"}
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """Read a body of at most `limit` bytes.
 
-    Raises:
-        Refused: 413 when it is longer; the rest is not read.
+@dataclass
+class _Reading:
+    """A body that is being read."""
+
+    timeout: asyncio.Timeout
+    size: int = 0
+    evicted: bool = False
+
+
+class Bodies:
+    """Reads the bodies of requests: within a time, and only so many, of so many bytes in all, at once.
+
+    Where another one comes, the oldest that is still being read gives way: a whole body takes milliseconds, so those
+    that have been read for longest are the slow ones, and they keep nobody else out.
     """
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise Refused(Problem(413, f"The body is longer than {limit} bytes.", code="request_too_large"))
-        chunks.append(chunk)
-    return b"".join(chunks)
+
+    def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, most: int = 256, all_bytes: int = 2**26) -> None:
+        self._max_bytes = max_bytes
+        self._deadline_s = deadline_s
+        self._most = most
+        self._all_bytes = all_bytes
+        self._readings: list[_Reading] = []  # the oldest first
+
+    async def read(self, request: Request) -> bytes:
+        """Read a body.
+
+        Raises:
+            Refused: 413 when it is longer than may be; 408 when it takes too long, or gave way to others. The rest is
+                not read, and the connection ends.
+            ClientDisconnect: the caller went away.
+        """
+        if _declared(request) > self._max_bytes:
+            raise self._too_large()
+        if len(self._readings) >= self._most:
+            self._evict()
+        chunks: list[bytes] = []
+        timeout = asyncio.timeout(self._deadline_s)
+        reading = _Reading(timeout)
+        self._readings.append(reading)
+        try:
+            async with timeout:
+                async for chunk in request.stream():
+                    reading.size += len(chunk)
+                    if reading.size > self._max_bytes:
+                        raise self._too_large()
+                    chunks.append(chunk)
+                    while sum(one.size for one in self._readings if not one.evicted) > self._all_bytes:
+                        self._evict()
+        except TimeoutError:
+            raise self._too_slow(reading) from None
+        finally:
+            self._readings.remove(reading)
+        return b"".join(chunks)
+
+    def _evict(self) -> None:
+        oldest = next((one for one in self._readings if not one.evicted), None)
+        if oldest is not None:
+            oldest.evicted = True
+            oldest.timeout.reschedule(0.0)
+
+    def _too_large(self) -> Refused:
+        message = f"The body is longer than {self._max_bytes} bytes."
+        return Refused(Problem(413, message, code="request_too_large", headers=_CLOSE))
+
+    def _too_slow(self, reading: _Reading) -> Refused:
+        message = (
+            f"After {reading.size} bytes the body gave way to others that came whole; send it again, faster."
+            if reading.evicted
+            else f"The body did not come within {self._deadline_s:g} s: {reading.size} bytes of it did; send it faster."
+        )
+        return Refused(Problem(408, message, code="request_too_slow", headers=_CLOSE))
+
+
+def _declared(request: Request) -> int:
+    """Return the length that a request declares; 0 without one. The server has checked that it is a number."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+def limit_writes(send: Send, limit_s: float) -> Send:
+    """Return `send` under a time limit for each message, so that a caller who does not read keeps no place.
+
+    Raises (the function that is returned):
+        SlowReader: the caller took nothing for so long.
+    """
+
+    async def limited(message: Message) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await send(message)
+        except TimeoutError:
+            raise SlowReader(f"The caller read nothing for {limit_s:g} s.") from None
+
+    return limited
+
+
+async def drop(scope: Scope) -> None:
+    """End a connection at once, without waiting for what was written to be read; nothing where the server cannot."""
+    abort = scope.get("extensions", {}).get(ABORT)
+    if abort is not None:
+        abort()
+        await asyncio.sleep(0)  # the server notes the end before the application returns
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -51,11 +146,14 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-class EventStream:
-    """Server-sent events, the headers with the first of them."""
+class Reply:
+    """The answer to one request: one response, or server-sent events, the headers with the first of them."""
 
-    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
+        self._scope = scope
+        self._receive = receive
         self._send = send
+        self.labels = headers
         self._headers = {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
@@ -64,8 +162,12 @@ class EventStream:
         }
         self.started = False
 
+    async def respond(self, response: Response) -> None:
+        """Send a whole response; nothing may have been written before."""
+        await response(self._scope, self._receive, self._send)
+
     async def write(self, data: bytes) -> None:
-        """Send bytes now."""
+        """Send bytes of an event now."""
         if not self.started:
             self.started = True
             raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers.items()]

@@ -13,13 +13,16 @@ import uvicorn
 from contracts.drills import Drill
 from contracts.routes import Route
 from services.gateway.adapters.bus import BusLink
+from services.gateway.adapters.http_protocol import limited_protocol
 from services.gateway.adapters.route_file import RouteFile
 from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import build
 from services.gateway.completions import Parts
 from services.gateway.drill_table import DrillTable
+from services.gateway.http import Bodies
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.proofs import Proofs
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry import Recorder
@@ -64,7 +67,12 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     parts = Parts(
         tables={"production": table, "staging": staging}, drills=drills, engine=engine, templates=templates,
         record=recorder.record, metrics=metrics, clock=clock, new_id=lambda: uuid.uuid4().hex,
-        max_in_flight=settings.max_in_flight, max_body_bytes=settings.max_body_bytes,
+        max_in_flight=settings.max_in_flight, write_s=settings.write_s, lag_bytes=settings.max_lag_bytes,
+        proofs=Proofs(engine, clock),
+        bodies=Bodies(
+            max_bytes=settings.max_body_bytes, deadline_s=settings.body_s, most=settings.max_bodies,
+            all_bytes=settings.max_bodies_bytes,
+        ),
     )  # fmt: skip
     app = build(
         parts, registry=bus.metrics, bus_connected=lambda: link.connected, telemetry_trouble=lambda: recorder.trouble
@@ -72,7 +80,8 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     server = _Server(
         uvicorn.Config(
             app, host=connection.http_host, port=connection.http_port, log_config=None, access_log=False,
-            lifespan="off", timeout_graceful_shutdown=settings.drain_s, server_header=False,
+            lifespan="off", http=limited_protocol(settings), ws="none",
+            timeout_graceful_shutdown=settings.drain_s, server_header=False,
         )
     )  # fmt: skip
     _stop_on_signals(server)

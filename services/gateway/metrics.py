@@ -45,6 +45,9 @@ class GatewayMetrics:
         self.dropped = Counter(
             name + "telemetry_dropped", "Telemetry records dropped because the bus was away for long", registry=registry
         )  # fmt: skip
+        self.slow_readers = Counter(
+            name + "slow_readers", "Callers dropped because they did not read their answer", registry=registry
+        )  # fmt: skip
         self.bus_connected = Gauge(name + "bus_connected", "1 while the bus is connected", registry=registry)
         self._routes_lost = Gauge(
             name + "routes_lost", "Models that are served though the bucket has no route of them", registry=registry

@@ -30,7 +30,14 @@ class Templates(Protocol):
 
         Raises:
             TemplateRefusal: the template refuses these messages, and says why.
-            TemplateFailure: the template is broken, or exceeded a limit.
+            TemplateFailure: the template is broken, or exceeded a limit; with these messages.
+            TemplateBusy: nothing was rendered, for want of a process.
+        """
+
+    async def renders_plain(self, template: str, *, bos_token: str, eos_token: str) -> bool | None:
+        """Return whether the template renders a fixed harmless conversation and breaks on no other such one.
+
+        Independent of what callers have rendered at the moment; None if it could not be tried.
         """
 
 
@@ -38,8 +45,24 @@ class TemplateRefusal(Exception):  # noqa: N818 - the caller's messages are at f
     """A template refused the messages (its `raise_exception`)."""
 
 
-class TemplateFailure(Exception):  # noqa: N818 - the model's template is at fault
-    """A template could not be rendered."""
+class TemplateFailure(Exception):  # noqa: N818 - the template or the messages, see `Templates.renders_plain`
+    """A template could not be rendered with these messages."""
+
+
+class TemplateBusy(Exception):  # noqa: N818 - the gateway's own limit
+    """No process was free, or could be started, to render a template."""
+
+
+HARMLESS: tuple[tuple[Message, ...], ...] = (
+    ({"role": "user", "content": "Hello"},),
+    ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}),
+    (
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "Gr\u00fc\u00dfe"},
+    ),
+)  # fmt: skip
+"""The fixed conversations of `Templates.renders_plain`: the first must be rendered, the others may be refused."""
 
 
 class TelemetrySink(Protocol):

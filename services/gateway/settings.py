@@ -18,6 +18,14 @@ class GatewaySettings(BaseSettings):
     drain_s: Annotated[int, Field(ge=0)] = 30
     max_in_flight: Annotated[int, Field(ge=1)] = 512
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
+    body_s: Seconds = 30.0
+    max_bodies: Annotated[int, Field(ge=1)] = 256
+    max_bodies_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**20
+    header_s: Seconds = 10.0
+    max_header_bytes: Annotated[int, Field(ge=1024)] = 64 * 2**10
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    write_s: Seconds = 30.0
+    max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
     template_workers: Annotated[int, Field(ge=1, le=16)] = 2
     template_time_s: Seconds = 2.0
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000

@@ -5,12 +5,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from services.gateway.domain.requests import Message
-from services.gateway.ports import TemplateFailure, TemplateRefusal
+from services.gateway.ports import HARMLESS, TemplateBusy, TemplateFailure, TemplateRefusal
 from shared.chat_templates import ChatTemplates
 from shared.clock import Clock
 from shared.errors import SlipwayError
 
-_WARM = [{"role": "user", "content": "Hello"}]
+_PROOFS_KEPT = 64
+_PROOF_KEPT_S = 30.0
+
+
+_KINDS: dict[str, type[Exception]] = {"bad_request": TemplateRefusal, "engine_failed": TemplateFailure}
 
 
 class SandboxedTemplates:
@@ -21,7 +25,12 @@ class SandboxedTemplates:
     """
 
     def __init__(self, clock: Clock, *, workers: int = 2, time_s: float = 2.0) -> None:
+        self._clock = clock
         self._time_s = time_s
+        # For proofs alone, and given more time: what callers have rendered must not make a harmless template fail.
+        self._prover = ChatTemplates(clock, limit_s=2 * time_s)
+        self._proving = asyncio.Lock()
+        self._proofs: dict[tuple[str, str, str], tuple[float, bool]] = {}
         self._workers = [ChatTemplates(clock, limit_s=time_s) for _ in range(workers)]
         self._free: asyncio.LifoQueue[ChatTemplates] = asyncio.LifoQueue()
         for worker in self._workers:
@@ -30,11 +39,12 @@ class SandboxedTemplates:
 
     async def start(self) -> None:
         """Start the processes before the first request needs one."""
-        await asyncio.gather(*(worker.render("{{ messages[0].content }}", _WARM) for worker in self._workers))
+        everything = (*self._workers, self._prover)
+        await asyncio.gather(*(worker.render("{{ messages[0].content }}", HARMLESS[0]) for worker in everything))
 
     async def close(self) -> None:
         """End the processes."""
-        await asyncio.gather(*(worker.close() for worker in self._workers))
+        await asyncio.gather(*(worker.close() for worker in (*self._workers, self._prover)))
 
     async def render(self, template: str, messages: Sequence[Message], *, bos_token: str, eos_token: str) -> str:
         """Render a conversation up to where the assistant speaks (see `ports.Templates`)."""
@@ -43,15 +53,45 @@ class SandboxedTemplates:
             async with asyncio.timeout(self._time_s):
                 await turn.acquire()
         except TimeoutError:
-            raise TemplateFailure("The model's chat template is too slow for the requests that wait for it.") from None
+            message = f"No process was free to render the conversation within {self._time_s:g} s; try again."
+            raise TemplateBusy(message) from None
         try:
             worker = await self._free.get()
             try:
                 return await worker.render(template, messages, bos_token=bos_token, eos_token=eos_token)
             except SlipwayError as error:
-                kind = TemplateRefusal if error.code == "bad_request" else TemplateFailure
-                raise kind(error.reason) from error
+                raise _KINDS.get(error.code, TemplateBusy)(error.reason) from error
             finally:
                 self._free.put_nowait(worker)
         finally:
             turn.release()
+
+    async def renders_plain(self, template: str, *, bos_token: str, eos_token: str) -> bool | None:
+        """Return whether the template renders something harmless (see `ports.Templates`); remembered for 30 s."""
+        key = (template, bos_token, eos_token)
+        try:
+            async with asyncio.timeout(4 * self._time_s), self._proving:
+                until_s, found = self._proofs.get(key, (0.0, False))
+                if self._clock.monotonic() < until_s:
+                    return found
+                found = await self._prove(template, bos_token, eos_token)
+        except (TimeoutError, SlipwayError):
+            return None
+        while len(self._proofs) >= _PROOFS_KEPT:
+            del self._proofs[next(iter(self._proofs))]
+        self._proofs[key] = (self._clock.monotonic() + _PROOF_KEPT_S, found)
+        return found
+
+    async def _prove(self, template: str, bos_token: str, eos_token: str) -> bool:
+        for number, messages in enumerate(HARMLESS):
+            try:
+                text = await self._prover.render(template, messages, bos_token=bos_token, eos_token=eos_token)
+                text.encode()
+            except UnicodeEncodeError:
+                return False
+            except SlipwayError as error:
+                if error.code not in _KINDS:
+                    raise
+                if number == 0 or error.code != "bad_request":
+                    return False
+        return True

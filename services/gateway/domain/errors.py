@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contracts.attribution import ErrorKind
+
+_MESSAGE_CHARS = 1_000
+
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error", "upstream_error"]
 
 
@@ -15,12 +19,14 @@ class Problem:
     message: str
     type: ErrorType = "invalid_request_error"
     param: str | None = None
-    code: str | None = None
+    code: ErrorKind | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """Give the JSON body."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        """Return the JSON body; text from outside is cut, and what UTF-8 cannot hold is replaced."""
+        message = self.message[:_MESSAGE_CHARS].encode(errors="replace").decode()
+        param = self.param.encode(errors="replace").decode() if self.param is not None else None
+        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer to the caller
@@ -31,7 +37,7 @@ class Refused(Exception):  # noqa: N818 - it is an answer to the caller
         self.problem = problem
 
 
-def bad_request(message: str, param: str | None = None, code: str | None = None) -> Refused:
+def bad_request(message: str, param: str | None = None, code: ErrorKind = "invalid_value") -> Refused:
     """Give the refusal of a request that the caller must change."""
     return Refused(Problem(400, message, param=param, code=code))
 
@@ -47,11 +53,30 @@ def nothing_serves(model: str) -> Problem:
     return Problem(503, message, "server_error", code="no_serving_target", headers={"Retry-After": "2"})
 
 
-UPSTREAM_STATUS = {"no_first_token": 504, "endpoint_unreachable": 502, "engine_dead": 502, "engine_failed": 502}
+def too_many() -> Problem:
+    """Return the problem of a request that came while as many as may be are being answered."""
+    return Problem(
+        429, "Too many requests at once.", "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"}
+    )
 
 
-def upstream_failed(code: str, message: str) -> Problem:
-    """Give the problem of a target that did not answer: 504 when it stayed silent, 502 when it failed."""
+def template_failed(reason: str) -> Problem:
+    """Return the problem of a target whose chat template fails for everybody."""
+    return Problem(500, reason, "server_error", code="template_failed")
+
+
+def template_busy(reason: str) -> Problem:
+    """Return the problem of a conversation that could not be rendered in time for want of a free process."""
+    return Problem(503, reason, "server_error", code="template_busy", headers={"Retry-After": "1"})
+
+
+UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
+    "no_first_token": 504, "endpoint_unreachable": 502, "engine_dead": 502, "engine_failed": 502,
+}  # fmt: skip
+
+
+def upstream_failed(code: ErrorKind, message: str) -> Problem:
+    """Return the problem of a target that did not answer: 504 when it stayed silent, 502 when it failed."""
     if code == "bad_request":
         too_long = "context" in message.lower() or "longer than" in message.lower()
         return Problem(400, message, code="context_length_exceeded" if too_long else "invalid_value")

@@ -9,6 +9,7 @@ from .errors import bad_request
 
 _MAX_STOPS = 4
 _MAX_STOP_CHARS = 512
+_INTEGER = 2**63
 
 
 @dataclass(frozen=True)
@@ -18,19 +19,18 @@ class Field:
     kind: Literal["number", "integer", "flag"] = "number"
     low: float | None = None
     high: float | None = None
-    above: float | None = None
 
 
 SAMPLING: Final[Mapping[str, Field]] = {
     "temperature": Field(low=0.0, high=2.0),
-    "top_p": Field(above=0.0, high=1.0),
+    "top_p": Field(low=1e-6, high=1.0),
     "presence_penalty": Field(low=-2.0, high=2.0),
     "frequency_penalty": Field(low=-2.0, high=2.0),
     # Beyond OpenAI's own, under the engine's names.
-    "top_k": Field("integer", low=-1),
+    "top_k": Field("integer", low=-1, high=1_000_000),
     "min_p": Field(low=0.0, high=1.0),
-    "repetition_penalty": Field(above=0.0, high=2.0),
-    "min_tokens": Field("integer", low=0),
+    "repetition_penalty": Field(low=0.01, high=2.0),
+    "min_tokens": Field("integer", low=0, high=2**31 - 1),
     "ignore_eos": Field("flag"),
 }
 IGNORED: Final = frozenset({"metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
@@ -65,7 +65,7 @@ def take_number(body: Mapping[str, Any], name: str, field: Field) -> float | Non
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_sane(value):
         raise bad_request(f"{name} must be a number.", name)
     _check_bounds(name, value, field)
     return float(value)
@@ -78,7 +78,7 @@ def take_integer(
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not _is_sane(value):
         raise bad_request(f"{name} must be an integer.", name)
     _check_bounds(name, value, Field("integer", low=low, high=high))
     return value
@@ -94,11 +94,13 @@ def take_flag(body: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def take_text(body: Mapping[str, Any], name: str) -> str | None:
-    """Read a string; None when absent."""
+def take_text(body: Mapping[str, Any], name: str, *, most: int) -> str | None:
+    """Read a string of at most so many characters; None when absent."""
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise bad_request(f"{name} must be a string.", name)
+    if value is not None and len(value) > most:
+        raise bad_request(f"{name} has {len(value)} characters; it may have {most}.", name, "above_maximum_value")
     return value
 
 
@@ -116,10 +118,13 @@ def take_stop(body: Mapping[str, Any]) -> list[str] | None:
     return stops
 
 
+def _is_sane(value: float) -> bool:
+    """Return whether a number is finite, and an integer one of 64 bits: others break what reads them."""
+    return -_INTEGER <= value < _INTEGER if isinstance(value, int) else math.isfinite(value)
+
+
 def _check_bounds(name: str, value: float, field: Field) -> None:
     if field.low is not None and value < field.low:
         raise bad_request(f"{name} is {value}; it must be at least {field.low:g}.", name, "below_minimum_value")
-    if field.above is not None and value <= field.above:
-        raise bad_request(f"{name} is {value}; it must be above {field.above:g}.", name, "below_minimum_value")
     if field.high is not None and value > field.high:
         raise bad_request(f"{name} is {value}; it must be at most {field.high:g}.", name, "above_maximum_value")

@@ -1,6 +1,8 @@
 """What an OpenAI request asks for: read strictly, so that nothing that matters is silently dropped."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +14,14 @@ Message = dict[str, str]
 _ROLES = {"system", "user", "assistant", "developer"}
 _COMPLETION_TOKENS = 16
 """OpenAI's default of the older endpoint."""
+MAX_DEPTH = 16
+MAX_VALUES = 50_000
+MAX_MESSAGES = 2_048
+MAX_MODEL_CHARS = 256
+MAX_USER_CHARS = 512
+MAX_CHARS_PER_TOKEN = 64
+"""A text longer than so many characters for each token of the context cannot fit; the engine is not asked to count."""
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -47,18 +57,96 @@ class Ask:
 
 
 def parse_body(raw: bytes) -> dict[str, Any]:
-    """Read a request's body.
+    """Return a request's body as a JSON object in which every text is Unicode and every number finite.
 
     Raises:
-        Refused: it is not a JSON object.
+        Refused: 400 for anything else, also what many JSON readers let pass: another encoding than UTF-8, NaN and
+            infinity, a key given twice, integers of more than 64 bits, lone surrogates, and what is nested deeper than
+            `MAX_DEPTH` or has more than `MAX_VALUES` values.
     """
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        body = json.loads(
+            raw.decode(), object_pairs_hook=_read_object, parse_int=_read_integer, parse_float=_read_number,
+            parse_constant=_refuse_constant,
+        )  # fmt: skip
+    except UnicodeDecodeError as error:
+        raise bad_request(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from error
+    except RecursionError as error:
+        raise bad_request(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json") from error
+    except ValueError as error:
         raise bad_request(f"The body is not JSON: {error}.", code="invalid_json") from error
     if not isinstance(body, dict):
         raise bad_request(f"The body is a JSON {type(body).__name__}, not an object.", code="invalid_json")
+    _check_values(body)
     return body
+
+
+def _read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {_shown(twice)} is given twice")
+    return found
+
+
+def _read_integer(text: str) -> int:
+    value = int(text) if len(text) <= 20 else 2**63
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"the integer {text[:_SHOWN]} has more than 64 bits")
+    return value
+
+
+def _read_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:_SHOWN]} is too large")
+    return value
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _check_values(body: Mapping[str, Any]) -> None:
+    """Refuse lone surrogates, which nothing behind this can write as UTF-8, and what is too deep or too much."""
+    waiting: list[tuple[Any, int, str | None]] = [(body, 1, None)]
+    seen = 0
+    while waiting:
+        value, depth, param = waiting.pop()
+        seen += 1
+        if seen + len(waiting) > MAX_VALUES:
+            raise bad_request(f"The body has more than {MAX_VALUES} values.", code="invalid_json")
+        if isinstance(value, str):
+            _check_text(value, param)
+        elif isinstance(value, dict | list):
+            if depth > MAX_DEPTH:
+                raise bad_request(f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_json")
+            if isinstance(value, dict):
+                for name, one in value.items():
+                    _check_text(name, param)
+                    waiting.append((one, depth + 1, param or name))
+            else:
+                waiting.extend((one, depth + 1, param) for one in value)
+
+
+def _check_text(text: str, param: str | None) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = param or "A key of the body"
+        message = f"{_cut(where)} holds a lone surrogate (U+{ord(text[error.start]):04X}), which is no character."
+        raise bad_request(message, param, "invalid_value") from error
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _SHOWN else value[:_SHOWN] + "…"
+
+
+def _shown(value: Any) -> str:
+    """Write a caller's value into a message: its beginning only."""
+    return _cut(repr(value[: _SHOWN + 1] if isinstance(value, str) else value))
 
 
 def read_chat(body: Mapping[str, Any]) -> Ask:
@@ -92,16 +180,33 @@ def read_completion(body: Mapping[str, Any]) -> Ask:
 
 
 def plan_sampling(ask: Ask, context_tokens: int) -> dict[str, Any]:
-    """Give the engine's sampling parameters for a target with this context.
+    """Return the engine's sampling parameters for a target with this context.
 
     Raises:
-        Refused: more tokens are asked for than the context could ever hold.
+        Refused: more tokens are asked for than the context could ever hold, or more at least than at most.
     """
+    check_length(ask.text, context_tokens, "messages" if ask.kind == "chat" else "prompt")
     if ask.max_tokens is not None and ask.max_tokens > context_tokens:
         message = f"max_tokens is {ask.max_tokens}; this model's context holds {context_tokens} tokens in all."
         raise bad_request(message, "max_tokens", "context_length_exceeded")
     # The engine stops at the end of the context by itself, so the context is a limit that fits any prompt.
-    return {**ask.sampling, "max_tokens": ask.max_tokens or context_tokens}
+    most, least = ask.max_tokens or context_tokens, ask.sampling.get("min_tokens", 0)
+    if least > most:
+        message = f"min_tokens is {least}; it must be at most max_tokens, {most}."
+        raise bad_request(message, "min_tokens", "above_maximum_value")
+    return {**ask.sampling, "max_tokens": most}
+
+
+def check_length(text: str, context_tokens: int, param: str) -> None:
+    """Refuse a text that fits into no context of this size, whatever its tokens are.
+
+    Raises:
+        Refused: 400 `context_length_exceeded`.
+    """
+    most = context_tokens * MAX_CHARS_PER_TOKEN
+    if len(text) > most:
+        message = f"The text has {len(text)} characters; a context of {context_tokens} tokens takes {most} at most."
+        raise bad_request(message, param, "context_length_exceeded")
 
 
 def _refuse_what_is_unsupported(body: Mapping[str, Any], own: set[str]) -> None:
@@ -112,11 +217,12 @@ def _refuse_what_is_unsupported(body: Mapping[str, Any], own: set[str]) -> None:
             if value is not None and not any(value == one and type(value) is type(one) for one in NEUTRAL[name]):
                 raise bad_request(f"{name} is not supported here; leave it out.", name, "unsupported_parameter")
         elif name not in known:
-            raise bad_request(f"Unrecognized request argument supplied: {name}", name, "unknown_parameter")
+            message = f"Unrecognized request argument supplied: {_cut(name)}"
+            raise bad_request(message, _cut(name), "unknown_parameter")
 
 
 def _read_common(body: Mapping[str, Any]) -> dict[str, Any]:
-    model = take_text(body, "model")
+    model = take_text(body, "model", most=MAX_MODEL_CHARS)
     if not model:
         raise bad_request("you must provide a model parameter", "model")
     stream = take_flag(body, "stream")
@@ -130,7 +236,7 @@ def _read_common(body: Mapping[str, Any]) -> dict[str, Any]:
         "sampling": _read_sampling(body),
         "stream": stream,
         "include_usage": take_flag(options or {}, "include_usage"),
-        "user": take_text(body, "user"),
+        "user": take_text(body, "user", most=MAX_USER_CHARS),
     }
 
 
@@ -149,6 +255,9 @@ def _read_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
 def _read_messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
         raise bad_request("messages must be a list with at least one message.", "messages")
+    if len(value) > MAX_MESSAGES:
+        message = f"There are {len(value)} messages; there may be {MAX_MESSAGES}."
+        raise bad_request(message, "messages", "above_maximum_value")
     return tuple(_read_message(message, f"messages[{index}]") for index, message in enumerate(value))
 
 
@@ -156,8 +265,8 @@ def _read_message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise bad_request(f"{where} must be an object with role and content.", where)
     role = value.get("role")
-    if role not in _ROLES:
-        raise bad_request(f"{where}.role is {role!r}; it must be system, user or assistant.", f"{where}.role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise bad_request(f"{where}.role is {_shown(role)}; it must be system, user or assistant.", f"{where}.role")
     for name in ("tool_calls", "function_call", "audio"):
         if value.get(name):
             raise bad_request(f"{where}.{name} is not supported here.", f"{where}.{name}", "unsupported_parameter")
@@ -175,7 +284,7 @@ def _read_content(value: Any, where: str) -> str:
     for part in value:
         if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise bad_request(f"{where} holds a part of type {kind!r}; only text is supported.", where)
+            raise bad_request(f"{where} holds a part of type {_shown(kind)}; only text is supported.", where)
         texts.append(part["text"])
     return "".join(texts)
 

@@ -17,9 +17,17 @@ class Arrival:
     has_text: bool
 
 
-def first_token_ms(arrivals: Sequence[Arrival]) -> float | None:
-    """Give the time to first token: the first piece with text; None when there was none."""
-    return next((arrival.at_s * 1000.0 for arrival in arrivals if arrival.has_text), None)
+def first_token_ms(arrivals: Sequence[Arrival], *, held_back: bool = False) -> float | None:
+    """Return the time to first token: that of the first piece with text; None when there was none.
+
+    Args:
+        arrivals: the pieces in order.
+        held_back: the engine holds text back which may become one of the caller's stop sequences: then a token counts
+            without its text.
+    """
+    return next(
+        (one.at_s * 1000.0 for one in arrivals if one.has_text or (held_back and one.tokens > 0)), None
+    )  # fmt: skip
 
 
 def inter_token(arrivals: Sequence[Arrival]) -> InterTokenLatency | None:

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from contracts.attribution import is_excused
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind
-from contracts.triggers import CANCELLED
+from contracts.triggers import CANCELLED, is_empty
 
 
 def is_plausible(record: Inference) -> bool:
@@ -25,14 +26,16 @@ class HardFailure:
 
 
 def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
-    """Count how many requests in a row were errors, and how many had an empty output."""
+    """Count how many requests in a row failed through the target, and how many had an empty output.
+
+    What somebody else caused neither counts nor ends a run.
+    """
     errors, empties = runs
-    if record.finish_reason == CANCELLED:
+    if record.finish_reason == CANCELLED or is_excused(record):
         return runs
     if record.error is not None:
         return errors + 1, empties
-    empty = record.features is not None and record.features.empty
-    return 0, empties + 1 if empty else 0
+    return 0, empties + 1 if is_empty(record) else 0
 
 
 def assess_runs(runs: tuple[int, int], *, run: int) -> HardFailure | None:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from contracts.attribution import is_excused, is_failure
 from contracts.evidence import as_e_value
 from contracts.facts import Inference, WindowSummarised
 from contracts.facts.watch import Window
+from contracts.triggers import is_empty
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, Slot, TargetState
 
@@ -63,7 +65,7 @@ def add_records(state: TargetState, records: Iterable[Inference], windowing: Win
 
 
 def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
-    answered = [record for record in records if record.error is None]
+    answered = [record for record in records if record.error is None and record.caused_by is None]
     errors = Counter(window.errors) + Counter(record.error for record in records if record.error is not None)
     drills = Counter(window.drills) + Counter(record.drill for record in records if record.drill is not None)
     columns = dict(window.columns)
@@ -74,11 +76,13 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
         if record.features is not None:
             for name in ("refusal", "empty"):
                 number, total, squares = columns.get(name, (0, 0.0, 0.0))
-                flag = float(getattr(record.features, name))
+                flag = float(is_empty(record) if name == "empty" else record.features.refusal)
                 columns[name] = (number + 1, total + flag, squares + flag)
     return window.model_copy(
         update={
             "requests": window.requests + len(records), "errors": dict(errors), "drills": dict(drills),
+            "failed": window.failed + sum(is_failure(record) for record in records),
+            "excused": window.excused + sum(is_excused(record) for record in records),
             "ttft": sketch.add(window.ttft, (r.ttft_ms for r in answered if r.ttft_ms is not None)),
             "e2e": sketch.add(window.e2e, (r.e2e_ms for r in answered)), "columns": columns,
         }
@@ -103,8 +107,8 @@ def close_windows(
 def _summary(state: TargetState, window: OpenWindow, e_values: Mapping[str, float]) -> WindowSummarised:
     return WindowSummarised(
         target=state.target, window=span(window.start_s, window.length_s), requests=window.requests,
-        errors=window.errors, ttft_histogram=window.ttft or sketch.empty_sketch(),
-        e2e_histogram=window.e2e or sketch.empty_sketch(),
+        errors=window.errors, failed=window.failed, excused=window.excused,
+        ttft_histogram=window.ttft or sketch.empty_sketch(), e2e_histogram=window.e2e or sketch.empty_sketch(),
         features={name: _column(*sums) for name, sums in window.columns.items()}, e_values=dict(e_values),
         drills=window.drills, observed={name: _observed(state, name, window) for name in state.triggers},
     )  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from contracts.attribution import is_excused
 from contracts.codes import Code
 from contracts.envelope import derived_id
 from contracts.facts import DeploymentChanged, Fact, Inference, RollbackCompleted, RollbackFailed
@@ -92,7 +93,7 @@ def _count(book: Book, one: Rollback, records: Sequence[Inference]) -> tuple[int
         since = one.timeline.switched_at
         if record.target != one.to or since is None or record.scheduled_at < since:
             continue
-        if record.finish_reason == CANCELLED:
+        if record.finish_reason == CANCELLED or is_excused(record):
             continue
         judged = observe(trigger, record) if trigger is not None and trigger.metric != "drift" else None
         is_bad = record.error is not None if judged is None else judged or record.error is not None

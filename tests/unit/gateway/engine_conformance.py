@@ -30,6 +30,11 @@ class EngineConformance:
             await anext(engine.generate(endpoint, LOADED, "x", {"max_tokens": "many"}, "r-3"))
         assert caught.value.code == "bad_request"
 
+    async def test_a_text_that_utf8_cannot_hold_is_permanent(self, engine, endpoint):
+        with pytest.raises(Permanent) as caught:
+            await anext(engine.generate(endpoint, LOADED, "x\ud800", {"max_tokens": 4}, "r-6"))
+        assert caught.value.code == "bad_request"
+
     async def test_a_stream_can_be_left_and_the_next_one_works(self, engine, endpoint):
         stream = engine.generate(endpoint, LOADED, "x", {"max_tokens": 1000}, "r-4")
         assert (await anext(stream)).text

@@ -5,10 +5,10 @@ import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from services.gateway.ports import TemplateFailure, TemplateRefusal
+from services.gateway.ports import HARMLESS, TemplateFailure, TemplateRefusal
 from shared.chat_template_worker import answer
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.inference import Delta
+from shared.inference import Delta, encode_text
 
 
 class StepClock:
@@ -37,13 +37,17 @@ class FakeEngine:
         loaded: names of the targets it has; None means any.
         failures: errors to raise per endpoint, before the first piece, one per attempt.
         break_after: error to raise after so many pieces.
+        poison: errors to raise for prompts that hold a text, whatever the endpoint.
         gate: pieces after the first wait for it.
+        honours_stop: end an answer, as the real one, where one of the stop sequences begins; what comes before is kept.
     """
 
     loaded: set[str] | None = None
     failures: dict[str, list[SlipwayError]] = field(default_factory=dict)
     break_after: tuple[int, SlipwayError] | None = None
+    poison: dict[str, SlipwayError] = field(default_factory=dict)
     gate: asyncio.Event | None = None
+    honours_stop: bool = False
     calls: list[tuple[str, str, str]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     awaited: list[str] = field(default_factory=list)
@@ -52,8 +56,12 @@ class FakeEngine:
         self.calls.append((endpoint, str(target), prompt))
         if self.failures.get(endpoint):
             raise self.failures[endpoint].pop(0)
+        for text, error in self.poison.items():
+            if text in prompt:
+                raise error
         if self.loaded is not None and str(target) not in self.loaded:
             raise Transient("endpoint_unreachable", f"{target} is not loaded there")
+        encode_text(prompt)
         if not isinstance(sampling["max_tokens"], int):
             raise Permanent("bad_request", "max_tokens must be an integer")
         count, done = sampling["max_tokens"], False
@@ -63,6 +71,10 @@ class FakeEngine:
                     raise self.break_after[1]
                 if self.gate is not None and index > 0:
                     await self.gate.wait()
+                if self.honours_stop and f"w{index}" in (sampling.get("stop") or ()):
+                    done = True
+                    yield Delta("", "stop", max(1, len(prompt.split())), 1)
+                    return
                 done = index == count - 1
                 yield Delta(f"w{index} ", "length" if done else None, max(1, len(prompt.split())), 1)
         finally:
@@ -86,6 +98,17 @@ class InProcessTemplates:
         if "broken" in found:
             raise TemplateFailure(found["broken"])
         return found["text"]
+
+    async def renders_plain(self, template, *, bos_token, eos_token):
+        for number, messages in enumerate(HARMLESS):
+            try:
+                (await self.render(template, messages, bos_token=bos_token, eos_token=eos_token)).encode()
+            except TemplateRefusal:
+                if number == 0:
+                    return False
+            except (TemplateFailure, UnicodeEncodeError):
+                return False
+        return True
 
 
 @dataclass

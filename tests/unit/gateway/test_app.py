@@ -72,13 +72,41 @@ async def test_refusals_reach_no_engine(changes, status, code):
     ]
 
 
+ON_THERE = "{% if 'there' in messages[0].content %}"
+
+
 @pytest.mark.parametrize(
-    ("template", "status"), [("{{ raise_exception('no') }}", 400), ("{{ 1 / 0 }}", 500), (None, 400)]
-)
-async def test_templates_that_do_not_render(template, status):
-    answer = await World(only_active(chat_template=template)).chat()
-    assert answer.status_code == status
+    ("template", "status", "code"),
+    [
+        (None, 400, "no_chat_template"),
+        # What it does with these messages only is theirs.
+        (ON_THERE + "{{ raise_exception('no') }}{% endif %}", 400, "template_refused"),
+        (ON_THERE + "{{ 1 / 0 }}{% endif %}", 400, "template_refused"),
+        (ON_THERE + "{{ '\\ud800' }}{% endif %}", 400, "template_refused"),
+        # What it does with a harmless conversation, too, is its own.
+        ("{{ 1 / 0 }}", 500, "template_failed"),
+        ("{{ raise_exception('no') }}", 500, "template_failed"),
+        ("{{ '\\ud800' }}", 500, "template_failed"),
+        ("{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}" + ON_THERE + "{{ 1 / 0 }}{% endif %}", 500,
+         "template_failed"),
+    ],
+)  # fmt: skip
+async def test_templates_that_do_not_render(template, status, code):
+    world = World(only_active(chat_template=template))
+    answer = await world.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
+    assert world.engine.calls == []
+    recorded = [("template_failed", "target")] if status == 500 else []
+    assert [(record.error, record.caused_by) for record in world.records] == recorded
+    assert ("x-slipway-version" in answer.headers) == (status == 500)
+
+
+async def test_a_template_that_refuses_system_messages_only_is_not_at_fault():
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}fine"
+    world = World(only_active(chat_template=template))
+    answer = await world.chat(messages=[{"role": "system", "content": "x"}])
+    assert (answer.status_code, world.records) == (400, [])
 
 
 async def test_the_table_decides_between_two_requests():
@@ -123,7 +151,6 @@ async def test_with_one_endpoint_the_second_attempt_waits_for_it():
         (DEAD, 2, 502),
         (Transient("endpoint_unreachable", "gone"), 2, 502),
         (Transient("no_first_token", "silent for 60 s"), 1, 504),
-        (Permanent("bad_request", "the prompt is longer than the context"), 1, 400),
     ],
 )
 async def test_what_fails_for_good_is_said_and_recorded(error, attempts, status):
@@ -133,8 +160,50 @@ async def test_what_fails_for_good_is_said_and_recorded(error, attempts, status)
     assert (answer.status_code, len(engine.calls)) == (status, attempts)
     assert answer.headers["x-slipway-version"] == "support-bot.v7.int8"
     (record,) = world.records
-    assert record.error == (None if status == 400 else error.code)
+    assert record.error == error.code
     assert record.ttft_ms is None
+
+
+REFUSED = Permanent("bad_request", "the prompt is longer than the context")
+BROKE = Transient("engine_failed", "KeyError: 7")
+
+
+@pytest.mark.parametrize(
+    ("poison", "status", "error", "caused_by"),
+    [
+        ({"there": REFUSED}, 400, None, "caller"),
+        ({"there": BROKE}, 502, "engine_failed", "caller"),
+        # An engine that refuses or fails a harmless prompt, too, is at fault itself.
+        ({"there": REFUSED, "Hello": REFUSED}, 502, "engine_failed", "target"),
+        ({"there": BROKE, "Hello": BROKE}, 502, "engine_failed", "target"),
+        ({"there": BROKE, "Hello": DEAD}, 502, "engine_failed", "target"),
+        # Where the proof cannot be had, nothing is proved.
+        ({"there": REFUSED, "Hello": Transient("endpoint_unreachable", "gone")}, 400, None, "caller"),
+        ({"there": BROKE, "Hello": Transient("endpoint_unreachable", "gone")}, 502, "engine_failed", "infrastructure"),
+    ],
+)
+async def test_what_a_request_alone_can_cause_is_the_targets_only_if_something_harmless_fails_too(
+    poison, status, error, caused_by
+):
+    world = World(only_active(), engine=FakeEngine(poison=poison))
+    answer = await world.chat()
+    assert answer.status_code == status
+    (record,) = world.records
+    assert (record.error, record.caused_by, record.features) == (error, caused_by, None)
+
+
+async def test_a_flood_of_bad_requests_costs_one_proof():
+    world = World(only_active(), engine=FakeEngine(poison={"there": REFUSED}))
+    for _ in range(20):
+        assert (await world.chat()).status_code == 400
+    assert [prompt for _, _, prompt in world.engine.calls].count("Hello") == 1
+
+
+async def test_what_the_engine_refuses_in_the_middle_of_an_answer_is_its_own_failure():
+    world = World(only_active(), engine=FakeEngine(break_after=(1, REFUSED)))
+    answer = await world.chat(stream=True)
+    assert '"engine_failed"' in answer.text
+    assert world.records[0].error == "engine_failed"
 
 
 async def test_a_stream_that_breaks_says_so_and_does_not_pretend_to_be_done():

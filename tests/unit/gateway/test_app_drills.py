@@ -166,7 +166,7 @@ async def test_it_ends_in_the_middle_of_traffic():
 )
 async def test_a_touched_request_that_fails_by_itself_is_labelled(error, status):
     world = await drilled(
-        fault={"delay_ms": 1}, world=World(only_active(), engine=FakeEngine(failures={"127.0.0.1:8001": [error] * 9}))
+        fault={"delay_ms": 1}, world=World(only_active(), engine=FakeEngine(poison={"there": error}))
     )
     answer = await world.chat()
     assert (answer.status_code, answer.headers["x-slipway-drill"]) == (status, "drill-1")

@@ -6,7 +6,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from services.gateway.app import build
 from services.gateway.completions import Parts
 from services.gateway.drill_table import DrillTable
+from services.gateway.http import Bodies
 from services.gateway.metrics import GatewayMetrics
+from services.gateway.proofs import Proofs
 from services.gateway.route_table import RouteTable
 from tests.kit.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine, InProcessTemplates, StepClock
@@ -18,7 +20,7 @@ STAGING = {"x-slipway-environment": "staging"}
 class World:
     """Routes of production, and of staging where given; time passes when the application pauses."""
 
-    def __init__(self, *routes, staging=(), engine=None, max_in_flight=8, pause=None) -> None:
+    def __init__(self, *routes, staging=(), engine=None, max_in_flight=8, pause=None, bodies=None, **limits) -> None:
         self.engine = engine or FakeEngine()
         self.records = []
         self.bus = True
@@ -31,8 +33,9 @@ class World:
         self.parts = Parts(
             tables={"production": self.table, "staging": self.staging}, drills=self.drills, engine=self.engine,
             templates=InProcessTemplates(), record=self.records.append, metrics=GatewayMetrics(self.registry),
-            clock=self.clock, new_id=lambda: f"id{next(ids)}", max_in_flight=max_in_flight, max_body_bytes=10_000,
-            pause=pause or self.clock.pause,
+            clock=self.clock, new_id=lambda: f"id{next(ids)}", max_in_flight=max_in_flight,
+            bodies=bodies or Bodies(max_bytes=10_000), proofs=Proofs(self.engine, self.clock), pause=pause or self.clock.pause,
+            **limits,
         )  # fmt: skip
         app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus, telemetry_trouble=lambda: None)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")

@@ -5,6 +5,7 @@ import pytest
 from contracts import triggers as meaning
 from contracts.facts.watch import Features
 from services.monitor.domain import sketch
+from services.monitor.domain.triggers import count_runs
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m
 
@@ -23,6 +24,12 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
         (LATE, {"ttft_ms": None, "e2e_ms": 900}, True), (LATE, {"ttft_ms": None, "e2e_ms": 700}, None),
         (LONG, {"e2e_ms": 900}, True), (LONG, {"e2e_ms": 700}, False),
         (LONG, {"e2e_ms": 700, "finish_reason": "cancelled"}, None),
+        (LONG, {"e2e_ms": 900, "finish_reason": "cancelled", "output_tokens": 9}, None),
+        (LONG, {"e2e_ms": 900, "finish_reason": "cancelled", "output_tokens": 0, "ttft_ms": None}, True),
+        (LONG, {"e2e_ms": 900, "bound_by_caller": True}, None), (LONG, {"e2e_ms": 700, "bound_by_caller": True}, False),
+        (LONG, {"e2e_ms": 900, "bound_by_caller": True, "drill": "d"}, True),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900, "bound_by_caller": True}, None),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900, "bound_by_caller": True, "output_tokens": 0}, True),
         (ERRORS, {}, False), (ERRORS, {"error": "engine_dead"}, True), (ERRORS, {"finish_reason": "cancelled"}, None),
     ],
 )  # fmt: skip
@@ -39,6 +46,14 @@ def test_text(metric, features, seen):
     trigger = f.trigger(metric=metric, threshold=0.1)
     assert meaning.observe(trigger, m.record(features=Features(prompt_chars=1, output_chars=1, **features))) is seen
     assert meaning.observe(trigger, m.record(features=None)) is None
+
+
+@pytest.mark.parametrize(("about", "seen"), [({}, False), ({"drill": "d"}, True)])
+def test_no_answer_is_empty_under_a_stop_or_limit_of_the_callers(about, seen):
+    trigger = f.trigger(metric="empty_ratio", threshold=0.1)
+    record = m.record(features=Features(prompt_chars=1, output_chars=0, empty=True), bound_by_caller=True, **about)
+    assert meaning.observe(trigger, record) is seen
+    assert count_runs((0, 3), record) == (0, 4 if seen else 0)
 
 
 def test_what_nothing_can_exceed_and_drift_are_not_sequential():

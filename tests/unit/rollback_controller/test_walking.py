@@ -63,6 +63,8 @@ def test_enough_good_requests_after_the_switch_verify_it():
         request(0.5),  # arrived before the switch
         request(2, version=7),  # a stream that finishes where it began
         request(2, finish_reason="cancelled"),
+        request(2, error="engine_failed", caused_by="caller"), request(2, error="endpoint_unreachable"),
+        request(2, caused_by="caller"),
     ],
 )
 def test_only_requests_of_the_target_since_the_switch_count(ignored):

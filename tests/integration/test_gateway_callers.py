@@ -1,0 +1,166 @@
+"""Hostile and slow callers against a real gateway and a real Triton (toy engine): they harm themselves only."""
+
+import asyncio
+import json
+import socket
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+from contracts import facts
+from contracts.attribution import is_failure
+from contracts.policy import Canary
+from contracts.routes import Route
+from services.monitor.domain import watching
+from services.monitor.domain.watching import Cause, Rules
+from tests.integration.test_gateway import put_route, telemetry
+from tests.kit import factories as f
+from tests.kit import hostile
+from tests.kit.gateway import Gateway, load_toy
+from tests.kit.servers import connection, running
+from tests.kit.triton import TritonServer
+
+pytestmark = pytest.mark.real
+LIMITS = {"write_s": 1, "body_s": 1, "header_s": 1, "max_header_bytes": 20_000, "max_connections": 50, "max_lag_bytes": 50_000,
+          "first_token_s": 10, "inter_token_s": 5, "max_in_flight": 4, "telemetry_queue": 200_000}  # fmt: skip
+TRIGGERS = (
+    f.trigger(name="errors", metric="error_ratio", threshold=0.02),
+    f.trigger(name="empties", metric="empty_ratio", threshold=0.02),
+    f.trigger(name="late", metric="ttft_ms", threshold=5_000.0),
+)
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
+        yield server
+
+
+@pytest.fixture
+def gateway(nats_server, js, tmp_path):
+    with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), **LIMITS)) as process:
+        yield process
+
+
+@pytest.fixture
+async def toy(js, gateway, triton):
+    served = load_toy(triton, "toy", 1, token_delay_ms="0")
+    await put_route(js, gateway, Route(model="toy", epoch=1, active=served))
+    return served
+
+
+def alerts_about(records):
+    """Give the alerts that the monitor raises for these records, in their order."""
+    first, last = records[0], records[-1]
+    policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
+    watch = watching.Watch(model=first.target.model, environment="production")
+    watch = watching.take_policy(watch, first.target.version, "r-1", policy, Cause("policy", first.scheduled_at))
+    for number in range(0, len(records), 200):
+        watch = watching.take_records(watch, records[number : number + 200], Cause(f"b-{number}", last.scheduled_at), Rules())
+    return [one.data for one in watch.outbox if one.type == facts.AlertRaised.TYPE]
+
+
+async def ask(gateway, **changes):
+    async with httpx.AsyncClient(timeout=30) as http:
+        body = {"model": "toy", "prompt": "Once", "max_tokens": 2, **changes}
+        return await http.post(gateway.base_url + "/v1/completions", json=body)
+
+
+def dial(gateway):
+    """Open a connection with a small window, so that what is not read soon stops the writer."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.settimeout(20)
+    caller.connect(("127.0.0.1", gateway.port))
+    return caller
+
+
+def head(length, *more):
+    lines = ("POST /v1/completions HTTP/1.1", "Host: gateway", "Content-Type: application/json", f"Content-Length: {length}", *more)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def is_closed(caller):
+    """Read until the other side ends the connection; return what it said before."""
+    said = b""
+    try:
+        while data := caller.recv(65536):
+            said += data
+    except ConnectionResetError:
+        pass
+    return said
+
+
+async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, gateway, toy):
+    statuses, bad = Counter(), []
+
+    def storm():
+        with httpx.Client(base_url=gateway.base_url, timeout=30) as http:
+            def send(path, raw):
+                answer = http.post(path, content=raw, headers={"content-type": "application/json"})
+                statuses[answer.status_code] += 1
+                if answer.status_code >= 500 or (answer.status_code == 200 and b'"error"' in answer.content):
+                    bad.append((path, raw[:500], answer.status_code, answer.text[:500]))
+
+            hostile.send_all(send, "toy")
+
+    await asyncio.to_thread(storm)
+    assert bad == []
+    assert statuses.total() >= hostile.COUNT * 0.95
+    assert statuses[200] > 0.02 * hostile.COUNT, "some of them are only odd"
+    assert (await ask(gateway)).status_code == 200
+    count = sum(
+        gateway.metric(f'slipway_gateway_requests_total{{environment="production",outcome="{outcome}",target="toy.v1.bf16"}}')
+        for outcome in ("ok", "error", "cancelled")
+    )
+    records, _ = await telemetry(js, int(count))
+    assert [record for record in records if is_failure(record)] == []
+    assert alerts_about(records) == []
+    print(f"hostile bodies: {statuses.total()}, statuses {dict(sorted(statuses.items()))}, records {len(records)}")
+
+
+async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy):
+    body = json.dumps({"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}).encode()
+    callers = [dial(gateway) for _ in range(4)]
+    for caller in callers:
+        caller.sendall(head(len(body)) + body)
+    records, _ = await telemetry(js, 4)
+    assert {(record.finish_reason, record.error, record.caused_by) for record in records} <= {
+        ("cancelled", None, "caller"), ("length", None, None)
+    }  # fmt: skip
+    assert "cancelled" in {record.finish_reason for record in records}
+    assert max(record.e2e_ms for record in records) < 20_000
+    assert not any(is_failure(record) for record in records)
+    assert (await ask(gateway)).status_code == 200, "their places are free"
+    for caller in callers:
+        caller.close()
+
+
+async def test_slow_bodies_and_headers_keep_nobody_out(gateway, toy):
+    bodies, heads = [dial(gateway) for _ in range(10)], [dial(gateway) for _ in range(10)]
+    for caller in bodies:
+        caller.sendall(head(100) + b'{"mod')
+    for caller in heads:
+        caller.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: ga")
+    assert (await ask(gateway)).status_code == 200
+    began = time.monotonic()
+    for caller in bodies:
+        said = await asyncio.to_thread(is_closed, caller)
+        assert said.startswith(b"HTTP/1.1 408 ")
+        assert b"request_too_slow" in said
+    for caller in heads:
+        assert await asyncio.to_thread(is_closed, caller) == b""
+    assert time.monotonic() - began < 10
+    assert (await ask(gateway)).status_code == 200
+
+
+async def test_headers_and_connections_are_limited(gateway, toy):
+    endless = dial(gateway)
+    endless.sendall(b"GET /healthz HTTP/1.1\r\n" + b"x: " + b"y" * 300_000)
+    assert await asyncio.to_thread(is_closed, endless) == b""
+    idle = [dial(gateway) for _ in range(60)]
+    ended = [await asyncio.to_thread(is_closed, caller) for caller in idle]
+    assert ended == [b""] * 60
+    assert (await ask(gateway)).status_code == 200

@@ -1,0 +1,79 @@
+"""No caller alone can raise an alert about production: requests through the gateway, their records into the monitor."""
+
+import json
+
+import pytest
+
+from contracts import facts
+from contracts.policy import Canary
+from services.monitor.domain import watching
+from services.monitor.domain.watching import Cause, Rules
+from tests.kit import factories as f
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import World, only_active
+
+SURROGATE = "\ud800"
+TRIGGERS = (
+    f.trigger(name="errors", metric="error_ratio", threshold=0.02),
+    f.trigger(name="empties", metric="empty_ratio", threshold=0.02),
+    f.trigger(name="late", metric="ttft_ms", threshold=400.0),
+    f.trigger(name="long", metric="e2e_ms", threshold=5000.0),
+)
+
+
+async def post(world, body):
+    """Send a body with its lone surrogates escaped, and return the status; 500 where the application fails."""
+    try:
+        return (await world.http.post("/v1/chat/completions", content=json.dumps(body).encode())).status_code
+    except UnicodeEncodeError:
+        return 500
+
+
+def alerts_after(records):
+    """Give the alerts that the monitor raises for two thousand good requests and then these records."""
+    now = records[-1].scheduled_at if records else f.START
+    policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
+    watch = watching.take_policy(watching.Watch(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now))
+    route = f.route(active=f.served(7), canary=None, previous=None, older=(), barred=(), epoch=1)
+    watch = watching.take_route(watch, route, Cause("route", now), Rules())
+    good = [
+        f.inference(
+            request_id=f"good-{number}", target=f.target(7), scheduled_at=now, sent_at=now, ttft_ms=100.0, e2e_ms=400.0,
+            error=None, drill=None, canary=False,
+        )
+        for number in range(2000)
+    ]  # fmt: skip
+    watch = watching.take_records(watch, good, Cause("good", now), Rules())
+    watch = watching.take_records(watch, records, Cause("bad", now), Rules())
+    return [one for one in watch.outbox if one.type == facts.AlertRaised.TYPE]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": [{"role": "user", "content": SURROGATE}]},
+        {"stop": SURROGATE},
+        {"user": SURROGATE},
+    ],
+)
+async def test_seven_bodies_with_a_lone_surrogate_are_refused_and_say_nothing_about_the_target(changes):
+    world = World(only_active())
+    body = {"model": f.MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
+    statuses = {await post(world, {**body, **changes}) for _ in range(7)}
+    assert alerts_after(world.records) == []
+    assert statuses == {400}
+    assert world.engine.calls == []
+
+
+def test_the_monitor_does_raise_an_alert_when_the_target_fails():
+    """The tests above could not fail without this."""
+    failed = [f.inference(request_id=f"bad-{n}", target=f.target(7), error="engine_dead", features=None) for n in range(8)]
+    assert alerts_after(failed)
+
+
+async def test_a_stop_that_leaves_no_text_is_no_empty_answer():
+    world = World(only_active(), engine=FakeEngine(honours_stop=True))
+    for _ in range(20):
+        assert (await world.chat(stop=["w0"])).status_code == 200
+    assert len(world.records) == 20
+    assert alerts_after(world.records) == []

@@ -1,0 +1,203 @@
+"""What a caller does with its connection: it reads slowly, sends slowly, or goes away. It harms itself only."""
+
+import asyncio
+import json
+
+import pytest
+
+from contracts.attribution import is_excused
+from services.gateway.backlog import Backlog, SlowReader
+from services.gateway.http import ABORT, Bodies
+from shared.inference import Delta
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import HELLO, World, only_active
+
+CHAT = "/v1/chat/completions"
+
+
+class Caller:
+    """A connection of its own to the application; `reads` opens when the caller takes what is written to it."""
+
+    def __init__(self, world, body=None, *, reads=True) -> None:
+        self.app = world.http._transport.app
+        self.sent = []
+        self.aborted = False
+        self.reads = asyncio.Event()
+        if reads:
+            self.reads.set()
+        self.incoming = asyncio.Queue()
+        if body is not None:
+            self.say(json.dumps(body).encode())
+        self.task = asyncio.ensure_future(self.app(self.scope(), self.incoming.get, self.send))
+
+    def scope(self):
+        return {
+            "type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "headers": [],
+            "http_version": "1.1", "scheme": "http", "server": ("gateway", 80), "client": ("caller", 1), "root_path": "",
+            "extensions": {ABORT: self.abort},
+        }  # fmt: skip
+
+    def say(self, data, *, more=False):
+        self.incoming.put_nowait({"type": "http.request", "body": data, "more_body": more})
+
+    def leave(self):
+        self.incoming.put_nowait({"type": "http.disconnect"})
+
+    def abort(self):
+        self.aborted = True
+
+    async def send(self, message):
+        await self.reads.wait()
+        self.sent.append(message)
+
+    async def status(self):
+        await self.task
+        return self.sent[0]["status"]
+
+
+class Paced(FakeEngine):
+    """Gives its pieces at once, each at its own second of the clock; `gave` is set when all are given."""
+
+    def __init__(self, clock, pieces) -> None:
+        super().__init__()
+        self.clock, self.pieces, self.gave = clock, pieces, asyncio.Event()
+
+    async def generate(self, endpoint, target, prompt, sampling, request_id):  # noqa: ARG002 - as the port
+        self.calls.append((endpoint, str(target), prompt))
+        done = False
+        try:
+            for index in range(self.pieces):
+                await self.clock.pause(1.0)
+                done = index == self.pieces - 1
+                yield Delta("word ", "stop" if done else None, 3, 1)
+                await asyncio.sleep(0)
+            self.gave.set()
+        finally:
+            if not done:
+                self.aborted.append(request_id)
+
+
+def paced(pieces, **limits):
+    world = World(only_active(), **limits)
+    engine = Paced(world.clock, pieces)
+    object.__setattr__(world.parts, "engine", engine)
+    world.engine = engine
+    return world
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_times_are_those_of_the_engine_however_slowly_the_caller_reads(stream):
+    world = paced(5)
+    caller = Caller(world, {**HELLO, "stream": stream, "max_tokens": 50}, reads=False)
+    await asyncio.wait_for(world.engine.gave.wait(), 10)
+    await world.clock.pause(3600.0)  # an hour in which nothing is read
+    caller.reads.set()
+    assert await caller.status() == 200
+    (record,) = world.records
+    assert record.ttft_ms == pytest.approx(1000, abs=100)
+    assert record.itl_ms.max == pytest.approx(1000, abs=100)
+    assert record.e2e_ms == pytest.approx(5000, abs=100)
+    assert (record.error, record.caused_by, record.features.empty) == (None, None, False)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_caller_that_does_not_read_is_dropped_and_gives_its_place_back(stream):
+    world = paced(5, write_s=0.05, max_in_flight=1)
+    caller = Caller(world, {**HELLO, "stream": stream, "max_tokens": 50}, reads=False)
+    await asyncio.wait_for(caller.task, 10)
+    assert caller.aborted
+    (record,) = world.records
+    assert (record.finish_reason, record.error, record.caused_by) == ("cancelled", None, "caller")
+    assert is_excused(record)
+    assert record.e2e_ms <= 6000
+    assert world.metric("slipway_gateway_slow_readers_total") == ["slipway_gateway_slow_readers_total 1.0"]
+    assert await Caller(world, HELLO).status() == 200, "its place is free"
+
+
+async def test_an_answer_that_waits_for_a_slow_reader_is_bounded_and_aborted_in_the_engine():
+    world = paced(100_000, write_s=0.2, lag_bytes=10_000)
+    caller = Caller(world, {**HELLO, "stream": True, "max_tokens": 2000}, reads=False)
+    async with asyncio.timeout(10):
+        await caller.task
+    assert world.engine.aborted
+    (record,) = world.records
+    assert (record.finish_reason, record.caused_by) == ("cancelled", "caller")
+    assert record.output_tokens < 300, "the engine is not asked for what nobody reads"
+
+
+async def test_a_backlog_raises_what_the_engine_did_after_what_came_before():
+    backlog = Backlog(1000)
+    backlog.put("a")
+    backlog.end(ValueError("broke"))
+    read = backlog.read()
+    assert await anext(read) == "a"
+    with pytest.raises(ValueError, match="broke"):
+        await anext(read)
+
+
+async def test_a_backlog_takes_as_much_again_when_it_was_read():
+    backlog = Backlog(200)
+    read = backlog.read()
+    for _ in range(100):
+        backlog.put("x" * 100)
+        assert await anext(read) == "x" * 100
+    backlog.put("x" * 100)
+    with pytest.raises(SlowReader):
+        backlog.put("x" * 100)
+
+
+async def test_a_caller_that_goes_away_while_a_failure_is_judged_leaves_the_failure_to_the_target():
+    from shared.errors import Transient
+
+    world = World(only_active(), engine=FakeEngine(poison={"there": Transient("engine_dead", "dead")}))
+    caller = Caller(world, HELLO, reads=False)
+    async with asyncio.timeout(10):
+        while len(world.engine.calls) < 2:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        caller.leave()
+        await caller.task
+    assert [(record.error, record.caused_by, record.finish_reason) for record in world.records] == [
+        ("engine_dead", "target", None)
+    ]
+
+
+async def test_slow_bodies_take_no_place():
+    world = World(only_active(), max_in_flight=1)
+    slow = Caller(world)
+    slow.say(b'{"mod', more=True)
+    await asyncio.sleep(0)
+    assert (await world.chat()).status_code == 200
+    slow.leave()
+    await slow.task
+    assert slow.sent == []
+
+
+async def test_a_body_has_its_time():
+    world = World(only_active(), bodies=Bodies(max_bytes=1000, deadline_s=0.05))
+    slow = Caller(world)
+    slow.say(b'{"mod', more=True)
+    assert await asyncio.wait_for(slow.status(), 10) == 408
+    error = json.loads(slow.sent[1]["body"])["error"]
+    assert error["code"] == "request_too_slow"
+    assert "5 bytes" in error["message"]
+    assert (b"connection", b"close") in slow.sent[0]["headers"]
+    assert world.records == []
+
+
+@pytest.mark.parametrize("limits", [{"most": 2}, {"all_bytes": 14}])
+async def test_the_oldest_of_too_many_bodies_gives_way(limits):
+    bodies = Bodies(max_bytes=10_000, deadline_s=3600, **limits)
+    world = World(only_active(), bodies=bodies)
+    slow = [Caller(world) for _ in range(2)]
+    for caller in slow:
+        caller.say(b'{"mod', more=True)
+        await asyncio.sleep(0.01)
+    assert await Caller(world, HELLO).status() == 200
+    for caller in slow[: 1 if "most" in limits else 2]:
+        assert await asyncio.wait_for(caller.status(), 10) == 408
+    assert slow[1].task.done() == ("all_bytes" in limits)
+    for caller in slow:
+        caller.leave()
+        await caller.task
+    assert bodies._readings == []

@@ -1,0 +1,57 @@
+"""Whatever bytes a caller sends: they are read, or refused; nothing else is raised, and nothing half-read goes on."""
+
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.gateway.domain import requests
+from services.gateway.domain.errors import Refused
+from services.gateway.domain.requests import read_chat, read_completion
+from tests.kit import hostile
+
+READ = {hostile.CHAT: read_chat, hostile.COMPLETION: read_completion}
+
+
+def read(path: str, raw: bytes):
+    """Read a body as the endpoint does; return the problem where it is refused."""
+    try:
+        ask = READ[path](requests.parse_body(raw))
+        return ask, requests.plan_sampling(ask, 2048)
+    except Refused as refused:
+        return refused.problem, None
+
+
+def understand(path: str, raw: bytes) -> str:
+    """Check what becomes of a body, and return it."""
+    ask, sampling = read(path, raw)
+    if sampling is None:
+        assert ask.status == 400
+        assert len(json.dumps(ask.body(), ensure_ascii=False).encode()) < 5_000
+        return ask.code
+    everything = [ask.model, ask.prompt, ask.user or "", *sampling.get("stop", [])]
+    everything += [text for message in ask.messages for text in message.values()]
+    assert all(text.encode().decode() == text for text in everything)
+    assert json.loads(json.dumps(sampling, allow_nan=False)) == sampling
+    assert 1 <= sampling["max_tokens"] <= 2048
+    return "read"
+
+
+def test_the_corpus_is_read_or_refused():
+    found = [understand(path, raw.replace(b"MODEL", b"toy")) for path, raw in hostile.corpus()]
+    assert found.count("read") > 10
+    assert found.count("invalid_value") > 20
+    assert found.count("invalid_json") > 15
+
+
+@settings(max_examples=400, deadline=None)
+@given(hostile.requests("toy"))
+def test_drawn_bodies_are_read_or_refused(one):
+    understand(*one)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=300) | hostile.ANY_JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_and_any_json_are_read_or_refused(raw):
+    for path in READ:
+        understand(path, raw)
