@@ -21,6 +21,8 @@ class Drill(Contract):
     expires_at: Instant
     who: str
     reason: str
+    ordered_at: Instant | None = None
+    """When the bus stored the order: one that was stored earlier and comes again changes nothing."""
 
     def is_on(self, now: datetime) -> bool:
         """Tell whether it is under way; a clock that runs wrong cannot make it last."""

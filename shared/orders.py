@@ -10,9 +10,16 @@ from shared.bus import Failed
 from shared.errors import Permanent
 
 
-def check_age(event: Event[Any], stored_at: datetime, now: datetime) -> None:
-    """Raise Permanent `order_expired` when an order is older than it may be."""
-    reason = expired(event.time, stored_at, event.data.expires_at, now)
+def check_age(event: Event[Any], stored_at: datetime, now: datetime, *, until: datetime | None = None) -> None:
+    """Raise Permanent `order_expired` when an order is older than it may be.
+
+    Args:
+        event: The order.
+        stored_at: When the stream stored it.
+        now: The time.
+        until: Until when the order says that it counts; None if it does not say.
+    """
+    reason = expired(event.time, stored_at, until, now)
     if reason is not None:
         raise Permanent("order_expired", reason)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -31,11 +32,11 @@ from services.registry.domain import admission, versions
 from services.registry.domain.admission import Places, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input
-from services.registry.ledger import Ledger, Outside
+from services.registry.ledger import Ledger, Outside, release_record
 from shared.bus import Bus, Failed
 from shared.errors import Permanent, Transient, translate
 from shared.failpoints import failpoint
-from shared.orders import order_refused
+from shared.orders import check_age, check_epoch, order_refused
 
 R = TypeVar("R")
 SERVICE = "registry"
@@ -107,6 +108,16 @@ class Registry:
             return
         await self.ledger.apply(event.subject, release_id, Input(event.id, event.time, event.data))
 
+    async def ordered(self, event: Event[ApprovalGranted] | Event[ReleaseCancelled], stored: datetime) -> None:
+        """Bring an order of a person to its release; raise Permanent when it is void and was not carried out."""
+        release = await self._out.releases.get(release_record(event.subject, event.data.release_id))
+        if release is None or event.id not in release.value.applied:
+            check_age(event, stored, self._out.clock.now(), until=event.data.expires_at)
+            if isinstance(event.data, ApprovalGranted):
+                route = await self._out.routes.get(event.subject)
+                check_epoch(event, route.value.epoch if route else None)
+        await self.hear(event, event.data.release_id)
+
     async def deployed(self, event: Event[DeploymentChanged]) -> None:
         """Append the deployment to the version's records, and tell the release that is under way."""
         record = versions.plan_deployment_record(event.data, event.causationid or event.id)
@@ -162,11 +173,11 @@ def build(bus: Bus, outside: Outside, places: Places, *, try_s: float = 30.0, wa
 
     @bus.on(ApprovalGranted, failure=refused)
     async def approve(event: Event[ApprovalGranted]) -> None:
-        await registry.hear(event, event.data.release_id)
+        await registry.ordered(event, bus.received.stored_at)
 
     @bus.on(ReleaseCancelled, failure=refused)
     async def cancel(event: Event[ReleaseCancelled]) -> None:
-        await registry.hear(event, event.data.release_id)
+        await registry.ordered(event, bus.received.stored_at)
 
     @bus.on(DeploymentChanged)
     async def deployed(event: Event[DeploymentChanged]) -> None:

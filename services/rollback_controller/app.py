@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import structlog
 
 from contracts.clocks import offset_s, put_right
+from contracts.codes import Code
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
 from contracts.facts import (
@@ -34,19 +35,21 @@ from contracts.vocabulary import Environment
 from services.rollback_controller.domain import deciding, rehearsing, walking
 from services.rollback_controller.domain.deciding import Cause, NotServing, Rules
 from services.rollback_controller.domain.record import Book, Rollback, rollback_id
-from services.rollback_controller.ports import Drills, Probe, Routes
+from services.rollback_controller.ports import Alerts, Drills, Probe, Routes
 from services.rollback_controller.rehearsal import Rehearsal
-from shared.bus import Bus, Failed, stored_at
+from shared.bus import Bus, Failed, Received, stored_at
 from shared.clock import Clock
 from shared.errors import Permanent, Transient, translate
 from shared.failpoints import failpoint
 from shared.kv import Conflict
 from shared.ledger import Ledger
-from shared.orders import order_refused
+from shared.orders import check_age, check_epoch, order_refused
 
 SERVICE = "rollback-controller"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 _ATTEMPTS = 50
+_RESUMED = timedelta(seconds=2)
+"""Older decisions are those of a process that has died: they are looked at again before they are carried out."""
 _AT_ONCE = 8
 
 
@@ -57,6 +60,7 @@ class Controller:
     ledger: Ledger[Book]
     routes: Routes
     drills: Drills
+    alerts: Alerts
     probe: Probe
     clock: Clock
     rules: Rules
@@ -67,11 +71,17 @@ class Controller:
         for environment in ENVIRONMENTS:
             await self.ledger.apply(environment, event.subject, lambda book: deciding.learn(book, event.data))
 
-    async def alerted(self, event: Event[AlertRaised] | Event[AlertUpdated]) -> None:
-        """Decide what an alert leads to, and do it."""
+    async def alerted(
+        self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received | None = None
+    ) -> None:  # fmt: skip
+        """Decide what an alert leads to, and do it; one that was resolved since leads nowhere."""
+        sequence = received.sequence if received is not None else 0
+        if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, sequence):
+            structlog.get_logger().info("the alert is resolved", model=event.subject, alert=event.data.alert_id)
+            return
         await self._ask(event, lambda book, route, cause: deciding.take_alert(
             book, event.data, route, cause, self.rules
-        ))  # fmt: skip
+        ), received)  # fmt: skip
 
     async def assessed(self, event: Event[CanaryAssessed]) -> None:
         """Take back a canary that failed its test."""
@@ -81,8 +91,8 @@ class Controller:
         """Take back the canary of a release that ended otherwise than promoted."""
         await self._ask(event, lambda book, route, cause: deciding.take_finish(book, event.data, route, cause))
 
-    async def ordered(self, event: Event[RollbackOrdered]) -> None:
-        """Do what a person ordered."""
+    async def ordered(self, event: Event[RollbackOrdered], received: Received | None = None) -> None:
+        """Do what a person ordered; raise Permanent when the order is void."""
         refused: list[NotServing] = []
 
         def decide(book: Book, route: Route | None, cause: Cause) -> Book:
@@ -92,15 +102,18 @@ class Controller:
                 return book
             return decided
 
-        await self._ask(event, decide)
+        await self._ask(event, decide, received)
         if refused:
-            raise Permanent("not_serving", refused[0].reason)
+            raise Permanent(refused[0].code, refused[0].reason)
 
-    async def _ask(self, event: Event[Any], decide: Callable[[Book, Route | None, Cause], Book]) -> None:
+    async def _ask(
+        self, event: Event[Any], decide: Callable[[Book, Route | None, Cause], Book], received: Received | None = None
+    ) -> None:  # fmt: skip
         environment, model = event.environment, event.subject
         entry = await self.routes.get(environment, model)
         route = entry.value if entry else None
-        cause = Cause(event.id, event.correlationid, event.time, self.clock.now())
+        stored = (received.stored_at, received.sequence) if received is not None else (None, 0)
+        cause = Cause(event.id, event.correlationid, event.time, self.clock.now(), *stored)
         book = await self.ledger.write(environment, model, lambda book: decide(book, route, cause))
         failpoint(f"{SERVICE}.after_decision")
         await self.carry_out(book)  # before anything is published: a log that is full must not keep traffic where it is
@@ -127,6 +140,10 @@ class Controller:
                 await self._fail(environment, model, one, code, edit.reason)
                 return
             if isinstance(edit, Changed):
+                void = await self._void(environment, model, one)
+                if void is not None:
+                    await self._fail(environment, model, one, *void)
+                    return
                 if edit.cause == "rollback" and not await self._is_hot(environment, model, one, edit.route):
                     return
                 try:
@@ -137,6 +154,18 @@ class Controller:
             await self._note_switch(environment, one, edit.route)
             return
         raise Transient("bus_unavailable", f"The route of {model} kept changing.")
+
+    async def _void(self, environment: Environment, model: str, one: Rollback) -> tuple[Code, str] | None:
+        """Return why a rollback that was decided a while ago, by a process that has died, is not carried out."""
+        age = self.clock.now() - (one.timeline.decided_at or one.timeline.detected_at)
+        if age < _RESUMED:
+            return None
+        if age >= timedelta(seconds=self.rules.decided_s):
+            return "order_expired", f"It was decided {age.total_seconds():.0f} s ago and never carried out."
+        alert = one.alert_id if one.asked == "alert" else ""
+        if alert and await self.alerts.resolved_since(environment, model, alert, one.cause_sequence):
+            return "alert_resolved", f"The alert {alert} was resolved before traffic moved."
+        return None
 
     async def _note_switch(self, environment: Environment, one: Rollback, route: Route) -> None:
         now, aborted = self.clock.now(), route.canary is not None and route.canary.served.target == one.failed
@@ -172,10 +201,13 @@ class Controller:
             lambda book: walking.take_records(book, records, now, self.rules),
         )  # fmt: skip
 
-    async def lift(self, event: Event[QuarantineLifted]) -> DeploymentChanged | None:
-        """Allow a barred target again."""
+    async def lift(self, event: Event[QuarantineLifted], stored: datetime | None = None) -> DeploymentChanged | None:
+        """Allow a barred target again; raise Permanent when the order is void."""
         for _ in range(_ATTEMPTS):
             entry = await self.routes.get("production", event.subject)
+            if entry is None or entry.value.cause_id != event.id:  # else it is done, and only said again
+                check_age(event, stored or event.time, self.clock.now(), until=event.data.expires_at)
+                check_epoch(event, entry.value.epoch if entry else None)
             if entry is None:
                 raise Permanent("not_barred", f"{event.subject} has no route; {event.data.target} is not barred.")
             edit = lift(entry.value, event.data.target, cause_id=event.id)
@@ -189,9 +221,19 @@ class Controller:
             return DeploymentChanged(route=edit.route, cause="restore", at=self.clock.now())
         raise Transient("bus_unavailable", f"The route of {event.subject} kept changing.")
 
-    async def drill(self, event: Event[DrillOrdered]) -> None:
-        """Put the ordered fault where gateways look for it."""
-        order, now = event.data, self.clock.now()
+    async def drill(self, event: Event[DrillOrdered], stored: datetime | None = None) -> None:
+        """Put the ordered fault where gateways look for it; raise Permanent when the order is void.
+
+        An order that comes again after a later one changes nothing. The end of a drill that is over is no expiry of the
+        order to stop it: that counts as long as any order without one.
+        """
+        order, now, stored = event.data, self.clock.now(), stored or event.time
+        before = await self.drills.get(order.environment, event.subject)
+        if before is not None and before.ordered_at is not None and stored <= before.ordered_at:
+            return
+        check_age(event, stored, now, until=order.expires_at if order.share_ratio > 0.0 else None)
+        route = await self.routes.get(order.environment, event.subject)
+        check_epoch(event, route.value.epoch if route else None)
         if order.target.model != event.subject:
             raise Permanent("malformed_event", f"The drill on {order.target} was ordered for {event.subject}.")
         if order.fault.does_nothing and order.share_ratio > 0.0:
@@ -203,7 +245,7 @@ class Controller:
             Drill(
                 drill_id=event.id, target=order.target, environment=order.environment, fault=order.fault,
                 share_ratio=order.share_ratio, starts_at=min(event.time, now), expires_at=order.expires_at,
-                who=order.who, reason=order.reason,
+                who=order.who, reason=order.reason, ordered_at=stored,
             )
         )  # fmt: skip
 
@@ -260,11 +302,11 @@ def _watch(bus: Bus, controller: Controller) -> None:
 
         @bus.on(AlertRaised, environment=environment, max_workers=_AT_ONCE)
         async def raised(event: Event[AlertRaised]) -> None:
-            await controller.alerted(event)
+            await controller.alerted(event, bus.received)
 
         @bus.on(AlertUpdated, environment=environment)
         async def updated(event: Event[AlertUpdated]) -> None:
-            await controller.alerted(event)
+            await controller.alerted(event, bus.received)
 
         @bus.on(InferenceBatch, environment=environment)
         async def measure(event: Event[InferenceBatch]) -> None:
@@ -296,15 +338,15 @@ def _follow_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) -> 
 def _take_orders(bus: Bus, controller: Controller) -> None:
     @bus.on(RollbackOrdered, failure=order_failed)
     async def ordered(event: Event[RollbackOrdered]) -> None:
-        await controller.ordered(event)
+        await controller.ordered(event, bus.received)
 
     @bus.on(QuarantineLifted, failure=order_refused)
     async def lifted(event: Event[QuarantineLifted]) -> DeploymentChanged | None:
-        return await controller.lift(event)
+        return await controller.lift(event, stored_at())
 
     @bus.on(DrillOrdered, failure=order_refused)
     async def drill(event: Event[DrillOrdered]) -> None:
-        await controller.drill(event)
+        await controller.drill(event, stored_at())
 
 
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:

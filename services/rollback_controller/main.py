@@ -2,6 +2,7 @@
 
 import asyncio
 
+from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.triton import TritonProbe
@@ -31,7 +32,8 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     )  # fmt: skip
     routes, drills = KvRoutes(lambda: bus.js), KvDrills(lambda: bus.js)
     controller = Controller(
-        ledger=ledger, routes=routes, drills=drills, probe=TritonProbe(channels, deadline_s=settings.probe_s),
+        ledger=ledger, routes=routes, drills=drills, alerts=LoggedAlerts(lambda: bus.js),
+        probe=TritonProbe(channels, deadline_s=settings.probe_s),
         clock=clock, rules=settings.rules(),
     )  # fmt: skip
     traffic = GatewayTraffic(

@@ -29,6 +29,13 @@ class Drills(Protocol):
         """Read the drill of a model and environment, on or over."""
 
 
+class Alerts(Protocol):
+    """What was said about alerts."""
+
+    async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
+        """Return whether the log has the resolution of an alert behind a place in it."""
+
+
 class Probe(Protocol):
     """Asks a target for a real token."""
 

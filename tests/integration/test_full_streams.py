@@ -14,6 +14,7 @@ from clients.cli.status import _show_all
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX
+from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.app import SERVICE, Controller
 from services.rollback_controller.domain.deciding import Rules
@@ -93,7 +94,7 @@ def controller_on(bus):
         lambda model, environment: Book(model=model, environment=environment), service=SERVICE,
     )  # fmt: skip
     return Controller(
-        ledger=ledger, routes=KvRoutes(lambda: bus.js), drills=KvDrills(lambda: bus.js), probe=Answers(), clock=CLOCK,
+        ledger=ledger, routes=KvRoutes(lambda: bus.js), drills=KvDrills(lambda: bus.js), alerts=LoggedAlerts(lambda: bus.js), probe=Answers(), clock=CLOCK,
         rules=Rules(),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal
 
 from contracts.facts import (
     AlertRaised,
@@ -14,6 +15,7 @@ from contracts.facts import (
     RollbackStarted,
     RollbackTimeline,
 )
+from contracts.orders import expired, other_epoch
 from contracts.outbox import outgoing
 from contracts.rollback import GoBack, Guard, PastRollback, decide_way_back
 from contracts.routes import Route
@@ -37,6 +39,8 @@ class Rules:
         afresh_s: how long after a rollback an order must name what it means.
         verify_requests: how many requests after the switch are looked at.
         verify_s: how long they are waited for.
+        alert_s: how long after it was said an alert may ask; one that lasts is said again.
+        decided_s: how long after its decision a rollback may move traffic, as after an outage of the controller.
     """
 
     guard: Guard = field(default_factory=Guard)
@@ -44,23 +48,38 @@ class Rules:
     afresh_s: float = 120.0
     verify_requests: int = 5
     verify_s: float = 30.0
+    alert_s: float = 900.0
+    decided_s: float = 900.0
 
 
 @dataclass(frozen=True)
 class Cause:
-    """The fact that asks, when it was said, and when it is decided."""
+    """The fact that asks, when it was said, and when it is decided.
+
+    Attributes:
+        stored_at: when the stream stored it, by the server's clock; None: when it was said.
+        sequence: its place in the stream.
+    """
 
     fact_id: str
     correlation_id: str
     said_at: datetime
     now: datetime
+    stored_at: datetime | None = None
+    sequence: int = 0
+
+    @property
+    def earliest(self) -> datetime:
+        """The earlier of the times that publisher and server give: a wrong clock makes no fact younger."""
+        return min(self.said_at, self.stored_at or self.said_at)
 
 
 @dataclass(frozen=True)
 class NotServing:
-    """An order to take back what takes no traffic, or that does not say clearly what it means."""
+    """An order that is void: for what takes no traffic, too old, of another epoch, or not clear in what it means."""
 
     reason: str
+    code: Literal["not_serving", "order_expired", "stale_epoch"] = "not_serving"
 
 
 def learn(book: Book, opened: ReleaseOpened) -> Book:
@@ -77,8 +96,8 @@ def learn(book: Book, opened: ReleaseOpened) -> Book:
 def take_alert(
     book: Book, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules
 ) -> Book:  # fmt: skip
-    """Decide what an alert leads to."""
-    if not is_serving(route, alert.target) or not _may_ask(book, alert, cause, rules):
+    """Decide what an alert leads to; one that is old, or about an earlier time of its target, leads nowhere."""
+    if not is_present(book, alert.target, route, cause, rules) or not _may_ask(book, alert, cause, rules):
         return book
     if book.environment == "staging" and book.rehearsing not in ("", alert.trigger):
         return book
@@ -90,7 +109,7 @@ def take_alert(
     started = Rollback(
         rollback_id=rollback_id(cause.fact_id), cause_id=cause.fact_id, correlation_id=cause.correlation_id,
         asked="alert", mode="automatic", failed=alert.target, timeline=timeline, reason=alert.message,
-        alert_id=alert.alert_id, trigger=alert.trigger or "",
+        alert_id=alert.alert_id, trigger=alert.trigger or "", cause_sequence=cause.sequence,
     )  # fmt: skip
     if isinstance(decision, GoBack):
         return _start(book, started)
@@ -113,6 +132,9 @@ def take_order(
     """Begin what a person ordered; neither cooldown nor guard hold it."""
     if book.rollback(rollback_id(cause.fact_id)) is not None:
         return book
+    void = _void(book, order, route, cause)
+    if void is not None:
+        return void
     active = route.active.target if route is not None and route.active is not None else None
     failed = order.failed or active
     if failed is None or not is_serving(route, failed):
@@ -132,6 +154,14 @@ def take_order(
     return _start(book, started)
 
 
+def _void(book: Book, order: RollbackOrdered, route: Route | None, cause: Cause) -> NotServing | None:
+    old = expired(cause.said_at, cause.stored_at or cause.said_at, order.expires_at, cause.now)
+    if old is not None:
+        return NotServing(old, "order_expired")
+    other = other_epoch(order.epoch, route.epoch if route is not None else None, book.model)
+    return NotServing(other, "stale_epoch") if other is not None else None
+
+
 def take_assessment(book: Book, fact: CanaryAssessed, route: Route | None, cause: Cause) -> Book:
     """Take a canary that failed its test out of traffic."""
     on_trial = trial_of(route)
@@ -146,6 +176,14 @@ def take_finish(book: Book, fact: ReleaseFinished, route: Route | None, cause: C
     if fact.outcome == "promoted" or on_trial is None or on_trial.version != fact.version:
         return book
     return _abort(book, on_trial, "release", f"Its release ended as {fact.outcome}: {fact.reason}", cause)
+
+
+def is_present(book: Book, target: Target, route: Route | None, cause: Cause, rules: Rules) -> bool:
+    """Return whether an alert is about now: said lately, of what takes traffic, and not taken back since."""
+    lately = cause.now - cause.earliest < timedelta(seconds=rules.alert_s)
+    switches = [one.timeline.switched_at for one in book.rollbacks if one.failed == target]
+    since = any(switched_at is not None and switched_at > cause.earliest for switched_at in switches)
+    return lately and not since and is_serving(route, target)
 
 
 def is_serving(route: Route | None, target: Target) -> bool:

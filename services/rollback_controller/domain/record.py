@@ -24,7 +24,7 @@ class Rollback(Contract):
     """One way back, from the decision to its end.
 
     Attributes:
-        cause_id: the fact that asked for it.
+        cause_id: the fact that asked for it, and `cause_sequence` its place in the log.
         good: requests since the switch that were well, as far as `trigger` says; without one, that were answered.
         route_fact_id: the `deployment.changed` that says that traffic moved.
     """
@@ -39,6 +39,7 @@ class Rollback(Contract):
     reason: str = ""
     alert_id: str = ""
     trigger: str = ""
+    cause_sequence: int = 0
     to_version: int | None = None
     to: Target | None = None
     state: State = "decided"

@@ -1,0 +1,229 @@
+"""Old facts on a real bus: an alert or order of last month, said anew or delivered again, changes nothing."""
+
+import asyncio
+import contextlib
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from contracts import facts as f
+from contracts.drills import Drill
+from contracts.envelope import Event
+from contracts.routes import Route
+from contracts.services import SERVICES, durable_name, stream_of
+from services.rollback_controller.adapters.alerts import LoggedAlerts
+from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
+from services.rollback_controller.app import SERVICE, Controller, build
+from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.domain.record import Book
+from shared.bus import Bus, publish_event
+from shared.clock import SystemClock
+from shared.factlog import LoggedPublisher
+from shared.kv import Bucket
+from shared.ledger import Ledger
+from shared.provision import provision
+from tests.kit import factories as k
+from tests.kit.services import stored_facts, wait_for_fact
+from tests.kit.wiring import Unwired
+
+MONTH = timedelta(days=30)
+SERVING = {"canary": None, "barred": (k.target(4),)}
+
+
+class Shifted:
+    """The machine's clock, so much later."""
+
+    def __init__(self, ahead=timedelta()):
+        self.ahead = ahead
+
+    def now(self):
+        return SystemClock().now() + self.ahead
+
+    def monotonic(self):
+        return SystemClock().monotonic()
+
+
+class Answers:
+    """A target behind the route that generates; the real one is tested with Triton."""
+
+    async def answers(self, _served):
+        return None
+
+
+@contextlib.asynccontextmanager
+async def controller(bus_settings, ahead=timedelta()):
+    clock = Shifted(ahead)
+    bus = Bus(bus_settings, SERVICE, clock)
+    await bus.connect()
+    ledger = Ledger(
+        Bucket(bus.js, "rollbacks", Book), LoggedPublisher(bus),
+        lambda model, environment: Book(model=model, environment=environment), service=SERVICE,
+    )  # fmt: skip
+    one = Controller(
+        ledger=ledger, routes=KvRoutes(lambda: bus.js), drills=KvDrills(lambda: bus.js), probe=Answers(), clock=clock,
+        alerts=LoggedAlerts(lambda: bus.js), rules=Rules(),
+    )  # fmt: skip
+    build(bus, controller=one, rehearsal=Unwired())
+    await bus.broker.start()
+    try:
+        yield one
+    finally:
+        await bus.stop()
+
+
+async def say(js, fact, *, at=timedelta(), event_id=None):
+    event = Event[type(fact)](
+        id=event_id or str(uuid.uuid4()), source="/slipway/tests", type=fact.TYPE, subject=k.MODEL,
+        time=SystemClock().now() + at, correlationid="r-7", data=fact,
+    )  # fmt: skip
+    await publish_event(js, event)
+    return event
+
+
+async def handled(js):
+    """Wait until the controller has dealt with everything that was said so far."""
+    async with asyncio.timeout(60):
+        for fact, environment in SERVICES[SERVICE].reads:
+            stream, durable = stream_of(fact), durable_name(SERVICE, fact, environment)
+            while (info := await js.consumer_info(stream, durable)).num_pending or info.num_ack_pending:
+                await asyncio.sleep(0.05)
+
+
+async def serve(js, **changes):
+    bucket = Bucket(js, "routes", Route)
+    entry = await bucket.get(k.MODEL)
+    route = k.route(**(SERVING | changes))
+    if entry is None:
+        await bucket.create(k.MODEL, route)
+    else:
+        await bucket.update(k.MODEL, route, entry.revision)
+    return route
+
+
+async def route_of(js):
+    return (await Bucket(js, "routes", Route).get(k.MODEL)).value
+
+
+async def learn(js):
+    await say(js, k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),))))
+    bucket = Bucket(js, "rollbacks", Book)
+    async with asyncio.timeout(30):
+        while not (entry := await bucket.get(f"production.{k.MODEL}")) or not entry.value.triggers:
+            await asyncio.sleep(0.05)
+
+
+def alert(kind=f.AlertRaised, number=1, target=None):
+    target = target or k.target(7)
+    return k.fact(kind, alert_id=f"{target}/slow/{number}", target=target, trigger="slow-first-token")
+
+
+def orders():
+    """One order of each kind that a person can give to the controller, without expiry and epoch."""
+    return (
+        f.RollbackOrdered(who="ada", reason="rude"),
+        f.RollbackOrdered(who="ada", reason="rude", failed=k.target(7)),
+        f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(4)),
+        f.DrillOrdered(who="ada", reason="drill", target=k.target(7), fault=f.DrillFault(delay_ms=100), share_ratio=1.0,
+                       expires_at=SystemClock().now() - MONTH + timedelta(minutes=5), environment="production"),
+    )  # fmt: skip
+
+
+async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_answered(js, bus_settings):
+    async with controller(bus_settings):
+        await learn(js)
+        before = await serve(js)
+        await say(js, alert(), at=-MONTH)
+        await say(js, alert(f.AlertUpdated), at=-MONTH)
+        said = [await say(js, one, at=-MONTH) for one in orders()]
+        failed = await wait_for_fact(js, f.RollbackFailed)
+        refused = await wait_for_fact(js, f.OrderRefused, count=3)
+        await handled(js)
+    assert await route_of(js) == before
+    assert await stored_facts(js, f.RollbackStarted) == []
+    assert await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}") is None
+    assert {one.data.code for one in failed + refused} == {"order_expired"}
+    assert {one.data.cause_id for one in failed} | {one.data.order_id for one in refused} == {one.id for one in said}
+
+
+async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bus_settings):
+    async with controller(bus_settings):
+        before = await serve(js)
+        stale = [one.model_copy(update={"epoch": before.epoch - 1}) for one in orders()[:3]]
+        for one in stale:
+            await say(js, one)
+        refused = await wait_for_fact(js, f.OrderRefused, count=2)
+        failed = await wait_for_fact(js, f.RollbackFailed)
+        await handled(js)
+        assert await route_of(js) == before
+        assert {one.data.code for one in failed + refused} == {"stale_epoch"}
+        await say(js, orders()[1].model_copy(update={"epoch": before.epoch}))
+        await wait_for_fact(js, f.DeploymentChanged)
+    assert (await route_of(js)).active.target == k.target(6)
+
+
+async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):
+    async with controller(bus_settings):
+        await learn(js)
+    before = await serve(js)
+    await say(js, alert())
+    await say(js, alert(f.AlertUpdated))
+    await say(js, alert(f.AlertResolved))
+    async with controller(bus_settings):
+        await handled(js)
+        assert await route_of(js) == before
+        assert await stored_facts(js, f.RollbackStarted) == []
+        await say(js, alert(number=2))
+        await wait_for_fact(js, f.DeploymentChanged)
+    assert (await route_of(js)).active.target == k.target(6)
+
+
+async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_nothing_comes_of_it(js, bus_settings):
+    """The target serves again meanwhile, and the controller's own record is lost as well."""
+    async with controller(bus_settings):
+        await learn(js)
+        await serve(js)
+        await say(js, alert())
+        await wait_for_fact(js, f.DeploymentChanged)
+        await say(js, f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(7)))
+        await wait_for_fact(js, f.DeploymentChanged, count=2)
+        ends = SystemClock().now() + timedelta(minutes=30)
+        await say(js, orders()[3].model_copy(update={"expires_at": ends}))
+        await handled(js)
+    await (await js.key_value("rollbacks")).purge(f"production.{k.MODEL}")
+    before = await serve(js, epoch=40, barred=(k.target(4), k.target(7)), active=k.served(7), cause_id="later")
+    said = [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)]
+    drill = await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}")
+    for fact, environment in SERVICES[SERVICE].reads:
+        await js.delete_consumer(stream_of(fact), durable_name(SERVICE, fact, environment))
+    await provision(js, dedupe_window_s=2.0)
+    async with controller(bus_settings, ahead=MONTH) as again:
+        await handled(js)
+        await again.sweep()
+    assert await route_of(js) == before
+    assert [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)] == said
+    assert await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}") == drill
+    assert {one.data.code for one in await stored_facts(js, f.OrderRefused)} == {"order_expired"}
+
+
+@pytest.mark.parametrize(("resolved", "later"), [(True, timedelta(minutes=5)), (False, timedelta(hours=1))])
+async def test_a_decision_of_a_process_that_died_is_not_carried_out_once_it_is_void(js, bus_settings, resolved, later):
+    async with controller(bus_settings) as one:
+        await learn(js)
+        before = await serve(js)
+        event = k.event(alert(), id="a-1", time=SystemClock().now())
+        await one.ledger.apply("production", k.MODEL, lambda book: _decided(book, event, before, one.rules))
+        if resolved:
+            await say(js, alert(f.AlertResolved))
+    async with controller(bus_settings, ahead=later) as again:
+        await again.sweep()
+        (failed,) = await wait_for_fact(js, f.RollbackFailed)
+    assert failed.data.code == ("alert_resolved" if resolved else "order_expired")
+    assert await route_of(js) == before
+
+
+def _decided(book, event, route, rules):
+    from services.rollback_controller.domain import deciding
+
+    cause = deciding.Cause(event.id, event.correlationid, event.time, SystemClock().now())
+    return deciding.take_alert(book, event.data, route, cause, rules)

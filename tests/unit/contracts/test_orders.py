@@ -1,0 +1,56 @@
+"""Until when an order counts: whatever its publisher's clock says, and whatever the order itself says."""
+
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.orders import LONGEST_ORDER, ORDER_AGE, expired, expiry, other_epoch
+from tests.kit import factories as f
+
+seconds = st.integers(min_value=-40 * 86_400, max_value=40 * 86_400)
+maybe = st.none() | st.integers(min_value=-40 * 86_400, max_value=400 * 86_400)
+
+
+def at(offset):
+    return None if offset is None else f.after(offset)
+
+
+@given(seconds, seconds, maybe)
+def test_no_order_counts_longer_than_the_longest_after_its_arrival_whatever_clocks_say(ordered, stored, expires):
+    until = expiry(at(ordered), at(stored), at(expires))
+    assert until <= at(stored) + LONGEST_ORDER
+    assert expired(at(ordered), at(stored), at(expires), at(stored) + LONGEST_ORDER)
+
+
+@given(seconds, seconds)
+def test_without_an_expiry_the_older_of_both_times_counts(ordered, stored):
+    assert expiry(at(ordered), at(stored), None) == min(at(ordered), at(stored)) + ORDER_AGE
+
+
+@given(seconds, st.integers(min_value=0, max_value=3600))
+def test_a_clock_that_is_ahead_makes_no_order_immortal(stored, ahead):
+    ordered = at(stored) + timedelta(seconds=ahead)
+    assert expired(ordered, at(stored), None, at(stored) + ORDER_AGE)
+    assert expired(ordered, at(stored), ordered + timedelta(days=3650), at(stored) + LONGEST_ORDER)
+
+
+@given(seconds, seconds, maybe, st.integers(min_value=0, max_value=10**7))
+def test_once_void_an_order_stays_void(ordered, stored, expires, later):
+    now = expiry(at(ordered), at(stored), at(expires))
+    assert expired(at(ordered), at(stored), at(expires), now + timedelta(seconds=later))
+    assert expired(at(ordered), at(stored), at(expires), now - timedelta(seconds=1)) is None
+
+
+def test_a_fresh_order_counts_and_a_month_old_one_says_why_not():
+    assert expired(f.after(0), f.after(1), None, f.after(2)) is None
+    told = expired(f.after(-30 * 86_400), f.after(1), None, f.after(2))
+    assert "2026-10-25T09:30:00+00:00" in told
+    assert "2026-11-24T09:30:01+00:00" in told
+
+
+def test_an_order_without_an_epoch_means_any():
+    assert other_epoch(None, 7, "m") is None
+    assert other_epoch(7, 7, "m") is None
+    assert other_epoch(0, None, "m") is None
+    assert "epoch 6" in other_epoch(6, 7, "m")
