@@ -286,3 +286,19 @@ async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(wor
     told = len(world.said.told)
     await world.ticks(3)
     assert len(world.said.told) == told
+
+
+async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(world):
+    order, record = traffic_requested("t1", 1), deployable(7).manifest
+    target = order.data.target.model_copy(update={"record": record})
+    await world.order(order.model_copy(update={"data": order.data.model_copy(update={"target": target})}))
+    await world.ticks()
+    assert world.routes.routes["bot"].active.record == record
+
+
+async def test_a_second_staging_that_fails_says_which_measurement_it_was_for(world):
+    asked = staging_requested("s1", 1, 0, number=2, weights=5000)
+    await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
+    await world.ticks()
+    (failed,) = world.said.facts(VariantFailed)
+    assert (failed.code, failed.measurement_number) == ("insufficient_memory", 2)
