@@ -14,6 +14,8 @@ from shared.errors import Permanent, SlipwayError, Transient, translate
 LIST_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
+_SURPLUS_BYTES = 1024 * 1024
+"""A download that is longer than the list says by so much is broken off, not read to its end."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,21 @@ class Hub:
             Permanent: artifact_not_found, uri_not_allowed, digest_mismatch.
             Transient: hub_unavailable, disk_full.
         """
-        more: dict[str, Any] = {"tqdm_class": _bar_that_tells(told)} if told is not None else {}
+        come = 0
+
+        def count(chunk: int) -> None:
+            nonlocal come
+            come += chunk
+            if come > file.size_bytes + _SURPLUS_BYTES:
+                raise Permanent("digest_mismatch", f"{file.path} of {folder.uri} is larger than the hub lists.")
+            if told is not None:
+                told(chunk)
+
         with self._explained(folder):
             path = Path(
                 self._api().hf_hub_download(
-                    folder.repo, file.path, revision=folder.revision, local_dir=into, force_download=True, **more
+                    folder.repo, file.path, revision=folder.revision, local_dir=into, force_download=True,
+                    tqdm_class=_bar_that_tells(count),
                 )
             )
             problem = _difference(file, path)

@@ -1,7 +1,8 @@
 """Runs long work in a killable child process that dies with its parent and reports as it goes.
 
 The child prints one JSON object a line on its standard output: `{"progress": {…}}` any number of times, then
-`{"result": {…}}` or `{"error": {"code", "reason", "details"}}`. Everything else goes to its log.
+`{"result": {…}}` or `{"error": {"code", "reason", "details"}}`. Everything else goes to its log. An error with
+`"at_alarm": true` beside it is what is meant if the child dies of SIGALRM later.
 """
 
 import asyncio
@@ -10,13 +11,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
 
+from contracts.codes import Code
 from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
 from shared.exits import count_memory_kills, describe_end
 from shared.process import end_tree, launching
@@ -85,7 +87,8 @@ async def run_job(
             os.killpg(process.pid, signal.SIGKILL)  # what the child left behind is in its group
         await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - a child of the child may hold it open
-    return _conclude(heard.outcome, process.returncode, log_path, killed_by_kernel=count_memory_kills() > kills_before)
+    outcome = heard.outcome or (heard.at_alarm if process.returncode == -signal.SIGALRM else {})
+    return _conclude(outcome, process.returncode, log_path, killed_by_kernel=count_memory_kills() > kills_before)
 
 
 @dataclass
@@ -94,6 +97,7 @@ class _Heard:
 
     messages: int = 0
     outcome: dict[str, Any] = field(default_factory=dict)
+    at_alarm: dict[str, Any] = field(default_factory=dict)
 
 
 async def _attend(process: asyncio.subprocess.Process, on_progress: OnProgress, heard: _Heard) -> None:
@@ -136,6 +140,8 @@ async def _listen(stream: asyncio.StreamReader | None, on_progress: OnProgress, 
         heard.messages += 1
         if "progress" in message:
             await on_progress(message["progress"])
+        elif message.get("at_alarm") is True:
+            heard.at_alarm = message
         else:
             heard.outcome = message
 
@@ -205,6 +211,26 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
     sys.exit(0)
 
 
+@contextlib.contextmanager
+def limited_time(limit_s: float, code: Code, reason: str) -> Iterator[None]:
+    """End this process, with this error as its outcome, when what is inside takes longer; for a job's main thread.
+
+    The kernel ends it, by SIGALRM: a library that does not return to Python for hours (a regular expression that
+    backtracks without end) cannot keep it from that. Outside of a job nothing is limited.
+    """
+    if _protocol == _STDOUT:
+        yield
+        return
+    _say({"error": {"code": code, "reason": reason, "details": {}}, "at_alarm": True})
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that no more memory was to be had; libraries say it in many ways."""
     if isinstance(error, SlipwayError):
@@ -212,7 +238,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES)
 
 
-_protocol = 1
+_STDOUT = 1
+_protocol = _STDOUT
 
 
 def _say(message: dict[str, Any]) -> None:

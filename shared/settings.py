@@ -43,6 +43,10 @@ class SourceSettings(BaseSettings):
 
     file_roots: tuple[Path, ...] = ()
     """Folders (a JSON list) that `file://` sources may lie in."""
+    source_max_bytes: int = Field(default=1024**4, ge=1)
+    """Most bytes of one folder, outside the store or in it, that is taken as a checkpoint."""
+    source_max_files: int = Field(default=1000, ge=1)
+    """Most files of such a folder."""
     hf_endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
     """Model hub that `hf://` sources are read from, such as https://huggingface.co or a mirror of it."""
     hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -54,11 +55,30 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Quota:
+    """How large a folder may be that is taken as a checkpoint."""
+
+    max_bytes: int
+    max_files: int
+
+    def check(self, what: str, files: int, size_bytes: int) -> None:
+        """Raise Permanent too_large for a folder beyond it."""
+        if files > self.max_files:
+            reason = f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}."
+            raise Permanent("too_large", reason)
+        if size_bytes > self.max_bytes:
+            reason = f"{what} has {size_bytes} bytes in all; SLIPWAY_SOURCE_MAX_BYTES allows {self.max_bytes}."
+            raise Permanent("too_large", reason)
+
+
 class DiskFolder:
     """A folder on disk. Links may lead anywhere below the allowed roots and nowhere else."""
 
-    def __init__(self, uri: str, roots: tuple[Path, ...]) -> None:
+    def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota | None = None) -> None:
         self.uri = uri
+        self._quota = quota
+        self._copied = 0
         self._roots = tuple(root.resolve() for root in roots)
         self._path = Path(parsed(parse_file_uri, uri))
         with _readable(uri):
@@ -69,6 +89,8 @@ class DiskFolder:
             for name in self.names:
                 self._require_inside(resolved(self._path / name))
             self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
+        if quota is not None:
+            quota.check(uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Copy one file; where it really lies is asked of the open file, which nobody can exchange any more."""
@@ -79,6 +101,9 @@ class DiskFolder:
                 self._require_regular(name, os.fstat(descriptor).st_mode)
                 with os.fdopen(descriptor, "rb", closefd=False) as source, (into / name).open("wb") as copy:
                     while chunk := source.read(CHUNK_BYTES):
+                        self._copied += len(chunk)
+                        if self._quota is not None:  # it may have grown since the look
+                            self._quota.check(self.uri, len(self.names), self._copied)
                         copy.write(chunk)
                         if count is not None:
                             count(len(chunk))
@@ -99,13 +124,14 @@ class DiskFolder:
 class HubRepository:
     """The top folder of a hub's repository, pinned to a commit."""
 
-    def __init__(self, hub: Hub, uri: str) -> None:
+    def __init__(self, hub: Hub, uri: str, quota: Quota) -> None:
         self._hub = hub
         self._folder, files = hub.look(parsed(parse_hub_uri, uri))
         self.uri = self._folder.uri
         self.names = choose(self.uri, [file.path for file in files])
         self._files = {file.path: file for file in files}
         self.size_bytes = sum(self._files[name].size_bytes for name in self.names)
+        quota.check(self.uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
         """Download one file and verify it against the hub's list."""
@@ -119,21 +145,22 @@ class Sources:
         token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
         self._hub = Hub(settings.hf_endpoint, token) if settings.hf_endpoint is not None else None
         self._roots = settings.file_roots
+        self.quota = Quota(settings.source_max_bytes, settings.source_max_files)
 
     def open(self, uri: str) -> Source:
         """Look into a folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
 
         Raises:
-            Permanent: uri_not_allowed, artifact_not_found, pickle_refused.
+            Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large.
             Transient: hub_unavailable.
         """
         if scheme_of(uri) == "file":
-            return DiskFolder(uri, self._roots)
+            return DiskFolder(uri, self._roots, self.quota)
         parsed(parse_hub_uri, uri)
         if self._hub is None:
             reason = f"{uri} cannot be read: no model hub is configured; operations may set SLIPWAY_HF_ENDPOINT."
             raise Permanent("uri_not_allowed", reason)
-        return HubRepository(self._hub, uri)
+        return HubRepository(self._hub, uri, self.quota)
 
 
 def choose(uri: str, names: list[str]) -> tuple[str, ...]:
@@ -212,7 +239,7 @@ def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: T
         told: Called while bytes travel, as by `store_folder`; never when the folder is in the store already.
 
     Raises:
-        Permanent: uri_not_allowed, artifact_not_found, pickle_refused, digest_mismatch.
+        Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large, digest_mismatch.
         Transient: hub_unavailable, store_unavailable, disk_full.
     """
     key = manifest_key("folder", ref.digest, PREFIX)

@@ -295,3 +295,38 @@ async def test_a_child_has_its_memory_limit_and_a_group_of_its_own(tmp_path):
         "limit": [700_000_000, 700_000_000], "leads": True,
     }  # fmt: skip
     assert (await run(job(body), tmp_path))["limit"] == list(resource.getrlimit(resource.RLIMIT_DATA))
+
+
+LIMITED = "from shared.jobs import limited_time\nimport re, time"
+BACKTRACKS = "re.match(r'(a+)+$', 'a' * 40 + 'b')"
+
+
+async def test_a_library_that_never_comes_back_to_python_is_ended_with_the_error_of_its_step(tmp_path):
+    body = f"with limited_time(1.0, 'tokenizer_changed', 'It took too long.'):\n    {BACKTRACKS}\nreturn {{}}"
+    async with asyncio.timeout(20):
+        with pytest.raises(Permanent) as caught:
+            await run(job(body, before=LIMITED), tmp_path)
+    assert (caught.value.code, caught.value.reason) == ("tokenizer_changed", "It took too long.")
+
+
+@pytest.mark.parametrize(
+    ("after", "code"),
+    [("return {'ok': 1}", None), ("time.sleep(2)\nreturn {'ok': 1}", None),
+     ("raise Permanent('base_mismatch', 'Another.')", "base_mismatch"), ("import os\nos.abort()", "engine_failed")],
+)  # fmt: skip
+async def test_a_step_that_ended_in_time_leaves_nothing_behind(tmp_path, after, code):
+    before = f"{LIMITED}\nfrom shared.errors import *"
+    body = f"with limited_time(1.0, 'tokenizer_changed', 'It took too long.'):\n    pass\n{after}"
+    if code is None:
+        assert await run(job(body, before=before), tmp_path) == {"ok": 1}
+        return
+    with pytest.raises(Permanent) as caught:
+        await run(job(body, before=before), tmp_path)
+    assert caught.value.code == code
+
+
+async def test_an_error_inside_a_limited_step_is_the_one_that_counts(tmp_path):
+    body = "with limited_time(5.0, 'tokenizer_changed', 'It took too long.'):\n    raise Permanent('base_mismatch', 'Another.')"
+    with pytest.raises(Permanent) as caught:
+        await run(job(body, before=f"{LIMITED}\nfrom shared.errors import *"), tmp_path)
+    assert caught.value.code == "base_mismatch"

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import random
+import re
 import socket
 from pathlib import Path
 
@@ -326,3 +327,45 @@ def test_a_copy_that_fills_the_disk_is_tried_again(disk):
     with pytest.raises(Transient) as caught:
         open_disk(disk).fetch("adapter_config.json", disk / "room")
     assert caught.value.code == "disk_full"
+
+
+# -- quotas ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("quota", "says"),
+    [({"source_max_bytes": 10}, r"bytes in all.*SLIPWAY_SOURCE_MAX_BYTES allows 10"),
+     ({"source_max_files": 1}, r"has 2 files.*SLIPWAY_SOURCE_MAX_FILES allows 1")],
+)  # fmt: skip
+def test_a_source_beyond_its_quota_is_refused_before_anything_is_read(mirror, pushed, disk, quota, says):
+    on_disk = Sources(SourceSettings(file_roots=(disk / "root",), **quota))
+    before = len(mirror.asked)
+    for sources, uri in ((on_disk, (disk / "root/lora").as_uri()), (hub_of(mirror, **quota), pushed.uri)):
+        error = refused(sources, uri, disk / "room")
+        assert error.code == "too_large"
+        assert re.search(says, error.reason)
+    assert not [asked for asked in mirror.asked[before:] if "/resolve/" in asked[1]]
+
+
+def test_a_folder_that_grows_beyond_its_quota_while_it_is_read_is_given_up(disk):
+    size = sum(path.stat().st_size for path in (disk / "root/lora").iterdir())
+    source = Sources(SourceSettings(file_roots=(disk / "root",), source_max_bytes=size + 10)).open((disk / "root/lora").as_uri())
+    with (disk / "root/lora/adapter_config.json").open("ab") as file:
+        file.write(b" " * 1000)
+    with pytest.raises(Permanent, match="SLIPWAY_SOURCE_MAX_BYTES") as caught:
+        read(source, disk / "room")
+    assert caught.value.code == "too_large"
+
+
+def test_a_hub_that_sends_more_than_it_listed_is_cut_off(mirror, tmp_path):
+    files = {"model.safetensors": b"s" * 100, "config.json": b"{}"}
+    commit = mirror.push("acme/growing", files)
+    mirror.changed["model.safetensors"] = b"s" * 64_000_000
+    room = tmp_path / "room"
+    room.mkdir()
+    source = hub_of(mirror).open(f"hf://acme/growing@{commit}")
+    counted = []
+    with pytest.raises(Permanent) as caught:
+        source.fetch("model.safetensors", room, counted.append)
+    assert caught.value.code == "digest_mismatch"
+    assert sum(counted) < 32_000_000

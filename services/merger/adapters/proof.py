@@ -52,7 +52,8 @@ def prove(store: Store, rooms: Rooms, checked: Checked, written: Written, progre
     )  # fmt: skip
     for name in sorted(merged.unread):
         merged.load(name)  # what the model never asked for is verified, too
-    return Seen(measured, tokenizers.render(stored, checked.at))
+    with tokenizers.limited():
+        return Seen(measured, tokenizers.render(stored, checked.at))
 
 
 def through_ties(reader: TensorReader, tied: list[str]) -> Load:

@@ -46,6 +46,7 @@ def open_rooms(store: Store, order: MergeOrder, count: Count) -> Rooms:
     base_room, checkpoint_room = order.room / "base", order.room / "checkpoint"
     config = domain.ADAPTER_CONFIG if order.kind == "lora" else domain.MODEL_CONFIG
     refuse(domain.assess_base_files(base.sizes))
+    refuse(domain.assess_small_files(checkpoint.sizes) or domain.assess_small_files(base.sizes))
     base.fetch([domain.MODEL_CONFIG], base_room)
     checkpoint.fetch([config], checkpoint_room)
     base_facts = read_folder(base, base_room / domain.MODEL_CONFIG)

@@ -59,6 +59,9 @@ class StoredArtifacts:
         """Read what files a folder has; Permanent when it is not there, or not what was announced.
 
         A folder outside the store (`hf://`, `file://`) is brought into it first, once for each digest.
+
+        Raises:
+            Permanent: also `too_large` beyond the quota of folders.
         """
 
         def told(done: float, total: float) -> None:
@@ -67,7 +70,9 @@ class StoredArtifacts:
 
         if scheme_of(ref.uri) is not None:
             ref = bring(self._store, self._sources, ref, self._rooms, told)
-        return _folder(self._store.get(ref), ref.digest, self._prefix(ref.uri))
+        folder = _folder(self._store.get(ref), ref.digest, self._prefix(ref.uri))
+        self._sources.quota.check(ref.uri, len(folder.files), sum(file.size_bytes for file in folder.files))
+        return folder
 
     def _prefix(self, uri: str) -> str:
         return self._store.key_of(uri).partition("manifests/")[0]

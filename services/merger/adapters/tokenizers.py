@@ -5,6 +5,7 @@ A chat template is a program from outside, so it is rendered in a process of its
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +19,11 @@ from services.merger.domain import PARITY_PROMPTS, PROBE_CONVERSATION, Tokenizer
 from services.merger.ports import Rendering
 from shared.chat_templates import ChatTemplates
 from shared.errors import Permanent
+from shared.jobs import limited_time
 
 TEMPLATE_LIMIT_S = 10.0
+TOKENIZER_LIMIT_S = 120.0
+"""Where the machine is busy, some seconds are usual."""
 Turns = Sequence[Mapping[str, str]]
 
 
@@ -36,6 +40,15 @@ class Instant:
     def monotonic(self) -> float:
         """No time passes."""
         return 0.0
+
+
+def limited() -> AbstractContextManager[None]:
+    """Bound the time that a tokenizer may take; it is a program from outside, too: its regular expressions are."""
+    reason = (
+        f"Loading the tokenizer and encoding a few short prompts took longer than {TOKENIZER_LIMIT_S:g} s: its regular "
+        "expressions backtrack, or its files are too large."
+    )
+    return limited_time(TOKENIZER_LIMIT_S, "tokenizer_changed", reason)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -62,11 +62,13 @@ def check(rooms: Rooms) -> Checked:
         vocabulary, token_ids = check_full(rooms, rows, known, ignored)
     else:
         vocabulary, brought = check_lora(rooms, rows, tied)
-    base_size, tokenizer = compare_tokenizers(rooms)
+    with tokenizers.limited():
+        base_size, tokenizer = compare_tokenizers(rooms)
     refuse(domain.assess_vocabulary(tokenizer, base_size, vocabulary))
     own = domain.takes_own_tokenizer(tokenizer, vocabulary)
     source, at = rooms.checkpoint if own else rooms.base, SystemClock().now()
-    rendering, prompts = tokenizers.render(source, at), tokenizers.encode_prompts(source, domain.PARITY_PROMPTS, at)
+    with tokenizers.limited():
+        rendering, prompts = tokenizers.render(source, at), tokenizers.encode_prompts(source, domain.PARITY_PROMPTS, at)
     if brought:
         same_rows = base_size if own or vocabulary.rows != rows else rows
         refuse(domain.assess_base_copies(differing_copies(rooms, brought, tied, min(same_rows, vocabulary.rows))))

@@ -38,8 +38,10 @@ from services.merger.domain.full import (
 from services.merger.domain.parity import PARITY_PROMPTS, PROBE_CONVERSATION, ParityLimits, assess_parity
 from services.merger.domain.plan import (
     SHARD_LIMIT_BYTES,
+    SMALL_FILE_BYTES,
     SMALL_SHARD_BYTES,
     SaveDtype,
+    assess_small_files,
     is_carried_over,
     is_tokenizer_file,
     plan_output_key,
@@ -84,6 +86,7 @@ __all__ = [
     "PARITY_PROMPTS",
     "PROBE_CONVERSATION",
     "SHARD_LIMIT_BYTES",
+    "SMALL_FILE_BYTES",
     "SMALL_SHARD_BYTES",
     "WEIGHTS",
     "WEIGHTS_INDEX",
@@ -119,6 +122,7 @@ __all__ = [
     "assess_quantised",
     "assess_recorded",
     "assess_resized",
+    "assess_small_files",
     "assess_tied",
     "assess_tokenizer",
     "assess_vocabulary",

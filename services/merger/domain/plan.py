@@ -9,13 +9,15 @@ from typing import Any, Literal
 from contracts.facts import BaseModelRef, Weights
 from contracts.manifests import FileEntry
 from contracts.vocabulary import digest_of_json
-from services.merger.domain.checks import WEIGHTS, WEIGHTS_INDEX
+from services.merger.domain.checks import WEIGHTS, WEIGHTS_INDEX, Refusal
 from services.merger.domain.parity import ParityLimits
 from services.merger.domain.recorded import recorded_settings
 
 SaveDtype = Literal["bfloat16", "float16", "float32"]
 
 REVISION = 3  # raise it when the same inputs would give other bytes or another verdict
+SMALL_FILE_BYTES = 128 * 1024**2
+"""Most bytes of a file beside the weights: the largest tokenizers have a third of it."""
 SHARD_LIMIT_BYTES = 512_000_000
 SMALL_SHARD_BYTES = 32_000_000
 TOKENIZER_FILES = frozenset(
@@ -102,6 +104,15 @@ def is_carried_over(path: str) -> bool:
     """Say whether a file of the base belongs into the merged model as it is (weights are written anew)."""
     plain = PurePosixPath(path)
     return len(plain.parts) == 1 and plain.suffix in CARRIED_SUFFIXES and path not in NOT_CARRIED
+
+
+def assess_small_files(sizes: Mapping[str, int]) -> Refusal | None:
+    """Refuse configurations, tokenizers and templates that are larger than such files ever are: they are read whole."""
+    for path in sorted(sizes):
+        if (is_carried_over(path) or path == WEIGHTS_INDEX) and sizes[path] > SMALL_FILE_BYTES:
+            reason = f"{path} has {sizes[path]} bytes; files beside the weights may have {SMALL_FILE_BYTES} each."
+            return Refusal("too_large", reason, {"path": path})
+    return None
 
 
 def strip_remote_code(config: Mapping[str, Any]) -> dict[str, Any]:
