@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.orders import order, who
+from clients.cli.orders import order, refusal, who
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.render import duration
 from clients.cli.say import Exit, Refused, show_json, show_line
@@ -98,6 +98,7 @@ async def _start(
         ordered = DrillOrdered(
             who=who(), reason=reason, target=target, fault=fault, share_ratio=share,
             expires_at=SystemClock().now() + span, environment=environment,
+            epoch=route.epoch if route is not None else None,
         )  # fmt: skip
         return await _order(js, order(model, None, ordered), wait_s)
 
@@ -128,6 +129,9 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
         entry = await records.get(key)
         if entry is not None and entry.value.drill_id == event.id:
             return entry.value
+        answer = await refusal(js, event)
+        if answer is not None:
+            raise Refused(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
         await asyncio.sleep(POLL_S)
     went_on = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
     raise Refused(

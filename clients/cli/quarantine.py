@@ -10,14 +10,14 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.eventlog import Part, read_history
-from clients.cli.orders import order, who
+from clients.cli.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refusal, who
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.records import VERSION, parse_version
 from clients.cli.say import Exit, Refused, show_json, show_line, show_table
 from clients.cli.serving import read_route
 from clients.cli.words import TARGET, check_model, parse_target
 from contracts.envelope import Event
-from contracts.facts import DeploymentChanged, QuarantineLifted, RollbackStarted
+from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from shared.bus import publish_event
@@ -90,15 +90,17 @@ def explain(target: Target, events: Iterable[Event[Any]]) -> Barred:
 
 @quarantine_app.command("lift")
 def lift_command(
+    *,
     what: Annotated[str, typer.Argument(metavar="MODEL.vN.variant|MODEL@vN")],
     reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")],
+    expires: ExpiresOption = EXPIRES,
     timeout: Annotated[float, typer.Option(help="Wait so many seconds for the route.", min=0.1)] = WAIT_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Allow a barred target again; by that it takes no traffic yet."""
     check_word(what)
-    target, epoch = asyncio.run(_lift(find_place(state), what, reason, timeout))
+    target, epoch = asyncio.run(_lift(find_place(state), what, reason, expires_at(expires), timeout))
     if as_json:
         show_json({"target": str(target), "epoch": epoch, "barred": False})
     else:
@@ -136,23 +138,39 @@ def pick_barred(route: Route | None, what: str) -> Target:
     return found[0]
 
 
-async def _lift(place: Place, what: str, reason: str, wait_s: float) -> tuple[Target, int]:
+async def _lift(place: Place, what: str, reason: str, until: datetime, wait_s: float) -> tuple[Target, int]:
     async with connected(place) as client:
         js = client.jetstream(timeout=10)
-        target = pick_barred(await read_route(js, check_word(what)), what)
-        event = order(target.model, None, QuarantineLifted(who=who(), reason=reason, target=target))
-        await publish_event(js, event)
-        return target, await _await_lift(js, target, event.id, wait_s)
+        for attempt in range(1, EPOCH_TRIES + 1):
+            route = await read_route(js, check_word(what))
+            target = pick_barred(route, what)
+            lifted = QuarantineLifted(
+                who=who(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
+            )
+            event = order(target.model, None, lifted)
+            await publish_event(js, event)
+            answer = await _await_lift(js, target, event, wait_s)
+            if isinstance(answer, int):
+                return target, answer
+            if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
+                raise Refused(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
+    raise AssertionError  # the loop ends by return or raise
 
 
-async def _await_lift(js: JetStreamContext, target: Target, order_id: str, wait_s: float) -> int:
+async def _await_lift(
+    js: JetStreamContext, target: Target, event: Event[Any], wait_s: float
+) -> int | OrderRefused:  # fmt: skip
+    """Return the epoch at which a target is barred no longer, or the answer that refuses the order."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
         route = await read_route(js, target.model)
         if route is not None and not route.is_barred(target):
             return route.epoch
+        answer = await refusal(js, event)
+        if answer is not None:
+            return answer
         await asyncio.sleep(POLL_S)
     raise Refused(
-        f"the order {order_id} was given, but {target} is still barred after {wait_s:g} s; "
+        f"the order {event.id} was given, but {target} is still barred after {wait_s:g} s; "
         "see `slipway ps` for the rollback-controller, and `slipway deadletters list`"
     )

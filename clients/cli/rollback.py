@@ -11,10 +11,10 @@ from nats.js import JetStreamContext
 
 from clients.cli.alarms import RollbackFact, rollback_line
 from clients.cli.eventlog import Part, follow, last_said, newest
-from clients.cli.orders import order, who
+from clients.cli.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, who
 from clients.cli.place import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.say import Exit, Refused, show_json, show_line, show_pairs
-from clients.cli.serving import active_target, read_route
+from clients.cli.serving import active_target, read_route, serving
 from clients.cli.timeline import timeline_lines, timeline_rows
 from clients.cli.words import check_model, parse_number, target_of
 from contracts import routes
@@ -45,6 +45,7 @@ def rollback(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would do and change nothing; exit code 1 if refused.")
     ] = False,
+    expires: ExpiresOption = EXPIRES,
     wait: Annotated[bool, typer.Option(help="Wait for the end, and print when each step happened.")] = True,
     timeout: Annotated[float, typer.Option(help="Wait for so many seconds at most.", min=0.1)] = WAIT_S,
     state: StateOption = None,
@@ -64,7 +65,10 @@ def rollback(
         show_plan(asyncio.run(_dry_run(place, model, failed, to_version)), as_json=as_json)
         return
     wait_s = timeout if wait else None
-    said = asyncio.run(_rollback(place, model, failed, to_version, reason=reason, wait_s=wait_s, say=not as_json))
+    until = expires_at(expires)
+    said = asyncio.run(
+        _rollback(place, model, failed, to_version, reason=reason, until=until, wait_s=wait_s, say=not as_json)
+    )
     if isinstance(said, Event):
         _show_ordered(said, as_json=as_json)
     else:
@@ -154,18 +158,33 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
 
 
 async def _rollback(
-    place: Place, model: str, failed: Target | None, to_version: int | None, *, reason: str, wait_s: float | None,
-    say: bool,
+    place: Place, model: str, failed: Target | None, to_version: int | None, *, reason: str, until: datetime,
+    wait_s: float | None, say: bool,
 ) -> RollbackFact | Event[RollbackOrdered]:  # fmt: skip
-    """Give the order; give how it ended, or the order itself where that is not awaited."""
+    """Publish the order; return how it ended, or the order itself where that is not awaited.
+
+    Where the route changed between reading it and hearing the order, and the target still serves, it is given anew.
+    """
     async with connected(place) as client:
         js = client.jetstream(timeout=10)
         # named, not left open: of two orders given at once, the second must not take back what the first went to
         failed = failed or await name_active(js, model)
-        event = order(model, None, RollbackOrdered(who=who(), reason=reason, failed=failed, to_version=to_version))
-        after = await newest(js)
-        await publish_event(js, event)
-        return event if wait_s is None else await _await_end(client, event, after, wait_s, say=say)
+        for _ in range(EPOCH_TRIES):
+            route = await read_route(js, model)
+            ordered = RollbackOrdered(
+                who=who(), reason=reason, failed=failed, to_version=to_version, expires_at=until,
+                epoch=route.epoch if route is not None else 0,
+            )  # fmt: skip
+            event = order(model, None, ordered)
+            after = await newest(js)
+            await publish_event(js, event)
+            if wait_s is None:
+                return event
+            ended = await _await_end(client, event, after, wait_s, say=say)
+            overtaken = isinstance(ended, RollbackFailed) and ended.code == "stale_epoch"
+            if not overtaken or failed not in serving(await read_route(js, model)):
+                break
+        return ended
 
 
 def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from contracts import facts as f
 from contracts.drills import Drill
 from contracts.envelope import Event
 from contracts.routes import Route, promote
-from contracts.services import DEADLETTER, SERVICES, durable_name, stream_of
+from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.domain.record import Book
 from shared.bus import publish_event
 from shared.clock import SystemClock
@@ -312,13 +312,12 @@ async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
     route = await route_of(js)
     assert (route.barred, route.active.target) == ((), target(1))
     await say(js, lifted)
-    async with asyncio.timeout(30):
-        while (await js.stream_info(DEADLETTER)).state.messages < 1:
-            await asyncio.sleep(0.1)
+    (refused,) = await wait_for_fact(js, f.OrderRefused)
+    assert refused.data.code == "not_barred"
     assert promote(route, toy[2], weight_ratio=1.0, epoch=route.epoch, cause_id="again").route.active == toy[2]
 
 
-async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_a_dead_letter(js, toy, controller):
+async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_answered(js, toy, controller):
     await learn(js, 2)
     about = {"who": "ops", "reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
     good = f.DrillOrdered(fault=f.DrillFault(delay_ms=800), expires_at=CLOCK.now() + timedelta(seconds=60), **about)
@@ -333,9 +332,8 @@ async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_a_dead
         good.model_copy(update={"fault": f.DrillFault()}),
     ):
         await say(js, bad)
-    async with asyncio.timeout(30):
-        while (await js.stream_info(DEADLETTER)).state.messages < 2:
-            await asyncio.sleep(0.1)
+    refused = await wait_for_fact(js, f.OrderRefused, count=2)
+    assert {one.data.code for one in refused} == {"malformed_event"}
     assert (await bucket.get(f"production.{MODEL}")).value == entry.value
 
 
