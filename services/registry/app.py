@@ -110,7 +110,9 @@ class Registry:
 
     async def ordered(self, event: Event[ApprovalGranted] | Event[ReleaseCancelled], stored: datetime) -> None:
         """Bring an order of a person to its release; raise Permanent when it is void and was not carried out."""
-        release = await self._out.releases.get(release_record(event.subject, event.data.release_id))
+        known = admission.is_release_id(event.data.release_id)
+        key = release_record(event.subject, event.data.release_id)
+        release = await self._out.releases.get(key) if known else None
         if release is None or event.id not in release.value.applied:
             check_age(event, stored, self._out.clock.now(), until=event.data.expires_at)
             if isinstance(event.data, ApprovalGranted):

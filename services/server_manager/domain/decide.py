@@ -70,7 +70,7 @@ def decide_steps(
         step = decide_held_lease(record.lease, held, limits)
         if step is not None:
             steps.append(step)
-    steps += decide_waiting(record, routes, limits)
+    steps += decide_waiting(record, routes, limits, now)
     return steps
 
 
@@ -96,7 +96,7 @@ def has_failed(held: Held, limits: Limits) -> bool:
     return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
 
 
-def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits) -> list[Step]:
+def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime) -> list[Step]:
     """Fail at once what can never fit; grant the first of the rest when nothing else comes first.
 
     Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself.
@@ -107,7 +107,10 @@ def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits)
     for lease in record.waiting:
         request = lease.event.data
         pair = {str(one.target): one for one in (request.candidate, request.baseline)}
-        if needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
+        age_s = (now - lease.event.time).total_seconds()
+        if age_s > limits.lease_age_s:
+            steps.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
+        elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
             steps.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
         elif first is None:
             first = lease
@@ -119,6 +122,10 @@ def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits)
                     GrantLease(lease.lease_id) if fits else _too_big(lease, needed, limits, "beside production")
                 )
     return steps
+
+
+def _old(kind: str, age_s: float, limit_s: float) -> str:
+    return f"The {kind} order was given {age_s / 3600:.0f} h ago; it counts for {limit_s / 3600:.0f} h."
 
 
 def _too_big(lease: Lease, needed: int, limits: Limits, how: str) -> FailLease:
@@ -150,6 +157,9 @@ def decide_order(
         return RefuseOrder(order, refused.code, refused.reason)
     if route.cause_id == order.order_id:
         return ApplyOrder(order)
+    age_s = (now - order.event.time).total_seconds()
+    if age_s > limits.order_age_s:
+        return RefuseOrder(order, "order_expired", _old("traffic", age_s, limits.order_age_s))
     needed = {str(request.target.target): request.target, **plan_production(routes)}
     if request.fallback is not None and route.active is None:
         needed[str(request.fallback.target)] = request.fallback

@@ -80,7 +80,8 @@ class Held:
 class Limits:
     """What the machine can hold, and how patient to be.
 
-    A target reserves `weights_bytes * weights_ratio + overhead_bytes`.
+    A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
+    staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
     """
 
     memory_budget_bytes: int
@@ -93,6 +94,8 @@ class Limits:
     retry_s: float = 2.0
     max_retry_s: float = 60.0
     standby_grace_s: float = 5.0
+    order_age_s: float = 86_400.0
+    lease_age_s: float = 7 * 86_400.0
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Give what a target reserves."""

@@ -306,3 +306,47 @@ def test_a_postponed_announcement_is_due_when_its_wait_is_over_and_blocks_those_
     after = announcements.postpone(record, record.waiting[0], code="engine_failed", reason="No.", wait_s=wait_s, now=k.START)
     found = announcements.due(after, k.START + timedelta(seconds=later))
     assert (found.sequence if found else None) == (1 if later >= wait_s else None)
+
+
+# -- orders -----------------------------------------------------------------------------------------------------------
+
+
+async def ordered(house, fact, *, at=0.0, stored=0.0, event_id="o1"):
+    event = k.event(fact, event_id, correlation=fact.release_id, at=k.START + timedelta(seconds=at))
+    await house.registry.ordered(event, k.START + timedelta(seconds=stored))
+
+
+async def opened_release(house):
+    await house.announce()
+    (opened,) = house.out.publisher.of(f.ReleaseOpened)
+    return opened.release_id
+
+
+@pytest.mark.parametrize(("at", "stored"), [(-86_400, 0), (0, -86_400)])
+async def test_a_cancel_or_approval_of_yesterday_changes_nothing_and_is_refused(house, at, stored):
+    release_id = await opened_release(house)
+    before = await house.out.releases.get(f"{k.MODEL}.{release_id}")
+    for fact in (k.cancel(release_id), k.approval(k.ref("x").digest, release_id)):
+        with pytest.raises(Permanent) as caught:
+            await ordered(house, fact, at=at, stored=stored)
+        assert caught.value.code == "order_expired"
+    assert await house.out.releases.get(f"{k.MODEL}.{release_id}") == before
+
+
+async def test_a_cancel_that_was_carried_out_comes_again_late_and_is_not_refused(house):
+    release_id = await opened_release(house)
+    await ordered(house, k.cancel(release_id))
+    assert house.out.publisher.of(f.ReleaseFinished)[0].outcome == "cancelled"
+    house.out.clock.advance(30 * 86_400)
+    await ordered(house, k.cancel(release_id))
+    assert len(house.out.publisher.of(f.ReleaseFinished)) == 1
+
+
+async def test_an_approval_given_while_something_else_served_is_refused(house):
+    release_id = await opened_release(house)
+    house.out.routes.kept[k.MODEL] = Entry(k.route(k.target("bf16"), epoch=5), 1)
+    approval = k.approval(k.ref("x").digest, release_id)
+    with pytest.raises(Permanent) as caught:
+        await ordered(house, approval.model_copy(update={"epoch": 4}))
+    assert caught.value.code == "stale_epoch"
+    await ordered(house, approval.model_copy(update={"epoch": 5}))

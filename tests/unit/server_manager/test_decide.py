@@ -21,6 +21,7 @@ from tests.unit.server_manager.factories import (
     at,
     deployable,
     held,
+    release_finished,
     route,
     staging_requested,
     traffic_requested,
@@ -160,3 +161,27 @@ def test_the_way_back():
     assert next_previous(Route(model="bot"), deployable(1), deployable(0)) == deployable(0)
     assert next_previous(route(1, 0), deployable(2), None).target == deployable(1).target
     assert next_previous(route(1, 0), deployable(1), None).target == deployable(0).target
+
+
+# -- what is old ------------------------------------------------------------------------------------------------------
+
+
+def test_a_traffic_order_of_last_month_is_refused_although_the_route_is_at_its_epoch():
+    """Its release expired then; the consumer was lost, and made again."""
+    event = traffic_requested("t1", 3)
+    (step,) = decide(ordered(event), {}, {"bot.v3.bf16": held(3)}, seconds=30 * 86_400)
+    assert isinstance(step, RefuseOrder)
+    assert step.code == "order_expired"
+
+
+def test_a_traffic_order_of_a_release_that_has_ended_is_not_taken_up():
+    event = traffic_requested("t1", 3)
+    ended = staging.finish_release(Servers(), release_finished(event.data.release_id))
+    assert ordered(event, ended) == ended
+
+
+def test_a_staging_order_of_last_month_gets_no_lease_and_the_next_one_does():
+    record = waiting(staging_requested("s1"), staging_requested("s2", 2, seconds=30 * 86_400))
+    failed, granted = decide(record, seconds=30 * 86_400)
+    assert (failed.code, failed.lease.lease_id) == ("order_expired", "s1")
+    assert granted == GrantLease("s2")
