@@ -163,13 +163,13 @@ class Runner:
         return describe_end(code, out_of_memory=out_of_memory)
 
     async def _watch(self) -> None:
-        await asyncio.gather(self._watch_readiness(), self._watch_life())
+        await asyncio.gather(self._watch_readiness(), self._watch_life(), return_exceptions=True)
 
     async def _watch_readiness(self) -> None:
         while (why := await why_not_ready(self.part, self._keys)) is not None:
             if why != self.why:
                 self.why = why
-                self._changed()
+                self._note_change()
             await asyncio.sleep(PROBE_EVERY_S)
         self.why = ""
         self._say(self.part.name, f"ready on port {self.part.port}")
@@ -218,6 +218,10 @@ class Runner:
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
+            self._note_change()
+
+    def _note_change(self) -> None:
+        with contextlib.suppress(OSError):  # the table cannot be written, as on a full disk: the part is kept anyway
             self._changed()
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""A part that hangs is killed and started again: real processes under the runner, with limits a tenth of the real ones."""
+"""A part that hangs is killed and started again: real processes under the runner, with limits a sixth of the real ones."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 while True:
     time.sleep(1)
 """
-QUICK = Patience(silent_s=0.5, starved_s=2.0, look_s=0.05)
+QUICK = Patience(silent_s=0.8, starved_s=3.0, look_s=0.1)
 KEYS = Keys("", "")
 
 
@@ -68,10 +68,14 @@ class Stub(Part):
         return 2.0
 
 
+def on_a_full_disk() -> None:
+    raise OSError(28, "No space left on device")
+
+
 class Kept:
     """A stub part and the runner that keeps it running."""
 
-    def __init__(self, folder: Path, how: str) -> None:
+    def __init__(self, folder: Path, how: str, changed=lambda: None) -> None:
         folder.mkdir(exist_ok=True)
         port = free_port()
         argv = (sys.executable, "-I", "-S", "-c", PART, how, str(folder / "told"), str(port))
@@ -79,21 +83,21 @@ class Kept:
         self.runner = Runner(
             Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5), marks=Marks("stack-1", folder), keys=KEYS,
             log=folder / "log", inherited=dict(os.environ), say=lambda _part, text: self.said.append(text),
-            changed=lambda: None, living=list, patience=QUICK,
+            changed=changed, living=list, patience=QUICK,
         )  # fmt: skip
 
-    async def until(self, condition, *, limit_s: float = 15.0) -> float:
+    async def until(self, condition, *, limit_s: float = 30.0) -> float:
         """Wait for a condition; return how long it took."""
         began = time.monotonic()
-        async with asyncio.timeout(limit_s):
-            while not condition():
-                await asyncio.sleep(0.01)
+        while not condition():
+            assert time.monotonic() - began < limit_s, (self.runner.state, self.runner.pid, self.said)
+            await asyncio.sleep(0.01)
         return time.monotonic() - began
 
 
 @contextlib.asynccontextmanager
-async def kept(folder: Path, how: str):
-    one = Kept(folder, how)
+async def kept(folder: Path, how: str, **more):
+    one = Kept(folder, how, **more)
     keeping = asyncio.create_task(one.runner.keep())
     try:
         yield one
@@ -158,3 +162,11 @@ async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_pat
         await one.until(lambda: one.runner.restarts == 1)
         assert one.runner.ended == "signal SIGILL: it used an instruction that this CPU lacks, or was told to use another CPU's instruction set"
         assert any("SIGILL" in text for text in one.said)
+
+
+async def test_a_table_that_cannot_be_written_neither_ends_the_watch_nor_the_part(tmp_path):
+    async with kept(tmp_path, "abort", changed=on_a_full_disk) as one:
+        await one.until(lambda: one.runner.state == "ready")
+        before = one.runner.pid
+        os.kill(before, signal.SIGSTOP)
+        await one.until(lambda: one.runner.pid not in (before, None) and one.runner.state == "ready")

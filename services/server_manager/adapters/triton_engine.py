@@ -24,8 +24,8 @@ UNLOAD_POLL_S = 0.25
 class TritonEngine:
     """One tritonserver in explicit model control mode.
 
-    Loads, unloads and questions about the repository go to it one at a time: with several models loading at once Triton
-    2.51 has corrupted its memory (`double free or corruption`), and then hung in its crash handler.
+    Loads, unloads and questions about the repository go to it one at a time. Triton 2.51 has damaged its memory when
+    several models had loaded at once and requests came, and then hung in its crash handler.
     """
 
     def __init__(
