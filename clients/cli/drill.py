@@ -136,7 +136,7 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
     went_on = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
     raise Refused(
         f"the order {event.id} was given, but nobody took it up within {wait_s:g} s{went_on}; "
-        "see `slipway ps` for the rollback-controller, and `slipway deadletters list`"
+        "see `slipway ps` for the rollback-controller, and `slipway events`"
     )
 
 

@@ -172,5 +172,5 @@ async def _await_lift(
         await asyncio.sleep(POLL_S)
     raise Refused(
         f"the order {event.id} was given, but {target} is still barred after {wait_s:g} s; "
-        "see `slipway ps` for the rollback-controller, and `slipway deadletters list`"
+        "see `slipway ps` for the rollback-controller, and `slipway events`"
     )
