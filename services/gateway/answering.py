@@ -202,7 +202,9 @@ class Answer:
         assert self._ended_s is not None  # noqa: S101 - set above
         question = self._question
         sent_after = timedelta(seconds=self._sent_s - question.arrived_s)
-        held_back = self._alteration is None and bool(question.ask.sampling.get("stop"))
+        sampling = question.ask.sampling
+        textless = bool(sampling.get("stop") or sampling.get("ignore_eos") or sampling.get("min_tokens"))
+        held_back = self._alteration is None and textless
         whole = ending == Ending()
         return Inference(
             request_id=question.request_id,

@@ -64,7 +64,8 @@ class GatewayMetrics:
     def observe(self, record: Inference) -> None:
         """Count one request."""
         by = (record.environment, str(record.target))
-        outcome = "error" if record.error else "cancelled" if record.finish_reason == "cancelled" else "ok"
+        refused = "refused" if record.caused_by is not None else "ok"
+        outcome = "error" if record.error else "cancelled" if record.finish_reason == "cancelled" else refused
         self._requests.labels(*by, outcome).inc()
         if record.error:
             self._errors.labels(*by, record.error).inc()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 import time
-from collections import Counter
 
 import httpx
 import pytest
@@ -68,13 +67,22 @@ async def ask(gateway, **changes):
         return await http.post(gateway.base_url + "/v1/completions", json=body)
 
 
+@pytest.fixture
 def dial(gateway):
-    """Open a connection with a small window, so that what is not read soon stops the writer."""
-    caller = socket.socket()
-    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    caller.settimeout(20)
-    caller.connect(("127.0.0.1", gateway.port))
-    return caller
+    """Opens connections with a small window, so that what is not read soon stops the writer."""
+    opened = []
+
+    def connect():
+        caller = socket.socket()
+        opened.append(caller)
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        caller.settimeout(20)
+        caller.connect(("127.0.0.1", gateway.port))
+        return caller
+
+    yield connect
+    for caller in opened:
+        caller.close()
 
 
 def head(length, *more):
@@ -94,52 +102,37 @@ def is_closed(caller):
 
 
 async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, gateway, toy):
-    statuses, bad = Counter(), []
-
-    def storm():
-        with httpx.Client(base_url=gateway.base_url, timeout=30) as http:
-            def send(path, raw):
-                answer = http.post(path, content=raw, headers={"content-type": "application/json"})
-                statuses[answer.status_code] += 1
-                if answer.status_code >= 500 or (answer.status_code == 200 and b'"error"' in answer.content):
-                    bad.append((path, raw[:500], answer.status_code, answer.text[:500]))
-
-            hostile.send_all(send, "toy")
-
-    await asyncio.to_thread(storm)
-    assert bad == []
-    assert statuses.total() >= hostile.COUNT * 0.95
-    assert statuses[200] > 0.02 * hostile.COUNT, "some of them are only odd"
+    storm = await asyncio.to_thread(hostile.storm, gateway.base_url, "toy")
+    assert storm.failed == []
+    assert storm.statuses.total() >= hostile.COUNT * 0.95
+    assert storm.statuses[200] > 0.02 * hostile.COUNT, "some of them are only odd"
     assert (await ask(gateway)).status_code == 200
     count = sum(
         gateway.metric(f'slipway_gateway_requests_total{{environment="production",outcome="{outcome}",target="toy.v1.bf16"}}')
-        for outcome in ("ok", "error", "cancelled")
+        for outcome in ("ok", "refused", "error", "cancelled")
     )
     records, _ = await telemetry(js, int(count))
     assert [record for record in records if is_failure(record)] == []
     assert alerts_about(records) == []
-    print(f"hostile bodies: {statuses.total()}, statuses {dict(sorted(statuses.items()))}, records {len(records)}")
+    print("hostile bodies by status:", sorted(storm.statuses.items()), "records:", len(records))
 
 
-async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy):
+async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy, dial):
     body = json.dumps({"model": "toy", "prompt": "Once", "max_tokens": 2000, "stream": True}).encode()
-    callers = [dial(gateway) for _ in range(4)]
+    callers = [dial() for _ in range(4)]
     for caller in callers:
         caller.sendall(head(len(body)) + body)
     records, _ = await telemetry(js, 4)
-    assert {(record.finish_reason, record.error, record.caused_by) for record in records} <= {
-        ("cancelled", None, "caller"), ("length", None, None)
-    }  # fmt: skip
-    assert "cancelled" in {record.finish_reason for record in records}
+    ends = {(record.finish_reason, record.error, record.caused_by) for record in records}
+    assert ends == {("cancelled", None, "caller")}
     assert max(record.e2e_ms for record in records) < 20_000
     assert not any(is_failure(record) for record in records)
+    assert gateway.metric("slipway_gateway_slow_readers_total") == 4.0
     assert (await ask(gateway)).status_code == 200, "their places are free"
-    for caller in callers:
-        caller.close()
 
 
-async def test_slow_bodies_and_headers_keep_nobody_out(gateway, toy):
-    bodies, heads = [dial(gateway) for _ in range(10)], [dial(gateway) for _ in range(10)]
+async def test_slow_bodies_and_headers_keep_nobody_out(gateway, toy, dial):
+    bodies, heads = [dial() for _ in range(10)], [dial() for _ in range(10)]
     for caller in bodies:
         caller.sendall(head(100) + b'{"mod')
     for caller in heads:
@@ -153,14 +146,4 @@ async def test_slow_bodies_and_headers_keep_nobody_out(gateway, toy):
     for caller in heads:
         assert await asyncio.to_thread(is_closed, caller) == b""
     assert time.monotonic() - began < 10
-    assert (await ask(gateway)).status_code == 200
-
-
-async def test_headers_and_connections_are_limited(gateway, toy):
-    endless = dial(gateway)
-    endless.sendall(b"GET /healthz HTTP/1.1\r\n" + b"x: " + b"y" * 300_000)
-    assert await asyncio.to_thread(is_closed, endless) == b""
-    idle = [dial(gateway) for _ in range(60)]
-    ended = [await asyncio.to_thread(is_closed, caller) for caller in idle]
-    assert ended == [b""] * 60
     assert (await ask(gateway)).status_code == 200

@@ -3,9 +3,12 @@
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -123,11 +126,11 @@ def requests(model: str) -> st.SearchStrategy[tuple[str, bytes]]:
     composed = st.builds(
         lambda draw, path: (path, body(draw, path, model)), st.randoms(use_true_random=False, note_method_calls=False), path
     )
-    field = st.builds(
+    changed = st.builds(
         lambda path, name, value: (path, json.dumps({**_good(path, model), name: value}).encode()), path,
         st.sampled_from(_FIELDS) | ANY_TEXT, ANY_JSON,
     )  # fmt: skip
-    return composed | composed | field | st.tuples(path, st.binary(max_size=200))
+    return composed | composed | changed | st.tuples(path, st.binary(max_size=200))
 
 
 def _good(path: str, model: str) -> dict[str, object]:
@@ -151,3 +154,32 @@ def send_all(send: Callable[[str, bytes], None], model: str, count: int = COUNT,
         send(*one)
 
     drawn()
+
+
+@dataclass
+class Storm:
+    """What became of hostile requests.
+
+    Attributes:
+        statuses: how many answers had each status.
+        failed: what was answered with a 5xx, or broke off: path, beginning of the body, status, beginning of the answer.
+    """
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    failed: list[tuple[str, bytes, int, str]] = field(default_factory=list)
+
+
+def storm(base_url: str, model: str, count: int = COUNT) -> Storm:
+    """Send hostile requests to a gateway, one after another."""
+    found = Storm()
+    with httpx.Client(base_url=base_url, timeout=60) as http:
+
+        def send(path: str, raw: bytes) -> None:
+            answer = http.post(path, content=raw, headers={"content-type": "application/json"})
+            found.statuses[answer.status_code] += 1
+            broke_off = answer.status_code == 200 and b'"error"' in answer.content
+            if answer.status_code >= 500 or broke_off:
+                found.failed.append((path, raw[:500], answer.status_code, answer.text[:500]))
+
+        send_all(send, model, count)
+    return found

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from contracts.attribution import is_failure
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.vocabulary import Target
 from services.benchmarker.adapters.triton import TritonEngine
@@ -14,8 +15,11 @@ from services.quantiser.adapters.evaluation import load_reference, measure_quali
 from shared.blobs import Store
 from shared.errors import Permanent, Transient
 from shared.inference import Channels, Deadlines, generate
+from tests.integration.test_gateway import telemetry
+from tests.kit import hostile
+from tests.kit.gateway import Gateway
 from tests.kit.models import tiny_base
-from tests.kit.servers import running
+from tests.kit.servers import connection, running, wait_until
 from tests.kit.serving import Fleet, ServerManager
 from tests.kit.triton import TritonServer
 from tests.unit.benchmarker.factories import served
@@ -164,7 +168,24 @@ async def test_triton_killed_while_serving_leaves_nothing_and_is_healed(fleet, t
     assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
 
 
-async def test_sigterm_with_a_live_model_ends_everything_in_time(fleet, triton):
+async def test_hostile_bodies_harm_no_engine_and_sigterm_with_a_live_model_ends_everything_in_time(
+    fleet, triton, nats_server, js, tmp_path
+):
+    """One engine for both: five hundred bodies through the gateway, then the end of it all."""
+    with running(Gateway(tmp_path / "gateway", connection(nats_server, None, tmp_path))) as gateway:
+        await asyncio.to_thread(wait_until, lambda: gateway.get("/v1/models/bot@v1") is not None, what="the route")
+        core = triton.engine_process(NAME)
+        storm = await asyncio.to_thread(hostile.storm, gateway.base_url, "bot", min(hostile.COUNT, 500))
+        print("hostile bodies by status:", sorted(storm.statuses.items()), "failed:", storm.failed)
+        assert core.is_running(), "no body ends the engine"
+        assert storm.statuses[200] > 5
+        labels = 'environment="production",outcome="{}",target="' + NAME + '"'
+        outcomes = ("ok", "refused", "error", "cancelled")
+        count = sum(gateway.metric(f"slipway_gateway_requests_total{{{labels.format(one)}}}") for one in outcomes)
+        records, _ = await telemetry(js, int(count))
+        assert [one for one in records if is_failure(one)] == [], "whatever fails is attributed to whom caused it"
+        assert len([one for one in records if one.error]) == len(storm.failed)
+        assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
     triton.process.terminate()
     assert await asyncio.to_thread(triton.process.wait, 25) == 0
     await asyncio.to_thread(triton.nothing_left, timeout_s=6)

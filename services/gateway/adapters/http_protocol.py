@@ -1,6 +1,7 @@
 """Uvicorn's HTTP protocol under limits that it does not have: for headers, and for the number of connections."""
 
 import asyncio
+import socket
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -15,6 +16,8 @@ def limited_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
         header_s = settings.header_s
         max_header_bytes = settings.max_header_bytes
         max_connections = settings.max_connections
+        send_buffer_bytes = settings.max_lag_bytes
+        unread_s = settings.write_s
 
     return Limited
 
@@ -25,6 +28,8 @@ class LimitedProtocol(HttpToolsProtocol):
     header_s: float
     max_header_bytes: int
     max_connections: int
+    send_buffer_bytes: int
+    unread_s: float
     _deadline: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
@@ -35,6 +40,12 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.abort()
             return
         self._deadline = self.loop.call_later(self.header_s, transport.abort)
+        # The kernel would keep up to some megabytes for each caller that does not read.
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer_bytes)
+            # It would also wait for ever, after the answer was given, for a caller that keeps its window shut.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self.unread_s * 1000))
 
     def data_received(self, data: bytes) -> None:
         """Count what comes while headers are awaited."""
