@@ -62,8 +62,9 @@ def decide_steps(
 ) -> list[Step]:
     """Give every answer that is due now. Each step is applied with an edit after which it is no longer due."""
     steps: list[Step] = []
+    ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
-        step = decide_order(order, routes, held, limits, now)
+        step = decide_order(order, routes, held, limits, now, ended=order.event.data.release_id in ended)
         if step is not None:
             steps.append(step)
     if record.lease is not None:
@@ -143,9 +144,13 @@ def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
 
 
 def decide_order(
-    order: Order, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime
-) -> Step | None:
-    """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait."""
+    order: Order, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime, *,
+    ended: bool = False,
+) -> Step | None:  # fmt: skip
+    """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait.
+
+    `ended` says that the order's release has ended: what comes of it now was delivered again.
+    """
     request = order.event.data
     model = order.event.subject
     route = routes.get(model) or Route(model=model)
@@ -157,9 +162,9 @@ def decide_order(
         return RefuseOrder(order, refused.code, refused.reason)
     if route.cause_id == order.order_id:
         return ApplyOrder(order)
-    age_s = (now - order.event.time).total_seconds()
-    if age_s > limits.order_age_s:
-        return RefuseOrder(order, "order_expired", _old("traffic", age_s, limits.order_age_s))
+    void = _void(order, now, limits, ended=ended)
+    if void is not None:
+        return RefuseOrder(order, "order_expired", void)
     needed = {str(request.target.target): request.target, **plan_production(routes)}
     if request.fallback is not None and route.active is None:
         needed[str(request.fallback.target)] = request.fallback
@@ -168,6 +173,13 @@ def decide_order(
         reason = f"Serving {request.target.target} beside production needs {total} bytes of memory, there are "
         return RefuseOrder(order, "insufficient_memory", f"{reason}{limits.memory_budget_bytes}.")
     return _decide_heat(order, route, held, limits, now)
+
+
+def _void(order: Order, now: datetime, limits: Limits, *, ended: bool) -> str | None:
+    age_s = (now - order.event.time).total_seconds()
+    if age_s > limits.order_age_s:
+        return _old("traffic", age_s, limits.order_age_s)
+    return f"The release {order.event.data.release_id} has ended, so its traffic orders are void." if ended else None
 
 
 def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: Limits, now: datetime) -> Step | None:

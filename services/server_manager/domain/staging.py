@@ -47,14 +47,11 @@ def _close(record: Servers, closed: Closed) -> Servers:
 
 
 def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime) -> Servers:
-    """Put a traffic order in the queue, unless it is there or its release has ended.
+    """Put a traffic order in the queue, unless it is there.
 
     An order that was answered before may come again; deciding it again only publishes again.
     """
     if any(order.order_id == event.id for order in record.orders):
-        return record
-    release_id = event.data.release_id
-    if any(closed.release_id == release_id and closed.candidate is None for closed in record.closed):
         return record
     return record.model_copy(update={"orders": (*record.orders, Order(event=event, received_at=now))})
 

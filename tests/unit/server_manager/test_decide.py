@@ -174,10 +174,21 @@ def test_a_traffic_order_of_last_month_is_refused_although_the_route_is_at_its_e
     assert step.code == "order_expired"
 
 
-def test_a_traffic_order_of_a_release_that_has_ended_is_not_taken_up():
+def test_a_traffic_order_of_a_release_that_has_ended_is_refused_and_answered():
     event = traffic_requested("t1", 3)
     ended = staging.finish_release(Servers(), release_finished(event.data.release_id))
-    assert ordered(event, ended) == ended
+    (step,) = decide(ordered(event, ended), {}, {"bot.v3.bf16": held(3)})
+    assert isinstance(step, RefuseOrder)
+    assert step.code == "order_expired"
+
+
+def test_an_order_that_was_carried_out_is_only_said_again_although_its_release_has_ended():
+    event = traffic_requested("t1", 3)
+    ended = staging.finish_release(Servers(), release_finished(event.data.release_id))
+    carried_out = route(active=3, cause_id="t1")
+    assert decide(ordered(event, ended), {"bot": carried_out}, {"bot.v3.bf16": held(3)}, seconds=10**7) == [
+        ApplyOrder(ordered(event, ended).orders[0])
+    ]
 
 
 def test_a_staging_order_of_last_month_gets_no_lease_and_the_next_one_does():
