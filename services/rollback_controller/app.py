@@ -79,6 +79,12 @@ class Controller:
         if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, sequence):
             structlog.get_logger().info("the alert is resolved", model=event.subject, alert=event.data.alert_id)
             return
+        stored, now = received.stored_at if received is not None else event.time, self.clock.now()
+        if (now - min(stored, event.time)).total_seconds() >= self.rules.alert_s:
+            structlog.get_logger().warning(
+                "the alert is old; if it is not, a clock is wrong", model=event.subject, alert=event.data.alert_id,
+                said_at=event.time.isoformat(), stored_at=stored.isoformat(), now=now.isoformat(),
+            )  # fmt: skip
         await self._ask(event, lambda book, route, cause: deciding.take_alert(
             book, event.data, route, cause, self.rules
         ), received)  # fmt: skip

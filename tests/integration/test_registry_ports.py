@@ -9,15 +9,16 @@ import pytest
 
 from contracts import facts as f
 from contracts.manifests import DeploymentRecord
-from contracts.services import EVENTS
+from contracts.services import EVENTS, INBOX
 from contracts.vocabulary import canonical_json, digest_of
+from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.s3 import StoredArtifacts
 from services.registry.domain import versions
 from services.registry.domain.record import Input, Release
 from services.registry.domain.releases import decide, open_release
 from services.registry.domain.versions import ModelRecord
 from shared.blobs import Store
-from shared.bus import Bus, Emit
+from shared.bus import Bus, Emit, publish_event
 from shared.clock import SystemClock
 from shared.errors import Permanent
 from shared.factlog import CLOCK_SKEW, LoggedPublisher
@@ -33,6 +34,34 @@ def records(request):
         return k.FakeRecords(kept), k.FakeRecords(kept)
     js = request.getfixturevalue("js")
     return Bucket(js, "releases", Release), Bucket(js, "releases", ModelRecord)
+
+
+@pytest.fixture(params=["fake", "real"])
+def inbox(request):
+    """An inbox, and how a message gets into it: the sequence that it has there is given back."""
+    if request.param == "fake":
+        fake = k.FakeInbox()
+
+        async def put_there(event):
+            fake.stored[len(fake.stored) + 1] = event
+            return len(fake.stored)
+
+        return fake, put_there
+    js = request.getfixturevalue("js")
+
+    async def publish(event):
+        await publish_event(js, event)
+        return (await js.stream_info(INBOX)).state.last_seq
+
+    return StreamInbox(js), publish
+
+
+async def test_an_inbox_gives_back_what_was_stored_by_its_sequence(inbox):
+    reader, put = inbox
+    events = [k.event(k.ready(attempt=attempt), f"e{attempt}") for attempt in (1, 2)]
+    sequences = [await put(event) for event in events]
+    assert [await reader.read(sequence) for sequence in sequences] == events
+    assert await reader.read(sequences[-1] + 1) is None
 
 
 def a_release():

@@ -8,6 +8,9 @@ from contracts.vocabulary import Contract, Environment, Instant, ModelName
 UNKNOWN_ERROR_TRIES = 5
 """How often an announcement is tried that fails with an error that nothing maps."""
 
+LONGEST_WAIT = timedelta(seconds=60)
+"""More than the longest wait between two tries."""
+
 
 class Announcement(Contract):
     """A `checkpoint.ready` in the inbox: where it is stored, and how often admitting it failed.
@@ -51,11 +54,14 @@ def add(record: Announcements, one: Announcement) -> Announcements:
 
 
 def due(record: Announcements, now: datetime) -> Announcement | None:
-    """Return the announcement to admit now; None if none waits or the first one's next try is later."""
+    """Return the announcement to admit now; None if none waits or the first one's next try is later.
+
+    A next try that is further away than any wait was written by a clock that has been set back since: it is due.
+    """
     first = record.waiting[0] if record.waiting else None
-    if first is None or (first.next_try_at is not None and now < first.next_try_at):
-        return None
-    return first
+    if first is None or first.next_try_at is None:
+        return first
+    return None if timedelta() < first.next_try_at - now <= LONGEST_WAIT else first
 
 
 def settle(record: Announcements, one: Announcement) -> Announcements:
