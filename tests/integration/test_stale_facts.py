@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from clients.cli.orders import order, refusal
 from contracts import facts as f
 from contracts.drills import Drill
 from contracts.envelope import Event
@@ -160,6 +161,17 @@ async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bu
         await say(js, orders()[1].model_copy(update={"epoch": before.epoch}))
         await wait_for_fact(js, f.DeploymentChanged)
     assert (await route_of(js)).active.target == k.target(6)
+
+
+async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings):
+    lifted = f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(4), epoch=3)
+    given = order(k.MODEL, None, lifted)
+    async with controller(bus_settings):
+        await serve(js)
+        await publish_event(js, given)
+        await wait_for_fact(js, f.OrderRefused)
+    assert (await refusal(js, given)).code == "stale_epoch"
+    assert await refusal(js, order(k.MODEL, None, lifted)) is None, "another order's answer is not this one's"
 
 
 async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js, bus_settings):
