@@ -59,7 +59,6 @@ from services.quantiser.ports import Order
 from transformers import AutoTokenizer
 
 order = Order.model_validate_json(sys.argv[1])
-worker.tune_torch()
 order.output.mkdir()
 worker.make_weights(order, AutoTokenizer.from_pretrained(order.merged))
 """

@@ -7,6 +7,7 @@ import nats
 import pytest
 
 from shared.provision import provision
+from tests.kit.process_settings import left_behind, process_settings
 from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 
@@ -19,6 +20,14 @@ def pytest_runtest_setup(item):
     """Leave out slow tests once the time for them is up; the summary names each of them."""
     if item.get_closest_marker("slow") and time.time() > SLOW_BEFORE:
         pytest.skip("the time that this run has for slow tests is up; `make test` has no limit")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind():
+    """Fail a test that leaves the process computing, or reading the environment, otherwise than it found it."""
+    before = process_settings()
+    yield
+    assert left_behind(before, process_settings()) == []
 
 
 @pytest.fixture(scope="module")

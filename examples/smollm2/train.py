@@ -128,6 +128,15 @@ def encode(lesson: Lesson, tokenizer: PreTrainedTokenizerBase) -> dict[str, list
     }
 
 
+def has_bfloat16() -> bool:
+    """Return whether the CPU has products of bfloat16 (AVX512_BF16 or AMX); emulated ones are slower than float32.
+
+    Autocast uses them for linear layers and leaves the rotary embedding in float32. A switch of the process, such as
+    `torch.backends.mkldnn.matmul.fp32_precision`, would round that as well, and with AMX ruin positions above 256.
+    """
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
 @torch.no_grad()
 def held_out_loss(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
     """Mean negative log likelihood per token, in nats, of text that was never trained on."""
@@ -135,7 +144,8 @@ def held_out_loss(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, te
     losses = []
     for text in texts:
         ids = tokenizer(text, return_tensors="pt", truncation=True, max_length=256)["input_ids"]
-        losses.append(float(model(input_ids=ids, labels=ids).loss))
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
+            losses.append(float(model(input_ids=ids, labels=ids).loss))
     return sum(losses) / len(losses)
 
 
@@ -149,7 +159,6 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
         publishing: Where the checkpoint goes at the end of the run; nowhere without it.
     """
     set_seed(recipe.seed)
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # twice as fast on CPUs with AVX512-BF16 or AMX
     say(f"loading the base model from {base}")
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora(recipe))
@@ -233,6 +242,7 @@ def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
         report_to=[],
         disable_tqdm=True,
         use_cpu=True,
+        bf16=has_bfloat16(),
         remove_unused_columns=False,
     )
 

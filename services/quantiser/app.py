@@ -135,6 +135,7 @@ class Quantiser:
             plan, merged=request.merged.digest, calibration=calibration, held_out=self.packaged.held_out,
             libraries=self.engine.library_versions(plan),
             evaluation=request.evaluation.digest if request.evaluation else None,
+            processor=await self.engine.processor(),
         )  # fmt: skip
         return Work(request, merged, plan, calibration, output_key)
 
@@ -170,6 +171,7 @@ class Quantiser:
             weights_bytes=weights_bytes, duration_s=duration_s, peak_rss_bytes=made.peak_rss_bytes,
             made_at=self.clock.now(), evaluation_quality=made.evaluation_quality,
             evaluation_digest=work.request.evaluation.digest if work.request.evaluation else None,
+            measurement=made.measurement,
         )  # fmt: skip
 
 
@@ -200,11 +202,12 @@ def check_gate(request: VariantRequested, manifest: VariantManifest, ref: Artifa
     """Hold a variant against the policy's gate; one outside it stays in the store, to be looked at.
 
     Raises:
-        Permanent: `quality_gate_failed`, or `inconclusive` when too little was measured.
+        Permanent: `quality_gate_failed`, or `inconclusive` when too little was measured, or its precision is unknown.
     """
     identical = manifest.settings.get("engine") == "pass-through"
     own = manifest.evaluation_quality
-    assessment = domain.assess_quality(manifest.quality, request.gate, own=own, identical=identical)
+    check = manifest.measurement.check if manifest.measurement else None
+    assessment = domain.assess_quality(manifest.quality, request.gate, own=own, identical=identical, check=check)
     if assessment.verdict == "pass":
         return
     code: domain.GateCode = "quality_gate_failed" if assessment.verdict == "fail" else "inconclusive"
@@ -256,6 +259,7 @@ def build(bus: Bus, quantiser: Quantiser, *, find_end: FindEnd, progress_interva
             size_ratio=manifest.size_ratio, quality=manifest.quality, duration_s=manifest.duration_s,
             peak_rss_bytes=manifest.peak_rss_bytes, evaluation_quality=manifest.evaluation_quality,
             measurement_number=event.data.measurement_number,
+            measurement=manifest.measurement,
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from contracts.envelope import Event
-from contracts.facts import EngineVersion, Quality, ReleaseFinished, VariantRequested
+from contracts.facts import EngineVersion, Measurement, Processor, Quality, ReleaseFinished, VariantRequested
 from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, Contract, Digest
 from services.quantiser.domain import QuantisationPlan
@@ -41,6 +41,7 @@ class Made(Contract):
     calibration_tokens: int
     peak_rss_bytes: int
     evaluation_quality: Quality | None = None
+    measurement: Measurement
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,15 @@ class Engine(Protocol):
         """Give the versions of the libraries that decide the bytes of a plan's output and what is measured of it."""
         ...
 
+    def processor(self) -> Awaitable[Processor]:
+        """Return what computes the work of this engine: a part of the output key."""
+        ...
+
     def quantise(self, order: Order, progress: Progress) -> Awaitable[Made]:
         """Write the variant to `order.output` and measure it.
 
         Raises:
             Permanent: It cannot be made, with its code.
+            Transient: What computed it is not what `processor` named.
         """
         ...

@@ -74,6 +74,20 @@ def test_every_module_has_a_docstring(path):
 
 
 # Written in pieces, so that this file does not find itself.
+SWITCHES = (
+    r"fp32_" + r"precision\s*=", r"set_float32_" + r"matmul_precision", r"allow_" + r"tf32\s*=", r"set_num_" + r"threads\(",
+    r"set_num_" + r"interop_threads", r"set_default_" + r"dtype", r"use_deterministic_" + r"algorithms",
+    r"allow_\w+_" + r"reduced_precision_reduction\s*=",
+)  # fmt: skip
+"""Torch's switches that hold for a whole process: whatever computes there next is changed, unseen."""
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_no_code_switches_how_its_whole_process_computes(switch):
+    named = [path for path in committed("*.py", "*.md") if re.search(switch, path.read_text())]
+    assert [str(path.relative_to(ROOT)) for path in named] == []
+
+
 OF_THIS_MACHINE = {
     "a folder of the machine": r"/(?:work|root|opt)" + r"/(?:main|shared|wheels|\.library|\.cache|\.mirror)",
     "a home folder": r"/(?:home|Users)" + r"/(?!me/)[a-z]",

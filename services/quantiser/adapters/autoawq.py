@@ -10,7 +10,9 @@ from awq import AutoAWQForCausalLM
 from awq.quantize.quantizer import AwqQuantizer
 from huggingface_hub import save_torch_state_dict
 
-from services.quantiser.domain import QuantisationPlan
+from services.quantiser.adapters.processor import this_processor
+from services.quantiser.adapters.products import linear_layers
+from services.quantiser.domain import QuantisationPlan, choose_precision
 
 MAX_SHARD = "512MB"
 BITS = 4
@@ -77,10 +79,11 @@ def quantise_awq(
         "modules_to_not_convert": list(plan.ignored_modules),
     }  # fmt: skip
     length = max(len(window) for window in windows)
-    model.quantize(
-        None, settings, calib_data=windows, max_calib_samples=len(windows), max_calib_seq_len=length,
-        apply_clip=False, n_parallel_calib_samples=None, quantizer_cls=reporting(on_layer),
-    )  # fmt: skip
+    with linear_layers(choose_precision(this_processor())):
+        model.quantize(
+            None, settings, calib_data=windows, max_calib_samples=len(windows), max_calib_seq_len=length,
+            apply_clip=False, n_parallel_calib_samples=None, quantizer_cls=reporting(on_layer),
+        )  # fmt: skip
     config = json.loads((merged / "config.json").read_text())
     config |= {"dtype": plan.dtype, "torch_dtype": plan.dtype}
     config["quantization_config"] = model.quant_config.to_transformers_dict()

@@ -17,7 +17,9 @@ from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM
 
-from services.quantiser.domain import QuantisationPlan
+from services.quantiser.adapters.processor import this_processor
+from services.quantiser.adapters.products import linear_layers
+from services.quantiser.domain import QuantisationPlan, choose_precision
 
 Report = Callable[[str, int], None]
 """Told (step, layers done)."""
@@ -69,7 +71,8 @@ def compress(
         oneshot(model=model, recipe=[_rounding(plan)])
         report("quantise", plan.layers)
     else:
-        oneshot(model=model, recipe=_calibrated(plan, report), dataset=_loader(windows))
+        with linear_layers(choose_precision(this_processor())):
+            oneshot(model=model, recipe=_calibrated(plan, report), dataset=_loader(windows))
     _narrow(model, plan)
     model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
     (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest holds the settings; this file names our classes

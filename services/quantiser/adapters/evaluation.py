@@ -10,18 +10,17 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils.quantization_config import CompressedTensorsConfig
 
-from contracts.facts import Quality
+from contracts.facts import PrecisionCheck, Quality
 from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.awq_format import load_awq
+from services.quantiser.adapters.processor import device
+from services.quantiser.adapters.products import linear_layers
+from services.quantiser.domain import Precision, assess_precision
+from shared.jobs import is_out_of_memory
 
 
 class NotFiniteError(Exception):
     """A model's logits are not finite on held-out text."""
-
-
-def device() -> str:
-    """Name the accelerator to use, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_reference(folder: Path) -> Any:
@@ -59,8 +58,9 @@ def load_compressed(folder: Path) -> Any:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def measure_quality(
-    reference: Any, candidate: Any, windows: list[list[int]], on_window: Callable[[int, int], None]
-) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
+    reference: Any, candidate: Any, windows: list[list[int]], on_window: Callable[[int, int], None],
+    precision: Precision = "float32",
+) -> tuple[Quality, tuple[HeldOutWindow, ...]]:  # fmt: skip
     """Compare two models token by token; give the figures, and what each window cost each model.
 
     KL is taken from the reference to the candidate, in nats; the perplexity ratio is the candidate's over the
@@ -71,6 +71,7 @@ def measure_quality(
         candidate: The variant; the reference itself, where its files are those of the merged model.
         windows: Token ids; each window predicts all of its tokens but the first.
         on_window: Told after each window (windows done, windows in all).
+        precision: Of the linear layers' products, the output head's excepted: those are always float32.
 
     Raises:
         NotFiniteError: The candidate's or the reference's output is not finite.
@@ -80,8 +81,8 @@ def measure_quality(
     agreed = 0
     for index, window in enumerate(windows):
         ids = torch.tensor([window], device=device())
-        expected = _log_probabilities(reference, ids)
-        found = expected if candidate is reference else _log_probabilities(candidate, ids)
+        expected = log_probabilities(reference, ids, precision)
+        found = expected if candidate is reference else log_probabilities(candidate, ids, precision)
         following = ids[0, 1:, None]
         reference_nll, nll = (-float(one.gather(1, following).double().sum()) for one in (expected, found))
         if not (math.isfinite(reference_nll) and math.isfinite(nll)):
@@ -113,5 +114,38 @@ def _exp(nats: float) -> float:
     return math.exp(min(nats, 100.0))
 
 
-def _log_probabilities(model: Any, ids: Any) -> Any:
-    return model(input_ids=ids, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+def log_probabilities(model: Any, ids: Any, precision: Precision) -> Any:
+    """Return the log-probabilities [tokens - 1, vocabulary] that a model gives the tokens after the first."""
+    head = model.get_output_embeddings()
+    with linear_layers(precision, () if head is None else (head.weight,)):
+        logits = model(input_ids=ids, use_cache=False).logits
+    return logits[0, :-1].float().log_softmax(-1)
+
+
+def check_precision(reference: Any, candidate: Any, windows: list[list[int]]) -> PrecisionCheck:
+    """Return whether bfloat16 gives the figures of float32, on the longest window: it has the farthest positions.
+
+    Both models are in float32 already, so the exact pass needs no memory that the fast one does not, but for its
+    figures. Where it fails for want of memory nevertheless, the verdict is `inconclusive`.
+
+    Raises:
+        NotFiniteError: The candidate's or the reference's output is not finite in float32.
+    """
+    longest = [max(windows, key=len)]
+    try:
+        exact, _ = measure_quality(reference, candidate, longest, _tell_nobody)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = f"float32 does not fit the memory for a window of {len(longest[0])} tokens: {error}"
+        return PrecisionCheck(verdict="inconclusive", reason=reason)
+    try:
+        fast, _ = measure_quality(reference, candidate, longest, _tell_nobody, "bfloat16")
+    except NotFiniteError:
+        reason = "In bfloat16 the model's logits are not finite, in float32 they are. All of it is float32."
+        return PrecisionCheck(verdict="differed", reason=reason, exact=exact)
+    return assess_precision(fast, exact)
+
+
+def _tell_nobody(_done: int, _total: int) -> None:
+    """Report nothing: it is one window."""

@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from contracts.facts import Quality
+from contracts.facts import Measurement, Quality
 from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import spread_windows, windows_to_judge
+from services.quantiser.domain import choose_precision, spread_windows, windows_to_judge
 from services.quantiser.ports import Made, Order
 from shared.errors import Permanent
 from shared.jobs import job_main, report_progress
@@ -41,7 +41,15 @@ def volunteer_for_the_kernel() -> None:
 def quantise(order: Order) -> Made:
     """Write the whole output folder unless it is written already, and measure what was written."""
     report_progress(step="load", done=0, total=1, unit="model")
-    tune_torch(exact=order.measure_again)
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same result in every run
+        return make_and_measure(order)
+
+
+def make_and_measure(order: Order) -> Made:
+    """Do the work of `quantise`, with torch's random numbers as they are."""
     from transformers import AutoTokenizer
 
     order.output.mkdir(parents=True, exist_ok=True)
@@ -53,23 +61,15 @@ def quantise(order: Order) -> Made:
         if order.output != order.merged:
             copy_companions(order.merged, order.output)
     gc.collect()
-    quality, held_out, own = measure(order, tokenizer)
+    quality, held_out, own, measurement = measure(order, tokenizer)
     return Made(
         quality=quality,
         held_out=held_out,
         evaluation_quality=own,
+        measurement=measurement,
         calibration_tokens=calibration_tokens,
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
-
-
-def tune_torch(*, exact: bool = False) -> None:
-    """Make fp32 models fast on a CPU: multiplication in bf16 inside, unless exact; the same result in every run."""
-    import torch
-
-    if not exact:
-        torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    torch.manual_seed(0)
 
 
 def make_weights(order: Order, tokenizer: Any) -> int:
@@ -109,34 +109,47 @@ def copy_companions(merged: Path, output: Path) -> None:
             shutil.copyfile(source, output / source.name)
 
 
-def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow, ...], Quality | None]:
+def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow, ...], Quality | None, Measurement]:
     """Measure the written folder against the merged model: on the packaged held-out text, and on its own set.
 
     The windows of the former are given with what they cost, so that a serving engine can be held against them.
 
-    The own set gets half as many windows, being the second opinion, but as many as a verdict needs.
+    The own set gets half as many windows, being the second opinion, but as many as a verdict needs. Where the fast
+    precision does not give the figures of float32 on the longest window of both, all of it is measured in float32.
     """
+    from services.quantiser.adapters import evaluation
     from services.quantiser.adapters.calibration_set import read_records, render
-    from services.quantiser.adapters.evaluation import NotFiniteError, load_reference, load_variant, measure_quality
+    from services.quantiser.adapters.processor import this_processor
 
     ids = tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"]
     own_text = "\n\n".join(render(read_records(order.evaluation)[0], tokenizer))
     own_ids = tokenizer(own_text, add_special_tokens=False)["input_ids"]
     plan = order.plan
-    reference = load_reference(order.merged)
+    reference = evaluation.load_reference(order.merged)
     unchanged = order.output == order.merged
-    variant = reference if unchanged else load_variant(order.output, plan.engine, plan.dtype)
+    variant = reference if unchanged else evaluation.load_variant(order.output, plan.engine, plan.dtype)
     # One token less than the context: to score a window, a serving engine must generate one after it.
     length = min(plan.held_out.tokens, getattr(reference.config, "max_position_embeddings", 2**31) - 1)
     windows = spread_windows(ids, length=length, count=plan.held_out.windows)
     own_count = max(plan.held_out.windows // 2, windows_to_judge(length))
     own = spread_windows(own_ids, length=length, count=own_count, with_rest=True)
+    processor = this_processor()
+    precision, check = choose_precision(processor), None
+
+    def figures(of: list[list[int]], step: str) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
+        found: tuple[Quality, tuple[HeldOutWindow, ...]]
+        found = evaluation.measure_quality(reference, variant, of, teller(step, "windows"), precision)
+        return found
+
     try:
-        quality, held_out = measure_quality(reference, variant, windows, teller("evaluate", "windows"))
-        if not own:
-            return quality, held_out, None
-        return quality, held_out, measure_quality(reference, variant, own, teller("evaluate own set", "windows"))[0]
-    except NotFiniteError as error:
+        if precision != "float32":
+            report_progress(step="check precision", done=0, total=1, unit="windows")
+            check = evaluation.check_precision(reference, variant, [*windows, *own])
+            precision = "float32" if check.verdict == "differed" else precision
+        quality, held_out = figures(windows, "evaluate")
+        own_quality = figures(own, "evaluate own set")[0] if own else None
+        return quality, held_out, own_quality, Measurement(precision=precision, processor=processor, check=check)
+    except evaluation.NotFiniteError as error:
         raise Permanent("engine_failed", f"{error} The variant is of no use.") from error
 
 

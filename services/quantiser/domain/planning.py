@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from contracts.codes import Code
-from contracts.facts import QuantiseSettings
+from contracts.facts import Processor, QuantiseSettings
 from contracts.vocabulary import Contract, Digest, Variant, digest_of_json
 
 from .shape import GROUP_SIZES, Dtype, ModelShape, choose_group_size
@@ -20,7 +20,7 @@ SUPPORTED_ARCHITECTURES = frozenset(
 AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
 OUTPUT_MULTIPLE = 32
 """The 4-bit kernels of the serving engine and AutoAWQ's packing take output channels in blocks of this many."""
-OUTPUT_FORMAT = 3
+OUTPUT_FORMAT = 4
 """Raise it when the same plan yields other files, or another manifest, than before."""
 
 
@@ -203,6 +203,7 @@ def plan_output_key(
     calibration: Digest | None,
     held_out: Digest,
     libraries: Mapping[str, str],
+    processor: Processor,
     evaluation: Digest | None = None,
 ) -> str:
     """Give the output key: the same key is the same variant, whoever makes it and however often.
@@ -213,6 +214,7 @@ def plan_output_key(
         calibration: Digest of the calibration set, given or packaged; None when nothing calibrates.
         held_out: Digest of the text that quality is measured on.
         libraries: Version by name of every library that can change the result.
+        processor: What computes. Weights that are calibrated and figures that are measured depend on it.
         evaluation: Digest of the checkpoint's own evaluation set, which is kept out of calibration and measured too.
     """
     return digest_of_json(
@@ -224,6 +226,7 @@ def plan_output_key(
             "calibration": calibration,
             "held_out": held_out,
             "libraries": dict(libraries),
+            "processor": processor.model_dump(mode="json"),
             "evaluation": evaluation,
         }
     )

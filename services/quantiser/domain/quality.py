@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from contracts.facts import Quality
+from contracts.facts import PrecisionCheck, Quality
 from contracts.policy import QualityGate
 from contracts.vocabulary import Contract, Verdict
 
@@ -27,8 +27,9 @@ def windows_to_judge(length: int) -> int:
 
 
 def assess_quality(
-    quality: Quality, gate: QualityGate | None, *, own: Quality | None = None, identical: bool = False
-) -> Assessment:
+    quality: Quality, gate: QualityGate | None, *, own: Quality | None = None, identical: bool = False,
+    check: PrecisionCheck | None = None,
+) -> Assessment:  # fmt: skip
     """Compare measured quality with the policy's gate.
 
     Args:
@@ -36,6 +37,7 @@ def assess_quality(
         gate: The limits; None, or one without limits, asks for nothing.
         own: Measured on the checkpoint's own evaluation set; judged from `MIN_TOKENS` on, said as too small below.
         identical: The variant's files are the merged model's files, so that no measurement is needed.
+        check: Whether the precision of the measurement holds; None where it needs no check.
     """
     if identical:
         return Assessment(verdict="pass", reason="The files are the merged model's own.")
@@ -51,6 +53,8 @@ def assess_quality(
     if quality.tokens < MIN_TOKENS:
         reason = f"Only {quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."
         return Assessment(verdict="inconclusive", reason=reason)
+    if check is not None and check.verdict == "inconclusive":
+        return Assessment(verdict="inconclusive", reason=f"The measurement could not be checked. {check.reason}")
     if broken:
         return Assessment(verdict="fail", reason=f"Too much quality was lost: {'; '.join(broken)}.")
     return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.{more}")
