@@ -78,6 +78,7 @@ class Quantiser:
             made.digest, measurement_number=request.measurement_number, release_id=request.release_id,
             held_out=self.packaged.held_out, libraries=self.engine.library_versions(plan),
             evaluation=request.evaluation.digest if request.evaluation else None,
+            processor=await self.engine.processor(),
         )  # fmt: skip
         found = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
         if found is not None:
@@ -97,7 +98,7 @@ class Quantiser:
                 "output_key": output_key, "held_out": measured.held_out, "held_out_digest": self.packaged.held_out,
                 "quality": measured.quality, "evaluation_quality": measured.evaluation_quality,
                 "made_at": self.clock.now(), "duration_s": self.clock.monotonic() - started,
-                "peak_rss_bytes": measured.peak_rss_bytes,
+                "peak_rss_bytes": measured.peak_rss_bytes, "measurement": measured.measurement,
             }
         )  # fmt: skip
         return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)

@@ -134,7 +134,7 @@ def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow,
     own_count = max(plan.held_out.windows // 2, windows_to_judge(length))
     own = spread_windows(own_ids, length=length, count=own_count, with_rest=True)
     processor = this_processor()
-    precision, check = choose_precision(processor), None
+    precision, check = "float32" if order.measure_again else choose_precision(processor), None
 
     def figures(of: list[list[int]], step: str) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
         found: tuple[Quality, tuple[HeldOutWindow, ...]]

@@ -168,6 +168,7 @@ def plan_measurement_key(
     release_id: str,
     held_out: Digest,
     libraries: Mapping[str, str],
+    processor: Processor,
     evaluation: Digest | None = None,
 ) -> str:
     """Return the output key of a measurement of files that were made before.
@@ -180,6 +181,7 @@ def plan_measurement_key(
         release_id: The release that asks for it.
         held_out: Digest of the text that quality is measured on.
         libraries: Version by name of every library that can change the result.
+        processor: What computes.
         evaluation: Digest of the checkpoint's own evaluation set.
     """
     return digest_of_json(
@@ -191,6 +193,7 @@ def plan_measurement_key(
             "release": release_id,
             "held_out": held_out,
             "libraries": dict(libraries),
+            "processor": processor.model_dump(mode="json"),
             "evaluation": evaluation,
         }
     )

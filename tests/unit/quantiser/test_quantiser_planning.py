@@ -203,7 +203,7 @@ def test_output_key_does_not_depend_on_order():
 
 MEASURED = {
     "made": digest_of(b"made"), "measurement_number": 2, "release_id": "r-1", "held_out": digest_of(b"text"),
-    "libraries": {"torch": "2"}, "evaluation": None,
+    "libraries": {"torch": "2"}, "evaluation": None, "processor": PROCESSOR,
 }  # fmt: skip
 
 
@@ -212,6 +212,7 @@ MEASURED = {
     [
         {"made": digest_of(b"other")}, {"measurement_number": 3}, {"release_id": "r-2"}, {"held_out": digest_of(b"other")},
         {"libraries": {"torch": "3"}}, {"evaluation": digest_of(b"own")},
+        {"processor": PROCESSOR.model_copy(update={"threads": 4})},
     ],
 )  # fmt: skip
 def test_a_second_measurement_is_found_again_only_where_it_would_be_the_same(change):

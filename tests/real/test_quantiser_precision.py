@@ -1,0 +1,188 @@
+"""The fast precision of evaluation and calibration: what stays in float32, and that every instruction set agrees."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_hook
+
+from contracts.facts import PrecisionCheck, QuantiseSettings
+from services.quantiser.adapters import autoawq, compression, evaluation, processor, quantise_worker
+from services.quantiser.domain import INSTRUCTION_SETS, QuantiserDefaults, plan_quantisation, shape_of
+from services.quantiser.domain.precision import WITH_BFLOAT16
+from services.quantiser.ports import Order
+from tests.kit.models import tiny_base
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+ROOT = Path(__file__).resolve().parents[2]
+LENGTH = 511
+SETTINGS = QuantiseSettings(calibration_samples=2, calibration_tokens=LENGTH)
+DEFAULTS = QuantiserDefaults(held_out_windows=3, held_out_tokens=LENGTH, min_calibration_tokens=256)
+FEATURES = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
+AVAILABLE = [name for name, needed in INSTRUCTION_SETS if needed in FEATURES]
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("model") / "merged", hidden=128)
+
+
+def order(merged, folder, variant):
+    config = json.loads((merged / "config.json").read_text())
+    plan = plan_quantisation(variant, shape_of(config, "bfloat16"), SETTINGS, DEFAULTS)
+    return Order(plan=plan, merged=merged, output=merged if variant == "bf16" else folder / "output")
+
+
+@contextmanager
+def rotary_angles():
+    """Record, for every call of a rotary embedding, the positions, and the cosines and sines it returned."""
+    calls = []
+
+    def record(module, inputs, named, output):
+        if type(module).__name__.endswith("RotaryEmbedding") and output[0].device.type == "cpu":  # not only traced
+            positions = named["position_ids"] if "position_ids" in named else inputs[1]
+            calls.append((positions.clone(), *(one.clone() for one in output)))
+
+    handle = register_module_forward_hook(record, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def farthest_from_float64(calls, head_dim=32, theta=10000.0):
+    """Return the largest difference of any cosine or sine, and the highest position."""
+    inverse = theta ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    off, highest = 0.0, 0
+    for positions, cosines, sines in calls:
+        angles = positions[0].double()[:, None] * inverse
+        for found, expected in ((cosines, angles.cos()), (sines, angles.sin())):
+            assert found.dtype == torch.float32
+            off = max(off, float((found[0].double() - torch.cat((expected, expected), -1)).abs().max()))
+        highest = max(highest, int(positions.max()))
+    return off, highest
+
+
+@pytest.mark.parametrize("variant", ["bf16", "int8", "gptq-int4", "awq-int4"])
+def test_rotary_angles_are_those_of_float64_wherever_the_worker_computes(merged, tmp_path, variant):
+    """From the order to the result, calibration included, up to the last position of the longest window."""
+    with rotary_angles() as calls:
+        made = quantise_worker.quantise(order(merged, tmp_path, variant))
+    assert made.quality.tokens == 3 * (LENGTH - 1)
+    off, highest = farthest_from_float64(calls)
+    assert highest == LENGTH - 1
+    print(variant, len(calls), "calls,", off)
+    expected = {"bf16": 5, "int8": 10, "gptq-int4": 10, "awq-int4": 11}  # two for the check, three windows, both models
+    assert len(calls) >= expected[variant]
+    assert off < 1e-4, "float32 itself is 3e-5 off at position 510; bfloat16 is 1 off"
+
+
+@pytest.mark.skipif("AVX512_CORE_BF16" not in AVAILABLE, reason="this CPU has no bfloat16: nothing is fast")
+def test_linear_layers_are_bfloat16_where_calibration_computes(merged, tmp_path, monkeypatch):
+    """The passes inside both libraries are fast, and the Hessian is not rounded."""
+    kinds = set()
+
+    class Watched(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in (torch.nn.functional.linear, torch.Tensor.matmul, torch.Tensor.cholesky):
+                kinds.add((func.__name__, args[0].dtype))
+            return func(*args, **(kwargs or {}))
+
+    for module, variant in ((compression, "int8"), (autoawq, "awq-int4")):
+        kinds.clear()
+        original = module.linear_layers
+
+        @contextmanager
+        def watched(precision, exact=(), original=original):
+            with Watched(), original(precision, exact):
+                yield
+
+        monkeypatch.setattr(module, "linear_layers", watched)
+        one = order(merged, tmp_path / variant, variant)
+        one.output.mkdir(parents=True)
+        quantise_worker.make_weights(one, _tokenizer(merged))
+        assert ("linear", torch.bfloat16) in kinds, variant
+        assert not {one for one in kinds if one[0] != "linear" and one[1] != torch.float32}, variant
+
+
+def _tokenizer(folder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+MEASURE = """
+import json, os, sys
+from services.quantiser.adapters import evaluation, quantise_worker
+from services.quantiser.ports import Order
+from shared import jobs
+from transformers import AutoTokenizer
+
+order, sets = Order.model_validate_json(sys.argv[1]), sys.argv[2].split(",")
+tokenizer = AutoTokenizer.from_pretrained(order.merged)
+reference, variant = evaluation.load_reference(order.merged), evaluation.load_compressed(order.output)
+evaluation.load_reference = lambda _folder: reference
+evaluation.load_variant = lambda *_: variant
+jobs._say = lambda _message: None
+for name in sets:  # oneDNN reads the variable at its first product: none was computed before the fork
+    sys.stdout.flush()
+    if os.fork() == 0:
+        os.environ["ONEDNN_MAX_CPU_ISA"] = name
+        quality, _, _, measurement = quantise_worker.measure(order, tokenizer)
+        print("MEASURED", json.dumps([name, quality.model_dump(), measurement.model_dump()]), flush=True)
+        os._exit(0)
+    _, status = os.wait()
+    assert status == 0, (name, status)
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not AVAILABLE, reason="oneDNN's instruction sets are those of x86")
+def test_every_instruction_set_of_this_cpu_measures_the_same(merged, tmp_path):
+    """Perplexities to 0.5 % and mean KL to 0.001 nats: the tolerance of a measurement's check of itself."""
+    one = order(merged, tmp_path, "int8")
+    quantise_worker.quantise(one)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, one.model_dump_json(), ",".join(AVAILABLE)], cwd=ROOT, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.removeprefix("MEASURED ") for line in done.stdout.splitlines() if line.startswith("MEASURED ")]
+    measured = {name: (quality, measurement) for name, quality, measurement in map(json.loads, lines)}
+    print({name: (q["perplexity"], q["mean_kl"], m["precision"]) for name, (q, m) in measured.items()})
+    assert list(measured) == AVAILABLE
+    for name, (_, measurement) in measured.items():
+        assert measurement["processor"]["instruction_set"] == name
+        assert measurement["processor"]["amx"] == ("AMX" in name)
+        assert measurement["processor"]["threads"] == 1
+        if name in WITH_BFLOAT16:
+            assert measurement["check"]["verdict"] == "agreed", measurement["check"]["reason"]
+        else:
+            assert (measurement["precision"], measurement["check"]) == ("float32", None)
+    plain, _ = measured[AVAILABLE[-1]]
+    for name, (quality, _) in measured.items():
+        for figure in ("perplexity", "reference_perplexity", "perplexity_ratio"):
+            assert quality[figure] == pytest.approx(plain[figure], rel=0.005), (name, figure)
+        assert quality["mean_kl"] == pytest.approx(plain["mean_kl"], abs=0.001), name
+
+
+@pytest.mark.skipif("AVX512_CORE_BF16" not in AVAILABLE, reason="this CPU has no bfloat16: nothing is fast")
+def test_where_the_fast_precision_is_wrong_all_of_it_is_float32(merged, tmp_path, monkeypatch):
+    one = order(merged, tmp_path, "bf16")
+    right = quantise_worker.quantise(one)
+    assert (right.measurement.precision, right.measurement.check.verdict) == ("bfloat16", "agreed")
+    assert right.measurement.processor == processor.this_processor()
+    differed = PrecisionCheck(verdict="differed", reason="as if")
+    monkeypatch.setattr(evaluation, "check_precision", lambda *_: differed)
+    made = quantise_worker.quantise(one)
+    assert (made.measurement.precision, made.measurement.check) == ("float32", differed)
+    assert made.quality.perplexity == pytest.approx(right.quality.perplexity, rel=0.005) != right.quality.perplexity
+    exact = evaluation.load_reference(one.merged)
+    windows = [list(window.token_ids) for window in made.held_out]
+    quality, _ = evaluation.measure_quality(exact, exact, windows, lambda *_: None, "float32")
+    assert quality.perplexity == made.quality.perplexity
