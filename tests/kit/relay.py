@@ -14,6 +14,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
+        self._pumps: list[threading.Thread] = []
         self._cut = False
         self._lock = threading.Lock()
 
@@ -22,9 +23,7 @@ class Relay:
         with self._lock:
             self._cut = True
             for one in self._open:
-                with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-            self._open.clear()
+                _end(one)
 
     def mend(self) -> None:
         """Let connections through again."""
@@ -49,23 +48,35 @@ class Relay:
                 return
             server.settimeout(None)
             self._open |= {client, server}
-        for source, sink in ((client, server), (server, client)):
-            threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        for one in (source, sink):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        pair = [
+            threading.Thread(target=_pass, args=ends, daemon=True) for ends in ((client, server), (server, client))
+        ]
+        for one in pair:
+            one.start()
+        self._pumps += pair
 
     def close(self) -> None:
         """End everything."""
         self.cut()
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        _end(self._listener)
         self._listener.close()
+        for pump in self._pumps:
+            pump.join(5)
+        for one in self._open:
+            one.close()
+
+
+def _pass(source: socket.socket, sink: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    _end(source)
+    _end(sink)
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import signal
 
 import pytest
 
-from contracts.facts import DeploymentChanged
 from services.server_manager.domain.records import Leader
 from shared.blobs import Store
 from shared.kv import Bucket
@@ -74,14 +73,14 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
     (first, _, relay), js = two, fleet.js
     base, old, new = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
     await fleet.promote(old, 0, fallback=base)
-    await fleet.facts(DeploymentChanged)
+    await fleet.until(lambda: answered(fleet, 1), what="the first order being answered and forgotten")
     before = await leader(js)
     if paused:
         first.process.send_signal(signal.SIGSTOP)
     relay.cut()
     try:
         await fleet.promote(new, 1)
-        await fleet.facts(DeploymentChanged, 2)
+        await fleet.until(lambda: answered(fleet, 2), what="the second order being answered and forgotten")
         after = await leader(js)
         assert after.holder != before.holder
         assert after.term > before.term
@@ -100,6 +99,11 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
     said = log_of(first)[done:]
     assert not [line for line in said.splitlines() if "unloaded" in line or "loading" in line]
     assert (await leader(js)).holder == after.holder
+
+
+async def answered(fleet, epoch):
+    entry = await fleet.routes.get("bot")
+    return entry is not None and entry.value.epoch == epoch and not (await fleet.record()).orders
 
 
 def ready(triton):
