@@ -122,7 +122,10 @@ async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy, dial):
     callers = [dial() for _ in range(4)]
     for caller in callers:
         caller.sendall(head(len(body)) + body)
-    records, _ = await telemetry(js, 4)
+    try:
+        records, _ = await telemetry(js, 4)
+    except TimeoutError:
+        pytest.fail(f"{gateway.get('/metrics/').text}\n{(gateway.folder / 'log').read_text()[-3000:]}")
     ends = {(record.finish_reason, record.error, record.caused_by) for record in records}
     assert ends == {("cancelled", None, "caller")}
     assert max(record.e2e_ms for record in records) < 20_000

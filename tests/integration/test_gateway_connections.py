@@ -12,7 +12,7 @@ from services.gateway.settings import GatewaySettings
 from tests.kit.servers import free_port
 
 WHOLE = b"x" * 150_000
-LIMITS = GatewaySettings(header_s=0.3, max_header_bytes=4096, max_connections=5, max_lag_bytes=100_000, write_s=1.0)
+LIMITS = GatewaySettings(header_s=0.3, max_header_bytes=4096, max_connections=5, max_lag_bytes=100_000, write_s=0.5)
 
 
 async def app(scope, _receive, send):

@@ -17,7 +17,7 @@ def limited_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
         max_header_bytes = settings.max_header_bytes
         max_connections = settings.max_connections
         send_buffer_bytes = settings.max_lag_bytes
-        unread_s = settings.write_s
+        unread_s = 2 * settings.write_s  # the application drops who does not read first, and counts it
 
     return Limited
 
