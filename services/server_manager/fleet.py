@@ -52,7 +52,16 @@ class Fleet:
         self._load_probe_s = load_probe_s
         self._probe_s = probe_s
         self._slots: dict[str, Slot] = {}
+        self._known = False
         self._log = structlog.get_logger()
+
+    @property
+    def known(self) -> bool:
+        """Return whether the engine has listed what it holds since the start or the last `stop`.
+
+        Before that `held` is empty whatever the engine serves, and nothing may be begun on it.
+        """
+        return self._known
 
     def held(self) -> dict[str, Held]:
         """Give every target as it is now."""
@@ -88,6 +97,7 @@ class Fleet:
             index: the engine's answer.
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
+        self._known = True
         for name, slot in list(self._slots.items()):
             there = (name in index and index[name].ready) or slot.since >= asked_at
             if slot.work is None and not there and slot.phase is not Phase.FAILED:
@@ -128,6 +138,7 @@ class Fleet:
         """Cancel what is being done and forget everything; the engine's index tells it again."""
         tasks = [slot.work for slot in self._slots.values() if slot.work is not None]
         self._slots.clear()
+        self._known = False
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -48,7 +48,7 @@ async def main() -> None:
     build(bus, manager=manager, state=state, clock=clock)
 
     async def triton_answers() -> None:
-        await engine.index()
+        await engine.check_life()
 
     async def store_answers() -> None:
         await asyncio.to_thread(store.reachable)

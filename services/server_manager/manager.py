@@ -113,14 +113,14 @@ class Manager:
         """Look once: answer what can be answered, begin what must be done.
 
         Without the bus nothing is answered and nothing removed, but what was desired last is still kept alive, unless
-        another process took the engine over.
+        another process took the engine over. Nothing is begun before the engine has listed what it holds.
         """
         try:
             leads = await self._lead.hold()
         except Exception:
             if self._lead.superseded():
                 await self._stand_back()
-            elif self._desired is not None and await self._look():
+            elif self._desired is not None and await self._look() and self.fleet.known:
                 self._begin_alone(self._desired)
             raise
         if not leads:
@@ -133,17 +133,18 @@ class Manager:
         # Before anything is healed, or what heals within a moment would never be told.
         await self._alert(record, routes, answers=answers)
         self._desired = desired = plan_desired(routes, record)
-        temporary = plan_temporary(record, routes, desired, self.fleet.held())
-        if temporary != record.temporary:
-            # Before anything of it is loaded: killed in between, it would never be unloaded.
-            await self._state.edit(lambda record: record.model_copy(update={"temporary": temporary}))
-        if answers:
-            self._begin(desired, plan_kept(routes, temporary, self.fleet.held()))
+        if self.fleet.known:
+            temporary = plan_temporary(record, routes, desired, self.fleet.held())
+            if temporary != record.temporary:
+                # Before anything of it is loaded: killed in between, it would never be unloaded.
+                await self._state.edit(lambda record: record.model_copy(update={"temporary": temporary}))
+            if answers:
+                self._begin(desired, plan_kept(routes, temporary, self.fleet.held()))
         for cause, progress in assess_progress(record, self.fleet.held()):
             await self._tell(cause, progress)
         await self._check_lease()
         await self._publish_view(answers=answers)
-        if not self.fleet.busy:
+        if self.fleet.known and not self.fleet.busy:
             kept = {one.deployable.manifest.digest for one in desired.values()}
             await self._artifacts.keep_only(kept | {one.digest for one in self.fleet.held().values()})
 
@@ -272,7 +273,7 @@ class Manager:
     async def _alert(self, record: Servers, routes: Mapping[str, Route], *, answers: bool) -> None:
         now, held = self._clock.monotonic(), self.fleet.held()
         up = answers or now - self._answered < DOWN_AFTER_S
-        if not answers and up:
+        if up and not (answers and self.fleet.known):
             return
         disarmed = assess_standby(routes, held, server_ready=up)
         self._disarmed = {model: self._disarmed.get(model, now) for model in disarmed}
@@ -295,11 +296,12 @@ class Manager:
         await self._state.edit(lambda record: staging.close_alert(record, alert.alert_id))
 
     async def _publish_view(self, *, answers: bool) -> None:
-        loaded = tuple(_as_loaded(name, held) for name, held in sorted(self.fleet.held().items()))
-        view = {
+        view: dict[str, Any] = {
             "endpoint": self._engine.endpoint, "server_ready": answers,
-            "memory_budget_bytes": self._limits.memory_budget_bytes, "loaded": loaded,
+            "memory_budget_bytes": self._limits.memory_budget_bytes,
         }  # fmt: skip
+        if self.fleet.known:
+            view["loaded"] = tuple(_as_loaded(name, held) for name, held in sorted(self.fleet.held().items()))
         await self._state.edit(lambda record: record.model_copy(update=view))
 
 

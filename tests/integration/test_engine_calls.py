@@ -23,9 +23,13 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.together: set[frozenset[str]] = set()
         self.asked: list[str] = []
         self.loaded: dict[str, str] = {}
+        self.alive = True
         self.loading = asyncio.Event()
         self.finish = asyncio.Event()
         self.finish.set()
+        self.indexing = asyncio.Event()
+        self.list = asyncio.Event()
+        self.list.set()
 
     async def _take(self, what: str) -> None:
         self.asked.append(what)
@@ -53,12 +57,14 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def RepositoryIndex(self, request, context):  # noqa: N802, ARG002 - Triton's name
         await self._take("index")
+        self.indexing.set()
+        await self.list.wait()
         models = [service_pb2.RepositoryIndexResponse.ModelIndex(name=n, state=s) for n, s in self.loaded.items()]
         return service_pb2.RepositoryIndexResponse(models=models)
 
     async def ServerLive(self, request, context):  # noqa: N802, ARG002 - Triton's name
         self.asked.append("live")
-        return service_pb2.ServerLiveResponse(live=True)
+        return service_pb2.ServerLiveResponse(live=self.alive)
 
 
 @pytest.fixture
@@ -72,6 +78,7 @@ async def triton(tmp_path):
     recorder.engine = TritonEngine(f"127.0.0.1:{port}", tmp_path / "models", EngineConfig(kind="toy"))
     yield recorder
     recorder.finish.set()
+    recorder.list.set()
     await recorder.engine.close()
     await server.stop(None)
 
@@ -101,6 +108,43 @@ async def test_a_server_that_loads_is_asked_only_whether_it_lives(triton, tmp_pa
     triton.finish.set()
     await loading
     assert (await triton.engine.index())["bot.v1.bf16"].ready
+
+
+async def test_an_index_waits_for_another_one(triton, tmp_path):
+    await load(triton, "bot.v1.bf16", tmp_path)
+    triton.list.clear()
+    first, second = (asyncio.create_task(triton.engine.index()) for _ in range(2))
+    await triton.indexing.wait()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    triton.list.set()
+    assert (await first)["bot.v1.bf16"].ready
+    assert (await second)["bot.v1.bf16"].ready
+    assert triton.together == set()
+
+
+async def test_an_index_does_not_wait_for_a_load_that_waits_for_another_index(triton, tmp_path):
+    triton.list.clear()
+    triton.finish.clear()
+    first = asyncio.create_task(triton.engine.index())
+    await triton.indexing.wait()
+    loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    second = asyncio.create_task(triton.engine.index())
+    await asyncio.sleep(0)
+    triton.list.set()
+    assert await first == {}
+    assert await asyncio.wait_for(second, 5) is None
+    triton.finish.set()
+    await loading
+
+
+async def test_whether_the_server_lives_is_asked_without_its_repository(triton):
+    await triton.engine.check_life()
+    assert triton.asked == ["live"]
+    triton.alive = False
+    with pytest.raises(SlipwayError) as caught:
+        await triton.engine.check_life()
+    assert caught.value.code == "endpoint_unreachable"
 
 
 async def test_a_load_that_fails_holds_nothing_up_and_names_the_signal(triton, tmp_path):

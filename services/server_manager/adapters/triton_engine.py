@@ -43,6 +43,8 @@ class TritonEngine:
         self._superseded = superseded
         self._channels = Channels()
         self._control = asyncio.Lock()
+        self._indexing = asyncio.Lock()
+        self._changes = 0
 
     @property
     def endpoint(self) -> str:
@@ -56,13 +58,24 @@ class TritonEngine:
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return the models that Triton holds, with what they were loaded from.
 
-        None while a model is being loaded or unloaded: then Triton is asked only whether it lives.
+        None while this process loads or unloads a model: then Triton is asked only whether it lives. Another index is
+        waited for.
         """
-        if self._control.locked():
-            await self._check_life()
-            return None
-        states = await self._states()
+        async with self._indexing:
+            if self._changes:
+                await self.check_life()
+                return None
+            async with self._control:  # free: no load or unload is under way or waits, and no other index either
+                states = await self._states()
         return await asyncio.to_thread(self._read_index, states)
+
+    async def check_life(self) -> None:
+        """Raise Transient `endpoint_unreachable` unless Triton says that it lives; its repository is not asked for."""
+        from tritonclient.grpc import service_pb2
+
+        answer = await self._ask("ServerLive", service_pb2.ServerLiveRequest(), "the server", 10.0)
+        if not answer.live:
+            raise Transient("endpoint_unreachable", f"{self._endpoint} says that it is not live; see Triton's log")
 
     def _read_index(self, states: Mapping[str, str]) -> dict[str, Indexed]:
         found = {}
@@ -90,7 +103,9 @@ class TritonEngine:
             return
         deadline = asyncio.get_running_loop().time() + self._unload_wait_s
         while asyncio.get_running_loop().time() < deadline:
-            if (await self._states()).get(name, "") in GONE:
+            async with self._control:
+                states = await self._states()
+            if states.get(name, "") in GONE:
                 break
             await asyncio.sleep(UNLOAD_POLL_S)
 
@@ -101,20 +116,15 @@ class TritonEngine:
     async def _states(self) -> dict[str, str]:
         from tritonclient.grpc import service_pb2
 
-        async with self._control:
-            answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
+        answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
         return {model.name: model.state for model in answer.models}
-
-    async def _check_life(self) -> None:
-        from tritonclient.grpc import service_pb2
-
-        await self._ask("ServerLive", service_pb2.ServerLiveRequest(), "the server", 10.0)
 
     async def _call(self, method: str, request: str, name: str, timeout_s: float) -> None:
         from tritonclient.grpc import service_pb2
 
         message = getattr(service_pb2, request)(model_name=name)
         self._fence()  # nothing is awaited between this and the request
+        self._changes += 1
         try:
             async with self._control:
                 await self._ask(method, message, name, timeout_s)
@@ -123,6 +133,8 @@ class TritonEngine:
                 raise
             # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
             raise Transient("load_failed", explain_codes(_first_line(error.reason))) from error
+        finally:
+            self._changes -= 1
 
     def _fence(self) -> None:
         """Raise LeaseLost when another process took this engine over."""
