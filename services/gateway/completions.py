@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -30,6 +30,7 @@ from .proofs import Proofs
 from .route_table import RouteTable
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_LARGE_BODY_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Completions:
         self._kind = kind
         self._parts = parts
         self._in_flight: Counter[Environment] = Counter()
+        self._parsing = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; a caller that does not read its answer is dropped."""
@@ -109,7 +111,7 @@ class Completions:
 
     async def _understand(self, raw: bytes, request_id: str, environment: Environment) -> Question:
         parts = self._parts
-        body = requests.parse_body(raw)
+        body = await self._parse(raw)
         ask = requests.read_chat(body) if self._kind == "chat" else requests.read_completion(body)
         choice = choose(parts.tables[environment], ask.model, key=ask.user or request_id)
         sampling = requests.plan_sampling(ask, choice.served.context_tokens)
@@ -127,6 +129,13 @@ class Completions:
         known = parts.drills.get(environment, target.model)
         touch = drills.decide_touch(known, target, request_id, question.arrived_at, question.arrived_s)
         return replace(question, touch=touch)
+
+    async def _parse(self, raw: bytes) -> dict[str, Any]:
+        """Parse a body; a large one in a thread, one at a time, so that the answers in progress go on meanwhile."""
+        if len(raw) <= _LARGE_BODY_BYTES:
+            return requests.parse_body(raw)
+        async with self._parsing:
+            return await asyncio.to_thread(requests.parse_body, raw)
 
     async def _render(self, question: Question) -> str:
         """Render a conversation.
