@@ -76,6 +76,7 @@ class Manager:
         self._log = structlog.get_logger()
         self._answered = clock.monotonic()
         self._disarmed: dict[str, float] = {}
+        self._listed: frozenset[str] | None = None
         self.fleet = Fleet(engine, artifacts, clock, limits, lead, on_change=self.wake)
 
     def wake(self) -> None:
@@ -134,7 +135,7 @@ class Manager:
         await self._alert(record, routes, answers=answers)
         self._desired = desired = plan_desired(routes, record)
         if self.fleet.known:
-            temporary = plan_temporary(record, routes, desired, self.fleet.held())
+            temporary = plan_temporary(record, routes, desired, self.fleet.held(), self._listed)
             if temporary != record.temporary:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.edit(lambda record: record.model_copy(update={"temporary": temporary}))
@@ -177,6 +178,7 @@ class Manager:
     async def _look(self) -> bool:
         """Ask the engine what it holds; False while it does not answer."""
         asked_at = self._clock.monotonic()
+        self._listed = None
         try:
             index = await self._engine.index()
         except SlipwayError as error:
@@ -185,6 +187,7 @@ class Manager:
         self._answered = self._clock.monotonic()
         if index is not None:
             self.fleet.note_index(index, asked_at)
+            self._listed = frozenset(name for name, entry in index.items() if entry.ready or not entry.settled)
         return True
 
     # -- answers ----------------------------------------------------------------------------------------------------

@@ -19,11 +19,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Indexed:
-    """A model as the engine's index lists it."""
+    """A model as the engine's index lists it; not settled while the engine loads or unloads it."""
 
     ready: bool
     digest: Digest | None
     memory_bytes: int
+    settled: bool = True
 
 
 class Engine(Protocol):

@@ -81,7 +81,8 @@ class TritonEngine:
         found = {}
         for name, state in states.items():
             note = _read_sidecar(self._repository / name / SIDECAR)
-            found[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)))
+            settled = state == READY or state in GONE
+            found[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)), settled)
         return found
 
     async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:

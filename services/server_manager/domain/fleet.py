@@ -137,14 +137,26 @@ def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Want
 
 
 def plan_temporary(
-    record: Servers, routes: Mapping[str, Route], desired: Mapping[str, Wanted], held: Collection[str]
-) -> tuple[Target, ...]:
+    record: Servers, routes: Mapping[str, Route], desired: Mapping[str, Wanted], held: Collection[str],
+    listed: Collection[str] | None = (),
+) -> tuple[Target, ...]:  # fmt: skip
     """Return the targets that are loaded only for a staging lease or a traffic order.
 
     What was loaded before a lease or an order asked for it is not among them: it may be production of a model whose
     route is lost. What a route names is production from then on.
+
+    Args:
+        record: names the ones so far.
+        routes: what production keeps.
+        desired: everything that should be loaded.
+        held: the targets as this process knows them.
+        listed: what the engine has just listed as loaded or under way, which `held` may lack; None when it did not
+            list: then none is left out because it is gone.
     """
-    names = {str(one): one for one in record.temporary if str(one) in desired or str(one) in held}
+    names = {
+        name: one for one in record.temporary
+        if (name := str(one)) in desired or name in held or listed is None or name in listed
+    }  # fmt: skip
     for name, wanted in desired.items():
         if wanted.rank is not Rank.PRODUCTION and name not in held:
             names[name] = wanted.deployable.target

@@ -1,11 +1,13 @@
 """A manager that was just started, or just took over: it does nothing before the engine has said what it holds."""
 
+from dataclasses import replace
+
 import pytest
 
 from contracts.facts import AlertRaised
 from services.server_manager.domain import staging
 from shared.errors import Transient
-from tests.unit.server_manager.factories import deployable, route, staging_requested
+from tests.unit.server_manager.factories import deployable, route, staging_released, staging_requested
 from tests.unit.server_manager.test_manager import V0, V1, World
 
 
@@ -71,3 +73,54 @@ async def test_production_of_a_lost_route_is_not_taken_for_temporary_before_the_
     world.engine.loading = False
     await world.ticks(3)
     assert world.state.record.temporary == (deployable(1).target,)
+
+
+async def stage_and_release(world):
+    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.ticks(3)
+    await world.state.edit(lambda record: staging.release_staging(record, staging_released(1)))
+
+
+@pytest.mark.parametrize("silent", [{"down": True}, {"loading": True}])
+async def test_staged_targets_are_unloaded_although_the_engine_did_not_answer_a_new_manager_at_first(world, silent):
+    await stage_and_release(world)
+    assert set(world.engine.models) == {V0, V1}
+    vars(world.engine).update(silent)
+    world.start()
+    await world.ticks(3)
+    vars(world.engine).update(dict.fromkeys(silent, False))
+    await world.ticks(4, seconds=20)
+    assert world.engine.models == {}
+    assert world.state.record.temporary == ()
+
+
+async def test_a_staged_target_that_was_given_up_for_unreachable_and_is_there_all_the_same_is_unloaded(world):
+    """The request broke off, the engine went on with it."""
+    load, broken = world.engine.load, [V1]
+
+    async def load_and_break(name, folder, **about):
+        await load(name, folder, **about)
+        if name in broken:
+            broken.remove(name)
+            world.engine.down = True
+            raise Transient("endpoint_unreachable", "broken off")
+
+    world.engine.load = load_and_break
+    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.ticks(3)
+    await world.state.edit(lambda record: staging.release_staging(record, staging_released(1)))
+    await world.ticks(3)
+    world.engine.down = False
+    await world.ticks(4, seconds=20)
+    assert world.engine.models == {}
+
+
+async def test_a_staged_target_that_the_engine_was_still_loading_at_a_restart_is_unloaded(world):
+    await stage_and_release(world)
+    ready = world.engine.models[V1]
+    world.engine.models[V1] = replace(ready, ready=False, settled=False)
+    world.start()
+    await world.ticks(3)
+    world.engine.models[V1] = ready
+    await world.ticks(4, seconds=20)
+    assert world.engine.models == {}
