@@ -5,7 +5,9 @@ from datetime import datetime, timedelta
 ORDER_AGE = timedelta(minutes=15)
 """How long an order without `expires_at` counts."""
 LONGEST_ORDER = timedelta(hours=24)
-"""How long after its arrival on the bus any order counts at most, whatever `expires_at` says."""
+"""How long any order counts at most, from its own time or its arrival on the bus, whatever `expires_at` says."""
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far the clock of an order's publisher may be ahead of the bus's; the time of such an order says nothing."""
 
 
 def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None) -> datetime:
@@ -18,11 +20,17 @@ def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | Non
     """
     if expires_at is None:
         return min(ordered_at, stored_at) + ORDER_AGE
-    return min(expires_at, stored_at + LONGEST_ORDER)
+    return min(expires_at, min(ordered_at, stored_at) + LONGEST_ORDER)
 
 
 def expired(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None, now: datetime) -> str | None:
-    """Return why an order is void by its age; None while it counts."""
+    """Return why an order is void by its age, or by a time that is not believed; None while it counts."""
+    if ordered_at - stored_at > CLOCK_SKEW:
+        return (
+            f"The order's time is {ordered_at.isoformat(timespec='seconds')}, later than the bus stored it "
+            f"({stored_at.isoformat(timespec='seconds')}) by more than the limit of {CLOCK_SKEW}, so it changes "
+            "nothing; check the clock of the sender, then give the order again."
+        )
     until = expiry(ordered_at, stored_at, expires_at)
     if now < until:
         return None

@@ -143,11 +143,27 @@ class Delivery(BaseMiddleware[Any, Any]):
         event = _parsed(message, consumption)
         failed = Failed(event=event, error=error, model=model_in(message.subject))
         told = await self._tell(consumption, failed, f"{message.metadata.stream}:{message.metadata.sequence.stream}")
-        if not told or event is None:
-            sequence = await bury(self._bus, message, error, consumption.durable)
-            if event is not None and not told:
-                await self._abandon(event, error, sequence)
+        if event is not None and not told:
+            await self._abandon(event, error, await bury(self._bus, message, error, consumption.durable))
+        elif not told:
+            await bury(self._bus, message, error, consumption.durable)
+        elif event is None:
+            await self._keep_copy(message, consumption, error)
         return told
+
+    async def _keep_copy(self, message: Msg, consumption: Consumption, error: SlipwayError) -> None:
+        """Copy a message whose failure is told already; without room for the copy, its stream alone has it.
+
+        To wait for room would hold up everything behind the message, and tell its failure again and again.
+        """
+        try:
+            await bury(self._bus, message, error, consumption.durable)
+        except (TimeoutError, NatsError, Transient) as refusal:
+            metadata = message.metadata
+            structlog.get_logger().error("no dead letter could be stored; the message is in its stream",
+                                         fact=consumption.fact.TYPE, subject=message.subject, stream=metadata.stream,
+                                         sequence=metadata.sequence.stream, error=repr(refusal))  # fmt: skip
+            self._bus.count(consumption.fact, "letter_refused")
 
     async def _tell(self, consumption: Consumption, failed: Failed, source: str) -> bool:
         """Publish the fact that a failure becomes; False when there is none, or when it cannot be told."""

@@ -81,7 +81,7 @@ def _from_nats(error: BaseException) -> SlipwayError | None:
 _STORE_PERMANENT: dict[str, Code] = {
     "NoSuchKey": "artifact_not_found", "NoSuchBucket": "artifact_not_found", "NoSuchVersion": "artifact_not_found",
     "AccessDenied": "uri_not_allowed", "BadDigest": "digest_mismatch", "XAmzContentSHA256Mismatch": "digest_mismatch",
-    "InvalidRange": "digest_mismatch",
+    "InvalidRange": "digest_mismatch", "InvalidObjectState": "store_refused", "ObjectLocked": "store_refused",
 }  # fmt: skip
 _STORE_TRANSIENT = frozenset({
     "RequestTimeout", "RequestTimeTooSkewed", "RequestExpired", "ExpiredToken", "TokenRefreshRequired", "InvalidToken",
@@ -91,8 +91,11 @@ _STORE_TRANSIENT = frozenset({
 })  # fmt: skip
 """Answers of 4xx that are about the moment, a clock or credentials, and not about the object."""
 _S3_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
-_STATUS_TRANSIENT = frozenset({401, 407, 408, 409, 421, 423, 425, 429})
-"""Of the 4xx, those that may be answered otherwise later; 5xx and redirects always may."""
+_STATUS_TRANSIENT = frozenset({401, 403, 407, 408, 409, 421, 423, 425, 429})
+"""Of the 4xx, those that may be answered otherwise later; 5xx and redirects always may.
+
+A 403 with a code that is not listed is more often a clock, a policy of a proxy or credentials than the object.
+"""
 
 
 def _from_minio(error: BaseException) -> SlipwayError | None:

@@ -43,6 +43,8 @@ LIMITS: Mapping[str, int] = {
 A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
 the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
 """
+KEEPS_THE_NEWEST = (DEADLETTER,)
+"""Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work."""
 
 
 def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
@@ -57,7 +59,8 @@ def streams(
     kept = [
         StreamConfig(
             name=name, subjects=stream_subjects(name), retention=RetentionPolicy.LIMITS, storage=StorageType.FILE,
-            num_replicas=replicas, duplicate_window=dedupe_window_s, discard=DiscardPolicy.NEW, max_age=0.0,
+            num_replicas=replicas, duplicate_window=dedupe_window_s, max_age=0.0,
+            discard=DiscardPolicy.OLD if name in KEEPS_THE_NEWEST else DiscardPolicy.NEW,
             max_bytes=limits[name],
         )
         for name in (INBOX, EVENTS, DEADLETTER)

@@ -11,7 +11,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, DiscardPolicy, StreamInfo
 from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
@@ -95,12 +95,18 @@ async def nearly_full(js: JetStreamContext) -> list[str]:
     """Return a sentence about each stream and bucket that holds nine tenths of what it may hold, or more."""
     return [
         f"{one.config.name} holds {one.state.bytes} of {one.config.max_bytes} bytes; "
-        + ("nothing more can be published to it" if one.state.bytes > 0.99 * one.config.max_bytes else "it fills up")
-        + ": see stream_full in docs/runbooks/serving.md"
+        f"{_when_full(one)}: see stream_full in docs/runbooks/serving.md"
         for one in await js.streams_info()
         if one.config.name != TELEMETRY and one.config.max_bytes and one.config.max_bytes > 0
         and one.state.bytes >= 0.9 * one.config.max_bytes
     ]  # fmt: skip
+
+
+def _when_full(one: StreamInfo) -> str:
+    if one.config.discard == DiscardPolicy.OLD:
+        return "the oldest are dropped"
+    most = one.config.max_bytes or 0
+    return "nothing more can be published to it" if one.state.bytes > 0.99 * most else "it fills up"
 
 
 async def last_said(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:

@@ -6,7 +6,9 @@ import io
 
 import nats
 import pytest
+from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.errors import ServiceUnavailableError
+from prometheus_client import generate_latest
 
 from clients.cli.eventlog import nearly_full
 from clients.cli.place import Place
@@ -14,6 +16,7 @@ from clients.cli.status import _show_all
 from contracts import facts as f
 from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX
+from services.registry.app import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.app import SERVICE, Controller
@@ -76,6 +79,10 @@ async def fill(js):
     """Publish to every stream on disk until it takes nothing more."""
     for stream, subject in ((EVENTS, "slipway.alert.raised.v1.other"), (INBOX, "slipway.checkpoint.ready.v1.other"),
                             (DEADLETTER, "slipway.deadletter.merger")):  # fmt: skip
+        if stream == DEADLETTER:  # takes the newest, whatever happens
+            for _ in range(80):
+                await js.publish(subject, b"x" * KIBIBYTE, stream=stream)
+            continue
         for size in (8 * KIBIBYTE, 1):
             with contextlib.suppress(ServiceUnavailableError):
                 for _ in range(2000):
@@ -148,4 +155,51 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
         await _show_all(place, None, as_json=True)
     lines = heard.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
-    assert all("nothing more can be published to it: see stream_full" in line for line in lines)
+    assert ["the oldest are dropped: see stream_full" in line for line in lines] == [True, False, False]
+    assert ["nothing more can be published to it: see stream_full" in line for line in lines] == [False, True, True]
+
+
+async def test_one_unreadable_announcement_and_no_room_for_letters_stop_no_other_announcement(js, bus_settings):
+    await fill(js)
+    await provision(js, limits=LARGER)
+    letters = await js.stream_info(DEADLETTER)
+    refusing = {"discard": DiscardPolicy.NEW, "max_msgs": letters.state.messages}
+    await js.update_stream(StreamConfig(**{**vars(letters.config), **refusing}))
+    await js.purge_stream(INBOX)
+    bus, heard = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
+
+    async def handler(event):
+        await heard.put(event.id)
+
+    bus.on(f.CheckpointReady, failure=rejection)(handler)
+    await bus.broker.start()
+    try:
+        await js.publish(f"{f.CheckpointReady.TYPE}.{k.MODEL}", b"{not json")
+        await publish_event(js, k.event(f.CheckpointReady, id="readable"))
+        async with asyncio.timeout(5):
+            assert await heard.get() == "readable"
+    finally:
+        await bus.broker.stop()
+    assert [one.data.code for one in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
+    assert b'outcome="letter_refused"' in generate_latest(bus.metrics)
+
+
+async def test_letters_without_room_replace_the_oldest_and_stop_nothing(js, bus_settings):
+    await fill(js)
+    await js.purge_stream(INBOX)
+    bus, heard = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
+
+    async def handler(event):
+        await heard.put(event.id)
+
+    bus.on(f.CheckpointReady, failure=rejection)(handler)
+    await bus.broker.start()
+    try:
+        await js.publish(f"{f.CheckpointReady.TYPE}.NO-MODEL", b"{not json")
+        await publish_event(js, k.event(f.CheckpointReady, id="readable"))
+        async with asyncio.timeout(5):
+            assert await heard.get() == "readable"
+    finally:
+        await bus.broker.stop()
+    last = await js.get_last_msg(DEADLETTER, "slipway.deadletter.registry")
+    assert last.headers["Slipway-Code"] == "malformed_event"

@@ -2,10 +2,11 @@
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.orders import LONGEST_ORDER, ORDER_AGE, expired, expiry, other_epoch
+from contracts.orders import CLOCK_SKEW, LONGEST_ORDER, ORDER_AGE, expired, expiry, other_epoch
 from tests.kit import factories as f
 
 seconds = st.integers(min_value=-40 * 86_400, max_value=40 * 86_400)
@@ -17,9 +18,9 @@ def at(offset):
 
 
 @given(seconds, seconds, maybe)
-def test_no_order_counts_longer_than_the_longest_after_its_arrival_whatever_clocks_say(ordered, stored, expires):
+def test_no_order_counts_longer_than_the_longest_after_its_time_and_arrival_whatever_clocks_say(ordered, stored, expires):
     until = expiry(at(ordered), at(stored), at(expires))
-    assert until <= at(stored) + LONGEST_ORDER
+    assert until <= min(at(ordered), at(stored)) + LONGEST_ORDER
     assert expired(at(ordered), at(stored), at(expires), at(stored) + LONGEST_ORDER)
 
 
@@ -39,7 +40,21 @@ def test_a_clock_that_is_ahead_makes_no_order_immortal(stored, ahead):
 def test_once_void_an_order_stays_void(ordered, stored, expires, later):
     now = expiry(at(ordered), at(stored), at(expires))
     assert expired(at(ordered), at(stored), at(expires), now + timedelta(seconds=later))
-    assert expired(at(ordered), at(stored), at(expires), now - timedelta(seconds=1)) is None
+    believed = ordered - stored <= CLOCK_SKEW.total_seconds()
+    assert (expired(at(ordered), at(stored), at(expires), now - timedelta(seconds=1)) is None) is believed
+
+
+@pytest.mark.parametrize("ordered_days", [-30, -2, 1, 40])
+@pytest.mark.parametrize("expires_days", [1, 50, 1500])
+def test_a_replayed_order_is_void_whatever_it_says_of_its_own_time_and_end(ordered_days, expires_days):
+    day = 86_400
+    assert expired(f.after(ordered_days * day), f.after(0), f.after(expires_days * day), f.after(0))
+
+
+@given(st.integers(min_value=0, max_value=40 * 86_400), maybe)
+def test_an_order_of_the_future_is_void_and_says_that_a_clock_is_wrong(ahead, expires):
+    told = expired(f.after(ahead), f.after(0), at(expires), f.after(0))
+    assert ("check the clock" in (told or "")) is (ahead > CLOCK_SKEW.total_seconds())
 
 
 def test_a_fresh_order_counts_and_a_month_old_one_says_why_not():

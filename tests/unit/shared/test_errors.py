@@ -165,7 +165,7 @@ def test_answers_of_the_store_that_no_repetition_mends(answer, status):
 @pytest.mark.parametrize("status", range(300, 600))
 def test_an_answer_that_is_not_listed_is_decided_by_its_status(status):
     error = check(translate(s3_error("SomethingNew", status)))
-    wrong = 400 <= status < 500 and status not in (401, 407, 408, 409, 421, 423, 425, 429)
+    wrong = 400 <= status < 500 and status not in (401, 403, 407, 408, 409, 421, 423, 425, 429)
     assert type(error) is (Permanent if wrong else Transient)
 
 
