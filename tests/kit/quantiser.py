@@ -55,10 +55,11 @@ class QuantiserService(Server):
         return False
 
     def workers(self) -> list[psutil.Process]:
-        """Give the quantising child processes at work; one that is only forked yet would stop its parent when stopped."""
+        """Return the quantising child processes at work; one that is still being launched has no limits yet."""
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            return [one for one in children if any("quantise_worker" in word for word in one.cmdline())]
+            lines = [(one, " ".join(one.cmdline())) for one in children]
+            return [one for one, line in lines if "quantise_worker" in line and "launch.py" not in line]
         return []
 
 

@@ -55,8 +55,8 @@ class ChildProcess:
         """Return what torch computes with, asked once in a child: this process does not load torch."""
         if self._processor is None:
             found = await run_job(
-                [sys.executable, "-m", PROCESSOR_MODULE], on_progress=_ignore, log_path=self._log_path,
-                timeout_s=PROCESSOR_TIMEOUT_S, env=self._environment(),
+                [sys.executable, "-m", PROCESSOR_MODULE], on_progress=_ignore,
+                log_path=self._log_path.with_name("processor.log"), timeout_s=PROCESSOR_TIMEOUT_S, env=self._environment(),
             )  # fmt: skip
             self._processor = Processor.model_validate(found)
         return self._processor
