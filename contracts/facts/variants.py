@@ -80,6 +80,8 @@ class PrecisionCheck(Contract):
     reason: str
     fast: Quality | None = None
     exact: Quality | None = None
+    rounding_kl: float | None = None
+    """Mean KL from the merged model in float32 to the same model in the fast precision, in nats."""
 
 
 class Measurement(Contract):

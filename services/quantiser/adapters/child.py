@@ -56,7 +56,8 @@ class ChildProcess:
         if self._processor is None:
             found = await run_job(
                 [sys.executable, "-m", PROCESSOR_MODULE], on_progress=_ignore,
-                log_path=self._log_path.with_name("processor.log"), timeout_s=PROCESSOR_TIMEOUT_S, env=self._environment(),
+                log_path=self._log_path.with_name("processor.log"), timeout_s=PROCESSOR_TIMEOUT_S,
+                env=self._environment(),
             )  # fmt: skip
             self._processor = Processor.model_validate(found)
         return self._processor

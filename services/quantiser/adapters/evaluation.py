@@ -144,7 +144,15 @@ def check_precision(reference: Any, candidate: Any, windows: list[list[int]]) ->
     except NotFiniteError:
         reason = "In bfloat16 the model's logits are not finite, in float32 they are. All of it is float32."
         return PrecisionCheck(verdict="differed", reason=reason, exact=exact)
-    return assess_precision(fast, exact)
+    return assess_precision(fast, exact, _rounding_kl(reference, longest[0]))
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]
+def _rounding_kl(reference: Any, window: list[int]) -> float:
+    """Return the mean KL from a model in float32 to itself in bfloat16, in nats."""
+    ids = torch.tensor([window], device=device())
+    exact, fast = log_probabilities(reference, ids, "float32"), log_probabilities(reference, ids, "bfloat16")
+    return float((exact.exp() * (exact - fast)).sum(-1).double().mean())
 
 
 def _tell_nobody(_done: int, _total: int) -> None:

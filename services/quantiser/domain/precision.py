@@ -38,24 +38,33 @@ def choose_precision(processor: Processor) -> Precision:
     return "bfloat16" if processor.device == "cpu" and processor.instruction_set in WITH_BFLOAT16 else "float32"
 
 
-def assess_precision(fast: Quality, exact: Quality) -> PrecisionCheck:
+def assess_precision(fast: Quality, exact: Quality, rounding_kl: float = 0.0) -> PrecisionCheck:
     """Return whether figures of the fast precision hold, given those of float32 on the same window.
 
     With f for fast and e for float32 they agree when
 
         |f - e| <= 0.005 * e                for perplexity, the reference's perplexity, and their ratio, and
-        |f - e| <= 0.005 * max(e, 0.2 nats)  for mean KL.
+        |f - e| <= 0.005 * max(e, 0.2 nats)  for mean KL,
+
+    and the merged model in the fast precision is no farther from itself in float32 than that floor allows.
 
     Mean KL has a floor because its value may be 0 (a variant that is the merged model), where no relative difference
     exists. The floor makes 0.001 nats the least that counts as a difference: mean KL is the logarithm of a perplexity
     ratio (on text that the merged model itself would write), so 0.001 nats are 0.1 % of a perplexity. Rounding to
     bfloat16 alone moves the KL of an 8-bit variant by 0.0003 to 0.0005 nats. A figure that is absent does not agree.
+
+    Args:
+        fast: Figures of the fast precision.
+        exact: Figures of float32 on the same window.
+        rounding_kl: Mean KL from the merged model in float32 to itself in the fast precision, in nats. It shows what a
+            comparison of two models that are wrong in the same way cannot show.
     """
     pairs = (
         ("perplexity", fast.perplexity, exact.perplexity, 0.0),
         ("reference perplexity", fast.reference_perplexity, exact.reference_perplexity, 0.0),
         ("perplexity ratio", fast.perplexity_ratio, exact.perplexity_ratio, 0.0),
         ("mean KL", fast.mean_kl, exact.mean_kl, KL_FLOOR_NATS),
+        ("mean KL of the merged model from itself", rounding_kl, 0.0, KL_FLOOR_NATS),
     )
     apart = [
         f"{name} {_figure(found)} instead of {_figure(expected)}"
@@ -65,9 +74,9 @@ def assess_precision(fast: Quality, exact: Quality) -> PrecisionCheck:
     where = f"on the {exact.tokens} tokens of the longest window"
     if apart:
         reason = f"bfloat16 is more than 0.5 % off float32 {where}: {'; '.join(apart)}. All of it is float32."
-        return PrecisionCheck(verdict="differed", reason=reason, fast=fast, exact=exact)
+        return PrecisionCheck(verdict="differed", reason=reason, fast=fast, exact=exact, rounding_kl=rounding_kl)
     reason = f"bfloat16 is within 0.5 % of float32 {where}."
-    return PrecisionCheck(verdict="agreed", reason=reason, fast=fast, exact=exact)
+    return PrecisionCheck(verdict="agreed", reason=reason, fast=fast, exact=exact, rounding_kl=rounding_kl)
 
 
 def _agree(found: float | None, expected: float | None, floor: float) -> bool:

@@ -79,6 +79,12 @@ def test_verdict_compares_every_figure(fast, exact, verdict, said):
     assert (found.fast, found.exact) == (fast, exact)
 
 
+@pytest.mark.parametrize(("kl", "verdict"), [(0.0, "agreed"), (0.0009, "agreed"), (0.0011, "differed"), (0.16, "differed")])
+def test_a_model_that_is_far_from_itself_is_not_believed_where_both_sides_are_wrong_alike(kl, verdict):
+    found = assess_precision(quality(ratio=1.0, kl=0.0), quality(ratio=1.0, kl=0.0), kl)
+    assert (found.verdict, found.rounding_kl) == (verdict, kl)
+
+
 figures = st.builds(
     quality, reference=st.floats(1.0, 1e6), ratio=st.floats(0.5, 100.0), kl=st.floats(0.0, 20.0)
 )  # fmt: skip
