@@ -4,7 +4,8 @@ Each precision is made as the service makes it, in its child process, with the d
 written files after reloading them, on held-out text, against the merged model: here the 16-bit model itself. The last
 perplexity ratio is that on other text, given as a checkpoint's own evaluation set: scikit-learn's descriptions of its
 data sets, which nothing in here was ever chosen by. The seconds include loading, quantising, writing and measuring;
-beside them the processor seconds, which depend less on what else the machine does.
+beside them the processor seconds, which depend less on what else the machine does. `measured in` is the precision of
+the products, with the verdict of the check against float32; the processor stands on standard error.
 
 `--curve` prints quality and time against the number of calibration samples, from which the defaults were taken.
 `--service` prints what bus, store and service add to the child: one INT8 on a real NATS and S3 server, from the stored
@@ -77,17 +78,20 @@ class Row:
     def cells(self) -> list[str]:
         quality, other, calibration = self.made.quality, self.made.evaluation_quality, self.plan.calibration
         assert other is not None
+        measured = self.made.measurement
         return [
             f"{calibration.samples} x {calibration.tokens}" if calibration else "-",
             f"{self.seconds:.0f}", f"{self.cpu_seconds:.0f}",
             f"{self.made.peak_rss_bytes / 1e9:.2f}", f"{self.size_ratio:.2f}",
             f"{quality.perplexity_ratio:.3f}", f"{quality.mean_kl:.4f}", f"{quality.p99_kl:.2f}",
             f"{100 * quality.top1_agreement_ratio:.1f} %", f"{other.perplexity_ratio:.3f}",
+            f"{measured.precision} ({measured.check.verdict})" if measured.check else measured.precision,
         ]  # fmt: skip
 
 
 FIGURES = [
     "samples", "s", "CPU s", "peak GB", "size ratio", "perplexity ratio", "mean KL", "p99 KL", "top-1", "on other text",
+    "measured in",
 ]  # fmt: skip
 
 
@@ -157,6 +161,7 @@ def precisions(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
         with ExitStack() as stack:
             folder, plan = room(stack), planned(merged, variant, engine)
             row = make(merged, folder, plan)
+            print(row.made.measurement.model_dump_json(), file=sys.stderr)
             print([f"{variant}, {plan.engine}", *row.cells()], file=sys.stderr)
             limit = f"{LIMITS[variant]:.2f}" if variant in LIMITS else ""
             yield [f"{variant}, {plan.engine}", *row.cells(), limit]
