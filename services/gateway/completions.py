@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from contracts.attribution import ATTRIBUTION, PROVABLE, as_error_kind
 from contracts.facts import Inference
+from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
 from shared.clock import Clock
 from shared.errors import SlipwayError
@@ -26,7 +27,7 @@ from .drill_table import DrillTable
 from .http import Bodies, Reply, drop, limit_writes, problem_response, until_disconnect
 from .metrics import GatewayMetrics
 from .ports import Engine, NewId, Pause, TemplateBusy, TemplateFailure, TemplateRefusal, Templates
-from .proofs import Proofs
+from .proofs import Failed, Proofs
 from .route_table import RouteTable
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -142,7 +143,8 @@ class Completions:
 
         Raises:
             Refused: 400 where these messages are at fault, 503 where no process was free; 500 where the template
-                fails a harmless conversation, too: that alone is the target's doing, and is recorded as such.
+                fails a harmless conversation, too, or breaks on these where that of the version behind does not: that
+                alone is the target's doing, and is recorded as such.
         """
         ask, served = question.ask, question.choice.served
         template = served.chat_template
@@ -155,7 +157,8 @@ class Completions:
             prompt.encode()
         except (TemplateRefusal, TemplateFailure, TemplateBusy, UnicodeEncodeError) as failure:
             plain = await self._parts.templates.renders_plain(template, **tokens)
-            if plain is False:
+            refused = isinstance(failure, TemplateRefusal | TemplateBusy)
+            if plain is False or (plain and not refused and await self._breaks_alone(question)):
                 answer = self._begin(question)
                 self._report(answer, Ending(error="template_failed", caused_by="target"))
                 raise Refused(replace(errors.template_failed(str(failure)), headers=labels(question))) from failure
@@ -166,6 +169,24 @@ class Completions:
             message = f"{failure} It does render a plain conversation; change the messages."
             raise errors.bad_request(message, "messages", "template_refused") from failure
         return prompt
+
+    async def _breaks_alone(self, question: Question) -> bool:
+        """Return whether a template breaks, also when tried again, on what the one of the version behind renders."""
+        served, behind = question.choice.served, self._behind(question)
+        if behind is None or behind.chat_template in (None, served.chat_template):
+            return False
+        return await self._renders(behind, question) is True and await self._renders(served, question) is False
+
+    async def _renders(self, served: ServedTarget, question: Question) -> bool | None:
+        """Return whether the template of a target renders a conversation; None if no process was free."""
+        tokens = {"bos_token": served.bos_token or "", "eos_token": served.eos_token or ""}
+        try:
+            (await self._parts.templates.render(served.chat_template or "", question.ask.messages, **tokens)).encode()
+        except TemplateBusy:
+            return None
+        except (TemplateRefusal, TemplateFailure, UnicodeEncodeError):
+            return False
+        return True
 
     def _begin(self, question: Question) -> Answer:
         parts = self._parts
@@ -201,21 +222,28 @@ class Completions:
         await reply.respond(JSONResponse(body, headers=reply.labels))
 
     async def _judge(self, answer: Answer, question: Question, failure: SlipwayError) -> Ending:
-        """Return how a failed request ended: who caused it is asked of the target itself where the request might have.
+        """Return how a failed request ended: who caused it is found out by asking, where the request might have.
 
-        A target that answers a harmless prompt right after it refused or failed this one: the request's own doing.
-        One that fails that, too, fails by itself, also where it says that the request was bad.
+        A target that fails a harmless prompt as well fails by itself, also where it says that the request was bad; so
+        does one that fails what the version behind answers (see `Proofs.judge`).
         """
         kind = as_error_kind(failure.code)
         touch = question.touch
         if kind not in PROVABLE or (touch is not None and touch.fails):
             return Ending(error=kind, caused_by=ATTRIBUTION[kind])
-        answers_plain = await self._parts.proofs.answers(question.choice.served, answer.endpoint)
-        if answers_plain is False:
+        failed = Failed(
+            question.choice.served, answer.endpoint, question.prompt, question.sampling,
+            tokens=answer.usage.output_tokens, refused=kind == "bad_request",
+        )  # fmt: skip
+        party = await self._parts.proofs.judge(failed, self._behind(question))
+        if party == "target":
             return Ending(error="engine_failed", caused_by="target")
-        if kind == "bad_request":
-            return Ending(caused_by="caller")
-        return Ending(error=kind, caused_by="caller" if answers_plain else "infrastructure")
+        return Ending(caused_by="caller") if failed.refused else Ending(error=kind, caused_by=party)
+
+    def _behind(self, question: Question) -> ServedTarget | None:
+        target = question.choice.served.target
+        route = self._parts.tables[question.environment].get(target.model)
+        return routing.choose_behind(route, target) if route is not None else None
 
     async def _stream(self, answer: Answer, question: Question, reply: Reply) -> None:
         shape = self._shape(question)

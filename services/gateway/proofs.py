@@ -1,9 +1,12 @@
-"""Whether a target fails something harmless, too: what a request alone can cause is no evidence against a target."""
+"""Whose doing a failed request was: what a request alone can cause is no evidence against a target."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from contracts.routes import ServedTarget
+from contracts.vocabulary import Party
 from shared.clock import Clock
 from shared.errors import SlipwayError
 
@@ -13,6 +16,26 @@ PROMPT = "Hello"
 SAMPLING = {"max_tokens": 1, "temperature": 0.0}
 _UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token"})
 _IN_A_ROW = 3
+_AT_ONCE = 16
+"""So many failed requests are asked again at once; callers who make requests fail cannot multiply the load by more."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A request that its target failed or refused.
+
+    Attributes:
+        prompt, sampling: what the engine was asked.
+        tokens: how many tokens of the answer came before the failure.
+        refused: the engine said that the request was bad.
+    """
+
+    served: ServedTarget
+    endpoint: str
+    prompt: str
+    sampling: Mapping[str, Any]
+    tokens: int = 0
+    refused: bool = False
 
 
 @dataclass
@@ -26,10 +49,11 @@ class _Known:
 
 
 class Proofs:
-    """Asks targets for one token of a fixed prompt, rarely: callers who make requests fail cannot multiply them.
+    """Asks targets for one token of a fixed prompt, rarely, and the version behind for the failed request itself.
 
-    An answer is remembered for `kept_s`. A failure is remembered only after three in a row: where a target fails now
-    and then, one unlucky proof must not turn all that callers send wrong in the next seconds against it.
+    That the fixed prompt is answered is remembered for `kept_s`; a failure of it only after three in a row: where a
+    target fails now and then, one unlucky proof must not turn all that callers send wrong in the next seconds against
+    it. What is found out about a request is said of this request only, and never remembered.
     """
 
     def __init__(self, engine: Engine, clock: Clock, *, kept_s: float = 5.0, limit_s: float = 10.0) -> None:
@@ -38,6 +62,48 @@ class Proofs:
         self._kept_s = kept_s
         self._limit_s = limit_s
         self._known: dict[tuple[str, str], _Known] = {}
+        self._places = asyncio.Semaphore(_AT_ONCE)
+
+    async def judge(self, failed: Failed, behind: ServedTarget | None) -> Party:
+        """Return who caused a failure, from what else fails.
+
+        The target, where it fails something harmless as well, or where the version behind answers this very request.
+        The caller, where the version behind fails it, too. Where that one cannot be asked, the target is asked the same
+        once more: what it answers now did not fail because of what was asked. `infrastructure` where nothing is proved.
+        """
+        plain = await self.answers(failed.served, failed.endpoint)
+        if plain is not True:
+            return "target" if plain is False else "infrastructure"
+        try:
+            async with asyncio.timeout(self._limit_s), self._places:
+                return await self._compare(failed, behind)
+        except TimeoutError:
+            return "infrastructure"
+
+    async def _compare(self, failed: Failed, behind: ServedTarget | None) -> Party:
+        if failed.refused and (behind is None or behind.context_tokens > failed.served.context_tokens):
+            return "caller"  # a longer context takes what this one rightly refuses
+        answered = None if behind is None else await self._gets_further(behind, behind.endpoints[0], failed)
+        if answered is None and not failed.refused:
+            answered = await self._gets_further(failed.served, failed.endpoint, failed)
+        if answered is None:
+            return "infrastructure"
+        return "target" if answered else "caller"
+
+    async def _gets_further(self, served: ServedTarget, endpoint: str, failed: Failed) -> bool | None:
+        """Return whether a target ends the answer, or gets beyond where it broke off; None if it cannot be asked."""
+        stream = self._engine.generate(endpoint, served.target, failed.prompt, failed.sampling, "proof")
+        tokens = 0
+        try:
+            async for delta in stream:
+                tokens += delta.output_tokens
+                if tokens > failed.tokens or delta.finish_reason is not None:
+                    return True
+        except SlipwayError as error:
+            return None if error.code in _UNKNOWN else False
+        finally:
+            await stream.aclose()
+        return False
 
     async def answers(self, served: ServedTarget, endpoint: str) -> bool | None:
         """Return whether the target answers something harmless there; None if that cannot be told."""

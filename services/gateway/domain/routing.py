@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from contracts.routes import Route, ServedTarget
-from contracts.vocabulary import MODEL_NAME_PATTERN
+from contracts.vocabulary import MODEL_NAME_PATTERN, Target
 
 from .draws import fraction
 
@@ -65,6 +65,12 @@ def reachable(route: Route) -> list[Choice]:
         Choice(route.previous) if route.previous else None,
     ]
     return [one for one in candidates if one is not None and not route.is_barred(one.served.target)]
+
+
+def choose_behind(route: Route, target: Target) -> ServedTarget | None:
+    """Return the target that stands behind another: the active one behind a canary, behind that the previous one."""
+    line = (route.active, route.previous)
+    return next((one for one in line if one and one.target != target and not route.is_barred(one.target)), None)
 
 
 def list_models(route: Route) -> list[str]:

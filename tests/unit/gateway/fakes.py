@@ -38,6 +38,7 @@ class FakeEngine:
         failures: errors to raise per endpoint, before the first piece, one per attempt.
         break_after: error to raise after so many pieces.
         poison: errors to raise for prompts that hold a text, whatever the endpoint.
+        faulty: the targets that have that poison; None means all.
         gate: pieces after the first wait for it.
         honours_stop: end an answer, as the real one, where one of the stop sequences begins; what comes before is kept.
     """
@@ -46,6 +47,7 @@ class FakeEngine:
     failures: dict[str, list[SlipwayError]] = field(default_factory=dict)
     break_after: tuple[int, SlipwayError] | None = None
     poison: dict[str, SlipwayError] = field(default_factory=dict)
+    faulty: set[str] | None = None
     gate: asyncio.Event | None = None
     honours_stop: bool = False
     calls: list[tuple[str, str, str]] = field(default_factory=list)
@@ -57,7 +59,7 @@ class FakeEngine:
         if self.failures.get(endpoint):
             raise self.failures[endpoint].pop(0)
         for text, error in self.poison.items():
-            if text in prompt:
+            if text in prompt and (self.faulty is None or str(target) in self.faulty):
                 raise error
         if self.loaded is not None and str(target) not in self.loaded:
             raise Transient("endpoint_unreachable", f"{target} is not loaded there")
@@ -67,7 +69,9 @@ class FakeEngine:
         count, done = sampling["max_tokens"], False
         try:
             for index in range(count):
-                if self.break_after is not None and index == self.break_after[0]:
+                if self.break_after is not None and index == self.break_after[0] and (
+                    self.faulty is None or str(target) in self.faulty
+                ):
                     raise self.break_after[1]
                 if self.gate is not None and index > 0:
                     await self.gate.wait()

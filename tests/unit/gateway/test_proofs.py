@@ -1,0 +1,124 @@
+"""Whose doing a failed request was: asked of the version behind, never remembered for another request."""
+
+import pytest
+
+from contracts.triggers import observe
+from shared.errors import Permanent, Transient
+from tests.kit import factories as f
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import World, only_active
+
+BROKE = Transient("engine_failed", "KeyError: 7")
+REFUSED = Permanent("bad_request", "too long")
+ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
+NEW = {str(f.target(7))}
+
+
+def alone():
+    return f.route(canary=None, active=f.served(7), previous=None, older=())
+
+
+def ends(world):
+    return [(record.error, record.caused_by) for record in world.records]
+
+
+async def ask(world, words):
+    for word in words:
+        await world.chat(messages=[{"role": "user", "content": word}])
+
+
+async def test_a_version_that_fails_a_fifth_is_seen_to_fail_a_fifth_though_it_answers_what_is_harmless():
+    world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}, faulty=NEW))
+    await ask(world, ["odd", "plain", "plain", "plain", "plain"] * 40)
+    seen = [observe(ERRORS, record) for record in world.records]
+    assert (seen.count(True), seen.count(False), seen.count(None)) == (40, 160, 0)
+
+
+async def test_what_the_version_behind_fails_too_is_the_callers_however_often_it_comes():
+    world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}))
+    await ask(world, ["odd"] * 50)
+    assert set(ends(world)) == {("engine_failed", "caller")}
+
+
+async def test_the_finding_about_one_body_is_not_used_for_another():
+    world = World(only_active(), engine=FakeEngine(poison={"both": BROKE}))
+    await ask(world, ["both"])
+    world.engine.faulty, world.engine.poison = NEW, {"only": BROKE}
+    await ask(world, ["only"])
+    assert ends(world) == [("engine_failed", "caller"), ("engine_failed", "target")]
+
+
+async def test_a_canary_is_compared_with_the_active_version():
+    canary = f.CanaryShare(served=f.served(8), weight_ratio=0.99)
+    world = World(f.route(canary=canary, active=f.served(7)), engine=FakeEngine(poison={"odd": BROKE}, faulty={str(f.target(8))}))
+    await ask(world, ["odd"] * 10)
+    assert {record.caused_by for record in world.records if record.canary} == {"target"}
+
+
+@pytest.mark.parametrize(("faulty", "caused_by"), [(NEW, "target"), (None, "caller")])
+async def test_an_answer_that_breaks_off_is_asked_of_the_version_behind_until_it_is_further(faulty, caused_by):
+    world = World(only_active(), engine=FakeEngine(break_after=(5, BROKE), faulty=faulty))
+    await world.chat(max_tokens=50)
+    assert ends(world) == [("engine_failed", caused_by)]
+    assert world.engine.aborted.count("proof") == 1, "it is not asked for more than is needed"
+
+
+@pytest.mark.parametrize(
+    ("failures", "caused_by"), [([BROKE, BROKE], "target"), ([BROKE, BROKE, None, BROKE], "caller")]
+)
+async def test_without_a_version_behind_the_same_is_asked_once_more(failures, caused_by):
+    class Engine(FakeEngine):
+        async def generate(self, endpoint, target, prompt, sampling, request_id):
+            error = failures.pop(0) if failures else None
+            if error is not None:
+                raise error
+            async for delta in super().generate(endpoint, target, prompt, sampling, request_id):
+                yield delta
+
+    world = World(alone(), engine=Engine())
+    await ask(world, ["odd"])
+    assert ends(world) == [("engine_failed", caused_by)]
+
+
+async def test_a_version_behind_that_is_not_loaded_proves_nothing_and_the_target_is_asked_again():
+    world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}, loaded=NEW))
+    await ask(world, ["odd"])
+    assert ends(world) == [("engine_failed", "caller")]
+
+
+@pytest.mark.parametrize(("context", "end"), [(2048, ("engine_failed", "target")), (4096, (None, "caller"))])
+async def test_a_refusal_counts_only_where_the_version_behind_has_no_longer_context(context, end):
+    route = f.route(canary=None, active=f.served(7), previous=f.served(6, context_tokens=context))
+    world = World(route, engine=FakeEngine(poison={"odd": REFUSED}, faulty=NEW))
+    await ask(world, ["odd"])
+    assert ends(world) == [end]
+
+
+async def test_a_barred_version_is_never_asked():
+    route = f.route(canary=None, active=f.served(7), previous=f.served(6), barred=(f.target(6),))
+    world = World(route, engine=FakeEngine(poison={"odd": BROKE}, faulty=NEW))
+    await ask(world, ["odd"])
+    assert ends(world) == [("engine_failed", "caller")]
+    assert str(f.target(6)) not in {target for _, target, _ in world.engine.calls}
+
+
+ON_ODD = "{% if messages[-1].content == 'odd' %}"
+
+
+@pytest.mark.parametrize(
+    ("new", "behind", "end"),
+    [
+        (ON_ODD + "{{ 1 / 0 }}{% endif %}", "plain", [("template_failed", "target")]),
+        (ON_ODD + "{{ '\\ud800' }}{% endif %}", "plain", [("template_failed", "target")]),
+        (ON_ODD + "{{ 1 / 0 }}{% endif %}", ON_ODD + "{{ 2 / 0 }}{% endif %}", []),
+        (ON_ODD + "{{ 1 / 0 }}{% endif %}", None, []),
+        # What a template refuses it says on purpose.
+        (ON_ODD + "{{ raise_exception('no') }}{% endif %}", "plain", []),
+    ],
+)  # fmt: skip
+async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targets_doing(new, behind, end):
+    route = f.route(canary=None, active=f.served(7, chat_template=new), previous=f.served(6, chat_template=behind))
+    world = World(route)
+    answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
+    assert answer.status_code == (500 if end else 400)
+    assert ends(world) == end
