@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from contracts.attribution import ErrorKind
+from contracts.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
 from contracts.facts import Inference
 from contracts.triggers import CANCELLED
 from contracts.vocabulary import Environment, Party
@@ -78,6 +79,7 @@ class Answer:
         self._backlog = Backlog(lag_bytes)
         self._taking: asyncio.Task[None] | None = None
         self._sent_s = question.arrived_s
+        self._excused_s = 0.0
         self._ended_s: float | None = None
         self._arrivals: list[timing.Arrival] = []
         self._texts: list[str] = []
@@ -109,11 +111,17 @@ class Answer:
         try:
             await self._attempt(endpoints[0])
         except Transient as error:
+            if len(endpoints) == 1 and error.code == "no_first_token":  # waited long enough for this endpoint
+                raise
+            kind = as_error_kind(error.code)
+            excused = ATTRIBUTION[kind] != "target" or kind in PROVABLE
+            if excused:
+                self._excused_s = math.inf  # until the next attempt
             if len(endpoints) == 1:
-                if error.code == "no_first_token":  # waited long enough for this endpoint
-                    raise
                 await self._engine.await_reconnect(endpoints[0])
             self.retried = True
+            if excused:
+                self._excused_s = self._clock.monotonic() - self._sent_s
             await self._attempt(endpoints[1 % len(endpoints)])
 
     async def _suffer(self, touch: Touch) -> None:
@@ -196,7 +204,8 @@ class Answer:
         """Return the telemetry record; never any text.
 
         A caller that goes away, or does not read, says nothing against the target: that is a finish reason, not an
-        error. All times end where the engine delivered, not where the caller read.
+        error. All times end where the engine delivered, not where the caller read. They begin with the arrival; what
+        a first attempt took that failed through anything but the target is left out, with the wait after it.
         """
         self._end()
         assert self._ended_s is not None  # noqa: S101 - set above
@@ -206,6 +215,8 @@ class Answer:
         textless = bool(sampling.get("stop") or sampling.get("ignore_eos") or sampling.get("min_tokens"))
         held_back = self._alteration is None and textless
         whole = ending == Ending()
+        excused_ms = self._excused_s * 1000.0
+        first_token_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
         return Inference(
             request_id=question.request_id,
             target=question.choice.served.target,
@@ -215,9 +226,9 @@ class Answer:
             drill=question.touch.drill_id if question.touch else None,
             scheduled_at=question.arrived_at,
             sent_at=question.arrived_at + sent_after,
-            ttft_ms=timing.first_token_ms(self._arrivals, held_back=held_back),
+            ttft_ms=None if first_token_ms is None else first_token_ms - excused_ms,
             itl_ms=timing.inter_token(self._arrivals),
-            e2e_ms=self._ended_s * 1000.0,
+            e2e_ms=max(0.0, self._ended_s * 1000.0 - excused_ms),
             input_tokens=self.usage.input_tokens,
             output_tokens=self.usage.output_tokens,
             finish_reason=CANCELLED if ending.cancelled else self.finish_reason or None,

@@ -1,5 +1,6 @@
 """No caller alone can raise an alert about production: requests through the gateway, their records into the monitor."""
 
+import asyncio
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from contracts import facts
 from contracts.policy import Canary
 from services.monitor.domain import watching
 from services.monitor.domain.watching import Cause, Rules
+from shared.errors import Transient
 from tests.kit import factories as f
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import World, only_active
@@ -33,7 +35,9 @@ def alerts_after(records):
     """Give the alerts that the monitor raises for two thousand good requests and then these records."""
     now = records[-1].scheduled_at if records else f.START
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
-    watch = watching.take_policy(watching.Watch(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now))
+    watch = watching.take_policy(
+        watching.Watch(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
+    )
     route = f.route(active=f.served(7), canary=None, previous=None, older=(), barred=(), epoch=1)
     watch = watching.take_route(watch, route, Cause("route", now), Rules())
     good = [
@@ -67,7 +71,9 @@ async def test_seven_bodies_with_a_lone_surrogate_are_refused_and_say_nothing_ab
 
 def test_the_monitor_does_raise_an_alert_when_the_target_fails():
     """The tests above could not fail without this."""
-    failed = [f.inference(request_id=f"bad-{n}", target=f.target(7), error="engine_dead", features=None) for n in range(8)]
+    failed = [
+        f.inference(request_id=f"bad-{n}", target=f.target(7), error="engine_dead", features=None) for n in range(8)
+    ]
     assert alerts_after(failed)
 
 
@@ -76,4 +82,53 @@ async def test_a_stop_that_leaves_no_text_is_no_empty_answer():
     for _ in range(20):
         assert (await world.chat(stop=["w0"])).status_code == 200
     assert len(world.records) == 20
+    assert alerts_after(world.records) == []
+
+
+class Reconnecting(FakeEngine):
+    """Needs 1.5 s on the world's clock to be connected again; `held` keeps it from it."""
+
+    clock = None
+    held = None
+
+    async def await_reconnect(self, endpoint):
+        await super().await_reconnect(endpoint)
+        await self.clock.pause(1.5)
+        if self.held is not None:
+            await self.held.wait()
+
+
+def first_attempts_fail(code, count):
+    engine = Reconnecting(failures={"a:1": [Transient(code, "first attempt")] * count})
+    world = World(only_active(endpoints=("a:1",)), engine=engine)
+    engine.clock = world.clock
+    return world
+
+
+async def send_well(world, count, code):
+    for _ in range(count):
+        world.engine.failures["a:1"] = [Transient(code, "first attempt")]
+        assert (await world.chat()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("code", "alerts"), [("endpoint_unreachable", []), ("engine_failed", []), ("engine_dead", ["late"])]
+)
+async def test_what_a_request_waits_after_an_attempt_that_the_target_did_not_fail_is_no_latency(code, alerts):
+    world = first_attempts_fail(code, 0)
+    await send_well(world, 8, code)
+    assert [one.data["trigger"] for one in alerts_after(world.records)] == alerts
+    assert all(record.e2e_ms >= record.ttft_ms > 0 for record in world.records)
+
+
+async def test_callers_who_go_away_while_the_endpoint_is_connected_again_say_nothing_about_the_target():
+    world = first_attempts_fail("endpoint_unreachable", 8)
+    world.engine.held = asyncio.Event()
+    callers = [asyncio.ensure_future(world.chat()) for _ in range(8)]
+    while len(world.engine.awaited) < 8:
+        await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+    assert [record.finish_reason for record in world.records] == ["cancelled"] * 8
     assert alerts_after(world.records) == []
