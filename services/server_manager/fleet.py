@@ -9,7 +9,7 @@ import structlog
 from contracts.codes import Code
 from contracts.vocabulary import Deployable, Digest
 from services.server_manager.domain.fleet import BUSY, Action, Held, Limits, Phase
-from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost
+from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost, Permit
 from shared.clock import Clock
 from shared.errors import Permanent, SlipwayError, Transient, translate
 
@@ -158,11 +158,15 @@ class Fleet:
         slot.phase = phase
         slot.since = self._clock.monotonic()
 
-    async def _permit(self, needed: Extent) -> None:
-        """Raise LeaseLost unless this process may do so much now; asked immediately before the engine is."""
-        extent = await self._lead.confirm()
-        if extent is Extent.NOTHING or (needed is Extent.ALL and extent is not Extent.ALL):
-            raise LeaseLost(f"needed {needed}, allowed {extent}")
+    def _permission(self, needed: Extent) -> Permit:
+        """Return what raises LeaseLost unless this process may do so much at that moment."""
+
+        async def permit() -> None:
+            extent = await self._lead.confirm()
+            if extent is Extent.NOTHING or (needed is Extent.ALL and extent is not Extent.ALL):
+                raise LeaseLost(f"needed {needed}, allowed {extent}")
+
+        return permit
 
     def _put_off(self, name: str, slot: Slot, error: LeaseLost) -> None:
         """Forget a target whose action was not allowed: the next look at the engine says what it is."""
@@ -182,11 +186,12 @@ class Fleet:
         self._log.info("loading", target=name, heal=heal)
         try:
             folder = await self._artifacts.materialise(deployable)
-            await self._permit(needed)
             if heal:
-                await self._engine.unload(name, wait=False)
-                await self._permit(Extent.RECYCLE)  # it is gone by now: only another holder's order stops the load
-            await self._engine.load(name, folder, digest=slot.digest, memory_bytes=slot.memory_bytes)
+                await self._engine.unload(name, wait=False, permit=self._permission(needed))
+                needed = Extent.RECYCLE  # it is gone by now: only another holder's order stops the load
+            await self._engine.load(
+                name, folder, digest=slot.digest, memory_bytes=slot.memory_bytes, permit=self._permission(needed)
+            )
             self._check_after(name)
             slot.token = await self._engine.probe(name, self._load_probe_s)
         except LeaseLost as error:
@@ -211,8 +216,7 @@ class Fleet:
         slot.code, slot.reason, slot.hopeless = known.code, known.reason, isinstance(known, Permanent)
         self._enter(slot, Phase.FAILED)
         try:
-            await self._permit(Extent.ALL)
-            await self._engine.unload(name)
+            await self._engine.unload(name, permit=self._permission(Extent.ALL))
         except LeaseLost as lost:
             self._put_off(name, slot, lost)
         except SlipwayError as also:
@@ -241,8 +245,7 @@ class Fleet:
 
     async def _unload(self, name: str, slot: Slot) -> None:
         try:
-            await self._permit(Extent.ALL)
-            await self._engine.unload(name)
+            await self._engine.unload(name, permit=self._permission(Extent.ALL))
             self._check_after(name)
         except LeaseLost as error:
             self._put_off(name, slot, error)

@@ -1,6 +1,6 @@
 """What server-manager needs from outside."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +15,12 @@ from services.server_manager.domain.records import Servers
 from shared.bus import Emit
 
 Progress = Callable[[int, int], None]
+Permit = Callable[[], Awaitable[None]]
+"""Raises LeaseLost unless this process may send the request now."""
+
+
+async def allow() -> None:
+    """Return: the request may be sent."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,17 @@ class Engine(Protocol):
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
 
-    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:
-        """Load a model and wait until the engine says it is ready; raise Transient `load_failed`."""
+    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int, permit: Permit = allow) -> None:
+        """Load a model and wait until the engine says it is ready; raise Transient `load_failed`.
 
-    async def unload(self, name: str, *, wait: bool = True) -> None:
-        """Unload a model, loaded or not; with `wait`, return once it is gone or cannot go."""
+        `permit` is awaited when the request's turn has come; what it raises is raised, and nothing is requested.
+        """
+
+    async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:
+        """Unload a model, loaded or not; return once it is gone, or after a while, a shorter one without `wait`.
+
+        `permit` is awaited when the request's turn has come; what it raises is raised, and nothing is requested.
+        """
 
     async def probe(self, name: str, deadline_s: float) -> str:
         """Give the first text that the model generates; raise when there is none."""

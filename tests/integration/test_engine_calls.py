@@ -9,6 +9,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from contracts.vocabulary import digest_of
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
+from services.server_manager.ports import LeaseLost
 from shared.errors import SlipwayError
 from shared.process import free_port
 
@@ -24,6 +25,7 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.asked: list[str] = []
         self.loaded: dict[str, str] = {}
         self.alive = True
+        self.stuck: set[str] = set()
         self.loading = asyncio.Event()
         self.finish = asyncio.Event()
         self.finish.set()
@@ -52,7 +54,10 @@ class Recorder(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def RepositoryModelUnload(self, request, context):  # noqa: N802, ARG002 - Triton's name
         await self._take("unload")
-        self.loaded.pop(request.model_name, None)
+        if request.model_name in self.stuck:
+            self.loaded[request.model_name] = "UNLOADING"
+        else:
+            self.loaded.pop(request.model_name, None)
         return service_pb2.RepositoryModelUnloadResponse()
 
     async def RepositoryIndex(self, request, context):  # noqa: N802, ARG002 - Triton's name
@@ -75,7 +80,11 @@ async def triton(tmp_path):
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     recorder.server = server
-    recorder.engine = TritonEngine(f"127.0.0.1:{port}", tmp_path / "models", EngineConfig(kind="toy"))
+    recorder.lost = False
+    recorder.engine = TritonEngine(
+        f"127.0.0.1:{port}", tmp_path / "models", EngineConfig(kind="toy"), superseded=lambda: recorder.lost,
+        unload_wait_s=0.6,
+    )  # fmt: skip
     yield recorder
     recorder.finish.set()
     recorder.list.set()
@@ -155,14 +164,96 @@ async def test_a_load_that_fails_holds_nothing_up_and_names_the_signal(triton, t
     await load(triton, "bot.v1.bf16", tmp_path)
 
 
-async def test_a_load_that_is_given_up_holds_nothing_up(triton, tmp_path):
+async def test_a_load_that_is_given_up_keeps_others_waiting_only_until_it_has_ended(triton, tmp_path):
+    """Triton goes on loading although the caller has left; an index would find it in the middle of it."""
     triton.finish.clear()
     loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
     await triton.loading.wait()
     loading.cancel()
-    await asyncio.gather(loading, return_exceptions=True)
+    await asyncio.wait([loading], timeout=5)
+    assert loading.cancelled(), "the caller does not wait"
+    following = asyncio.create_task(load(triton, "bot.v2.bf16", tmp_path))
+    assert await triton.engine.index() is None
+    assert triton.asked == ["load", "live"]
     triton.finish.set()
-    await asyncio.wait_for(load(triton, "bot.v2.bf16", tmp_path), 5)
+    await asyncio.wait_for(following, 5)
+    assert triton.loaded == {"bot.v1.bf16": "READY", "bot.v2.bf16": "READY"}
+    assert triton.together == set()
+
+
+async def test_a_request_that_was_given_up_while_it_waited_is_not_sent(triton, tmp_path):
+    await load(triton, "old.v1.bf16", tmp_path)
+    triton.finish.clear()
+    triton.loading.clear()
+    loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await triton.loading.wait()
+    unloading = asyncio.create_task(triton.engine.unload("old.v1.bf16"))
+    await asyncio.sleep(0)
+    unloading.cancel()
+    triton.finish.set()
+    await loading
+    await asyncio.wait([unloading], timeout=5)
+    assert "old.v1.bf16" in (await triton.engine.index())
+    assert "unload" not in triton.asked
+
+
+@pytest.mark.parametrize("how", ["fence", "permit"])
+@pytest.mark.parametrize("what", ["load", "unload"])
+async def test_a_lease_lost_while_a_request_waits_for_another_load_stops_the_request(triton, tmp_path, how, what):
+    await load(triton, "old.v1.bf16", tmp_path)
+    triton.finish.clear()
+    triton.loading.clear()
+    triton.asked.clear()
+    lost = False
+
+    async def permit():
+        if lost:
+            raise LeaseLost("another process leads")
+
+    loading = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await triton.loading.wait()
+    if what == "unload":
+        queued = asyncio.create_task(triton.engine.unload("old.v1.bf16", permit=permit))
+    else:
+        queued = asyncio.create_task(
+            triton.engine.load("new.v1.bf16", tmp_path, digest=DIGEST, memory_bytes=1, permit=permit)
+        )
+    for _ in range(50):
+        await asyncio.sleep(0)
+    triton.lost, lost = how == "fence", how == "permit"
+    triton.finish.set()
+    await loading
+    with pytest.raises(LeaseLost):
+        await asyncio.wait_for(queued, 5)
+    assert triton.asked == ["load"]
+    assert not (tmp_path / "models" / "new.v1.bf16").exists(), "its files are the next holder's by now"
+    triton.lost = False
+    assert set(await triton.engine.index()) == {"old.v1.bf16", "bot.v1.bf16"}, "it holds nothing up"
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_no_load_goes_out_while_a_model_is_still_unloading(triton, tmp_path, wait):
+    """Triton answers an unload at once and does it afterwards."""
+    await load(triton, "old.v1.bf16", tmp_path)
+    triton.stuck.add("old.v1.bf16")
+    unloading = asyncio.create_task(triton.engine.unload("old.v1.bf16", wait=wait))
+    following = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await asyncio.wait_for(triton.indexing.wait(), 5)
+    assert await triton.engine.index() is None
+    assert triton.asked[:3] == ["load", "unload", "index"]
+    assert triton.asked.count("load") == 1
+    del triton.loaded["old.v1.bf16"]
+    await asyncio.wait_for(unloading, 5)
+    await asyncio.wait_for(following, 5)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_model_that_stays_unloading_for_ever_holds_loads_up_for_a_while_only(triton, tmp_path, wait):
+    await load(triton, "old.v1.bf16", tmp_path)
+    triton.stuck.add("old.v1.bf16")
+    await asyncio.wait_for(triton.engine.unload("old.v1.bf16", wait=wait), 5)
+    await asyncio.wait_for(load(triton, "old.v1.bf16", tmp_path), 5)
+    assert triton.loaded == {"old.v1.bf16": "READY"}
 
 
 async def test_a_server_that_is_gone_while_it_loads_is_noticed(triton, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from contracts.routes import AlreadyApplied, Changed, Refused, promote
 from contracts.vocabulary import Target, digest_of
 from services.server_manager.domain.records import OpenAlert, Servers
-from services.server_manager.ports import Extent
+from services.server_manager.ports import Extent, LeaseLost
 from shared.errors import SlipwayError, Transient
 from tests.unit.server_manager.factories import START, served
 
@@ -44,6 +44,19 @@ class EngineConformance:
 
     async def test_unloading_what_is_not_loaded_is_fine(self, engine):
         await engine.unload("bot.v9.bf16")
+
+    async def test_what_is_not_permitted_is_not_done(self, engine, folder):
+        async def refuse():
+            raise LeaseLost("another process leads")
+
+        await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
+        with pytest.raises(LeaseLost):
+            await engine.unload(NAME, permit=refuse)
+        with pytest.raises(LeaseLost):
+            await engine.load("bot.v2.bf16", folder, digest=DIGEST, memory_bytes=7, permit=refuse)
+        index = await engine.index()
+        assert index[NAME].ready
+        assert "bot.v2.bf16" not in index or not index["bot.v2.bf16"].ready
 
     async def test_what_cannot_be_loaded_says_so_and_leaves_the_others_alone(self, engine, folder, tmp_path):
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)

@@ -6,7 +6,7 @@ from pathlib import Path
 from contracts.routes import Changed, Route
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Servers
-from services.server_manager.ports import Extent, Indexed
+from services.server_manager.ports import Extent, Indexed, allow
 from shared.errors import Transient
 
 
@@ -49,14 +49,16 @@ class FakeEngine:
         self._check()
         return None if self.loading else dict(self.models)
 
-    async def load(self, name, folder: Path, *, digest, memory_bytes):
+    async def load(self, name, folder: Path, *, digest, memory_bytes, permit=allow):
+        await permit()
         self._check()
         self.loads.append(name)
         if not (folder / "config.json").is_file():
             raise Transient("load_failed", f"{folder} holds no config.json")
         self.models[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
 
-    async def unload(self, name, *, wait=True):  # noqa: ARG002
+    async def unload(self, name, *, wait=True, permit=allow):  # noqa: ARG002
+        await permit()
         self._check()
         self.models.pop(name, None)
         self.dead.discard(name)

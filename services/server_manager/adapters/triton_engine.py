@@ -3,13 +3,13 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
 from contracts.vocabulary import Digest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
-from services.server_manager.ports import Indexed, LeaseLost
+from services.server_manager.ports import Indexed, LeaseLost, Permit, allow
 from shared.errors import SlipwayError, Transient
 from shared.exits import explain_codes
 from shared.inference import Channels, classify_rpc_error, first_token
@@ -19,13 +19,16 @@ READY = "READY"
 GONE = frozenset({"UNAVAILABLE", ""})
 UNLOAD_POLL_S = 0.25
 """How often Triton is asked whether an unloaded model is gone."""
+HEAL_WAIT_S = 5.0
+"""How long a load of the same model waits for its unload, which may never end."""
 
 
 class TritonEngine:
     """One tritonserver in explicit model control mode.
 
-    Loads, unloads and questions about the repository go to it one at a time. Triton 2.51 has damaged its memory when
-    several models had loaded at once and requests came, and then hung in its crash handler.
+    Loads, unloads and questions about the repository go to it one at a time. An unload, which Triton answers at once
+    and does afterwards, lasts until the model is gone. Triton 2.51 has damaged its memory when several models
+    had loaded at once and requests came, and then hung in its crash handler.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class TritonEngine:
         self._control = asyncio.Lock()
         self._indexing = asyncio.Lock()
         self._changes = 0
+        self._sent: set[asyncio.Task[None]] = set()
 
     @property
     def endpoint(self) -> str:
@@ -52,7 +56,11 @@ class TritonEngine:
         return self._advertised
 
     async def close(self) -> None:
-        """Close the channel."""
+        """Give up what was sent and close the channel."""
+        sent = list(self._sent)
+        for task in sent:
+            task.cancel()
+        await asyncio.gather(*sent, return_exceptions=True)
         await self._channels.close()
 
     async def index(self) -> Mapping[str, Indexed] | None:
@@ -85,28 +93,40 @@ class TritonEngine:
             found[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)), settled)
         return found
 
-    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int) -> None:
+    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int, permit: Permit = allow) -> None:
         """Write the model's configuration and load it; returns when Triton says READY."""
-        self._fence()
         files = plan_model_files(name, str(folder), self._config)
         files[SIDECAR] = json.dumps({"digest": digest, "memory_bytes": memory_bytes})
-        await asyncio.to_thread(_write_files, self._repository / name, files)
-        await self._call("RepositoryModelLoad", "RepositoryModelLoadRequest", name, self._load_timeout_s)
 
-    async def unload(self, name: str, *, wait: bool = True) -> None:
+        async def prepare() -> None:
+            await permit()
+            self._fence()
+            await asyncio.to_thread(_write_files, self._repository / name, files)
+            await permit()
+
+        async def request() -> None:
+            await self._request("RepositoryModelLoad", "RepositoryModelLoadRequest", name, self._load_timeout_s)
+
+        await self._change(prepare, request)
+
+    async def unload(self, name: str, *, wait: bool = True, permit: Permit = allow) -> None:
         """Unload a model and wait until it is gone, for a while.
 
         A model whose process was killed with a request in flight stays UNLOADING for ever, but can be loaded again
-        all the same: whoever heals does not wait.
+        all the same: without `wait`, to load it again, at most `HEAL_WAIT_S` pass.
         """
-        await self._call("RepositoryModelUnload", "RepositoryModelUnloadRequest", name, 30.0)
-        if not wait:
-            return
-        deadline = asyncio.get_running_loop().time() + self._unload_wait_s
+        limit_s = self._unload_wait_s if wait else min(self._unload_wait_s, HEAL_WAIT_S)
+
+        async def request() -> None:
+            await self._request("RepositoryModelUnload", "RepositoryModelUnloadRequest", name, 30.0)
+            await self._wait_until_gone(name, limit_s)
+
+        await self._change(permit, request)
+
+    async def _wait_until_gone(self, name: str, limit_s: float) -> None:
+        deadline = asyncio.get_running_loop().time() + limit_s
         while asyncio.get_running_loop().time() < deadline:
-            async with self._control:
-                states = await self._states()
-            if states.get(name, "") in GONE:
+            if (await self._states()).get(name, "") in GONE:
                 break
             await asyncio.sleep(UNLOAD_POLL_S)
 
@@ -120,22 +140,50 @@ class TritonEngine:
         answer = await self._ask("RepositoryIndex", service_pb2.RepositoryIndexRequest(), "the index", 10.0)
         return {model.name: model.state for model in answer.models}
 
-    async def _call(self, method: str, request: str, name: str, timeout_s: float) -> None:
+    async def _change(self, prepare: Permit, request: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Prepare and send a request when no other load or unload is under way.
+
+        A caller that is cancelled leaves at once. What was sent by then keeps the others waiting until it has ended,
+        because Triton goes on with it; what was not sent by then never is.
+        """
+        self._changes += 1
+        try:
+            await self._control.acquire()
+        except BaseException:
+            self._changes -= 1
+            raise
+        try:
+            await prepare()
+        except BaseException:
+            self._end_change()
+            raise
+        sent = asyncio.create_task(request())
+        self._sent.add(sent)
+        sent.add_done_callback(self._end_sent)
+        await asyncio.shield(sent)
+
+    def _end_change(self) -> None:
+        self._control.release()
+        self._changes -= 1
+
+    def _end_sent(self, sent: asyncio.Task[None]) -> None:
+        self._sent.discard(sent)
+        self._end_change()
+        if not sent.cancelled():
+            sent.exception()  # retrieved here as well, for a caller that has left
+
+    async def _request(self, method: str, request: str, name: str, timeout_s: float) -> None:
         from tritonclient.grpc import service_pb2
 
         message = getattr(service_pb2, request)(model_name=name)
         self._fence()  # nothing is awaited between this and the request
-        self._changes += 1
         try:
-            async with self._control:
-                await self._ask(method, message, name, timeout_s)
+            await self._ask(method, message, name, timeout_s)
         except SlipwayError as error:
             if error.code == "endpoint_unreachable":
                 raise
             # Triton answers INVALID_ARGUMENT when a load fails; that is no fault of the caller.
             raise Transient("load_failed", explain_codes(_first_line(error.reason))) from error
-        finally:
-            self._changes -= 1
 
     def _fence(self) -> None:
         """Raise LeaseLost when another process took this engine over."""

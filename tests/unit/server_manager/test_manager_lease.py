@@ -114,6 +114,29 @@ async def test_a_lease_that_lapsed_while_an_artifact_was_fetched_stops_the_load(
     assert world.engine.loads == []
 
 
+@pytest.mark.parametrize("what", ["load", "unload"])
+async def test_a_lease_that_lapsed_while_the_engine_made_a_request_wait_stops_the_request(world, what):
+    """The engine takes one request at a time: the lease is asked for when the request's turn has come."""
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    gate, do = asyncio.Event(), getattr(world.engine, what)
+
+    async def slow(*args, **about):
+        await gate.wait()
+        await do(*args, **about)
+
+    setattr(world.engine, what, slow)
+    world.routes.routes["bot"] = route(2, 1, epoch=2) if what == "load" else route(1, epoch=2)
+    await world.ticks(1)
+    await world.ticks(1, seconds=60 if what == "unload" else 1)
+    assert world.phases()[V2 if what == "load" else V0] == f"{what}ing"
+    world.lead.lapse()
+    assert await FakeLead(world.state, world.lead.lease).hold()
+    gate.set()
+    await settle()
+    assert set(world.engine.models) == {V0, V1}
+
+
 async def test_what_could_not_be_loaded_is_not_cleaned_up_without_the_lease(world):
     """The next holder may have loaded it well in the meantime."""
     fail = world.engine.load
