@@ -14,6 +14,8 @@ KINDS: dict[str, AlertKind] = {
 }  # fmt: skip
 REPETITIVE = 0.5
 """An answer of which half the word triples are repeats is going round in circles."""
+ROOM_TOKENS = 16
+"""There is room for text in so many tokens: none in them is an empty answer, also where the caller allows no more."""
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -47,6 +49,11 @@ def observe(trigger: Trigger, record: Inference) -> bool | None:
     A request that failed through the target, or that was given up before the first token, says of its latency only
     that it was at least so long as it was waited for; an answer that ended without any text says the same of its first
     token. An answer that the caller cut off says nothing of its own length.
+
+    The caller's own parameters (`bound_by_caller`): a limit of tokens and a stop sequence only make an answer shorter,
+    so that one that took too long is bad with them, too, and one that did not is good. A forced length says nothing of
+    how long an answer takes, a stop sequence or a small limit nothing of whether it is empty: neither good nor bad,
+    because to count the good ones alone would hide the bad ones.
     """
     cancelled = record.finish_reason == CANCELLED
     if is_excused(record) and not cancelled:
@@ -65,7 +72,7 @@ def observe(trigger: Trigger, record: Inference) -> bool | None:
 def _of_first_token(record: Inference, limit_ms: float) -> bool | None:
     if record.ttft_ms is not None:
         return record.ttft_ms > limit_ms
-    explained = _is_bound(record) and record.output_tokens > 0
+    explained = record.output_tokens > 0 and not _shows_text(record)
     return True if record.e2e_ms > limit_ms and not explained else None
 
 
@@ -74,14 +81,26 @@ def _of_length(record: Inference, limit_ms: float) -> bool | None:
     if record.finish_reason == CANCELLED:
         waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
         return True if waited_in_vain else None
+    if _is_bound(record) and record.forced_by_caller is not False:
+        return None
     if over:
-        return None if _is_bound(record) else True
+        return True
     return False if record.error is None else None
 
 
 def _is_bound(record: Inference) -> bool:
     """Return whether the caller's own parameters explain it; what a drill did, it did on purpose to be seen."""
     return record.bound_by_caller and record.drill is None
+
+
+def _shows_text(record: Inference) -> bool:
+    """Return whether an answer would hold text if the target gave any, whatever the caller's parameters.
+
+    So it is without a stop sequence or forced length, and under a limit of tokens that leaves room for text.
+    """
+    if not _is_bound(record):
+        return True
+    return record.finish_reason == "length" and not record.forced_by_caller and record.output_tokens >= ROOM_TOKENS
 
 
 def _of_text(metric: str, record: Inference) -> bool | None:
@@ -91,10 +110,10 @@ def _of_text(metric: str, record: Inference) -> bool | None:
     if metric == "refusal_ratio":
         return features.refusal
     if metric == "empty_ratio":
-        return is_empty(record)
+        return features.empty if _shows_text(record) else None
     return features.repetition_ratio >= REPETITIVE
 
 
 def is_empty(record: Inference) -> bool:
     """Return whether an answer held no text though the caller's own parameters allowed for some."""
-    return record.features is not None and record.features.empty and not _is_bound(record)
+    return record.features is not None and record.features.empty and _shows_text(record)

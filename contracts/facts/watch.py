@@ -46,8 +46,9 @@ class Inference(Contract):
         caused_by: who caused that the request did not end with a whole answer; None where it did, and in records of
             older gateways. `contracts.attribution` says what counts as evidence.
         bound_by_caller: the caller's own parameters decided where the answer ends: a stop sequence, the limit of
-            tokens was reached, or a least length was forced. Then neither its length nor that it holds no text says
-            anything about the target.
+            tokens was reached, or a least length was forced. `contracts.triggers` says what follows.
+        forced_by_caller: it was a least length (`min_tokens`, `ignore_eos`), which alone makes an answer longer; None
+            in records of older gateways, which do not tell.
     """
 
     request_id: str
@@ -67,6 +68,7 @@ class Inference(Contract):
     error: str | None = None
     caused_by: Party | None = None
     bound_by_caller: bool = False
+    forced_by_caller: bool | None = None
     features: Features | None = None
 
 

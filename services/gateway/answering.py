@@ -192,13 +192,17 @@ class Answer:
         if self._stream is not None:
             await self._stream.aclose()
 
+    def _is_forced(self) -> bool:
+        """Return whether the caller forced a least length."""
+        sampling = self._question.ask.sampling
+        return bool(sampling.get("ignore_eos") or sampling.get("min_tokens"))
+
     def _is_bound(self) -> bool:
         """Return whether the caller's own parameters decided where the answer ends."""
         ask = self._question.ask
-        forced = bool(ask.sampling.get("ignore_eos") or ask.sampling.get("min_tokens"))
         limited = self.finish_reason == "length" and ask.max_tokens is not None
         stopped = self.finish_reason == "stop" and bool(ask.sampling.get("stop"))
-        return forced or limited or stopped
+        return self._is_forced() or limited or stopped
 
     def report(self, ending: Ending) -> Inference:
         """Return the telemetry record; never any text.
@@ -235,5 +239,6 @@ class Answer:
             error=ending.error,
             caused_by=ending.caused_by,
             bound_by_caller=self._is_bound(),
+            forced_by_caller=self._is_forced(),
             features=features.describe(question.ask.text, "".join(self._texts)) if whole else None,
         )

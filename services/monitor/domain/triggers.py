@@ -28,14 +28,18 @@ class HardFailure:
 def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
     """Count how many requests in a row failed through the target, and how many had an empty output.
 
-    What somebody else caused neither counts nor ends a run.
+    What somebody else caused neither counts nor ends a run; nor does an answer without text that the caller's own
+    parameters explain.
     """
     errors, empties = runs
     if record.finish_reason == CANCELLED or is_excused(record):
         return runs
     if record.error is not None:
         return errors + 1, empties
-    return 0, empties + 1 if is_empty(record) else 0
+    if is_empty(record):
+        return 0, empties + 1
+    explained = record.features is not None and record.features.empty
+    return 0, empties if explained else 0
 
 
 def assess_runs(runs: tuple[int, int], *, run: int) -> HardFailure | None:

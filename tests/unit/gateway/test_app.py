@@ -92,7 +92,7 @@ ON_THERE = "{% if 'there' in messages[0].content %}"
     ],
 )  # fmt: skip
 async def test_templates_that_do_not_render(template, status, code):
-    world = World(only_active(chat_template=template))
+    world = World(route(canary=None, active=served(7, chat_template=template), previous=served(6, chat_template=template)))
     answer = await world.chat()
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]
