@@ -38,7 +38,7 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.parts import MODEL, Parts, quantile, show_table, toy_parts, until
 from clients.cli.place import find_place
 from contracts.routes import Route
-from contracts.services import EVENTS, INBOX
+from contracts.services import EVENTS, INBOX, ORDERS
 from shared.inference import Channels, generate
 from shared.kv import Bucket
 from tests.kit import stack
@@ -174,7 +174,7 @@ POLICY = {
 async def stamps(js: JetStreamContext, model: str) -> dict[str, list[float]]:
     """Give when the facts about a model were stored, Unix seconds, by name."""
     found: dict[str, list[float]] = {}
-    for stream in (INBOX, EVENTS):
+    for stream in (INBOX, ORDERS, EVENTS):
         subject = f"slipway.*.*.v1.{model}"
         state = (await js.stream_info(stream, subjects_filter=subject)).state
         subscription = await js.subscribe(subject, stream=stream, ordered_consumer=True)

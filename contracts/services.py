@@ -7,9 +7,10 @@ from . import facts as f
 from .facts import Fact
 from .vocabulary import Environment
 
-Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
+Stream = Literal["SLIPWAY_INBOX", "SLIPWAY_ORDERS", "SLIPWAY_EVENTS", "SLIPWAY_TELEMETRY", "SLIPWAY_DEADLETTER"]
 
 INBOX: Stream = "SLIPWAY_INBOX"
+ORDERS: Stream = "SLIPWAY_ORDERS"
 EVENTS: Stream = "SLIPWAY_EVENTS"
 TELEMETRY: Stream = "SLIPWAY_TELEMETRY"
 DEADLETTER: Stream = "SLIPWAY_DEADLETTER"
@@ -111,20 +112,20 @@ def stream_of(fact: type[Fact]) -> Stream | None:
     if fact in NOT_STORED:
         return None
     if fact in FROM_OUTSIDE:
-        return INBOX
+        return INBOX if fact is f.CheckpointReady else ORDERS
     return TELEMETRY if fact is f.InferenceBatch else EVENTS
 
 
 def stream_subjects(stream: Stream) -> list[str]:
     """List the subjects of a stream explicitly.
 
-    The inbox takes every version of what outsiders publish, so that an unknown version can be answered with a
-    rejection instead of silence.
+    Inbox and orders take every version of what outsiders publish, so that an unknown version can be answered with a
+    rejection instead of silence. They are two streams, so that no number of announcements keeps an order out.
     """
     if stream == DEADLETTER:
         return [f"{DEADLETTER_PREFIX}.>"]
     names = [fact.TYPE for fact in f.FACTS.values() if stream_of(fact) == stream]
-    if stream == INBOX:
+    if stream in (INBOX, ORDERS):
         return sorted(name.rsplit(".", 1)[0] + ".>" for name in names)
     staging = [name.replace("slipway.", "slipway.staging.", 1) for name in names]
     return sorted(f"{name}.*" for name in names + staging)

@@ -274,7 +274,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
     A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
 
     Raises:
-        Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection.
+        Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
+            `too_large` when it is larger than its stream takes.
         Transient: `bus_unavailable` when the stream does not have it after several attempts; `stream_full` at once
             when the stream has reached its limit of size.
     """
@@ -293,6 +294,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
             known = translate(error)
             if known is not None and known.code == "stream_full":
                 raise Transient(known.code, f"{event.type} could not be published: {known.reason}") from error
+            if known is not None and known.code == "too_large":
+                raise Permanent(known.code, f"{event.type} could not be published: {known.reason}") from error
             if attempt == _PUBLISH_ATTEMPTS - 1:
                 raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
             await asyncio.sleep(0.2 * 2**attempt)

@@ -57,6 +57,7 @@ def translate(error: BaseException) -> SlipwayError | None:
 
 
 _STREAM_FULL = 10077
+_ABOVE_THE_STREAMS_SIZE = 10054
 _STORE_FULL = (10023, 10047)
 
 
@@ -69,7 +70,8 @@ def _from_nats(error: BaseException) -> SlipwayError | None:
     if isinstance(error, n.MaxPayloadError):
         return Permanent("internal_error", f"A message is larger than the bus allows: {error}.")
     if isinstance(error, n.BadSubjectError | n.BadHeaderError | n.JsonParseError | js.BadRequestError):
-        return Permanent("internal_error", f"The bus refused the request: {error!r}.")
+        above = getattr(error, "err_code", None) == _ABOVE_THE_STREAMS_SIZE
+        return Permanent("too_large" if above else "internal_error", f"The bus refused the request: {error!r}.")
     refusal = getattr(error, "err_code", None)
     if refusal == _STREAM_FULL:
         return Transient("stream_full", f"A stream of the message bus is full: {error}.")

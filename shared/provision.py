@@ -99,6 +99,8 @@ def merge(live: Mapping[str, Any], wanted: Mapping[str, Any], *, used_bytes: int
     for key in _GROWING:
         if wanted.get(key) is not None and live.get(key, -1) != -1:
             settings[key] = max(live[key], wanted[key])
+    if wanted.get("max_msg_size", -1) > 0:
+        settings["max_msg_size"] = wanted["max_msg_size"]
     limit = wanted["max_bytes"]
     if used_bytes >= limit and live["max_bytes"] < limit:
         structlog.get_logger().error("a stream holds more than its limit, which is not set", stream=live["name"],

@@ -14,10 +14,12 @@ from nats.js.api import (
 )
 
 from contracts.facts import CheckpointReady, Fact
+from contracts.limits import EVENT_BYTES
 from contracts.services import (
     DEADLETTER,
     EVENTS,
     INBOX,
+    ORDERS,
     SERVICES,
     TELEMETRY,
     Stream,
@@ -35,7 +37,8 @@ BUCKETS = ("releases", "policies", "servers", "routes", "staging-routes", "alert
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}
 LIMITS: Mapping[str, int] = {
-    INBOX: 256 * _MEBIBYTE, EVENTS: 8192 * _MEBIBYTE, DEADLETTER: 1024 * _MEBIBYTE, TELEMETRY: 64 * _MEBIBYTE,
+    INBOX: 256 * _MEBIBYTE, ORDERS: 256 * _MEBIBYTE, EVENTS: 8192 * _MEBIBYTE, DEADLETTER: 1024 * _MEBIBYTE,
+    TELEMETRY: 64 * _MEBIBYTE,
     **{f"KV_{name}": _BUCKET_BYTES.get(name, 128 * _MEBIBYTE) for name in BUCKETS},
 }  # fmt: skip
 """Bytes that each stream may hold; a bucket is the stream `KV_<bucket>`.
@@ -43,8 +46,13 @@ LIMITS: Mapping[str, int] = {
 A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
 the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
 """
-KEEPS_THE_NEWEST = (DEADLETTER,)
-"""Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work."""
+KEEPS_THE_NEWEST = (ORDERS, DEADLETTER)
+"""Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work.
+
+An order counts for a day at most, so an order of now matters more than any old one.
+"""
+FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
+"""The most bytes of a message from outside with its headers; a smaller one above `EVENT_BYTES` is answered."""
 
 
 def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
@@ -55,15 +63,15 @@ def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
 def streams(
     *, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S, limits: Mapping[str, int] = LIMITS
 ) -> list[StreamConfig]:
-    """List the four streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
+    """List the five streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
     kept = [
         StreamConfig(
             name=name, subjects=stream_subjects(name), retention=RetentionPolicy.LIMITS, storage=StorageType.FILE,
             num_replicas=replicas, duplicate_window=dedupe_window_s, max_age=0.0,
             discard=DiscardPolicy.OLD if name in KEEPS_THE_NEWEST else DiscardPolicy.NEW,
-            max_bytes=limits[name],
+            max_bytes=limits[name], max_msg_size=FROM_OUTSIDE_BYTES if name in (INBOX, ORDERS) else -1,
         )
-        for name in (INBOX, EVENTS, DEADLETTER)
+        for name in (INBOX, ORDERS, EVENTS, DEADLETTER)
     ]  # fmt: skip
     telemetry = StreamConfig(
         name=TELEMETRY, subjects=stream_subjects(TELEMETRY), storage=StorageType.MEMORY, num_replicas=replicas,

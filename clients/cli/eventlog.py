@@ -17,11 +17,11 @@ from pydantic import ValidationError
 
 from contracts.envelope import Event, nats_subject
 from contracts.facts import FACTS, Fact, WorkProgressed
-from contracts.services import EVENTS, INBOX, TELEMETRY
+from contracts.services import EVENTS, INBOX, ORDERS, TELEMETRY
 from contracts.vocabulary import Environment
 from shared.errors import Transient
 
-STREAMS = (INBOX, EVENTS)
+STREAMS = (INBOX, ORDERS, EVENTS)
 BATCH = 200
 WAIT_S = 1.0
 RETRY_S = 0.2

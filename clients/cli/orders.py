@@ -28,7 +28,7 @@ from contracts.facts import ApprovalAwaited, ApprovalGranted, Fact, OrderRefused
 from contracts.limits import too_large
 from contracts.orders import LONGEST_ORDER
 from contracts.policy import ReleasePolicy
-from contracts.services import INBOX, durable_name
+from contracts.services import ORDERS, durable_name
 from contracts.vocabulary import Environment
 from shared.bus import publish_event
 from shared.clock import SystemClock
@@ -160,7 +160,7 @@ async def raise_if_refused(js: JetStreamContext, given: Event[Any], wait_s: floa
 async def _acknowledged(js: JetStreamContext, given: Event[Any]) -> bool:
     durable = durable_name("registry", type(given.data))
     with contextlib.suppress(NotFoundError):
-        info = await js.consumer_info(INBOX, durable)
+        info = await js.consumer_info(ORDERS, durable)
         return not info.num_pending and not info.num_ack_pending
     return False
 

@@ -6,7 +6,7 @@ import io
 
 import nats
 import pytest
-from nats.js.api import DiscardPolicy, StreamConfig
+from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 from prometheus_client import generate_latest
 
@@ -14,8 +14,9 @@ from clients.cli.eventlog import nearly_full
 from clients.cli.place import Place
 from clients.cli.status import _show_all
 from contracts import facts as f
+from contracts.policy import MetricGate
 from contracts.routes import Route
-from contracts.services import DEADLETTER, EVENTS, INBOX
+from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
 from services.registry.app import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
@@ -25,7 +26,7 @@ from services.rollback_controller.domain.record import Book
 from shared import topology
 from shared.bus import Bus, publish_event
 from shared.clock import SystemClock
-from shared.errors import Transient
+from shared.errors import Permanent, Transient
 from shared.factlog import LoggedPublisher
 from shared.kv import Bucket
 from shared.ledger import Ledger
@@ -203,3 +204,43 @@ async def test_letters_without_room_replace_the_oldest_and_stop_nothing(js, bus_
         await bus.broker.stop()
     last = await js.get_last_msg(DEADLETTER, "slipway.deadletter.registry")
     assert last.headers["Slipway-Code"] == "malformed_event"
+
+
+async def test_no_number_of_announcements_keeps_an_order_out(js):
+    await fill(js)
+    for kind in (f.RollbackOrdered, f.ReleaseCancelled, f.ApprovalGranted, f.QuarantineLifted, f.DrillOrdered):
+        await publish_event(js, k.event(kind))
+    with pytest.raises(Transient, match="stream_full"):
+        await publish_event(js, k.event(f.CheckpointReady))
+
+
+async def test_no_number_of_orders_keeps_an_order_out(js):
+    for number in range(200):
+        await js.publish("slipway.drill.ordered.v1.other", b"x" * KIBIBYTE, headers={"Nats-Msg-Id": str(number)})
+    await publish_event(js, k.event(f.RollbackOrdered))
+
+
+async def test_a_message_from_outside_that_is_too_large_takes_no_place_and_its_publisher_is_told(js):
+    policy = k.policy(gates=tuple(MetricGate(metric="ttft_ms", max_value=float(one)) for one in range(4000)))
+    event = k.event(k.fact(f.CheckpointReady, policy=policy))
+    with pytest.raises(Permanent) as caught:
+        await publish_event(js, event)
+    assert caught.value.code == "too_large"
+    assert (await js.stream_info(INBOX)).state.messages == 0
+
+
+async def test_orders_move_to_their_own_stream_when_an_older_installation_is_provisioned(js, bus_settings):
+    await js.delete_stream(ORDERS)
+    inbox = (await js.stream_info(INBOX)).config
+    together = {"subjects": stream_subjects(INBOX) + stream_subjects(ORDERS), "max_msg_size": -1}
+    await js.update_stream(StreamConfig(**{**vars(inbox), **together}))
+    durable = durable_name(SERVICE, f.RollbackOrdered)
+    await js.add_consumer(INBOX, ConsumerConfig(durable_name=durable, filter_subject="slipway.rollback.ordered.>"))
+    await js.publish("slipway.rollback.ordered.v1.old", b"{}", stream=INBOX)
+    await provision(js, limits=SMALL)
+    await publish_event(js, k.event(f.RollbackOrdered))
+    assert (await js.stream_info(ORDERS)).state.messages == 1
+    live = (await js.stream_info(INBOX)).config
+    assert live.subjects == stream_subjects(INBOX)
+    assert live.max_msg_size == topology.FROM_OUTSIDE_BYTES
+    assert (await js.consumer_info(ORDERS, durable)).num_pending == 1

@@ -12,7 +12,7 @@ from contracts.facts import FACTS
 from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, FolderManifest, VersionManifest
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
-from contracts.services import EVENTS, INBOX, durable_name
+from contracts.services import EVENTS, INBOX, ORDERS, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.s3 import StoredArtifacts
@@ -408,7 +408,7 @@ async def test_orders_about_releases_that_do_not_exist_hurt_nobody(js, settings,
         await say(js, k.cancel("r-ffffffffffffffff-1"), "c1")
         await say(js, k.cancel("../../no release"), "c2")
         await say(js, k.approval(digest_of(b"x"), "a.b > *"), "a1")
-        await log.settled(f.ReleaseCancelled, INBOX)
-        await log.settled(f.ApprovalGranted, INBOX)
+        await log.settled(f.ReleaseCancelled, ORDERS)
+        await log.settled(f.ApprovalGranted, ORDERS)
         await goes_on(js, log, checkpoint)
         assert await deadletters.list_all(js) == []

@@ -94,7 +94,7 @@ async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes
 
 async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_checkpoint_comes_in(js, settings, checkpoint):
     log = Log(js)
-    huge = k.ready().training.model_copy(update={"hyperparameters": {"table": "x" * 900_000}})
+    huge = k.ready().training.model_copy(update={"hyperparameters": {"table": "x" * 262_000}})
     long = f.Weights(kind="lora", ref=k.ref(f"checkpoints/{k.MODEL}/" + "d/" * 750 + "x"))
     async with registry(js, settings):
         await say(js, checkpoint(training=huge), "huge")

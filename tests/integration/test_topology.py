@@ -8,7 +8,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy, StorageType
 from nats.js.errors import NotFoundError
 
 from contracts.facts import CheckpointReady, ReleaseOpened
-from contracts.services import DEADLETTER, EVENTS, INBOX, TELEMETRY, durable_name, stream_of
+from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, TELEMETRY, durable_name, stream_of
 from shared import topology
 from shared.bus import publish_event
 from shared.provision import provision
@@ -21,14 +21,14 @@ async def state_of(js):
     """Everything that provisioning decides about, as the server tells it."""
     streams = {one.config.name: one.config for one in await js.streams_info()}
     consumers = {
-        (name, one.name): one.config for name in (INBOX, EVENTS, TELEMETRY, DEADLETTER) for one in await js.consumers_info(name)
+        (name, one.name): one.config for name in (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER) for one in await js.consumers_info(name)
     }
     return streams, consumers
 
 
 async def test_streams_consumers_and_buckets_are_as_declared(js):
     streams, consumers = await state_of(js)
-    assert set(streams) == {INBOX, EVENTS, TELEMETRY, DEADLETTER} | {f"KV_{name}" for name in topology.BUCKETS}
+    assert set(streams) == {INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER} | {f"KV_{name}" for name in topology.BUCKETS}
     assert set(consumers) == {(stream, config.durable_name) for stream, config in topology.consumers()}
     assert streams[EVENTS].storage == StorageType.FILE
     assert streams[EVENTS].max_age == 0

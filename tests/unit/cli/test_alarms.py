@@ -165,7 +165,7 @@ def test_the_filters_of_a_part_do_not_overlap():
 def test_a_part_lies_in_the_stream_of_facts_alone():
     assert streams_of(Part(("alert.*",))) == (EVENTS,)
     assert EVENTS in streams_of(None)
-    assert len(streams_of(None)) == 2
+    assert len(streams_of(None)) == 3
 
 
 def test_targets_of_alerts_are_named_as_everywhere():
