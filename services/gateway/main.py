@@ -13,7 +13,7 @@ import uvicorn
 from contracts.drills import Drill
 from contracts.routes import Route
 from services.gateway.adapters.bus import BusLink
-from services.gateway.adapters.http_protocol import limited_protocol
+from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.route_file import RouteFile
 from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.adapters.triton import TritonEngine
@@ -51,6 +51,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
 
     The endpoints open at once: neither the bus nor any other part is waited for.
     """
+    settings = settings.model_copy(update={"max_connections": fit_connections(settings.max_connections)})
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     link = BusLink(bus)
@@ -80,7 +81,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     server = _Server(
         uvicorn.Config(
             app, host=connection.http_host, port=connection.http_port, log_config=None, access_log=False,
-            lifespan="off", http=limited_protocol(settings), ws="none",
+            lifespan="off", http=limited_protocol(settings), ws="none", backlog=BACKLOG,
             timeout_graceful_shutdown=settings.drain_s, server_header=False,
         )
     )  # fmt: skip

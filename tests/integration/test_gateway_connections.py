@@ -12,20 +12,34 @@ from services.gateway.settings import GatewaySettings
 from tests.kit.servers import free_port
 
 WHOLE = b"x" * 150_000
+waiting = asyncio.Event()
 LIMITS = GatewaySettings(header_s=0.3, max_header_bytes=4096, max_connections=5, max_lag_bytes=100_000, write_s=0.5)
 
 
-async def app(scope, _receive, send):
+async def app(scope, receive, send):
     """Answer with more than a small window takes, and less than the buffers of the server hold."""
     size = len(WHOLE) if scope["path"] == "/large" else 2
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(size).encode())]})
+    while scope["path"] == "/body" and (await receive()).get("more_body"):
+        pass
+    if scope["path"] == "/wait":
+        await waiting.wait()
+    headers = [(b"content-length", str(size).encode())] + [one for one in scope["headers"] if one[0].startswith(b"x-")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": WHOLE[:size]})
 
 
 @pytest.fixture
 async def server():
     port = free_port()
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None, lifespan="off", http=limited_protocol(LIMITS))
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_config=None,
+        lifespan="off",
+        http=limited_protocol(LIMITS),
+        timeout_keep_alive=1,
+    )
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext
     task = asyncio.ensure_future(server.serve())
@@ -86,14 +100,84 @@ async def test_headers_have_their_time_and_size(dial):
     assert [await is_ended(caller) for caller in (slow, endless, idle)] == [b"", b"", b""]
 
 
-async def test_connections_are_limited_and_free_again(server, dial):
-    held = [await dial() for _ in range(5)]
+async def connected(server, count):
     async with asyncio.timeout(5):
-        while len(server.server_state.connections) < 5:
+        while len(server.server_state.connections) != count:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_newcomer_takes_the_place_of_the_connection_that_has_waited_for_longest(server, dial):
+    first = await dial()
+    await say(first, b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+    await connected(server, 1)
+    others = [await dial() for _ in range(4)]
+    await connected(server, 5)
+    assert (await get(dial)).startswith(b"HTTP/1.1 200 ")
+    assert await is_ended(first) == b""
+    await say(others[-1], b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (await is_ended(others[-1])).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_burst_of_idle_connections_keeps_no_answer_from_being_given(server, dial):
+    answers = []
+    for _ in range(3):
+        for _ in range(20):
+            await dial()
+        answers.append(await get(dial))
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    assert len(server.server_state.connections) <= 5
+
+
+async def test_requests_that_are_being_answered_keep_their_places(server, dial):
+    held = [await dial() for _ in range(5)]
+    for caller in held:
+        await say(caller, b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    async with asyncio.timeout(5):
+        while len(server.server_state.tasks) < 5:
             await asyncio.sleep(0.01)
     assert await is_ended(await dial()) == b""
-    assert [await is_ended(caller) for caller in held] == [b""] * 5
-    assert (await get(dial)).startswith(b"HTTP/1.1 200 ")
+    waiting.set()
+    assert all([(await is_ended(caller)).startswith(b"HTTP/1.1 200 ") for caller in held])
+
+
+CHUNKED = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("trailers", [b"a: b\r\n" * 100_000, b"a: " + b"b" * 600_000, b"x" * 600_000])
+async def test_trailers_have_a_size(server, dial, trailers):
+    caller = await dial()
+    await say(caller, CHUNKED % b"/body" + b"1\r\nx\r\n0\r\n")
+    with contextlib.suppress(ConnectionError):
+        for start in range(0, len(trailers), 1000):
+            await say(caller, trailers[start : start + 1000])
+            await asyncio.sleep(0)
+    assert b"200" not in await is_ended(caller)
+    await connected(server, 0)
+
+
+async def test_trailers_are_no_headers_and_small_chunks_no_trailers(dial):
+    caller = await dial()
+    await say(caller, CHUNKED % b"/body")
+    for _ in range(20):
+        await say(caller, b"1;extension=y\r\nx\r\n" * 100)
+        await asyncio.sleep(0)
+    await say(caller, b"0\r\nx-trailer: y\r\n\r\n")
+    said = await asyncio.get_running_loop().sock_recv(caller, 4096)
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b"x-trailer" not in said
+    await say(caller, b"GET /?again HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert (await is_ended(caller)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_request_that_is_answered_before_it_is_whole_ends_its_connection(server, dial):
+    caller = await dial()
+    await say(caller, b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+    assert (await asyncio.get_running_loop().sock_recv(caller, 4096)).startswith(b"HTTP/1.1 200 ")
+    with contextlib.suppress(ConnectionError):
+        async with asyncio.timeout(3):
+            while server.server_state.connections:
+                await say(caller, b"x")
+                await asyncio.sleep(0.05)
 
 
 async def test_a_caller_that_never_reads_a_whole_answer_keeps_no_connection(server, dial):
