@@ -169,9 +169,16 @@ class Fleet:
         return permit
 
     def _put_off(self, name: str, slot: Slot, error: LeaseLost) -> None:
-        """Forget a target whose action was not allowed: the next look at the engine says what it is."""
+        """Forget a target whose action was not allowed: the next look at the engine says what it is.
+
+        One whose loads failed stays failed, with their number, or it would be tried again at every tick.
+        """
         self._log.warning("not done: the lease is not certain", target=name, why=str(error))
-        if self._slots.get(name) is slot:
+        if self._slots.get(name) is not slot:
+            return
+        if slot.failures:
+            self._enter(slot, Phase.FAILED)
+        else:
             del self._slots[name]
 
     def _check_after(self, name: str) -> None:

@@ -1,13 +1,14 @@
 """Two server-managers before one engine: one that lost the bus or was paused does nothing to what the other set."""
 
 import asyncio
+import itertools
 
 import pytest
 
 from contracts.facts import PromotionRefused
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
-from services.server_manager.ports import LeaseLost
+from services.server_manager.ports import Extent, LeaseLost
 from shared.errors import Transient
 from tests.kit.fakes_serving import FakeLead
 from tests.unit.server_manager.factories import deployable, route, traffic_requested
@@ -66,6 +67,46 @@ async def test_without_the_bus_production_that_the_engine_lost_is_loaded_again(w
     world.engine.restart()
     await without_the_bus(world, seconds=1)
     assert set(world.engine.models) == {V1, V2}
+
+
+async def test_without_the_bus_a_target_that_cannot_be_loaded_is_tried_later_and_later(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    world.engine.restart()
+    tries = []
+
+    async def load(*_args, permit, **_about):
+        await permit()
+        tries.append(world.clock.seconds)
+        raise Transient("load_failed", "no")
+
+    world.engine.load = load
+    await without_the_bus(world, count=60, seconds=1)
+    waits = [after - before for before, after in itertools.pairwise(tries)]
+    assert waits == [4, 8, 16]
+    assert world.phases() == {V1: "failed"}
+
+
+async def test_a_retry_that_is_not_allowed_keeps_the_failures(world):
+    """The engine lost it, it does not load, and one try comes in a moment in which the bus says nobody leads."""
+    world.routes.routes["bot"] = route(1)
+    world.artifacts.broken[deployable(1).manifest.digest] = Transient("store_unavailable", "no")
+    await world.ticks(8)
+    before = world.manager.fleet.held()[V1].failures
+    assert before == 2
+    del world.artifacts.broken[deployable(1).manifest.digest]
+    confirm = world.lead.confirm
+
+    async def refuse():
+        return Extent.NOTHING
+
+    world.lead.confirm = refuse
+    await world.ticks(1, seconds=20)
+    world.lead.confirm = confirm
+    assert world.phases() == {V1: "failed"}
+    assert world.manager.fleet.held()[V1].failures == before
+    await world.ticks(2, seconds=20)
+    assert world.phases() == {V1: "hot"}
 
 
 async def test_without_the_bus_a_holder_that_was_superseded_recycles_nothing_either(world):
