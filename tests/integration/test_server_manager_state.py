@@ -127,6 +127,18 @@ class TestLeadership:
         assert await first.hold()
         assert terms.read() == Leader(holder="first", term=4)
 
+    async def test_a_damaged_lease_file_stops_whoever_has_no_bus_and_is_written_over_by_the_holder(
+        self, clean, terms, tmp_path
+    ):
+        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), terms)
+        assert await first.hold()
+        (tmp_path / "models" / "slipway-lease.json").write_bytes(b'{"holder":"fi')
+        assert first.superseded()
+        assert await first.confirm() is Extent.NOTHING
+        assert await first.hold()
+        assert terms.read() == Leader(holder="first", term=1)
+        assert await first.confirm() is Extent.ALL
+
     async def test_a_full_disk_does_not_stop_the_next_holder(self, clean, terms):
         class Full:
             read = terms.read

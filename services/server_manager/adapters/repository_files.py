@@ -1,6 +1,7 @@
 """Files beside the engine's models: what every process that may act on this engine must be able to read."""
 
 import os
+import secrets
 from pathlib import Path
 
 import structlog
@@ -45,11 +46,17 @@ class LeaseFile:
         self._path = repository / "slipway-lease.json"
 
     def read(self) -> Leader | None:
-        """Return who took the engine over last; None when nobody did or the file cannot be read."""
+        """Return who took the engine over last; None when there is no file or it cannot be read.
+
+        Content that is no term counts as another process's, of the lowest term: it stops every process without the
+        bus, and the one that the bus confirms writes it over.
+        """
         try:
             return Leader.model_validate_json(self._path.read_bytes())
-        except (OSError, ValidationError):
+        except OSError:
             return None
+        except ValidationError:
+            return Leader(holder="unknown: the lease file is damaged")
 
     def write(self, leader: Leader) -> None:
         """Replace the file as a whole; raise OSError when that fails."""
@@ -63,9 +70,14 @@ def _dump(value: BaseModel) -> bytes:
 def _replace(path: Path, content: bytes) -> None:
     """Write so that a reader sees the old file or the new one, also after the machine lost power."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    # Random, because two containers on one disk may both be process 1.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        with partial.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

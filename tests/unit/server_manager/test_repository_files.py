@@ -1,0 +1,53 @@
+"""The files beside the models: whole or not there, whatever their writers do to each other."""
+
+import os
+
+import pytest
+
+from services.server_manager.adapters.kv_state import KvLeadership
+from services.server_manager.adapters.repository_files import LeaseFile
+from services.server_manager.domain.records import Leader
+from tests.kit.fakes_serving import FakeClock
+
+
+def lead(terms, holder="one"):
+    return KvLeadership(lambda: None, "main", holder, FakeClock(), terms)
+
+
+def test_two_processes_with_the_same_id_on_one_disk_write_different_partial_files(tmp_path, monkeypatch):
+    """Process 1 of two containers: the first is paused before it replaces the file, the second writes its own."""
+    terms, synced, partials = LeaseFile(tmp_path), os.fsync, []
+
+    def sync(file):
+        synced(file)
+        partials.append({path.name for path in tmp_path.iterdir()})
+        if len(partials) == 1:
+            LeaseFile(tmp_path).write(Leader(holder="second", term=2))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    terms.write(Leader(holder="first", term=1))
+    assert len(partials[1] - {"slipway-lease.json"}) == 2
+    assert terms.read() == Leader(holder="first", term=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["slipway-lease.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    terms = LeaseFile(tmp_path)
+    terms.write(Leader(holder="first", term=1))
+
+    def full(_file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        terms.write(Leader(holder="first", term=2))
+    assert terms.read() == Leader(holder="first", term=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["slipway-lease.json"]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"holder":"tw', b"\x00" * 32, b'{"holder":"two","term":2,"later":1}'])
+def test_a_torn_lease_file_counts_as_written_by_another_process(tmp_path, torn):
+    terms = LeaseFile(tmp_path)
+    assert not lead(terms).superseded(), "nobody wrote"
+    (tmp_path / "slipway-lease.json").write_bytes(torn)
+    assert lead(terms).superseded()
