@@ -21,7 +21,8 @@ ErrorKind = Literal[
 
 ATTRIBUTION: Mapping[ErrorKind, Party] = {
     # The engine of this target failed. Where a request alone might have caused it (`PROVABLE`), the gateway first asks
-    # the same target something harmless, and the record's own `caused_by` says what came of it.
+    # the same target something harmless, and the version behind the same, and the record's own `caused_by` says what
+    # came of it: `infrastructure` where the target was silent for one caller and answered others meanwhile.
     "engine_dead": "target",
     "engine_failed": "target",
     "no_first_token": "target",
@@ -52,7 +53,7 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
 }
 
 PROVABLE: frozenset[ErrorKind] = frozenset({"engine_failed", "bad_request", "template_failed", "template_refused"})
-"""What one request's content might cause: the target's only if it fails something harmless, too."""
+"""What one request's content might cause: the target's only if it fails something harmless, or fails it alone."""
 
 assert set(ATTRIBUTION) == set(get_args(ErrorKind)), "every kind has its party"  # noqa: S101 - checked on import
 

@@ -320,9 +320,12 @@ def classify_rpc_error(error: Any, triton_name: str) -> SlipwayError:
 
 
 def _silence(triton_name: str, limits: Deadlines, *, begun: bool) -> Transient:
+    """Give the error of a stream that was silent too long; `silent_s` tells it from a death that the engine reports."""
     if begun:
-        return Transient("engine_dead", f"{triton_name} fell silent for {limits.inter_token_s:g} s in an answer.")
-    return Transient("no_first_token", f"{triton_name} generated nothing for {limits.first_token_s:g} s.")
+        reason = f"{triton_name} fell silent for {limits.inter_token_s:g} s in an answer."
+        return Transient("engine_dead", reason, silent_s=limits.inter_token_s)
+    reason = f"{triton_name} generated nothing for {limits.first_token_s:g} s."
+    return Transient("no_first_token", reason, silent_s=limits.first_token_s)
 
 
 def _count(raw: bytes) -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from contracts.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
 from contracts.facts import Inference
 from contracts.triggers import CANCELLED
-from contracts.vocabulary import Environment, Party
+from contracts.vocabulary import Environment, Party, Target
 from shared.clock import Clock
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.inference import Delta
@@ -69,11 +69,15 @@ class Answer:
     What the engine delivers is taken and timed at once, by a task of its own; the caller reads behind it.
     """
 
-    def __init__(self, question: Question, engine: Engine, clock: Clock, pause: Pause, *, lag_bytes: int) -> None:
+    def __init__(
+        self, question: Question, engine: Engine, clock: Clock, pause: Pause,
+        *, lag_bytes: int, hear: Callable[[Target, str, float], None],
+    ) -> None:  # fmt: skip
         self._question = question
         self._engine = engine
         self._clock = clock
         self._pause = pause
+        self._hear = hear
         self._alteration = question.touch.alteration if question.touch else None
         self._stream: AsyncGenerator[Delta, None] | None = None
         self._backlog = Backlog(lag_bytes)
@@ -167,7 +171,9 @@ class Answer:
 
     def _note(self, delta: Delta) -> str:
         """Take a piece from the engine and return the text that the caller gets for it."""
-        at_s = self._clock.monotonic() - self._question.arrived_s
+        now_s = self._clock.monotonic()
+        self._hear(self._question.choice.served.target, self.endpoint, now_s)
+        at_s = now_s - self._question.arrived_s
         text = drills.alter(self._alteration, delta.text, delta.output_tokens, first=not self._begun)
         self._begun = self._begun or bool(text)
         self._arrivals.append(timing.Arrival(at_s, delta.output_tokens, bool(text)))

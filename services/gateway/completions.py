@@ -190,7 +190,9 @@ class Completions:
 
     def _begin(self, question: Question) -> Answer:
         parts = self._parts
-        return Answer(question, parts.engine, parts.clock, parts.pause, lag_bytes=parts.lag_bytes)
+        return Answer(
+            question, parts.engine, parts.clock, parts.pause, lag_bytes=parts.lag_bytes, hear=parts.proofs.hear
+        )  # fmt: skip
 
     async def _answer(self, question: Question, reply: Reply) -> None:
         answer = self._begin(question)
@@ -225,10 +227,15 @@ class Completions:
         """Return how a failed request ended: who caused it is found out by asking, where the request might have.
 
         A target that fails a harmless prompt as well fails by itself, also where it says that the request was bad; so
-        does one that fails what the version behind answers (see `Proofs.judge`).
+        does one that fails what the version behind answers (see `Proofs.judge`). One that was silent while others were
+        answered had more to do than it could.
         """
         kind = as_error_kind(failure.code)
         touch = question.touch
+        silent_s = failure.details.get("silent_s")
+        target = question.choice.served.target
+        if silent_s is not None and self._parts.proofs.is_busy(target, answer.endpoint, silent_s):
+            return Ending(error=kind, caused_by="infrastructure")
         if kind not in PROVABLE or (touch is not None and touch.fails):
             return Ending(error=kind, caused_by=ATTRIBUTION[kind])
         failed = Failed(

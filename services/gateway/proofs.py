@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from contracts.routes import ServedTarget
-from contracts.vocabulary import Party
+from contracts.vocabulary import Party, Target
 from shared.clock import Clock
 from shared.errors import SlipwayError
 
@@ -16,6 +16,7 @@ PROMPT = "Hello"
 SAMPLING = {"max_tokens": 1, "temperature": 0.0}
 _UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token"})
 _IN_A_ROW = 3
+_HEARD_KEPT = 1_000
 _AT_ONCE = 16
 """So many failed requests are asked again at once; callers who make requests fail cannot multiply the load by more."""
 
@@ -63,6 +64,23 @@ class Proofs:
         self._limit_s = limit_s
         self._known: dict[tuple[str, str], _Known] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._heard_s: dict[tuple[str, str], float] = {}
+
+    def hear(self, target: Target, endpoint: str, at_s: float) -> None:
+        """Note when a target gave a piece of any answer, monotonic."""
+        key = (str(target), endpoint)
+        self._heard_s.pop(key, None)
+        if len(self._heard_s) >= _HEARD_KEPT:
+            del self._heard_s[next(iter(self._heard_s))]
+        self._heard_s[key] = at_s
+
+    def is_busy(self, target: Target, endpoint: str, silent_s: float) -> bool:
+        """Return whether a target that left one stream silent so long gave others something in the second half of it.
+
+        In the second half, because the streams of an engine that dies do not all have their last piece at once.
+        """
+        heard_s = self._heard_s.get((str(target), endpoint))
+        return heard_s is not None and self._clock.monotonic() - heard_s < silent_s / 2
 
     async def judge(self, failed: Failed, behind: ServedTarget | None) -> Party:
         """Return who caused a failure, from what else fails.

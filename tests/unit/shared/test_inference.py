@@ -85,6 +85,13 @@ def test_errors_of_the_engine(message, kind, code):
     assert (type(found), found.code) == (kind, code)
 
 
+@pytest.mark.parametrize(("begun", "code", "silent_s"), [(False, "no_first_token", 6.0), (True, "engine_dead", 2.0)])
+def test_silence_says_how_long_it_was_and_a_reported_death_does_not(begun, code, silent_s):
+    found = inference._silence("m.v1.int8", inference.Deadlines(6.0, 2.0), begun=begun)
+    assert (found.code, found.details["silent_s"]) == (code, silent_s)
+    assert "silent_s" not in inference.classify_engine_error("engine_dead: gone", "m.v1.int8").details
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "code"),
     [

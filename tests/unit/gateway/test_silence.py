@@ -1,0 +1,65 @@
+"""Silence is a target's doing only where it gave nobody anything: a flood of valid requests makes others wait."""
+
+import pytest
+
+from shared.errors import Transient
+from tests.kit import factories as f
+from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.world import World
+
+QUEUED = Transient("no_first_token", "generated nothing for 60 s", silent_s=60.0)
+PREEMPTED = Transient("engine_dead", "fell silent for 20 s", silent_s=20.0)
+DEAD = Transient("engine_dead", "EngineDeadError")
+
+
+def world(error, endpoints=("a:1",)):
+    return World(f.route(canary=None, active=f.served(7, endpoints=endpoints)), engine=FakeEngine(poison={"wait": error}))
+
+
+async def ask(world, word, **about):
+    await world.chat(messages=[{"role": "user", "content": word}], **about)
+    return world.records[-1].error, world.records[-1].caused_by
+
+
+@pytest.mark.parametrize(("error", "just"), [(QUEUED, 29.0), (PREEMPTED, 9.0)])
+async def test_silence_while_others_are_answered_is_no_evidence_against_the_target(error, just):
+    gateway = world(error)
+    await ask(gateway, "others")
+    await gateway.clock.pause(just)
+    assert await ask(gateway, "wait") == (error.code, "infrastructure")
+
+
+@pytest.mark.parametrize(("error", "long"), [(QUEUED, 31.0), (PREEMPTED, 11.0)])
+async def test_silence_in_which_nobody_got_anything_is_the_targets(error, long):
+    """Half of the time is enough: the streams that one dead engine leaves behind did not end in the same moment."""
+    gateway = world(error)
+    assert await ask(gateway, "wait") == (error.code, "target")
+    await ask(gateway, "others")
+    await gateway.clock.pause(long)
+    assert await ask(gateway, "wait") == (error.code, "target")
+
+
+async def test_a_death_that_the_engine_tells_is_the_targets_whoever_was_answered_just_before():
+    gateway = world(DEAD)
+    await ask(gateway, "others")
+    assert await ask(gateway, "wait") == ("engine_dead", "target")
+
+
+async def test_what_another_target_gives_excuses_nothing():
+    gateway = world(QUEUED)
+    await ask(gateway, "others", model=f"{f.MODEL}@v6")
+    assert gateway.records[-1].target == f.target(6)
+    assert await ask(gateway, "wait") == ("no_first_token", "target")
+
+
+async def test_what_another_endpoint_gives_excuses_nothing():
+    gateway = world(QUEUED)
+    gateway.parts.proofs.hear(f.target(7), "b:1", gateway.clock.monotonic())
+    assert await ask(gateway, "wait") == ("no_first_token", "target")
+
+
+async def test_what_is_remembered_of_targets_is_bounded():
+    proofs = world(QUEUED).parts.proofs
+    for number in range(3000):
+        proofs.hear(f.target(7), f"a:{number}", 0.0)
+    assert len(proofs._heard_s) <= 1000
