@@ -75,7 +75,8 @@ class Bodies:
         oldest = next((one for one in self._readings if not one.evicted), None)
         if oldest is not None:
             oldest.evicted = True
-            oldest.timeout.reschedule(0.0)
+            if not oldest.timeout.expired():  # else it ends without this, and takes no other time
+                oldest.timeout.reschedule(0.0)
 
     def _too_large(self) -> Refused:
         message = f"The body is longer than {self._max_bytes} bytes."

@@ -4,9 +4,11 @@ import asyncio
 import json
 
 import pytest
+from starlette.requests import Request
 
 from contracts.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
+from services.gateway.domain.errors import Refused
 from services.gateway.http import ABORT, Bodies
 from shared.inference import Delta
 from tests.unit.gateway.fakes import FakeEngine
@@ -201,3 +203,26 @@ async def test_the_oldest_of_too_many_bodies_gives_way(limits):
         caller.leave()
         await caller.task
     assert bodies._readings == []
+
+
+@pytest.mark.parametrize("limits", [{"most": 1}, {"all_bytes": 14}])
+async def test_a_newcomer_does_not_suffer_where_the_oldest_body_is_just_running_out_of_time(limits):
+    """The time is over, and its task has not gone on yet: the newcomer comes in between."""
+    bodies = Bodies(max_bytes=10_000, deadline_s=0.0, **limits)
+    slow, quick = asyncio.Queue(), asyncio.Queue()
+    slow.put_nowait({"type": "http.request", "body": b"slow", "more_body": True})
+    quick.put_nowait({"type": "http.request", "body": b"quick and whole", "more_body": False})
+    expiring = []
+
+    async def come_later():
+        await asyncio.sleep(0)  # the other begins
+        await asyncio.sleep(0)  # its time is over
+        expiring.append(bodies._readings[0].timeout.expired())
+        return await bodies.read(Request({"type": "http", "headers": []}, quick.get))
+
+    late = asyncio.ensure_future(bodies.read(Request({"type": "http", "headers": []}, slow.get)))
+    assert await come_later() == b"quick and whole"
+    assert expiring == [True]
+    with pytest.raises(Refused) as caught:
+        await late
+    assert caught.value.problem.status == 408
