@@ -1,5 +1,6 @@
 """Until when an order of a person counts: what is old changes nothing, however it comes again."""
 
+import re
 from datetime import datetime, timedelta
 
 ORDER_AGE = timedelta(minutes=15)
@@ -46,3 +47,12 @@ def other_epoch(ordered: int | None, current: int | None, model: str) -> str | N
     if ordered is None or ordered == (current or 0):
         return None
     return f"The order was given for epoch {ordered} of the route of {model}, which is at epoch {current or 0} now."
+
+
+_NOW_AT = re.compile(r"which is at epoch (\d+) now\.")
+
+
+def epoch_named(reason: str) -> int | None:
+    """Return the present epoch that the reason of a `stale_epoch` names; None if it names none."""
+    found = _NOW_AT.search(reason)
+    return int(found[1]) if found else None

@@ -21,6 +21,7 @@ from contracts import routes
 from contracts.codes import ADVICE, Code
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
+from contracts.orders import epoch_named
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from shared.bus import publish_event
@@ -163,17 +164,19 @@ async def _rollback(
 ) -> RollbackFact | Event[RollbackOrdered]:  # fmt: skip
     """Publish the order; return how it ended, or the order itself where that is not awaited.
 
-    Where the route changed between reading it and hearing the order, and the target still serves, it is given anew.
+    Where the route changed between reading it and hearing the order, and the target still serves, it is given anew. A
+    target that the caller named is ordered without an epoch where the bucket of routes was lost or restored.
     """
     async with connected(place) as client:
         js = client.jetstream(timeout=10)
         # named, not left open: of two orders given at once, the second must not take back what the first went to
-        failed = failed or await name_active(js, model)
+        named, failed = failed is not None, failed or await name_active(js, model)
+        behind = False
         for _ in range(EPOCH_TRIES):
             route = await read_route(js, model)
             ordered = RollbackOrdered(
                 who=who(), reason=reason, failed=failed, to_version=to_version, expires_at=until,
-                epoch=route.epoch if route is not None else 0,
+                epoch=None if behind else route.epoch if route is not None else 0,
             )  # fmt: skip
             event = order(model, None, ordered)
             after = await newest(js)
@@ -181,10 +184,18 @@ async def _rollback(
             if wait_s is None:
                 return event
             ended = await _await_end(client, event, after, wait_s, say=say)
-            overtaken = isinstance(ended, RollbackFailed) and ended.code == "stale_epoch"
-            if not overtaken or failed not in serving(await read_route(js, model)):
+            if not isinstance(ended, RollbackFailed) or ended.code != "stale_epoch":
+                break
+            behind = named and is_behind(route, ended.reason)
+            if not behind and failed not in serving(await read_route(js, model)):
                 break
         return ended
+
+
+def is_behind(route: Route | None, refusal: str) -> bool:
+    """Return whether the bucket's route is older than the one that a refusal names: it was lost or restored."""
+    known = epoch_named(refusal)
+    return known is not None and (route.epoch if route is not None else 0) < known
 
 
 def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:

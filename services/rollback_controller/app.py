@@ -74,17 +74,18 @@ class Controller:
     async def alerted(
         self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received | None = None
     ) -> None:  # fmt: skip
-        """Decide what an alert leads to, and do it; one that was resolved since leads nowhere."""
-        sequence = received.sequence if received is not None else 0
-        if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, sequence):
-            structlog.get_logger().info("the alert is resolved", model=event.subject, alert=event.data.alert_id)
-            return
+        """Decide what an alert leads to, and do it; one that is old, or was resolved since, leads nowhere."""
         stored, now = received.stored_at if received is not None else event.time, self.clock.now()
         if (now - min(stored, event.time)).total_seconds() >= self.rules.alert_s:
             structlog.get_logger().warning(
                 "the alert is old; if it is not, a clock is wrong", model=event.subject, alert=event.data.alert_id,
                 said_at=event.time.isoformat(), stored_at=stored.isoformat(), now=now.isoformat(),
             )  # fmt: skip
+            return
+        sequence = received.sequence if received is not None else 0
+        if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, sequence):
+            structlog.get_logger().info("the alert is resolved", model=event.subject, alert=event.data.alert_id)
+            return
         await self._ask(event, lambda book, route, cause: deciding.take_alert(
             book, event.data, route, cause, self.rules
         ), received)  # fmt: skip
@@ -146,7 +147,7 @@ class Controller:
                 await self._fail(environment, model, one, code, edit.reason)
                 return
             if isinstance(edit, Changed):
-                void = await self._void(environment, model, one)
+                void = await self._void(environment, route, one)
                 if void is not None:
                     await self._fail(environment, model, one, *void)
                     return
@@ -161,15 +162,18 @@ class Controller:
             return
         raise Transient("bus_unavailable", f"The route of {model} kept changing.")
 
-    async def _void(self, environment: Environment, model: str, one: Rollback) -> tuple[Code, str] | None:
+    async def _void(self, environment: Environment, route: Route, one: Rollback) -> tuple[Code, str] | None:
         """Return why a rollback that was decided a while ago, by a process that has died, is not carried out."""
         age = self.clock.now() - (one.timeline.decided_at or one.timeline.detected_at)
         if age < _RESUMED:
             return None
         if age >= timedelta(seconds=self.rules.decided_s):
             return "order_expired", f"It was decided {age.total_seconds():.0f} s ago and never carried out."
+        void = deciding.void_since(one, route, self.clock.now())
+        if void is not None:
+            return void.code, void.reason
         alert = one.alert_id if one.asked == "alert" else ""
-        if alert and await self.alerts.resolved_since(environment, model, alert, one.cause_sequence):
+        if alert and await self.alerts.resolved_since(environment, route.model, alert, one.cause_sequence):
             return "alert_resolved", f"The alert {alert} was resolved before traffic moved."
         return None
 

@@ -12,6 +12,14 @@ from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 
 
+def resolves(body: bytes, alert_id: str) -> bool:
+    """Return whether a message says that an alert is resolved; what cannot be read says nothing."""
+    try:
+        return bool(json.loads(body)["data"]["alert_id"] == alert_id)
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return False
+
+
 class LoggedAlerts:
     """The stream `SLIPWAY_EVENTS` (implements `ports.Alerts`)."""
 
@@ -26,6 +34,6 @@ class LoggedAlerts:
                 message = await self._js().get_msg(EVENTS, sequence + 1, subject=subject, next=True)
             except NotFoundError:
                 return False
-            if json.loads(message.data or b"{}").get("data", {}).get("alert_id") == alert_id:
+            if resolves(message.data or b"", alert_id):
                 return True
             sequence = message.seq or sequence + 1

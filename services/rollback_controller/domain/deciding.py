@@ -15,7 +15,7 @@ from contracts.facts import (
     RollbackStarted,
     RollbackTimeline,
 )
-from contracts.orders import expired, other_epoch
+from contracts.orders import expired, expiry, other_epoch
 from contracts.outbox import outgoing
 from contracts.rollback import GoBack, Guard, PastRollback, decide_way_back
 from contracts.routes import Route
@@ -148,6 +148,7 @@ def take_order(
     started = Rollback(
         rollback_id=rollback_id(cause.fact_id), cause_id=cause.fact_id, correlation_id=cause.correlation_id,
         asked="order", mode="manual", failed=failed, to_version=order.to_version,
+        expires_at=expiry(cause.said_at, cause.stored_at or cause.said_at, order.expires_at), epoch=order.epoch,
         timeline=RollbackTimeline(detected_at=cause.said_at, decided_at=cause.now),
         reason=f"{order.who}: {order.reason}",
     )  # fmt: skip
@@ -159,6 +160,15 @@ def _void(book: Book, order: RollbackOrdered, route: Route | None, cause: Cause)
     if old is not None:
         return NotServing(old, "order_expired")
     other = other_epoch(order.epoch, route.epoch if route is not None else None, book.model)
+    return NotServing(other, "stale_epoch") if other is not None else None
+
+
+def void_since(started: Rollback, route: Route, now: datetime) -> NotServing | None:
+    """Return why the order of a rollback that was decided and not carried out is void by now; None while it counts."""
+    if started.expires_at is not None and now >= started.expires_at:
+        until = started.expires_at.isoformat(timespec="seconds")
+        return NotServing(f"The order counted until {until} and was not carried out by then.", "order_expired")
+    other = other_epoch(started.epoch, route.epoch, route.model)
     return NotServing(other, "stale_epoch") if other is not None else None
 
 

@@ -9,7 +9,7 @@ from contracts.codes import Code
 from contracts.facts import RehearsalCompleted, RehearsalRequested, RollbackTimeline
 from contracts.outbox import Kept
 from contracts.policy import Trigger
-from contracts.vocabulary import Contract, Target, Verdict
+from contracts.vocabulary import Contract, Instant, Target, Verdict
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64
@@ -25,6 +25,8 @@ class Rollback(Contract):
 
     Attributes:
         cause_id: the fact that asked for it, and `cause_sequence` its place in the log.
+        expires_at: when the order that asked for it is void; None where none asked.
+        epoch: the route's epoch that the order named, if any.
         good: requests since the switch that were well, as far as `trigger` says; without one, that were answered.
         route_fact_id: the `deployment.changed` that says that traffic moved.
     """
@@ -40,6 +42,8 @@ class Rollback(Contract):
     alert_id: str = ""
     trigger: str = ""
     cause_sequence: int = 0
+    expires_at: Instant | None = None
+    epoch: int | None = None
     to_version: int | None = None
     to: Target | None = None
     state: State = "decided"

@@ -5,12 +5,13 @@ import typer
 
 from clients.cli.orders import order
 from clients.cli.render import event_line
-from clients.cli.rollback import plan_rollback, show_end, show_plan, was_taken_back_lately
+from clients.cli.rollback import is_behind, plan_rollback, show_end, show_plan, was_taken_back_lately
 from clients.cli.say import Exit, Refused
 from clients.cli.serving import active_target, serving
 from clients.cli.timeline import short_span, timeline_lines, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
+from contracts.orders import other_epoch
 from contracts.routes import CanaryShare
 from tests.kit.factories import after, event, fact, route, served, target
 
@@ -159,3 +160,13 @@ def test_an_order_that_is_about_no_release_is_its_own():
     one = order("support-bot", None, fact(f.RollbackOrdered))
     assert (one.correlationid, one.nats_subject) == (one.id, "slipway.rollback.ordered.v1.support-bot")
     assert order("support-bot", "r-1", fact(f.RollbackOrdered)).correlationid == "r-1"
+
+
+@pytest.mark.parametrize(("bucket", "known", "expected"), [(None, 12, True), (11, 12, True), (13, 12, False)])
+def test_a_bucket_of_routes_that_was_lost_or_restored_is_told_from_a_route_that_moved_on(bucket, known, expected):
+    there = None if bucket is None else route(epoch=bucket)
+    assert is_behind(there, other_epoch(bucket or 0, known, "support-bot")) is expected
+
+
+def test_a_refusal_without_an_epoch_says_nothing_about_the_bucket():
+    assert not is_behind(None, "The order was given for another time.")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.orders import CLOCK_SKEW, LONGEST_ORDER, ORDER_AGE, expired, expiry, other_epoch
+from contracts.orders import CLOCK_SKEW, LONGEST_ORDER, ORDER_AGE, epoch_named, expired, expiry, other_epoch
 from tests.kit import factories as f
 
 seconds = st.integers(min_value=-40 * 86_400, max_value=40 * 86_400)
@@ -69,3 +69,13 @@ def test_an_order_without_an_epoch_means_any():
     assert other_epoch(7, 7, "m") is None
     assert other_epoch(0, None, "m") is None
     assert "epoch 6" in other_epoch(6, 7, "m")
+
+
+@given(st.integers(min_value=0, max_value=10**9), st.none() | st.integers(min_value=0, max_value=10**9))
+def test_the_refusal_of_another_epoch_names_the_present_one(ordered, current):
+    reason = other_epoch(ordered, current, "m")
+    assert reason is None or epoch_named(f"{reason} Look again.") == (current or 0)
+
+
+def test_another_reason_names_no_epoch():
+    assert epoch_named("m.v7 takes no traffic; there is nothing to take back.") is None

@@ -85,3 +85,27 @@ def test_no_repetition_of_an_old_order_changes_anything(later, fact_id):
 def test_times_of_the_rules_are_minutes_not_days():
     assert timedelta(seconds=RULES.alert_s) <= timedelta(minutes=15)
     assert timedelta(seconds=RULES.decided_s) <= timedelta(minutes=15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "now", "epoch", "code"),
+    [
+        ({}, 899, 13, None),
+        ({}, 900, 12, "order_expired"),
+        ({"expires_at": f.after(60)}, 59, 12, None),
+        ({"expires_at": f.after(60)}, 60, 12, "order_expired"),
+        ({"expires_at": f.after(10**9)}, 86_400, 12, "order_expired"),
+        ({"epoch": 12}, 30, 12, None),
+        ({"epoch": 12}, 30, 13, "stale_epoch"),
+    ],
+)
+def test_what_an_order_says_of_its_end_and_epoch_still_counts_after_it_was_decided(changes, now, epoch, code):
+    (decided,) = deciding.take_order(book(), order(**changes), route(), heard(), RULES).rollbacks
+    void = deciding.void_since(decided, f.route(epoch=epoch), f.after(now))
+    assert (void.code if void else None) == code
+
+
+def test_a_decision_of_an_older_version_has_no_end_and_no_epoch_of_its_own():
+    (decided,) = deciding.take_order(book(), order(epoch=12), route(), heard(), RULES).rollbacks
+    old = type(decided).model_validate(decided.model_dump(exclude={"expires_at", "epoch"}))
+    assert deciding.void_since(old, f.route(epoch=99), f.after(10**6)) is None
