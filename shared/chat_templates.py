@@ -51,7 +51,8 @@ class ChatTemplates:
 
         Raises:
             Permanent: `bad_request` when the template refuses this conversation; `engine_failed` when the template
-                is broken, or goes beyond its limits.
+                is broken, or goes beyond its limits; then its detail `stopped` is true: a machine that stands still
+                looks the same.
             Transient: `internal_error` when the child process does not start.
         """
         known = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
@@ -65,7 +66,8 @@ class ChatTemplates:
         if "refused" in reply:
             raise Permanent("bad_request", f"The chat template refuses this conversation: {reply['refused']}")
         if "broken" in reply:
-            raise Permanent("engine_failed", f"The chat template cannot be rendered: {reply['broken']}.")
+            reason = f"The chat template cannot be rendered: {reply['broken']}."
+            raise Permanent("engine_failed", reason, stopped="stopped" in reply)
         return reply["text"]
 
     async def close(self) -> None:
@@ -86,15 +88,15 @@ class ChatTemplates:
                     reply = await child.stdout.readline()
                 answered = reply.endswith(b"\n")
             except TimeoutError:
-                return {"broken": f"it took more than {self._limit_s:g} s"}
+                return {"broken": f"it took more than {self._limit_s:g} s", "stopped": "late"}
             except (ConnectionError, ValueError) as error:
-                return {"broken": f"it stopped its process ({type(error).__name__})"}
+                return {"broken": f"it stopped its process ({type(error).__name__})", "stopped": "ended"}
             finally:
                 # Whatever happened, also a caller who went away: a late answer must not meet the next question.
                 if not answered:
                     await self._end()
             if not answered:
-                return {"broken": "it stopped its process"}
+                return {"broken": "it stopped its process", "stopped": "ended"}
             found: dict[str, str] = json.loads(reply)
             return found
 

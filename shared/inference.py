@@ -295,10 +295,15 @@ def read_json(raw: bytes) -> Any:
 
 
 def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
-    """Tell what an error that came through the stream means; our backends put a stable code first."""
+    """Tell what an error that came through the stream means; our backends put a stable code first.
+
+    Words are looked for only where there is no code: behind one they may come from the caller's text.
+    """
     code, _, rest = message.partition(": ")
     if code == "bad_request":
         return Permanent("bad_request", rest, target=triton_name)
+    if code == "engine_failed":
+        return Transient("engine_failed", f"The engine of {triton_name} failed: {rest}", target=triton_name)
     if code == "engine_dead" or "EngineDeadError" in message:
         return Transient("engine_dead", f"The engine of {triton_name} is dead: {message}", target=triton_name)
     if "unknown model" in message or "is not ready" in message or "not found" in message:

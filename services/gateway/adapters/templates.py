@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from services.gateway.domain.requests import Message
 from services.gateway.ports import HARMLESS, TemplateBusy, TemplateFailure, TemplateRefusal
@@ -12,6 +13,7 @@ from shared.errors import SlipwayError
 
 _PROOFS_KEPT = 64
 _PROOF_KEPT_S = 30.0
+_IN_A_ROW = 3
 
 
 _KINDS: dict[str, type[Exception]] = {"bad_request": TemplateRefusal, "engine_failed": TemplateFailure}
@@ -31,6 +33,7 @@ class SandboxedTemplates:
         self._prover = ChatTemplates(clock, limit_s=2 * time_s)
         self._proving = asyncio.Lock()
         self._proofs: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._stopped: dict[tuple[str, str, str], int] = {}
         self._workers = [ChatTemplates(clock, limit_s=time_s) for _ in range(workers)]
         self._free: asyncio.LifoQueue[ChatTemplates] = asyncio.LifoQueue()
         for worker in self._workers:
@@ -67,22 +70,30 @@ class SandboxedTemplates:
             turn.release()
 
     async def renders_plain(self, template: str, *, bos_token: str, eos_token: str) -> bool | None:
-        """Return whether the template renders something harmless (see `ports.Templates`); remembered for 30 s."""
+        """Return whether the template renders something harmless (see `ports.Templates`); remembered for 30 s.
+
+        A process that took too long, or ended, proves nothing until it happened three times in a row.
+        """
         key = (template, bos_token, eos_token)
         try:
             async with asyncio.timeout(4 * self._time_s), self._proving:
                 until_s, found = self._proofs.get(key, (0.0, False))
                 if self._clock.monotonic() < until_s:
                     return found
-                found = await self._prove(template, bos_token, eos_token)
+                proved = await self._prove(template, bos_token, eos_token)
         except (TimeoutError, SlipwayError):
             return None
-        while len(self._proofs) >= _PROOFS_KEPT:
-            del self._proofs[next(iter(self._proofs))]
+        stopped = self._stopped.pop(key, 0) + 1
+        if proved is None and stopped < _IN_A_ROW:
+            _make_room(self._stopped)
+            self._stopped[key] = stopped
+            return None
+        found = proved is True
+        _make_room(self._proofs)
         self._proofs[key] = (self._clock.monotonic() + _PROOF_KEPT_S, found)
         return found
 
-    async def _prove(self, template: str, bos_token: str, eos_token: str) -> bool:
+    async def _prove(self, template: str, bos_token: str, eos_token: str) -> bool | None:
         for number, messages in enumerate(HARMLESS):
             try:
                 text = await self._prover.render(template, messages, bos_token=bos_token, eos_token=eos_token)
@@ -92,6 +103,13 @@ class SandboxedTemplates:
             except SlipwayError as error:
                 if error.code not in _KINDS:
                     raise
+                if error.details.get("stopped"):
+                    return None
                 if number == 0 or error.code != "bad_request":
                     return False
         return True
+
+
+def _make_room(kept: dict[tuple[str, str, str], Any]) -> None:
+    while len(kept) >= _PROOFS_KEPT:
+        del kept[next(iter(kept))]

@@ -7,7 +7,7 @@ import pytest
 from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.ports import TemplateBusy, TemplateFailure
 from shared.clock import SystemClock
-from tests.unit.gateway.fakes import InProcessTemplates
+from tests.unit.gateway.fakes import InProcessTemplates, StepClock
 from tests.unit.gateway.templates_conformance import TemplatesConformance, render
 
 BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -46,5 +46,27 @@ class TestSandboxedTemplates(TemplatesConformance):
         with pytest.raises((TemplateFailure, TemplateBusy)):
             await render(templates, slow)
         assert await templates.renders_plain(slow, bos_token="", eos_token="") is True
-        assert await templates.renders_plain(BOMB, bos_token="", eos_token="") is False
         await asyncio.gather(*others, return_exceptions=True)
+
+    async def test_a_process_that_is_stopped_once_proves_nothing_three_times_it_does(self):
+        """A machine that stands still for a moment must not turn what callers send wrong against the target."""
+        templates = SandboxedTemplates(SystemClock(), workers=1, time_s=0.1)
+        await templates.start()
+        try:
+            found = [await templates.renders_plain(BOMB, bos_token="", eos_token="") for _ in range(4)]
+            assert found == [None, None, False, False]
+            assert await templates.renders_plain("fine", bos_token="", eos_token="") is True
+        finally:
+            await templates.close()
+
+    async def test_what_renders_in_between_starts_the_count_anew(self):
+        clock = StepClock()
+        templates = SandboxedTemplates(clock, workers=1, time_s=0.1)
+        await templates.start()
+        key = ("fine", "", "")
+        try:
+            templates._stopped[key] = 2
+            assert await templates.renders_plain(*key[:1], bos_token="", eos_token="") is True
+            assert key not in templates._stopped
+        finally:
+            await templates.close()

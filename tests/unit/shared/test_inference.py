@@ -78,6 +78,10 @@ def test_the_final_flag_alone_is_no_piece():
         ("Request for unknown model: 'm.v1.int8' is not found", Transient, "endpoint_unreachable"),
         ("Stub process 'm.v1.int8_0_0' is not healthy.", Transient, "engine_dead"),
         ("anything else", Transient, "engine_failed"),
+        # Where the code is there, the words after it decide nothing: they may be the caller's.
+        ("engine_failed: KeyError: 'tool' not found", Transient, "engine_failed"),
+        ("engine_failed: ValueError: unknown model of 'stubborn' is not ready", Transient, "engine_failed"),
+        ("engine_failed: RuntimeError: EngineDeadError in a prompt", Transient, "engine_failed"),
     ],
 )
 def test_errors_of_the_engine(message, kind, code):
