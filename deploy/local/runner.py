@@ -113,7 +113,7 @@ class Runner:
             self.restarts += 1
             delay = restart_delay_s(self.failures)
             self.ended = self._describe_end(code, out_of_memory=count_memory_kills() > memory_kills)
-            self._say(self.part.name, f"ended ({self.ended}), starts again in {delay:.1f} s")
+            self._tell(f"ended ({self.ended}), starts again in {delay:.1f} s")
             self._become("restarting")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
@@ -172,9 +172,9 @@ class Runner:
                 self._note_change()
             await asyncio.sleep(PROBE_EVERY_S)
         self.why = ""
-        self._say(self.part.name, f"ready on port {self.part.port}")
         self._become("ready")
         self.ready.set()
+        self._tell(f"ready on port {self.part.port}")
 
     async def _watch_life(self) -> None:
         """Kill a part that hangs, so that it is started again.
@@ -201,7 +201,7 @@ class Runner:
                 if why is not None and not self._stopping.is_set():
                     self._killed_because = why
                     self._signal(process, signal.SIGKILL)
-                    self._say(part.name, f"{why} and is killed")
+                    self._tell(f"{why} and is killed")
                     return
         finally:
             for task in asking:
@@ -214,6 +214,10 @@ class Runner:
                 judge.answered()
         except Refused:
             judge.refused()
+
+    def _tell(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a full disk, or a pipe or file that is closed: nobody can read
+            self._say(self.part.name, text)
 
     def _become(self, state: State) -> None:
         if state != self.state:
@@ -235,7 +239,7 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gone.wait(), self.part.stop_grace_s)
         if self._process is process:
-            self._say(self.part.name, f"did not end within {self.part.stop_grace_s:g} s and is killed")
+            self._tell(f"did not end within {self.part.stop_grace_s:g} s and is killed")
             self._signal(process, signal.SIGKILL)
 
     def kill(self) -> None:
@@ -262,12 +266,12 @@ class Runner:
             processes.kill(left)
             processes.collect_orphans(self._living())
             if time.monotonic() > deadline:
-                self._say(self.part.name, f"processes {sorted(process.pid for process in left)} cannot be ended")
+                self._tell(f"processes {sorted(process.pid for process in left)} cannot be ended")
                 break
             await asyncio.sleep(0.02)
         processes.collect_orphans(self._living())
         if ended:
-            self._say(self.part.name, f"{len(ended)} process(es) that it left behind were ended")
+            self._tell(f"{len(ended)} process(es) that it left behind were ended")
 
     def _leftovers(self, leader: Recorded) -> list[processes.Process]:
         return processes.find_part_leftovers(self._marks, self.part.name, leader, living_sessions=self._living())

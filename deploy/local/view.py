@@ -1,6 +1,7 @@
 """The merged view of all logs on the terminal: follows the files, one coloured name per part."""
 
 import asyncio
+import contextlib
 import json
 import re
 import sys
@@ -52,7 +53,11 @@ class View:
         self._read_up_to: dict[Path, int] = {}
 
     def say(self, part: str, text: str) -> None:
-        """Print a line in the name of a part."""
+        """Print a line in the name of a part; if the output takes no more (full, closed), the line is lost."""
+        with contextlib.suppress(OSError, ValueError):
+            self._print(part, text)
+
+    def _print(self, part: str, text: str) -> None:
         if self._out.isatty():
             from rich.console import Console
             from rich.text import Text

@@ -75,15 +75,20 @@ def on_a_full_disk() -> None:
 class Kept:
     """A stub part and the runner that keeps it running."""
 
-    def __init__(self, folder: Path, how: str, changed=lambda: None) -> None:
+    def __init__(self, folder: Path, how: str, changed=lambda: None, say=lambda _part, _text: None) -> None:
         folder.mkdir(exist_ok=True)
         port = free_port()
         argv = (sys.executable, "-I", "-S", "-c", PART, how, str(folder / "told"), str(port))
         self.said: list[str] = []
+
+        def note(part: str, text: str) -> None:
+            self.said.append(text)
+            say(part, text)
+
         self.runner = Runner(
             Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5), marks=Marks("stack-1", folder), keys=KEYS,
-            log=folder / "log", inherited=dict(os.environ), say=lambda _part, text: self.said.append(text),
-            changed=changed, living=list, patience=QUICK,
+            log=folder / "log", inherited=dict(os.environ), say=note, changed=changed, living=list,
+            patience=QUICK,
         )  # fmt: skip
 
     async def until(self, condition, *, limit_s: float = 30.0) -> float:
@@ -170,3 +175,20 @@ async def test_a_table_that_cannot_be_written_neither_ends_the_watch_nor_the_par
         before = one.runner.pid
         os.kill(before, signal.SIGSTOP)
         await one.until(lambda: one.runner.pid not in (before, None) and one.runner.state == "ready")
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
+async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_path, closed):
+    output = Path("/dev/full").open("w")  # noqa: SIM115 - closing it may fail, too
+    if closed:
+        output.close()
+    try:
+        async with kept(tmp_path, "abort", say=lambda _part, text: print(text, file=output, flush=True)) as one:
+            await one.until(lambda: one.runner.state == "ready")
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                before = one.runner.pid
+                os.kill(before, number)
+                await one.until(lambda old=before: one.runner.pid not in (old, None) and one.runner.state == "ready")
+    finally:
+        with contextlib.suppress(OSError):
+            output.close()

@@ -1,5 +1,7 @@
+import contextlib
 import io
 import json
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,21 @@ def test_the_end_of_a_log(tmp_path):
     assert last_lines(log) == []
     log.write_text("\n".join(str(number) for number in range(100)))
     assert last_lines(log, 3) == ["97", "98", "99"]
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
+def test_an_output_that_takes_nothing_more_ends_nothing(tmp_path, closed):
+    """As on a full disk, or in `slipway up | head`: what is said is lost, and whoever says it goes on."""
+    log, out = tmp_path / "gateway.log", Path("/dev/full").open("w")  # noqa: SIM115 - closing it may fail, too
+    if closed:
+        out.close()
+    log.write_text("")
+    view = View(quiet=False, out=out)
+    try:
+        view.begin_at_end([log])
+        view.say("gateway", "ready on port 1")
+        log.write_text("a line\n")
+        view.print_new()
+    finally:
+        with contextlib.suppress(OSError):
+            out.close()
