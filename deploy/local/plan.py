@@ -23,6 +23,8 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads of torch that wait for each other must sleep, not spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
 """How long a part may take to be ready. Triton starts without models, which are loaded later."""
+RECOVERING: frozenset[Probe] = frozenset({"nats", "s3"})
+"""They read their stores when they start; while that makes progress, their limit is `watch.LONGEST_START_S`."""
 STOP_GRACE_S = {"gateway": 40.0}
 """Streams in flight are finished first."""
 
@@ -48,6 +50,11 @@ class Part:
     probe: Probe
     stop_rank: int
     stop_grace_s: float = 10.0
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it reads its store when it starts, which may take long if the store is large."""
+        return self.probe in RECOVERING
 
     @property
     def start_limit_s(self) -> float:

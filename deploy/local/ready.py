@@ -1,6 +1,7 @@
 """Asks a part whether it really works, and whether it lives: None when it does, else a reason why not."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 from deploy.local.plan import BUCKET, Keys, Part, Probe
@@ -9,6 +10,12 @@ from deploy.local.ports import LOOPBACK
 ANSWER_S = 3.0
 
 Ask = Callable[[int, Keys], Awaitable[str | None]]
+
+
+class WaitsForOthers(str):
+    """Why a part is not ready, where it lives and another part is the cause."""
+
+    __slots__ = ()
 
 
 async def why_not_ready(part: Part, keys: Keys) -> str | None:
@@ -61,7 +68,8 @@ async def _ask_s3(port: int, keys: Keys) -> str | None:
 async def _ask_triton(port: int, _keys: Keys) -> str | None:
     from tritonclient.grpc.aio import InferenceServerClient
 
-    async with InferenceServerClient(f"{LOOPBACK}:{port}") as client:
+    direct = [("grpc.enable_http_proxy", 0)]
+    async with InferenceServerClient(f"{LOOPBACK}:{port}", channel_args=direct) as client:
         live = await client.is_server_live(client_timeout=ANSWER_S)
     return None if live else "not live yet"
 
@@ -72,7 +80,19 @@ async def _ask_service(port: int, _keys: Keys) -> str | None:
     # Plain HTTP on loopback: reading the authorities' certificates would hold the supervisor up at every question.
     async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False, verify=False) as client:  # noqa: S501
         answer = await client.get(f"http://{LOOPBACK}:{port}/readyz")
-    return None if answer.status_code == 200 else f"/readyz answers {answer.status_code}: {answer.text[:200]}"
+    if answer.status_code == 200:
+        return None
+    why = f"/readyz answers {answer.status_code}: {answer.text[:200]}"
+    return WaitsForOthers(why) if _names_others(answer.text) else why
+
+
+def _names_others(text: str) -> bool:
+    """Return whether a service's answer names what it waits for: each check that it makes asks another part."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(body, dict) and bool(body.get("checks"))
 
 
 class Refused(ConnectionError):  # noqa: N818 - it is an answer of a kind

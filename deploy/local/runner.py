@@ -13,7 +13,7 @@ from typing import Literal
 from deploy.local import processes
 from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
-from deploy.local.ready import Refused, ask_life, why_not_ready
+from deploy.local.ready import Refused, WaitsForOthers, ask_life, why_not_ready
 from deploy.local.watch import Judge, Patience, read_activity
 from shared.exits import count_memory_kills, describe_end
 from shared.process import launching
@@ -182,7 +182,7 @@ class Runner:
         Triton prints where it is when it crashes; if memory is corrupt, that may hang, and the process never ends.
         """
         process, part = self._process, self.part
-        judge = Judge(self._patience, part.start_limit_s, part.stop_grace_s)
+        judge = Judge(self._patience, part.start_limit_s, part.stop_grace_s, recovers=part.recovers)
         asking: set[asyncio.Task[None]] = set()
         looked = time.monotonic()
         asked = looked - LIVE_EVERY_S
@@ -197,7 +197,10 @@ class Runner:
                 crash_handler = part.probe == "triton"
                 wanted = crash_handler or judge.wants_activity
                 activity = read_activity(process.pid, crash_handler=crash_handler) if wanted else None
-                why = judge.look(looked - before, activity, ready=self.state == "ready", based=self._based())
+                why = judge.look(
+                    looked - before, activity, ready=self.state == "ready", based=self._based(),
+                    waits_for_others=isinstance(self.why, WaitsForOthers),
+                )  # fmt: skip
                 if why is not None and not self._stopping.is_set():
                     self._killed_because = why
                     self._signal(process, signal.SIGKILL)

@@ -16,6 +16,7 @@ from deploy.local.ports import LOOPBACK, choose_ports
 from deploy.local.runner import Runner
 from deploy.local.state import Description, PartState, StateFolder, Table, new_description
 from deploy.local.view import View, last_lines
+from deploy.local.watch import LONGEST_START_S
 from shared.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,7 +226,9 @@ class Supervisor:
 
     async def _start_and_wait(self, runners: list[Runner]) -> None:
         self._start(runners)
-        deadline = time.monotonic() + self._options.ready_timeout_s
+        recovering = any(runner.part.recovers for runner in runners)
+        limit_s = max(self._options.ready_timeout_s, LONGEST_START_S) if recovering else self._options.ready_timeout_s
+        deadline = time.monotonic() + limit_s
         for task in self._tasks:
             if task.done():
                 task.result()
@@ -236,7 +239,7 @@ class Supervisor:
                         runner, f"ended {runner.failures} times without becoming ready ({runner.ended})"
                     )
             if time.monotonic() > deadline:
-                why = f"was not ready within {self._options.ready_timeout_s:g} s ({waiting[0].why or 'no answer'})"
+                why = f"was not ready within {limit_s:g} s ({waiting[0].why or 'no answer'})"
                 raise self._cannot_start(waiting[0], why)
             await asyncio.sleep(0.05)
 

@@ -1,7 +1,8 @@
 """Decides from what is seen of a part whether it hangs: its silence, what its threads do, how long its start takes.
 
-Silence alone does not tell a part that hangs from one that gets no processor. So time in which its threads wait for a
-processor does not count, up to a limit, and of a late look only as much counts as a look in time would have seen.
+Silence alone does not tell a part that hangs from one that is busy or gets no processor. So time in which its threads
+compute, or wait for a processor or a disk, does not count, up to a limit; of a late look only as much counts as a look
+in time would have seen. What is stopped by a signal, or in its crash handler, has no excuse.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,10 @@ PROC = Path("/proc")
 FATAL_SIGNALS = (4, 6, 7, 8, 11)
 """SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: a program that handles one of these is about to end."""
 STOPPED = frozenset("T")
+LONGEST_START_S = 600.0
+"""How long a start may take while it makes progress that counts: see `Judge`."""
+IDLE_RATIO, PROGRESS_RATIO = 0.01, 0.1
+"""Threads that ran or waited for a processor for a smaller part of the time were idle, or made no progress."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class Patience:
 
     Attributes:
         silent_s: how long it may be silent once it has answered, be idle while it starts, or be in its crash handler.
-        starved_s: how long it may be silent if its threads wait for a processor.
+        starved_s: how long it may be silent if its threads compute, or wait for a processor or a disk.
         look_s: time between two looks.
     """
 
@@ -52,12 +57,24 @@ class Activity:
 class Judge:
     """Adds up the looks at one process until they say that it hangs."""
 
-    def __init__(self, patience: Patience, start_limit_s: float, leaving_s: float) -> None:
+    def __init__(
+        self, patience: Patience, start_limit_s: float, leaving_s: float, *, recovers: bool = False
+    ) -> None:  # fmt: skip
+        """Prepare to judge.
+
+        Args:
+            patience: how long it may be silent.
+            start_limit_s: how long its start may take.
+            leaving_s: how long it may take to end after it closed its port.
+            recovers: it reads its store when it starts: while that makes progress, the limit is `LONGEST_START_S`.
+        """
         self._patience = patience
+        self._recovers = recovers
         self._start_limit_s = start_limit_s
         self._leaving_s = leaving_s
         self._before: Activity | None = None
         self._silent_s = self._starved_s = self._idle_s = self._starting_s = self._crashing_s = 0.0
+        self._stalled_s = 0.0
         self._answered = self._answered_now = False
         self._refused = False
 
@@ -80,7 +97,9 @@ class Judge:
         """Note that nothing listens: a part that has answered before is ending, and has the time of a stop for that."""
         self._refused = True
 
-    def look(self, elapsed_s: float, activity: Activity | None, *, ready: bool, based: bool) -> str | None:
+    def look(
+        self, elapsed_s: float, activity: Activity | None, *, ready: bool, based: bool, waits_for_others: bool = False
+    ) -> str | None:  # fmt: skip
         """Return why the part must be killed, or None.
 
         Args:
@@ -88,18 +107,22 @@ class Judge:
             activity: what the process has done by now; None if it cannot be read.
             ready: the part has been ready.
             based: all that it stands on is ready; without it a start is not judged.
+            waits_for_others: it answers, and says that it is not ready because of another part.
         """
         elapsed_s = min(elapsed_s, 2 * self._patience.look_s)
-        waited_s, busy = self._compare(elapsed_s, activity)
+        did = self._compare(elapsed_s, activity)
         crashing = activity is not None and activity.crashing
         self._crashing_s = self._crashing_s + elapsed_s if crashing else 0.0
         if not self._answered_now:
             self._starved_s += elapsed_s
-            self._silent_s += elapsed_s - waited_s
+            self._silent_s += elapsed_s - did.busy_s
         self._answered_now = False
         if not ready and based:
-            self._starting_s += elapsed_s - waited_s
+            self._starting_s += elapsed_s - did.waited_s
+            busy = did.busy_s > IDLE_RATIO * elapsed_s or did.unknown
             self._idle_s = 0.0 if busy or self._answered else self._idle_s + elapsed_s
+            progress = waits_for_others or (self._recovers and did.busy_s > PROGRESS_RATIO * elapsed_s)
+            self._stalled_s = 0.0 if progress else self._stalled_s + elapsed_s
         return self._judge(ready)
 
     def _judge(self, ready: bool) -> str | None:
@@ -113,21 +136,37 @@ class Judge:
                 return f"{what} for {self._starved_s:.1f} s"
         elif self._idle_s >= patience.silent_s:
             return f"did nothing for {self._idle_s:.1f} s while it started"
-        if not ready and self._starting_s >= self._start_limit_s:
-            return f"was not ready within {self._start_limit_s:g} s"
+        if not ready and self._starting_s >= self._start_limit_s and self._stalled_s >= patience.silent_s:
+            return f"was not ready within {self._starting_s:.0f} s"
+        if not ready and self._starting_s >= max(self._start_limit_s, LONGEST_START_S):
+            return f"was not ready within {self._starting_s:.0f} s"
         return None
 
-    def _compare(self, elapsed_s: float, now: Activity | None) -> tuple[float, bool]:
-        """Return how long of the time since the last look it waited for a processor, and whether it did anything."""
+    def _compare(self, elapsed_s: float, now: Activity | None) -> "_Did":
         before, self._before = self._before, now
         if now is None or before is None:
-            return 0.0, now is None or not now.stopped
-        if now.stopped:
-            return 0.0, False
+            return _Did(unknown=now is None or not now.stopped)
+        if now.stopped or now.crashing:
+            return _Did()
         waited_s = min(elapsed_s, max(0.0, now.waited_s - before.waited_s))
-        ran_s = now.ran_s - before.ran_s
-        busy = ran_s + waited_s > 0.01 * elapsed_s or now.faults > before.faults or now.on_disk
-        return waited_s, busy
+        if now.on_disk or now.faults > before.faults:
+            return _Did(elapsed_s, waited_s)
+        return _Did(min(elapsed_s, max(0.0, now.ran_s - before.ran_s) + waited_s), waited_s)
+
+
+@dataclass(frozen=True)
+class _Did:
+    """What a process did between two looks.
+
+    Attributes:
+        busy_s: how long its threads ran, or waited for a processor or a disk.
+        waited_s: how long they waited for a processor.
+        unknown: it cannot be told.
+    """
+
+    busy_s: float = 0.0
+    waited_s: float = 0.0
+    unknown: bool = False
 
 
 def read_activity(pid: int, *, crash_handler: bool = False, proc: Path = PROC) -> Activity | None:

@@ -30,9 +30,12 @@ def hang(_number):
 
 class Answer(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200 if how != "not ready" or told else 503)
-        self.send_header("Content-Length", "0")
+        body = b'{"ready": false, "checks": {"bus": "not connected"}}' if how == "waiting" else b""
+        unready = (how == "not ready" and not told) or (how == "waiting" and not os.path.exists(flag + ".others"))
+        self.send_response(503 if unready and self.path == "/readyz" else 200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -141,6 +144,17 @@ async def test_a_part_that_answers_and_is_not_ready_within_its_limit_is_started_
     async with kept(tmp_path, "not ready") as one:
         await one.until(lambda: one.runner.state == "ready")
         assert any("was not ready within 2 s" in text for text in one.said), one.said
+
+
+async def test_a_part_that_answers_and_is_not_ready_because_of_others_is_left_alone(tmp_path):
+    async with kept(tmp_path, "waiting") as one:
+        await one.until(lambda: "not connected" in one.runner.why)
+        pid, began = one.runner.pid, time.monotonic()
+        await one.until(lambda: time.monotonic() - began > 1.5 * one.runner.part.start_limit_s)
+        assert (one.runner.pid, one.runner.restarts, one.runner.state) == (pid, 0, "starting"), one.said
+        (tmp_path / "told.others").touch()
+        await one.until(lambda: one.runner.state == "ready")
+        assert one.runner.pid == pid
 
 
 async def test_a_healthy_part_is_left_alone(tmp_path):

@@ -11,8 +11,9 @@ IDLE = Activity(ran_s=1.0)
 class Watched:
     """A judge on a clock that is turned by hand."""
 
-    def __init__(self, *, start_limit_s: float = 30.0, leaving_s: float = 10.0) -> None:
-        self.judge = Judge(Patience(), start_limit_s, leaving_s)
+    def __init__(self, *, start_limit_s: float = 30.0, leaving_s: float = 10.0, recovers: bool = False) -> None:
+        self.judge = Judge(Patience(), start_limit_s, leaving_s, recovers=recovers)
+        self.waits_for_others = False
         self.activity: Activity | None = IDLE
         self.ready = False
         self.based = True
@@ -21,6 +22,9 @@ class Watched:
         self.judge.answered()
         self.ready = True
         return self
+
+    def situation(self) -> dict[str, bool]:
+        return {"ready": self.ready, "based": self.based, "waits_for_others": self.waits_for_others}
 
     def killed_after(self, seconds: float, *, ran=0.0, waited=0.0, elapsed=LOOK_S, faults=0) -> float | None:
         """Look until it is to be killed; each look it has run and waited for so many seconds more."""
@@ -32,7 +36,7 @@ class Watched:
                     self.activity.ran_s + ran, self.activity.waited_s + waited, self.activity.faults + faults,
                     self.activity.stopped, self.activity.on_disk, self.activity.crashing,
                 )  # fmt: skip
-            if self.judge.look(elapsed, self.activity, ready=self.ready, based=self.based) is not None:
+            if self.judge.look(elapsed, self.activity, **self.situation()) is not None:
                 return passed
         return None
 
@@ -54,15 +58,28 @@ def test_a_stopped_part_is_killed_whether_it_was_ready_or_not():
         assert watched.killed_after(60) <= 5.5
 
 
-def test_one_that_gets_no_processor_is_given_more_time_but_not_for_ever():
-    starved = Watched().answer().killed_after(60, ran=0.01, waited=0.49)
-    assert 19.5 <= starved <= 21.0
-    halfway = Watched().answer().killed_after(60, ran=0.25, waited=0.25)
-    assert 9.0 <= halfway <= 11.0
+@pytest.mark.parametrize(
+    "doing", [{"ran": 0.01, "waited": 0.49}, {"ran": 0.25, "waited": 0.25}, {"ran": 0.5}, {"ran": 2.0}, {"faults": 3}]
+)
+def test_one_that_computes_or_waits_for_a_processor_or_a_disk_is_given_more_time_but_not_for_ever(doing):
+    assert 19.5 <= Watched().answer().killed_after(60, **doing) <= 21.0
 
 
-def test_one_that_computes_without_waiting_for_a_processor_is_hung_too():
-    assert Watched().answer().killed_after(60, ran=0.5) <= 5.5
+def test_one_that_waits_in_the_kernel_for_a_disk_is_given_more_time_but_not_for_ever():
+    watched = Watched().answer()
+    watched.activity = Activity(on_disk=True)
+    assert 19.5 <= watched.killed_after(60) <= 21.0
+
+
+def test_one_that_does_little_has_as_much_more_time_as_it_was_busy():
+    assert 9.0 <= Watched().answer().killed_after(60, ran=0.125, waited=0.125) <= 11.0
+
+
+@pytest.mark.parametrize("state", [{"stopped": True}, {"crashing": True}])
+def test_a_stopped_part_and_a_crash_handler_get_no_more_time_however_busy(state):
+    watched = Watched().answer()
+    watched.activity = Activity(on_disk=True, **state)
+    assert watched.killed_after(60, ran=0.5, faults=3) <= 5.5
 
 
 def test_a_stop_of_the_supervisor_kills_nothing():
@@ -107,6 +124,43 @@ def test_a_start_that_answers_but_never_becomes_ready_ends_at_its_limit():
         if watched.killed_after(LOOK_S) is not None:
             return
     pytest.fail("never killed")
+
+
+@pytest.mark.parametrize("sign", [{"ran": 0.1}, {"faults": 3}])
+def test_one_that_recovers_its_store_may_start_for_long_while_it_does_something(sign):
+    assert 599.0 <= Watched(recovers=True).killed_after(900, **sign) <= 601.0
+
+
+def test_one_that_recovers_its_store_and_stops_doing_anything_is_killed():
+    watched = Watched(recovers=True)
+    assert watched.killed_after(100, ran=0.5) is None
+    assert watched.killed_after(60) <= 6.0
+    watched = Watched(recovers=True)
+    for _ in range(240):  # it answers, and does as little as one that is idle
+        watched.judge.answered()
+        if watched.killed_after(LOOK_S, ran=0.01) is not None:
+            break
+    else:
+        pytest.fail("never killed")
+
+
+def test_one_that_answers_and_is_unready_because_of_others_has_more_time_but_not_for_ever():
+    watched = Watched()
+    watched.waits_for_others = True
+    passed = 0.0
+    while passed < 900:
+        watched.judge.answered()
+        passed += LOOK_S
+        if watched.killed_after(LOOK_S) is not None:
+            break
+    assert 599.0 <= passed <= 601.0
+
+
+def test_one_that_waits_for_others_and_hangs_is_killed():
+    watched = Watched()
+    watched.waits_for_others = True
+    watched.judge.answered()
+    assert watched.killed_after(60) <= 5.5
 
 
 def test_a_start_is_not_judged_while_what_it_stands_on_is_down():
