@@ -24,7 +24,7 @@ MEANINGS: Mapping[int, str] = MappingProxyType({
 })  # fmt: skip
 """What usually causes the death by a signal."""
 
-OUT_OF_MEMORY = "the kernel killed it because memory ran out"
+OUT_OF_MEMORY = "perhaps the kernel killed it: memory ran out in this control group just before"
 _SHELL_BASE = 128
 _FULL_RATIO = 0.02
 _CODES = re.compile(
@@ -37,7 +37,7 @@ def describe_end(code: int, *, out_of_memory: bool = False, shm: Path = Path("/d
 
     Args:
         code: exit code; negative is the signal, as in `subprocess`.
-        out_of_memory: the kernel's count of processes killed for memory rose meanwhile.
+        out_of_memory: the count of processes killed for memory, perhaps others of the same group, rose just before.
         shm: the shared-memory file system, whose free space is looked at after SIGBUS.
     """
     if code < 0:
@@ -48,13 +48,13 @@ def describe_end(code: int, *, out_of_memory: bool = False, shm: Path = Path("/d
     return f"exit code {code}"
 
 
-def _describe_signal(number: int, out_of_memory: bool, shm: Path) -> str:
+def _describe_signal(number: int, out_of_memory: bool, shm: Path | None) -> str:
     name = signal_name(number)
     if number == signal.SIGKILL and out_of_memory:
         return f"signal {name}: {OUT_OF_MEMORY}"
     meaning = MEANINGS.get(number)
     text = f"signal {name}: {meaning}" if meaning else f"signal {name}"
-    full = _describe_full(shm) if number == signal.SIGBUS else ""
+    full = _describe_full(shm) if number == signal.SIGBUS and shm is not None else ""
     return f"{text}; {full}" if full else text
 
 
@@ -70,7 +70,7 @@ def explain_codes(text: str) -> str:
     """Return a message of another program with the signal named behind each negative exit code."""
 
     def explain(match: re.Match[str]) -> str:
-        return f"{match[0]} ({_describe_signal(int(match[2]), False, Path())})"
+        return f"{match[0]} ({_describe_signal(int(match[2]), False, None)})"
 
     return _CODES.sub(explain, text)
 

@@ -192,6 +192,44 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
     assert mounted
 
 
+@pytest.mark.parametrize("service", ["nats", "minio", "triton"])
+def test_questions_on_loopback_go_through_no_proxy(service):
+    container = COMPOSE["services"][service]
+    questions = [*container["entrypoint"], " ".join(container["healthcheck"]["test"])]
+    for question in questions:
+        assert "wget" not in question or "-Y off" in question
+        assert "curl" not in question or "--noproxy" in question
+
+
+@pytest.mark.parametrize("module", ["keep", "probe"])
+def test_what_asks_on_loopback_in_python_goes_through_no_proxy(module):
+    code = f"""
+import os, sys, threading, http.server
+sys.path.insert(0, {str(ROOT)!r})
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+server = http.server.HTTPServer(("127.0.0.1", 0), Answer)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.environ["SLIPWAY_HTTP_PORT"] = str(server.server_port)
+from deploy.docker import {module}
+if {module!r} == "probe":
+    sys.exit(probe.main())
+from deploy.local.watch import Judge
+judge = Judge(keep.PATIENCE, 60.0, 60.0)
+keep.Asking(f"http://127.0.0.1:{{server.server_port}}/healthz", judge).start()
+for _ in range(200):
+    if judge.has_answered:
+        os._exit(0)
+    threading.Event().wait(0.02)
+os._exit(1)
+"""
+    environment = {"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_keeps_programs_needs_only_the_standard_library():
     """It also runs in Triton's image, which has none of our libraries."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import deploy.docker.keep"
