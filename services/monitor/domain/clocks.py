@@ -34,7 +34,7 @@ def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[F
     """Return what the clocks say now.
 
     All are compared with the bus's. Where the monitor and every gateway differ from it by the same, it is the bus's
-    that is wrong.
+    that is wrong. Where no gateway was heard of late, it could be either's: nobody is named until one is.
 
     Args:
         watch: The record.
@@ -44,9 +44,12 @@ def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[F
     present = {name: one for name, one in watch.clocks.items() if now - one.last_at <= SILENT}
     mine = is_wrong(own_offset)
     same = mine and bool(present) and all(not is_wrong(one.offset_s - own_offset) for one in present.values())
+    own = mine and not same
     found = [
         _finding("bus", "the message bus", -own_offset, "that of the gateways and of the monitor", wrong=same),
-        _finding("monitor", "the monitor", own_offset, "that of the message bus", wrong=mine and not same),
+        _finding(
+            "monitor", "the monitor", own_offset, "that of the message bus", wrong=own and bool(present), calm=not own
+        ),
     ]
     for name, one in watch.clocks.items():
         wrong = name in present and one.wrong >= BATCHES and not same

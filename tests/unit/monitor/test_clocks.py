@@ -136,6 +136,13 @@ def test_where_all_others_agree_the_bus_is_named():
     assert raised.message.startswith("The clock of the message bus is 3600 s ahead of that of the gateways and of the monitor")
 
 
+def test_without_a_gateway_to_compare_with_nobody_is_named_and_nothing_resolved():
+    (bus, monitor) = find_wrong_clocks(m.routed(), HOUR, f.after(5))
+    assert [(one.fired, one.calm) for one in (bus, monitor)] == [(False, True), (False, False)]
+    (bus, monitor) = find_wrong_clocks(m.routed(), 0.0, f.after(5))
+    assert [(one.fired, one.calm) for one in (bus, monitor)] == [(False, True), (False, True)]
+
+
 def test_a_wrong_monitor_and_a_wrong_gateway_are_both_named():
     state = m.routed()
     for number in range(5):
