@@ -9,7 +9,12 @@ import structlog
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady, CheckpointRejected
 from services.registry.domain import announcements
-from services.registry.domain.announcements import UNKNOWN_ERROR_TRIES, Announcement, Announcements
+from services.registry.domain.announcements import (
+    MOST_WAITING,
+    UNKNOWN_ERROR_TRIES,
+    Announcement,
+    Announcements,
+)
 from services.registry.ledger import Outside
 from shared.bus import Emit
 from shared.delivery import backoff_s, given_up
@@ -35,15 +40,27 @@ class Admissions:
         self._try_s = try_s
         self._wait_s = wait_s
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._unwritten: dict[str, Announcement] = {}
 
     async def announced(self, event: Event[CheckpointReady], announcement: Announcement) -> None:
         """Write an announcement down and begin to admit it; return when it is settled or postponed, at most `wait_s`.
 
         From then on the message may be acknowledged: what is written down is admitted or rejected, whatever happens.
+        Behind one of its model that is being admitted it is not waited for; other models' are next.
         """
-        await self._edit(event.subject, lambda record: announcements.add(record, announcement))
+        model = event.subject
+        entry = await self._out.announcements.get(announcements_record(model))
+        if entry is not None and not announcements.has_room(entry.value, announcement):
+            waiting = len(entry.value.waiting)
+            reason = f"{waiting} announcements of {model} wait; the limit is {MOST_WAITING}. Publish it later."
+            await self._reject(model, announcement, Permanent("too_large", reason))
+            await self._edit(model, lambda record: announcements.pass_over(record, announcement))
+            return
+        await self._edit(model, lambda record: announcements.add(record, announcement))
         failpoint("registry.after_announcement")
-        await asyncio.wait({self.start(event.subject)}, timeout=self._wait_s)
+        running = self._running.get(model)
+        if running is None or running.done():
+            await asyncio.wait({self.start(model)}, timeout=self._wait_s)
 
     def start(self, model: str) -> "asyncio.Task[None]":
         """Return the task that admits what is due of a model; there is one at a time in this process."""
@@ -75,7 +92,8 @@ class Admissions:
     async def _admit_due(self, model: str) -> None:
         while True:
             entry = await self._out.announcements.get(announcements_record(model))
-            one = announcements.due(entry.value, self._out.clock.now()) if entry else None
+            record = announcements.recall(entry.value, self._unwritten.get(model)) if entry else None
+            one = announcements.due(record, self._out.clock.now()) if record else None
             if one is None or not await self._settled(model, one):
                 return
             await self._edit(model, lambda record, one=one: announcements.settle(record, one))  # type: ignore[misc]
@@ -108,10 +126,10 @@ class Admissions:
         wait_s = backoff_s(one.tries + 1)
         structlog.get_logger().warning("announcement will be tried again", model=model, sequence=one.sequence,
                                        code=failure.code, reason=failure.reason, delay_s=wait_s)  # fmt: skip
-        now = self._out.clock.now()
-        await self._edit(model, lambda record: announcements.postpone(
-            record, one, code=failure.code, reason=failure.reason, wait_s=wait_s, now=now
-        ))  # fmt: skip
+        noted: Any = {"code": failure.code, "reason": failure.reason, "wait_s": wait_s, "now": self._out.clock.now()}
+        self._unwritten[model] = announcements.failed_try(one, **noted)
+        await self._edit(model, lambda record: announcements.postpone(record, one, **noted))
+        del self._unwritten[model]
 
     async def _reject(self, model: str, one: Announcement, failure: SlipwayError) -> None:
         structlog.get_logger().error("announcement rejected", model=model, sequence=one.sequence, code=failure.code,

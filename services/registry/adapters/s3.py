@@ -1,7 +1,11 @@
 """The registry's artifacts in the S3 store, and a look at folders on disk where those are allowed."""
 
 import asyncio
+import contextvars
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.sources import scheme_of
@@ -9,17 +13,41 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from shared.blobs import Store
 from shared.sources import DiskFolder
 
+_READS = 32
+"""Reads for admissions at once; what the registry writes has other threads."""
+
 
 class StoredArtifacts:
-    """Artifacts in the object store; the store is synchronous, so every call goes through a thread."""
+    """Artifacts in the object store; the store is synchronous, so every call goes through a thread.
+
+    A read that was given up goes on in its thread. So the same read is not begun again while it lasts: another try
+    waits for its answer.
+    """
 
     def __init__(self, store: Store, file_roots: tuple[Path, ...] = ()) -> None:
         self._store = store
         self._roots = file_roots
+        self._threads = ThreadPoolExecutor(_READS, thread_name_prefix="admission")
+        self._reading: dict[str, Future[Any]] = {}
+
+    async def _read(self, what: str, call: Callable[..., Any], *args: Any) -> Any:
+        reading = self._reading.get(what)
+        if reading is None or reading.done():
+            reading = self._reading[what] = self._threads.submit(contextvars.copy_context().run, call, *args)
+        answer = asyncio.wrap_future(reading)
+        answer.add_done_callback(lambda one: self._ended(what, one))
+        return await asyncio.shield(answer)
+
+    def _ended(self, what: str, answer: "asyncio.Future[Any]") -> None:
+        if not answer.cancelled():
+            answer.exception()  # of a try that was given up nobody else asks for it
+        reading = self._reading.get(what)
+        if reading is not None and reading.done():
+            del self._reading[what]
 
     async def find_base(self, key: str) -> BaseManifest | None:
         """Read the manifest of an imported base model; None when there is none."""
-        data = await asyncio.to_thread(self._store.find, key)
+        data = await self._read(key, self._store.find, key)
         return None if data is None else BaseManifest.model_validate_json(data)
 
     async def verify(self, ref: ArtifactRef) -> None:
@@ -33,9 +61,9 @@ class StoredArtifacts:
         if scheme == "hf":
             return
         if scheme == "file":
-            await asyncio.to_thread(DiskFolder, ref.uri, self._roots)
+            await self._read(ref.uri, DiskFolder, ref.uri, self._roots)
             return
-        await asyncio.to_thread(self._store.get, ref)
+        await self._read(ref.model_dump_json(), self._store.get, ref)
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
         """Write the manifest of a version, create-only; give the ref of the one that exists then."""

@@ -8,6 +8,9 @@ from contracts.vocabulary import Contract, Environment, Instant, ModelName
 UNKNOWN_ERROR_TRIES = 5
 """How often an announcement is tried that fails with an error that nothing maps."""
 
+MOST_WAITING = 256
+"""How many announcements of one model wait at most: its record is written whole for each of them."""
+
 LONGEST_WAIT = timedelta(seconds=60)
 """More than the longest wait between two tries."""
 
@@ -46,11 +49,33 @@ class Announcements(Contract):
 
 def add(record: Announcements, one: Announcement) -> Announcements:
     """Return the record with an announcement at the end; unchanged if it was here before, settled or not."""
-    last = record.last_stored_at
-    if last is not None and one.sequence <= record.last_sequence and one.stored_at <= last:
+    if is_known(record, one):
         return record
-    update = {"waiting": (*record.waiting, one), "last_sequence": one.sequence, "last_stored_at": one.stored_at}
-    return record.model_copy(update=update)
+    return pass_over(record, one).model_copy(update={"waiting": (*record.waiting, one)})
+
+
+def is_known(record: Announcements, one: Announcement) -> bool:
+    """Return whether an announcement was here before, settled or not."""
+    last = record.last_stored_at
+    return last is not None and one.sequence <= record.last_sequence and one.stored_at <= last
+
+
+def pass_over(record: Announcements, one: Announcement) -> Announcements:
+    """Return the record with an announcement known that does not wait in it: it is refused."""
+    return record.model_copy(update={"last_sequence": one.sequence, "last_stored_at": one.stored_at})
+
+
+def has_room(record: Announcements, one: Announcement) -> bool:
+    """Return whether an announcement can wait here; one that was here before can."""
+    return is_known(record, one) or len(record.waiting) < MOST_WAITING
+
+
+def recall(record: Announcements, failed: Announcement | None) -> Announcements:
+    """Return the record with a failed try of its first announcement that could not be written."""
+    first = record.waiting[0] if record.waiting else None
+    if first is None or failed is None or not _same(first, failed) or failed.tries <= first.tries:
+        return record
+    return record.model_copy(update={"waiting": (failed, *record.waiting[1:])})
 
 
 def due(record: Announcements, now: datetime) -> Announcement | None:
@@ -73,15 +98,20 @@ def postpone(
     record: Announcements, one: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime
 ) -> Announcements:
     """Return the record with an announcement's failed try noted, to be tried again after `wait_s`."""
-    failed = one.model_copy(
+    failed = failed_try(one, code=code, reason=reason, wait_s=wait_s, now=now)
+    return record.model_copy(
+        update={"waiting": tuple(failed if _same(one, other) else other for other in record.waiting)}
+    )
+
+
+def failed_try(one: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime) -> Announcement:
+    """Return an announcement with one more failed try, to be tried again after `wait_s`."""
+    return one.model_copy(
         update={
             "tries": one.tries + 1, "next_try_at": now + timedelta(seconds=wait_s), "code": code,
             "reason": reason[:2000],
         }
     )  # fmt: skip
-    return record.model_copy(
-        update={"waiting": tuple(failed if _same(one, other) else other for other in record.waiting)}
-    )
 
 
 def _same(one: Announcement, other: Announcement) -> bool:

@@ -122,6 +122,55 @@ async def test_one_that_never_answers_holds_up_no_other_models_either():
     assert "longer than 0.2 s" in waiting.reason
 
 
+async def test_of_a_hanging_model_only_the_first_announcement_is_waited_for():
+    house = House(try_s=5.0, wait_s=0.2)
+    house.artifacts.failing[k.MODEL] = None
+    started = asyncio.get_running_loop().time()
+    for attempt in (1, 2, 3, 4):
+        await house.announce(attempt=attempt)
+    await house.announce(OTHER)
+    assert asyncio.get_running_loop().time() - started < 0.4
+    assert house.opened(OTHER) == [1]
+    assert len((await house.record()).waiting) == 4
+    await house.registry.admissions.stop()
+
+
+async def test_more_announcements_than_may_wait_are_answered_and_forgotten(house):
+    house.artifacts.failing[k.MODEL] = STORE_AWAY
+    for attempt in range(1, announcements.MOST_WAITING + 1):
+        await house.announce(attempt=attempt)
+    refused = house.store(attempt=1000)
+    for _ in range(2):
+        await house.registry.admissions.announced(*refused)
+    assert house.rejected() == [(k.MODEL, "too_large")]
+    assert len((await house.record()).waiting) == announcements.MOST_WAITING
+    del house.artifacts.failing[k.MODEL]
+    house.out.clock.advance(60)
+    await house.sweep()
+    await house.registry.admissions.announced(*refused)
+    assert (await house.record()).waiting == ()
+    assert len(house.opened(k.MODEL)) == announcements.MOST_WAITING
+    assert house.rejected() == [(k.MODEL, "too_large")]
+
+
+async def test_tries_that_cannot_be_written_are_counted_and_wait_all_the_same(house):
+    house.artifacts.failing[k.MODEL] = STORE_AWAY
+    _, announcement = house.store()
+    await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
+    written = house.out.announcements.update
+    house.out.announcements.update = _conflicting
+    for _ in range(10):
+        await house.sweep()
+    assert house.artifacts.asked == [k.MODEL]
+    house.out.clock.advance(0.3)
+    await house.sweep()
+    assert house.artifacts.asked == [k.MODEL] * 2
+    house.out.announcements.update = written
+    house.out.clock.advance(1.1)
+    await house.sweep()
+    assert (await house.record()).waiting[0].tries == 3
+
+
 async def test_versions_of_a_model_follow_the_stream_also_behind_a_stuck_announcement(house):
     house.artifacts.failing[k.MODEL] = STORE_AWAY
     for attempt in (3, 1, 2):
