@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ PROBE_EVERY_S = 0.2
 LIVE_EVERY_S, MOST_ASKED = 1.0, 8
 """How often a part is asked whether it lives, and how many of these questions may be open at once."""
 LEFTOVERS_S = 10.0
+MEMORY_LOOKS = 10
+"""A count of kills for memory is compared with the one so many looks (5 s) ago: others of the group are counted, too."""
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
@@ -83,6 +86,7 @@ class Runner:
         self._based = based
         self._patience = patience or Patience()
         self._killed_because = ""
+        self._memory_kills: deque[int] = deque(maxlen=MEMORY_LOOKS)
         self._stopping = asyncio.Event()
         self._gone = asyncio.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,7 +99,8 @@ class Runner:
     async def keep(self) -> None:
         """Run the part until `stop` is called."""
         while not self._stopping.is_set():
-            memory_kills = count_memory_kills()
+            self._memory_kills.clear()
+            self._memory_kills.append(count_memory_kills())
             self._start()
             began = time.monotonic()
             probing = asyncio.create_task(self._watch())
@@ -112,7 +117,7 @@ class Runner:
             self.failures = 1 if steady or was_ready else self.failures + 1
             self.restarts += 1
             delay = restart_delay_s(self.failures)
-            self.ended = self._describe_end(code, out_of_memory=count_memory_kills() > memory_kills)
+            self.ended = self._describe_end(code, out_of_memory=count_memory_kills() > self._memory_kills[0])
             self._tell(f"ended ({self.ended}), starts again in {delay:.1f} s")
             self._become("restarting")
             with contextlib.suppress(TimeoutError):
@@ -194,6 +199,7 @@ class Runner:
                     asked = looked
                 await asyncio.sleep(self._patience.look_s)
                 before, looked = looked, time.monotonic()
+                self._memory_kills.append(count_memory_kills())
                 crash_handler = part.probe == "triton"
                 wanted = crash_handler or judge.wants_activity
                 activity = read_activity(process.pid, crash_handler=crash_handler) if wanted else None

@@ -206,3 +206,20 @@ async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_pa
     finally:
         with contextlib.suppress(OSError):
             output.close()
+
+
+@pytest.mark.parametrize("recent", [True, False])
+async def test_memory_is_named_as_a_cause_only_where_the_kernel_killed_something_just_before(
+    tmp_path, monkeypatch, recent
+):
+    kills = 0
+    monkeypatch.setattr("deploy.local.runner.count_memory_kills", lambda: kills)
+    async with kept(tmp_path, "serve") as one:
+        await one.until(lambda: one.runner.state == "ready")
+        kills += 1  # of another process of the group
+        if not recent:
+            noted = time.monotonic()
+            await one.until(lambda: time.monotonic() - noted > 20 * QUICK.look_s)
+        os.kill(one.runner.pid, signal.SIGKILL)
+        await one.until(lambda: one.runner.restarts == 1)
+        assert ("perhaps the kernel killed it" in one.runner.ended) == recent
