@@ -28,7 +28,7 @@ LIVE_EVERY_S, MOST_ASKED = 1.0, 8
 """How often a part is asked whether it lives, and how many of these questions may be open at once."""
 LEFTOVERS_S = 10.0
 MEMORY_LOOKS = 10
-"""A count of kills for memory is compared with the one so many looks (5 s) ago: others of the group are counted, too."""
+"""The count of kills for memory is compared with that so many looks (5 s) ago: it is that of the whole group."""
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
