@@ -214,9 +214,13 @@ async def test_a_template_bomb_harms_only_its_own_model(js, gateway, asdk, toy, 
     bombs = [asyncio.ensure_future(asdk.chat.completions.create(model="bomb", messages=HELLO)) for _ in range(3)]
     good = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2)
     assert good.choices[0].message.content
-    for outcome in await asyncio.gather(*bombs, return_exceptions=True):
-        assert isinstance(outcome, openai.InternalServerError)
-        assert outcome.code == "template_failed"
+    codes = [outcome.code for outcome in await asyncio.gather(*bombs, return_exceptions=True)]
+    while len(codes) < 8 and "template_failed" not in codes:  # a proof that was stopped counts at the third in a row
+        with pytest.raises(openai.InternalServerError) as caught:
+            await asdk.chat.completions.create(model="bomb", messages=HELLO)
+        codes.append(caught.value.code)
+    assert set(codes) <= {"template_failed", "template_busy"}
+    assert "template_failed" in codes
     assert (await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2)).choices
 
 
