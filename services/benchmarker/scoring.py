@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from contracts.facts import ServedQuality, VariantStaged
+from contracts.facts import Measurement, ServedQuality, VariantStaged
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Deployable
@@ -60,6 +60,7 @@ class Scoring:
         """
         windows, unread = await self._recorded(staged.request.candidate)
         beside = await self._recorded(staged.request.baseline)
+        measurement = await self._measured(staged.request.candidate) if windows else None
         missing = "The variant's manifest holds no held-out windows; quantise it again."
         if unread:
             missing = f"The variant's manifest cannot be read: {unread}"
@@ -68,7 +69,7 @@ class Scoring:
             try:
                 if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
                     return await self._compare_answers(staged)
-                return await self._score(staged, windows, beside) if windows else not_measured(missing)
+                return await self._score(staged, windows, beside, measurement) if windows else not_measured(missing)
             except SlipwayError as error:
                 problem = error.sentence()
                 if isinstance(error, Permanent):
@@ -82,7 +83,15 @@ class Scoring:
         except Permanent as error:
             return (), error.sentence()
 
-    async def _score(self, staged: VariantStaged, windows: Windows, beside: tuple[Windows, str]) -> ServedQuality:
+    async def _measured(self, one: Deployable) -> Measurement | None:
+        """Return how the quality of a target was measured; None where its manifest does not say, or cannot be read."""
+        with contextlib.suppress(Permanent):
+            return await asyncio.to_thread(self.reports.measurement, one.record or one.manifest)
+        return None
+
+    async def _score(
+        self, staged: VariantStaged, windows: Windows, beside: tuple[Windows, str], measurement: Measurement | None
+    ) -> ServedQuality:
         fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)
         if not fitting:
             context = staged.candidate.context_tokens
@@ -91,8 +100,6 @@ class Scoring:
         order = staged.request
         if not differs(mean_deviation(scores)):
             return assess_scored(scores, order.quality_gate)
-        record = order.candidate.record or order.candidate.manifest
-        measurement = await asyncio.to_thread(self.reports.measurement, record)
         return assess_scored(
             scores, order.quality_gate, baseline=await self._score_baseline(staged, fitting, beside),
             measurement=measurement, measured_again=order.measurement_number > 1,

@@ -20,10 +20,11 @@ Three deviations are compared, each the logarithm of a ratio of perplexities (po
 | worse | any other | else, or none | any | fail, candidate |
 
 Why: no fault of loading makes a model better than its own files, so "better" always speaks against a measurement. A
-baseline that deviates in the same direction, by at least two thirds of the candidate's deviation, shows what the
-machines do to a model that nobody changed. A candidate that is worse by more than that, or alone, is served differently
-from its files. The one exception is a record whose *reference* is too good by the same amount: then the record as a
-whole is shifted, unless a second measurement confirmed it. Missing evidence never turns a failure into a pass.
+baseline that deviates in the same direction, by two thirds to four times of the candidate's deviation, shows what the
+machines do to a model that nobody changed; one that is off by far more has a fault of its own, and explains nothing. A
+candidate that is worse by more than that, or alone, is served differently from its files. The one exception is a record
+whose *reference* is too good by the same amount: then the record as a whole is shifted, unless a second measurement
+confirmed it. Missing evidence never turns a failure into a pass.
 """
 
 import math
@@ -38,6 +39,8 @@ own kernels where the record was made with others: a few tenths of a percent (se
 costs far more."""
 MAX_EXPLAINED = 1.5
 """How many times the deviation of another model explains the candidate's, in logarithms."""
+MAX_EXCESS = 4.0
+"""How many times the candidate's deviation another model's may be: beyond, the two are not the same thing."""
 
 Own = Literal["agrees", "better", "worse"]
 Beside = Literal["none", "explains", "else"]
@@ -126,7 +129,10 @@ def classify_shift(candidate: float, reference: float | None) -> Shift:
 def _explains(other: float, own: float) -> bool:
     """Return whether a deviation is large enough, and in the right direction, to account for another one."""
     other, own = _bounded(other), _bounded(own)
-    return differs(other) and (other > 0) == (own > 0) and abs(own) <= MAX_EXPLAINED * abs(other)
+    if math.isinf(other) or math.isinf(own):
+        return other == own
+    alike = abs(own) <= MAX_EXPLAINED * abs(other) and abs(other) <= MAX_EXCESS * abs(own)
+    return differs(other) and (other > 0) == (own > 0) and alike
 
 
 def _bounded(deviation: float) -> float:

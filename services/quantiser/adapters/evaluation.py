@@ -126,19 +126,23 @@ def check_precision(reference: Any, candidate: Any, windows: list[list[int]]) ->
     """Return whether bfloat16 gives the figures of float32, on the longest window: it has the farthest positions.
 
     Both models are in float32 already, so the exact pass needs no memory that the fast one does not, but for its
-    figures. Where it fails for want of memory nevertheless, the verdict is `inconclusive`.
+    figures. Where one of the passes fails for want of memory nevertheless, the verdict is `inconclusive`.
 
     Raises:
         NotFiniteError: The candidate's or the reference's output is not finite in float32.
     """
     longest = [max(windows, key=len)]
     try:
-        exact, _ = measure_quality(reference, candidate, longest, _tell_nobody)
+        return _compare_precisions(reference, candidate, longest)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        reason = f"float32 does not fit the memory for a window of {len(longest[0])} tokens: {error}"
+        reason = f"float32 beside bfloat16 does not fit the memory for a window of {len(longest[0])} tokens: {error}"
         return PrecisionCheck(verdict="inconclusive", reason=reason)
+
+
+def _compare_precisions(reference: Any, candidate: Any, longest: list[list[int]]) -> PrecisionCheck:
+    exact, _ = measure_quality(reference, candidate, longest, _tell_nobody)
     try:
         fast, _ = measure_quality(reference, candidate, longest, _tell_nobody, "bfloat16")
     except NotFiniteError:

@@ -73,9 +73,12 @@ def assess_precision(fast: Quality, exact: Quality, rounding_kl: float = 0.0) ->
     ]
     where = f"on the {exact.tokens} tokens of the longest window"
     if apart:
-        reason = f"bfloat16 is more than 0.5 % off float32 {where}: {'; '.join(apart)}. All of it is float32."
+        reason = f"bfloat16 is too far off float32 {where}: {'; '.join(apart)}. All of it is float32."
         return PrecisionCheck(verdict="differed", reason=reason, fast=fast, exact=exact, rounding_kl=rounding_kl)
-    reason = f"bfloat16 is within 0.5 % of float32 {where}."
+    reason = (
+        f"bfloat16 holds {where}: perplexities within 0.5 % of float32, mean KL {_figure(fast.mean_kl)} beside "
+        f"{_figure(exact.mean_kl)} (0.5 % of {KL_FLOOR_NATS:g} nats are allowed where it is smaller)."
+    )
     return PrecisionCheck(verdict="agreed", reason=reason, fast=fast, exact=exact, rounding_kl=rounding_kl)
 
 

@@ -19,7 +19,7 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
-from services.registry.domain import gates, rehearsals
+from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.contenders import explain
 from services.registry.domain.record import SECOND, Release, SlotGranted, weight_key
 
@@ -118,6 +118,12 @@ def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVari
             measurement_number=SECOND, made=one.manifest,
         ),
     )  # fmt: skip
+    again = release.again.get(one.variant)
+    if again is not None and again.failed == deadlines.not_measured(release, one.variant):
+        awaited = f"variant.quantised of {one.variant}, measurement {SECOND}; it stays inconclusive"
+        passed = DeadlinePassed(release_id=release.id, step="measure", awaited=awaited)
+        yield f"deadline.passed:measure:{one.variant}", passed
+        yield f"variant.failed:{one.variant}:{SECOND}", again.failed
     if gates.again_of(release, one.variant) is None:
         return
     yield (

@@ -12,6 +12,7 @@ from services.benchmarker.domain.blame import (
     CANDIDATE,
     MACHINE,
     MAX_DEVIATION,
+    MAX_EXCESS,
     MAX_EXPLAINED,
     PASS,
     RECORD,
@@ -78,8 +79,16 @@ def test_a_damaged_candidate_fails_unless_something_else_is_worse_than_recorded_
 
 @given(candidate=st.floats(0.06, 50), baseline=st.floats(0.001, 50))
 def test_a_baseline_excuses_no_more_than_it_suffers_itself(candidate, baseline):
-    excused = baseline > math.log1p(MAX_DEVIATION) and candidate <= MAX_EXPLAINED * baseline
+    alike = candidate <= MAX_EXPLAINED * baseline and baseline <= MAX_EXCESS * candidate
+    excused = baseline > math.log1p(MAX_DEVIATION) and alike
     assert assess_evidence(Evidence(candidate, baseline)) == (MACHINE if excused else CANDIDATE)
+
+
+@pytest.mark.parametrize("baseline", [math.nan, math.inf, 5.0])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_baseline_that_is_broken_itself_excuses_nobody(baseline, again):
+    assert assess_evidence(Evidence(0.06, baseline, measured_again=again)) == CANDIDATE
+    assert assess_evidence(Evidence(math.nan, math.nan, measured_again=again)) == MACHINE, "both alike"
 
 
 @given(candidate=st.floats(-50, -0.06), baseline=maybe, reference=maybe, again=st.booleans())

@@ -171,6 +171,9 @@ def test_what_is_not_measured_in_time_stays_inconclusive_and_the_others_go_on():
     walk.now += timedelta(seconds=LIMIT_S)
     said = walk.hear(DeadlineReached(step="measure"))
     assert TrafficRequested.model_validate(said["traffic.requested:1"]).target.target == k.target("bf16")
+    assert said["deadline.passed:measure:int8"]["step"] == "measure"
+    failed = said["variant.failed:int8:2"]
+    assert (failed["code"], failed["measurement_number"]) == ("deadline_passed", 2)
     told = {one["variant"]: (one["verdict"], one["code"]) for one in said["traffic.requested:1"]["choice"]["candidates"]}
     assert told["int8"] == ("inconclusive", "measurement_suspect")
     before = walk.release
