@@ -11,7 +11,7 @@ import structlog
 from nats.js import JetStreamContext
 from nats.js.errors import APIError, BadRequestError, NotFoundError
 
-from contracts.services import EVENTS
+from contracts.services import EVENTS, INBOX, ORDERS
 from shared import topology
 from shared.settings import Connection
 
@@ -43,6 +43,7 @@ async def provision(
     """
     window = topology.DEDUPE_WINDOW_S if dedupe_window_s is None else dedupe_window_s
     allowed = {**topology.LIMITS, **(limits or {})}
+    inbox = await _live(js, INBOX)
     try:
         for stream in topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed):
             await _ensure(js, str(stream.name), stream.as_dict(), partial(js.add_stream, stream))
@@ -54,6 +55,9 @@ async def provision(
             }  # fmt: skip
             await _ensure(js, f"KV_{bucket.bucket}", wanted, partial(js.create_key_value, bucket))
     except APIError as error:
+        if inbox is not None and await _live(js, ORDERS) is None:
+            # Orders were in the inbox, and have no stream now: without this nobody could roll back.
+            await js._api_request(f"$JS.API.STREAM.UPDATE.{INBOX}", json.dumps(inbox).encode(), timeout=30)  # noqa: SLF001
         if error.err_code not in _STORE_TOO_SMALL:
             raise
         msg = (
@@ -62,6 +66,16 @@ async def provision(
             "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
         )
         raise RuntimeError(msg) from error
+
+
+async def _live(js: JetStreamContext, name: str) -> dict[str, Any] | None:
+    """Return the settings of a stream as the server has them; None if it does not exist."""
+    try:
+        info = await js._api_request(f"$JS.API.STREAM.INFO.{name}")  # noqa: SLF001 - see `_ensure`
+    except NotFoundError:
+        return None
+    config: dict[str, Any] = info["config"]
+    return config
 
 
 async def _ensure(

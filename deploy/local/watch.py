@@ -74,6 +74,7 @@ class Judge:
         self._leaving_s = leaving_s
         self._before: Activity | None = None
         self._silent_s = self._starved_s = self._idle_s = self._starting_s = self._crashing_s = 0.0
+        self._started_s = 0.0
         self._stalled_s = 0.0
         self._answered = self._answered_now = False
         self._refused = False
@@ -119,6 +120,7 @@ class Judge:
         self._answered_now = False
         if not ready and based:
             self._starting_s += elapsed_s - did.waited_s
+            self._started_s += elapsed_s
             busy = did.busy_s > IDLE_RATIO * elapsed_s or did.unknown
             self._idle_s = 0.0 if busy or self._answered else self._idle_s + elapsed_s
             progress = waits_for_others or (self._recovers and did.busy_s > PROGRESS_RATIO * elapsed_s)
@@ -138,8 +140,8 @@ class Judge:
             return f"did nothing for {self._idle_s:.1f} s while it started"
         if not ready and self._starting_s >= self._start_limit_s and self._stalled_s >= patience.silent_s:
             return f"was not ready within {self._starting_s:.0f} s"
-        if not ready and self._starting_s >= max(self._start_limit_s, LONGEST_START_S):
-            return f"was not ready within {self._starting_s:.0f} s"
+        if not ready and self._started_s >= max(self._start_limit_s, LONGEST_START_S):
+            return f"was not ready within {self._started_s:.0f} s"
         return None
 
     def _compare(self, elapsed_s: float, now: Activity | None) -> "_Did":

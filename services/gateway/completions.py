@@ -178,13 +178,18 @@ class Completions:
         return await self._renders(behind, question) is True and await self._renders(served, question) is False
 
     async def _renders(self, served: ServedTarget, question: Question) -> bool | None:
-        """Return whether the template of a target renders a conversation; None if no process was free."""
+        """Return whether the template of a target renders a conversation; None if none was free, or it was stopped.
+
+        A rendering that took too long proves nothing: long messages and a busy machine can cause that.
+        """
         tokens = {"bos_token": served.bos_token or "", "eos_token": served.eos_token or ""}
         try:
             (await self._parts.templates.render(served.chat_template or "", question.ask.messages, **tokens)).encode()
         except TemplateBusy:
             return None
-        except (TemplateRefusal, TemplateFailure, UnicodeEncodeError):
+        except TemplateFailure as failure:
+            return None if failure.stopped else False
+        except (TemplateRefusal, UnicodeEncodeError):
             return False
         return True
 

@@ -46,7 +46,15 @@ class TemplateRefusal(Exception):  # noqa: N818 - the caller's messages are at f
 
 
 class TemplateFailure(Exception):  # noqa: N818 - the template or the messages, see `Templates.renders_plain`
-    """A template could not be rendered with these messages."""
+    """A template could not be rendered with these messages.
+
+    Attributes:
+        stopped: it took too long, or its process ended: a slow machine or long messages can cause that, too.
+    """
+
+    def __init__(self, message: str, *, stopped: bool = False) -> None:
+        super().__init__(message)
+        self.stopped = stopped
 
 
 class TemplateBusy(Exception):  # noqa: N818 - the gateway's own limit

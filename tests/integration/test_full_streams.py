@@ -244,3 +244,14 @@ async def test_orders_move_to_their_own_stream_when_an_older_installation_is_pro
     assert live.subjects == stream_subjects(INBOX)
     assert live.max_msg_size == topology.FROM_OUTSIDE_BYTES
     assert (await js.consumer_info(ORDERS, durable)).num_pending == 1
+
+
+async def test_where_there_is_no_room_for_their_own_stream_orders_stay_where_they_were(js):
+    await js.delete_stream(ORDERS)
+    inbox = (await js.stream_info(INBOX)).config
+    together = stream_subjects(INBOX) + stream_subjects(ORDERS)
+    await js.update_stream(StreamConfig(**{**vars(inbox), "subjects": together}))
+    with pytest.raises(RuntimeError, match="has no room"):
+        await provision(js, limits={**SMALL, ORDERS: 1024 * 1024 * KIBIBYTE})
+    assert (await js.stream_info(INBOX)).config.subjects == together
+    await js.publish("slipway.rollback.ordered.v1.bot", b"{}", stream=INBOX)

@@ -16,7 +16,8 @@ _PROOF_KEPT_S = 30.0
 _IN_A_ROW = 3
 
 
-_KINDS: dict[str, type[Exception]] = {"bad_request": TemplateRefusal, "engine_failed": TemplateFailure}
+_KINDS = ("bad_request", "engine_failed")
+"""Codes that say something about the template or the messages; any other is the gateway's own."""
 
 
 class SandboxedTemplates:
@@ -63,7 +64,7 @@ class SandboxedTemplates:
             try:
                 return await worker.render(template, messages, bos_token=bos_token, eos_token=eos_token)
             except SlipwayError as error:
-                raise _KINDS.get(error.code, TemplateBusy)(error.reason) from error
+                raise _as_failure(error) from error
             finally:
                 self._free.put_nowait(worker)
         finally:
@@ -108,6 +109,14 @@ class SandboxedTemplates:
                 if number == 0 or error.code != "bad_request":
                     return False
         return True
+
+
+def _as_failure(error: SlipwayError) -> Exception:
+    if error.code == "bad_request":
+        return TemplateRefusal(error.reason)
+    if error.code == "engine_failed":
+        return TemplateFailure(error.reason, stopped=bool(error.details.get("stopped")))
+    return TemplateBusy(error.reason)
 
 
 def _make_room(kept: dict[tuple[str, str, str], Any]) -> None:

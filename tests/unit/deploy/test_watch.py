@@ -144,6 +144,10 @@ def test_one_that_recovers_its_store_and_stops_doing_anything_is_killed():
         pytest.fail("never killed")
 
 
+def test_one_with_many_threads_that_never_gets_ready_is_killed_though_they_wait_for_processors_all_the_time():
+    assert 599.0 <= Watched().killed_after(900, ran=1.8, waited=4.0) <= 601.0
+
+
 def test_one_that_answers_and_is_unready_because_of_others_has_more_time_but_not_for_ever():
     watched = Watched()
     watched.waits_for_others = True

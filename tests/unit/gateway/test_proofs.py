@@ -5,7 +5,7 @@ import pytest
 from contracts.triggers import observe
 from shared.errors import Permanent, Transient
 from tests.kit import factories as f
-from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.fakes import SLOW, FakeEngine
 from tests.unit.gateway.world import World, only_active
 
 BROKE = Transient("engine_failed", "KeyError: 7")
@@ -122,3 +122,10 @@ async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targ
     answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
     assert answer.status_code == (500 if end else 400)
     assert ends(world) == end
+
+
+async def test_a_rendering_that_took_too_long_is_not_held_against_the_target_because_the_one_behind_is_faster():
+    route = f.route(canary=None, active=f.served(7, chat_template=SLOW), previous=f.served(6, chat_template="plain"))
+    world = World(route)
+    answer = await world.chat(messages=[{"role": "user", "content": "x" * 50}])
+    assert (answer.status_code, ends(world)) == (400, [])
