@@ -60,12 +60,13 @@ def test_bfloat16_only_where_the_cpu_has_instructions_for_it(device, found, expe
     [
         (quality(), quality(), "agreed", "within 0.5 % of float32"),
         (quality(reference=17.31 * 1.004), quality(), "agreed", "within 0.5 % of float32"),
-        (quality(reference=22.1), quality(reference=17.31), "differed", "reference perplexity 22.1000 instead of 17.3100"),
-        (quality(ratio=1.016), quality(ratio=1.01), "differed", "perplexity ratio 1.0160 instead of 1.0100"),
+        (quality(reference=22.1), quality(reference=17.31), "differed", "reference perplexity 22.1 instead of 17.31"),
+        (quality(ratio=1.016), quality(ratio=1.01), "differed", "perplexity ratio 1.016 instead of 1.01"),
         (quality(kl=0.0), quality(kl=0.0), "agreed", "within"),
-        (quality(kl=0.0009), quality(kl=0.0), "agreed", "within"),
-        (quality(kl=0.0011), quality(kl=0.0), "differed", "mean KL 0.0011 instead of 0.0000"),
-        (quality(kl=0.0137), quality(kl=0.0133), "agreed", "within"),
+        (quality(kl=0.000009), quality(kl=0.0), "agreed", "within"),
+        (quality(kl=0.000011), quality(kl=0.0), "differed", "mean KL 1.1e-05 instead of 0"),
+        (quality(kl=0.0137), quality(kl=0.0133), "differed", "mean KL 0.0137 instead of 0.0133"),
+        (quality(kl=0.1110), quality(kl=0.1105), "agreed", "within"),
         (quality(kl=0.401), quality(kl=0.4), "agreed", "within"),
         (quality(kl=0.403), quality(kl=0.4), "differed", "mean KL"),
         (quality().model_copy(update={"perplexity": None}), quality(), "differed", "perplexity nothing instead of"),
@@ -102,15 +103,15 @@ def test_a_perplexity_far_off_is_never_believed(exact, factor):
     assert assess_precision(exact, fast).verdict == "differed"
 
 
-@given(figures, st.floats(-0.00099, 0.00099))
-def test_a_thousandth_of_a_nat_is_no_difference(exact, noise):
+@given(figures, st.floats(-0.0000099, 0.0000099))
+def test_a_hundred_thousandth_of_a_nat_is_no_difference(exact, noise):
     fast = exact.model_copy(update={"mean_kl": max(0.0, exact.mean_kl + noise)})
     assert assess_precision(fast, exact).verdict == "agreed"
 
 
-@given(figures, st.floats(0.002, 100.0))
+@given(figures, st.floats(0.0, 100.0))
 def test_a_kl_that_is_off_is_never_believed(exact, factor):
-    allowed = max(exact.mean_kl * 0.005, 0.001)
+    allowed = max(exact.mean_kl * 0.005, 0.00001)
     fast = exact.model_copy(update={"mean_kl": exact.mean_kl + allowed * 1.01 + factor})
     assert assess_precision(fast, exact).verdict == "differed"
 
