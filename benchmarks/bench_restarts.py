@@ -2,8 +2,8 @@
 
 The whole embedded stack with the toy engine serves two models. While requests come at a steady rate for both, and busy
 loops take the processors, Triton is killed again and again (SIGKILL). After each kill is measured how long it takes
-until both models answer. Counted apart are crashes that nobody asked for (`Signal (n) received` in Triton's log, a
-restart without a kill) and hangs (not served again within the limit).
+until both models answer. Counted apart are crashes that the benchmark did not cause (`Signal (n) received` in Triton's
+log, a restart without a kill) and hangs (not served again within the limit).
 Run: python benchmarks/bench_restarts.py --restarts 200 --busy 2 --report restarts.json
 """
 

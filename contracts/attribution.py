@@ -1,7 +1,7 @@
 """Whose doing a failed request was: the target's, the caller's, the gateway's, or that of the machines between.
 
 Only what the target did is evidence against it; what a caller can cause is never evidence. The table is total: every
-code that the gateway answers with or records has its entry, and anything else counts as nobody's evidence.
+code that the gateway answers with or records has its entry, and any other code is no evidence.
 """
 
 from collections.abc import Mapping

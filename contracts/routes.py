@@ -85,7 +85,7 @@ def newest(known: Route | None, found: Route | None) -> Route | None:
 
 
 def revives_barred(found: Route, known: Route) -> bool:
-    """Tell whether a route sends traffic to a target that another route bars."""
+    """Return whether a route sends traffic to a target that another route bars."""
     trial = found.canary.served if found.canary is not None and found.canary.weight_ratio > 0.0 else None
     return any(one is not None and known.is_barred(one.target) for one in (found.active, trial))
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 MEANINGS: Mapping[int, str] = MappingProxyType({
     signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
     signal.SIGABRT: "it gave up after an error that it could not handle, such as damaged memory; its log says which",
-    signal.SIGBUS: "memory that lies in a file could not be used; /dev/shm or a disk may be full, or a file was cut",
+    signal.SIGBUS: "memory backed by a file could not be used; /dev/shm or a disk may be full, or a file was cut",
     signal.SIGFPE: "it divided by zero or computed what has no result",
     signal.SIGSEGV: "it used memory that is not its own, which is a defect of the program or of a library",
     signal.SIGKILL: "it was killed from outside, or by the kernel because memory ran out",
@@ -117,6 +117,6 @@ def _counters(root: Path) -> list[Path]:
             top, file = root / "sys/fs/cgroup/memory", "memory.oom_control"
         else:
             continue
-        # In a container the named group may lie outside what is mounted; its own counter is then at the top.
+        # In a container the named group may be outside what is mounted; its own counter is then at the top.
         found += [top / name.lstrip("/") / file, top / file]
     return [*found, root / "proc/vmstat"]

@@ -223,7 +223,7 @@ _ending: set[asyncio.Task[None]] = set()
 
 
 def _end_later(stream: AsyncGenerator[Any, None]) -> None:
-    """Read a stream to its end in the background: it is short, and nobody waits for the rest."""
+    """Read a stream to its end in the background: it is short, and no caller waits for the rest."""
 
     async def end() -> None:
         async with contextlib.aclosing(stream):
@@ -295,7 +295,7 @@ def read_json(raw: bytes) -> Any:
 
 
 def classify_engine_error(message: str, triton_name: str) -> SlipwayError:
-    """Tell what an error that came through the stream means; our backends put a stable code first.
+    """Return what an error that came through the stream means; our backends put a stable code first.
 
     Words are looked for only where there is no code: behind one they may come from the caller's text.
     """
@@ -325,7 +325,7 @@ def classify_rpc_error(error: Any, triton_name: str) -> SlipwayError:
 
 
 def _silence(triton_name: str, limits: Deadlines, *, begun: bool) -> Transient:
-    """Give the error of a stream that was silent too long; `silent_s` tells it from a death that the engine reports."""
+    """Return the error of a stream that was silent too long; `silent_s` sets it apart from a death that is reported."""
     if begun:
         reason = f"{triton_name} fell silent for {limits.inter_token_s:g} s in an answer."
         return Transient("engine_dead", reason, silent_s=limits.inter_token_s)

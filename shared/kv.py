@@ -145,7 +145,7 @@ class Bucket(Generic[M]):
 
 
 class _Follower(Generic[M]):
-    """Tells every change of a bucket, from a watch and from looks at all of it.
+    """Reports every change of a bucket, from a watch and from looks at all of it.
 
     The stock watcher can stay silent for many seconds after the server was killed, and for ever once its bucket was
     deleted. So the watch is made anew at every reconnect, for another bucket, and when a look finds what it missed.
@@ -224,7 +224,7 @@ class _Follower(Generic[M]):
             structlog.get_logger().exception("a look at a bucket failed")
 
     async def _look(self) -> None:
-        """Tell whatever the bucket holds otherwise than it was told, unless the watch told it in the meantime."""
+        """Report each record that differs from the last report, unless the watch reported it in the meantime."""
         identity = await self._bucket.identity()
         if identity is not None and identity != self._identity:
             if self._identity is not None:

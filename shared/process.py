@@ -25,7 +25,7 @@ def launching(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> 
 
 
 def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Give a `preexec_fn` that makes the child die when the thread that forked it ends; for processes without threads.
+    """Return a `preexec_fn` that makes the child die with the thread that forked it; for processes without threads.
 
     Start children from the main thread: the kernel watches the forking thread, not the process.
     """

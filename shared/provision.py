@@ -56,7 +56,7 @@ async def provision(
             await _ensure(js, f"KV_{bucket.bucket}", wanted, partial(js.create_key_value, bucket))
     except APIError as error:
         if inbox is not None and await _live(js, ORDERS) is None:
-            # Orders were in the inbox, and have no stream now: without this nobody could roll back.
+            # Orders were in the inbox, and have no stream now: without this a rollback could not be ordered.
             await js._api_request(f"$JS.API.STREAM.UPDATE.{INBOX}", json.dumps(inbox).encode(), timeout=30)  # noqa: SLF001
         if error.err_code not in _STORE_TOO_SMALL:
             raise

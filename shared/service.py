@@ -69,7 +69,7 @@ async def serve(
     """Run until SIGTERM or SIGINT: first the endpoints, then bus, handlers and background work; then all in reverse.
 
     The endpoints need nothing else: without the bus the service lives and is not ready. A background task that fails
-    ends the service, so that whoever runs it starts it again: half a service is worse.
+    ends the service, so that its supervisor starts it again: half a service is worse.
     """
     arm(connection.failpoint, connection.work_dir(bus.service))
     stop = asyncio.Event()

@@ -129,7 +129,7 @@ class VariantRequested(Fact):
 
 
 class VariantQuantised(Fact):
-    """A variant lies in the store, with its quality measured after reloading.
+    """A variant is in the store, with its quality measured after reloading.
 
     With a `measurement_number` above 1 the manifest names the same files as the first one, and what they cost in that
     measurement.

@@ -85,8 +85,8 @@ class WindowSummarised(Fact):
     """One window of one target, mergeable: decisions can be replayed from these.
 
     `observed` holds, per trigger, how many requests it saw and how many of them were bad; `drills` how many requests
-    each drill touched. `errors` counts all kinds, whoever caused them; `failed` those that the target caused (None in
-    windows of older monitors), `excused` the requests that somebody else kept from an answer.
+    each drill touched. `errors` counts all kinds, whatever caused them; `failed` those that the target caused (None in
+    windows of older monitors), `excused` the requests that failed through something else.
     """
 
     TYPE: ClassVar[str] = "slipway.window.summarised.v1"

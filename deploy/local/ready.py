@@ -78,7 +78,7 @@ async def _ask_service(port: int, _keys: Keys) -> str | None:
     import httpx
 
     # Plain HTTP on loopback: reading the authorities' certificates would hold the supervisor up at every question.
-    async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False, verify=False) as client:  # noqa: S501
+    async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False, verify=False) as client:  # noqa: S501 - see above
         answer = await client.get(f"http://{LOOPBACK}:{port}/readyz")
     if answer.status_code == 200:
         return None
@@ -137,5 +137,5 @@ async def _hear_triton(port: int) -> bool:
 _LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
     "nats": _hear, "s3": _hear_http, "triton": _hear_triton, "service": _hear_http
 }  # fmt: skip
-"""A NATS server greets whoever connects; the store and the services answer whatever the status is."""
+"""A NATS server greets every client; the store and the services answer whatever the status is."""
 _PROBES: dict[Probe, Ask] = {"nats": _ask_nats, "s3": _ask_s3, "triton": _ask_triton, "service": _ask_service}

@@ -225,7 +225,7 @@ class Runner:
             judge.refused()
 
     def _tell(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a full disk, or a pipe or file that is closed: nobody can read
+        with contextlib.suppress(OSError, ValueError):  # a full disk, or a closed pipe or file
             self._say(self.part.name, text)
 
     def _become(self, state: State) -> None:

@@ -145,7 +145,7 @@ class Answer:
             self._backlog.put(text)
 
     async def _take(self) -> None:
-        """Take the rest of the answer as fast as the engine gives it; whatever goes wrong, the reader is told."""
+        """Read the rest of the answer as fast as the engine delivers it; pass every failure on to the reader."""
         assert self._stream is not None  # noqa: S101 - start() was called
         try:
             async with contextlib.aclosing(self._stream) as stream:
@@ -170,7 +170,7 @@ class Answer:
         return self._backlog.read()
 
     def _note(self, delta: Delta) -> str:
-        """Take a piece from the engine and return the text that the caller gets for it."""
+        """Record a piece from the engine and return the text that the caller gets for it."""
         now_s = self._clock.monotonic()
         self._hear(self._question.choice.served.target, self.endpoint, now_s)
         at_s = now_s - self._question.arrived_s

@@ -26,7 +26,7 @@ class Backlog:
         self._error: Exception | None = None
 
     def put(self, text: str) -> None:
-        """Take a piece.
+        """Append a piece.
 
         Raises:
             SlowReader: more waits for the caller than may.

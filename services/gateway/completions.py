@@ -98,7 +98,7 @@ class Completions:
 
     @contextlib.contextmanager
     def _place(self, environment: Environment) -> Iterator[None]:
-        """Take one of the places of an environment, and give it back; raise Refused (429) if none is left."""
+        """Occupy one of the places of an environment for a while; raise Refused (429) if none is left."""
         gauge = self._parts.metrics.in_flight.labels(environment)
         if self._in_flight[environment] >= self._parts.max_in_flight:
             raise Refused(errors.too_many())
@@ -306,7 +306,7 @@ def choose(table: RouteTable, name: str, key: str) -> routing.Choice:
 
 
 async def _fail(ending: Ending, failure: SlipwayError, reply: Reply) -> None:
-    """Tell the caller that a target failed the request, or refused it."""
+    """Answer the caller that a target failed the request, or refused it."""
     problem = errors.upstream_failed(ending.error or "bad_request", failure.reason)
     if reply.started:  # the status is gone; clients read an error event as a failed request
         await reply.write(answers.event(problem.body()))

@@ -27,7 +27,7 @@ class DrillTable:
         return [self._known[key].drill for key in sorted(self._known) if drills.is_on(self._known[key], now, now_s)]
 
     async def apply(self, key: str, drill: Drill, _revision: int) -> None:
-        """Take a drill from the bus in the place of the one before; `Bucket.follow` tells the newest one last.
+        """Replace the drill of a key by the one from the bus; `Bucket.follow` tells the newest one last.
 
         Told again, a drill keeps the end that was noted first.
         """

@@ -30,7 +30,7 @@ class Bodies:
     """Reads the bodies of requests: within a time, and only so many, of so many bytes in all, at once.
 
     Where another one comes, the oldest that is still being read gives way: a whole body takes milliseconds, so those
-    that have been read for longest are the slow ones, and they keep nobody else out.
+    that have been read for longest are the slow ones, and they keep no other caller out.
     """
 
     def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, most: int = 256, all_bytes: int = 2**26) -> None:

@@ -83,7 +83,7 @@ class RouteTable:
         return "; ".join(parts)
 
     async def apply(self, model: str, route: Route, _revision: int) -> None:
-        """Take a route from the bus if it is newer than the one that is known."""
+        """Apply a route from the bus if it is newer than the one that is known."""
         if route.model != model:
             return
         self._live = True
@@ -135,7 +135,7 @@ class RouteTable:
         return self._is_due(model, older)
 
     def _is_due(self, model: str, older: Older) -> bool:
-        """Tell whether an older route was edited, had time to be mended, and revives nothing that is barred."""
+        """Return whether an older route was edited, had time to be mended, and revives nothing that is barred."""
         edited = older.found.epoch > older.first_epoch
         settled = self._clock.monotonic() - older.since_s >= SETTLE_S
         return edited and settled and not revives_barred(older.found, self._routes[model])

@@ -64,7 +64,7 @@ class Monitor:
     meter: Meter | None = None
 
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
-        """Take a batch of telemetry, which the bus stored at a time by its own clock."""
+        """Observe a batch of telemetry, which the bus stored at a time by its own clock."""
         cause, batch, left_aside = self._cause(event.id, event.correlationid), event.data, 0
         sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored))
 

@@ -49,7 +49,7 @@ class Quantiser:
     defaults: domain.QuantiserDefaults = field(default_factory=domain.QuantiserDefaults)
 
     async def quantise(self, request: VariantRequested, progress: Progress) -> tuple[VariantManifest, ArtifactRef]:
-        """Give the committed variant: the one already there, or a new one; its second measurement, if that is asked.
+        """Return the committed variant: the one already there, or a new one; its second measurement, if that is asked.
 
         Raises:
             Permanent: The variant is refused or cannot be made.

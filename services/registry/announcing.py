@@ -27,7 +27,7 @@ Admit = Callable[[Event[CheckpointReady]], Awaitable[None]]
 
 
 def announcements_record(model: str) -> str:
-    """Return the key of the record of a model's announcements, which lies among its releases."""
+    """Return the key of the record of a model's announcements, in the bucket of releases."""
     return f"{model}.announcements"
 
 

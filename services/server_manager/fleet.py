@@ -182,7 +182,7 @@ class Fleet:
             del self._slots[name]
 
     def _check_after(self, name: str) -> None:
-        """Say so when the engine was taken over while it was asked: the next holder loads it again if it wants it."""
+        """Log that the engine was taken over while it was asked: the next holder loads it again if it wants it."""
         if self._lead.superseded():
             self._log.error("another process took the engine over during this action", target=name)
 

@@ -119,13 +119,13 @@ class Leadership(Protocol):
         """Renew the lead and return what may be done; asked immediately before each action on the engine."""
 
     def valid(self) -> bool:
-        """Tell, without asking anybody, whether the lead was renewed a moment ago."""
+        """Return, without a request, whether the lead was renewed a moment ago."""
 
     def superseded(self) -> bool:
-        """Tell, without the bus, whether another process took the engine over."""
+        """Return, without the bus, whether another process took the engine over."""
 
     async def release(self) -> None:
-        """Give the lead up."""
+        """Release the lead."""
 
 
 class Publish(Protocol):

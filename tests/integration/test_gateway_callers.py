@@ -51,7 +51,7 @@ async def toy(js, gateway, triton):
 
 
 def alerts_about(records):
-    """Give the alerts that the monitor raises for these records, in their order."""
+    """Return the alerts that the monitor raises for these records, in their order."""
     first, last = records[0], records[-1]
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
     watch = watching.Watch(model=first.target.model, environment="production")

@@ -21,7 +21,7 @@ Three deviations are compared, each the logarithm of a ratio of perplexities (po
 
 Why: no fault of loading makes a model better than its own files, so "better" always speaks against a measurement. A
 baseline that deviates in the same direction, by two thirds to four times of the candidate's deviation, shows what the
-machines do to a model that nobody changed; one that is off by far more has a fault of its own, and explains nothing. A
+machines do to a model that did not change; one that is off by far more has a fault of its own, and explains nothing. A
 candidate that is worse by more than that, or alone, is served differently from its files. The one exception is a record
 whose *reference* is too good by the same amount: then the record as a whole is shifted, unless a second measurement
 confirmed it. Missing evidence never turns a failure into a pass.
@@ -34,7 +34,7 @@ from typing import Literal
 from contracts.vocabulary import Fault, Verdict
 
 MAX_DEVIATION = 0.05
-"""How far the served perplexity may lie from the recorded one, as a ratio. The engine computes in 16 bit and with its
+"""How far the served perplexity may be from the recorded one, as a ratio. The engine computes in 16 bit and with its
 own kernels where the record was made with others: a few tenths of a percent (see the README); a wrongly read tensor
 costs far more."""
 MAX_EXPLAINED = 1.5

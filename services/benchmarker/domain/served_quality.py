@@ -69,7 +69,7 @@ def score_window(window: HeldOutWindow, logprobs: Sequence[float]) -> WindowScor
 
 
 def mean_deviation(scores: Sequence[WindowScore]) -> float:
-    """Return how far the served perplexity lies from the recorded one, as the logarithm of their ratio."""
+    """Return how far the served perplexity is from the recorded one, as the logarithm of their ratio."""
     return _mean(scores, lambda one: one.nll - one.recorded_nll)
 
 
@@ -136,7 +136,7 @@ def _evidence(scores: Sequence[WindowScore], beside: BaselineScores, *, measured
 
 
 def _explain(finding: Finding, evidence: Evidence, beside: BaselineScores) -> str:
-    """Say what the baseline showed, who is at fault by that, and what to do."""
+    """Return what the baseline showed, who is at fault by that, and what to do."""
     shown = f"The baseline's record cannot be compared: {beside.missing or 'it was not scored.'}"
     if evidence.baseline is not None:
         relation = "differs from" if differs(evidence.baseline) else "agrees with"
@@ -230,7 +230,7 @@ def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -
 
 
 def _how(measurement: Measurement | None) -> str:
-    """Say how a record was measured: ` (measured in bfloat16 with avx512_core_bf16 on 2 threads)`."""
+    """Return how a record was measured: ` (measured in bfloat16 with avx512_core_bf16 on 2 threads)`."""
     if measurement is None:
         return ""
     processor = measurement.processor

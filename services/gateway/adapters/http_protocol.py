@@ -33,7 +33,7 @@ def limited_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
     """Return the protocol under these limits. A connection that goes beyond one is ended without an answer."""
 
     class Limited(LimitedProtocol):
-        places: dict[LimitedProtocol, None] = {}  # noqa: RUF012 - of this server
+        places: dict[LimitedProtocol, None] = {}  # noqa: RUF012 - shared by the connections of this server
         header_s = settings.header_s
         max_header_bytes = settings.max_header_bytes
         max_connections = settings.max_connections
@@ -62,7 +62,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _trailing_bytes = 0
     _ignores_the_rest = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         """Begin the time in which the first headers must come."""
         super().connection_made(transport)
         self.places[self] = None
@@ -94,7 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
+        """Read a part of the body."""
         self._trailing_bytes = 0
         super().on_body(body)
 

@@ -34,7 +34,7 @@ def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[F
     """Return what the clocks say now.
 
     All are compared with the bus's. Where the monitor and every gateway differ from it by the same, it is the bus's
-    that is wrong. Where no gateway was heard of late, it could be either's: nobody is named until one is.
+    that is wrong. Where no gateway was heard of late, it could be either's: none is named until one is heard.
 
     Args:
         watch: The record.

@@ -28,7 +28,7 @@ class HardFailure:
 def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
     """Count how many requests in a row failed through the target, and how many had an empty output.
 
-    What somebody else caused neither counts nor ends a run; nor does an answer without text that the caller's own
+    What others caused neither counts nor ends a run; nor does an answer without text that the caller's own
     parameters explain.
     """
     errors, empties = runs

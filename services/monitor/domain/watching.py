@@ -115,7 +115,7 @@ def take_route(watch: Watch, route: Route, cause: Cause, rules: Rules) -> Watch:
 def take_records(
     watch: Watch, records: Sequence[Inference], cause: Cause, rules: Rules, sender: Sender | None = None
 ) -> Watch:
-    """Take a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing.
+    """Observe a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing.
 
     The records of a gateway whose clock is wrong are taken at the time that the bus's clock showed.
     """

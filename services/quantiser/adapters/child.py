@@ -87,7 +87,7 @@ class ChildProcess:
 
 
 async def _ignore(_fields: dict[str, Any]) -> None:
-    """Take what a child reports, and drop it."""
+    """Ignore what a child reports."""
 
 
 def _version(library: str) -> str:

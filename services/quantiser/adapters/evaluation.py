@@ -142,9 +142,9 @@ def check_precision(reference: Any, candidate: Any, windows: list[list[int]]) ->
 
 
 def _compare_precisions(reference: Any, candidate: Any, longest: list[list[int]]) -> PrecisionCheck:
-    exact, _ = measure_quality(reference, candidate, longest, _tell_nobody)
+    exact, _ = measure_quality(reference, candidate, longest, _ignore)
     try:
-        fast, _ = measure_quality(reference, candidate, longest, _tell_nobody, "bfloat16")
+        fast, _ = measure_quality(reference, candidate, longest, _ignore, "bfloat16")
     except NotFiniteError:
         reason = "In bfloat16 the model's logits are not finite, in float32 they are. All of it is float32."
         return PrecisionCheck(verdict="differed", reason=reason, exact=exact)
@@ -159,5 +159,5 @@ def _rounding_kl(reference: Any, window: list[int]) -> float:
     return float((exact.exp() * (exact - fast)).sum(-1).double().mean())
 
 
-def _tell_nobody(_done: int, _total: int) -> None:
+def _ignore(_done: int, _total: int) -> None:
     """Report nothing: it is one window."""

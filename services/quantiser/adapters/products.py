@@ -23,7 +23,7 @@ class Bfloat16Linear(TorchFunctionMode):  # type: ignore[misc]
     """
 
     def __init__(self, exact: Collection[Any] = ()) -> None:
-        """Take the weights whose products stay in float32, such as the output head's: logits decide every figure."""
+        """Keep the products of these weights in float32, such as the output head's: logits decide every figure."""
         super().__init__()
         self._exact = {id(weight) for weight in exact}
 
@@ -50,6 +50,6 @@ def linear_layers(precision: Precision, exact: Collection[Any] = ()) -> Abstract
 
 
 def _is_plain(value: Any) -> bool:
-    """Say whether a value is a float32 tensor of the CPU, not one that only records what is done with it."""
+    """Return whether a value is a float32 tensor of the CPU, not one that only records what is done with it."""
     known = type(value) in (torch.Tensor, torch.nn.Parameter)
     return known and value.dtype == torch.float32 and value.device.type == "cpu"

@@ -8,7 +8,7 @@ from contracts.facts import PrecisionCheck, Processor, Quality
 Precision = Literal["float32", "bfloat16"]
 
 TOLERANCE = 0.005
-"""How far perplexities may lie apart, relative to float32."""
+"""How far perplexities may be apart, relative to float32."""
 KL_FLOOR_NATS = 0.002
 """Mean KL is compared relative to float32 from here on; below, relative to this: 0.00001 nats."""
 MAX_ROUNDING_KL_NATS = 0.001

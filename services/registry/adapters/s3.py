@@ -40,7 +40,7 @@ class StoredArtifacts:
 
     def _ended(self, what: str, answer: "asyncio.Future[Any]") -> None:
         if not answer.cancelled():
-            answer.exception()  # of a try that was given up nobody else asks for it
+            answer.exception()  # of a try that was given up; it is not read otherwise
         reading = self._reading.get(what)
         if reading is not None and reading.done():
             del self._reading[what]

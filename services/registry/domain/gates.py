@@ -150,9 +150,9 @@ def _verdict(release: Release, benchmark: VariantBenchmarked) -> tuple[Verdict, 
 
 
 def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str] | None:
-    """Judge by the second measurement; one that could not be made leaves the record suspect, and fails nobody.
+    """Judge by the second measurement; one that could not be made leaves the record suspect, and fails no variant.
 
-    Except where the new record itself lies outside the policy's gate, or the engine failed in the second benchmark.
+    Except where the new record itself is outside the policy's gate, or the engine failed in the second benchmark.
     """
     failed = again.failed
     if failed is not None and failed.stage == "quantise" and failed.code != "quality_gate_failed":
@@ -187,7 +187,7 @@ def recorded_quality(release: Release, variant: Variant) -> Quality:
 
 
 def measured_quality(release: Release, variant: Variant) -> Quality:
-    """Give the quality of a variant: as its benchmark says, else by its record."""
+    """Return the quality of a variant: as its benchmark says, else by its record."""
     benchmark = benchmark_of(release, variant)
     return (benchmark.quality if benchmark else None) or recorded_quality(release, variant)
 
@@ -213,13 +213,13 @@ def choose(release: Release) -> RegisteredVariant | None:
 
 
 def registered(release: Release, one: RegisteredVariant) -> Deployable:
-    """Give a registered variant as something that can be served, with the record that it was registered with."""
+    """Return a registered variant as something that can be served, with the record that it was registered with."""
     target = Target(model=release.model, version=release.version, variant=one.variant)
     return Deployable(target=target, manifest=one.manifest, weights_bytes=one.weights_bytes)
 
 
 def candidate(release: Release, one: RegisteredVariant) -> Deployable:
-    """Give a registered variant as something that can be served, with its last record."""
+    """Return a registered variant as something that can be served, with its last record."""
     again = again_of(release, one.variant)
     record = again.made.manifest if again and again.made else None
     return registered(release, one).model_copy(update={"record": record})

@@ -261,7 +261,7 @@ def _given_up(release: Release, at: datetime) -> Release:
 
 
 def _not_measured(release: Release, at: datetime) -> Release:
-    """Give up the second measurements that are not made yet: their variants stay inconclusive, the others go on."""
+    """Fail the second measurements that are not made yet: their variants stay inconclusive, the others go on."""
     late = {variant: deadlines.not_measured(release, variant) for variant in deadlines.measuring(release)}
     again = {v: release.again.get(v, Again()).model_copy(update={"failed": fact}) for v, fact in late.items()}
     times = {f"failed:{variant} {SECOND}": at for variant in late}

@@ -129,7 +129,7 @@ class KvLeadership:
         self._log = structlog.get_logger()
 
     async def hold(self) -> bool:
-        """Take, renew or miss the lease; tell whether it is held now."""
+        """Take or renew the lease if possible; return whether it is held now."""
         async with self._one_at_a_time:
             return await self._renew(after_s=self._lease_s / 3)
 
@@ -145,16 +145,16 @@ class KvLeadership:
         return Extent.ALL if held and self.valid() and not self.superseded() else Extent.NOTHING
 
     def valid(self) -> bool:
-        """Tell whether the lease was renewed so recently that no other process can have taken it."""
+        """Return whether the lease was renewed so recently that no other process can have taken it."""
         return self._sent is not None and self._clock.monotonic() - self._sent < self._lease_s / 2
 
     def superseded(self) -> bool:
-        """Tell whether another process took the engine over, as far as the file beside the engine says."""
+        """Return whether another process took the engine over, as far as the file beside the engine says."""
         last = self._terms.read()
         return last not in (None, self._unwritten, Leader(holder=self._holder, term=self._term))
 
     async def release(self) -> None:
-        """Give the lease up, so that another process need not wait until it lapses."""
+        """Release the lease, so that another process need not wait until it lapses."""
         async with asyncio.timeout(self._answer_s), self._one_at_a_time:
             bucket = self._bucket()
             entry = await bucket.get(self._key)
@@ -193,7 +193,7 @@ class KvLeadership:
         return True
 
     def _may_take(self, entry: Entry[Leader] | None, now: float) -> bool:
-        """Tell whether nobody holds the lease: it was given up, it lapsed, or it is this process's with a lost term."""
+        """Return whether the lease is free: it was given up, it lapsed, or it is this process's with a lost term."""
         if entry is None or entry.value.holder in ("", self._holder):
             return True
         if entry.revision != self._seen[0]:

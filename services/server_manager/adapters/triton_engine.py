@@ -56,7 +56,7 @@ class TritonEngine:
         return self._advertised
 
     async def close(self) -> None:
-        """Give up what was sent and close the channel."""
+        """Cancel what was sent and close the channel."""
         sent = list(self._sent)
         for task in sent:
             task.cancel()

@@ -32,7 +32,7 @@ async def post(world, body):
 
 
 def alerts_after(records):
-    """Give the alerts that the monitor raises for two thousand good requests and then these records."""
+    """Return the alerts that the monitor raises for two thousand good requests and then these records."""
     now = records[-1].scheduled_at if records else f.START
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
     watch = watching.take_policy(
