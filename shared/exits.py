@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from shared.process import control_groups
+
 MEANINGS: Mapping[int, str] = MappingProxyType({
     signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
     signal.SIGABRT: "it gave up after an error that it could not handle, such as damaged memory; its log says which",
@@ -80,10 +82,14 @@ def _describe_full(folder: Path) -> str:
         space = os.statvfs(folder)
     except OSError:
         return ""
-    free, total = space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize
-    if total == 0 or free > total * _FULL_RATIO:
+    return describe_space(folder, space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize)
+
+
+def describe_space(folder: Path, free_bytes: int, total_bytes: int) -> str:
+    """Return that a file system is full, with the figures; empty if it is not, or has no size."""
+    if total_bytes == 0 or free_bytes > total_bytes * _FULL_RATIO:
         return ""
-    return f"{folder} is full now ({free // 2**20} of {total // 2**20} MiB free)"
+    return f"{folder} is full now ({free_bytes // 2**20} of {total_bytes // 2**20} MiB free)"
 
 
 def count_memory_kills(root: Path = Path("/")) -> int:
@@ -104,19 +110,7 @@ def count_memory_kills(root: Path = Path("/")) -> int:
 
 
 def _counters(root: Path) -> list[Path]:
-    found = []
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            top, file = root / "sys/fs/cgroup", "memory.events"
-        elif "memory" in controllers.split(","):
-            top, file = root / "sys/fs/cgroup/memory", "memory.oom_control"
-        else:
-            continue
-        # In a container the named group may be outside what is mounted; its own counter is then at the top.
-        found += [top / name.lstrip("/") / file, top / file]
+    files = {2: "memory.events", 1: "memory.oom_control"}
+    # In a container the named group may be outside what is mounted; its own counter is then at the top.
+    found = [folder / files[one.version] for one in control_groups(root) for folder in (one.group, one.top)]
     return [*found, root / "proc/vmstat"]

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -44,28 +45,51 @@ def memory_bytes(root: Path = Path("/")) -> int:
     return min([psutil.virtual_memory().total, *_group_limits(root)])
 
 
-def _group_limits(root: Path) -> Iterator[int]:
-    """Give the limits of the process's control groups and of all groups around them.
+@dataclass(frozen=True)
+class ControlGroup:
+    """A control group that limits memory.
 
-    In a container the named group may lie outside what is mounted; its own limit is then at the top of the mount.
+    Attributes:
+        top: where the hierarchy is mounted.
+        group: its folder.
+        version: 1 or 2.
     """
+
+    top: Path
+    group: Path
+    version: int
+
+
+def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
+    """Return the control groups of this process that limit memory."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return
+        return []
+    found = []
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers == "":
-            top, file = root / "sys/fs/cgroup", "memory.max"
+            top, version = root / "sys/fs/cgroup", 2
         elif "memory" in controllers.split(","):
-            top, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+            top, version = root / "sys/fs/cgroup/memory", 1
         else:
             continue
-        group = top / name.lstrip("/")
-        for folder in (group, *group.parents):
+        found.append(ControlGroup(top, top / name.lstrip("/"), version))
+    return found
+
+
+def _group_limits(root: Path) -> Iterator[int]:
+    """Yield the limits of the process's control groups and of all groups around them.
+
+    In a container the named group may be outside what is mounted; its own limit is then at the top of the mount.
+    """
+    for one in control_groups(root):
+        file = "memory.max" if one.version == 2 else "memory.limit_in_bytes"
+        for folder in (one.group, *one.group.parents):
             with contextlib.suppress(OSError, ValueError):  # not there, or "max"
                 yield int((folder / file).read_text())
-            if folder == top:
+            if folder == one.top:
                 break
 
 

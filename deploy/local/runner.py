@@ -53,6 +53,7 @@ class Runner:
         living: Callable[[], Iterable[int]],
         based: Callable[[], bool] = lambda: True,
         patience: Patience | None = None,
+        count_kills: Callable[[], int] = count_memory_kills,
     ) -> None:
         """Prepare to run a part.
 
@@ -67,6 +68,7 @@ class Runner:
             living: gives the sessions of all living parts.
             based: tells whether all that it stands on is ready.
             patience: how long it may be silent.
+            count_kills: counts the processes that the kernel has killed for want of memory.
         """
         self.part = part
         self.state: State = "waiting"
@@ -85,6 +87,7 @@ class Runner:
         self._living = living
         self._based = based
         self._patience = patience or Patience()
+        self._count_kills = count_kills
         self._killed_because = ""
         self._memory_kills: deque[int] = deque(maxlen=MEMORY_LOOKS)
         self._stopping = asyncio.Event()
@@ -100,7 +103,7 @@ class Runner:
         """Run the part until `stop` is called."""
         while not self._stopping.is_set():
             self._memory_kills.clear()
-            self._memory_kills.append(count_memory_kills())
+            self._memory_kills.append(self._count_kills())
             self._start()
             began = time.monotonic()
             probing = asyncio.create_task(self._watch())
@@ -117,7 +120,7 @@ class Runner:
             self.failures = 1 if steady or was_ready else self.failures + 1
             self.restarts += 1
             delay = restart_delay_s(self.failures)
-            self.ended = self._describe_end(code, out_of_memory=count_memory_kills() > self._memory_kills[0])
+            self.ended = self._describe_end(code, out_of_memory=self._count_kills() > self._memory_kills[0])
             self._tell(f"ended ({self.ended}), starts again in {delay:.1f} s")
             self._become("restarting")
             with contextlib.suppress(TimeoutError):
@@ -199,7 +202,7 @@ class Runner:
                     asked = looked
                 await asyncio.sleep(self._patience.look_s)
                 before, looked = looked, time.monotonic()
-                self._memory_kills.append(count_memory_kills())
+                self._memory_kills.append(self._count_kills())
                 crash_handler = part.probe == "triton"
                 wanted = crash_handler or judge.wants_activity
                 activity = read_activity(process.pid, crash_handler=crash_handler) if wanted else None

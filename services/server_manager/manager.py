@@ -1,7 +1,6 @@
 """The reconcile loop: looks, decides, acts, and looks again; an event only makes it look sooner."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,8 +99,10 @@ class Manager:
                 await self._rest()
         finally:
             await self.fleet.stop()
-            with contextlib.suppress(Exception):  # the lease lapses by itself
+            try:
                 await self._lead.release()
+            except Exception as error:  # noqa: BLE001 - the lease lapses by itself
+                self._log.warning("lease not released", error=repr(error))
 
     async def _rest(self) -> None:
         try:

@@ -160,6 +160,25 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
     assert ["nothing more can be published to it: see stream_full" in line for line in lines] == [False, True, True]
 
 
+async def hear_one_behind_an_unreadable_one(js, bus_settings, subject):
+    """Publish an unreadable announcement and a readable one; return the bus whose handler got the latter within 5 s."""
+    bus, heard = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
+
+    async def handler(event):
+        await heard.put(event.id)
+
+    bus.on(f.CheckpointReady, failure=rejection)(handler)
+    await bus.broker.start()
+    try:
+        await js.publish(subject, b"{not json")
+        await publish_event(js, k.event(f.CheckpointReady, id="readable"))
+        async with asyncio.timeout(5):
+            assert await heard.get() == "readable"
+    finally:
+        await bus.broker.stop()
+    return bus
+
+
 async def test_one_unreadable_announcement_and_no_room_for_letters_stop_no_other_announcement(js, bus_settings):
     await fill(js)
     await provision(js, limits=LARGER)
@@ -167,20 +186,7 @@ async def test_one_unreadable_announcement_and_no_room_for_letters_stop_no_other
     refusing = {"discard": DiscardPolicy.NEW, "max_msgs": letters.state.messages}
     await js.update_stream(StreamConfig(**{**vars(letters.config), **refusing}))
     await js.purge_stream(INBOX)
-    bus, heard = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
-
-    async def handler(event):
-        await heard.put(event.id)
-
-    bus.on(f.CheckpointReady, failure=rejection)(handler)
-    await bus.broker.start()
-    try:
-        await js.publish(f"{f.CheckpointReady.TYPE}.{k.MODEL}", b"{not json")
-        await publish_event(js, k.event(f.CheckpointReady, id="readable"))
-        async with asyncio.timeout(5):
-            assert await heard.get() == "readable"
-    finally:
-        await bus.broker.stop()
+    bus = await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}")
     assert [one.data.code for one in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
     assert b'outcome="letter_refused"' in generate_latest(bus.metrics)
 
@@ -188,20 +194,7 @@ async def test_one_unreadable_announcement_and_no_room_for_letters_stop_no_other
 async def test_letters_without_room_replace_the_oldest_and_stop_nothing(js, bus_settings):
     await fill(js)
     await js.purge_stream(INBOX)
-    bus, heard = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
-
-    async def handler(event):
-        await heard.put(event.id)
-
-    bus.on(f.CheckpointReady, failure=rejection)(handler)
-    await bus.broker.start()
-    try:
-        await js.publish(f"{f.CheckpointReady.TYPE}.NO-MODEL", b"{not json")
-        await publish_event(js, k.event(f.CheckpointReady, id="readable"))
-        async with asyncio.timeout(5):
-            assert await heard.get() == "readable"
-    finally:
-        await bus.broker.stop()
+    await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL")
     last = await js.get_last_msg(DEADLETTER, "slipway.deadletter.registry")
     assert last.headers["Slipway-Code"] == "malformed_event"
 

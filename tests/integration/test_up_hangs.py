@@ -78,7 +78,7 @@ def on_a_full_disk() -> None:
 class Kept:
     """A stub part and the runner that keeps it running."""
 
-    def __init__(self, folder: Path, how: str, changed=lambda: None, say=lambda _part, _text: None) -> None:
+    def __init__(self, folder: Path, how: str, changed=lambda: None, say=lambda _part, _text: None, **more) -> None:
         folder.mkdir(exist_ok=True)
         port = free_port()
         argv = (sys.executable, "-I", "-S", "-c", PART, how, str(folder / "told"), str(port))
@@ -91,7 +91,7 @@ class Kept:
         self.runner = Runner(
             Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5), marks=Marks("stack-1", folder), keys=KEYS,
             log=folder / "log", inherited=dict(os.environ), say=note, changed=changed, living=list,
-            patience=QUICK,
+            patience=QUICK, **more,
         )  # fmt: skip
 
     async def until(self, condition, *, limit_s: float = 30.0) -> float:
@@ -210,11 +210,10 @@ async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_pa
 
 @pytest.mark.parametrize("recent", [True, False])
 async def test_memory_is_named_as_a_cause_only_where_the_kernel_killed_something_just_before(
-    tmp_path, monkeypatch, recent
+    tmp_path, recent
 ):
     kills = 0
-    monkeypatch.setattr("deploy.local.runner.count_memory_kills", lambda: kills)
-    async with kept(tmp_path, "serve") as one:
+    async with kept(tmp_path, "serve", count_kills=lambda: kills) as one:
         await one.until(lambda: one.runner.state == "ready")
         kills += 1  # of another process of the group
         if not recent:

@@ -3,12 +3,11 @@
 import signal
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
-from shared import exits
-from shared.exits import MEANINGS, count_memory_kills, describe_end, explain_codes
+from shared.exits import MEANINGS, count_memory_kills, describe_end, describe_space, explain_codes
 
 
 @pytest.mark.parametrize(
@@ -36,11 +35,15 @@ def test_sigkill_is_blamed_on_memory_only_when_the_kernel_counted_one():
     assert "ran out" not in describe_end(-11, out_of_memory=True)
 
 
-@pytest.mark.parametrize(("free", "said"), [(0, True), (1, True), (500, False)])
-def test_sigbus_says_when_shared_memory_is_full(monkeypatch, tmp_path, free, said):
-    monkeypatch.setattr(exits.os, "statvfs", lambda _path: SimpleNamespace(f_bavail=free, f_frsize=2**20, f_blocks=1000))
-    assert ("is full now" in describe_end(-7, shm=tmp_path)) == said
-    assert "is full now" not in describe_end(-11, shm=tmp_path)
+@pytest.mark.parametrize(("free", "total", "said"), [(0, 1000, True), (1, 1000, True), (500, 1000, False), (0, 0, False)])
+def test_a_file_system_is_full_when_hardly_anything_is_free(free, total, said):
+    text = describe_space(Path("/dev/shm"), free * 2**20, total * 2**20)
+    assert text == (f"/dev/shm is full now ({free} of {total} MiB free)" if said else "")
+
+
+def test_the_space_of_shared_memory_is_looked_at_after_sigbus_only():
+    assert "is full now" not in describe_end(-7, shm=Path("/nowhere"))
+    assert "is full now" not in describe_end(-11)
 
 
 def test_a_real_process_that_dies_of_sigill_is_told_so():
@@ -61,11 +64,6 @@ def test_the_codes_in_another_programs_message_are_explained(text, name):
     told = explain_codes(text)
     assert f"signal {name}" in told
     assert told.startswith(text.split("-")[0])
-
-
-def test_another_programs_sigbus_says_nothing_of_the_disk_that_is_worked_on(monkeypatch):
-    monkeypatch.setattr(exits.os, "statvfs", lambda _path: SimpleNamespace(f_bavail=0, f_frsize=2**20, f_blocks=1000))
-    assert "is full now" not in explain_codes("exit code -7")
 
 
 @pytest.mark.parametrize("text", ["temperature must be at least -1", "exit code 1", "a-4 b", "exit code -99999"])
