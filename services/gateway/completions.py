@@ -248,6 +248,8 @@ class Completions:
             tokens=answer.usage.output_tokens, refused=kind == "bad_request",
         )  # fmt: skip
         party = await self._parts.proofs.judge(failed, self._behind(question))
+        if party == "infrastructure":
+            self._parts.metrics.unproved.labels(str(target)).inc()
         if party == "target":
             return Ending(error="engine_failed", caused_by="target")
         return Ending(caused_by="caller") if failed.refused else Ending(error=kind, caused_by=party)

@@ -48,6 +48,10 @@ class GatewayMetrics:
         self.slow_readers = Counter(
             name + "slow_readers", "Callers dropped because they did not read their answer", registry=registry
         )  # fmt: skip
+        self.unproved = Counter(
+            name + "unproved", "Failed requests of which was not found out who caused them", ["target"],
+            registry=registry,
+        )  # fmt: skip
         self.bus_connected = Gauge(name + "bus_connected", "1 while the bus is connected", registry=registry)
         self._routes_lost = Gauge(
             name + "routes_lost", "Models that are served though the bucket has no route of them", registry=registry

@@ -19,6 +19,9 @@ _IN_A_ROW = 3
 _HEARD_KEPT = 1_000
 _AT_ONCE = 16
 """So many failed requests are asked again at once; callers who make requests fail cannot multiply the load by more."""
+SECONDS_PER_TOKEN = 0.05
+LONGEST_S = 60.0
+"""How much longer a request may be compared for each token that came before it failed, and how long at most."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,17 @@ class Proofs:
         plain = await self.answers(failed.served, failed.endpoint)
         if plain is not True:
             return "target" if plain is False else "infrastructure"
+        if self._places.locked():  # not waited for: slow comparisons would keep all others out
+            return "infrastructure"
         try:
-            async with asyncio.timeout(self._limit_s), self._places:
+            async with self._places, asyncio.timeout(self._allowed_s(failed)):
                 return await self._compare(failed, behind)
         except TimeoutError:
             return "infrastructure"
+
+    def _allowed_s(self, failed: Failed) -> float:
+        """Return how long a comparison may take: longer where the answer broke off late, within bounds."""
+        return min(LONGEST_S, self._limit_s + SECONDS_PER_TOKEN * failed.tokens)
 
     async def _compare(self, failed: Failed, behind: ServedTarget | None) -> Party:
         if failed.refused and (behind is None or behind.context_tokens > failed.served.context_tokens):

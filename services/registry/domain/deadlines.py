@@ -85,17 +85,21 @@ def _kinds(keys: Iterable[str]) -> set[str]:
 
 
 def since(release: Release, step: Step) -> datetime:
-    """Say when a release began to wait for a step: when it was asked for, or when its last part was answered."""
+    """Return when a release began to wait for a step: when it was asked for, or when its last part was answered.
+
+    A second measurement has its time from its request on, whatever else of the release is answered meanwhile.
+    """
+    if step == "measure":
+        keys = [f"variant.requested:{variant}:{SECOND}" for variant in measuring(release)]
+        return max((release.emitted[key] for key in keys if key in release.emitted), default=release.opened_at)
     asked = {
         "merge": ("release.opened",), "quantise": ("variant.requested",), "register": (),
-        "measure": ("variant.requested",),
         "queue": ("version.registered",), "stage": ("staging.requested",), "benchmark": ("staging.requested",),
         "rehearsal": ("rehearsal.requested",), "approval": ("approval.awaited",),
         "traffic": ("traffic.requested",), "canary": (),
     }[step]  # fmt: skip
     answered = {
         "register": ("quantised", "failed"), "stage": ("staged", "benchmarked", "failed"),
-        "measure": ("staged", "benchmarked", "quantised", "failed"),
         "benchmark": ("staged", "benchmarked", "failed"), "canary": ("deployed",),
     }.get(step, ())  # fmt: skip
     moments = [at for key, at in release.emitted.items() if key.partition(":")[0] in asked]

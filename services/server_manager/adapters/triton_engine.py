@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +101,18 @@ class TritonEngine:
         async def prepare() -> None:
             await permit()
             self._fence()
-            await asyncio.to_thread(_write_files, self._repository / name, files)
+            await _to_the_end(asyncio.to_thread(_write_files, self._repository / name, files))
             await permit()
 
         async def request() -> None:
-            await self._request("RepositoryModelLoad", "RepositoryModelLoadRequest", name, self._load_timeout_s)
+            try:
+                await self._request("RepositoryModelLoad", "RepositoryModelLoadRequest", name, self._load_timeout_s)
+            except Transient as error:
+                if not _ran_out_of_time(error):
+                    raise
+                await self._wait_for(name, {READY, *GONE}, self._unload_wait_s)  # Triton goes on with it
+                reason = f"Triton did not load {name} within {self._load_timeout_s:g} s; see its log"
+                raise Transient("load_failed", reason) from error
 
         await self._change(prepare, request)
 
@@ -119,14 +126,15 @@ class TritonEngine:
 
         async def request() -> None:
             await self._request("RepositoryModelUnload", "RepositoryModelUnloadRequest", name, 30.0)
-            await self._wait_until_gone(name, limit_s)
+            await self._wait_for(name, GONE, limit_s)
 
         await self._change(permit, request)
 
-    async def _wait_until_gone(self, name: str, limit_s: float) -> None:
+    async def _wait_for(self, name: str, wanted: Collection[str], limit_s: float) -> None:
+        """Wait until the state of a model is one of these, for a while; a model that is not listed has none, ``""``."""
         deadline = asyncio.get_running_loop().time() + limit_s
         while asyncio.get_running_loop().time() < deadline:
-            if (await self._states()).get(name, "") in GONE:
+            if (await self._states()).get(name, "") in wanted:
                 break
             await asyncio.sleep(UNLOAD_POLL_S)
 
@@ -200,6 +208,24 @@ class TritonEngine:
             return await call
         except grpc.RpcError as error:
             raise classify_rpc_error(error, name) from error
+
+
+def _ran_out_of_time(error: Exception) -> bool:
+    """Return whether an error comes from the time limit of a request that Triton may still be working on."""
+    import grpc
+
+    cause = error.__cause__
+    return isinstance(cause, grpc.RpcError) and cause.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for work that cannot be broken off; a caller that is cancelled meanwhile waits for its end as well."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 def _first_line(text: str) -> str:
