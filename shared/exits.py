@@ -4,10 +4,9 @@ import os
 import re
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-
-from shared.process import control_groups
 
 MEANINGS: Mapping[int, str] = MappingProxyType({
     signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
@@ -90,6 +89,40 @@ def describe_space(folder: Path, free_bytes: int, total_bytes: int) -> str:
     if total_bytes == 0 or free_bytes > total_bytes * _FULL_RATIO:
         return ""
     return f"{folder} is full now ({free_bytes // 2**20} of {total_bytes // 2**20} MiB free)"
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """A control group that limits memory.
+
+    Attributes:
+        top: where the hierarchy is mounted.
+        group: its folder.
+        version: 1 or 2.
+    """
+
+    top: Path
+    group: Path
+    version: int
+
+
+def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
+    """Return the control groups of this process that limit memory."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            top, version = root / "sys/fs/cgroup", 2
+        elif "memory" in controllers.split(","):
+            top, version = root / "sys/fs/cgroup/memory", 1
+        else:
+            continue
+        found.append(ControlGroup(top, top / name.lstrip("/"), version))
+    return found
 
 
 def count_memory_kills(root: Path = Path("/")) -> int:

@@ -7,10 +7,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from shared.exits import control_groups
 
 _PR_SET_PDEATHSIG = 1
 _LAUNCHER = Path(__file__).with_name("launch.py")
@@ -43,40 +44,6 @@ def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
 def memory_bytes(root: Path = Path("/")) -> int:
     """Give how much memory this process can have: the machine's, or less where its control groups (v1, v2) say so."""
     return min([psutil.virtual_memory().total, *_group_limits(root)])
-
-
-@dataclass(frozen=True)
-class ControlGroup:
-    """A control group that limits memory.
-
-    Attributes:
-        top: where the hierarchy is mounted.
-        group: its folder.
-        version: 1 or 2.
-    """
-
-    top: Path
-    group: Path
-    version: int
-
-
-def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
-    """Return the control groups of this process that limit memory."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers == "":
-            top, version = root / "sys/fs/cgroup", 2
-        elif "memory" in controllers.split(","):
-            top, version = root / "sys/fs/cgroup/memory", 1
-        else:
-            continue
-        found.append(ControlGroup(top, top / name.lstrip("/"), version))
-    return found
 
 
 def _group_limits(root: Path) -> Iterator[int]:
