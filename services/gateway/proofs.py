@@ -17,7 +17,7 @@ SAMPLING = {"max_tokens": 1, "temperature": 0.0}
 _UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token"})
 _IN_A_ROW = 3
 _HEARD_KEPT = 1_000
-_AT_ONCE = 16
+PLACES = 16
 """So many failed requests are asked again at once; callers who make requests fail cannot multiply the load by more."""
 SECONDS_PER_TOKEN = 0.05
 LONGEST_S = 60.0
@@ -66,7 +66,7 @@ class Proofs:
         self._kept_s = kept_s
         self._limit_s = limit_s
         self._known: dict[tuple[str, str], _Known] = {}
-        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._places = asyncio.Semaphore(PLACES)
         self._heard_s: dict[tuple[str, str], float] = {}
 
     def hear(self, target: Target, endpoint: str, at_s: float) -> None:
@@ -98,12 +98,12 @@ class Proofs:
         if self._places.locked():  # not waited for: slow comparisons would keep all others out
             return "infrastructure"
         try:
-            async with self._places, asyncio.timeout(self._allowed_s(failed)):
+            async with self._places, asyncio.timeout(self.allowed_s(failed)):
                 return await self._compare(failed, behind)
         except TimeoutError:
             return "infrastructure"
 
-    def _allowed_s(self, failed: Failed) -> float:
+    def allowed_s(self, failed: Failed) -> float:
         """Return how long a comparison may take: longer where the answer broke off late, within bounds."""
         return min(LONGEST_S, self._limit_s + SECONDS_PER_TOKEN * failed.tokens)
 

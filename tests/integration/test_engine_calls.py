@@ -1,12 +1,14 @@
 """What Triton is asked while it loads or unloads a model: nothing about its repository, and one model at a time."""
 
 import asyncio
+import threading
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from contracts.vocabulary import digest_of
+from services.server_manager.adapters import triton_engine
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from services.server_manager.ports import LeaseLost
@@ -179,6 +181,54 @@ async def test_a_load_that_is_given_up_keeps_others_waiting_only_until_it_has_en
     await asyncio.wait_for(following, 5)
     assert triton.loaded == {"bot.v1.bf16": "READY", "bot.v2.bf16": "READY"}
     assert triton.together == set()
+
+
+async def test_a_load_that_ran_out_of_time_failed_and_keeps_others_waiting_while_triton_goes_on_with_it(
+    triton, tmp_path
+):
+    triton.engine = TritonEngine(
+        triton.engine.endpoint, tmp_path / "models", EngineConfig(kind="toy"), load_timeout_s=0.3, unload_wait_s=5.0
+    )
+    triton.finish.clear()
+    triton.loaded["slow.v1.bf16"] = "LOADING"
+    late = asyncio.create_task(load(triton, "slow.v1.bf16", tmp_path))
+    await triton.loading.wait()
+    following = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await triton.indexing.wait()  # it looks what became of the load
+    assert triton.asked.count("load") == 1
+    triton.finish.set()
+    triton.loaded["slow.v1.bf16"] = "READY"
+    with pytest.raises(SlipwayError) as caught:
+        await late
+    assert caught.value.code == "load_failed"
+    assert "did not load slow.v1.bf16 within 0.3 s" in caught.value.reason
+    await asyncio.wait_for(following, 5)
+    await triton.engine.close()
+
+
+async def test_a_load_that_is_cancelled_while_its_files_are_written_holds_the_next_one_up_until_they_are(
+    triton, tmp_path, monkeypatch
+):
+    writing, go_on = threading.Event(), threading.Event()
+    write = triton_engine._write_files
+
+    def slowly(folder, files):
+        writing.set()
+        assert go_on.wait(10)
+        write(folder, files)
+
+    monkeypatch.setattr(triton_engine, "_write_files", slowly)
+    given_up = asyncio.create_task(load(triton, "bot.v1.bf16", tmp_path))
+    await asyncio.to_thread(writing.wait, 10)
+    given_up.cancel()
+    following = asyncio.create_task(load(triton, "bot.v2.bf16", tmp_path))
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert not (tmp_path / "models" / "bot.v2.bf16").exists()
+    go_on.set()
+    await asyncio.wait_for(following, 5)
+    assert given_up.cancelled()
+    assert triton.loaded == {"bot.v2.bf16": "READY"}, "what was given up before it was sent never is"
 
 
 async def test_a_request_that_was_given_up_while_it_waited_is_not_sent(triton, tmp_path):

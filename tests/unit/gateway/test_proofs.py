@@ -1,11 +1,14 @@
 """Whose doing a failed request was: asked of the version behind, never remembered for another request."""
 
+import asyncio
+
 import pytest
 
 from contracts.triggers import observe
+from services.gateway.proofs import PLACES, Failed, Proofs
 from shared.errors import Permanent, Transient
 from tests.kit import factories as f
-from tests.unit.gateway.fakes import SLOW, FakeEngine
+from tests.unit.gateway.fakes import SLOW, FakeEngine, StepClock
 from tests.unit.gateway.world import World, only_active
 
 BROKE = Transient("engine_failed", "KeyError: 7")
@@ -129,3 +132,38 @@ async def test_a_rendering_that_took_too_long_is_not_held_against_the_target_bec
     world = World(route)
     answer = await world.chat(messages=[{"role": "user", "content": "x" * 50}])
     assert (answer.status_code, ends(world)) == (400, [])
+
+
+class Held(FakeEngine):
+    """Answers `slow` prompts only when told to, from the version behind."""
+
+    def __init__(self) -> None:
+        super().__init__(poison={"slow": BROKE, "odd": BROKE}, faulty=NEW)
+        self.waiting, self.all_wait, self.go_on = 0, asyncio.Event(), asyncio.Event()
+
+    async def generate(self, endpoint, target, prompt, sampling, request_id):
+        if "slow" in prompt and str(target) not in NEW:
+            self.waiting += 1
+            if self.waiting == PLACES:
+                self.all_wait.set()
+            await self.go_on.wait()
+        async for delta in super().generate(endpoint, target, prompt, sampling, request_id):
+            yield delta
+
+
+async def test_where_all_comparisons_are_under_way_the_next_failure_is_nobodys_at_once_and_counted():
+    world = World(only_active(), engine=Held(), max_in_flight=100)
+    slow = [asyncio.create_task(world.chat(messages=[{"role": "user", "content": "slow"}])) for _ in range(PLACES)]
+    await asyncio.wait_for(world.engine.all_wait.wait(), 5)
+    await ask(world, ["odd"])
+    assert ends(world) == [("engine_failed", "infrastructure")]
+    assert [line.split()[-1] for line in world.metric("slipway_gateway_unproved_total")] == ["1.0"]
+    world.engine.go_on.set()
+    await asyncio.gather(*slow)
+    assert ends(world)[1:] == [("engine_failed", "target")] * PLACES
+
+
+@pytest.mark.parametrize(("tokens", "allowed_s"), [(0, 10.0), (400, 30.0), (100_000, 60.0)])
+def test_a_comparison_has_more_time_the_later_the_answer_broke_off(tokens, allowed_s):
+    failed = Failed(f.served(7), "127.0.0.1:1", "x", {}, tokens=tokens)
+    assert Proofs(FakeEngine(), StepClock()).allowed_s(failed) == pytest.approx(allowed_s)

@@ -164,6 +164,14 @@ def test_a_second_measurement_that_nobody_asked_for_counts_for_nothing():
 LIMIT_S = 1000.0
 
 
+def test_a_second_measurement_has_its_time_from_its_request_on_whatever_else_is_answered_meanwhile():
+    walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), wanted=("bf16", "int8"))
+    asked_at = walk.release.emitted["variant.requested:int8:2"]
+    walk.now += timedelta(seconds=LIMIT_S / 2)
+    walk.hear(k.staged("bf16"), k.benchmarked("bf16"))
+    assert deadlines.deadline_at(walk.release) == asked_at + timedelta(seconds=LIMIT_S)
+
+
 def test_what_is_not_measured_in_time_stays_inconclusive_and_the_others_go_on():
     walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), wanted=("bf16", "int8"))
     walk.hear(k.staged("bf16"), k.benchmarked("bf16"))
