@@ -1,21 +1,17 @@
 """Starts, limits and ends operating-system processes so that none is left behind or in the way."""
 
 import contextlib
-import ctypes
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 
 from shared.exits import control_groups
 
-_PR_SET_PDEATHSIG = 1
 _LAUNCHER = Path(__file__).with_name("launch.py")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def launching(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> list[str]:
@@ -24,21 +20,6 @@ def launching(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> 
     Start it from the main thread. `memory_limit_bytes` bounds its data segment.
     """
     return [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), str(memory_limit_bytes or 0), *argv]
-
-
-def die_with_parent(signal_number: int = signal.SIGKILL) -> Callable[[], None]:
-    """Return a `preexec_fn` that makes the child die with the thread that forked it; for processes without threads.
-
-    Start children from the main thread: the kernel watches the forking thread, not the process.
-    """
-    parent = os.getpid()
-
-    def prepare() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
-        if os.getppid() != parent:  # the parent died between fork and prctl
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return prepare
 
 
 def memory_bytes(root: Path = Path("/")) -> int:

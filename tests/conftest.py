@@ -10,6 +10,7 @@ from shared.provision import provision
 from tests.kit.process_settings import left_behind, process_settings
 from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
+from tests.kit.triton import TritonServer
 
 SLOW_BEFORE = float(os.environ.get("SLIPWAY_TEST_SLOW_BEFORE", "inf"))
 """Seconds since 1970 after which a run that has a time limit begins no slow test any more."""
@@ -39,6 +40,12 @@ def nats_server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory):
     with running(S3Server(tmp_path_factory.mktemp("s3"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory):
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
         yield server
 
 

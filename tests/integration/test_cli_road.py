@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts.vocabulary import digest_of
-from shared.process import die_with_parent
+from shared.process import launching
 from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real
@@ -64,8 +64,8 @@ def slipway(tmp_path_factory):
         pytest.skip("no .venv-engine: run make setup")
     cli = Cli(tmp_path_factory.mktemp("cli") / "state")
     up = subprocess.Popen(
-        [sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)],
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=die_with_parent(),
+        launching([sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)]),
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     table = cli.state / "parts.json"
     wait_until(lambda: table.exists() and '"phase": "ready"' in table.read_text(), timeout_s=150, what="the stack")

@@ -17,7 +17,6 @@ from shared.inference import Deadlines
 from shared.kv import Bucket
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, free_port, running
-from tests.kit.triton import TritonServer
 from tests.unit.gateway.engine_conformance import EngineConformance
 
 pytestmark = pytest.mark.real
@@ -25,12 +24,6 @@ HELLO = [{"role": "user", "content": "zebra giraffe"}]
 BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 ENVIRONMENTS = {"routes": "production", "staging-routes": "staging"}
 SWITCHES = {"dead_text": "DEADTEXT", "mute_text": "MUTETEXT", "crash_text": "CRASHTEXT"}
-
-
-@pytest.fixture(scope="module")
-def triton(tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

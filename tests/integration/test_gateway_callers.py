@@ -19,7 +19,6 @@ from tests.kit import factories as f
 from tests.kit import hostile
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, running
-from tests.kit.triton import TritonServer
 
 pytestmark = pytest.mark.real
 LIMITS = {"write_s": 1, "body_s": 1, "header_s": 1, "max_header_bytes": 20_000, "max_connections": 50, "max_lag_bytes": 50_000,
@@ -29,12 +28,6 @@ TRIGGERS = (
     f.trigger(name="empties", metric="empty_ratio", threshold=0.02),
     f.trigger(name="late", metric="ttft_ms", threshold=5_000.0),
 )
-
-
-@pytest.fixture(scope="module")
-def triton(tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        yield server
 
 
 @pytest.fixture

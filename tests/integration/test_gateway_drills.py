@@ -17,16 +17,9 @@ from tests.integration.test_gateway import HELLO, put_route, telemetry
 from tests.kit.drills import drill
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, running, wait_until
-from tests.kit.triton import TritonServer
 
 pytestmark = pytest.mark.real
 STAGING = {"x-slipway-environment": "staging"}
-
-
-@pytest.fixture(scope="module")
-def triton(tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,15 +13,8 @@ from shared.provision import provision
 from tests.integration.test_gateway import SWITCHES, put_route, telemetry
 from tests.kit.gateway import Gateway, load_toy, order
 from tests.kit.servers import connection, running, wait_until
-from tests.kit.triton import TritonServer
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def triton(tmp_path_factory):
-    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        yield server
 
 
 @pytest.fixture

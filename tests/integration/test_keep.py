@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.process import die_with_parent, free_port
+from shared.process import free_port, launching
 from tests.kit.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,9 +43,7 @@ class Kept:
             start = ["/bin/sh", str(ROOT / "deploy/docker/keep.sh"), "3", f"curl -sf -m 5 -o /dev/null {url}"]
         self.log = folder / "log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*start, *program], cwd=ROOT, stdout=log, stderr=log, preexec_fn=die_with_parent()
-            )
+            self.process = subprocess.Popen(launching([*start, *program]), cwd=ROOT, stdout=log, stderr=log)
 
     def pid(self) -> int:
         return int(wait_until(lambda: self.file.exists() and self.file.read_text(), what="the program"))

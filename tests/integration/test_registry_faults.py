@@ -13,7 +13,7 @@ from contracts import facts as f
 from contracts.facts import FACTS
 from contracts.routes import Route
 from shared.kv import Bucket
-from shared.process import die_with_parent
+from shared.process import launching
 from tests.integration.test_registry import Log, answer, base, checkpoint, say, store, walk_to_end, walk_to_slot
 from tests.kit import fakes_registry as k
 
@@ -46,8 +46,8 @@ class Process:
         while True:
             with self.log.open("ab") as log:
                 child = subprocess.Popen(
-                    [sys.executable, "-m", "services.registry.main"], env=self.environment, stdout=log, stderr=log,
-                    preexec_fn=die_with_parent(),
+                    launching([sys.executable, "-m", "services.registry.main"]), env=self.environment, stdout=log,
+                    stderr=log,
                 )  # fmt: skip
             try:
                 while child.poll() is None:

@@ -18,7 +18,7 @@ from contracts.envelope import derived_id
 from contracts.facts import VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
 from shared.bus import publish_event
-from shared.process import die_with_parent, free_port
+from shared.process import free_port, launching
 from shared.provision import provision
 from tests.integration.test_bus import facts, requested
 from tests.kit.servers import wait_until
@@ -70,8 +70,7 @@ class Service:
                "SLIPWAY_STATE_DIR": str(folder / f"state-{name}"), **environment}  # fmt: skip
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVICE, str(folder), name], env=env, stderr=log, stdout=log,
-                preexec_fn=die_with_parent(),
+                launching([sys.executable, "-c", SERVICE, str(folder), name]), env=env, stderr=log, stdout=log,
             )  # fmt: skip
 
     def get(self, path):

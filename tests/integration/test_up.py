@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.process import die_with_parent
+from shared.process import launching
 from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real
@@ -35,9 +35,10 @@ class Up:
         self.output = state.parent / f"{state.name}.out"
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "clients.cli.main", "up", "--engine", "toy", "--state", str(state), *arguments],
+                launching([
+                    sys.executable, "-m", "clients.cli.main", "up", "--engine", "toy", "--state", str(state), *arguments,
+                ]),
                 cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=die_with_parent(),
             )  # fmt: skip
 
     def table(self) -> dict:

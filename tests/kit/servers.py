@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.process import die_with_parent, free_port
+from shared.process import free_port, launching
 from shared.settings import Connection
 
 BIN = Path(sys.executable).parent
@@ -57,7 +57,7 @@ class Server:
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
-            self.command(), stdout=log, stderr=log, env=self.environment(), preexec_fn=die_with_parent()
+            launching(self.command()), stdout=log, stderr=log, env=self.environment()
         )
         log.close()
         wait_until(self.ready, timeout_s=60, what=f"{self.name} being ready")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.services import stream_of
-from shared.process import die_with_parent, end_tree
+from shared.process import end_tree, launching
 from shared.settings import Connection
 
 
@@ -35,8 +35,7 @@ class ServiceProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self._module], stdout=log, stderr=log, env=self._environment,
-                preexec_fn=die_with_parent(),
+                launching([sys.executable, "-m", self._module]), stdout=log, stderr=log, env=self._environment,
             )  # fmt: skip
 
     @property

@@ -23,7 +23,7 @@ from services.server_manager.domain.records import Servers
 from shared.blobs import Store, manifest_key
 from shared.bus import publish_event
 from shared.kv import Bucket
-from shared.process import die_with_parent
+from shared.process import launching
 from tests.kit.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +68,7 @@ class ServerManager(Server):
         self.variables["SLIPWAY_FAILPOINT"] = failpoint
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdout=log, stderr=log, env=self.environment(), preexec_fn=die_with_parent()
+                launching(self.command()), stdout=log, stderr=log, env=self.environment()
             )
         assert self.process.wait(timeout_s) == -signal.SIGKILL
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 from clients.cli.place import find_place
 from contracts.manifests import FileEntry
 from shared.blobs import Store
-from shared.process import die_with_parent
+from shared.process import launching
 from tests.kit.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +40,8 @@ class Stack:
     def up(self) -> "Stack":
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "clients.cli.main", *self._arguments], cwd=ROOT, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent(), env=self._environment,
+                launching([sys.executable, "-m", "clients.cli.main", *self._arguments]), cwd=ROOT, stdout=out,
+                stderr=subprocess.STDOUT, start_new_session=True, env=self._environment,
             )  # fmt: skip
         wait_until(self._ready, timeout_s=READY_S, what=f"the stack being ready, see {self.output}")
         return self

@@ -15,28 +15,16 @@ from contracts.facts import (
 )
 from contracts.routes import roll_back
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
-from shared.blobs import Store, blob_key
+from shared.blobs import blob_key
 from shared.errors import Transient
 from shared.inference import Channels, generate
 from shared.provision import provision
 from tests.kit.servers import running
-from tests.kit.serving import Fleet, ServerManager
-from tests.kit.triton import TritonServer
+from tests.kit.serving import ServerManager
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "token_delay_ms": "1"}'
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-def triton(tmp_path):
-    with running(TritonServer(tmp_path)) as server:
-        yield server
-
-
-@pytest.fixture
-def fleet(js, settings):
-    return Fleet(js, Store(settings))
 
 
 def server_manager(tmp_path, settings, triton, **more):

@@ -21,7 +21,6 @@ from tests.kit.gateway import Gateway
 from tests.kit.models import tiny_base
 from tests.kit.servers import connection, running, wait_until
 from tests.kit.serving import Fleet, ServerManager
-from tests.kit.triton import TritonServer
 from tests.unit.benchmarker.factories import served
 
 pytestmark = [
@@ -32,12 +31,6 @@ pytestmark = [
 ]
 NAME = "bot.v1.bf16"
 LONG = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
-
-
-@pytest.fixture
-def triton(tmp_path):
-    with running(TritonServer(tmp_path)) as server:
-        yield server
 
 
 @pytest.fixture

@@ -7,28 +7,15 @@ import signal
 import pytest
 
 from services.server_manager.domain.records import Leader
-from shared.blobs import Store
 from shared.kv import Bucket
 from tests.kit.relay import relaying
 from tests.kit.servers import connection, running
-from tests.kit.serving import Fleet, ServerManager
-from tests.kit.triton import TritonServer
+from tests.kit.serving import ServerManager
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 MIB = 1024 * 1024
 WATCHED_S = 8.0
 """Longer than the patience with an unwanted target (1 s) and the lease (6 s) together."""
-
-
-@pytest.fixture
-def triton(tmp_path):
-    with running(TritonServer(tmp_path)) as server:
-        yield server
-
-
-@pytest.fixture
-def fleet(js, settings):
-    return Fleet(js, Store(settings))
 
 
 @pytest.fixture
