@@ -61,8 +61,9 @@ Alerts = dict[str, tuple[float, str]]
 """By model: when its alert was on the bus (seconds since the stream began), and its trigger."""
 KINDS = {"errors": ERRORS, "slow": SLOW}
 TITLES = {
-    "errors": "errors 1 % to 5 %, 2 % allowed", "slow": "TTFT + 800 ms, 5 % may exceed 800 ms",
-}  # fmt: skip
+    "errors": "errors 1 % to 5 %, 2 % allowed",
+    "slow": "TTFT + 800 ms, 5 % may exceed 800 ms",
+}
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,18 @@ class Request:
     def record(self, model: str, began_s: float) -> f.Inference:
         at = datetime.fromtimestamp(began_s + self.at_s, UTC)
         return k.inference(
-            request_id=uuid.uuid4().hex, target=k.target(2, "bf16", model), scheduled_at=at, sent_at=at,
-            ttft_ms=self.ttft_ms, e2e_ms=self.e2e_ms, error="engine_failed" if self.failed else None, drill=None,
-            canary=False, features=None, finish_reason=None if self.failed else "stop",
-        )  # fmt: skip
+            request_id=uuid.uuid4().hex,
+            target=k.target(2, "bf16", model),
+            scheduled_at=at,
+            sent_at=at,
+            ttft_ms=self.ttft_ms,
+            e2e_ms=self.e2e_ms,
+            error="engine_failed" if self.failed else None,
+            drill=None,
+            canary=False,
+            features=None,
+            finish_reason=None if self.failed else "stop",
+        )
 
 
 def stream(kind: str, seed: int, change_s: float = CHANGE_S) -> Iterator[Request]:
@@ -161,9 +170,14 @@ def false_alarms(watcher: Watcher, kind: str) -> int:
 
 def event_of(fact: f.Fact, model: str) -> Event:
     return Event[type(fact)](
-        id=str(uuid.uuid4()), source="/slipway/benchmark", type=fact.TYPE, subject=model, time=datetime.now(UTC),
-        correlationid=f"r-{model}", data=fact,
-    )  # fmt: skip
+        id=str(uuid.uuid4()),
+        source="/slipway/benchmark",
+        type=fact.TYPE,
+        subject=model,
+        time=datetime.now(UTC),
+        correlationid=f"r-{model}",
+        data=fact,
+    )
 
 
 async def go_live(js: JetStreamContext, models: list[str]) -> None:

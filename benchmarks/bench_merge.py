@@ -54,10 +54,18 @@ def make_base(folder: Path, size_gb: float) -> int:
     (folder / "model.safetensors").unlink()
     hidden = 1024 if size_gb < 1 else 2048
     config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=hidden * 11 // 4,
-        num_attention_heads=hidden // 128, num_key_value_heads=hidden // 256, tie_word_embeddings=False,
-        dtype="bfloat16", num_hidden_layers=1, bos_token_id=1, eos_token_id=2, pad_token_id=2,
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_attention_heads=hidden // 128,
+        num_key_value_heads=hidden // 256,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+        num_hidden_layers=1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
     with torch.device("meta"):
         one = sum(tensor.numel() for tensor in LlamaForCausalLM(config).model.layers[0].parameters())
         config.num_hidden_layers = max(2, round((size_gb * 1e9 / 2 - 2 * VOCABULARY * hidden) / one))
@@ -158,10 +166,14 @@ def peft(base: str, lora: str, out: str, dtype: str) -> dict[str, float]:
 def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
     """Run one of the functions above in a process of its own."""
     environment = {
-        "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint, "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
-        "SLIPWAY_S3_SECRET_KEY": connection_.s3_secret_key.get_secret_value(), "HF_HUB_OFFLINE": "1",
-        "PATH": "/usr/bin", "OMP_WAIT_POLICY": "PASSIVE", **MEMORY,
-    }  # fmt: skip
+        "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint,
+        "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
+        "SLIPWAY_S3_SECRET_KEY": connection_.s3_secret_key.get_secret_value(),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **MEMORY,
+    }
     done = subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -194,9 +206,14 @@ def compare(size_gb: float) -> list[list[str]]:
             for path in (base, lora)
         }
         order = MergeOrder(
-            kind="lora", base_ref=BaseModelRef(name="acme/random", revision="1", uri="s3://x/y", digest=DIGEST),
-            hyperparameters={}, base=folders["base"], checkpoint=folders["lora"], room=room / "work", dtype="bfloat16",
-        )  # fmt: skip
+            kind="lora",
+            base_ref=BaseModelRef(name="acme/random", revision="1", uri="s3://x/y", digest=DIGEST),
+            hyperparameters={},
+            base=folders["base"],
+            checkpoint=folders["lora"],
+            room=room / "work",
+            dtype="bfloat16",
+        )
         (room / "order.json").write_text(dump_order(order))
         own = in_process(settings, "ours", str(room / "order.json"))
         copied_s = copy_plainly(store, folders["base"], room)

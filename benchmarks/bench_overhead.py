@@ -156,17 +156,26 @@ def show_gateway(found: dict[int, dict[str, Figures]]) -> None:
 
 WORK = ("merger", "quantiser", "server-manager", "benchmarker", "rollback-controller")
 ROAD = (
-    ("checkpoint.ready", "registry"), ("release.opened", "merger"), ("checkpoint.merged", "registry"),
-    ("variant.requested", "quantiser"), ("variant.quantised", "registry"), ("staging.requested 1", "server-manager"),
-    ("variant.staged 1", "benchmarker"), ("variant.benchmarked", "registry"), ("staging.requested 2", "server-manager"),
-    ("variant.staged 2", "rollback-controller"), ("rehearsal.completed", "registry"),
-    ("traffic.requested", "server-manager"), ("deployment.changed", "registry"),
-)  # fmt: skip
+    ("checkpoint.ready", "registry"),
+    ("release.opened", "merger"),
+    ("checkpoint.merged", "registry"),
+    ("variant.requested", "quantiser"),
+    ("variant.quantised", "registry"),
+    ("staging.requested 1", "server-manager"),
+    ("variant.staged 1", "benchmarker"),
+    ("variant.benchmarked", "registry"),
+    ("staging.requested 2", "server-manager"),
+    ("variant.staged 2", "rollback-controller"),
+    ("rehearsal.completed", "registry"),
+    ("traffic.requested", "server-manager"),
+    ("deployment.changed", "registry"),
+)
 """Each fact, numbered where there are two, and who handles it; what it answers with is the next one."""
 LAG_S = 0.001
 """Stamps of one clock by two processes may differ by so much in their rounding."""
 POLICY = {
-    **stack.POLICY, "rehearsal": "required",
+    **stack.POLICY,
+    "rehearsal": "required",
     "triggers": [{"name": "errors", "metric": "error_ratio", "threshold": 0.05, "min_requests": 10, "window_s": 5}],
 }
 
@@ -266,14 +275,14 @@ def show_events(found: list[Walked]) -> None:
         return f"{median(values):.0f} ({min(values):.0f} to {max(values):.0f})" if values else ""
 
     columns = [[getattr(one, name) for one in found] for name in ("waits", "decides", "works")]
-    rows = [
-        [key, *(cell([one[key] for one in column if key in one]) for column in columns)] for key in found[0].waits
-    ]
+    rows = [[key, *(cell([one[key] for one in column if key in one]) for column in columns)] for key in found[0].waits]
     totals = [[sum(one.values()) for one in column] for column in columns]
     rows.append(["sum", *(cell(total) for total in totals)])
     show_table(("fact -> who handles it -> answer", "until handled", "registry decides", "own work"), rows)
-    print(f"\ncheckpoint.ready to production: {cell([one.whole for one in found])} ms, "
-          f"of that overhead: {cell([one.overhead for one in found])} ms; limit {LIMIT_MS} ms")  # fmt: skip
+    print(
+        f"\ncheckpoint.ready to production: {cell([one.whole for one in found])} ms, "
+        f"of that overhead: {cell([one.overhead for one in found])} ms; limit {LIMIT_MS} ms"
+    )
 
 
 def main() -> None:

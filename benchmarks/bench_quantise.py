@@ -49,8 +49,12 @@ from tests.kit.servers import NatsServer, S3Server, connection, running
 
 LIMITS = {"int8": 1.02, "awq-int4": 1.15, "gptq-int4": 1.22}
 ENGINES: tuple[tuple[Variant, str], ...] = (
-    ("bf16", ""), ("int8", ""), ("gptq-int4", ""), ("awq-int4", "autoawq"), ("awq-int4", "llmcompressor"),
-)  # fmt: skip
+    ("bf16", ""),
+    ("int8", ""),
+    ("gptq-int4", ""),
+    ("awq-int4", "autoawq"),
+    ("awq-int4", "llmcompressor"),
+)
 CURVES: dict[Variant, tuple[int, ...]] = {"int8": (4, 16, 32), "gptq-int4": (4, 16, 32, 64), "awq-int4": (2, 4, 8)}
 BARE = """
 import sys
@@ -81,18 +85,32 @@ class Row:
         measured = self.made.measurement
         return [
             f"{calibration.samples} x {calibration.tokens}" if calibration else "-",
-            f"{self.seconds:.0f}", f"{self.cpu_seconds:.0f}",
-            f"{self.made.peak_rss_bytes / 1e9:.2f}", f"{self.size_ratio:.2f}",
-            f"{quality.perplexity_ratio:.3f}", f"{quality.mean_kl:.4f}", f"{quality.p99_kl:.2f}",
-            f"{100 * quality.top1_agreement_ratio:.1f} %", f"{other.perplexity_ratio:.3f}",
+            f"{self.seconds:.0f}",
+            f"{self.cpu_seconds:.0f}",
+            f"{self.made.peak_rss_bytes / 1e9:.2f}",
+            f"{self.size_ratio:.2f}",
+            f"{quality.perplexity_ratio:.3f}",
+            f"{quality.mean_kl:.4f}",
+            f"{quality.p99_kl:.2f}",
+            f"{100 * quality.top1_agreement_ratio:.1f} %",
+            f"{other.perplexity_ratio:.3f}",
             f"{measured.precision} ({measured.check.verdict})" if measured.check else measured.precision,
-        ]  # fmt: skip
+        ]
 
 
 FIGURES = [
-    "samples", "s", "CPU s", "peak GB", "size ratio", "perplexity ratio", "mean KL", "p99 KL", "top-1", "on other text",
+    "samples",
+    "s",
+    "CPU s",
+    "peak GB",
+    "size ratio",
+    "perplexity ratio",
+    "mean KL",
+    "p99 KL",
+    "top-1",
+    "on other text",
     "measured in",
-]  # fmt: skip
+]
 
 
 def weights_bytes(folder: Path) -> int:

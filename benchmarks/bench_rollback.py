@@ -49,10 +49,12 @@ SETTINGS = {"ROLLBACK_CONTROLLER_MOST_ROLLBACKS": "1000"}
 FAILED, BACK = f"{MODEL}@v2", f"{MODEL}@v1"
 SETTLED = 20
 STEPS = (
-    ("alert stored", "the alert is on the bus"), ("decided", "the controller has it and decides"),
-    ("recorded", "the decision is recorded"), ("started", "rollback.started is said"),
+    ("alert stored", "the alert is on the bus"),
+    ("decided", "the controller has it and decides"),
+    ("recorded", "the decision is recorded"),
+    ("started", "rollback.started is said"),
     ("switched", "previous probed, route written"),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -73,8 +75,12 @@ class Watcher:
     subscriptions: list[Subscription] = field(default_factory=list)
 
     async def start(self, parts: Parts) -> None:
-        for subject in (f"$KV.routes.{MODEL}", f"$KV.rollbacks.production.{MODEL}", "slipway.alert.raised.v1.>",
-                        "slipway.rollback.*.v1.>"):  # fmt: skip
+        for subject in (
+            f"$KV.routes.{MODEL}",
+            f"$KV.rollbacks.production.{MODEL}",
+            "slipway.alert.raised.v1.>",
+            "slipway.rollback.*.v1.>",
+        ):
             self.subscriptions.append(
                 await parts.js.subscribe(
                     subject, cb=self._take, ordered_consumer=True, deliver_policy=DeliverPolicy.NEW
@@ -98,17 +104,30 @@ class Watcher:
 
 def event_of(fact: f.Fact) -> Event:
     return Event[type(fact)](
-        id=str(uuid.uuid4()), source="/slipway/benchmark", type=fact.TYPE, subject=MODEL, time=datetime.now(UTC),
-        correlationid="r-2", data=fact,
-    )  # fmt: skip
+        id=str(uuid.uuid4()),
+        source="/slipway/benchmark",
+        type=fact.TYPE,
+        subject=MODEL,
+        time=datetime.now(UTC),
+        correlationid="r-2",
+        data=fact,
+    )
 
 
 def alert() -> f.AlertRaised:
     now, target = datetime.now(UTC), k.target(2, "bf16", MODEL)
     return f.AlertRaised(
-        alert_id=f"{target}/slow/{uuid.uuid4().hex}", kind="latency", severity="critical", target=target,
-        trigger="slow", value=0.9, limit=0.05, message="slow", first_bad_at=now, raised_at=now,
-    )  # fmt: skip
+        alert_id=f"{target}/slow/{uuid.uuid4().hex}",
+        kind="latency",
+        severity="critical",
+        target=target,
+        trigger="slow",
+        value=0.9,
+        limit=0.05,
+        message="slow",
+        first_bad_at=now,
+        raised_at=now,
+    )
 
 
 async def put_route(parts: Parts, load: Steady, active: int, previous: int | None) -> None:
@@ -165,10 +184,12 @@ async def roll_back(parts: Parts, load: Steady, watcher: Watcher) -> Round:
     started_s, started = watcher.first("rollback.started", asked_s)
     decided = Event[f.RollbackStarted].model_validate_json(started).data.timeline.decided_at
     moments = {
-        "alert stored": watcher.first("alert.raised", asked_s)[0], "decided": decided.timestamp(),
-        "recorded": watcher.first("$KV.rollbacks", asked_s)[0], "started": started_s,
+        "alert stored": watcher.first("alert.raised", asked_s)[0],
+        "decided": decided.timestamp(),
+        "recorded": watcher.first("$KV.rollbacks", asked_s)[0],
+        "started": started_s,
         "switched": watcher.first("$KV.routes", asked_s)[0],
-    }  # fmt: skip
+    }
     steps = {name: (at - asked_s) * 1000 for name, at in moments.items()}
     return Round(steps["switched"], last, after, steps)
 
@@ -211,7 +232,7 @@ def show(rounds: list[Round], reloads: list[Round], probes: list[float]) -> None
         ["first sent from which on all go back", *figures([one.all_back_ms for one in rounds]), limit],
         [by_reload + "previous loaded, first token", *figures([one.stored_ms for one in reloads]), ""],
         [by_reload + "first sent from which on all go back", *figures([one.all_back_ms for one in reloads]), ""],
-    ]  # fmt: skip
+    ]
     show_table(head, rows)
     print(f"\np99 of {len(rounds)} is the largest. Requests are {1000 / RATE_RPS:.0f} ms apart: nothing finer is seen.")
     print("\nWhere the time goes, ms in each step:\n")
@@ -243,8 +264,10 @@ async def main() -> None:
     show(rounds, reloads, probes)
     failed = [one.failed for one in load.sent if one.failed]
     took = [one.took_ms for one in load.sent if not one.failed]
-    print(f"\n{len(failed)} of {len(load.sent)} requests failed; answers took {quantile(took, 0.5):.0f} ms (p50), "
-          f"{quantile(took, 0.99):.0f} ms (p99).")  # fmt: skip
+    print(
+        f"\n{len(failed)} of {len(load.sent)} requests failed; answers took {quantile(took, 0.5):.0f} ms (p50), "
+        f"{quantile(took, 0.99):.0f} ms (p99)."
+    )
     for reason in sorted(set(failed))[:5]:
         print(f"  {reason}")
 

@@ -80,9 +80,12 @@ def checked_sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callab
 def rclone_way(program: str, server: S3Server) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
     """Put and get by rclone, with its defaults."""
     place = {
-        "TYPE": "s3", "PROVIDER": "SeaweedFS", "ENDPOINT": f"http://127.0.0.1:{server.port}",
-        "ACCESS_KEY_ID": server.access_key, "SECRET_ACCESS_KEY": server.secret_key,
-    }  # fmt: skip
+        "TYPE": "s3",
+        "PROVIDER": "SeaweedFS",
+        "ENDPOINT": f"http://127.0.0.1:{server.port}",
+        "ACCESS_KEY_ID": server.access_key,
+        "SECRET_ACCESS_KEY": server.secret_key,
+    }
     environment = {**os.environ, **{f"RCLONE_CONFIG_S_{name}": value for name, value in place.items()}}
 
     def run(source: str, target: str) -> None:
@@ -100,8 +103,11 @@ def main(size_mb: int, rounds: int) -> None:
         room = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(running(S3Server(room)))
         store = Store(connection(None, server, room))
-        ways: Ways = {"ours, verified": our_way(store), "S3 SDK": sdk_way(store),
-                      "S3 SDK, then SHA-256": checked_sdk_way(store)}  # fmt: skip
+        ways: Ways = {
+            "ours, verified": our_way(store),
+            "S3 SDK": sdk_way(store),
+            "S3 SDK, then SHA-256": checked_sdk_way(store),
+        }
         rclone = os.environ.get("RCLONE") or shutil.which("rclone")
         if rclone:
             ways["rclone"] = rclone_way(rclone, server)
@@ -124,11 +130,17 @@ def main(size_mb: int, rounds: int) -> None:
     show_table(
         ["", "put, MB/s", "of the better peer", "get, MB/s", "of the better peer"],
         [
-            [name, *(cell for way in ("put", "get")
-                     for cell in (f"{median(found[way]):.0f}", f"{median(found[way]) / better[way]:.0%}"))]
+            [
+                name,
+                *(
+                    cell
+                    for way in ("put", "get")
+                    for cell in (f"{median(found[way]):.0f}", f"{median(found[way]) / better[way]:.0%}")
+                ),
+            ]
             for name, found in speeds.items()
         ],
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

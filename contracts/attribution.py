@@ -11,13 +11,31 @@ from .facts import Inference
 from .vocabulary import Party
 
 ErrorKind = Literal[
-    "engine_dead", "engine_failed", "no_first_token", "template_failed",
-    "bad_request", "invalid_json", "invalid_value", "below_minimum_value", "above_maximum_value",
-    "unsupported_parameter", "unknown_parameter", "context_length_exceeded", "no_chat_template", "template_refused",
-    "request_too_large", "request_too_slow", "model_not_found", "cancelled", "slow_reader",
-    "internal_error", "template_busy", "too_many_requests", "no_serving_target",
+    "engine_dead",
+    "engine_failed",
+    "no_first_token",
+    "template_failed",
+    "bad_request",
+    "invalid_json",
+    "invalid_value",
+    "below_minimum_value",
+    "above_maximum_value",
+    "unsupported_parameter",
+    "unknown_parameter",
+    "context_length_exceeded",
+    "no_chat_template",
+    "template_refused",
+    "request_too_large",
+    "request_too_slow",
+    "model_not_found",
+    "cancelled",
+    "slow_reader",
+    "internal_error",
+    "template_busy",
+    "too_many_requests",
+    "no_serving_target",
     "endpoint_unreachable",
-]  # fmt: skip
+]
 
 ATTRIBUTION: Mapping[ErrorKind, Party] = {
     # The engine of this target failed. Where a request alone might have caused it (`PROVABLE`), the gateway first asks

@@ -122,8 +122,10 @@ def step_sums(sums: tuple[float, ...], bet: Bet, outcome: bool) -> tuple[float, 
     gains = bet.hit if outcome else bet.miss
     if not sums:
         return gains
-    return tuple(gain + (one + math.log1p(math.exp(-one)) if one > 0.0 else math.log1p(math.exp(one)))
-                 for one, gain in zip(sums, gains, strict=True))  # fmt: skip
+    return tuple(
+        gain + (one + math.log1p(math.exp(-one)) if one > 0.0 else math.log1p(math.exp(one)))
+        for one, gain in zip(sums, gains, strict=True)
+    )
 
 
 def observe_detector(state: EDetector, bet: Bet, outcomes: Iterable[bool]) -> EDetector:
@@ -205,7 +207,10 @@ def observe_pair(state: PairTest, side: str, outcome: bool) -> PairTest:
         discordant = observe_process(discordant, EQUAL_SHARE, [candidate])
     return state.model_copy(
         update={
-            "waiting": waiting, "pairs": state.pairs + 1, "candidate_hits": state.candidate_hits + candidate,
-            "baseline_hits": state.baseline_hits + baseline, "discordant": discordant,
+            "waiting": waiting,
+            "pairs": state.pairs + 1,
+            "candidate_hits": state.candidate_hits + candidate,
+            "baseline_hits": state.baseline_hits + baseline,
+            "discordant": discordant,
         }
-    )  # fmt: skip
+    )

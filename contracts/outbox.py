@@ -28,9 +28,14 @@ def outgoing(
 ) -> Outgoing:
     """Put a fact into the form in which records keep it; without an environment it is said in the record's own."""
     return Outgoing(
-        key=key, type=fact.TYPE, data=fact.model_dump(mode="json", by_alias=True), cause_id=cause_id,
-        correlation_id=correlation_id, decided_at=at, environment=environment,
-    )  # fmt: skip
+        key=key,
+        type=fact.TYPE,
+        data=fact.model_dump(mode="json", by_alias=True),
+        cause_id=cause_id,
+        correlation_id=correlation_id,
+        decided_at=at,
+        environment=environment,
+    )
 
 
 class Kept(Contract):

@@ -59,9 +59,7 @@ def decide_way_back(
     last = max((one.at for one in rollbacks if one.trigger == trigger.name), default=None)
     if last is not None and now - last < timedelta(seconds=trigger.cooldown_s):
         since = (now - last).total_seconds()
-        return Hold(
-            "cooldown", f"{trigger.name} led back {since:.0f} s ago; its cooldown is {trigger.cooldown_s:g} s."
-        )
+        return Hold("cooldown", f"{trigger.name} led back {since:.0f} s ago; its cooldown is {trigger.cooldown_s:g} s.")
     recent = [one for one in rollbacks if now - one.at < timedelta(seconds=limit.within_s)]
     if len(recent) >= limit.most:
         return Hold("flapping", f"{len(recent)} automatic rollbacks within {limit.within_s:g} s are enough.")

@@ -91,9 +91,14 @@ def revives_barred(found: Route, known: Route) -> bool:
 
 
 def promote(
-    route: Route, served: ServedTarget, *, weight_ratio: float, epoch: int, cause_id: str,
+    route: Route,
+    served: ServedTarget,
+    *,
+    weight_ratio: float,
+    epoch: int,
+    cause_id: str,
     fallback: ServedTarget | None = None,
-) -> Edit:  # fmt: skip
+) -> Edit:
     """Give a target a share of production traffic; 1.0 makes it the active one and the active one previous.
 
     `fallback` becomes previous when nothing was active before (the base model, if the policy says so).

@@ -9,9 +9,14 @@ from .policy import Trigger
 
 CANCELLED = "cancelled"
 KINDS: dict[str, AlertKind] = {
-    "ttft_ms": "latency", "e2e_ms": "latency", "error_ratio": "errors", "refusal_ratio": "quality",
-    "empty_ratio": "quality", "repetition_ratio": "quality", "drift": "drift",
-}  # fmt: skip
+    "ttft_ms": "latency",
+    "e2e_ms": "latency",
+    "error_ratio": "errors",
+    "refusal_ratio": "quality",
+    "empty_ratio": "quality",
+    "repetition_ratio": "quality",
+    "drift": "drift",
+}
 REPETITIVE = 0.5
 """An answer of which half the word triples are repeats is going round in circles."""
 ROOM_TOKENS = 16

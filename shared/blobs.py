@@ -47,9 +47,11 @@ class Store:
     def __init__(self, connection: Connection) -> None:
         self.bucket = connection.s3_bucket
         self._client = TransferClient(
-            endpoint=connection.s3_endpoint, access_key=connection.s3_access_key,
-            secret_key=connection.s3_secret_key.get_secret_value(), secure=connection.s3_secure,
-        )  # fmt: skip
+            endpoint=connection.s3_endpoint,
+            access_key=connection.s3_access_key,
+            secret_key=connection.s3_secret_key.get_secret_value(),
+            secure=connection.s3_secure,
+        )
 
     # -- start-up ---------------------------------------------------------------------------------------------------
 

@@ -85,13 +85,14 @@ class Bus:
         self._contract = SERVICES[service]
         self._inbox = f"_INBOX_{service}".encode()
         self.tracing = tracer_provider(service, connection.trace_file)
-        self._handled = Counter(
-            "slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics
-        )  # fmt: skip
+        self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
         self._seconds = Histogram(
-            "slipway_handling_seconds", "Seconds from receipt to acknowledgement", ["fact"], registry=self.metrics,
+            "slipway_handling_seconds",
+            "Seconds from receipt to acknowledgement",
+            ["fact"],
+            registry=self.metrics,
             buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800),
-        )  # fmt: skip
+        )
         self.broker = NatsBroker(
             connection.nats_url,
             name=service,
@@ -146,9 +147,13 @@ class Bus:
     # -- consuming --------------------------------------------------------------------------------------------------
 
     def on(
-        self, fact: type[F], *, failure: Callable[[Failed], Fact | Emit | None] | None = None, max_workers: int = 1,
+        self,
+        fact: type[F],
+        *,
+        failure: Callable[[Failed], Fact | Emit | None] | None = None,
+        max_workers: int = 1,
         environment: Environment = "production",
-    ) -> "Callable[[Handler[F]], Handler[F]]":  # fmt: skip
+    ) -> "Callable[[Handler[F]], Handler[F]]":
         """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
 
         `failure` gives the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
@@ -172,11 +177,16 @@ class Bus:
             receive.__annotations__["event"] = Event[fact]  # type: ignore[valid-type]
             receive.__name__ = getattr(handler, "__name__", "receive")
             subscriber = self.broker.subscriber(
-                filter_subject(fact, environment), durable=durable, stream=JStream(stream, declare=False),
-                pull_sub=PullSub(batch_size=1, timeout=5.0), max_workers=max_workers,
-                ack_policy=AckPolicy.NACK_ON_ERROR, decoder=_decoder(fact),
-                title=f"{self.service}: {where}{fact.TYPE}", inbox_prefix=self._inbox,
-            )  # fmt: skip
+                filter_subject(fact, environment),
+                durable=durable,
+                stream=JStream(stream, declare=False),
+                pull_sub=PullSub(batch_size=1, timeout=5.0),
+                max_workers=max_workers,
+                ack_policy=AckPolicy.NACK_ON_ERROR,
+                decoder=_decoder(fact),
+                title=f"{self.service}: {where}{fact.TYPE}",
+                inbox_prefix=self._inbox,
+            )
             subscriber(receive)
             return handler
 

@@ -39,12 +39,18 @@ async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
         return None
     headers = dict(raw.headers or {})
     return DeadLetter(
-        sequence=sequence, service=headers.get("Slipway-Service", ""), subject=headers.get("Slipway-Subject", ""),
-        code=headers.get("Slipway-Code", ""), reason=headers.get("Slipway-Reason", ""),
-        stream=headers.get("Slipway-Stream", ""), stream_sequence=int(headers.get("Slipway-Sequence", "0")),
-        deliveries=int(headers.get("Slipway-Deliveries", "0")), at=headers.get("Slipway-At", ""),
-        headers=headers, body=raw.data or b"",
-    )  # fmt: skip
+        sequence=sequence,
+        service=headers.get("Slipway-Service", ""),
+        subject=headers.get("Slipway-Subject", ""),
+        code=headers.get("Slipway-Code", ""),
+        reason=headers.get("Slipway-Reason", ""),
+        stream=headers.get("Slipway-Stream", ""),
+        stream_sequence=int(headers.get("Slipway-Sequence", "0")),
+        deliveries=int(headers.get("Slipway-Deliveries", "0")),
+        at=headers.get("Slipway-At", ""),
+        headers=headers,
+        body=raw.data or b"",
+    )
 
 
 async def list_all(js: JetStreamContext) -> list[DeadLetter]:

@@ -133,8 +133,9 @@ class Delivery(BaseMiddleware[Any, Any]):
             raise (AckMessage() if rejected else RejectMessage()) from error
         delay = backoff_s(deliveries)
         code = known.code if known else "unknown"
-        log.warning("will be tried again", code=code, error=repr(error), delay_s=delay,
-                    exc_info=None if known else error)  # fmt: skip
+        log.warning(
+            "will be tried again", code=code, error=repr(error), delay_s=delay, exc_info=None if known else error
+        )
         self._bus.count(consumption.fact, "retried")
         raise NackMessage(delay=delay) from error
 
@@ -160,9 +161,14 @@ class Delivery(BaseMiddleware[Any, Any]):
             await bury(self._bus, message, error, consumption.durable)
         except (TimeoutError, NatsError, Transient) as refusal:
             metadata = message.metadata
-            structlog.get_logger().error("no dead letter could be stored; the message is in its stream",
-                                         fact=consumption.fact.TYPE, subject=message.subject, stream=metadata.stream,
-                                         sequence=metadata.sequence.stream, error=repr(refusal))  # fmt: skip
+            structlog.get_logger().error(
+                "no dead letter could be stored; the message is in its stream",
+                fact=consumption.fact.TYPE,
+                subject=message.subject,
+                stream=metadata.stream,
+                sequence=metadata.sequence.stream,
+                error=repr(refusal),
+            )
             self._bus.count(consumption.fact, "letter_refused")
 
     async def _tell(self, consumption: Consumption, failed: Failed, source: str) -> bool:
@@ -185,9 +191,13 @@ class Delivery(BaseMiddleware[Any, Any]):
         from shared.bus import Emit, publish_event
 
         abandoned = WorkAbandoned(
-            service=self._bus.service, cause_type=event.type, cause_id=event.id, dead_letter_sequence=sequence,
-            code=error.code, reason=error.reason[:_REASON_CHARS],
-        )  # fmt: skip
+            service=self._bus.service,
+            cause_type=event.type,
+            cause_id=event.id,
+            dead_letter_sequence=sequence,
+            code=error.code,
+            reason=error.reason[:_REASON_CHARS],
+        )
         await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
 
 

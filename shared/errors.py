@@ -81,16 +81,42 @@ def _from_nats(error: BaseException) -> SlipwayError | None:
 
 
 _STORE_PERMANENT: dict[str, Code] = {
-    "NoSuchKey": "artifact_not_found", "NoSuchBucket": "artifact_not_found", "NoSuchVersion": "artifact_not_found",
-    "AccessDenied": "uri_not_allowed", "BadDigest": "digest_mismatch", "XAmzContentSHA256Mismatch": "digest_mismatch",
-    "InvalidRange": "digest_mismatch", "InvalidObjectState": "store_refused", "ObjectLocked": "store_refused",
-}  # fmt: skip
-_STORE_TRANSIENT = frozenset({
-    "RequestTimeout", "RequestTimeTooSkewed", "RequestExpired", "ExpiredToken", "TokenRefreshRequired", "InvalidToken",
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed", "AccountProblem", "NotSignedUp",
-    "InvalidSecurity", "AllAccessDisabled", "Unauthorized", "NoSuchUpload", "InvalidPart", "IncompleteBody",
-    "TooManyRequests", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded",
-})  # fmt: skip
+    "NoSuchKey": "artifact_not_found",
+    "NoSuchBucket": "artifact_not_found",
+    "NoSuchVersion": "artifact_not_found",
+    "AccessDenied": "uri_not_allowed",
+    "BadDigest": "digest_mismatch",
+    "XAmzContentSHA256Mismatch": "digest_mismatch",
+    "InvalidRange": "digest_mismatch",
+    "InvalidObjectState": "store_refused",
+    "ObjectLocked": "store_refused",
+}
+_STORE_TRANSIENT = frozenset(
+    {
+        "RequestTimeout",
+        "RequestTimeTooSkewed",
+        "RequestExpired",
+        "ExpiredToken",
+        "TokenRefreshRequired",
+        "InvalidToken",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "AuthorizationHeaderMalformed",
+        "AccountProblem",
+        "NotSignedUp",
+        "InvalidSecurity",
+        "AllAccessDisabled",
+        "Unauthorized",
+        "NoSuchUpload",
+        "InvalidPart",
+        "IncompleteBody",
+        "TooManyRequests",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+    }
+)
 """Answers of 4xx that are about the moment, a clock or credentials, and not about the object."""
 _S3_FULL = frozenset({"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded", "InsufficientStorage"})
 _STATUS_TRANSIENT = frozenset({401, 403, 407, 408, 409, 421, 423, 425, 429})

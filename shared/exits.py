@@ -8,21 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-MEANINGS: Mapping[int, str] = MappingProxyType({
-    signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
-    signal.SIGABRT: "it gave up after an error that it could not handle, such as damaged memory; its log says which",
-    signal.SIGBUS: "memory backed by a file could not be used; /dev/shm or a disk may be full, or a file was cut",
-    signal.SIGFPE: "it divided by zero or computed what has no result",
-    signal.SIGSEGV: "it used memory that is not its own, which is a defect of the program or of a library",
-    signal.SIGKILL: "it was killed from outside, or by the kernel because memory ran out",
-    signal.SIGTERM: "it was asked to end",
-    signal.SIGINT: "it was interrupted from the keyboard",
-    signal.SIGHUP: "its terminal was closed",
-    signal.SIGPIPE: "what it wrote to was closed",
-    signal.SIGSYS: "it made a system call that its sandbox forbids",
-    signal.SIGXCPU: "it used more processor time than its limit",
-    signal.SIGXFSZ: "it wrote a file that is larger than its limit",
-})  # fmt: skip
+MEANINGS: Mapping[int, str] = MappingProxyType(
+    {
+        signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
+        signal.SIGABRT: "it gave up after an error that it could not handle, such as damaged memory; its log has more",
+        signal.SIGBUS: "memory backed by a file could not be used; /dev/shm or a disk may be full, or a file was cut",
+        signal.SIGFPE: "it divided by zero or computed what has no result",
+        signal.SIGSEGV: "it used memory that is not its own, which is a defect of the program or of a library",
+        signal.SIGKILL: "it was killed from outside, or by the kernel because memory ran out",
+        signal.SIGTERM: "it was asked to end",
+        signal.SIGINT: "it was interrupted from the keyboard",
+        signal.SIGHUP: "its terminal was closed",
+        signal.SIGPIPE: "what it wrote to was closed",
+        signal.SIGSYS: "it made a system call that its sandbox forbids",
+        signal.SIGXCPU: "it used more processor time than its limit",
+        signal.SIGXFSZ: "it wrote a file that is larger than its limit",
+    }
+)
 """What usually causes the death by a signal."""
 
 OUT_OF_MEMORY = "perhaps the kernel killed it: memory ran out in this control group just before"

@@ -85,7 +85,11 @@ class Hub:
         with self._explained(folder):
             path = Path(
                 self._api().hf_hub_download(
-                    folder.repo, file.path, revision=folder.revision, local_dir=into, force_download=True,
+                    folder.repo,
+                    file.path,
+                    revision=folder.revision,
+                    local_dir=into,
+                    force_download=True,
                     tqdm_class=_bar_that_tells(count),
                 )
             )

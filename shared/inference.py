@@ -28,8 +28,12 @@ NO_REASON = "None"
 BROKEN_OFF: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine gave up."""
 
-USUAL_FLAGS: Final = ("exclude_input_in_output", "return_finish_reason", "return_num_input_tokens",
-                      "return_num_output_tokens")  # fmt: skip
+USUAL_FLAGS: Final = (
+    "exclude_input_in_output",
+    "return_finish_reason",
+    "return_num_input_tokens",
+    "return_num_output_tokens",
+)
 """What every request asks for besides the text."""
 
 

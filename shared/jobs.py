@@ -27,9 +27,13 @@ OnProgress = Callable[[dict[str, Any]], Awaitable[None]]
 _LINE_LIMIT = 4 * 1024 * 1024  # bytes of one message of the child
 _OUT_OF_MEMORY_EXIT = 77
 _OUT_OF_MEMORY_PHRASES = (
-    "DefaultCPUAllocator", "not enough memory", "an't allocate memory", "annot allocate memory", "out of memory",
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "an't allocate memory",
+    "annot allocate memory",
+    "out of memory",
     "bad_alloc",
-)  # fmt: skip
+)
 _SILENCE_S = 2.0
 _POLL_S = 0.05
 
@@ -39,9 +43,15 @@ class ChildKilled(Exception):  # noqa: N818 - it is what happened
 
 
 async def run_job(
-    argv: Sequence[str], *, on_progress: OnProgress, log_path: Path, memory_limit_bytes: int | None = None,
-    timeout_s: float | None = None, at_timeout: str = "", env: Mapping[str, str] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    argv: Sequence[str],
+    *,
+    on_progress: OnProgress,
+    log_path: Path,
+    memory_limit_bytes: int | None = None,
+    timeout_s: float | None = None,
+    at_timeout: str = "",
+    env: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Run a child process and give its result.
 
     Cancelling ends the child. `memory_limit_bytes` bounds the child's data segment. A child that has said how its work
@@ -66,10 +76,14 @@ async def run_job(
     kills_before = count_memory_kills()
     with log_path.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            *launching(argv, memory_limit_bytes=memory_limit_bytes), stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE, stderr=log, limit=_LINE_LIMIT,
-            env={**os.environ, **(env or {})}, start_new_session=True,
-        )  # fmt: skip
+            *launching(argv, memory_limit_bytes=memory_limit_bytes),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            limit=_LINE_LIMIT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
     heard = _Heard()
     try:
         async with asyncio.timeout(timeout_s) as limit:
@@ -161,17 +175,16 @@ def _message(line: bytes) -> dict[str, Any] | None:
     return message if is_error else None
 
 
-def _conclude(
-    outcome: dict[str, Any], code: int | None, log_path: Path, *, killed_by_kernel: bool
-) -> dict[str, Any]:  # fmt: skip
+def _conclude(outcome: dict[str, Any], code: int | None, log_path: Path, *, killed_by_kernel: bool) -> dict[str, Any]:
     if "error" in outcome:
         error = outcome["error"]
         kind = Transient if error.get("transient") else Permanent
         raise kind(as_code(error["code"]), error["reason"], **error.get("details", {}))
     if "result" in outcome:
         if code != 0:  # libraries may crash while the interpreter takes them down
-            structlog.get_logger().warning("the work was done, but its process ended badly", exit_code=code,
-                                           log=log_path.name)  # fmt: skip
+            structlog.get_logger().warning(
+                "the work was done, but its process ended badly", exit_code=code, log=log_path.name
+            )
         result: dict[str, Any] = outcome["result"]
         return result
     log = f"see {log_path.name} in the service's folder"
@@ -205,8 +218,16 @@ def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
         known = error if isinstance(error, SlipwayError) else translate(error)
         if known is None:
             raise
-        _say({"error": {"code": known.code, "reason": known.reason, "details": known.details,
-                        "transient": isinstance(known, Transient)}})  # fmt: skip
+        _say(
+            {
+                "error": {
+                    "code": known.code,
+                    "reason": known.reason,
+                    "details": known.details,
+                    "transient": isinstance(known, Transient),
+                }
+            }
+        )
         sys.exit(1)
     sys.exit(0)
 

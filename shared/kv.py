@@ -151,9 +151,7 @@ class _Follower(Generic[M]):
     deleted. So the watch is made anew at every reconnect, for another bucket, and when a look finds what it missed.
     """
 
-    def __init__(
-        self, bucket: Bucket[M], client: Client, on_change: OnChange[M], on_look: OnLook | None
-    ) -> None:
+    def __init__(self, bucket: Bucket[M], client: Client, on_change: OnChange[M], on_look: OnLook | None) -> None:
         self._bucket = bucket
         self._client = client
         self._on_change = on_change

@@ -152,6 +152,10 @@ class Ledger(Generic[K]):
 
 def _emit(record: Kept, one: Outgoing) -> Emit:
     return Emit(
-        FACTS[one.type].model_validate(one.data), key=one.key, model=record.model, correlation_id=one.correlation_id,
-        environment=one.environment or record.environment, cause_id=one.cause_id,
-    )  # fmt: skip
+        FACTS[one.type].model_validate(one.data),
+        key=one.key,
+        model=record.model,
+        correlation_id=one.correlation_id,
+        environment=one.environment or record.environment,
+        cause_id=one.cause_id,
+    )

@@ -37,6 +37,10 @@ def order_refused(failed: Failed) -> OrderRefused | None:
     if event is None:
         return None
     return OrderRefused(
-        order_id=event.id, order_type=event.type, who=event.data.who,
-        release_id=getattr(event.data, "release_id", None), code=error.code, reason=error.sentence(),
-    )  # fmt: skip
+        order_id=event.id,
+        order_type=event.type,
+        who=event.data.who,
+        release_id=getattr(event.data, "release_id", None),
+        code=error.code,
+        reason=error.sentence(),
+    )

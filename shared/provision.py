@@ -24,9 +24,12 @@ _GROWING = ("num_replicas", "max_msgs_per_subject")
 
 
 async def provision(
-    js: JetStreamContext, *, replicas: int = 1, dedupe_window_s: float | None = None,
+    js: JetStreamContext,
+    *,
+    replicas: int = 1,
+    dedupe_window_s: float | None = None,
     limits: Mapping[str, int] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Make the bus look like `shared.topology` declares; safe to run again at any time.
 
     What exists keeps its messages, and every setting that nothing here declares. Replicas, history and limits of size
@@ -51,8 +54,10 @@ async def provision(
             await js.add_consumer(name, consumer)
         for bucket in topology.buckets(replicas=replicas, limits=allowed):
             wanted = {
-                "num_replicas": bucket.replicas, "max_msgs_per_subject": bucket.history, "max_bytes": bucket.max_bytes,
-            }  # fmt: skip
+                "num_replicas": bucket.replicas,
+                "max_msgs_per_subject": bucket.history,
+                "max_bytes": bucket.max_bytes,
+            }
             await _ensure(js, f"KV_{bucket.bucket}", wanted, partial(js.create_key_value, bucket))
     except APIError as error:
         if inbox is not None and await _live(js, ORDERS) is None:
@@ -117,8 +122,9 @@ def merge(live: Mapping[str, Any], wanted: Mapping[str, Any], *, used_bytes: int
         settings["max_msg_size"] = wanted["max_msg_size"]
     limit = wanted["max_bytes"]
     if used_bytes >= limit and live["max_bytes"] < limit:
-        structlog.get_logger().error("a stream holds more than its limit, which is not set", stream=live["name"],
-                                     bytes=used_bytes, limit=limit)  # fmt: skip
+        structlog.get_logger().error(
+            "a stream holds more than its limit, which is not set", stream=live["name"], bytes=used_bytes, limit=limit
+        )
     else:
         settings["max_bytes"] = max(live["max_bytes"], limit)
     return settings
@@ -133,9 +139,7 @@ async def _main() -> None:
     connection = Connection()
     client = await nats.connect(connection.nats_url)
     try:
-        await provision(
-            client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection)
-        )  # fmt: skip
+        await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))
     finally:
         await client.close()
 

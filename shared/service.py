@@ -63,9 +63,13 @@ async def connect_patiently(bus: Bus) -> None:
 
 
 async def serve(
-    bus: Bus, connection: Connection, *, ready: Mapping[str, Check] | None = None,
-    background: Sequence[Callable[[], Awaitable[None]]] = (), app: Starlette | None = None,
-) -> None:  # fmt: skip
+    bus: Bus,
+    connection: Connection,
+    *,
+    ready: Mapping[str, Check] | None = None,
+    background: Sequence[Callable[[], Awaitable[None]]] = (),
+    app: Starlette | None = None,
+) -> None:
     """Run until SIGTERM or SIGINT: first the endpoints, then bus, handlers and background work; then all in reverse.
 
     The endpoints need nothing else: without the bus the service lives and is not ready. A background task that fails
@@ -81,10 +85,15 @@ async def serve(
     web.router.routes.extend(probe_routes(bus, checks))
     server = uvicorn.Server(
         uvicorn.Config(
-            web, host=connection.http_host, port=connection.http_port, log_config=None, access_log=False,
-            timeout_graceful_shutdown=20, lifespan="off",
+            web,
+            host=connection.http_host,
+            port=connection.http_port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=20,
+            lifespan="off",
         )
-    )  # fmt: skip
+    )
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     http = asyncio.ensure_future(_serve_http(server))
     waiting = asyncio.ensure_future(stop.wait())

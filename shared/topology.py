@@ -37,10 +37,13 @@ BUCKETS = ("releases", "policies", "servers", "routes", "staging-routes", "alert
 _MEBIBYTE = 1024 * 1024
 _BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}
 LIMITS: Mapping[str, int] = {
-    INBOX: 256 * _MEBIBYTE, ORDERS: 256 * _MEBIBYTE, EVENTS: 8192 * _MEBIBYTE, DEADLETTER: 1024 * _MEBIBYTE,
+    INBOX: 256 * _MEBIBYTE,
+    ORDERS: 256 * _MEBIBYTE,
+    EVENTS: 8192 * _MEBIBYTE,
+    DEADLETTER: 1024 * _MEBIBYTE,
     TELEMETRY: 64 * _MEBIBYTE,
     **{f"KV_{name}": _BUCKET_BYTES.get(name, 128 * _MEBIBYTE) for name in BUCKETS},
-}  # fmt: skip
+}
 """Bytes that each stream may hold; a bucket is the stream `KV_<bucket>`.
 
 A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
@@ -66,17 +69,29 @@ def streams(
     """List the five streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
     kept = [
         StreamConfig(
-            name=name, subjects=stream_subjects(name), retention=RetentionPolicy.LIMITS, storage=StorageType.FILE,
-            num_replicas=replicas, duplicate_window=dedupe_window_s, max_age=0.0,
+            name=name,
+            subjects=stream_subjects(name),
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            duplicate_window=dedupe_window_s,
+            max_age=0.0,
             discard=DiscardPolicy.OLD if name in KEEPS_THE_NEWEST else DiscardPolicy.NEW,
-            max_bytes=limits[name], max_msg_size=FROM_OUTSIDE_BYTES if name in (INBOX, ORDERS) else -1,
+            max_bytes=limits[name],
+            max_msg_size=FROM_OUTSIDE_BYTES if name in (INBOX, ORDERS) else -1,
         )
         for name in (INBOX, ORDERS, EVENTS, DEADLETTER)
-    ]  # fmt: skip
+    ]
     telemetry = StreamConfig(
-        name=TELEMETRY, subjects=stream_subjects(TELEMETRY), storage=StorageType.MEMORY, num_replicas=replicas,
-        max_bytes=limits[TELEMETRY], max_age=3600.0, discard=DiscardPolicy.OLD, duplicate_window=dedupe_window_s,
-    )  # fmt: skip
+        name=TELEMETRY,
+        subjects=stream_subjects(TELEMETRY),
+        storage=StorageType.MEMORY,
+        num_replicas=replicas,
+        max_bytes=limits[TELEMETRY],
+        max_age=3600.0,
+        discard=DiscardPolicy.OLD,
+        duplicate_window=dedupe_window_s,
+    )
     return [*kept, telemetry]
 
 
@@ -87,10 +102,14 @@ def consumer(service: str, fact: type[Fact], environment: Environment = "product
         msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
         raise ValueError(msg)
     config = ConsumerConfig(
-        durable_name=durable_name(service, fact, environment), filter_subject=filter_subject(fact, environment),
-        ack_policy=AckPolicy.EXPLICIT, deliver_policy=DeliverPolicy.ALL, ack_wait=ACK_WAIT_S, max_deliver=-1,
+        durable_name=durable_name(service, fact, environment),
+        filter_subject=filter_subject(fact, environment),
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_wait=ACK_WAIT_S,
+        max_deliver=-1,
         max_ack_pending=1 if fact is CheckpointReady else 256,
-    )  # fmt: skip
+    )
     return stream, config
 
 

@@ -45,9 +45,10 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
 
     def __init__(self, *, endpoint: str, access_key: str, secret_key: str, secure: bool) -> None:
         pool = _CreateOnly(
-            timeout=urllib3.Timeout(connect=30, read=120), maxsize=16,  # sending a body is under the first of these
+            timeout=urllib3.Timeout(connect=30, read=120),
+            maxsize=16,  # sending a body is under the first of these
             retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]),
-        )  # fmt: skip
+        )
         super().__init__(
             endpoint=endpoint, access_key=access_key, secret_key=secret_key, secure=secure, http_client=pool
         )
@@ -200,9 +201,12 @@ def _expect(announced: str | None, size: int) -> None:
 
 
 def _receive(
-    response: Any, size: int, out: BinaryIO,
-    free: SimpleQueue[memoryview | None], full: SimpleQueue[memoryview | None],
-) -> None:  # fmt: skip
+    response: Any,
+    size: int,
+    out: BinaryIO,
+    free: SimpleQueue[memoryview | None],
+    full: SimpleQueue[memoryview | None],
+) -> None:
     """Write a body to a file by way of the free buffers until it ends or nobody wants more; None is the end."""
     try:
         for at in range(0, size, CHUNK_BYTES):

@@ -76,9 +76,12 @@ def row(alarm: Alarm) -> tuple[str, ...]:
     """Give an alert as cells for programs: state, those of `COLUMNS`, message, runbook and evidence."""
     fact = alarm.fact
     return (
-        "open" if alarm.open else "resolved", *_head(alarm), _one_line(fact.message), fact.runbook or "-",
+        "open" if alarm.open else "resolved",
+        *_head(alarm),
+        _one_line(fact.message),
+        fact.runbook or "-",
         fact.evidence.uri if fact.evidence is not None else "-",
-    )  # fmt: skip
+    )
 
 
 def blocks(alarms: Sequence[Alarm]) -> list[tuple[str, list[str]]]:
@@ -112,10 +115,13 @@ def as_data(alarm: Alarm) -> dict[str, Any]:
     """Give an alert as JSON data: its last fact, and how it stands."""
     fact = plain(alarm.event)["data"]
     return {
-        **fact, "state": "open" if alarm.open else "resolved", "since": alarm.since.isoformat(),
+        **fact,
+        "state": "open" if alarm.open else "resolved",
+        "since": alarm.since.isoformat(),
         "resolved_at": alarm.resolved_at.isoformat() if alarm.resolved_at is not None else None,
-        "updates": alarm.updates, "environment": alarm.event.environment,
-    }  # fmt: skip
+        "updates": alarm.updates,
+        "environment": alarm.event.environment,
+    }
 
 
 def news_line(event: Event[Any]) -> str | None:

@@ -178,9 +178,15 @@ def _check_names(name: str, revision: str | None) -> None:
 
 
 def commit_base(
-    store: Store, content: FolderManifest, name: str, revision: str | None, *, architecture: str, source: str,
+    store: Store,
+    content: FolderManifest,
+    name: str,
+    revision: str | None,
+    *,
+    architecture: str,
+    source: str,
     otherwise: str | None = None,
-) -> Imported:  # fmt: skip
+) -> Imported:
     """Commit files that lie in the store as a base model, unless it is one already.
 
     Args:
@@ -200,10 +206,14 @@ def commit_base(
     ref, _ = store.put_manifest(manifest_key("folder", fingerprint), content)
     found = revision or otherwise or fingerprint.removeprefix("sha256:")[:REVISION_CHARS]
     manifest = BaseManifest(
-        name=name, revision=found, folder=ref, architecture=architecture, source=source,
+        name=name,
+        revision=found,
+        folder=ref,
+        architecture=architecture,
+        source=source,
         weights_bytes=sum(file.size_bytes for file in content.files if is_weights(file.path)),
         imported_at=SystemClock().now(),
-    )  # fmt: skip
+    )
     key = f"bases/{name}/{found}.json"
     _, created = store.put_manifest(key, manifest)
     if created:
@@ -233,10 +243,16 @@ def list_command(state: StateOption = None, as_json: JsonOption = False) -> None
         show_line("no base model yet; import one with `slipway base import`")
         return
     rows = [
-        (one.name, one.revision, one.architecture, f"{one.weights_bytes / 1e6:.0f} MB",
-         f"{one.imported_at:%Y-%m-%d %H:%M}", one.source)
+        (
+            one.name,
+            one.revision,
+            one.architecture,
+            f"{one.weights_bytes / 1e6:.0f} MB",
+            f"{one.imported_at:%Y-%m-%d %H:%M}",
+            one.source,
+        )
         for one in found
-    ]  # fmt: skip
+    ]
     show_table(("name", "revision", "architecture", "weights", "imported", "source"), rows)
 
 

@@ -38,16 +38,22 @@ class Contender:
     def row(self) -> tuple[str, ...]:
         """Give it as cells, in the order of `COLUMNS`."""
         one = self.quality
-        measured = ("-",) * 3 if one is None else (
-            f"{one.mean_kl:.4f}", f"{one.p99_kl:.3f}", f"{one.top1_agreement_ratio:.3f}"
-        )  # fmt: skip
+        measured = (
+            ("-",) * 3
+            if one is None
+            else (f"{one.mean_kl:.4f}", f"{one.p99_kl:.3f}", f"{one.top1_agreement_ratio:.3f}")
+        )
         return (
-            self.variant, "-" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f} MB",
-            _times(self.size_ratio, 2), _times(one.perplexity_ratio if one else None, 4),
-            _times(self.served_perplexity_ratio, 4), *measured,
+            self.variant,
+            "-" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f} MB",
+            _times(self.size_ratio, 2),
+            _times(one.perplexity_ratio if one else None, 4),
+            _times(self.served_perplexity_ratio, 4),
+            *measured,
             "-" if self.ttft_p50_ms is None else f"{self.ttft_p50_ms:.0f}/{_plain(self.ttft_p95_ms, 0)}",
-            _plain(self.tps_system, 1), "chosen" if self.chosen else self.verdict or "-",
-        )  # fmt: skip
+            _plain(self.tps_system, 1),
+            "chosen" if self.chosen else self.verdict or "-",
+        )
 
     def why(self) -> str:
         """Say why it was chosen or not: `gptq-int4: quality_gate_failed: too much quality was lost`."""
@@ -111,9 +117,12 @@ def registered_alone(one: f.RegisteredVariant) -> Contender:
 def with_manifest(one: Contender, manifest: VariantManifest) -> Contender:
     """Complete a variant that is kept though it was never served by what its manifest says."""
     return replace(
-        one, size_bytes=manifest.weights_bytes, size_ratio=manifest.size_ratio, quality=one.quality or manifest.quality,
+        one,
+        size_bytes=manifest.weights_bytes,
+        size_ratio=manifest.size_ratio,
+        quality=one.quality or manifest.quality,
         own_quality=manifest.evaluation_quality,
-    )  # fmt: skip
+    )
 
 
 def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Contender:
@@ -121,9 +130,13 @@ def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Con
         one = replace(one, verdict=None, code=None, reason="", fault=None)
         return replace(one, quality=fact.quality, own_quality=fact.evaluation_quality)
     return replace(
-        one, manifest=fact.manifest, size_bytes=fact.weights_bytes, size_ratio=fact.size_ratio, quality=fact.quality,
+        one,
+        manifest=fact.manifest,
+        size_bytes=fact.weights_bytes,
+        size_ratio=fact.size_ratio,
+        quality=fact.quality,
         own_quality=fact.evaluation_quality if isinstance(fact, f.VariantQuantised) else one.own_quality,
-    )  # fmt: skip
+    )
 
 
 def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
@@ -132,9 +145,13 @@ def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
     if fact.measurement_number > 1 and fact.stage == "quantise" and fact.code != "quality_gate_failed":
         return replace(one, reason=f"{one.reason}; it was not measured again: {fact.code}: {fact.reason}")
     return replace(
-        one, manifest=fact.manifest or one.manifest, quality=fact.quality or one.quality,
-        verdict="inconclusive" if fact.code == "inconclusive" else "fail", code=fact.code, reason=fact.reason,
-    )  # fmt: skip
+        one,
+        manifest=fact.manifest or one.manifest,
+        quality=fact.quality or one.quality,
+        verdict="inconclusive" if fact.code == "inconclusive" else "fail",
+        code=fact.code,
+        reason=fact.reason,
+    )
 
 
 def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
@@ -142,11 +159,17 @@ def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
     against = "; ".join(f"{gate.name}: {gate.reason}" for gate in fact.gates if gate.verdict != "pass")
     codes = [gate.code for gate in fact.gates if gate.verdict == fact.verdict != "pass"]
     return replace(
-        one, quality=fact.quality or one.quality, ttft_p50_ms=side.ttft_ms.p50, ttft_p95_ms=side.ttft_ms.p95,
+        one,
+        quality=fact.quality or one.quality,
+        ttft_p50_ms=side.ttft_ms.p50,
+        ttft_p95_ms=side.ttft_ms.p95,
         served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
-        tps_system=side.tps_system, verdict=fact.verdict, code=next((code for code in codes if code), None),
-        reason=against, fault=next((gate.fault for gate in fact.gates if gate.fault), None),
-    )  # fmt: skip
+        tps_system=side.tps_system,
+        verdict=fact.verdict,
+        code=next((code for code in codes if code), None),
+        reason=against,
+        fault=next((gate.fault for gate in fact.gates if gate.fault), None),
+    )
 
 
 def _chosen(found: dict[Variant, Contender], choice: f.Choice) -> dict[Variant, Contender]:
@@ -154,13 +177,21 @@ def _chosen(found: dict[Variant, Contender], choice: f.Choice) -> dict[Variant, 
     told = {one.variant: one for one in choice.candidates}
     return {
         variant: replace(
-            one, verdict=told[variant].verdict, code=told[variant].code, reason=told[variant].reason,
-            on_front=told[variant].on_front, chosen=variant == choice.winner,
-        ) if variant in told else one
+            one,
+            verdict=told[variant].verdict,
+            code=told[variant].code,
+            reason=told[variant].reason,
+            on_front=told[variant].on_front,
+            chosen=variant == choice.winner,
+        )
+        if variant in told
+        else one
         for variant, one in found.items()
-    }  # fmt: skip
+    }
 
 
 _APPLY: dict[type, Any] = {
-    f.VariantQuantised: _made, f.VariantFailed: _failed, f.VariantBenchmarked: _benchmarked,
-}  # fmt: skip
+    f.VariantQuantised: _made,
+    f.VariantFailed: _failed,
+    f.VariantBenchmarked: _benchmarked,
+}

@@ -66,10 +66,17 @@ def drill(
     named = target_of(model, target) if target is not None else None
     record = asyncio.run(
         _start(
-            place, model, environment or "production", named, fault=wanted, share=share, span=span, reason=reason,
+            place,
+            model,
+            environment or "production",
+            named,
+            fault=wanted,
+            share=share,
+            span=span,
+            reason=reason,
             wait_s=timeout,
         )
-    )  # fmt: skip
+    )
     _show([record], model, as_json)
 
 
@@ -86,9 +93,17 @@ def parse_lasting(text: str) -> timedelta:
 
 
 async def _start(
-    place: Place, model: str, environment: Environment, named: Target | None, *, fault: DrillFault, share: float,
-    span: timedelta, reason: str, wait_s: float,
-) -> Drill:  # fmt: skip
+    place: Place,
+    model: str,
+    environment: Environment,
+    named: Target | None,
+    *,
+    fault: DrillFault,
+    share: float,
+    span: timedelta,
+    reason: str,
+    wait_s: float,
+) -> Drill:
     async with connected(place) as client:
         js = client.jetstream(timeout=10)
         route = await read_route(js, model, environment)
@@ -96,24 +111,32 @@ async def _start(
         if target not in serving(route):
             raise Refused(f"{target} takes no traffic in {environment}, so a drill would touch nothing")
         ordered = DrillOrdered(
-            who=who(), reason=reason, target=target, fault=fault, share_ratio=share,
-            expires_at=SystemClock().now() + span, environment=environment,
+            who=who(),
+            reason=reason,
+            target=target,
+            fault=fault,
+            share_ratio=share,
+            expires_at=SystemClock().now() + span,
+            environment=environment,
             epoch=route.epoch if route is not None else None,
-        )  # fmt: skip
+        )
         return await _order(js, order(model, None, ordered), wait_s)
 
 
-async def _stop(
-    place: Place, model: str, environment: Environment | None, reason: str, wait_s: float
-) -> list[Drill]:  # fmt: skip
+async def _stop(place: Place, model: str, environment: Environment | None, reason: str, wait_s: float) -> list[Drill]:
     async with connected(place) as client:
         js = client.jetstream(timeout=10)
         ended = []
         for one in await _on(js, model, environment):
             over = DrillOrdered(
-                who=who(), reason=reason, target=one.target, fault=one.fault, share_ratio=0.0,
-                expires_at=SystemClock().now(), environment=one.environment,
-            )  # fmt: skip
+                who=who(),
+                reason=reason,
+                target=one.target,
+                fault=one.fault,
+                share_ratio=0.0,
+                expires_at=SystemClock().now(),
+                environment=one.environment,
+            )
             ended.append(await _order(js, order(model, None, over), wait_s, until=one))
     return ended
 

@@ -97,9 +97,11 @@ async def nearly_full(js: JetStreamContext) -> list[str]:
         f"{one.config.name} holds {one.state.bytes} of {one.config.max_bytes} bytes; "
         f"{_when_full(one)}: see stream_full in docs/runbooks/serving.md"
         for one in await js.streams_info()
-        if one.config.name != TELEMETRY and one.config.max_bytes and one.config.max_bytes > 0
+        if one.config.name != TELEMETRY
+        and one.config.max_bytes
+        and one.config.max_bytes > 0
         and one.state.bytes >= 0.9 * one.config.max_bytes
-    ]  # fmt: skip
+    ]
 
 
 def _when_full(one: StreamInfo) -> str:
@@ -232,9 +234,12 @@ class _Reader:
 
     async def _subscribe(self) -> "JetStreamContext.PullSubscription":
         config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=self.next, ack_policy=AckPolicy.NONE,
-            inactive_threshold=30.0, mem_storage=True,
-        )  # fmt: skip
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self.next,
+            ack_policy=AckPolicy.NONE,
+            inactive_threshold=30.0,
+            mem_storage=True,
+        )
         if self._since is not None and self.next == 1:
             config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_TIME, None
             config.opt_start_time = self._since

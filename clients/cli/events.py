@@ -86,11 +86,16 @@ def show_letter(number: int, state: StateOption = None, as_json: JsonOption = Fa
         return
     show_pairs(
         {
-            "number": letter.sequence, "at": letter.at, "service": letter.service, "subject": letter.subject,
-            "code": letter.code, "reason": letter.reason, "what to do": ADVICE[as_code(letter.code)],
+            "number": letter.sequence,
+            "at": letter.at,
+            "service": letter.service,
+            "subject": letter.subject,
+            "code": letter.code,
+            "reason": letter.reason,
+            "what to do": ADVICE[as_code(letter.code)],
             "from": f"{letter.stream} message {letter.stream_sequence}, delivered {letter.deliveries} times",
         }
-    )  # fmt: skip
+    )
     show_line()
     show_line(
         _data(letter)["body"] if isinstance(_data(letter)["body"], str) else json.dumps(_data(letter)["body"], indent=2)

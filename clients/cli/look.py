@@ -47,13 +47,17 @@ def versions(model: str, state: StateOption = None, as_json: JsonOption = False)
         raise Refused(f"{model} has no registered version yet; see `slipway status {model}`")
     rows = [
         (
-            f"v{one.manifest.version}", _serving(route, one.manifest.version) or "-",
-            ", ".join(variant.variant for variant in one.manifest.variants), one.manifest.base.name,
-            one.manifest.training.run_id, _short(one.manifest.training.data_hash),
-            f"{one.manifest.registered_at:%Y-%m-%d %H:%M}", len(one.deployments),
+            f"v{one.manifest.version}",
+            _serving(route, one.manifest.version) or "-",
+            ", ".join(variant.variant for variant in one.manifest.variants),
+            one.manifest.base.name,
+            one.manifest.training.run_id,
+            _short(one.manifest.training.data_hash),
+            f"{one.manifest.registered_at:%Y-%m-%d %H:%M}",
+            len(one.deployments),
         )
         for one in found
-    ]  # fmt: skip
+    ]
     show_table(("version", "serving", "variants", "base", "run", "data", "registered", "deployments"), rows)
 
 
@@ -148,7 +152,7 @@ def _show_history(one: Version) -> None:
         rows = [
             (record.epoch, record.target, record.cause, f"{record.weight_ratio:.0%}", _when(record))
             for record in one.deployments
-        ]  # fmt: skip
+        ]
         show_table(("epoch", "deployed", "cause", "share", "at"), rows)
 
 
@@ -191,9 +195,19 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
 
 
 _FIGURES = (
-    "requests", "errors", "ttft_ms.p50", "ttft_ms.p95", "ttft_ms.p99", "itl_ms.p50", "itl_ms.p95", "e2e_ms.p50",
-    "e2e_ms.p95", "tps_request.p50", "tps_system", "goodput_rps",
-)  # fmt: skip
+    "requests",
+    "errors",
+    "ttft_ms.p50",
+    "ttft_ms.p95",
+    "ttft_ms.p99",
+    "itl_ms.p50",
+    "itl_ms.p95",
+    "e2e_ms.p50",
+    "e2e_ms.p95",
+    "tps_request.p50",
+    "tps_system",
+    "goodput_rps",
+)
 
 
 def _figures(side: SideSummary) -> list[str]:
@@ -235,7 +249,7 @@ def trace(
             **{f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in one.benchmarks},
             **{f"deployed {each.epoch}": f"{each.target} {each.cause} {_when(each)}" for each in one.deployments},
         }
-    )  # fmt: skip
+    )
 
 
 async def _resolve(place: Place, what: str) -> tuple[str, int, str | None, str | None]:
@@ -276,12 +290,15 @@ def routes(
         raise Refused(f"nothing serves {model or 'production'} yet; see `slipway status`")
     rows = [
         (
-            route.model, route.epoch, _named(route.active),
+            route.model,
+            route.epoch,
+            _named(route.active),
             f"{_named(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
-            _named(route.previous), ", ".join(str(target) for target in route.barred) or "-",
+            _named(route.previous),
+            ", ".join(str(target) for target in route.barred) or "-",
         )
         for route in chosen
-    ]  # fmt: skip
+    ]
     show_table(("model", "epoch", "active", "canary", "previous", "barred"), rows)
 
 

@@ -33,15 +33,25 @@ app = typer.Typer(
 )
 STACK, RELEASES, LOOK, OPERATE = "The stack", "Releases", "Look", "Operate"
 for name, function, panel in (
-    ("up", stack.up, STACK), ("ps", stack.ps, STACK), ("down", stack.down, STACK),
+    ("up", stack.up, STACK),
+    ("ps", stack.ps, STACK),
+    ("down", stack.down, STACK),
     ("env", stack.env, STACK),
-    ("publish", publish.publish, RELEASES), ("status", status.status, RELEASES),
-    ("approve", orders.approve, RELEASES), ("cancel", orders.cancel, RELEASES),
-    ("versions", look.versions, LOOK), ("show", look.show, LOOK), ("trace", look.trace, LOOK),
-    ("routes", look.routes, LOOK), ("ask", talk.ask, LOOK), ("events", events.events, OPERATE),
-    ("alerts", alerts.alerts, OPERATE), ("rollback", rollback.rollback, OPERATE), ("drill", drill.drill, OPERATE),
+    ("publish", publish.publish, RELEASES),
+    ("status", status.status, RELEASES),
+    ("approve", orders.approve, RELEASES),
+    ("cancel", orders.cancel, RELEASES),
+    ("versions", look.versions, LOOK),
+    ("show", look.show, LOOK),
+    ("trace", look.trace, LOOK),
+    ("routes", look.routes, LOOK),
+    ("ask", talk.ask, LOOK),
+    ("events", events.events, OPERATE),
+    ("alerts", alerts.alerts, OPERATE),
+    ("rollback", rollback.rollback, OPERATE),
+    ("drill", drill.drill, OPERATE),
     ("replay", replay.replay_command, OPERATE),
-):  # fmt: skip
+):
     app.command(name, rich_help_panel=panel)(function)
 app.add_typer(base.base_app, name="base", rich_help_panel=RELEASES)
 app.add_typer(orders.policy_app, name="policy", rich_help_panel=RELEASES)

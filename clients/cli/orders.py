@@ -75,9 +75,13 @@ async def _approve(place: Place, what: str, reason: str, until: datetime, as_jso
         if not awaited:
             raise Refused(f"{road.name} does not wait for an approval; see `slipway status {road.model}`")
         fact = ApprovalGranted(
-            release_id=awaited[-1].release_id, manifest_digest=awaited[-1].manifest_digest, who=who(), reason=reason,
-            expires_at=until, epoch=await epoch_of(js, road.model),
-        )  # fmt: skip
+            release_id=awaited[-1].release_id,
+            manifest_digest=awaited[-1].manifest_digest,
+            who=who(),
+            reason=reason,
+            expires_at=until,
+            epoch=await epoch_of(js, road.model),
+        )
         given = order(road.model, awaited[-1].release_id, fact)
         await publish_event(js, given)
         await raise_if_refused(js, given)
@@ -176,9 +180,14 @@ def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
         raise Refused(found.sentence, Exit.USAGE)
     order_id = str(uuid.uuid4())
     return Event[Any](
-        id=order_id, source="/slipway/cli", type=fact.TYPE, subject=model, time=SystemClock().now(),
-        correlationid=release_id or order_id, data=fact,
-    )  # fmt: skip
+        id=order_id,
+        source="/slipway/cli",
+        type=fact.TYPE,
+        subject=model,
+        time=SystemClock().now(),
+        correlationid=release_id or order_id,
+        data=fact,
+    )
 
 
 def _say(as_json: bool, data: dict[str, Any], line: str) -> None:
@@ -204,9 +213,7 @@ def load_policy(path: Path) -> ReleasePolicy:
 
 
 @policy_app.command("set")
-def policy_set(
-    model: str, file: Annotated[Path, typer.Argument(metavar="FILE")], state: StateOption = None
-) -> None:  # fmt: skip
+def policy_set(model: str, file: Annotated[Path, typer.Argument(metavar="FILE")], state: StateOption = None) -> None:
     """Store the release policy of a model; a checkpoint's own policy may then only tighten it."""
     policy = load_policy(file)
     asyncio.run(_policy_set(find_place(state), model, policy))

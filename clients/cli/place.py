@@ -18,7 +18,7 @@ from shared.settings import Connection
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the embedded stack; SLIPWAY_STATE, else .state here.")
-]  # fmt: skip
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONNECT_S = 3.0
 
@@ -51,10 +51,14 @@ def find_place(state: Path | None) -> Place:
         )
     values = description.variables
     connection = Connection(
-        nats_url=values["SLIPWAY_NATS_URL"], s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
-        s3_access_key=values["SLIPWAY_S3_ACCESS_KEY"], s3_secret_key=SecretStr(values["SLIPWAY_S3_SECRET_KEY"]),
-        s3_bucket=values["SLIPWAY_S3_BUCKET"], s3_secure=False, state_dir=folder.path,
-    )  # fmt: skip
+        nats_url=values["SLIPWAY_NATS_URL"],
+        s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
+        s3_access_key=values["SLIPWAY_S3_ACCESS_KEY"],
+        s3_secret_key=SecretStr(values["SLIPWAY_S3_SECRET_KEY"]),
+        s3_bucket=values["SLIPWAY_S3_BUCKET"],
+        s3_secure=False,
+        state_dir=folder.path,
+    )
     return Place(connection, values["SLIPWAY_GATEWAY_URL"], str(folder.path))
 
 

@@ -26,9 +26,12 @@ def publish(
     *,
     model: Annotated[str, typer.Option(help="Model that this is a checkpoint of.")],
     base: Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")],
-    adapter: Annotated[str, typer.Option(
-        help="Folder of the LoRA or full weights, from save_pretrained; or hf://REPO@REVISION, or file:///FOLDER."
-    )],
+    adapter: Annotated[
+        str,
+        typer.Option(
+            help="Folder of the LoRA or full weights, from save_pretrained; or hf://REPO@REVISION, or file:///FOLDER."
+        ),
+    ],
     run_id: Annotated[str, typer.Option(help="Training run that it comes from.")],
     data_hash: Annotated[str, typer.Option(help="Digest of the training data, sha256:<hex>.")],
     hyperparameter: Annotated[list[str] | None, typer.Option(help="As in lr=0.0002; repeatable.")] = None,
@@ -40,32 +43,42 @@ def publish(
     evaluation: Annotated[Path | None, typer.Option(help="JSON lines to measure on.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
+) -> None:
     """Upload a checkpoint and publish checkpoint.ready; follow it with `slipway status MODEL --follow`."""
     if not re.match(MODEL_NAME_PATTERN, model):
         raise Refused(
             f"{model!r} is no model name; use 1 to 63 lower-case letters, digits and inner hyphens", Exit.USAGE
         )
     run = Run(
-        run_id=run_id, data_hash=data_hash, hyperparameters=parse_hyperparameters(hyperparameter or []),
+        run_id=run_id,
+        data_hash=data_hash,
+        hyperparameters=parse_hyperparameters(hyperparameter or []),
         evals=[parse_eval(item) for item in evaluated or []],
-    )  # fmt: skip
+    )
     wanted = parse_variants(variant or ["int8"])
     release_policy = load_policy(policy) if policy is not None else None
     place = find_place(state)
     imported = find_base(open_store(place), base)
     base_ref = BaseModelRef(
         name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
-    )  # fmt: skip
+    )
     weights = find_weights(adapter, quiet=as_json)
     total = 0 if isinstance(weights, Weights) else sum(path.stat().st_size for path in model_files(weights))
     try:
         with progress_bar(f"uploading {adapter}", total, shown=total > 0 and not as_json) as advance:
             published = publish_checkpoint(
-                weights, model=model, base=base_ref, run=run, place=training_place(place), wanted=wanted,
-                policy=release_policy, calibration=calibration, evaluation=evaluation, attempt=attempt,
+                weights,
+                model=model,
+                base=base_ref,
+                run=run,
+                place=training_place(place),
+                wanted=wanted,
+                policy=release_policy,
+                calibration=calibration,
+                evaluation=evaluation,
+                attempt=attempt,
                 progress=steps(advance),
-            )  # fmt: skip
+            )
     except PublishError as error:
         raise Refused(str(error)) from error
     if as_json:
@@ -87,9 +100,13 @@ def training_place(place: Place) -> TrainingPlace:
     """Say where the stack is in the words of the training client."""
     found = place.connection
     return TrainingPlace(
-        nats_url=found.nats_url, s3_endpoint=found.s3_endpoint, s3_access_key=found.s3_access_key,
-        s3_secret_key=found.s3_secret_key.get_secret_value(), s3_bucket=found.s3_bucket, s3_secure=found.s3_secure,
-    )  # fmt: skip
+        nats_url=found.nats_url,
+        s3_endpoint=found.s3_endpoint,
+        s3_access_key=found.s3_access_key,
+        s3_secret_key=found.s3_secret_key.get_secret_value(),
+        s3_bucket=found.s3_bucket,
+        s3_secure=found.s3_secure,
+    )
 
 
 def steps(advance: Advance) -> Callable[[int, int], None]:

@@ -157,9 +157,7 @@ async def _lift(place: Place, what: str, reason: str, until: datetime, wait_s: f
     raise AssertionError  # the loop ends by return or raise
 
 
-async def _await_lift(
-    js: JetStreamContext, target: Target, event: Event[Any], wait_s: float
-) -> int | OrderRefused:  # fmt: skip
+async def _await_lift(js: JetStreamContext, target: Target, event: Event[Any], wait_s: float) -> int | OrderRefused:
     """Return the epoch at which a target is barred no longer, or the answer that refuses the order."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:

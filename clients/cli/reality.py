@@ -47,9 +47,13 @@ class Happened:
     def as_data(self) -> dict[str, Any]:
         """Give it as JSON data."""
         return {
-            "at": self.at.isoformat(), "target": str(self.target), "what": self.what, "kind": self.kind or "rollback",
-            "trigger": self.trigger, "until": self.until.isoformat() if self.until is not None else None,
-        }  # fmt: skip
+            "at": self.at.isoformat(),
+            "target": str(self.target),
+            "what": self.what,
+            "kind": self.kind or "rollback",
+            "trigger": self.trigger,
+            "until": self.until.isoformat() if self.until is not None else None,
+        }
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ def happened(events: Sequence[Event[Any]], since: datetime) -> list[Happened]:
         fact = alarm.fact
         what = f"alert {fact.trigger or fact.kind} raised"
         found.append(
-            Happened(
-                alarm.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alarm.resolved_at
-            )
+            Happened(alarm.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alarm.resolved_at)
         )
     ends: dict[str, RollbackFact] = {}
     for event in events:
@@ -79,8 +81,10 @@ def happened(events: Sequence[Event[Any]], since: datetime) -> list[Happened]:
             if not isinstance(known, RollbackCompleted | RollbackFailed):
                 ends[event.data.rollback_id] = event.data
     found += [_rollback(fact) for fact in ends.values()]
-    return sorted((one for one in found if (one.until or one.at) > since or (one.is_alert and one.until is None)),
-                  key=lambda one: one.at)  # fmt: skip
+    return sorted(
+        (one for one in found if (one.until or one.at) > since or (one.is_alert and one.until is None)),
+        key=lambda one: one.at,
+    )
 
 
 def _rollback(fact: RollbackFact) -> Happened:
@@ -160,12 +164,25 @@ def as_data(line: Line, replay: Replay, triggers: Sequence[Trigger]) -> dict[str
     """Give a line as JSON data."""
     fired, really = line.fired, [one.as_data() for one in line.really]
     if fired is None:
-        return {"at": line.at.isoformat(), "fired": None, "why_not": why_not(line.really[0], replay, triggers),
-                "really": really}  # fmt: skip
+        return {
+            "at": line.at.isoformat(),
+            "fired": None,
+            "why_not": why_not(line.really[0], replay, triggers),
+            "really": really,
+        }
     told = {
-        "target": str(fired.target), "role": fired.role, "trigger": fired.trigger.name, "metric": fired.trigger.metric,
-        "requests": fired.trials, "bad": fired.hits, "limit": limit_of(fired.trigger), "e_value": fired.e_value,
-        "outcome": fired.outcome, "code": fired.code, "reason": fired.reason, "again": fired.again,
+        "target": str(fired.target),
+        "role": fired.role,
+        "trigger": fired.trigger.name,
+        "metric": fired.trigger.metric,
+        "requests": fired.trials,
+        "bad": fired.hits,
+        "limit": limit_of(fired.trigger),
+        "e_value": fired.e_value,
+        "outcome": fired.outcome,
+        "code": fired.code,
+        "reason": fired.reason,
+        "again": fired.again,
         "to": str(fired.to) if fired.to is not None else None,
-    }  # fmt: skip
+    }
     return {"at": line.at.isoformat(), "fired": told, "really": really}

@@ -91,9 +91,10 @@ def look_up_version(store: Store, model: str, number: int) -> Version | None:
     records = [store.find(one) for one in store.keys(f"versions/{model}/{number}/deployments/")]
     deployments = [DeploymentRecord.model_validate_json(record) for record in records if record]
     return Version(
-        VersionManifest.model_validate_json(data), store.ref_to(key).digest,
+        VersionManifest.model_validate_json(data),
+        store.ref_to(key).digest,
         tuple(sorted(deployments, key=lambda record: (record.deployed_at, record.epoch))),
-    )  # fmt: skip
+    )
 
 
 def kept_variant(store: Store, ref: ArtifactRef) -> VariantManifest | None:

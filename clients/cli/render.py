@@ -104,9 +104,25 @@ def event_line(event: Event[Any]) -> str:
 
 
 GIST = (
-    "release_id", "version", "variant", "target", "failed", "to", "outcome", "code", "verdict", "step", "done", "total",
-    "unit", "cause", "deadline_at", "reason", "who", "message",
-)  # fmt: skip
+    "release_id",
+    "version",
+    "variant",
+    "target",
+    "failed",
+    "to",
+    "outcome",
+    "code",
+    "verdict",
+    "step",
+    "done",
+    "total",
+    "unit",
+    "cause",
+    "deadline_at",
+    "reason",
+    "who",
+    "message",
+)
 
 
 def _gist(data: Mapping[str, Any]) -> str:

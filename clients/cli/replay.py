@@ -83,15 +83,15 @@ def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
 def report(model: str, found: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> dict[str, Any]:
     """Give a replay as JSON data."""
     return {
-        "model": model, "windows": found.windows, "requests": found.requests,
+        "model": model,
+        "windows": found.windows,
+        "requests": found.requests,
         "from": found.begin.isoformat() if found.begin is not None else None,
         "to": found.end.isoformat() if found.end is not None else None,
         "triggers": {one.name: sum(one.name == each.trigger.name for each in found.fired) for one in triggers},
-        "not_replayed": [
-            {"trigger": gap.trigger, "reason": gap.reason, "windows": gap.windows} for gap in found.gaps
-        ],
+        "not_replayed": [{"trigger": gap.trigger, "reason": gap.reason, "windows": gap.windows} for gap in found.gaps],
         "moments": [as_data(line, found, triggers) for line in lines],
-    }  # fmt: skip
+    }
 
 
 def _show(model: str, policy: Path, found: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> None:

@@ -106,12 +106,14 @@ def replay(
     for _, together in groupby(ordered, key=lambda one: one.window.from_):
         course.take(list(together))
     return Replay(
-        fired=tuple(course.fired), windows=len(ordered), requests=sum(one.requests for one in ordered),
+        fired=tuple(course.fired),
+        windows=len(ordered),
+        requests=sum(one.requests for one in ordered),
         gaps=tuple(Gap(*key, number) for key, number in course.gaps.items()),
         begin=ordered[0].window.from_ if ordered else None,
         end=max((one.window.to for one in ordered), default=None),
         away={target: tuple(times) for target, times in course.away.items()},
-    )  # fmt: skip
+    )
 
 
 Raised = Mapping[tuple[Target, AlertKind], Sequence[datetime]]
@@ -201,9 +203,13 @@ class _Course:
     """The replay as it goes on."""
 
     def __init__(
-        self, triggers: Sequence[Trigger], routes: Routes, declared: Mapping[int, Mapping[str, Trigger]], guard: Guard,
+        self,
+        triggers: Sequence[Trigger],
+        routes: Routes,
+        declared: Mapping[int, Mapping[str, Trigger]],
+        guard: Guard,
         raised: Raised,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.fired: list[Fired] = []
         self.gaps: dict[tuple[str, str], int] = {}
         self.away: dict[Target, list[tuple[datetime, datetime | None]]] = {}
@@ -231,9 +237,7 @@ class _Course:
         parts = self._parts(summary)
         if limit_of(trigger) >= 1.0 or not parts or not counted.trials:
             return
-        watch = self._watches.setdefault(
-            (summary.target, trigger.name), _Watch(trigger, plan_bet(limit_of(trigger)))
-        )  # fmt: skip
+        watch = self._watches.setdefault((summary.target, trigger.name), _Watch(trigger, plan_bet(limit_of(trigger))))
         raised = self._raised.get((summary.target, kind_of(trigger)), ())
         for span, outcomes, times in lay_out(counted, parts, raised):
             watch.enter(span)
@@ -281,16 +285,26 @@ class _Course:
         self._past.append(PastRollback(watch.trigger.name, ask.at))
         self._leave(ask.target, ask.at)
 
-    def _note(self, ask: _Asks, outcome: Outcome, *, code: str | None = None, reason: str = "",
-              to: Target | None = None) -> None:  # fmt: skip
+    def _note(
+        self, ask: _Asks, outcome: Outcome, *, code: str | None = None, reason: str = "", to: Target | None = None
+    ) -> None:
         watch = ask.watch
         self.fired.append(
             Fired(
-                at=ask.at, target=ask.target, trigger=watch.trigger, role=ask.role, trials=ask.counted.trials,
-                hits=ask.counted.hits, e_value=as_e_value(watch.evidence.peak), outcome=outcome, code=code,
-                reason=reason, to=to, again=ask.again,
+                at=ask.at,
+                target=ask.target,
+                trigger=watch.trigger,
+                role=ask.role,
+                trials=ask.counted.trials,
+                hits=ask.counted.hits,
+                e_value=as_e_value(watch.evidence.peak),
+                outcome=outcome,
+                code=code,
+                reason=reason,
+                to=to,
+                again=ask.again,
             )
-        )  # fmt: skip
+        )
 
     def _leave(self, target: Target, at: datetime) -> None:
         back = self._routes.returns(target, at)

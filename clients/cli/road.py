@@ -16,9 +16,18 @@ from contracts.envelope import Event
 State = Literal["waiting", "running", "done", "failed"]
 
 STEPS = (
-    "admitted", "merged", "quantised", "registered", "staged", "benchmarked", "rehearsed", "approved", "canary",
-    "in traffic", "finished",
-)  # fmt: skip
+    "admitted",
+    "merged",
+    "quantised",
+    "registered",
+    "staged",
+    "benchmarked",
+    "rehearsed",
+    "approved",
+    "canary",
+    "in traffic",
+    "finished",
+)
 OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
 """Steps that a road shows only where its policy asks for them, or where they happened."""
 
@@ -144,28 +153,40 @@ def join(roads: Roads) -> dict[str, Road]:
 def _inputs(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
     """Give what makes two checkpoints the same one."""
     return (
-        fact.model, fact.weights.ref.digest, fact.base.digest, fact.training.run_id, str(fact.attempt),
+        fact.model,
+        fact.weights.ref.digest,
+        fact.base.digest,
+        fact.training.run_id,
+        str(fact.attempt),
         *sorted(set(fact.wanted)),
-    )  # fmt: skip
+    )
 
 
 def _announced(road: Road, event: Event[f.CheckpointReady]) -> Road:
     data = event.data
     return replace(
-        road, began_at=min(road.began_at, event.time), run_id=data.training.run_id, wanted=tuple(data.wanted),
+        road,
+        began_at=min(road.began_at, event.time),
+        run_id=data.training.run_id,
+        wanted=tuple(data.wanted),
         inputs=_inputs(data),
-    )  # fmt: skip
+    )
 
 
 def _opened(road: Road, event: Event[f.ReleaseOpened]) -> Road:
     data = event.data
     opened = replace(
-        road, release_id=data.release_id, version=data.version, run_id=data.training.run_id, wanted=tuple(data.wanted),
+        road,
+        release_id=data.release_id,
+        version=data.version,
+        run_id=data.training.run_id,
+        wanted=tuple(data.wanted),
         manual=data.policy.promotion.mode == "manual",
         rehearsal=data.policy.rehearsal == "required" and bool(data.policy.automatic),
         began_at=min(road.began_at, event.time),
-        source_id=data.source_fact_id, inputs=_inputs(data),
-    )  # fmt: skip
+        source_id=data.source_fact_id,
+        inputs=_inputs(data),
+    )
     return opened.with_step("admitted", event.time, f"version {data.version} reserved")
 
 
@@ -274,19 +295,35 @@ def _finished(road: Road, event: Event[f.ReleaseFinished]) -> Road:
     data = event.data
     state: State = "done" if data.outcome == "promoted" else "failed"
     ended = replace(
-        road, outcome=data.outcome, code=data.code, reason=data.reason, finished_at=event.time, work=AtWork(),
-        release_id=data.release_id, version=data.version,
-    )  # fmt: skip
+        road,
+        outcome=data.outcome,
+        code=data.code,
+        reason=data.reason,
+        finished_at=event.time,
+        work=AtWork(),
+        release_id=data.release_id,
+        version=data.version,
+    )
     return ended.with_step("finished", event.time, data.outcome, state)
 
 
 _BEGINNINGS = (f.CheckpointReady, f.ReleaseOpened, f.CheckpointRejected, f.ReleaseFinished)
 
 _APPLY: dict[type, Callable[[Road, Any], Road]] = {
-    f.CheckpointReady: _announced, f.ReleaseOpened: _opened, f.CheckpointRejected: _rejected,
-    f.CheckpointMerged: _merged, f.VariantQuantised: _quantised, f.VariantFailed: _variant_failed,
-    f.VersionRegistered: _registered, f.VariantStaged: _staged, f.VariantBenchmarked: _benchmarked,
-    f.RehearsalCompleted: _rehearsed, f.CanaryAssessed: _assessed,
-    f.ApprovalAwaited: _awaited, f.ApprovalGranted: _approved, f.DeploymentChanged: _deployed,
-    f.WorkProgressed: _progressed, f.ReleaseFinished: _finished,
-}  # fmt: skip
+    f.CheckpointReady: _announced,
+    f.ReleaseOpened: _opened,
+    f.CheckpointRejected: _rejected,
+    f.CheckpointMerged: _merged,
+    f.VariantQuantised: _quantised,
+    f.VariantFailed: _variant_failed,
+    f.VersionRegistered: _registered,
+    f.VariantStaged: _staged,
+    f.VariantBenchmarked: _benchmarked,
+    f.RehearsalCompleted: _rehearsed,
+    f.CanaryAssessed: _assessed,
+    f.ApprovalAwaited: _awaited,
+    f.ApprovalGranted: _approved,
+    f.DeploymentChanged: _deployed,
+    f.WorkProgressed: _progressed,
+    f.ReleaseFinished: _finished,
+}

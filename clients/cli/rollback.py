@@ -124,11 +124,16 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
     aborts = route.canary is not None and route.canary.weight_ratio > 0.0
     aborts = aborts and (after.canary is None or after.canary.weight_ratio == 0.0)
     return {
-        **found, "refused": None, "cause": edit.cause if isinstance(edit, routes.Changed) else "rollback",
-        "active_now": _name(route.active), "active_then": _name(after.active), "epoch_then": after.epoch,
+        **found,
+        "refused": None,
+        "cause": edit.cause if isinstance(edit, routes.Changed) else "rollback",
+        "active_now": _name(route.active),
+        "active_then": _name(after.active),
+        "epoch_then": after.epoch,
         "aborts_canary": _name(route.canary.served) if aborts and route.canary is not None else None,
-        "previous_then": _name(after.previous), "barred_then": [str(one) for one in after.barred],
-    }  # fmt: skip
+        "previous_then": _name(after.previous),
+        "barred_then": [str(one) for one in after.barred],
+    }
 
 
 def _name(served: routes.ServedTarget | None) -> str | None:
@@ -149,19 +154,28 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         return
     show_pairs(
         {
-            "taken back": plan["failed"], "active": f"{plan['active_now']} -> {plan['active_then']}",
+            "taken back": plan["failed"],
+            "active": f"{plan['active_now']} -> {plan['active_then']}",
             "canary": f"{plan['aborts_canary']} is aborted" if plan["aborts_canary"] else "-",
-            "epoch": f"{plan['epoch']} -> {plan['epoch_then']}", "previous then": plan["previous_then"] or "-",
+            "epoch": f"{plan['epoch']} -> {plan['epoch_then']}",
+            "previous then": plan["previous_then"] or "-",
             "barred then": ", ".join(plan["barred_then"]),
         }
-    )  # fmt: skip
+    )
     show_line("nothing was changed; before it switches, the rollback-controller asks the target for a real token")
 
 
 async def _rollback(
-    place: Place, model: str, failed: Target | None, to_version: int | None, *, reason: str, until: datetime,
-    wait_s: float | None, say: bool,
-) -> RollbackFact | Event[RollbackOrdered]:  # fmt: skip
+    place: Place,
+    model: str,
+    failed: Target | None,
+    to_version: int | None,
+    *,
+    reason: str,
+    until: datetime,
+    wait_s: float | None,
+    say: bool,
+) -> RollbackFact | Event[RollbackOrdered]:
     """Publish the order; return how it ended, or the order itself where that is not awaited.
 
     Where the route changed between reading it and hearing the order, and the target still serves, it is given anew. A
@@ -175,9 +189,13 @@ async def _rollback(
         for _ in range(EPOCH_TRIES):
             route = await read_route(js, model)
             ordered = RollbackOrdered(
-                who=who(), reason=reason, failed=failed, to_version=to_version, expires_at=until,
+                who=who(),
+                reason=reason,
+                failed=failed,
+                to_version=to_version,
+                expires_at=until,
                 epoch=None if behind else route.epoch if route is not None else 0,
-            )  # fmt: skip
+            )
             event = order(model, None, ordered)
             after = await newest(js)
             await publish_event(js, event)

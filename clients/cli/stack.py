@@ -34,13 +34,13 @@ DOWN_TIMEOUT_S = 90.0
 
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="Folder of the stack; SLIPWAY_STATE, else .state here.")
-]  # fmt: skip
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 EngineOption = Annotated[str, typer.Option(help="slipway (vLLM), or toy: answers without a model, for fault tests.")]
 ReplicasOption = Annotated[
     list[str] | None, typer.Option(help="Processes of a service, as in quantiser=3; repeatable.")
-]  # fmt: skip
+]
 
 
 def folder_of(state: Path | None) -> StateFolder:
@@ -115,9 +115,13 @@ def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) ->
     command = [sys.executable, "-m", "clients.cli.main", "up", "--state", str(folder.path), "--quiet", *arguments]
     with log.open("wb") as out:
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )  # fmt: skip
+        )
     deadline = time.monotonic() + timeout_s + 60.0
     while time.monotonic() < deadline:
         if child.poll() is not None:
@@ -164,9 +168,15 @@ async def _look_at(part: PartState, description: Description) -> dict[str, Any]:
     if running and part.started_at:
         uptime = round((SystemClock().now() - datetime.fromisoformat(part.started_at)).total_seconds(), 1)
     return {
-        "name": part.name, "pid": part.pid if running else None, "port": part.port, "state": state,
-        "restarts": part.restarts, "uptime_s": uptime, "why": why or "", "last_end": part.ended,
-    }  # fmt: skip
+        "name": part.name,
+        "pid": part.pid if running else None,
+        "port": part.port,
+        "state": state,
+        "restarts": part.restarts,
+        "uptime_s": uptime,
+        "why": why or "",
+        "last_end": part.ended,
+    }
 
 
 def down(state: StateOption = None) -> None:

@@ -27,9 +27,13 @@ def ask(
     if url is None:
         raise Refused("where the gateway is, is not known; set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
     body = {
-        "model": model, "messages": [{"role": "user", "content": text}], "max_tokens": max_tokens,
-        "temperature": temperature, "stream": True, "stream_options": {"include_usage": True},
-    }  # fmt: skip
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
     try:
         with (
             httpx.Client(timeout=httpx.Timeout(120.0, connect=CONNECT_S), trust_env=False) as client,

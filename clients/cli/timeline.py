@@ -6,9 +6,12 @@ from clients.cli.render import duration
 from contracts.facts import RollbackTimeline
 
 STEPS = (
-    ("first bad", "first_bad_at"), ("detected", "detected_at"), ("decided", "decided_at"),
-    ("switched", "switched_at"), ("verified", "verified_at"),
-)  # fmt: skip
+    ("first bad", "first_bad_at"),
+    ("detected", "detected_at"),
+    ("decided", "decided_at"),
+    ("switched", "switched_at"),
+    ("verified", "verified_at"),
+)
 
 
 def short_span(seconds: float) -> str:

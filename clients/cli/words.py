@@ -109,7 +109,9 @@ def parse_fault(items: Sequence[str]) -> DrillFault:
 def describe_fault(fault: DrillFault) -> str:
     """Name a fault as it is typed."""
     told = {
-        f"delay_ms={fault.delay_ms}": fault.delay_ms, f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
-        "garble": fault.garble, f"answer={fault.answer}": fault.answer,
-    }  # fmt: skip
+        f"delay_ms={fault.delay_ms}": fault.delay_ms,
+        f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
+        "garble": fault.garble,
+        f"answer={fault.answer}": fault.answer,
+    }
     return " ".join(name for name, on in told.items() if on) or "nothing"

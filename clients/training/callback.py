@@ -14,9 +14,16 @@ from clients.training.publish import Published, Run, publish_checkpoint
 from clients.training.upload import Progress
 
 RECORDED = (
-    "learning_rate", "lr_scheduler_type", "max_steps", "num_train_epochs", "per_device_train_batch_size",
-    "gradient_accumulation_steps", "seed", "weight_decay", "warmup_steps",
-)  # fmt: skip
+    "learning_rate",
+    "lr_scheduler_type",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "weight_decay",
+    "warmup_steps",
+)
 
 
 class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for mypy here
@@ -50,9 +57,15 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._folder = folder
         self._evaluate = evaluate
         self._options: dict[str, Any] = {
-            "model": model, "base": base, "place": place, "wanted": wanted, "policy": policy,
-            "calibration": calibration, "evaluation": evaluation, "progress": progress,
-        }  # fmt: skip
+            "model": model,
+            "base": base,
+            "place": place,
+            "wanted": wanted,
+            "policy": policy,
+            "calibration": calibration,
+            "evaluation": evaluation,
+            "progress": progress,
+        }
 
     def on_train_end(
         self,

@@ -96,9 +96,18 @@ def publish_checkpoint(
         PublishError: something is not valid, or the store or the bus does not answer.
     """
     work = publish_checkpoint_async(
-        folder, model=model, base=base, run=run, place=place, wanted=wanted, policy=policy, calibration=calibration,
-        evaluation=evaluation, attempt=attempt, progress=progress,
-    )  # fmt: skip
+        folder,
+        model=model,
+        base=base,
+        run=run,
+        place=place,
+        wanted=wanted,
+        policy=policy,
+        calibration=calibration,
+        evaluation=evaluation,
+        attempt=attempt,
+        progress=progress,
+    )
     return _run(work)
 
 
@@ -127,9 +136,14 @@ async def publish_checkpoint_async(
             name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
         )
     fields = {
-        "model": model, "base": base, "training": _training(run), "evals": tuple(run.evals), "wanted": tuple(wanted),
-        "policy": policy, "attempt": attempt,
-    }  # fmt: skip
+        "model": model,
+        "base": base,
+        "training": _training(run),
+        "evals": tuple(run.evals),
+        "wanted": tuple(wanted),
+        "policy": policy,
+        "attempt": attempt,
+    }
     to_come = folder if isinstance(folder, Weights) else _weights_to_come()
     _sized(envelope(_validated({**fields, "weights": to_come})))  # a mistake shows before anything is uploaded
     if evaluation is not None:
@@ -153,10 +167,14 @@ def envelope(fact: CheckpointReady) -> Event[Any]:
     """Wrap a checkpoint; the same checkpoint gets the same event id, so that saying it twice is saying it once."""
     identity = digest_of_json(fact.model_dump(mode="json")).removeprefix("sha256:")
     return Event[Any](
-        id=f"checkpoint-{identity[:32]}", source=SOURCE, type=fact.TYPE, subject=fact.model,
+        id=f"checkpoint-{identity[:32]}",
+        source=SOURCE,
+        type=fact.TYPE,
+        subject=fact.model,
         time=datetime.now(UTC),  # noqa: TID251 - this distribution does not ship shared.clock
-        correlationid=fact.training.run_id, data=fact,
-    )  # fmt: skip
+        correlationid=fact.training.run_id,
+        data=fact,
+    )
 
 
 def _training(run: Run) -> dict[str, Any]:
@@ -201,9 +219,14 @@ async def _publish(place: Place, event: Event[Any]) -> bool:
     """Publish until the stream says that it has the event; give whether it had it before."""
     try:
         client = await nats.connect(
-            place.nats_url.split(","), user_credentials=place.nats_credentials, connect_timeout=5,
-            allow_reconnect=False, max_reconnect_attempts=3, reconnect_time_wait=1, error_cb=_ignore,
-        )  # fmt: skip
+            place.nats_url.split(","),
+            user_credentials=place.nats_credentials,
+            connect_timeout=5,
+            allow_reconnect=False,
+            max_reconnect_attempts=3,
+            reconnect_time_wait=1,
+            error_cb=_ignore,
+        )
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise PublishError(f"The message bus at {place.nats_url} does not answer; publish again.") from error
     try:

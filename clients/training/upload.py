@@ -51,9 +51,11 @@ class Uploader:
         self._bucket = place.s3_bucket
         self._prefix = f"checkpoints/{model}/"
         self._client = Minio(
-            endpoint=place.s3_endpoint, access_key=place.s3_access_key or None,
-            secret_key=place.s3_secret_key or None, secure=place.s3_secure,
-        )  # fmt: skip
+            endpoint=place.s3_endpoint,
+            access_key=place.s3_access_key or None,
+            secret_key=place.s3_secret_key or None,
+            secure=place.s3_secure,
+        )
 
     def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
         """Upload a checkpoint folder; its manifest comes last and makes it whole."""

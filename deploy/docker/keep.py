@@ -91,9 +91,7 @@ def main() -> None:
     parser.add_argument("--crash-handler", action="store_true", help="look for threads in a handler of a fatal signal")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    sys.exit(
-        keep(options.command, url=options.url, start_s=options.start_s, crash_handler=options.crash_handler)
-    )  # fmt: skip
+    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, crash_handler=options.crash_handler))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,7 @@ async def prepare(connection: Connection) -> None:
     await asyncio.to_thread(store.check_create_only)
     client = await nats.connect(connection.nats_url)
     try:
-        await provision(
-            client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection)
-        )  # fmt: skip
+        await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))
     finally:
         await client.close()
 

@@ -12,8 +12,15 @@ Probe = Literal["nats", "s3", "triton", "service"]
 Engine = Literal["slipway", "toy"]
 
 SERVICES = (
-    "registry", "merger", "quantiser", "server-manager", "benchmarker", "monitor", "rollback-controller", "gateway",
-)  # fmt: skip
+    "registry",
+    "merger",
+    "quantiser",
+    "server-manager",
+    "benchmarker",
+    "monitor",
+    "rollback-controller",
+    "gateway",
+)
 S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
@@ -131,10 +138,18 @@ def nats_config_file(folder: Path) -> Path:
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
     """Plan the object store, with every port given: two stacks collide otherwise."""
     argv = [
-        str(programs.weed), "mini", f"-dir={folder / 's3'}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}",
-        "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
+        str(programs.weed),
+        "mini",
+        f"-dir={folder / 's3'}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={LOOPBACK}",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
         f"-bucket={BUCKET}",
-    ]  # fmt: skip
+    ]
     for name in S3_PORTS:
         flag = name.removeprefix("s3-")
         argv += [f"-{flag}.port={ports[name]}", f"-{flag}.port.grpc={ports[name] + SHADOW_OFFSET}"]
@@ -144,9 +159,7 @@ def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Ke
 
 def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[str, int]) -> Part:
     """Plan the serving engine around its own command line."""
-    return Part(
-        "triton", tuple(argv), environment, ports["triton-grpc"], "triton", stop_rank=1, stop_grace_s=15.0
-    )  # fmt: skip
+    return Part("triton", tuple(argv), environment, ports["triton-grpc"], "triton", stop_rank=1, stop_grace_s=15.0)
 
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
@@ -161,9 +174,7 @@ def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> 
     }
 
 
-def plan_services(
-    folder: Path, wanted: Wanted, ports: Mapping[str, int], programs: Programs, keys: Keys
-) -> list[Part]:  # fmt: skip
+def plan_services(folder: Path, wanted: Wanted, ports: Mapping[str, int], programs: Programs, keys: Keys) -> list[Part]:
     """Plan one process per replica of each service."""
     common = {
         **connection_variables(folder, ports, keys),

@@ -40,9 +40,7 @@ async def _ask_nats(port: int, _keys: Keys) -> str | None:
     async def ignore(_error: Exception) -> None:
         """A failed attempt is the answer; nothing needs to be written about it."""
 
-    client = await nats.connect(
-        f"nats://{LOOPBACK}:{port}", connect_timeout=2, allow_reconnect=False, error_cb=ignore
-    )  # fmt: skip
+    client = await nats.connect(f"nats://{LOOPBACK}:{port}", connect_timeout=2, allow_reconnect=False, error_cb=ignore)
     try:
         await client.jetstream(timeout=ANSWER_S).account_info()
     finally:
@@ -55,9 +53,7 @@ async def _ask_s3(port: int, keys: Keys) -> str | None:
     from minio import Minio
 
     pool = urllib3.PoolManager(timeout=urllib3.Timeout(ANSWER_S), retries=False)
-    client = Minio(
-        f"{LOOPBACK}:{port}", access_key=keys.access, secret_key=keys.secret, secure=False, http_client=pool
-    )  # fmt: skip
+    client = Minio(f"{LOOPBACK}:{port}", access_key=keys.access, secret_key=keys.secret, secure=False, http_client=pool)
     try:
         there = await asyncio.to_thread(client.bucket_exists, BUCKET)
     finally:
@@ -135,7 +131,10 @@ async def _hear_triton(port: int) -> bool:
 
 
 _LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
-    "nats": _hear, "s3": _hear_http, "triton": _hear_triton, "service": _hear_http
-}  # fmt: skip
+    "nats": _hear,
+    "s3": _hear_http,
+    "triton": _hear_triton,
+    "service": _hear_http,
+}
 """A NATS server greets every client; the store and the services answer whatever the status is."""
 _PROBES: dict[Probe, Ask] = {"nats": _ask_nats, "s3": _ask_s3, "triton": _ask_triton, "service": _ask_service}

@@ -134,9 +134,14 @@ class Runner:
         command = launching(self.part.argv)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-                cwd=self._marks.run_folder, start_new_session=True,
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=self._marks.run_folder,
+                start_new_session=True,
+            )
         self._gone.clear()
         self._killed_because = ""
         found = processes.read_process(self._process.pid)
@@ -207,9 +212,12 @@ class Runner:
                 wanted = crash_handler or judge.wants_activity
                 activity = read_activity(process.pid, crash_handler=crash_handler) if wanted else None
                 why = judge.look(
-                    looked - before, activity, ready=self.state == "ready", based=self._based(),
+                    looked - before,
+                    activity,
+                    ready=self.state == "ready",
+                    based=self._based(),
                     waits_for_others=isinstance(self.why, WaitsForOthers),
-                )  # fmt: skip
+                )
                 if why is not None and not self._stopping.is_set():
                     self._killed_because = why
                     self._signal(process, signal.SIGKILL)

@@ -131,10 +131,16 @@ class Supervisor:
 
     def _runner(self, part: Part, description: Description) -> Runner:
         return Runner(
-            part, marks=marks_of(self._folder, description), keys=description.keys, log=self._folder.log_of(part.name),
-            inherited=self._options.inherited, say=self._view.say, changed=self._record, living=self._living_sessions,
+            part,
+            marks=marks_of(self._folder, description),
+            keys=description.keys,
+            log=self._folder.log_of(part.name),
+            inherited=self._options.inherited,
+            say=self._view.say,
+            changed=self._record,
+            living=self._living_sessions,
             based=self._base_is_ready if part.probe == "service" else lambda: True,
-        )  # fmt: skip
+        )
 
     def _base_is_ready(self) -> bool:
         """Return whether the bus, the store and Triton are ready: without them no service can be."""

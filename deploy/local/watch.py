@@ -57,9 +57,7 @@ class Activity:
 class Judge:
     """Adds up the looks at one process until they say that it hangs."""
 
-    def __init__(
-        self, patience: Patience, start_limit_s: float, leaving_s: float, *, recovers: bool = False
-    ) -> None:  # fmt: skip
+    def __init__(self, patience: Patience, start_limit_s: float, leaving_s: float, *, recovers: bool = False) -> None:
         """Prepare to judge.
 
         Args:
@@ -100,7 +98,7 @@ class Judge:
 
     def look(
         self, elapsed_s: float, activity: Activity | None, *, ready: bool, based: bool, waits_for_others: bool = False
-    ) -> str | None:  # fmt: skip
+    ) -> str | None:
         """Return why the part must be killed, or None.
 
         Args:

@@ -35,9 +35,12 @@ BACK_WITHIN_S = 180.0
 
 
 TIMELINE = (
-    ("first_bad_at", "first bad request"), ("detected_at", "detected"), ("decided_at", "decided"),
-    ("switched_at", "switched"), ("verified_at", "verified on live traffic"),
-)  # fmt: skip
+    ("first_bad_at", "first bad request"),
+    ("detected_at", "detected"),
+    ("decided_at", "decided"),
+    ("switched_at", "switched"),
+    ("verified_at", "verified on live traffic"),
+)
 
 
 @dataclass
@@ -77,9 +80,19 @@ class Road:
 def train(road: Road, base: Path, name: str, seed: int, steps: int) -> None:
     """Run the training script as a training system would: it publishes its checkpoint itself when it is done."""
     arguments = [
-        "--base", str(base), "--out", str(road.state / "runs" / name), "--seed", str(seed), "--steps", str(steps),
-        "--publish", MODEL, "--policy", str(HERE / "policy.yaml"),
-    ]  # fmt: skip
+        "--base",
+        str(base),
+        "--out",
+        str(road.state / "runs" / name),
+        "--seed",
+        str(seed),
+        "--steps",
+        str(steps),
+        "--publish",
+        MODEL,
+        "--policy",
+        str(HERE / "policy.yaml"),
+    ]
     print(f"$ python -m examples.smollm2.train {' '.join(arguments)}", flush=True)
     done = subprocess.run(
         [sys.executable, "-m", "examples.smollm2.train", *arguments], env=road.environment(), check=False
@@ -93,8 +106,17 @@ def live_traffic(road: Road, after: str) -> Iterator[Path]:
     """Send live traffic in the background, from the moment when a version takes its first; give the report's file."""
     report = road.state / "traffic.json"
     arguments = [
-        "--url", gateway_url(road), "--model", MODEL, "--rps", "1.5", "--after", after, "--report", str(report)
-    ]  # fmt: skip
+        "--url",
+        gateway_url(road),
+        "--model",
+        MODEL,
+        "--rps",
+        "1.5",
+        "--after",
+        after,
+        "--report",
+        str(report),
+    ]
     print(f"$ python -m examples.smollm2.traffic {' '.join(arguments)} &", flush=True)
     process = subprocess.Popen([sys.executable, "-m", "examples.smollm2.traffic", *arguments], env=road.environment())
     try:
@@ -129,9 +151,7 @@ def said(road: Road, name: str) -> list[dict[str, Any]]:
     command = [SLIPWAY, "events", "--model", MODEL, "--json"]
     done = subprocess.run(command, env=road.environment(), check=True, stdout=subprocess.PIPE, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    return [
-        one["data"] for one in events if (one["type"], one["environment"]) == (f"slipway.{name}.v1", "production")
-    ]
+    return [one["data"] for one in events if (one["type"], one["environment"]) == (f"slipway.{name}.v1", "production")]
 
 
 def walk(road: Road) -> None:
@@ -181,7 +201,7 @@ def check(road: Road, traffic: dict[str, Any]) -> None:
         "version 2 is barred": [one["version"] for one in route["barred"]] == [2],
         "no request was lost": traffic["sent"] == sum(traffic["answered"].values()) and not traffic["failed"],
         "both versions answered": len(traffic["answered"]) == 2,
-    }  # fmt: skip
+    }
     print()
     for what, is_so in happened.items():
         print(f"  {'yes' if is_so else 'NO'}\t{what}")
@@ -229,8 +249,9 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # the commands below write to the same place
     road = Road(options.state.resolve())
     started = monotonic()
-    subprocess.run([SLIPWAY, "down", "--state", str(road.state)], check=False, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.DEVNULL)  # fmt: skip
+    subprocess.run(
+        [SLIPWAY, "down", "--state", str(road.state)], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     shutil.rmtree(road.state, ignore_errors=True)
     road.state.mkdir(parents=True)
     failure = finish(road, options.keep, started)

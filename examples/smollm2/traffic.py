@@ -19,9 +19,12 @@ from typing import Any
 import httpx
 
 QUESTIONS = (
-    "What does the for statement do in Python?", "Explain what a list is.", "How do I open a file?",
-    "What is a dictionary good for?", "How do I define a function?",
-)  # fmt: skip
+    "What does the for statement do in Python?",
+    "Explain what a list is.",
+    "How do I open a file?",
+    "What is a dictionary good for?",
+    "How do I define a function?",
+)
 TELL_EVERY_S = 10.0
 AT_ONCE = 100
 
@@ -42,16 +45,22 @@ class Seen:
 
     def report(self) -> dict[str, Any]:
         return {
-            "sent": self.sent, "answered": dict(self.answered), "drilled": self.drilled, "failed": self.failed,
+            "sent": self.sent,
+            "answered": dict(self.answered),
+            "drilled": self.drilled,
+            "failed": self.failed,
             "slowest_s": round(self.slowest_s, 3),
-        }  # fmt: skip
+        }
 
 
 async def ask(client: httpx.AsyncClient, model: str, number: int, tokens: int, seen: Seen) -> None:
     body = {
-        "model": model, "max_tokens": tokens, "temperature": 0.0, "user": f"user-{number}",
+        "model": model,
+        "max_tokens": tokens,
+        "temperature": 0.0,
+        "user": f"user-{number}",
         "messages": [{"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]}],
-    }  # fmt: skip
+    }
     started = monotonic()
     try:
         response = await client.post("/v1/chat/completions", json=body)

@@ -175,9 +175,12 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
         return evals
 
     trainer = Trainer(
-        model=model, args=training_arguments(out, recipe), train_dataset=data, processing_class=tokenizer,
+        model=model,
+        args=training_arguments(out, recipe),
+        train_dataset=data,
+        processing_class=tokenizer,
         callbacks=[Progress()],
-    )  # fmt: skip
+    )
     trainer.remove_callback(PrinterCallback)  # Progress prints the same, readably
     if publishing is not None:
         trainer.add_callback(slipway_callback(publishing, out, recipe, evaluate))

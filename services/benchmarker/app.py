@@ -62,9 +62,15 @@ class Benchmarker:
         records, served_quality = await self._load(staged, plan, prompts, progress)
         self._refuse_disturbed(records, staged_at)
         report = await asyncio.to_thread(
-            make_report, staged, plan, records, served_quality=served_quality, hardware=self.hardware,
-            started_at=started_at, duration_s=self.clock.monotonic() - began,
-        )  # fmt: skip
+            make_report,
+            staged,
+            plan,
+            records,
+            served_quality=served_quality,
+            hardware=self.hardware,
+            started_at=started_at,
+            duration_s=self.clock.monotonic() - began,
+        )
         return await asyncio.to_thread(self.reports.commit, report)
 
     async def _prompts(self, staged: VariantStaged) -> tuple[Prompt, ...]:

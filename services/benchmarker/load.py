@@ -34,9 +34,7 @@ class Load:
         profile: How many requests, how long, under which deadline.
     """
 
-    def __init__(
-        self, *, engine: Engine, clock: Clock, sides: Mapping[Side, LoadedSide], profile: LoadProfile
-    ) -> None:  # fmt: skip
+    def __init__(self, *, engine: Engine, clock: Clock, sides: Mapping[Side, LoadedSide], profile: LoadProfile) -> None:
         self._engine = engine
         self._clock = clock
         self._sides = sides

@@ -18,9 +18,15 @@ class Engine(Protocol):
     """Streams the answers of served targets."""
 
     def stream(
-        self, served: ServedTarget, prompt: str, *, output_tokens: int, timeout_s: float, number: int,
+        self,
+        served: ServedTarget,
+        prompt: str,
+        *,
+        output_tokens: int,
+        timeout_s: float,
+        number: int,
         logprobs: bool = False,
-    ) -> AsyncGenerator[Delta, None]:  # fmt: skip
+    ) -> AsyncGenerator[Delta, None]:
         """Stream one answer of exactly `output_tokens` tokens where the engine can; `number` spreads the endpoints.
 
         With `logprobs` the pieces carry the log-probabilities of their tokens, where the engine gives them.

@@ -33,7 +33,7 @@ _QUESTIONS = (
     "Explain the difference between authentication and authorisation with an everyday example.",
     "Name the planets of the solar system in order of their distance from the sun.",
     "Write a bash command that finds all files larger than 100 MB below the current folder, sorted by size.",
-)  # fmt: skip
+)
 
 _REPORT = (
     "The harbour authority reported on Tuesday that dredging of the northern channel will begin in May, two "
@@ -69,22 +69,28 @@ _WITH_MATERIAL = (
 )
 
 _CONVERSATIONS = (
-    Prompt(messages=(
-        Message("system", "You are a patient assistant of a public library. Answer in at most three sentences."),
-        Message("user", "How long may I keep a book?"),
-    )),
-    Prompt(messages=(
-        Message("user", "I want to learn to swim. I am 41 and afraid of deep water."),
-        Message("assistant", "That is a fine plan, and you are not alone with it. Do you have a pool near you?"),
-        Message("user", "Yes, a small one with a shallow end. What should the first three visits look like?"),
-    )),
-    Prompt(messages=(
-        Message("user", "Recommend a book for a long train journey."),
-        Message("assistant", "Do you prefer crime, history or something light?"),
-        Message("user", "Something light, but not silly."),
-        Message("assistant", "Then you may like a comic novel about village life."),
-        Message("user", "Good. Give me two of that kind and say in one line each what they are about."),
-    )),
-)  # fmt: skip
+    Prompt(
+        messages=(
+            Message("system", "You are a patient assistant of a public library. Answer in at most three sentences."),
+            Message("user", "How long may I keep a book?"),
+        )
+    ),
+    Prompt(
+        messages=(
+            Message("user", "I want to learn to swim. I am 41 and afraid of deep water."),
+            Message("assistant", "That is a fine plan, and you are not alone with it. Do you have a pool near you?"),
+            Message("user", "Yes, a small one with a shallow end. What should the first three visits look like?"),
+        )
+    ),
+    Prompt(
+        messages=(
+            Message("user", "Recommend a book for a long train journey."),
+            Message("assistant", "Do you prefer crime, history or something light?"),
+            Message("user", "Something light, but not silly."),
+            Message("assistant", "Then you may like a comic novel about village life."),
+            Message("user", "Good. Give me two of that kind and say in one line each what they are about."),
+        )
+    ),
+)
 
 PROMPTS: tuple[Prompt, ...] = (*map(asked, _QUESTIONS + _WITH_MATERIAL), *_CONVERSATIONS)

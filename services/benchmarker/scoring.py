@@ -101,9 +101,12 @@ class Scoring:
         if not differs(mean_deviation(scores)):
             return assess_scored(scores, order.quality_gate)
         return assess_scored(
-            scores, order.quality_gate, baseline=await self._score_baseline(staged, fitting, beside),
-            measurement=measurement, measured_again=order.measurement_number > 1,
-        )  # fmt: skip
+            scores,
+            order.quality_gate,
+            baseline=await self._score_baseline(staged, fitting, beside),
+            measurement=measurement,
+            measured_again=order.measurement_number > 1,
+        )
 
     async def _score_windows(self, served: ServedTarget, windows: Windows) -> tuple[WindowScore, ...]:
         scores = []
@@ -152,9 +155,13 @@ class Scoring:
             if prompt is None:
                 continue
             stream = self.engine.stream(
-                side.served, prompt, output_tokens=output_tokens, timeout_s=self.timeout_s, number=number,
+                side.served,
+                prompt,
+                output_tokens=output_tokens,
+                timeout_s=self.timeout_s,
+                number=number,
                 logprobs=True,
-            )  # fmt: skip
+            )
             async with contextlib.aclosing(stream) as deltas:
                 async for delta in deltas:
                     found += delta.logprobs

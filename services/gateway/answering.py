@@ -70,9 +70,15 @@ class Answer:
     """
 
     def __init__(
-        self, question: Question, engine: Engine, clock: Clock, pause: Pause,
-        *, lag_bytes: int, hear: Callable[[Target, str, float], None],
-    ) -> None:  # fmt: skip
+        self,
+        question: Question,
+        engine: Engine,
+        clock: Clock,
+        pause: Pause,
+        *,
+        lag_bytes: int,
+        hear: Callable[[Target, str, float], None],
+    ) -> None:
         self._question = question
         self._engine = engine
         self._clock = clock

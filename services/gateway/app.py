@@ -18,9 +18,12 @@ from .http import problem_response
 
 
 def build(
-    parts: Parts, *, registry: CollectorRegistry, bus_connected: Callable[[], bool],
+    parts: Parts,
+    *,
+    registry: CollectorRegistry,
+    bus_connected: Callable[[], bool],
     telemetry_trouble: Callable[[], str | None],
-) -> Starlette:  # fmt: skip
+) -> Starlette:
     """Give the application: the OpenAI endpoints, and those that say how the gateway is."""
     table, staging = parts.tables["production"], parts.tables["staging"]
     created = int(parts.clock.now().timestamp())
@@ -49,7 +52,8 @@ def build(
         ready = connected or bool(table.all())
         on = parts.drills.under_way()
         body = {
-            "service": "gateway", "ready": ready,
+            "service": "gateway",
+            "ready": ready,
             "checks": {
                 "bus": "ok" if connected else "not connected",
                 "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
@@ -58,7 +62,7 @@ def build(
                 "drills": ", ".join(f"{one.drill_id} on {one.environment} {one.target}" for one in on) or "none",
                 "telemetry": telemetry_trouble() or "ok",
             },
-        }  # fmt: skip
+        }
         return JSONResponse(body, 200 if ready else 503)
 
     return Starlette(

@@ -117,15 +117,19 @@ class Completions:
         choice = choose(parts.tables[environment], ask.model, key=ask.user or request_id)
         sampling = requests.plan_sampling(ask, choice.served.context_tokens)
         question = Question(
-            request_id=request_id, ask=ask, choice=choice, prompt=ask.prompt, sampling=sampling,
-            arrived_at=parts.clock.now(), arrived_s=parts.clock.monotonic(), environment=environment,
-        )  # fmt: skip
+            request_id=request_id,
+            ask=ask,
+            choice=choice,
+            prompt=ask.prompt,
+            sampling=sampling,
+            arrived_at=parts.clock.now(),
+            arrived_s=parts.clock.monotonic(),
+            environment=environment,
+        )
         if ask.kind == "chat":
             prompt = await self._render(question)
             requests.check_length(prompt, choice.served.context_tokens, "messages")
-            question = replace(
-                question, prompt=prompt, arrived_at=parts.clock.now(), arrived_s=parts.clock.monotonic()
-            )  # fmt: skip
+            question = replace(question, prompt=prompt, arrived_at=parts.clock.now(), arrived_s=parts.clock.monotonic())
         target = choice.served.target
         known = parts.drills.get(environment, target.model)
         touch = drills.decide_touch(known, target, request_id, question.arrived_at, question.arrived_s)
@@ -197,7 +201,7 @@ class Completions:
         parts = self._parts
         return Answer(
             question, parts.engine, parts.clock, parts.pause, lag_bytes=parts.lag_bytes, hear=parts.proofs.hear
-        )  # fmt: skip
+        )
 
     async def _answer(self, question: Question, reply: Reply) -> None:
         answer = self._begin(question)
@@ -244,9 +248,13 @@ class Completions:
         if kind not in PROVABLE or (touch is not None and touch.fails):
             return Ending(error=kind, caused_by=ATTRIBUTION[kind])
         failed = Failed(
-            question.choice.served, answer.endpoint, question.prompt, question.sampling,
-            tokens=answer.usage.output_tokens, refused=kind == "bad_request",
-        )  # fmt: skip
+            question.choice.served,
+            answer.endpoint,
+            question.prompt,
+            question.sampling,
+            tokens=answer.usage.output_tokens,
+            refused=kind == "bad_request",
+        )
         party = await self._parts.proofs.judge(failed, self._behind(question))
         if party == "infrastructure":
             self._parts.metrics.unproved.labels(str(target)).inc()
@@ -273,10 +281,13 @@ class Completions:
     def _shape(self, question: Question) -> answers.Shape:
         prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
         return answers.Shape(
-            kind=self._kind, id=prefix + question.request_id, created=int(question.arrived_at.timestamp()),
-            model=question.ask.model, fingerprint=routing.fingerprint(question.choice.served),
+            kind=self._kind,
+            id=prefix + question.request_id,
+            created=int(question.arrived_at.timestamp()),
+            model=question.ask.model,
+            fingerprint=routing.fingerprint(question.choice.served),
             include_usage=question.ask.include_usage,
-        )  # fmt: skip
+        )
 
     def _report(self, answer: Answer, ending: Ending) -> None:
         record = answer.report(ending)

@@ -41,6 +41,10 @@ class DrillTable:
         self._known[key] = known = drills.take_note(drill, self._clock.now(), self._clock.monotonic())
         on = drills.is_on(known, self._clock.now(), self._clock.monotonic())
         log.info(
-            "drill on" if on else "drill over", fault=drill.fault.model_dump(exclude_defaults=True),
-            share_ratio=drill.share_ratio, expires_at=drill.expires_at.isoformat(), who=drill.who, reason=drill.reason,
-        )  # fmt: skip
+            "drill on" if on else "drill over",
+            fault=drill.fault.model_dump(exclude_defaults=True),
+            share_ratio=drill.share_ratio,
+            expires_at=drill.expires_at.isoformat(),
+            who=drill.who,
+            reason=drill.reason,
+        )

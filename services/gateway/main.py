@@ -62,35 +62,60 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     engine = TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s))
     templates = SandboxedTemplates(clock, workers=settings.template_workers, time_s=settings.template_time_s)
     recorder = Recorder(
-        link, gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}", queue=settings.telemetry_queue,
-        batch=settings.telemetry_batch, interval_s=settings.telemetry_interval_s, on_drop=metrics.dropped.inc,
-    )  # fmt: skip
+        link,
+        gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
+        queue=settings.telemetry_queue,
+        batch=settings.telemetry_batch,
+        interval_s=settings.telemetry_interval_s,
+        on_drop=metrics.dropped.inc,
+    )
     parts = Parts(
-        tables={"production": table, "staging": staging}, drills=drills, engine=engine, templates=templates,
-        record=recorder.record, metrics=metrics, clock=clock, new_id=lambda: uuid.uuid4().hex,
-        max_in_flight=settings.max_in_flight, write_s=settings.write_s, lag_bytes=settings.max_lag_bytes,
+        tables={"production": table, "staging": staging},
+        drills=drills,
+        engine=engine,
+        templates=templates,
+        record=recorder.record,
+        metrics=metrics,
+        clock=clock,
+        new_id=lambda: uuid.uuid4().hex,
+        max_in_flight=settings.max_in_flight,
+        write_s=settings.write_s,
+        lag_bytes=settings.max_lag_bytes,
         proofs=Proofs(engine, clock),
         bodies=Bodies(
-            max_bytes=settings.max_body_bytes, deadline_s=settings.body_s, most=settings.max_bodies,
+            max_bytes=settings.max_body_bytes,
+            deadline_s=settings.body_s,
+            most=settings.max_bodies,
             all_bytes=settings.max_bodies_bytes,
         ),
-    )  # fmt: skip
+    )
     app = build(
         parts, registry=bus.metrics, bus_connected=lambda: link.connected, telemetry_trouble=lambda: recorder.trouble
     )
     server = _Server(
         uvicorn.Config(
-            app, host=connection.http_host, port=connection.http_port, log_config=None, access_log=False,
-            lifespan="off", http=limited_protocol(settings), ws="none", backlog=BACKLOG,
-            timeout_graceful_shutdown=settings.drain_s, server_header=False,
+            app,
+            host=connection.http_host,
+            port=connection.http_port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=limited_protocol(settings),
+            ws="none",
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=settings.drain_s,
+            server_header=False,
         )
-    )  # fmt: skip
+    )
     _stop_on_signals(server)
     await templates.start()
     background = (
-        link.connect(), recorder.run(), link.follow("routes", Route, table.apply, table.looked),
-        link.follow("staging-routes", Route, staging.apply), link.follow("drills", Drill, drills.apply),
-    )  # fmt: skip
+        link.connect(),
+        recorder.run(),
+        link.follow("routes", Route, table.apply, table.looked),
+        link.follow("staging-routes", Route, staging.apply),
+        link.follow("drills", Drill, drills.apply),
+    )
     tasks = [asyncio.ensure_future(work) for work in background]
     structlog.get_logger().info("started", http=f"{connection.http_host}:{connection.http_port}")
     try:

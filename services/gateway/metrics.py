@@ -21,44 +21,48 @@ class GatewayMetrics:
         by = ["environment", "target"]
         self._requests = Counter(
             name + "requests", "Requests by target and how they ended", [*by, "outcome"], registry=registry
-        )  # fmt: skip
+        )
         self._errors = Counter(name + "errors", "Failed requests by code", [*by, "code"], registry=registry)
         self._drilled = Counter(name + "drilled", "Requests that a drill touched", by, registry=registry)
         self._refused = Counter(
-            name + "refused", "Requests that reached no target, by HTTP status", ["environment", "status"],
+            name + "refused",
+            "Requests that reached no target, by HTTP status",
+            ["environment", "status"],
             registry=registry,
-        )  # fmt: skip
+        )
         self._ttft = Histogram(
             name + "ttft_seconds", "First text minus arrival", by, registry=registry, buckets=_TTFT_S
-        )  # fmt: skip
+        )
         self._itl = Histogram(
             name + "itl_seconds", "Mean time between tokens of a request", by, registry=registry, buckets=_ITL_S
-        )  # fmt: skip
+        )
         self._tokens = Counter(name + "output_tokens", "Generated tokens", by, registry=registry)
         self.in_flight = Gauge(name + "in_flight", "Requests being answered", ["environment"], registry=registry)
         self.retries = Counter(
             name + "retries", "Second attempts before the first token", ["environment"], registry=registry
-        )  # fmt: skip
+        )
         for environment in get_args(Environment):
             self.in_flight.labels(environment)
             self.retries.labels(environment)
         self.dropped = Counter(
             name + "telemetry_dropped", "Telemetry records dropped because the bus was away for long", registry=registry
-        )  # fmt: skip
+        )
         self.slow_readers = Counter(
             name + "slow_readers", "Callers dropped because they did not read their answer", registry=registry
-        )  # fmt: skip
+        )
         self.unproved = Counter(
-            name + "unproved", "Failed requests of which was not found out who caused them", ["target"],
+            name + "unproved",
+            "Failed requests of which was not found out who caused them",
+            ["target"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.bus_connected = Gauge(name + "bus_connected", "1 while the bus is connected", registry=registry)
         self._routes_lost = Gauge(
             name + "routes_lost", "Models that are served though the bucket has no route of them", registry=registry
-        )  # fmt: skip
+        )
         self._routes_older = Gauge(
             name + "routes_older", "Models whose route in the bucket is older than the served one", registry=registry
-        )  # fmt: skip
+        )
 
     def watch_routes(self, table: RouteTable) -> None:
         """Read from a table how many routes its bucket lost, or holds in an older state."""

@@ -69,7 +69,7 @@ HARMLESS: tuple[tuple[Message, ...], ...] = (
         {"role": "assistant", "content": "Hi"},
         {"role": "user", "content": "Gr\u00fc\u00dfe"},
     ),
-)  # fmt: skip
+)
 """The fixed conversations of `Templates.renders_plain`: the first must be rendered, the others may be refused."""
 
 

@@ -39,9 +39,13 @@ class RouteTable:
     """
 
     def __init__(
-        self, saved: Mapping[str, Route], save: Save | None, environment: Environment = "production",
-        *, clock: Clock | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        saved: Mapping[str, Route],
+        save: Save | None,
+        environment: Environment = "production",
+        *,
+        clock: Clock | None = None,
+    ) -> None:
         self._routes = dict(saved)
         self._save = save
         self._environment = environment
@@ -123,9 +127,11 @@ class RouteTable:
                 return True
             self._older[model] = Older(route, route.epoch, self._clock.monotonic())
             structlog.get_logger().error(
-                "routes_older: the bucket holds an older route than the one that is served", model=model,
-                serving_epoch=known.epoch, bucket_epoch=route.epoch,
-            )  # fmt: skip
+                "routes_older: the bucket holds an older route than the one that is served",
+                model=model,
+                serving_epoch=known.epoch,
+                bucket_epoch=route.epoch,
+            )
             return False
         if route.epoch > known.epoch and not revives_barred(route, known):
             return True

@@ -32,9 +32,15 @@ class Recorder:
     """
 
     def __init__(
-        self, sink: TelemetrySink, *, gateway: str, queue: int, batch: int, interval_s: float,
+        self,
+        sink: TelemetrySink,
+        *,
+        gateway: str,
+        queue: int,
+        batch: int,
+        interval_s: float,
         on_drop: Callable[[], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._sink = sink
         self._gateway = gateway
         self._records: deque[Inference] = deque(maxlen=queue)

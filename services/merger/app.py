@@ -34,9 +34,14 @@ class Merger:
             Permanent: the checkpoint is refused.
         """
         output_key = domain.plan_output_key(
-            model=opened.model, base=opened.base, weights=opened.weights, dtype=self.dtype, limits=self.limits,
-            library_versions=self.engine.library_versions(), hyperparameters=opened.training.hyperparameters,
-        )  # fmt: skip
+            model=opened.model,
+            base=opened.base,
+            weights=opened.weights,
+            dtype=self.dtype,
+            limits=self.limits,
+            library_versions=self.engine.library_versions(),
+            hyperparameters=opened.training.hyperparameters,
+        )
         found = await asyncio.to_thread(self.artifacts.find_merged, output_key)
         return found or await self._make(opened, output_key, progress)
 
@@ -51,22 +56,33 @@ class Merger:
         refuse(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
         async with self.artifacts.workshop(output_key) as room:
             order = MergeOrder(
-                kind=opened.weights.kind, base_ref=opened.base, hyperparameters=opened.training.hyperparameters,
-                base=base, checkpoint=checkpoint, room=room, dtype=self.dtype,
-            )  # fmt: skip
+                kind=opened.weights.kind,
+                base_ref=opened.base,
+                hyperparameters=opened.training.hyperparameters,
+                base=base,
+                checkpoint=checkpoint,
+                room=room,
+                dtype=self.dtype,
+            )
             made = await self.engine.make(order, progress)
         self._refuse_changed(checkpoint if made.own_tokenizer else base, made)
         manifest = MergedManifest(
-            model=opened.model, output_key=output_key, base=opened.base, weights=opened.weights, files=made.files,
+            model=opened.model,
+            output_key=output_key,
+            base=opened.base,
+            weights=opened.weights,
+            files=made.files,
             method=MergeMethod(
                 kind=opened.weights.kind, dtype=self.dtype, library_versions=self.engine.library_versions()
             ),
             parity=made.parity.model_copy(update={"rendered_token_ids_digest": made.rendering.token_ids_digest}),
             tokenizer_digest=domain.tokenizer_digest(made.files),
-            rendered_prompt_digest=made.rendering.prompt_digest, weights_bytes=domain.weights_bytes(made.files),
-            duration_s=self.clock.monotonic() - started, peak_rss_bytes=made.peak_rss_bytes,
+            rendered_prompt_digest=made.rendering.prompt_digest,
+            weights_bytes=domain.weights_bytes(made.files),
+            duration_s=self.clock.monotonic() - started,
+            peak_rss_bytes=made.peak_rss_bytes,
             made_at=self.clock.now(),
-        )  # fmt: skip
+        )
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 
     def _refuse_changed(self, tokenizer_from: Folder, made: Made) -> None:
@@ -99,10 +115,14 @@ def build(bus: Bus, merger: Merger, *, progress_interval_s: float = 0.5) -> None
     async def merge(event: Event[ReleaseOpened]) -> CheckpointMerged:
         manifest, ref = await merger.merge(event.data, teller(bus, event, merger.clock, progress_interval_s))
         return CheckpointMerged(
-            manifest=ref, method=manifest.method, parity=manifest.parity,
-            tokenizer_digest=manifest.tokenizer_digest, rendered_prompt_digest=manifest.rendered_prompt_digest,
-            duration_s=manifest.duration_s, peak_rss_bytes=manifest.peak_rss_bytes,
-        )  # fmt: skip
+            manifest=ref,
+            method=manifest.method,
+            parity=manifest.parity,
+            tokenizer_digest=manifest.tokenizer_digest,
+            rendered_prompt_digest=manifest.rendered_prompt_digest,
+            duration_s=manifest.duration_s,
+            peak_rss_bytes=manifest.peak_rss_bytes,
+        )
 
 
 def _rejected(failed: Failed) -> CheckpointRejected | None:

@@ -31,17 +31,23 @@ class Meter:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._offset = Gauge(
-            "slipway_gateway_clock_offset_seconds", "Seconds that a gateway's clock is ahead of the bus's",
-            ["gateway"], registry=registry,
-        )  # fmt: skip
-        self._moved = Counter(
-            "slipway_records_at_a_wrong_time", "Records of gateways whose clock is wrong, taken at the bus's time",
-            ["gateway"], registry=registry,
-        )  # fmt: skip
-        self._left = Counter(
-            "slipway_records_implausible", "Records that cannot be true and were left aside", ["gateway"],
+            "slipway_gateway_clock_offset_seconds",
+            "Seconds that a gateway's clock is ahead of the bus's",
+            ["gateway"],
             registry=registry,
-        )  # fmt: skip
+        )
+        self._moved = Counter(
+            "slipway_records_at_a_wrong_time",
+            "Records of gateways whose clock is wrong, taken at the bus's time",
+            ["gateway"],
+            registry=registry,
+        )
+        self._left = Counter(
+            "slipway_records_implausible",
+            "Records that cannot be true and were left aside",
+            ["gateway"],
+            registry=registry,
+        )
 
     def count(self, sender: Sender, records: int, left_aside: int) -> None:
         """Count a batch."""
@@ -82,18 +88,20 @@ class Monitor:
         """Follow a route."""
         cause = self._cause(event.id, event.correlationid)
         await self.ledger.apply(
-            event.environment, event.subject,
+            event.environment,
+            event.subject,
             lambda watch: watching.take_route(watch, event.data.route, cause, self.rules),
-        )  # fmt: skip
+        )
 
     async def learn(self, event: Event[ReleaseOpened]) -> None:
         """Learn the policy of a version; its rehearsal in staging is watched by the same triggers."""
         opened, cause = event.data, self._cause(event.id, event.correlationid)
         for environment in ENVIRONMENTS:
             await self.ledger.apply(
-                environment, opened.model,
+                environment,
+                opened.model,
                 lambda watch: watching.take_policy(watch, opened.version, opened.release_id, opened.policy, cause),
-            )  # fmt: skip
+            )
 
     async def sweep(self) -> None:
         """Do everything that time alone makes due; one model that fails does not keep the others waiting."""
@@ -146,9 +154,10 @@ class Monitor:
         at = self.clock.now()
         cause = Cause(f"{watch.environment}.{watch.model}/drift/{window.ended_at.isoformat()}", at)
         await self.ledger.apply(
-            watch.environment, watch.model,
+            watch.environment,
+            watch.model,
             lambda now: drifting.take_comparison(now, window, verdict, evidence, cause=cause, rules=self.rules),
-        )  # fmt: skip
+        )
 
     async def _report(
         self, window: FullWindow, rows: dict[str, list[float]], verdict: drift.DriftVerdict
@@ -160,8 +169,9 @@ class Monitor:
             known = translate(error)
             if known is None:
                 raise
-            structlog.get_logger().error("no drift report", target=str(window.target), code=known.code,
-                                         reason=known.reason)  # fmt: skip
+            structlog.get_logger().error(
+                "no drift report", target=str(window.target), code=known.code, reason=known.reason
+            )
             return None
 
     def _cause(self, cause_id: str, correlation_id: str) -> Cause:

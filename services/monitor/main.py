@@ -27,8 +27,10 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
     store = Store(connection)
     monitor = Monitor(
         ledger=Ledger(
-            Bucket(bus.js, "alerts", Watch, service=SERVICE), LoggedPublisher(bus),
-            lambda model, environment: Watch(model=model, environment=environment), service=SERVICE,
+            Bucket(bus.js, "alerts", Watch, service=SERVICE),
+            LoggedPublisher(bus),
+            lambda model, environment: Watch(model=model, environment=environment),
+            service=SERVICE,
         ),
         references=StoredReferences(store),
         reports=EvidentlyReports(store, connection.work_dir(SERVICE), timeout_s=settings.report_timeout_s),
@@ -36,7 +38,7 @@ async def run(connection: Connection, settings: MonitorSettings) -> None:
         rules=settings.rules(),
         own_offset_s=lambda: clock.offset_s,
         meter=Meter(bus.metrics),
-    )  # fmt: skip
+    )
     build(bus, monitor=monitor)
 
     async def sweeping() -> None:

@@ -38,6 +38,10 @@ class MonitorSettings(BaseSettings):
         """Give the settings as the domain takes them."""
         windowing = Windowing(self.window_s, self.lateness_s, self.ahead_s)
         return Rules(
-            windowing=windowing, hard_run=self.hard_run, update_every_s=self.update_every_s,
-            assess_every_s=self.assess_every_s, quiet_s=self.quiet_s, drift_rows=self.drift_rows,
-        )  # fmt: skip
+            windowing=windowing,
+            hard_run=self.hard_run,
+            update_every_s=self.update_every_s,
+            assess_every_s=self.assess_every_s,
+            quiet_s=self.quiet_s,
+            drift_rows=self.drift_rows,
+        )

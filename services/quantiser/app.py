@@ -75,32 +75,38 @@ class Quantiser:
         first, made = await self._first(request)
         plan = domain.QuantisationPlan.model_validate(first.settings)
         output_key = domain.plan_measurement_key(
-            made.digest, measurement_number=request.measurement_number, release_id=request.release_id,
-            held_out=self.packaged.held_out, libraries=self.engine.library_versions(plan),
+            made.digest,
+            measurement_number=request.measurement_number,
+            release_id=request.release_id,
+            held_out=self.packaged.held_out,
+            libraries=self.engine.library_versions(plan),
             evaluation=request.evaluation.digest if request.evaluation else None,
             processor=await self.engine.processor(),
-        )  # fmt: skip
+        )
         found = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
         if found is not None:
             return found
         async with self.artifacts.workshop(f"{request.variant}-{output_key}") as room:
             evaluation = await self._texts(request.evaluation, room / "evaluation")
             output = room / ("merged" if plan.engine == "pass-through" else "output")
-            order = Order(
-                plan=plan, merged=room / "merged", output=output, evaluation=evaluation, measure_again=True
-            )  # fmt: skip
+            order = Order(plan=plan, merged=room / "merged", output=output, evaluation=evaluation, measure_again=True)
             await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, order.merged, progress)
             if output != order.merged:
                 await asyncio.to_thread(self.artifacts.fetch, request.merged, first.files, output, progress)
             measured = await self.engine.quantise(order, progress)
         manifest = first.model_copy(
             update={
-                "output_key": output_key, "held_out": measured.held_out, "held_out_digest": self.packaged.held_out,
-                "quality": measured.quality, "evaluation_quality": measured.evaluation_quality,
-                "made_at": self.clock.now(), "duration_s": self.clock.monotonic() - started,
-                "peak_rss_bytes": measured.peak_rss_bytes, "measurement": measured.measurement,
+                "output_key": output_key,
+                "held_out": measured.held_out,
+                "held_out_digest": self.packaged.held_out,
+                "quality": measured.quality,
+                "evaluation_quality": measured.evaluation_quality,
+                "made_at": self.clock.now(),
+                "duration_s": self.clock.monotonic() - started,
+                "peak_rss_bytes": measured.peak_rss_bytes,
+                "measurement": measured.measurement,
             }
-        )  # fmt: skip
+        )
         return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
 
     async def _first(self, request: VariantRequested) -> tuple[VariantManifest, ArtifactRef]:
@@ -133,11 +139,14 @@ class Quantiser:
         if plan.calibration is not None:
             calibration = request.calibration.digest if request.calibration else self.packaged.calibration
         output_key = domain.plan_output_key(
-            plan, merged=request.merged.digest, calibration=calibration, held_out=self.packaged.held_out,
+            plan,
+            merged=request.merged.digest,
+            calibration=calibration,
+            held_out=self.packaged.held_out,
             libraries=self.engine.library_versions(plan),
             evaluation=request.evaluation.digest if request.evaluation else None,
             processor=await self.engine.processor(),
-        )  # fmt: skip
+        )
         return Work(request, merged, plan, calibration, output_key)
 
     async def _make(self, work: Work, room: Path, progress: Progress) -> tuple[tuple[FileEntry, ...], Made]:
@@ -148,9 +157,7 @@ class Quantiser:
         if evaluation is not None:
             await asyncio.to_thread(check_evaluation, evaluation)
         output = room / ("merged" if unchanged else "output")
-        order = Order(
-            plan=plan, merged=room / "merged", output=output, calibration=calibration, evaluation=evaluation
-        )
+        order = Order(plan=plan, merged=room / "merged", output=output, calibration=calibration, evaluation=evaluation)
         await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, order.merged, progress)
         made = await self.engine.quantise(order, progress)
         if unchanged:
@@ -164,16 +171,26 @@ class Quantiser:
     def _manifest(self, work: Work, files: tuple[FileEntry, ...], made: Made, duration_s: float) -> VariantManifest:
         weights_bytes = sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))
         return VariantManifest(
-            model=work.merged.model, variant=work.request.variant, output_key=work.output_key,
-            merged=work.request.merged, files=files, engine=self.engine.version(work.plan),
+            model=work.merged.model,
+            variant=work.request.variant,
+            output_key=work.output_key,
+            merged=work.request.merged,
+            files=files,
+            engine=self.engine.version(work.plan),
             settings={**work.plan.model_dump(mode="json"), "calibration_tokens_used": made.calibration_tokens},
-            calibration_digest=work.calibration_digest, held_out_digest=self.packaged.held_out, held_out=made.held_out,
-            size_ratio=weights_bytes / max(work.merged.weights_bytes, 1), quality=made.quality,
-            weights_bytes=weights_bytes, duration_s=duration_s, peak_rss_bytes=made.peak_rss_bytes,
-            made_at=self.clock.now(), evaluation_quality=made.evaluation_quality,
+            calibration_digest=work.calibration_digest,
+            held_out_digest=self.packaged.held_out,
+            held_out=made.held_out,
+            size_ratio=weights_bytes / max(work.merged.weights_bytes, 1),
+            quality=made.quality,
+            weights_bytes=weights_bytes,
+            duration_s=duration_s,
+            peak_rss_bytes=made.peak_rss_bytes,
+            made_at=self.clock.now(),
+            evaluation_quality=made.evaluation_quality,
             evaluation_digest=work.request.evaluation.digest if work.request.evaluation else None,
             measurement=made.measurement,
-        )  # fmt: skip
+        )
 
 
 def accept(plan: T | domain.Refusal) -> T:
@@ -255,13 +272,20 @@ def build(bus: Bus, quantiser: Quantiser, *, find_end: FindEnd, progress_interva
         manifest, ref = made
         check_gate(event.data, manifest, ref)
         return VariantQuantised(
-            variant=manifest.variant, manifest=ref, weights_bytes=manifest.weights_bytes, engine=manifest.engine,
-            settings=manifest.settings, calibration_digest=manifest.calibration_digest,
-            size_ratio=manifest.size_ratio, quality=manifest.quality, duration_s=manifest.duration_s,
-            peak_rss_bytes=manifest.peak_rss_bytes, evaluation_quality=manifest.evaluation_quality,
+            variant=manifest.variant,
+            manifest=ref,
+            weights_bytes=manifest.weights_bytes,
+            engine=manifest.engine,
+            settings=manifest.settings,
+            calibration_digest=manifest.calibration_digest,
+            size_ratio=manifest.size_ratio,
+            quality=manifest.quality,
+            duration_s=manifest.duration_s,
+            peak_rss_bytes=manifest.peak_rss_bytes,
+            evaluation_quality=manifest.evaluation_quality,
             measurement_number=event.data.measurement_number,
             measurement=manifest.measurement,
-        )  # fmt: skip
+        )
 
 
 def _failed(failed: Failed) -> VariantFailed | None:
@@ -269,9 +293,13 @@ def _failed(failed: Failed) -> VariantFailed | None:
         return None  # nobody's release: the bus keeps it as a dead letter
     error, request = failed.error, failed.event.data
     return VariantFailed(
-        variant=request.variant, stage="quantise", code=error.code, reason=error.sentence(), details=error.details,
+        variant=request.variant,
+        stage="quantise",
+        code=error.code,
+        reason=error.sentence(),
+        details=error.details,
         measurement_number=request.measurement_number,
-    )  # fmt: skip
+    )
 
 
 def _quiet(_step: str, _done: float, _total: float, _unit: str) -> None:

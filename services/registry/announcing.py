@@ -124,19 +124,27 @@ class Admissions:
 
     async def _postpone(self, model: str, one: Announcement, failure: Transient) -> None:
         wait_s = backoff_s(one.tries + 1)
-        structlog.get_logger().warning("announcement will be tried again", model=model, sequence=one.sequence,
-                                       code=failure.code, reason=failure.reason, delay_s=wait_s)  # fmt: skip
+        structlog.get_logger().warning(
+            "announcement will be tried again",
+            model=model,
+            sequence=one.sequence,
+            code=failure.code,
+            reason=failure.reason,
+            delay_s=wait_s,
+        )
         noted: Any = {"code": failure.code, "reason": failure.reason, "wait_s": wait_s, "now": self._out.clock.now()}
         self._unwritten[model] = announcements.failed_try(one, **noted)
         await self._edit(model, lambda record: announcements.postpone(record, one, **noted))
         del self._unwritten[model]
 
     async def _reject(self, model: str, one: Announcement, failure: SlipwayError) -> None:
-        structlog.get_logger().error("announcement rejected", model=model, sequence=one.sequence, code=failure.code,
-                                     reason=failure.reason)  # fmt: skip
+        structlog.get_logger().error(
+            "announcement rejected", model=model, sequence=one.sequence, code=failure.code, reason=failure.reason
+        )
         fact = CheckpointRejected(code=failure.code, reason=failure.sentence(), details=failure.details)
-        emit = Emit(fact, model=model, correlation_id=one.correlation_id, environment=one.environment,
-                    cause_id=one.event_id)  # fmt: skip
+        emit = Emit(
+            fact, model=model, correlation_id=one.correlation_id, environment=one.environment, cause_id=one.event_id
+        )
         if not await self._out.publisher.was_published(emit, one.stored_at):
             await self._out.publisher.publish(emit)
 

@@ -41,9 +41,17 @@ from shared.orders import check_age, check_epoch, order_refused
 R = TypeVar("R")
 SERVICE = "registry"
 FROM_WORKERS: tuple[type[Fact], ...] = (
-    CheckpointMerged, CheckpointRejected, VariantQuantised, VariantFailed, VariantStaged, VariantBenchmarked,
-    RehearsalCompleted, CanaryAssessed, PromotionRefused, WorkAbandoned,
-)  # fmt: skip
+    CheckpointMerged,
+    CheckpointRejected,
+    VariantQuantised,
+    VariantFailed,
+    VariantStaged,
+    VariantBenchmarked,
+    RehearsalCompleted,
+    CanaryAssessed,
+    PromotionRefused,
+    WorkAbandoned,
+)
 _ATTEMPTS = 50
 
 
@@ -168,10 +176,16 @@ def build(bus: Bus, outside: Outside, places: Places, *, try_s: float = 30.0, wa
     @bus.on(CheckpointReady, failure=rejection)
     async def admit(event: Event[CheckpointReady]) -> None:
         received = bus.received
-        await registry.admissions.announced(event, Announcement(
-            sequence=received.sequence, event_id=event.id, correlation_id=event.correlationid,
-            environment=event.environment, stored_at=received.stored_at,
-        ))  # fmt: skip
+        await registry.admissions.announced(
+            event,
+            Announcement(
+                sequence=received.sequence,
+                event_id=event.id,
+                correlation_id=event.correlationid,
+                environment=event.environment,
+                stored_at=received.stored_at,
+            ),
+        )
 
     @bus.on(ApprovalGranted, failure=refused)
     async def approve(event: Event[ApprovalGranted]) -> None:

@@ -254,6 +254,10 @@ class Ledger:
 
 def _emit(release: Release, outgoing: Outgoing) -> Emit:
     return Emit(
-        FACTS[outgoing.type].model_validate(outgoing.data), key=f"{release.id}:{outgoing.key}", model=release.model,
-        correlation_id=release.id, environment="production", cause_id=outgoing.cause_id,
-    )  # fmt: skip
+        FACTS[outgoing.type].model_validate(outgoing.data),
+        key=f"{release.id}:{outgoing.key}",
+        model=release.model,
+        correlation_id=release.id,
+        environment="production",
+        cause_id=outgoing.cause_id,
+    )

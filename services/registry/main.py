@@ -34,15 +34,17 @@ async def run(connection: Connection, settings: RegistrySettings, sources: Sourc
     outside = Outside(
         releases=Bucket(js, "releases", Release, service=SERVICE),
         models=Bucket(js, "releases", ModelRecord, service=SERVICE),
-        announcements=Bucket(js, "releases", Announcements, service=SERVICE), inbox=StreamInbox(js),
-        policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
-        artifacts=artifacts, publisher=LoggedPublisher(bus), clock=clock,
-    )  # fmt: skip
+        announcements=Bucket(js, "releases", Announcements, service=SERVICE),
+        inbox=StreamInbox(js),
+        policies=Bucket(js, "policies", ReleasePolicy),
+        routes=Bucket(js, "routes", Route),
+        artifacts=artifacts,
+        publisher=LoggedPublisher(bus),
+        clock=clock,
+    )
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     places = Places(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
-    registry = build(
-        bus, outside, places, try_s=settings.admission_try_s, wait_s=settings.admission_wait_s
-    )  # fmt: skip
+    registry = build(bus, outside, places, try_s=settings.admission_try_s, wait_s=settings.admission_wait_s)
 
     async def sweeping() -> None:
         await registry.keep_sweeping(settings.sweep_s)

@@ -71,24 +71,26 @@ class Controller:
         for environment in ENVIRONMENTS:
             await self.ledger.apply(environment, event.subject, lambda book: deciding.learn(book, event.data))
 
-    async def alerted(
-        self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received | None = None
-    ) -> None:  # fmt: skip
+    async def alerted(self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received | None = None) -> None:
         """Decide what an alert leads to, and do it; one that is old, or was resolved since, leads nowhere."""
         stored, now = received.stored_at if received is not None else event.time, self.clock.now()
         if (now - min(stored, event.time)).total_seconds() >= self.rules.alert_s:
             structlog.get_logger().warning(
-                "the alert is old; if it is not, a clock is wrong", model=event.subject, alert=event.data.alert_id,
-                said_at=event.time.isoformat(), stored_at=stored.isoformat(), now=now.isoformat(),
-            )  # fmt: skip
+                "the alert is old; if it is not, a clock is wrong",
+                model=event.subject,
+                alert=event.data.alert_id,
+                said_at=event.time.isoformat(),
+                stored_at=stored.isoformat(),
+                now=now.isoformat(),
+            )
             return
         sequence = received.sequence if received is not None else 0
         if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, sequence):
             structlog.get_logger().info("the alert is resolved", model=event.subject, alert=event.data.alert_id)
             return
-        await self._ask(event, lambda book, route, cause: deciding.take_alert(
-            book, event.data, route, cause, self.rules
-        ), received)  # fmt: skip
+        await self._ask(
+            event, lambda book, route, cause: deciding.take_alert(book, event.data, route, cause, self.rules), received
+        )
 
     async def assessed(self, event: Event[CanaryAssessed]) -> None:
         """Take back a canary that failed its test."""
@@ -115,7 +117,7 @@ class Controller:
 
     async def _ask(
         self, event: Event[Any], decide: Callable[[Book, Route | None, Cause], Book], received: Received | None = None
-    ) -> None:  # fmt: skip
+    ) -> None:
         environment, model = event.environment, event.subject
         entry = await self.routes.get(environment, model)
         route = entry.value if entry else None
@@ -184,8 +186,9 @@ class Controller:
             environment, route.model, lambda book: walking.switched(book, one.rollback_id, route, cause, now)
         )
         to = str(route.active.target) if route.active else None
-        structlog.get_logger().info("traffic moved", model=route.model, environment=environment,
-                                    failed=str(one.failed), to=to)  # fmt: skip
+        structlog.get_logger().info(
+            "traffic moved", model=route.model, environment=environment, failed=str(one.failed), to=to
+        )
 
     async def _is_hot(self, environment: Environment, model: str, one: Rollback, after: Route) -> bool:
         to = after.active
@@ -207,9 +210,10 @@ class Controller:
         now = self.clock.now()
         records = put_right(event.data.records, 0.0 if stored is None else offset_s(event.time, stored))
         await self.ledger.apply(
-            event.environment, event.subject,
+            event.environment,
+            event.subject,
             lambda book: walking.take_records(book, records, now, self.rules),
-        )  # fmt: skip
+        )
 
     async def lift(self, event: Event[QuarantineLifted], stored: datetime | None = None) -> DeploymentChanged | None:
         """Allow a barred target again; raise Permanent when the order is void."""
@@ -253,11 +257,18 @@ class Controller:
             raise Permanent("malformed_event", f"A drill lasts at most {LONGEST}; this one would end at {until}.")
         await self.drills.put(
             Drill(
-                drill_id=event.id, target=order.target, environment=order.environment, fault=order.fault,
-                share_ratio=order.share_ratio, starts_at=min(event.time, now), expires_at=order.expires_at,
-                who=order.who, reason=order.reason, ordered_at=stored,
+                drill_id=event.id,
+                target=order.target,
+                environment=order.environment,
+                fault=order.fault,
+                share_ratio=order.share_ratio,
+                starts_at=min(event.time, now),
+                expires_at=order.expires_at,
+                who=order.who,
+                reason=order.reason,
+                ordered_at=stored,
             )
-        )  # fmt: skip
+        )
 
     async def sweep(self) -> None:
         """Do what an earlier process left undone, and end verifications that no traffic comes for."""
@@ -282,9 +293,10 @@ class Controller:
         answers = active is not None and active.target == one.to and await self.probe.answers(active) is None
         now: datetime = self.clock.now()
         await self.ledger.apply(
-            book.environment, book.model,
+            book.environment,
+            book.model,
             lambda book: walking.give_up_waiting(book, one.rollback_id, answers=answers, now=now),
-        )  # fmt: skip
+        )
 
     async def keep_sweeping(self, every_s: float) -> None:
         """Sweep for ever; the first time at once."""
@@ -365,6 +377,11 @@ def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:
     if event is None or event.data.failed is None:
         return order_refused(failed)
     return RollbackFailed(
-        rollback_id=rollback_id(event.id), cause_id=event.id, failed=event.data.failed, mode="manual",
-        timeline=RollbackTimeline(detected_at=event.time), code=error.code, reason=error.sentence(),
-    )  # fmt: skip
+        rollback_id=rollback_id(event.id),
+        cause_id=event.id,
+        failed=event.data.failed,
+        mode="manual",
+        timeline=RollbackTimeline(detected_at=event.time),
+        code=error.code,
+        reason=error.sentence(),
+    )

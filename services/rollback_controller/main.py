@@ -27,19 +27,27 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     bus = Bus(connection, SERVICE, clock)
     await connect_patiently(bus)
     ledger = Ledger(
-        Bucket(bus.js, "rollbacks", Book, service=SERVICE), LoggedPublisher(bus),
-        lambda model, environment: Book(model=model, environment=environment), service=SERVICE,
-    )  # fmt: skip
+        Bucket(bus.js, "rollbacks", Book, service=SERVICE),
+        LoggedPublisher(bus),
+        lambda model, environment: Book(model=model, environment=environment),
+        service=SERVICE,
+    )
     routes, drills = KvRoutes(lambda: bus.js), KvDrills(lambda: bus.js)
     controller = Controller(
-        ledger=ledger, routes=routes, drills=drills, alerts=LoggedAlerts(lambda: bus.js),
+        ledger=ledger,
+        routes=routes,
+        drills=drills,
+        alerts=LoggedAlerts(lambda: bus.js),
         probe=TritonProbe(channels, deadline_s=settings.probe_s),
-        clock=clock, rules=settings.rules(),
-    )  # fmt: skip
+        clock=clock,
+        rules=settings.rules(),
+    )
     traffic = GatewayTraffic(
-        settings.gateway_url, rps=settings.rehearsal_rps, tokens=settings.rehearsal_tokens,
+        settings.gateway_url,
+        rps=settings.rehearsal_rps,
+        tokens=settings.rehearsal_tokens,
         timeout_s=settings.rehearsal_detect_s,
-    )  # fmt: skip
+    )
     rehearsal = Rehearsal(
         bus=bus, ledger=ledger, routes=routes, drills=drills, traffic=traffic, clock=clock, pace=settings.pace()
     )

@@ -99,9 +99,12 @@ class Rehearsal:
     async def _walk(self, event: Event[VariantStaged], requested: RehearsalRequested) -> RehearsalCompleted:
         now = self.clock.now()
         stage = _Stage(
-            event, event.data.candidate, event.data.baseline, requested.policy_digest,
+            event,
+            event.data.candidate,
+            event.data.baseline,
+            requested.policy_digest,
             now + timedelta(seconds=requested.valid_s),
-        )  # fmt: skip
+        )
         certificates: list[RehearsalCertificate] = []
         reason = ""
         try:
@@ -111,17 +114,24 @@ class Rehearsal:
                     reason = found
                     break
                 certificates.append(found)
-                structlog.get_logger().info("rehearsed", trigger=trigger.name, detect_s=found.detect_s,
-                                            switch_s=found.switch_s, verify_s=found.verify_s)  # fmt: skip
+                structlog.get_logger().info(
+                    "rehearsed",
+                    trigger=trigger.name,
+                    detect_s=found.detect_s,
+                    switch_s=found.switch_s,
+                    verify_s=found.verify_s,
+                )
         finally:
             await self._clear(stage)
         names = ", ".join(one.trigger for one in certificates)
         return RehearsalCompleted(
-            release_id=requested.release_id, variant=requested.candidate.target.variant,
-            verdict="fail" if reason else "pass", rehearsed_at=self.clock.now(),
+            release_id=requested.release_id,
+            variant=requested.candidate.target.variant,
+            verdict="fail" if reason else "pass",
+            rehearsed_at=self.clock.now(),
             reason=reason or f"Detected, switched and verified in staging: {names}.",
             certificates=tuple(certificates),
-        )  # fmt: skip
+        )
 
     async def _rehearse_trigger(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str:
         fault = rehearsing.declared_fault(trigger)
@@ -141,9 +151,15 @@ class Rehearsal:
             what = rehearsing.describe(fault)
             return f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {what}."
         return rehearsing.certify(
-            trigger, fault, one, injected_at, candidate=stage.candidate.manifest.digest,
-            fallback=stage.fallback.manifest.digest, policy=stage.policy_digest, expires_at=stage.expires_at,
-        )  # fmt: skip
+            trigger,
+            fault,
+            one,
+            injected_at,
+            candidate=stage.candidate.manifest.digest,
+            fallback=stage.fallback.manifest.digest,
+            policy=stage.policy_digest,
+            expires_at=stage.expires_at,
+        )
 
     async def _await_healthy(self, stage: _Stage, trigger: Trigger, flow: Flow) -> str:
         """Wait until the candidate answers well; say what is wrong if it does not."""
@@ -181,11 +197,17 @@ class Rehearsal:
         lasts = timedelta(seconds=self.pace.detect_s + self.pace.verify_s)
         await self.drills.put(
             Drill(
-                drill_id=f"{stage.event.id}/{trigger}", target=stage.candidate.target, environment="staging",
-                fault=fault, share_ratio=0.0 if fault.does_nothing else 1.0, starts_at=now, expires_at=now + lasts,
-                who=WHO, reason=f"rehearsal of {trigger} for {stage.event.correlationid}",
+                drill_id=f"{stage.event.id}/{trigger}",
+                target=stage.candidate.target,
+                environment="staging",
+                fault=fault,
+                share_ratio=0.0 if fault.does_nothing else 1.0,
+                starts_at=now,
+                expires_at=now + lasts,
+                who=WHO,
+                reason=f"rehearsal of {trigger} for {stage.event.correlationid}",
             )
-        )  # fmt: skip
+        )
 
     async def _route(
         self, stage: _Stage, active: ServedTarget | None, previous: ServedTarget | None, cause_id: str

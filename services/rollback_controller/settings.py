@@ -41,13 +41,17 @@ class RollbackControllerSettings(BaseSettings):
     def rules(self) -> Rules:
         """Give the rules of decisions as the domain takes them."""
         return Rules(
-            guard=Guard(self.most_rollbacks, self.within_s), retry_s=self.retry_s,
-            verify_requests=self.verify_requests, verify_s=self.verify_s,
-        )  # fmt: skip
+            guard=Guard(self.most_rollbacks, self.within_s),
+            retry_s=self.retry_s,
+            verify_requests=self.verify_requests,
+            verify_s=self.verify_s,
+        )
 
     def pace(self) -> Pace:
         """Give the patience of rehearsals."""
         return Pace(
-            healthy_requests=self.rehearsal_healthy_requests, healthy_s=self.rehearsal_healthy_s,
-            detect_s=self.rehearsal_detect_s, verify_s=2 * self.verify_s,
-        )  # fmt: skip
+            healthy_requests=self.rehearsal_healthy_requests,
+            healthy_s=self.rehearsal_healthy_s,
+            detect_s=self.rehearsal_detect_s,
+            verify_s=2 * self.verify_s,
+        )

@@ -52,9 +52,12 @@ def _staging_failed(failed: Failed) -> VariantFailed | None:
     if event is None:
         return None
     return VariantFailed(
-        variant=event.data.candidate.target.variant, stage="stage", code=error.code, reason=error.reason,
+        variant=event.data.candidate.target.variant,
+        stage="stage",
+        code=error.code,
+        reason=error.reason,
         purpose=event.data.purpose,
-    )  # fmt: skip
+    )
 
 
 def _order_failed(failed: Failed) -> PromotionRefused | None:

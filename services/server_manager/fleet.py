@@ -40,9 +40,17 @@ class Fleet:
     """Does actions on an engine, each target's one after the other, different targets' side by side."""
 
     def __init__(
-        self, engine: Engine, artifacts: Artifacts, clock: Clock, limits: Limits, lead: Leadership, *,
-        on_change: Callable[[], None], load_probe_s: float = 120.0, probe_s: float = 20.0,
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        artifacts: Artifacts,
+        clock: Clock,
+        limits: Limits,
+        lead: Leadership,
+        *,
+        on_change: Callable[[], None],
+        load_probe_s: float = 120.0,
+        probe_s: float = 20.0,
+    ) -> None:
         self._engine = engine
         self._artifacts = artifacts
         self._clock = clock
@@ -68,13 +76,20 @@ class Fleet:
         now = self._clock.monotonic()
         return {
             name: Held(
-                digest=slot.digest, memory_bytes=slot.memory_bytes, phase=slot.phase, failures=slot.failures,
-                code=slot.code, reason=slot.reason, hopeless=slot.hopeless, since_s=now - slot.since,
+                digest=slot.digest,
+                memory_bytes=slot.memory_bytes,
+                phase=slot.phase,
+                failures=slot.failures,
+                code=slot.code,
+                reason=slot.reason,
+                hopeless=slot.hopeless,
+                since_s=now - slot.since,
                 since_probe_s=float("inf") if slot.probed is None else now - slot.probed,
-                unwanted_s=None if slot.unwanted is None else now - slot.unwanted, probing=slot.work is not None,
+                unwanted_s=None if slot.unwanted is None else now - slot.unwanted,
+                probing=slot.work is not None,
             )
             for name, slot in self._slots.items()
-        }  # fmt: skip
+        }
 
     def token(self, name: str) -> str:
         """Give the first text that a target generated at its last probe."""
@@ -186,9 +201,7 @@ class Fleet:
         if self._lead.superseded():
             self._log.error("another process took the engine over during this action", target=name)
 
-    async def _load(
-        self, name: str, deployable: Deployable, slot: Slot, needed: Extent, *, heal: bool
-    ) -> None:  # fmt: skip
+    async def _load(self, name: str, deployable: Deployable, slot: Slot, needed: Extent, *, heal: bool) -> None:
         began = self._clock.monotonic()
         self._log.info("loading", target=name, heal=heal)
         try:

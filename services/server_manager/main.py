@@ -30,10 +30,14 @@ async def main() -> None:
     holder = uuid.uuid4().hex
     lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock, LeaseFile(settings.repository))
     engine = TritonEngine(
-        settings.triton_grpc, settings.repository, settings.engine_config(),
-        advertised=settings.advertised_endpoint, admin_key=settings.admin_key.get_secret_value(),
-        load_timeout_s=settings.load_timeout_s, superseded=lead.superseded,
-    )  # fmt: skip
+        settings.triton_grpc,
+        settings.repository,
+        settings.engine_config(),
+        advertised=settings.advertised_endpoint,
+        admin_key=settings.admin_key.get_secret_value(),
+        load_timeout_s=settings.load_timeout_s,
+        superseded=lead.superseded,
+    )
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
@@ -41,10 +45,17 @@ async def main() -> None:
     routes = KvRoutes(lambda: bus.js)
     known = KnownRoutes(routes, RoutesFile(settings.repository))
     manager = Manager(
-        engine=engine, artifacts=artifacts, state=state, routes=known, lead=lead,
-        publish=bus.publish, tell=bus.progress, clock=clock,
-        limits=settings.limits(psutil.virtual_memory().total), tick_s=settings.tick_s,
-    )  # fmt: skip
+        engine=engine,
+        artifacts=artifacts,
+        state=state,
+        routes=known,
+        lead=lead,
+        publish=bus.publish,
+        tell=bus.progress,
+        clock=clock,
+        limits=settings.limits(psutil.virtual_memory().total),
+        tick_s=settings.tick_s,
+    )
     build(bus, manager=manager, state=state, clock=clock)
 
     async def triton_answers() -> None:
@@ -55,9 +66,11 @@ async def main() -> None:
 
     try:
         await serve(
-            bus, connection, ready={"triton": triton_answers, "store": store_answers},
+            bus,
+            connection,
+            ready={"triton": triton_answers, "store": store_answers},
             background=[manager.run, lambda: follow_routes(bus, routes, manager)],
-        )  # fmt: skip
+        )
     finally:
         await engine.close()
 

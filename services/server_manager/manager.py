@@ -56,10 +56,19 @@ class Manager:
     """Makes one engine match the desired state, and answers the orders that wait for it."""
 
     def __init__(
-        self, *, engine: Engine, artifacts: Artifacts, state: State, routes: Routes, lead: Leadership,
-        publish: Publish, tell: Tell,
-        clock: Clock, limits: Limits, tick_s: float = 1.0,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        engine: Engine,
+        artifacts: Artifacts,
+        state: State,
+        routes: Routes,
+        lead: Leadership,
+        publish: Publish,
+        tell: Tell,
+        clock: Clock,
+        limits: Limits,
+        tick_s: float = 1.0,
+    ) -> None:
         self._engine = engine
         self._artifacts = artifacts
         self._state = state
@@ -209,9 +218,14 @@ class Manager:
     async def _fail_lease(self, step: FailLease) -> None:
         event = step.lease.event
         failed = VariantFailed(
-            variant=event.data.candidate.target.variant, stage="stage", code=step.code, reason=step.reason,
-            details=dict(step.details), purpose=event.data.purpose, measurement_number=event.data.measurement_number,
-        )  # fmt: skip
+            variant=event.data.candidate.target.variant,
+            stage="stage",
+            code=step.code,
+            reason=step.reason,
+            details=dict(step.details),
+            purpose=event.data.purpose,
+            measurement_number=event.data.measurement_number,
+        )
         await self._publish(Emit(failed), event)
         failpoint("server-manager.after_answer")
         await self._state.edit(lambda record: staging.drop_lease(record, step.lease.lease_id))
@@ -248,9 +262,13 @@ class Manager:
 
         def change(route: Route) -> Edit:
             return promote(
-                route, served, weight_ratio=request.weight_ratio, epoch=request.epoch, cause_id=order_id,
+                route,
+                served,
+                weight_ratio=request.weight_ratio,
+                epoch=request.epoch,
+                cause_id=order_id,
                 fallback=fallback,
-            )  # fmt: skip
+            )
 
         edit = await self._routes.edit(event.subject, change)
         if isinstance(edit, Refused):
@@ -266,11 +284,16 @@ class Manager:
     async def _served(self, deployable: Deployable) -> ServedTarget:
         about = await self._artifacts.describe(deployable)
         return ServedTarget(
-            target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
+            target=deployable.target,
+            manifest=deployable.manifest,
+            weights_bytes=deployable.weights_bytes,
             record=deployable.record,
-            endpoints=(self._engine.endpoint,), chat_template=about.chat_template, bos_token=about.bos_token,
-            eos_token=about.eos_token, context_tokens=about.context_tokens,
-        )  # fmt: skip
+            endpoints=(self._engine.endpoint,),
+            chat_template=about.chat_template,
+            bos_token=about.bos_token,
+            eos_token=about.eos_token,
+            context_tokens=about.context_tokens,
+        )
 
     # -- what others see --------------------------------------------------------------------------------------------
 
@@ -282,9 +305,14 @@ class Manager:
         disarmed = assess_standby(routes, held, server_ready=up)
         self._disarmed = {model: self._disarmed.get(model, now) for model in disarmed}
         for change in plan_alerts(
-            record, routes, held, server_ready=up, grace_s=self._limits.standby_grace_s, now=self._clock.now(),
+            record,
+            routes,
+            held,
+            server_ready=up,
+            grace_s=self._limits.standby_grace_s,
+            now=self._clock.now(),
             disarmed_s={model: now - since for model, since in self._disarmed.items()},
-        ):  # fmt: skip
+        ):
             await (self._raise(change) if change.what == "raise" else self._resolve(change))
 
     async def _raise(self, change: SayAlert) -> None:
@@ -301,9 +329,10 @@ class Manager:
 
     async def _publish_view(self, *, answers: bool) -> None:
         view: dict[str, Any] = {
-            "endpoint": self._engine.endpoint, "server_ready": answers,
+            "endpoint": self._engine.endpoint,
+            "server_ready": answers,
             "memory_budget_bytes": self._limits.memory_budget_bytes,
-        }  # fmt: skip
+        }
         if self.fleet.known:
             view["loaded"] = tuple(_as_loaded(name, held) for name, held in sorted(self.fleet.held().items()))
         await self._state.edit(lambda record: record.model_copy(update=view))
@@ -312,9 +341,13 @@ class Manager:
 def _told(alert: OpenAlert) -> dict[str, Any]:
     """Give what the facts of an alert have in common."""
     return {
-        "alert_id": alert.alert_id, "kind": alert.kind, "severity": SEVERITY[alert.kind], "target": alert.target,
-        "runbook": f"docs/runbooks/{alert.kind}.md", "raised_at": alert.raised_at,
-    }  # fmt: skip
+        "alert_id": alert.alert_id,
+        "kind": alert.kind,
+        "severity": SEVERITY[alert.kind],
+        "target": alert.target,
+        "runbook": f"docs/runbooks/{alert.kind}.md",
+        "raised_at": alert.raised_at,
+    }
 
 
 def _about(alert: OpenAlert, fact: AlertRaised | AlertResolved, what: str) -> Emit:
@@ -327,5 +360,8 @@ def _as_loaded(name: str, held: Held) -> LoadedTarget:
     model, version, variant = name.split(".")
     return LoadedTarget(
         target=Target.model_validate({"model": model, "version": int(version[1:]), "variant": variant}),
-        manifest_digest=held.digest, phase=held.phase, memory_bytes=held.memory_bytes, reason=held.reason,
-    )  # fmt: skip
+        manifest_digest=held.digest,
+        phase=held.phase,
+        memory_bytes=held.memory_bytes,
+        reason=held.reason,
+    )

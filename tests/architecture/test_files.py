@@ -10,10 +10,37 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SHARED = {
-    "blobs", "bus", "chat_template_worker", "chat_templates", "clock", "deadletters", "delivery", "errors", "events",
-    "exits", "factlog", "failpoints", "hub", "inference", "jobs", "kv", "launch", "ledger", "orders", "process", "progress",
-    "provision", "service", "settings", "sources", "telemetry", "text_sets", "topology", "transfer", "workrooms",
-}  # fmt: skip
+    "blobs",
+    "bus",
+    "chat_template_worker",
+    "chat_templates",
+    "clock",
+    "deadletters",
+    "delivery",
+    "errors",
+    "events",
+    "exits",
+    "factlog",
+    "failpoints",
+    "hub",
+    "inference",
+    "jobs",
+    "kv",
+    "launch",
+    "ledger",
+    "orders",
+    "process",
+    "progress",
+    "provision",
+    "service",
+    "settings",
+    "sources",
+    "telemetry",
+    "text_sets",
+    "topology",
+    "transfer",
+    "workrooms",
+}
 """A module enters when two services use it and it names a mechanism; change this list on purpose only."""
 VAGUE = {"utils", "util", "helpers", "common", "misc", "core", "lib"}
 LINES = 400
@@ -38,7 +65,9 @@ def test_shared_is_a_closed_list():
 def test_no_code_of_ours_runs_between_fork_and_exec():
     """A process with threads, gRPC among them, may hold a lock there; `shared.launch` prepares a child after exec."""
     files = python_files("contracts", "shared", "services", "clients", "deploy", "tests", "benchmarks", "examples")
-    calls = [(path, node) for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [
+        (path, node) for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
     found = [path for path, call in calls if any(keyword.arg == "preexec_fn" for keyword in call.keywords)]
     assert found == []
 
@@ -67,7 +96,9 @@ def test_files_stay_short():
     assert {str(path.relative_to(ROOT)): size for path, size in sizes.items() if size > LINES} == {}
 
 
-@pytest.mark.parametrize("path", [*python_files("contracts", "shared", "services")], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [*python_files("contracts", "shared", "services")], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_every_module_has_a_docstring(path):
     text = path.read_text()
     assert not text.strip() or ast.get_docstring(ast.parse(text))
@@ -75,10 +106,15 @@ def test_every_module_has_a_docstring(path):
 
 # Written in pieces, so that this file does not find itself.
 SWITCHES = (
-    r"fp32_" + r"precision\s*=", r"set_float32_" + r"matmul_precision", r"allow_" + r"tf32\s*=", r"set_num_" + r"threads\(",
-    r"set_num_" + r"interop_threads", r"set_default_" + r"dtype", r"use_deterministic_" + r"algorithms",
+    r"fp32_" + r"precision\s*=",
+    r"set_float32_" + r"matmul_precision",
+    r"allow_" + r"tf32\s*=",
+    r"set_num_" + r"threads\(",
+    r"set_num_" + r"interop_threads",
+    r"set_default_" + r"dtype",
+    r"use_deterministic_" + r"algorithms",
     r"allow_\w+_" + r"reduced_precision_reduction\s*=",
-)  # fmt: skip
+)
 """Torch's switches that hold for a whole process: whatever computes there next is changed, unseen."""
 
 
@@ -91,7 +127,12 @@ def test_no_code_switches_how_its_whole_process_computes(switch):
 OF_THIS_MACHINE = {
     "a folder of the machine": r"/(?:work|root|opt)" + r"/(?:main|shared|wheels|\.library|\.cache|\.mirror)",
     "a home folder": r"/(?:home|Users)" + r"/(?!me/)[a-z]",
-    "a package registry": r"(?:py" + r"pi\.org|python" + r"hosted|artifact" + r"ory|dev" + r"pi|registry\.npm|--index" + r"-url)",
+    "a package registry": r"(?:py"
+     r"pi\.org|python"
+     r"hosted|artifact"
+     r"ory|dev"
+     r"pi|registry\.npm|--index"
+     r"-url)",
     "a private address": r"\b(?:10\.(?!0\.0\.)\d+|192\.168|172\.(?:1[6-9]|2\d|3[01]))" + r"\.\d+\.\d+\b",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE" + r" KEY-----",
     "an access key": r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|hf_" + r"[A-Za-z0-9]{30,})",
@@ -108,7 +149,9 @@ def test_no_committed_file_names(what):
             text = path.read_text()
         except UnicodeDecodeError:
             continue
-        found += [f"{path.relative_to(ROOT)}:{line}" for line, part in enumerate(text.splitlines(), 1) if wrong.search(part)]
+        found += [
+            f"{path.relative_to(ROOT)}:{line}" for line, part in enumerate(text.splitlines(), 1) if wrong.search(part)
+        ]
     assert found == []
 
 
@@ -128,7 +171,9 @@ def test_the_search_finds_what_it_should(what, text):
 
 def test_secrets_and_outputs_are_not_committed():
     names = [str(path.relative_to(ROOT)) for path in committed()]
-    assert [name for name in names if re.search(r"(^|/)(\.env|\.state|\.venv|__pycache__|node_modules)(/|$)", name)] == []
+    assert [
+        name for name in names if re.search(r"(^|/)(\.env|\.state|\.venv|__pycache__|node_modules)(/|$)", name)
+    ] == []
     assert [name for name in names if name.endswith((".pem", ".key", ".pyc", ".safetensors", ".bin", ".gguf"))] == []
     assert [name for name in names if (ROOT / name).stat().st_size > 1024 * 1024] == []
 

@@ -42,16 +42,24 @@ def light_modules():
 
 def import_blocked(*names):
     return subprocess.run(
-        [sys.executable, "-c", IMPORT_WITHOUT, ",".join(HEAVY), *names], cwd=ROOT, capture_output=True, text=True,
-        timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", IMPORT_WITHOUT, ",".join(HEAVY), *names],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def test_import_rules_hold():
     lint = subprocess.run(
         [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert lint.returncode == 0, lint.stdout + lint.stderr
 
 

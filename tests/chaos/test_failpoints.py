@@ -5,8 +5,11 @@ import pytest
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EVERYWHERE = ("after_act", "after_publish", "before_ack")
-POINTS = [f"{service}.{point}" for service in ("registry", "merger", "quantiser", "server-manager", "benchmarker")
-          for point in EVERYWHERE] + ["registry.after_cas", "server-manager.after_cas"]  # fmt: skip
+POINTS = [
+    f"{service}.{point}"
+    for service in ("registry", "merger", "quantiser", "server-manager", "benchmarker")
+    for point in EVERYWHERE
+] + ["registry.after_cas", "server-manager.after_cas"]
 
 
 def test_the_road_completes_once_though_every_service_is_killed_at_every_point(stack_of, tiny):
@@ -23,4 +26,3 @@ def test_the_road_completes_once_though_every_service_is_killed_at_every_point(s
     assert stack.says("deadletters", "list") == []
     assert stack.check_artifacts() > 0
     stack.ok("ask", "bot", "hello", "--max-tokens", "4")
-

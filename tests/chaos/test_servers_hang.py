@@ -35,6 +35,7 @@ def stack(module_stack, tiny):
 
 def back_within(stack, name: str, before: int, began: float) -> None:
     """Wait until a part is another process and ready, and the model is served; fail after 15 s."""
+
     def back() -> bool:
         part = stack.part(name)
         return part["pid"] not in (before, None) and part["state"] == "ready" and answers(stack, "bot", 2) == SERVED
@@ -66,7 +67,7 @@ def test_a_part_that_is_stopped_while_it_starts(stack, name):
     starting = wait_until(
         lambda: (part := stack.part(name))["state"] == "starting" and part["pid"] != before and part["pid"],
         what=f"the next start of {name}",
-    )  # fmt: skip
+    )
     began = time.monotonic()
     os.kill(starting, signal.SIGSTOP)
     back_within(stack, name, starting, began)

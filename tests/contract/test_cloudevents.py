@@ -52,8 +52,16 @@ def test_absent_extensions_are_left_out():
     event = event_in(SAMPLES[0]).model_copy(update={"causationid": None, "traceparent": None})
     read = JSONFormat().read(None, canonical_json(plain(event)))
     assert set(read.get_attributes()) == {
-        "specversion", "id", "source", "type", "subject", "time", "datacontenttype", "correlationid", "environment",
-    }  # fmt: skip
+        "specversion",
+        "id",
+        "source",
+        "type",
+        "subject",
+        "time",
+        "datacontenttype",
+        "correlationid",
+        "environment",
+    }
     assert isinstance(read.get_attributes()["time"], datetime)
 
 

@@ -142,11 +142,15 @@ def test_settings_are_ones_that_the_services_know():
 
     for container in COMPOSE["services"].values():
         for name in container.get("environment", {}):
-            shared = SourceSettings if name.removeprefix("SLIPWAY_").lower() in SourceSettings.model_fields else Connection
+            shared = (
+                SourceSettings if name.removeprefix("SLIPWAY_").lower() in SourceSettings.model_fields else Connection
+            )
             for prefix, settings in (
-                ("SLIPWAY_", shared), ("SERVER_MANAGER_", ServerManagerSettings), ("BENCHMARKER_", BenchmarkerSettings),
+                ("SLIPWAY_", shared),
+                ("SERVER_MANAGER_", ServerManagerSettings),
+                ("BENCHMARKER_", BenchmarkerSettings),
                 ("ROLLBACK_CONTROLLER_", RollbackControllerSettings),
-            ):  # fmt: skip
+            ):
                 if name.startswith(prefix):
                     assert name.removeprefix(prefix).lower() in settings.model_fields, name
 

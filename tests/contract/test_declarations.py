@@ -44,7 +44,9 @@ def test_handlers_are_exactly_the_declared_ones(name):
 
 @each_service
 def test_subscriptions_meet_the_provisioned_consumers(name):
-    provisioned = {consumer.durable_name: (stream, consumer.filter_subject) for stream, consumer in topology.consumers()}
+    provisioned = {
+        consumer.durable_name: (stream, consumer.filter_subject) for stream, consumer in topology.consumers()
+    }
     bus = built(name)
     subscribed = {
         one.extra_options["durable"]: (one.stream.name, one.subject.broker_address) for one in bus.broker.subscribers

@@ -78,19 +78,48 @@ def test_document_has_the_shape_of_asyncapi_3(document):
     assert document["asyncapi"] == "3.0.0"
     assert set(document["info"]) >= {"title", "version"}
     assert set(document) <= {
-        "asyncapi", "id", "info", "servers", "defaultContentType", "channels", "operations", "components",
-    }  # fmt: skip
+        "asyncapi",
+        "id",
+        "info",
+        "servers",
+        "defaultContentType",
+        "channels",
+        "operations",
+        "components",
+    }
     assert document["defaultContentType"] == CONTENT_TYPE
     for key in (*document["components"]["messages"], *document["components"]["schemas"]):
         assert re.fullmatch(r"[\w.\-]+", key)
     for channel in document["channels"].values():
-        assert set(channel) <= {"address", "messages", "title", "summary", "description", "servers", "parameters",
-                                "tags", "externalDocs", "bindings"}  # fmt: skip
+        assert set(channel) <= {
+            "address",
+            "messages",
+            "title",
+            "summary",
+            "description",
+            "servers",
+            "parameters",
+            "tags",
+            "externalDocs",
+            "bindings",
+        }
         assert set(re.findall(r"\{(\w+)\}", channel["address"])) == set(channel["parameters"])
     for operation in document["operations"].values():
         assert operation["action"] in ("send", "receive")
-        assert set(operation) <= {"action", "channel", "title", "summary", "description", "security", "tags",
-                                  "externalDocs", "bindings", "traits", "messages", "reply"}  # fmt: skip
+        assert set(operation) <= {
+            "action",
+            "channel",
+            "title",
+            "summary",
+            "description",
+            "security",
+            "tags",
+            "externalDocs",
+            "bindings",
+            "traits",
+            "messages",
+            "reply",
+        }
 
 
 def test_every_reference_resolves(document):

@@ -56,10 +56,14 @@ def test_what_is_chosen_survives_the_bytes_we_publish():
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"variant": "int9"}, {"variant": ["int8"]}, {"settings": None}, {"settings": "all"},
-        {"settings": {"calibration_samples": -1}}, {"settings": {"calibration_tokens": "many"}},
+        {"variant": "int9"},
+        {"variant": ["int8"]},
+        {"settings": None},
+        {"settings": "all"},
+        {"settings": {"calibration_samples": -1}},
+        {"settings": {"calibration_tokens": "many"}},
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_still_refused(wrong):
     with pytest.raises(ValidationError):
         request(**wrong)

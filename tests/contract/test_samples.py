@@ -97,7 +97,17 @@ def test_samples_set_every_field_of_their_fact(kind):
 def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
     sample = load(path)
     original = Event[fact_of(path)].model_validate(sample)
-    free = {"hyperparameters", "details", "settings", "features", "errors", "e_values", "library_versions", "observed", "drills"}
+    free = {
+        "hyperparameters",
+        "details",
+        "settings",
+        "features",
+        "errors",
+        "e_values",
+        "library_versions",
+        "observed",
+        "drills",
+    }
     for at, node in list(every(sample)):
         if not (free | POLICY_PARTS) & {str(key) for key in at}:
             node[UNKNOWN] = {"nested": [1, None]}

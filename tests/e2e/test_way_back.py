@@ -17,8 +17,10 @@ from tests.kit.servers import wait_until
 from tests.kit.stack import POLICY
 
 pytestmark = [
-    pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900),
-]  # fmt: skip
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+]
 MODEL = "bot"
 AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
 WAY_BACK = {

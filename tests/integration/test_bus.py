@@ -21,10 +21,14 @@ REF = ArtifactRef(uri="s3://slipway/manifests/merged/x.json", digest=digest_of(b
 
 def requested(event_id: str, model: str = "support-bot") -> Event[VariantRequested]:
     return Event[VariantRequested](
-        id=event_id, source="/slipway/registry", type=VariantRequested.TYPE, subject=model,
-        time=datetime(2026, 1, 1, tzinfo=UTC), correlationid="r-1",
+        id=event_id,
+        source="/slipway/registry",
+        type=VariantRequested.TYPE,
+        subject=model,
+        time=datetime(2026, 1, 1, tzinfo=UTC),
+        correlationid="r-1",
         data=VariantRequested(release_id="r-1", version=1, variant="int8", merged=REF),
-    )  # fmt: skip
+    )
 
 
 def failed_fact(code="engine_failed"):

@@ -33,8 +33,12 @@ class Cli:
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)],
-            cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
-        )  # fmt: skip
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
         assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -64,9 +68,13 @@ def slipway(tmp_path_factory):
         pytest.skip("no .venv-engine: run make setup")
     cli = Cli(tmp_path_factory.mktemp("cli") / "state")
     up = subprocess.Popen(
-        launching([sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)]),
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        launching(
+            [sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)]
+        ),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     table = cli.state / "parts.json"
     wait_until(lambda: table.exists() and '"phase": "ready"' in table.read_text(), timeout_s=150, what="the stack")
     yield cli
@@ -76,10 +84,26 @@ def slipway(tmp_path_factory):
 
 def publish(slipway, models, number, *more, code=0):
     return slipway(
-        "publish", "--model", "tiny", "--base", "tiny-llama", "--adapter", str(models / f"lora-{number}"),
-        "--run-id", f"run-{number}", "--data-hash", DATA, "--hyperparameter", "lr=0.001", "--eval",
-        "tickets:accuracy=0.8", "--variant", "bf16", *more, code=code,
-    )  # fmt: skip
+        "publish",
+        "--model",
+        "tiny",
+        "--base",
+        "tiny-llama",
+        "--adapter",
+        str(models / f"lora-{number}"),
+        "--run-id",
+        f"run-{number}",
+        "--data-hash",
+        DATA,
+        "--hyperparameter",
+        "lr=0.001",
+        "--eval",
+        "tickets:accuracy=0.8",
+        "--variant",
+        "bf16",
+        *more,
+        code=code,
+    )
 
 
 def test_before_anything_was_published_every_command_says_what_to_do(slipway):
@@ -223,8 +247,9 @@ def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
     slipway("deadletters", "requeue", str(letter["sequence"]))
     again = wait_until(
         lambda: [one for one in slipway.json("deadletters", "list") if one["sequence"] > letter["sequence"]],
-        timeout_s=60, what="the same dead letter again",
-    )  # fmt: skip
+        timeout_s=60,
+        what="the same dead letter again",
+    )
     assert again[0]["body"] == letter["body"]
 
 

@@ -51,11 +51,17 @@ async def test_records_of_a_gateway_with_a_wrong_clock_are_counted_taken_and_ale
     bus, registry = Bus(bus_settings, "monitor", SystemClock()), CollectorRegistry()
     await bus.connect()
     ledger = Ledger(
-        Bucket(js, "alerts", Watch), LoggedPublisher(bus),
-        lambda model, environment: Watch(model=model, environment=environment), service="monitor",
-    )  # fmt: skip
-    build(bus, monitor=Monitor(ledger=ledger, references=None, reports=None, clock=SystemClock(), rules=Rules(),
-                               meter=Meter(registry)))  # fmt: skip
+        Bucket(js, "alerts", Watch),
+        LoggedPublisher(bus),
+        lambda model, environment: Watch(model=model, environment=environment),
+        service="monitor",
+    )
+    build(
+        bus,
+        monitor=Monitor(
+            ledger=ledger, references=None, reports=None, clock=SystemClock(), rules=Rules(), meter=Meter(registry)
+        ),
+    )
     for number in range(4):
         at = NOW() + ahead
         records = tuple(m.record(scheduled_at=at - timedelta(seconds=1), sent_at=at) for _ in range(5))

@@ -137,5 +137,6 @@ async def test_requeued_message_goes_back_with_its_content_type_and_trace_only(j
         again = await js.get_msg(letter.stream, sequence)
         assert again.data == canonical_json(plain(event))
         assert {key: value for key, value in again.headers.items() if not key.startswith("Nats-")} == {
-            "content-type": CONTENT_TYPE, "traceparent": trace,
-        }  # fmt: skip
+            "content-type": CONTENT_TYPE,
+            "traceparent": trace,
+        }

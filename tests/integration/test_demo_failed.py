@@ -44,9 +44,15 @@ def start(folder: Path, *, out: int, **environment: str) -> int:
     command.write_text(COMMAND.format(python=sys.executable))
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     return subprocess.run(
-        [sys.executable, "-c", RUN, str(command), "--state", str(folder / "state")], cwd=ROOT, check=False, timeout=60,
-        stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **environment},
-    ).returncode  # fmt: skip
+        [sys.executable, "-c", RUN, str(command), "--state", str(folder / "state")],
+        cwd=ROOT,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        env={**os.environ, **environment},
+    ).returncode
 
 
 @pytest.fixture
@@ -94,7 +100,9 @@ def test_commands_that_it_names_can_be_typed():
     up = demo.where_to_look(Path("/state"), up=True)
     named = re.findall(r"slipway .+$", up, re.MULTILINE)
     assert len(named) == 4
-    assert [problem for line in named if (problem := problem_of(shlex.join([*shlex.split(line)[:-2], "--state"])))] == []
+    assert [
+        problem for line in named if (problem := problem_of(shlex.join([*shlex.split(line)[:-2], "--state"])))
+    ] == []
     down = demo.where_to_look(Path("/state"), up=False)
     assert "slipway" not in down
     assert "/state/logs" in down

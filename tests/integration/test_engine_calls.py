@@ -84,9 +84,12 @@ async def triton(tmp_path):
     recorder.server = server
     recorder.lost = False
     recorder.engine = TritonEngine(
-        f"127.0.0.1:{port}", tmp_path / "models", EngineConfig(kind="toy"), superseded=lambda: recorder.lost,
+        f"127.0.0.1:{port}",
+        tmp_path / "models",
+        EngineConfig(kind="toy"),
+        superseded=lambda: recorder.lost,
         unload_wait_s=0.6,
-    )  # fmt: skip
+    )
     yield recorder
     recorder.finish.set()
     recorder.list.set()

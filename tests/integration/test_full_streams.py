@@ -78,8 +78,11 @@ async def bus(bus_settings):
 
 async def fill(js):
     """Publish to every stream on disk until it takes nothing more."""
-    for stream, subject in ((EVENTS, "slipway.alert.raised.v1.other"), (INBOX, "slipway.checkpoint.ready.v1.other"),
-                            (DEADLETTER, "slipway.deadletter.merger")):  # fmt: skip
+    for stream, subject in (
+        (EVENTS, "slipway.alert.raised.v1.other"),
+        (INBOX, "slipway.checkpoint.ready.v1.other"),
+        (DEADLETTER, "slipway.deadletter.merger"),
+    ):
         if stream == DEADLETTER:  # takes the newest, whatever happens
             for _ in range(80):
                 await js.publish(subject, b"x" * KIBIBYTE, stream=stream)
@@ -98,13 +101,20 @@ def alert():
 
 def controller_on(bus):
     ledger = Ledger(
-        Bucket(bus.js, "rollbacks", Book), LoggedPublisher(bus),
-        lambda model, environment: Book(model=model, environment=environment), service=SERVICE,
-    )  # fmt: skip
+        Bucket(bus.js, "rollbacks", Book),
+        LoggedPublisher(bus),
+        lambda model, environment: Book(model=model, environment=environment),
+        service=SERVICE,
+    )
     return Controller(
-        ledger=ledger, routes=KvRoutes(lambda: bus.js), drills=KvDrills(lambda: bus.js), alerts=LoggedAlerts(lambda: bus.js), probe=Answers(), clock=CLOCK,
+        ledger=ledger,
+        routes=KvRoutes(lambda: bus.js),
+        drills=KvDrills(lambda: bus.js),
+        alerts=LoggedAlerts(lambda: bus.js),
+        probe=Answers(),
+        clock=CLOCK,
         rules=Rules(),
-    )  # fmt: skip
+    )
 
 
 async def test_a_publisher_is_told_at_once_that_the_stream_is_full(js):

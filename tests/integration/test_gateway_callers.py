@@ -21,8 +21,18 @@ from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, running
 
 pytestmark = pytest.mark.real
-LIMITS = {"write_s": 1, "body_s": 1, "header_s": 1, "max_header_bytes": 20_000, "max_connections": 50, "max_lag_bytes": 50_000,
-          "first_token_s": 10, "inter_token_s": 5, "max_in_flight": 4, "telemetry_queue": 200_000}  # fmt: skip
+LIMITS = {
+    "write_s": 1,
+    "body_s": 1,
+    "header_s": 1,
+    "max_header_bytes": 20_000,
+    "max_connections": 50,
+    "max_lag_bytes": 50_000,
+    "first_token_s": 10,
+    "inter_token_s": 5,
+    "max_in_flight": 4,
+    "telemetry_queue": 200_000,
+}
 TRIGGERS = (
     f.trigger(name="errors", metric="error_ratio", threshold=0.02),
     f.trigger(name="empties", metric="empty_ratio", threshold=0.02),
@@ -50,7 +60,9 @@ def alerts_about(records):
     watch = watching.Watch(model=first.target.model, environment="production")
     watch = watching.take_policy(watch, first.target.version, "r-1", policy, Cause("policy", first.scheduled_at))
     for number in range(0, len(records), 200):
-        watch = watching.take_records(watch, records[number : number + 200], Cause(f"b-{number}", last.scheduled_at), Rules())
+        watch = watching.take_records(
+            watch, records[number : number + 200], Cause(f"b-{number}", last.scheduled_at), Rules()
+        )
     return [one.data for one in watch.outbox if one.type == facts.AlertRaised.TYPE]
 
 
@@ -79,7 +91,13 @@ def dial(gateway):
 
 
 def head(length, *more):
-    lines = ("POST /v1/completions HTTP/1.1", "Host: gateway", "Content-Type: application/json", f"Content-Length: {length}", *more)
+    lines = (
+        "POST /v1/completions HTTP/1.1",
+        "Host: gateway",
+        "Content-Type: application/json",
+        f"Content-Length: {length}",
+        *more,
+    )
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
@@ -101,7 +119,9 @@ async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, g
     assert storm.statuses[200] > 0.02 * hostile.COUNT, "some of them are only odd"
     assert (await ask(gateway)).status_code == 200
     count = sum(
-        gateway.metric(f'slipway_gateway_requests_total{{environment="production",outcome="{outcome}",target="toy.v1.bf16"}}')
+        gateway.metric(
+            f'slipway_gateway_requests_total{{environment="production",outcome="{outcome}",target="toy.v1.bf16"}}'
+        )
         for outcome in ("ok", "refused", "error", "cancelled")
     )
     records, _ = await telemetry(js, int(count))

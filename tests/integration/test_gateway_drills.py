@@ -236,8 +236,10 @@ async def test_a_caller_that_goes_away_while_it_is_held_leaves_nothing_behind(js
     body = {"model": "toy", "prompt": "Once", "max_tokens": 5}
     in_flight = 'slipway_gateway_in_flight{environment="production"}'
     async with httpx.AsyncClient() as http:
-        asked = [asyncio.ensure_future(http.post(gateway.base_url + "/v1/completions", json=body, timeout=60))
-                 for _ in range(3)]  # fmt: skip
+        asked = [
+            asyncio.ensure_future(http.post(gateway.base_url + "/v1/completions", json=body, timeout=60))
+            for _ in range(3)
+        ]
         await asyncio.to_thread(wait_until, lambda: gateway.metric(in_flight) == 3.0, what="three requests held")
         for one_asked in asked:
             one_asked.cancel()

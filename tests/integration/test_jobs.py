@@ -86,8 +86,9 @@ async def test_silent_exit_is_no_result(tmp_path):
     assert (caught.value.code, caught.value.details) == ("engine_failed", {"exit_code": 0})
 
 
-@pytest.mark.parametrize(("crash", "exit_code"), [("os.abort", -6), ("lambda: os._exit(3)", 3),
-                                                  ("lambda: os.kill(os.getpid(), 9)", -9)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("crash", "exit_code"), [("os.abort", -6), ("lambda: os._exit(3)", 3), ("lambda: os.kill(os.getpid(), 9)", -9)]
+)
 async def test_result_of_a_child_that_then_crashed_counts(tmp_path, capsys, crash, exit_code):
     """Its work was complete: libraries may crash while the interpreter takes them down."""
     code = job(f"import atexit, os\natexit.register({crash})\nreturn {{'ok': True}}")
@@ -132,9 +133,12 @@ async def test_memory_limit_gives_out_of_memory(tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    ["OSError(12, 'Cannot allocate memory')", "RuntimeError('unable to mmap 9 bytes: Cannot allocate memory (12)')",
-     "RuntimeError(\"DefaultCPUAllocator: can't allocate memory\")"],
-)  # fmt: skip
+    [
+        "OSError(12, 'Cannot allocate memory')",
+        "RuntimeError('unable to mmap 9 bytes: Cannot allocate memory (12)')",
+        'RuntimeError("DefaultCPUAllocator: can\'t allocate memory")',
+    ],
+)
 async def test_want_of_memory_is_told_however_a_library_says_it(tmp_path, error):
     with pytest.raises(Permanent) as caught:
         await run(job(f"raise {error}"), tmp_path)
@@ -155,12 +159,24 @@ async def test_prints_of_libraries_do_not_disturb_the_protocol(tmp_path):
 
 @pytest.mark.parametrize(
     "garbage",
-    ["not json", "[1, 2]", "7", "null", '{"other": 1}', '{"progress": 7}', '{"error": "text"}', '{"error": {}}',
-     '{"result": 5}', '{"error": {"code": "nonsense"}}', "\\xff\\xfe", ""],
-)  # fmt: skip
+    [
+        "not json",
+        "[1, 2]",
+        "7",
+        "null",
+        '{"other": 1}',
+        '{"progress": 7}',
+        '{"error": "text"}',
+        '{"error": {}}',
+        '{"result": 5}',
+        '{"error": {"code": "nonsense"}}',
+        "\\xff\\xfe",
+        "",
+    ],
+)
 async def test_garbage_on_the_channel_is_passed_over(tmp_path, garbage):
     noise = f"sys.stdout.buffer.write(b'''{garbage}\\n'''); sys.stdout.flush()\n"
-    code = f"import sys\n{noise}print('{{\"result\": {{\"ok\": true}}}}')\n{noise}"
+    code = f'import sys\n{noise}print(\'{{"result": {{"ok": true}}}}\')\n{noise}'
     assert await run(code, tmp_path) == {"ok": True}
 
 
@@ -285,15 +301,18 @@ async def test_jobs_run_side_by_side(tmp_path):
         "while not other.exists(): time.sleep(0.01)\nreturn {'ok': True}"
     )
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    both = await asyncio.gather(run(job(body), tmp_path, a, b, timeout_s=20), run(job(body), tmp_path, b, a, timeout_s=20))
+    both = await asyncio.gather(
+        run(job(body), tmp_path, a, b, timeout_s=20), run(job(body), tmp_path, b, a, timeout_s=20)
+    )
     assert both == [{"ok": True}] * 2
 
 
 async def test_a_child_has_its_memory_limit_and_a_group_of_its_own(tmp_path):
     body = "import os, resource\nreturn {'limit': resource.getrlimit(resource.RLIMIT_DATA), 'leads': os.getpgid(0) == os.getpid()}"
     assert await run(job(body), tmp_path, memory_limit_bytes=700_000_000) == {
-        "limit": [700_000_000, 700_000_000], "leads": True,
-    }  # fmt: skip
+        "limit": [700_000_000, 700_000_000],
+        "leads": True,
+    }
     assert (await run(job(body), tmp_path))["limit"] == list(resource.getrlimit(resource.RLIMIT_DATA))
 
 
@@ -311,9 +330,13 @@ async def test_a_library_that_never_comes_back_to_python_is_ended_with_the_error
 
 @pytest.mark.parametrize(
     ("after", "code"),
-    [("return {'ok': 1}", None), ("time.sleep(2)\nreturn {'ok': 1}", None),
-     ("raise Permanent('base_mismatch', 'Another.')", "base_mismatch"), ("import os\nos.abort()", "engine_failed")],
-)  # fmt: skip
+    [
+        ("return {'ok': 1}", None),
+        ("time.sleep(2)\nreturn {'ok': 1}", None),
+        ("raise Permanent('base_mismatch', 'Another.')", "base_mismatch"),
+        ("import os\nos.abort()", "engine_failed"),
+    ],
+)
 async def test_a_step_that_ended_in_time_leaves_nothing_behind(tmp_path, after, code):
     before = f"{LIMITED}\nfrom shared.errors import *"
     body = f"with limited_time(1.0, 'tokenizer_changed', 'It took too long.'):\n    pass\n{after}"

@@ -67,7 +67,7 @@ def edits(js):
             KEY, lambda route: Changed(route=route.model_copy(update={"epoch": route.epoch + 1}), cause="restore")
         ),
         "drills": lambda: ContendedDrills(lambda: js).put(drill()),
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.parametrize("record", ["servers", "routes", "drills"])

@@ -89,7 +89,9 @@ async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, h
         assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
         harbour.store.fetch_files(manifest.files, harbour.folder / "merged")
         assert load_file(harbour.folder / "merged/model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
-        steps = {Event[WorkProgressed].model_validate_json((await told.get()).data).data.step for _ in range(told.qsize())}
+        steps = {
+            Event[WorkProgressed].model_validate_json((await told.get()).data).data.step for _ in range(told.qsize())
+        }
         assert steps >= {"download", "check", "merge", "upload", "verify"}
         await watch.unsubscribe()
 
@@ -142,7 +144,9 @@ async def test_each_bad_checkpoint_is_rejected_and_the_next_one_merged(js, setti
     other = opened(harbour.base, harbour.put(tiny_lora(deep, harbour.folder / "deep-lora")))
     expected[other.id] = "adapter_keys_mismatch"
     good = harbour.new_lora(9)
-    absent = opened(harbour.base, good.model_copy(update={"uri": good.uri.replace("manifests/folder/", "manifests/folder/0")}))
+    absent = opened(
+        harbour.base, good.model_copy(update={"uri": good.uri.replace("manifests/folder/", "manifests/folder/0")})
+    )
     expected[absent.id] = "artifact_not_found"
     changed = opened(harbour.base, good.model_copy(update={"digest": "sha256:" + "1" * 64}))
     expected[changed.id] = "digest_mismatch"
@@ -230,9 +234,10 @@ async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artif
 def worker_pids(pid):
     with contextlib.suppress(psutil.NoSuchProcess):
         return [
-            child.pid for child in psutil.Process(pid).children(recursive=True)
+            child.pid
+            for child in psutil.Process(pid).children(recursive=True)
             if "services.merger.adapters.work" in child.cmdline()
-        ]  # fmt: skip
+        ]
     return []
 
 

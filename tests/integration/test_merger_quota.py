@@ -11,9 +11,13 @@ from shared.sources import Sources
 
 @pytest.mark.parametrize(
     ("quota", "allowed"),
-    [({}, True), ({"source_max_files": 2, "source_max_bytes": 30}, True), ({"source_max_files": 1}, False),
-     ({"source_max_bytes": 29}, False)],
-)  # fmt: skip
+    [
+        ({}, True),
+        ({"source_max_files": 2, "source_max_bytes": 30}, True),
+        ({"source_max_files": 1}, False),
+        ({"source_max_bytes": 29}, False),
+    ],
+)
 def test_a_folder_in_the_store_beyond_its_quota_is_refused(settings, tmp_path, quota, allowed):
     folder, store = tmp_path / "lora", Store(settings)
     folder.mkdir()

@@ -25,9 +25,14 @@ from tests.kit.services import running_service, stored_facts, wait_for_fact
 MODULE = "services.monitor.main"
 CLOCK = SystemClock()
 QUICK = {
-    "MONITOR_WINDOW_S": "2", "MONITOR_LATENESS_S": "1", "MONITOR_SWEEP_S": "0.2", "MONITOR_UPDATE_EVERY_S": "1",
-    "MONITOR_ASSESS_EVERY_S": "0.5", "MONITOR_QUIET_S": "3", "MONITOR_DRIFT_ROWS": "200",
-}  # fmt: skip
+    "MONITOR_WINDOW_S": "2",
+    "MONITOR_LATENESS_S": "1",
+    "MONITOR_SWEEP_S": "0.2",
+    "MONITOR_UPDATE_EVERY_S": "1",
+    "MONITOR_ASSESS_EVERY_S": "0.5",
+    "MONITOR_QUIET_S": "3",
+    "MONITOR_DRIFT_ROWS": "200",
+}
 TRIGGERS = (
     k.trigger(window_s=2.0),
     k.trigger(name="errors", metric="error_ratio", threshold=0.02, window_s=2.0),
@@ -43,9 +48,15 @@ def monitor(js, settings):
 
 def envelope(fact, *, environment="production", event_id=None, correlation="r-7"):
     return Event[type(fact)](
-        id=event_id or str(uuid.uuid4()), source="/slipway/tests", type=fact.TYPE, subject=k.MODEL, time=CLOCK.now(),
-        correlationid=correlation, environment=environment, data=fact,
-    )  # fmt: skip
+        id=event_id or str(uuid.uuid4()),
+        source="/slipway/tests",
+        type=fact.TYPE,
+        subject=k.MODEL,
+        time=CLOCK.now(),
+        correlationid=correlation,
+        environment=environment,
+        data=fact,
+    )
 
 
 async def say(js, fact, **about):
@@ -55,10 +66,17 @@ async def say(js, fact, **about):
 def record(*, version=7, ago_s=0.0, **changes):
     at = CLOCK.now() - timedelta(milliseconds=400 + ago_s * 1000)
     whole = {
-        "request_id": uuid.uuid4().hex, "target": k.target(version), "scheduled_at": at, "sent_at": at, "ttft_ms": 100.0,
-        "e2e_ms": 400.0, "error": None, "drill": None, "canary": False,
+        "request_id": uuid.uuid4().hex,
+        "target": k.target(version),
+        "scheduled_at": at,
+        "sent_at": at,
+        "ttft_ms": 100.0,
+        "e2e_ms": 400.0,
+        "error": None,
+        "drill": None,
+        "canary": False,
         "features": Features(prompt_chars=200, output_chars=120, non_letter_ratio=0.2, repetition_ratio=0.02),
-    }  # fmt: skip
+    }
     return k.inference(**(whole | changes))
 
 
@@ -199,7 +217,9 @@ async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, moni
     records = [record(ago_s=n / 100) for n in range(100)]
     await say(js, batch(records), event_id="one")
     await say(js, batch(reversed(records)), event_id="two")
-    await say(js, batch([record(e2e_ms=-1.0), record(ttft_ms=1e12), record(scheduled_at=CLOCK.now() + timedelta(days=1))]))
+    await say(
+        js, batch([record(e2e_ms=-1.0), record(ttft_ms=1e12), record(scheduled_at=CLOCK.now() + timedelta(days=1))])
+    )
     subject = nats_subject(f.InferenceBatch.TYPE, k.MODEL)
     headers = {"content-type": CONTENT_TYPE}
     for body in (b"", b"\xff\xfe", b"[]", b'{"specversion": "1.0"}', json.dumps({"data": {"records": "x"}}).encode()):
@@ -248,7 +268,13 @@ async def walk(js, process):
 
 @pytest.mark.parametrize(
     ("failpoint", "times"),
-    [("", 1), ("monitor.after_cas", 5), ("monitor.after_publish", 1), ("monitor.after_act", 3), ("monitor.before_ack", 3)],
+    [
+        ("", 1),
+        ("monitor.after_cas", 5),
+        ("monitor.after_publish", 1),
+        ("monitor.after_act", 3),
+        ("monitor.before_ack", 3),
+    ],
 )
 async def test_killed_at_any_moment_it_says_everything_once(js, settings, failpoint, times):
     """Without a failpoint it is killed in mid-window; the others kill it again and again along the story."""
@@ -274,9 +300,16 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
 
     def rows(prompt_chars):
         return batch(
-            record(features=Features(prompt_chars=prompt_chars(n), output_chars=100 + n % 37, non_letter_ratio=0.1 + n % 7 / 100,
-                                     repetition_ratio=n % 5 / 50)) for n in range(200)
-        )  # fmt: skip
+            record(
+                features=Features(
+                    prompt_chars=prompt_chars(n),
+                    output_chars=100 + n % 37,
+                    non_letter_ratio=0.1 + n % 7 / 100,
+                    repetition_ratio=n % 5 / 50,
+                )
+            )
+            for n in range(200)
+        )
 
     store = Store(settings)
     await say(js, rows(lambda n: 100 + n % 83), event_id="reference")
@@ -307,7 +340,9 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
     assert names == {"report.html", "report.json", "rows.json", "verdict.json"}
     folder = settings.state_dir / "evidence"
     store.fetch_files(manifest.files, folder)
-    theirs = {one["config"]["column"]: one["value"] for one in json.loads((folder / "report.json").read_text())["metrics"]}
+    theirs = {
+        one["config"]["column"]: one["value"] for one in json.loads((folder / "report.json").read_text())["metrics"]
+    }
     ours = {one["column"]: one["p_value"] for one in json.loads((folder / "verdict.json").read_text())["columns"]}
     assert theirs == pytest.approx(ours, abs=1e-9)
     assert "<html" in (folder / "report.html").read_text().lower()

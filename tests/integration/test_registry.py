@@ -70,10 +70,14 @@ def outside(js, settings, publisher):
     return Outside(
         releases=Bucket(js, "releases", Release, service=SERVICE),
         models=Bucket(js, "releases", ModelRecord, service=SERVICE),
-        announcements=Bucket(js, "releases", Announcements, service=SERVICE), inbox=StreamInbox(js),
-        policies=Bucket(js, "policies", ReleasePolicy), routes=Bucket(js, "routes", Route),
-        artifacts=StoredArtifacts(Store(settings)), publisher=publisher, clock=SystemClock(),
-    )  # fmt: skip
+        announcements=Bucket(js, "releases", Announcements, service=SERVICE),
+        inbox=StreamInbox(js),
+        policies=Bucket(js, "policies", ReleasePolicy),
+        routes=Bucket(js, "routes", Route),
+        artifacts=StoredArtifacts(Store(settings)),
+        publisher=publisher,
+        clock=SystemClock(),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -347,27 +351,38 @@ async def raw(js, body, subject=f"{READY}.{k.MODEL}"):
 @pytest.mark.parametrize(
     "case",
     [
-        ("not json", "malformed_event"), ("a list", "malformed_event"), ("no type", "malformed_event"),
-        ("no weights", "malformed_event"), ("version 2", "unknown_event_version"), ("other model", "subject_mismatch"),
-        ("other model in data", "subject_mismatch"), ("a misspelt gate", "policy_invalid"),
-        ("../", "invalid_model_name"), ("dots", "invalid_model_name"), ("spaces", "invalid_model_name"),
+        ("not json", "malformed_event"),
+        ("a list", "malformed_event"),
+        ("no type", "malformed_event"),
+        ("no weights", "malformed_event"),
+        ("version 2", "unknown_event_version"),
+        ("other model", "subject_mismatch"),
+        ("other model in data", "subject_mismatch"),
+        ("a misspelt gate", "policy_invalid"),
+        ("../", "invalid_model_name"),
+        ("dots", "invalid_model_name"),
+        ("spaces", "invalid_model_name"),
         ("300 characters", "invalid_model_name"),
     ],
-)  # fmt: skip
+)
 async def test_what_is_no_event_is_rejected_and_kept_as_a_dead_letter(js, settings, checkpoint, log, case):
     name, code = case
     good = checkpoint()
     data = plain(k.event(good, "bad"))["data"]
     body = {
-        "not json": b"{", "a list": [1], "no type": envelope(good, type=None),
+        "not json": b"{",
+        "a list": [1],
+        "no type": envelope(good, type=None),
         "no weights": envelope(good, data={**data, "weights": None}),
         "version 2": envelope(good, type=READY.replace("v1", "v2")),
         "other model": envelope(good, subject="other-bot"),
         "other model in data": envelope(good, data={**data, "model": "other-bot"}),
         "a misspelt gate": envelope(good, data={**data, "policy": {**data["policy"], "gatez": []}}),
-        "../": envelope(good, subject="../x"), "dots": envelope(good, subject="a.b"),
-        "spaces": envelope(good, subject="a b"), "300 characters": envelope(good, subject="a" * 300),
-    }[name]  # fmt: skip
+        "../": envelope(good, subject="../x"),
+        "dots": envelope(good, subject="a.b"),
+        "spaces": envelope(good, subject="a b"),
+        "300 characters": envelope(good, subject="a" * 300),
+    }[name]
     subject = f"{READY.replace('v1', 'v2')}.{k.MODEL}" if name == "version 2" else f"{READY}.{k.MODEL}"
     async with registry(js, settings):
         await raw(js, body, subject)

@@ -20,9 +20,14 @@ from tests.kit import fakes_registry as k
 __all__ = ["base", "checkpoint", "store"]  # fixtures
 
 ROAD = {
-    f.ReleaseOpened: 1, f.VariantRequested: 2, f.VersionRegistered: 1, f.StagingRequested: 2, f.StagingReleased: 2,
-    f.TrafficRequested: 1, f.ReleaseFinished: 1,
-}  # fmt: skip
+    f.ReleaseOpened: 1,
+    f.VariantRequested: 2,
+    f.VersionRegistered: 1,
+    f.StagingRequested: 2,
+    f.StagingReleased: 2,
+    f.TrafficRequested: 1,
+    f.ReleaseFinished: 1,
+}
 
 
 class Process:
@@ -35,20 +40,25 @@ class Process:
         self.log = folder / "registry.log"
         self.environment = {
             **os.environ,
-            "SLIPWAY_NATS_URL": settings.nats_url, "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
+            "SLIPWAY_NATS_URL": settings.nats_url,
+            "SLIPWAY_S3_ENDPOINT": settings.s3_endpoint,
             "SLIPWAY_S3_ACCESS_KEY": settings.s3_access_key,
             "SLIPWAY_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value(),
-            "SLIPWAY_STATE_DIR": str(folder), "SLIPWAY_HTTP_PORT": str(settings.http_port),
-            "SLIPWAY_FAILPOINT": failpoint, "REGISTRY_SWEEP_S": "0.3",
-        }  # fmt: skip
+            "SLIPWAY_STATE_DIR": str(folder),
+            "SLIPWAY_HTTP_PORT": str(settings.http_port),
+            "SLIPWAY_FAILPOINT": failpoint,
+            "REGISTRY_SWEEP_S": "0.3",
+        }
 
     async def keep_running(self):
         while True:
             with self.log.open("ab") as log:
                 child = subprocess.Popen(
-                    launching([sys.executable, "-m", "services.registry.main"]), env=self.environment, stdout=log,
+                    launching([sys.executable, "-m", "services.registry.main"]),
+                    env=self.environment,
+                    stdout=log,
                     stderr=log,
-                )  # fmt: skip
+                )
             try:
                 while child.poll() is None:
                     await asyncio.sleep(0.05)
@@ -74,9 +84,16 @@ async def kept_running(settings, folder, failpoint, times=1):
 
 @pytest.mark.parametrize(
     "moment",
-    [("registry.after_reserve", 1), ("registry.after_cas", 1), ("registry.after_cas", 9), ("registry.after_act", 1),
-     ("registry.after_publish", 1), ("registry.after_publish", 4), ("registry.before_ack", 1)],
-)  # fmt: skip
+    [
+        ("registry.after_reserve", 1),
+        ("registry.after_cas", 1),
+        ("registry.after_cas", 9),
+        ("registry.after_act", 1),
+        ("registry.after_publish", 1),
+        ("registry.after_publish", 4),
+        ("registry.before_ack", 1),
+    ],
+)
 async def test_killed_at_any_moment_the_road_ends_once_with_one_version(js, settings, checkpoint, tmp_path, moment):
     """More than once means: again and again, each time the process gets there, so that it dies all along the road."""
     log = Log(js)

@@ -227,7 +227,11 @@ async def test_a_look_into_a_long_log_begins_when_the_fact_was_decided(js, setti
         async with await nats.connect(nats_server.url) as listener:
             await listener.subscribe("$JS.API.STREAM.MSG.GET.>", cb=count)
             await listener.flush()
-            assert [await said.was_published(emit(key), decided_at) for key in ("a", "b", "never")] == [True, True, False]
+            assert [await said.was_published(emit(key), decided_at) for key in ("a", "b", "never")] == [
+                True,
+                True,
+                False,
+            ]
             await listener.flush()
             assert len(asked) <= 12
         assert await said.was_published(emit("a"), old), "decided long ago, published only now"
@@ -251,10 +255,13 @@ async def test_folders_on_disk_are_looked_at_inside_the_allowed_roots_only(setti
 
     await artifacts.verify(at(root / "good"))
     for given, code in (
-        (at(root / "leading-out"), "uri_not_allowed"), (at(root / "link"), "uri_not_allowed"),
-        (at(tmp_path), "uri_not_allowed"), (at(root / "none"), "artifact_not_found"),
-        (at(root / "good" / "adapter_model.safetensors"), "artifact_not_found"), (at(root / "pickled"), "pickle_refused"),
-    ):  # fmt: skip
+        (at(root / "leading-out"), "uri_not_allowed"),
+        (at(root / "link"), "uri_not_allowed"),
+        (at(tmp_path), "uri_not_allowed"),
+        (at(root / "none"), "artifact_not_found"),
+        (at(root / "good" / "adapter_model.safetensors"), "artifact_not_found"),
+        (at(root / "pickled"), "pickle_refused"),
+    ):
         with pytest.raises(Permanent) as caught:
             await artifacts.verify(given)
         assert caught.value.code == code

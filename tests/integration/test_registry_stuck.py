@@ -72,7 +72,9 @@ async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_pl
         assert [(one.version, one.attempt) for one in mine] == [(1, 1), (2, 2)]
 
 
-async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes_of_it(js, settings, checkpoint, store, base):
+async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes_of_it(
+    js, settings, checkpoint, store, base
+):
     log = Log(js)
     async with registry(js, settings):
         await say(js, checkpoint(policy=None), "refused then")
@@ -92,7 +94,9 @@ async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes
     assert [(event.id, event.type) for event in await log.all()] == before
 
 
-async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_checkpoint_comes_in(js, settings, checkpoint):
+async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_checkpoint_comes_in(
+    js, settings, checkpoint
+):
     log = Log(js)
     huge = k.ready().training.model_copy(update={"hyperparameters": {"table": "x" * 262_000}})
     long = f.Weights(kind="lora", ref=k.ref(f"checkpoints/{k.MODEL}/" + "d/" * 750 + "x"))

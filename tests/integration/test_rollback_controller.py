@@ -30,10 +30,15 @@ MODULE = "services.rollback_controller.main"
 CLOCK = SystemClock()
 MODEL = "toy"
 QUICK = {
-    "ROLLBACK_CONTROLLER_VERIFY_S": "4", "ROLLBACK_CONTROLLER_RETRY_S": "0.5", "ROLLBACK_CONTROLLER_SWEEP_S": "0.3",
+    "ROLLBACK_CONTROLLER_VERIFY_S": "4",
+    "ROLLBACK_CONTROLLER_RETRY_S": "0.5",
+    "ROLLBACK_CONTROLLER_SWEEP_S": "0.3",
     "ROLLBACK_CONTROLLER_PROBE_S": "3",
-}  # fmt: skip
-TRIGGERS = (k.trigger(name="slow", cooldown_s=600.0), k.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"))
+}
+TRIGGERS = (
+    k.trigger(name="slow", cooldown_s=600.0),
+    k.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +68,15 @@ def controller(js, bus_settings):
 
 async def say(js, fact, *, event_id=None, environment="production", model=MODEL):
     event = Event[type(fact)](
-        id=event_id or str(uuid.uuid4()), source="/slipway/tests", type=fact.TYPE, subject=model, time=CLOCK.now(),
-        correlationid="r-2", environment=environment, data=fact,
-    )  # fmt: skip
+        id=event_id or str(uuid.uuid4()),
+        source="/slipway/tests",
+        type=fact.TYPE,
+        subject=model,
+        time=CLOCK.now(),
+        correlationid="r-2",
+        environment=environment,
+        data=fact,
+    )
     await publish_event(js, event)
     return event.id
 
@@ -78,15 +89,26 @@ async def learn(js, *versions, triggers=TRIGGERS):
         await say(js, opened)
     bucket = Bucket(js, "rollbacks", Book)
     async with asyncio.timeout(60):
-        while not (entry := await bucket.get(f"production.{MODEL}")) or set(entry.value.triggers) < set(map(str, versions)):
+        while not (entry := await bucket.get(f"production.{MODEL}")) or set(entry.value.triggers) < set(
+            map(str, versions)
+        ):
             await asyncio.sleep(0.05)
 
 
 async def put_route(js, toy, *, active=2, previous=1, canary=None, older=(), epoch=7) -> Route:
     share = k.CanaryShare(served=toy[canary], weight_ratio=0.3) if canary else None
-    behind = toy.get(previous) or (k.served(previous, "bf16", MODEL, endpoints=toy[active].endpoints) if previous else None)
-    route = Route(model=MODEL, epoch=epoch, active=toy[active], previous=behind, canary=share,
-                  older=tuple(toy[one] for one in older), cause_id="before")  # fmt: skip
+    behind = toy.get(previous) or (
+        k.served(previous, "bf16", MODEL, endpoints=toy[active].endpoints) if previous else None
+    )
+    route = Route(
+        model=MODEL,
+        epoch=epoch,
+        active=toy[active],
+        previous=behind,
+        canary=share,
+        older=tuple(toy[one] for one in older),
+        cause_id="before",
+    )
     await Bucket(js, "routes", Route).create(MODEL, route)
     return route
 
@@ -110,17 +132,32 @@ def target(version):
 
 def alert(version=2, *, kind=f.AlertRaised, trigger="slow", number=1):
     return kind(
-        alert_id=f"{target(version)}/{trigger}/{number}", kind="latency", severity="critical", target=target(version),
-        trigger=trigger, value=0.9, limit=0.05, message="slow", first_bad_at=CLOCK.now(), raised_at=CLOCK.now(),
-    )  # fmt: skip
+        alert_id=f"{target(version)}/{trigger}/{number}",
+        kind="latency",
+        severity="critical",
+        target=target(version),
+        trigger=trigger,
+        value=0.9,
+        limit=0.05,
+        message="slow",
+        first_bad_at=CLOCK.now(),
+        raised_at=CLOCK.now(),
+    )
 
 
 def requests(version, count=8, **changes):
     now = CLOCK.now()
     about = {
-        "target": target(version), "scheduled_at": now, "sent_at": now, "error": None, "drill": None, "canary": False,
-        "ttft_ms": 50.0, "e2e_ms": 90.0, "environment": "production",
-    }  # fmt: skip
+        "target": target(version),
+        "scheduled_at": now,
+        "sent_at": now,
+        "error": None,
+        "drill": None,
+        "canary": False,
+        "ttft_ms": 50.0,
+        "e2e_ms": 90.0,
+        "environment": "production",
+    }
     records = [k.inference(request_id=uuid.uuid4().hex, **(about | changes)) for _ in range(count)]
     return f.InferenceBatch(gateway="gateway-test", records=tuple(records))
 
@@ -136,9 +173,16 @@ async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, 
     assert (route.active.target, route.previous, route.barred, route.epoch) == (target(1), None, (target(2),), 8)
     await say(js, requests(1))
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
-    assert (done.data.verdict, done.data.failed, done.data.to, done.data.mode) == ("pass", target(2), target(1), "automatic")
+    assert (done.data.verdict, done.data.failed, done.data.to, done.data.mode) == (
+        "pass",
+        target(2),
+        target(1),
+        "automatic",
+    )
     moments = done.data.timeline
-    assert moments.first_bad_at <= moments.detected_at <= moments.decided_at <= moments.switched_at <= moments.verified_at
+    assert (
+        moments.first_bad_at <= moments.detected_at <= moments.decided_at <= moments.switched_at <= moments.verified_at
+    )
     (started,) = await stored_facts(js, f.RollbackStarted)
     assert started.data.rollback_id == done.data.rollback_id
     await say(js, alert(kind=f.AlertUpdated))
@@ -166,9 +210,10 @@ async def test_what_no_automatic_trigger_of_what_serves_asks_for_leads_nowhere(j
     assert await stored_facts(js, f.RollbackStarted) == []
 
 
-POINTS = [f"rollback-controller.{point}" for point in (
-    "after_cas", "after_publish", "after_decision", "after_flip", "after_act", "before_ack"
-)]  # fmt: skip
+POINTS = [
+    f"rollback-controller.{point}"
+    for point in ("after_cas", "after_publish", "after_decision", "after_flip", "after_act", "before_ack")
+]
 
 
 @pytest.mark.parametrize("point", POINTS)

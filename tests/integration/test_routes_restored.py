@@ -62,9 +62,11 @@ async def restored_older(js):
 
 
 LOSSES = {
-    emptied: f"routes_lost: {MODEL}", deleted: f"routes_lost: {MODEL}", made_anew: f"routes_lost: {MODEL}",
+    emptied: f"routes_lost: {MODEL}",
+    deleted: f"routes_lost: {MODEL}",
+    made_anew: f"routes_lost: {MODEL}",
     restored_older: f"routes_older: {MODEL} (serving epoch 10, the bucket holds 9)",
-}  # fmt: skip
+}
 
 
 async def quarantine(js):
@@ -111,9 +113,7 @@ async def test_a_backup_of_the_same_content_changes_nothing_and_is_followed(js, 
     await made_anew(js)
     revision = await Bucket(js, "routes", Route).create(MODEL, after)
     await until(gateway, serving=6, routes="1 (live)")
-    await Bucket(js, "routes", Route).update(
-        MODEL, roll_back(after, V6.target, cause_id="next").route, revision
-    )  # fmt: skip
+    await Bucket(js, "routes", Route).update(MODEL, roll_back(after, V6.target, cause_id="next").route, revision)
     await until(gateway, serving=5, routes="1 (live)")
 
 

@@ -66,12 +66,20 @@ class Service:
         self.port = free_port()
         self.folder = folder
         self.log = folder / f"{name}.log"
-        env = {**os.environ, "SLIPWAY_NATS_URL": nats_server.url, "SLIPWAY_HTTP_PORT": str(self.port),
-               "SLIPWAY_STATE_DIR": str(folder / f"state-{name}"), **environment}  # fmt: skip
+        env = {
+            **os.environ,
+            "SLIPWAY_NATS_URL": nats_server.url,
+            "SLIPWAY_HTTP_PORT": str(self.port),
+            "SLIPWAY_STATE_DIR": str(folder / f"state-{name}"),
+            **environment,
+        }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                launching([sys.executable, "-c", SERVICE, str(folder), name]), env=env, stderr=log, stdout=log,
-            )  # fmt: skip
+                launching([sys.executable, "-c", SERVICE, str(folder), name]),
+                env=env,
+                stderr=log,
+                stdout=log,
+            )
 
     def get(self, path):
         try:
@@ -94,9 +102,11 @@ class Service:
     async def handled(self, event_id, timeout_s=30.0):
         names = {f"first-{event_id}", f"second-{event_id}"}
         await asyncio.to_thread(
-            wait_until, lambda: names & {path.name for path in self.folder.iterdir()}, timeout_s=timeout_s,
+            wait_until,
+            lambda: names & {path.name for path in self.folder.iterdir()},
+            timeout_s=timeout_s,
             what=f"{event_id} being handled",
-        )  # fmt: skip
+        )
 
     def end(self):
         if self.process.poll() is None:
@@ -235,7 +245,9 @@ async def test_kill_9_in_a_handler_hands_the_message_over_after_the_ack_wait(js,
 
 
 @pytest.mark.parametrize("point", ["after_act", "after_publish", "before_ack"])
-async def test_killed_at_a_failpoint_and_started_again_says_the_same_under_the_same_id(js, nats_server, tmp_path, point):
+async def test_killed_at_a_failpoint_and_started_again_says_the_same_under_the_same_id(
+    js, nats_server, tmp_path, point
+):
     with running(nats_server, tmp_path, SLIPWAY_FAILPOINT=f"quantiser.{point}") as service:
         await service.until(200)
         await publish_event(js, requested("e1"))

@@ -19,9 +19,15 @@ from tests.kit.hub import running_mirror
 
 WEIGHTS = b"w" * 3_000
 FILES = {
-    "adapter_config.json": b'{"r": 4}', "adapter_model.safetensors": WEIGHTS, "README.md": b"a card", "train.py": b"import os",
-    "optimizer.pt": b"pickle", "pytorch_model.bin": b"pickle", ".gitattributes": b"", "onnx/model.safetensors": b"other",
-}  # fmt: skip
+    "adapter_config.json": b'{"r": 4}',
+    "adapter_model.safetensors": WEIGHTS,
+    "README.md": b"a card",
+    "train.py": b"import os",
+    "optimizer.pt": b"pickle",
+    "pytorch_model.bin": b"pickle",
+    ".gitattributes": b"",
+    "onnx/model.safetensors": b"other",
+}
 TRAVELS = ("adapter_config.json", "adapter_model.safetensors")
 SECRET = "a-secret-token"
 
@@ -99,14 +105,22 @@ def lies(mirror, lie):
 @pytest.mark.parametrize(
     ("lie", "answer"),
     [
-        *[(lie, (Permanent, "digest_mismatch")) for lie in (
-            "changed", "changed weights", "longer", "shorter", "shorter than announced",
-        )],
+        *[
+            (lie, (Permanent, "digest_mismatch"))
+            for lie in (
+                "changed",
+                "changed weights",
+                "longer",
+                "shorter",
+                "shorter than announced",
+            )
+        ],
         *[(status, (Transient, "hub_unavailable")) for status in (200, 429, 500, 503)],
-        (403, (Permanent, "uri_not_allowed")), (404, (Permanent, "artifact_not_found")),
+        (403, (Permanent, "uri_not_allowed")),
+        (404, (Permanent, "artifact_not_found")),
         (410, (Permanent, "artifact_not_found")),
     ],
-)  # fmt: skip
+)
 def test_a_hub_that_lies_or_fails_is_found_out(mirror, pushed, tmp_path, lie, answer):
     """A 200 that holds no list comes from something that is no hub."""
     lies(mirror, lie)
@@ -258,9 +272,14 @@ def test_the_roots_themselves_may_be_links(disk):
 
 @pytest.mark.parametrize(
     ("folder", "code"),
-    [("secret", "uri_not_allowed"), ("root/none", "artifact_not_found"), ("root/shared", "artifact_not_found"),
-     ("root/lora/adapter_config.json", "artifact_not_found"), ("rootless", "uri_not_allowed")],
-)  # fmt: skip
+    [
+        ("secret", "uri_not_allowed"),
+        ("root/none", "artifact_not_found"),
+        ("root/shared", "artifact_not_found"),
+        ("root/lora/adapter_config.json", "artifact_not_found"),
+        ("rootless", "uri_not_allowed"),
+    ],
+)
 def test_folders_that_may_not_or_cannot_be_read(disk, folder, code):
     (disk / "rootless").mkdir()
     with pytest.raises(Permanent) as caught:
@@ -334,9 +353,11 @@ def test_a_copy_that_fills_the_disk_is_tried_again(disk):
 
 @pytest.mark.parametrize(
     ("quota", "says"),
-    [({"source_max_bytes": 10}, r"bytes in all.*SLIPWAY_SOURCE_MAX_BYTES allows 10"),
-     ({"source_max_files": 1}, r"has 2 files.*SLIPWAY_SOURCE_MAX_FILES allows 1")],
-)  # fmt: skip
+    [
+        ({"source_max_bytes": 10}, r"bytes in all.*SLIPWAY_SOURCE_MAX_BYTES allows 10"),
+        ({"source_max_files": 1}, r"has 2 files.*SLIPWAY_SOURCE_MAX_FILES allows 1"),
+    ],
+)
 def test_a_source_beyond_its_quota_is_refused_before_anything_is_read(mirror, pushed, disk, quota, says):
     on_disk = Sources(SourceSettings(file_roots=(disk / "root",), **quota))
     before = len(mirror.asked)
@@ -349,7 +370,9 @@ def test_a_source_beyond_its_quota_is_refused_before_anything_is_read(mirror, pu
 
 def test_a_folder_that_grows_beyond_its_quota_while_it_is_read_is_given_up(disk):
     size = sum(path.stat().st_size for path in (disk / "root/lora").iterdir())
-    source = Sources(SourceSettings(file_roots=(disk / "root",), source_max_bytes=size + 10)).open((disk / "root/lora").as_uri())
+    source = Sources(SourceSettings(file_roots=(disk / "root",), source_max_bytes=size + 10)).open(
+        (disk / "root/lora").as_uri()
+    )
     with (disk / "root/lora/adapter_config.json").open("ab") as file:
         file.write(b" " * 1000)
     with pytest.raises(Permanent, match="SLIPWAY_SOURCE_MAX_BYTES") as caught:

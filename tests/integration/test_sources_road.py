@@ -72,9 +72,22 @@ class Road:
         policy = self.folder / "policy.json"
         policy.write_text(json.dumps(POLICY))
         return self.slipway(
-            "publish", "--model", model, "--adapter", adapter, "--base", "acme/tiny-llama", "--run-id", "run-1",
-            "--data-hash", DATA_HASH, "--policy", str(policy), *more, **given,
-        )  # fmt: skip
+            "publish",
+            "--model",
+            model,
+            "--adapter",
+            adapter,
+            "--base",
+            "acme/tiny-llama",
+            "--run-id",
+            "run-1",
+            "--data-hash",
+            DATA_HASH,
+            "--policy",
+            str(policy),
+            *more,
+            **given,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +109,10 @@ def mirror():
 def road(settings, mirror, made, tmp_path):
     mirror.failing = None
     allowed = {
-        "HF_HUB_OFFLINE": "1", "SLIPWAY_HF_ENDPOINT": mirror.url, "SLIPWAY_FILE_ROOTS": json.dumps([str(made["root"])]),
-    }  # fmt: skip
+        "HF_HUB_OFFLINE": "1",
+        "SLIPWAY_HF_ENDPOINT": mirror.url,
+        "SLIPWAY_FILE_ROOTS": json.dumps([str(made["root"])]),
+    }
     return Road(settings, Store(settings), mirror, made, tmp_path, allowed)
 
 
@@ -160,10 +175,12 @@ async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_tha
     pickled = road.mirror.push("acme/pickled", {"adapter_model.bin": b"pickle"})
     expected = {}
     refused = (
-        ("digest_mismatch", {"digest": "sha256:" + "1" * 64}), ("artifact_not_found", {"uri": f"hf://acme/other@{'0' * 40}"}),
-        ("pickle_refused", {"uri": f"hf://acme/pickled@{pickled}"}), ("uri_not_allowed", {"uri": lora.as_uri()}),
+        ("digest_mismatch", {"digest": "sha256:" + "1" * 64}),
+        ("artifact_not_found", {"uri": f"hf://acme/other@{'0' * 40}"}),
+        ("pickle_refused", {"uri": f"hf://acme/pickled@{pickled}"}),
+        ("uri_not_allowed", {"uri": lora.as_uri()}),
         ("uri_not_allowed", {"uri": "hf://acme/other@main"}),
-    )  # fmt: skip
+    )
     for code, changes in refused:
         event = opened(road.base(), good.model_copy(update=changes))
         expected[event.id] = code
@@ -355,8 +372,10 @@ async def test_a_person_publishes_a_branch_and_the_release_names_its_commit(js, 
 async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_setting(js, road):
     road.base()
     road.mirror.push("acme/closed", road.made["lora"])
-    ways = (("from-hub", "hf://acme/closed@main", "SLIPWAY_HF_ENDPOINT"),
-            ("from-disk", road.made["lora"].as_uri(), "SLIPWAY_FILE_ROOTS"))  # fmt: skip
+    ways = (
+        ("from-hub", "hf://acme/closed@main", "SLIPWAY_HF_ENDPOINT"),
+        ("from-disk", road.made["lora"].as_uri(), "SLIPWAY_FILE_ROOTS"),
+    )
     for model, adapter, setting in ways:
         assert setting in road.publish(model, adapter, code=1, **{setting: ""})
         road.publish(model, adapter)

@@ -58,13 +58,20 @@ async def controller(bus_settings, ahead=timedelta()):
     bus = Bus(bus_settings, SERVICE, clock)
     await bus.connect()
     ledger = Ledger(
-        Bucket(bus.js, "rollbacks", Book), LoggedPublisher(bus),
-        lambda model, environment: Book(model=model, environment=environment), service=SERVICE,
-    )  # fmt: skip
+        Bucket(bus.js, "rollbacks", Book),
+        LoggedPublisher(bus),
+        lambda model, environment: Book(model=model, environment=environment),
+        service=SERVICE,
+    )
     one = Controller(
-        ledger=ledger, routes=KvRoutes(lambda: bus.js), drills=KvDrills(lambda: bus.js), probe=Answers(), clock=clock,
-        alerts=LoggedAlerts(lambda: bus.js), rules=Rules(),
-    )  # fmt: skip
+        ledger=ledger,
+        routes=KvRoutes(lambda: bus.js),
+        drills=KvDrills(lambda: bus.js),
+        probe=Answers(),
+        clock=clock,
+        alerts=LoggedAlerts(lambda: bus.js),
+        rules=Rules(),
+    )
     build(bus, controller=one, rehearsal=Unwired())
     await bus.broker.start()
     try:
@@ -75,9 +82,14 @@ async def controller(bus_settings, ahead=timedelta()):
 
 async def say(js, fact, *, at=timedelta(), event_id=None):
     event = Event[type(fact)](
-        id=event_id or str(uuid.uuid4()), source="/slipway/tests", type=fact.TYPE, subject=k.MODEL,
-        time=SystemClock().now() + at, correlationid="r-7", data=fact,
-    )  # fmt: skip
+        id=event_id or str(uuid.uuid4()),
+        source="/slipway/tests",
+        type=fact.TYPE,
+        subject=k.MODEL,
+        time=SystemClock().now() + at,
+        correlationid="r-7",
+        data=fact,
+    )
     await publish_event(js, event)
     return event
 
@@ -125,9 +137,16 @@ def orders():
         f.RollbackOrdered(who="ada", reason="rude"),
         f.RollbackOrdered(who="ada", reason="rude", failed=k.target(7)),
         f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(4)),
-        f.DrillOrdered(who="ada", reason="drill", target=k.target(7), fault=f.DrillFault(delay_ms=100), share_ratio=1.0,
-                       expires_at=SystemClock().now() - MONTH + timedelta(minutes=5), environment="production"),
-    )  # fmt: skip
+        f.DrillOrdered(
+            who="ada",
+            reason="drill",
+            target=k.target(7),
+            fault=f.DrillFault(delay_ms=100),
+            share_ratio=1.0,
+            expires_at=SystemClock().now() - MONTH + timedelta(minutes=5),
+            environment="production",
+        ),
+    )
 
 
 async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_answered(js, bus_settings):

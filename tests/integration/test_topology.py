@@ -21,7 +21,9 @@ async def state_of(js):
     """Everything that provisioning decides about, as the server tells it."""
     streams = {one.config.name: one.config for one in await js.streams_info()}
     consumers = {
-        (name, one.name): one.config for name in (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER) for one in await js.consumers_info(name)
+        (name, one.name): one.config
+        for name in (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER)
+        for one in await js.consumers_info(name)
     }
     return streams, consumers
 
@@ -34,7 +36,9 @@ async def test_streams_consumers_and_buckets_are_as_declared(js):
     assert streams[EVENTS].max_age == 0
     assert streams[TELEMETRY].storage == StorageType.MEMORY
     assert streams[TELEMETRY].max_bytes > 0
-    assert {config.max_deliver for config in consumers.values()} == {-1}, "the server must never drop a message silently"
+    assert {config.max_deliver for config in consumers.values()} == {-1}, (
+        "the server must never drop a message silently"
+    )
     assert consumers[INBOX, ADMISSION].max_ack_pending == 1
 
 

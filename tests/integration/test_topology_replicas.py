@@ -55,7 +55,9 @@ async def test_buckets_get_the_replicas_that_streams_get_and_never_lose_them(clu
     await provision(cluster, replicas=3, limits=SMALL)
     await provision(cluster, replicas=1, limits=SMALL)
     copies = {one.config.name: one.config.num_replicas for one in await cluster.streams_info()}
-    assert set(copies) == {f"KV_{name}" for name in topology.BUCKETS} | {name for name in topology.LIMITS if name[0] == "S"}
+    assert set(copies) == {f"KV_{name}" for name in topology.BUCKETS} | {
+        name for name in topology.LIMITS if name[0] == "S"
+    }
     assert set(copies.values()) == {3}
     assert copies[EVENTS] == 3
     assert (await bucket.get("support-bot")).revision == revision

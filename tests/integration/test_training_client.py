@@ -61,10 +61,16 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, pla
     calibration.write_text('{"text": "one"}\n')
     told = []
     published = await publish_checkpoint_async(
-        made["lora"], model="support-bot", base="acme/tiny-llama", run=RUN, place=place, wanted=["bf16", "int8"],
-        policy=policy().model_dump(mode="json"), calibration=calibration,
+        made["lora"],
+        model="support-bot",
+        base="acme/tiny-llama",
+        run=RUN,
+        place=place,
+        wanted=["bf16", "int8"],
+        policy=policy().model_dump(mode="json"),
+        calibration=calibration,
         progress=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
+    )
     (event,) = await inbox(js)
     assert event.id == published.event_id
     assert not published.duplicate
@@ -172,13 +178,22 @@ async def test_the_callback_publishes_at_the_end_of_training(js, place, store, m
     )
     row = {"input_ids": list(range(8)), "labels": list(range(8))}
     callback = SlipwayCallback(
-        model="support-bot", base="acme/tiny-llama", run=Run(run_id="run-9", data_hash=RUN.data_hash), place=place,
+        model="support-bot",
+        base="acme/tiny-llama",
+        run=Run(run_id="run-9", data_hash=RUN.data_hash),
+        place=place,
         evaluate=lambda _trained: [{"name": "held-out", "metric": "loss", "value": 2.0, "higher_is_better": False}],
-    )  # fmt: skip
+    )
     arguments = TrainingArguments(
-        output_dir=str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", seed=5,
+        output_dir=str(tmp_path),
+        max_steps=2,
+        use_cpu=True,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        seed=5,
         learning_rate=0.01,
-    )  # fmt: skip
+    )
     trainer = Trainer(model=model, args=arguments, train_dataset=[row] * 8, callbacks=[callback])
     await asyncio.to_thread(trainer.train)
     (event,) = await inbox(js)

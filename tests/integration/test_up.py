@@ -35,11 +35,24 @@ class Up:
         self.output = state.parent / f"{state.name}.out"
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                launching([
-                    sys.executable, "-m", "clients.cli.main", "up", "--engine", "toy", "--state", str(state), *arguments,
-                ]),
-                cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                launching(
+                    [
+                        sys.executable,
+                        "-m",
+                        "clients.cli.main",
+                        "up",
+                        "--engine",
+                        "toy",
+                        "--state",
+                        str(state),
+                        *arguments,
+                    ]
+                ),
+                cwd=ROOT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def table(self) -> dict:
         return json.loads((self.state / "parts.json").read_text())
@@ -159,10 +172,15 @@ def test_a_triton_that_hangs_is_started_again(stack):
     os.kill(before, signal.SIGSTOP)
     wait_until(
         lambda: (now := stack.parts()["triton"])["pid"] not in (before, None) and now["state"] == "ready",
-        timeout_s=15, what="triton being back",
-    )  # fmt: skip
+        timeout_s=15,
+        what="triton being back",
+    )
     assert re.search(r"triton has not answered for \d+\.\d s and is killed", " ".join(stack.output.read_text().split()))
-    (shown,) = [part for part in json.loads(slipway("ps", "--json", state=stack.state).stdout)["parts"] if part["name"] == "triton"]
+    (shown,) = [
+        part
+        for part in json.loads(slipway("ps", "--json", state=stack.state).stdout)["parts"]
+        if part["name"] == "triton"
+    ]
     assert shown["last_end"].startswith("killed by the supervisor: it has not answered for")
 
 
@@ -177,8 +195,9 @@ def test_a_killed_triton_leaves_no_engine_process(stack):
     os.kill(leader, signal.SIGKILL)
     wait_until(
         lambda: (now := stack.parts()["triton"])["pid"] != leader and now["state"] == "ready",
-        timeout_s=60, what="triton being back",
-    )  # fmt: skip
+        timeout_s=60,
+        what="triton being back",
+    )
     wait_until(lambda: not old & engines(), what="the old engine processes being gone")
 
 

@@ -89,10 +89,17 @@ class Kept:
             say(part, text)
 
         self.runner = Runner(
-            Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5), marks=Marks("stack-1", folder), keys=KEYS,
-            log=folder / "log", inherited=dict(os.environ), say=note, changed=changed, living=list,
-            patience=QUICK, **more,
-        )  # fmt: skip
+            Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5),
+            marks=Marks("stack-1", folder),
+            keys=KEYS,
+            log=folder / "log",
+            inherited=dict(os.environ),
+            say=note,
+            changed=changed,
+            living=list,
+            patience=QUICK,
+            **more,
+        )
 
     async def until(self, condition, *, limit_s: float = 30.0) -> float:
         """Wait for a condition; return how long it took."""
@@ -179,7 +186,10 @@ async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_pat
         await one.until(lambda: one.runner.state == "ready")
         os.kill(one.runner.pid, signal.SIGILL)
         await one.until(lambda: one.runner.restarts == 1)
-        assert one.runner.ended == "signal SIGILL: it used an instruction that this CPU lacks, or was told to use another CPU's instruction set"
+        assert (
+            one.runner.ended
+            == "signal SIGILL: it used an instruction that this CPU lacks, or was told to use another CPU's instruction set"
+        )
         assert any("SIGILL" in text for text in one.said)
 
 
@@ -209,9 +219,7 @@ async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_pa
 
 
 @pytest.mark.parametrize("recent", [True, False])
-async def test_memory_is_named_as_a_cause_only_where_the_kernel_killed_something_just_before(
-    tmp_path, recent
-):
+async def test_memory_is_named_as_a_cause_only_where_the_kernel_killed_something_just_before(tmp_path, recent):
     kills = 0
     async with kept(tmp_path, "serve", count_kills=lambda: kills) as one:
         await one.until(lambda: one.runner.state == "ready")

@@ -138,9 +138,11 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(folder, tmp_path):
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
     stubborn = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "SLIPWAY_STACK": "stack-3"},
-    )  # fmt: skip
+    )
     stubborn.stdout.readline()
     marks = Marks("stack-3", folder.run_folder)
     left = processes.end_all(lambda: processes.find_leftovers(marks, []), grace_s=0.3)

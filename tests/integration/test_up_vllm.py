@@ -77,8 +77,9 @@ def test_no_engine_process_outlives_triton_or_the_stack(tmp_path):
         os.kill(leader, signal.SIGKILL)
         wait_until(
             lambda: (now := up.parts()["triton"])["pid"] != leader and now["state"] == "ready",
-            timeout_s=60, what="triton being back",
-        )  # fmt: skip
+            timeout_s=60,
+            what="triton being back",
+        )
         try:
             wait_until(lambda: not any((Path("/proc") / str(pid)).exists() for pid in old), what="the engines' end")
         except AssertionError as error:

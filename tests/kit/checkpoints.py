@@ -23,9 +23,14 @@ def put_base(store: Store, folder: Path, name: str = "acme/tiny-llama", revision
     """Import a base model."""
     ref = put_folder(store, folder)
     manifest = BaseManifest(
-        name=name, revision=revision, folder=ref, weights_bytes=1, architecture="LlamaForCausalLM",
-        imported_at=SystemClock().now(), source="tests",
-    )  # fmt: skip
+        name=name,
+        revision=revision,
+        folder=ref,
+        weights_bytes=1,
+        architecture="LlamaForCausalLM",
+        imported_at=SystemClock().now(),
+        source="tests",
+    )
     store.put_manifest(f"bases/{name}/{revision}.json", manifest)
     return BaseModelRef(name=name, revision=revision, uri=ref.uri, digest=ref.digest)
 
@@ -36,12 +41,24 @@ def opened(
     """Say that a release was opened, as the registry does."""
     release = f"r-{uuid.uuid4().hex[:16]}-1"
     fact = ReleaseOpened(
-        release_id=release, model=model, version=version, attempt=1, release_key=digest_of(release.encode()),
-        base=base, weights=Weights(kind=kind, ref=weights),
-        training=Training(run_id="run-1", data_hash=digest_of(b"data")), wanted=("bf16", "int8"), policy=policy(),
+        release_id=release,
+        model=model,
+        version=version,
+        attempt=1,
+        release_key=digest_of(release.encode()),
+        base=base,
+        weights=Weights(kind=kind, ref=weights),
+        training=Training(run_id="run-1", data_hash=digest_of(b"data")),
+        wanted=("bf16", "int8"),
+        policy=policy(),
         source_fact_id="fact-1",
-    )  # fmt: skip
+    )
     return Event[ReleaseOpened](
-        id=str(uuid.uuid4()), source="/slipway/registry", type=fact.TYPE, subject=model, time=SystemClock().now(),
-        correlationid=release, data=fact,
-    )  # fmt: skip
+        id=str(uuid.uuid4()),
+        source="/slipway/registry",
+        type=fact.TYPE,
+        subject=model,
+        time=SystemClock().now(),
+        correlationid=release,
+        data=fact,
+    )

@@ -29,9 +29,14 @@ BASE_FOLDER = ArtifactRef(
     uri="s3://slipway/manifests/folder/base.json", digest=digest_of(BASE_BYTES), size_bytes=len(BASE_BYTES)
 )
 BASE = BaseManifest(
-    name="tiny", revision="1", folder=BASE_FOLDER, weights_bytes=10, architecture="LlamaForCausalLM",
-    imported_at=START, source="a test",
-)  # fmt: skip
+    name="tiny",
+    revision="1",
+    folder=BASE_FOLDER,
+    weights_bytes=10,
+    architecture="LlamaForCausalLM",
+    imported_at=START,
+    source="a test",
+)
 MANUAL = Trigger(name="errors", metric="error_ratio", threshold=0.01, action="manual")
 AUTOMATIC = (
     Trigger(name="errors", metric="error_ratio", threshold=0.01),
@@ -76,10 +81,21 @@ RELEASE = "r-0123456789abcdef-1"
 def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseOpened:
     checkpoint = ready(**changes)
     return f.ReleaseOpened(
-        release_id=release_id, model=MODEL, version=version, attempt=1, release_key=digest_of(release_id.encode()),
-        base=checkpoint.base, weights=checkpoint.weights, training=checkpoint.training, evals=checkpoint.evals,
-        calibration=checkpoint.calibration, evaluation=checkpoint.evaluation, wanted=checkpoint.wanted, policy=checkpoint.policy, source_fact_id="e0",
-    )  # fmt: skip
+        release_id=release_id,
+        model=MODEL,
+        version=version,
+        attempt=1,
+        release_key=digest_of(release_id.encode()),
+        base=checkpoint.base,
+        weights=checkpoint.weights,
+        training=checkpoint.training,
+        evals=checkpoint.evals,
+        calibration=checkpoint.calibration,
+        evaluation=checkpoint.evaluation,
+        wanted=checkpoint.wanted,
+        policy=checkpoint.policy,
+        source_fact_id="e0",
+    )
 
 
 # -- what the workers answer ------------------------------------------------------------------------------------------
@@ -88,9 +104,12 @@ def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseO
 def merged() -> f.CheckpointMerged:
     method = f.MergeMethod(kind="lora", dtype="bfloat16", library_versions={"peft": "0.21"})
     return f.CheckpointMerged(
-        manifest=ref("manifests/merged/m.json"), method=method, tokenizer_digest=digest_of(b"t"), duration_s=1.0,
+        manifest=ref("manifests/merged/m.json"),
+        method=method,
+        tokenizer_digest=digest_of(b"t"),
+        duration_s=1.0,
         peak_rss_bytes=1,
-    )  # fmt: skip
+    )
 
 
 def quality(perplexity_ratio: float = 1.01, mean_kl: float = 0.01, tokens: int = 100) -> f.Quality:
@@ -102,11 +121,16 @@ def quality(perplexity_ratio: float = 1.01, mean_kl: float = 0.01, tokens: int =
 def quantised(variant: str, *, weights_bytes: int = 100, number: int = 1, **measured) -> f.VariantQuantised:
     name = variant if number == 1 else f"{variant}-{number}"
     return f.VariantQuantised(
-        variant=variant, manifest=ref(f"manifests/variant/{name}.json"), weights_bytes=weights_bytes,
+        variant=variant,
+        manifest=ref(f"manifests/variant/{name}.json"),
+        weights_bytes=weights_bytes,
         measurement_number=number,
-        engine=f.EngineVersion(name="llmcompressor", version="0.14"), size_ratio=0.5, quality=quality(**measured),
-        duration_s=1.0, peak_rss_bytes=1,
-    )  # fmt: skip
+        engine=f.EngineVersion(name="llmcompressor", version="0.14"),
+        size_ratio=0.5,
+        quality=quality(**measured),
+        duration_s=1.0,
+        peak_rss_bytes=1,
+    )
 
 
 def target(variant: str, version: int = 1) -> Target:
@@ -135,21 +159,38 @@ def written(version: int = 1) -> ManifestWritten:
 
 def staged(variant: str, version: int = 1, *, number: int = 1) -> f.VariantStaged:
     request = f.StagingRequested(
-        release_id=RELEASE, candidate=deployable(target(variant, version)), baseline=BASELINE, purpose="benchmark",
-        load=policy().load, measurement_number=number,
-    )  # fmt: skip
+        release_id=RELEASE,
+        candidate=deployable(target(variant, version)),
+        baseline=BASELINE,
+        purpose="benchmark",
+        load=policy().load,
+        measurement_number=number,
+    )
     return f.VariantStaged(
-        lease_id="l", candidate=served(target(variant, version)), baseline=served(BASELINE.target), request=request,
-        load_s=1.0, memory_bytes=1, first_token="Hello",
-    )  # fmt: skip
+        lease_id="l",
+        candidate=served(target(variant, version)),
+        baseline=served(BASELINE.target),
+        request=request,
+        load_s=1.0,
+        memory_bytes=1,
+        first_token="Hello",
+    )
 
 
 def summary(one: Target, ttft_p95: float = 100.0, tps: float = 50.0) -> SideSummary:
     figures = f.Statistics(count=40, mean=50.0, p50=50.0, p95=ttft_p95)
     return SideSummary(
-        target=one, requests=40, errors=0, ttft_ms=figures, itl_ms=figures, e2e_ms=figures, tps_request=figures,
-        tps_system=tps, output_tokens=100, goodput_rps=2.0,
-    )  # fmt: skip
+        target=one,
+        requests=40,
+        errors=0,
+        ttft_ms=figures,
+        itl_ms=figures,
+        e2e_ms=figures,
+        tps_request=figures,
+        tps_system=tps,
+        output_tokens=100,
+        goodput_rps=2.0,
+    )
 
 
 def gate(name: str = "ttft_ms.p95", verdict: str = "pass") -> f.GateResult:
@@ -161,10 +202,17 @@ def benchmarked(
 ) -> f.VariantBenchmarked:
     one, settled = target(variant, version), () if number == 1 else (gate("served_quality"),)
     return f.VariantBenchmarked(
-        target=one, baseline=BASELINE.target, report=ref("reports/x.json"), attempt=1, hardware="a machine",
-        measurement_number=number, candidate_summary=summary(one, **figures), baseline_summary=summary(BASELINE.target),
-        gates=(gate(verdict=verdict), *settled) if gates is None else gates, verdict=verdict,
-    )  # fmt: skip
+        target=one,
+        baseline=BASELINE.target,
+        report=ref("reports/x.json"),
+        attempt=1,
+        hardware="a machine",
+        measurement_number=number,
+        candidate_summary=summary(one, **figures),
+        baseline_summary=summary(BASELINE.target),
+        gates=(gate(verdict=verdict), *settled) if gates is None else gates,
+        verdict=verdict,
+    )
 
 
 def suspect(variant: str, *, number: int = 1, others=()) -> f.VariantBenchmarked:
@@ -178,7 +226,7 @@ def suspect(variant: str, *, number: int = 1, others=()) -> f.VariantBenchmarked
 
 def failed(
     variant: str, stage: str = "quantise", code: str = "engine_failed", *, number: int = 1, **details
-) -> f.VariantFailed:  # fmt: skip
+) -> f.VariantFailed:
     return f.VariantFailed(
         variant=variant, stage=stage, code=code, reason="it broke", details=details, measurement_number=number
     )
@@ -207,11 +255,19 @@ EXPIRES = START + timedelta(days=7)
 
 def certificate(trigger: str, *, of: ReleasePolicy | None = None, variant: str = "int8", **changes):
     given = {
-        "trigger": trigger, "fault": "error_ratio 1.0", "injected_at": START, "alert_fact_id": "a", "route_fact_id": "d",
-        "detect_s": 2.0, "switch_s": 0.1, "verify_s": 3.0, "candidate_digest": deployable(target(variant)).manifest.digest,
-        "fallback_digest": BASELINE.manifest.digest, "expires_at": EXPIRES,
+        "trigger": trigger,
+        "fault": "error_ratio 1.0",
+        "injected_at": START,
+        "alert_fact_id": "a",
+        "route_fact_id": "d",
+        "detect_s": 2.0,
+        "switch_s": 0.1,
+        "verify_s": 3.0,
+        "candidate_digest": deployable(target(variant)).manifest.digest,
+        "fallback_digest": BASELINE.manifest.digest,
+        "expires_at": EXPIRES,
         "policy_digest": digest_of_json((of or careful_policy()).model_dump(mode="json")),
-    }  # fmt: skip
+    }
     return f.RehearsalCertificate(**{**given, **changes})
 
 
@@ -220,9 +276,13 @@ def rehearsed(verdict: str = "pass", *, of: ReleasePolicy | None = None, variant
     if certificates is None:
         certificates = tuple(certificate(one.name, of=of, variant=variant) for one in AUTOMATIC)
     return f.RehearsalCompleted(
-        release_id=RELEASE, variant=variant, verdict=verdict, reason="walked", rehearsed_at=START,
+        release_id=RELEASE,
+        variant=variant,
+        verdict=verdict,
+        reason="walked",
+        rehearsed_at=START,
         certificates=certificates,
-    )  # fmt: skip
+    )
 
 
 def approval(digest: str, release_id: str = RELEASE) -> f.ApprovalGranted:
@@ -235,9 +295,13 @@ def cancel(release_id: str = RELEASE) -> f.ReleaseCancelled:
 
 def abandoned() -> f.WorkAbandoned:
     return f.WorkAbandoned(
-        service="quantiser", cause_type="slipway.variant.requested.v1", cause_id="c", dead_letter_sequence=7,
-        code="internal_error", reason="boom",
-    )  # fmt: skip
+        service="quantiser",
+        cause_type="slipway.variant.requested.v1",
+        cause_id="c",
+        dead_letter_sequence=7,
+        code="internal_error",
+        reason="boom",
+    )
 
 
 def refused(variant: str = "int8", code: str = "stale_epoch") -> f.PromotionRefused:
@@ -365,8 +429,14 @@ class FakePublisher:
 def outside(**changes) -> Outside:
     kept: dict[str, Entry] = {}
     given = {
-        "releases": FakeRecords(kept), "models": FakeRecords(kept), "announcements": FakeRecords(kept),
-        "inbox": FakeInbox(), "policies": FakeRecords(), "routes": FakeRecords(),
-        "artifacts": FakeArtifacts(), "publisher": FakePublisher(), "clock": FixedClock(),
-    }  # fmt: skip
+        "releases": FakeRecords(kept),
+        "models": FakeRecords(kept),
+        "announcements": FakeRecords(kept),
+        "inbox": FakeInbox(),
+        "policies": FakeRecords(),
+        "routes": FakeRecords(),
+        "artifacts": FakeArtifacts(),
+        "publisher": FakePublisher(),
+        "clock": FixedClock(),
+    }
     return Outside(**{**given, **changes})

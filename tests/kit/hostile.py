@@ -18,21 +18,115 @@ COUNT = int(os.environ.get("SLIPWAY_TEST_HOSTILE_BODIES", "1000"))
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 
 _TEXTS = (
-    "", " ", "\x00", "\x00" * 50, "\ud800", "a\udfffb", "\ud83d", "\ufeff", "\u202e\u2066", "\x7f\x1b[2J", "\n" * 200, "e\u0301" * 99,
-    "<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>", "{{ 1/0 }}", "{% raw %}", "\U0010ffff", "\uffff\ufffe", "ẞ" * 300, "🏴" * 80,
-    "x" * 2_000, "data: [DONE]\n\n", '"}]}', "' OR 1=1 --", "../../etc/passwd", "\r\nx-slipway-environment: staging\r\n", "hello",
-)  # fmt: skip
+    "",
+    " ",
+    "\x00",
+    "\x00" * 50,
+    "\ud800",
+    "a\udfffb",
+    "\ud83d",
+    "\ufeff",
+    "\u202e\u2066",
+    "\x7f\x1b[2J",
+    "\n" * 200,
+    "e\u0301" * 99,
+    "<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>",
+    "{{ 1/0 }}",
+    "{% raw %}",
+    "\U0010ffff",
+    "\uffff\ufffe",
+    "ẞ" * 300,
+    "🏴" * 80,
+    "x" * 2_000,
+    "data: [DONE]\n\n",
+    '"}]}',
+    "' OR 1=1 --",
+    "../../etc/passwd",
+    "\r\nx-slipway-environment: staging\r\n",
+    "hello",
+)
 _NUMBERS = (
-    "0", "1", "-1", "2", "16", "0.0", "-0.0", "0.5", "1e-320", "1e308", "1e309", "-1e309", "NaN", "Infinity", "-Infinity", "2147483647",
-    "2147483648", "-2147483649", "9223372036854775807", "9223372036854775808", "-9223372036854775809", "1" + "0" * 40, "1" + "0" * 5000,
-    "1e5", "0.1e1", "true", "false", "null", '"1"', "[]", "{}", "[1]", "01", "+1", "0x1", ".5", "1.",
-)  # fmt: skip
+    "0",
+    "1",
+    "-1",
+    "2",
+    "16",
+    "0.0",
+    "-0.0",
+    "0.5",
+    "1e-320",
+    "1e308",
+    "1e309",
+    "-1e309",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "2147483647",
+    "2147483648",
+    "-2147483649",
+    "9223372036854775807",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "1" + "0" * 40,
+    "1" + "0" * 5000,
+    "1e5",
+    "0.1e1",
+    "true",
+    "false",
+    "null",
+    '"1"',
+    "[]",
+    "{}",
+    "[1]",
+    "01",
+    "+1",
+    "0x1",
+    ".5",
+    "1.",
+)
 _FIELDS = (
-    "temperature", "top_p", "presence_penalty", "frequency_penalty", "top_k", "min_p", "repetition_penalty", "min_tokens", "ignore_eos",
-    "max_tokens", "max_completion_tokens", "seed", "stop", "stream", "stream_options", "user", "model", "messages", "prompt", "n", "best_of",
-    "echo", "suffix", "logprobs", "top_logprobs", "logit_bias", "tools", "tool_choice", "response_format", "metadata", "store", "prompt_logprobs",
-    "guided_json", "structured_outputs", "cache_salt", "return_token_ids", "no_such_field", "__class__", "", "\ud800",
-)  # fmt: skip
+    "temperature",
+    "top_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "min_tokens",
+    "ignore_eos",
+    "max_tokens",
+    "max_completion_tokens",
+    "seed",
+    "stop",
+    "stream",
+    "stream_options",
+    "user",
+    "model",
+    "messages",
+    "prompt",
+    "n",
+    "best_of",
+    "echo",
+    "suffix",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "tools",
+    "tool_choice",
+    "response_format",
+    "metadata",
+    "store",
+    "prompt_logprobs",
+    "guided_json",
+    "structured_outputs",
+    "cache_salt",
+    "return_token_ids",
+    "no_such_field",
+    "__class__",
+    "",
+    "\ud800",
+)
 _ROLES = ("user", "system", "assistant", "developer", "tool", "function", "", "\x00", "\ud800", "User")
 
 
@@ -57,7 +151,9 @@ def value(draw: random.Random) -> str:
         return nested(draw.choice((1, 2, 15, 17, 200, 2_000, 50_000)), draw.choice(("list", "object")))
     if kind == 6:
         return "[" + ",".join(quote(draw.choice(_TEXTS)) for _ in range(draw.randrange(7))) + "]"
-    return "{" + ",".join(f"{quote(draw.choice(_FIELDS))}:{draw.choice(_NUMBERS)}" for _ in range(draw.randrange(4))) + "}"
+    return (
+        "{" + ",".join(f"{quote(draw.choice(_FIELDS))}:{draw.choice(_NUMBERS)}" for _ in range(draw.randrange(4))) + "}"
+    )
 
 
 def message(draw: random.Random) -> str:
@@ -68,7 +164,14 @@ def message(draw: random.Random) -> str:
     if not draw.randrange(6):
         content = '[{"type":"text","text":' + content + "}]"
     role = quote(draw.choice(_ROLES)) if draw.randrange(4) else value(draw)
-    return '{"role":' + role + ',"content":' + content + ("," + '"name":' + value(draw) if not draw.randrange(6) else "") + "}"
+    return (
+        '{"role":'
+        + role
+        + ',"content":'
+        + content
+        + ("," + '"name":' + value(draw) if not draw.randrange(6) else "")
+        + "}"
+    )
 
 
 def body(draw: random.Random, path: str, model: str) -> bytes:
@@ -93,7 +196,20 @@ def body(draw: random.Random, path: str, model: str) -> bytes:
 
 def _damaged(draw: random.Random, raw: bytes) -> bytes:
     at = draw.randrange(len(raw))
-    whole = (b"", b"null", b"[]", b"1", b'""', b"\x00", b"\xff\xfe", b"{", b"}", raw + raw, raw[:at], raw[:at] + b"\x00" + raw[at:])
+    whole = (
+        b"",
+        b"null",
+        b"[]",
+        b"1",
+        b'""',
+        b"\x00",
+        b"\xff\xfe",
+        b"{",
+        b"}",
+        raw + raw,
+        raw[:at],
+        raw[:at] + b"\x00" + raw[at:],
+    )
     encoded = tuple(raw.decode().encode(name) for name in ("utf-16", "utf-32", "utf-8-sig"))
     changed = raw[:at] + bytes([draw.randrange(256)]) + raw[at + 1 :]
     return draw.choice((*whole, *encoded, changed, changed, changed, raw[:at] + b"\xed\xa0\x80" + raw[at:]))
@@ -116,20 +232,25 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
 """Any text, lone surrogates too."""
 ANY_JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4), max_leaves=12,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(ANY_TEXT, inner, max_size=4),
+    max_leaves=12,
+)
 
 
 def requests(model: str) -> st.SearchStrategy[tuple[str, bytes]]:
     """Return the strategy of hostile requests: a path and a body."""
     path = st.sampled_from((CHAT, COMPLETION))
     composed = st.builds(
-        lambda draw, path: (path, body(draw, path, model)), st.randoms(use_true_random=False, note_method_calls=False), path
+        lambda draw, path: (path, body(draw, path, model)),
+        st.randoms(use_true_random=False, note_method_calls=False),
+        path,
     )
     changed = st.builds(
-        lambda path, name, value: (path, json.dumps({**_good(path, model), name: value}).encode()), path,
-        st.sampled_from(_FIELDS) | ANY_TEXT, ANY_JSON,
-    )  # fmt: skip
+        lambda path, name, value: (path, json.dumps({**_good(path, model), name: value}).encode()),
+        path,
+        st.sampled_from(_FIELDS) | ANY_TEXT,
+        ANY_JSON,
+    )
     return composed | composed | changed | st.tuples(path, st.binary(max_size=200))
 
 
@@ -146,9 +267,12 @@ def send_all(send: Callable[[str, bytes], None], model: str, count: int = COUNT,
 
     @seed(start)
     @settings(
-        max_examples=max(1, count - len(known)), deadline=None, database=None, phases=[Phase.generate],
+        max_examples=max(1, count - len(known)),
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(requests(model))
     def drawn(one: tuple[str, bytes]) -> None:
         send(*one)

@@ -64,18 +64,32 @@ def tiny_config(*, tied: bool = True, layers: int = 2, hidden: int = HIDDEN) -> 
 def tiny_qwen2() -> Qwen2Config:
     """Biases on q, k and v; embedding and head are two matrices. Its kind of tokenizer has a token of its own."""
     return Qwen2Config(
-        vocab_size=260, hidden_size=HIDDEN, intermediate_size=2 * HIDDEN, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1,
+        vocab_size=260,
+        hidden_size=HIDDEN,
+        intermediate_size=2 * HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
         eos_token_id=2,
-    )  # fmt: skip
+    )
 
 
 def tiny_gpt2() -> GPT2Config:
     """Conv1D, whose weights are transposed, with biases; tied."""
     return GPT2Config(
-        vocab_size=259, n_embd=HIDDEN, n_layer=2, n_head=4, n_positions=512, pad_token_id=0, bos_token_id=1,
+        vocab_size=259,
+        n_embd=HIDDEN,
+        n_layer=2,
+        n_head=4,
+        n_positions=512,
+        pad_token_id=0,
+        bos_token_id=1,
         eos_token_id=2,
-    )  # fmt: skip
+    )
 
 
 def tiny_base(
@@ -105,9 +119,17 @@ def tiny_base(
 
 
 def tiny_lora(
-    base: Path, folder: Path, *, seed: int = 1, scale: float = 0.05, zero: bool = False, added_tokens: int = 0,
-    save_embeddings: bool = False, dtype: torch.dtype = torch.float32, **settings,
-) -> Path:  # fmt: skip
+    base: Path,
+    folder: Path,
+    *,
+    seed: int = 1,
+    scale: float = 0.05,
+    zero: bool = False,
+    added_tokens: int = 0,
+    save_embeddings: bool = False,
+    dtype: torch.dtype = torch.float32,
+    **settings,
+) -> Path:
     """Save a LoRA on a tiny base; as trained: neither A nor B is zero.
 
     With `added_tokens`, its embedding is resized, and a tokenizer with those tokens lies beside it.

@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ENVIRONMENT = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "LC_ALL", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
+ENVIRONMENT = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "LC_ALL",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+)
 AS_IMPORTED: dict[str, Any] = {
     "torch.backends.fp32_precision": "none",
     "torch.backends.mkldnn.fp32_precision": "none",

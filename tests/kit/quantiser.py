@@ -68,11 +68,20 @@ def stored_merged(store: Store, model: Path) -> ArtifactRef:
     folder = store.put_folder(model)
     weights = sum(file.size_bytes for file in folder.files if file.path.endswith(".safetensors"))
     manifest = MergedManifest(
-        model=factories.MODEL, output_key=digest_of(uuid.uuid4().bytes), base=factories.base(), weights=factories.weights(),
-        files=folder.files, method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}), parity=None,
-        tokenizer_digest=digest_of(b"t"), rendered_prompt_digest=None, weights_bytes=weights, duration_s=1.0,
-        peak_rss_bytes=1, made_at=datetime(2026, 11, 24, tzinfo=UTC),
-    )  # fmt: skip
+        model=factories.MODEL,
+        output_key=digest_of(uuid.uuid4().bytes),
+        base=factories.base(),
+        weights=factories.weights(),
+        files=folder.files,
+        method=MergeMethod(kind="lora", dtype="bfloat16", library_versions={}),
+        parity=None,
+        tokenizer_digest=digest_of(b"t"),
+        rendered_prompt_digest=None,
+        weights_bytes=weights,
+        duration_s=1.0,
+        peak_rss_bytes=1,
+        made_at=datetime(2026, 11, 24, tzinfo=UTC),
+    )
     ref, written = store.put_manifest(manifest_key("merged", manifest.output_key), manifest)
     assert written
     return ref
@@ -81,6 +90,11 @@ def stored_merged(store: Store, model: Path) -> ArtifactRef:
 def request(merged_ref, **changes) -> Event[VariantRequested]:
     about = {"release_id": "r-1", "version": 1, "variant": "int8", "merged": merged_ref, "settings": SETTINGS}
     return Event[VariantRequested](
-        id=str(uuid.uuid4()), source="/slipway/registry", type=VariantRequested.TYPE, subject=factories.MODEL,
-        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid="r-1", data=VariantRequested(**(about | changes)),
-    )  # fmt: skip
+        id=str(uuid.uuid4()),
+        source="/slipway/registry",
+        type=VariantRequested.TYPE,
+        subject=factories.MODEL,
+        time=datetime(2026, 11, 24, tzinfo=UTC),
+        correlationid="r-1",
+        data=VariantRequested(**(about | changes)),
+    )

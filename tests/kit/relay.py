@@ -48,9 +48,7 @@ class Relay:
                 return
             server.settimeout(None)
             self._open |= {client, server}
-        pair = [
-            threading.Thread(target=_pass, args=ends, daemon=True) for ends in ((client, server), (server, client))
-        ]
+        pair = [threading.Thread(target=_pass, args=ends, daemon=True) for ends in ((client, server), (server, client))]
         for one in pair:
             one.start()
         self._pumps += pair

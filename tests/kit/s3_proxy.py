@@ -59,7 +59,9 @@ class _Relay(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
     def answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-        self.server.asked.append(Asked(self.command, self.path, self.began, time.monotonic()))  # before anybody hears it
+        self.server.asked.append(
+            Asked(self.command, self.path, self.began, time.monotonic())
+        )  # before anybody hears it
         self.send_response(status)
         for name, value in (headers or {}).items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):

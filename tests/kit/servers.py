@@ -56,9 +56,7 @@ class Server:
 
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(
-            launching(self.command()), stdout=log, stderr=log, env=self.environment()
-        )
+        self.process = subprocess.Popen(launching(self.command()), stdout=log, stderr=log, env=self.environment())
         log.close()
         wait_until(self.ready, timeout_s=60, what=f"{self.name} being ready")
 
@@ -103,8 +101,16 @@ class S3Server(Server):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(16)
-        names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-                 "filer.port", "filer.port.grpc")  # fmt: skip
+        names = (
+            "s3.port",
+            "s3.port.grpc",
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+        )
         self.ports = dict(zip(names, _distinct_ports(len(names)), strict=True))
         self.port = self.ports["s3.port"]
 
@@ -112,10 +118,18 @@ class S3Server(Server):
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         return [
-            str(BIN / "weed"), "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-admin.ui=false",
-            "-webdav=false", "-s3.port.iceberg=0", "-master.telemetry=false", "-bucket=slipway",
+            str(BIN / "weed"),
+            "mini",
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-admin.ui=false",
+            "-webdav=false",
+            "-s3.port.iceberg=0",
+            "-master.telemetry=false",
+            "-bucket=slipway",
             *(f"-{name}={port}" for name, port in self.ports.items()),
-        ]  # fmt: skip
+        ]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}

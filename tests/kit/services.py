@@ -35,8 +35,11 @@ class ServiceProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                launching([sys.executable, "-m", self._module]), stdout=log, stderr=log, env=self._environment,
-            )  # fmt: skip
+                launching([sys.executable, "-m", self._module]),
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+            )
 
     @property
     def pid(self) -> int:
@@ -89,7 +92,9 @@ async def stored_facts(js, fact: type[Fact], model: str = "*") -> list[Event]:
     return [Event[fact].model_validate_json(message.data) for message in messages]
 
 
-async def wait_for_fact(js, fact: type[Fact], *, model: str = "*", count: int = 1, timeout_s: float = 90.0) -> list[Event]:
+async def wait_for_fact(
+    js, fact: type[Fact], *, model: str = "*", count: int = 1, timeout_s: float = 90.0
+) -> list[Event]:
     """Wait until so many facts of a type are stored, and give them."""
     async with asyncio.timeout(timeout_s):
         while len(found := await stored_facts(js, fact, model)) < count:

@@ -67,9 +67,7 @@ class ServerManager(Server):
         """Start, and wait until the failpoint has killed it."""
         self.variables["SLIPWAY_FAILPOINT"] = failpoint
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                launching(self.command()), stdout=log, stderr=log, env=self.environment()
-            )
+            self.process = subprocess.Popen(launching(self.command()), stdout=log, stderr=log, env=self.environment())
         assert self.process.wait(timeout_s) == -signal.SIGKILL
 
     def ready(self) -> bool:
@@ -108,9 +106,14 @@ class Fleet:
 
     async def say(self, fact, model: str, *, event_id: str | None = None, release: str = "r-1") -> str:
         event = Event[type(fact)](
-            id=event_id or str(uuid.uuid4()), source="/slipway/registry", type=fact.TYPE, subject=model,
-            time=datetime.now(UTC), correlationid=release, data=fact,
-        )  # fmt: skip
+            id=event_id or str(uuid.uuid4()),
+            source="/slipway/registry",
+            type=fact.TYPE,
+            subject=model,
+            time=datetime.now(UTC),
+            correlationid=release,
+            data=fact,
+        )
         await publish_event(self.js, event)
         return event.id
 

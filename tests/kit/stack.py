@@ -40,9 +40,13 @@ class Stack:
     def up(self) -> "Stack":
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                launching([sys.executable, "-m", "clients.cli.main", *self._arguments]), cwd=ROOT, stdout=out,
-                stderr=subprocess.STDOUT, start_new_session=True, env=self._environment,
-            )  # fmt: skip
+                launching([sys.executable, "-m", "clients.cli.main", *self._arguments]),
+                cwd=ROOT,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=self._environment,
+            )
         wait_until(self._ready, timeout_s=READY_S, what=f"the stack being ready, see {self.output}")
         return self
 
@@ -92,14 +96,13 @@ class Stack:
         os.kill(before["pid"], signal.SIGKILL)
         wait_until(
             lambda: self.part(name)["pid"] != before["pid"] and self.part(name)["state"] == "ready",
-            timeout_s=90, what=f"{name} being back",
-        )  # fmt: skip
+            timeout_s=90,
+            what=f"{name} being back",
+        )
 
     def slipway(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "clients.cli.main", *arguments, "--state", str(self.state)]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False
-        )
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
 
     def ok(self, *arguments: str, timeout_s: float = 240) -> str:
         done = self.slipway(*arguments, timeout_s=timeout_s)
@@ -112,20 +115,34 @@ class Stack:
     def tail(self) -> str:
         return self.output.read_text(errors="replace")[-3000:] if self.output.exists() else ""
 
-    def publish(self, model: str, adapter: Path, *more: str, base: str = "tiny-llama", policy: dict | None = None) -> None:
+    def publish(
+        self, model: str, adapter: Path, *more: str, base: str = "tiny-llama", policy: dict | None = None
+    ) -> None:
         file = self.state.parent / f"policy-{model}.json"
         file.write_text(json.dumps(policy or POLICY))
         self.ok(
-            "publish", "--model", model, "--base", base, "--adapter", str(adapter), "--run-id", f"run-{model}",
-            "--data-hash", DATA_HASH, "--policy", str(file), *more,
-        )  # fmt: skip
+            "publish",
+            "--model",
+            model,
+            "--base",
+            base,
+            "--adapter",
+            str(adapter),
+            "--run-id",
+            f"run-{model}",
+            "--data-hash",
+            DATA_HASH,
+            "--policy",
+            str(file),
+            *more,
+        )
 
     def promoted(self, model: str, timeout_s: float = 240) -> None:
-        self.ok("status", model, "--follow", "--until", "finished", "--timeout", str(timeout_s), timeout_s=timeout_s + 30)
+        self.ok(
+            "status", model, "--follow", "--until", "finished", "--timeout", str(timeout_s), timeout_s=timeout_s + 30
+        )
 
-    def events(
-        self, name: str, model: str | None = None, environment: str = "production"
-    ) -> list[dict[str, Any]]:
+    def events(self, name: str, model: str | None = None, environment: str = "production") -> list[dict[str, Any]]:
         about = ["--model", model] if model else []
         about += ["--staging"] if environment == "staging" else []
         lines = self.ok("events", "--json", *about).splitlines()

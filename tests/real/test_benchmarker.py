@@ -138,9 +138,14 @@ class Bench:
     async def stage(self, candidate, baseline, **more) -> Event:
         fact = staged(candidate=candidate, baseline=baseline, **{"load": LOAD, "gates": GATES, **more})
         event = Event[VariantStaged](
-            id=str(uuid.uuid4()), source="/slipway/server-manager", type=fact.TYPE, subject=candidate.target.model,
-            time=datetime.now(UTC), correlationid="r1", data=fact,
-        )  # fmt: skip
+            id=str(uuid.uuid4()),
+            source="/slipway/server-manager",
+            type=fact.TYPE,
+            subject=candidate.target.model,
+            time=datetime.now(UTC),
+            correlationid="r1",
+            data=fact,
+        )
         await publish_event(self.js, event)
         return event
 
@@ -356,7 +361,9 @@ async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, flee
     """The quantiser measured 2 nats per token on the files; the engine makes more or less the same of them, or not."""
     candidate, baseline = fleet.pair(token_nll=token_nll)
     manifest = put_manifest(bench.store, candidate.target, (window(tokens=400), window(tokens=200)))
-    await bench.stage(candidate.model_copy(update={"manifest": manifest}), baseline, load=QUICK, quality_gate=QUALITY_GATE)
+    await bench.stage(
+        candidate.model_copy(update={"manifest": manifest}), baseline, load=QUICK, quality_gate=QUALITY_GATE
+    )
     (event,) = await bench.hear(VariantBenchmarked)
     found = event.data.served_quality
     assert (event.data.verdict, found.verdict, found.method, found.tokens) == (verdict, verdict, "prompt_logprobs", 600)
@@ -369,17 +376,18 @@ async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, flee
 @pytest.mark.parametrize(
     ("nlls", "blame"),
     [
-        (("2.3", "1.5"), ("fail", "candidate")), (("1.7", "1.5"), ("inconclusive", "record")),
+        (("2.3", "1.5"), ("fail", "candidate")),
+        (("1.7", "1.5"), ("inconclusive", "record")),
         (("1.7", "1.2"), ("inconclusive", "machine")),
     ],
-)  # fmt: skip
+)
 async def test_the_baseline_that_is_served_beside_it_says_who_is_at_fault(service, fleet, bench, nlls, blame):
     (token_nll, baseline_nll), (verdict, fault) = nlls, blame
     candidate, baseline = fleet.pair(token_nll=token_nll, baseline={"token_nll": baseline_nll})
     records = [(candidate, (window(tokens=400),)), (baseline, (window(tokens=300, token_nll=1.5),))]
     pair = [
         one.model_copy(update={"manifest": put_manifest(bench.store, one.target, windows)}) for one, windows in records
-    ]  # fmt: skip
+    ]
     await bench.stage(*pair, load=QUICK, quality_gate=QUALITY_GATE)
     (event,) = await bench.hear(VariantBenchmarked)
     found = event.data.served_quality

@@ -14,8 +14,11 @@ from tests.kit.checkpoints import opened, put_base, put_folder
 from tests.kit.services import running_service, wait_for_fact
 
 pytestmark = [
-    pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore"),
-]  # fmt: skip
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore"),
+]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -99,4 +102,6 @@ async def test_the_service_merges_it_bit_by_bit_like_peft(js, settings, smollm2,
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "merged" / name).read_bytes() == (smollm2 / name).read_bytes()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert answer(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), tokenizer, "What is the capital of France?")
+    assert answer(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "merged"), tokenizer, "What is the capital of France?"
+    )

@@ -111,10 +111,18 @@ def test_autoawq_makes_the_other_families_too(family, tmp_path):
 
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")(
-        vocab_size=259, hidden_size=WIDE, intermediate_size=2 * WIDE, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=False,
+        vocab_size=259,
+        hidden_size=WIDE,
+        intermediate_size=2 * WIDE,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        tie_word_embeddings=False,
         **({"head_dim": 16} if family == "Qwen3" else {}),
-    )  # fmt: skip
+    )
     merged = tmp_path / "merged"
     getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(merged)
     tiny_tokenizer(merged)

@@ -118,14 +118,23 @@ def test_vllm_serves_all_four_and_computes_what_was_measured(int8, tiny_variants
     script.write_text(SERVE)
     order = {"chat": str(int8[0]), "folders": [str(folder) for folder, _ in tiny_variants.values()], "ids": ids}
     environment = {
-        "PATH": f"{ENGINE_PYTHON.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "LC_ALL": "C.UTF-8",
-        "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1",
+        "PATH": f"{ENGINE_PYTHON.parent}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "LC_ALL": "C.UTF-8",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        [str(ENGINE_PYTHON), str(script), json.dumps(order)], env=environment, cwd=tmp_path, check=False,
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        [str(ENGINE_PYTHON), str(script), json.dumps(order)],
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:] or sys.version
     found = json.loads(done.stdout.split("FOUND:")[-1])
     assert "Paris" in found["answer"]

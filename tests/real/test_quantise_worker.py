@@ -151,9 +151,17 @@ def test_other_supported_families(family, tmp_path):
 
     torch.manual_seed(0)
     sizes = {
-        "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-    }  # fmt: skip
+        "vocab_size": 259,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "head_dim": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     if family in ("Qwen2", "Granite"):
         sizes.pop("head_dim")
     config = getattr(transformers, f"{family}Config")(**sizes)
@@ -254,8 +262,9 @@ def test_kill_of_the_parent_takes_the_child_along(merged, tmp_path):
         parent.wait(10)
         wait_until(
             lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE,
-            timeout_s=5, what="the end of the child",
-        )  # fmt: skip
+            timeout_s=5,
+            what="the end of the child",
+        )
     finally:
         parent.kill()
         parent.stdout.close()

@@ -162,9 +162,14 @@ def test_every_instruction_set_of_this_cpu_measures_the_same(merged, tmp_path):
     one = order(merged, tmp_path, "int8")
     quantise_worker.quantise(one)
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, one.model_dump_json(), ",".join(AVAILABLE)], cwd=ROOT, check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
+        [sys.executable, "-c", MEASURE, one.model_dump_json(), ",".join(AVAILABLE)],
+        cwd=ROOT,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert_obeyed(done.stdout.splitlines())
     lines = [line.removeprefix("MEASURED ") for line in done.stdout.splitlines() if line.startswith("MEASURED ")]

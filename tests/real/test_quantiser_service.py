@@ -168,7 +168,9 @@ async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, mer
 async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_work_before_it_begins(
     js, store, merged, service
 ):
-    ref = store.create(f"uploads/{uuid.uuid4().hex}.jsonl", b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n')
+    ref = store.create(
+        f"uploads/{uuid.uuid4().hex}.jsonl", b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n'
+    )
     await publish_event(js, request(merged, evaluation=ref))
     (answer,) = await answers(js, VariantFailed)
     assert answer.data.code == "evaluation_invalid"
@@ -231,9 +233,14 @@ def finished(release_id: str, outcome: str) -> Event[ReleaseFinished]:
         release_id=release_id, model=factories.MODEL, version=1, outcome=outcome, reason="The test says so."
     )
     return Event[ReleaseFinished](
-        id=str(uuid.uuid4()), source="/slipway/registry", type=ReleaseFinished.TYPE, subject=factories.MODEL,
-        time=datetime(2026, 11, 24, tzinfo=UTC), correlationid=release_id, data=fact,
-    )  # fmt: skip
+        id=str(uuid.uuid4()),
+        source="/slipway/registry",
+        type=ReleaseFinished.TYPE,
+        subject=factories.MODEL,
+        time=datetime(2026, 11, 24, tzinfo=UTC),
+        correlationid=release_id,
+        data=fact,
+    )
 
 
 async def acknowledged(js, count):

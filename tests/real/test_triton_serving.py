@@ -113,9 +113,10 @@ async def test_orders_that_may_not_be_carried_out_are_refused_with_their_code(fl
     assert refused[1].data.code == "barred"
 
     missing = Deployable(
-        target=third.target, weights_bytes=10,
+        target=third.target,
+        weights_bytes=10,
         manifest=ArtifactRef(uri="s3://slipway/manifests/none.json", digest=digest_of(b""), size_bytes=0),
-    )  # fmt: skip
+    )
     await fleet.promote(missing, 3)
     refused = await fleet.facts(PromotionRefused, 3)
     assert refused[2].data.code == "load_failed"

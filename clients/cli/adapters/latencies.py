@@ -9,8 +9,14 @@ from hdrh.histogram import HdrHistogram
 
 UNITS_PER_MS = 1000.0
 _UNREADABLE = (
-    binascii.Error, zlib.error, struct.error, ValueError, TypeError, HdrCookieException, HdrLengthException,
-)  # fmt: skip
+    binascii.Error,
+    zlib.error,
+    struct.error,
+    ValueError,
+    TypeError,
+    HdrCookieException,
+    HdrLengthException,
+)
 
 
 class UnreadableHistogramError(ValueError):

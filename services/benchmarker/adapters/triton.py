@@ -69,9 +69,10 @@ class TritonEngine:
         """Give the log-probability of every token but the first; the one that the engine adds to them is left."""
         name = served.target.triton_name
         texts = {
-            "text_input": "", "prompt_token_ids": json.dumps(list(token_ids)),
+            "text_input": "",
+            "prompt_token_ids": json.dumps(list(token_ids)),
             "sampling_parameters": json.dumps({"max_tokens": 1, "temperature": 0.0}),
-        }  # fmt: skip
+        }
         request = build_request(name, texts, (*USUAL_FLAGS, "return_prompt_logprobs"))
         channel, limits = self._channels.get(served.endpoints[0]), Deadlines(timeout_s, timeout_s)
         found: Any = None

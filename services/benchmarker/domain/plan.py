@@ -41,28 +41,32 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
         prompts: Digest of the prompts.
     """
     order: StagingRequested = staged.request
-    key = digest_of_json({
-        "stage": "benchmark",
-        "method": METHOD,
-        "candidate": _identity(order.candidate),
-        "baseline": _identity(order.baseline),
-        "load": order.load.model_dump(mode="json"),
-        "gates": [gate.model_dump(mode="json") for gate in order.gates],
-        "quality": order.quality.model_dump(mode="json") if order.quality else None,
-        "quality_gate": order.quality_gate.model_dump(mode="json") if order.quality_gate else None,
-        "prompts": prompts,
-        "attempt": order.attempt,
-        "measurement_number": order.measurement_number,
-        "hardware": hardware,
-    })  # fmt: skip
+    key = digest_of_json(
+        {
+            "stage": "benchmark",
+            "method": METHOD,
+            "candidate": _identity(order.candidate),
+            "baseline": _identity(order.baseline),
+            "load": order.load.model_dump(mode="json"),
+            "gates": [gate.model_dump(mode="json") for gate in order.gates],
+            "quality": order.quality.model_dump(mode="json") if order.quality else None,
+            "quality_gate": order.quality_gate.model_dump(mode="json") if order.quality_gate else None,
+            "prompts": prompts,
+            "attempt": order.attempt,
+            "measurement_number": order.measurement_number,
+            "hardware": hardware,
+        }
+    )
     return BenchmarkPlan(output_key=key, seed=int(key.removeprefix("sha256:")[:15], 16))
 
 
 def _identity(deployable: Deployable) -> dict[str, str]:
     record = deployable.record or deployable.manifest
     return {
-        "target": str(deployable.target), "manifest": deployable.manifest.digest, "record": record.digest,
-    }  # fmt: skip
+        "target": str(deployable.target),
+        "manifest": deployable.manifest.digest,
+        "record": record.digest,
+    }
 
 
 def plan_arrivals(*, requests: int, rate_rps: float, prompts: int, seed: int) -> tuple[Arrival, ...]:

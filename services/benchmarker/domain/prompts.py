@@ -38,10 +38,12 @@ def asked(question: str) -> Prompt:
 
 def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
     """Give the digest of a prompt set, for the output key."""
-    return digest_of_json([
-        {"text": prompt.text, "messages": [[message.role, message.content] for message in prompt.messages]}
-        for prompt in prompts
-    ])  # fmt: skip
+    return digest_of_json(
+        [
+            {"text": prompt.text, "messages": [[message.role, message.content] for message in prompt.messages]}
+            for prompt in prompts
+        ]
+    )
 
 
 def parse_evaluation(data: bytes) -> tuple[Prompt, ...]:

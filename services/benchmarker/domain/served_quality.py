@@ -113,16 +113,29 @@ def assess_scored(
         said += f", above the policy's limit of {limit:.4f} (the files gave {recorded_ratio:.4f})."
     else:
         said += f"; the files gave {recorded_ratio:.4f}."
-    figures = {
-        "perplexity": _exp(served), "reference_perplexity": _exp(reference), "perplexity_ratio": ratio,
-        "recorded_ratio": recorded_ratio,
-    } if finite else {}  # fmt: skip
-    return ServedQuality.model_validate({
-        "method": "prompt_logprobs", "tokens": tokens, **figures, "verdict": verdict, "fault": fault,
-        "baseline_deviation_ratio": _ratio(evidence.baseline), "baseline_reference_ratio": _ratio(evidence.reference),
-        "code": SUSPECT if verdict == "inconclusive" else None,
-        "reason": said if finding.fault is None else f"{said} {_explain(finding, evidence, beside)}",
-    })  # fmt: skip
+    figures = (
+        {
+            "perplexity": _exp(served),
+            "reference_perplexity": _exp(reference),
+            "perplexity_ratio": ratio,
+            "recorded_ratio": recorded_ratio,
+        }
+        if finite
+        else {}
+    )
+    return ServedQuality.model_validate(
+        {
+            "method": "prompt_logprobs",
+            "tokens": tokens,
+            **figures,
+            "verdict": verdict,
+            "fault": fault,
+            "baseline_deviation_ratio": _ratio(evidence.baseline),
+            "baseline_reference_ratio": _ratio(evidence.reference),
+            "code": SUSPECT if verdict == "inconclusive" else None,
+            "reason": said if finding.fault is None else f"{said} {_explain(finding, evidence, beside)}",
+        }
+    )
 
 
 def _evidence(scores: Sequence[WindowScore], beside: BaselineScores, *, measured_again: bool) -> Evidence:
@@ -130,9 +143,11 @@ def _evidence(scores: Sequence[WindowScore], beside: BaselineScores, *, measured
     if beside.on_candidates:
         shift = _mean(beside.on_candidates, lambda one: one.nll - one.reference_nll)
     return Evidence(
-        candidate=mean_deviation(scores), baseline=mean_deviation(beside.own) if beside.own else None,
-        reference=shift, measured_again=measured_again,
-    )  # fmt: skip
+        candidate=mean_deviation(scores),
+        baseline=mean_deviation(beside.own) if beside.own else None,
+        reference=shift,
+        measured_again=measured_again,
+    )
 
 
 def _explain(finding: Finding, evidence: Evidence, beside: BaselineScores) -> str:
@@ -181,8 +196,13 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
         reason = "The log-probabilities of generated tokens are not finite."
         verdict = "fail" if math.isfinite(theirs) else "inconclusive"
         return ServedQuality.model_validate(
-            {"method": "generated_logprobs", "tokens": tokens, "verdict": verdict, "reason": reason,
-             "fault": "candidate" if verdict == "fail" else None}
+            {
+                "method": "generated_logprobs",
+                "tokens": tokens,
+                "verdict": verdict,
+                "reason": reason,
+                "fault": "candidate" if verdict == "fail" else None,
+            }
         )
     ratio = _exp(ours - theirs)
     within = ratio <= MAX_OWN_ANSWER_RATIO
@@ -192,10 +212,15 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
         f"{MAX_OWN_ANSWER_RATIO:g}, which only gross damage exceeds."
     )
     return ServedQuality(
-        method="generated_logprobs", tokens=tokens, perplexity=_exp(ours), reference_perplexity=_exp(theirs),
-        perplexity_ratio=ratio, verdict="pass" if within else "fail", reason=reason,
+        method="generated_logprobs",
+        tokens=tokens,
+        perplexity=_exp(ours),
+        reference_perplexity=_exp(theirs),
+        perplexity_ratio=ratio,
+        verdict="pass" if within else "fail",
+        reason=reason,
         fault=None if within else "candidate",
-    )  # fmt: skip
+    )
 
 
 def not_measured(reason: str) -> ServedQuality:
@@ -218,9 +243,14 @@ def gate_of(served: ServedQuality, gate: QualityGate | None, *, measured_again: 
     scored = served.method == "prompt_logprobs"
     limit = (gate.max_perplexity_ratio if gate else None) if scored else None
     return GateResult(
-        name=GATE, verdict=served.verdict, value=served.perplexity_ratio, limit=limit, reason=served.reason,
-        code=served.code, fault=served.fault,
-    )  # fmt: skip
+        name=GATE,
+        verdict=served.verdict,
+        value=served.perplexity_ratio,
+        limit=limit,
+        reason=served.reason,
+        code=served.code,
+        fault=served.fault,
+    )
 
 
 def _mean(scores: Sequence[WindowScore], read: Callable[[WindowScore], float]) -> float:

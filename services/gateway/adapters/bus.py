@@ -32,9 +32,7 @@ class BusLink:
         await connect_patiently(self._bus)
         self._joined.set()
 
-    async def follow(
-        self, bucket: str, record: type[M], apply: OnChange[M], looked: OnLook | None = None
-    ) -> None:  # fmt: skip
+    async def follow(self, bucket: str, record: type[M], apply: OnChange[M], looked: OnLook | None = None) -> None:
         """Tell `apply` every record and every change, for ever. Whatever goes wrong, what was told stays told."""
         await self._joined.wait()
         records = Bucket(self._bus.js, bucket, record, service=self._bus.service)

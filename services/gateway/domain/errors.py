@@ -71,8 +71,11 @@ def template_busy(reason: str) -> Problem:
 
 
 UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
-    "no_first_token": 504, "endpoint_unreachable": 502, "engine_dead": 502, "engine_failed": 502,
-}  # fmt: skip
+    "no_first_token": 504,
+    "endpoint_unreachable": 502,
+    "engine_dead": 502,
+    "engine_failed": 502,
+}
 
 
 def upstream_failed(code: ErrorKind, message: str) -> Problem:

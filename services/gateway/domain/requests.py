@@ -71,9 +71,12 @@ def parse_body(raw: bytes) -> dict[str, Any]:
         raise bad_request(f"The body has more than {MAX_VALUES} values.", code="invalid_json")
     try:
         body = json.loads(
-            raw.decode(), object_pairs_hook=_read_object, parse_int=_read_integer, parse_float=_read_number,
+            raw.decode(),
+            object_pairs_hook=_read_object,
+            parse_int=_read_integer,
+            parse_float=_read_number,
             parse_constant=_refuse_constant,
-        )  # fmt: skip
+        )
     except UnicodeDecodeError as error:
         raise bad_request(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from error
     except RecursionError as error:
@@ -186,9 +189,11 @@ def read_chat(body: Mapping[str, Any]) -> Ask:
         raise bad_request("max_tokens and max_completion_tokens differ; give one.", "max_tokens")
     name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     return Ask(
-        kind="chat", messages=_read_messages(body.get("messages")), max_tokens=take_integer(body, name, low=1),
+        kind="chat",
+        messages=_read_messages(body.get("messages")),
+        max_tokens=take_integer(body, name, low=1),
         **_read_common(body),
-    )  # fmt: skip
+    )
 
 
 def read_completion(body: Mapping[str, Any]) -> Ask:
@@ -200,9 +205,11 @@ def read_completion(body: Mapping[str, Any]) -> Ask:
     _refuse_what_is_unsupported(body, {"prompt", "echo", "best_of", "suffix"})
     limit = take_integer(body, "max_tokens", low=1)
     return Ask(
-        kind="completion", prompt=_read_prompt(body.get("prompt")),
-        max_tokens=_COMPLETION_TOKENS if limit is None else limit, **_read_common(body),
-    )  # fmt: skip
+        kind="completion",
+        prompt=_read_prompt(body.get("prompt")),
+        max_tokens=_COMPLETION_TOKENS if limit is None else limit,
+        **_read_common(body),
+    )
 
 
 def plan_sampling(ask: Ask, context_tokens: int) -> dict[str, Any]:

@@ -25,9 +25,7 @@ def first_token_ms(arrivals: Sequence[Arrival], *, held_back: bool = False) -> f
         held_back: the caller's own parameters keep text from coming: the engine holds back what may become a stop
             sequence, and tokens after a forced end have none. Then a token counts without its text.
     """
-    return next(
-        (one.at_s * 1000.0 for one in arrivals if one.has_text or (held_back and one.tokens > 0)), None
-    )  # fmt: skip
+    return next((one.at_s * 1000.0 for one in arrivals if one.has_text or (held_back and one.tokens > 0)), None)
 
 
 def inter_token(arrivals: Sequence[Arrival]) -> InterTokenLatency | None:

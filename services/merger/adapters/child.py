@@ -40,19 +40,25 @@ class ChildProcess:
             progress(fields["step"], fields["done"], fields["total"], fields["unit"])
 
         environment = {
-            "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
             **MEMORY,
             "OMP_WAIT_POLICY": "PASSIVE",  # or threads spin while the store's server needs the same cores
-        }  # fmt: skip
+        }
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         path = order.room / "order.json"
         path.write_text(dump_order(order), encoding="utf-8")
         found = await run_job(
-            [sys.executable, "-m", MODULE, str(path)], on_progress=tell, log_path=self._log_path,
-            memory_limit_bytes=self._memory_limit_bytes, timeout_s=self._timeout_s, env=environment,
+            [sys.executable, "-m", MODULE, str(path)],
+            on_progress=tell,
+            log_path=self._log_path,
+            memory_limit_bytes=self._memory_limit_bytes,
+            timeout_s=self._timeout_s,
+            env=environment,
             at_timeout="Give the merger more cores (MERGER_THREADS) or more time (MERGER_TIMEOUT_S).",
-        )  # fmt: skip
+        )
         return parse_made(found)
 
 
@@ -69,7 +75,10 @@ def parse_made(found: dict[str, Any]) -> Made:
     """Read the child's result."""
     files = tuple(FileEntry.model_validate(file) for file in found["files"])
     return Made(
-        files=files, parity=Parity.model_validate(found["parity"]), own_tokenizer=found["own_tokenizer"],
-        rendering=Rendering(**found["rendering"]), expected_rendering=Rendering(**found["expected_rendering"]),
+        files=files,
+        parity=Parity.model_validate(found["parity"]),
+        own_tokenizer=found["own_tokenizer"],
+        rendering=Rendering(**found["rendering"]),
+        expected_rendering=Rendering(**found["expected_rendering"]),
         peak_rss_bytes=found["peak_rss_bytes"],
-    )  # fmt: skip
+    )

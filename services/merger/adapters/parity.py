@@ -12,9 +12,15 @@ Progress = Callable[[int, int], None]
 
 
 def measure_parity(
-    reference: Callable[[], Any], load: layerwise.Load, merged: Callable[[], Any], load_merged: layerwise.Load,
-    *, prompts: Sequence[torch.Tensor], with_effect: bool, progress: Progress,
-) -> Parity:  # fmt: skip
+    reference: Callable[[], Any],
+    load: layerwise.Load,
+    merged: Callable[[], Any],
+    load_merged: layerwise.Load,
+    *,
+    prompts: Sequence[torch.Tensor],
+    with_effect: bool,
+    progress: Progress,
+) -> Parity:
     """Compare a model that is not merged with the merged one.
 
     KL is KL(reference || merged), the mean over all positions, in nats.

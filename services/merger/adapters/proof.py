@@ -42,14 +42,18 @@ def prove(store: Store, rooms: Rooms, checked: Checked, written: Written, progre
     else:
         reference = TensorReader(rooms.checkpoint_shelf, rooms.checkpoint_facts, written.read)
     measured = parity.measure_parity(
-        lambda: peft_model.load_unmerged(rooms.base, rooms.checkpoint, rows) if is_lora
-        else peft_model.empty_base(rooms.checkpoint),
+        lambda: (
+            peft_model.load_unmerged(rooms.base, rooms.checkpoint, rows)
+            if is_lora
+            else peft_model.empty_base(rooms.checkpoint)
+        ),
         through_ties(reference, checked.tied),
         lambda: peft_model.empty_base(stored),
         through_ties(merged, checked.tied),
         prompts=checked.prompts,
-        with_effect=is_lora and rows == checked.vocabulary.base_rows, progress=progress,
-    )  # fmt: skip
+        with_effect=is_lora and rows == checked.vocabulary.base_rows,
+        progress=progress,
+    )
     for name in sorted(merged.unread):
         merged.load(name)  # what the model never asked for is verified, too
     with tokenizers.limited():

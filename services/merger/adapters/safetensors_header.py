@@ -26,9 +26,24 @@ FIRST_READ_BYTES = 64 * 1024
 HEADER_LIMIT_BYTES = 100_000_000
 NAME_LIMIT_BYTES = 1000  # or no message could repeat it
 BITS = {
-    "F4": 4, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16,
-    "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
-}  # fmt: skip
+    "F4": 4,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "U16": 16,
+    "I16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "U32": 32,
+    "I32": 32,
+    "F32": 32,
+    "U64": 64,
+    "I64": 64,
+    "F64": 64,
+}
 LARGEST = 2**63 - 1  # that torch and the safetensors library can count to
 
 
@@ -134,8 +149,10 @@ def write_header(tensors: Mapping[str, TensorInfo]) -> bytes:
     position = 0
     for name, info in tensors.items():
         header[name] = {
-            "dtype": info.dtype, "shape": list(info.shape), "data_offsets": [position, position + info.size_bytes],
-        }  # fmt: skip
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [position, position + info.size_bytes],
+        }
         position += info.size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors are aligned

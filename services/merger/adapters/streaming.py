@@ -189,9 +189,16 @@ class ShardWriter:
 
 
 def write_merged(
-    store: Store, source: Shelf, facts: FolderFacts, *, merge: TensorMerge, shapes: Mapping[str, tuple[int, ...]],
-    dtype: SaveDtype, progress: Progress, ignored: Collection[str] = (),
-) -> tuple[list[FileEntry], Digests, Digests]:  # fmt: skip
+    store: Store,
+    source: Shelf,
+    facts: FolderFacts,
+    *,
+    merge: TensorMerge,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: SaveDtype,
+    progress: Progress,
+    ignored: Collection[str] = (),
+) -> tuple[list[FileEntry], Digests, Digests]:
     """Write every tensor of `source`, merged and rounded once to `dtype`, into the store.
 
     Args:

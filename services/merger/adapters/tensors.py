@@ -12,9 +12,17 @@ from services.merger.adapters.shelf import Shelf
 from services.merger.domain import FolderFacts, TensorInfo, WeightsFile
 
 DTYPES = {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "F16": torch.float16,
-    "BF16": torch.bfloat16, "I32": torch.int32, "F32": torch.float32, "I64": torch.int64, "F64": torch.float64,
-}  # fmt: skip
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I32": torch.int32,
+    "F32": torch.float32,
+    "I64": torch.int64,
+    "F64": torch.float64,
+}
 RUN_BYTES = 16 * 1024 * 1024
 Digests = dict[str, bytes]
 """XXH3 of the bytes of each tensor, taken while the SHA-256 of its whole file was verified.

@@ -50,9 +50,15 @@ def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
         merge = LayerwiseMerge(unmerged, checked.replacements)
     try:
         files, read, written = write_merged(
-            store, shelf, facts, merge=merge, shapes=checked.shapes, dtype=rooms.order.dtype,
-            progress=tell("merge", "tensors"), ignored=checked.ignored,
-        )  # fmt: skip
+            store,
+            shelf,
+            facts,
+            merge=merge,
+            shapes=checked.shapes,
+            dtype=rooms.order.dtype,
+            progress=tell("merge", "tensors"),
+            ignored=checked.ignored,
+        )
     except LeftOverError as error:
         raise Permanent("unsupported_adapter", f"{error}.") from error
     except NonFiniteError as error:

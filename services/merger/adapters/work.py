@@ -31,10 +31,14 @@ def parse_order(text: str) -> MergeOrder:
     """Read what the parent wants."""
     fields = json.loads(text)
     return MergeOrder(
-        kind=fields["kind"], base_ref=BaseModelRef.model_validate(fields["base_ref"]),
-        hyperparameters=fields["hyperparameters"], base=parse_folder(fields["base"]),
-        checkpoint=parse_folder(fields["checkpoint"]), room=Path(fields["room"]), dtype=fields["dtype"],
-    )  # fmt: skip
+        kind=fields["kind"],
+        base_ref=BaseModelRef.model_validate(fields["base_ref"]),
+        hyperparameters=fields["hyperparameters"],
+        base=parse_folder(fields["base"]),
+        checkpoint=parse_folder(fields["checkpoint"]),
+        room=Path(fields["room"]),
+        dtype=fields["dtype"],
+    )
 
 
 def parse_folder(fields: dict[str, Any]) -> Folder:

@@ -55,9 +55,7 @@ def assess_vocabulary(tokenizer: TokenizerFacts | None, base_size: int, vocabula
         reason = f"The tokenizer has {size} tokens, the embedding {vocabulary.rows} rows."
         return Refusal("vocabulary_mismatch", reason, details)
     if tokenizer is None and vocabulary.rows > vocabulary.base_rows:
-        reason = (
-            f"The embedding grew from {vocabulary.base_rows} to {vocabulary.rows} rows, without a tokenizer."
-        )
+        reason = f"The embedding grew from {vocabulary.base_rows} to {vocabulary.rows} rows, without a tokenizer."
         return Refusal("vocabulary_mismatch", reason, details)
     if tokenizer is None or not tokenizer.differences or takes_own_tokenizer(tokenizer, vocabulary):
         return None
@@ -80,9 +78,7 @@ def plan_vocabulary(carried: Mapping[str, TensorInfo], base: Mapping[str, Tensor
         base: The base's tensors.
         base_rows: `vocab_size` of the base's configuration.
     """
-    rows = [
-        info.shape[0] for name, info in carried.items() if info.shape and is_vocabulary(base.get(name), base_rows)
-    ]
+    rows = [info.shape[0] for name, info in carried.items() if info.shape and is_vocabulary(base.get(name), base_rows)]
     resized = [count for count in rows if count != base_rows]
     return Vocabulary((resized or [base_rows])[0], base_rows, bool(rows))
 
@@ -123,7 +119,5 @@ def assess_resized(
     missing = [name for name, info in base.items() if is_vocabulary(info, vocabulary.base_rows) and name not in have]
     if not missing:
         return None
-    reason = (
-        f"The vocabulary has {vocabulary.rows} rows, not {vocabulary.base_rows}, but {missing[0]} is missing."
-    )
+    reason = f"The vocabulary has {vocabulary.rows} rows, not {vocabulary.base_rows}, but {missing[0]} is missing."
     return Refusal("vocabulary_mismatch", reason, {"missing": missing})

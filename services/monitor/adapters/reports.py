@@ -42,17 +42,22 @@ class EvidentlyReports:
     ) -> dict[str, Any]:
         """Render a report into a folder; gives Evidently's p-value per column."""
         rows = {
-            "target": str(target), "alpha": verdict.alpha,
+            "target": str(target),
+            "alpha": verdict.alpha,
             "reference": {name: list(values) for name, values in reference.items()},
             "current": {name: list(current[name]) for name in reference if name in current},
-        }  # fmt: skip
+        }
         await asyncio.to_thread((work / "rows.json").write_text, json.dumps(rows))
         await asyncio.to_thread((work / "verdict.json").write_text, verdict.model_dump_json(indent=1))
         return await run_job(
-            [sys.executable, "-m", "services.monitor.adapters.report_worker", str(work)], on_progress=_ignore,
-            log_path=self._folder / "reports.log", memory_limit_bytes=_MEMORY_BYTES, timeout_s=self._timeout_s,
-            at_timeout="Raise MONITOR_REPORT_TIMEOUT_S.", env={"DO_NOT_TRACK": "1"},
-        )  # fmt: skip
+            [sys.executable, "-m", "services.monitor.adapters.report_worker", str(work)],
+            on_progress=_ignore,
+            log_path=self._folder / "reports.log",
+            memory_limit_bytes=_MEMORY_BYTES,
+            timeout_s=self._timeout_s,
+            at_timeout="Raise MONITOR_REPORT_TIMEOUT_S.",
+            env={"DO_NOT_TRACK": "1"},
+        )
 
     def _store_folder(self, work: Path) -> ArtifactRef:
         manifest = self._store.put_folder(work)

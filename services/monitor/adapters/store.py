@@ -57,9 +57,12 @@ class StoredReferences:
         before = self._latest(target)
         version = before.version + 1 if before else 1
         window = ReferenceWindow(
-            target=target, version=version, taken_at=taken_at, source=source,
+            target=target,
+            version=version,
+            taken_at=taken_at,
+            source=source,
             columns={name: list(values) for name, values in columns.items()},
-        )  # fmt: skip
+        )
         ref, created = self._store.put_manifest(_key(target, version), window)
         return _described(ref, window if created else self._read(ref))
 

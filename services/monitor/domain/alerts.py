@@ -11,8 +11,7 @@ from services.monitor.domain.record import AlertState
 
 AlertFact = AlertRaised | AlertUpdated | AlertResolved
 RUNBOOKS: dict[AlertKind, str] = {
-    kind: f"docs/runbooks/{kind}.md"
-    for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock")
+    kind: f"docs/runbooks/{kind}.md" for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock")
 }
 
 
@@ -66,9 +65,15 @@ def alert_id(environment: Environment, target: Target, key: str, occurrence: int
 
 
 def decide_alerts(
-    alerts: Mapping[str, AlertState], target: Target, findings: Iterable[Finding], now: datetime, *,
-    environment: Environment, release_id: str | None, update_every_s: float,
-) -> Decided:  # fmt: skip
+    alerts: Mapping[str, AlertState],
+    target: Target,
+    findings: Iterable[Finding],
+    now: datetime,
+    *,
+    environment: Environment,
+    release_id: str | None,
+    update_every_s: float,
+) -> Decided:
     """Decide which alerts of a target are raised, told again or resolved."""
     after, facts, ended = dict(alerts), list[AlertFact](), list[str]()
     for finding in findings:
@@ -108,10 +113,16 @@ def _raised(
 ) -> AlertState:
     occurrence = known.occurrence + 1 if known else 1
     return AlertState(
-        alert_id=alert_id(environment, target, finding.key, occurrence), occurrence=occurrence, kind=finding.kind,
-        severity=finding.severity, target=target, trigger=finding.trigger, raised_at=now, told_at=now,
+        alert_id=alert_id(environment, target, finding.key, occurrence),
+        occurrence=occurrence,
+        kind=finding.kind,
+        severity=finding.severity,
+        target=target,
+        trigger=finding.trigger,
+        raised_at=now,
+        told_at=now,
         **_figures(finding),
-    )  # fmt: skip
+    )
 
 
 def _step(known: AlertState, finding: Finding, now: datetime, update_every_s: float) -> AlertState:
@@ -134,14 +145,38 @@ def _step(known: AlertState, finding: Finding, now: datetime, update_every_s: fl
 
 def _figures(finding: Finding) -> dict[str, object]:
     return {
-        "value": finding.value, "limit": finding.limit, "window": finding.window, "requests": finding.requests,
-        "e_value": finding.e_value, "first_bad_at": finding.first_bad_at, "drill": finding.drill,
-        "evidence": finding.evidence, "message": finding.message,
-    }  # fmt: skip
+        "value": finding.value,
+        "limit": finding.limit,
+        "window": finding.window,
+        "requests": finding.requests,
+        "e_value": finding.e_value,
+        "first_bad_at": finding.first_bad_at,
+        "drill": finding.drill,
+        "evidence": finding.evidence,
+        "message": finding.message,
+    }
 
 
 def _told(alert: AlertState, release_id: str | None) -> dict[str, object]:
-    names = ("alert_id", "kind", "severity", "target", "trigger", "value", "limit", "window", "requests", "evidence",
-             "message", "e_value", "first_bad_at", "raised_at", "drill")  # fmt: skip
-    return {**{name: getattr(alert, name) for name in names}, "runbook": RUNBOOKS[alert.kind],
-            "release_id": release_id or None}  # fmt: skip
+    names = (
+        "alert_id",
+        "kind",
+        "severity",
+        "target",
+        "trigger",
+        "value",
+        "limit",
+        "window",
+        "requests",
+        "evidence",
+        "message",
+        "e_value",
+        "first_bad_at",
+        "raised_at",
+        "drill",
+    )
+    return {
+        **{name: getattr(alert, name) for name in names},
+        "runbook": RUNBOOKS[alert.kind],
+        "release_id": release_id or None,
+    }

@@ -71,11 +71,14 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
     unclear = [part for part in parts if part.verdict == "inconclusive"]
     decisive: Sequence[Part] = failed or unclear or parts
     return CanaryAssessed(
-        target=state.target, weight_ratio=state.weight_ratio, events=state.requests, e_values=_e_values(state),
+        target=state.target,
+        weight_ratio=state.weight_ratio,
+        events=state.requests,
+        e_values=_e_values(state),
         needed_more=0 if failed else max((part.needed for part in unclear), default=0),
         verdict="fail" if failed else "inconclusive" if unclear else "pass",
         reason="; ".join(part.reason for part in decisive) + ".",
-    )  # fmt: skip
+    )
 
 
 def _parts(policy: Policy, state: TargetState) -> list[Part]:

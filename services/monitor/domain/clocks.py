@@ -54,25 +54,28 @@ def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[F
     for name, one in watch.clocks.items():
         wrong = name in present and one.wrong >= BATCHES and not same
         calm = not is_wrong(one.offset_s) or name not in present or same
-        found.append(
-            _finding(name, f"gateway {name}", one.offset_s, "that of the message bus", wrong=wrong, calm=calm)
-        )
+        found.append(_finding(name, f"gateway {name}", one.offset_s, "that of the message bus", wrong=wrong, calm=calm))
     return tuple(found)
 
 
-def _finding(
-    name: str, whose: str, offset: float, beside: str, *, wrong: bool, calm: bool | None = None
-) -> Finding:  # fmt: skip
+def _finding(name: str, whose: str, offset: float, beside: str, *, wrong: bool, calm: bool | None = None) -> Finding:
     if is_wrong(offset):
         side = "ahead of" if offset > 0 else "behind"
         message = f"The clock of {whose} is {abs(offset):.0f} s {side} {beside}; {TOLERANCE_S:g} s are allowed."
     else:
         message = f"The clock of {whose} agrees with {beside}, or nothing comes from there any more."
     return Finding(
-        key=_key(name), kind="clock", severity="warning", trigger=None, fired=wrong,
-        calm=not wrong if calm is None else calm, hold_s=_HOLD_S, message=message, value=round(offset, 1),
+        key=_key(name),
+        kind="clock",
+        severity="warning",
+        trigger=None,
+        fired=wrong,
+        calm=not wrong if calm is None else calm,
+        hold_s=_HOLD_S,
+        message=message,
+        value=round(offset, 1),
         limit=TOLERANCE_S,
-    )  # fmt: skip
+    )
 
 
 def _key(name: str) -> str:

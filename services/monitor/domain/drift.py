@@ -105,9 +105,13 @@ def calibrate(reference: Columns, rows: int, *, seed: int, resamples: int = RESA
 
 
 def assess_drift(
-    reference: Columns, current: Columns, *, floors: Mapping[str, float], alpha: float = DEFAULT_ALPHA,
+    reference: Columns,
+    current: Columns,
+    *,
+    floors: Mapping[str, float],
+    alpha: float = DEFAULT_ALPHA,
     floor: float = DEFAULT_FLOOR,
-) -> DriftVerdict:  # fmt: skip
+) -> DriftVerdict:
     """Compare the columns that both sides have; a column drifted when it is both surprising and far enough away."""
     names = sorted(name for name in reference if reference[name] and current.get(name))
     distances = [ks_statistic(reference[name], current[name]) for name in names]
@@ -120,11 +124,17 @@ def assess_drift(
         needed = max(floor, floors.get(name, 0.0))
         columns.append(
             ColumnDrift(
-                column=name, statistic=distance, p_value=p_value, adjusted_p_value=adjusted, floor=needed,
+                column=name,
+                statistic=distance,
+                p_value=p_value,
+                adjusted_p_value=adjusted,
+                floor=needed,
                 drifted=adjusted <= alpha and distance > needed,
             )
-        )  # fmt: skip
+        )
     return DriftVerdict(
-        alpha=alpha, reference_rows=max((len(reference[name]) for name in names), default=0),
-        current_rows=max((len(current[name]) for name in names), default=0), columns=tuple(columns),
-    )  # fmt: skip
+        alpha=alpha,
+        reference_rows=max((len(reference[name]) for name in names), default=0),
+        current_rows=max((len(current[name]) for name in names), default=0),
+        columns=tuple(columns),
+    )

@@ -48,11 +48,15 @@ def full_windows(watch: Watch, rules: Rules) -> tuple[FullWindow, ...]:
             trigger = trigger_of(watch.policies.get(str(state.target.version)))
             found.append(
                 FullWindow(
-                    target=state.target, columns=drift.columns, began_at=drift.began_at, ended_at=drift.ended_at,
-                    reference=drift.reference, alpha=trigger.alpha if trigger else DEFAULT_ALPHA,
+                    target=state.target,
+                    columns=drift.columns,
+                    began_at=drift.began_at,
+                    ended_at=drift.ended_at,
+                    reference=drift.reference,
+                    alpha=trigger.alpha if trigger else DEFAULT_ALPHA,
                     floor=max(trigger.threshold, 0.0) if trigger else DEFAULT_FLOOR,
                 )
-            )  # fmt: skip
+            )
     return tuple(found)
 
 
@@ -81,10 +85,14 @@ def take_comparison(
         return watch
     policy = watch.policies.get(str(state.target.version))
     decided = al.decide_alerts(
-        watch.alerts, state.target, [_finding(window, verdict, evidence, trigger_of(policy))], cause.at,
-        environment=watch.environment, release_id=policy.release_id if policy else None,
+        watch.alerts,
+        state.target,
+        [_finding(window, verdict, evidence, trigger_of(policy))],
+        cause.at,
+        environment=watch.environment,
+        release_id=policy.release_id if policy else None,
         update_every_s=rules.update_every_s,
-    )  # fmt: skip
+    )
     drift = DriftState(reference=state.drift.reference, compared=state.drift.compared + 1)
     return tell_alerts(_with_drift(watch, state, drift), decided, cause, state)
 
@@ -103,12 +111,21 @@ def _finding(
         else f"No drift against reference {version} over {verdict.current_rows} answers."
     )
     return Finding(
-        key=trigger.name if trigger else KEY, kind="drift", severity=severity_of(trigger) if trigger else "warning",
-        trigger=trigger.name if trigger else None, fired=bool(drifted), calm=not drifted, hold_s=TWO_COMPARISONS_S,
-        message=message, value=shown.statistic if shown else None, limit=shown.floor if shown else None,
+        key=trigger.name if trigger else KEY,
+        kind="drift",
+        severity=severity_of(trigger) if trigger else "warning",
+        trigger=trigger.name if trigger else None,
+        fired=bool(drifted),
+        calm=not drifted,
+        hold_s=TWO_COMPARISONS_S,
+        message=message,
+        value=shown.statistic if shown else None,
+        limit=shown.floor if shown else None,
         window=Window.model_validate({"from": window.began_at, "to": window.ended_at}),
-        requests=verdict.current_rows, first_bad_at=window.began_at if drifted else None, evidence=evidence,
-    )  # fmt: skip
+        requests=verdict.current_rows,
+        first_bad_at=window.began_at if drifted else None,
+        evidence=evidence,
+    )
 
 
 def _with_drift(watch: Watch, state: TargetState, drift: DriftState) -> Watch:

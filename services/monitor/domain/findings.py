@@ -28,9 +28,7 @@ def find(state: TargetState, policy: Policy | None, now: datetime, *, hard_run: 
             applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
             found.append(_of_trigger(trigger, seen, now, applies))
     covered = {trigger.metric for trigger in triggers}
-    found += [
-        _uncovered(kind, state, hard) for kind, metric in _HARD_METRICS.items() if metric not in covered
-    ]  # fmt: skip
+    found += [_uncovered(kind, state, hard) for kind, metric in _HARD_METRICS.items() if metric not in covered]
     return tuple(found)
 
 
@@ -57,12 +55,22 @@ def _of_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: Hard
     if shown.drilled:
         message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
     return Finding(
-        key=trigger.name, kind=kind_of(trigger), severity=severity_of(trigger), trigger=trigger.name,
-        fired=over_limit or worse or hard is not None, calm=calm, hold_s=trigger.window_s, message=message,
-        value=shown.ratio, limit=limit, window=shown.window, requests=shown.trials,
+        key=trigger.name,
+        kind=kind_of(trigger),
+        severity=severity_of(trigger),
+        trigger=trigger.name,
+        fired=over_limit or worse or hard is not None,
+        calm=calm,
+        hold_s=trigger.window_s,
+        message=message,
+        value=shown.ratio,
+        limit=limit,
+        window=shown.window,
+        requests=shown.trials,
         e_value=as_e_value(max(evidence.peak, pair.discordant.peak if worse and pair is not None else evidence.peak)),
-        first_bad_at=state.first_bad_at, drill=state.drill,
-    )  # fmt: skip
+        first_bad_at=state.first_bad_at,
+        drill=state.drill,
+    )
 
 
 def severity_of(trigger: Trigger) -> Severity:
@@ -71,10 +79,13 @@ def severity_of(trigger: Trigger) -> Severity:
 
 
 _SAYS = {
-    "ttft_ms": "of answers began after {threshold:g} ms", "e2e_ms": "of answers took more than {threshold:g} ms",
-    "error_ratio": "of requests failed", "refusal_ratio": "of answers were refusals",
-    "empty_ratio": "of answers were empty", "repetition_ratio": "of answers went round in circles",
-}  # fmt: skip
+    "ttft_ms": "of answers began after {threshold:g} ms",
+    "e2e_ms": "of answers took more than {threshold:g} ms",
+    "error_ratio": "of requests failed",
+    "refusal_ratio": "of answers were refusals",
+    "empty_ratio": "of answers were empty",
+    "repetition_ratio": "of answers went round in circles",
+}
 
 
 def _message(trigger: Trigger, last: Recent, limit: float) -> str:
@@ -90,6 +101,14 @@ def _uncovered(kind: AlertKind, state: TargetState, hard: HardFailure | None) ->
     run = state.runs[0] if kind == "errors" else state.runs[1]
     message = mine.what if mine else "Requests are answered again."
     return Finding(
-        key=HARD_KEYS[kind], kind=kind, severity="critical", trigger=None, fired=mine is not None, calm=run == 0,
-        hold_s=HARD_HOLD_S, message=message, requests=run, first_bad_at=state.run_began_at if mine else None,
-    )  # fmt: skip
+        key=HARD_KEYS[kind],
+        kind=kind,
+        severity="critical",
+        trigger=None,
+        fired=mine is not None,
+        calm=run == 0,
+        hold_s=HARD_HOLD_S,
+        message=message,
+        requests=run,
+        first_bad_at=state.run_began_at if mine else None,
+    )

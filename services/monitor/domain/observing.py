@@ -25,9 +25,14 @@ _NEAR = 0.1
 
 
 def observe_records(
-    state: TargetState, records: Sequence[Inference], policy: Policy | None, windowing: Windowing, *, gather: bool,
+    state: TargetState,
+    records: Sequence[Inference],
+    policy: Policy | None,
+    windowing: Windowing,
+    *,
+    gather: bool,
     rows: int,
-) -> TargetState:  # fmt: skip
+) -> TargetState:
     """Take records of a target, in the order in which they came."""
     triggers = dict(state.triggers)
     for trigger in sequential(policy.triggers) if policy else ():
@@ -45,11 +50,15 @@ def observe_records(
     drift = _gathered(state.drift, records, rows) if gather else state.drift
     changed = state.model_copy(
         update={
-            "triggers": triggers, "runs": runs, "run_began_at": began, "drift": drift,
-            "requests": state.requests + len(records), "release_id": policy.release_id if policy else "",
+            "triggers": triggers,
+            "runs": runs,
+            "run_began_at": began,
+            "drift": drift,
+            "requests": state.requests + len(records),
+            "release_id": policy.release_id if policy else "",
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }
-    )  # fmt: skip
+    )
     return add_records(changed, records, windowing)
 
 
@@ -124,6 +133,8 @@ def _gathered(drift: DriftState, records: Sequence[Inference], rows: int) -> Dri
             columns.setdefault(name, []).append(value)
         began, ended = began or record.scheduled_at, record.scheduled_at
     update = {
-        "columns": {name: tuple(values) for name, values in columns.items()}, "began_at": began, "ended_at": ended
+        "columns": {name: tuple(values) for name, values in columns.items()},
+        "began_at": began,
+        "ended_at": ended,
     }
     return drift.model_copy(update=update)

@@ -78,9 +78,7 @@ def take_policy(watch: Watch, version: int, release_id: str, policy: ReleasePoli
     if cause.id in watch.applied:
         return watch
     known = dict(watch.policies)
-    known.setdefault(
-        str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary)
-    )
+    known.setdefault(str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary))
     serving = {str(one.target.version) for one in watch.targets.values()}
     spare = [name for name in sorted(known, key=int) if name not in serving]
     for name in spare[: max(0, len(known) - POLICIES_KEPT)]:
@@ -164,9 +162,14 @@ def _decide_alerts(watch: Watch, state: TargetState, cause: Cause, rules: Rules)
     if state.role == "active":
         findings += clocks.find_wrong_clocks(watch, cause.own_offset_s, cause.at)
     decided = al.decide_alerts(
-        watch.alerts, state.target, findings, cause.at, environment=watch.environment,
-        release_id=policy.release_id if policy else None, update_every_s=rules.update_every_s,
-    )  # fmt: skip
+        watch.alerts,
+        state.target,
+        findings,
+        cause.at,
+        environment=watch.environment,
+        release_id=policy.release_id if policy else None,
+        update_every_s=rules.update_every_s,
+    )
     if decided.ended:
         kept = {key: one for key, one in state.triggers.items() if key not in decided.ended}
         state = state.model_copy(update={"triggers": kept})
@@ -201,9 +204,7 @@ def _leave(watch: Watch, state: TargetState, cause: Cause, rules: Rules, reason:
     state, summaries = close_windows(state, cause.at, rules.windowing, all_of_them=True)
     name = str(state.target)
     watch = _say(watch, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], state)
-    decided = al.resolve_all(
-        watch.alerts, state.target, cause.at, release_id=state.release_id or None, reason=reason
-    )  # fmt: skip
+    decided = al.resolve_all(watch.alerts, state.target, cause.at, release_id=state.release_id or None, reason=reason)
     watch = tell_alerts(watch, decided, cause, state)
     return watch.model_copy(update={"targets": {key: one for key, one in watch.targets.items() if key != name}})
 
@@ -236,9 +237,10 @@ def _sift(
         order.append(key)
         fresh.append(record)
     update = {
-        "seen": "".join(order[-SEEN_KEPT:]), "duplicates": watch.duplicates + duplicates,
+        "seen": "".join(order[-SEEN_KEPT:]),
+        "duplicates": watch.duplicates + duplicates,
         "implausible": watch.implausible + implausible,
-    }  # fmt: skip
+    }
     return watch.model_copy(update=update), fresh
 
 

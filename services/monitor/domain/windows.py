@@ -42,9 +42,11 @@ def features_of(record: Inference) -> dict[str, float]:
     if features is None:
         return {}
     return {
-        "prompt_chars": float(features.prompt_chars), "output_chars": float(features.output_chars),
-        "non_letter_ratio": features.non_letter_ratio, "repetition_ratio": features.repetition_ratio,
-    }  # fmt: skip
+        "prompt_chars": float(features.prompt_chars),
+        "output_chars": float(features.output_chars),
+        "non_letter_ratio": features.non_letter_ratio,
+        "repetition_ratio": features.repetition_ratio,
+    }
 
 
 def add_records(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
@@ -80,13 +82,16 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
                 columns[name] = (number + 1, total + flag, squares + flag)
     return window.model_copy(
         update={
-            "requests": window.requests + len(records), "errors": dict(errors), "drills": dict(drills),
+            "requests": window.requests + len(records),
+            "errors": dict(errors),
+            "drills": dict(drills),
             "failed": window.failed + sum(is_failure(record) for record in records),
             "excused": window.excused + sum(is_excused(record) for record in records),
             "ttft": sketch.add(window.ttft, (r.ttft_ms for r in answered if r.ttft_ms is not None)),
-            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in answered)), "columns": columns,
+            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in answered)),
+            "columns": columns,
         }
-    )  # fmt: skip
+    )
 
 
 def close_windows(
@@ -106,12 +111,19 @@ def close_windows(
 
 def _summary(state: TargetState, window: OpenWindow, e_values: Mapping[str, float]) -> WindowSummarised:
     return WindowSummarised(
-        target=state.target, window=span(window.start_s, window.length_s), requests=window.requests,
-        errors=window.errors, failed=window.failed, excused=window.excused,
-        ttft_histogram=window.ttft or sketch.empty_sketch(), e2e_histogram=window.e2e or sketch.empty_sketch(),
-        features={name: _column(*sums) for name, sums in window.columns.items()}, e_values=dict(e_values),
-        drills=window.drills, observed={name: _observed(state, name, window) for name in state.triggers},
-    )  # fmt: skip
+        target=state.target,
+        window=span(window.start_s, window.length_s),
+        requests=window.requests,
+        errors=window.errors,
+        failed=window.failed,
+        excused=window.excused,
+        ttft_histogram=window.ttft or sketch.empty_sketch(),
+        e2e_histogram=window.e2e or sketch.empty_sketch(),
+        features={name: _column(*sums) for name, sums in window.columns.items()},
+        e_values=dict(e_values),
+        drills=window.drills,
+        observed={name: _observed(state, name, window) for name in state.triggers},
+    )
 
 
 def _column(number: int, total: float, squares: float) -> dict[str, float]:
@@ -121,9 +133,8 @@ def _column(number: int, total: float, squares: float) -> dict[str, float]:
 
 def _observed(state: TargetState, name: str, window: OpenWindow) -> tuple[int, int]:
     slots = [
-        slot for slot in state.triggers[name].slots
-        if window.start_s <= slot.start_s < window.start_s + window.length_s
-    ]  # fmt: skip
+        slot for slot in state.triggers[name].slots if window.start_s <= slot.start_s < window.start_s + window.length_s
+    ]
     return sum(slot.trials for slot in slots), sum(slot.hits for slot in slots)
 
 
@@ -178,6 +189,8 @@ def recent(slots: tuple[Slot, ...], window_s: float, now: datetime, since: datet
         begin = min(max(begin, since.timestamp()), now.timestamp())
     chosen = [slot for slot in slots if slot.start_s + slot_length_s(window_s) > begin]
     return Recent(
-        trials=sum(slot.trials for slot in chosen), hits=sum(slot.hits for slot in chosen),
-        drilled=sum(slot.drilled for slot in chosen), window=span(begin, now.timestamp() - begin),
-    )  # fmt: skip
+        trials=sum(slot.trials for slot in chosen),
+        hits=sum(slot.hits for slot in chosen),
+        drilled=sum(slot.drilled for slot in chosen),
+        window=span(begin, now.timestamp() - begin),
+    )

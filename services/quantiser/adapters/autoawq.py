@@ -75,15 +75,24 @@ def quantise_awq(
         str(merged), torch_dtype=torch.float32, device_map="cpu", trust_remote_code=False
     )
     settings = {
-        "zero_point": True, "q_group_size": plan.group_size, "w_bit": BITS, "version": "gemm",
+        "zero_point": True,
+        "q_group_size": plan.group_size,
+        "w_bit": BITS,
+        "version": "gemm",
         "modules_to_not_convert": list(plan.ignored_modules),
-    }  # fmt: skip
+    }
     length = max(len(window) for window in windows)
     with linear_layers(choose_precision(this_processor())):
         model.quantize(
-            None, settings, calib_data=windows, max_calib_samples=len(windows), max_calib_seq_len=length,
-            apply_clip=False, n_parallel_calib_samples=None, quantizer_cls=reporting(on_layer),
-        )  # fmt: skip
+            None,
+            settings,
+            calib_data=windows,
+            max_calib_samples=len(windows),
+            max_calib_seq_len=length,
+            apply_clip=False,
+            n_parallel_calib_samples=None,
+            quantizer_cls=reporting(on_layer),
+        )
     config = json.loads((merged / "config.json").read_text())
     config |= {"dtype": plan.dtype, "torch_dtype": plan.dtype}
     config["quantization_config"] = model.quant_config.to_transformers_dict()

@@ -64,10 +64,11 @@ def render(records: Iterable[TextRecord], tokenizer: Any) -> list[str]:
     Chat templates run in the tokenizer's sandbox; this process is killable, which bounds their time.
     """
     documents = (
-        _render_chat(list(record.messages), tokenizer) if record.messages
+        _render_chat(list(record.messages), tokenizer)
+        if record.messages
         else record.text or record.prompt + record.completion
         for record in records
-    )  # fmt: skip
+    )
     return [document for document in documents if document]
 
 

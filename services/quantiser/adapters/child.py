@@ -55,10 +55,12 @@ class ChildProcess:
         """Return what torch computes with, asked once in a child: this process does not load torch."""
         if self._processor is None:
             found = await run_job(
-                [sys.executable, "-m", PROCESSOR_MODULE], on_progress=_ignore,
-                log_path=self._log_path.with_name("processor.log"), timeout_s=PROCESSOR_TIMEOUT_S,
+                [sys.executable, "-m", PROCESSOR_MODULE],
+                on_progress=_ignore,
+                log_path=self._log_path.with_name("processor.log"),
+                timeout_s=PROCESSOR_TIMEOUT_S,
                 env=self._environment(),
-            )  # fmt: skip
+            )
             self._processor = Processor.model_validate(found)
         return self._processor
 
@@ -69,10 +71,14 @@ class ChildProcess:
             progress(fields["step"], fields["done"], fields["total"], fields["unit"])
 
         found = await run_job(
-            [sys.executable, "-m", MODULE, order.model_dump_json()], on_progress=tell, log_path=self._log_path,
-            memory_limit_bytes=self._memory_limit_bytes, timeout_s=self._timeout_s, env=self._environment(),
+            [sys.executable, "-m", MODULE, order.model_dump_json()],
+            on_progress=tell,
+            log_path=self._log_path,
+            memory_limit_bytes=self._memory_limit_bytes,
+            timeout_s=self._timeout_s,
+            env=self._environment(),
             at_timeout="Give the quantiser more cores (QUANTISER_THREADS) or more time (QUANTISER_TIMEOUT_S).",
-        )  # fmt: skip
+        )
         made, expected = Made.model_validate(found), self._processor
         if expected is not None and made.measurement.processor != expected:
             self._processor = None

@@ -58,9 +58,12 @@ def load_compressed(folder: Path) -> Any:
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
 def measure_quality(
-    reference: Any, candidate: Any, windows: list[list[int]], on_window: Callable[[int, int], None],
+    reference: Any,
+    candidate: Any,
+    windows: list[list[int]],
+    on_window: Callable[[int, int], None],
     precision: Precision = "float32",
-) -> tuple[Quality, tuple[HeldOutWindow, ...]]:  # fmt: skip
+) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
     """Compare two models token by token; give the figures, and what each window cost each model.
 
     KL is taken from the reference to the candidate, in nats; the perplexity ratio is the candidate's over the

@@ -26,9 +26,7 @@ def this_processor() -> Processor:
         return Processor(device=name, instruction_set="", capability=capability, amx=False, threads=threads)
     features = {name for name, value in torch.cpu.get_capabilities().items() if value is True}
     found = instruction_set(features, os.environ.get(LIMIT, ""))
-    return Processor(
-        device="cpu", instruction_set=found, capability=capability, amx="AMX" in found, threads=threads
-    )  # fmt: skip
+    return Processor(device="cpu", instruction_set=found, capability=capability, amx="AMX" in found, threads=threads)
 
 
 def work(_arguments: list[str]) -> dict[str, Any]:

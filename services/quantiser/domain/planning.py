@@ -109,9 +109,15 @@ def _plan_int8(shape: ModelShape, calibration: CalibrationPlan | None, defaults:
     if calibration is None:
         return _plan("int8", shape, defaults, engine="llmcompressor", method="round-to-nearest", scheme="W8A8")
     return _plan(
-        "int8", shape, defaults, engine="llmcompressor", method="smoothquant-gptq", scheme="W8A8",
-        smoothing_strength=defaults.smoothing_strength, calibration=calibration,
-    )  # fmt: skip
+        "int8",
+        shape,
+        defaults,
+        engine="llmcompressor",
+        method="smoothquant-gptq",
+        scheme="W8A8",
+        smoothing_strength=defaults.smoothing_strength,
+        calibration=calibration,
+    )
 
 
 def _plan_int4(
@@ -131,21 +137,40 @@ def _plan_int4(
         return Refusal(code="calibration_too_small", reason=reason)
     if variant == "gptq-int4":
         return _plan(
-            variant, shape, defaults, engine="llmcompressor", method="gptq", scheme="W4A16", group_size=group_size,
+            variant,
+            shape,
+            defaults,
+            engine="llmcompressor",
+            method="gptq",
+            scheme="W4A16",
+            group_size=group_size,
             calibration=calibration,
-        )  # fmt: skip
+        )
     autoawq = defaults.awq_engine == "autoawq" and shape.architecture in AUTOAWQ_ARCHITECTURES
     return _plan(
-        variant, shape, defaults, engine="autoawq" if autoawq else "llmcompressor", method="awq", scheme="W4A16_ASYM",
-        group_size=group_size, calibration=calibration,
-    )  # fmt: skip
+        variant,
+        shape,
+        defaults,
+        engine="autoawq" if autoawq else "llmcompressor",
+        method="awq",
+        scheme="W4A16_ASYM",
+        group_size=group_size,
+        calibration=calibration,
+    )
 
 
 def _plan(
-    variant: Variant, shape: ModelShape, defaults: QuantiserDefaults, *, engine: Engine, method: Method,
-    scheme: str | None = None, group_size: int | None = None, smoothing_strength: float | None = None,
+    variant: Variant,
+    shape: ModelShape,
+    defaults: QuantiserDefaults,
+    *,
+    engine: Engine,
+    method: Method,
+    scheme: str | None = None,
+    group_size: int | None = None,
+    smoothing_strength: float | None = None,
     calibration: CalibrationPlan | None = None,
-) -> QuantisationPlan:  # fmt: skip
+) -> QuantisationPlan:
     return QuantisationPlan(
         variant=variant,
         engine=engine,

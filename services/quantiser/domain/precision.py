@@ -15,10 +15,18 @@ MAX_ROUNDING_KL_NATS = 0.001
 """How far the merged model may be from itself in float32. Products in bfloat16 move SmolLM2 by 0.0002 nats, rounded
 rotary angles by 0.16."""
 INSTRUCTION_SETS = (
-    ("AVX512_CORE_AMX_FP16", "amx_fp16"), ("AVX512_CORE_AMX", "amx_bf16"), ("AVX512_CORE_FP16", "avx512_fp16"),
-    ("AVX512_CORE_BF16", "avx512_bf16"), ("AVX512_CORE_VNNI", "avx512_vnni"), ("AVX512_CORE", "avx512_bw"),
-    ("AVX2_VNNI_2", "avx_ne_convert"), ("AVX2_VNNI", "avx_vnni"), ("AVX2", "avx2"), ("AVX", "avx"), ("SSE41", "sse4_1"),
-)  # fmt: skip
+    ("AVX512_CORE_AMX_FP16", "amx_fp16"),
+    ("AVX512_CORE_AMX", "amx_bf16"),
+    ("AVX512_CORE_FP16", "avx512_fp16"),
+    ("AVX512_CORE_BF16", "avx512_bf16"),
+    ("AVX512_CORE_VNNI", "avx512_vnni"),
+    ("AVX512_CORE", "avx512_bw"),
+    ("AVX2_VNNI_2", "avx_ne_convert"),
+    ("AVX2_VNNI", "avx_vnni"),
+    ("AVX2", "avx2"),
+    ("AVX", "avx"),
+    ("SSE41", "sse4_1"),
+)
 """oneDNN's instruction sets, widest first, each with the processor feature that it needs besides the narrower ones."""
 WITH_BFLOAT16 = frozenset(name for name, _ in INSTRUCTION_SETS[:4])
 """Those with products of bfloat16; without them such a product takes up to 500 times as long as one of float32."""

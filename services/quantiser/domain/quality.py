@@ -27,9 +27,13 @@ def windows_to_judge(length: int) -> int:
 
 
 def assess_quality(
-    quality: Quality, gate: QualityGate | None, *, own: Quality | None = None, identical: bool = False,
+    quality: Quality,
+    gate: QualityGate | None,
+    *,
+    own: Quality | None = None,
+    identical: bool = False,
     check: PrecisionCheck | None = None,
-) -> Assessment:  # fmt: skip
+) -> Assessment:
     """Compare measured quality with the policy's gate.
 
     Args:

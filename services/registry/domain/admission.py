@@ -195,8 +195,18 @@ def plan_opening(
 ) -> ReleaseOpened:
     """Give the fact that opens a release, everything in it frozen."""
     return ReleaseOpened(
-        release_id=release_id(key, ready.attempt), model=ready.model, version=version, attempt=ready.attempt,
-        release_key=key, base=ready.base, weights=ready.weights, training=ready.training, evals=ready.evals,
-        calibration=ready.calibration, evaluation=ready.evaluation, wanted=tuple(dict.fromkeys(ready.wanted)),
-        policy=policy, source_fact_id=source_fact_id,
-    )  # fmt: skip
+        release_id=release_id(key, ready.attempt),
+        model=ready.model,
+        version=version,
+        attempt=ready.attempt,
+        release_key=key,
+        base=ready.base,
+        weights=ready.weights,
+        training=ready.training,
+        evals=ready.evals,
+        calibration=ready.calibration,
+        evaluation=ready.evaluation,
+        wanted=tuple(dict.fromkeys(ready.wanted)),
+        policy=policy,
+        source_fact_id=source_fact_id,
+    )

@@ -108,10 +108,12 @@ def failed_try(one: Announcement, *, code: Code, reason: str, wait_s: float, now
     """Return an announcement with one more failed try, to be tried again after `wait_s`."""
     return one.model_copy(
         update={
-            "tries": one.tries + 1, "next_try_at": now + timedelta(seconds=wait_s), "code": code,
+            "tries": one.tries + 1,
+            "next_try_at": now + timedelta(seconds=wait_s),
+            "code": code,
             "reason": reason[:2000],
         }
-    )  # fmt: skip
+    )
 
 
 def _same(one: Announcement, other: Announcement) -> bool:

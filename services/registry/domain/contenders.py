@@ -12,10 +12,11 @@ def explain(release: Release) -> Choice:
     """Give the choice as it stands: every wanted variant with its figures, its verdict and why."""
     found = gates.ranking(release)
     return Choice(
-        objective=release.policy.objective, criteria=CRITERIA[release.policy.objective],
+        objective=release.policy.objective,
+        criteria=CRITERIA[release.policy.objective],
         winner=found.winner if found else None,
         candidates=tuple(_contender(release, variant, found) for variant in gates.wanted(release)),
-    )  # fmt: skip
+    )
 
 
 def _contender(release: Release, variant: Variant, found: Ranking | None) -> Contender:
@@ -24,15 +25,20 @@ def _contender(release: Release, variant: Variant, found: Ranking | None) -> Con
     benchmark = gates.benchmark_of(release, variant)
     side, served = (benchmark.candidate_summary, benchmark.served_quality) if benchmark else (None, None)
     return Contender(
-        variant=variant, verdict=verdict, code=code,
+        variant=variant,
+        verdict=verdict,
+        code=code,
         reason=found.reasons.get(variant, reason) if found else reason,
         on_front=found is not None and variant in found.front,
-        size_bytes=made.weights_bytes if made else None, size_ratio=made.size_ratio if made else None,
-        perplexity_ratio=quality.perplexity_ratio if quality else None, mean_kl=quality.mean_kl if quality else None,
+        size_bytes=made.weights_bytes if made else None,
+        size_ratio=made.size_ratio if made else None,
+        perplexity_ratio=quality.perplexity_ratio if quality else None,
+        mean_kl=quality.mean_kl if quality else None,
         served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
-        ttft_p50_ms=side.ttft_ms.p50 if side else None, ttft_p95_ms=side.ttft_ms.p95 if side else None,
+        ttft_p50_ms=side.ttft_ms.p50 if side else None,
+        ttft_p95_ms=side.ttft_ms.p95 if side else None,
         tps_system=side.tps_system if side else None,
-    )  # fmt: skip
+    )
 
 
 def _quality(release: Release, variant: Variant) -> Quality | None:

@@ -10,9 +10,18 @@ from services.registry.domain import gates, rehearsals, road
 from services.registry.domain.record import SECOND, Release, weight_key
 
 Step = Literal[
-    "merge", "quantise", "register", "queue", "stage", "benchmark", "measure", "rehearsal", "approval", "traffic",
+    "merge",
+    "quantise",
+    "register",
+    "queue",
+    "stage",
+    "benchmark",
+    "measure",
+    "rehearsal",
+    "approval",
+    "traffic",
     "canary",
-]  # fmt: skip
+]
 
 
 def awaited_step(release: Release) -> Step | None:
@@ -50,9 +59,10 @@ def _is_staged(release: Release, variant: Variant) -> bool:
 def measuring(release: Release) -> tuple[Variant, ...]:
     """List the variants whose second measurement is awaited."""
     return tuple(
-        variant for variant in _unjudged(release)
+        variant
+        for variant in _unjudged(release)
         if gates.to_measure_again(release, variant) and gates.again_of(release, variant) is None
-    )  # fmt: skip
+    )
 
 
 def gave_up_measuring(release: Release) -> bool:
@@ -93,15 +103,23 @@ def since(release: Release, step: Step) -> datetime:
         keys = [f"variant.requested:{variant}:{SECOND}" for variant in measuring(release)]
         return max((release.emitted[key] for key in keys if key in release.emitted), default=release.opened_at)
     asked = {
-        "merge": ("release.opened",), "quantise": ("variant.requested",), "register": (),
-        "queue": ("version.registered",), "stage": ("staging.requested",), "benchmark": ("staging.requested",),
-        "rehearsal": ("rehearsal.requested",), "approval": ("approval.awaited",),
-        "traffic": ("traffic.requested",), "canary": (),
-    }[step]  # fmt: skip
+        "merge": ("release.opened",),
+        "quantise": ("variant.requested",),
+        "register": (),
+        "queue": ("version.registered",),
+        "stage": ("staging.requested",),
+        "benchmark": ("staging.requested",),
+        "rehearsal": ("rehearsal.requested",),
+        "approval": ("approval.awaited",),
+        "traffic": ("traffic.requested",),
+        "canary": (),
+    }[step]
     answered = {
-        "register": ("quantised", "failed"), "stage": ("staged", "benchmarked", "failed"),
-        "benchmark": ("staged", "benchmarked", "failed"), "canary": ("deployed",),
-    }.get(step, ())  # fmt: skip
+        "register": ("quantised", "failed"),
+        "stage": ("staged", "benchmarked", "failed"),
+        "benchmark": ("staged", "benchmarked", "failed"),
+        "canary": ("deployed",),
+    }.get(step, ())
     moments = [at for key, at in release.emitted.items() if key.partition(":")[0] in asked]
     moments += [at for key, at in release.times.items() if key.partition(":")[0] in answered]
     return max(moments, default=release.opened_at)
@@ -111,12 +129,18 @@ def allowed_s(release: Release, step: Step) -> float:
     """Give the seconds that the policy allows for a step."""
     limits = release.policy.deadlines
     return {
-        "merge": limits.merge_s, "quantise": limits.quantise_s, "register": limits.stage_s, "queue": limits.queue_s,
-        "stage": limits.stage_s, "benchmark": limits.benchmark_s, "measure": limits.quantise_s,
+        "merge": limits.merge_s,
+        "quantise": limits.quantise_s,
+        "register": limits.stage_s,
+        "queue": limits.queue_s,
+        "stage": limits.stage_s,
+        "benchmark": limits.benchmark_s,
+        "measure": limits.quantise_s,
         "rehearsal": limits.rehearsal_s,
-        "approval": release.policy.promotion.approval_deadline_s, "traffic": limits.traffic_s,
+        "approval": release.policy.promotion.approval_deadline_s,
+        "traffic": limits.traffic_s,
         "canary": release.policy.canary.deadline_s,
-    }[step]  # fmt: skip
+    }[step]
 
 
 def deadline_at(release: Release) -> datetime | None:
@@ -140,5 +164,9 @@ def not_measured(release: Release, variant: Variant) -> VariantFailed:
     """Return the failure of a second measurement that was not made before its deadline."""
     reason = f"It was not measured again within the {allowed_s(release, 'measure'):g} s of deadlines.quantise_s."
     return VariantFailed(
-        variant=variant, stage="quantise", code="deadline_passed", reason=reason, measurement_number=SECOND,
-    )  # fmt: skip
+        variant=variant,
+        stage="quantise",
+        code="deadline_passed",
+        reason=reason,
+        measurement_number=SECOND,
+    )

@@ -148,6 +148,15 @@ def _expired(release: Release) -> Ending | None:
 
 
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
-    _rejected, _nothing_made, _nothing_passed, _canary_failed, _taken_back, _abandoned, _cancelled, _refused,
-    _overtaken, _superseded, _expired,
-)  # fmt: skip
+    _rejected,
+    _nothing_made,
+    _nothing_passed,
+    _canary_failed,
+    _taken_back,
+    _abandoned,
+    _cancelled,
+    _refused,
+    _overtaken,
+    _superseded,
+    _expired,
+)

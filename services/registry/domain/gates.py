@@ -97,11 +97,14 @@ def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
     good = [v for v in wanted(release) if v in release.made and why_not_made(release, v) is None]
     return tuple(
         RegisteredVariant(
-            variant=v, manifest=release.made[v].manifest, weights_bytes=release.made[v].weights_bytes,
-            size_ratio=release.made[v].size_ratio, quality=release.made[v].quality,
+            variant=v,
+            manifest=release.made[v].manifest,
+            weights_bytes=release.made[v].weights_bytes,
+            size_ratio=release.made[v].size_ratio,
+            quality=release.made[v].quality,
         )
         for v in good
-    )  # fmt: skip
+    )
 
 
 def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:

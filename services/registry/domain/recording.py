@@ -265,15 +265,24 @@ def _not_measured(release: Release, at: datetime) -> Release:
     late = {variant: deadlines.not_measured(release, variant) for variant in deadlines.measuring(release)}
     again = {v: release.again.get(v, Again()).model_copy(update={"failed": fact}) for v, fact in late.items()}
     times = {f"failed:{variant} {SECOND}": at for variant in late}
-    return release.model_copy(
-        update={"again": {**release.again, **again}, "times": {**times, **release.times}}
-    )  # fmt: skip
+    return release.model_copy(update={"again": {**release.again, **again}, "times": {**times, **release.times}})
 
 
 _RECORDERS: dict[type, Callable[[Release, Any], Found]] = {
-    CheckpointMerged: _merged, VariantQuantised: _quantised, VariantFailed: _failed, ManifestWritten: _manifest,
-    SlotGranted: _slot, VariantStaged: _staged, VariantBenchmarked: _benchmarked, RehearsalCompleted: _rehearsed,
-    ApprovalGranted: _approved, DeploymentChanged: _deployed, CanaryAssessed: _assessed,
-    CheckpointRejected: _rejected, PromotionRefused: _refused, WorkAbandoned: _abandoned,
-    ReleaseCancelled: _cancelled, Superseded: _superseded,
-}  # fmt: skip
+    CheckpointMerged: _merged,
+    VariantQuantised: _quantised,
+    VariantFailed: _failed,
+    ManifestWritten: _manifest,
+    SlotGranted: _slot,
+    VariantStaged: _staged,
+    VariantBenchmarked: _benchmarked,
+    RehearsalCompleted: _rehearsed,
+    ApprovalGranted: _approved,
+    DeploymentChanged: _deployed,
+    CanaryAssessed: _assessed,
+    CheckpointRejected: _rejected,
+    PromotionRefused: _refused,
+    WorkAbandoned: _abandoned,
+    ReleaseCancelled: _cancelled,
+    Superseded: _superseded,
+}

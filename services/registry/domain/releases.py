@@ -88,7 +88,13 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
 def _finished(release: Release, ending: endings.Ending, now: datetime) -> ReleaseFinished:
     chosen = gates.choose(release) if ending.outcome == "promoted" else None
     return ReleaseFinished(
-        release_id=release.id, model=release.model, version=release.version, outcome=ending.outcome,
-        code=ending.code, reason=ending.reason, target=gates.candidate(release, chosen).target if chosen else None,
-        timeline=timeline(release, now), choice=explain(release) if release.made or release.failed else None,
-    )  # fmt: skip
+        release_id=release.id,
+        model=release.model,
+        version=release.version,
+        outcome=ending.outcome,
+        code=ending.code,
+        reason=ending.reason,
+        target=gates.candidate(release, chosen).target if chosen else None,
+        timeline=timeline(release, now),
+        choice=explain(release) if release.made or release.failed else None,
+    )

@@ -58,11 +58,15 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
         yield (
             f"variant.requested:{variant}",
             VariantRequested(
-                release_id=release.id, version=release.version, variant=variant, merged=release.merged.manifest,
-                calibration=release.opened.calibration, gate=release.policy.quality.get(variant),
+                release_id=release.id,
+                version=release.version,
+                variant=variant,
+                merged=release.merged.manifest,
+                calibration=release.opened.calibration,
+                gate=release.policy.quality.get(variant),
                 evaluation=release.opened.evaluation,
             ),
-        )  # fmt: skip
+        )
 
 
 def _given_up(release: Release) -> Iterator[Emission]:
@@ -80,9 +84,13 @@ def _given_up(release: Release) -> Iterator[Emission]:
 def _registered(release: Release) -> VersionRegistered:
     assert release.manifest is not None  # noqa: S101 - for the type checker
     return VersionRegistered(
-        version=release.version, manifest=release.manifest, base=release.opened.base,
-        training=release.opened.training, evals=release.opened.evals, variants=gates.registered_variants(release),
-    )  # fmt: skip
+        version=release.version,
+        manifest=release.manifest,
+        base=release.opened.base,
+        training=release.opened.training,
+        evals=release.opened.evals,
+        variants=gates.registered_variants(release),
+    )
 
 
 def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
@@ -90,12 +98,18 @@ def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
         yield (
             f"staging.requested:{one.variant}",
             StagingRequested(
-                release_id=release.id, candidate=gates.registered(release, one), baseline=slot.baseline,
-                purpose="benchmark", load=release.policy.load, gates=release.policy.gates,
-                evaluation=release.opened.evaluation, quality=one.quality,
-                quality_gate=release.policy.quality.get(one.variant), attempt=release.opened.attempt,
+                release_id=release.id,
+                candidate=gates.registered(release, one),
+                baseline=slot.baseline,
+                purpose="benchmark",
+                load=release.policy.load,
+                gates=release.policy.gates,
+                evaluation=release.opened.evaluation,
+                quality=one.quality,
+                quality_gate=release.policy.quality.get(one.variant),
+                attempt=release.opened.attempt,
             ),
-        )  # fmt: skip
+        )
     for one in gates.registered_variants(release):
         if gates.to_measure_again(release, one.variant):
             yield from _second_measurement(release, slot, one)
@@ -113,11 +127,16 @@ def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVari
     yield (
         f"variant.requested:{one.variant}:{SECOND}",
         VariantRequested(
-            release_id=release.id, version=release.version, variant=one.variant, merged=release.merged.manifest,
-            gate=release.policy.quality.get(one.variant), evaluation=release.opened.evaluation,
-            measurement_number=SECOND, made=one.manifest,
+            release_id=release.id,
+            version=release.version,
+            variant=one.variant,
+            merged=release.merged.manifest,
+            gate=release.policy.quality.get(one.variant),
+            evaluation=release.opened.evaluation,
+            measurement_number=SECOND,
+            made=one.manifest,
         ),
-    )  # fmt: skip
+    )
     again = release.again.get(one.variant)
     if again is not None and again.failed == deadlines.not_measured(release, one.variant):
         awaited = f"variant.quantised of {one.variant}, measurement {SECOND}; it stays inconclusive"
@@ -129,13 +148,19 @@ def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVari
     yield (
         f"staging.requested:{lease_key(one.variant, 'benchmark', SECOND)}",
         StagingRequested(
-            release_id=release.id, candidate=gates.candidate(release, one), baseline=slot.baseline,
-            purpose="benchmark", load=release.policy.load, gates=release.policy.gates,
-            evaluation=release.opened.evaluation, quality=gates.recorded_quality(release, one.variant),
-            quality_gate=release.policy.quality.get(one.variant), attempt=release.opened.attempt,
+            release_id=release.id,
+            candidate=gates.candidate(release, one),
+            baseline=slot.baseline,
+            purpose="benchmark",
+            load=release.policy.load,
+            gates=release.policy.gates,
+            evaluation=release.opened.evaluation,
+            quality=gates.recorded_quality(release, one.variant),
+            quality_gate=release.policy.quality.get(one.variant),
+            attempt=release.opened.attempt,
             measurement_number=SECOND,
         ),
-    )  # fmt: skip
+    )
     if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
         yield staging_released(release, one.variant, "benchmark", SECOND)
 
@@ -147,15 +172,13 @@ def lease_key(variant: Variant, purpose: StagingPurpose, number: int = 1) -> str
     return variant if number == 1 else f"{variant}:{number}"
 
 
-def staging_released(
-    release: Release, variant: Variant, purpose: StagingPurpose, number: int = 1
-) -> Emission:  # fmt: skip
+def staging_released(release: Release, variant: Variant, purpose: StagingPurpose, number: int = 1) -> Emission:
     """Give back one lease of one variant."""
     target = Target(model=release.model, version=release.version, variant=variant)
     reason = "measured" if purpose == "benchmark" else "rehearsed"
     released = StagingReleased(
         release_id=release.id, candidate=target, reason=reason, purpose=purpose, measurement_number=number
-    )  # fmt: skip
+    )
     return f"staging.released:{lease_key(variant, purpose, number)}", released
 
 
@@ -208,18 +231,26 @@ def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Itera
     yield (
         f"staging.requested:{lease_key(target.target.variant, 'rehearsal')}",
         StagingRequested(
-            release_id=release.id, candidate=target, baseline=slot.baseline, purpose="rehearsal",
-            load=release.policy.load, attempt=release.opened.attempt,
+            release_id=release.id,
+            candidate=target,
+            baseline=slot.baseline,
+            purpose="rehearsal",
+            load=release.policy.load,
+            attempt=release.opened.attempt,
         ),
-    )  # fmt: skip
+    )
     yield (
         "rehearsal.requested",
         RehearsalRequested(
-            release_id=release.id, candidate=target, fallback=slot.baseline, triggers=release.policy.automatic,
-            policy_digest=rehearsals.policy_digest(release), valid_s=release.policy.rehearsal_valid_s,
+            release_id=release.id,
+            candidate=target,
+            fallback=slot.baseline,
+            triggers=release.policy.automatic,
+            policy_digest=rehearsals.policy_digest(release),
+            valid_s=release.policy.rehearsal_valid_s,
             choice=explain(release),
         ),
-    )  # fmt: skip
+    )
 
 
 def _traffic(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
@@ -239,9 +270,14 @@ def _traffic_order(
     fallback = slot.baseline if slot.first and release.policy.no_previous == "base" else None
     note = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
     return TrafficRequested(
-        release_id=release.id, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback, note=note,
+        release_id=release.id,
+        target=target,
+        weight_ratio=weight,
+        epoch=epoch,
+        fallback=fallback,
+        note=note,
         choice=explain(release),
-    )  # fmt: skip
+    )
 
 
 def weights(release: Release) -> tuple[float, ...]:

@@ -87,11 +87,9 @@ def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> Sl
         active = route.active
         baseline = Deployable(
             target=active.target, manifest=active.manifest, weights_bytes=active.weights_bytes, record=active.record
-        )  # fmt: skip
+        )
         return SlotGranted(baseline=baseline, epoch=route.epoch, first=False)
-    return SlotGranted(
-        baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True
-    )  # fmt: skip
+    return SlotGranted(baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True)
 
 
 def base_deployable(model: str, base: BaseManifest) -> Deployable:
@@ -107,11 +105,19 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
         return None
     opened = release.opened
     return VersionManifest(
-        model=opened.model, version=opened.version, release_id=opened.release_id, release_key=opened.release_key,
-        base=opened.base, weights=opened.weights, training=opened.training, evals=opened.evals,
-        merged=release.merged.manifest, variants=variants,
-        policy_digest=digest_of_json(opened.policy.model_dump(mode="json")), registered_at=now,
-    )  # fmt: skip
+        model=opened.model,
+        version=opened.version,
+        release_id=opened.release_id,
+        release_key=opened.release_key,
+        base=opened.base,
+        weights=opened.weights,
+        training=opened.training,
+        evals=opened.evals,
+        merged=release.merged.manifest,
+        variants=variants,
+        policy_digest=digest_of_json(opened.policy.model_dump(mode="json")),
+        registered_at=now,
+    )
 
 
 def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:
@@ -125,6 +131,10 @@ def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> Deployment
     if served is None:
         return None
     return DeploymentRecord(
-        target=served.target, epoch=route.epoch, cause=fact.cause, cause_id=cause_id, weight_ratio=weight,
+        target=served.target,
+        epoch=route.epoch,
+        cause=fact.cause,
+        cause_id=cause_id,
+        weight_ratio=weight,
         deployed_at=fact.at,
-    )  # fmt: skip
+    )

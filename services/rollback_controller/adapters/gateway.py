@@ -7,9 +7,12 @@ from contextlib import asynccontextmanager
 import httpx
 
 PROMPTS = (
-    "What does the for statement do in Python?", "Explain what a list is.", "How do I read a file?",
-    "Write a short greeting.", "What is a function?",
-)  # fmt: skip
+    "What does the for statement do in Python?",
+    "Explain what a list is.",
+    "How do I read a file?",
+    "Write a short greeting.",
+    "What is a function?",
+)
 STAGING = {"x-slipway-environment": "staging"}
 _AT_ONCE = 64
 

@@ -47,9 +47,11 @@ class KvRoutes:
         if route is None or (entry is not None and entry.value == route):
             return entry
         structlog.get_logger().warning(
-            "routes_lost: the bucket holds no route or an older one; the newest that was seen counts", model=model,
-            epoch=route.epoch, bucket_epoch=entry.value.epoch if entry else None,
-        )  # fmt: skip
+            "routes_lost: the bucket holds no route or an older one; the newest that was seen counts",
+            model=model,
+            epoch=route.epoch,
+            bucket_epoch=entry.value.epoch if entry else None,
+        )
         return Entry(route, entry.revision if entry else 0)
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:

@@ -36,9 +36,7 @@ class TritonProbe:
     async def _ask(self, endpoint: str, served: ServedTarget) -> str | None:
         try:
             async with asyncio.timeout(self._deadline_s):
-                await first_token(
-                    self._channels.get(endpoint), served.target.triton_name, deadline_s=self._deadline_s
-                )
+                await first_token(self._channels.get(endpoint), served.target.triton_name, deadline_s=self._deadline_s)
         except SlipwayError as error:
             return f"{endpoint}: {error.reason}"
         except TimeoutError:

@@ -93,9 +93,7 @@ def learn(book: Book, opened: ReleaseOpened) -> Book:
     return book.model_copy(update={"triggers": known})
 
 
-def take_alert(
-    book: Book, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules
-) -> Book:  # fmt: skip
+def take_alert(book: Book, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules) -> Book:
     """Decide what an alert leads to; one that is old, or about an earlier time of its target, leads nowhere."""
     if not is_present(book, alert.target, route, cause, rules) or not _may_ask(book, alert, cause, rules):
         return book
@@ -107,19 +105,32 @@ def take_alert(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.said_at, decided_at=cause.now
     )
     started = Rollback(
-        rollback_id=rollback_id(cause.fact_id), cause_id=cause.fact_id, correlation_id=cause.correlation_id,
-        asked="alert", mode="automatic", failed=alert.target, timeline=timeline, reason=alert.message,
-        alert_id=alert.alert_id, trigger=alert.trigger or "", cause_sequence=cause.sequence,
-    )  # fmt: skip
+        rollback_id=rollback_id(cause.fact_id),
+        cause_id=cause.fact_id,
+        correlation_id=cause.correlation_id,
+        asked="alert",
+        mode="automatic",
+        failed=alert.target,
+        timeline=timeline,
+        reason=alert.message,
+        alert_id=alert.alert_id,
+        trigger=alert.trigger or "",
+        cause_sequence=cause.sequence,
+    )
     if isinstance(decision, GoBack):
         return _start(book, started)
     if decision.code is None or book.held.get(alert.alert_id) == decision.code:
         return book
     held = dict([*book.held.items(), (alert.alert_id, decision.code)][-HELD_KEPT:])
     failed = RollbackFailed(
-        rollback_id=started.rollback_id, cause_id=started.cause_id, failed=started.failed, mode="automatic",
-        timeline=timeline, code=decision.code, reason=decision.reason,
-    )  # fmt: skip
+        rollback_id=started.rollback_id,
+        cause_id=started.cause_id,
+        failed=started.failed,
+        mode="automatic",
+        timeline=timeline,
+        code=decision.code,
+        reason=decision.reason,
+    )
     said = outgoing(
         failed, key=started.rollback_id, cause_id=cause.fact_id, correlation_id=cause.correlation_id, at=cause.now
     )
@@ -146,12 +157,18 @@ def take_order(
             f"Traffic of {book.model} was taken back a moment ago, to {active}; name the target that is to go."
         )
     started = Rollback(
-        rollback_id=rollback_id(cause.fact_id), cause_id=cause.fact_id, correlation_id=cause.correlation_id,
-        asked="order", mode="manual", failed=failed, to_version=order.to_version,
-        expires_at=expiry(cause.said_at, cause.stored_at or cause.said_at, order.expires_at), epoch=order.epoch,
+        rollback_id=rollback_id(cause.fact_id),
+        cause_id=cause.fact_id,
+        correlation_id=cause.correlation_id,
+        asked="order",
+        mode="manual",
+        failed=failed,
+        to_version=order.to_version,
+        expires_at=expiry(cause.said_at, cause.stored_at or cause.said_at, order.expires_at),
+        epoch=order.epoch,
         timeline=RollbackTimeline(detected_at=cause.said_at, decided_at=cause.now),
         reason=f"{order.who}: {order.reason}",
-    )  # fmt: skip
+    )
     return _start(book, started)
 
 
@@ -231,22 +248,33 @@ def _abort(book: Book, target: Target, asked: str, reason: str, cause: Cause) ->
         return book
     started = Rollback.model_validate(
         {
-            "rollback_id": rollback_id(cause.fact_id), "cause_id": cause.fact_id, "asked": asked,
-            "correlation_id": cause.correlation_id, "mode": "automatic", "failed": target, "reason": reason,
+            "rollback_id": rollback_id(cause.fact_id),
+            "cause_id": cause.fact_id,
+            "asked": asked,
+            "correlation_id": cause.correlation_id,
+            "mode": "automatic",
+            "failed": target,
+            "reason": reason,
             "timeline": RollbackTimeline(detected_at=cause.said_at, decided_at=cause.now),
         }
-    )  # fmt: skip
+    )
     return book if book.rollback(started.rollback_id) is not None else _start(book, started)
 
 
 def _start(book: Book, started: Rollback) -> Book:
     fact = RollbackStarted(
-        rollback_id=started.rollback_id, cause_id=started.cause_id, failed=started.failed, mode=started.mode,
+        rollback_id=started.rollback_id,
+        cause_id=started.cause_id,
+        failed=started.failed,
+        mode=started.mode,
         timeline=started.timeline,
-    )  # fmt: skip
+    )
     said = outgoing(
-        fact, key=started.rollback_id, cause_id=started.cause_id, correlation_id=started.correlation_id,
+        fact,
+        key=started.rollback_id,
+        cause_id=started.cause_id,
+        correlation_id=started.correlation_id,
         at=started.timeline.decided_at or started.timeline.detected_at,
-    )  # fmt: skip
+    )
     kept = (*book.rollbacks, started)[-ROLLBACKS_KEPT:]
     return book.model_copy(update={"rollbacks": kept, "outbox": (*book.outbox, said)})

@@ -17,23 +17,27 @@ def declared_fault(trigger: Trigger) -> DrillFault | None:
     if trigger.metric in ("ttft_ms", "e2e_ms"):
         return DrillFault(delay_ms=min(int(2 * trigger.threshold) + 100, 600_000))
     return {
-        "error_ratio": DrillFault(error_ratio=1.0), "empty_ratio": DrillFault(answer="empty"),
-        "refusal_ratio": DrillFault(answer="refusal"), "repetition_ratio": DrillFault(garble=True),
-    }.get(trigger.metric)  # fmt: skip
+        "error_ratio": DrillFault(error_ratio=1.0),
+        "empty_ratio": DrillFault(answer="empty"),
+        "refusal_ratio": DrillFault(answer="refusal"),
+        "repetition_ratio": DrillFault(garble=True),
+    }.get(trigger.metric)
 
 
 def describe(fault: DrillFault) -> str:
     """Name a fault as the command line takes it."""
     told = {
-        f"delay_ms={fault.delay_ms}": fault.delay_ms, f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
-        "garble": fault.garble, f"answer={fault.answer}": fault.answer,
-    }  # fmt: skip
+        f"delay_ms={fault.delay_ms}": fault.delay_ms,
+        f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
+        "garble": fault.garble,
+        f"answer={fault.answer}": fault.answer,
+    }
     return " ".join(name for name, on in told.items() if on)
 
 
 def staging_route(
     before: Route | None, model: str, candidate: ServedTarget | None, fallback: ServedTarget | None, *, cause_id: str
-) -> Route:  # fmt: skip
+) -> Route:
     """Give the route of staging as a rehearsal begins: the candidate serves, the fallback is hot behind it."""
     epoch = before.epoch + 1 if before is not None else 1
     return Route(model=model, epoch=epoch, active=candidate, previous=fallback, cause_id=cause_id)
@@ -66,9 +70,16 @@ def alarmed(book: Book, trigger: Trigger) -> Rollback | None:
 
 
 def certify(
-    trigger: Trigger, fault: DrillFault, one: Rollback, injected_at: datetime, *,
-    candidate: Digest, fallback: Digest, policy: Digest | None, expires_at: datetime,
-) -> RehearsalCertificate | str:  # fmt: skip
+    trigger: Trigger,
+    fault: DrillFault,
+    one: Rollback,
+    injected_at: datetime,
+    *,
+    candidate: Digest,
+    fallback: Digest,
+    policy: Digest | None,
+    expires_at: datetime,
+) -> RehearsalCertificate | str:
     """Give the certificate of a way back that was walked to its end, or say what is missing."""
     timeline = one.timeline
     if policy is None:
@@ -83,12 +94,19 @@ def certify(
         verdict = one.verdict or "no verdict"
         return f"{trigger.name}: traffic was switched, but the fallback was not verified ({verdict})."
     return RehearsalCertificate(
-        trigger=trigger.name, fault=describe(fault), injected_at=injected_at, alert_fact_id=one.cause_id,
-        route_fact_id=one.route_fact_id, detect_s=_seconds(timeline.detected_at - injected_at),
+        trigger=trigger.name,
+        fault=describe(fault),
+        injected_at=injected_at,
+        alert_fact_id=one.cause_id,
+        route_fact_id=one.route_fact_id,
+        detect_s=_seconds(timeline.detected_at - injected_at),
         switch_s=_seconds(timeline.switched_at - timeline.detected_at),
-        verify_s=_seconds(timeline.verified_at - timeline.switched_at), candidate_digest=candidate,
-        fallback_digest=fallback, policy_digest=policy, expires_at=expires_at,
-    )  # fmt: skip
+        verify_s=_seconds(timeline.verified_at - timeline.switched_at),
+        candidate_digest=candidate,
+        fallback_digest=fallback,
+        policy_digest=policy,
+        expires_at=expires_at,
+    )
 
 
 def _seconds(span: timedelta) -> float:

@@ -26,19 +26,18 @@ def to_verify(book: Book) -> tuple[Rollback, ...]:
     return tuple(one for one in book.rollbacks if one.state == "switched")
 
 
-def switched(
-    book: Book, rollback_id: str, route: Route, cause: Literal["rollback", "abort"], now: datetime
-) -> Book:  # fmt: skip
+def switched(book: Book, rollback_id: str, route: Route, cause: Literal["rollback", "abort"], now: datetime) -> Book:
     """Note that traffic moved, and say so; once."""
     one = book.rollback(rollback_id)
     if one is None or one.state != "decided":
         return book
     fact = DeploymentChanged(route=route, cause=cause, at=now)
     changes = {
-        "state": "switched", "to": route.active.target if route.active else None,
+        "state": "switched",
+        "to": route.active.target if route.active else None,
         "timeline": one.timeline.model_copy(update={"switched_at": now}),
         "route_fact_id": derived_id(one.cause_id, DeploymentChanged.TYPE, one.rollback_id),
-    }  # fmt: skip
+    }
     return _with(book, one, changes, fact, now)
 
 
@@ -48,9 +47,14 @@ def failed(book: Book, rollback_id: str, code: Code, reason: str, now: datetime)
     if one is None or one.state != "decided":
         return book
     fact = RollbackFailed(
-        rollback_id=one.rollback_id, cause_id=one.cause_id, failed=one.failed, mode=one.mode, timeline=one.timeline,
-        code=code, reason=reason,
-    )  # fmt: skip
+        rollback_id=one.rollback_id,
+        cause_id=one.cause_id,
+        failed=one.failed,
+        mode=one.mode,
+        timeline=one.timeline,
+        code=code,
+        reason=reason,
+    )
     return _with(book, one, {"state": "failed", "code": code}, fact, now)
 
 
@@ -111,16 +115,20 @@ def _judge(one: Rollback) -> tuple[Verdict, str]:
 def _complete(book: Book, one: Rollback, verdict: Verdict, reason: str, now: datetime) -> Book:
     timeline = one.timeline.model_copy(update={"verified_at": now if verdict == "pass" else None})
     fact = RollbackCompleted(
-        rollback_id=one.rollback_id, cause_id=one.cause_id, failed=one.failed, to=one.to, mode=one.mode,
-        timeline=timeline, verdict=verdict, reason=reason,
-    )  # fmt: skip
+        rollback_id=one.rollback_id,
+        cause_id=one.cause_id,
+        failed=one.failed,
+        to=one.to,
+        mode=one.mode,
+        timeline=timeline,
+        verdict=verdict,
+        reason=reason,
+    )
     return _with(book, one, {"state": "completed", "verdict": verdict, "timeline": timeline}, fact, now)
 
 
 def _with(book: Book, one: Rollback, changes: dict[str, Any], fact: Fact, now: datetime) -> Book:
-    said = outgoing(
-        fact, key=one.rollback_id, cause_id=one.cause_id, correlation_id=one.correlation_id, at=now
-    )
+    said = outgoing(fact, key=one.rollback_id, cause_id=one.cause_id, correlation_id=one.correlation_id, at=now)
     book = _replace(book, one.model_copy(update=changes))
     return book.model_copy(update={"outbox": (*book.outbox, said)})
 

@@ -111,9 +111,16 @@ class KvLeadership:
     """
 
     def __init__(
-        self, js: Callable[[], JetStreamContext], fleet: str, holder: str, clock: Clock, terms: Terms, *,
-        lease_s: float = 6.0, answer_s: float = 2.0,
-    ) -> None:  # fmt: skip
+        self,
+        js: Callable[[], JetStreamContext],
+        fleet: str,
+        holder: str,
+        clock: Clock,
+        terms: Terms,
+        *,
+        lease_s: float = 6.0,
+        answer_s: float = 2.0,
+    ) -> None:
         self._js = js
         self._key = f"{fleet}.leader"
         self._holder = holder

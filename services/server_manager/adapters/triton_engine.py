@@ -32,10 +32,17 @@ class TritonEngine:
     """
 
     def __init__(
-        self, endpoint: str, repository: Path, config: EngineConfig, *,
-        advertised: str = "", admin_key: str = "", load_timeout_s: float = 300.0, unload_wait_s: float = 30.0,
+        self,
+        endpoint: str,
+        repository: Path,
+        config: EngineConfig,
+        *,
+        advertised: str = "",
+        admin_key: str = "",
+        load_timeout_s: float = 300.0,
+        unload_wait_s: float = 30.0,
         superseded: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
         self._repository = repository

@@ -23,9 +23,15 @@ class SayAlert:
 
 
 def plan_alerts(
-    record: Servers, routes: Mapping[str, Route], held: Mapping[str, Held], *,
-    server_ready: bool, disarmed_s: Mapping[str, float], grace_s: float, now: datetime,
-) -> list[SayAlert]:  # fmt: skip
+    record: Servers,
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    *,
+    server_ready: bool,
+    disarmed_s: Mapping[str, float],
+    grace_s: float,
+    now: datetime,
+) -> list[SayAlert]:
     """Compare the open alerts with what production needs.
 
     Args:
@@ -82,9 +88,12 @@ def _why_disarmed(route: Route, held: Mapping[str, Held], *, server_ready: bool)
     if one.phase is Phase.HOT:
         return None
     state = {
-        Phase.LOADING: "is being loaded", Phase.UNPROVEN: "has not generated yet", Phase.DEAD: "does not generate",
-        Phase.FAILED: "could not be loaded", Phase.UNLOADING: "is being unloaded",
-    }[one.phase]  # fmt: skip
+        Phase.LOADING: "is being loaded",
+        Phase.UNPROVEN: "has not generated yet",
+        Phase.DEAD: "does not generate",
+        Phase.FAILED: "could not be loaded",
+        Phase.UNLOADING: "is being unloaded",
+    }[one.phase]
     return f"{name} {state}" + (f" ({one.reason.rstrip('.')})" if one.reason else "")
 
 
@@ -116,9 +125,13 @@ def _silent_targets(
 
 
 def _why_over(
-    alert: OpenAlert, routes: Mapping[str, Route], held: Mapping[str, Held], disarmed: Mapping[str, str], *,
+    alert: OpenAlert,
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    disarmed: Mapping[str, str],
+    *,
     server_ready: bool,
-) -> str | None:  # fmt: skip
+) -> str | None:
     """Say why an alert is over; None while it is not."""
     model, name = alert.target.model, str(alert.target)
     if alert.kind == "engine":

@@ -144,9 +144,14 @@ def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
 
 
 def decide_order(
-    order: Order, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime, *,
+    order: Order,
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    limits: Limits,
+    now: datetime,
+    *,
     ended: bool = False,
-) -> Step | None:  # fmt: skip
+) -> Step | None:
     """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait.
 
     `ended` says that the order's release has ended: what comes of it now was delivered again.
@@ -155,9 +160,12 @@ def decide_order(
     model = order.event.subject
     route = routes.get(model) or Route(model=model)
     refused = promote(
-        route, provisional(request.target), weight_ratio=request.weight_ratio, epoch=request.epoch,
+        route,
+        provisional(request.target),
+        weight_ratio=request.weight_ratio,
+        epoch=request.epoch,
         cause_id=order.order_id,
-    )  # fmt: skip
+    )
     if isinstance(refused, Refused):
         return RefuseOrder(order, refused.code, refused.reason)
     if route.cause_id == order.order_id:
@@ -220,10 +228,12 @@ def next_previous(route: Route, target: Deployable, fallback: Deployable | None)
 def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarget:
     """Give a target as a route would hold it, only to ask whether it may enter the route."""
     return ServedTarget(
-        target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes,
+        target=deployable.target,
+        manifest=deployable.manifest,
+        weights_bytes=deployable.weights_bytes,
         record=deployable.record,
         endpoints=(endpoint,),
-    )  # fmt: skip
+    )
 
 
 # -- progress -------------------------------------------------------------------------------------------------------

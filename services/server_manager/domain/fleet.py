@@ -137,9 +137,12 @@ def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Want
 
 
 def plan_temporary(
-    record: Servers, routes: Mapping[str, Route], desired: Mapping[str, Wanted], held: Collection[str],
+    record: Servers,
+    routes: Mapping[str, Route],
+    desired: Mapping[str, Wanted],
+    held: Collection[str],
     listed: Collection[str] | None = (),
-) -> tuple[Target, ...]:  # fmt: skip
+) -> tuple[Target, ...]:
     """Return the targets that are loaded only for a staging lease or a traffic order.
 
     What was loaded before a lease or an order asked for it is not among them: it may be production of a model whose
@@ -154,9 +157,10 @@ def plan_temporary(
             list: then none is left out because it is gone.
     """
     names = {
-        name: one for one in record.temporary
+        name: one
+        for one in record.temporary
         if (name := str(one)) in desired or name in held or listed is None or name in listed
-    }  # fmt: skip
+    }
     for name, wanted in desired.items():
         if wanted.rank is not Rank.PRODUCTION and name not in held:
             names[name] = wanted.deployable.target
@@ -180,9 +184,10 @@ def plan_alone(desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: 
     process may lead by now and want something else.
     """
     same = {
-        name: wanted for name, wanted in desired.items()
+        name: wanted
+        for name, wanted in desired.items()
         if (held[name].digest == wanted.deployable.manifest.digest if name in held else wanted.rank is Rank.PRODUCTION)
-    }  # fmt: skip
+    }
     return plan_reconcile(same, held, limits, kept=held)
 
 
@@ -219,14 +224,16 @@ def plan_reconcile(
 
 
 def plan_unloads(
-    desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits, short_bytes: int,
+    desired: Mapping[str, Wanted],
+    held: Mapping[str, Held],
+    limits: Limits,
+    short_bytes: int,
     kept: Collection[str] = (),
-) -> list[Action]:  # fmt: skip
+) -> list[Action]:
     """Choose what nobody wants any more, the longest unwanted first, while memory is short or patience is over."""
     unwanted = [
-        (name, one) for name, one in held.items()
-        if name not in desired and name not in kept and one.phase not in BUSY
-    ]  # fmt: skip
+        (name, one) for name, one in held.items() if name not in desired and name not in kept and one.phase not in BUSY
+    ]
     actions = []
     for name, one in sorted(unwanted, key=lambda item: -(item[1].unwanted_s or 0.0)):
         patient = one.phase is Phase.HOT and (one.unwanted_s or 0.0) < limits.linger_s

@@ -33,12 +33,29 @@ _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
 
 ENGINE_ARGUMENTS = frozenset(
     {
-        "async_scheduling", "block_size", "cpu_offload_gb", "disable_log_stats", "dtype", "enable_chunked_prefill",
-        "enable_expert_parallel", "enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_dtype",
-        "kv_cache_memory_bytes", "max_logprobs", "max_model_len", "max_num_batched_tokens", "max_num_seqs",
-        "pipeline_parallel_size", "quantization", "scheduling_policy", "seed", "tensor_parallel_size",
+        "async_scheduling",
+        "block_size",
+        "cpu_offload_gb",
+        "disable_log_stats",
+        "dtype",
+        "enable_chunked_prefill",
+        "enable_expert_parallel",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_dtype",
+        "kv_cache_memory_bytes",
+        "max_logprobs",
+        "max_model_len",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "quantization",
+        "scheduling_policy",
+        "seed",
+        "tensor_parallel_size",
     }
-)  # fmt: skip
+)
 """The engine arguments that settings may give: sizes and kernels. None that names code, a class or other files."""
 
 

@@ -21,9 +21,12 @@ def release_staging(record: Servers, event: Event[StagingReleased]) -> Servers:
     """End the staging of one candidate of a release for one purpose, held or waiting."""
     ended = event.data
     closed = Closed(
-        release_id=ended.release_id, candidate=ended.candidate, at=event.time, purpose=ended.purpose,
+        release_id=ended.release_id,
+        candidate=ended.candidate,
+        at=event.time,
+        purpose=ended.purpose,
         measurement_number=ended.measurement_number,
-    )  # fmt: skip
+    )
     return _close(record, closed)
 
 

@@ -109,7 +109,9 @@ class EngineConformance:
 
         self.run(main())
 
-    def _stream(self, engine: Engine, served: ServedTarget, *, tokens: int = 5, number: int = 0, logprobs: bool = False):
+    def _stream(
+        self, engine: Engine, served: ServedTarget, *, tokens: int = 5, number: int = 0, logprobs: bool = False
+    ):
         return engine.stream(
             served, "Say something.", output_tokens=tokens, timeout_s=20.0, number=number, logprobs=logprobs
         )

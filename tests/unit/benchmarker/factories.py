@@ -53,14 +53,26 @@ def staged(
     candidate = candidate or served(CANDIDATE)
     baseline = baseline or served(BASELINE)
     return VariantStaged(
-        lease_id=lease_id, candidate=candidate, baseline=baseline, load_s=1.0, memory_bytes=1, first_token="keel",
+        lease_id=lease_id,
+        candidate=candidate,
+        baseline=baseline,
+        load_s=1.0,
+        memory_bytes=1,
+        first_token="keel",
         request=StagingRequested(
-            release_id="r1", candidate=deployable(candidate), baseline=deployable(baseline), purpose=purpose,
+            release_id="r1",
+            candidate=deployable(candidate),
+            baseline=deployable(baseline),
+            purpose=purpose,
             load=load or LoadProfile(requests=30, rate_rps=2.0, output_tokens=8, warmup_requests=2, timeout_s=5.0),
-            gates=gates, evaluation=evaluation, quality=QUALITY, quality_gate=quality_gate,
-            attempt=attempt, measurement_number=number,
+            gates=gates,
+            evaluation=evaluation,
+            quality=QUALITY,
+            quality_gate=quality_gate,
+            attempt=attempt,
+            measurement_number=number,
         ),
-    )  # fmt: skip
+    )
 
 
 def window(*, tokens: int = 100, token_nll: float = 2.0, reference_nll: float = 2.0) -> HeldOutWindow:
@@ -76,17 +88,32 @@ MEASUREMENT = Measurement(
 
 
 def variant_manifest(
-    target: Target, windows: tuple[HeldOutWindow, ...], *, quality: Quality = QUALITY,
+    target: Target,
+    windows: tuple[HeldOutWindow, ...],
+    *,
+    quality: Quality = QUALITY,
     measurement: Measurement | None = None,
-) -> VariantManifest:  # fmt: skip
+) -> VariantManifest:
     """The manifest of a variant that was measured on these windows."""
     return VariantManifest(
-        model=target.model, variant=target.variant, output_key=digest_of(str(target).encode()),
-        merged=artifact("merged"), files=(), engine=EngineVersion(name="test", version="1"), settings={},
-        calibration_digest=None, held_out_digest=digest_of(b"text"), held_out=windows, size_ratio=1.0,
-        quality=quality, weights_bytes=1, duration_s=1.0, peak_rss_bytes=1,
-        made_at=datetime(2026, 1, 1, tzinfo=UTC), measurement=measurement,
-    )  # fmt: skip
+        model=target.model,
+        variant=target.variant,
+        output_key=digest_of(str(target).encode()),
+        merged=artifact("merged"),
+        files=(),
+        engine=EngineVersion(name="test", version="1"),
+        settings={},
+        calibration_digest=None,
+        held_out_digest=digest_of(b"text"),
+        held_out=windows,
+        size_ratio=1.0,
+        quality=quality,
+        weights_bytes=1,
+        duration_s=1.0,
+        peak_rss_bytes=1,
+        made_at=datetime(2026, 1, 1, tzinfo=UTC),
+        measurement=measurement,
+    )
 
 
 def record(
@@ -104,7 +131,15 @@ def record(
     first = scheduled_s + ttft_ms / 1000
     last = first + itl_ms * (tokens - 1) / 1000
     return RequestRecord(
-        side=side, pair=pair, prompt=0, scheduled_s=scheduled_s, sent_s=scheduled_s + late_s,
-        first_s=None if error else first, last_s=None if error else last, done_s=last, input_tokens=5,
-        output_tokens=0 if error else tokens, error=error,
-    )  # fmt: skip
+        side=side,
+        pair=pair,
+        prompt=0,
+        scheduled_s=scheduled_s,
+        sent_s=scheduled_s + late_s,
+        first_s=None if error else first,
+        last_s=None if error else last,
+        done_s=last,
+        input_tokens=5,
+        output_tokens=0 if error else tokens,
+        error=error,
+    )

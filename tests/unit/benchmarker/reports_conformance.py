@@ -26,9 +26,14 @@ def a_report(*, attempt: int = 1, ttft_ms: float = 100.0):
         for side in ("candidate", "baseline")
     ]
     return make_report(
-        order, plan, records, served_quality=UNSCORED, hardware=BOX, started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        order,
+        plan,
+        records,
+        served_quality=UNSCORED,
+        hardware=BOX,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
         duration_s=30.0,
-    )  # fmt: skip
+    )
 
 
 class ReportsConformance:

@@ -28,9 +28,12 @@ async def bracketed(served_target, messages):
 def make(candidate=None, baseline=None, *, reports=None, hardware=BOX):
     engine = FakeEngine({str(CANDIDATE): candidate or Behaviour(), str(BASELINE): baseline or Behaviour()})
     return Benchmarker(
-        engine=engine, reports=FakeReports() if reports is None else reports, template=bracketed, clock=LoopClock(),
+        engine=engine,
+        reports=FakeReports() if reports is None else reports,
+        template=bracketed,
+        clock=LoopClock(),
         hardware=hardware,
-    )  # fmt: skip
+    )
 
 
 def measure(benchmarker, order, staged_at=EPOCH):
@@ -160,8 +163,9 @@ def test_prompts_go_through_each_targets_own_template():
     benchmarker = make()
     measure(benchmarker, staged())
     assert {(name, prompt[:3]) for name, prompt, _ in benchmarker.engine.started} == {
-        (str(CANDIDATE), "<2>"), (str(BASELINE), "<1>"),
-    }  # fmt: skip
+        (str(CANDIDATE), "<2>"),
+        (str(BASELINE), "<1>"),
+    }
     asked = {prompt[3:] for _, prompt, _ in benchmarker.engine.started}
     assert asked <= {prompt.messages[-1].content for prompt in PROMPTS}
 

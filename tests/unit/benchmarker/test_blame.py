@@ -37,13 +37,15 @@ BETTER = {
 }
 WORSE = {
     **{("worse", "explains", shift, again): MACHINE for shift, again in product(get_args(Shift), (False, True))},
-    **{("worse", beside, shift, again): CANDIDATE
-       for beside, shift, again in product(("none", "else"), ("none", "else"), (False, True))},
+    **{
+        ("worse", beside, shift, again): CANDIDATE
+        for beside, shift, again in product(("none", "else"), ("none", "else"), (False, True))
+    },
     ("worse", "none", "alike", False): MACHINE,
     ("worse", "none", "alike", True): MACHINE,
     ("worse", "else", "alike", False): RECORD,
     ("worse", "else", "alike", True): CANDIDATE,
-}  # fmt: skip
+}
 TABLE = AGREES | BETTER | WORSE
 WORSE_14, WORSE_48, BETTER_22 = math.log(1.1411), math.log(1.4809), math.log(0.7813)
 
@@ -71,7 +73,9 @@ def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, basel
     assert (found.verdict == "fail") == (found.fault == "candidate")
 
 
-@given(candidate=st.floats(0.14, 50), baseline=st.none() | st.floats(-50, 0.05), reference=st.none() | st.floats(-50, 0.05))
+@given(
+    candidate=st.floats(0.14, 50), baseline=st.none() | st.floats(-50, 0.05), reference=st.none() | st.floats(-50, 0.05)
+)
 def test_a_damaged_candidate_fails_unless_something_else_is_worse_than_recorded_as_well(candidate, baseline, reference):
     for again in (False, True):
         assert assess_evidence(Evidence(candidate, baseline, reference, again)) == CANDIDATE

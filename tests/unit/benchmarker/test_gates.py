@@ -18,13 +18,24 @@ NOTHING = Comparison(pairs=0, ratios=())
 def side(target=CANDIDATE, *, requests=40, errors=0, ttft=100.0, tps=50.0, count=None):
     count = requests - errors if count is None else count
     figures = Statistics(
-        count=count, mean=ttft if count else None, p50=ttft if count else None, p95=ttft if count >= 20 else None,
+        count=count,
+        mean=ttft if count else None,
+        p50=ttft if count else None,
+        p95=ttft if count >= 20 else None,
         p99=ttft if count >= 100 else None,
-    )  # fmt: skip
+    )
     return SideSummary(
-        target=target, requests=requests, errors=errors, ttft_ms=figures, itl_ms=figures, e2e_ms=figures,
-        tps_request=figures, tps_system=tps, output_tokens=10, goodput_rps=1.0,
-    )  # fmt: skip
+        target=target,
+        requests=requests,
+        errors=errors,
+        ttft_ms=figures,
+        itl_ms=figures,
+        e2e_ms=figures,
+        tps_request=figures,
+        tps_system=tps,
+        output_tokens=10,
+        goodput_rps=1.0,
+    )
 
 
 def ratio(value, low, high, *, name="ttft_ms.p95", pairs=40):
@@ -105,8 +116,10 @@ def test_a_gate_with_several_bounds_has_a_result_for_each():
     gate = MetricGate(metric="ttft_ms", max_value=200, max_ratio=1.2)
     results = assess_gates((gate,), side(), side(BASELINE), ratio(1.5, 1.3, 1.7))
     assert [(one.name, one.verdict) for one in results] == [
-        ("ttft_ms.p95.max_value", "pass"), ("ttft_ms.p95.max_ratio", "fail"), ("error_ratio.max_value", "pass"),
-    ]  # fmt: skip
+        ("ttft_ms.p95.max_value", "pass"),
+        ("ttft_ms.p95.max_ratio", "fail"),
+        ("error_ratio.max_value", "pass"),
+    ]
 
 
 @pytest.mark.parametrize(("errors", "verdict"), [(0, "pass"), (1, "pass"), (2, "fail"), (100, "fail")])

@@ -6,9 +6,17 @@ from services.benchmarker.domain.records import RequestRecord, is_disturbed
 from tests.unit.benchmarker.factories import record
 
 ONE = RequestRecord(
-    side="candidate", pair=0, prompt=0, scheduled_s=1.0, sent_s=1.2, first_s=1.5, last_s=2.5, done_s=2.6,
-    input_tokens=3, output_tokens=11,
-)  # fmt: skip
+    side="candidate",
+    pair=0,
+    prompt=0,
+    scheduled_s=1.0,
+    sent_s=1.2,
+    first_s=1.5,
+    last_s=2.5,
+    done_s=2.6,
+    input_tokens=3,
+    output_tokens=11,
+)
 
 
 def test_ttft_counts_from_the_scheduled_arrival_and_the_send_based_figure_stands_beside_it():

@@ -24,9 +24,14 @@ def report(records=RECORDS, served_quality=UNSCORED, **more):
     order = staged(**more)
     plan = plan_benchmark(order, hardware="box", prompts="p")
     return make_report(
-        order, plan, records, served_quality=served_quality, hardware=BOX,
-        started_at=datetime(2026, 1, 1, tzinfo=UTC), duration_s=31.5,
-    )  # fmt: skip
+        order,
+        plan,
+        records,
+        served_quality=served_quality,
+        hardware=BOX,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        duration_s=31.5,
+    )
 
 
 def test_the_send_based_figure_stands_beside_the_scheduled_one():

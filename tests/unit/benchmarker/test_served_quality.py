@@ -62,7 +62,9 @@ def test_beyond_the_tolerance_worse_is_a_loading_defect_and_better_a_wrong_recor
 def beside(own_nll, on_candidates_nll, *, recorded_nll=2.5):
     """A baseline's scores: served, over its own record and over the candidate's reference of 2 nats."""
     own = score_window(window(token_nll=recorded_nll), (-own_nll,) * 100)
-    return BaselineScores(own=(own,), on_candidates=(score_window(window(reference_nll=2.0), (-on_candidates_nll,) * 100),))
+    return BaselineScores(
+        own=(own,), on_candidates=(score_window(window(reference_nll=2.0), (-on_candidates_nll,) * 100),)
+    )
 
 
 def test_the_reason_says_what_the_baseline_showed_with_its_figures():
@@ -152,9 +154,18 @@ WINDOWS = (window(), window(tokens=40))
 
 
 def measure(
-    candidate, *, windows=WINDOWS, gate=GATE, baseline=None, context_tokens=2048, load=None, beside=None, record=None,
-    number=1, baseline_context=2048,
-):  # fmt: skip
+    candidate,
+    *,
+    windows=WINDOWS,
+    gate=GATE,
+    baseline=None,
+    context_tokens=2048,
+    load=None,
+    beside=None,
+    record=None,
+    number=1,
+    baseline_context=2048,
+):
     """Measure a candidate whose manifest holds windows (None: it cannot be read); gives the report and the engine.
 
     `beside` are the windows of the baseline's manifest, `record` those of a later measurement of the candidate.
@@ -168,17 +179,18 @@ def measure(
         other = other.model_copy(update={"manifest": reports.put_manifest(beside, "beside")})
     engine = FakeEngine({str(CANDIDATE): candidate, str(BASELINE): baseline or Behaviour()})
     benchmarker = Benchmarker(
-        engine=engine, reports=reports, template=None, clock=LoopClock(),
+        engine=engine,
+        reports=reports,
+        template=None,
+        clock=LoopClock(),
         hardware=Hardware(cpu="test", cores=2, memory_bytes=2**34),
-    )  # fmt: skip
+    )
     evaluation = reports.put("memory://evaluation", b'"one"\n"two"\n')
 
     async def note(_done, _total):
         pass
 
-    order = staged(
-        candidate=one, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number
-    )  # fmt: skip
+    order = staged(candidate=one, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number)
     report, _ = run_virtually(benchmarker.measure(order, EPOCH, note))
     return report, engine
 
@@ -200,8 +212,10 @@ def test_an_engine_that_scores_no_text_has_its_answers_compared_with_the_baselin
     report, engine = measure(Behaviour())
     assert engine.scored == []
     assert (report.verdict, report.served_quality.method, report.served_quality.tokens) == (
-        "pass", "generated_logprobs", 16,
-    )  # fmt: skip
+        "pass",
+        "generated_logprobs",
+        16,
+    )
     lost, _ = measure(Behaviour(answer_nll=4.0))
     assert lost.verdict == "fail"
 
@@ -252,7 +266,10 @@ def blamed(report):
     return report.verdict, gate.verdict, gate.fault, gate.code
 
 
-FAILED, SUSPECTED = ("fail", "fail", "candidate", None), ("inconclusive", "inconclusive", "record", "measurement_suspect")
+FAILED, SUSPECTED = (
+    ("fail", "fail", "candidate", None),
+    ("inconclusive", "inconclusive", "record", "measurement_suspect"),
+)
 MACHINES = ("inconclusive", "inconclusive", "machine", "measurement_suspect")
 
 

@@ -20,12 +20,18 @@ def serving(number: int) -> ServedTarget:
     return served(number, "bf16")
 
 
-def changed(epoch: int, at: float, active: int, previous: int | None = None, *, cause: str = "promote", **more) -> Event:
+def changed(
+    epoch: int, at: float, active: int, previous: int | None = None, *, cause: str = "promote", **more
+) -> Event:
     """The route as it was from a moment on."""
     whole = Route(
-        model="support-bot", epoch=epoch, active=serving(active), previous=serving(previous) if previous else None,
-        cause_id=f"c-{epoch}", **more,
-    )  # fmt: skip
+        model="support-bot",
+        epoch=epoch,
+        active=serving(active),
+        previous=serving(previous) if previous else None,
+        cause_id=f"c-{epoch}",
+        **more,
+    )
     return event(fact(f.DeploymentChanged, route=whole, cause=cause, at=after(at)), id=f"d-{epoch}", time=after(at))
 
 
@@ -39,12 +45,17 @@ def window(
     """A minute of traffic: some answers begin after 900 ms, the others after 200, some requests fail."""
     answered = [900.0] * slow + [200.0] * (requests - slow - failed)
     whole = {
-        "target": which, "window": Window.model_validate({"from": after(at), "to": after(at + length)}),
-        "requests": requests, "errors": {"engine_dead": failed} if failed else {}, "observed": {}, "drills": {},
+        "target": which,
+        "window": Window.model_validate({"from": after(at), "to": after(at + length)}),
+        "requests": requests,
+        "errors": {"engine_dead": failed} if failed else {},
+        "observed": {},
+        "drills": {},
         "ttft_histogram": sketch.add("", answered) or sketch.empty_sketch(),
         "e2e_histogram": sketch.add("", [one + 300.0 for one in answered]) or sketch.empty_sketch(),
-        "features": {}, "e_values": {},
-    }  # fmt: skip
+        "features": {},
+        "e_values": {},
+    }
     name = f"w-{which}-{at}"
     return event(f.WindowSummarised(**(whole | changes)), id=name, time=after(at + length + 10))
 

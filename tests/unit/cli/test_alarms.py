@@ -63,10 +63,14 @@ def test_a_log_that_begins_in_the_middle_of_an_alert_still_shows_it():
 def test_the_worst_comes_first_then_the_oldest_and_what_is_resolved_last():
     alarms = fold(
         [
-            said(RAISED, 1, "gone"), said(RESOLVED, 2, "gone"), said(RAISED, 5, "late"), said(RAISED, 4, "early"),
-            said(RAISED, 3, "mild", severity="warning"), said(RAISED, 2, "note", severity="info"),
+            said(RAISED, 1, "gone"),
+            said(RESOLVED, 2, "gone"),
+            said(RAISED, 5, "late"),
+            said(RAISED, 4, "early"),
+            said(RAISED, 3, "mild", severity="warning"),
+            said(RAISED, 2, "note", severity="info"),
         ]
-    )  # fmt: skip
+    )
     assert [one.fact.alert_id for one in alarms] == ["early", "late", "mild", "note", "gone"]
 
 
@@ -77,9 +81,17 @@ def test_other_facts_are_no_alerts():
 def test_a_row_for_programs_has_every_column_on_one_line():
     (alarm,) = fold([said(RAISED, 20, value=0.3125, limit=0.05, message="31 %\nare\tslow.", evidence=ref("report"))])
     assert row(alarm) == (
-        "open", "critical", "latency", "support-bot.v7.int8", "slow-first-token", "0.312 / 0.05",
-        "2026-11-24 09:30:20", "31 % are slow.", "docs/runbooks/latency.md", ref("report").uri,
-    )  # fmt: skip
+        "open",
+        "critical",
+        "latency",
+        "support-bot.v7.int8",
+        "slow-first-token",
+        "0.312 / 0.05",
+        "2026-11-24 09:30:20",
+        "31 % are slow.",
+        "docs/runbooks/latency.md",
+        ref("report").uri,
+    )
     (over,) = fold([said(RAISED, 20), said(RESOLVED, 30, value=None, limit=None, trigger=None, runbook="")])
     assert row(over)[0] == "resolved"
     assert row(over)[4:6] == ("-", "-")
@@ -87,24 +99,33 @@ def test_a_row_for_programs_has_every_column_on_one_line():
 
 
 def test_for_people_what_to_do_stands_beneath_the_columns_and_nothing_is_cut():
-    alarms = fold([said(RAISED, 20, evidence=ref("report")), said(RAISED, 10, "b", severity="info"), said(RESOLVED, 30, "b")])
+    alarms = fold(
+        [said(RAISED, 20, evidence=ref("report")), said(RAISED, 10, "b", severity="info"), said(RESOLVED, 30, "b")]
+    )
     (head, nothing), (line, below), (_, over) = blocks(alarms)
     assert [re.split(r"  +", one) for one in (head, line)] == [
-        list(COLUMNS), ["critical", "latency", "support-bot.v7.int8", "slow-first-token", "0.31 / 0.05", "2026-11-24 09:30:20"],
-    ]  # fmt: skip
+        list(COLUMNS),
+        ["critical", "latency", "support-bot.v7.int8", "slow-first-token", "0.31 / 0.05", "2026-11-24 09:30:20"],
+    ]
     assert head.index("since") == line.index("2026")
     assert nothing == []
     assert below == [
-        "31 % of answers began after 800 ms; 5 % are allowed.", "runbook docs/runbooks/latency.md",
+        "31 % of answers began after 800 ms; 5 % are allowed.",
+        "runbook docs/runbooks/latency.md",
         f"evidence {ref('report').uri}",
-    ]  # fmt: skip
+    ]
     assert over[0].startswith("resolved 2026-11-24 09:30:30: ")
 
 
 def test_as_data_it_is_the_fact_with_its_state():
     (alarm,) = fold([said(RAISED, 20), said(UPDATED, 30), said(RESOLVED, 40)])
     data = json.loads(json.dumps(as_data(alarm)))
-    assert (data["state"], data["updates"], data["alert_id"], data["environment"]) == ("resolved", 1, "a/slow/1", "production")
+    assert (data["state"], data["updates"], data["alert_id"], data["environment"]) == (
+        "resolved",
+        1,
+        "a/slow/1",
+        "production",
+    )
     assert data["since"] == after(20).isoformat()
     assert data["resolved_at"] == after(40).isoformat()
     assert set(data["window"]) == {"from", "to"}
@@ -150,7 +171,10 @@ def test_a_part_of_the_log_matches_the_facts_that_it_names_and_no_other(environm
     wanted = {f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed}
     for kind in f.FACTS.values():
         one = event(kind, environment=environment)
-        hits = [any(_matches(subject, one.nats_subject) for subject in part.subjects(model)) for model in (None, "support-bot")]
+        hits = [
+            any(_matches(subject, one.nats_subject) for subject in part.subjects(model))
+            for model in (None, "support-bot")
+        ]
         in_events = any(_matches(subject, one.nats_subject) for subject in stream_subjects(EVENTS))
         assert all(hits) == (kind in wanted or kind is f.RollbackOrdered)
         assert not any(hits) or in_events or kind is f.RollbackOrdered

@@ -15,7 +15,7 @@ OPENED = fact(f.ReleaseOpened, release_id=RELEASE, wanted=("bf16", "int8", "gptq
 LOST = quality().model_copy(update={"perplexity_ratio": 1.4, "mean_kl": 0.3})
 SERVED = f.ServedQuality(
     method="prompt_logprobs", tokens=100, perplexity_ratio=1.02, verdict="pass", reason="as measured"
-)  # fmt: skip
+)
 KEPT = ref("v7.gptq-int4", "manifests/variant")
 
 
@@ -33,11 +33,13 @@ def benchmarked(variant, **fields):
 
 EVENTS = [
     event(OPENED, correlationid=RELEASE),
-    said(f.VariantQuantised, variant="bf16"), said(f.VariantQuantised, variant="int8"),
+    said(f.VariantQuantised, variant="bf16"),
+    said(f.VariantQuantised, variant="int8"),
     failed("gptq-int4", "quantise", "quality_gate_failed", quality=LOST, manifest=KEPT),
     failed("awq-int4", "quantise", "out_of_memory"),
-    failed("bf16", "stage", "insufficient_memory", purpose="benchmark"), benchmarked("int8", served_quality=SERVED),
-]  # fmt: skip
+    failed("bf16", "stage", "insufficient_memory", purpose="benchmark"),
+    benchmarked("int8", served_quality=SERVED),
+]
 
 
 def by_variant(events=EVENTS, registered_ones=()):
@@ -82,23 +84,45 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
     found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
     size = f"{found['int8'].size_bytes / 1e6:.0f} MB"
     assert found["int8"].row() == (
-        "int8", size, "x0.61", "x1.0140", "x1.0200", "0.0142", "0.211", "0.941", "122/233", "61.8", "pass",
-    )  # fmt: skip
+        "int8",
+        size,
+        "x0.61",
+        "x1.0140",
+        "x1.0200",
+        "0.0142",
+        "0.211",
+        "0.941",
+        "122/233",
+        "61.8",
+        "pass",
+    )
     assert found["gptq-int4"].row() == (
-        "gptq-int4", "-", "-", "x1.4000", "-", "0.3000", "0.211", "0.941", "-", "-", "fail"
-    )  # fmt: skip
+        "gptq-int4",
+        "-",
+        "-",
+        "x1.4000",
+        "-",
+        "0.3000",
+        "0.211",
+        "0.941",
+        "-",
+        "-",
+        "fail",
+    )
     assert found["awq-int4"].row() == ("awq-int4", *["-"] * 9, "fail")
     assert {len(one.row()) for one in found.values()} == {len(contenders.COLUMNS)}
 
 
 def test_the_registrys_word_says_who_was_chosen_and_why_not_the_others():
     told = f.Choice(
-        objective="cost", criteria=("weights_bytes",), winner="int8",
+        objective="cost",
+        criteria=("weights_bytes",),
+        winner="int8",
         candidates=(
             f.Contender(variant="bf16", verdict="pass", reason="Dominated: int8 is better.", on_front=False),
             f.Contender(variant="int8", verdict="pass", reason="Best by cost.", on_front=True),
         ),
-    )  # fmt: skip
+    )
     for kind in (f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished):
         found = by_variant([*EVENTS, said(kind, choice=told)])
         assert (found["int8"].row()[-1], found["int8"].chosen) == ("chosen", True)
@@ -141,16 +165,25 @@ def test_a_release_is_found_by_its_version_and_its_end_by_its_id():
 def test_a_kept_variant_is_completed_by_its_manifest():
     made = fact(f.VariantQuantised).model_dump(exclude={"manifest"})
     manifest = VariantManifest(
-        **made, model=MODEL, output_key=KEPT.digest, merged=KEPT, files=(), held_out_digest=KEPT.digest, made_at=after(9)
-    )  # fmt: skip
+        **made,
+        model=MODEL,
+        output_key=KEPT.digest,
+        merged=KEPT,
+        files=(),
+        held_out_digest=KEPT.digest,
+        made_at=after(9),
+    )
     whole = contenders.with_manifest(contenders.Contender("gptq-int4", quality=LOST), manifest)
     assert (whole.size_bytes, whole.size_ratio, whole.quality) == (manifest.weights_bytes, manifest.size_ratio, LOST)
 
 
 BLAMED = f.GateResult(
-    name="served_quality", verdict="inconclusive", reason="At fault: the record.", code="measurement_suspect",
+    name="served_quality",
+    verdict="inconclusive",
+    reason="At fault: the record.",
+    code="measurement_suspect",
     fault="record",
-)  # fmt: skip
+)
 
 
 def test_the_side_at_fault_is_told_and_a_second_measurement_replaces_the_figures_but_not_the_files():

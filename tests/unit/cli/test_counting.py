@@ -39,7 +39,8 @@ def test_nothing_recorded_is_nothing_over():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "HISTFAAA", "é", "aGVsbG8gd29ybGQgaGVsbG8gd29ybGQgaGVsbG8gd29ybGQ=", sketch.add("", [1.0, 900.0])[:-8]]
+    "text",
+    ["", "x", "HISTFAAA", "é", "aGVsbG8gd29ybGQgaGVsbG8gd29ybGQgaGVsbG8gd29ybGQ=", sketch.add("", [1.0, 900.0])[:-8]],
 )
 def test_what_is_no_histogram_is_said_to_be_none(text):
     with pytest.raises(UnreadableHistogramError):
@@ -104,10 +105,15 @@ def test_drift_is_not_in_window_summaries():
 
 @pytest.mark.parametrize(
     "trigger",
-    [SLOW, SLOW.model_copy(update={"metric": "e2e_ms", "threshold": 700.0}), ERRORS,
-     Trigger(name="r", metric="refusal_ratio", threshold=0.1), Trigger(name="e", metric="empty_ratio", threshold=0.1)],
+    [
+        SLOW,
+        SLOW.model_copy(update={"metric": "e2e_ms", "threshold": 700.0}),
+        ERRORS,
+        Trigger(name="r", metric="refusal_ratio", threshold=0.1),
+        Trigger(name="e", metric="empty_ratio", threshold=0.1),
+    ],
     ids=lambda one: one.metric,
-)  # fmt: skip
+)
 def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
     """What the monitor writes of a window gives the counts that its trigger saw request by request."""
     draw = random.Random(7)
@@ -117,12 +123,17 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
         about = inference().features
         records.append(
             inference(
-                request_id=f"r-{index}", target=target(7), error="engine_dead" if failed else None,
+                request_id=f"r-{index}",
+                target=target(7),
+                error="engine_dead" if failed else None,
                 ttft_ms=None if failed else draw.lognormvariate(6.0, 0.6),
-                e2e_ms=10.0 if failed else draw.lognormvariate(6.5, 0.6), scheduled_at=after(index * 0.25),
-                features=None if failed else about.model_copy(update={"refusal": draw.random() < 0.2, "empty": draw.random() < 0.3}),
+                e2e_ms=10.0 if failed else draw.lognormvariate(6.5, 0.6),
+                scheduled_at=after(index * 0.25),
+                features=None
+                if failed
+                else about.model_copy(update={"refusal": draw.random() < 0.2, "empty": draw.random() < 0.3}),
             )
-        )  # fmt: skip
+        )
     state = TargetState(target=target(7), role="active", since=after(0), last_at=after(0))
     _, summaries = close_windows(add_records(state, records, Windowing()), after(600), Windowing())
     seen = [outcome for outcome in (observe(trigger, record) for record in records) if outcome is not None]

@@ -10,9 +10,16 @@ from tests.kit.factories import after, event, fact, route, target
 
 def a_drill(**changes):
     whole = {
-        "drill_id": "d-1", "target": target(7), "environment": "staging", "fault": f.DrillFault(delay_ms=800),
-        "share_ratio": 0.5, "starts_at": after(0), "expires_at": after(60), "who": "jonas", "reason": "quarterly",
-    }  # fmt: skip
+        "drill_id": "d-1",
+        "target": target(7),
+        "environment": "staging",
+        "fault": f.DrillFault(delay_ms=800),
+        "share_ratio": 0.5,
+        "starts_at": after(0),
+        "expires_at": after(60),
+        "who": "jonas",
+        "reason": "quarterly",
+    }
     return Drill(**(whole | changes))
 
 
@@ -70,13 +77,22 @@ def changed(at, *barred):
 
 
 def test_a_barred_target_is_barred_since_the_route_first_said_so_and_by_what():
-    story = [changed(1), event(fact(f.RollbackStarted, failed=target(4))), changed(5, target(4)), changed(9, target(4), target(3))]
+    story = [
+        changed(1),
+        event(fact(f.RollbackStarted, failed=target(4))),
+        changed(5, target(4)),
+        changed(9, target(4), target(3)),
+    ]
     found = explain(target(4), story)
     assert (found.since, found.mode) == (after(5), "automatic")
     assert explain(target(3), story).as_data() == {
-        "model": "support-bot", "version": 3, "variant": "int8", "name": "support-bot.v3.int8",
-        "since": after(9).isoformat(), "mode": None,
-    }  # fmt: skip
+        "model": "support-bot",
+        "version": 3,
+        "variant": "int8",
+        "name": "support-bot.v3.int8",
+        "since": after(9).isoformat(),
+        "mode": None,
+    }
 
 
 def test_barred_again_counts_from_the_last_time():

@@ -39,7 +39,9 @@ def test_the_page_shows_every_command_of_the_way_back():
     assert {line.split()[1] for line in TYPED} == {"alerts", "rollback", "quarantine", "drill", "replay"}
 
 
-@pytest.mark.parametrize("line", ["slipway rollback support-bot", "slipway drill support-bot --fault", "slipway alarms"])
+@pytest.mark.parametrize(
+    "line", ["slipway rollback support-bot", "slipway drill support-bot --fault", "slipway alarms"]
+)
 def test_what_cannot_be_typed_would_be_noticed(line):
     with pytest.raises((TyperException, KeyError)):
         parse(line)

@@ -26,9 +26,20 @@ def test_a_target_is_read_as_it_is_written(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["support-bot", "support-bot@v7", "support-bot.v7", "support-bot.7.int8", "-.v1.int8", "a-.v1.int8",
-             "a.v1.int9", "fp_a.v1.int8", "a.v1.int8.0a1b2c3d", ""],
-)  # fmt: skip
+    "text",
+    [
+        "support-bot",
+        "support-bot@v7",
+        "support-bot.v7",
+        "support-bot.7.int8",
+        "-.v1.int8",
+        "a-.v1.int8",
+        "a.v1.int9",
+        "fp_a.v1.int8",
+        "a.v1.int8.0a1b2c3d",
+        "",
+    ],
+)
 def test_what_is_no_target_is_refused_as_usage(text):
     with pytest.raises(Refused, match=r"MODEL\.vN\.variant") as refused:
         parse_target(text)
@@ -59,9 +70,7 @@ def test_what_is_no_version_number_is_refused(text):
         parse_number(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30s", 30), ("1.5m", 90), ("1h", 3600), ("7d", 604_800), ("0.5s", 0.5)]
-)
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1.5m", 90), ("1h", 3600), ("7d", 604_800), ("0.5s", 0.5)])
 def test_spans_of_time_are_read(text, seconds):
     assert parse_span(text) == timedelta(seconds=seconds)
 
@@ -102,10 +111,24 @@ def test_faults_are_read_and_named_as_they_are_typed(items, fault):
 
 @pytest.mark.parametrize(
     "items",
-    [["delay=800"], ["delay_ms"], ["delay_ms="], ["delay_ms=fast"], ["delay_ms=-1"], ["delay_ms=1.5"],
-     ["error_ratio=1.5"], ["error_ratio=nan"], ["garble=yes"], ["answer=rude"], [""], ["garble", "garble"],
-     ["delay_ms=0"], ["error_ratio=0"], []],
-)  # fmt: skip
+    [
+        ["delay=800"],
+        ["delay_ms"],
+        ["delay_ms="],
+        ["delay_ms=fast"],
+        ["delay_ms=-1"],
+        ["delay_ms=1.5"],
+        ["error_ratio=1.5"],
+        ["error_ratio=nan"],
+        ["garble=yes"],
+        ["answer=rude"],
+        [""],
+        ["garble", "garble"],
+        ["delay_ms=0"],
+        ["error_ratio=0"],
+        [],
+    ],
+)
 def test_what_is_no_fault_is_refused_as_usage(items):
     with pytest.raises(Refused) as refused:
         parse_fault(items)
@@ -117,7 +140,12 @@ def test_no_fault_at_all_has_a_name_too():
 
 
 def test_a_quarantine_is_named_by_target_or_version():
-    assert check_word("support-bot.v7.int8") == check_word("support-bot@v7") == check_word("support-bot@7") == "support-bot"
+    assert (
+        check_word("support-bot.v7.int8")
+        == check_word("support-bot@v7")
+        == check_word("support-bot@7")
+        == "support-bot"
+    )
     with pytest.raises(Refused, match="MODEL@vN") as refused:
         check_word("support-bot")
     assert refused.value.code is Exit.USAGE

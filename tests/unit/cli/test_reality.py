@@ -34,13 +34,23 @@ def lines_of(events, triggers=(ERRORS,)):
 
 
 def test_what_really_happened_stands_beside_what_would_have_happened():
-    events = [*REGRESSION, alert(f.AlertRaised, 630), rollback(f.RollbackStarted, 631), rollback(f.RollbackCompleted, 631)]
+    events = [
+        *REGRESSION,
+        alert(f.AlertRaised, 630),
+        rollback(f.RollbackStarted, 631),
+        rollback(f.RollbackCompleted, 631),
+    ]
     found, lines = lines_of(events)
     (line,) = lines
     assert [one.what for one in line.really] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
     cells = row(line, found, (ERRORS,))
     assert len(cells) == len(COLUMNS)
-    assert cells[1:5] == ("support-bot.v2.bf16", "errors", "30 of 60, 2 % allowed", "rolled back to support-bot.v1.bf16")
+    assert cells[1:5] == (
+        "support-bot.v2.bf16",
+        "errors",
+        "30 of 60, 2 % allowed",
+        "rolled back to support-bot.v1.bf16",
+    )
     assert re.fullmatch(
         r"alert errors raised [\d.]+ m?s (earlier|later); rolled back to support-bot\.v1\.bf16 [\d.]+ m?s (earlier|later)",
         cells[5],
@@ -64,9 +74,11 @@ def test_an_alert_that_would_not_have_been_gets_a_line_of_its_own():
 
 def test_an_alert_far_away_or_of_another_target_or_kind_is_another_story():
     for other in (
-        alert(f.AlertRaised, 10), alert(f.AlertRaised, 630, which=V1),
-        alert(f.AlertRaised, 630, trigger="slow", about="latency"), alert(f.AlertRaised, 1500),
-    ):  # fmt: skip
+        alert(f.AlertRaised, 10),
+        alert(f.AlertRaised, 630, which=V1),
+        alert(f.AlertRaised, 630, trigger="slow", about="latency"),
+        alert(f.AlertRaised, 1500),
+    ):
         events = [*REGRESSION, other]
         if other.time == after(10):
             events.append(alert(f.AlertResolved, 100))
@@ -98,11 +110,14 @@ def test_a_rollback_is_told_once_by_its_end():
 
 def test_only_what_reaches_into_the_time_asked_for_is_told():
     story = [
-        alert(f.AlertRaised, 10, alert_id="over"), alert(f.AlertResolved, 50, alert_id="over"),
-        alert(f.AlertRaised, 20, alert_id="reaching"), alert(f.AlertResolved, 150, alert_id="reaching"),
-        alert(f.AlertRaised, 30, alert_id="open"), rollback(f.RollbackCompleted, 40),
+        alert(f.AlertRaised, 10, alert_id="over"),
+        alert(f.AlertResolved, 50, alert_id="over"),
+        alert(f.AlertRaised, 20, alert_id="reaching"),
+        alert(f.AlertResolved, 150, alert_id="reaching"),
+        alert(f.AlertRaised, 30, alert_id="open"),
+        rollback(f.RollbackCompleted, 40),
         rollback(f.RollbackCompleted, 140, rollback_id="rb-2"),
-    ]  # fmt: skip
+    ]
     assert [one.at for one in happened(story, after(100))] == [after(20), after(30), after(140)]
 
 
@@ -135,7 +150,11 @@ def test_what_would_have_come_of_it_is_one_phrase():
 
 def test_the_report_is_plain_json():
     triggers = (ERRORS, SLOW, Trigger(name="drift", metric="drift", threshold=0.2))
-    events = [*REGRESSION, alert(f.AlertRaised, 630), alert(f.AlertRaised, 2000, alert_id="a-2", trigger=None, about="engine")]
+    events = [
+        *REGRESSION,
+        alert(f.AlertRaised, 630),
+        alert(f.AlertRaised, 2000, alert_id="a-2", trigger=None, about="engine"),
+    ]
     found, lines = lines_of(events, triggers)
     data = json.loads(json.dumps(report("support-bot", found, lines, triggers), allow_nan=False))
     assert (data["windows"], data["requests"], data["triggers"]) == (15, 900, {"errors": 1, "slow": 0, "drift": 0})

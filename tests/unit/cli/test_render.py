@@ -29,10 +29,13 @@ def test_a_bar_is_never_longer_than_its_work():
     [
         (Progress("quantise", 12, 30, "layers", "gptq-int4"), "quantise gptq-int4: layer 12 of 30"),
         (Progress("upload", 45e6, 90e6, "bytes", "int8"), "upload int8: 45 of 90 MB"),
-        (Progress("stage", 1, 2, "targets", "int8", "m.v1.int8 loading for 3 s"), "stage int8: target 1 of 2, m.v1.int8 loading for 3 s"),
+        (
+            Progress("stage", 1, 2, "targets", "int8", "m.v1.int8 loading for 3 s"),
+            "stage int8: target 1 of 2, m.v1.int8 loading for 3 s",
+        ),
         (Progress("merge", 3, 210, "tensors"), "merge: tensor 3 of 210"),
     ],
-)  # fmt: skip
+)
 def test_progress_says_what_is_at_work_and_how_far(progress, text):
     assert at_work(progress) == text
     assert bar(progress).endswith(text)

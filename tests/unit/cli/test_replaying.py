@@ -132,13 +132,22 @@ def test_the_cooldown_holds_what_shows_the_same_on_the_previous_version():
     """Both versions fail: the cause is hardly the version."""
     back = changed(3, 120, 1, cause="rollback", barred=(V2,))
     story = [*minutes(0, 2, failed=30), *minutes(120, 3, which=V1, failed=30)]
-    events = [changed(1, -3600, 3), changed(2, -1800, 2, 1), back.model_copy(
-        update={"data": back.data.model_copy(update={"route": back.data.route.model_copy(update={"previous": serving(3)})})}
-    )]  # fmt: skip
+    events = [
+        changed(1, -3600, 3),
+        changed(2, -1800, 2, 1),
+        back.model_copy(
+            update={
+                "data": back.data.model_copy(
+                    update={"route": back.data.route.model_copy(update={"previous": serving(3)})}
+                )
+            }
+        ),
+    ]
     found = replay([ERRORS], [*events, *story], since=LONG_AGO)
     assert told(found) == [
-        ("support-bot.v2.bf16", "errors", "rolled back", None), ("support-bot.v1.bf16", "errors", "held", "cooldown"),
-    ]  # fmt: skip
+        ("support-bot.v2.bf16", "errors", "rolled back", None),
+        ("support-bot.v1.bf16", "errors", "held", "cooldown"),
+    ]
 
 
 def test_a_held_alert_asks_again_until_the_cooldown_is_over():
@@ -147,8 +156,9 @@ def test_a_held_alert_asks_again_until_the_cooldown_is_over():
     story = [*minutes(0, 2, failed=30), *minutes(120, 8, which=V1, failed=30)]
     found = replay([brief], [*ROUTE, back, *story], since=LONG_AGO)
     assert told(found)[1:] == [
-        ("support-bot.v1.bf16", "errors", "held", "cooldown"), ("support-bot.v1.bf16", "errors", "rolled back", None),
-    ]  # fmt: skip
+        ("support-bot.v1.bf16", "errors", "held", "cooldown"),
+        ("support-bot.v1.bf16", "errors", "rolled back", None),
+    ]
     last = found.fired[-1]
     assert (last.again, last.to) == (True, V3)
     assert timedelta(seconds=240) <= last.at - found.fired[0].at <= timedelta(seconds=300)
@@ -180,7 +190,9 @@ def test_a_canary_is_aborted_and_the_active_target_goes_on():
 def test_a_canary_is_judged_by_an_e_process_which_needs_no_portions():
     """The same evidence convicts a canary sooner: nobody asks for a million requests to a false alarm."""
     story = minutes(0, 3, which=V3, requests=60, failed=9)
-    as_canary = replay([ERRORS], [*ROUTE, changed(3, 0, 2, 1, cause="canary", canary=on_trial(3)), *story], since=LONG_AGO)
+    as_canary = replay(
+        [ERRORS], [*ROUTE, changed(3, 0, 2, 1, cause="canary", canary=on_trial(3)), *story], since=LONG_AGO
+    )
     as_active = replay([ERRORS], [*ROUTE, changed(3, 0, 3, 2), *story], since=LONG_AGO)
     assert as_canary.fired[0].at < as_active.fired[0].at
 
@@ -251,12 +263,18 @@ GOOD_S = 437
 def a_second(draw, second, which, *, is_bad):
     return [
         inference(
-            request_id=f"r-{second}-{one}", target=which, drill=None, canary=False, error=None, features=None,
+            request_id=f"r-{second}-{one}",
+            target=which,
+            drill=None,
+            canary=False,
+            error=None,
+            features=None,
             ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
-            e2e_ms=1000.0, scheduled_at=after(second + one / 3),
+            e2e_ms=1000.0,
+            scheduled_at=after(second + one / 3),
         )
         for one in range(3)
-    ]  # fmt: skip
+    ]
 
 
 def watched(watch, second, records):
@@ -269,7 +287,13 @@ def watched(watch, second, records):
 def good_minutes(seed):
     """What all stories of a seed begin with: the monitor's state, what it said, and how chance goes on."""
     draw, said = random.Random(seed), []
-    watch = take_policy(Watch(model="support-bot", environment="production"), 2, "r-2", policy(triggers=(SLOW, ERRORS)), Cause("p", after(0)))
+    watch = take_policy(
+        Watch(model="support-bot", environment="production"),
+        2,
+        "r-2",
+        policy(triggers=(SLOW, ERRORS)),
+        Cause("p", after(0)),
+    )
     watch = take_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), RULES)
     for second in range(GOOD_S):
         watch, more = watched(watch, second, a_second(draw, second, V2, is_bad=False))

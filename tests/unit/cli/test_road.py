@@ -32,10 +32,17 @@ def finished(outcome="promoted", **fields):
 def whole_road():
     promoted = route(active=served(7), canary=None)
     return [
-        ready(), opened(), said(f.CheckpointMerged, 12), said(f.VariantQuantised, 50), said(f.VersionRegistered, 51),
-        said(f.VariantStaged, 70), said(f.VariantBenchmarked, 85), said(f.RehearsalCompleted, 86),
-        said(f.DeploymentChanged, 88, cause="promote", route=promoted), finished(),
-    ]  # fmt: skip
+        ready(),
+        opened(),
+        said(f.CheckpointMerged, 12),
+        said(f.VariantQuantised, 50),
+        said(f.VersionRegistered, 51),
+        said(f.VariantStaged, 70),
+        said(f.VariantBenchmarked, 85),
+        said(f.RehearsalCompleted, 86),
+        said(f.DeploymentChanged, 88, cause="promote", route=promoted),
+        finished(),
+    ]
 
 
 def only(roads):
@@ -85,9 +92,12 @@ def test_a_repeated_event_changes_nothing():
 
 def test_a_checkpoint_refused_at_the_door_ends_with_its_code():
     refused = event(
-        fact(f.CheckpointRejected, code="policy_missing", reason="No policy."), source="/slipway/registry",
-        causationid=READY_ID, correlationid="run", time=after(2),
-    )  # fmt: skip
+        fact(f.CheckpointRejected, code="policy_missing", reason="No policy."),
+        source="/slipway/registry",
+        causationid=READY_ID,
+        correlationid="run",
+        time=after(2),
+    )
     road = only(project([ready(), refused]))
     assert (road.outcome, road.code, road.finished_at) == ("rejected", "policy_missing", after(2))
     assert states(road)["admitted"] == "failed"
@@ -97,7 +107,10 @@ def test_a_checkpoint_refused_by_the_merger_waits_for_the_registrys_last_word():
     refused = event(fact(f.CheckpointRejected), source="/slipway/merger", correlationid=RELEASE, time=after(9))
     road = only(project([ready(), opened(), refused]))
     assert (road.outcome, states(road)["merged"]) == (None, "failed")
-    assert only(project([ready(), opened(), refused, finished("rejected", code="non_finite_weights")])).outcome == "rejected"
+    assert (
+        only(project([ready(), opened(), refused, finished("rejected", code="non_finite_weights")])).outcome
+        == "rejected"
+    )
 
 
 def test_a_repeated_checkpoint_is_no_road_of_its_own():
@@ -113,9 +126,12 @@ def test_a_deliberate_retry_is_the_newest_road_from_the_moment_it_is_published()
 
 def test_one_variant_failing_does_not_hide_that_another_was_made():
     events = [
-        ready(), opened(), said(f.CheckpointMerged, 12), said(f.VariantQuantised, 50),
+        ready(),
+        opened(),
+        said(f.CheckpointMerged, 12),
+        said(f.VariantQuantised, 50),
         said(f.VariantFailed, 55, stage="quantise", variant="gptq-int4"),
-    ]  # fmt: skip
+    ]
     for order in (events, [*events[:3], events[4], events[3]]):
         step = only(project(order)).steps["quantised"]
         assert step.state == "done"
@@ -133,9 +149,7 @@ def test_progress_shows_until_its_step_is_done():
 def test_several_variants_that_failed_are_all_named():
     lost = [said(f.VariantFailed, 50 + i, stage="quantise", variant=one) for i, one in enumerate(THREE[1:])]
     step = only(project([ready(), opened(wanted=THREE), said(f.CheckpointMerged, 12), *lost])).steps["quantised"]
-    assert (step.state, step.detail) == (
-        "failed", "awq-int4: group_size_impossible; gptq-int4: group_size_impossible"
-    )  # fmt: skip
+    assert (step.state, step.detail) == ("failed", "awq-int4: group_size_impossible; gptq-int4: group_size_impossible")
 
 
 THREE = ("int8", "gptq-int4", "awq-int4")
@@ -153,9 +167,12 @@ def at_work(road):
 def test_several_variants_are_at_work_at_once_each_with_its_newest_progress():
     begun = [ready(), opened(wanted=THREE), said(f.CheckpointMerged, 12)]
     live = [
-        progressed("awq-int4", 20, step="download", done=1.0), progressed("int8", 21, done=3.0),
-        progressed("gptq-int4", 22, done=2.0), progressed("awq-int4", 23, done=5.0), progressed("int8", 24, done=4.0),
-    ]  # fmt: skip
+        progressed("awq-int4", 20, step="download", done=1.0),
+        progressed("int8", 21, done=3.0),
+        progressed("gptq-int4", 22, done=2.0),
+        progressed("awq-int4", 23, done=5.0),
+        progressed("int8", 24, done=4.0),
+    ]
     roads = project([*begun, *live])
     assert at_work(only(roads)) == [("quantise", "int8", 4), ("quantise", "gptq-int4", 2), ("quantise", "awq-int4", 5)]
     made = only(advance(roads, said(f.VariantQuantised, 50, variant="int8")))
@@ -214,14 +231,19 @@ def test_a_rehearsal_and_a_canary_are_steps_with_what_they_showed():
     trying = said(f.CanaryAssessed, 89, verdict="inconclusive", events=12, needed_more=8)
     road = only(project([*whole_road()[:7], staged, *whole_road()[7:8], said(f.DeploymentChanged, 88), trying]))
     assert road.steps["staged"].detail.count(" in ") == 1, "what was staged for the rehearsal is no second staging"
-    assert (road.steps["rehearsed"].state, road.steps["rehearsed"].detail) == ("done", "slow-first-token back in 10.8 s")
+    assert (road.steps["rehearsed"].state, road.steps["rehearsed"].detail) == (
+        "done",
+        "slow-first-token back in 10.8 s",
+    )
     assert (road.steps["canary"].state, road.steps["canary"].detail) == ("running", "12 requests, 8 more needed")
     failed = only(project([*whole_road()[:7], said(f.RehearsalCompleted, 86, verdict="fail", reason="no alert came")]))
     assert (failed.steps["rehearsed"].state, failed.steps["rehearsed"].detail) == ("failed", "no alert came")
 
 
 def test_what_happens_in_staging_is_no_step_of_the_road():
-    moved = event(fact(f.DeploymentChanged, cause="promote"), correlationid=RELEASE, time=after(86), environment="staging")
+    moved = event(
+        fact(f.DeploymentChanged, cause="promote"), correlationid=RELEASE, time=after(86), environment="staging"
+    )
     before = project(whole_road()[:7])
     assert advance(before, moved) == before
 
@@ -233,12 +255,16 @@ def test_a_second_measurement_stands_at_the_benchmark_and_leaves_the_earlier_ste
     again = staging_request().model_copy(update={"measurement_number": 2})
     before = only(project(whole_road()[:6]))
     road = only(
-        project([
-            *whole_road()[:6], said(f.VariantBenchmarked, 85, verdict="inconclusive", gates=(gate,)),
-            said(f.VariantQuantised, 86, variant="int8", measurement_number=2), said(f.VariantStaged, 87, request=again),
-            said(f.VariantBenchmarked, 89, measurement_number=2),
-        ])
-    )  # fmt: skip
+        project(
+            [
+                *whole_road()[:6],
+                said(f.VariantBenchmarked, 85, verdict="inconclusive", gates=(gate,)),
+                said(f.VariantQuantised, 86, variant="int8", measurement_number=2),
+                said(f.VariantStaged, 87, request=again),
+                said(f.VariantBenchmarked, 89, measurement_number=2),
+            ]
+        )
+    )
     assert [road.steps[name] for name in ("quantised", "staged")] == [before.steps[n] for n in ("quantised", "staged")]
     detail = road.steps["benchmarked"].detail
     assert "int8: inconclusive (measurement_suspect: record)" in detail

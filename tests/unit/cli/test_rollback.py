@@ -19,16 +19,27 @@ from tests.kit.factories import after, event, fact, route, served, target
 def test_a_plan_says_what_an_order_would_do():
     plan = plan_rollback(route(), target(7), None)
     assert plan == {
-        "model": "support-bot", "failed": "support-bot.v7.int8", "epoch": 12, "refused": None, "cause": "rollback",
-        "active_now": "support-bot.v7.int8", "active_then": "support-bot.v6.int8", "epoch_then": 13,
-        "aborts_canary": "support-bot.v8.int8", "previous_then": "support-bot.v5.int8",
+        "model": "support-bot",
+        "failed": "support-bot.v7.int8",
+        "epoch": 12,
+        "refused": None,
+        "cause": "rollback",
+        "active_now": "support-bot.v7.int8",
+        "active_then": "support-bot.v6.int8",
+        "epoch_then": 13,
+        "aborts_canary": "support-bot.v8.int8",
+        "previous_then": "support-bot.v5.int8",
         "barred_then": ["support-bot.v4.int8", "support-bot.v7.int8"],
-    }  # fmt: skip
+    }
 
 
 def test_a_plan_for_a_canary_leaves_the_active_target():
     plan = plan_rollback(route(), target(8), None)
-    assert (plan["cause"], plan["active_then"], plan["aborts_canary"]) == ("abort", "support-bot.v7.int8", "support-bot.v8.int8")
+    assert (plan["cause"], plan["active_then"], plan["aborts_canary"]) == (
+        "abort",
+        "support-bot.v7.int8",
+        "support-bot.v8.int8",
+    )
 
 
 def test_a_plan_goes_further_back_when_asked():
@@ -60,9 +71,12 @@ def test_a_plan_is_shown_with_where_from_where_to_and_what_is_barred(capsys):
     show_plan(plan_rollback(route(), target(7), None), as_json=False)
     out = capsys.readouterr().out
     for expected in (
-        "support-bot.v7.int8 -> support-bot.v6.int8", "12 -> 13", "support-bot.v8.int8 is aborted",
-        "support-bot.v4.int8, support-bot.v7.int8", "nothing was changed",
-    ):  # fmt: skip
+        "support-bot.v7.int8 -> support-bot.v6.int8",
+        "12 -> 13",
+        "support-bot.v8.int8 is aborted",
+        "support-bot.v4.int8, support-bot.v7.int8",
+        "nothing was changed",
+    ):
         assert expected in out
     show_plan(plan_rollback(route(), target(7), None), as_json=True)
     assert json.loads(capsys.readouterr().out)["active_then"] == "support-bot.v6.int8"
@@ -84,7 +98,13 @@ def test_without_an_active_target_there_is_nothing_to_name(environment):
 
 @pytest.mark.parametrize(
     ("cause", "ago", "lately"),
-    [("rollback", 0, True), ("rollback", 119, True), ("rollback", 120, False), ("promote", 1, False), ("abort", 1, False)],
+    [
+        ("rollback", 0, True),
+        ("rollback", 119, True),
+        ("rollback", 120, False),
+        ("promote", 1, False),
+        ("abort", 1, False),
+    ],
 )
 def test_whoever_reacts_to_the_same_alert_as_the_controller_must_name_what_is_to_go(cause, ago, lately):
     moved = fact(f.DeploymentChanged, cause=cause, at=after(0))
@@ -96,9 +116,16 @@ def test_whoever_reacts_to_the_same_alert_as_the_controller_must_name_what_is_to
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0 ms"), (0.0364, "36 ms"), (0.9996, "1.00 s"), (2.1, "2.10 s"), (59.9, "59.90 s"), (200, "3 min 20 s"),
-     (-0.02, "-20 ms")],
-)  # fmt: skip
+    [
+        (0.0, "0 ms"),
+        (0.0364, "36 ms"),
+        (0.9996, "1.00 s"),
+        (2.1, "2.10 s"),
+        (59.9, "59.90 s"),
+        (200, "3 min 20 s"),
+        (-0.02, "-20 ms"),
+    ],
+)
 def test_short_times_are_for_people(seconds, text):
     assert short_span(seconds) == text
 
@@ -106,10 +133,12 @@ def test_short_times_are_for_people(seconds, text):
 def test_a_timeline_gives_each_step_and_the_time_since_the_one_before():
     lines = timeline_lines(fact(f.RollbackCompleted).timeline)
     assert lines == [
-        "first bad  2026-11-24 10:03:21.000", "detected   2026-11-24 10:03:31.500  +10.50 s",
-        "decided    2026-11-24 10:03:31.600  +100 ms", "switched   2026-11-24 10:03:31.900  +300 ms",
+        "first bad  2026-11-24 10:03:21.000",
+        "detected   2026-11-24 10:03:31.500  +10.50 s",
+        "decided    2026-11-24 10:03:31.600  +100 ms",
+        "switched   2026-11-24 10:03:31.900  +300 ms",
         "verified   2026-11-24 10:03:51.000  +19.10 s",
-    ]  # fmt: skip
+    ]
 
 
 def test_steps_that_did_not_happen_are_left_out():

@@ -14,13 +14,16 @@ def test_a_target_took_traffic_from_its_promotion_to_the_next():
 
 def test_a_canary_becomes_active_and_each_share_is_a_span():
     events = [
-        changed(1, 0, 1), changed(2, 100, 1, cause="canary", canary=on_trial(2, 0.1)),
-        changed(3, 150, 1, cause="canary", canary=on_trial(2, 0.5)), changed(4, 200, 2, 1),
-    ]  # fmt: skip
+        changed(1, 0, 1),
+        changed(2, 100, 1, cause="canary", canary=on_trial(2, 0.1)),
+        changed(3, 150, 1, cause="canary", canary=on_trial(2, 0.5)),
+        changed(4, 200, 2, 1),
+    ]
     assert Routes(events).spans(V2) == [
-        Span("canary", 0.1, after(100), after(150)), Span("canary", 0.5, after(150), after(200)),
+        Span("canary", 0.1, after(100), after(150)),
+        Span("canary", 0.5, after(150), after(200)),
         Span("active", 1.0, after(200)),
-    ]  # fmt: skip
+    ]
     assert Routes(events).spans(V1) == [Span("active", 1.0, after(0), after(200))]
 
 
@@ -54,9 +57,12 @@ def test_before_the_first_route_nothing_is_known():
 
 def test_a_target_returns_by_a_promotion_of_its_own_only():
     events = [
-        changed(1, 0, 2, 1), changed(2, 100, 2, 1, cause="canary", canary=on_trial(3)), changed(3, 200, 3, 2),
-        changed(4, 300, 2, 1, cause="rollback"), changed(5, 400, 2, 1),
-    ]  # fmt: skip
+        changed(1, 0, 2, 1),
+        changed(2, 100, 2, 1, cause="canary", canary=on_trial(3)),
+        changed(3, 200, 3, 2),
+        changed(4, 300, 2, 1, cause="rollback"),
+        changed(5, 400, 2, 1),
+    ]
     routes = Routes(events)
     assert routes.returns(V2, after(50)) == after(400)
     assert routes.returns(V3, after(50)) == after(100)
@@ -87,4 +93,6 @@ def test_a_span_overlaps_what_lies_within():
 def test_a_time_is_cut_out_of_spans(begin, end, kept):
     spans = [Span("active", 1.0, after(10), after(20)), Span("canary", 0.1, after(30))]
     found = cut(spans, after(begin), after(end) if end is not None else None)
-    assert [(one.since, one.until) for one in found] == [(after(a), after(b) if b is not None else None) for a, b in kept]
+    assert [(one.since, one.until) for one in found] == [
+        (after(a), after(b) if b is not None else None) for a, b in kept
+    ]

@@ -67,9 +67,13 @@ def test_impossible_replicas_are_refused_as_usage(item, capsys):
 
 def test_parts_do_not_inherit_where_another_stack_is():
     environment = {
-        "PATH": "/bin", "SLIPWAY_NATS_URL": "nats://elsewhere", "SLIPWAY_STACK": "other", "SLIPWAY_LOG_LEVEL": "DEBUG",
-        "SERVER_MANAGER_TRITON_GRPC": "elsewhere:1", "SERVER_MANAGER_TOY": "{}",
-    }  # fmt: skip
+        "PATH": "/bin",
+        "SLIPWAY_NATS_URL": "nats://elsewhere",
+        "SLIPWAY_STACK": "other",
+        "SLIPWAY_LOG_LEVEL": "DEBUG",
+        "SERVER_MANAGER_TRITON_GRPC": "elsewhere:1",
+        "SERVER_MANAGER_TOY": "{}",
+    }
     kept = {"PATH": "/bin", "SLIPWAY_LOG_LEVEL": "DEBUG", "SERVER_MANAGER_TOY": "{}"}
     assert inherited_variables(environment) == kept
 
@@ -100,7 +104,9 @@ def test_a_missing_policy_file_is_refused(tmp_path):
 def test_a_road_is_found_by_model_version_and_release():
     roads = join(project(whole_road()))
     (road,) = roads.values()
-    assert pick(roads, None) is pick(roads, "support-bot") is pick(roads, "support-bot@v7") is pick(roads, RELEASE) is road
+    assert (
+        pick(roads, None) is pick(roads, "support-bot") is pick(roads, "support-bot@v7") is pick(roads, RELEASE) is road
+    )
     assert pick(roads, "support-bot@v8") is None
     assert pick(roads, "other") is None
 
@@ -119,7 +125,11 @@ def test_hyperparameters_keep_the_type_that_json_gives_them():
 
 @pytest.mark.parametrize(
     ("text", "value", "higher"),
-    [("tickets:accuracy=0.87", 0.87, True), ("a b:eval_loss=-1.5e-3", -0.0015, False), ("x:perplexity=12", 12.0, False)],
+    [
+        ("tickets:accuracy=0.87", 0.87, True),
+        ("a b:eval_loss=-1.5e-3", -0.0015, False),
+        ("x:perplexity=12", 12.0, False),
+    ],
 )
 def test_evaluations_are_read(text, value, higher):
     found = parse_eval(text)

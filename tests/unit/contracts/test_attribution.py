@@ -33,7 +33,12 @@ def kinds_in(path: Path) -> set[str]:
         where = {"Transient": 0, "Permanent": 0, "bad_request": 2}.get(name)
         given = [word.value for word in node.keywords if word.arg in {"code", "error"}]
         given += node.args[where : where + 1] if where is not None else []
-        found |= {leaf.value for one in given for leaf in ast.walk(one) if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)}
+        found |= {
+            leaf.value
+            for one in given
+            for leaf in ast.walk(one)
+            if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
+        }
     return found
 
 

@@ -53,7 +53,7 @@ def test_what_people_and_training_send_is_below_the_limits(kind):
         (weights("s3://slipway/checkpoints/m/" + "d/" * 700 + "x"), "the key of weights.ref.uri", 1415, 1024),
         (weights("s3://slipway/checkpoints/m/" + "d" * 256), "a part of the key of weights.ref.uri", 256, 255),
     ],
-)  # fmt: skip
+)
 def test_a_field_above_its_limit_is_named_with_size_and_limit(changed, field, size, limit):
     found = too_large(changed)
     assert (found.field, found.size, found.limit) == (field, size, limit)
@@ -86,12 +86,14 @@ def texts(value):
     st.builds(
         training,
         hyperparameters=st.dictionaries(
-            st.text(max_size=3000), st.recursive(st.text(max_size=3000) | st.integers(), st.lists, max_leaves=20),
+            st.text(max_size=3000),
+            st.recursive(st.text(max_size=3000) | st.integers(), st.lists, max_leaves=20),
             max_size=300,
         ),
-        framework=st.text(max_size=300), run_id=st.text(max_size=300),
+        framework=st.text(max_size=300),
+        run_id=st.text(max_size=300),
     )
-)  # fmt: skip
+)
 def test_whatever_passes_has_no_part_above_any_limit(changed):
     if too_large(changed) is None:
         dumped = json.loads(changed.model_dump_json())

@@ -18,7 +18,9 @@ def at(offset):
 
 
 @given(seconds, seconds, maybe)
-def test_no_order_counts_longer_than_the_longest_after_its_time_and_arrival_whatever_clocks_say(ordered, stored, expires):
+def test_no_order_counts_longer_than_the_longest_after_its_time_and_arrival_whatever_clocks_say(
+    ordered, stored, expires
+):
     until = expiry(at(ordered), at(stored), at(expires))
     assert until <= min(at(ordered), at(stored)) + LONGEST_ORDER
     assert expired(at(ordered), at(stored), at(expires), at(stored) + LONGEST_ORDER)

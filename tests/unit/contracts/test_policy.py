@@ -25,9 +25,7 @@ def with_gate(**bounds):
     return policy(gates=(MetricGate(**FIRST, **bounds),))
 
 
-INT4 = {
-    "gptq-int4": QualityGate(max_perplexity_ratio=1.35), "awq-int4": QualityGate(max_perplexity_ratio=1.25)
-}  # fmt: skip
+INT4 = {"gptq-int4": QualityGate(max_perplexity_ratio=1.35), "awq-int4": QualityGate(max_perplexity_ratio=1.25)}
 
 
 def with_quality(**bounds):
@@ -48,12 +46,20 @@ def with_load(**changes):
 
 # (name, the tighter policy, the looser policy): tightening is silent, loosening is named.
 PAIRS = [
-    ("quality.int8.max_perplexity_ratio", with_quality(max_perplexity_ratio=1.02), with_quality(max_perplexity_ratio=1.1)),
+    (
+        "quality.int8.max_perplexity_ratio",
+        with_quality(max_perplexity_ratio=1.02),
+        with_quality(max_perplexity_ratio=1.1),
+    ),
     ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), with_quality(max_mean_kl=0.1)),
     ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), with_quality()),
     ("quality.int8.max_mean_kl", with_quality(max_mean_kl=0.01), policy(quality={})),
     ("quality.awq-int4.max_perplexity_ratio", policy(quality=INT4), policy(quality={"gptq-int4": INT4["gptq-int4"]})),
-    ("quality.gptq-int4.max_perplexity_ratio", policy(quality=INT4), policy(quality={**INT4, "gptq-int4": QualityGate(max_perplexity_ratio=1.4)})),
+    (
+        "quality.gptq-int4.max_perplexity_ratio",
+        policy(quality=INT4),
+        policy(quality={**INT4, "gptq-int4": QualityGate(max_perplexity_ratio=1.4)}),
+    ),
     ("gate ttft_ms.p95: max_value", with_gate(max_value=500.0), with_gate(max_value=700.0)),
     ("gate ttft_ms.p95: max_ratio", with_gate(max_ratio=1.1), with_gate(max_ratio=1.3)),
     ("gate ttft_ms.p95: min_value", with_gate(min_value=50.0), with_gate(min_value=40.0)),
@@ -76,11 +82,15 @@ PAIRS = [
     ("canary.steps", with_canary(steps=(0.05, 0.25)), with_canary(steps=(0.05, 0.5))),
     ("canary.min_requests", with_canary(min_requests=200), with_canary(min_requests=100)),
     ("canary.on_deadline", with_canary(on_deadline="abort"), with_canary(on_deadline="promote")),
-    ("canary.deadline_s", with_canary(on_deadline="promote", deadline_s=900), with_canary(on_deadline="promote", deadline_s=60)),
+    (
+        "canary.deadline_s",
+        with_canary(on_deadline="promote", deadline_s=900),
+        with_canary(on_deadline="promote", deadline_s=60),
+    ),
     ("load.requests", with_load(requests=80), with_load(requests=40)),
     ("load.rate_rps", with_load(rate_rps=4.0), with_load(rate_rps=2.0)),
     ("load.output_tokens", with_load(output_tokens=48), with_load(output_tokens=24)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "tight", "loose"), PAIRS)
@@ -117,16 +127,38 @@ def test_two_gates_of_one_name_count_together():
 def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
     """A new field must be thought about: is less of it weaker?"""
     assert set(ReleasePolicy.model_fields) == {
-        "quality", "gates", "load", "promotion", "canary", "rehearsal", "rehearsal_valid_s", "no_previous", "triggers",
-        "objective", "on_newer", "deadlines",  # say what a release prefers and how long it waits, not what it proves
-    }  # fmt: skip
+        "quality",
+        "gates",
+        "load",
+        "promotion",
+        "canary",
+        "rehearsal",
+        "rehearsal_valid_s",
+        "no_previous",
+        "triggers",
+        "objective",
+        "on_newer",
+        "deadlines",  # say what a release prefers and how long it waits, not what it proves
+    }
     assert set(Trigger.model_fields) == {
-        "name", "metric", "threshold", "allowed_ratio", "window_s", "alpha", "min_requests", "action", "cooldown_s",
-    }  # fmt: skip
+        "name",
+        "metric",
+        "threshold",
+        "allowed_ratio",
+        "window_s",
+        "alpha",
+        "min_requests",
+        "action",
+        "cooldown_s",
+    }
     assert set(Canary.model_fields) == {"steps", "min_requests", "deadline_s", "on_deadline"}
     assert set(LoadProfile.model_fields) == {
-        "requests", "rate_rps", "output_tokens", "warmup_requests", "timeout_s",
-    }  # fmt: skip
+        "requests",
+        "rate_rps",
+        "output_tokens",
+        "warmup_requests",
+        "timeout_s",
+    }
     assert set(Promotion.model_fields) == {"mode", "approval_deadline_s"}
     assert set(MetricGate.model_fields) == {"metric", "statistic", "max_value", "min_value", "max_ratio", "min_ratio"}
     assert set(QualityGate.model_fields) == {"max_perplexity_ratio", "max_mean_kl"}
@@ -136,32 +168,50 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
 
 bounds = st.none() | st.floats(0.1, 10.0)
 gates = st.builds(
-    MetricGate, metric=st.sampled_from(["ttft_ms", "e2e_ms", "tps_system"]), statistic=st.sampled_from(["p50", "p95"]),
-    max_value=st.floats(1, 10), min_value=bounds, max_ratio=bounds, min_ratio=bounds,
-)  # fmt: skip
+    MetricGate,
+    metric=st.sampled_from(["ttft_ms", "e2e_ms", "tps_system"]),
+    statistic=st.sampled_from(["p50", "p95"]),
+    max_value=st.floats(1, 10),
+    min_value=bounds,
+    max_ratio=bounds,
+    min_ratio=bounds,
+)
 triggers = st.builds(
-    Trigger, name=st.sampled_from(["one", "two", "three"]), metric=st.sampled_from(["ttft_ms", "error_ratio"]),
-    threshold=st.floats(0, 10), allowed_ratio=st.floats(0.01, 0.5), window_s=st.sampled_from([30.0, 60.0]),
-    alpha=st.floats(0.0001, 0.1), min_requests=st.integers(1, 50), action=st.sampled_from(["automatic", "manual"]),
+    Trigger,
+    name=st.sampled_from(["one", "two", "three"]),
+    metric=st.sampled_from(["ttft_ms", "error_ratio"]),
+    threshold=st.floats(0, 10),
+    allowed_ratio=st.floats(0.01, 0.5),
+    window_s=st.sampled_from([30.0, 60.0]),
+    alpha=st.floats(0.0001, 0.1),
+    min_requests=st.integers(1, 50),
+    action=st.sampled_from(["automatic", "manual"]),
     cooldown_s=st.floats(0, 600),
-)  # fmt: skip
+)
 policies = st.builds(
     ReleasePolicy,
     quality=st.dictionaries(
         st.sampled_from(["bf16", "int8"]),
-        st.builds(QualityGate, max_perplexity_ratio=st.none() | st.floats(1, 2), max_mean_kl=st.none() | st.floats(0, 1)),
+        st.builds(
+            QualityGate, max_perplexity_ratio=st.none() | st.floats(1, 2), max_mean_kl=st.none() | st.floats(0, 1)
+        ),
     ),
     gates=st.lists(gates, max_size=4).map(tuple),
-    load=st.builds(LoadProfile, requests=st.integers(1, 99), rate_rps=st.floats(0.5, 9), output_tokens=st.integers(1, 99)),
+    load=st.builds(
+        LoadProfile, requests=st.integers(1, 99), rate_rps=st.floats(0.5, 9), output_tokens=st.integers(1, 99)
+    ),
     promotion=st.builds(Promotion, mode=st.sampled_from(["automatic", "manual"])),
     canary=st.builds(
-        Canary, steps=st.sets(st.sampled_from([0.01, 0.05, 0.25, 0.5]), max_size=3).map(sorted).map(tuple),
-        min_requests=st.integers(1, 99), deadline_s=st.floats(1, 99), on_deadline=st.sampled_from(["abort", "promote"]),
+        Canary,
+        steps=st.sets(st.sampled_from([0.01, 0.05, 0.25, 0.5]), max_size=3).map(sorted).map(tuple),
+        min_requests=st.integers(1, 99),
+        deadline_s=st.floats(1, 99),
+        on_deadline=st.sampled_from(["abort", "promote"]),
     ),
     rehearsal=st.sampled_from(["required", "not_required"]),
     no_previous=st.sampled_from(["base", "hold"]),
     triggers=st.lists(triggers, min_size=1, max_size=3, unique_by=lambda one: one.name).map(tuple),
-)  # fmt: skip
+)
 
 
 @given(policies)
@@ -194,7 +244,12 @@ def test_scaling_every_upper_bound_of_a_policy_down_is_silent_and_up_is_named(st
     "changes",
     [
         {"triggers": ()},
-        {"triggers": ({"name": "x", "metric": "ttft_ms", "threshold": 1.0}, {"name": "x", "metric": "e2e_ms", "threshold": 1})},
+        {
+            "triggers": (
+                {"name": "x", "metric": "ttft_ms", "threshold": 1.0},
+                {"name": "x", "metric": "e2e_ms", "threshold": 1},
+            )
+        },
         {"triggers": ({"name": "Upper Case", "metric": "ttft_ms", "threshold": 1.0},)},
         {"triggers": ({"name": "x", "metric": "mood", "threshold": 1.0},)},
         {"triggers": ({"name": "x", "metric": "ttft_ms", "threshold": float("nan")},)},
@@ -209,7 +264,7 @@ def test_scaling_every_upper_bound_of_a_policy_down_is_silent_and_up_is_named(st
         {"deadlines": {"merge_s": 0}},
         {"rollback": "never"},
     ],
-)  # fmt: skip
+)
 def test_nonsense_is_refused(changes):
     valid = policy().model_dump(mode="json")
     assert ReleasePolicy.model_validate(valid) == policy()

@@ -39,9 +39,16 @@ def test_there_are_never_more_automatic_rollbacks_than_the_guard_allows(moments,
 
 def drill(**changes) -> Drill:
     about = {
-        "drill_id": "d-1", "target": f.target(7), "environment": "staging", "fault": DrillFault(delay_ms=800),
-        "share_ratio": 0.5, "starts_at": f.after(0), "expires_at": f.after(60), "who": "ops", "reason": "to see",
-    }  # fmt: skip
+        "drill_id": "d-1",
+        "target": f.target(7),
+        "environment": "staging",
+        "fault": DrillFault(delay_ms=800),
+        "share_ratio": 0.5,
+        "starts_at": f.after(0),
+        "expires_at": f.after(60),
+        "who": "ops",
+        "reason": "to see",
+    }
     return Drill(**(about | changes))
 
 

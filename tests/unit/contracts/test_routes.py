@@ -218,9 +218,13 @@ def run(state, order, cause):
     if order.kind == "roll_back":
         return roll_back(state, target(order.version), cause_id=cause)
     return promote(
-        state, served(order.version), weight_ratio=order.weight, epoch=state.epoch - order.epoch_late_by, cause_id=cause,
+        state,
+        served(order.version),
+        weight_ratio=order.weight,
+        epoch=state.epoch - order.epoch_late_by,
+        cause_id=cause,
         fallback=served(0) if order.with_fallback else None,
-    )  # fmt: skip
+    )
 
 
 def check(state):

@@ -41,12 +41,31 @@ def test_what_is_read_can_only_lead_to_one_repository(text):
 @pytest.mark.parametrize(
     "uri",
     [
-        "hf://", "hf://a", "hf://a/b", "hf:a/b@main", "hf://a/b@", "hf://@main", "hf://a//b@main", "hf://a/b/c@main",
-        "hf:///a/b@main", "hf://.a/b@main", "hf://a-/b@main", "hf://a/b--c@main", "hf://a..b@main", "HF://a/b@main",
-        "hf://a/b@../main", "hf://a/b@a//b", "hf://a/b@-x", "hf://a/b@x y", "hf://a/b@main@main", "s3://a/b@main",
-        f"hf://{'a' * 97}@main", f"hf://a/b@{'r' * 201}", "hf://ä/b@main",
+        "hf://",
+        "hf://a",
+        "hf://a/b",
+        "hf:a/b@main",
+        "hf://a/b@",
+        "hf://@main",
+        "hf://a//b@main",
+        "hf://a/b/c@main",
+        "hf:///a/b@main",
+        "hf://.a/b@main",
+        "hf://a-/b@main",
+        "hf://a/b--c@main",
+        "hf://a..b@main",
+        "HF://a/b@main",
+        "hf://a/b@../main",
+        "hf://a/b@a//b",
+        "hf://a/b@-x",
+        "hf://a/b@x y",
+        "hf://a/b@main@main",
+        "s3://a/b@main",
+        f"hf://{'a' * 97}@main",
+        f"hf://a/b@{'r' * 201}",
+        "hf://ä/b@main",
     ],
-)  # fmt: skip
+)
 def test_what_names_no_repository_is_refused(uri):
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         parse_hub_uri(uri)
@@ -60,10 +79,14 @@ def test_only_a_whole_commit_is_pinned(revision):
 @pytest.mark.parametrize(
     ("uri", "path"),
     [
-        ("file:///srv/a", "/srv/a"), ("file:///srv/a/", "/srv/a"), ("file:///", "/"), ("file:////srv", "/srv"),
-        ("file:///srv/./a", "/srv/a"), ("file:///srv/a@b", "/srv/a@b"),
+        ("file:///srv/a", "/srv/a"),
+        ("file:///srv/a/", "/srv/a"),
+        ("file:///", "/"),
+        ("file:////srv", "/srv"),
+        ("file:///srv/./a", "/srv/a"),
+        ("file:///srv/a@b", "/srv/a@b"),
     ],
-)  # fmt: skip
+)
 def test_a_folder_on_disk_is_read(uri, path):
     assert str(parse_file_uri(uri)) == path
 
@@ -71,10 +94,21 @@ def test_a_folder_on_disk_is_read(uri, path):
 @pytest.mark.parametrize(
     "uri",
     [
-        "file:/srv", "file://host/srv", "file:srv", "file:///srv/../etc", "file:///srv/%2e%2e/etc", "file:///a?b",
-        "file:///a#b", "file:///a\\b", "file:///a b", "file:///ä", "file:///a\nb", "file:///a\0b", "s3://a",
+        "file:/srv",
+        "file://host/srv",
+        "file:srv",
+        "file:///srv/../etc",
+        "file:///srv/%2e%2e/etc",
+        "file:///a?b",
+        "file:///a#b",
+        "file:///a\\b",
+        "file:///a b",
+        "file:///ä",
+        "file:///a\nb",
+        "file:///a\0b",
+        "s3://a",
     ],
-)  # fmt: skip
+)
 def test_what_names_no_folder_on_disk_is_refused(uri):
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         parse_file_uri(uri)
@@ -83,17 +117,50 @@ def test_what_names_no_folder_on_disk_is_refused(uri):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        *[(name, True) for name in (
-            "model.safetensors", "model-00001-of-00002.safetensors", "adapter_model.safetensors", "config.json",
-            "model.safetensors.index.json", "chat_template.jinja", "merges.txt", "tokenizer.model", "_x.json",
-        )],
-        *[(name, False) for name in (
-            "modeling_x.py", "pytorch_model.bin", "model.pt", "x.pth", "x.pkl", "x.ckpt", "x.gguf", "x.h5", "x.onnx",
-            "README.md", "LICENSE", ".gitattributes", ".json", "-x.json", "onnx/config.json", "../config.json",
-            "a b.json", "config.json\n", "config.json.py", "CONFIG.JSON", "x.so", "json", "",
-        )],
+        *[
+            (name, True)
+            for name in (
+                "model.safetensors",
+                "model-00001-of-00002.safetensors",
+                "adapter_model.safetensors",
+                "config.json",
+                "model.safetensors.index.json",
+                "chat_template.jinja",
+                "merges.txt",
+                "tokenizer.model",
+                "_x.json",
+            )
+        ],
+        *[
+            (name, False)
+            for name in (
+                "modeling_x.py",
+                "pytorch_model.bin",
+                "model.pt",
+                "x.pth",
+                "x.pkl",
+                "x.ckpt",
+                "x.gguf",
+                "x.h5",
+                "x.onnx",
+                "README.md",
+                "LICENSE",
+                ".gitattributes",
+                ".json",
+                "-x.json",
+                "onnx/config.json",
+                "../config.json",
+                "a b.json",
+                "config.json\n",
+                "config.json.py",
+                "CONFIG.JSON",
+                "x.so",
+                "json",
+                "",
+            )
+        ],
     ],
-)  # fmt: skip
+)
 def test_files_travel_that_cannot_run_code(name, expected):
     assert travels(name) == expected
 

@@ -11,10 +11,14 @@ from contracts.text_sets import EVALUATION_RECORDS, TextRecord, evaluation_recor
 TURNS = ({"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": None})
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["messages", "prompt", "completion", "text", "role", "content"]), inner, max_size=3
-    ), max_leaves=8,
-)  # fmt: skip
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["messages", "prompt", "completion", "text", "role", "content"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +43,15 @@ def test_each_way_to_write_a_line(value, record, turns):
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        (b"{", "Expecting property name"), (b"\xff", "not UTF-8"), (b'"\\ud83d"', "surrogate"), (b"[" * 100_000, ""),
-        (b'{"messages": ["x"]}', "a message needs a role"), (b'{"text": " "}', "neither"), (b"[]", "neither"),
+        (b"{", "Expecting property name"),
+        (b"\xff", "not UTF-8"),
+        (b'"\\ud83d"', "surrogate"),
+        (b"[" * 100_000, ""),
+        (b'{"messages": ["x"]}', "a message needs a role"),
+        (b'{"text": " "}', "neither"),
+        (b"[]", "neither"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_told_and_costs_only_its_line(line, why):
     (first, second) = read_text_records(b"\n" + line + b'\n"fine"\n')
     assert (first[0], second) == (2, (3, TextRecord(text="fine")))

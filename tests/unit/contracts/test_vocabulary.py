@@ -38,8 +38,28 @@ def test_good_model_names(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "-a", "a-", "A", "a.b", "a b", "../etc", "a/b", "a*", "a>", "a" * 64, "a" * 300, "ä", "a\n", "a\0", "é", "a_b", None, 7],
-)  # fmt: skip
+    [
+        "",
+        "-a",
+        "a-",
+        "A",
+        "a.b",
+        "a b",
+        "../etc",
+        "a/b",
+        "a*",
+        "a>",
+        "a" * 64,
+        "a" * 300,
+        "ä",
+        "a\n",
+        "a\0",
+        "é",
+        "a_b",
+        None,
+        7,
+    ],
+)
 def test_bad_model_names(name):
     with pytest.raises(ValidationError):
         NAME.validate_python(name)
@@ -119,10 +139,22 @@ def test_plain_leaves_out_absent_attributes_but_keeps_nulls_of_the_data():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"id": ""}, {"id": "x" * 257}, {"subject": "No Name"}, {"time": "2026-01-01T00:00:00"}, {"specversion": "0.3"},
-     {"correlationid": ""}, {"correlationid": "x" * 257}, {"causationid": "x" * 257}, {"traceparent": "x" * 257},
-     {"source": "x" * 513}, {"environment": "test"}, {"source": ""}, {"datacontenttype": "text/plain"}],
-)  # fmt: skip
+    [
+        {"id": ""},
+        {"id": "x" * 257},
+        {"subject": "No Name"},
+        {"time": "2026-01-01T00:00:00"},
+        {"specversion": "0.3"},
+        {"correlationid": ""},
+        {"correlationid": "x" * 257},
+        {"causationid": "x" * 257},
+        {"traceparent": "x" * 257},
+        {"source": "x" * 513},
+        {"environment": "test"},
+        {"source": ""},
+        {"datacontenttype": "text/plain"},
+    ],
+)
 def test_envelopes_that_are_none(changes):
     event = plain(factories.event(ReleaseCancelled))
     assert Event[ReleaseCancelled].model_validate(event)
@@ -139,7 +171,22 @@ def test_every_code_says_what_to_do_in_one_sentence():
 
 
 @pytest.mark.parametrize(
-    "path", ["", "/etc/passwd", "../up", "a/../b", "a//b", ".hidden", "a/.git/x", "a\\b", "a b", "x\n", "C:/x", "a/", "x" * 513]
+    "path",
+    [
+        "",
+        "/etc/passwd",
+        "../up",
+        "a/../b",
+        "a//b",
+        ".hidden",
+        "a/.git/x",
+        "a\\b",
+        "a b",
+        "x\n",
+        "C:/x",
+        "a/",
+        "x" * 513,
+    ],
 )
 def test_paths_that_a_manifest_may_not_name(path):
     with pytest.raises(ValidationError):

@@ -82,4 +82,3 @@ def test_restarts_wait_longer_and_longer_but_not_for_ever():
     assert delays == sorted(delays)
     assert delays[1] > 0.0
     assert delays[-1] == LONGEST_DELAY_S
-

@@ -52,8 +52,10 @@ def test_only_whole_new_lines_are_printed(tmp_path):
     (tmp_path / "later.log").write_text("new part\n")
     view.print_new()
     assert [line.split(maxsplit=1) for line in out.getvalue().splitlines()] == [
-        ["merger", "first"], ["merger", "second"], ["later", "new part"],
-    ]  # fmt: skip
+        ["merger", "first"],
+        ["merger", "second"],
+        ["later", "new part"],
+    ]
 
 
 def test_a_log_that_was_begun_anew_is_read_from_its_start(tmp_path):

@@ -33,9 +33,13 @@ class Watched:
             passed += elapsed
             if self.activity is not None:
                 self.activity = Activity(
-                    self.activity.ran_s + ran, self.activity.waited_s + waited, self.activity.faults + faults,
-                    self.activity.stopped, self.activity.on_disk, self.activity.crashing,
-                )  # fmt: skip
+                    self.activity.ran_s + ran,
+                    self.activity.waited_s + waited,
+                    self.activity.faults + faults,
+                    self.activity.stopped,
+                    self.activity.on_disk,
+                    self.activity.crashing,
+                )
             if self.judge.look(elapsed, self.activity, **self.situation()) is not None:
                 return passed
         return None
@@ -236,10 +240,15 @@ def test_stopped_is_what_has_every_thread_stopped(tmp_path):
 @pytest.mark.parametrize(
     ("blocked", "crashing"),
     [
-        (0, False), (bits(6), True), (bits(11), True), (bits(6, 11), True), (bits(13, 17), False),
-        (2**64 - 1, False), (bits(4, 6, 7, 8, 11), False),
+        (0, False),
+        (bits(6), True),
+        (bits(11), True),
+        (bits(6, 11), True),
+        (bits(13, 17), False),
+        (2**64 - 1, False),
+        (bits(4, 6, 7, 8, 11), False),
     ],
-)  # fmt: skip
+)
 def test_a_crash_handler_is_known_by_the_one_signal_that_its_thread_blocks(tmp_path, blocked, crashing):
     thread(tmp_path, 7)
     thread(tmp_path, 8, blocked=blocked)

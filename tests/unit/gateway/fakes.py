@@ -69,8 +69,10 @@ class FakeEngine:
         count, done = sampling["max_tokens"], False
         try:
             for index in range(count):
-                if self.break_after is not None and index == self.break_after[0] and (
-                    self.faulty is None or str(target) in self.faulty
+                if (
+                    self.break_after is not None
+                    and index == self.break_after[0]
+                    and (self.faulty is None or str(target) in self.faulty)
                 ):
                     raise self.break_after[1]
                 if self.gate is not None and index > 0:
@@ -100,8 +102,11 @@ class InProcessTemplates:
         if SLOW in template and tuple(messages) not in HARMLESS:
             raise TemplateFailure("it took more than 2 s", stopped=True)
         variables = {
-            "messages": list(messages), "add_generation_prompt": True, "bos_token": bos_token, "eos_token": eos_token,
-        }  # fmt: skip
+            "messages": list(messages),
+            "add_generation_prompt": True,
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+        }
         found = answer({"template": template, "now": "2026-03-04T05:06:07+00:00", "variables": variables})
         if "refused" in found:
             raise TemplateRefusal(found["refused"])

@@ -34,10 +34,13 @@ class TemplatesConformance:
     @pytest.mark.parametrize(
         ("template", "plain"),
         [
-            (CHATML, True), ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}", True),
-            ("{% if messages|length > 2 %}{{ 1 / 0 }}{% endif %}", False), ("{% for %}", False),
-            ("{{ raise_exception('no') }}", False), ("{{ '\\ud800' }}", False),
+            (CHATML, True),
+            ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}", True),
+            ("{% if messages|length > 2 %}{{ 1 / 0 }}{% endif %}", False),
+            ("{% for %}", False),
+            ("{{ raise_exception('no') }}", False),
+            ("{{ '\\ud800' }}", False),
         ],
-    )  # fmt: skip
+    )
     async def test_tells_a_broken_template_from_broken_messages(self, templates, template, plain):
         assert await templates.renders_plain(template, bos_token="<s>", eos_token="</s>") is plain

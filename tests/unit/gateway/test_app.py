@@ -87,12 +87,17 @@ ON_THERE = "{% if 'there' in messages[0].content %}"
         ("{{ 1 / 0 }}", 500, "template_failed"),
         ("{{ raise_exception('no') }}", 500, "template_failed"),
         ("{{ '\\ud800' }}", 500, "template_failed"),
-        ("{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}" + ON_THERE + "{{ 1 / 0 }}{% endif %}", 500,
-         "template_failed"),
+        (
+            "{% if messages[0].role == 'system' %}{{ 1 / 0 }}{% endif %}" + ON_THERE + "{{ 1 / 0 }}{% endif %}",
+            500,
+            "template_failed",
+        ),
     ],
-)  # fmt: skip
+)
 async def test_templates_that_do_not_render(template, status, code):
-    world = World(route(canary=None, active=served(7, chat_template=template), previous=served(6, chat_template=template)))
+    world = World(
+        route(canary=None, active=served(7, chat_template=template), previous=served(6, chat_template=template))
+    )
     answer = await world.chat()
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert answer.json()["error"]["message"]

@@ -136,8 +136,10 @@ async def test_the_older_endpoint_is_drilled_too():
 async def test_a_drill_on_the_canary_leaves_the_active_target_alone():
     on_trial = route(canary=CanaryShare(served=served(8), weight_ratio=0.5))
     world = await drilled(on_trial, fault={"error_ratio": 1.0}, target=target(8))
-    seen = {(answer.headers["x-slipway-version"], answer.status_code, "x-slipway-drill" in answer.headers)
-            for answer in [await world.chat(user=f"u{number}") for number in range(40)]}  # fmt: skip
+    seen = {
+        (answer.headers["x-slipway-version"], answer.status_code, "x-slipway-drill" in answer.headers)
+        for answer in [await world.chat(user=f"u{number}") for number in range(40)]
+    }
     assert seen == {("support-bot.v7.int8", 200, False), ("support-bot.v8.int8", 502, True)}
     assert all(record.canary == (record.drill is not None) for record in world.records)
     # By its number as well.
@@ -165,9 +167,7 @@ async def test_it_ends_in_the_middle_of_traffic():
     [(Permanent("bad_request", "too long for the context"), 400), (Transient("engine_dead", "dead"), 502)],
 )
 async def test_a_touched_request_that_fails_by_itself_is_labelled(error, status):
-    world = await drilled(
-        fault={"delay_ms": 1}, world=World(only_active(), engine=FakeEngine(poison={"there": error}))
-    )
+    world = await drilled(fault={"delay_ms": 1}, world=World(only_active(), engine=FakeEngine(poison={"there": error})))
     answer = await world.chat()
     assert (answer.status_code, answer.headers["x-slipway-drill"]) == (status, "drill-1")
     assert world.records[0].drill == "drill-1"

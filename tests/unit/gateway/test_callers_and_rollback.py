@@ -42,11 +42,18 @@ def alerts_after(records):
     watch = watching.take_route(watch, route, Cause("route", now), Rules())
     good = [
         f.inference(
-            request_id=f"good-{number}", target=f.target(7), scheduled_at=now, sent_at=now, ttft_ms=100.0, e2e_ms=400.0,
-            error=None, drill=None, canary=False,
+            request_id=f"good-{number}",
+            target=f.target(7),
+            scheduled_at=now,
+            sent_at=now,
+            ttft_ms=100.0,
+            e2e_ms=400.0,
+            error=None,
+            drill=None,
+            canary=False,
         )
         for number in range(2000)
-    ]  # fmt: skip
+    ]
     watch = watching.take_records(watch, good, Cause("good", now), Rules())
     watch = watching.take_records(watch, records, Cause("bad", now), Rules())
     return [one for one in watch.outbox if one.type == facts.AlertRaised.TYPE]

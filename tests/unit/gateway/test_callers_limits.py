@@ -34,10 +34,19 @@ class Caller:
 
     def scope(self):
         return {
-            "type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "headers": [],
-            "http_version": "1.1", "scheme": "http", "server": ("gateway", 80), "client": ("caller", 1), "root_path": "",
+            "type": "http",
+            "method": "POST",
+            "path": CHAT,
+            "raw_path": CHAT.encode(),
+            "query_string": b"",
+            "headers": [],
+            "http_version": "1.1",
+            "scheme": "http",
+            "server": ("gateway", 80),
+            "client": ("caller", 1),
+            "root_path": "",
             "extensions": {ABORT: self.abort},
-        }  # fmt: skip
+        }
 
     def say(self, data, *, more=False):
         self.incoming.put_nowait({"type": "http.request", "body": data, "more_body": more})

@@ -96,5 +96,9 @@ async def test_what_is_said_about_a_drill():
         await DrillTable(StepClock()).apply(KEY, drill(share_ratio=0.5), 1)
     (line,) = logs
     assert (line["event"], line["drill"], line["fault"], line["share_ratio"], line["who"]) == (
-        "drill on", "drill-1", {"delay_ms": 800}, 0.5, "ana@example.com",
-    )  # fmt: skip
+        "drill on",
+        "drill-1",
+        {"delay_ms": 800},
+        0.5,
+        "ana@example.com",
+    )

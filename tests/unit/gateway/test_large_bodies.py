@@ -39,12 +39,26 @@ def steps(raw):
 @pytest.mark.parametrize(
     "raw",
     [
-        fill(b"{},"), fill(b"[],"), fill(b"1,"), fill(b"1.5,"), fill(b'"",'), fill(b'{"a":1},'), fill(b"[[],[]],"), fill(b"["),
-        fill(b'"a":1,', b"{"), fill(b'{"a":', b""), fill(b"\n{ } ,"), fill(b"null,"), fill(b'"\\\\",{},'), fill(b'"\\"",{},'),
-        fill(b"{},", b'{"a":"' + b"\\" * 65_530 + b'","b":['), fill(b"{},", b'{"a":"' + b"\\" * 65_531 + b'"","b":['),
-        fill(b'{"a":1},', b"[", b"1]"), fill(b",", b"["),
+        fill(b"{},"),
+        fill(b"[],"),
+        fill(b"1,"),
+        fill(b"1.5,"),
+        fill(b'"",'),
+        fill(b'{"a":1},'),
+        fill(b"[[],[]],"),
+        fill(b"["),
+        fill(b'"a":1,', b"{"),
+        fill(b'{"a":', b""),
+        fill(b"\n{ } ,"),
+        fill(b"null,"),
+        fill(b'"\\\\",{},'),
+        fill(b'"\\"",{},'),
+        fill(b"{},", b'{"a":"' + b"\\" * 65_530 + b'","b":['),
+        fill(b"{},", b'{"a":"' + b"\\" * 65_531 + b'"","b":['),
+        fill(b'{"a":1},', b"[", b"1]"),
+        fill(b",", b"["),
     ],
-)  # fmt: skip
+)
 def test_too_many_values_are_refused_before_the_body_is_parsed(raw):
     """Nothing of these would be JSON in the end, so the refusal shows that none was read."""
     calls, refusal = steps(raw)

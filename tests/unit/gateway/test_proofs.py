@@ -53,7 +53,9 @@ async def test_the_finding_about_one_body_is_not_used_for_another():
 
 async def test_a_canary_is_compared_with_the_active_version():
     canary = f.CanaryShare(served=f.served(8), weight_ratio=0.99)
-    world = World(f.route(canary=canary, active=f.served(7)), engine=FakeEngine(poison={"odd": BROKE}, faulty={str(f.target(8))}))
+    world = World(
+        f.route(canary=canary, active=f.served(7)), engine=FakeEngine(poison={"odd": BROKE}, faulty={str(f.target(8))})
+    )
     await ask(world, ["odd"] * 10)
     assert {record.caused_by for record in world.records if record.canary} == {"target"}
 
@@ -118,7 +120,7 @@ ON_ODD = "{% if messages[-1].content == 'odd' %}"
         # What a template refuses it says on purpose.
         (ON_ODD + "{{ raise_exception('no') }}{% endif %}", "plain", []),
     ],
-)  # fmt: skip
+)
 async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targets_doing(new, behind, end):
     route = f.route(canary=None, active=f.served(7, chat_template=new), previous=f.served(6, chat_template=behind))
     world = World(route)

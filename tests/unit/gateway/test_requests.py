@@ -30,18 +30,41 @@ def refusal(call, **changes):
 def test_a_plain_chat_request():
     ask = chat()
     assert (ask.model, ask.messages, ask.stream, ask.max_tokens, ask.sampling) == (
-        "m", ({"role": "user", "content": "Hello"},), False, None, {},
-    )  # fmt: skip
+        "m",
+        ({"role": "user", "content": "Hello"},),
+        False,
+        None,
+        {},
+    )
 
 
 def test_sampling_goes_to_the_engine_under_its_names():
-    ask = chat(temperature=0, top_p=0.5, seed=7, stop="END", presence_penalty=1, frequency_penalty=-1, top_k=3, min_p=0.1,
-               ignore_eos=True, min_tokens=2, repetition_penalty=1.1)  # fmt: skip
+    ask = chat(
+        temperature=0,
+        top_p=0.5,
+        seed=7,
+        stop="END",
+        presence_penalty=1,
+        frequency_penalty=-1,
+        top_k=3,
+        min_p=0.1,
+        ignore_eos=True,
+        min_tokens=2,
+        repetition_penalty=1.1,
+    )
     assert ask.sampling == {
-        "temperature": 0.0, "top_p": 0.5, "seed": 7, "stop": ["END"], "presence_penalty": 1.0,
-        "frequency_penalty": -1.0, "top_k": 3, "min_p": 0.1, "ignore_eos": True, "min_tokens": 2,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "seed": 7,
+        "stop": ["END"],
+        "presence_penalty": 1.0,
+        "frequency_penalty": -1.0,
+        "top_k": 3,
+        "min_p": 0.1,
+        "ignore_eos": True,
+        "min_tokens": 2,
         "repetition_penalty": 1.1,
-    }  # fmt: skip
+    }
 
 
 def test_text_parts_become_one_text_and_developer_the_system():
@@ -129,8 +152,17 @@ def test_a_bad_completion_request_names_its_field(changes, param):
 
 
 def test_neutral_values_of_what_is_not_supported_are_fine():
-    chat(n=1, tools=[], tool_choice="auto", logprobs=False, response_format={"type": "text"}, logit_bias=None,
-         service_tier="auto", metadata={"a": "b"}, store=False)  # fmt: skip
+    chat(
+        n=1,
+        tools=[],
+        tool_choice="auto",
+        logprobs=False,
+        response_format={"type": "text"},
+        logit_bias=None,
+        service_tier="auto",
+        metadata={"a": "b"},
+        store=False,
+    )
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])

@@ -13,7 +13,9 @@ DEAD = Transient("engine_dead", "EngineDeadError")
 
 
 def world(error, endpoints=("a:1",)):
-    return World(f.route(canary=None, active=f.served(7, endpoints=endpoints)), engine=FakeEngine(poison={"wait": error}))
+    return World(
+        f.route(canary=None, active=f.served(7, endpoints=endpoints)), engine=FakeEngine(poison={"wait": error})
+    )
 
 
 async def ask(world, word, **about):

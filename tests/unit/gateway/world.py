@@ -31,12 +31,20 @@ class World:
         self.drills = DrillTable(self.clock)
         ids = iter(range(1000))
         self.parts = Parts(
-            tables={"production": self.table, "staging": self.staging}, drills=self.drills, engine=self.engine,
-            templates=InProcessTemplates(), record=self.records.append, metrics=GatewayMetrics(self.registry),
-            clock=self.clock, new_id=lambda: f"id{next(ids)}", max_in_flight=max_in_flight,
-            bodies=bodies or Bodies(max_bytes=10_000), proofs=Proofs(self.engine, self.clock), pause=pause or self.clock.pause,
+            tables={"production": self.table, "staging": self.staging},
+            drills=self.drills,
+            engine=self.engine,
+            templates=InProcessTemplates(),
+            record=self.records.append,
+            metrics=GatewayMetrics(self.registry),
+            clock=self.clock,
+            new_id=lambda: f"id{next(ids)}",
+            max_in_flight=max_in_flight,
+            bodies=bodies or Bodies(max_bytes=10_000),
+            proofs=Proofs(self.engine, self.clock),
+            pause=pause or self.clock.pause,
             **limits,
-        )  # fmt: skip
+        )
         app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus, telemetry_trouble=lambda: None)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
 

@@ -88,9 +88,14 @@ def order(made, store, tmp_path):
             shutil.copytree(source, folders[role])
         nothing = Folder(DIGEST, (), "")
         one = MergeOrder(
-            kind=kind, base_ref=BASE_REF, hyperparameters=hyperparameters or {}, base=nothing, checkpoint=nothing,
-            room=tmp_path / "room", dtype=dtype,
-        )  # fmt: skip
+            kind=kind,
+            base_ref=BASE_REF,
+            hyperparameters=hyperparameters or {},
+            base=nothing,
+            checkpoint=nothing,
+            room=tmp_path / "room",
+            dtype=dtype,
+        )
         return Job(store, one, **folders, out=tmp_path / "out")
 
     return make

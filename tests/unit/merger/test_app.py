@@ -83,9 +83,7 @@ class FakeClock:
 
 
 def merger(**changes) -> Merger:
-    engine = {
-        name: changes.pop(name) for name in ("parity", "files", "own_tokenizer", "rendering") if name in changes
-    }
+    engine = {name: changes.pop(name) for name in ("parity", "files", "own_tokenizer", "rendering") if name in changes}
     artifacts = FakeArtifacts(**changes)
     return Merger(artifacts=artifacts, engine=FakeEngine(artifacts.log, **engine), clock=FakeClock())
 

@@ -16,8 +16,13 @@ DIGEST = "sha256:" + "a" * 64
 
 
 def parity(**changes) -> Parity:
-    whole = {"prompts": 8, "max_abs_logit_difference": 2.6, "mean_kl": 0.005, "top1_agreement_ratio": 0.95,
-             "effect_kl": 0.28}  # fmt: skip
+    whole = {
+        "prompts": 8,
+        "max_abs_logit_difference": 2.6,
+        "mean_kl": 0.005,
+        "top1_agreement_ratio": 0.95,
+        "effect_kl": 0.28,
+    }
     return Parity(**(whole | changes))
 
 
@@ -71,8 +76,15 @@ def test_shards_are_named_as_transformers_expects():
 
 
 def key(**changes) -> str:
-    inputs = {"model": "support-bot", "base": base(), "weights": weights(), "dtype": "bfloat16", "limits": LIMITS,
-              "library_versions": {"peft": "0.21.2", "torch": "2.13.0"}, "hyperparameters": {}}  # fmt: skip
+    inputs = {
+        "model": "support-bot",
+        "base": base(),
+        "weights": weights(),
+        "dtype": "bfloat16",
+        "limits": LIMITS,
+        "library_versions": {"peft": "0.21.2", "torch": "2.13.0"},
+        "hyperparameters": {},
+    }
     return domain.plan_output_key(**(inputs | changes))
 
 
@@ -97,8 +109,10 @@ def test_the_output_key_follows_from_all_that_decides_the_outcome_and_nothing_el
 
 def test_the_tokenizer_digest_sees_the_tokenizer_only():
     def files(**digests):
-        return [FileEntry(path=path.replace("_json", ".json"), digest=digest, size_bytes=1)
-                for path, digest in digests.items()]  # fmt: skip
+        return [
+            FileEntry(path=path.replace("_json", ".json"), digest=digest, size_bytes=1)
+            for path, digest in digests.items()
+        ]
 
     first = domain.tokenizer_digest(files(tokenizer_json=DIGEST, config_json=DIGEST))
     other = "sha256:" + "b" * 64
@@ -180,10 +194,20 @@ def test_a_vocabulary_must_fit_its_embedding():
 
 
 def test_a_full_fine_tune_shares_its_bases_settings_but_some_at_any_depth():
-    base = {"hidden_size": 8, "eos_token_id": 2, "text_config": {"rope_parameters": {"rope_theta": 1e4, "rope_type": "a"}}}
-    mine = {"hidden_size": 8, "eos_token_id": [2, 1], "auto_map": {}, "text_config": {
-        "dtype": "float32", "rope_parameters": {"rope_theta": 5e5, "rope_type": "a"},
-    }}  # fmt: skip
+    base = {
+        "hidden_size": 8,
+        "eos_token_id": 2,
+        "text_config": {"rope_parameters": {"rope_theta": 1e4, "rope_type": "a"}},
+    }
+    mine = {
+        "hidden_size": 8,
+        "eos_token_id": [2, 1],
+        "auto_map": {},
+        "text_config": {
+            "dtype": "float32",
+            "rope_parameters": {"rope_theta": 5e5, "rope_type": "a"},
+        },
+    }
     assert domain.assess_full_config(mine, base) is None
     mine["text_config"]["rope_parameters"]["rope_type"] = "b"
     refusal = domain.assess_full_config({**mine, "window": 5}, base)

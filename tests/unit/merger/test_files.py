@@ -81,11 +81,16 @@ def test_a_lora_in_float64_is_merged(order):
     one.make()
 
 
-@pytest.mark.parametrize("change", [
-    lambda header: header.update(__metadata__={"step": 500}),
-    lambda header: header[min(header)].update(data_offsets=[float(at) for at in header[min(header)]["data_offsets"]]),
-    lambda header: header[min(header)].update(shape=[float("inf")]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda header: header.update(__metadata__={"step": 500}),
+        lambda header: header[min(header)].update(
+            data_offsets=[float(at) for at in header[min(header)]["data_offsets"]]
+        ),
+        lambda header: header[min(header)].update(shape=[float("inf")]),
+    ],
+)
 def test_a_lora_whose_header_is_no_header(order, change):
     one = order()
     edit_header(one.checkpoint / WEIGHTS, lambda header: (header.pop("__metadata__", None), change(header)))
@@ -125,11 +130,21 @@ def test_a_pattern_of_modules_that_is_none(order):
     assert refusal(one).code == "adapter_keys_mismatch"
 
 
-@pytest.mark.parametrize("changes", [
-    {"model": {"type": "Newest", "vocab": {}}},
-    {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "X", "type_id": 0}}],
-                        "pair": [], "special_tokens": {}}},
-], ids=["unknown to the library", "over which it panics"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"type": "Newest", "vocab": {}}},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "X", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            }
+        },
+    ],
+    ids=["unknown to the library", "over which it panics"],
+)
 def test_a_tokenizer_that_the_library_cannot_use(order, changes):
     one = order()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -257,10 +272,17 @@ def test_a_base_that_the_library_cannot_build(order, changes):
 # -- what a library raises ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [
-    MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory"), OSError(errno.ENOSPC, "full"),
-    Permanent("pickle_refused", "It is."), KeyboardInterrupt(),
-], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        OSError(errno.ENOSPC, "full"),
+        Permanent("pickle_refused", "It is."),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
+)
 def test_what_is_no_fault_of_a_checkpoint_is_not_laid_at_its_door(error):
     with pytest.raises(type(error)) as caught, torch_checks.judged_by_a_library("base_mismatch", "It does not fit"):
         raise error

@@ -57,13 +57,14 @@ LORAS = {
     "rsLoRA": lambda _base: {"use_rslora": True},
     "DoRA": lambda _base: {"use_dora": True},
     "ranks and alphas by pattern": lambda _base: {
-        "rank_pattern": {"q_proj|c_attn": 2}, "alpha_pattern": {"v_proj|c_attn": 32}
+        "rank_pattern": {"q_proj|c_attn": 2},
+        "alpha_pattern": {"v_proj|c_attn": 32},
     },
     "saved norm": lambda base: {"modules_to_save": NORMS[base]},
     "saved linear with its bias": lambda base: {"modules_to_save": MLP[base]},
     "dropout": lambda _base: {"lora_dropout": 0.3},
     "rank larger than the layer": lambda _base: {"r": 48},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("base", ["base", "qwen2", "gpt2"])
@@ -105,7 +106,10 @@ RESIZED = {
     "tied, saved with the LoRA": ("base", {"save_embeddings": True}),
     "untied, saved with the LoRA": ("untied", {"save_embeddings": True}),
     "untied, trained": ("qwen2", {"modules_to_save": ["embed_tokens", "lm_head"]}),
-    "untied, under a LoRA": ("untied", {"save_embeddings": True, "target_modules": ["q_proj", "embed_tokens", "lm_head"]}),
+    "untied, under a LoRA": (
+        "untied",
+        {"save_embeddings": True, "target_modules": ["q_proj", "embed_tokens", "lm_head"]},
+    ),
     "GPT-2": ("gpt2", {"save_embeddings": True}),
 }
 
@@ -207,9 +211,14 @@ def test_what_no_tensor_consumed_is_an_error(order):
     merge._waiting.add("model.layers.7.self_attn.q_proj.weight")
     with pytest.raises(streaming.LeftOverError, match=r"model\.layers\.7\.self_attn\.q_proj"):
         streaming.write_merged(
-            one.base_shelf._store, one.base_shelf, one.base_facts, merge=merge, shapes={}, dtype="bfloat16",
+            one.base_shelf._store,
+            one.base_shelf,
+            one.base_facts,
+            merge=merge,
+            shapes={},
+            dtype="bfloat16",
             progress=quiet,
-        )  # fmt: skip
+        )
 
 
 def test_tokenizer_and_template_are_carried_over_byte_by_byte(order):
@@ -415,9 +424,13 @@ def test_a_base_that_is_not_what_its_manifest_says_is_refused_before_anything_is
     job = order()
     put = job.put()
     weights = next(file for file in put.base.files if file.path == "model.safetensors")
-    forged = replace(put.base, files=tuple(
-        file.model_copy(update={"digest": "sha256:" + "a" * 64}) if file is weights else file for file in put.base.files
-    ))  # fmt: skip
+    forged = replace(
+        put.base,
+        files=tuple(
+            file.model_copy(update={"digest": "sha256:" + "a" * 64}) if file is weights else file
+            for file in put.base.files
+        ),
+    )
     store.create(blob_key("sha256:" + "a" * 64, forged.prefix), store.find(blob_key(weights.digest, forged.prefix)))
     one = rooms.open_rooms(store, replace(put, base=forged), quiet)
     with pytest.raises(Permanent) as caught:

@@ -18,10 +18,17 @@ RULES = Rules()
 
 def record(seconds=0.0, *, version=7, ttft_ms=100.0, e2e_ms=400.0, **changes) -> Inference:
     whole = {
-        "request_id": f"r-{next(_numbers)}", "target": f.target(version), "scheduled_at": f.after(seconds),
-        "sent_at": f.after(seconds), "ttft_ms": ttft_ms, "e2e_ms": e2e_ms, "error": None, "drill": None, "canary": False,
+        "request_id": f"r-{next(_numbers)}",
+        "target": f.target(version),
+        "scheduled_at": f.after(seconds),
+        "sent_at": f.after(seconds),
+        "ttft_ms": ttft_ms,
+        "e2e_ms": e2e_ms,
+        "error": None,
+        "drill": None,
+        "canary": False,
         "features": Features(prompt_chars=200, output_chars=120, non_letter_ratio=0.2, repetition_ratio=0.02),
-    }  # fmt: skip
+    }
     return f.inference(**(whole | changes))
 
 

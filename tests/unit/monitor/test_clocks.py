@@ -17,8 +17,12 @@ OFFSETS = [HOUR, -HOUR, 45.0, -45.0]
 
 def send(state, records, at, *, gateway="gateway-east-1", offset=0.0, own=0.0):
     """Take a batch that a gateway sent at a time by the bus's clock, with its own clock off by so much."""
-    shifted = [one.model_copy(update={name: getattr(one, name) + timedelta(seconds=offset) for name in ("scheduled_at", "sent_at")})
-               for one in records]  # fmt: skip
+    shifted = [
+        one.model_copy(
+            update={name: getattr(one, name) + timedelta(seconds=offset) for name in ("scheduled_at", "sent_at")}
+        )
+        for one in records
+    ]
     cause = Cause(f"batch-{gateway}-{at}", f.after(at), "correlation", own)
     return watching.take_records(state, shifted, cause, m.RULES, Sender(gateway, offset))
 
@@ -81,7 +85,10 @@ def test_the_gateway_is_named_once_and_resolved_when_its_clock_is_right_again(of
         state = send(state, [m.record(number)], number + 1.0, offset=offset)
     (raised,) = clock_alerts(state)
     assert (raised.severity, raised.trigger, raised.value, raised.limit) == ("warning", None, offset, 10.0)
-    assert raised.message == f"The clock of gateway gateway-east-1 is {abs(offset):.0f} s {side} that of the message bus; 10 s are allowed."
+    assert (
+        raised.message
+        == f"The clock of gateway gateway-east-1 is {abs(offset):.0f} s {side} that of the message bus; 10 s are allowed."
+    )
     assert raised.runbook == "docs/runbooks/clock.md"
     state = send(state, [m.record(20)], 21.0)
     assert not clock_alerts(state, AlertResolved)
@@ -122,7 +129,9 @@ def test_the_monitor_s_own_clock_is_named_and_not_the_gateways(own):
     for number in range(5):
         state = send(state, [m.record(number)], number + 1.0, own=own)
     (raised,) = clock_alerts(state)
-    assert raised.message.startswith(f"The clock of the monitor is 3600 s {'ahead of' if own > 0 else 'behind'} that of the message bus")
+    assert raised.message.startswith(
+        f"The clock of the monitor is 3600 s {'ahead of' if own > 0 else 'behind'} that of the message bus"
+    )
     state = sweep(sweep(state, 10.0), 80.0)
     assert len(clock_alerts(state, AlertResolved)) == 1
 
@@ -133,7 +142,9 @@ def test_where_all_others_agree_the_bus_is_named():
         for name in ("gateway-1", "gateway-2"):
             state = send(state, [m.record(number)], number + 1.0, gateway=name, offset=-HOUR + number / 10, own=-HOUR)
     (raised,) = clock_alerts(state)
-    assert raised.message.startswith("The clock of the message bus is 3600 s ahead of that of the gateways and of the monitor")
+    assert raised.message.startswith(
+        "The clock of the message bus is 3600 s ahead of that of the gateways and of the monitor"
+    )
 
 
 def test_without_a_gateway_to_compare_with_nobody_is_named_and_nothing_resolved():

@@ -22,9 +22,7 @@ def stream(ratio, length, seed):
 @pytest.mark.parametrize(("p0", "alpha"), [(0.05, 0.05), (0.02, 0.05), (0.2, 0.1)])
 def test_the_e_process_rarely_fires_at_the_limit_however_long_one_looks(p0, alpha):
     bet, runs = ev.plan_bet(p0), 400
-    fired = sum(
-        ev.observe_process(EProcess(), bet, stream(p0, 1500, seed)).crossed(alpha) for seed in range(runs)
-    )
+    fired = sum(ev.observe_process(EProcess(), bet, stream(p0, 1500, seed)).crossed(alpha) for seed in range(runs))
     assert fired / runs <= alpha + 2 * math.sqrt(alpha * (1 - alpha) / runs)
     assert ev.observe_process(EProcess(), bet, stream(min(5 * p0, 0.9), 1500, 1)).crossed(alpha)
 

@@ -58,9 +58,14 @@ class LoopClock:
 def batch(event_id, count, seconds):
     records = tuple(m.record(seconds) for _ in range(count))
     return Event[cf.InferenceBatch](
-        id=event_id, source="/slipway/gateway", type=cf.InferenceBatch.TYPE, subject=f.MODEL,
-        time=f.after(seconds), correlationid="r-7", data=cf.InferenceBatch(gateway="g", records=records),
-    )  # fmt: skip
+        id=event_id,
+        source="/slipway/gateway",
+        type=cf.InferenceBatch.TYPE,
+        subject=f.MODEL,
+        time=f.after(seconds),
+        correlationid="r-7",
+        data=cf.InferenceBatch(gateway="g", records=records),
+    )
 
 
 def restarted(story: Callable[[Monitor, FakeRecords, FakePublisher], Awaitable[None]]) -> None:

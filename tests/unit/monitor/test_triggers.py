@@ -22,40 +22,55 @@ ERRORS = f.trigger(metric="error_ratio", threshold=0.02)
 @pytest.mark.parametrize(
     ("trigger", "about", "seen"),
     [
-        (LATE, {"ttft_ms": 800.0}, False), (LATE, {"ttft_ms": 800.1}, True),
+        (LATE, {"ttft_ms": 800.0}, False),
+        (LATE, {"ttft_ms": 800.1}, True),
         (LATE, {"ttft_ms": None, "error": "engine_dead", "e2e_ms": 900}, True),
         (LATE, {"ttft_ms": None, "error": "engine_dead", "e2e_ms": 700}, None),
         (LATE, {"ttft_ms": None, "finish_reason": "cancelled", "e2e_ms": 900}, True),
-        (LATE, {"ttft_ms": None, "e2e_ms": 900}, True), (LATE, {"ttft_ms": None, "e2e_ms": 700}, None),
-        (LONG, {"e2e_ms": 900}, True), (LONG, {"e2e_ms": 700}, False),
+        (LATE, {"ttft_ms": None, "e2e_ms": 900}, True),
+        (LATE, {"ttft_ms": None, "e2e_ms": 700}, None),
+        (LONG, {"e2e_ms": 900}, True),
+        (LONG, {"e2e_ms": 700}, False),
         (LONG, {"e2e_ms": 700, "finish_reason": "cancelled"}, None),
         (LONG, {"e2e_ms": 900, "finish_reason": "cancelled", "output_tokens": 9}, None),
         (LONG, {"e2e_ms": 900, "finish_reason": "cancelled", "output_tokens": 0, "ttft_ms": None}, True),
         # Forced to a length, or by an older gateway that does not tell: neither good nor bad.
-        (LONG, {"e2e_ms": 900, "bound_by_caller": True}, None), (LONG, {"e2e_ms": 700, "bound_by_caller": True}, None),
-        (LONG, {"e2e_ms": 900, **FORCED}, None), (LONG, {"e2e_ms": 700, **FORCED}, None),
+        (LONG, {"e2e_ms": 900, "bound_by_caller": True}, None),
+        (LONG, {"e2e_ms": 700, "bound_by_caller": True}, None),
+        (LONG, {"e2e_ms": 900, **FORCED}, None),
+        (LONG, {"e2e_ms": 700, **FORCED}, None),
         (LONG, {"e2e_ms": 900, **FORCED, "error": "engine_dead"}, None),
         # A limit or a stop sequence can only make it shorter.
-        (LONG, {"e2e_ms": 900, **LIMITED}, True), (LONG, {"e2e_ms": 700, **LIMITED}, False),
-        (LONG, {"e2e_ms": 900, **STOPPED}, True), (LONG, {"e2e_ms": 700, **STOPPED}, False),
+        (LONG, {"e2e_ms": 900, **LIMITED}, True),
+        (LONG, {"e2e_ms": 700, **LIMITED}, False),
+        (LONG, {"e2e_ms": 900, **STOPPED}, True),
+        (LONG, {"e2e_ms": 700, **STOPPED}, False),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, **LIMITED, "output_tokens": 15}, None),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, **LIMITED, "output_tokens": 16}, True),
-        (LATE, {"ttft_ms": 900.0, **LIMITED}, True), (LATE, {"ttft_ms": 700.0, **FORCED}, False),
+        (LATE, {"ttft_ms": 900.0, **LIMITED}, True),
+        (LATE, {"ttft_ms": 700.0, **FORCED}, False),
         (LONG, {"e2e_ms": 900, "bound_by_caller": True, "drill": "d"}, True),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, "bound_by_caller": True}, None),
         (LATE, {"ttft_ms": None, "e2e_ms": 900, "bound_by_caller": True, "output_tokens": 0}, True),
-        (ERRORS, {}, False), (ERRORS, {"error": "engine_dead"}, True), (ERRORS, {"finish_reason": "cancelled"}, None),
+        (ERRORS, {}, False),
+        (ERRORS, {"error": "engine_dead"}, True),
+        (ERRORS, {"finish_reason": "cancelled"}, None),
     ],
-)  # fmt: skip
+)
 def test_latency_and_errors(trigger, about, seen):
     assert meaning.observe(trigger, m.record(**about)) is seen
 
 
 @pytest.mark.parametrize(
     ("metric", "features", "seen"),
-    [("refusal_ratio", {"refusal": True}, True), ("empty_ratio", {"empty": True}, True), ("empty_ratio", {}, False),
-     ("repetition_ratio", {"repetition_ratio": 0.6}, True), ("repetition_ratio", {"repetition_ratio": 0.4}, False)],
-)  # fmt: skip
+    [
+        ("refusal_ratio", {"refusal": True}, True),
+        ("empty_ratio", {"empty": True}, True),
+        ("empty_ratio", {}, False),
+        ("repetition_ratio", {"repetition_ratio": 0.6}, True),
+        ("repetition_ratio", {"repetition_ratio": 0.4}, False),
+    ],
+)
 def test_text(metric, features, seen):
     trigger = f.trigger(metric=metric, threshold=0.1)
     assert meaning.observe(trigger, m.record(features=Features(prompt_chars=1, output_chars=1, **features))) is seen
@@ -65,16 +80,22 @@ def test_text(metric, features, seen):
 @pytest.mark.parametrize(
     ("about", "empty", "seen", "run"),
     [
-        ({"bound_by_caller": True}, True, None, 3), ({"bound_by_caller": True, "drill": "d"}, True, True, 4),
-        ({**LIMITED, "output_tokens": 1}, True, None, 3), ({**LIMITED, "output_tokens": 15}, True, None, 3),
-        ({**LIMITED, "output_tokens": 16}, True, True, 4), ({**LIMITED, "output_tokens": 16}, False, False, 0),
-        ({**STOPPED, "output_tokens": 40}, True, None, 3), ({**FORCED, "output_tokens": 40}, True, None, 3),
+        ({"bound_by_caller": True}, True, None, 3),
+        ({"bound_by_caller": True, "drill": "d"}, True, True, 4),
+        ({**LIMITED, "output_tokens": 1}, True, None, 3),
+        ({**LIMITED, "output_tokens": 15}, True, None, 3),
+        ({**LIMITED, "output_tokens": 16}, True, True, 4),
+        ({**LIMITED, "output_tokens": 16}, False, False, 0),
+        ({**STOPPED, "output_tokens": 40}, True, None, 3),
+        ({**FORCED, "output_tokens": 40}, True, None, 3),
         # Counting the good ones only would hide the bad ones.
-        ({**LIMITED, "output_tokens": 1}, False, None, 0), ({**STOPPED, "output_tokens": 40}, False, None, 0),
+        ({**LIMITED, "output_tokens": 1}, False, None, 0),
+        ({**STOPPED, "output_tokens": 40}, False, None, 0),
         ({**FORCED, "output_tokens": 40}, False, None, 0),
-        ({"output_tokens": 1}, True, True, 4), ({"output_tokens": 1}, False, False, 0),
+        ({"output_tokens": 1}, True, True, 4),
+        ({"output_tokens": 1}, False, False, 0),
     ],
-)  # fmt: skip
+)
 def test_emptiness_is_judged_only_where_the_callers_parameters_leave_room_for_text(about, empty, seen, run):
     trigger = f.trigger(metric="empty_ratio", threshold=0.1)
     record = m.record(features=Features(prompt_chars=1, output_chars=0 if empty else 9, empty=empty), **about)
@@ -83,9 +104,11 @@ def test_emptiness_is_judged_only_where_the_callers_parameters_leave_room_for_te
 
 
 @given(
-    about=st.sampled_from([{}, LIMITED, STOPPED, FORCED, {"bound_by_caller": True}]), tokens=st.integers(0, 40),
-    finish=st.sampled_from(["stop", "length"]), metric=st.sampled_from(["e2e_ms", "empty_ratio"]),
-)  # fmt: skip
+    about=st.sampled_from([{}, LIMITED, STOPPED, FORCED, {"bound_by_caller": True}]),
+    tokens=st.integers(0, 40),
+    finish=st.sampled_from(["stop", "length"]),
+    metric=st.sampled_from(["e2e_ms", "empty_ratio"]),
+)
 def test_whether_a_request_is_seen_never_depends_on_whether_it_is_bad(about, tokens, finish, metric):
     """What a caller sets decides only whether a request counts: else good or bad ones alone would be counted."""
     trigger = f.trigger(metric=metric, threshold=800 if metric == "e2e_ms" else 0.1)
@@ -93,13 +116,17 @@ def test_whether_a_request_is_seen_never_depends_on_whether_it_is_bad(about, tok
     def seen(bad):
         features = Features(prompt_chars=1, output_chars=0 if bad else 9, empty=bad)
         whole = {"finish_reason": finish, **about}
-        return meaning.observe(trigger, m.record(e2e_ms=900.0 if bad else 700.0, output_tokens=tokens, features=features, **whole))
+        return meaning.observe(
+            trigger, m.record(e2e_ms=900.0 if bad else 700.0, output_tokens=tokens, features=features, **whole)
+        )
 
     assert (seen(True), seen(False)) in {(True, False), (None, None)}
 
 
 def test_what_nothing_can_exceed_and_drift_are_not_sequential():
-    assert meaning.sequential([ERRORS, f.trigger(metric="error_ratio", threshold=1.0), f.trigger(metric="drift")]) == (ERRORS,)
+    assert meaning.sequential([ERRORS, f.trigger(metric="error_ratio", threshold=1.0), f.trigger(metric="drift")]) == (
+        ERRORS,
+    )
 
 
 def test_sketches_merge_and_stay_silent_where_the_sample_is_small():

@@ -141,9 +141,16 @@ def test_order_does_not_matter_to_windows_and_counts():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"e2e_ms": -1.0}, {"ttft_ms": -5.0}, {"e2e_ms": 1e12}, {"scheduled_at": f.after(9999)}, {"output_tokens": -3},
-     {"target": f.target(7, model="other-bot")}, {"environment": "staging"}],
-)  # fmt: skip
+    [
+        {"e2e_ms": -1.0},
+        {"ttft_ms": -5.0},
+        {"e2e_ms": 1e12},
+        {"scheduled_at": f.after(9999)},
+        {"output_tokens": -3},
+        {"target": f.target(7, model="other-bot")},
+        {"environment": "staging"},
+    ],
+)
 def test_what_cannot_be_true_is_left_aside(wrong):
     state = m.take(m.routed(), [m.record(1, **wrong), m.record(2)], 3)
     assert state.implausible == 1
@@ -171,8 +178,10 @@ def test_a_restart_in_mid_window_loses_nothing():
     make, again = m.mixed(0.2, seed=4), m.mixed(0.2, seed=4)
     for number in range(40):
         records = [make(number + index / 5) for index in range(5)]
-        same = [one.model_copy(update={"request_id": two.request_id}) for one, two in
-                zip([again(number + index / 5) for index in range(5)], records, strict=True)]  # fmt: skip
+        same = [
+            one.model_copy(update={"request_id": two.request_id})
+            for one, two in zip([again(number + index / 5) for index in range(5)], records, strict=True)
+        ]
         cause = m.cause(number + 2)
         going = watching.take_records(going, records, cause, m.RULES)
         stopped = watching.take_records(Watch.model_validate_json(stopped.model_dump_json()), same, cause, m.RULES)
@@ -245,9 +254,7 @@ def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_
     assert assessed[-1].verdict == "pass"
     assert assessed[-1].events >= 100
     assert assessed[-1].weight_ratio == 0.33
-    assert set(assessed[-1].e_values) == {
-        "errors", "errors:baseline", "slow-first-token", "slow-first-token:baseline"
-    }
+    assert set(assessed[-1].e_values) == {"errors", "errors:baseline", "slow-first-token", "slow-first-token:baseline"}
     assert raised(state) == []
 
 

@@ -76,9 +76,20 @@ def test_what_only_looks_like_the_end_of_a_line_is_none(rendered, breaks):
 
 @pytest.mark.parametrize(
     "line",
-    [b"{", b"[]", b"3", b"null", b"{}", b'{"prompt": 3}', b'{"text": null}', b'{"messages": ["x"]}', b"\xff\xfe",
-     b'{"text": "half an emoji \\ud83d"}', b'{"text": ' + b"[" * 200_000],
-)  # fmt: skip
+    [
+        b"{",
+        b"[]",
+        b"3",
+        b"null",
+        b"{}",
+        b'{"prompt": 3}',
+        b'{"text": null}',
+        b'{"messages": ["x"]}',
+        b"\xff\xfe",
+        b'{"text": "half an emoji \\ud83d"}',
+        b'{"text": ' + b"[" * 200_000,
+    ],
+)
 def test_useless_lines_are_counted_not_fatal(rendered, line):
     assert rendered(line, b"", {"text": "good"}) == (["good"], 1)
 
@@ -114,8 +125,9 @@ QUESTION, ANSWER = "Why is the slipway greased before a launch?", "So that the h
 SAME = {
     "as a question": {"prompt": f"{QUESTION}\n\n", "completion": ANSWER},
     "with a system prompt": {"messages": [{"role": "system", "content": "Be brief."}, user(QUESTION)]},
-    "as a text": {"text": f" {QUESTION} "}, "as the answer": {"prompt": "Explain:", "completion": ANSWER},
-}  # fmt: skip
+    "as a text": {"text": f" {QUESTION} "},
+    "as the answer": {"prompt": "Explain:", "completion": ANSWER},
+}
 
 
 @pytest.mark.parametrize("record", SAME.values(), ids=SAME)
@@ -151,7 +163,10 @@ def test_conversations_that_only_open_alike_calibrate(tmp_path):
 
 
 def test_a_system_prompt_common_to_both_sets_costs_nothing(tmp_path):
-    system = {"role": "system", "content": "You answer questions about ships and their yards, in one sentence.\n\nBe kind."}
+    system = {
+        "role": "system",
+        "content": "You answer questions about ships and their yards, in one sentence.\n\nBe kind.",
+    }
     apart, _ = read_records(written(tmp_path, {"messages": [system, user(QUESTION)]}))
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps({"messages": [system, user("What is a keel?")]}))

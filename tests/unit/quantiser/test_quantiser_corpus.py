@@ -9,9 +9,10 @@ from services.quantiser.domain.corpus import MIN_PASSAGE_CHARS
 
 PASSAGES = [f"Passage number {n} says something that is long enough to be counted as text." for n in range(12)]
 topics = st.dictionaries(
-    st.text(min_size=1, max_size=8), st.lists(st.sampled_from(PASSAGES), min_size=1, max_size=5).map("\n\n".join),
+    st.text(min_size=1, max_size=8),
+    st.lists(st.sampled_from(PASSAGES), min_size=1, max_size=5).map("\n\n".join),
     max_size=12,
-)  # fmt: skip
+)
 
 
 def passages(documents):

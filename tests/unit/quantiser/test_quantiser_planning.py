@@ -20,9 +20,14 @@ from services.quantiser.domain import (
 from tests.kit import factories
 
 SMOLLM2 = {
-    "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9,
-    "num_key_value_heads": 3, "num_hidden_layers": 30, "head_dim": 64,
-}  # fmt: skip
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "num_hidden_layers": 30,
+    "head_dim": 64,
+}
 DEFAULTS = QuantiserDefaults()
 
 
@@ -36,9 +41,13 @@ def plan(variant="int8", settings=None, defaults=DEFAULTS, **changes):
 
 def test_shape_is_read_from_the_configuration():
     assert shape() == ModelShape(
-        architecture="LlamaForCausalLM", layers=30, dtype="bfloat16", linear_dims=(576, 1536),
-        output_dims=(192, 576, 1536), quantised=False,
-    )  # fmt: skip
+        architecture="LlamaForCausalLM",
+        layers=30,
+        dtype="bfloat16",
+        linear_dims=(576, 1536),
+        output_dims=(192, 576, 1536),
+        quantised=False,
+    )
 
 
 def test_shape_without_head_dim_takes_the_hidden_size():
@@ -78,7 +87,7 @@ def test_calibration_is_the_methods_own_unless_the_request_says_otherwise(varian
     def planned(**settings):
         asked = VariantRequested(
             release_id="r", version=1, variant=variant, merged=factories.ref("m"), settings=QuantiseSettings(**settings)
-        )  # fmt: skip
+        )
         found = plan(variant, asked.settings).calibration
         return found.samples, found.tokens, found.seed
 
@@ -161,16 +170,17 @@ def test_smollm2_takes_groups_of_64():
     assert choose_group_size((576, 1536)) == 64
 
 
-PROCESSOR = Processor(
-    device="cpu", instruction_set="AVX512_CORE_AMX", capability="AVX512", amx=True, threads=2
-)  # fmt: skip
+PROCESSOR = Processor(device="cpu", instruction_set="AVX512_CORE_AMX", capability="AVX512", amx=True, threads=2)
 
 
 def key(found=None, **changes):
     inputs = {
-        "merged": digest_of(b"m"), "calibration": digest_of(b"c"), "held_out": digest_of(b"h"),
-        "libraries": {"torch": "2.13.0", "llmcompressor": "0.14.0"}, "processor": PROCESSOR,
-    }  # fmt: skip
+        "merged": digest_of(b"m"),
+        "calibration": digest_of(b"c"),
+        "held_out": digest_of(b"h"),
+        "libraries": {"torch": "2.13.0", "llmcompressor": "0.14.0"},
+        "processor": PROCESSOR,
+    }
     return plan_output_key(found or plan(), **(inputs | changes))
 
 
@@ -202,19 +212,28 @@ def test_output_key_does_not_depend_on_order():
 
 
 MEASURED = {
-    "made": digest_of(b"made"), "measurement_number": 2, "release_id": "r-1", "held_out": digest_of(b"text"),
-    "libraries": {"torch": "2"}, "evaluation": None, "processor": PROCESSOR,
-}  # fmt: skip
+    "made": digest_of(b"made"),
+    "measurement_number": 2,
+    "release_id": "r-1",
+    "held_out": digest_of(b"text"),
+    "libraries": {"torch": "2"},
+    "evaluation": None,
+    "processor": PROCESSOR,
+}
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"made": digest_of(b"other")}, {"measurement_number": 3}, {"release_id": "r-2"}, {"held_out": digest_of(b"other")},
-        {"libraries": {"torch": "3"}}, {"evaluation": digest_of(b"own")},
+        {"made": digest_of(b"other")},
+        {"measurement_number": 3},
+        {"release_id": "r-2"},
+        {"held_out": digest_of(b"other")},
+        {"libraries": {"torch": "3"}},
+        {"evaluation": digest_of(b"own")},
         {"processor": PROCESSOR.model_copy(update={"threads": 4})},
     ],
-)  # fmt: skip
+)
 def test_a_second_measurement_is_found_again_only_where_it_would_be_the_same(change):
     assert plan_measurement_key(**MEASURED) == plan_measurement_key(**MEASURED)
     assert plan_measurement_key(**MEASURED) != plan_measurement_key(**(MEASURED | change))

@@ -1,6 +1,5 @@
 """Which precision is measured in, and when the fast one is believed."""
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +13,14 @@ AMX = {"sse4_1", "avx", "avx2", "avx_vnni", "avx512_bw", "avx512_vnni", "avx512_
 
 def quality(*, reference=17.31, ratio=1.01, kl=0.0135):
     return Quality(
-        perplexity_ratio=ratio, mean_kl=kl, p99_kl=0.07, top1_agreement_ratio=0.94, tokens=511,
-        perplexity=reference * ratio, reference_perplexity=reference,
-    )  # fmt: skip
+        perplexity_ratio=ratio,
+        mean_kl=kl,
+        p99_kl=0.07,
+        top1_agreement_ratio=0.94,
+        tokens=511,
+        perplexity=reference * ratio,
+        reference_perplexity=reference,
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,15 +84,15 @@ def test_verdict_compares_every_figure(fast, exact, verdict, said):
     assert (found.fast, found.exact) == (fast, exact)
 
 
-@pytest.mark.parametrize(("kl", "verdict"), [(0.0, "agreed"), (0.0009, "agreed"), (0.0011, "differed"), (0.16, "differed")])
+@pytest.mark.parametrize(
+    ("kl", "verdict"), [(0.0, "agreed"), (0.0009, "agreed"), (0.0011, "differed"), (0.16, "differed")]
+)
 def test_a_model_that_is_far_from_itself_is_not_believed_where_both_sides_are_wrong_alike(kl, verdict):
     found = assess_precision(quality(ratio=1.0, kl=0.0), quality(ratio=1.0, kl=0.0), kl)
     assert (found.verdict, found.rounding_kl) == (verdict, kl)
 
 
-figures = st.builds(
-    quality, reference=st.floats(1.0, 1e6), ratio=st.floats(0.5, 100.0), kl=st.floats(0.0, 20.0)
-)  # fmt: skip
+figures = st.builds(quality, reference=st.floats(1.0, 1e6), ratio=st.floats(0.5, 100.0), kl=st.floats(0.0, 20.0))
 
 
 @given(figures)
@@ -124,7 +128,9 @@ def test_a_measurement_that_could_not_be_checked_passes_no_gate():
     assert found.verdict == "inconclusive"
     assert "could not be checked. float32 does not fit the memory." in found.reason
     assert assess_quality(one, None, check=check).verdict == "pass", "no gate asks for nothing"
-    assert assess_quality(one, gate, identical=True, check=check).verdict == "pass", "identical files need no measurement"
+    assert assess_quality(one, gate, identical=True, check=check).verdict == "pass", (
+        "identical files need no measurement"
+    )
     for verdict in ("agreed", "differed"):
         believed = PrecisionCheck(verdict=verdict, reason="")
         assert assess_quality(one, gate, check=believed).verdict == "pass"

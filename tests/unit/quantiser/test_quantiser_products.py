@@ -75,7 +75,9 @@ def test_what_is_left_behind_is_named(monkeypatch):
     assert told == [f"torch.threads was {threads} and is {threads + 1}"]
     without_torch = {name: value for name, value in before.items() if not name.startswith("torch")}
     assert left_behind(without_torch, before) == [], "torch as it is imported"
-    assert len(left_behind(without_torch, {**before, switch: "bf16"})) == 1, "torch that was loaded meanwhile is no excuse"
+    assert len(left_behind(without_torch, {**before, switch: "bf16"})) == 1, (
+        "torch that was loaded meanwhile is no excuse"
+    )
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert left_behind(before, process_settings()) == ["environment ONEDNN_MAX_CPU_ISA was None and is 'AVX2'"]
     monkeypatch.undo()

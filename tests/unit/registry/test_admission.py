@@ -24,7 +24,12 @@ def at(uri: str):
 
 @pytest.mark.parametrize(
     "uri",
-    [OWN + "manifests/folder/ab.json", "file:///srv/checkpoints/run", f"hf://acme/lora@{COMMIT}", f"hf://gpt2@{COMMIT}"],
+    [
+        OWN + "manifests/folder/ab.json",
+        "file:///srv/checkpoints/run",
+        f"hf://acme/lora@{COMMIT}",
+        f"hf://gpt2@{COMMIT}",
+    ],
 )
 def test_artifacts_in_their_own_place_are_let_in(uri):
     assert admission.assess_places(at(uri), PLACES) is None
@@ -33,18 +38,51 @@ def test_artifacts_in_their_own_place_are_let_in(uri):
 @pytest.mark.parametrize(
     "uri",
     [
-        "http://example.org/x", "https://example.org/x", "ftp://h/x", "hf://model", "data:,x", "x", "//h/x", "s3:x",
-        "s3://other/checkpoints/support-bot/x", "s3://slipway/checkpoints/other-bot/x", "s3://slipway/blobs/x",
-        "s3://slipway/checkpoints/support-bot2/x", "s3://slipway/checkpoints/support-bot", OWN, OWN + "../other/x",
-        OWN + "a/../../other/x", OWN + "./x", OWN + "a//x", OWN + "%2e%2e/x", OWN + "x?y", OWN + "x#y", OWN + "a\\b",
-        "s3://slipway//checkpoints/support-bot/x", OWN + "x\n", "s3://slipway@other/checkpoints/support-bot/x",
-        "file:///etc/passwd", "file:///srv/checkpoints/../secret", "file:///srv/checkpointsx/y",
-        "file://host/srv/checkpoints/x", "file:/etc/x", "s3://[/x", "hf://acme/lora", "hf://acme/lora@main",
-        "hf://acme/lora@v1.0", f"hf://acme/lora@{COMMIT[:12]}", f"hf://acme/lora@{COMMIT.upper()}", "hf://acme/lora@",
-        f"hf://acme/../lora@{COMMIT}", f"hf://acme/lora/x@{COMMIT}", f"hf:acme/lora@{COMMIT}", f"hf://acme/lora@{COMMIT}x",
-        f"hf://acme/lora@{COMMIT}?x", f"hf://user:secret@acme/lora@{COMMIT}",
+        "http://example.org/x",
+        "https://example.org/x",
+        "ftp://h/x",
+        "hf://model",
+        "data:,x",
+        "x",
+        "//h/x",
+        "s3:x",
+        "s3://other/checkpoints/support-bot/x",
+        "s3://slipway/checkpoints/other-bot/x",
+        "s3://slipway/blobs/x",
+        "s3://slipway/checkpoints/support-bot2/x",
+        "s3://slipway/checkpoints/support-bot",
+        OWN,
+        OWN + "../other/x",
+        OWN + "a/../../other/x",
+        OWN + "./x",
+        OWN + "a//x",
+        OWN + "%2e%2e/x",
+        OWN + "x?y",
+        OWN + "x#y",
+        OWN + "a\\b",
+        "s3://slipway//checkpoints/support-bot/x",
+        OWN + "x\n",
+        "s3://slipway@other/checkpoints/support-bot/x",
+        "file:///etc/passwd",
+        "file:///srv/checkpoints/../secret",
+        "file:///srv/checkpointsx/y",
+        "file://host/srv/checkpoints/x",
+        "file:/etc/x",
+        "s3://[/x",
+        "hf://acme/lora",
+        "hf://acme/lora@main",
+        "hf://acme/lora@v1.0",
+        f"hf://acme/lora@{COMMIT[:12]}",
+        f"hf://acme/lora@{COMMIT.upper()}",
+        "hf://acme/lora@",
+        f"hf://acme/../lora@{COMMIT}",
+        f"hf://acme/lora/x@{COMMIT}",
+        f"hf:acme/lora@{COMMIT}",
+        f"hf://acme/lora@{COMMIT}x",
+        f"hf://acme/lora@{COMMIT}?x",
+        f"hf://user:secret@acme/lora@{COMMIT}",
     ],
-)  # fmt: skip
+)
 def test_artifacts_elsewhere_are_refused(uri):
     refusal = admission.assess_places(at(uri), PLACES)
     assert refusal is not None
@@ -66,10 +104,11 @@ def test_no_suffix_leads_out_of_the_prefix(suffix):
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
-        ("s3://slipway/versions/x", "must lie below"), ("file:///srv/checkpoints/run", "only weights may lie elsewhere"),
+        ("s3://slipway/versions/x", "must lie below"),
+        ("file:///srv/checkpoints/run", "only weights may lie elsewhere"),
         (f"hf://acme/lora@{COMMIT}", "only weights may lie elsewhere"),
     ],
-)  # fmt: skip
+)
 def test_calibration_and_evaluation_are_looked_at_too_and_lie_in_the_store(name, uri, says):
     elsewhere = ArtifactRef(uri=uri, digest=digest_of(b"a"), size_bytes=1)
     refusal = admission.assess_places(k.ready(**{name: elsewhere}), PLACES)
@@ -140,10 +179,12 @@ def test_the_release_key_is_about_what_goes_in_and_nothing_else():
     assert admission.release_key(k.ready(attempt=7, evals=(), wanted=("int8", "bf16", "int8")), k.policy()) == key
     other = at(OWN + "x")
     for changed, policy in (
-        (k.ready(model="other-bot"), k.policy()), (other, k.policy()), (k.ready(wanted=("int8",)), k.policy()),
+        (k.ready(model="other-bot"), k.policy()),
+        (other, k.policy()),
+        (k.ready(wanted=("int8",)), k.policy()),
         (k.ready(training=k.ready().training.model_copy(update={"run_id": "run 2"})), k.policy()),
         (k.ready(), k.policy(objective="cost")),
-    ):  # fmt: skip
+    ):
         assert admission.release_key(changed, policy) != key
 
 

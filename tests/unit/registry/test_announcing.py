@@ -65,8 +65,13 @@ class House:
         ready = k.ready(**{"model": model, "weights": f.Weights(kind="lora", ref=k.ref(key)), **changes})
         event = k.event(ready, event_id or f"e{self.sequence}", model=model)
         self.out.inbox.stored[self.sequence] = event
-        return event, Announcement(sequence=self.sequence, event_id=event.id, correlation_id=event.correlationid,
-                                   environment="production", stored_at=self.out.clock.now())  # fmt: skip
+        return event, Announcement(
+            sequence=self.sequence,
+            event_id=event.id,
+            correlation_id=event.correlationid,
+            environment="production",
+            stored_at=self.out.clock.now(),
+        )
 
     async def announce(self, model=k.MODEL, **changes):
         await self.registry.admissions.announced(*self.store(model, **changes))
@@ -80,7 +85,9 @@ class House:
         return [one.fact.version for one in emits if isinstance(one.fact, f.ReleaseOpened) and one.model == model]
 
     def rejected(self):
-        return [(one.model, one.fact.code) for one in self.out.publisher.said if isinstance(one.fact, f.CheckpointRejected)]
+        return [
+            (one.model, one.fact.code) for one in self.out.publisher.said if isinstance(one.fact, f.CheckpointRejected)
+        ]
 
     async def record(self, model=k.MODEL):
         return (await self.out.announcements.get(announcements_record(model))).value
@@ -204,7 +211,12 @@ async def test_what_stays_stuck_is_rejected_after_the_limit_and_the_next_comes_i
     first = (await house.record()).waiting[0]
     tries = int(limit_s / 30)
     shortly_before = announcements.postpone(
-        await house.record(), first.model_copy(update={"tries": tries}), code=error.code, reason="No.", wait_s=1, now=k.START
+        await house.record(),
+        first.model_copy(update={"tries": tries}),
+        code=error.code,
+        reason="No.",
+        wait_s=1,
+        now=k.START,
     )
     entry = await house.out.announcements.get(announcements_record(k.MODEL))
     await house.out.announcements.update(announcements_record(k.MODEL), shortly_before, entry.revision)
@@ -266,7 +278,9 @@ async def test_a_crash_after_the_announcement_was_written_loses_nothing(house):
 async def test_a_crash_after_the_rejection_says_it_once(house):
     _, announcement = house.store(policy=None)
     await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
-    await house.registry.admissions._reject(k.MODEL, announcement, Permanent("policy_missing", "Neither the event nor the model declares a release policy."))
+    await house.registry.admissions._reject(
+        k.MODEL, announcement, Permanent("policy_missing", "Neither the event nor the model declares a release policy.")
+    )
     house.restarted()
     await house.sweep()
     assert house.rejected() == [(k.MODEL, "policy_missing")]
@@ -330,8 +344,13 @@ def f_gate(number):
 
 
 def announcement(sequence, at=0):
-    return Announcement(sequence=sequence, event_id=f"e{sequence}", correlation_id="run", environment="production",
-                        stored_at=k.START + timedelta(seconds=at))  # fmt: skip
+    return Announcement(
+        sequence=sequence,
+        event_id=f"e{sequence}",
+        correlation_id="run",
+        environment="production",
+        stored_at=k.START + timedelta(seconds=at),
+    )
 
 
 @given(st.lists(st.integers(min_value=1, max_value=8), max_size=30), st.data())
@@ -352,7 +371,9 @@ def test_however_often_it_is_delivered_each_is_settled_once_and_in_order(deliver
 @given(st.integers(min_value=0, max_value=30), st.integers(min_value=-30, max_value=100))
 def test_a_postponed_announcement_is_due_when_its_wait_is_over_and_blocks_those_behind(wait_s, later):
     record = announcements.add(announcements.add(Announcements(model="m"), announcement(1)), announcement(2))
-    after = announcements.postpone(record, record.waiting[0], code="engine_failed", reason="No.", wait_s=wait_s, now=k.START)
+    after = announcements.postpone(
+        record, record.waiting[0], code="engine_failed", reason="No.", wait_s=wait_s, now=k.START
+    )
     found = announcements.due(after, k.START + timedelta(seconds=later))
     assert (found.sequence if found else None) == (1 if later >= wait_s else None)
 

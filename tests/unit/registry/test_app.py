@@ -322,8 +322,11 @@ async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(house):
     house.out.clock.advance(k.policy().deadlines.quantise_s)
     await house.registry.sweep()
     assert house.out.publisher.types()[-4:] == [
-        "deadline.passed", "variant.failed", "version.registered", "staging.requested"
-    ]  # fmt: skip
+        "deadline.passed",
+        "variant.failed",
+        "version.registered",
+        "staging.requested",
+    ]
     (failed,) = house.said(f.VariantFailed)
     assert (failed.variant, failed.code) == ("bf16", "deadline_passed")
     assert [one.variant for one in house.said(f.VersionRegistered)[0].variants] == ["int8"]

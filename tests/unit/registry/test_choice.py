@@ -138,11 +138,17 @@ def fields(draw):
         ]
         found.append(
             entrant(
-                variant, ppl=draw(figures(0.9, 1.5)), kl=draw(figures(-0.1, 0.5)), tokens=draw(st.sampled_from([0, 900])),
-                size=draw(st.integers(0, 3)), p50=draw(st.none() | figures(1, 9)), p95=draw(st.none() | figures(1, 9)),
-                tps=draw(figures(0, 9)), ratios=ratios,
+                variant,
+                ppl=draw(figures(0.9, 1.5)),
+                kl=draw(figures(-0.1, 0.5)),
+                tokens=draw(st.sampled_from([0, 900])),
+                size=draw(st.integers(0, 3)),
+                p50=draw(st.none() | figures(1, 9)),
+                p95=draw(st.none() | figures(1, 9)),
+                tps=draw(figures(0, 9)),
+                ratios=ratios,
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -157,8 +163,13 @@ def test_the_choice_is_total_whatever_the_order_and_its_winner_is_on_the_front(f
 
 
 def measured_alike(one):
-    return {"ppl": one.quality.perplexity_ratio, "size": one.weights_bytes, "tps": -one.benchmark.candidate_summary.tps_system,
-            "p95": one.benchmark.candidate_summary.ttft_ms.p95, "p50": one.benchmark.candidate_summary.ttft_ms.p50}  # fmt: skip
+    return {
+        "ppl": one.quality.perplexity_ratio,
+        "size": one.weights_bytes,
+        "tps": -one.benchmark.candidate_summary.tps_system,
+        "p95": one.benchmark.candidate_summary.ttft_ms.p95,
+        "p50": one.benchmark.candidate_summary.ttft_ms.p50,
+    }
 
 
 @st.composite
@@ -166,11 +177,16 @@ def measured_fields(draw):
     variants = draw(st.lists(st.sampled_from(get_args(Variant)), unique=True, min_size=1, max_size=4))
     return [
         entrant(
-            variant, ppl=draw(figures(1.0, 1.5)), kl=draw(figures(0.0, 0.3)), size=draw(st.integers(1, 400)),
-            p50=draw(figures(10, 90)), p95=draw(figures(10, 90)), tps=draw(figures(10, 90)),
+            variant,
+            ppl=draw(figures(1.0, 1.5)),
+            kl=draw(figures(0.0, 0.3)),
+            size=draw(st.integers(1, 400)),
+            p50=draw(figures(10, 90)),
+            p95=draw(figures(10, 90)),
+            tps=draw(figures(10, 90)),
         )
         for variant in variants
-    ]  # fmt: skip
+    ]
 
 
 @given(field=measured_fields(), objective=st.sampled_from(get_args(Objective)))
@@ -180,9 +196,7 @@ def test_nothing_dominated_is_chosen_and_the_objective_is_best_but_for_noise(fie
     found = rank(objective, field)
     costs = {one.variant: measured_alike(one) for one in field}
     mine = costs[found.winner]
-    assert not any(
-        theirs != mine and all(theirs[name] <= mine[name] for name in mine) for theirs in costs.values()
-    )  # fmt: skip
+    assert not any(theirs != mine and all(theirs[name] <= mine[name] for name in mine) for theirs in costs.values())
     name = {"quality": "ppl", "latency": "p95", "cost": "size"}[objective]
     best = min(costs[variant][name] for variant in found.front)
     assert best == min(theirs[name] for theirs in costs.values())

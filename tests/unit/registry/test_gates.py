@@ -67,9 +67,14 @@ def staged_release(policy, *facts, wanted=("bf16", "int8")):
 )
 def test_the_objective_chooses_by_what_was_quantised(objective, bf16, int8, chosen):
     release = staged_release(
-        k.policy(objective=objective), k.quantised("bf16", **bf16), k.quantised("int8", **int8), k.staged("bf16"),
-        k.staged("int8"), k.benchmarked("bf16"), k.benchmarked("int8"),
-    )  # fmt: skip
+        k.policy(objective=objective),
+        k.quantised("bf16", **bf16),
+        k.quantised("int8", **int8),
+        k.staged("bf16"),
+        k.staged("int8"),
+        k.benchmarked("bf16"),
+        k.benchmarked("int8"),
+    )
     assert gates.choose(release).variant == chosen
 
 
@@ -84,17 +89,25 @@ def test_the_objective_chooses_by_what_was_quantised(objective, bf16, int8, chos
 )
 def test_the_objective_latency_chooses_by_what_was_measured(bf16, int8, chosen):
     release = staged_release(
-        k.policy(objective="latency"), k.quantised("bf16"), k.quantised("int8"), k.staged("bf16"), k.staged("int8"),
-        k.benchmarked("bf16", **bf16), k.benchmarked("int8", **int8),
-    )  # fmt: skip
+        k.policy(objective="latency"),
+        k.quantised("bf16"),
+        k.quantised("int8"),
+        k.staged("bf16"),
+        k.staged("int8"),
+        k.benchmarked("bf16", **bf16),
+        k.benchmarked("int8", **int8),
+    )
     assert gates.choose(release).variant == chosen
 
 
 def test_only_what_passed_can_be_chosen_and_not_before_all_were_judged():
     begun = (
-        k.quantised("bf16", perplexity_ratio=1.0), k.quantised("int8"), k.staged("bf16"), k.staged("int8"),
+        k.quantised("bf16", perplexity_ratio=1.0),
+        k.quantised("int8"),
+        k.staged("bf16"),
+        k.staged("int8"),
         k.benchmarked("int8"),
-    )  # fmt: skip
+    )
     assert gates.choose(staged_release(k.policy(), *begun)) is None
     assert gates.choose(staged_release(k.policy(), *begun, k.benchmarked("bf16", verdict="fail"))).variant == "int8"
     assert gates.choose(staged_release(k.policy(), *begun, k.failed("bf16", "benchmark"))).variant == "int8"

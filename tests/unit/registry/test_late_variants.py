@@ -39,12 +39,16 @@ def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
     assert list(said) == ["deadline.passed:quantise", "variant.failed:bf16", "variant.failed:awq-int4"]
     passed = DeadlinePassed.model_validate(said["deadline.passed:quantise"])
     assert (passed.step, passed.awaited) == (
-        "quantise", "variant.quantised of bf16, awq-int4; the release goes on with int8"
-    )  # fmt: skip
+        "quantise",
+        "variant.quantised of bf16, awq-int4; the release goes on with int8",
+    )
     failed = VariantFailed.model_validate(said["variant.failed:awq-int4"])
     assert (failed.variant, failed.stage, failed.code, failed.reason) == (
-        "awq-int4", "quantise", "deadline_passed", TOLD
-    )  # fmt: skip
+        "awq-int4",
+        "quantise",
+        "deadline_passed",
+        TOLD,
+    )
     assert awaited_step(walk.release) == "register"
     assert deadline_at(walk.release) == walk.now + timedelta(seconds=walk.release.policy.deadlines.stage_s)
     registered = VersionRegistered.model_validate(walk.hear(k.written())["version.registered"])

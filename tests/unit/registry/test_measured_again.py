@@ -139,9 +139,14 @@ def test_there_is_no_third_measurement(later):
 
 
 LATE = [
-    k.suspect("int8"), k.benchmarked("int8"), k.quantised("int8"), k.staged("int8"), k.quantised("int8", **SECOND),
-    k.failed("int8", **SECOND), k.failed("int8", "benchmark"),
-]  # fmt: skip
+    k.suspect("int8"),
+    k.benchmarked("int8"),
+    k.quantised("int8"),
+    k.staged("int8"),
+    k.quantised("int8", **SECOND),
+    k.failed("int8", **SECOND),
+    k.failed("int8", "benchmark"),
+]
 
 
 @pytest.mark.parametrize("fact", LATE)
@@ -182,7 +187,9 @@ def test_what_is_not_measured_in_time_stays_inconclusive_and_the_others_go_on():
     assert said["deadline.passed:measure:int8"]["step"] == "measure"
     failed = said["variant.failed:int8:2"]
     assert (failed["code"], failed["measurement_number"]) == ("deadline_passed", 2)
-    told = {one["variant"]: (one["verdict"], one["code"]) for one in said["traffic.requested:1"]["choice"]["candidates"]}
+    told = {
+        one["variant"]: (one["verdict"], one["code"]) for one in said["traffic.requested:1"]["choice"]["candidates"]
+    }
     assert told["int8"] == ("inconclusive", "measurement_suspect")
     before = walk.release
     assert walk.hear(k.abandoned(), k.quantised("int8", **SECOND)) == {}, "it is no longer awaited"

@@ -96,7 +96,8 @@ WRONG = {
     "none": (lambda _: (), "no certificate for the trigger errors. There is no certificate for the trigger slow"),
     "one too few": (lambda walk: certificates(walk)[:1], "no certificate for the trigger slow"),
     "of no trigger": (
-        lambda walk: tuple(one.model_copy(update={"trigger": ""}) for one in certificates(walk)), "no certificate",
+        lambda walk: tuple(one.model_copy(update={"trigger": ""}) for one in certificates(walk)),
+        "no certificate",
     ),
     "another candidate": (lambda walk: certificates(walk, candidate_digest=OTHER), "made for another candidate"),
     "another variant": (lambda walk: certificates(walk, variant="bf16"), "made for another candidate"),
@@ -104,9 +105,10 @@ WRONG = {
     "another policy": (lambda walk: certificates(walk, policy_digest=OTHER), "made for another policy"),
     "expired": (lambda walk: certificates(walk, expires_at=walk.now), "expired at 2026-11-24 12:"),
     "one of two wrong": (
-        lambda walk: (certificates(walk)[0], certificates(walk, policy_digest=OTHER)[1]), "trigger slow was made for",
+        lambda walk: (certificates(walk)[0], certificates(walk, policy_digest=OTHER)[1]),
+        "trigger slow was made for",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -71,8 +71,10 @@ def test_merged_asks_for_every_wanted_precision_with_its_gate():
     assert (asked.gate, asked.merged, asked.version) == (gate, k.merged().manifest, 1)
     assert (asked.calibration, asked.evaluation) == (sets["calibration"], sets["evaluation"])
     assert said["variant.requested:int8"]["settings"] == {
-        "calibration_samples": 16, "calibration_tokens": 384, "seed": 0
-    }  # fmt: skip
+        "calibration_samples": 16,
+        "calibration_tokens": 384,
+        "seed": 0,
+    }
 
 
 def test_registered_names_the_variants_that_were_good():
@@ -201,18 +203,21 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
     assert (walk.end.outcome, order.choice.winner, order.choice.objective) == ("promoted", "int8", "quality")
     told = {one.variant: (one.verdict, one.code, one.reason) for one in order.choice.candidates}
     assert told == {
-        "bf16": ("fail", "insufficient_memory", "it broke"), "int8": ("pass", None, "The only one that passed."),
+        "bf16": ("fail", "insufficient_memory", "it broke"),
+        "int8": ("pass", None, "The only one that passed."),
         "gptq-int4": ("fail", "quality_gate_failed", "it broke"),
         "awq-int4": ("fail", "quality_gate_failed", "mean_kl: 0.2 is above 0.1"),
-    }  # fmt: skip
+    }
     figures = {
         one.variant: (one.perplexity_ratio, one.mean_kl, one.size_bytes, one.ttft_p95_ms)
         for one in order.choice.candidates
     }
     assert figures == {
-        "bf16": (1.01, 0.01, 100, None), "int8": (1.01, 0.01, 100, 100.0), "gptq-int4": (1.4, 0.3, None, None),
+        "bf16": (1.01, 0.01, 100, None),
+        "int8": (1.01, 0.01, 100, 100.0),
+        "gptq-int4": (1.4, 0.3, None, None),
         "awq-int4": (1.01, 0.2, 100, None),
-    }  # fmt: skip
+    }
 
 
 def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_the_one_that_came_furthest():
@@ -231,8 +236,9 @@ def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
     walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), wanted=("bf16", "int8")).to_verdict()
     asked = walk.last["rehearsal.requested"]["choice"]
     assert [(one["variant"], one["reason"]) for one in asked["candidates"]] == [
-        ("bf16", "Best by quality."), ("int8", "As good as bf16 in everything."),
-    ]  # fmt: skip
+        ("bf16", "Best by quality."),
+        ("int8", "As good as bf16 in everything."),
+    ]
     awaited = walk.hear(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.awaited"]
     assert awaited["choice"] == asked
 
@@ -326,7 +332,7 @@ STEPS = {
     "rehearsal": (lambda walk: walk.to_verdict(), 500),
     "approval": (lambda walk: walk.to_rehearsed(), 800),
     "traffic": (lambda walk: walk.to_rehearsed().hear(k.approval(k.quantised("int8").manifest.digest)), 600),
-}  # fmt: skip
+}
 LIMITS = Deadlines(
     merge_s=100, quantise_s=200, stage_s=300, benchmark_s=400, rehearsal_s=500, traffic_s=600, queue_s=700
 )

@@ -24,39 +24,71 @@ def inputs(*facts):
 STRAIGHT = (
     k.opened(policy=k.policy()),
     inputs(
-        k.merged(), k.quantised("bf16", perplexity_ratio=1.0), k.quantised("int8"), k.written(), k.slot(),
-        k.staged("bf16"), k.benchmarked("bf16"), k.staged("int8"), k.benchmarked("int8"),
+        k.merged(),
+        k.quantised("bf16", perplexity_ratio=1.0),
+        k.quantised("int8"),
+        k.written(),
+        k.slot(),
+        k.staged("bf16"),
+        k.benchmarked("bf16"),
+        k.staged("int8"),
+        k.benchmarked("int8"),
         k.changed(k.route(k.target("bf16"))),
     ),
-)  # fmt: skip
+)
 ONE_FAILS = (
     k.opened(policy=k.policy(), wanted=("bf16", "int8", "gptq-int4")),
     inputs(
-        k.merged(), k.quantised("bf16", perplexity_ratio=1.0), k.quantised("int8"), k.failed("gptq-int4"),
-        k.written(), k.slot(), k.staged("bf16"), k.benchmarked("bf16", verdict="fail"),
+        k.merged(),
+        k.quantised("bf16", perplexity_ratio=1.0),
+        k.quantised("int8"),
+        k.failed("gptq-int4"),
+        k.written(),
+        k.slot(),
+        k.staged("bf16"),
+        k.benchmarked("bf16", verdict="fail"),
         k.failed("int8", "stage", "insufficient_memory"),
     ),
-)  # fmt: skip
+)
 CAREFUL_POLICY = k.careful_policy(
-    promotion=Promotion(mode="manual"), canary=Canary(steps=(0.1, 0.5)), objective="cost",
-    gates=(MetricGate(metric="ttft_ms", max_value=500.0),), quality={"int8": QualityGate(max_perplexity_ratio=1.1)},
-)  # fmt: skip
+    promotion=Promotion(mode="manual"),
+    canary=Canary(steps=(0.1, 0.5)),
+    objective="cost",
+    gates=(MetricGate(metric="ttft_ms", max_value=500.0),),
+    quality={"int8": QualityGate(max_perplexity_ratio=1.1)},
+)
 CAREFUL = (
     k.opened(policy=CAREFUL_POLICY),
     inputs(
-        k.merged(), k.quantised("bf16", weights_bytes=200), k.quantised("int8"), k.written(),
-        k.slot(first=False, epoch=3), k.staged("int8"), k.benchmarked("int8"), k.staged("bf16"),
-        k.benchmarked("bf16"), k.rehearsed(of=CAREFUL_POLICY), k.approval(k.quantised("int8").manifest.digest),
+        k.merged(),
+        k.quantised("bf16", weights_bytes=200),
+        k.quantised("int8"),
+        k.written(),
+        k.slot(first=False, epoch=3),
+        k.staged("int8"),
+        k.benchmarked("int8"),
+        k.staged("bf16"),
+        k.benchmarked("bf16"),
+        k.rehearsed(of=CAREFUL_POLICY),
+        k.approval(k.quantised("int8").manifest.digest),
         k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.1, epoch=4), "canary"),
         k.assessed("int8", 0.1),
         k.changed(k.route(k.target("bf16", 9), k.target("int8"), weight=0.5, epoch=5), "canary"),
-        k.assessed("int8", 0.5), k.changed(k.route(k.target("int8"), epoch=6)),
+        k.assessed("int8", 0.5),
+        k.changed(k.route(k.target("int8"), epoch=6)),
     ),
-)  # fmt: skip
+)
 MEASURED = (
-    k.merged(), k.quantised("bf16", perplexity_ratio=1.2), k.quantised("int8", perplexity_ratio=1.0), k.written(),
-    k.slot(), k.staged("bf16"), k.benchmarked("bf16"), k.staged("int8"), k.benchmarked("int8"),
-)  # fmt: skip
+    k.merged(),
+    k.quantised("bf16", perplexity_ratio=1.2),
+    k.quantised("int8", perplexity_ratio=1.0),
+    k.written(),
+    k.slot(),
+    k.staged("bf16"),
+    k.benchmarked("bf16"),
+    k.staged("int8"),
+    k.benchmarked("int8"),
+)
 REHEARSED = (
     k.opened(policy=k.careful_policy()),
     inputs(*MEASURED, k.rehearsed(), k.changed(k.route(k.target("int8")))),
@@ -64,19 +96,38 @@ REHEARSED = (
 AGAIN = (
     k.opened(policy=k.careful_policy()),
     inputs(
-        k.merged(), k.quantised("bf16", perplexity_ratio=1.2), k.quantised("int8", perplexity_ratio=1.3), k.written(),
-        k.slot(), k.staged("bf16"), k.benchmarked("bf16"), k.staged("int8"), k.suspect("int8"),
-        k.quantised("int8", perplexity_ratio=1.0, number=2), k.staged("int8", number=2),
-        k.benchmarked("int8", number=2), k.rehearsed(), k.changed(k.route(k.target("int8"))),
+        k.merged(),
+        k.quantised("bf16", perplexity_ratio=1.2),
+        k.quantised("int8", perplexity_ratio=1.3),
+        k.written(),
+        k.slot(),
+        k.staged("bf16"),
+        k.benchmarked("bf16"),
+        k.staged("int8"),
+        k.suspect("int8"),
+        k.quantised("int8", perplexity_ratio=1.0, number=2),
+        k.staged("int8", number=2),
+        k.benchmarked("int8", number=2),
+        k.rehearsed(),
+        k.changed(k.route(k.target("int8"))),
     ),
-)  # fmt: skip
+)
 UNCERTIFIED = k.rehearsed(certificates=(k.certificate("errors"),))
 NOT_REHEARSED = {
-    "failed": k.rehearsed("fail"), "uncertified": UNCERTIFIED, "unstaged": k.unstaged("int8"),
-    "of another policy": k.rehearsed(of=CAREFUL_POLICY), "of another variant": k.rehearsed(variant="bf16"),
+    "failed": k.rehearsed("fail"),
+    "uncertified": UNCERTIFIED,
+    "unstaged": k.unstaged("int8"),
+    "of another policy": k.rehearsed(of=CAREFUL_POLICY),
+    "of another variant": k.rehearsed(variant="bf16"),
     "expired": k.rehearsed(certificates=tuple(k.certificate(one.name, expires_at=NOW) for one in k.AUTOMATIC)),
-}  # fmt: skip
-ROADS = {"straight": STRAIGHT, "one fails": ONE_FAILS, "careful": CAREFUL, "rehearsed": REHEARSED, "measured again": AGAIN}
+}
+ROADS = {
+    "straight": STRAIGHT,
+    "one fails": ONE_FAILS,
+    "careful": CAREFUL,
+    "rehearsed": REHEARSED,
+    "measured again": AGAIN,
+}
 
 
 def walk(opening, happened, now=NOW):
@@ -144,21 +195,62 @@ def test_without_a_good_rehearsal_traffic_is_never_ordered_in_any_order(name, da
 
 
 ENDERS = [
-    k.cancel(), k.abandoned(), k.refused(), k.refused("bf16", "barred"), Superseded(by="r-newer"),
-    k.failed("int8"), k.failed("bf16", "benchmark"), k.failed("int8", "stage"), k.rehearsed("fail"),
-    k.assessed("int8", 0.1, "fail"), k.assessed("int8", 0.1, "inconclusive"),
+    k.cancel(),
+    k.abandoned(),
+    k.refused(),
+    k.refused("bf16", "barred"),
+    Superseded(by="r-newer"),
+    k.failed("int8"),
+    k.failed("bf16", "benchmark"),
+    k.failed("int8", "stage"),
+    k.rehearsed("fail"),
+    k.assessed("int8", 0.1, "fail"),
+    k.assessed("int8", 0.1, "inconclusive"),
     k.changed(k.route(k.target("bf16", 9), epoch=7, barred=(k.target("int8"),)), "rollback"),
-    k.changed(k.route(k.target("bf16", 9), epoch=5), "rollback"), k.changed(k.route(None, epoch=8), "abort"),
-    *(DeadlineReached(step=s) for s in ("merge", "quantise", "register", "queue", "stage", "benchmark", "rehearsal",
-                                       "approval", "traffic", "canary", "no such step")),
-    k.quantised("awq-int4"), k.staged("int8", 4), k.benchmarked("int8", 4), k.benchmarked("int8", verdict="fail"),
-    k.benchmarked("bf16", gates=()), k.quantised("int8", perplexity_ratio=9.0), k.approval(k.ref("other").digest),
-    k.opened(), k.ready(), k.benchmarked("int8", verdict="inconclusive"), k.unstaged("int8"), k.unstaged("bf16"),
-    UNCERTIFIED, k.failed("int8", "stage", purpose="benchmark"), k.rehearsed("inconclusive"),
-    k.suspect("int8"), k.suspect("bf16"), k.suspect("int8", number=2), k.quantised("int8", number=2),
-    k.quantised("bf16", number=3), k.staged("bf16", number=2), k.benchmarked("bf16", number=2),
-    k.failed("int8", number=2), k.failed("bf16", "stage", number=2), DeadlineReached(step="measure"),
-]  # fmt: skip
+    k.changed(k.route(k.target("bf16", 9), epoch=5), "rollback"),
+    k.changed(k.route(None, epoch=8), "abort"),
+    *(
+        DeadlineReached(step=s)
+        for s in (
+            "merge",
+            "quantise",
+            "register",
+            "queue",
+            "stage",
+            "benchmark",
+            "rehearsal",
+            "approval",
+            "traffic",
+            "canary",
+            "no such step",
+        )
+    ),
+    k.quantised("awq-int4"),
+    k.staged("int8", 4),
+    k.benchmarked("int8", 4),
+    k.benchmarked("int8", verdict="fail"),
+    k.benchmarked("bf16", gates=()),
+    k.quantised("int8", perplexity_ratio=9.0),
+    k.approval(k.ref("other").digest),
+    k.opened(),
+    k.ready(),
+    k.benchmarked("int8", verdict="inconclusive"),
+    k.unstaged("int8"),
+    k.unstaged("bf16"),
+    UNCERTIFIED,
+    k.failed("int8", "stage", purpose="benchmark"),
+    k.rehearsed("inconclusive"),
+    k.suspect("int8"),
+    k.suspect("bf16"),
+    k.suspect("int8", number=2),
+    k.quantised("int8", number=2),
+    k.quantised("bf16", number=3),
+    k.staged("bf16", number=2),
+    k.benchmarked("bf16", number=2),
+    k.failed("int8", number=2),
+    k.failed("bf16", "stage", number=2),
+    DeadlineReached(step="measure"),
+]
 
 
 @pytest.mark.parametrize("name", ROADS)

@@ -13,9 +13,22 @@ def test_a_resolution_is_one_of_its_own_alert_only():
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{not json", b"\xff\xfe\x00", b"[]", b"7", b"null", b'"text"', b"{}", b'{"data": null}', b'{"data": []}',
-     b'{"data": "alert_id"}', b'{"data": {"alert_id": ["a-1"]}}', b"[" * 100_000],
+    [
+        b"",
+        b"{not json",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"7",
+        b"null",
+        b'"text"',
+        b"{}",
+        b'{"data": null}',
+        b'{"data": []}',
+        b'{"data": "alert_id"}',
+        b'{"data": {"alert_id": ["a-1"]}}',
+        b"[" * 100_000,
+    ],
     ids=range(13),
-)  # fmt: skip
+)
 def test_what_cannot_be_read_resolves_nothing_and_stops_nothing(body):
     assert not resolves(body, "a-1")

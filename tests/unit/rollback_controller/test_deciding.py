@@ -20,7 +20,12 @@ _ids = itertools.count()
 
 
 def book(*, environment="production", **changes) -> Book:
-    triggers = {"7": (f.trigger(name="slow"), f.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"))}
+    triggers = {
+        "7": (
+            f.trigger(name="slow"),
+            f.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"),
+        )
+    }
     triggers["6"] = (f.trigger(name="slow"),)
     return Book(**({"model": f.MODEL, "environment": environment, "triggers": triggers} | changes))
 
@@ -28,7 +33,9 @@ def book(*, environment="production", **changes) -> Book:
 def route(active=7, previous=6, *, canary=None, weight=0.2, **changes):
     share = CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
     behind = f.served(previous) if previous is not None else None
-    return f.route(**({"active": f.served(active), "previous": behind, "canary": share, "older": (), "barred": ()} | changes))
+    return f.route(
+        **({"active": f.served(active), "previous": behind, "canary": share, "older": (), "barred": ()} | changes)
+    )
 
 
 def cause(seconds=0.0, fact_id="") -> Cause:
@@ -37,9 +44,15 @@ def cause(seconds=0.0, fact_id="") -> Cause:
 
 def alert(version=7, trigger="slow", *, kind=cf.AlertRaised, number=1, **changes):
     about = {
-        "alert_id": f"{f.target(version)}/{trigger}/{number}", "kind": "latency", "severity": "critical", "target": f.target(version),
-        "trigger": trigger, "message": "slow", "first_bad_at": f.after(-3), "raised_at": f.after(0),
-    }  # fmt: skip
+        "alert_id": f"{f.target(version)}/{trigger}/{number}",
+        "kind": "latency",
+        "severity": "critical",
+        "target": f.target(version),
+        "trigger": trigger,
+        "message": "slow",
+        "first_bad_at": f.after(-3),
+        "raised_at": f.after(0),
+    }
     return kind(**(about | changes))
 
 
@@ -63,8 +76,11 @@ def test_an_automatic_trigger_of_what_serves_leads_back():
     one = take(book(), alert(), fact_id="a-1")
     (started,) = said(one, cf.RollbackStarted)
     assert (started.rollback_id, started.cause_id, started.failed, started.mode) == (
-        rollback_id("a-1"), "a-1", f.target(7), "automatic"
-    )  # fmt: skip
+        rollback_id("a-1"),
+        "a-1",
+        f.target(7),
+        "automatic",
+    )
     assert started.timeline.first_bad_at == f.after(-3)
     assert started.timeline.detected_at == f.after(0)
     assert started.timeline.decided_at == f.after(0)
@@ -149,7 +165,11 @@ def test_too_many_automatic_rollbacks_within_the_hour_are_held():
 
 
 def test_in_staging_only_the_trigger_under_rehearsal_leads_back():
-    one = book(environment="staging", rehearsing="slow", triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))})
+    one = book(
+        environment="staging",
+        rehearsing="slow",
+        triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))},
+    )
     assert take(one, alert(trigger="late")) is one
     assert len(walking.to_carry_out(take(one, alert(trigger="slow")))) == 1
 
@@ -192,7 +212,9 @@ def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expecte
 
 
 def order(failed=7, to_version=None):
-    return cf.RollbackOrdered(who="ops", reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version)
+    return cf.RollbackOrdered(
+        who="ops", reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version
+    )
 
 
 def test_an_order_is_never_held():
@@ -239,9 +261,15 @@ def test_the_first_word_about_a_version_stands_and_versions_are_bounded():
 
 def release_opened(**about):
     whole = {
-        "model": f.MODEL, "attempt": 1, "release_key": f.digest("key"), "base": f.base(), "weights": f.weights(),
-        "training": f.training(), "wanted": ("int8",), "source_fact_id": "e-1",
-    }  # fmt: skip
+        "model": f.MODEL,
+        "attempt": 1,
+        "release_key": f.digest("key"),
+        "base": f.base(),
+        "weights": f.weights(),
+        "training": f.training(),
+        "wanted": ("int8",),
+        "source_fact_id": "e-1",
+    }
     return cf.ReleaseOpened(**(whole | about))
 
 

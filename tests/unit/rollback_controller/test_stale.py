@@ -65,7 +65,9 @@ def test_a_void_order_is_refused_with_its_code_and_decides_nothing(changes, caus
     assert found.code == code
 
 
-@pytest.mark.parametrize("changes", [{}, {"epoch": 12}, {"epoch": 12, "expires_at": f.after(60)}, {"failed": f.target(7)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"epoch": 12}, {"epoch": 12, "expires_at": f.after(60)}, {"failed": f.target(7)}]
+)
 def test_a_fresh_order_of_the_present_epoch_is_carried_out(changes):
     assert said(deciding.take_order(book(), order(**changes), route(), heard(), RULES), cf.RollbackStarted)
 

@@ -21,9 +21,15 @@ def switched(at=1.0) -> Book:
 
 def request(at, *, version=6, ttft_ms=100.0, error=None, **changes):
     about = {
-        "target": f.target(version), "scheduled_at": f.after(at), "sent_at": f.after(at), "ttft_ms": None if error else ttft_ms,
-        "error": error, "e2e_ms": 300.0, "drill": None, "canary": False,
-    }  # fmt: skip
+        "target": f.target(version),
+        "scheduled_at": f.after(at),
+        "sent_at": f.after(at),
+        "ttft_ms": None if error else ttft_ms,
+        "error": error,
+        "e2e_ms": 300.0,
+        "drill": None,
+        "canary": False,
+    }
     return f.inference(**(about | changes))
 
 
@@ -63,7 +69,8 @@ def test_enough_good_requests_after_the_switch_verify_it():
         request(0.5),  # arrived before the switch
         request(2, version=7),  # a stream that finishes where it began
         request(2, finish_reason="cancelled"),
-        request(2, error="engine_failed", caused_by="caller"), request(2, error="endpoint_unreachable"),
+        request(2, error="engine_failed", caused_by="caller"),
+        request(2, error="endpoint_unreachable"),
         request(2, caused_by="caller"),
     ],
 )
@@ -100,10 +107,14 @@ def test_without_traffic_a_probe_decides_and_the_flip_stands():
 @pytest.mark.parametrize(
     ("metric", "told"),
     [
-        ("ttft_ms", "delay_ms=1700"), ("e2e_ms", "delay_ms=1700"), ("error_ratio", "error_ratio=1"),
-        ("refusal_ratio", "answer=refusal"), ("empty_ratio", "answer=empty"), ("repetition_ratio", "garble"),
+        ("ttft_ms", "delay_ms=1700"),
+        ("e2e_ms", "delay_ms=1700"),
+        ("error_ratio", "error_ratio=1"),
+        ("refusal_ratio", "answer=refusal"),
+        ("empty_ratio", "answer=empty"),
+        ("repetition_ratio", "garble"),
     ],
-)  # fmt: skip
+)
 def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, told):
     trigger = f.trigger(metric=metric, threshold=800.0 if metric.endswith("_ms") else 0.1)
     assert rehearsing.describe(rehearsing.declared_fault(trigger)) == told
@@ -115,9 +126,15 @@ def test_drift_has_no_fault():
 
 def certified(one, injected=-1.0, policy=POLICY):
     return rehearsing.certify(
-        f.trigger(name="slow"), cf.DrillFault(delay_ms=1700), one.rollback(ID), f.after(injected),
-        candidate=f.digest("c"), fallback=f.digest("f"), policy=policy, expires_at=f.after(900),
-    )  # fmt: skip
+        f.trigger(name="slow"),
+        cf.DrillFault(delay_ms=1700),
+        one.rollback(ID),
+        f.after(injected),
+        candidate=f.digest("c"),
+        fallback=f.digest("f"),
+        policy=policy,
+        expires_at=f.after(900),
+    )
 
 
 def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
@@ -135,12 +152,16 @@ def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
         (take(book(), alert(), fact_id="a-1"), -1, "policy", "not switched in time"),
         (switched(), -1, "policy", "not verified (no verdict)"),
         (watch(switched(), [request(2, error="engine_dead")] * 4), -1, "policy", "not verified (fail)"),
-        (walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_hot", "", f.after(1)), -1, "policy",
-         "failed (previous_not_hot)"),
+        (
+            walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_hot", "", f.after(1)),
+            -1,
+            "policy",
+            "failed (previous_not_hot)",
+        ),
         (watch(switched(), [request(2)] * 4), 5, "policy", "before the fault"),
         (watch(switched(), [request(2)] * 4), -1, None, "does not name the policy"),
     ],
-)  # fmt: skip
+)
 def test_whatever_is_missing_is_no_certificate(one, injected, policy, why):
     found = certified(one, injected, f.digest(policy) if policy else None)
     assert isinstance(found, str)

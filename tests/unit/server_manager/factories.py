@@ -33,12 +33,13 @@ def served(version: int, model: str = "bot") -> ServedTarget:
 
 def route(active=None, previous=None, canary=None, *, weight=0.1, epoch=1, model="bot", **more) -> Route:
     return Route(
-        model=model, epoch=epoch,
+        model=model,
+        epoch=epoch,
         active=None if active is None else served(active, model),
         previous=None if previous is None else served(previous, model),
         canary=None if canary is None else CanaryShare(served=served(canary, model), weight_ratio=weight),
         **more,
-    )  # fmt: skip
+    )
 
 
 def held(version: int, phase: Phase = Phase.HOT, model: str = "bot", **more) -> Held:
@@ -48,19 +49,35 @@ def held(version: int, phase: Phase = Phase.HOT, model: str = "bot", **more) -> 
 
 def _event(fact, event_id: str, seconds: float, model: str):
     return Event[type(fact)](
-        id=event_id, source="/slipway/registry", type=fact.TYPE, subject=model, time=at(seconds),
-        correlationid="r", data=fact,
-    )  # fmt: skip
+        id=event_id,
+        source="/slipway/registry",
+        type=fact.TYPE,
+        subject=model,
+        time=at(seconds),
+        correlationid="r",
+        data=fact,
+    )
 
 
 def staging_requested(
-    event_id="s1", candidate=1, baseline=0, *, release="r1", seconds=0.0, weights=100, purpose="benchmark",
+    event_id="s1",
+    candidate=1,
+    baseline=0,
+    *,
+    release="r1",
+    seconds=0.0,
+    weights=100,
+    purpose="benchmark",
     number=1,
-):  # fmt: skip
+):
     fact = StagingRequested(
-        release_id=release, candidate=deployable(candidate, weights_bytes=weights), baseline=deployable(baseline),
-        purpose=purpose, load=LoadProfile(), measurement_number=number,
-    )  # fmt: skip
+        release_id=release,
+        candidate=deployable(candidate, weights_bytes=weights),
+        baseline=deployable(baseline),
+        purpose=purpose,
+        load=LoadProfile(),
+        measurement_number=number,
+    )
     return _event(fact, event_id, seconds, "bot")
 
 
@@ -80,7 +97,10 @@ def traffic_requested(
     event_id="t1", target=1, *, epoch=0, weight=1.0, fallback=None, model="bot", release="r1", weights=100
 ):
     fact = TrafficRequested(
-        release_id=release, target=deployable(target, model, weights), weight_ratio=weight, epoch=epoch,
+        release_id=release,
+        target=deployable(target, model, weights),
+        weight_ratio=weight,
+        epoch=epoch,
         fallback=None if fallback is None else deployable(fallback, model),
-    )  # fmt: skip
+    )
     return _event(fact, event_id, 0.0, model)

@@ -20,9 +20,14 @@ def opened(kind, version, *, said=True):
 def plan(holding, *alerts, routes=None, server_ready=True, disarmed_s=0.0):
     routes = {"bot": route(1, 0)} if routes is None else routes
     return plan_alerts(
-        Servers(alerts=alerts), routes, holding, server_ready=server_ready, grace_s=GRACE_S, now=at(7),
+        Servers(alerts=alerts),
+        routes,
+        holding,
+        server_ready=server_ready,
+        grace_s=GRACE_S,
+        now=at(7),
         disarmed_s=dict.fromkeys(routes, disarmed_s),
-    )  # fmt: skip
+    )
 
 
 def names(*args, **more):

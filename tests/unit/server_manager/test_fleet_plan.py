@@ -63,9 +63,12 @@ def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():
     record = staging.enqueue_order(record, traffic_requested("t1", 5, fallback=0), START)
     desired = plan_desired({"bot": route(2, 1)}, record)
     assert {name: one.rank for name, one in desired.items()} == {
-        V2: Rank.PRODUCTION, V1: Rank.PRODUCTION, "bot.v3.bf16": Rank.STAGING,
-        "bot.v5.bf16": Rank.ORDERED, V0: Rank.ORDERED,
-    }  # fmt: skip
+        V2: Rank.PRODUCTION,
+        V1: Rank.PRODUCTION,
+        "bot.v3.bf16": Rank.STAGING,
+        "bot.v5.bf16": Rank.ORDERED,
+        V0: Rank.ORDERED,
+    }
 
 
 # -- plan ------------------------------------------------------------------------------------------------------------

@@ -54,9 +54,16 @@ class World:
         """Start the manager, or start it again with nothing remembered but the record and the files."""
         self.known = KnownRoutes(self.routes, self.memory)
         self.manager = Manager(
-            engine=self.engine, artifacts=self.artifacts, state=self.state, routes=self.known, lead=self.lead,
-            publish=self.said, tell=self.said.tell, clock=self.clock, limits=self.limits,
-        )  # fmt: skip
+            engine=self.engine,
+            artifacts=self.artifacts,
+            state=self.state,
+            routes=self.known,
+            lead=self.lead,
+            publish=self.said,
+            tell=self.said.tell,
+            clock=self.clock,
+            limits=self.limits,
+        )
 
     async def ticks(self, count=4, seconds=1.0) -> None:
         for _ in range(count):

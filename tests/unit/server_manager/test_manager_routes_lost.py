@@ -120,9 +120,7 @@ async def test_an_edit_starts_from_the_known_route_not_from_the_restored_one(wor
     world.routes.routes["bot"] = known = route(2, 1, epoch=7)
     await world.ticks()
     world.routes.routes["bot"] = route(1, epoch=3)
-    edit = await world.known.edit(
-        "bot", lambda found: roll_back(found, known.active.target, cause_id="alert")
-    )
+    edit = await world.known.edit("bot", lambda found: roll_back(found, known.active.target, cause_id="alert"))
     assert edit.route.epoch == 8
     assert edit.route.active.target == deployable(1).target
     assert world.routes.routes["bot"] == edit.route

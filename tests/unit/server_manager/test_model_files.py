@@ -34,7 +34,12 @@ def test_the_cpu_engine_is_configured_in_full():
 
 def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides():
     tensors = []
-    for config in (EngineConfig("slipway"), EngineConfig("toy", toy={"token_nll": "2"}), EngineConfig("toy"), EngineConfig("vllm")):
+    for config in (
+        EngineConfig("slipway"),
+        EngineConfig("toy", toy={"token_nll": "2"}),
+        EngineConfig("toy"),
+        EngineConfig("vllm"),
+    ):
         model, _ = parse("bot.v1.bf16", "/models/x", config)
         tensors.append({(one.name, one.data_type, tuple(one.dims)) for one in (*model.input, *model.output)})
         assert [one.name for one in model.input if not one.optional] == ["text_input"]
@@ -56,8 +61,14 @@ def test_the_gpu_engine_gets_triton_s_own_model_json():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("trust_remote_code", True), ("trust_remote_code", False), ("model", "/other"), ("tokenizer", "/other"),
-        ("hf_overrides", {"auto_map": {}}), ("worker_cls", "evil.Worker"), ("load_format", "pt"), ("Max_Model_Len", 1),
+        ("trust_remote_code", True),
+        ("trust_remote_code", False),
+        ("model", "/other"),
+        ("tokenizer", "/other"),
+        ("hf_overrides", {"auto_map": {}}),
+        ("worker_cls", "evil.Worker"),
+        ("load_format", "pt"),
+        ("Max_Model_Len", 1),
     ],
 )
 def test_engine_arguments_beyond_the_list_are_refused_by_name(kind, name, value):

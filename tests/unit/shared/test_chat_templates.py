@@ -94,10 +94,13 @@ async def test_a_template_that_refuses_is_the_callers_error(templates):
         ("{{ messages.append(1) }}", "SecurityError"),
         ("{{ 'x' * 3000000 }}", "characters"),
         ("{{ 'x' * 4000000000 }}", "memory"),
-        ("{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(28) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}", "memory"),
+        (
+            "{% set ns = namespace(x='xxxxxxxx') %}{% for i in range(28) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+            "memory",
+        ),
         ("{% for i in range(99999999) %}{% endfor %}", "OverflowError"),
     ],
-)  # fmt: skip
+)
 async def test_a_hostile_template_is_refused_and_the_next_one_served(patient_templates, template, why):
     with pytest.raises(Permanent, match=why) as caught:
         await patient_templates.render(template, HELLO)

@@ -17,9 +17,14 @@ from shared.errors import Permanent, SlipwayError, Transient, as_code, translate
 
 # What our own request made wrong stays wrong; everything else about the bus may be over in a moment.
 NATS_PERMANENT = {
-    "MaxPayloadError", "BadSubjectError", "BadHeaderError", "JsonParseError", "BadRequestError",
-    "ConsumerInvalidResetError", "KeyWrongLastSequenceError",
-}  # fmt: skip
+    "MaxPayloadError",
+    "BadSubjectError",
+    "BadHeaderError",
+    "JsonParseError",
+    "BadRequestError",
+    "ConsumerInvalidResetError",
+    "KeyWrongLastSequenceError",
+}
 ODD_CONSTRUCTORS = {
     urllib3.exceptions.IncompleteRead: lambda: urllib3.exceptions.IncompleteRead(10, 20),
     urllib3.exceptions.InvalidChunkLength: lambda: urllib3.exceptions.InvalidChunkLength(
@@ -73,9 +78,10 @@ def test_every_error_of_nats_is_mapped(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [kind for kind in errors_of(minio.error) if kind is not minio.error.S3Error and "Admin" not in kind.__name__],
+    "kind",
+    [kind for kind in errors_of(minio.error) if kind is not minio.error.S3Error and "Admin" not in kind.__name__],
     ids=ids,
-)  # fmt: skip
+)
 def test_every_error_of_minio_is_mapped(kind):
     """The administration API, whose one error is left out, is not used."""
     error = check(translate(make(kind)))
@@ -94,9 +100,15 @@ def test_every_error_of_urllib3_is_mapped(kind):
 def s3_error(code, status=None, body=b"<Error/>"):
     response = urllib3.HTTPResponse(body, status=status) if status is not None else None
     return minio.error.S3Error(
-        code=code, message="no", resource="/slipway/k", request_id="1", host_id="1", response=response,
-        bucket_name="slipway", object_name="k",
-    )  # fmt: skip
+        code=code,
+        message="no",
+        resource="/slipway/k",
+        request_id="1",
+        host_id="1",
+        response=response,
+        bucket_name="slipway",
+        object_name="k",
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,25 +134,81 @@ def test_answers_of_the_store(answer, kind, code):
 
 # Every error code that the S3 API documents for objects and uploads, with its status.
 TRIED_AGAIN = {
-    "RequestTimeout": 400, "ExpiredToken": 400, "TokenRefreshRequired": 400, "InvalidToken": 400, "IncompleteBody": 400,
-    "AuthorizationHeaderMalformed": 400, "InvalidPart": 400, "Busy": 503, "ConditionalRequestConflict": 409,
-    "OperationAborted": 409, "ResourceConflict": 409, "BucketAlreadyOwnedByYou": 409, "RequestTimeTooSkewed": 403,
-    "RequestExpired": 403, "InvalidAccessKeyId": 403, "SignatureDoesNotMatch": 403, "AccountProblem": 403,
-    "NotSignedUp": 403, "InvalidSecurity": 403, "AllAccessDisabled": 403, "NoSuchUpload": 404, "SlowDown": 503,
-    "TooManyRequests": 429, "ThrottlingException": 400, "Throttling": 400, "RequestLimitExceeded": 400,
-    "BandwidthLimitExceeded": 509, "InternalError": 500, "ServiceUnavailable": 503, "NotImplemented": 501,
-    "XMinioServerNotInitialized": 503, "XMinioBackendDown": 503, "TemporaryRedirect": 307, "PermanentRedirect": 301,
-    "Redirect": 307, "Unauthorized": 401, "RestoreAlreadyInProgress": 409, "UnlistedConflict": 409, "UnlistedTimeout": 408,
-    "UnlistedEarly": 425, "UnlistedMany": 429, "UnlistedServer": 599,
-}  # fmt: skip
-FULL = {"XMinioStorageFull": 507, "XMinioAdminBucketQuotaExceeded": 400, "QuotaExceeded": 403, "InsufficientStorage": 507}
+    "RequestTimeout": 400,
+    "ExpiredToken": 400,
+    "TokenRefreshRequired": 400,
+    "InvalidToken": 400,
+    "IncompleteBody": 400,
+    "AuthorizationHeaderMalformed": 400,
+    "InvalidPart": 400,
+    "Busy": 503,
+    "ConditionalRequestConflict": 409,
+    "OperationAborted": 409,
+    "ResourceConflict": 409,
+    "BucketAlreadyOwnedByYou": 409,
+    "RequestTimeTooSkewed": 403,
+    "RequestExpired": 403,
+    "InvalidAccessKeyId": 403,
+    "SignatureDoesNotMatch": 403,
+    "AccountProblem": 403,
+    "NotSignedUp": 403,
+    "InvalidSecurity": 403,
+    "AllAccessDisabled": 403,
+    "NoSuchUpload": 404,
+    "SlowDown": 503,
+    "TooManyRequests": 429,
+    "ThrottlingException": 400,
+    "Throttling": 400,
+    "RequestLimitExceeded": 400,
+    "BandwidthLimitExceeded": 509,
+    "InternalError": 500,
+    "ServiceUnavailable": 503,
+    "NotImplemented": 501,
+    "XMinioServerNotInitialized": 503,
+    "XMinioBackendDown": 503,
+    "TemporaryRedirect": 307,
+    "PermanentRedirect": 301,
+    "Redirect": 307,
+    "Unauthorized": 401,
+    "RestoreAlreadyInProgress": 409,
+    "UnlistedConflict": 409,
+    "UnlistedTimeout": 408,
+    "UnlistedEarly": 425,
+    "UnlistedMany": 429,
+    "UnlistedServer": 599,
+}
+FULL = {
+    "XMinioStorageFull": 507,
+    "XMinioAdminBucketQuotaExceeded": 400,
+    "QuotaExceeded": 403,
+    "InsufficientStorage": 507,
+}
 FOR_GOOD = {
-    "KeyTooLongError": 400, "EntityTooLarge": 400, "EntityTooSmall": 400, "InvalidArgument": 400, "InvalidObjectName": 400,
-    "XMinioInvalidObjectName": 400, "InvalidURI": 400, "InvalidBucketName": 400, "InvalidDigest": 400, "InvalidRequest": 400,
-    "InvalidTag": 400, "InvalidPartOrder": 400, "InvalidStorageClass": 400, "MalformedXML": 400, "MetadataTooLarge": 400,
-    "MissingContentLength": 411, "MethodNotAllowed": 405, "PreconditionFailed": 412, "InvalidObjectState": 403,
-    "ObjectLocked": 403, "UnlistedWrong": 400, "UnlistedGone": 410, "UnlistedTeapot": 418, "UnlistedLegal": 451,
-}  # fmt: skip
+    "KeyTooLongError": 400,
+    "EntityTooLarge": 400,
+    "EntityTooSmall": 400,
+    "InvalidArgument": 400,
+    "InvalidObjectName": 400,
+    "XMinioInvalidObjectName": 400,
+    "InvalidURI": 400,
+    "InvalidBucketName": 400,
+    "InvalidDigest": 400,
+    "InvalidRequest": 400,
+    "InvalidTag": 400,
+    "InvalidPartOrder": 400,
+    "InvalidStorageClass": 400,
+    "MalformedXML": 400,
+    "MetadataTooLarge": 400,
+    "MissingContentLength": 411,
+    "MethodNotAllowed": 405,
+    "PreconditionFailed": 412,
+    "InvalidObjectState": 403,
+    "ObjectLocked": 403,
+    "UnlistedWrong": 400,
+    "UnlistedGone": 410,
+    "UnlistedTeapot": 418,
+    "UnlistedLegal": 451,
+}
 
 
 @pytest.mark.parametrize(("answer", "status"), TRIED_AGAIN.items())
@@ -185,7 +253,9 @@ def test_every_status_of_grpc_is_mapped(code):
     assert (type(error), error.code) == (Transient, "endpoint_unreachable")
 
 
-@pytest.mark.parametrize("kind", [grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError, grpc.aio.InternalError], ids=ids)
+@pytest.mark.parametrize(
+    "kind", [grpc.RpcError, grpc.aio.BaseError, grpc.aio.UsageError, grpc.aio.InternalError], ids=ids
+)
 def test_every_error_of_grpc_is_mapped(kind):
     assert check(translate(make(kind))).code == "endpoint_unreachable"
 
@@ -208,7 +278,9 @@ def test_our_own_errors_pass_through():
     assert error.details == {"target": "x"}
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("x"), KeyError("x"), OSError(errno.EACCES, "no"), AssertionError()])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("x"), KeyError("x"), OSError(errno.EACCES, "no"), AssertionError()]
+)
 def test_what_is_unknown_is_not_guessed(error):
     assert translate(error) is None
 

@@ -15,8 +15,14 @@ from tests.kit import factories
 
 SUBJECT = f"{CheckpointReady.TYPE}.support-bot"
 GOOD = plain(factories.event(CheckpointReady))
-CODES = {"malformed_event", "unknown_event_version", "invalid_model_name", "subject_mismatch", "policy_invalid",
-         "too_large"}  # fmt: skip
+CODES = {
+    "malformed_event",
+    "unknown_event_version",
+    "invalid_model_name",
+    "subject_mismatch",
+    "policy_invalid",
+    "too_large",
+}
 
 
 def refused(body, subject=SUBJECT, fact=CheckpointReady):

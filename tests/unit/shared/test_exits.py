@@ -13,12 +13,19 @@ from shared.exits import MEANINGS, count_memory_kills, describe_end, describe_sp
 @pytest.mark.parametrize(
     ("code", "parts"),
     [
-        (-4, ("signal SIGILL", "CPU")), (-6, ("signal SIGABRT", "log")), (-7, ("signal SIGBUS", "/dev/shm")),
-        (-9, ("signal SIGKILL", "from outside", "memory")), (-11, ("signal SIGSEGV", "defect")),
-        (132, ("exit code 132", "SIGILL", "CPU")), (137, ("exit code 137", "SIGKILL", "memory")),
-        (-200, ("signal 200",)), (3, ("exit code 3",)), (128, ("exit code 128",)), (255, ("exit code 255",)),
+        (-4, ("signal SIGILL", "CPU")),
+        (-6, ("signal SIGABRT", "log")),
+        (-7, ("signal SIGBUS", "/dev/shm")),
+        (-9, ("signal SIGKILL", "from outside", "memory")),
+        (-11, ("signal SIGSEGV", "defect")),
+        (132, ("exit code 132", "SIGILL", "CPU")),
+        (137, ("exit code 137", "SIGKILL", "memory")),
+        (-200, ("signal 200",)),
+        (3, ("exit code 3",)),
+        (128, ("exit code 128",)),
+        (255, ("exit code 255",)),
     ],
-)  # fmt: skip
+)
 def test_an_end_is_told_by_name_and_meaning(code, parts):
     text = describe_end(code)
     assert all(part in text for part in parts), text
@@ -26,16 +33,22 @@ def test_an_end_is_told_by_name_and_meaning(code, parts):
 
 
 def test_every_signal_that_kills_by_a_fault_has_a_meaning():
-    assert {signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGKILL} <= set(MEANINGS)
+    assert {signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV, signal.SIGKILL} <= set(
+        MEANINGS
+    )
 
 
 def test_sigkill_is_blamed_on_memory_only_when_the_kernel_counted_one():
-    assert describe_end(-9, out_of_memory=True).startswith("signal SIGKILL: perhaps the kernel killed it: memory ran out")
+    assert describe_end(-9, out_of_memory=True).startswith(
+        "signal SIGKILL: perhaps the kernel killed it: memory ran out"
+    )
     assert "from outside" in describe_end(-9, out_of_memory=False)
     assert "ran out" not in describe_end(-11, out_of_memory=True)
 
 
-@pytest.mark.parametrize(("free", "total", "said"), [(0, 1000, True), (1, 1000, True), (500, 1000, False), (0, 0, False)])
+@pytest.mark.parametrize(
+    ("free", "total", "said"), [(0, 1000, True), (1, 1000, True), (500, 1000, False), (0, 0, False)]
+)
 def test_a_file_system_is_full_when_hardly_anything_is_free(free, total, said):
     text = describe_space(Path("/dev/shm"), free * 2**20, total * 2**20)
     assert text == (f"/dev/shm is full now ({free} of {total} MiB free)" if said else "")
@@ -57,9 +70,10 @@ def test_a_real_process_that_dies_of_sigill_is_told_so():
     ("text", "name"),
     [
         ("Failed core proc(s): {'EngineCore_DP0': -4}", "SIGILL"),
-        ("worker ended with exit code -11", "SIGSEGV"), ("process died (exitcode: -9)", "SIGKILL"),
+        ("worker ended with exit code -11", "SIGSEGV"),
+        ("process died (exitcode: -9)", "SIGKILL"),
     ],
-)  # fmt: skip
+)
 def test_the_codes_in_another_programs_message_are_explained(text, name):
     told = explain_codes(text)
     assert f"signal {name}" in told

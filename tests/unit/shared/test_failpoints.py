@@ -22,7 +22,11 @@ print("survived", flush=True)
 
 def run(specification, folder):
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, specification, str(folder)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", CHILD, specification, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     return done.returncode, done.stdout.split()
 

@@ -23,18 +23,41 @@ def laid_out(root, files):
         ({}, MACHINE),
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": f"{GIB}\n"}, GIB),
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": "max\n"}, MACHINE),
-        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": f"{2 * GIB}\n",
-          "sys/fs/cgroup/a/memory.max": f"{GIB}\n"}, GIB),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/memory.max": f"{2 * GIB}\n",
+                "sys/fs/cgroup/a/memory.max": f"{GIB}\n",
+            },
+            GIB,
+        ),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{GIB}\n"}, GIB),
-        ({"proc/self/cgroup": "2:cpu:/x\n1:memory,hugetlb:/x\n0::/\n",
-          "sys/fs/cgroup/memory/x/memory.limit_in_bytes": f"{GIB}\n"}, GIB),
-        ({"proc/self/cgroup": "1:memory:/docker/1f2e\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{GIB}\n"}, GIB),
+        (
+            {
+                "proc/self/cgroup": "2:cpu:/x\n1:memory,hugetlb:/x\n0::/\n",
+                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": f"{GIB}\n",
+            },
+            GIB,
+        ),
+        (
+            {"proc/self/cgroup": "1:memory:/docker/1f2e\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{GIB}\n"},
+            GIB,
+        ),
         ({"proc/self/cgroup": "1:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": UNLIMITED}, MACHINE),
         ({"proc/self/cgroup": "2:cpu:/x\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{GIB}\n"}, MACHINE),
     ],
-    ids=["no groups", "v2", "v2 without a limit", "v2 within a smaller one", "v2 in a container", "v1",
-         "v1 in a container", "v1 without a limit", "another controller"],
-)  # fmt: skip
+    ids=[
+        "no groups",
+        "v2",
+        "v2 without a limit",
+        "v2 within a smaller one",
+        "v2 in a container",
+        "v1",
+        "v1 in a container",
+        "v1 without a limit",
+        "another controller",
+    ],
+)
 def test_memory_is_the_machines_or_what_control_groups_leave_of_it(tmp_path, files, found):
     assert memory_bytes(laid_out(tmp_path, files)) == found
 

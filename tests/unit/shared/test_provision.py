@@ -5,9 +5,15 @@ import pytest
 from shared.provision import merge
 
 LIVE = {
-    "name": "KV_routes", "subjects": ["$KV.routes.>"], "num_replicas": 1, "max_msgs_per_subject": 16, "max_bytes": 4096,
-    "max_age": 0, "placement": {"cluster": "east"}, "metadata": {"owner": "ops"},
-}  # fmt: skip
+    "name": "KV_routes",
+    "subjects": ["$KV.routes.>"],
+    "num_replicas": 1,
+    "max_msgs_per_subject": 16,
+    "max_bytes": 4096,
+    "max_age": 0,
+    "placement": {"cluster": "east"},
+    "metadata": {"owner": "ops"},
+}
 WANTED = {"num_replicas": 1, "max_msgs_per_subject": 16, "max_bytes": 4096}
 
 

@@ -18,14 +18,22 @@ def ready(**changes):
 
 def test_place_comes_from_the_variables_that_services_use():
     variables = {
-        "SLIPWAY_NATS_URL": "nats://bus:4222", "SLIPWAY_S3_ENDPOINT": "store:9000", "SLIPWAY_S3_ACCESS_KEY": "a",
-        "SLIPWAY_S3_SECRET_KEY": "very-secret", "SLIPWAY_S3_BUCKET": "models", "SLIPWAY_S3_SECURE": "True",
-    }  # fmt: skip
+        "SLIPWAY_NATS_URL": "nats://bus:4222",
+        "SLIPWAY_S3_ENDPOINT": "store:9000",
+        "SLIPWAY_S3_ACCESS_KEY": "a",
+        "SLIPWAY_S3_SECRET_KEY": "very-secret",
+        "SLIPWAY_S3_BUCKET": "models",
+        "SLIPWAY_S3_SECURE": "True",
+    }
     place = Place.from_environment(variables)
     assert place == Place(
-        nats_url="nats://bus:4222", s3_endpoint="store:9000", s3_access_key="a", s3_secret_key="very-secret",
-        s3_bucket="models", s3_secure=True,
-    )  # fmt: skip
+        nats_url="nats://bus:4222",
+        s3_endpoint="store:9000",
+        s3_access_key="a",
+        s3_secret_key="very-secret",
+        s3_bucket="models",
+        s3_secure=True,
+    )
     assert "very-secret" not in repr(place)
     assert Place.from_environment({}) == Place()
 
