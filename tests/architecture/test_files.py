@@ -128,11 +128,11 @@ OF_THIS_MACHINE = {
     "a folder of the machine": r"/(?:work|root|opt)" + r"/(?:main|shared|wheels|\.library|\.cache|\.mirror)",
     "a home folder": r"/(?:home|Users)" + r"/(?!me/)[a-z]",
     "a package registry": r"(?:py"
-     r"pi\.org|python"
-     r"hosted|artifact"
-     r"ory|dev"
-     r"pi|registry\.npm|--index"
-     r"-url)",
+    r"pi\.org|python"
+    r"hosted|artifact"
+    r"ory|dev"
+    r"pi|registry\.npm|--index"
+    r"-url)",
     "a private address": r"\b(?:10\.(?!0\.0\.)\d+|192\.168|172\.(?:1[6-9]|2\d|3[01]))" + r"\.\d+\.\d+\b",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE" + r" KEY-----",
     "an access key": r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,}|hf_" + r"[A-Za-z0-9]{30,})",
