@@ -36,7 +36,7 @@ chaos: setup ## the tests that kill things
 lint: setup ## style, types, import rules, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy contracts shared services clients deploy
+	$(BIN)/mypy contracts decisions shared services clients deploy
 	$(BIN)/lint-imports
 	$(BIN)/python -m deploy.generate --check
 

@@ -34,15 +34,15 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from benchmarks.parts import quantile, show_table, until
-from contracts import evidence as ev
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.policy import Trigger
-from contracts.triggers import detector_alpha, limit_of, observe
+from decisions import evidence as ev
+from decisions.triggers import detector_alpha, limit_of, observe
 from services.monitor.domain.record import Watch
-from shared.bus import publish_event
-from shared.kv import Bucket
-from shared.provision import provision
+from shared.messaging.bus import publish_event
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.services import running_service
@@ -94,7 +94,7 @@ class Request:
 
 
 def stream(kind: str, seed: int, change_s: float = CHANGE_S) -> Iterator[Request]:
-    """Give the requests of a model for ever; the same for the same seed."""
+    """Return the requests of a model for ever; the same for the same seed."""
     draw, at = random.Random(f"{kind}-{seed}"), 0.0
     while True:
         at += draw.expovariate(RATE_RPS)
@@ -106,13 +106,13 @@ def stream(kind: str, seed: int, change_s: float = CHANGE_S) -> Iterator[Request
 
 
 def within(kind: str, seed: int, until_s: float, change_s: float = CHANGE_S) -> list[Request]:
-    """Give a stream up to an instant, in the order in which requests end."""
+    """Return a stream up to an instant, in the order in which requests end."""
     return sorted(takewhile(lambda one: one.at_s < until_s, stream(kind, seed, change_s)), key=lambda one: one.ends_s)
 
 
 @cache
 def outcomes(kind: str, seed: int, change_s: float = CHANGE_S) -> "Seen":
-    """Give what a kind's trigger sees in an hour of its requests."""
+    """Return what a kind's trigger sees in an hour of its requests."""
     seen = [(one, observe(KINDS[kind], one.record(kind, 0.0))) for one in within(kind, seed, LONGEST_S, change_s)]
     return [(one, bad) for one, bad in seen if bad is not None]
 
@@ -129,7 +129,7 @@ Watcher = Callable[[Trigger, Seen], float | None]
 
 
 def evidence_s(trigger: Trigger, seen: Seen) -> float | None:
-    """Give when the e-detector's evidence crosses its line."""
+    """Return when the e-detector's evidence crosses its line."""
     bet, line, sums = ev.plan_bet(limit_of(trigger)), -math.log(detector_alpha(trigger)), ()
     for number, (one, bad) in enumerate(seen, start=1):
         sums = ev.step_sums(sums, bet, bad)
@@ -139,7 +139,7 @@ def evidence_s(trigger: Trigger, seen: Seen) -> float | None:
 
 
 def fixed_s(trigger: Trigger, seen: Seen, failures: int) -> float | None:
-    """Give when a fixed window has failed so many times."""
+    """Return when a fixed window has failed so many times."""
     windows: dict[int, list[bool]] = {}
     for one, bad in seen:
         windows.setdefault(int(one.ends_s // WINDOW_S), []).append(bad)
@@ -185,7 +185,9 @@ async def go_live(js: JetStreamContext, models: list[str]) -> None:
     for model in models:
         policy = k.policy(triggers=(SLOW, ERRORS))
         opened = k.fact(f.ReleaseOpened, version=2, model=model, release_id=f"r-{model}", policy=policy)
-        route = k.route(model=model, active=k.served(2, "bf16", model), previous=None, older=(), canary=None, barred=())
+        route = k.route(
+            model=model, active=k.served(2, "bf16", model), previous=None, older=(), canary=None, quarantined=()
+        )
         await publish_event(js, event_of(opened, model))
         await publish_event(
             js, event_of(f.DeploymentChanged(route=route, cause="promote", at=datetime.now(UTC)), model)
@@ -217,7 +219,7 @@ async def send(js: JetStreamContext, streams: dict[str, list[Request]], began_s:
 
 
 async def watch() -> Alerts:
-    """Give the alerts of the real monitor."""
+    """Return the alerts of the real monitor."""
     streams = {
         f"{kind}-{seed}": within(kind, seed, CHANGE_S + WATCHED_S + 60) for kind in KINDS for seed in range(RUNS)
     }
@@ -254,13 +256,13 @@ def row(name: str, moments: dict[int, float | None], kind: str, alarms: str) -> 
 
 
 def said(alerts: Alerts, kind: str, seed: int) -> float | None:
-    """Give when the alert of the trigger that had something to notice was there."""
+    """Return when the alert of the trigger that had something to notice was there."""
     at_s, trigger = alerts.get(f"{kind}-{seed}", (0.0, ""))
     return at_s if trigger == kind else None
 
 
 def compare(kind: str, alerts: Alerts) -> list[list[str]]:
-    """Give the rows of one regression."""
+    """Return the rows of one regression."""
     seeds = range(RUNS)
     live = {seed: said(alerts, kind, seed) for seed in seeds}
     rows = [row(f"monitor, watched for {WATCHED_S:.0f} s", live, kind, "-")]

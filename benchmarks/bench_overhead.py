@@ -36,11 +36,11 @@ from nats.js import JetStreamContext
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.parts import MODEL, Parts, quantile, show_table, toy_parts, until
-from clients.cli.place import find_place
+from clients.cli.connection import find_place
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS
-from shared.inference import Channels, generate
-from shared.kv import Bucket
+from shared.serving.inference import Channels, generate
+from shared.storage.kv import Bucket
 from tests.kit import stack
 from tests.kit.models import tiny_base, tiny_lora
 
@@ -87,7 +87,7 @@ async def events(http: httpx.AsyncClient, path: str, body: dict[str, object]) ->
 
 
 async def one_stream(ask: Ask) -> tuple[float, float]:
-    """Give TTFT and time per token of one stream, ms."""
+    """Return TTFT and time per token of one stream, ms."""
     began, first, last, count = time.perf_counter(), 0.0, 0.0, 0
     async with aclosing(ask()) as texts:
         async for text in texts:
@@ -161,10 +161,10 @@ ROAD = (
     ("checkpoint.merged", "registry"),
     ("variant.requested", "quantiser"),
     ("variant.quantised", "registry"),
-    ("staging.requested 1", "server-manager"),
+    ("stage.requested 1", "server-manager"),
     ("variant.staged 1", "benchmarker"),
     ("variant.benchmarked", "registry"),
-    ("staging.requested 2", "server-manager"),
+    ("stage.requested 2", "server-manager"),
     ("variant.staged 2", "rollback-controller"),
     ("rehearsal.completed", "registry"),
     ("traffic.requested", "server-manager"),
@@ -181,7 +181,7 @@ POLICY = {
 
 
 async def stamps(js: JetStreamContext, model: str) -> dict[str, list[float]]:
-    """Give when the facts about a model were stored, Unix seconds, by name."""
+    """Return when the facts about a model were stored, Unix seconds, by name."""
     found: dict[str, list[float]] = {}
     for stream in (INBOX, ORDERS, EVENTS):
         subject = f"slipway.*.*.v1.{model}"
@@ -195,12 +195,12 @@ async def stamps(js: JetStreamContext, model: str) -> dict[str, list[float]]:
 
 
 def fact_in(subject: str) -> str:
-    """Give the name of a fact, such as `variant.staged`."""
+    """Return the name of a fact, such as `variant.staged`."""
     return ".".join(subject.split(".")[1:3])
 
 
 def spans(state: Path, model: str) -> dict[tuple[str, str], list[float]]:
-    """Give when services began to handle the facts about a model, Unix seconds, by fact and service."""
+    """Return when services began to handle the facts about a model, Unix seconds, by fact and service."""
     found: dict[tuple[str, str], list[float]] = {}
     for line in (state / "logs" / "spans.jsonl").read_text().splitlines():
         span = json.loads(line)

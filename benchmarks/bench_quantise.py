@@ -33,7 +33,7 @@ import nats
 import psutil
 
 from benchmarks.parts import show_table
-from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantQuantised
 from contracts.services import EVENTS
 from contracts.vocabulary import Variant
@@ -41,9 +41,9 @@ from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.domain import QuantisationPlan as Plan
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Made, Order
-from shared.blobs import Store
-from shared.bus import publish_event
-from shared.provision import provision
+from shared.messaging.bus import publish_event
+from shared.messaging.provision import provision
+from shared.storage.blobs import Store
 from tests.kit.quantiser import ROOT, QuantiserService, request, stored_merged
 from tests.kit.servers import NatsServer, S3Server, connection, running
 
@@ -114,7 +114,7 @@ FIGURES = [
 
 
 def weights_bytes(folder: Path) -> int:
-    """Give the size of a model's weight files."""
+    """Return the size of a model's weight files."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
@@ -150,7 +150,7 @@ def make(merged: Path, folder: Path, plan: Plan) -> Row:
 
 
 def cpu_of_children() -> float:
-    """Give the processor seconds of all child processes that have ended."""
+    """Return the processor seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -167,7 +167,7 @@ def bare(merged: Path, folder: Path, plan: Plan) -> float:
 
 
 def room(stack: ExitStack) -> Path:
-    """Give an empty folder."""
+    """Return an empty folder."""
     return Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
 

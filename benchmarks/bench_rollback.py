@@ -32,9 +32,9 @@ from contracts import facts as f
 from contracts.envelope import Event
 from contracts.routes import Route
 from services.rollback_controller.domain.record import Book
-from shared.bus import publish_event
-from shared.inference import Channels, first_token
-from shared.kv import Bucket
+from shared.messaging.bus import publish_event
+from shared.serving.inference import Channels, first_token
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.gateway import order
 from tests.kit.servers import connection
@@ -98,7 +98,7 @@ class Watcher:
         return any(what in subject and at >= since_s for at, subject, _ in self.seen)
 
     def first(self, what: str, since_s: float) -> tuple[float, bytes]:
-        """Give stamp and content of the first message on a subject since an instant."""
+        """Return stamp and content of the first message on a subject since an instant."""
         return min((at, data) for at, subject, data in self.seen if what in subject and at >= since_s)
 
 
@@ -164,7 +164,7 @@ async def take_up(parts: Parts) -> None:
 
 
 def sent_since(load: Steady, asked_s: float) -> tuple[float, float]:
-    """Give when the last request was sent that the failed version answered, and the first after that, in ms."""
+    """Return when the last request was sent that the failed version answered, and the first after that, in ms."""
     since = [one for one in load.sent if one.at_s >= asked_s and one.version]
     last = max((one.at_s for one in since if one.version == FAILED), default=asked_s)
     after = min(one.at_s for one in since if one.at_s > last and one.version == BACK)

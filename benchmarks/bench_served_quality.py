@@ -21,19 +21,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tritonclient.grpc as triton_client
 
 from benchmarks.parts import show_table
-from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+from clients.cli.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from services.benchmarker.adapters.triton import TritonEngine
-from services.benchmarker.domain.blame import MAX_DEVIATION
+from services.benchmarker.domain.fault_attribution import MAX_DEVIATION
 from services.benchmarker.domain.served_quality import assess_scored, score_window
 from services.quantiser.adapters.child import ChildProcess
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
 from services.quantiser.ports import Order
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
-from shared.inference import Channels
+from shared.serving.inference import Channels
 from tests.kit.servers import running
 from tests.kit.triton import TritonServer
 

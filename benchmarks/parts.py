@@ -13,7 +13,7 @@ import nats
 from nats.js import JetStreamContext
 
 from contracts.routes import ServedTarget
-from shared.provision import provision
+from shared.messaging.provision import provision
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import NatsServer, connection, running
 from tests.kit.triton import TritonServer
@@ -122,7 +122,7 @@ async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Give the smallest value that at least this share of the values does not exceed."""
+    """Return the smallest value that at least this share of the values does not exceed."""
     ordered = sorted(values)
     rank = -int(-share * len(ordered) // 1)
     return ordered[min(len(ordered), max(1, rank)) - 1]

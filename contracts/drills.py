@@ -25,10 +25,10 @@ class Drill(Contract):
     """When the bus stored the order: one that was stored earlier and comes again changes nothing."""
 
     def is_on(self, now: datetime) -> bool:
-        """Tell whether it is under way; a clock that runs wrong cannot make it last."""
+        """Return whether it is under way; a clock that runs wrong cannot make it last."""
         return self.share_ratio > 0.0 and now < min(self.expires_at, self.starts_at + LONGEST)
 
 
 def drill_key(environment: Environment, model: str) -> str:
-    """Give the key of a drill's record."""
+    """Return the key of a drill's record."""
     return f"{environment}.{model}"

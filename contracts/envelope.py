@@ -44,18 +44,18 @@ class Event(Contract, Generic[F]):
 
 
 def nats_subject(type_: str, model: str, environment: str = "production") -> str:
-    """Give the NATS subject of a fact: `slipway.[staging.]<name>.v<n>.<model>`."""
+    """Return the NATS subject of a fact: `slipway.[staging.]<name>.v<n>.<model>`."""
     if environment == "staging":
         type_ = type_.replace("slipway.", "slipway.staging.", 1)
     return f"{type_}.{model}"
 
 
 def derived_id(cause_id: str, type_: str, key: str = "") -> str:
-    """Give the id of a fact that follows from another: the same cause always yields the same id."""
+    """Return the id of a fact that follows from another: the same cause always yields the same id."""
     return str(uuid.uuid5(ID_NAMESPACE, f"{cause_id}|{type_}|{key}"))
 
 
 def plain(event: Event[Any]) -> dict[str, Any]:
-    """Give an event as JSON data, absent extensions left out (CloudEvents forbids null attributes)."""
+    """Return an event as JSON data, absent extensions left out (CloudEvents forbids null attributes)."""
     body: dict[str, Any] = event.model_dump(mode="json", by_alias=True)
     return {key: value for key, value in body.items() if value is not None}

@@ -52,7 +52,7 @@ class FolderManifest(Contract):
         return sum(file.size_bytes for file in self.files)
 
     def to_bytes(self) -> bytes:
-        """Give the canonical bytes: files sorted by path."""
+        """Return the canonical bytes: files sorted by path."""
         files = sorted((file.model_dump(mode="json") for file in self.files), key=lambda file: str(file["path"]))
         return canonical_json({"kind": self.kind, "files": files})
 

@@ -38,7 +38,7 @@ def outgoing(
     )
 
 
-class Kept(Contract):
+class OutboxRecord(Contract):
     """A record of one model in one environment, with what it has still to say."""
 
     model: str

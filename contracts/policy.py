@@ -216,7 +216,7 @@ _LOWER = ("min_value", "min_ratio")
 
 
 def _tightest(gates: tuple[MetricGate, ...], name: str) -> dict[str, float | None]:
-    """Give each bound that a policy's gates of one name set together: every one of them must pass."""
+    """Return each bound that a policy's gates of one name set together: every one of them must pass."""
     bounds: dict[str, float | None] = {}
     for fields, tighter in ((_UPPER, min), (_LOWER, max)):
         for field in fields:

@@ -35,12 +35,12 @@ class Route(Contract):
     canary: CanaryShare | None = None
     previous: ServedTarget | None = None
     older: tuple[ServedTarget, ...] = ()
-    barred: tuple[Target, ...] = ()
+    quarantined: tuple[Target, ...] = ()
     cause_id: str = ""
 
-    def is_barred(self, target: Target) -> bool:
-        """Tell whether a target was rolled back and not allowed again since."""
-        return target in self.barred
+    def is_quarantined(self, target: Target) -> bool:
+        """Return whether a target was rolled back and not allowed again since."""
+        return target in self.quarantined
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class AlreadyApplied:
 class Refused:
     """The edit is not allowed, and why."""
 
-    code: Literal["stale_epoch", "barred", "no_hot_previous", "not_barred"]
+    code: Literal["stale_epoch", "quarantined", "no_hot_previous", "not_quarantined"]
     reason: str
 
 
@@ -81,13 +81,13 @@ def newest(known: Route | None, found: Route | None) -> Route | None:
         return found or known
     if found.epoch != known.epoch:
         return found if found.epoch > known.epoch else known
-    return known if revives_barred(found, known) else found
+    return known if revives_quarantined(found, known) else found
 
 
-def revives_barred(found: Route, known: Route) -> bool:
+def revives_quarantined(found: Route, known: Route) -> bool:
     """Return whether a route sends traffic to a target that another route bars."""
     trial = found.canary.served if found.canary is not None and found.canary.weight_ratio > 0.0 else None
-    return any(one is not None and known.is_barred(one.target) for one in (found.active, trial))
+    return any(one is not None and known.is_quarantined(one.target) for one in (found.active, trial))
 
 
 def promote(
@@ -99,15 +99,15 @@ def promote(
     cause_id: str,
     fallback: ServedTarget | None = None,
 ) -> Edit:
-    """Give a target a share of production traffic; 1.0 makes it the active one and the active one previous.
+    """Return a target a share of production traffic; 1.0 makes it the active one and the active one previous.
 
     `fallback` becomes previous when nothing was active before (the base model, if the policy says so).
     """
     target = served.target
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
-    if route.is_barred(target):
-        return Refused("barred", f"{target} was rolled back and is barred; lift the quarantine first.")
+    if route.is_quarantined(target):
+        return Refused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
     if epoch != route.epoch:
         return Refused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
     step = {"epoch": route.epoch + 1, "cause_id": cause_id}
@@ -117,7 +117,7 @@ def promote(
     if route.active is not None and route.active.target == target:
         return Changed(route.model_copy(update={**step, "active": served, "canary": None}), "promote")
     before = (route.active, route.previous, *route.older) if route.active else (fallback, *route.older)
-    previous, older = _line_back(before, target, route.barred)
+    previous, older = _line_back(before, target, route.quarantined)
     update = {**step, "active": served, "canary": None, "previous": previous, "older": older}
     return Changed(route.model_copy(update=update), "promote")
 
@@ -130,50 +130,50 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     """
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
-    barred = route.barred if route.is_barred(failed) else (*route.barred, failed)
-    step = {"epoch": route.epoch + 1, "cause_id": cause_id, "barred": barred}
+    quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
+    step = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined}
     active = route.active.target if route.active else None
     trial = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
     if trial is not None and trial.served.target == failed != active:
         aborted = CanaryShare(served=trial.served, weight_ratio=0.0)
-        previous, older = _line_back((route.previous, *route.older), active, barred)
+        previous, older = _line_back((route.previous, *route.older), active, quarantined)
         update = {**step, "canary": aborted, "previous": previous, "older": older}
         return Changed(route.model_copy(update=update), "abort")
     if active != failed:
         return Refused("stale_epoch", f"{failed} is neither active nor canary of {route.model}; nothing to take back.")
-    if route.previous is None or route.previous.target in barred:
+    if route.previous is None or route.previous.target in quarantined:
         return Refused("no_hot_previous", f"{route.model} has no previous target to go back to.")
     line = [route.previous, *route.older]
-    wanted = [one for one in line if to_version in (None, one.target.version) and one.target not in barred]
+    wanted = [one for one in line if to_version in (None, one.target.version) and one.target not in quarantined]
     if not wanted:
         return Refused("no_hot_previous", f"{route.model} has no version {to_version} in the line behind it.")
-    previous, older = _line_back(line, wanted[0].target, barred)
+    previous, older = _line_back(line, wanted[0].target, quarantined)
     update = {**step, "active": wanted[0], "canary": None, "previous": previous, "older": older}
     return Changed(route.model_copy(update=update), "rollback")
 
 
 def lift(route: Route, target: Target, *, cause_id: str) -> Edit:
-    """Allow a barred target again; it takes no traffic by that, and does not come back into the line behind."""
+    """Allow a quarantined target again; it takes no traffic by that, and does not come back into the line behind."""
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
-    if not route.is_barred(target):
-        return Refused("not_barred", f"{target} is not barred.")
-    barred = tuple(one for one in route.barred if one != target)
+    if not route.is_quarantined(target):
+        return Refused("not_quarantined", f"{target} is not quarantined.")
+    quarantined = tuple(one for one in route.quarantined if one != target)
     canary = None if route.canary is not None and route.canary.served.target == target else route.canary
-    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "barred": barred, "canary": canary}
+    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined, "canary": canary}
     return Changed(route.model_copy(update=update), "restore")
 
 
 def _line_back(
-    candidates: Sequence[ServedTarget | None], active: Target | None, barred: Sequence[Target]
+    candidates: Sequence[ServedTarget | None], active: Target | None, quarantined: Sequence[Target]
 ) -> tuple[ServedTarget | None, tuple[ServedTarget, ...]]:
-    """Give (previous, older), newest first: each target once, never the active one, never a barred one.
+    """Return (previous, older), newest first: each target once, never the active one, never a quarantined one.
 
-    Whatever is barred must not wait in line: a later rollback would make it active again.
+    Whatever is quarantined must not wait in line: a later rollback would make it active again.
     """
     line: dict[Target, ServedTarget] = {}
     for one in candidates:
-        if one is not None and one.target != active and one.target not in barred:
+        if one is not None and one.target != active and one.target not in quarantined:
             line.setdefault(one.target, one)
     found = tuple(line.values())
     return (found[0] if found else None), found[1 : OLDER_KEPT + 1]

@@ -51,8 +51,8 @@ SERVICES: dict[str, ServiceContract] = {
                 f.DeploymentChanged, f.PromotionRefused, f.CanaryAssessed, f.WorkAbandoned,
             ),
             emits=(
-                f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StagingRequested,
-                f.StagingReleased, f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished,
+                f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,
+                f.StageReleased, f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished,
                 f.DeadlinePassed, f.VariantFailed, f.OrderRefused,
             ),
             owns=("releases", "policies"),
@@ -69,7 +69,7 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "server-manager",
-            consumes=(f.StagingRequested, f.StagingReleased, f.TrafficRequested, f.ReleaseFinished),
+            consumes=(f.StageRequested, f.StageReleased, f.TrafficRequested, f.ReleaseFinished),
             emits=(
                 f.VariantStaged, f.VariantFailed, f.DeploymentChanged, f.PromotionRefused, f.AlertRaised,
                 f.AlertResolved, f.WorkProgressed,
@@ -108,7 +108,7 @@ SERVICES: dict[str, ServiceContract] = {
 
 
 def stream_of(fact: type[Fact]) -> Stream | None:
-    """Give the stream that stores a fact; None for what is only live."""
+    """Return the stream that stores a fact; None for what is only live."""
     if fact in NOT_STORED:
         return None
     if fact in FROM_OUTSIDE:
@@ -138,7 +138,7 @@ def durable_name(service: str, fact: type[Fact], environment: Environment = "pro
 
 
 def filter_subject(fact: type[Fact], environment: Environment = "production") -> str:
-    """Give the subject filter of a fact's consumers; from the inbox also other versions, to be answered."""
+    """Return the subject filter of a fact's consumers; from the inbox also other versions, to be answered."""
     if environment == "staging":
         return f"{fact.TYPE.replace('slipway.', 'slipway.staging.', 1)}.*"
     return fact.TYPE.rsplit(".", 1)[0] + ".>" if fact in FROM_OUTSIDE else f"{fact.TYPE}.*"

@@ -30,17 +30,17 @@ class HubFolder:
 
     @property
     def pinned(self) -> bool:
-        """Tell whether the revision is a commit, which always means the same bytes."""
+        """Return whether the revision is a commit, which always means the same bytes."""
         return _COMMIT.fullmatch(self.revision) is not None
 
     @property
     def uri(self) -> str:
-        """Give its name, as it is read by `parse_hub_uri`."""
+        """Return its name, as it is read by `parse_hub_uri`."""
         return f"hf://{self.repo}@{self.revision}"
 
 
 def scheme_of(uri: str) -> Scheme | None:
-    """Tell what kind of folder outside the store a URI names; None when it names none."""
+    """Return what kind of folder outside the store a URI names; None when it names none."""
     if uri.startswith("hf:"):
         return "hf"
     return "file" if uri.startswith("file:") else None
@@ -79,7 +79,7 @@ def parse_file_uri(uri: str) -> PurePosixPath:
 
 
 def travels(name: str) -> bool:
-    """Tell whether a file of a model's folder travels with it: one of the top folder, plainly named, of a known kind.
+    """Return whether a file of a model's folder travels with it: one of the top folder, plainly named, of a known kind.
 
     What it returns decides a folder's digest, so that it must be the same wherever a folder comes from.
     """
@@ -87,7 +87,7 @@ def travels(name: str) -> bool:
 
 
 def is_weights(name: str) -> bool:
-    """Tell whether a file that travels holds weights."""
+    """Return whether a file that travels holds weights."""
     return name.endswith(".safetensors")
 
 

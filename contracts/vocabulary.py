@@ -50,7 +50,7 @@ class Target(Contract):
         return f"{self.model}.v{self.version}.{self.variant}"
 
     def __str__(self) -> str:
-        """Give the name people see in logs and in the command line: `support-bot.v3.int8`."""
+        """Return the name people see in logs and in the command line: `support-bot.v3.int8`."""
         return self.triton_name
 
 
@@ -72,10 +72,10 @@ def canonical_json(value: Any) -> bytes:
 
 
 def digest_of(data: bytes) -> str:
-    """Give the `sha256:<hex>` digest of some bytes."""
+    """Return the `sha256:<hex>` digest of some bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def digest_of_json(value: Any) -> str:
-    """Give the digest of plain JSON data in canonical form."""
+    """Return the digest of plain JSON data in canonical form."""
     return digest_of(canonical_json(value))

@@ -40,7 +40,7 @@ RECORDS: tuple[Any, ...] = (
 
 
 def generated() -> dict[Path, str]:
-    """Give every generated file and its content."""
+    """Return every generated file and its content."""
     files = {Path("contracts/schemas") / f"{type_}.json": _json(event_schema(fact)) for type_, fact in FACTS.items()}
     for record in RECORDS:
         name = Path("contracts/schemas/records") / f"{record.__name__}.json"
@@ -51,7 +51,7 @@ def generated() -> dict[Path, str]:
 
 
 def event_schema(fact: type[Fact]) -> dict[str, Any]:
-    """Give the JSON Schema of a whole event: envelope and data."""
+    """Return the JSON Schema of a whole event: envelope and data."""
     schema = Event[fact].model_json_schema(by_alias=True)  # type: ignore[valid-type]
     schema["properties"]["type"] = {"const": fact.TYPE}
     schema["required"] = sorted({*schema.get("required", []), "specversion"})
@@ -59,7 +59,7 @@ def event_schema(fact: type[Fact]) -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """Give the AsyncAPI 3 document: one channel per fact, send and receive per service."""
+    """Return the AsyncAPI 3 document: one channel per fact, send and receive per service."""
     _, definitions = models_json_schema(
         [(fact, "serialization") for fact in FACTS.values()], ref_template="#/components/schemas/{model}"
     )
@@ -114,7 +114,7 @@ def _operation(action: str, fact: type[Fact]) -> dict[str, Any]:
 
 
 def permissions() -> str:
-    """Give the NATS permissions that each service needs, and no more."""
+    """Return the NATS permissions that each service needs, and no more."""
     blocks = [_service_permissions(service) for service in SERVICES.values()]
     outside = "\n".join(
         f"  {fact.TYPE.split('.')[1]}_{fact.TYPE.split('.')[2]}: {json.dumps(_subjects(fact))}" for fact in FROM_OUTSIDE

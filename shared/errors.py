@@ -1,7 +1,7 @@
 """The one tree of errors: what is tried again and what is not.
 
 SlipwayError
-├── Transient   the world is not ready; tried again with backoff, up to the limits in shared/delivery.py
+├── Transient   the world is not ready; tried again with backoff, up to the limits in shared/messaging/delivery.py
 └── Permanent   trying again would fail again; becomes a rejection fact or a dead letter
 """
 
@@ -23,7 +23,7 @@ class SlipwayError(Exception):
         self.details: dict[str, Any] = details
 
     def sentence(self) -> str:
-        """Say what happened and what to do about it."""
+        """Return what happened and what to do about it."""
         return f"{self.reason} {ADVICE[self.code]}"
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Permanent(SlipwayError):  # noqa: N818 - the design's word
 
 
 def as_code(value: str) -> Code:
-    """Give a code that came from outside as one of ours; `internal_error` when it is none."""
+    """Return a code that came from outside as one of ours; `internal_error` when it is none."""
     return cast("Code", value) if value in _CODES else "internal_error"
 
 

@@ -6,7 +6,7 @@ import time
 import nats
 import pytest
 
-from shared.provision import provision
+from shared.messaging.provision import provision
 from tests.kit.process_settings import left_behind, process_settings
 from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures

@@ -5,12 +5,11 @@ import sys
 import nats.errors
 import typer
 
-from clients.cli import (
+from clients.cli.commands import (
     alerts,
     base,
     drill,
     events,
-    look,
     orders,
     publish,
     quarantine,
@@ -18,9 +17,10 @@ from clients.cli import (
     rollback,
     stack,
     status,
-    talk,
 )
-from clients.cli.say import EXIT_CODES, Exit, Refused
+from clients.cli.commands import ask as talk
+from clients.cli.commands import inspect as look
+from clients.cli.output import EXIT_CODES, Exit, Refused
 from shared.errors import SlipwayError
 
 app = typer.Typer(

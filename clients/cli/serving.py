@@ -2,10 +2,10 @@
 
 from nats.js import JetStreamContext
 
-from clients.cli.say import Refused
+from clients.cli.output import Refused
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
-from shared.kv import Bucket
+from shared.storage.kv import Bucket
 
 BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
 
@@ -25,7 +25,7 @@ def serving(route: Route | None) -> tuple[Target, ...]:
 
 
 def active_target(route: Route | None, model: str, environment: Environment = "production") -> Target:
-    """Give the active target.
+    """Return the active target.
 
     Raises:
         Refused: there is none.

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from clients.cli.say import Exit, Refused, is_terminal
+from clients.cli.output import Exit, Refused, is_terminal
 from contracts.manifests import FileEntry, FolderManifest
 from contracts.sources import is_weights, pickles_in, travels
-from shared.blobs import Store
+from shared.storage.blobs import Store
 
 Advance = Callable[[float], None]
 

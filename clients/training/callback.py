@@ -44,7 +44,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         base: str,
         run: Run,
         place: Place | None = None,
-        wanted: Sequence[str] = ("int8",),
+        variants: Sequence[str] = ("int8",),
         policy: Mapping[str, Any] | None = None,
         calibration: Path | None = None,
         evaluation: Path | None = None,
@@ -60,7 +60,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             "model": model,
             "base": base,
             "place": place,
-            "wanted": wanted,
+            "variants": variants,
             "policy": policy,
             "calibration": calibration,
             "evaluation": evaluation,
@@ -83,7 +83,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             self._run,
             hyperparameters={**recorded(args), **self._run.hyperparameters, "steps_done": state.global_step},
             framework=self._run.framework or type(model).__module__.partition(".")[0],
-            finished_at=self._run.finished_at or datetime.now(UTC),  # noqa: TID251 - no shared.clock here
+            finished_at=self._run.finished_at or datetime.now(UTC),  # noqa: TID251 - no shared.runtime.clock here
             evals=evals,
         )
         with tempfile.TemporaryDirectory() as temporary:

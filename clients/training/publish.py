@@ -65,7 +65,7 @@ def publish_checkpoint(
     base: str | BaseModelRef,
     run: Run,
     place: Place | None = None,
-    wanted: Sequence[str] = ("int8",),
+    variants: Sequence[str] = ("int8",),
     policy: ReleasePolicy | Mapping[str, Any] | None = None,
     calibration: Path | str | None = None,
     evaluation: Path | str | None = None,
@@ -84,7 +84,7 @@ def publish_checkpoint(
         base: The imported base model: `NAME`, `NAME@REVISION`, or the reference itself.
         run: Where the checkpoint comes from.
         place: Where Slipway is; by default from the `SLIPWAY_*` environment variables.
-        wanted: Precisions to make: bf16, int8, gptq-int4, awq-int4.
+        variants: Precisions to make: bf16, int8, gptq-int4, awq-int4.
         policy: Release policy; None when operations stored one for the model.
         calibration: JSON lines to calibrate quantisation on: strings, or objects with `messages`, `prompt` (and
             `completion`) or `text`. Lines of no use are left out.
@@ -101,7 +101,7 @@ def publish_checkpoint(
         base=base,
         run=run,
         place=place,
-        wanted=wanted,
+        variants=variants,
         policy=policy,
         calibration=calibration,
         evaluation=evaluation,
@@ -118,7 +118,7 @@ async def publish_checkpoint_async(
     base: str | BaseModelRef,
     run: Run,
     place: Place | None = None,
-    wanted: Sequence[str] = ("int8",),
+    variants: Sequence[str] = ("int8",),
     policy: ReleasePolicy | Mapping[str, Any] | None = None,
     calibration: Path | str | None = None,
     evaluation: Path | str | None = None,
@@ -140,7 +140,7 @@ async def publish_checkpoint_async(
         "base": base,
         "training": _training(run),
         "evals": tuple(run.evals),
-        "wanted": tuple(wanted),
+        "variants": tuple(variants),
         "policy": policy,
         "attempt": attempt,
     }
@@ -171,7 +171,7 @@ def envelope(fact: CheckpointReady) -> Event[Any]:
         source=SOURCE,
         type=fact.TYPE,
         subject=fact.model,
-        time=datetime.now(UTC),  # noqa: TID251 - this distribution does not ship shared.clock
+        time=datetime.now(UTC),  # noqa: TID251 - this distribution does not ship shared.runtime.clock
         correlationid=fact.training.run_id,
         data=fact,
     )

@@ -58,7 +58,7 @@ class CheckpointReady(Fact):
     evals: Annotated[tuple[EvalResult, ...], AtMost(items=256)] = ()
     calibration: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
-    wanted: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("int8",)
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("int8",)
     policy: ReleasePolicy | None = None
     attempt: Annotated[int, Field(ge=1)] = 1
 
@@ -79,7 +79,7 @@ class ReleaseOpened(Fact):
     evals: tuple[EvalResult, ...] = ()
     calibration: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
-    wanted: tuple[Variant, ...]
+    variants: tuple[Variant, ...]
     policy: ReleasePolicy
     source_fact_id: str
 

@@ -6,7 +6,7 @@ from ..vocabulary import Contract, Variant, Verdict
 
 
 class Contender(Contract):
-    """A wanted variant, what was measured of it, and why it was chosen or not; what was not measured is absent.
+    """A requested variant, what was measured of it, and why it was chosen or not; what was not measured is absent.
 
     `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`) and `mean_kl` are against the merged
     model, `size_ratio` is against its weights. `on_front` says that no other variant that passed is at least as good in

@@ -71,7 +71,7 @@ class DrillFault(Contract):
 
     @property
     def does_nothing(self) -> bool:
-        """Tell whether it would change no request at all."""
+        """Return whether it would change no request at all."""
         return self == DrillFault()
 
 
@@ -94,7 +94,7 @@ class DrillOrdered(Fact):
 
 
 class QuarantineLifted(Fact):
-    """A person allows a barred target again."""
+    """A person allows a quarantined target again."""
 
     TYPE: ClassVar[str] = "slipway.quarantine.lifted.v1"
 

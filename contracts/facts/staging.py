@@ -24,14 +24,14 @@ from .fact import Fact
 from .variants import Quality
 
 
-class StagingRequested(Fact):
+class StageRequested(Fact):
     """A candidate and its baseline are to be loaded side by side.
 
     `measurement_number` counts the records of quality that the candidate is compared with: 2 once it was measured
     again.
     """
 
-    TYPE: ClassVar[str] = "slipway.staging.requested.v1"
+    TYPE: ClassVar[str] = "slipway.stage.requested.v1"
 
     release_id: str
     candidate: Deployable
@@ -46,10 +46,10 @@ class StagingRequested(Fact):
     measurement_number: Annotated[int, Field(ge=1)] = 1
 
 
-class StagingReleased(Fact):
+class StageReleased(Fact):
     """A staging lease is no longer needed: the one of this purpose, or (none named) any that was asked for before."""
 
-    TYPE: ClassVar[str] = "slipway.staging.released.v1"
+    TYPE: ClassVar[str] = "slipway.stage.released.v1"
 
     release_id: str
     candidate: Target
@@ -66,7 +66,7 @@ class VariantStaged(Fact):
     lease_id: str
     candidate: ServedTarget
     baseline: ServedTarget
-    request: StagingRequested
+    request: StageRequested
     load_s: float
     memory_bytes: int
     first_token: str

@@ -44,9 +44,9 @@ class Inference(Contract):
 
     Attributes:
         caused_by: who caused that the request did not end with a whole answer; None where it did, and in records of
-            older gateways. `contracts.attribution` says what counts as evidence.
+            older gateways. `decisions.attribution` says what counts as evidence.
         bound_by_caller: the caller's own parameters decided where the answer ends: a stop sequence, the limit of
-            tokens was reached, or a least length was forced. `contracts.triggers` says what follows.
+            tokens was reached, or a least length was forced. `decisions.triggers` says what follows.
         forced_by_caller: it was a least length (`min_tokens`, `ignore_eos`), which alone makes an answer longer; None
             in records of older gateways, which do not tell.
     """

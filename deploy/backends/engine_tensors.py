@@ -167,7 +167,7 @@ class Reply:
         self._ended = False
 
     def is_cancelled(self) -> bool:
-        """Tell whether the client went away; never asks about a stream that has ended."""
+        """Return whether the client went away; never asks about a stream that has ended."""
         return not self._ended and self._sender.is_cancelled()
 
     def send(self, ask: Ask, piece: Piece) -> None:

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 
 from deploy.local.watch import Judge, Patience, read_activity
-from shared.exits import describe_end
+from shared.runtime.exits import describe_end
 
 PATIENCE = Patience()
 LEAVING_S = 60.0

@@ -4,9 +4,9 @@ import asyncio
 
 import nats
 
-from shared.blobs import Store
-from shared.provision import limits_of, provision
-from shared.settings import Connection
+from shared.messaging.provision import limits_of, provision
+from shared.runtime.settings import Connection
+from shared.storage.blobs import Store
 
 
 async def prepare(connection: Connection) -> None:

@@ -16,7 +16,7 @@ def end_stack(folder: StateFolder, description: Description, *, grace_s: float =
 
 
 def marks_of(folder: StateFolder, description: Description) -> processes.Marks:
-    """Say how the processes of a stack are recognised."""
+    """Return how the processes of a stack are recognised."""
     return processes.Marks(description.stack_id, folder.run_folder)
 
 

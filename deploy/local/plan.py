@@ -85,7 +85,7 @@ class Wanted:
     replicas: Mapping[str, int] | None = None
 
     def count(self, service: str) -> int:
-        """Tell how many processes of a service are wanted."""
+        """Return how many processes of a service are wanted."""
         return (self.replicas or {}).get(service, 1)
 
 
@@ -117,7 +117,7 @@ def port_names(wanted: Wanted) -> list[str]:
 def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
     """Plan the message bus: the part, and the text of its configuration file.
 
-    Every acknowledged message is on disk: `sync_interval: always`. The store has room for all that `shared.topology`
+    Every acknowledged message is on disk: `sync_interval: always`. The store holds all that `messaging.topology`
     lets streams and buckets take.
     """
     config = (
@@ -131,7 +131,7 @@ def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tup
 
 
 def nats_config_file(folder: Path) -> Path:
-    """Say where the configuration of the message bus lies."""
+    """Return where the configuration of the message bus lies."""
     return folder / "nats.conf"
 
 
@@ -163,7 +163,7 @@ def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[
 
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
-    """Give the variables by which anything finds the bus and the store of a stack."""
+    """Return the variables by which anything finds the bus and the store of a stack."""
     return {
         "SLIPWAY_NATS_URL": f"nats://{LOOPBACK}:{ports['nats']}",
         "SLIPWAY_S3_ENDPOINT": f"{LOOPBACK}:{ports['s3']}",
@@ -224,5 +224,5 @@ def rollback_controller_variables(wanted: Wanted, ports: Mapping[str, int]) -> d
 
 
 def marked(part: Part, stack_id: str) -> dict[str, str]:
-    """Give a part's variables with the marks that say whose process it is."""
+    """Return a part's variables with the marks that say whose process it is."""
     return {**part.environment, STACK_VARIABLE: stack_id, PART_VARIABLE: part.name}

@@ -11,7 +11,7 @@ SHADOW_OFFSET = 10_000
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a port and its shadow can be listened on now."""
+    """Return whether a port and its shadow can be listened on now."""
     return all(_can_bind(one) for one in (port, port + SHADOW_OFFSET))
 
 
@@ -26,7 +26,7 @@ def _can_bind(port: int) -> bool:
 
 
 def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Give each name a port: its earlier one while that is free, else a new one.
+    """Return each name a port: its earlier one while that is free, else a new one.
 
     Raises:
         RuntimeError: no free port was found.

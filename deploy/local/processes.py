@@ -79,7 +79,7 @@ def variables_of(pid: int) -> dict[str, str]:
 
 
 def is_running(recorded: Recorded) -> bool:
-    """Tell whether a recorded process still runs, and is not another one with its pid."""
+    """Return whether a recorded process still runs, and is not another one with its pid."""
     process = read_process(recorded.pid)
     return process is not None and not process.zombie and process.started_ticks == recorded.started_ticks
 

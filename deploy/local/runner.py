@@ -16,8 +16,8 @@ from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
 from deploy.local.ready import Refused, WaitsForOthers, ask_life, why_not_ready
 from deploy.local.watch import Judge, Patience, read_activity
-from shared.exits import count_memory_kills, describe_end
-from shared.process import launching
+from shared.runtime.exits import count_memory_kills, describe_end
+from shared.runtime.process import launching
 
 State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopped"]
 
@@ -33,7 +33,7 @@ LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
 def restart_delay_s(failures: int) -> float:
-    """Give how long to wait before the next start, in seconds: doubling from start to start, bounded."""
+    """Return how long to wait before the next start, in seconds: doubling from start to start, bounded."""
     return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(failures - 1, 16))) if failures > 0 else 0.0
 
 

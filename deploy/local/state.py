@@ -123,7 +123,7 @@ class StateFolder:
             self._lock = None
 
     def is_held(self) -> bool:
-        """Tell whether a supervisor holds this folder now."""
+        """Return whether a supervisor holds this folder now."""
         if not (self.path / "lock").exists():
             return False
         try:

@@ -17,7 +17,7 @@ from deploy.local.runner import Runner
 from deploy.local.state import Description, PartState, StateFolder, Table, new_description
 from deploy.local.view import View, last_lines
 from deploy.local.watch import LONGEST_START_S
-from shared.clock import Clock
+from shared.runtime.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FAILED_STARTS = 5
@@ -258,7 +258,7 @@ class Supervisor:
         """Create streams, consumers and buckets."""
         import nats
 
-        from shared.provision import provision
+        from shared.messaging.provision import provision
 
         for attempt in range(1, PROVISION_TRIES + 1):
             try:
@@ -308,7 +308,7 @@ class Supervisor:
 
 
 def programs_of(python: Path) -> Programs:
-    """Say where the programs lie that the packages install beside the interpreter.
+    """Return where the programs lie that the packages install beside the interpreter.
 
     Raises:
         CannotStart: one of them is not installed.
@@ -321,5 +321,5 @@ def programs_of(python: Path) -> Programs:
 
 
 def default_engine_root() -> Path:
-    """Say where the serving engine's environment lies unless told otherwise."""
+    """Return where the serving engine's environment lies unless told otherwise."""
     return ROOT / ".venv-engine"

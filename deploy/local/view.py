@@ -98,7 +98,7 @@ class View:
 
 
 def last_lines(log: Path, count: int = 15) -> list[str]:
-    """Give the end of a log."""
+    """Return the end of a log."""
     if not log.exists():
         return []
     with log.open("rb") as file:

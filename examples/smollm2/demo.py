@@ -24,7 +24,7 @@ from typing import Any
 
 from deploy.local.plan import PATIENT_THREADS
 from deploy.local.state import StateFolder
-from shared.exits import describe_end
+from shared.runtime.exits import describe_end
 
 HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
@@ -147,7 +147,7 @@ def await_way_back(road: Road) -> None:
 
 
 def said(road: Road, name: str) -> list[dict[str, Any]]:
-    """Give what was said by facts of one name about the model, oldest first."""
+    """Return what was said by facts of one name about the model, oldest first."""
     command = [SLIPWAY, "events", "--model", MODEL, "--json"]
     done = subprocess.run(command, env=road.environment(), check=True, stdout=subprocess.PIPE, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -198,7 +198,7 @@ def check(road: Road, traffic: dict[str, Any]) -> None:
         "the drill raised an alert": bool(alerts),
         "traffic went back by itself": moved == ("automatic", 2, 1),
         "version 1 serves": route["active"]["target"]["version"] == 1,
-        "version 2 is barred": [one["version"] for one in route["barred"]] == [2],
+        "version 2 is quarantined": [one["version"] for one in route["quarantined"]] == [2],
         "no request was lost": traffic["sent"] == sum(traffic["answered"].values()) and not traffic["failed"],
         "both versions answered": len(traffic["answered"]) == 2,
     }
@@ -216,7 +216,7 @@ def summarise(road: Road, total_s: float, keep: bool) -> None:
     print(f"  {'in all':<71}{total_s:>6.1f}")
     url = gateway_url(road)
     print(f"""
-Version 1 serves production again; version 2 is barred until somebody lifts its quarantine.
+Version 1 serves production again; version 2 is quarantined until somebody lifts its quarantine.
 Where to look next (SLIPWAY_STATE={road.state}):
   slipway status · slipway events · slipway trace {MODEL}@v2 · slipway alerts --all · slipway ps
   curl {url}/v1/chat/completions -H 'content-type: application/json' \\

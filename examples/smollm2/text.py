@@ -27,7 +27,7 @@ class Lesson:
 
 
 def split_of(position: int) -> Split:
-    """Say which split the topic at this place of the alphabet belongs to."""
+    """Return which split the topic at this place of the alphabet belongs to."""
     if position % 7 == 0:
         return "evaluation"
     return "calibration" if position % 7 == 1 else "training"

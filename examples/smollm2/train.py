@@ -65,7 +65,7 @@ class Publishing:
 
     model: str
     base: str = "smollm2-135m-instruct"
-    wanted: tuple[str, ...] = ("int8",)
+    variants: tuple[str, ...] = ("int8",)
     policy: dict[str, Any] | None = None
 
 
@@ -192,7 +192,7 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
 
 
 def lora(recipe: Recipe) -> LoraConfig:
-    """Say which layers get a LoRA, and how large."""
+    """Return which layers get a LoRA, and how large."""
     return LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -209,7 +209,7 @@ def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate
         base=publishing.base,
         run=Run(run_id=run_id(recipe), data_hash=data_hash(), hyperparameters=asdict(recipe), framework="peft"),
         place=find_place(),
-        wanted=publishing.wanted,
+        variants=publishing.variants,
         policy=publishing.policy,
         calibration=data["calibration"],
         evaluation=data["evaluation"],
@@ -229,7 +229,7 @@ def find_place() -> Place:
 
 
 def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
-    """Say how the Trainer runs: on the CPU, a line per step, no checkpoints on the way."""
+    """Return how the Trainer runs: on the CPU, a line per step, no checkpoints on the way."""
     return TrainingArguments(
         output_dir=str(out / "trainer"),
         max_steps=recipe.steps,
@@ -251,7 +251,7 @@ def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:
 
 
 def evaluations(before: float, after: float) -> list[dict[str, Any]]:
-    """Give the results that travel with the checkpoint into its lineage."""
+    """Return the results that travel with the checkpoint into its lineage."""
     name = "python-reference"
     return [
         {"name": f"{name}-base", "metric": "loss", "value": before, "higher_is_better": False},
@@ -265,7 +265,7 @@ def run_id(recipe: Recipe) -> str:
 
 
 def data_hash() -> str:
-    """Give the digest of the training data."""
+    """Return the digest of the training data."""
     lines = [json.dumps(asdict(lesson), sort_keys=True) for lesson in lessons()]
     return "sha256:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -301,7 +301,7 @@ def main() -> None:
     parser.add_argument("--publish", metavar="MODEL", help="publish the checkpoint of this model when it is trained")
     parser.add_argument("--base-name", default=Publishing.base, help="name that the base model was imported under")
     parser.add_argument("--policy", type=Path, help="release policy to publish with (YAML)")
-    parser.add_argument("--variant", action="append", help="wanted precision, repeatable; int8 without it")
+    parser.add_argument("--variant", action="append", help="variants precision, repeatable; int8 without it")
     given = parser.parse_args()
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()

@@ -20,9 +20,9 @@ from services.benchmarker.load import Load, LoadedSide
 from services.benchmarker.ports import Engine, Progress, Reports, Template
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import LEAST_TIMEOUT_S, Scoring
-from shared.bus import Bus, Failed
-from shared.clock import Clock
 from shared.errors import Permanent, Transient
+from shared.messaging.bus import Bus, Failed
+from shared.runtime.clock import Clock
 
 SERVICE = "benchmarker"
 _ANSWERING = (None, "template", "empty")
@@ -47,7 +47,7 @@ class Benchmarker:
     async def measure(
         self, staged: VariantStaged, staged_at: datetime, progress: Progress
     ) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Give the committed report of a staged candidate: the one already there, or a new one.
+        """Return the committed report of a staged candidate: the one already there, or a new one.
 
         Raises:
             Permanent: The evaluation set cannot be used, or the baseline stays away for too long.

@@ -10,8 +10,8 @@ from contracts.routes import ServedTarget
 from services.benchmarker.domain.plan import Arrival
 from services.benchmarker.domain.records import SIDES, RequestRecord, Side
 from services.benchmarker.ports import Engine, Progress
-from shared.clock import Clock
 from shared.errors import SlipwayError
+from shared.runtime.clock import Clock
 
 WARMUP_PAIR = -1
 

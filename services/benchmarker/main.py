@@ -8,14 +8,14 @@ from services.benchmarker.adapters.templates import SandboxedTemplate
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.app import SERVICE, Benchmarker, build
 from services.benchmarker.settings import BenchmarkerSettings
-from shared.blobs import Store
-from shared.bus import Bus
-from shared.chat_templates import ChatTemplates
-from shared.clock import SystemClock
-from shared.inference import Channels
-from shared.service import serve
-from shared.settings import Connection
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import serve
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import configure_logging
+from shared.serving.chat_templates import ChatTemplates
+from shared.serving.inference import Channels
+from shared.storage.blobs import Store
 
 
 async def run() -> None:

@@ -8,7 +8,7 @@ from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
 from services.benchmarker.domain.prompts import Message
-from shared.inference import Delta
+from shared.serving.inference import Delta
 
 Progress = Callable[[int, int], Awaitable[None]]
 """Called with requests done and requests in all."""
@@ -36,14 +36,14 @@ class Engine(Protocol):
         """
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Tell whether the engine of a target gives the log-probabilities of a prompt.
+        """Return whether the engine of a target gives the log-probabilities of a prompt.
 
         Raises:
             SlipwayError: The engine is gone; its code says how.
         """
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
-        """Give the log-probability, in nats, of every token but the first, given those before it.
+        """Return the log-probability, in nats, of every token but the first, given those before it.
 
         Args:
             served: A target that can score.
@@ -62,13 +62,13 @@ class Reports(Protocol):
     """The committed reports."""
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
-        """Give the report of a measurement that was made before, None when there is none."""
+        """Return the report of a measurement that was made before, None when there is none."""
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
         """Commit a report, create-only; gives the one that stands, which may be somebody else's."""
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Give the windows that a variant's quality was measured on; none where its manifest holds none.
+        """Return the windows that a variant's quality was measured on; none where its manifest holds none.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
@@ -93,4 +93,4 @@ class Template(Protocol):
     """Renders a conversation as a target expects it."""
 
     async def __call__(self, served: ServedTarget, messages: Sequence[Message]) -> str:
-        """Give the prompt; raise Permanent when the target's chat template cannot render it."""
+        """Return the prompt; raise Permanent when the target's chat template cannot render it."""

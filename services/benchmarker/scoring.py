@@ -9,7 +9,7 @@ from contracts.facts import Measurement, ServedQuality, VariantStaged
 from contracts.manifests import HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Deployable
-from services.benchmarker.domain.blame import differs
+from services.benchmarker.domain.fault_attribution import differs
 from services.benchmarker.domain.records import Side
 from services.benchmarker.domain.served_quality import (
     BaselineScores,

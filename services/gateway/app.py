@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from .completions import Completions, Parts
-from .domain import environments
-from .domain.answers import model_card
-from .domain.errors import Problem, Refused, model_not_found
-from .domain.routing import list_models
-from .http import problem_response
+from services.gateway.completions import Completions, Parts
+from services.gateway.domain import environments
+from services.gateway.domain.answers import model_card
+from services.gateway.domain.errors import Problem, Refused, model_not_found
+from services.gateway.domain.routing import list_models
+from services.gateway.http import problem_response
 
 
 def build(
@@ -24,7 +24,7 @@ def build(
     bus_connected: Callable[[], bool],
     telemetry_trouble: Callable[[], str | None],
 ) -> Starlette:
-    """Give the application: the OpenAI endpoints, and those that say how the gateway is."""
+    """Return the application: the OpenAI endpoints, and those that say how the gateway is."""
     table, staging = parts.tables["production"], parts.tables["staging"]
     created = int(parts.clock.now().timestamp())
     parts.metrics.watch_routes(table)

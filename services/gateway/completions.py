@@ -12,23 +12,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from contracts.attribution import ATTRIBUTION, PROVABLE, as_error_kind
 from contracts.facts import Inference
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment
-from shared.clock import Clock
+from decisions.attribution import ATTRIBUTION, PROVABLE, as_error_kind
+from services.gateway.answer import Answer, Ending, Question
+from services.gateway.backlog import SlowReader
+from services.gateway.cross_checks import Failed, Proofs
+from services.gateway.domain import answers, drills, environments, errors, requests, routing
+from services.gateway.domain.errors import Refused
+from services.gateway.drill_table import DrillTable
+from services.gateway.http import Bodies, Reply, drop, limit_writes, problem_response, until_disconnect
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.ports import Engine, NewId, Pause, TemplateBusy, TemplateFailure, TemplateRefusal, Templates
+from services.gateway.route_table import RouteTable
 from shared.errors import SlipwayError
-
-from .answering import Answer, Ending, Question
-from .backlog import SlowReader
-from .domain import answers, drills, environments, errors, requests, routing
-from .domain.errors import Refused
-from .drill_table import DrillTable
-from .http import Bodies, Reply, drop, limit_writes, problem_response, until_disconnect
-from .metrics import GatewayMetrics
-from .ports import Engine, NewId, Pause, TemplateBusy, TemplateFailure, TemplateRefusal, Templates
-from .proofs import Failed, Proofs
-from .route_table import RouteTable
+from shared.runtime.clock import Clock
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _LARGE_BODY_BYTES = 2**16
@@ -329,7 +328,7 @@ async def _fail(ending: Ending, failure: SlipwayError, reply: Reply) -> None:
 
 
 def labels(question: Question) -> Mapping[str, str]:
-    """Give the headers that say who answered, and whether a drill had a hand in it."""
+    """Return the headers that say who answered, and whether a drill had a hand in it."""
     target = question.choice.served.target
     return {
         "x-request-id": question.request_id,

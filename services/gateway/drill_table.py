@@ -4,10 +4,9 @@ import structlog
 
 from contracts.drills import Drill, drill_key
 from contracts.vocabulary import Environment
-from shared.clock import Clock
-
-from .domain import drills
-from .domain.drills import Known
+from services.gateway.domain import drills
+from services.gateway.domain.drills import Known
+from shared.runtime.clock import Clock
 
 
 class DrillTable:
@@ -18,7 +17,7 @@ class DrillTable:
         self._known: dict[str, Known] = {}
 
     def get(self, environment: Environment, model: str) -> Known | None:
-        """Give the drill of a model, on or over."""
+        """Return the drill of a model, on or over."""
         return self._known.get(drill_key(environment, model))
 
     def under_way(self) -> list[Drill]:

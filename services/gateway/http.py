@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from .backlog import SlowReader
-from .domain.errors import Problem, Refused
+from services.gateway.backlog import SlowReader
+from services.gateway.domain.errors import Problem, Refused
 
 ABORT: Final = "slipway.abort"
 """The extension of the ASGI scope that ends the connection at once."""

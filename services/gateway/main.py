@@ -19,19 +19,19 @@ from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import build
 from services.gateway.completions import Parts
+from services.gateway.cross_checks import Proofs
 from services.gateway.drill_table import DrillTable
 from services.gateway.http import Bodies
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.proofs import Proofs
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from services.gateway.telemetry import Recorder
-from shared.bus import Bus
-from shared.clock import SystemClock
 from shared.errors import Transient
-from shared.inference import Deadlines
-from shared.settings import Connection
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import configure_logging
+from shared.serving.inference import Deadlines
 
 SERVICE = "gateway"
 _LAST_FLUSH_S = 3.0

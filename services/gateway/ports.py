@@ -5,9 +5,8 @@ from typing import Any, Protocol
 
 from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment, Target
-from shared.inference import Delta
-
-from .domain.requests import Message
+from services.gateway.domain.requests import Message
+from shared.serving.inference import Delta
 
 
 class Engine(Protocol):
@@ -16,7 +15,7 @@ class Engine(Protocol):
     def generate(
         self, endpoint: str, target: Target, prompt: str, sampling: Mapping[str, Any], request_id: str
     ) -> AsyncGenerator[Delta, None]:
-        """Stream an answer; closing the stream aborts it in the engine. Raises as `shared.inference.generate`."""
+        """Stream an answer; closing the stream aborts it in the engine. Raises as `inference.generate`."""
 
     async def await_reconnect(self, endpoint: str) -> None:
         """Return when the endpoint is connected again, or a short while has passed."""
@@ -84,7 +83,7 @@ class NewId(Protocol):
     """Makes identifiers."""
 
     def __call__(self) -> str:
-        """Give an identifier that nobody has: lower-case hexadecimal."""
+        """Return an identifier that nobody has: lower-case hexadecimal."""
 
 
 class Pause(Protocol):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from contracts.routes import Route, newest, revives_barred
+from contracts.routes import Route, newest, revives_quarantined
 from contracts.vocabulary import Environment
-from shared.clock import Clock, SystemClock
-from shared.kv import Look
+from shared.runtime.clock import Clock, SystemClock
+from shared.storage.kv import Look
 
 Save = Callable[[dict[str, Route]], None]
 SETTLE_S = 10.0
@@ -64,7 +64,7 @@ class RouteTable:
 
     @property
     def live(self) -> bool:
-        """Tell whether any route came from the bus since this process started."""
+        """Return whether any route came from the bus since this process started."""
         return self._live
 
     @property
@@ -113,10 +113,10 @@ class RouteTable:
                 self._take(model, older.found)
 
     def _is_newer(self, model: str, route: Route) -> bool:
-        """Decide whether a route replaces the known one; note a route that is older, because its bucket was restored.
+        """Return whether a route replaces the known one; note a route that is older, because its bucket was restored.
 
         Once a bucket is known as restored, a higher epoch alone does not prove a route newer: edits of the old one
-        rise as well. From then on no route is taken that sends traffic to a target that is barred here.
+        rise as well. From then on no route is taken that sends traffic to a target that is quarantined here.
         """
         known, older = self._routes.get(model), self._older.get(model)
         if known is None or known == route:
@@ -133,7 +133,7 @@ class RouteTable:
                 bucket_epoch=route.epoch,
             )
             return False
-        if route.epoch > known.epoch and not revives_barred(route, known):
+        if route.epoch > known.epoch and not revives_quarantined(route, known):
             return True
         if route.epoch < older.first_epoch:
             older = Older(route, route.epoch, self._clock.monotonic())
@@ -141,10 +141,10 @@ class RouteTable:
         return self._is_due(model, older)
 
     def _is_due(self, model: str, older: Older) -> bool:
-        """Return whether an older route was edited, had time to be mended, and revives nothing that is barred."""
+        """Return whether an older route was edited, had time to be mended, and revives nothing that is quarantined."""
         edited = older.found.epoch > older.first_epoch
         settled = self._clock.monotonic() - older.since_s >= SETTLE_S
-        return edited and settled and not revives_barred(older.found, self._routes[model])
+        return edited and settled and not revives_quarantined(older.found, self._routes[model])
 
     def _take(self, model: str, route: Route) -> None:
         """Put a route in force, then save; the disk may fail, it is not needed to serve."""

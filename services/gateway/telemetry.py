@@ -10,9 +10,8 @@ import structlog
 
 from contracts.facts import Inference, InferenceBatch
 from contracts.vocabulary import Environment
+from services.gateway.ports import TelemetrySink
 from shared.errors import Transient
-
-from .ports import TelemetrySink
 
 _RETRY_S = 0.5
 

@@ -9,10 +9,10 @@ from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef
 from services.merger import domain
 from services.merger.ports import Artifacts, Folder, Made, MergeEngine, MergeOrder, Progress
-from shared.bus import Bus, Failed
-from shared.clock import Clock
 from shared.errors import Permanent
-from shared.progress import teller
+from shared.messaging.bus import Bus, Failed
+from shared.runtime.clock import Clock
+from shared.runtime.progress import teller
 
 SERVICE = "merger"
 
@@ -28,7 +28,7 @@ class Merger:
     limits: domain.ParityLimits = field(default_factory=domain.ParityLimits)
 
     async def merge(self, opened: ReleaseOpened, progress: Progress) -> tuple[MergedManifest, ArtifactRef]:
-        """Give the committed merged model of a release: the one already there, or a new one.
+        """Return the committed merged model of a release: the one already there, or a new one.
 
         Raises:
             Permanent: the checkpoint is refused.

@@ -7,14 +7,14 @@ from services.merger.adapters.store import StoredArtifacts
 from services.merger.app import SERVICE, Merger, build
 from services.merger.domain import ParityLimits
 from services.merger.settings import MergerSettings
-from shared.blobs import STALE_UPLOAD, Store
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.process import memory_bytes
-from shared.service import serve
-from shared.settings import Connection, SourceSettings
-from shared.sources import Sources
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.process import memory_bytes
+from shared.runtime.service import serve
+from shared.runtime.settings import Connection, SourceSettings
+from shared.runtime.telemetry import configure_logging
+from shared.storage.blobs import STALE_UPLOAD, Store
+from shared.storage.sources import Sources
 
 
 async def run() -> None:

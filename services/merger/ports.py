@@ -73,7 +73,7 @@ class Artifacts(Protocol):
     """Base models, checkpoints and merged models in the store. Synchronous; every read verifies digests."""
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
-        """Give the committed output of an earlier run, if there is one."""
+        """Return the committed output of an earlier run, if there is one."""
         ...
 
     def open_base(self, base: BaseModelRef) -> Folder:
@@ -92,7 +92,7 @@ class Artifacts(Protocol):
         ...
 
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Give an empty folder for one piece of work, gone afterwards."""
+        """Return an empty folder for one piece of work, gone afterwards."""
         ...
 
 
@@ -100,7 +100,7 @@ class MergeEngine(Protocol):
     """Does the heavy work, outside this process."""
 
     def library_versions(self) -> dict[str, str]:
-        """Give the versions of the libraries that decide the bytes of a merge."""
+        """Return the versions of the libraries that decide the bytes of a merge."""
         ...
 
     def make(self, order: MergeOrder, progress: Progress) -> Awaitable[Made]:

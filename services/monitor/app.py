@@ -1,4 +1,4 @@
-"""The monitor's handlers: read, ask the domain, write, publish. Failure belongs to `shared.bus`."""
+"""The monitor's handlers: read, ask the domain, write, publish. Failure belongs to `shared.messaging.bus`."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,19 +8,21 @@ from datetime import datetime
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from contracts.clocks import is_wrong, offset_s
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
 from contracts.vocabulary import ArtifactRef, Environment
-from services.monitor.domain import drift, drifting, watching
-from services.monitor.domain.drifting import FullWindow
+from decisions.clocks import is_wrong, offset_s
+from services.monitor.domain import drift
+from services.monitor.domain import drift_windows as drifting
+from services.monitor.domain import monitoring as watching
+from services.monitor.domain.drift_windows import FullWindow
+from services.monitor.domain.monitoring import Cause, Rules, Sender
 from services.monitor.domain.record import Watch
-from services.monitor.domain.watching import Cause, Rules, Sender
 from services.monitor.ports import References, Reports
-from shared.bus import Bus, stored_at
-from shared.clock import Clock
 from shared.errors import SlipwayError, translate
-from shared.ledger import Ledger
+from shared.messaging.bus import Bus, stored_at
+from shared.messaging.ledger import Ledger
+from shared.runtime.clock import Clock
 
 SERVICE = "monitor"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")

@@ -8,15 +8,15 @@ from services.monitor.adapters.store import StoredReferences
 from services.monitor.app import SERVICE, Meter, Monitor, build
 from services.monitor.domain.record import Watch
 from services.monitor.settings import MonitorSettings
-from shared.blobs import Store
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
-from shared.ledger import Ledger
-from shared.service import connect_patiently, serve
-from shared.settings import Connection
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.ledger import Ledger
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import connect_patiently, serve
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import configure_logging
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: MonitorSettings) -> None:

@@ -15,7 +15,7 @@ class References(Protocol):
     """The stored reference windows, numbered per target."""
 
     async def latest(self, target: Target) -> Reference | None:
-        """Give the newest reference of a target; None when there is none."""
+        """Return the newest reference of a target; None when there is none."""
 
     async def put(self, target: Target, columns: Columns, *, taken_at: datetime, source: str) -> Reference:
         """Store a window as the target's next reference; gives the one that stands, which may be somebody else's."""

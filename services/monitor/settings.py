@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.monitor.domain.watching import Rules
+from services.monitor.domain.monitoring import Rules
 from services.monitor.domain.windows import Windowing
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -35,7 +35,7 @@ class MonitorSettings(BaseSettings):
     report_timeout_s: Seconds = 180.0
 
     def rules(self) -> Rules:
-        """Give the settings as the domain takes them."""
+        """Return the settings as the domain takes them."""
         windowing = Windowing(self.window_s, self.lateness_s, self.ahead_s)
         return Rules(
             windowing=windowing,

@@ -16,10 +16,10 @@ from contracts.text_sets import evaluation_records
 from contracts.vocabulary import ArtifactRef
 from services.quantiser import domain
 from services.quantiser.ports import Artifacts, End, Engine, FindEnd, Made, Order, PackagedText, Progress
-from shared.bus import Bus, Failed
-from shared.clock import Clock
 from shared.errors import Permanent
-from shared.progress import teller
+from shared.messaging.bus import Bus, Failed
+from shared.runtime.clock import Clock
+from shared.runtime.progress import teller
 
 SERVICE = "quantiser"
 LOOK_EVERY_S = 2.0
@@ -194,7 +194,7 @@ class Quantiser:
 
 
 def accept(plan: T | domain.Refusal) -> T:
-    """Give the plan, or turn the domain's refusal into the error that becomes `variant.failed`.
+    """Return the plan, or turn the domain's refusal into the error that becomes `variant.failed`.
 
     Raises:
         Permanent: There is a refusal.
@@ -236,7 +236,7 @@ def check_gate(request: VariantRequested, manifest: VariantManifest, ref: Artifa
 
 
 async def unless_over(work: Coroutine[Any, Any, T], end: End) -> T | None:
-    """Give what the work gives; None, with the work ended or never begun, once its release has ended."""
+    """Return what the work gives; None, with the work ended or never begun, once its release has ended."""
     if await _is_over(end):
         work.close()
         return None

@@ -11,13 +11,13 @@ from services.quantiser.app import SERVICE, Quantiser, build
 from services.quantiser.domain import QuantiserDefaults, corpus_digest
 from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
-from shared.blobs import STALE_UPLOAD, Store
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.process import memory_bytes
-from shared.service import serve
-from shared.settings import Connection
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.process import memory_bytes
+from shared.runtime.service import serve
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import configure_logging
+from shared.storage.blobs import STALE_UPLOAD, Store
 
 
 async def run() -> None:

@@ -64,7 +64,7 @@ class Artifacts(Protocol):
         ...
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
-        """Give the committed output of an earlier run, if there is one."""
+        """Return the committed output of an earlier run, if there is one."""
         ...
 
     def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: Progress) -> None:
@@ -84,7 +84,7 @@ class Artifacts(Protocol):
         ...
 
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Give an empty folder for one piece of work, gone afterwards."""
+        """Return an empty folder for one piece of work, gone afterwards."""
         ...
 
 
@@ -92,7 +92,7 @@ class End(Protocol):
     """Watches for the end of one release."""
 
     async def look(self) -> ReleaseFinished | None:
-        """Give the fact that ended the release; None when there is none, or when it cannot be known now."""
+        """Return the fact that ended the release; None when there is none, or when it cannot be known now."""
         ...
 
 
@@ -107,7 +107,7 @@ class Engine(Protocol):
         ...
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Give the versions of the libraries that decide the bytes of a plan's output and what is measured of it."""
+        """Return the versions of the libraries that decide the bytes of a plan's output and what is measured of it."""
         ...
 
     def processor(self) -> Awaitable[Processor]:

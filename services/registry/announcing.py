@@ -16,11 +16,11 @@ from services.registry.domain.announcements import (
     Announcements,
 )
 from services.registry.ledger import Outside
-from shared.bus import Emit
-from shared.delivery import backoff_s, given_up
 from shared.errors import Permanent, SlipwayError, Transient, translate
-from shared.failpoints import failpoint
-from shared.kv import Conflict
+from shared.messaging.bus import Emit
+from shared.messaging.delivery import backoff_s, given_up
+from shared.runtime.failpoints import failpoint
+from shared.storage.kv import Conflict
 
 _ATTEMPTS = 50
 Admit = Callable[[Event[CheckpointReady]], Awaitable[None]]

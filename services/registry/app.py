@@ -1,4 +1,4 @@
-"""The registry's handlers: read, ask the domain, write, publish. Failure belongs to `shared.bus`."""
+"""The registry's handlers: read, ask the domain, write, publish. Failure belongs to `shared.messaging.bus`."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -33,10 +33,10 @@ from services.registry.domain.admission import Places, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input
 from services.registry.ledger import Ledger, Outside, release_record
-from shared.bus import Bus, Failed
 from shared.errors import Permanent, Transient, translate
-from shared.failpoints import failpoint
-from shared.orders import check_age, check_epoch, order_refused
+from shared.messaging.bus import Bus, Failed
+from shared.messaging.orders import check_age, check_epoch, order_refused
+from shared.runtime.failpoints import failpoint
 
 R = TypeVar("R")
 SERVICE = "registry"
@@ -213,7 +213,7 @@ def _worker_handler(bus: Bus, registry: Registry) -> Callable[[Event[Any]], Coro
 
 
 def rejection(failed: Failed) -> CheckpointRejected:
-    """Give the fact that a checkpoint which may not come in becomes."""
+    """Return the fact that a checkpoint which may not come in becomes."""
     error = failed.error
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
 

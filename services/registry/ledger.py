@@ -23,11 +23,11 @@ from services.registry.domain.record import (
 )
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Artifacts, Inbox, Publisher, Records
-from shared.bus import Emit
-from shared.clock import Clock
 from shared.errors import Permanent, Transient
-from shared.failpoints import failpoint
-from shared.kv import Conflict, Entry
+from shared.messaging.bus import Emit
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+from shared.storage.kv import Conflict, Entry
 
 _ATTEMPTS = 50
 
@@ -48,12 +48,12 @@ class Outside:
 
 
 def release_record(model: str, release_id: str) -> str:
-    """Give the key of a release's record."""
+    """Return the key of a release's record."""
     return f"{model}.{release_id}"
 
 
 def model_record(model: str) -> str:
-    """Give the key of a model's record, which lies among its releases."""
+    """Return the key of a model's record, which lies among its releases."""
     return f"{model}.model"
 
 

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from services.registry.adapters.inbox import StreamInbox
-from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
 from services.registry.domain.announcements import Announcements
@@ -14,14 +14,14 @@ from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.ledger import Outside
 from services.registry.settings import RegistrySettings
-from shared.blobs import Store
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
-from shared.service import connect_patiently, serve
-from shared.settings import Connection, SourceSettings
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.messaging.event_log import LoggedPublisher
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import connect_patiently, serve
+from shared.runtime.settings import Connection, SourceSettings
+from shared.runtime.telemetry import configure_logging
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: RegistrySettings, sources: SourceSettings) -> None:

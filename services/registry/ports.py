@@ -9,8 +9,8 @@ from contracts.envelope import Event
 from contracts.facts import CheckpointReady
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
 from contracts.vocabulary import ArtifactRef
-from shared.bus import Emit
-from shared.kv import Entry
+from shared.messaging.bus import Emit
+from shared.storage.kv import Entry
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -22,10 +22,10 @@ class Records(Protocol[M]):
         """Read a record; None when there is none."""
 
     async def create(self, key: str, value: M) -> int:
-        """Write a record that must not exist yet; raise `shared.kv.Conflict` when it does."""
+        """Write a record that must not exist yet; raise `shared.storage.kv.Conflict` when it does."""
 
     async def update(self, key: str, value: M, revision: int) -> int:
-        """Write a record that must still be at `revision`; raise `shared.kv.Conflict` when it is not."""
+        """Write a record that must still be at `revision`; raise `shared.storage.kv.Conflict` when it is not."""
 
     async def keys(self) -> list[str]:
         """List all keys."""
@@ -61,4 +61,4 @@ class Publisher(Protocol):
         """Publish a fact and return once the stream has it; raise Transient when it has not."""
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Tell whether the stream has this very fact already, decided at `since`, however long ago that was."""
+        """Return whether the stream has this very fact already, decided at `since`, however long ago that was."""

@@ -1,4 +1,4 @@
-"""The rollback-controller's handlers: read, ask the domain, act, publish. Failure belongs to `shared.bus`."""
+"""The rollback-controller's handlers: read, ask the domain, act, publish. Failure belongs to `shared.messaging.bus`."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import structlog
 
-from contracts.clocks import offset_s, put_right
 from contracts.codes import Code
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
@@ -32,18 +31,21 @@ from contracts.facts import (
 )
 from contracts.routes import Changed, Refused, Route, lift, roll_back
 from contracts.vocabulary import Environment
-from services.rollback_controller.domain import deciding, rehearsing, walking
-from services.rollback_controller.domain.deciding import Cause, NotServing, Rules
+from decisions.clocks import offset_s, put_right
+from services.rollback_controller.domain import decision as deciding
+from services.rollback_controller.domain import execution as walking
+from services.rollback_controller.domain import rehearsal_plan as rehearsing
+from services.rollback_controller.domain.decision import Cause, NotServing, Rules
 from services.rollback_controller.domain.record import Book, Rollback, rollback_id
 from services.rollback_controller.ports import Alerts, Drills, Probe, Routes
 from services.rollback_controller.rehearsal import Rehearsal
-from shared.bus import Bus, Failed, Received, stored_at
-from shared.clock import Clock
 from shared.errors import Permanent, Transient, translate
-from shared.failpoints import failpoint
-from shared.kv import Conflict
-from shared.ledger import Ledger
-from shared.orders import check_age, check_epoch, order_refused
+from shared.messaging.bus import Bus, Failed, Received, stored_at
+from shared.messaging.ledger import Ledger
+from shared.messaging.orders import check_age, check_epoch, order_refused
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+from shared.storage.kv import Conflict
 
 SERVICE = "rollback-controller"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
@@ -216,17 +218,19 @@ class Controller:
         )
 
     async def lift(self, event: Event[QuarantineLifted], stored: datetime | None = None) -> DeploymentChanged | None:
-        """Allow a barred target again; raise Permanent when the order is void."""
+        """Allow a quarantined target again; raise Permanent when the order is void."""
         for _ in range(_ATTEMPTS):
             entry = await self.routes.get("production", event.subject)
             if entry is None or entry.value.cause_id != event.id:  # else it is done, and only said again
                 check_age(event, stored or event.time, self.clock.now(), until=event.data.expires_at)
                 check_epoch(event, entry.value.epoch if entry else None)
             if entry is None:
-                raise Permanent("not_barred", f"{event.subject} has no route; {event.data.target} is not barred.")
+                raise Permanent(
+                    "not_quarantined", f"{event.subject} has no route; {event.data.target} is not quarantined."
+                )
             edit = lift(entry.value, event.data.target, cause_id=event.id)
             if isinstance(edit, Refused):
-                raise Permanent("not_barred", edit.reason)
+                raise Permanent("not_quarantined", edit.reason)
             if isinstance(edit, Changed):
                 try:
                     await self.routes.put("production", edit.route, entry.revision)

@@ -10,15 +10,15 @@ from services.rollback_controller.app import SERVICE, Controller, build
 from services.rollback_controller.domain.record import Book
 from services.rollback_controller.rehearsal import Rehearsal
 from services.rollback_controller.settings import RollbackControllerSettings
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.factlog import LoggedPublisher
-from shared.inference import Channels
-from shared.kv import Bucket
-from shared.ledger import Ledger
-from shared.service import connect_patiently, serve
-from shared.settings import Connection
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.ledger import Ledger
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import connect_patiently, serve
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import configure_logging
+from shared.serving.inference import Channels
+from shared.storage.kv import Bucket
 
 
 async def run(connection: Connection, settings: RollbackControllerSettings) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol
 from contracts.drills import Drill
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
-from shared.kv import Entry
+from shared.storage.kv import Entry
 
 
 class Routes(Protocol):
@@ -16,7 +16,7 @@ class Routes(Protocol):
         """Read a route; None when there is none."""
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
-        """Write a route that must still be at `revision` (None: must not exist); raise `shared.kv.Conflict` else."""
+        """Write a route that must still be at `revision` (None: must not exist); raise `kv.Conflict` else."""
 
 
 class Drills(Protocol):
@@ -40,7 +40,7 @@ class Probe(Protocol):
     """Asks a target for a real token."""
 
     async def answers(self, served: ServedTarget) -> str | None:
-        """Give None when any of its endpoints generates a token in time, else why none does."""
+        """Return None when any of its endpoints generates a token in time, else why none does."""
 
 
 class Traffic(Protocol):

@@ -19,14 +19,14 @@ from contracts.facts import (
 from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
-from services.rollback_controller.domain import rehearsing
+from services.rollback_controller.domain import rehearsal_plan as rehearsing
 from services.rollback_controller.domain.record import Book, Rollback
 from services.rollback_controller.ports import Drills, Flow, Routes, Traffic
-from shared.bus import Bus, Emit
-from shared.clock import Clock
 from shared.errors import Transient
-from shared.kv import Conflict
-from shared.ledger import Ledger
+from shared.messaging.bus import Bus, Emit
+from shared.messaging.ledger import Ledger
+from shared.runtime.clock import Clock
+from shared.storage.kv import Conflict
 
 _LOOK_S = 0.1
 _NO_FAULT = DrillFault()

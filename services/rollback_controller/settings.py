@@ -5,8 +5,8 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts.rollback import Guard
-from services.rollback_controller.domain.deciding import Rules
+from decisions.rollback import Guard
+from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.rehearsal import Pace
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -39,7 +39,7 @@ class RollbackControllerSettings(BaseSettings):
     rehearsal_detect_s: Seconds = 120.0
 
     def rules(self) -> Rules:
-        """Give the rules of decisions as the domain takes them."""
+        """Return the rules of decisions as the domain takes them."""
         return Rules(
             guard=Guard(self.most_rollbacks, self.within_s),
             retry_s=self.retry_s,
@@ -48,7 +48,7 @@ class RollbackControllerSettings(BaseSettings):
         )
 
     def pace(self) -> Pace:
-        """Give the patience of rehearsals."""
+        """Return the patience of rehearsals."""
         return Pace(
             healthy_requests=self.rehearsal_healthy_requests,
             healthy_s=self.rehearsal_healthy_s,

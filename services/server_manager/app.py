@@ -4,16 +4,16 @@ from contracts.envelope import Event
 from contracts.facts import (
     PromotionRefused,
     ReleaseFinished,
-    StagingReleased,
-    StagingRequested,
+    StageReleased,
+    StageRequested,
     TrafficRequested,
     VariantFailed,
 )
 from services.server_manager.domain import staging
 from services.server_manager.manager import Manager
 from services.server_manager.ports import State
-from shared.bus import Bus, Failed
-from shared.clock import Clock
+from shared.messaging.bus import Bus, Failed
+from shared.runtime.clock import Clock
 
 SERVICE = "server-manager"
 
@@ -25,13 +25,13 @@ def build(bus: Bus, *, manager: Manager, state: State, clock: Clock) -> None:
     written down.
     """
 
-    @bus.on(StagingRequested, failure=_staging_failed)
-    async def stage(event: Event[StagingRequested]) -> None:
+    @bus.on(StageRequested, failure=_staging_failed)
+    async def stage(event: Event[StageRequested]) -> None:
         await state.edit(lambda record: staging.enqueue_staging(record, event))
         manager.wake()
 
-    @bus.on(StagingReleased)
-    async def release(event: Event[StagingReleased]) -> None:
+    @bus.on(StageReleased)
+    async def release(event: Event[StageReleased]) -> None:
         await state.edit(lambda record: staging.release_staging(record, event))
         manager.wake()
 

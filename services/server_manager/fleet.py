@@ -10,8 +10,8 @@ from contracts.codes import Code
 from contracts.vocabulary import Deployable, Digest
 from services.server_manager.domain.fleet import BUSY, Action, Held, Limits, Phase
 from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost, Permit
-from shared.clock import Clock
 from shared.errors import Permanent, SlipwayError, Transient, translate
+from shared.runtime.clock import Clock
 
 SUSPICIONS = 2
 """Silent probes in a row after which a target is taken for dead; an engine that says so itself is dead at once."""
@@ -72,7 +72,7 @@ class Fleet:
         return self._known
 
     def held(self) -> dict[str, Held]:
-        """Give every target as it is now."""
+        """Return every target as it is now."""
         now = self._clock.monotonic()
         return {
             name: Held(
@@ -92,7 +92,7 @@ class Fleet:
         }
 
     def token(self, name: str) -> str:
-        """Give the first text that a target generated at its last probe."""
+        """Return the first text that a target generated at its last probe."""
         slot = self._slots.get(name)
         return slot.token if slot else ""
 
@@ -277,7 +277,7 @@ class Fleet:
 
     @property
     def busy(self) -> bool:
-        """Tell whether a target is being loaded or unloaded."""
+        """Return whether a target is being loaded or unloaded."""
         return any(slot.phase in BUSY for slot in self._slots.values())
 
 

@@ -13,12 +13,12 @@ from services.server_manager.app import SERVICE, build
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.settings import ServerManagerSettings
-from shared.blobs import Store
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.service import serve
-from shared.settings import Connection
-from shared.telemetry import configure_logging
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import serve
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import configure_logging
+from shared.storage.blobs import Store
 
 
 async def main() -> None:

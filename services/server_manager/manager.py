@@ -43,10 +43,10 @@ from services.server_manager.domain.fleet import (
 from services.server_manager.domain.records import FleetAlert, LoadedTarget, OpenAlert, Servers
 from services.server_manager.fleet import Fleet
 from services.server_manager.ports import Artifacts, Engine, Extent, Leadership, LeaseLost, Publish, Routes, State, Tell
-from shared.bus import Emit
-from shared.clock import Clock
 from shared.errors import SlipwayError
-from shared.failpoints import failpoint
+from shared.messaging.bus import Emit
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
 
 DOWN_AFTER_S = 3.0
 SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning"}
@@ -339,7 +339,7 @@ class Manager:
 
 
 def _told(alert: OpenAlert) -> dict[str, Any]:
-    """Give what the facts of an alert have in common."""
+    """Return what the facts of an alert have in common."""
     return {
         "alert_id": alert.alert_id,
         "kind": alert.kind,

@@ -12,7 +12,7 @@ from contracts.routes import Edit, Route
 from contracts.vocabulary import Deployable, Digest
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Servers
-from shared.bus import Emit
+from shared.messaging.bus import Emit
 
 Progress = Callable[[int, int], None]
 Permit = Callable[[], Awaitable[None]]
@@ -56,14 +56,14 @@ class Engine(Protocol):
         """
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Give the first text that the model generates; raise when there is none."""
+        """Return the first text that the model generates; raise when there is none."""
 
 
 class Artifacts(Protocol):
     """The local copy of what lies in the store."""
 
     async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
-        """Give a folder with the target's files, every digest verified.
+        """Return a folder with the target's files, every digest verified.
 
         Raises:
             Permanent: artifact_not_found, digest_mismatch, malformed_event.
@@ -71,7 +71,7 @@ class Artifacts(Protocol):
         """
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Say what a gateway must know about a materialised target."""
+        """Return what a gateway must know about a materialised target."""
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
         """Remove the folders of every other manifest."""
@@ -81,7 +81,7 @@ class State(Protocol):
     """The one record of this fleet."""
 
     async def read(self) -> Servers:
-        """Give the record; an empty one when there is none yet."""
+        """Return the record; an empty one when there is none yet."""
 
     async def edit(self, change: Callable[[Servers], Servers]) -> Servers:
         """Apply a pure edit by compare-and-set, again and again until it holds."""
@@ -91,7 +91,7 @@ class Routes(Protocol):
     """The desired production state of all models."""
 
     async def all(self) -> dict[str, Route]:
-        """Give every route by model."""
+        """Return every route by model."""
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Apply one of the two functions that edit a route, by compare-and-set."""

@@ -56,7 +56,7 @@ class ServerManagerSettings(BaseSettings):
     tick_s: float = 1.0
 
     def engine_config(self) -> EngineConfig:
-        """Give the engine's configuration."""
+        """Return the engine's configuration."""
         return EngineConfig(
             kind=self.engine,
             engine_args={"max_model_len": self.max_model_len, **self.engine_args},
@@ -65,7 +65,7 @@ class ServerManagerSettings(BaseSettings):
         )
 
     def limits(self, machine_memory_bytes: int) -> Limits:
-        """Give the limits on a machine with so much memory."""
+        """Return the limits on a machine with so much memory."""
         return Limits(
             memory_budget_bytes=self.memory_budget_bytes or int(machine_memory_bytes * 0.7),
             overhead_bytes=self.overhead_bytes or _OVERHEAD_BYTES[self.engine],

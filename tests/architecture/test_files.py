@@ -10,36 +10,23 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 SHARED = {
-    "blobs",
-    "bus",
-    "chat_template_worker",
-    "chat_templates",
-    "clock",
-    "deadletters",
-    "delivery",
-    "errors",
-    "events",
-    "exits",
-    "factlog",
-    "failpoints",
-    "hub",
-    "inference",
-    "jobs",
-    "kv",
-    "launch",
-    "ledger",
-    "orders",
-    "process",
-    "progress",
-    "provision",
-    "service",
-    "settings",
-    "sources",
-    "telemetry",
-    "text_sets",
-    "topology",
-    "transfer",
-    "workrooms",
+    "": {"errors"},
+    "messaging": {"bus", "delivery", "event_log", "events", "ledger", "orders", "provision", "topology"},
+    "storage": {"blobs", "hub", "kv", "sources", "text_sets", "transfer"},
+    "runtime": {
+        "clock",
+        "exits",
+        "failpoints",
+        "jobs",
+        "launch",
+        "process",
+        "progress",
+        "scratch_dirs",
+        "service",
+        "settings",
+        "telemetry",
+    },
+    "serving": {"chat_template_worker", "chat_templates", "inference"},
 }
 """A module enters when two services use it and it names a mechanism; change this list on purpose only."""
 VAGUE = {"utils", "util", "helpers", "common", "misc", "core", "lib"}
@@ -58,13 +45,20 @@ def python_files(*folders):
 
 
 def test_shared_is_a_closed_list():
-    assert {path.stem for path in (ROOT / "shared").iterdir() if path.suffix == ".py"} - {"__init__"} == SHARED
-    assert [path.name for path in (ROOT / "shared").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    modules = [path.relative_to(ROOT / "shared") for path in python_files("shared") if path.stem != "__init__"]
+    found = {
+        package: {path.stem for path in modules if package == path.parent.as_posix()} for package in SHARED if package
+    }
+    top = {path.stem for path in modules if len(path.parts) == 1}
+    assert {"": top, **found} == SHARED
+    assert {path.parts[0] for path in modules if len(path.parts) > 1} == set(SHARED) - {""}
 
 
 def test_no_code_of_ours_runs_between_fork_and_exec():
-    """A process with threads, gRPC among them, may hold a lock there; `shared.launch` prepares a child after exec."""
-    files = python_files("contracts", "shared", "services", "clients", "deploy", "tests", "benchmarks", "examples")
+    """A process with threads, gRPC among them, may hold a lock there; `shared.runtime.launch` prepares a child after exec."""
+    files = python_files(
+        "contracts", "decisions", "shared", "services", "clients", "deploy", "tests", "benchmarks", "examples"
+    )
     calls = [
         (path, node) for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
     ]
@@ -72,16 +66,16 @@ def test_no_code_of_ours_runs_between_fork_and_exec():
     assert found == []
 
 
-@pytest.mark.parametrize("name", sorted(SHARED))
-def test_every_shared_module_says_what_it_is(name):
-    docstring = ast.get_docstring(ast.parse((ROOT / "shared" / f"{name}.py").read_text()))
+@pytest.mark.parametrize("path", python_files("shared"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shared_module_says_what_it_is(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
     assert docstring
     assert docstring.splitlines()[0].endswith((".", ":")) or len(docstring.splitlines()) > 1
     assert len(docstring.splitlines()[0]) <= 120
 
 
 def test_no_module_has_a_name_that_says_nothing():
-    found = python_files("contracts", "shared", "services", "clients", "deploy", "tests")
+    found = python_files("contracts", "decisions", "shared", "services", "clients", "deploy", "tests")
     assert [str(path.relative_to(ROOT)) for path in found if path.stem in VAGUE or path.parent.name in VAGUE] == []
 
 
@@ -91,13 +85,16 @@ def test_no_folder_shadows_a_library():
 
 
 def test_files_stay_short():
-    sizes = {path: len(path.read_text().splitlines()) for path in python_files("contracts", "shared", "services")}
+    sizes = {
+        path: len(path.read_text().splitlines())
+        for path in python_files("contracts", "decisions", "shared", "services")
+    }
     assert sizes
     assert {str(path.relative_to(ROOT)): size for path, size in sizes.items() if size > LINES} == {}
 
 
 @pytest.mark.parametrize(
-    "path", [*python_files("contracts", "shared", "services")], ids=lambda p: str(p.relative_to(ROOT))
+    "path", [*python_files("contracts", "decisions", "shared", "services")], ids=lambda p: str(p.relative_to(ROOT))
 )
 def test_every_module_has_a_docstring(path):
     text = path.read_text()
@@ -181,5 +178,5 @@ def test_secrets_and_outputs_are_not_committed():
 def test_mocks_and_sleeping_ports_stay_out():
     """A fake is written and run against the conformance suite; no test patches a service's inside with a mock."""
     word = "Magic" + "Mock"
-    found = [path for path in python_files("tests", "services", "shared") if word in path.read_text()]
+    found = [path for path in python_files("tests", "services", "shared", "decisions") if word in path.read_text()]
     assert found == []

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nats.js.errors import NotFoundError
 
-from clients.cli.place import find_place
+from clients.cli.connection import find_place
 from contracts.facts import WorkProgressed
 from contracts.services import TELEMETRY
 from tests.kit.models import edit_json, tiny_base, tiny_lora
@@ -108,7 +108,7 @@ def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack_of, tiny):
 
 
 def stubs(stack, name: str) -> list[int]:
-    """Give the processes that serve one model."""
+    """Return the processes that serve one model."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])

@@ -11,7 +11,7 @@ from cloudevents.core.v1.event import CloudEvent
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import FACTS
 from contracts.vocabulary import canonical_json
-from shared.events import parse_event
+from shared.messaging.events import parse_event
 
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "contracts" / "samples").glob("*.json"))
 EXTENSIONS = ("correlationid", "causationid", "traceparent", "environment")

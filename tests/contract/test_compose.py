@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from contracts.services import SERVICES
-from shared.topology import file_bytes
+from shared.messaging.topology import file_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -26,7 +26,7 @@ SECRETS = {
 }
 HEAVY = {"merger", "quantiser"}
 REPORTS = {"monitor"}
-OURS = {"contracts", "shared", "services", "clients", "deploy"}
+OURS = {"contracts", "decisions", "shared", "services", "clients", "deploy"}
 
 
 def normalised(name: str) -> str:
@@ -138,7 +138,7 @@ def test_settings_are_ones_that_the_services_know():
     from services.benchmarker.settings import BenchmarkerSettings
     from services.rollback_controller.settings import RollbackControllerSettings
     from services.server_manager.settings import ServerManagerSettings
-    from shared.settings import Connection, SourceSettings
+    from shared.runtime.settings import Connection, SourceSettings
 
     for container in COMPOSE["services"].values():
         for name in container.get("environment", {}):
@@ -289,11 +289,11 @@ def test_an_image_has_every_library_that_its_service_imports(service):
     stage = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
     assert stage is not None
     assert stage[1] == base
-    assert missing(["contracts", "shared", f"services/{module_of(service)}"], requirements) == {}
+    assert missing(["contracts", "decisions", "shared", f"services/{module_of(service)}"], requirements) == {}
 
 
 def test_the_command_lines_image_has_every_library_that_it_imports():
-    assert missing(["contracts", "shared", "clients/cli"], "tools.in") == {}
+    assert missing(["contracts", "decisions", "shared", "clients/cli"], "tools.in") == {}
 
 
 @pytest.mark.parametrize("name", ["light.in", "models.in", "reports.in", "tools.in"])

@@ -20,7 +20,7 @@ from contracts.services import (
     stream_of,
 )
 from deploy.generate import event_schema
-from shared import topology
+from shared.messaging import topology
 from tests.kit.wiring import ROOT, built, module_name, services_with_handlers
 
 each_service = pytest.mark.parametrize("name", services_with_handlers())

@@ -27,7 +27,7 @@ def page(name):
 
 
 def entries():
-    """Give each entry of the families' pages: page, code, text."""
+    """Return each entry of the families' pages: page, code, text."""
     return [(name, *found) for name in FAMILIES for found in ENTRY.findall(page(name))]
 
 
@@ -54,7 +54,7 @@ def test_every_kind_of_alert_has_its_page_and_the_monitor_names_it():
 
 def test_every_page_that_code_names_exists():
     named = Counter()
-    for folder in ("contracts", "shared", "services", "clients", "deploy", "examples"):
+    for folder in ("contracts", "decisions", "shared", "services", "clients", "deploy", "examples"):
         for path in [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.md")]:
             named.update(NAMED.findall(path.read_text()))
     whole = {name for name in named if "{" not in name}
@@ -70,7 +70,7 @@ def test_the_index_lists_every_page_and_links_lead_somewhere():
 
 
 def problem_of(line):
-    """Say what is wrong with a command line that a runbook gives; None if a person could type it."""
+    """Return what is wrong with a command line that a runbook gives; None if a person could type it."""
     command = get_command(app)
     words = line.split()[1:]
     while isinstance(command, TyperGroup):

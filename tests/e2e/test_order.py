@@ -6,7 +6,7 @@ import nats
 import psutil
 import pytest
 
-from clients.cli.place import find_place
+from clients.cli.connection import find_place
 from contracts.envelope import CONTENT_TYPE
 from tests.kit.servers import wait_until
 
@@ -80,7 +80,7 @@ def test_versions_follow_admission_even_when_the_second_quantises_first(stack, t
     finished = stack.await_event("release.finished", "racer", count=2, timeout_s=240)
 
     opened = stack.events("release.opened", "racer")
-    assert [(event["data"]["version"], event["data"]["wanted"]) for event in opened] == [(1, ["int8"]), (2, ["bf16"])]
+    assert [(event["data"]["version"], event["data"]["variants"]) for event in opened] == [(1, ["int8"]), (2, ["bf16"])]
     assert second["data"]["version"] == 2
     assert [event["data"]["version"] for event in stack.events("version.registered", "racer")] == [2, 1]
     outcomes = {event["data"]["version"]: event["data"]["outcome"] for event in finished}

@@ -1,4 +1,4 @@
-"""The whole way back on the embedded stack: rehearsed, tried under live traffic, slowed down, taken back, barred."""
+"""The whole way back on the embedded stack: rehearsed, tried under live traffic, slowed down, taken back, quarantined."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import httpx
 import nats
 import pytest
 
-from clients.cli.place import find_place
+from clients.cli.connection import find_place
 from contracts.envelope import CONTENT_TYPE
 from tests.kit.servers import wait_until
 from tests.kit.stack import POLICY
@@ -128,7 +128,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")
     (alert,) = stack.events("alert.raised", MODEL)
     assert alert["data"]["drill"], "a drill is labelled everywhere"
-    assert [one["version"] for one in route_of(stack)["barred"]] == [2]
+    assert [one["version"] for one in route_of(stack)["quarantined"]] == [2]
 
 
 def staging_route_is_empty(stack) -> bool:
@@ -159,7 +159,7 @@ def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack
     late = [one for one in stack.events("traffic.requested", MODEL) if one["data"]["target"]["target"]["version"] == 2]
     asyncio.run(say_again(stack, late, epoch=before["epoch"]))
     refused = stack.await_event("promotion.refused", MODEL, count=2 * len(late))
-    assert {one["data"]["code"] for one in refused} == {"barred"}
+    assert {one["data"]["code"] for one in refused} == {"quarantined"}
     assert route_of(stack) == before
     stack.down()
     stack.up()
@@ -170,7 +170,7 @@ def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack
 def test_forward_again_takes_a_person(stack, tiny):
     assert stack.slipway("rollback", MODEL, "--to", "2", "--reason", "try", "--dry-run").returncode != 0
     stack.ok("quarantine", "lift", f"{MODEL}.v2.bf16", "--reason", "it was a drill")
-    assert route_of(stack)["barred"] == []
+    assert route_of(stack)["quarantined"] == []
     assert route_of(stack)["active"]["target"]["version"] == 1
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "2", policy=WAY_BACK)
     stack.await_event("rehearsal.requested", MODEL, count=3)
@@ -196,4 +196,4 @@ def test_a_canary_that_nobody_asks_is_ended_by_its_deadline_and_takes_no_traffic
         lambda: route_of(stack)["canary"]["weight_ratio"] == 0.0, timeout_s=60, what="the canary taking no traffic"
     )
     assert route_of(stack)["active"] == before
-    assert ended["version"] in [one["version"] for one in route_of(stack)["barred"]]
+    assert ended["version"] in [one["version"] for one in route_of(stack)["quarantined"]]

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 
+from clients.cli import dead_letters as deadletters
 from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain
 from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
 from contracts.services import EVENTS
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
-from shared import deadletters
-from shared.bus import Bus, publish_event
-from shared.clock import SystemClock
 from shared.errors import Permanent, Transient
+from shared.messaging.bus import Bus, publish_event
+from shared.runtime.clock import SystemClock
 
 REF = ArtifactRef(uri="s3://slipway/manifests/merged/x.json", digest=digest_of(b"x"), size_bytes=1)
 
@@ -139,7 +139,7 @@ async def test_transient_error_is_retried_until_it_succeeds(js, bus_settings):
 async def test_unknown_error_is_dead_lettered_at_the_delivery_limit_and_the_next_event_handled(
     js, bus_settings, monkeypatch
 ):
-    monkeypatch.setattr("shared.delivery._BACKOFF_S", (0.05,))
+    monkeypatch.setattr("shared.messaging.delivery._BACKOFF_S", (0.05,))
     attempts = []
 
     async def handler(event):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts.vocabulary import digest_of
-from shared.process import launching
+from shared.runtime.process import launching
 from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real

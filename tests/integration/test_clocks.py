@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry, generate_latest
 from contracts import facts as f
 from services.monitor.adapters.bus_clock import BusClock
 from services.monitor.app import Meter, Monitor, build
+from services.monitor.domain.monitoring import Rules
 from services.monitor.domain.record import Watch
-from services.monitor.domain.watching import Rules
-from shared.bus import Bus, publish_event
-from shared.clock import SystemClock
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
-from shared.ledger import Ledger
+from shared.messaging.bus import Bus, publish_event
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.ledger import Ledger
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.services import stored_facts
 from tests.unit.monitor import factories as m

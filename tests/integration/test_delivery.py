@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from clients.cli import dead_letters as deadletters
 from contracts.envelope import CONTENT_TYPE, plain
 from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
 from contracts.vocabulary import canonical_json
-from shared import deadletters
-from shared.bus import publish_event
 from shared.errors import Permanent
+from shared.messaging.bus import publish_event
 from tests.integration.test_bus import facts, failed_fact, requested, running_bus
 
 SUBJECT = f"{VariantRequested.TYPE}.support-bot"

@@ -10,9 +10,9 @@ from nats.js.api import ConsumerConfig, DiscardPolicy, StreamConfig
 from nats.js.errors import ServiceUnavailableError
 from prometheus_client import generate_latest
 
-from clients.cli.eventlog import nearly_full
-from clients.cli.place import Place
-from clients.cli.status import _show_all
+from clients.cli.commands.status import _show_all
+from clients.cli.connection import Place
+from clients.cli.event_log import nearly_full
 from contracts import facts as f
 from contracts.policy import MetricGate
 from contracts.routes import Route
@@ -21,16 +21,16 @@ from services.registry.app import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.app import SERVICE, Controller
-from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import Book
-from shared import topology
-from shared.bus import Bus, publish_event
-from shared.clock import SystemClock
 from shared.errors import Permanent, Transient
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
-from shared.ledger import Ledger
-from shared.provision import provision
+from shared.messaging import topology
+from shared.messaging.bus import Bus, publish_event
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.ledger import Ledger
+from shared.messaging.provision import provision
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.servers import NatsServer, connection, running
 from tests.kit.services import stored_facts

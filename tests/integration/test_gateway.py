@@ -13,8 +13,8 @@ from contracts.facts import InferenceBatch
 from contracts.routes import CanaryShare, Route
 from contracts.services import TELEMETRY
 from services.gateway.adapters.triton import TritonEngine
-from shared.inference import Deadlines
-from shared.kv import Bucket
+from shared.serving.inference import Deadlines
+from shared.storage.kv import Bucket
 from tests.kit.gateway import Gateway, load_toy
 from tests.kit.servers import connection, free_port, running
 from tests.unit.gateway.engine_conformance import EngineConformance

@@ -9,11 +9,11 @@ import httpx
 import pytest
 
 from contracts import facts
-from contracts.attribution import is_failure
 from contracts.policy import Canary
 from contracts.routes import Route
-from services.monitor.domain import watching
-from services.monitor.domain.watching import Cause, Rules
+from decisions.attribution import is_failure
+from services.monitor.domain import monitoring as watching
+from services.monitor.domain.monitoring import Cause, Rules
 from tests.integration.test_gateway import put_route, telemetry
 from tests.kit import factories as f
 from tests.kit import hostile

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.drills import drill_key
 from contracts.routes import CanaryShare, Route
-from contracts.triggers import REPETITIVE
+from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from tests.integration.test_gateway import HELLO, put_route, telemetry
 from tests.kit.drills import drill
@@ -88,7 +88,9 @@ async def test_staging_is_answered_from_its_own_route_only(js, gateway, asdk, to
         labels = f'environment="{environment}",outcome="ok",target="toy.v{version}.bf16"'
         assert gateway.metric(f"slipway_gateway_requests_total{{{labels}}}") == 1.0
     # The way back, in staging: the next request is answered by the fallback, production does not notice.
-    await put_route(js, gateway, Route(model="toy", epoch=2, active=toy[1], barred=(toy[2].target,)), "staging-routes")
+    await put_route(
+        js, gateway, Route(model="toy", epoch=2, active=toy[1], quarantined=(toy[2].target,)), "staging-routes"
+    )
     while (await ask(asdk, extra_headers=STAGING))[2]["x-slipway-version"] != "toy.v1.bf16":
         await asyncio.sleep(0.01)
 

@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from contracts.routes import Route
-from shared.kv import Bucket
-from shared.provision import provision
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket
 from tests.integration.test_gateway import SWITCHES, put_route, telemetry
 from tests.kit.gateway import Gateway, load_toy, order
 from tests.kit.servers import connection, running, wait_until

@@ -7,8 +7,8 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import SlipwayError
-from shared.inference import Deadlines, encode_text, first_token, generate
-from shared.process import free_port
+from shared.runtime.process import free_port
+from shared.serving.inference import Deadlines, encode_text, first_token, generate
 
 NAME = "bot.v1.bf16"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.process import free_port, launching
+from shared.runtime.process import free_port, launching
 from tests.kit.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

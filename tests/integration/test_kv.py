@@ -9,8 +9,8 @@ import nats.errors
 import pytest
 
 from contracts.routes import Route
-from shared.kv import Bucket, Conflict
-from shared.provision import provision
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket, Conflict
 from tests.kit.factories import MODEL, route
 
 WITHIN_S = 1.0

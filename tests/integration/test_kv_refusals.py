@@ -11,7 +11,7 @@ from services.rollback_controller.adapters.kv import KvDrills
 from services.server_manager.adapters.kv_state import KvRoutes, KvState
 from services.server_manager.domain.records import Servers
 from shared.errors import Permanent, Transient, translate
-from shared.kv import Bucket
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.drills import drill
 

@@ -17,9 +17,9 @@ from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, 
 from contracts.manifests import MergedManifest
 from contracts.services import EVENTS
 from contracts.vocabulary import ArtifactRef
-from shared.blobs import Store
-from shared.bus import publish_event
-from shared.process import memory_bytes
+from shared.messaging.bus import publish_event
+from shared.runtime.process import memory_bytes
+from shared.storage.blobs import Store
 from tests.kit.checkpoints import opened, put_base, put_folder
 from tests.kit.models import edit_json, tiny_base, tiny_full, tiny_lora
 from tests.kit.services import running_service, stored_facts, wait_for_fact
@@ -236,7 +236,7 @@ def worker_pids(pid):
         return [
             child.pid
             for child in psutil.Process(pid).children(recursive=True)
-            if "services.merger.adapters.work" in child.cmdline()
+            if "services.merger.adapters.worker" in child.cmdline()
         ]
     return []
 

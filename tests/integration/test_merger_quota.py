@@ -3,10 +3,10 @@
 import pytest
 
 from services.merger.adapters.store import StoredArtifacts
-from shared.blobs import Store
 from shared.errors import Permanent
-from shared.settings import SourceSettings
-from shared.sources import Sources
+from shared.runtime.settings import SourceSettings
+from shared.storage.blobs import Store
+from shared.storage.sources import Sources
 
 
 @pytest.mark.parametrize(

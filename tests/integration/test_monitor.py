@@ -15,10 +15,10 @@ from contracts.policy import Canary
 from contracts.services import DEADLETTER
 from services.monitor.domain import sketch
 from services.monitor.domain.record import Watch
-from shared.blobs import Store
-from shared.bus import publish_event
-from shared.clock import SystemClock
-from shared.kv import Bucket
+from shared.messaging.bus import publish_event
+from shared.runtime.clock import SystemClock
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.services import running_service, stored_facts, wait_for_fact
 
@@ -96,7 +96,7 @@ async def open_release(js, version, *, triggers=TRIGGERS, min_requests=100):
 
 async def go_live(js, *, active=7, canary=None, epoch=1, environment="production"):
     share = k.CanaryShare(served=k.served(canary), weight_ratio=0.3) if canary else None
-    route = k.route(active=k.served(active), canary=share, previous=None, older=(), barred=(), epoch=epoch)
+    route = k.route(active=k.served(active), canary=share, previous=None, older=(), quarantined=(), epoch=epoch)
     changed = f.DeploymentChanged(route=route, cause="canary" if canary else "promote", at=CLOCK.now())
     await say(js, changed, environment=environment, correlation=f"r-{canary or active}")
 

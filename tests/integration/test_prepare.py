@@ -2,7 +2,7 @@
 
 from contracts.services import EVENTS, INBOX
 from deploy.docker.prepare import prepare
-from shared.blobs import Store
+from shared.storage.blobs import Store
 
 
 async def test_bus_and_store_are_ready_also_the_second_time(js, settings):

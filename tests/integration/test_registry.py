@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from clients.cli import dead_letters as deadletters
 from contracts import facts as f
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import FACTS
@@ -15,19 +16,18 @@ from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from services.registry.adapters.inbox import StreamInbox
-from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
 from services.registry.ledger import Outside
-from shared import deadletters
-from shared.blobs import Store
-from shared.bus import Bus, publish_event
-from shared.clock import SystemClock
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
+from shared.messaging.bus import Bus, publish_event
+from shared.messaging.event_log import LoggedPublisher
+from shared.runtime.clock import SystemClock
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket
 from tests.kit import fakes_registry as k
 
 READY = f.CheckpointReady.TYPE
@@ -225,7 +225,7 @@ async def test_the_whole_road_with_workers_played_by_the_test(js, settings, stor
         await say(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
         await walk_to_slot(js, opened.release_id, 1)
-        asked = [one.data for one in await log.of(f.StagingRequested, 2)]
+        asked = [one.data for one in await log.of(f.StageRequested, 2)]
         assert {one.baseline.target.version for one in asked} == {0}
         await walk_to_end(js, opened.release_id, 1, epoch=1)
         (finished,) = await log.of(f.ReleaseFinished)
@@ -239,7 +239,7 @@ async def test_the_whole_road_with_workers_played_by_the_test(js, settings, stor
         await say(js, checkpoint(content=b"next"), "e2")
         opened = (await log.of(f.ReleaseOpened, 2))[1].data
         await walk_to_slot(js, opened.release_id, 2)
-        asked = [one.data for one in await log.of(f.StagingRequested, 4)][2:]
+        asked = [one.data for one in await log.of(f.StageRequested, 4)][2:]
         assert {one.baseline.target for one in asked} == {k.target("bf16", 1)}
         types = [event.type for event in await log.all() if event.correlationid == finished.correlationid]
         assert types[-1] == f.ReleaseFinished.TYPE
@@ -251,7 +251,7 @@ async def test_a_restarted_registry_takes_up_where_it_was(js, settings, checkpoi
         opened = (await log.of(f.ReleaseOpened))[0].data
     await walk_to_slot(js, opened.release_id, 1)
     async with registry(js, settings):
-        await log.of(f.StagingRequested, 2)
+        await log.of(f.StageRequested, 2)
     await walk_to_end(js, opened.release_id, 1, epoch=1)
     async with registry(js, settings), registry(js, settings):
         (finished,) = await log.of(f.ReleaseFinished)

@@ -12,8 +12,8 @@ import pytest
 from contracts import facts as f
 from contracts.facts import FACTS
 from contracts.routes import Route
-from shared.kv import Bucket
-from shared.process import launching
+from shared.runtime.process import launching
+from shared.storage.kv import Bucket
 from tests.integration.test_registry import Log, answer, base, checkpoint, say, store, walk_to_end, walk_to_slot
 from tests.kit import fakes_registry as k
 
@@ -23,8 +23,8 @@ ROAD = {
     f.ReleaseOpened: 1,
     f.VariantRequested: 2,
     f.VersionRegistered: 1,
-    f.StagingRequested: 2,
-    f.StagingReleased: 2,
+    f.StageRequested: 2,
+    f.StageReleased: 2,
     f.TrafficRequested: 1,
     f.ReleaseFinished: 1,
 }
@@ -102,7 +102,7 @@ async def test_killed_at_any_moment_the_road_ends_once_with_one_version(js, sett
         await say(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened, timeout_s=60))[0].data
         await walk_to_slot(js, opened.release_id, 1)
-        await log.of(f.StagingRequested, 2, timeout_s=60)
+        await log.of(f.StageRequested, 2, timeout_s=60)
         await walk_to_end(js, opened.release_id, 1, epoch=1)
         (finished,) = await log.of(f.ReleaseFinished, timeout_s=60)
         assert finished.data.outcome == "promoted"
@@ -120,12 +120,12 @@ async def test_killed_between_two_releases_the_second_gets_the_place(js, setting
         await say(js, checkpoint(attempt=2), "e2")
         first, second = [one.data.release_id for one in await log.of(f.ReleaseOpened, 2, timeout_s=60)]
         await walk_to_slot(js, first, 1)
-        await log.of(f.StagingRequested, 2)
+        await log.of(f.StageRequested, 2)
         await walk_to_slot(js, second, 2)
         await log.of(f.VersionRegistered, 2)
     async with kept_running(settings, tmp_path, "registry.after_publish") as process:
         await answer(js, first, 1, k.abandoned())
-        asked = await log.of(f.StagingRequested, 4, timeout_s=60)
+        asked = await log.of(f.StageRequested, 4, timeout_s=60)
         assert {one.data.release_id for one in asked[2:]} == {second}
         assert process.deaths == [-9]
         assert len(await log.of(f.ReleaseFinished)) == 1

@@ -12,17 +12,17 @@ from contracts.manifests import DeploymentRecord
 from contracts.services import EVENTS, INBOX
 from contracts.vocabulary import canonical_json, digest_of
 from services.registry.adapters.inbox import StreamInbox
-from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.adapters.store import StoredArtifacts
 from services.registry.domain import versions
 from services.registry.domain.record import Input, Release
 from services.registry.domain.releases import decide, open_release
 from services.registry.domain.versions import ModelRecord
-from shared.blobs import Store
-from shared.bus import Bus, Emit, publish_event
-from shared.clock import SystemClock
 from shared.errors import Permanent
-from shared.factlog import CLOCK_SKEW, LoggedPublisher
-from shared.kv import Bucket, Conflict
+from shared.messaging.bus import Bus, Emit, publish_event
+from shared.messaging.event_log import CLOCK_SKEW, LoggedPublisher
+from shared.runtime.clock import SystemClock
+from shared.storage.blobs import Store
+from shared.storage.kv import Bucket, Conflict
 from tests.kit import fakes_registry as k
 
 
@@ -195,7 +195,7 @@ async def test_what_was_published_is_known_for_ever_and_nothing_else_is(publishe
     target = k.target("int8")
 
     def emit(key, model=k.MODEL):
-        fact = f.StagingReleased(release_id=k.RELEASE, candidate=target)
+        fact = f.StageReleased(release_id=k.RELEASE, candidate=target)
         return Emit(fact, key=key, model=model, correlation_id=k.RELEASE, environment="production", cause_id="c")
 
     async with publisher as said:
@@ -212,7 +212,7 @@ async def test_a_look_into_a_long_log_begins_when_the_fact_was_decided(js, setti
     target, old, asked = k.target("int8"), SystemClock().now() - timedelta(days=30), []
 
     def emit(key):
-        fact = f.StagingReleased(release_id=k.RELEASE, candidate=target)
+        fact = f.StageReleased(release_id=k.RELEASE, candidate=target)
         return Emit(fact, key=key, model=k.MODEL, correlation_id=k.RELEASE, environment="production", cause_id="c")
 
     async def count(message):

@@ -22,14 +22,14 @@ async def test_the_way_back_is_rehearsed_before_any_traffic(js, settings, checkp
         await walk_to_rehearsal(js, opened.release_id)
         (asked,) = await log.of(f.RehearsalRequested)
         assert (asked.data.candidate.target, asked.data.triggers) == (k.target("int8"), k.AUTOMATIC)
-        assert [one.data.purpose for one in await log.of(f.StagingRequested, 3)] == ["benchmark"] * 2 + ["rehearsal"]
+        assert [one.data.purpose for one in await log.of(f.StageRequested, 3)] == ["benchmark"] * 2 + ["rehearsal"]
         await answer(js, opened.release_id, 1, k.rehearsed())
         (order,) = await log.of(f.TrafficRequested)
         assert order.data.target.target == k.target("int8")
         await answer(js, opened.release_id, 1, k.changed(k.route(k.target("int8"))))
         (finished,) = await log.of(f.ReleaseFinished)
         assert finished.data.outcome == "promoted"
-        released = [one.data.purpose for one in await log.of(f.StagingReleased, 3)]
+        released = [one.data.purpose for one in await log.of(f.StageReleased, 3)]
         assert released == ["benchmark", "benchmark", "rehearsal"]
 
 

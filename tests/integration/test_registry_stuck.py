@@ -3,18 +3,18 @@
 import contextlib
 import dataclasses
 
+from clients.cli import dead_letters as deadletters
 from contracts import facts as f
 from contracts.policy import ReleasePolicy
 from contracts.services import INBOX, durable_name
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
-from shared import deadletters
-from shared.bus import Bus
-from shared.clock import SystemClock
 from shared.errors import Transient
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
-from shared.provision import provision
+from shared.messaging.bus import Bus
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.provision import provision
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from tests.integration.test_registry import Log, base, checkpoint, outside, say, store
 from tests.kit import fakes_registry as k
 

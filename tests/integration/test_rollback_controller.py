@@ -15,10 +15,10 @@ from contracts.envelope import Event
 from contracts.routes import Route, promote
 from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.domain.record import Book
-from shared.bus import publish_event
-from shared.clock import SystemClock
-from shared.kv import Bucket
-from shared.provision import provision
+from shared.messaging.bus import publish_event
+from shared.messaging.provision import provision
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.gateway import load_toy, order
 from tests.kit.servers import running
@@ -170,7 +170,7 @@ async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, 
     route = await route_of(js)
     assert changed.data.route == route
     assert (changed.data.cause, changed.causationid) == ("rollback", cause)
-    assert (route.active.target, route.previous, route.barred, route.epoch) == (target(1), None, (target(2),), 8)
+    assert (route.active.target, route.previous, route.quarantined, route.epoch) == (target(1), None, (target(2),), 8)
     await say(js, requests(1))
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert (done.data.verdict, done.data.failed, done.data.to, done.data.mode) == (
@@ -234,7 +234,7 @@ async def test_killed_at_any_point_it_flips_once(js, toy, bus_settings, point):
         await say(js, requests(1))
         await wait_for_fact(js, f.RollbackCompleted)
     route = await route_of(js)
-    assert (route.epoch, route.active.target, route.barred) == (8, target(1), (target(2),))
+    assert (route.epoch, route.active.target, route.quarantined) == (8, target(1), (target(2),))
     for fact in (f.RollbackStarted, f.DeploymentChanged, f.RollbackCompleted):
         assert len(await stored_facts(js, fact)) == 1, fact.TYPE
 
@@ -282,7 +282,7 @@ async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, contro
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     assert changed.data.cause == "abort"
     route = await route_of(js)
-    assert (route.active.target, route.canary.weight_ratio, route.barred) == (target(2), 0.0, (target(3),))
+    assert (route.active.target, route.canary.weight_ratio, route.quarantined) == (target(2), 0.0, (target(3),))
 
 
 async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, controller):
@@ -292,7 +292,7 @@ async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, contro
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     assert changed.data.cause == "rollback"
     route = await route_of(js)
-    assert (route.active.target, route.canary, route.barred) == (target(1), None, (target(2),))
+    assert (route.active.target, route.canary, route.quarantined) == (target(1), None, (target(2),))
 
 
 async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, controller):
@@ -304,7 +304,7 @@ async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, c
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
     route = await route_of(js)
-    assert (route.epoch, route.barred) == (8, (target(3),))
+    assert (route.epoch, route.quarantined) == (8, (target(3),))
     assert len(await stored_facts(js, f.DeploymentChanged)) == 1
 
 
@@ -316,7 +316,7 @@ async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
     route = await route_of(js)
-    assert (route.epoch, route.active.target, route.barred) == (8, target(1), (target(2),))
+    assert (route.epoch, route.active.target, route.quarantined) == (8, target(1), (target(2),))
 
 
 async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
@@ -342,7 +342,7 @@ async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_ep
     route = await route_of(js)
     for version in (2, 3):
         stale = promote(route, toy[version], weight_ratio=1.0, epoch=before.epoch, cause_id="in flight")
-        assert stale.code in ("barred", "stale_epoch")
+        assert stale.code in ("quarantined", "stale_epoch")
 
 
 async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
@@ -355,10 +355,10 @@ async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
     changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
     assert changed.data.cause == "restore"
     route = await route_of(js)
-    assert (route.barred, route.active.target) == ((), target(1))
+    assert (route.quarantined, route.active.target) == ((), target(1))
     await say(js, lifted)
     (refused,) = await wait_for_fact(js, f.OrderRefused)
-    assert refused.data.code == "not_barred"
+    assert refused.data.code == "not_quarantined"
     assert promote(route, toy[2], weight_ratio=1.0, epoch=route.epoch, cause_id="again").route.active == toy[2]
 
 

@@ -9,8 +9,8 @@ from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoute
 from services.server_manager.adapters.kv_state import KvRoutes
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.known_routes import KnownRoutes
-from shared.kv import Bucket
-from shared.provision import provision
+from shared.messaging.provision import provision
+from shared.storage.kv import Bucket
 from tests.kit.factories import MODEL, served
 from tests.kit.gateway import Gateway
 from tests.kit.servers import connection, running

@@ -17,9 +17,9 @@ import pytest
 from contracts.envelope import derived_id
 from contracts.facts import VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
-from shared.bus import publish_event
-from shared.process import free_port, launching
-from shared.provision import provision
+from shared.messaging.bus import publish_event
+from shared.messaging.provision import provision
+from shared.runtime.process import free_port, launching
 from tests.integration.test_bus import facts, requested
 from tests.kit.servers import wait_until
 
@@ -29,10 +29,10 @@ SERVICE = """
 import asyncio, os, sys
 from pathlib import Path
 from contracts.facts import VariantFailed, VariantRequested
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.service import serve
-from shared.settings import Connection
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.service import serve
+from shared.runtime.settings import Connection
 
 connection = Connection()
 bus = Bus(connection, "quantiser", SystemClock())

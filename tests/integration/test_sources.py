@@ -12,9 +12,9 @@ import pytest
 
 from contracts.sources import HubFolder
 from shared.errors import Permanent, Transient
-from shared.hub import Hub
-from shared.settings import SourceSettings
-from shared.sources import Sources, describe_file, read_folder
+from shared.runtime.settings import SourceSettings
+from shared.storage.hub import Hub
+from shared.storage.sources import Sources, describe_file, read_folder
 from tests.kit.hub import running_mirror
 
 WEIGHTS = b"w" * 3_000

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 
 from clients.cli.main import main
-from clients.cli.road import project
+from clients.cli.views.release import project
 from contracts.envelope import Event
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import travels
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store, manifest_key
-from shared.bus import publish_event
 from shared.errors import Permanent, Transient
-from shared.settings import Connection, SourceSettings
-from shared.sources import PREFIX, Sources, bring, describe_file
+from shared.messaging.bus import publish_event
+from shared.runtime.settings import Connection, SourceSettings
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.sources import PREFIX, Sources, bring, describe_file
 from tests.kit.checkpoints import opened, put_base
 from tests.kit.hub import Mirror, running_mirror
 from tests.kit.models import tiny_base, tiny_full, tiny_lora
@@ -117,7 +117,7 @@ def road(settings, mirror, made, tmp_path):
 
 
 def announced(folder, uri) -> ArtifactRef:
-    """Say what a folder is, as a publisher does who knows its files."""
+    """Return what a folder is, as a publisher does who knows its files."""
     names = sorted(path.name for path in folder.iterdir() if travels(path.name))
     data = FolderManifest(files=tuple(describe_file(folder / name, name) for name in names)).to_bytes()
     return ArtifactRef(uri=uri, digest=digest_of(data), size_bytes=len(data))
@@ -283,10 +283,10 @@ ROOM_SCRIPT = """
 import json, sys
 from pathlib import Path
 from contracts.vocabulary import ArtifactRef
-from shared.blobs import Store, manifest_key
+from shared.storage.blobs import Store, manifest_key
 from shared.errors import SlipwayError
-from shared.settings import Connection, SourceSettings
-from shared.sources import Sources, bring
+from shared.runtime.settings import Connection, SourceSettings
+from shared.storage.sources import Sources, bring
 
 disk, ref = Path(sys.argv[1]), ArtifactRef.model_validate_json(sys.argv[2])
 store, sources, told = Store(Connection()), Sources(SourceSettings()), []
@@ -311,14 +311,14 @@ NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
 def on_a_small_disk(disk, size_bytes, command):
-    """Give a command that runs with a file system of its own on `disk`, so small that it can be filled for real."""
+    """Return a command that runs with a file system of its own on `disk`, so small that it can be filled for real."""
     mount = 'mount -t tmpfs -o size="$1" small "$2" && shift 2 && exec "$@"'
     return [*NAMESPACE, "sh", "-c", mount, "sh", str(size_bytes), str(disk), *command]
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Give a folder to mount on; whoever may make no namespaces is not asked to become root for this."""
+    """Return a folder to mount on; whoever may make no namespaces is not asked to become root for this."""
     disk = tmp_path / "disk"
     disk.mkdir()
     trial = on_a_small_disk(disk, MIB, ["true"])

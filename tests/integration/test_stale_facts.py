@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.orders import order, refusal
+from clients.cli.commands.orders import order, refusal
 from contracts import facts as f
 from contracts.drills import Drill
 from contracts.envelope import Event
@@ -16,20 +16,20 @@ from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.app import SERVICE, Controller, build
-from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import Book
-from shared.bus import Bus, publish_event
-from shared.clock import SystemClock
-from shared.factlog import LoggedPublisher
-from shared.kv import Bucket
-from shared.ledger import Ledger
-from shared.provision import provision
+from shared.messaging.bus import Bus, publish_event
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.ledger import Ledger
+from shared.messaging.provision import provision
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
 from tests.kit import factories as k
 from tests.kit.services import stored_facts, wait_for_fact
 from tests.kit.wiring import Unwired
 
 MONTH = timedelta(days=30)
-SERVING = {"canary": None, "barred": (k.target(4),)}
+SERVING = {"canary": None, "quarantined": (k.target(4),)}
 
 
 class Shifted:
@@ -222,7 +222,7 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await say(js, orders()[3].model_copy(update={"expires_at": ends}))
         await handled(js)
     await (await js.key_value("rollbacks")).purge(f"production.{k.MODEL}")
-    before = await serve(js, epoch=40, barred=(k.target(4), k.target(7)), active=k.served(7), cause_id="later")
+    before = await serve(js, epoch=40, quarantined=(k.target(4), k.target(7)), active=k.served(7), cause_id="later")
     said = [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)]
     drill = await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}")
     for fact, environment in SERVICES[SERVICE].reads:
@@ -254,7 +254,7 @@ async def test_a_decision_of_a_process_that_died_is_not_carried_out_once_it_is_v
 
 
 def _decided(book, event, route, rules):
-    from services.rollback_controller.domain import deciding
+    from services.rollback_controller.domain import decision as deciding
 
     cause = deciding.Cause(event.id, event.correlationid, event.time, SystemClock().now())
     return deciding.take_alert(book, event.data, route, cause, rules)

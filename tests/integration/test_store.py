@@ -12,9 +12,9 @@ from minio.error import S3Error
 
 from contracts.manifests import FolderManifest
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key
-from shared.clock import SystemClock
 from shared.errors import Permanent, Transient
+from shared.runtime.clock import SystemClock
+from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key
 from tests.kit.s3_proxy import refuse, standing_before
 from tests.kit.servers import connection
 
@@ -94,7 +94,7 @@ def test_corrupted_blob_is_never_handed_out(store, tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr("shared.transfer.PART_BYTES", 5 * 1024 * 1024)  # the least that S3 allows
+    monkeypatch.setattr("shared.storage.transfer.PART_BYTES", 5 * 1024 * 1024)  # the least that S3 allows
 
 
 def test_large_blobs_travel_in_parts_and_ranges(store, tmp_path, small_parts):
@@ -237,7 +237,7 @@ def test_store_that_cannot_list_uploads_is_left_alone(watched, proxy):
 
 
 def test_objects_that_are_too_large_are_not_read_whole(store, monkeypatch):
-    monkeypatch.setattr("shared.blobs.WHOLE_BYTES", 1000)
+    monkeypatch.setattr("shared.storage.blobs.WHOLE_BYTES", 1000)
     fits, larger = store.create("t/fits", b"x" * 1000), store.create("t/larger", b"x" * 1001)
     assert store.get(fits) == store.find("t/fits") == b"x" * 1000
     for read in (lambda: store.get(larger), lambda: store.find("t/larger"), lambda: store.ref_to("t/larger")):
@@ -278,7 +278,7 @@ def test_an_object_whose_connection_breaks_is_read_again_later(watched, proxy):
 @pytest.mark.parametrize("length", ["100000000000", "5", None])
 def test_no_more_is_read_than_an_object_may_have_whatever_the_server_says(watched, proxy, monkeypatch, length):
     """It sends 64 MiB, of which it announces far more, less, or nothing."""
-    monkeypatch.setattr("shared.blobs.WHOLE_BYTES", 1_000_000)
+    monkeypatch.setattr("shared.storage.blobs.WHOLE_BYTES", 1_000_000)
     sent = []
 
     def instead(request):

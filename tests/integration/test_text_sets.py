@@ -4,9 +4,9 @@ import uuid
 
 import pytest
 
-from shared.blobs import Store, blob_key
 from shared.errors import Permanent
-from shared.text_sets import read_text_set
+from shared.storage.blobs import Store, blob_key
+from shared.storage.text_sets import read_text_set
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def store(settings):
 
 @pytest.fixture
 def folder(store, tmp_path):
-    """Give a manifest and the ref of a folder of two files of text, in a prefix of its own, and a file that is none."""
+    """Return a manifest and the ref of a folder of two files of text, in a prefix of its own, and a file that is none."""
     (tmp_path / "sets").mkdir()
     for name, text in {"b.jsonl": '"three"', "a.jsonl": '"one"\n"two"\n', "README.md": "about"}.items():
         (tmp_path / "sets" / name).write_text(text)
@@ -48,7 +48,7 @@ def test_a_file_of_a_folder_that_was_exchanged_is_found_out(store, folder):
 
 def test_a_folder_of_more_text_than_fits_is_refused_before_it_is_read(store, folder, monkeypatch):
     _, ref, _ = folder
-    monkeypatch.setattr("shared.text_sets.WHOLE_BYTES", len(b'"one"\n"two"\n"three"') - 1)
+    monkeypatch.setattr("shared.storage.text_sets.WHOLE_BYTES", len(b'"one"\n"two"\n"three"') - 1)
     with pytest.raises(Permanent, match="take a smaller sample") as caught:
         read_text_set(store, ref)
     assert caught.value.code == "artifact_not_found"

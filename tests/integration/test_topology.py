@@ -9,9 +9,9 @@ from nats.js.errors import NotFoundError
 
 from contracts.facts import CheckpointReady, ReleaseOpened
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, TELEMETRY, durable_name, stream_of
-from shared import topology
-from shared.bus import publish_event
-from shared.provision import provision
+from shared.messaging import topology
+from shared.messaging.bus import publish_event
+from shared.messaging.provision import provision
 from tests.kit import factories
 
 ADMISSION = durable_name("registry", CheckpointReady)

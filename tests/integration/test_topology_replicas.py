@@ -8,9 +8,9 @@ import nats.errors
 import pytest
 
 from contracts.services import EVENTS
-from shared import topology
-from shared.process import free_port
-from shared.provision import provision
+from shared.messaging import topology
+from shared.messaging.provision import provision
+from shared.runtime.process import free_port
 from tests.kit.servers import NatsServer, running
 
 MEBIBYTE = 1024**2

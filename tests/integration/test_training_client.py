@@ -11,8 +11,8 @@ from contracts.envelope import Event
 from contracts.facts import CheckpointReady
 from contracts.manifests import FolderManifest
 from contracts.services import INBOX
-from shared.blobs import Store
-from shared.events import parse_event
+from shared.messaging.events import parse_event
+from shared.storage.blobs import Store
 from tests.kit.checkpoints import put_base
 from tests.kit.factories import policy
 from tests.kit.models import tiny_base, tiny_lora
@@ -66,7 +66,7 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, pla
         base="acme/tiny-llama",
         run=RUN,
         place=place,
-        wanted=["bf16", "int8"],
+        variants=["bf16", "int8"],
         policy=policy().model_dump(mode="json"),
         calibration=calibration,
         progress=lambda done, total: told.append((done, total)),
@@ -79,7 +79,7 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, pla
     assert fact.weights.ref == published.weights
     assert fact.weights.ref.uri.startswith("s3://slipway/checkpoints/support-bot/manifests/folder/")
     assert fact.base.digest == put_base(store, made["base"]).digest
-    assert (fact.policy, fact.wanted) == (policy(), ("bf16", "int8"))
+    assert (fact.policy, fact.variants) == (policy(), ("bf16", "int8"))
     assert fact.evals[0].value == 1.5
     assert store.get(fact.calibration) == calibration.read_bytes()
     manifest = FolderManifest.model_validate_json(store.get(fact.weights.ref))
@@ -136,7 +136,7 @@ async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(place, s
         ({"model": "a" * 300}, "no model name"),
         ({"base": "acme/unknown"}, "not imported"),
         ({"base": "acme/tiny-llama@9"}, "not imported"),
-        ({"wanted": ["int3"]}, "wanted"),
+        ({"variants": ["int3"]}, "variants"),
         ({"policy": {"gate": []}}, "policy"),
         ({"run": Run(run_id="r", data_hash="md5:1")}, "data_hash"),
     ],

@@ -12,8 +12,8 @@ from deploy.local import processes
 from deploy.local.leftovers import end_stack
 from deploy.local.processes import Marks, Recorded
 from deploy.local.state import AlreadyUp, PartState, StateFolder, Table, new_description
-from shared import process
-from shared.process import launching
+from shared.runtime import process
+from shared.runtime.process import launching
 from tests.kit.servers import wait_until
 
 LAUNCHER = Path(process.__file__).with_name("launch.py")

@@ -7,8 +7,8 @@ from contracts.envelope import Event
 from contracts.facts import BaseModelRef, ReleaseOpened, Training, Weights
 from contracts.manifests import BaseManifest
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store, manifest_key
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
+from shared.storage.blobs import Store, manifest_key
 from tests.kit.factories import policy
 
 
@@ -49,7 +49,7 @@ def opened(
         base=base,
         weights=Weights(kind=kind, ref=weights),
         training=Training(run_id="run-1", data_hash=digest_of(b"data")),
-        wanted=("bf16", "int8"),
+        variants=("bf16", "int8"),
         policy=policy(),
         source_fact_id="fact-1",
     )

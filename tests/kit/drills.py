@@ -10,7 +10,7 @@ NOW = datetime(2026, 3, 4, tzinfo=UTC)
 
 
 def drill(now: datetime = NOW, *, lasts_s: float = 60.0, fault: dict | None = None, **changes) -> Drill:
-    """Give a drill on all production requests to version 7, from `now` on."""
+    """Return a drill on all production requests to version 7, from `now` on."""
     whole = {
         "drill_id": "drill-1",
         "target": target(7),

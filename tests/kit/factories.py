@@ -35,7 +35,7 @@ SOURCES = {
 
 
 def after(seconds: float) -> datetime:
-    """Give an instant so many seconds after the story starts."""
+    """Return an instant so many seconds after the story starts."""
     return START + timedelta(seconds=seconds)
 
 
@@ -77,7 +77,7 @@ def route(**changes) -> Route:
         "previous": served(6),
         "older": (served(5),),
         "canary": CanaryShare(served=served(8), weight_ratio=0.1),
-        "barred": (target(4),),
+        "quarantined": (target(4),),
         "cause_id": "c-12",
     }
     return Route(**(whole | changes))
@@ -205,7 +205,7 @@ def registered() -> f.RegisteredVariant:
     )
 
 
-def staging_request(**changes) -> f.StagingRequested:
+def staging_request(**changes) -> f.StageRequested:
     whole = {
         "release_id": RELEASE,
         "candidate": deployable(7),
@@ -218,7 +218,7 @@ def staging_request(**changes) -> f.StagingRequested:
         "quality_gate": policy().quality["int8"],
         "attempt": 1,
     }
-    return f.StagingRequested(**(whole | changes))
+    return f.StageRequested(**(whole | changes))
 
 
 def inference(**changes) -> f.Inference:
@@ -301,7 +301,7 @@ def _admission() -> dict:
         "weights": weights(),
         "training": training(),
         "evals": evals(),
-        "wanted": ("bf16", "int8"),
+        "variants": ("bf16", "int8"),
         "calibration": ref("calibration-tickets", "sets", 65_536),
         "policy": policy(),
         "attempt": 2,
@@ -376,8 +376,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "evals": evals(),
         "variants": (registered(),),
     },
-    f.StagingRequested: dict(staging_request()),
-    f.StagingReleased: {"release_id": RELEASE, "candidate": target(7), "reason": "benchmarked"},
+    f.StageRequested: dict(staging_request()),
+    f.StageReleased: {"release_id": RELEASE, "candidate": target(7), "reason": "benchmarked"},
     f.VariantStaged: {
         "lease_id": "lease-41",
         "candidate": served(7),

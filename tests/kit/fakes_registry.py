@@ -13,7 +13,7 @@ from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json
 from services.registry.domain.record import ManifestWritten, SlotGranted
 from services.registry.ledger import Outside
 from shared.errors import Permanent
-from shared.kv import Conflict, Entry
+from shared.storage.kv import Conflict, Entry
 
 MODEL = "support-bot"
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -63,7 +63,7 @@ def ready(**changes) -> f.CheckpointReady:
         "weights": weights,
         "training": f.Training(run_id="run 1", data_hash=digest_of(b"data"), hyperparameters={"r": 8}),
         "evals": (f.EvalResult(name="held out", metric="perplexity", value=12.5, higher_is_better=False),),
-        "wanted": ("bf16", "int8"),
+        "variants": ("bf16", "int8"),
         "policy": policy(),
     }
     return f.CheckpointReady(**{**given, **changes})
@@ -92,7 +92,7 @@ def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseO
         evals=checkpoint.evals,
         calibration=checkpoint.calibration,
         evaluation=checkpoint.evaluation,
-        wanted=checkpoint.wanted,
+        variants=checkpoint.variants,
         policy=checkpoint.policy,
         source_fact_id="e0",
     )
@@ -158,7 +158,7 @@ def written(version: int = 1) -> ManifestWritten:
 
 
 def staged(variant: str, version: int = 1, *, number: int = 1) -> f.VariantStaged:
-    request = f.StagingRequested(
+    request = f.StageRequested(
         release_id=RELEASE,
         candidate=deployable(target(variant, version)),
         baseline=BASELINE,
@@ -237,9 +237,11 @@ def unstaged(variant: str, code: str = "insufficient_memory") -> f.VariantFailed
     return failed(variant, "stage", code).model_copy(update={"purpose": "rehearsal"})
 
 
-def route(active: Target | None = None, canary: Target | None = None, *, weight=0.1, epoch=1, barred=()) -> Route:
+def route(active: Target | None = None, canary: Target | None = None, *, weight=0.1, epoch=1, quarantined=()) -> Route:
     share = CanaryShare(served=served(canary), weight_ratio=weight) if canary else None
-    return Route(model=MODEL, epoch=epoch, active=served(active) if active else None, canary=share, barred=barred)
+    return Route(
+        model=MODEL, epoch=epoch, active=served(active) if active else None, canary=share, quarantined=quarantined
+    )
 
 
 def changed(to: Route, cause: str = "promote") -> f.DeploymentChanged:

@@ -49,7 +49,7 @@ class Gateway(Server):
         return answer if answer.status_code == 200 else None
 
     def metric(self, line: str) -> float:
-        """Give a metric by its name and labels, as they stand in the exposition."""
+        """Return a metric by its name and labels, as they stand in the exposition."""
         text = self.get("/metrics/").text
         found = [one.rsplit(" ", 1)[1] for one in text.splitlines() if one.rsplit(" ", 1)[0] == line]
         return float(found[0]) if found else 0.0

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from shared.process import free_port
+from shared.runtime.process import free_port
 from tests.kit.servers import wait_until
 
 LARGE = ".safetensors"

@@ -14,7 +14,7 @@ from contracts.envelope import Event
 from contracts.facts import MergeMethod, QuantiseSettings, VariantRequested
 from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef, digest_of
-from shared.blobs import Store, manifest_key
+from shared.storage.blobs import Store, manifest_key
 from tests.kit import factories
 from tests.kit.servers import Server
 

@@ -32,7 +32,7 @@ class S3Proxy(ThreadingHTTPServer):
         self.instead: Callable[[BaseHTTPRequestHandler], bool] = lambda _request: False
 
     def of(self, method: str, part: str) -> list[Asked]:
-        """Give the requests of a method whose path holds some text."""
+        """Return the requests of a method whose path holds some text."""
         return [one for one in self.asked if one.method == method and part in one.path]
 
 

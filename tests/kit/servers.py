@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.process import free_port, launching
-from shared.settings import Connection
+from shared.runtime.process import free_port, launching
+from shared.runtime.settings import Connection
 
 BIN = Path(sys.executable).parent
 
@@ -156,7 +156,7 @@ def _distinct_ports(count: int) -> list[int]:
 
 
 def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **more) -> Connection:
-    """Give the settings that a service would get from its environment."""
+    """Return the settings that a service would get from its environment."""
     settings = {"state_dir": folder, "http_port": free_port(), **more}
     if nats is not None:
         settings["nats_url"] = nats.url

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.services import stream_of
-from shared.process import end_tree, launching
-from shared.settings import Connection
+from shared.runtime.process import end_tree, launching
+from shared.runtime.settings import Connection
 
 
 def environment(connection: Connection, **more: str) -> dict[str, str]:
-    """Give the environment that makes a service use these settings."""
+    """Return the environment that makes a service use these settings."""
     values = {**connection.model_dump(), "s3_secret_key": connection.s3_secret_key.get_secret_value()}
     ours = {f"SLIPWAY_{name.upper()}": str(value) for name, value in values.items() if value is not None}
     return {**os.environ, **ours, **more}

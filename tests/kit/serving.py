@@ -13,17 +13,17 @@ from pathlib import Path
 import httpx
 
 from contracts.envelope import Event
-from contracts.facts import StagingReleased, StagingRequested, TrafficRequested
+from contracts.facts import StageReleased, StageRequested, TrafficRequested
 from contracts.manifests import FolderManifest
 from contracts.policy import LoadProfile
 from contracts.routes import Route
 from contracts.services import EVENTS
 from contracts.vocabulary import Deployable, Target
 from services.server_manager.domain.records import Servers
-from shared.blobs import Store, manifest_key
-from shared.bus import publish_event
-from shared.kv import Bucket
-from shared.process import launching
+from shared.messaging.bus import publish_event
+from shared.runtime.process import launching
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.kv import Bucket
 from tests.kit.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,13 +118,13 @@ class Fleet:
         return event.id
 
     async def stage(self, candidate: Deployable, baseline: Deployable, release: str = "r-1") -> str:
-        request = StagingRequested(
+        request = StageRequested(
             release_id=release, candidate=candidate, baseline=baseline, purpose="benchmark", load=LoadProfile()
         )
         return await self.say(request, candidate.target.model, release=release)
 
     async def release(self, candidate: Deployable, release: str = "r-1") -> str:
-        fact = StagingReleased(release_id=release, candidate=candidate.target)
+        fact = StageReleased(release_id=release, candidate=candidate.target)
         return await self.say(fact, candidate.target.model, release=release)
 
     async def promote(self, target, epoch, *, weight=1.0, fallback=None, event_id=None, release="r-1") -> str:

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from clients.cli.place import find_place
+from clients.cli.connection import find_place
 from contracts.manifests import FileEntry
-from shared.blobs import Store
-from shared.process import launching
+from shared.runtime.process import launching
+from shared.storage.blobs import Store
 from tests.kit.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

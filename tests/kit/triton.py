@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from deploy.local import triton
-from shared.process import free_port
+from shared.runtime.process import free_port
 from tests.kit.servers import Server, accepts, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,9 @@ import inspect
 from pathlib import Path
 
 from contracts.services import SERVICES
-from shared.bus import Bus
-from shared.clock import SystemClock
-from shared.settings import Connection
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from shared.runtime.settings import Connection
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.blobs import Store
+from shared.storage.blobs import Store
 from tests.kit.servers import running
 from tests.kit.serving import Fleet
 from tests.kit.triton import TritonServer

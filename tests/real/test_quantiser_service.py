@@ -22,10 +22,10 @@ from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
 from contracts.services import EVENTS, durable_name
 from services.quantiser.app import LOOK_EVERY_S
-from shared.blobs import Store
-from shared.bus import publish_event
-from shared.process import memory_bytes
-from shared.topology import ACK_WAIT_S
+from shared.messaging.bus import publish_event
+from shared.messaging.topology import ACK_WAIT_S
+from shared.runtime.process import memory_bytes
+from shared.storage.blobs import Store
 from tests.kit import factories
 from tests.kit.models import tiny_base
 from tests.kit.quantiser import QuantiserService, request, stored_merged

@@ -15,10 +15,10 @@ from contracts.facts import (
 )
 from contracts.routes import roll_back
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
-from shared.blobs import blob_key
 from shared.errors import Transient
-from shared.inference import Channels, generate
-from shared.provision import provision
+from shared.messaging.provision import provision
+from shared.serving.inference import Channels, generate
+from shared.storage.blobs import blob_key
 from tests.kit.servers import running
 from tests.kit.serving import ServerManager
 
@@ -110,7 +110,7 @@ async def test_orders_that_may_not_be_carried_out_are_refused_with_their_code(fl
     await fleet.routes.update("bot", back.route, entry.revision)
     await fleet.promote(second, 3)
     refused = await fleet.facts(PromotionRefused, 2)
-    assert refused[1].data.code == "barred"
+    assert refused[1].data.code == "quarantined"
 
     missing = Deployable(
         target=third.target,

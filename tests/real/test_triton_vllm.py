@@ -6,15 +6,15 @@ import signal
 import pytest
 import torch
 
-from contracts.attribution import is_failure
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from contracts.vocabulary import Target
+from decisions.attribution import is_failure
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.served_quality import BaselineScores, assess_scored, score_window
 from services.quantiser.adapters.evaluation import load_reference, measure_quality
-from shared.blobs import Store
 from shared.errors import Permanent, Transient
-from shared.inference import Channels, Deadlines, generate
+from shared.serving.inference import Channels, Deadlines, generate
+from shared.storage.blobs import Store
 from tests.integration.test_gateway import telemetry
 from tests.kit import hostile
 from tests.kit.gateway import Gateway

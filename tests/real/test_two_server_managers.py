@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from services.server_manager.domain.records import Leader
-from shared.kv import Bucket
+from shared.storage.kv import Bucket
 from tests.kit.relay import relaying
 from tests.kit.servers import connection, running
 from tests.kit.serving import ServerManager

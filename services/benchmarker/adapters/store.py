@@ -5,8 +5,8 @@ from pydantic import ValidationError
 from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow, VariantManifest
 from contracts.vocabulary import ArtifactRef
-from shared.blobs import Store, manifest_key
-from shared.text_sets import read_text_set
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.text_sets import read_text_set
 
 KIND = "benchmark"
 
@@ -18,7 +18,7 @@ class StoredReports:
         self._store = store
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
-        """Give the committed report of an output key."""
+        """Return the committed report of an output key."""
         key = manifest_key(KIND, output_key)
         if self._store.find(key) is None:
             return None
@@ -30,7 +30,7 @@ class StoredReports:
         return (report, ref) if created else self._read(ref)
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Give the windows of a variant's manifest; a base model's has none."""
+        """Return the windows of a variant's manifest; a base model's has none."""
         variant = self._variant(manifest)
         return variant.held_out if variant else ()
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from contracts.routes import ServedTarget
 from services.benchmarker.domain.prompts import Message
-from shared.chat_templates import ChatTemplates
+from shared.serving.chat_templates import ChatTemplates
 
 
 class SandboxedTemplate:
@@ -14,7 +14,7 @@ class SandboxedTemplate:
         self._templates = templates
 
     async def __call__(self, served: ServedTarget, messages: Sequence[Message]) -> str:
-        """Give the prompt; raise Permanent when the template cannot render it."""
+        """Return the prompt; raise Permanent when the template cannot render it."""
         if served.chat_template is None:
             return "\n\n".join(message.content for message in messages)
         turns = [{"role": message.role, "content": message.content} for message in messages]

@@ -7,7 +7,7 @@ from typing import Any
 
 from contracts.routes import ServedTarget
 from shared.errors import Transient
-from shared.inference import (
+from shared.serving.inference import (
     USUAL_FLAGS,
     Channels,
     Deadlines,
@@ -53,7 +53,7 @@ class TritonEngine:
         )
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Tell whether the target's backend gives log-probabilities of a prompt: ours does, Triton's own does not."""
+        """Return whether the target's backend gives log-probabilities of a prompt: ours does, Triton's own does not."""
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -66,7 +66,7 @@ class TritonEngine:
         return any(output.name == PROMPT_LOGPROBS for output in about.outputs)
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
-        """Give the log-probability of every token but the first; the one that the engine adds to them is left."""
+        """Return the log-probability of every token but the first; the one that the engine adds to them is left."""
         name = served.target.triton_name
         texts = {
             "text_input": "",

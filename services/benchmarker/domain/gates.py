@@ -47,7 +47,7 @@ def assess_overall(results: Sequence[GateResult]) -> Verdict:
 
 
 def figure_of(summary: SideSummary, gate: MetricGate) -> float | None:
-    """Give the figure that a gate is about; None where the sample was too small for it."""
+    """Return the figure that a gate is about; None where the sample was too small for it."""
     if gate.metric == "error_ratio":
         return summary.errors / summary.requests if summary.requests else None
     answered = summary.requests - summary.errors

@@ -25,12 +25,12 @@ class Hardware:
     declared: str = ""
 
     def fingerprint(self) -> str:
-        """Give one line that is the same on equal hardware; memory in whole GiB, so that a reboot changes nothing."""
+        """Return one line that is the same on equal hardware; memory in whole GiB, so that a reboot changes nothing."""
         if self.declared:
             return self.declared
         gpus = ", ".join(f"{self.gpus.count(name)} x {name}" for name in sorted(set(self.gpus))) or "no GPU"
         return f"{self.cpu}, {self.cores} cores, {round(self.memory_bytes / _GIBIBYTE)} GiB, {gpus}"
 
     def to_data(self) -> dict[str, Any]:
-        """Give the parts as JSON data for the report."""
+        """Return the parts as JSON data for the report."""
         return {**asdict(self), "gpus": list(self.gpus), "fingerprint": self.fingerprint()}

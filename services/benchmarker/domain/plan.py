@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from contracts.facts import StagingRequested, VariantStaged
+from contracts.facts import StageRequested, VariantStaged
 from contracts.vocabulary import Deployable, Digest, digest_of_json
 from services.benchmarker.domain.records import SIDES, Side
 
@@ -30,7 +30,7 @@ class BenchmarkPlan:
 
 
 def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> BenchmarkPlan:
-    """Give the identity of a measurement.
+    """Return the identity of a measurement.
 
     The key holds what was compared, how, on which hardware, and the attempt: a measurement may come out differently
     when it is repeated, so a deliberate repetition has a key of its own. Endpoints and leases are left out.
@@ -40,7 +40,7 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
         hardware: Fingerprint of the hardware.
         prompts: Digest of the prompts.
     """
-    order: StagingRequested = staged.request
+    order: StageRequested = staged.request
     key = digest_of_json(
         {
             "stage": "benchmark",

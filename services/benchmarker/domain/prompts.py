@@ -32,12 +32,12 @@ class Prompt:
 
 
 def asked(question: str) -> Prompt:
-    """Give the prompt of one question."""
+    """Return the prompt of one question."""
     return Prompt(messages=(Message("user", question),))
 
 
 def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
-    """Give the digest of a prompt set, for the output key."""
+    """Return the digest of a prompt set, for the output key."""
     return digest_of_json(
         [
             {"text": prompt.text, "messages": [[message.role, message.content] for message in prompt.messages]}

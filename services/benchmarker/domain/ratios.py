@@ -37,12 +37,12 @@ class Comparison:
     ratios: tuple[RatioInterval, ...]
 
     def find(self, name: str) -> RatioInterval | None:
-        """Give the ratio of a figure, None where there was too little for one."""
+        """Return the ratio of a figure, None where there was too little for one."""
         return next((ratio for ratio in self.ratios if ratio.metric == name), None)
 
 
 def pairs_needed(statistic: Statistic) -> int:
-    """Say how many pairs a ratio of this statistic needs."""
+    """Return how many pairs a ratio of this statistic needs."""
     return max(MIN_PAIRS, MIN_COUNT[statistic])
 
 

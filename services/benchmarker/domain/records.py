@@ -74,7 +74,7 @@ class RequestRecord:
 
 
 def is_disturbed(records: tuple[RequestRecord, ...]) -> bool:
-    """Tell whether the measurement says nothing about the candidate: the *baseline's* engine went away.
+    """Return whether the measurement says nothing about the candidate: the *baseline's* engine went away.
 
     A candidate that loses its engine is a finding. Losing the yardstick is not, whatever became of the candidate
     meanwhile: what takes down both is the machine.

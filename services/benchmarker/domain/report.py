@@ -62,7 +62,7 @@ def make_report(
 
 
 def announce(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
-    """Give the fact that a committed report becomes; the same report always becomes the same fact."""
+    """Return the fact that a committed report becomes; the same report always becomes the same fact."""
     return VariantBenchmarked(
         target=report.target,
         baseline=report.baseline,

@@ -14,7 +14,7 @@ from contracts.facts import GateResult, Measurement, ServedQuality
 from contracts.manifests import HeldOutWindow
 from contracts.policy import QualityGate
 from contracts.vocabulary import Fault
-from services.benchmarker.domain.blame import MAX_DEVIATION, Evidence, Finding, assess_evidence, differs
+from services.benchmarker.domain.fault_attribution import MAX_DEVIATION, Evidence, Finding, assess_evidence, differs
 
 GATE = "served_quality"
 SUSPECT: Code = "measurement_suspect"
@@ -229,7 +229,7 @@ def not_measured(reason: str) -> ServedQuality:
 
 
 def gate_of(served: ServedQuality, gate: QualityGate | None, *, measured_again: bool = False) -> GateResult | None:
-    """Give the result that counts for the benchmark's verdict.
+    """Return the result that counts for the benchmark's verdict.
 
     None where nothing could be measured and the policy asks for no quality of this variant. A suspect record is settled
     only by a score on the windows of the new one.

@@ -26,7 +26,7 @@ class Slo:
     tps_request: float | None = None
 
     def is_met(self, record: RequestRecord) -> bool:
-        """Tell whether a request was answered within every limit."""
+        """Return whether a request was answered within every limit."""
         if record.error is not None:
             return False
         upper = ((record.ttft_ms, self.ttft_ms), (record.itl_ms, self.itl_ms), (record.e2e_ms, self.e2e_ms))
@@ -47,7 +47,7 @@ def slo_of(gates: Iterable[MetricGate]) -> Slo:
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Give a quantile of a sorted, non-empty sample, interpolated linearly between its neighbours."""
+    """Return a quantile of a sorted, non-empty sample, interpolated linearly between its neighbours."""
     place = q * (len(ordered) - 1)
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
@@ -56,7 +56,7 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def describe(values: Iterable[float | None]) -> Statistics:
-    """Give mean and quantiles of the values that exist, each only where the sample is large enough for it."""
+    """Return mean and quantiles of the values that exist, each only where the sample is large enough for it."""
     ordered = sorted(value for value in values if value is not None)
     count = len(ordered)
     if count == 0:
@@ -66,7 +66,7 @@ def describe(values: Iterable[float | None]) -> Statistics:
 
 
 def span_s(records: Sequence[RequestRecord]) -> float:
-    """Give how long a side was under load: first scheduled arrival to last end."""
+    """Return how long a side was under load: first scheduled arrival to last end."""
     if not records:
         return 0.0
     return max(record.done_s for record in records) - min(record.scheduled_s for record in records)

@@ -7,10 +7,10 @@ import structlog
 
 from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
-from shared.bus import Bus, Emit, publish_event
 from shared.errors import Transient
-from shared.kv import Bucket, M, OnChange, OnLook
-from shared.service import connect_patiently
+from shared.messaging.bus import Bus, Emit, publish_event
+from shared.runtime.service import connect_patiently
+from shared.storage.kv import Bucket, M, OnChange, OnLook
 
 _RETRY_S = 0.5
 
@@ -24,7 +24,7 @@ class BusLink:
 
     @property
     def connected(self) -> bool:
-        """Tell whether the bus answers at this moment, as far as the client knows."""
+        """Return whether the bus answers at this moment, as far as the client knows."""
         return self._joined.is_set() and bool(self._bus.client.is_connected)
 
     async def connect(self) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from services.gateway.domain.requests import Message
 from services.gateway.ports import HARMLESS, TemplateBusy, TemplateFailure, TemplateRefusal
-from shared.chat_templates import ChatTemplates
-from shared.clock import Clock
 from shared.errors import SlipwayError
+from shared.runtime.clock import Clock
+from shared.serving.chat_templates import ChatTemplates
 
 _PROOFS_KEPT = 64
 _PROOF_KEPT_S = 30.0

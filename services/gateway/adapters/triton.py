@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from contracts.vocabulary import Target
-from shared.inference import Channels, Deadlines, Delta, generate
+from shared.serving.inference import Channels, Deadlines, Delta, generate
 
 
 class TritonEngine:

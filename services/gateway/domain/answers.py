@@ -16,7 +16,7 @@ class Usage:
     output_tokens: int = 0
 
     def body(self) -> dict[str, int]:
-        """Give OpenAI's `usage`."""
+        """Return OpenAI's `usage`."""
         total = self.input_tokens + self.output_tokens
         return {"prompt_tokens": self.input_tokens, "completion_tokens": self.output_tokens, "total_tokens": total}
 
@@ -33,7 +33,7 @@ class Shape:
     include_usage: bool = False
 
     def whole(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
-        """Give the whole answer as one object."""
+        """Return the whole answer as one object."""
         if self.kind == "chat":
             message = {"role": "assistant", "content": text, "refusal": None}
             choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
@@ -43,16 +43,16 @@ class Shape:
         return {**self._head(kind), "choices": [choice], "usage": usage.body()}
 
     def opening(self) -> Iterator[dict[str, Any]]:
-        """Give what a stream starts with, before any text: the role of a chat answer."""
+        """Return what a stream starts with, before any text: the role of a chat answer."""
         if self.kind == "chat":
             yield self._chunk({"delta": {"role": "assistant", "content": ""}}, None)
 
     def piece(self, text: str) -> dict[str, Any]:
-        """Give a piece of text of a stream."""
+        """Return a piece of text of a stream."""
         return self._chunk({"delta": {"content": text}} if self.kind == "chat" else {"text": text}, None)
 
     def closing(self, finish_reason: str, usage: Usage) -> Iterator[dict[str, Any]]:
-        """Give what a stream ends with: the finish reason, and the usage if it was asked for."""
+        """Return what a stream ends with: the finish reason, and the usage if it was asked for."""
         yield self._chunk({"delta": {}} if self.kind == "chat" else {"text": ""}, finish_reason)
         if self.include_usage:
             kind = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
@@ -80,5 +80,5 @@ def event(body: dict[str, Any]) -> bytes:
 
 
 def model_card(name: str, created: int) -> dict[str, Any]:
-    """Give a model as `/v1/models` lists it."""
+    """Return a model as `/v1/models` lists it."""
     return {"id": name, "object": "model", "created": created, "owned_by": "slipway"}

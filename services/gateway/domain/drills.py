@@ -7,8 +7,7 @@ from urllib.parse import quote
 
 from contracts.drills import LONGEST, Drill, drill_key
 from contracts.vocabulary import Target
-
-from .draws import fraction
+from services.gateway.domain.sampling import fraction
 
 HEADER = "x-slipway-drill"
 WORD = "ahoy "
@@ -58,7 +57,7 @@ class Touch:
 
 
 def is_misplaced(key: str, drill: Drill) -> bool:
-    """Tell whether a record lies under a key that is not its own, so that it says nothing about either."""
+    """Return whether a record lies under a key that is not its own, so that it says nothing about either."""
     return key != drill_key(drill.environment, drill.target.model)
 
 
@@ -69,7 +68,7 @@ def take_note(drill: Drill, now: datetime, now_s: float) -> Known:
 
 
 def is_on(known: Known, now: datetime, now_s: float) -> bool:
-    """Tell whether a drill is under way by both clocks; the first that says it is over ends it."""
+    """Return whether a drill is under way by both clocks; the first that says it is over ends it."""
     return now_s < known.until_s and known.drill.is_on(now)
 
 
@@ -93,7 +92,7 @@ def decide_touch(known: Known | None, target: Target, request_id: str, now: date
 
 
 def alter(alteration: Alteration | None, text: str, tokens: int, *, first: bool) -> str:
-    """Give what the caller gets in the place of a piece of text.
+    """Return what the caller gets in the place of a piece of text.
 
     Args:
         alteration: None leaves the text alone.

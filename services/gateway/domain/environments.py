@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from contracts.vocabulary import Environment
-
-from .errors import bad_request
+from services.gateway.domain.errors import bad_request
 
 HEADER = "x-slipway-environment"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from contracts.attribution import ErrorKind
+from decisions.attribution import ErrorKind
 
 _MESSAGE_CHARS = 1_000
 
@@ -38,17 +38,17 @@ class Refused(Exception):  # noqa: N818 - it is an answer to the caller
 
 
 def bad_request(message: str, param: str | None = None, code: ErrorKind = "invalid_value") -> Refused:
-    """Give the refusal of a request that the caller must change."""
+    """Return the refusal of a request that the caller must change."""
     return Refused(Problem(400, message, param=param, code=code))
 
 
 def model_not_found(name: str) -> Problem:
-    """Give the problem of a model, or a pinned version, that no route has."""
+    """Return the problem of a model, or a pinned version, that no route has."""
     return Problem(404, f"The model {name[:200]!r} does not exist here.", param="model", code="model_not_found")
 
 
 def nothing_serves(model: str) -> Problem:
-    """Give the problem of a model whose route has no target yet."""
+    """Return the problem of a model whose route has no target yet."""
     message = f"No version of {model} is serving at the moment; try again soon."
     return Problem(503, message, "server_error", code="no_serving_target", headers={"Retry-After": "2"})
 

@@ -44,13 +44,13 @@ def dominant_script(text: str) -> str:
 
 
 def non_letter_ratio(text: str) -> float:
-    """Give the share of characters that are neither letters nor white space; 0 for no text."""
+    """Return the share of characters that are neither letters nor white space; 0 for no text."""
     visible = [char for char in text if not char.isspace()]
     return sum(not char.isalpha() for char in visible) / len(visible) if visible else 0.0
 
 
 def repetition_ratio(text: str) -> float:
-    """Give the share of word triples that occurred before in the text: 0 says nothing repeats, near 1 it loops."""
+    """Return the share of word triples that occurred before in the text: 0 says nothing repeats, near 1 it loops."""
     words = text.lower().split()
     triples = [tuple(words[start : start + _NGRAM]) for start in range(len(words) - _NGRAM + 1)]
     return 1.0 - len(set(triples)) / len(triples) if triples else 0.0

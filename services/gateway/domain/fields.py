@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from .errors import bad_request
+from services.gateway.domain.errors import bad_request
 
 _MAX_STOPS = 4
 _MAX_STOP_CHARS = 512

@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import bad_request
-from .fields import IGNORED, NEUTRAL, SAMPLING, take_flag, take_integer, take_number, take_stop, take_text
+from services.gateway.domain.errors import bad_request
+from services.gateway.domain.fields import (
+    IGNORED,
+    NEUTRAL,
+    SAMPLING,
+    take_flag,
+    take_integer,
+    take_number,
+    take_stop,
+    take_text,
+)
 
 Message = dict[str, str]
 _ROLES = {"system", "user", "assistant", "developer"}

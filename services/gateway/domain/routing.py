@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
-
-from .draws import fraction
+from services.gateway.domain.sampling import fraction
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
 _MODEL = re.compile(MODEL_NAME_PATTERN)
@@ -44,7 +43,7 @@ def choose_target(route: Route, key: str) -> Choice | None:
     anew, so that it is not always the same people who try things first.
     """
     canary = route.canary
-    if canary is not None and not route.is_barred(canary.served.target):
+    if canary is not None and not route.is_quarantined(canary.served.target):
         draw = fraction(f"{canary.served.target}|{key}")
         if draw < canary.weight_ratio:
             return Choice(canary.served, canary=True)
@@ -57,20 +56,20 @@ def choose_pinned(route: Route, version: int) -> Choice | None:
 
 
 def reachable(route: Route) -> list[Choice]:
-    """List what a caller may pin: everything in the route that is loaded and not barred."""
+    """List what a caller may pin: everything in the route that is loaded and not quarantined."""
     canary = route.canary
     candidates = [
         Choice(route.active) if route.active else None,
         Choice(canary.served, canary=True) if canary and canary.weight_ratio > 0.0 else None,
         Choice(route.previous) if route.previous else None,
     ]
-    return [one for one in candidates if one is not None and not route.is_barred(one.served.target)]
+    return [one for one in candidates if one is not None and not route.is_quarantined(one.served.target)]
 
 
 def choose_behind(route: Route, target: Target) -> ServedTarget | None:
     """Return the target that stands behind another: the active one behind a canary, behind that the previous one."""
     line = (route.active, route.previous)
-    return next((one for one in line if one and one.target != target and not route.is_barred(one.target)), None)
+    return next((one for one in line if one and one.target != target and not route.is_quarantined(one.target)), None)
 
 
 def list_models(route: Route) -> list[str]:
@@ -88,5 +87,5 @@ def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
 
 
 def fingerprint(served: ServedTarget) -> str:
-    """Give the `system_fingerprint`: the target, and enough of its manifest's digest to find the very bytes."""
+    """Return the `system_fingerprint`: the target, and enough of its manifest's digest to find the very bytes."""
     return f"fp_{served.target}.{served.manifest.digest.removeprefix('sha256:')[:8]}"

@@ -29,7 +29,7 @@ def first_token_ms(arrivals: Sequence[Arrival], *, held_back: bool = False) -> f
 
 
 def inter_token(arrivals: Sequence[Arrival]) -> InterTokenLatency | None:
-    """Give the inter-token latency: (last - first) / (tokens - 1), and p95 and maximum of the gaps.
+    """Return the inter-token latency: (last - first) / (tokens - 1), and p95 and maximum of the gaps.
 
     A piece of several tokens counts as as many equal gaps. None with fewer than two tokens.
     """

@@ -10,10 +10,10 @@ from typing import Any
 from contracts.facts import Parity
 from contracts.manifests import FileEntry
 from services.merger.ports import Made, MergeOrder, Progress, Rendering
-from shared.jobs import run_job
+from shared.runtime.jobs import run_job
 
 LIBRARIES = ("accelerate", "peft", "safetensors", "torch", "transformers")
-MODULE = "services.merger.adapters.work"
+MODULE = "services.merger.adapters.worker"
 MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(256 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 """glibc keeps what is freed for the next tensor, in one arena: fresh pages would cost more than the merge does."""
 
@@ -30,7 +30,7 @@ class ChildProcess:
         self._timeout_s = timeout_s
 
     def library_versions(self) -> dict[str, str]:
-        """Give the versions of the libraries that decide the bytes of a merge, without a build label."""
+        """Return the versions of the libraries that decide the bytes of a merge, without a build label."""
         return {name: importlib.metadata.version(name).partition("+")[0] for name in LIBRARIES}
 
     async def make(self, order: MergeOrder, progress: Progress) -> Made:

@@ -12,7 +12,7 @@ WRAPPED = (".base_layer", ".original_module")
 
 
 def base_name(name: str) -> str:
-    """Give the name in the base of a parameter in a model with a LoRA around it."""
+    """Return the name in the base of a parameter in a model with a LoRA around it."""
     for inserted in WRAPPED:
         name = name.replace(inserted, "")
     return name.removeprefix("base_model.model.")
@@ -65,7 +65,7 @@ def read_all(model: torch.nn.Module, load: Load) -> None:
 
 
 def logits_of(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Give the float32 logits at every position of every prompt, all in one batch, so that weights are read once.
+    """Return the float32 logits at every position of every prompt, all in one batch, so that weights are read once.
 
     Raises:
         NotImplementedError: some weight was not there when it was used.

@@ -31,7 +31,7 @@ def read_config(folder: Path) -> Any:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """Give all settings, also those that the library does not write: they may name code on a hub."""
+    """Return all settings, also those that the library does not write: they may name code on a hub."""
     parts = [config, *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None)]
     return {
         **config.to_dict(),
@@ -168,11 +168,11 @@ class LayerwiseMerge:
         self._waiting = {*self._layers, *self._saved}
 
     def changes(self, name: str) -> bool:
-        """Say whether the merged tensor is another one than the base's."""
+        """Return whether the merged tensor is another one than the base's."""
         return name in self._layers or name in self._saved or name in self._replacements
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Give the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
+        """Return the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
 
         Whether it is finite is seen once, when it is rounded: PEFT's own check takes longer than its merge.
         """

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from services.merger.adapters.shelf import Shelf
+from services.merger.adapters.remote_folder import Shelf
 from services.merger.domain import (
     ADAPTER_WEIGHTS,
     WEIGHTS,
@@ -136,7 +136,7 @@ def read_tensors(header: Mapping[str, Any]) -> dict[str, TensorInfo]:
 
 
 def natural(value: Any) -> int:
-    """Give a number of a header; raise ValueError for anything but a whole number from 0: JSON has others, too."""
+    """Return a number of a header; raise ValueError for anything but a whole number from 0: JSON has others, too."""
     if type(value) is not int or not 0 <= value <= LARGEST:
         msg = f"{str(value)[:20]} where a whole number must be"
         raise ValueError(msg)
@@ -144,7 +144,7 @@ def natural(value: Any) -> int:
 
 
 def write_header(tensors: Mapping[str, TensorInfo]) -> bytes:
-    """Give length and header of a file that holds these tensors in this order."""
+    """Return length and header of a file that holds these tensors in this order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     position = 0
     for name, info in tensors.items():

@@ -10,10 +10,10 @@ from contracts.manifests import BaseManifest, FolderManifest, MergedManifest
 from contracts.sources import scheme_of
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.merger.ports import Folder, Progress
-from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
-from shared.sources import Sources, bring
-from shared.workrooms import Workrooms
+from shared.runtime.scratch_dirs import Workrooms
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.sources import Sources, bring
 
 MERGED = "merged"
 
@@ -28,7 +28,7 @@ class StoredArtifacts:
         self.rooms = Workrooms(self._rooms)
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
-        """Give the committed output of an earlier run, if there is one."""
+        """Return the committed output of an earlier run, if there is one."""
         key = manifest_key(MERGED, output_key)
         data = self._store.find(key)
         if data is None:
@@ -85,7 +85,7 @@ class StoredArtifacts:
         return MergedManifest.model_validate_json(self._store.get(ref)), ref
 
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Give an empty folder for one piece of work, gone afterwards."""
+        """Return an empty folder for one piece of work, gone afterwards."""
         return self.rooms.open(name)
 
 

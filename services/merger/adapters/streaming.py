@@ -12,8 +12,8 @@ import torch
 import xxhash
 
 from contracts.manifests import FileEntry
+from services.merger.adapters.remote_folder import Shelf
 from services.merger.adapters.safetensors_header import write_header
-from services.merger.adapters.shelf import Shelf
 from services.merger.adapters.tensors import DTYPES, Digests, Span, is_finite, part_of, stream_tensors, tensor_of
 from services.merger.domain import (
     FLOATING_DTYPES,
@@ -26,7 +26,7 @@ from services.merger.domain import (
     shard_name,
     without,
 )
-from shared.blobs import Store
+from shared.storage.blobs import Store
 
 SAVED: dict[SaveDtype, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 Progress = Callable[[int, int], None]
@@ -36,7 +36,7 @@ class TensorMerge(Protocol):
     """Gives the merged tensor for one tensor of the base."""
 
     def changes(self, name: str) -> bool:
-        """Say whether a tensor must be merged as a whole; others may come in parts."""
+        """Return whether a tensor must be merged as a whole; others may come in parts."""
         ...
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -56,7 +56,7 @@ class NoMerge:
         return False
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the protocol's signature
-        """Give the tensor back."""
+        """Return the tensor back."""
         return weight
 
     def left_over(self) -> list[str]:
@@ -96,7 +96,7 @@ class Shard:
 
     @staticmethod
     def size_of(tensors: Mapping[str, TensorInfo]) -> int:
-        """Give the size of the file in bytes."""
+        """Return the size of the file in bytes."""
         return len(write_header(tensors)) + sum(info.size_bytes for info in tensors.values())
 
     @property
@@ -239,7 +239,7 @@ def write_merged(
 
 
 def saved_as(info: TensorInfo, shape: tuple[int, ...], dtype: SaveDtype) -> TensorInfo:
-    """Give what a tensor will be once saved; only floating point changes its width."""
+    """Return what a tensor will be once saved; only floating point changes its width."""
     kind = SAVED[dtype] if info.dtype in FLOATING_DTYPES else info.dtype
     return TensorInfo(kind, shape, math.prod(shape) * DTYPES[kind].itemsize)
 

@@ -8,7 +8,7 @@ import torch
 import xxhash
 from safetensors import safe_open
 
-from services.merger.adapters.shelf import Shelf
+from services.merger.adapters.remote_folder import Shelf
 from services.merger.domain import FolderFacts, TensorInfo, WeightsFile
 
 DTYPES = {
@@ -41,7 +41,7 @@ def tensor_of(data: bytearray | memoryview, info: TensorInfo) -> torch.Tensor:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Say whether every number is finite: NaN and infinity reach the extremes, for a fortieth of `isfinite`'s time."""
+    """Return whether all numbers are finite: NaN and infinity reach the extremes, in 1/40 of `isfinite`'s time."""
     if tensor.numel() == 0:
         return True
     lowest, highest = torch.aminmax(tensor)
@@ -71,7 +71,7 @@ class Span:
 def stream_tensors(
     shelf: Shelf, file: WeightsFile, digests: Digests, is_needed_whole: Callable[[str], bool] = lambda _name: True
 ) -> Iterator[Part]:
-    """Give every tensor of a file in the order of its bytes, and note their digests.
+    """Return every tensor of a file in the order of its bytes, and note their digests.
 
     Args:
         shelf: Where the file lies.
@@ -138,7 +138,7 @@ class Replacements:
         return name in self.names
 
     def get(self, name: str) -> torch.Tensor | None:
-        """Give the tensor that takes the place of the base's `name`."""
+        """Return the tensor that takes the place of the base's `name`."""
         if name not in self.names:
             return None
         with safe_open(str(self.file), framework="pt") as opened:

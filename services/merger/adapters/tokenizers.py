@@ -17,9 +17,9 @@ from transformers import AutoTokenizer
 from contracts.vocabulary import digest_of, digest_of_json
 from services.merger.domain import PARITY_PROMPTS, PROBE_CONVERSATION, TokenizerFacts
 from services.merger.ports import Rendering
-from shared.chat_templates import ChatTemplates
 from shared.errors import Permanent
-from shared.jobs import limited_time
+from shared.runtime.jobs import limited_time
+from shared.serving.chat_templates import ChatTemplates
 
 TEMPLATE_LIMIT_S = 10.0
 TOKENIZER_LIMIT_S = 120.0
@@ -34,7 +34,7 @@ class Instant:
     at: datetime
 
     def now(self) -> datetime:
-        """Give the instant."""
+        """Return the instant."""
         return self.at
 
     def monotonic(self) -> float:
@@ -62,7 +62,7 @@ def vocabulary_size(tokenizer: Any) -> int:
 
 
 def brings_tokenizer(folder: Path) -> bool:
-    """Say whether a checkpoint has a tokenizer of its own."""
+    """Return whether a checkpoint has a tokenizer of its own."""
     return (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file()
 
 
@@ -97,7 +97,7 @@ def compare_tokenizers(base: Path, checkpoint: Path) -> tuple[int, TokenizerFact
 
 
 def render(folder: Path, now: datetime) -> Rendering:
-    """Give the digests of the rendered probe conversation and of its token ids.
+    """Return the digests of the rendered probe conversation and of its token ids.
 
     Raises:
         Permanent: `tokenizer_changed` when the template cannot be rendered.

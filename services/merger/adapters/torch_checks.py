@@ -13,13 +13,13 @@ from safetensors import safe_open
 from contracts.codes import Code
 from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
-from services.merger.adapters.rooms import Rooms, refuse
+from services.merger.adapters.inputs import Rooms, refuse
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
 from services.merger.ports import Rendering
-from shared.clock import SystemClock
 from shared.errors import Permanent, translate
-from shared.jobs import is_out_of_memory
+from shared.runtime.clock import SystemClock
+from shared.runtime.jobs import is_out_of_memory
 
 CONFIG_UNUSABLE = "The checkpoint's config.json cannot be used"
 

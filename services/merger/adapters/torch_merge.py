@@ -8,8 +8,8 @@ from typing import Any
 
 from contracts.manifests import FileEntry
 from services.merger import domain
+from services.merger.adapters.inputs import Rooms
 from services.merger.adapters.peft_model import LayerwiseMerge, load_unmerged
-from services.merger.adapters.rooms import Rooms
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.streaming import (
     LeftOverError,
@@ -21,8 +21,8 @@ from services.merger.adapters.streaming import (
 )
 from services.merger.adapters.tensors import Digests
 from services.merger.adapters.torch_checks import Checked
-from shared.blobs import Store
 from shared.errors import Permanent
+from shared.storage.blobs import Store
 
 Tell = Callable[[str, str], Callable[[int, int], None]]
 
@@ -104,7 +104,7 @@ def write_anew(rooms: Rooms, name: str, config: dict[str, Any]) -> Path:
 
 
 def honest_config(config: dict[str, Any], vocabulary: domain.Vocabulary, dtype: domain.SaveDtype) -> dict[str, Any]:
-    """Give the configuration of the merged model."""
+    """Return the configuration of the merged model."""
     honest = domain.strip_remote_code(config)
     for key in ("dtype", "torch_dtype"):
         if key in honest:

@@ -80,7 +80,7 @@ class FolderFacts:
         return {name: info for file in self.weights for name, info in file.tensors.items()}
 
     def locate(self, name: str) -> tuple[str, int, TensorInfo]:
-        """Give the file that holds a tensor, and where in it."""
+        """Return the file that holds a tensor, and where in it."""
         file = next(file for file in self.weights if name in file.tensors)
         start = file.data_start
         for before, info in file.tensors.items():
@@ -215,12 +215,12 @@ def assess_adapter_tensors(found: Mapping[str, TensorInfo], expected: Mapping[st
 
 
 def base_tensor_name(name: str) -> str:
-    """Give the name in the base of a tensor that PEFT copied into a LoRA's file."""
+    """Return the name in the base of a tensor that PEFT copied into a LoRA's file."""
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def twin_of(name: str) -> str | None:
-    """Give the tensor of a LoRA's file that another is a mere copy of: PEFT saves resized modules several times."""
+    """Return the tensor of a LoRA's file that another is a mere copy of: PEFT saves resized modules several times."""
     for inserted in (".modules_to_save.", ".original_module."):
         if inserted in name:
             return name.replace(inserted, ".")
@@ -267,5 +267,5 @@ def assess_finite(non_finite: Sequence[str]) -> Refusal | None:
 
 
 def bare_name(name: str) -> str:
-    """Give a model's name without its organisation, for comparison."""
+    """Return a model's name without its organisation, for comparison."""
     return name.rsplit("/", 1)[-1].lower()

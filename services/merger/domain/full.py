@@ -43,7 +43,7 @@ def assess_full_config(config: Mapping[str, Any], base_config: Mapping[str, Any]
 
 
 def bound(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the settings that a full fine-tune shares with its base."""
+    """Return the settings that a full fine-tune shares with its base."""
     return {
         key: bound(value) if isinstance(value, Mapping) else value
         for key, value in settings.items()
@@ -52,7 +52,7 @@ def bound(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def changed_token_ids(config: Mapping[str, Any], base_config: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the special tokens that a full fine-tune's configuration names, and its base's does not."""
+    """Return the special tokens that a full fine-tune's configuration names, and its base's does not."""
     return {key: config[key] for key in TOKEN_IDS if config.get(key) not in (None, base_config.get(key))}
 
 

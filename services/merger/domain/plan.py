@@ -49,7 +49,7 @@ def plan_output_key(
     library_versions: Mapping[str, str],
     hyperparameters: Mapping[str, Any],
 ) -> str:
-    """Give the digest of everything that decides the outcome of a merge."""
+    """Return the digest of everything that decides the outcome of a merge."""
     return digest_of_json(
         {
             "step": "merge",
@@ -66,7 +66,7 @@ def plan_output_key(
 
 
 def plan_shard_limit(source_sizes: Sequence[int], output_bytes: int) -> int:
-    """Give the most bytes of an output shard, so that a merge takes less than two of the largest source shard.
+    """Return the most bytes of an output shard, so that a merge takes less than two of the largest source shard.
 
     One shard is filled while the one before it is uploaded: together half of the largest source shard. The rest is
     for the tensor that is read, the next one, and a layer in float32. What fits into one shard as a whole is not cut.
@@ -96,12 +96,12 @@ def shard_name(position: int, total: int) -> str:
 
 
 def is_tokenizer_file(path: str) -> bool:
-    """Say whether a file belongs to the tokenizer or its chat template."""
+    """Return whether a file belongs to the tokenizer or its chat template."""
     return path in TOKENIZER_FILES
 
 
 def is_carried_over(path: str) -> bool:
-    """Say whether a file of the base belongs into the merged model as it is (weights are written anew)."""
+    """Return whether a file of the base belongs into the merged model as it is (weights are written anew)."""
     plain = PurePosixPath(path)
     return len(plain.parts) == 1 and plain.suffix in CARRIED_SUFFIXES and path not in NOT_CARRIED
 
@@ -121,7 +121,7 @@ def strip_remote_code(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tokenizer_digest(files: Sequence[FileEntry]) -> str:
-    """Give one digest of the bytes of all tokenizer and chat template files."""
+    """Return one digest of the bytes of all tokenizer and chat template files."""
     found = sorted((file.path, file.digest) for file in files if is_tokenizer_file(file.path))
     return digest_of_json([{"path": path, "digest": digest} for path, digest in found])
 

@@ -15,7 +15,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 def recorded_settings(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a training run recorded of a LoRA's settings, under PEFT's names.
+    """Return what a training run recorded of a LoRA's settings, under PEFT's names.
 
     A plain `alpha` is taken for the LoRA's only beside a recorded rank, and a plain `rank` only beside a plain `alpha`:
     other methods have an alpha, too, and processes a rank.

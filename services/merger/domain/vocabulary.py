@@ -37,7 +37,7 @@ class Vocabulary:
 
 
 def takes_own_tokenizer(tokenizer: TokenizerFacts | None, vocabulary: Vocabulary) -> bool:
-    """Say whether the merged model takes the checkpoint's tokenizer: it adds tokens, and their embeddings are there."""
+    """Return whether the merged model takes the checkpoint's tokenizer: it adds tokens that have embeddings."""
     return tokenizer is not None and tokenizer.extends and vocabulary.carried
 
 
@@ -84,12 +84,12 @@ def plan_vocabulary(carried: Mapping[str, TensorInfo], base: Mapping[str, Tensor
 
 
 def is_vocabulary(info: TensorInfo | None, rows: int) -> bool:
-    """Say whether a tensor of the base is its embedding or its head: a matrix with a row for each token."""
+    """Return whether a tensor of the base is its embedding or its head: a matrix with a row for each token."""
     return info is not None and len(info.shape) == 2 and info.shape[0] == rows
 
 
 def resized(shape: tuple[int, ...], vocabulary: Vocabulary) -> tuple[int, ...]:
-    """Give the shape that a tensor of the base has in the merged model."""
+    """Return the shape that a tensor of the base has in the merged model."""
     if len(shape) == 2 and shape[0] == vocabulary.base_rows:
         return (vocabulary.rows, *shape[1:])
     return shape

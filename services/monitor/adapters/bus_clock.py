@@ -8,8 +8,8 @@ import nats.errors
 import structlog
 from nats.js import JetStreamContext
 
-from contracts.clocks import is_wrong
-from shared.clock import Clock
+from decisions.clocks import is_wrong
+from shared.runtime.clock import Clock
 
 _QUESTION = "$JS.API.STREAM.INFO.KV_alerts"
 _SLOWEST_S = 2.0

@@ -11,8 +11,8 @@ from typing import Any
 
 from contracts.vocabulary import ArtifactRef, Target, digest_of
 from services.monitor.domain.drift import DriftVerdict
-from shared.blobs import Store, manifest_key
-from shared.jobs import run_job
+from shared.runtime.jobs import run_job
+from shared.storage.blobs import Store, manifest_key
 
 Columns = Mapping[str, Sequence[float]]
 KIND = "drift"

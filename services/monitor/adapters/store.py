@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from contracts.vocabulary import ArtifactRef, Contract, Instant, Target
 from services.monitor.domain.record import Reference
-from shared.blobs import Store
 from shared.errors import Permanent
+from shared.storage.blobs import Store
 
 Columns = Mapping[str, Sequence[float]]
 _NUMBERED = re.compile(r"/(\d{6})\.json$")
@@ -35,7 +35,7 @@ class StoredReferences:
         self._store = store
 
     async def latest(self, target: Target) -> Reference | None:
-        """Give the newest reference of a target; None when there is none."""
+        """Return the newest reference of a target; None when there is none."""
         return await asyncio.to_thread(self._latest, target)
 
     async def put(self, target: Target, columns: Columns, *, taken_at: datetime, source: str) -> Reference:

@@ -54,12 +54,12 @@ class Decided:
 
 
 def alert_key(target: Target, key: str) -> str:
-    """Give the key of an alert among those of its model."""
+    """Return the key of an alert among those of its model."""
     return f"{target}/{key}"
 
 
 def alert_id(environment: Environment, target: Target, key: str, occurrence: int) -> str:
-    """Give an alert's stable id: the same from its raising to its resolution, another the next time."""
+    """Return an alert's stable id: the same from its raising to its resolution, another the next time."""
     prefix = "staging/" if environment == "staging" else ""
     return f"{prefix}{alert_key(target, key)}/{occurrence}"
 
@@ -126,7 +126,7 @@ def _raised(
 
 
 def _step(known: AlertState, finding: Finding, now: datetime, update_every_s: float) -> AlertState:
-    """Give an open alert's next state; `updates` rises when it is to be told again."""
+    """Return an open alert's next state; `updates` rises when it is to be told again."""
     if finding.calm:
         since = known.calm_since or now
         if (now - since).total_seconds() < finding.hold_s:

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from contracts.evidence import EQUAL_SHARE, PairTest, as_e_value, needed_more, plan_bet
 from contracts.facts import CanaryAssessed
 from contracts.policy import Trigger
-from contracts.triggers import limit_of, sequential
 from contracts.vocabulary import Verdict
+from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, needed_more, plan_bet
+from decisions.triggers import limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState, TriggerState
 
 
@@ -61,7 +61,7 @@ def against_baseline(trigger: Trigger, pair: PairTest | None, *, wanted: int) ->
 
 
 def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
-    """Give the verdict over all triggers: any failure fails; whatever is missing makes it inconclusive."""
+    """Return the verdict over all triggers: any failure fails; whatever is missing makes it inconclusive."""
     wanted = policy.canary.min_requests
     parts = list(_parts(policy, state))
     if state.requests < wanted:

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from contracts.clocks import TOLERANCE_S, is_wrong
+from decisions.clocks import TOLERANCE_S, is_wrong
 from services.monitor.domain.alerts import Finding
 from services.monitor.domain.record import GatewayClock, Watch
 

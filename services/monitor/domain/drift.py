@@ -42,7 +42,7 @@ class DriftVerdict(Contract):
 
 
 def ks_statistic(one: Sequence[float], other: Sequence[float]) -> float:
-    """Give the largest distance between two samples' distribution functions."""
+    """Return the largest distance between two samples' distribution functions."""
     first, second = sorted(one), sorted(other)
     points = sorted({*first, *second})
     return max(
@@ -51,7 +51,7 @@ def ks_statistic(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def ks_p_value(statistic: float, one: int, other: int) -> float:
-    """Give the two-sided p-value of a distance between samples of these sizes, as for samples without ties."""
+    """Return the two-sided p-value of a distance between samples of these sizes, as for samples without ties."""
     if one * other > EXACT_PRODUCT:
         return _limit_p_value(statistic * math.sqrt(one * other / (one + other)))
     return _exact_p_value(statistic, min(one, other), max(one, other))

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from contracts.evidence import EDetector, as_e_value
 from contracts.facts.watch import AlertKind, Severity
 from contracts.policy import Trigger
-from contracts.triggers import detector_alpha, kind_of, limit_of, sequential
+from decisions.evidence import EDetector, as_e_value
+from decisions.triggers import detector_alpha, kind_of, limit_of, sequential
 from services.monitor.domain.alerts import Finding
 from services.monitor.domain.record import Policy, TargetState, TriggerState
 from services.monitor.domain.triggers import HardFailure, assess_runs
@@ -74,7 +74,7 @@ def _of_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: Hard
 
 
 def severity_of(trigger: Trigger) -> Severity:
-    """Give how much an alert of a trigger matters: what leads back by itself is critical."""
+    """Return how much an alert of a trigger matters: what leads back by itself is critical."""
     return "critical" if trigger.action == "automatic" else "warning"
 
 

@@ -5,11 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.evidence import EDetector, EProcess, PairTest
 from contracts.facts.watch import AlertKind, Severity, Window
-from contracts.outbox import Kept
+from contracts.outbox import OutboxRecord
 from contracts.policy import Canary, Trigger
 from contracts.vocabulary import ArtifactRef, Contract, Target
+from decisions.evidence import EDetector, EProcess, PairTest
 
 Role = Literal["active", "canary"]
 APPLIED_KEPT = 512
@@ -143,7 +143,7 @@ class GatewayClock(Contract):
     last_at: datetime
 
 
-class Watch(Kept):
+class Watch(OutboxRecord):
     """Everything about one model in one environment.
 
     Attributes:

@@ -24,12 +24,12 @@ def _decoded(text: str) -> HdrHistogram:
 
 @lru_cache(maxsize=1)
 def empty_sketch() -> str:
-    """Give the sketch of nothing."""
+    """Return the sketch of nothing."""
     return encode(_empty())
 
 
 def encode(histogram: HdrHistogram) -> str:
-    """Give a histogram as text: HdrHistogram's own compressed format (V2) in base64."""
+    """Return a histogram as text: HdrHistogram's own compressed format (V2) in base64."""
     text: str = histogram.encode().decode()
     base64.b64decode(text, validate=True)
     return text
@@ -55,7 +55,7 @@ def merge(texts: Iterable[str]) -> str:
 
 
 def percentile_ms(text: str, percentile: float) -> float | None:
-    """Give a percentile in milliseconds; None where the sample is too small for it."""
+    """Return a percentile in milliseconds; None where the sample is too small for it."""
     histogram = _decoded(text)
     if histogram.total_count < MIN_COUNT.get(percentile, 1):
         return None
@@ -63,5 +63,5 @@ def percentile_ms(text: str, percentile: float) -> float | None:
 
 
 def count(text: str) -> int:
-    """Give how many latencies a sketch holds."""
+    """Return how many latencies a sketch holds."""
     return int(_decoded(text).total_count) if text else 0

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from contracts.attribution import is_excused
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind
-from contracts.triggers import CANCELLED, is_empty
+from decisions.attribution import is_excused
+from decisions.triggers import CANCELLED, is_empty
 
 
 def is_plausible(record: Inference) -> bool:
-    """Tell whether a record's figures can be true; others are counted and left aside."""
+    """Return whether a record's figures can be true; others are counted and left aside."""
     times = (record.e2e_ms, record.ttft_ms if record.ttft_ms is not None else 0.0)
     itl = record.itl_ms
     gaps = (itl.mean, itl.p95, itl.max) if itl is not None else ()
@@ -43,7 +43,7 @@ def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
 
 
 def assess_runs(runs: tuple[int, int], *, run: int) -> HardFailure | None:
-    """Tell whether the last `run` requests all failed, or all came out empty."""
+    """Return whether the last `run` requests all failed, or all came out empty."""
     errors, empties = runs
     if errors >= run:
         return HardFailure("errors", errors, f"The last {errors} requests all failed.")

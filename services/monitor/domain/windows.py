@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from contracts.attribution import is_excused, is_failure
-from contracts.evidence import as_e_value
 from contracts.facts import Inference, WindowSummarised
 from contracts.facts.watch import Window
-from contracts.triggers import is_empty
+from decisions.attribution import is_excused, is_failure
+from decisions.evidence import as_e_value
+from decisions.triggers import is_empty
 from services.monitor.domain import sketch
 from services.monitor.domain.record import OpenWindow, Slot, TargetState
 
@@ -32,12 +32,12 @@ class Windowing:
 
 
 def ended_at(record: Inference) -> datetime:
-    """Give a record's event time: when its request ended (so that a slow one is not a late one)."""
+    """Return a record's event time: when its request ended (so that a slow one is not a late one)."""
     return record.scheduled_at + timedelta(milliseconds=record.e2e_ms)
 
 
 def features_of(record: Inference) -> dict[str, float]:
-    """Give the numbers that drift looks at; none for a request without an answer."""
+    """Return the numbers that drift looks at; none for a request without an answer."""
     features = record.features
     if features is None:
         return {}
@@ -139,7 +139,7 @@ def _observed(state: TargetState, name: str, window: OpenWindow) -> tuple[int, i
 
 
 def span(start_s: float, length_s: float) -> Window:
-    """Give a window by its start in seconds since the epoch and its length."""
+    """Return a window by its start in seconds since the epoch and its length."""
     start = datetime.fromtimestamp(start_s, UTC)
     return Window.model_validate({"from": start, "to": start + timedelta(seconds=length_s)})
 
@@ -148,7 +148,7 @@ def span(start_s: float, length_s: float) -> Window:
 
 
 def slot_length_s(window_s: float) -> int:
-    """Give the length of the slots that a trigger's window is made of."""
+    """Return the length of the slots that a trigger's window is made of."""
     return max(1, round(window_s / SLOTS_PER_WINDOW))
 
 

@@ -10,8 +10,8 @@ from awq import AutoAWQForCausalLM
 from awq.quantize.quantizer import AwqQuantizer
 from huggingface_hub import save_torch_state_dict
 
+from services.quantiser.adapters.fast_linear import linear_layers
 from services.quantiser.adapters.processor import this_processor
-from services.quantiser.adapters.products import linear_layers
 from services.quantiser.domain import QuantisationPlan, choose_precision
 
 MAX_SHARD = "512MB"
@@ -42,7 +42,7 @@ def _copy(_module: Any, state: dict[str, Any], _prefix: str, _metadata: Any) -> 
 
 
 def reporting(on_layer: Callable[[int], None]) -> type[Any]:
-    """Give the quantiser a voice: it tells how many layers are done."""
+    """Return the quantiser a voice: it tells how many layers are done."""
 
     class Reporting(SafeAwqQuantizer):
         done = 0

@@ -15,13 +15,13 @@ PACKED = (".qweight", ".qzeros", ".scales")
 
 
 def unpack(packed: torch.Tensor) -> torch.Tensor:
-    """Give the 4-bit integers of a packed matrix: [rows, columns] becomes [rows, 8 * columns]."""
+    """Return the 4-bit integers of a packed matrix: [rows, columns] becomes [rows, 8 * columns]."""
     steps = (packed[:, :, None] >> torch.arange(0, 32, 4)) & 0xF
     return steps[:, :, CHANNEL_PLACES].flatten(1)
 
 
 def dequantise(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Give the fp32 weight [outputs, inputs] of a packed layer.
+    """Return the fp32 weight [outputs, inputs] of a packed layer.
 
     Args:
         qweight: [inputs, outputs / 8], packed.

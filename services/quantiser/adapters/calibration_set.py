@@ -13,7 +13,7 @@ from shared.errors import Permanent
 def calibration_windows(
     plan: CalibrationPlan, tokenizer: Any, path: Path | None, apart: Sequence[TextRecord] = ()
 ) -> list[list[int]]:
-    """Give the windows that calibrate.
+    """Return the windows that calibrate.
 
     Args:
         plan: How many windows, how long.

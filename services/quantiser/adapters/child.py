@@ -9,7 +9,7 @@ from contracts.facts import EngineVersion, Processor
 from services.quantiser.domain import OUTPUT_FORMAT, QuantisationPlan
 from services.quantiser.ports import Made, Order, Progress
 from shared.errors import Transient
-from shared.jobs import run_job
+from shared.runtime.jobs import run_job
 
 MODULE = "services.quantiser.adapters.quantise_worker"
 PROCESSOR_MODULE = "services.quantiser.adapters.processor"
@@ -48,7 +48,7 @@ class ChildProcess:
         return EngineVersion(name=plan.engine, version=str(OUTPUT_FORMAT))
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Give the versions of the libraries that decide a plan's output and figures, without a build label."""
+        """Return the versions of the libraries that decide a plan's output and figures, without a build label."""
         return {name: _version(name) for name in LIBRARIES[plan.engine]}
 
     async def processor(self) -> Processor:

@@ -17,8 +17,8 @@ from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 from llmcompressor.pipelines.cache import IntermediatesCache
 from transformers import AutoModelForCausalLM
 
+from services.quantiser.adapters.fast_linear import linear_layers
 from services.quantiser.adapters.processor import this_processor
-from services.quantiser.adapters.products import linear_layers
 from services.quantiser.domain import QuantisationPlan, choose_precision
 
 Report = Callable[[str, int], None]
@@ -41,7 +41,7 @@ class _LayerCount:
 
 
 def _reporting(modifier: type[Any], count: _LayerCount) -> type[Any]:
-    """Give the modifier a voice: after each part of its sequential pass it reports."""
+    """Return the modifier a voice: after each part of its sequential pass it reports."""
 
     class Reporting(modifier):  # type: ignore[misc]
         def on_sequential_epoch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -95,7 +95,7 @@ def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
 
 
 def _groups(plan: QuantisationPlan) -> dict[str, Any]:
-    """Give the scheme of a plan.
+    """Return the scheme of a plan.
 
     INT4 scales are those that lose least, not those that just reach the largest weight: most of GPTQ's quality here.
     """

@@ -13,10 +13,10 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 from contracts.facts import PrecisionCheck, Quality
 from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.awq_format import load_awq
+from services.quantiser.adapters.fast_linear import linear_layers
 from services.quantiser.adapters.processor import device
-from services.quantiser.adapters.products import linear_layers
 from services.quantiser.domain import Precision, assess_precision
-from shared.jobs import is_out_of_memory
+from shared.runtime.jobs import is_out_of_memory
 
 
 class NotFiniteError(Exception):

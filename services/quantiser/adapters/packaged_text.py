@@ -7,7 +7,7 @@ from services.quantiser.domain import CorpusSplit, split_topics
 
 @cache
 def packaged_split() -> CorpusSplit:
-    """Give the packaged calibration and held-out documents."""
+    """Return the packaged calibration and held-out documents."""
     from pydoc_data.topics import topics
 
     return split_topics(topics)

@@ -1,4 +1,4 @@
-"""What computes here: `python -m services.quantiser.adapters.processor` says it to its parent, by `shared.jobs`."""
+"""What computes here: run as a script; reports to its parent by `shared.runtime.jobs`."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 from contracts.facts import Processor
 from services.quantiser.domain import instruction_set
-from shared.jobs import job_main
+from shared.runtime.jobs import job_main
 
 LIMIT = "ONEDNN_MAX_CPU_ISA"
 """oneDNN's own variable; it has no function to ask what became of it."""

@@ -1,6 +1,6 @@
 """The child process that quantises: `python -m services.quantiser.adapters.quantise_worker ORDER`.
 
-It speaks `shared.jobs`: JSON lines of progress, then a result or an error. The service that starts it sees to it
+It uses `shared.runtime.jobs`: JSON lines of progress, then a result or an error. The service that starts it ensures
 that it dies with its parent; torch and the quantising libraries are imported here and nowhere else.
 """
 
@@ -16,7 +16,7 @@ from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.domain import choose_precision, spread_windows, windows_to_judge
 from services.quantiser.ports import Made, Order
 from shared.errors import Permanent
-from shared.jobs import job_main, report_progress
+from shared.runtime.jobs import job_main, report_progress
 
 COPIED_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 WRITTEN_BY_ENGINE = ("config.json", "model.safetensors.index.json")
@@ -154,7 +154,7 @@ def measure(order: Order, tokenizer: Any) -> tuple[Quality, tuple[HeldOutWindow,
 
 
 def teller(step: str, unit: str) -> Any:
-    """Give a function that reports the progress of a step."""
+    """Return a function that reports the progress of a step."""
     return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 

@@ -8,8 +8,8 @@ from nats.errors import Error as NatsError
 from contracts.envelope import Event
 from contracts.facts import ReleaseFinished, VariantRequested
 from contracts.services import EVENTS
-from shared.bus import Bus
-from shared.events import parse_event
+from shared.messaging.bus import Bus
+from shared.messaging.events import parse_event
 
 _CLOCK_SKEW = timedelta(minutes=5)
 
@@ -29,7 +29,7 @@ class EndOfRelease:
         self._seen: int | None = None
 
     async def look(self) -> ReleaseFinished | None:
-        """Give the fact that ended the release; None when there is none, or when the bus does not answer now."""
+        """Return the fact that ended the release; None when there is none, or when the bus does not answer now."""
         try:
             if self._seen is None:
                 self._seen = await self._start()
@@ -43,7 +43,7 @@ class EndOfRelease:
             return None
 
     async def _start(self) -> int:
-        """Give the sequence after which to look: the newest end if it is older than the request, else the beginning."""
+        """Return the sequence after which to look: the newest end if older than the request, else the beginning."""
         newest: Any = await self._bus.js.get_last_msg(EVENTS, self._subject)
         old = newest.time is not None and newest.time < self._since
         return int(newest.seq) if old else 0

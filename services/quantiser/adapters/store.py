@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from contracts.manifests import FileEntry, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.quantiser.ports import Progress
-from shared.blobs import Store, manifest_key
 from shared.errors import Permanent
-from shared.text_sets import read_text_set
-from shared.workrooms import Workrooms
+from shared.runtime.scratch_dirs import Workrooms
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.text_sets import read_text_set
 
 VARIANT = "variant"
 
@@ -51,7 +51,7 @@ class StoredArtifacts:
             raise Permanent("artifact_not_found", reason) from error
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
-        """Give the committed output of an earlier run, if there is one."""
+        """Return the committed output of an earlier run, if there is one."""
         key = manifest_key(VARIANT, output_key, self._store.prefix_of(merged))
         data = self._store.find(key)
         if data is None:
@@ -86,5 +86,5 @@ class StoredArtifacts:
         return VariantManifest.model_validate_json(self._store.get(ref)), ref
 
     def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Give an empty folder for one piece of work, gone afterwards."""
+        """Return an empty folder for one piece of work, gone afterwards."""
         return self.rooms.open(name)

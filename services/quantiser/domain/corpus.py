@@ -41,7 +41,7 @@ def without_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[
 
 
 def turn_keys(turns: Sequence[str]) -> Iterator[str]:
-    """Give what tells whether two records say the same: all that is said, each long turn, and a single question.
+    """Return what tells whether two records say the same: all that is said, each long turn, and a single question.
 
     A short opening of a longer conversation ("Hi") proves nothing.
     """
@@ -54,7 +54,7 @@ def turn_keys(turns: Sequence[str]) -> Iterator[str]:
 
 
 def corpus_digest(documents: Sequence[str]) -> str:
-    """Give the digest of an ordered set of documents."""
+    """Return the digest of an ordered set of documents."""
     return digest_of_json(list(documents))
 
 

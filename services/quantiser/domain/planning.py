@@ -234,7 +234,7 @@ def plan_output_key(
     processor: Processor,
     evaluation: Digest | None = None,
 ) -> str:
-    """Give the output key: the same key is the same variant, whoever makes it and however often.
+    """Return the output key: the same key is the same variant, whoever makes it and however often.
 
     Args:
         plan: The parameters.

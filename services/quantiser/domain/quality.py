@@ -22,7 +22,7 @@ class Assessment(Contract):
 
 
 def windows_to_judge(length: int) -> int:
-    """Give how many windows of so many tokens, of which each predicts all but the first, allow a verdict."""
+    """Return how many windows of so many tokens, of which each predicts all but the first, allow a verdict."""
     return -(-MIN_TOKENS // max(length - 1, 1))
 
 

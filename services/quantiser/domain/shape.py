@@ -46,5 +46,5 @@ def shape_of(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
 
 
 def choose_group_size(linear_dims: tuple[int, ...]) -> int | None:
-    """Give the largest group size that divides the input of every quantised layer; None when none does."""
+    """Return the largest group size that divides the input of every quantised layer; None when none does."""
     return next((size for size in GROUP_SIZES if all(dim % size == 0 for dim in linear_dims)), None)

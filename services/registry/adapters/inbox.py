@@ -6,7 +6,7 @@ from nats.js.errors import NotFoundError
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady
 from contracts.services import INBOX
-from shared.events import parse_event
+from shared.messaging.events import parse_event
 
 
 class StreamInbox:

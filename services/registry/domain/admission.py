@@ -43,12 +43,12 @@ class Places:
     hub: bool = False
 
     def prefix(self, model: str) -> str:
-        """Give the key prefix that belongs to a model's publishers."""
+        """Return the key prefix that belongs to a model's publishers."""
         return f"checkpoints/{model}/"
 
 
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
-    """Give the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
+    """Return the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
 
     Whichever it is, a way back that is walked by itself must have been rehearsed: no policy may waive that.
     """
@@ -66,14 +66,14 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
-    """Give the identity of a release: the same inputs are the same release, whoever says so and whenever."""
+    """Return the identity of a release: the same inputs are the same release, whoever says so and whenever."""
     return digest_of_json(
         {
             "model": ready.model,
             "weights": {"kind": ready.weights.kind, "digest": ready.weights.ref.digest},
             "base": ready.base.digest,
             "training": ready.training.model_dump(mode="json"),
-            "wanted": sorted(set(ready.wanted)),
+            "variants": sorted(set(ready.variants)),
             "policy": policy.model_dump(mode="json"),
         }
     )
@@ -85,7 +85,7 @@ def release_id(key: Digest, attempt: int) -> str:
 
 
 def is_release_id(text: str) -> bool:
-    """Tell whether a correlation id is a release's (training's own events carry the run's)."""
+    """Return whether a correlation id is a release's (training's own events carry the run's)."""
     return _RELEASE_ID.match(text) is not None
 
 
@@ -162,7 +162,7 @@ def _hub_problem(uri: str, places: Places) -> str | None:
 
 
 def base_key(base: BaseModelRef) -> str | None:
-    """Give the key of a base model's manifest; None when its name or revision cannot be part of one."""
+    """Return the key of a base model's manifest; None when its name or revision cannot be part of one."""
     key = f"bases/{base.name}/{base.revision}.json"
     return key if _SAFE_KEY.match(key) and "//" not in key else None
 
@@ -193,7 +193,7 @@ def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | N
 def plan_opening(
     ready: CheckpointReady, policy: ReleasePolicy, *, key: Digest, version: int, source_fact_id: str
 ) -> ReleaseOpened:
-    """Give the fact that opens a release, everything in it frozen."""
+    """Return the fact that opens a release, everything in it frozen."""
     return ReleaseOpened(
         release_id=release_id(key, ready.attempt),
         model=ready.model,
@@ -206,7 +206,7 @@ def plan_opening(
         evals=ready.evals,
         calibration=ready.calibration,
         evaluation=ready.evaluation,
-        wanted=tuple(dict.fromkeys(ready.wanted)),
+        variants=tuple(dict.fromkeys(ready.variants)),
         policy=policy,
         source_fact_id=source_fact_id,
     )

@@ -6,7 +6,8 @@ from typing import Literal
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
-from services.registry.domain import gates, rehearsals, road
+from services.registry.domain import gates, rehearsals
+from services.registry.domain import plan as road
 from services.registry.domain.record import SECOND, Release, weight_key
 
 Step = Literal[
@@ -82,7 +83,7 @@ def _promotion_step(release: Release) -> Step:
 
 
 def awaited_weight(release: Release) -> str | None:
-    """Give the deployed share that waits to be assessed; None when no canary is under way."""
+    """Return the deployed share that waits to be assessed; None when no canary is under way."""
     for weight in road.weights(release):
         key = weight_key(weight)
         if key in release.deployed and not road.passed_canary(release, key):
@@ -107,8 +108,8 @@ def since(release: Release, step: Step) -> datetime:
         "quantise": ("variant.requested",),
         "register": (),
         "queue": ("version.registered",),
-        "stage": ("staging.requested",),
-        "benchmark": ("staging.requested",),
+        "stage": ("stage.requested",),
+        "benchmark": ("stage.requested",),
         "rehearsal": ("rehearsal.requested",),
         "approval": ("approval.awaited",),
         "traffic": ("traffic.requested",),
@@ -126,7 +127,7 @@ def since(release: Release, step: Step) -> datetime:
 
 
 def allowed_s(release: Release, step: Step) -> float:
-    """Give the seconds that the policy allows for a step."""
+    """Return the seconds that the policy allows for a step."""
     limits = release.policy.deadlines
     return {
         "merge": limits.merge_s,
@@ -152,7 +153,7 @@ def deadline_at(release: Release) -> datetime | None:
 
 
 def too_late(release: Release, variant: Variant) -> VariantFailed:
-    """Give the failure of a variant that was not made before the deadline."""
+    """Return the failure of a variant that was not made before the deadline."""
     reason = (
         f"It was not quantised within the {allowed_s(release, 'quantise'):g} s of the policy. Add quantisers or raise "
         "deadlines.quantise_s, then publish with a higher attempt."

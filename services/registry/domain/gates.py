@@ -4,8 +4,8 @@ from contracts.codes import Code
 from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked, VariantQuantised
 from contracts.policy import QualityGate, ReleasePolicy
 from contracts.vocabulary import Deployable, Target, Variant, Verdict
-from services.registry.domain.choice import Entrant, Ranking, rank
 from services.registry.domain.record import Again, Release
+from services.registry.domain.selection import Entrant, Ranking, rank
 
 SUSPECT: Code = "measurement_suspect"
 SETTLES = "served_quality"
@@ -40,7 +40,7 @@ def _assess_upper(name: str, value: float, limit: float, tokens: int) -> GateRes
 
 
 def assess_benchmark(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[Verdict, str]:
-    """Give the verdict of a benchmark and why; a gate of the policy that was not answered makes it inconclusive."""
+    """Return the verdict of a benchmark and why; a gate of the policy that was not answered makes it inconclusive."""
     failed = [gate for gate in benchmark.gates if gate.verdict == "fail"]
     if benchmark.verdict == "fail" or failed:
         return "fail", "; ".join(f"{gate.name}: {gate.reason}" for gate in failed) or "the benchmark failed"
@@ -54,13 +54,13 @@ def assess_benchmark(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tu
     return "pass", "every gate passed"
 
 
-def wanted(release: Release) -> tuple[Variant, ...]:
-    """List the wanted variants, each once."""
-    return tuple(dict.fromkeys(release.opened.wanted))
+def requested_variants(release: Release) -> tuple[Variant, ...]:
+    """List the requested variants, each once."""
+    return tuple(dict.fromkeys(release.opened.variants))
 
 
 def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
-    """Say why a variant cannot be part of the version; None while it may.
+    """Return why a variant cannot be part of the version; None while it may.
 
     A variant that is the merged files themselves is measured on no text: their digests prove that nothing was lost.
     """
@@ -83,18 +83,19 @@ def _quality_lost(release: Release, made: VariantQuantised) -> tuple[Code, str] 
 
 
 def unmade(release: Release) -> tuple[Variant, ...]:
-    """List the wanted variants that were neither quantised nor failed so far."""
-    return tuple(v for v in wanted(release) if v not in release.made and f"{v}:quantise" not in release.failed)
+    """List the requested variants that were neither quantised nor failed so far."""
+    variants = requested_variants(release)
+    return tuple(v for v in variants if v not in release.made and f"{v}:quantise" not in release.failed)
 
 
 def all_made(release: Release) -> bool:
-    """Tell whether every wanted variant was either quantised or failed."""
+    """Return whether every requested variant was either quantised or failed."""
     return not unmade(release)
 
 
 def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
-    """List the variants that make the version, in the order in which they were wanted."""
-    good = [v for v in wanted(release) if v in release.made and why_not_made(release, v) is None]
+    """List the variants that make the version, in the order in which they were requested."""
+    good = [v for v in requested_variants(release) if v in release.made and why_not_made(release, v) is None]
     return tuple(
         RegisteredVariant(
             variant=v,
@@ -108,7 +109,7 @@ def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
 
 
 def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
-    """Give the outcome of a registered variant in staging: verdict, code and reason; None while it is awaited."""
+    """Return the outcome of a registered variant in staging: verdict, code and reason; None while it is awaited."""
     if to_measure_again(release, variant):
         return _second_verdict(release, release.again.get(variant, Again()))
     return _first_verdict(release, variant)
@@ -177,7 +178,7 @@ def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str]
 
 
 def all_judged(release: Release) -> bool:
-    """Tell whether the version's variants are known and each has its outcome in staging."""
+    """Return whether the version's variants are known and each has its outcome in staging."""
     return all_made(release) and all(
         verdict_on(release, one.variant) is not None for one in registered_variants(release)
     )
@@ -210,7 +211,7 @@ def ranking(release: Release) -> Ranking | None:
 
 
 def choose(release: Release) -> RegisteredVariant | None:
-    """Give the best of the variants that passed; None while any is awaited or none passed."""
+    """Return the best of the variants that passed; None while any is awaited or none passed."""
     found = ranking(release)
     return next((one for one in registered_variants(release) if found and one.variant == found.winner), None)
 

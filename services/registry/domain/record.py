@@ -89,7 +89,7 @@ class RouteSeen(Contract):
 
     epoch: int
     serving: tuple[Target, ...]
-    barred: tuple[Target, ...]
+    quarantined: tuple[Target, ...]
 
 
 SECOND = 2
@@ -165,7 +165,7 @@ class Release(Contract):
         return self.opened.policy
 
     def is_ours(self, target: Target) -> bool:
-        """Tell whether a target is a variant of this release's version."""
+        """Return whether a target is a variant of this release's version."""
         return target.model == self.model and target.version == self.version
 
 

@@ -22,7 +22,8 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target, Variant
-from services.registry.domain import deadlines, gates, rehearsals, road
+from services.registry.domain import deadlines, gates, rehearsals
+from services.registry.domain import plan as road
 from services.registry.domain.record import (
     SECOND,
     Again,
@@ -41,7 +42,7 @@ Changes = dict[str, Any]
 
 
 def record(release: Release, happened: Input, now: datetime) -> Release | None:
-    """Give the record with this input in its slot; None when it changes nothing."""
+    """Return the record with this input in its slot; None when it changes nothing."""
     if isinstance(happened.what, DeadlineReached):
         return _deadline(release, happened.what, happened.at, now)
     recorder = _RECORDERS.get(type(happened.what))
@@ -65,7 +66,7 @@ def _merged(release: Release, fact: CheckpointMerged) -> Found:
 
 def _again(release: Release, variant: Variant, number: int, name: str, changes: Changes) -> Found:
     """Fill slots of a variant's second measurement; there is no third."""
-    if number != SECOND or variant not in gates.wanted(release):
+    if number != SECOND or variant not in gates.requested_variants(release):
         return None
     again = release.again.get(variant, Again()).model_copy(update=changes)
     return f"{name}:{variant} {number}", {"again": {**release.again, variant: again}}
@@ -94,7 +95,7 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     if fact.measurement_number > 1:
         return _failed_again(release, fact)
     variant, key = fact.variant, f"{fact.variant}:{fact.stage}"
-    if key in release.failed or variant not in gates.wanted(release):
+    if key in release.failed or variant not in gates.requested_variants(release):
         return None
     judged = variant in release.staged and variant in release.benchmarked
     if (fact.stage == "quantise" and variant in release.made) or (fact.stage != "quantise" and judged):
@@ -112,7 +113,7 @@ def _failed_again(release: Release, fact: VariantFailed) -> Found:
 
 def _unrehearsed(release: Release, fact: VariantFailed) -> Found:
     variant, key = fact.variant, rehearsals.failure_key(fact.variant)
-    if key in release.failed or release.rehearsed is not None or variant not in gates.wanted(release):
+    if key in release.failed or release.rehearsed is not None or variant not in gates.requested_variants(release):
         return None
     return f"failed:{variant} rehearsal", {"failed": {**release.failed, key: fact}}
 
@@ -196,7 +197,7 @@ def _seen(route: Route) -> RouteSeen:
     serving = [route.active.target] if route.active else []
     if route.canary is not None and route.canary.weight_ratio > 0.0:
         serving.append(route.canary.served.target)
-    return RouteSeen(epoch=route.epoch, serving=tuple(serving), barred=route.barred)
+    return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=route.quarantined)
 
 
 def _assessed(release: Release, fact: CanaryAssessed) -> Found:

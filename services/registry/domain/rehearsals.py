@@ -11,7 +11,7 @@ from services.registry.domain.record import Release, SlotGranted
 
 
 def is_needed(policy: ReleasePolicy) -> bool:
-    """Tell whether the way back is rehearsed at all.
+    """Return whether the way back is rehearsed at all.
 
     Where no trigger leads back by itself there is nothing to rehearse: that counts as passed, and nobody is asked.
     """
@@ -19,7 +19,7 @@ def is_needed(policy: ReleasePolicy) -> bool:
 
 
 def policy_digest(release: Release) -> Digest:
-    """Give the digest of the frozen policy, as its certificates must name it."""
+    """Return the digest of the frozen policy, as its certificates must name it."""
     return digest_of_json(release.policy.model_dump(mode="json"))
 
 
@@ -29,7 +29,7 @@ def failure_key(variant: Variant) -> str:
 
 
 def assess_rehearsal(release: Release, now: datetime) -> tuple[Verdict, str] | None:
-    """Give the verdict on the way back of the chosen variant, and why; None while it is awaited.
+    """Return the verdict on the way back of the chosen variant, and why; None while it is awaited.
 
     It passes only if every trigger that leads back by itself has a certificate for this very candidate, fallback and
     policy. Certificates must be valid when traffic is ordered first; the steps after that are one promotion.
@@ -56,7 +56,7 @@ def _said(code: Code, reason: str) -> str:
 
 
 def _problems(release: Release, slot: SlotGranted, chosen: RegisteredVariant, now: datetime) -> list[str]:
-    """Say what is wrong with the certificates, a sentence for each trigger that has no good one."""
+    """Return what is wrong with the certificates, a sentence for each trigger that has no good one."""
     wanted = (
         ("another candidate", "candidate_digest", chosen.manifest.digest),
         ("another fallback", "fallback_digest", slot.baseline.manifest.digest),

@@ -11,11 +11,13 @@ from typing import get_args
 
 from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
 from contracts.vocabulary import StagingPurpose
-from services.registry.domain import endings, gates, road
-from services.registry.domain.contenders import explain
+from services.registry.domain import gates
+from services.registry.domain import outcomes as endings
+from services.registry.domain import plan as road
+from services.registry.domain.comparison import explain
+from services.registry.domain.plan import Emission
 from services.registry.domain.record import SECOND, Input, Outgoing, Release
 from services.registry.domain.recording import record
-from services.registry.domain.road import Emission
 from services.registry.domain.timeline import timeline
 
 
@@ -80,8 +82,8 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
     for one in gates.registered_variants(release):
         leases = [*((purpose, 1) for purpose in get_args(StagingPurpose)), ("benchmark", SECOND)]
         for purpose, number in leases:
-            if f"staging.requested:{road.lease_key(one.variant, purpose, number)}" in said:
-                yield road.staging_released(release, one.variant, purpose, number)
+            if f"stage.requested:{road.lease_key(one.variant, purpose, number)}" in said:
+                yield road.stage_released(release, one.variant, purpose, number)
     yield "release.finished", _finished(release, ending, now)
 
 

@@ -30,7 +30,7 @@ class ModelRecord(Contract):
 
 
 def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str) -> str | None:
-    """Give the release of the last admission if this is the very event that it came from, delivered again.
+    """Return the release of the last admission if this is the very event that it came from, delivered again.
 
     Its policy may have been stored, and changed since: that must not make it another release. An event that only
     reuses an id is none of this.
@@ -76,13 +76,13 @@ def leave(record: ModelRecord, release_id: str) -> ModelRecord:
 
 
 def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bool:
-    """Tell whether a registered release makes way for a newer one that waits behind it."""
+    """Return whether a registered release makes way for a newer one that waits behind it."""
     ahead = older.id == record.occupant or older.id in record.queue
     return ahead and older.version < newer.version and older.policy.on_newer == "supersede"
 
 
 def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> SlotGranted:
-    """Say what a release is measured against: the active target, or the base model as version 0 while none is."""
+    """Return what a release is measured against: the active target, or the base model as version 0 while none is."""
     if route is not None and route.active is not None:
         active = route.active
         baseline = Deployable(
@@ -93,13 +93,13 @@ def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> Sl
 
 
 def base_deployable(model: str, base: BaseManifest) -> Deployable:
-    """Give the base model as version 0 of a model."""
+    """Return the base model as version 0 of a model."""
     target = Target(model=model, version=0, variant="bf16")
     return Deployable(target=target, manifest=base.folder, weights_bytes=base.weights_bytes)
 
 
 def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
-    """Give the immutable manifest of the version once its variants are known; None before, or if there are none."""
+    """Return the immutable manifest of the version once its variants are known; None before, or if there are none."""
     variants = gates.registered_variants(release)
     if release.merged is None or not gates.all_made(release) or not variants:
         return None
@@ -121,7 +121,7 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
 
 
 def plan_deployment_record(fact: DeploymentChanged, cause_id: str) -> DeploymentRecord | None:
-    """Give the record of a deployment for the version whose share of traffic changed; None when none serves."""
+    """Return the record of a deployment for the version whose share of traffic changed; None when none serves."""
     route = fact.route
     if fact.cause in ("canary", "abort"):
         share = route.canary

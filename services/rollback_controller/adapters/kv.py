@@ -10,7 +10,7 @@ from nats.js.errors import NotFoundError
 from contracts.drills import Drill, drill_key
 from contracts.routes import Route, newest
 from contracts.vocabulary import Environment
-from shared.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
+from shared.storage.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
 SERVICE = "rollback-controller"
 ROUTES: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
@@ -55,7 +55,7 @@ class KvRoutes:
         return Entry(route, entry.revision if entry else 0)
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
-        """Write a route by compare-and-set; raise `shared.kv.Conflict`."""
+        """Write a route by compare-and-set; raise `shared.storage.kv.Conflict`."""
         bucket = self._bucket(environment)
         if not revision:
             await bucket.create(route.model, route)

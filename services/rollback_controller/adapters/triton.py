@@ -4,7 +4,7 @@ import asyncio
 
 from contracts.routes import ServedTarget
 from shared.errors import SlipwayError
-from shared.inference import Channels, first_token
+from shared.serving.inference import Channels, first_token
 
 
 class TritonProbe:
@@ -18,7 +18,7 @@ class TritonProbe:
         self._deadline_s = deadline_s
 
     async def answers(self, served: ServedTarget) -> str | None:
-        """Give None when any endpoint generates a token in time, else why none does."""
+        """Return None when any endpoint generates a token in time, else why none does."""
         asked = [asyncio.ensure_future(self._ask(endpoint, served)) for endpoint in served.endpoints]
         reasons: list[str] = []
         try:

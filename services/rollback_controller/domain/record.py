@@ -7,7 +7,7 @@ from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import RehearsalCompleted, RehearsalRequested, RollbackTimeline
-from contracts.outbox import Kept
+from contracts.outbox import OutboxRecord
 from contracts.policy import Trigger
 from contracts.vocabulary import Contract, Instant, Target, Verdict
 
@@ -54,7 +54,7 @@ class Rollback(Contract):
     code: Code | None = None
 
 
-class Book(Kept):
+class Book(OutboxRecord):
     """Everything about one model in one environment.
 
     Attributes:
@@ -72,12 +72,12 @@ class Book(Kept):
     rehearsing: str = ""
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
-        """Give the declared trigger of a target's version by name."""
+        """Return the declared trigger of a target's version by name."""
         declared = self.triggers.get(str(target.version), ())
         return next((one for one in declared if one.name == name), None)
 
     def rollback(self, rollback_id: str) -> Rollback | None:
-        """Give a rollback by its id."""
+        """Return a rollback by its id."""
         return next((one for one in self.rollbacks if one.rollback_id == rollback_id), None)
 
 

@@ -14,8 +14,8 @@ from contracts.manifests import FileEntry, FolderManifest
 from contracts.vocabulary import ArtifactRef, Deployable, Digest
 from services.server_manager.domain.description import DESCRIBING_FILES, Description, describe_model
 from services.server_manager.ports import Progress
-from shared.blobs import Store
 from shared.errors import Permanent, translate
+from shared.storage.blobs import Store
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
@@ -31,11 +31,11 @@ class ArtifactCache:
         self._locks: dict[Digest, asyncio.Lock] = {}
 
     def folder(self, digest: Digest) -> Path:
-        """Give the folder of a manifest, whether it exists or not."""
+        """Return the folder of a manifest, whether it exists or not."""
         return self._root / digest.removeprefix("sha256:")
 
     async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
-        """Give a folder with the target's files; what lies there already is verified again."""
+        """Return a folder with the target's files; what lies there already is verified again."""
         digest = deployable.manifest.digest
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:
@@ -44,7 +44,7 @@ class ArtifactCache:
                 raise translate(error) or error from error
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Say what a gateway must know about a materialised target."""
+        """Return what a gateway must know about a materialised target."""
         folder = self.folder(deployable.manifest.digest)
         texts = await asyncio.to_thread(_read_texts, folder)
         return describe_model(texts, max_model_len=self._max_model_len)
@@ -104,7 +104,7 @@ class ArtifactCache:
 
 
 def is_intact(folder: Path, files: Sequence[FileEntry]) -> bool:
-    """Tell whether a folder holds exactly these files, byte for byte."""
+    """Return whether a folder holds exactly these files, byte for byte."""
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if present != {file.path for file in files}:
         return False

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from contracts.routes import Changed, Edit, Route
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.ports import Extent
-from shared.clock import Clock
-from shared.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
+from shared.runtime.clock import Clock
+from shared.storage.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
 M = TypeVar("M", bound=BaseModel)
 SERVICE = "server-manager"
@@ -39,7 +39,7 @@ class KvState:
         return Bucket(self._js(), "servers", Servers, service=SERVICE)
 
     async def read(self) -> Servers:
-        """Give the record; an empty one when there is none yet."""
+        """Return the record; an empty one when there is none yet."""
         entry = await self._bucket().get(self._fleet)
         return Servers() if entry is None else entry.value
 
@@ -67,7 +67,7 @@ class KvRoutes:
         self._js = js
 
     def bucket(self) -> Bucket[Route]:
-        """Give the bucket."""
+        """Return the bucket."""
         return Bucket(self._js(), "routes", Route, service=SERVICE)
 
     async def all(self) -> dict[str, Route]:

@@ -11,8 +11,8 @@ from contracts.vocabulary import Digest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from services.server_manager.ports import Indexed, LeaseLost, Permit, allow
 from shared.errors import SlipwayError, Transient
-from shared.exits import explain_codes
-from shared.inference import Channels, classify_rpc_error, first_token
+from shared.runtime.exits import explain_codes
+from shared.serving.inference import Channels, classify_rpc_error, first_token
 
 SIDECAR = "slipway.json"
 READY = "READY"
@@ -146,7 +146,7 @@ class TritonEngine:
             await asyncio.sleep(UNLOAD_POLL_S)
 
     async def probe(self, name: str, deadline_s: float) -> str:
-        """Give the first text that a model generates."""
+        """Return the first text that a model generates."""
         return await first_token(self._channels.get(self._endpoint), name, deadline_s=deadline_s)
 
     async def _states(self) -> dict[str, str]:

@@ -103,7 +103,7 @@ def _active(route: Route) -> Target:
 
 
 def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
-    """Give the targets that take production traffic now."""
+    """Return the targets that take production traffic now."""
     found = {}
     for route in routes.values():
         trial = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
@@ -132,7 +132,7 @@ def _why_over(
     *,
     server_ready: bool,
 ) -> str | None:
-    """Say why an alert is over; None while it is not."""
+    """Return why an alert is over; None while it is not."""
     model, name = alert.target.model, str(alert.target)
     if alert.kind == "engine":
         if name not in _serving(routes):

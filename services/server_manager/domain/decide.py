@@ -60,7 +60,7 @@ Step = GrantLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
 def decide_steps(
     record: Servers, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime
 ) -> list[Step]:
-    """Give every answer that is due now. Each step is applied with an edit after which it is no longer due."""
+    """Return every answer that is due now. Each step is applied with an edit after which it is no longer due."""
     steps: list[Step] = []
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
@@ -93,7 +93,7 @@ def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits) ->
 
 
 def has_failed(held: Held, limits: Limits) -> bool:
-    """Tell whether a target failed so that waiting for it is over."""
+    """Return whether a target failed so that waiting for it is over."""
     return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
 
 
@@ -136,7 +136,7 @@ def _too_big(lease: Lease, needed: int, limits: Limits, how: str) -> FailLease:
 
 
 def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
-    """Give what targets reserve together."""
+    """Return what targets reserve together."""
     return sum(limits.memory_bytes(one) for one in targets)
 
 
@@ -217,7 +217,7 @@ def _cold(behind: Deployable | None, reason: str) -> str:
 
 
 def next_previous(route: Route, target: Deployable, fallback: Deployable | None) -> Deployable | None:
-    """Give what would be the way back once `target` takes traffic; None when there is none."""
+    """Return what would be the way back once `target` takes traffic; None when there is none."""
     if route.active is None:
         return fallback if fallback is not None and fallback.target != target.target else None
     if route.active.target == target.target:
@@ -226,7 +226,7 @@ def next_previous(route: Route, target: Deployable, fallback: Deployable | None)
 
 
 def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarget:
-    """Give a target as a route would hold it, only to ask whether it may enter the route."""
+    """Return a target as a route would hold it, only to ask whether it may enter the route."""
     return ServedTarget(
         target=deployable.target,
         manifest=deployable.manifest,
@@ -240,7 +240,7 @@ def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarg
 
 
 def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Event[Any], WorkProgressed]]:
-    """Say how far the held lease and the pending orders are: how many targets are hot, and what the rest do."""
+    """Return how far the held lease and the pending orders are: how many targets are hot, and what the rest do."""
     reports: list[tuple[Event[Any], WorkProgressed]] = []
     lease = record.lease
     if lease is not None and lease.state == "loading":

@@ -48,7 +48,7 @@ def _object(text: str | None) -> dict[str, Any]:
 
 
 def _token(value: Any) -> str | None:
-    """Give a special token's text; tokenizers write it plain or as an object with `content`."""
+    """Return a special token's text; tokenizers write it plain or as an object with `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None

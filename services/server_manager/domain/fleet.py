@@ -98,7 +98,7 @@ class Limits:
     lease_age_s: float = 7 * 86_400.0
 
     def memory_bytes(self, deployable: Deployable) -> int:
-        """Give what a target reserves."""
+        """Return what a target reserves."""
         return int(deployable.weights_bytes * self.weights_ratio) + self.overhead_bytes
 
 
@@ -123,7 +123,7 @@ def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Wanted]:
-    """Give all that should be loaded: what production keeps, what was ordered into it, what is staged."""
+    """Return all that should be loaded: what production keeps, what was ordered into it, what is staged."""
     wanted = {name: Wanted(one, Rank.PRODUCTION) for name, one in plan_production(routes).items()}
     for order in record.orders:
         for one in (order.event.data.target, order.event.data.fallback):
@@ -192,7 +192,7 @@ def plan_alone(desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: 
 
 
 def plain_deployable(one: Deployable) -> Deployable:
-    """Give only what identifies a target and its files."""
+    """Return only what identifies a target and its files."""
     return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes)
 
 
@@ -261,5 +261,5 @@ def _act_on_wanted(name: str, wanted: Wanted, held: Held | None, limits: Limits)
 
 
 def retry_after_s(held: Held, limits: Limits) -> float:
-    """Give how long to wait after so many failures: doubling, up to a bound."""
+    """Return how long to wait after so many failures: doubling, up to a bound."""
     return float(min(limits.max_retry_s, limits.retry_s * 2 ** min(held.failures, 16)))

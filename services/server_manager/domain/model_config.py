@@ -85,7 +85,7 @@ class EngineConfig:
 
 
 def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[str, str]:
-    """Give the files of a Triton model, relative to its folder in the model repository.
+    """Return the files of a Triton model, relative to its folder in the model repository.
 
     Args:
         name: name of the Triton model.

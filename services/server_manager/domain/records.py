@@ -3,7 +3,7 @@
 from typing import Literal
 
 from contracts.envelope import Event
-from contracts.facts import StagingRequested, TrafficRequested
+from contracts.facts import StageRequested, TrafficRequested
 from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
 CLOSED_KEPT = 500
@@ -13,7 +13,7 @@ FleetAlert = Literal["engine", "standby"]
 class Lease(Contract):
     """A staging order, waiting or held. Its id is the id of the event that asked for it."""
 
-    event: Event[StagingRequested]
+    event: Event[StageRequested]
     state: Literal["waiting", "loading", "staged"] = "waiting"
     granted_at: Instant | None = None
 
@@ -49,8 +49,8 @@ class Closed(Contract):
     purpose: StagingPurpose | None = None
     measurement_number: int = 1
 
-    def covers(self, event: Event[StagingRequested]) -> bool:
-        """Tell whether a staging order was ended by this, in whatever order the two facts arrive."""
+    def covers(self, event: Event[StageRequested]) -> bool:
+        """Return whether a staging order was ended by this, in whatever order the two facts arrive."""
         request = event.data
         if self.release_id != request.release_id:
             return False

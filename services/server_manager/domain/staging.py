@@ -3,11 +3,11 @@
 from datetime import datetime
 
 from contracts.envelope import Event
-from contracts.facts import ReleaseFinished, StagingReleased, StagingRequested, TrafficRequested
+from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
 from services.server_manager.domain.records import CLOSED_KEPT, Closed, Lease, OpenAlert, Order, Servers
 
 
-def enqueue_staging(record: Servers, event: Event[StagingRequested]) -> Servers:
+def enqueue_staging(record: Servers, event: Event[StageRequested]) -> Servers:
     """Put a staging order in the queue, unless it is known or was ended before it arrived."""
     known = [record.lease, *record.waiting]
     if any(lease is not None and lease.lease_id == event.id for lease in known):
@@ -17,7 +17,7 @@ def enqueue_staging(record: Servers, event: Event[StagingRequested]) -> Servers:
     return record.model_copy(update={"waiting": (*record.waiting, Lease(event=event))})
 
 
-def release_staging(record: Servers, event: Event[StagingReleased]) -> Servers:
+def release_staging(record: Servers, event: Event[StageReleased]) -> Servers:
     """End the staging of one candidate of a release for one purpose, held or waiting."""
     ended = event.data
     closed = Closed(
@@ -60,7 +60,7 @@ def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime
 
 
 def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
-    """Give the lease to a waiting order, if nobody holds it."""
+    """Return the lease to a waiting order, if nobody holds it."""
     if record.lease is not None:
         return record
     chosen = next((one for one in record.waiting if one.lease_id == lease_id), None)

@@ -8,7 +8,7 @@ from contracts.facts import (
     Processor,
     Quality,
     ServedQuality,
-    StagingRequested,
+    StageRequested,
     VariantStaged,
 )
 from contracts.manifests import HeldOutWindow, VariantManifest
@@ -59,7 +59,7 @@ def staged(
         load_s=1.0,
         memory_bytes=1,
         first_token="keel",
-        request=StagingRequested(
+        request=StageRequested(
             release_id="r1",
             candidate=deployable(candidate),
             baseline=deployable(baseline),

@@ -9,8 +9,8 @@ from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.report import announce
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import ANSWERS
-from shared.delivery import Failed
 from shared.errors import Permanent, Transient
+from shared.messaging.delivery import Failed
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
 from tests.unit.benchmarker.virtual_time import EPOCH, LoopClock, run_virtually

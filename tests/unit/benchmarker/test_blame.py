@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.benchmarker.domain.blame import (
+from services.benchmarker.domain.fault_attribution import (
     CANDIDATE,
     MACHINE,
     MAX_DEVIATION,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.policy import LoadProfile, QualityGate
 from services.benchmarker.app import Benchmarker
-from services.benchmarker.domain.blame import MAX_DEVIATION
+from services.benchmarker.domain.fault_attribution import MAX_DEVIATION
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.served_quality import (
     MAX_OWN_ANSWER_RATIO,

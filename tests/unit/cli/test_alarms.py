@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from clients.cli.alarms import COLUMNS, as_data, blocks, fold, news_line, row
-from clients.cli.alerts import in_order
-from clients.cli.eventlog import Part, Said, streams_of
+from clients.cli.commands.alerts import in_order
+from clients.cli.event_log import Part, Said, streams_of
+from clients.cli.views.alert import COLUMNS, as_data, blocks, fold, news_line, row
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects
 from tests.kit.factories import after, event, fact, ref, target

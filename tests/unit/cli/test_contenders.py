@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from clients.cli import contenders
+from clients.cli.views import comparison as contenders
 from contracts import facts as f
 from contracts.manifests import VariantManifest
 from contracts.vocabulary import canonical_json
 from tests.kit.factories import MODEL, after, event, fact, quality, ref, registered, target
 
 RELEASE = "r-0123456789abcdef-1"
-OPENED = fact(f.ReleaseOpened, release_id=RELEASE, wanted=("bf16", "int8", "gptq-int4", "awq-int4"))
+OPENED = fact(f.ReleaseOpened, release_id=RELEASE, variants=("bf16", "int8", "gptq-int4", "awq-int4"))
 LOST = quality().model_copy(update={"perplexity_ratio": 1.4, "mean_kl": 0.3})
 SERVED = f.ServedQuality(
     method="prompt_logprobs", tokens=100, perplexity_ratio=1.02, verdict="pass", reason="as measured"

@@ -2,10 +2,10 @@ import random
 
 import pytest
 
-from clients.cli.adapters.latencies import UnreadableHistogramError, count_over
-from clients.cli.counting import Counted, Unknown, count_bad
+from clients.cli.replay.counts import Counted, Unknown, count_bad
+from clients.cli.replay.latencies import UnreadableHistogramError, count_over
 from contracts.policy import Trigger
-from contracts.triggers import observe
+from decisions.triggers import observe
 from services.monitor.domain import sketch
 from services.monitor.domain.record import TargetState
 from services.monitor.domain.windows import Windowing, add_records, close_windows

@@ -1,8 +1,8 @@
 import pytest
 
-from clients.cli.drill import drill, drill_line
-from clients.cli.quarantine import explain, pick_barred
-from clients.cli.say import Exit, Refused
+from clients.cli.commands.drill import drill, drill_line
+from clients.cli.commands.quarantine import explain, pick_quarantined
+from clients.cli.output import Exit, Refused
 from contracts import facts as f
 from contracts.drills import Drill
 from tests.kit.factories import after, event, fact, route, target
@@ -52,28 +52,28 @@ def test_a_wrong_order_is_refused_before_anything_is_said(options, said, monkeyp
 
 
 def test_a_barred_target_is_picked_by_name_or_by_its_version():
-    assert pick_barred(route(), "support-bot.v4.int8") == pick_barred(route(), "support-bot@v4") == target(4)
+    assert pick_quarantined(route(), "support-bot.v4.int8") == pick_quarantined(route(), "support-bot@v4") == target(4)
 
 
 def test_a_version_with_several_barred_variants_must_be_named_in_full():
-    several = route(barred=(target(4), target(4, "bf16"), target(3)))
+    several = route(quarantined=(target(4), target(4, "bf16"), target(3)))
     with pytest.raises(Refused, match=r"support-bot\.v4\.int8, support-bot\.v4\.bf16") as refused:
-        pick_barred(several, "support-bot@v4")
+        pick_quarantined(several, "support-bot@v4")
     assert refused.value.code is Exit.USAGE
-    assert pick_barred(several, "support-bot.v4.bf16") == target(4, "bf16")
-    assert pick_barred(several, "support-bot@v3") == target(3)
+    assert pick_quarantined(several, "support-bot.v4.bf16") == target(4, "bf16")
+    assert pick_quarantined(several, "support-bot@v3") == target(3)
 
 
 @pytest.mark.parametrize("what", ["support-bot.v7.int8", "support-bot@v7", "support-bot.v4.bf16"])
 def test_what_is_not_barred_cannot_be_lifted(what):
-    with pytest.raises(Refused, match="is not barred"):
-        pick_barred(route(), what)
-    with pytest.raises(Refused, match="is not barred"):
-        pick_barred(None, what)
+    with pytest.raises(Refused, match="is not quarantined"):
+        pick_quarantined(route(), what)
+    with pytest.raises(Refused, match="is not quarantined"):
+        pick_quarantined(None, what)
 
 
-def changed(at, *barred):
-    return event(fact(f.DeploymentChanged, route=route(barred=barred), at=after(at)), time=after(at))
+def changed(at, *quarantined):
+    return event(fact(f.DeploymentChanged, route=route(quarantined=quarantined), at=after(at)), time=after(at))
 
 
 def test_a_barred_target_is_barred_since_the_route_first_said_so_and_by_what():
@@ -101,5 +101,5 @@ def test_barred_again_counts_from_the_last_time():
 
 
 def test_another_models_route_says_nothing():
-    other = event(fact(f.DeploymentChanged, route=route(model="other", barred=())), subject="other")
+    other = event(fact(f.DeploymentChanged, route=route(model="other", quarantined=())), subject="other")
     assert explain(target(4), [changed(5, target(4)), other]).since == after(5)

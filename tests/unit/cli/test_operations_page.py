@@ -9,7 +9,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from clients.cli.main import app
-from clients.cli.say import EXIT_CODES
+from clients.cli.output import EXIT_CODES
 from contracts import facts as f
 from contracts.services import EVENTS, stream_of
 from tests.kit.factories import event
@@ -48,7 +48,7 @@ def test_what_cannot_be_typed_would_be_noticed(line):
 
 
 def caught(pattern):
-    """Give the facts, with their environment, that a NATS filter catches."""
+    """Return the facts, with their environment, that a NATS filter catches."""
     regex = re.escape(pattern).replace(r"\*", r"[^.]+").replace(r">", r".+")
     everything = [event(kind, environment=where) for kind in f.FACTS.values() for where in ("production", "staging")]
     return {(one.type, one.environment) for one in everything if re.fullmatch(regex, one.nats_subject)}

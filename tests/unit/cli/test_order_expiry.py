@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.orders import EXPIRES, expires_at, order
-from clients.cli.say import Refused
+from clients.cli.commands.orders import EXPIRES, expires_at, order
+from clients.cli.output import Refused
 from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.orders import ORDER_AGE
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 from tests.kit.factories import fact
 
 

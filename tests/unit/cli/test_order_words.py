@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.drill import parse_lasting
-from clients.cli.quarantine import check_word
-from clients.cli.say import Exit, Refused
-from clients.cli.words import (
+from clients.cli.commands.drill import parse_lasting
+from clients.cli.commands.quarantine import check_word
+from clients.cli.output import Exit, Refused
+from clients.cli.parsing import (
     check_model,
     describe_fault,
     parse_fault,

@@ -3,9 +3,9 @@ import re
 
 import pytest
 
-from clients.cli.reality import COLUMNS, as_data, beside, happened, row, why_not, would
-from clients.cli.replay import report
-from clients.cli.replaying import replay
+from clients.cli.commands.replay import report
+from clients.cli.replay.compare import COLUMNS, as_data, beside, happened, row, why_not, would
+from clients.cli.replay.engine import replay
 from contracts import facts as f
 from contracts.policy import Trigger
 from tests.kit.factories import after, event, fact

@@ -1,15 +1,15 @@
 import pytest
+from tests.unit.cli.test_release_view import THREE, only, opened, progressed, ready, said, whole_road
 
-from clients.cli.atwork import Progress
-from clients.cli.eventlog import parse, subject_filter
-from clients.cli.render import as_data, at_work, bar, duration, event_line, plain_block, rich_block
-from clients.cli.road import join, project
-from clients.cli.status import PlainDrawing
+from clients.cli.commands.status import PlainDrawing
+from clients.cli.event_log import parse, subject_filter
+from clients.cli.views.progress import Progress
+from clients.cli.views.release import join, project
+from clients.cli.views.render import as_data, at_work, bar, duration, event_line, plain_block, rich_block
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
 from tests.kit.factories import after, event
-from tests.unit.cli.test_road import THREE, only, opened, progressed, ready, said, whole_road
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_every_variant_at_work_has_a_line_of_its_own(capsys):
     from rich.console import Console
 
     live = [progressed(variant, 20 + at, done=float(at), note="") for at, variant in enumerate(THREE)]
-    road = only(project([ready(), opened(wanted=THREE), said(f.CheckpointMerged, 12), *live]))
+    road = only(project([ready(), opened(variants=THREE), said(f.CheckpointMerged, 12), *live]))
     expected = [f"quantise {variant}: layer {at} of 30" for at, variant in enumerate(THREE)]
     assert [line.split("% ")[1] for line in plain_block(road, after(30))[-3:]] == expected
     console = Console(width=200, no_color=True)

@@ -4,15 +4,15 @@ from functools import cache
 
 import pytest
 
-from clients.cli.laying import spread, spread_late
-from clients.cli.replaying import replay
+from clients.cli.replay.engine import replay
+from clients.cli.replay.spread import spread, spread_late
 from contracts import facts as f
-from contracts.evidence import EDetector, observe_detector, plan_bet
 from contracts.policy import Trigger
-from contracts.rollback import Guard
-from contracts.triggers import detector_alpha, limit_of
+from decisions.evidence import EDetector, observe_detector, plan_bet
+from decisions.rollback import Guard
+from decisions.triggers import detector_alpha, limit_of
+from services.monitor.domain.monitoring import Cause, Rules, assess, take_policy, take_records, take_route
 from services.monitor.domain.record import Watch
-from services.monitor.domain.watching import Cause, Rules, assess, take_policy, take_records, take_route
 from tests.kit.factories import after, event, inference, policy
 from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, V3, changed, minutes, on_trial, opened, serving, window
 
@@ -130,7 +130,7 @@ def test_after_a_rollback_the_target_takes_no_traffic_until_it_is_promoted_anew(
 
 def test_the_cooldown_holds_what_shows_the_same_on_the_previous_version():
     """Both versions fail: the cause is hardly the version."""
-    back = changed(3, 120, 1, cause="rollback", barred=(V2,))
+    back = changed(3, 120, 1, cause="rollback", quarantined=(V2,))
     story = [*minutes(0, 2, failed=30), *minutes(120, 3, which=V1, failed=30)]
     events = [
         changed(1, -3600, 3),
@@ -152,7 +152,7 @@ def test_the_cooldown_holds_what_shows_the_same_on_the_previous_version():
 
 def test_a_held_alert_asks_again_until_the_cooldown_is_over():
     brief = ERRORS.model_copy(update={"cooldown_s": 240.0})
-    back = changed(3, 120, 1, 3, cause="rollback", barred=(V2,))
+    back = changed(3, 120, 1, 3, cause="rollback", quarantined=(V2,))
     story = [*minutes(0, 2, failed=30), *minutes(120, 8, which=V1, failed=30)]
     found = replay([brief], [*ROUTE, back, *story], since=LONG_AGO)
     assert told(found)[1:] == [
@@ -207,7 +207,7 @@ def test_evidence_begins_anew_when_the_share_changes():
 
 def test_a_minute_that_a_rollback_cut_short_is_spread_over_its_served_part():
     """Really rolled back after 20 s: all its requests came before."""
-    back = changed(3, 20, 1, cause="rollback", barred=(V2,))
+    back = changed(3, 20, 1, cause="rollback", quarantined=(V2,))
     (fired,) = replay([ERRORS], [*ROUTE, back, window(0, failed=40)], since=LONG_AGO).fired
     assert after(0) < fired.at < after(20)
 
@@ -311,7 +311,7 @@ def monitored(seed, *, bad_from, goes_back):
         watch, more = watched(watch, second, a_second(draw, second, which, is_bad=is_bad))
         said += more
         if goes_back and not moved and any(one.type == f.AlertRaised.TYPE for one in more):
-            moved = [changed(3, second + 2, 1, cause="rollback", barred=(V2,))]
+            moved = [changed(3, second + 2, 1, cause="rollback", quarantined=(V2,))]
             watch = take_route(watch, moved[0].data.route, Cause("back", after(second + 2)), RULES)
             which = V1
     said += assess(watch, Cause("end", after(1200)), RULES).outbox

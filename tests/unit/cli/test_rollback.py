@@ -3,12 +3,12 @@ import json
 import pytest
 import typer
 
-from clients.cli.orders import order
-from clients.cli.render import event_line
-from clients.cli.rollback import is_behind, plan_rollback, show_end, show_plan, was_taken_back_lately
-from clients.cli.say import Exit, Refused
+from clients.cli.commands.orders import order
+from clients.cli.commands.rollback import is_behind, plan_rollback, show_end, show_plan, was_taken_back_lately
+from clients.cli.output import Exit, Refused
 from clients.cli.serving import active_target, serving
-from clients.cli.timeline import short_span, timeline_lines, timeline_rows
+from clients.cli.views.render import event_line
+from clients.cli.views.timeline import short_span, timeline_lines, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.orders import other_epoch
@@ -29,7 +29,7 @@ def test_a_plan_says_what_an_order_would_do():
         "epoch_then": 13,
         "aborts_canary": "support-bot.v8.int8",
         "previous_then": "support-bot.v5.int8",
-        "barred_then": ["support-bot.v4.int8", "support-bot.v7.int8"],
+        "quarantined_then": ["support-bot.v4.int8", "support-bot.v7.int8"],
     }
 
 
@@ -67,7 +67,7 @@ def test_a_plan_says_why_an_order_would_be_refused(changes, failed, to, code, ca
         assert code in capsys.readouterr().out
 
 
-def test_a_plan_is_shown_with_where_from_where_to_and_what_is_barred(capsys):
+def test_a_plan_is_shown_with_where_from_where_to_and_what_is_quarantined(capsys):
     show_plan(plan_rollback(route(), target(7), None), as_json=False)
     out = capsys.readouterr().out
     for expected in (

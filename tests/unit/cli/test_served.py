@@ -1,12 +1,12 @@
 import pytest
 
-from clients.cli.served import Routes, Span, cut, share_of
+from clients.cli.replay.route_history import Routes, Span, cut, share_of
 from tests.kit.factories import after
 from tests.unit.cli.recordings import V1, V2, V3, changed, on_trial, serving
 
 
 def test_a_target_took_traffic_from_its_promotion_to_the_next():
-    routes = Routes([changed(1, 0, 1), changed(2, 100, 2, 1), changed(3, 200, 1, cause="rollback", barred=(V2,))])
+    routes = Routes([changed(1, 0, 1), changed(2, 100, 2, 1), changed(3, 200, 1, cause="rollback", quarantined=(V2,))])
     assert routes.spans(V2) == [Span("active", 1.0, after(100), after(200))]
     assert routes.spans(V1) == [Span("active", 1.0, after(0), after(100)), Span("active", 1.0, after(200))]
     assert routes.spans(V3) == []

@@ -6,20 +6,20 @@ from typing import get_args
 
 import pytest
 import typer
+from tests.unit.cli.test_release_view import RELEASE, whole_road
 from typer.main import get_command
 
+from clients.cli.commands.orders import load_policy
+from clients.cli.commands.publish import parse_eval, parse_hyperparameters, parse_variants, steps
+from clients.cli.commands.stack import inherited_variables, parse_replicas
+from clients.cli.commands.status import model_of, pick
 from clients.cli.main import app
-from clients.cli.orders import load_policy
-from clients.cli.publish import parse_eval, parse_hyperparameters, parse_variants, steps
-from clients.cli.records import FINGERPRINT, parse_version
-from clients.cli.road import join, project
-from clients.cli.say import Exit, Refused
-from clients.cli.stack import inherited_variables, parse_replicas
-from clients.cli.status import model_of, pick
+from clients.cli.output import Exit, Refused
+from clients.cli.version_records import FINGERPRINT, parse_version
+from clients.cli.views.release import join, project
 from contracts import facts as f
 from contracts.vocabulary import Variant
 from tests.kit.factories import digest, fact
-from tests.unit.cli.test_road import RELEASE, whole_road
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
 
@@ -152,9 +152,9 @@ def test_every_precision_can_be_asked_for_and_the_policy_of_the_example_has_a_ga
     words = [word for variant in get_args(Variant) for word in ("--variant", variant)]
     others = ["--model", "m", "--base", "b", "--adapter", ".", "--run-id", "r", "--data-hash", digest("data")]
     asked = get_command(app).commands["publish"].make_context("publish", [*others, *words]).params["variant"]
-    ready = fact(f.CheckpointReady, wanted=parse_variants(asked), policy=load_policy(POLICY))
-    assert ready.wanted == get_args(Variant)
-    assert set(ready.policy.quality) == set(ready.wanted) - {"bf16"}
+    ready = fact(f.CheckpointReady, variants=parse_variants(asked), policy=load_policy(POLICY))
+    assert ready.variants == get_args(Variant)
+    assert set(ready.policy.quality) == set(ready.variants) - {"bf16"}
 
 
 def test_a_bar_is_told_what_came_since_the_last_time():

@@ -14,7 +14,7 @@ from contracts.limits import EVENT_BYTES, ITEMS, KEY_BYTES, TEXT_CHARACTERS, eve
 from contracts.services import FROM_OUTSIDE
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
-from shared.events import parse_event
+from shared.messaging.events import parse_event
 from tests.kit import factories
 
 READY = factories.fact(f.CheckpointReady)
@@ -48,7 +48,7 @@ def test_what_people_and_training_send_is_below_the_limits(kind):
         (training(framework="x" * 201), "training.framework", 201, 200),
         (ready(evals=READY.evals[:1] * 257), "evals", 257, 256),
         (ready(evals=(READY.evals[0].model_copy(update={"name": "x" * 201}),)), "evals.0.name", 201, 200),
-        (ready(wanted=("int8",) * 65), "wanted", 65, 64),
+        (ready(variants=("int8",) * 65), "variants", 65, 64),
         (ready(policy=factories.policy(gates=factories.policy().gates[:1] * 65)), "policy.gates", 65, 64),
         (weights("s3://slipway/checkpoints/m/" + "d/" * 700 + "x"), "the key of weights.ref.uri", 1415, 1024),
         (weights("s3://slipway/checkpoints/m/" + "d" * 256), "a part of the key of weights.ref.uri", 256, 255),

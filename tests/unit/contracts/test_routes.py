@@ -45,8 +45,8 @@ def test_fallback_is_not_used_when_something_was_active():
 
 
 def test_fallback_that_is_barred_or_the_target_itself_is_no_way_back():
-    barred = EMPTY.model_copy(update={"barred": (target(0, "bf16"),)})
-    assert promoted(barred, 1, "c", fallback=served(0, "bf16")).previous is None
+    quarantined = EMPTY.model_copy(update={"quarantined": (target(0, "bf16"),)})
+    assert promoted(quarantined, 1, "c", fallback=served(0, "bf16")).previous is None
     assert promoted(EMPTY, 0, "c", fallback=served(0)).previous is None
 
 
@@ -98,15 +98,15 @@ def test_order_for_another_epoch_is_refused(difference):
 
 @pytest.mark.parametrize("weight", [0.05, 1.0])
 def test_barred_target_is_refused_at_any_weight_until_lifted(weight):
-    state = route(canary=None, barred=(target(8),))
+    state = route(canary=None, quarantined=(target(8),))
     refused = promote(state, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c")
-    assert (refused.code, type(refused)) == ("barred", Refused)
-    lifted = state.model_copy(update={"barred": ()})
+    assert (refused.code, type(refused)) == ("quarantined", Refused)
+    lifted = state.model_copy(update={"quarantined": ()})
     assert isinstance(promote(lifted, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c"), Changed)
 
 
-def test_another_variant_of_a_barred_version_is_not_barred():
-    state = route(canary=None, barred=(target(8, "int8"),))
+def test_another_variant_of_a_barred_version_is_not_quarantined():
+    state = route(canary=None, quarantined=(target(8, "int8"),))
     changed = promote(state, served(8, "bf16"), weight_ratio=1.0, epoch=state.epoch, cause_id="c")
     assert isinstance(changed, Changed)
 
@@ -120,7 +120,7 @@ def test_failing_active_hands_over_to_previous_and_bars_it_and_aborts_the_canary
     assert changed.cause == "rollback"
     back = changed.route
     assert (back.active, back.previous, back.older, back.canary) == (served(2), served(1), (), None)
-    assert back.barred == (target(3),)
+    assert back.quarantined == (target(3),)
     assert back.epoch == state.epoch + 1
 
 
@@ -130,7 +130,7 @@ def test_failing_canary_goes_to_weight_zero_and_active_stays():
     assert changed.cause == "abort"
     assert changed.route.canary.weight_ratio == 0.0
     assert changed.route.active == served(2)
-    assert changed.route.barred == (target(3),)
+    assert changed.route.quarantined == (target(3),)
     again = roll_back(changed.route, target(3), cause_id="another alert")
     assert isinstance(again, Refused)
 
@@ -162,7 +162,7 @@ def test_canary_of_the_active_target_itself_does_not_shield_it():
 
 
 def test_barred_previous_of_an_old_record_is_not_gone_back_to():
-    state = route(canary=None, barred=(target(6),))
+    state = route(canary=None, quarantined=(target(6),))
     assert roll_back(state, target(7), cause_id="alert").code == "no_hot_previous"
 
 
@@ -170,8 +170,8 @@ def test_stale_promotion_cannot_bring_a_rolled_back_target_back():
     state = line(1, 2)
     late = {"weight_ratio": 1.0, "epoch": state.epoch, "cause_id": "late order"}
     back = apply(state, roll_back(state, target(2), cause_id="alert"))
-    assert promote(back, served(2), **late).code == "barred"
-    lifted = back.model_copy(update={"barred": ()})
+    assert promote(back, served(2), **late).code == "quarantined"
+    lifted = back.model_copy(update={"quarantined": ()})
     assert promote(lifted, served(2), **late).code == "stale_epoch"
 
 
@@ -230,13 +230,13 @@ def run(state, order, cause):
 def check(state):
     """What must hold for every route there can ever be."""
     assert Route.model_validate(state.model_dump()) == state
-    barred = set(state.barred)
-    assert len(barred) == len(state.barred)
+    quarantined = set(state.quarantined)
+    assert len(quarantined) == len(state.quarantined)
     names = [one.target for one in (state.active, state.previous, *state.older) if one is not None]
     assert len(names) == len(set(names)), "no target stands in the line twice"
-    assert not barred & set(names), "nothing barred serves or waits to serve"
+    assert not quarantined & set(names), "nothing quarantined serves or waits to serve"
     if state.canary is not None and state.canary.weight_ratio > 0.0:
-        assert state.canary.served.target not in barred
+        assert state.canary.served.target not in quarantined
     if state.previous is None:
         assert state.older == ()
     assert len(state.older) <= OLDER_KEPT
@@ -252,7 +252,7 @@ def test_every_history_keeps_the_rules(orders):
             check(edit.route)
             assert edit.route.epoch == state.epoch + 1
             assert edit.route.cause_id == f"c{number}"
-            assert set(state.barred) <= set(edit.route.barred), "only a person lifts a quarantine"
+            assert set(state.quarantined) <= set(edit.route.quarantined), "only a person lifts a quarantine"
             done.append((order, state, f"c{number}"))
             state = edit.route
             assert run(state, order, f"c{number}") == AlreadyApplied(state)
@@ -273,8 +273,8 @@ def redelivered(state, order, before, cause):
 def check_edit(state, order, edit):
     subject = target(order.version)
     if order.kind == "promote":
-        if state.is_barred(subject):
-            assert edit.code == "barred"
+        if state.is_quarantined(subject):
+            assert edit.code == "quarantined"
         elif order.epoch_late_by:
             assert edit.code == "stale_epoch"
         else:
@@ -289,7 +289,7 @@ def check_edit(state, order, edit):
         assert edit.code == "no_hot_previous"
     else:
         assert edit.cause == ("rollback" if is_active else "abort")
-        assert edit.route.is_barred(subject)
+        assert edit.route.is_quarantined(subject)
 
 
 @given(ORDERS, ORDERS)
@@ -317,7 +317,7 @@ def test_a_person_may_go_further_back_and_what_is_skipped_stays_in_line():
     state = line(1, 2, 3, 4)
     back = apply(state, roll_back(state, target(4), cause_id="order", to_version=2))
     assert (back.active, back.previous, back.older) == (served(2), served(3), (served(1),))
-    assert back.barred == (target(4),)
+    assert back.quarantined == (target(4),)
 
 
 @pytest.mark.parametrize("version", [4, 9, 0])
@@ -330,9 +330,9 @@ def test_a_lifted_target_takes_no_traffic_until_it_is_promoted_again():
     state = line(1, 2)
     back = apply(state, roll_back(state, target(2), cause_id="alert"))
     lifted = apply(back, lift(back, target(2), cause_id="person"))
-    assert (lifted.active, lifted.previous, lifted.barred, lifted.epoch) == (served(1), None, (), back.epoch + 1)
+    assert (lifted.active, lifted.previous, lifted.quarantined, lifted.epoch) == (served(1), None, (), back.epoch + 1)
     assert lift(lifted, target(2), cause_id="person") == AlreadyApplied(lifted)
-    assert lift(lifted, target(2), cause_id="another").code == "not_barred"
+    assert lift(lifted, target(2), cause_id="another").code == "not_quarantined"
     assert promoted(lifted, 2, "again").active == served(2)
 
 
@@ -349,10 +349,10 @@ def test_a_lift_moves_no_traffic(orders, version):
         edit = run(state, order, f"c{number}")
         state = edit.route if isinstance(edit, Changed) else state
     edit = lift(state, target(version), cause_id="person")
-    if not state.is_barred(target(version)):
-        assert edit.code == "not_barred"
+    if not state.is_quarantined(target(version)):
+        assert edit.code == "not_quarantined"
         return
     after = apply(state, edit)
     check(after)
     assert (after.active, after.previous, after.older) == (state.active, state.previous, state.older)
-    assert set(after.barred) == set(state.barred) - {target(version)}
+    assert set(after.quarantined) == set(state.quarantined) - {target(version)}

@@ -6,7 +6,7 @@ from deploy.local import plan
 from deploy.local.plan import SERVICES, Keys, Programs, Wanted
 from deploy.local.ports import SHADOW_OFFSET
 from deploy.local.runner import LONGEST_DELAY_S, restart_delay_s
-from shared import topology
+from shared.messaging import topology
 
 FOLDER = Path("/state")
 PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/python"), Path("/source"))

@@ -10,7 +10,7 @@ ABSENT = Target(model="toy", version=99, variant="bf16")
 
 
 class EngineConformance:
-    """Give the fixtures `engine` and `endpoint`; the target LOADED answers there, ABSENT does not."""
+    """Return the fixtures `engine` and `endpoint`; the target LOADED answers there, ABSENT does not."""
 
     async def test_streams_pieces_and_ends_with_a_reason(self, engine, endpoint):
         stream = engine.generate(endpoint, LOADED, "one two three", {"max_tokens": 4}, "r-1")

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from services.gateway.ports import HARMLESS, TemplateFailure, TemplateRefusal
-from shared.chat_template_worker import answer
 from shared.errors import Permanent, SlipwayError, Transient
-from shared.inference import Delta, encode_text
+from shared.serving.chat_template_worker import answer
+from shared.serving.inference import Delta, encode_text
 
 
 class StepClock:

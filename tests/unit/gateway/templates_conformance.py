@@ -13,7 +13,7 @@ async def render(templates, template):
 
 
 class TemplatesConformance:
-    """Give the fixture `templates`."""
+    """Return the fixture `templates`."""
 
     async def test_renders_up_to_where_the_assistant_speaks(self, templates):
         expected = "<|im_start|>user\nHi <b><|im_end|>\n<|im_start|>assistant\n"

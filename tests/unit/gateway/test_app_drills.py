@@ -6,7 +6,7 @@ import json
 import pytest
 
 from contracts.routes import CanaryShare, Route
-from contracts.triggers import REPETITIVE
+from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from shared.errors import Permanent, Transient
 from tests.kit.drills import drill
@@ -16,7 +16,7 @@ from tests.unit.gateway.world import STAGING, World, only_active
 
 
 async def drilled(*routes, environment="production", fault=None, world=None, **changes):
-    """Give a world in which a drill is on."""
+    """Return a world in which a drill is on."""
     world = world or World(*(routes or (only_active(),)))
     one = drill(fault=fault, environment=environment, **changes)
     await world.drills.apply(f"{environment}.{one.target.model}", one, 1)

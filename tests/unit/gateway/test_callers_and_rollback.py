@@ -7,8 +7,8 @@ import pytest
 
 from contracts import facts
 from contracts.policy import Canary
-from services.monitor.domain import watching
-from services.monitor.domain.watching import Cause, Rules
+from services.monitor.domain import monitoring as watching
+from services.monitor.domain.monitoring import Cause, Rules
 from shared.errors import Transient
 from tests.kit import factories as f
 from tests.unit.gateway.fakes import FakeEngine
@@ -38,7 +38,7 @@ def alerts_after(records):
     watch = watching.take_policy(
         watching.Watch(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
     )
-    route = f.route(active=f.served(7), canary=None, previous=None, older=(), barred=(), epoch=1)
+    route = f.route(active=f.served(7), canary=None, previous=None, older=(), quarantined=(), epoch=1)
     watch = watching.take_route(watch, route, Cause("route", now), Rules())
     good = [
         f.inference(

@@ -6,11 +6,11 @@ import json
 import pytest
 from starlette.requests import Request
 
-from contracts.attribution import is_excused
+from decisions.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import Refused
 from services.gateway.http import ABORT, Bodies
-from shared.inference import Delta
+from shared.serving.inference import Delta
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import HELLO, World, only_active
 

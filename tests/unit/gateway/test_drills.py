@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.drills import LONGEST
-from contracts.triggers import REPETITIVE
+from decisions.triggers import REPETITIVE
 from services.gateway.domain import drills, features
 from services.gateway.domain.drills import Touch
 from tests.kit.drills import NOW, drill

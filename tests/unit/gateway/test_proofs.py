@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from contracts.triggers import observe
-from services.gateway.proofs import PLACES, Failed, Proofs
+from decisions.triggers import observe
+from services.gateway.cross_checks import PLACES, Failed, Proofs
 from shared.errors import Permanent, Transient
 from tests.kit import factories as f
 from tests.unit.gateway.fakes import SLOW, FakeEngine, StepClock
@@ -100,7 +100,7 @@ async def test_a_refusal_counts_only_where_the_version_behind_has_no_longer_cont
 
 
 async def test_a_barred_version_is_never_asked():
-    route = f.route(canary=None, active=f.served(7), previous=f.served(6), barred=(f.target(6),))
+    route = f.route(canary=None, active=f.served(7), previous=f.served(6), quarantined=(f.target(6),))
     world = World(route, engine=FakeEngine(poison={"odd": BROKE}, faulty=NEW))
     await ask(world, ["odd"])
     assert ends(world) == [("engine_failed", "caller")]

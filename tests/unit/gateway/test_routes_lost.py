@@ -4,7 +4,7 @@ import pytest
 
 from contracts.routes import CanaryShare, Route, lift, promote, roll_back
 from services.gateway.route_table import SETTLE_S, RouteTable
-from shared.kv import Look
+from shared.storage.kv import Look
 from tests.kit.factories import MODEL, served
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import World

@@ -41,7 +41,7 @@ def test_weight_zero_is_nobody(key):
 
 @given(st.text(max_size=40), st.floats(min_value=0.01, max_value=0.99))
 def test_a_barred_canary_gets_nobody(key, weight):
-    assert not routing.choose_target(on_trial(weight, barred=(target(8),)), key).canary
+    assert not routing.choose_target(on_trial(weight, quarantined=(target(8),)), key).canary
 
 
 @given(st.text(max_size=40), weights)
@@ -107,8 +107,8 @@ def test_a_pin_reaches_nothing_else(version):
 
 
 def test_a_pin_does_not_reach_what_was_rolled_back():
-    assert routing.choose_pinned(on_trial(0.0, barred=(target(8),)), 8) is None
-    assert routing.choose_pinned(route(barred=(target(6),)), 6) is None
+    assert routing.choose_pinned(on_trial(0.0, quarantined=(target(8),)), 8) is None
+    assert routing.choose_pinned(route(quarantined=(target(6),)), 6) is None
 
 
 def test_models_are_listed_under_every_name_that_works():

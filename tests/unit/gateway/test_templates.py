@@ -6,7 +6,7 @@ import pytest
 
 from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.ports import TemplateBusy, TemplateFailure
-from shared.clock import SystemClock
+from shared.runtime.clock import SystemClock
 from tests.unit.gateway.fakes import InProcessTemplates, StepClock
 from tests.unit.gateway.templates_conformance import TemplatesConformance, render
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from shared.chat_template_worker import answer
+from shared.serving.chat_template_worker import answer
 from tests.kit.factories import CHATML
 
 LLAMA = (
@@ -33,7 +33,7 @@ MESSAGES = [
 def test_rendering_as_transformers(template):
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    from shared.clock import SystemClock
+    from shared.runtime.clock import SystemClock
 
     tokens = {"bos_token": "<s>", "eos_token": "</s>"}
     (theirs,), _ = render_jinja_template(

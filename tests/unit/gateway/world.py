@@ -5,10 +5,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from services.gateway.app import build
 from services.gateway.completions import Parts
+from services.gateway.cross_checks import Proofs
 from services.gateway.drill_table import DrillTable
 from services.gateway.http import Bodies
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.proofs import Proofs
 from services.gateway.route_table import RouteTable
 from tests.kit.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine, InProcessTemplates, StepClock

@@ -9,7 +9,7 @@ import pytest
 from contracts.facts import BaseModelRef, Parity
 from contracts.manifests import FileEntry
 from services.merger.ports import Folder, MergeOrder
-from shared.blobs import Store
+from shared.storage.blobs import Store
 from tests.kit.servers import S3Server, connection, running
 
 DIGEST = "sha256:" + "0" * 64
@@ -63,7 +63,7 @@ class Job:
 
     def make(self) -> "Job":
         """Merge, and fetch what was made to `out`."""
-        from services.merger.adapters import work
+        from services.merger.adapters import worker as work
 
         shutil.rmtree(self.order.room, ignore_errors=True)
         self.found = work.make(self.store, self.put())

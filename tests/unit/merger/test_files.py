@@ -20,7 +20,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def refusal(job) -> Permanent:
-    """Give the refusal; nothing may have been written."""
+    """Return the refusal; nothing may have been written."""
     job.put()
     before = job.store.keys("")
     with pytest.raises(Permanent) as caught:
@@ -41,7 +41,7 @@ def edit_header(path, change):
 
 
 def sharded(made, tmp_path):
-    """Give a base in several shards and a LoRA on it."""
+    """Return a base in several shards and a LoRA on it."""
     base = tiny_base(tmp_path / "sharded", shard_size="20KB")
     return base, made["lora"]
 

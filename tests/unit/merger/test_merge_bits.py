@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from contracts.vocabulary import digest_of, digest_of_json
 from services.merger import domain
-from services.merger.adapters import layerwise, peft_model, proof, rooms, streaming, tensors, torch_checks, torch_merge
+from services.merger.adapters import inputs as rooms
+from services.merger.adapters import layerwise, peft_model, streaming, tensors, torch_checks, torch_merge
+from services.merger.adapters import verify as proof
 from services.merger.adapters.streaming import SAVED
-from shared.blobs import blob_key
 from shared.errors import Permanent
+from shared.storage.blobs import blob_key
 from tests.kit.models import ATTENTION, CHAT_TEMPLATE, edit_json, tiny_base, tiny_full, tiny_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -7,9 +7,9 @@ from datetime import timedelta
 from contracts.facts import Inference
 from contracts.facts.watch import Features
 from contracts.policy import Canary
-from services.monitor.domain import watching
+from services.monitor.domain import monitoring as watching
+from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import Watch
-from services.monitor.domain.watching import Cause, Rules
 from tests.kit import factories as f
 
 _numbers = itertools.count()
@@ -57,7 +57,7 @@ def watch(*, environment="production", versions=(6, 7), the_policy=None) -> Watc
 
 def routed(*, canary=None, weight=0.2, active=7, epoch=12, of=None, at=0.0) -> Watch:
     share = f.CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
-    route = f.route(active=f.served(active), canary=share, previous=None, older=(), barred=(), epoch=epoch)
+    route = f.route(active=f.served(active), canary=share, previous=None, older=(), quarantined=(), epoch=epoch)
     return watching.take_route(of or watch(), route, cause(at), RULES)
 
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved
-from services.monitor.domain import watching
+from services.monitor.domain import monitoring as watching
 from services.monitor.domain.clocks import BATCHES, FORGOTTEN, find_wrong_clocks, note_clock
-from services.monitor.domain.watching import Cause, Sender
+from services.monitor.domain.monitoring import Cause, Sender
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import evidence as ev
-from contracts.evidence import EDetector, EProcess, PairTest
+from decisions import evidence as ev
+from decisions.evidence import EDetector, EProcess, PairTest
 
 outcomes = st.lists(st.booleans(), max_size=200)
 limits = st.floats(0.001, 0.6)

@@ -9,9 +9,9 @@ import pytest
 from contracts import facts as cf
 from contracts.envelope import Event
 from services.monitor.app import Monitor
-from services.monitor.domain.watching import Rules
+from services.monitor.domain.monitoring import Rules
 from services.monitor.domain.windows import Windowing
-from shared.ledger import Ledger
+from shared.messaging.ledger import Ledger
 from tests.kit import factories as f
 from tests.kit.fakes_registry import FakePublisher, FakeRecords
 from tests.unit.monitor import factories as m

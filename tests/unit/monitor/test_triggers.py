@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import triggers as meaning
 from contracts.facts.watch import Features
+from decisions import triggers as meaning
 from services.monitor.domain import sketch
 from services.monitor.domain.triggers import count_runs
 from tests.kit import factories as f

@@ -7,7 +7,7 @@ import pytest
 from contracts import facts as cf
 from contracts.facts.watch import Features
 from contracts.policy import Canary
-from services.monitor.domain import watching
+from services.monitor.domain import monitoring as watching
 from services.monitor.domain.record import Watch
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m

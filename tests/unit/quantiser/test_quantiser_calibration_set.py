@@ -40,7 +40,7 @@ def plan(samples=4, tokens=16, min_tokens=16):
 
 @pytest.fixture
 def rendered(tmp_path):
-    """Give the documents of some lines, and how many of them were of no use."""
+    """Return the documents of some lines, and how many of them were of no use."""
 
     def read(*records, tokenizer=None):
         path = tmp_path / "set.jsonl"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from services.quantiser.adapters import evaluation
+from services.quantiser.adapters.fast_linear import linear_layers
 from services.quantiser.adapters.processor import this_processor
-from services.quantiser.adapters.products import linear_layers
 from tests.kit.process_settings import left_behind, process_settings
 
 SEED, WIDTH, VOCABULARY, LENGTH = 0, 32, 50, 2000

@@ -176,12 +176,12 @@ def test_a_tightening_of_a_stored_policy_that_waives_it_must_not_waive_it_either
 
 def test_the_release_key_is_about_what_goes_in_and_nothing_else():
     key = admission.release_key(k.ready(), k.policy())
-    assert admission.release_key(k.ready(attempt=7, evals=(), wanted=("int8", "bf16", "int8")), k.policy()) == key
+    assert admission.release_key(k.ready(attempt=7, evals=(), variants=("int8", "bf16", "int8")), k.policy()) == key
     other = at(OWN + "x")
     for changed, policy in (
         (k.ready(model="other-bot"), k.policy()),
         (other, k.policy()),
-        (k.ready(wanted=("int8",)), k.policy()),
+        (k.ready(variants=("int8",)), k.policy()),
         (k.ready(training=k.ready().training.model_copy(update={"run_id": "run 2"})), k.policy()),
         (k.ready(), k.policy(objective="cost")),
     ):
@@ -224,7 +224,7 @@ def test_base_names_may_have_an_organisation():
 def test_the_opening_freezes_what_came_in():
     policy = k.policy(objective="cost")
     key = admission.release_key(k.ready(), policy)
-    ready = k.ready(wanted=("int8", "bf16", "int8"))
+    ready = k.ready(variants=("int8", "bf16", "int8"))
     opened = admission.plan_opening(ready, policy, key=key, version=4, source_fact_id="e")
-    assert (opened.version, opened.wanted, opened.policy) == (4, ("int8", "bf16"), policy)
+    assert (opened.version, opened.variants, opened.policy) == (4, ("int8", "bf16"), policy)
     assert opened.release_id == admission.release_id(key, 1)

@@ -13,9 +13,9 @@ from services.registry.app import Registry
 from services.registry.domain import announcements
 from services.registry.domain.admission import RECORD_BYTES, Places
 from services.registry.domain.announcements import Announcement, Announcements
-from shared.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
 from shared.errors import Permanent, Transient
-from shared.kv import Conflict, Entry
+from shared.messaging.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
+from shared.storage.kv import Conflict, Entry
 from tests.kit import fakes_registry as k
 
 OTHER = "other-bot"

@@ -9,9 +9,9 @@ from contracts.policy import Promotion
 from services.registry.app import Registry, rejection
 from services.registry.domain.admission import Places
 from services.registry.domain.record import Outgoing
-from shared.bus import Failed
 from shared.errors import Permanent, Transient
-from shared.kv import Entry
+from shared.messaging.bus import Failed
+from shared.storage.kv import Entry
 from tests.kit import fakes_registry as k
 
 PLACES = Places(bucket="slipway")
@@ -239,7 +239,7 @@ async def test_the_manifest_is_written_before_the_version_is_said_to_exist(house
     (registered,) = house.said(f.VersionRegistered)
     assert list(house.out.artifacts.versions) == ["versions/support-bot/1/manifest.json"]
     assert registered.manifest.uri.endswith("versions/support-bot/1/manifest.json")
-    assert {asked.baseline.target.version for asked in house.said(f.StagingRequested)} == {0}
+    assert {asked.baseline.target.version for asked in house.said(f.StageRequested)} == {0}
 
 
 async def test_the_road_to_production_and_the_next_release_against_it(house):
@@ -248,24 +248,24 @@ async def test_the_road_to_production_and_the_next_release_against_it(house):
     first, second = (one.release_id for one in house.said(f.ReleaseOpened))
     await house.to_registered(second)
     await house.to_registered(first)
-    assert {asked.release_id for asked in house.said(f.StagingRequested)} == {second}
+    assert {asked.release_id for asked in house.said(f.StageRequested)} == {second}
     await house.to_end(second, 2)
     assert [(one.release_id, one.outcome) for one in house.said(f.ReleaseFinished)] == [(second, "promoted")]
-    asked = [one for one in house.said(f.StagingRequested) if one.release_id == first]
+    asked = [one for one in house.said(f.StageRequested) if one.release_id == first]
     assert len(asked) == 2
     record = await house.model()
     assert (record.occupant, record.open) == (first, (first,))
 
 
 async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_for_once(house):
-    (opened,) = await house.admit(wanted=("int8",))
+    (opened,) = await house.admit(variants=("int8",))
     first = [k.merged(), k.quantised("int8"), k.staged("int8"), k.suspect("int8")]
     await house.hear(opened.release_id, *first)
     await house.restarted().hear(opened.release_id, *first[2:], k.quantised("int8", number=2))
     requests = house.said(f.VariantRequested)
     assert [one.measurement_number for one in requests] == [1, 2]
     assert requests[1].made == k.quantised("int8").manifest
-    assert [one.measurement_number for one in house.said(f.StagingRequested)] == [1, 2]
+    assert [one.measurement_number for one in house.said(f.StageRequested)] == [1, 2]
     (manifest,) = house.out.artifacts.versions.values()
     assert [one.manifest for one in manifest.variants] == [k.quantised("int8").manifest]
     await house.hear(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
@@ -300,7 +300,7 @@ async def test_a_newer_release_supersedes_where_the_older_ones_policy_says_so(ho
     (finished,) = house.said(f.ReleaseFinished)
     assert (finished.release_id, finished.outcome) == (first, "superseded")
     assert (await house.model()).occupant == second
-    assert {one.release_id for one in house.said(f.StagingReleased)} == {first}
+    assert {one.release_id for one in house.said(f.StageReleased)} == {first}
 
 
 async def test_the_sweeper_ends_what_waits_too_long(house):
@@ -325,7 +325,7 @@ async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(house):
         "deadline.passed",
         "variant.failed",
         "version.registered",
-        "staging.requested",
+        "stage.requested",
     ]
     (failed,) = house.said(f.VariantFailed)
     assert (failed.variant, failed.code) == ("bf16", "deadline_passed")
@@ -374,10 +374,10 @@ async def test_the_occupant_hears_of_a_rollback_that_was_not_its_own(house):
     await house.admit()
     (opened,) = house.said(f.ReleaseOpened)
     await house.to_registered(opened.release_id)
-    barred = k.route(k.target("int8", 9), epoch=3, barred=(k.target("int8", 1),))
-    await house.deployed("an-order-of-ops", barred, "rollback")
+    quarantined = k.route(k.target("int8", 9), epoch=3, quarantined=(k.target("int8", 1),))
+    await house.deployed("an-order-of-ops", quarantined, "rollback")
     (finished,) = house.said(f.ReleaseFinished)
-    assert (finished.outcome, finished.code) == ("aborted", "barred")
+    assert (finished.outcome, finished.code) == ("aborted", "quarantined")
 
 
 async def test_a_promoted_release_stays_promoted_when_it_is_rolled_back_later(house):
@@ -386,8 +386,8 @@ async def test_a_promoted_release_stays_promoted_when_it_is_rolled_back_later(ho
     await house.to_registered(opened.release_id)
     await house.to_end(opened.release_id, 1)
     before = await house.release(opened.release_id)
-    barred = k.route(k.target("bf16", 0), epoch=2, barred=(k.target("bf16", 1),))
-    await house.deployed(opened.release_id, barred, "rollback")
+    quarantined = k.route(k.target("bf16", 0), epoch=2, quarantined=(k.target("bf16", 1),))
+    await house.deployed(opened.release_id, quarantined, "rollback")
     assert await house.release(opened.release_id) == before
     assert [one.outcome for one in house.said(f.ReleaseFinished)] == ["promoted"]
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from services.registry.adapters.s3 import StoredArtifacts
+from services.registry.adapters.store import StoredArtifacts
 from shared.errors import Permanent
 from tests.kit import fakes_registry as k
 

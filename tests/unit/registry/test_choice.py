@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from contracts.facts.staging import RatioInterval, ServedQuality
 from contracts.policy import Objective
 from contracts.vocabulary import Variant
-from services.registry.domain import choice
-from services.registry.domain.choice import CRITERIA, MOST_BEHIND_RATIO, Entrant, rank
+from services.registry.domain import selection as choice
+from services.registry.domain.selection import CRITERIA, MOST_BEHIND_RATIO, Entrant, rank
 from tests.kit import fakes_registry as k
 
 

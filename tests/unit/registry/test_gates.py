@@ -48,8 +48,8 @@ def test_a_benchmark_passes_only_with_evidence_for_every_gate_of_the_policy(give
     assert says in reason
 
 
-def staged_release(policy, *facts, wanted=("bf16", "int8")):
-    release = open_release(k.opened(policy=policy, wanted=wanted), cause_id="e0", now=k.START).release
+def staged_release(policy, *facts, variants=("bf16", "int8")):
+    release = open_release(k.opened(policy=policy, variants=variants), cause_id="e0", now=k.START).release
     for i, fact in enumerate((k.merged(), k.written(), k.slot(), *facts)):
         release = decide(release, Input(f"e{i + 1}", k.START, fact), k.START).release
     return release

@@ -26,9 +26,9 @@ def policy(**changes):
     return k.policy(deadlines=Deadlines(quantise_s=LIMIT_S), **changes)
 
 
-def overdue(wanted, *facts, **changes):
+def overdue(variants, *facts, **changes):
     """A release at the deadline of `quantise`, and what it said when the deadline passed."""
-    walk = Walk(policy(**changes), wanted=wanted)
+    walk = Walk(policy(**changes), variants=variants)
     walk.hear(k.merged(), *facts)
     walk.now += timedelta(seconds=LIMIT_S)
     return walk, walk.hear(LATE)
@@ -103,11 +103,11 @@ def test_what_comes_late_of_a_variant_that_was_given_up_is_ignored(late):
 
 
 def test_work_that_is_abandoned_while_it_is_awaited_or_is_another_services_still_ends_the_release():
-    walk = Walk(policy(), wanted=("int8", "awq-int4"))
+    walk = Walk(policy(), variants=("int8", "awq-int4"))
     walk.hear(k.merged(), k.quantised("int8"), ABANDONED)
     assert walk.end.code == "work_abandoned"
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
-    walk.hear(ABANDONED.model_copy(update={"service": "server-manager", "cause_type": "slipway.staging.requested.v1"}))
+    walk.hear(ABANDONED.model_copy(update={"service": "server-manager", "cause_type": "slipway.stage.requested.v1"}))
     assert walk.end.code == "work_abandoned"
 
 
@@ -119,7 +119,7 @@ def test_its_own_word_that_a_variant_failed_changes_nothing_when_it_comes_back()
 
 
 def test_a_record_from_before_variants_could_be_given_up_goes_on_as_any_other():
-    walk = Walk(policy(), wanted=("int8", "awq-int4"))
+    walk = Walk(policy(), variants=("int8", "awq-int4"))
     walk.hear(k.merged(), k.quantised("int8"))
     old = walk.release.model_dump(mode="json")
     del old["given_up"]
@@ -151,7 +151,7 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     in_time = [k.quantised(v) if fate == "made" else k.failed(v) for v, fate in fates.items() if fate != "late"]
     made = [v for v, fate in fates.items() if fate == "made"]
     late = [v for v, fate in fates.items() if fate == "late"]
-    release = open_release(k.opened(policy=policy(), wanted=FOUR), cause_id="e0", now=k.START).release
+    release = open_release(k.opened(policy=policy(), variants=FOUR), cause_id="e0", now=k.START).release
     release = fed(release, [k.merged()], k.START, ["m"])
     before = data.draw(st.permutations(in_time))
     release = fed(release, before, k.START, [f"t{number}" for number in range(len(before))])
@@ -171,8 +171,8 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     noise = data.draw(st.lists(st.sampled_from([*afterwards, LATE, k.merged()]), max_size=8))
     order = data.draw(st.permutations([*road, *noise, *([ABANDONED] if late else [])]))
     end = fed(release, order, then, [f"r{number}" for number in range(len(order))])
-    asked = {one.key for one in end.outbox if one.type == "slipway.staging.requested.v1"}
-    assert asked == {f"staging.requested:{v}" for v in made}
+    asked = {one.key for one in end.outbox if one.type == "slipway.stage.requested.v1"}
+    assert asked == {f"stage.requested:{v}" for v in made}
     assert set(end.made) == set(made)
     traffic = [one for one in end.outbox if one.key == "traffic.requested:1"]
     assert len(traffic) == 1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.facts import StagingReleased, StagingRequested, TrafficRequested, VariantRequested
+from contracts.facts import StageReleased, StageRequested, TrafficRequested, VariantRequested
 from contracts.policy import Deadlines, QualityGate
 from contracts.routes import ServedTarget
 from services.registry.domain import deadlines, versions
@@ -20,9 +20,9 @@ ON = ("int8",)
 WHAT_TO_DO = "then publish with a higher attempt"
 
 
-def suspected(policy=None, wanted=ON):
+def suspected(policy=None, variants=ON):
     """A release whose int8 has a suspect record, and what it said then."""
-    walk = Walk(policy, wanted=wanted).to_staging()
+    walk = Walk(policy, variants=variants).to_staging()
     return walk, walk.hear(k.staged("int8"), k.suspect("int8"))
 
 
@@ -34,7 +34,7 @@ def measured(walk, *benchmarks):
 def test_a_suspect_record_is_measured_again_and_its_lease_given_back_meanwhile():
     gate = QualityGate(max_mean_kl=0.1)
     walk, said = suspected(k.policy(quality={"int8": gate}))
-    assert list(said) == ["staging.released:int8", "variant.requested:int8:2"]
+    assert list(said) == ["stage.released:int8", "variant.requested:int8:2"]
     asked = VariantRequested.model_validate(said["variant.requested:int8:2"])
     assert (asked.measurement_number, asked.made, asked.gate) == (2, k.quantised("int8").manifest, gate)
     assert (asked.merged, asked.version, asked.release_id) == (k.merged().manifest, 1, walk.release.id)
@@ -45,8 +45,8 @@ def test_with_the_new_record_it_is_staged_again_as_what_was_registered():
     walk, _ = suspected()
     again = k.quantised("int8", perplexity_ratio=1.005, **SECOND)
     said = walk.hear(again)
-    assert list(said) == ["staging.requested:int8:2"]
-    asked = StagingRequested.model_validate(said["staging.requested:int8:2"])
+    assert list(said) == ["stage.requested:int8:2"]
+    asked = StageRequested.model_validate(said["stage.requested:int8:2"])
     assert (asked.measurement_number, asked.quality, asked.purpose) == (2, again.quality, "benchmark")
     assert asked.candidate.manifest == k.quantised("int8").manifest, "the version is immutable"
     assert asked.candidate.record == again.manifest
@@ -61,8 +61,8 @@ def test_a_second_benchmark_that_passes_promotes_with_the_record_it_rests_on():
     order = TrafficRequested.model_validate(said["traffic.requested:1"])
     assert order.target.record == k.quantised("int8", **SECOND).manifest
     end = walk.hear(k.changed(k.route(k.target("int8"))))
-    assert list(end) == ["staging.released:int8:2", "release.finished"]
-    released = StagingReleased.model_validate(end["staging.released:int8:2"])
+    assert list(end) == ["stage.released:int8:2", "release.finished"]
+    released = StageReleased.model_validate(end["stage.released:int8:2"])
     assert (released.measurement_number, released.purpose) == (2, "benchmark")
     assert walk.end.outcome == "promoted"
 
@@ -77,7 +77,7 @@ def test_the_record_goes_on_with_the_target_when_it_is_the_baseline_of_the_next(
 def test_suspect_twice_ends_inconclusive_and_says_what_to_do():
     walk, _ = suspected()
     said = measured(walk, k.suspect("int8", **SECOND))
-    assert list(said) == ["staging.released:int8:2", "release.finished"]
+    assert list(said) == ["stage.released:int8:2", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("rejected", "measurement_suspect")
     assert "It was measured again, and still: served_quality: At fault: the record." in walk.end.reason
     assert WHAT_TO_DO in walk.end.reason
@@ -118,12 +118,12 @@ def test_what_fails_in_the_second_staging_fails_the_variant(stage):
 def test_a_benchmark_that_failed_in_something_else_is_not_measured_again():
     walk = Walk().to_staging()
     said = walk.hear(k.staged("int8"), k.suspect("int8", others=(k.gate("itl_ms.p95", "fail"),)))
-    assert list(said) == ["staging.released:int8", "release.finished"]
+    assert list(said) == ["stage.released:int8", "release.finished"]
     assert walk.end.code == "gate_failed"
 
 
 def test_others_that_failed_for_good_name_the_end():
-    walk, _ = suspected(wanted=("int8", "bf16"))
+    walk, _ = suspected(variants=("int8", "bf16"))
     walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"))
     measured(walk, k.suspect("int8", **SECOND))
     assert walk.end.code == "gate_failed"
@@ -170,7 +170,7 @@ LIMIT_S = 1000.0
 
 
 def test_a_second_measurement_has_its_time_from_its_request_on_whatever_else_is_answered_meanwhile():
-    walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), wanted=("bf16", "int8"))
+    walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), variants=("bf16", "int8"))
     asked_at = walk.release.emitted["variant.requested:int8:2"]
     walk.now += timedelta(seconds=LIMIT_S / 2)
     walk.hear(k.staged("bf16"), k.benchmarked("bf16"))
@@ -178,7 +178,7 @@ def test_a_second_measurement_has_its_time_from_its_request_on_whatever_else_is_
 
 
 def test_what_is_not_measured_in_time_stays_inconclusive_and_the_others_go_on():
-    walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), wanted=("bf16", "int8"))
+    walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), variants=("bf16", "int8"))
     walk.hear(k.staged("bf16"), k.benchmarked("bf16"))
     assert deadlines.awaited_step(walk.release) == "measure"
     walk.now += timedelta(seconds=LIMIT_S)
@@ -221,12 +221,12 @@ THEN = [k.quantised("int8", **SECOND), k.staged("int8", **SECOND)]
 def test_in_any_order_and_however_often_it_is_measured_again_once(second, outcome, code, data):
     facts = [*FIRST, *THEN, second]
     order = data.draw(st.permutations([*facts, *data.draw(st.lists(st.sampled_from(facts), max_size=6))]))
-    release = open_release(k.opened(policy=k.policy(), wanted=ON), cause_id="e0", now=k.START).release
+    release = open_release(k.opened(policy=k.policy(), variants=ON), cause_id="e0", now=k.START).release
     for number, fact in enumerate(order):
         release = decide(release, Input(f"e{number}", k.START, fact), k.START).release
     said = [one.key for one in release.outbox]
     assert len(said) == len(set(said))
-    asked = [said.count(f"{kind}.requested:int8:2") for kind in ("variant", "staging")]
+    asked = [said.count(f"{kind}.requested:int8:2") for kind in ("variant", "stage")]
     assert asked == [1, 1] if outcome is None else max(asked) <= 1, "what ends at once asks for nothing more"
     ended = release.finished
     assert (ended and ended.outcome, ended and ended.code) == (outcome, code)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.facts import RehearsalRequested, StagingReleased, StagingRequested
+from contracts.facts import RehearsalRequested, StageReleased, StageRequested
 from contracts.policy import Canary, Promotion
 from contracts.vocabulary import digest_of, digest_of_json
 from services.registry.domain.deadlines import awaited_step
@@ -42,38 +42,38 @@ def test_it_is_asked_for_with_everything_that_a_certificate_must_name():
 
 def test_its_pair_is_staged_once_the_measured_lease_is_given_back():
     walk = at_rehearsal()
-    assert list(walk.last) == ["staging.released:int8", "staging.requested:int8:rehearsal", "rehearsal.requested"]
-    asked = StagingRequested.model_validate(walk.last["staging.requested:int8:rehearsal"])
+    assert list(walk.last) == ["stage.released:int8", "stage.requested:int8:rehearsal", "rehearsal.requested"]
+    asked = StageRequested.model_validate(walk.last["stage.requested:int8:rehearsal"])
     assert (asked.purpose, asked.candidate.target, asked.baseline) == ("rehearsal", k.target("int8"), k.BASELINE)
     assert (asked.load, asked.attempt) == (walk.release.policy.load, 1)
-    assert StagingReleased.model_validate(walk.last["staging.released:int8"]).purpose == "benchmark"
+    assert StageReleased.model_validate(walk.last["stage.released:int8"]).purpose == "benchmark"
 
 
 def test_only_the_chosen_variant_is_rehearsed():
-    walk = Walk(k.careful_policy(), wanted=("bf16", "int8")).to_staging()
+    walk = Walk(k.careful_policy(), variants=("bf16", "int8")).to_staging()
     walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.staged("int8"))
     said = walk.hear(k.benchmarked("int8"))
-    assert [key for key in said if "rehearsal" in key] == ["staging.requested:int8:rehearsal", "rehearsal.requested"]
+    assert [key for key in said if "rehearsal" in key] == ["stage.requested:int8:rehearsal", "rehearsal.requested"]
 
 
 def test_its_pair_stays_loaded_until_the_end_if_traffic_comes_at_once():
     walk = at_rehearsal()
     assert list(walk.hear(rehearsed(walk))) == ["traffic.requested:1"]
     said = walk.hear(k.changed(k.route(k.target("int8"))))
-    released = StagingReleased.model_validate(said["staging.released:int8:rehearsal"])
+    released = StageReleased.model_validate(said["stage.released:int8:rehearsal"])
     assert (released.candidate, released.purpose) == (k.target("int8"), "rehearsal")
     assert walk.end.outcome == "promoted"
 
 
 def test_its_pair_is_given_back_while_a_person_is_awaited():
     walk = at_rehearsal(promotion=BY_HAND)
-    assert list(walk.hear(rehearsed(walk))) == ["staging.released:int8:rehearsal", "approval.awaited"]
+    assert list(walk.hear(rehearsed(walk))) == ["stage.released:int8:rehearsal", "approval.awaited"]
 
 
 @pytest.mark.parametrize("ender", [k.cancel(), k.abandoned(), k.rehearsed("fail")])
 def test_its_pair_is_given_back_at_any_end(ender):
     said = at_rehearsal().hear(ender)
-    assert list(said) == ["staging.released:int8:rehearsal", "release.finished"]
+    assert list(said) == ["stage.released:int8:rehearsal", "release.finished"]
 
 
 @pytest.mark.parametrize("required", [True, False])
@@ -154,7 +154,7 @@ def test_a_certificate_that_expires_during_the_canary_is_none_of_its_business():
 def test_a_pair_that_could_not_be_staged_fails_the_rehearsal():
     walk = at_rehearsal()
     said = walk.hear(k.unstaged("int8"))
-    assert list(said) == ["staging.released:int8:rehearsal", "release.finished"]
+    assert list(said) == ["stage.released:int8:rehearsal", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("rejected", "rehearsal_failed")
     assert walk.end.reason == "Candidate and fallback could not be staged (insufficient_memory: it broke)."
 
@@ -168,7 +168,7 @@ def test_a_late_failure_of_the_benchmark_s_own_staging_does_not(late):
 
 
 def test_a_failure_of_another_variant_or_after_the_rehearsal_changes_nothing():
-    walk = Walk(k.careful_policy(promotion=BY_HAND), wanted=("bf16", "int8")).to_staging()
+    walk = Walk(k.careful_policy(promotion=BY_HAND), variants=("bf16", "int8")).to_staging()
     walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.staged("int8"), k.benchmarked("int8"))
     assert walk.hear(k.unstaged("bf16")) == {}
     walk.hear(rehearsed(walk), k.unstaged("int8"))
@@ -187,5 +187,5 @@ def test_the_deadline_of_the_rehearsal_gives_its_pair_back():
     walk = at_rehearsal()
     walk.now += timedelta(seconds=walk.release.policy.deadlines.rehearsal_s)
     said = walk.hear(DeadlineReached(step="rehearsal"))
-    assert list(said) == ["deadline.passed:rehearsal", "staging.released:int8:rehearsal", "release.finished"]
+    assert list(said) == ["deadline.passed:rehearsal", "stage.released:int8:rehearsal", "release.finished"]
     assert walk.end.outcome == "expired"

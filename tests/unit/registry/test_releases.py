@@ -8,7 +8,7 @@ from contracts.facts import (
     ApprovalAwaited,
     DeadlinePassed,
     ReleaseFinished,
-    StagingRequested,
+    StageRequested,
     TrafficRequested,
     VariantRequested,
     VersionRegistered,
@@ -23,9 +23,9 @@ from tests.kit import fakes_registry as k
 class Walk:
     """A release on its way, and what it said."""
 
-    def __init__(self, policy=None, wanted=("int8",), **more):
+    def __init__(self, policy=None, variants=("int8",), **more):
         self.now = k.START
-        opened = k.opened(policy=policy or k.policy(), wanted=wanted, **more)
+        opened = k.opened(policy=policy or k.policy(), variants=variants, **more)
         self.release = open_release(opened, cause_id="e0", now=self.now).release
         self.count = 0
 
@@ -41,13 +41,13 @@ class Walk:
         return said
 
     def to_staging(self, slot=None):
-        made = [k.quantised(variant) for variant in self.release.opened.wanted]
+        made = [k.quantised(variant) for variant in self.release.opened.variants]
         self.hear(k.merged(), *made, k.written(), slot or k.slot())
         return self
 
     def to_verdict(self, slot=None):
         self.to_staging(slot)
-        for variant in self.release.opened.wanted:
+        for variant in self.release.opened.variants:
             self.hear(k.staged(variant))
             self.last = self.hear(k.benchmarked(variant))
         return self
@@ -64,7 +64,7 @@ class Walk:
 def test_merged_asks_for_every_wanted_precision_with_its_gate():
     gate = QualityGate(max_mean_kl=0.1)
     sets = {"calibration": k.ref("checkpoints/c.jsonl"), "evaluation": k.ref("checkpoints/e.jsonl")}
-    walk = Walk(k.policy(quality={"int8": gate}), wanted=("bf16", "int8"), **sets)
+    walk = Walk(k.policy(quality={"int8": gate}), variants=("bf16", "int8"), **sets)
     said = walk.hear(k.merged())
     asked = VariantRequested.model_validate(said["variant.requested:int8"])
     assert set(said) == {"variant.requested:bf16", "variant.requested:int8"}
@@ -78,7 +78,7 @@ def test_merged_asks_for_every_wanted_precision_with_its_gate():
 
 
 def test_registered_names_the_variants_that_were_good():
-    walk = Walk(wanted=("bf16", "int8"))
+    walk = Walk(variants=("bf16", "int8"))
     walk.hear(k.merged(), k.quantised("int8"), k.failed("bf16"))
     said = walk.hear(k.written())
     registered = VersionRegistered.model_validate(said["version.registered"])
@@ -89,15 +89,15 @@ def test_registered_names_the_variants_that_were_good():
 
 
 def test_the_slot_sends_every_variant_to_staging_beside_the_baseline():
-    walk = Walk(wanted=("bf16", "int8"))
+    walk = Walk(variants=("bf16", "int8"))
     walk.hear(k.merged(), k.quantised("int8"), k.quantised("bf16"), k.written())
     said = walk.hear(k.slot())
-    asked = StagingRequested.model_validate(said["staging.requested:int8"])
+    asked = StageRequested.model_validate(said["stage.requested:int8"])
     assert asked.candidate.target == k.target("int8")
     assert asked.baseline == k.BASELINE
     assert asked.purpose == "benchmark"
     assert asked.quality_gate == walk.release.policy.quality.get("int8")
-    assert set(said) == {"staging.requested:bf16", "staging.requested:int8"}
+    assert set(said) == {"stage.requested:bf16", "stage.requested:int8"}
 
 
 def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_and_says_so():
@@ -106,7 +106,7 @@ def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_an
     assert (order.weight_ratio, order.epoch, order.fallback) == (1.0, 0, k.BASELINE)
     assert "first release" in order.note
     said = walk.hear(k.changed(k.route(k.target("int8"))))
-    assert list(said) == ["staging.released:int8", "release.finished"]
+    assert list(said) == ["stage.released:int8", "release.finished"]
     assert walk.end.outcome == "promoted"
     assert "no canary" in walk.end.reason
     assert walk.end.target == k.target("int8")
@@ -141,16 +141,16 @@ def test_another_releases_deployment_is_none_of_ours():
 
 
 def test_the_lease_of_the_chosen_variant_is_kept_only_if_traffic_comes_at_once():
-    assert "staging.released:int8" not in Walk().to_verdict().last
+    assert "stage.released:int8" not in Walk().to_verdict().last
     manual = Walk(k.policy(promotion=Promotion(mode="manual"))).to_verdict()
-    assert "staging.released:int8" in manual.last
-    assert "staging.released:int8" in Walk(k.careful_policy()).to_verdict().last
+    assert "stage.released:int8" in manual.last
+    assert "stage.released:int8" in Walk(k.careful_policy()).to_verdict().last
 
 
 def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
-    walk = Walk(wanted=("bf16", "int8")).to_staging()
+    walk = Walk(variants=("bf16", "int8")).to_staging()
     walk.hear(k.staged("bf16"))
-    assert list(walk.hear(k.benchmarked("bf16"))) == ["staging.released:bf16"]
+    assert list(walk.hear(k.benchmarked("bf16"))) == ["stage.released:bf16"]
 
 
 def test_approval_must_cite_the_digest_of_what_would_be_deployed():
@@ -172,7 +172,7 @@ def test_a_rejected_checkpoint_ends_with_its_code():
 
 
 def test_when_no_variant_could_be_made_the_release_is_rejected_with_why():
-    walk = Walk(wanted=("bf16", "int8"))
+    walk = Walk(variants=("bf16", "int8"))
     walk.hear(k.merged(), k.failed("bf16", code="out_of_memory"), k.failed("int8"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "out_of_memory")
     assert "bf16: it broke" in walk.end.reason
@@ -183,7 +183,7 @@ def test_when_no_variant_could_be_made_the_release_is_rejected_with_why():
 def test_when_no_variant_passed_the_release_is_rejected(verdict, code):
     walk = Walk().to_staging()
     said = walk.hear(k.staged("int8"), k.benchmarked("int8", verdict=verdict))
-    assert list(said) == ["staging.released:int8", "release.finished"]
+    assert list(said) == ["stage.released:int8", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("rejected", code)
 
 
@@ -194,7 +194,7 @@ OUTSIDE = k.failed(
 
 
 def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_do_not():
-    walk = Walk(k.policy(quality={"awq-int4": QualityGate(max_mean_kl=0.1)}), wanted=FOUR)
+    walk = Walk(k.policy(quality={"awq-int4": QualityGate(max_mean_kl=0.1)}), variants=FOUR)
     walk.hear(k.merged(), OUTSIDE, k.quantised("awq-int4", mean_kl=0.2), k.quantised("bf16"), k.quantised("int8"))
     walk.hear(k.written(), k.slot(), k.failed("bf16", "stage", "insufficient_memory"), k.staged("int8"))
     order = TrafficRequested.model_validate(walk.hear(k.benchmarked("int8"))["traffic.requested:1"])
@@ -221,7 +221,7 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
 
 
 def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_the_one_that_came_furthest():
-    walk = Walk(wanted=("gptq-int4", "bf16", "int8"))
+    walk = Walk(variants=("gptq-int4", "bf16", "int8"))
     walk.hear(k.merged(), OUTSIDE, k.quantised("bf16"), k.quantised("int8"), k.written(), k.slot())
     walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.failed("int8", "benchmark", "engine_dead"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "gate_failed")
@@ -233,7 +233,7 @@ def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_
 
 
 def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
-    walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), wanted=("bf16", "int8")).to_verdict()
+    walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), variants=("bf16", "int8")).to_verdict()
     asked = walk.last["rehearsal.requested"]["choice"]
     assert [(one["variant"], one["reason"]) for one in asked["candidates"]] == [
         ("bf16", "Best by quality."),
@@ -244,7 +244,7 @@ def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
 
 
 def test_what_was_not_judged_says_so_at_the_end():
-    walk = Walk(wanted=("bf16", "int8")).to_staging()
+    walk = Walk(variants=("bf16", "int8")).to_staging()
     walk.hear(k.cancel())
     assert {(one.verdict, one.reason) for one in walk.end.choice.candidates} == {("inconclusive", "It was not judged.")}
     walk = Walk()
@@ -262,15 +262,15 @@ def test_a_failed_canary_aborts():
 def test_a_rolled_back_canary_aborts():
     walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
     walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
-    taken_back = k.route(k.target("int8", 9), k.target("int8"), weight=0.0, epoch=3, barred=(k.target("int8"),))
+    taken_back = k.route(k.target("int8", 9), k.target("int8"), weight=0.0, epoch=3, quarantined=(k.target("int8"),))
     walk.hear(k.changed(taken_back, "abort"))
-    assert (walk.end.outcome, walk.end.code) == ("aborted", "barred")
+    assert (walk.end.outcome, walk.end.code) == ("aborted", "quarantined")
 
 
 def test_a_canary_that_fell_with_its_baseline_aborts():
     walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
     walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
-    walk.hear(k.changed(k.route(k.target("int8", 8), epoch=3, barred=(k.target("int8", 9),)), "rollback"))
+    walk.hear(k.changed(k.route(k.target("int8", 8), epoch=3, quarantined=(k.target("int8", 9),)), "rollback"))
     assert (walk.end.outcome, walk.end.code) == ("aborted", "stale_epoch")
 
 
@@ -288,9 +288,9 @@ def test_abandoned_work_rejects_and_names_the_dead_letter():
 
 
 def test_cancelled_gives_back_what_is_staged():
-    walk = Walk(wanted=("bf16", "int8")).to_staging()
+    walk = Walk(variants=("bf16", "int8")).to_staging()
     said = walk.hear(k.cancel())
-    assert list(said) == ["staging.released:bf16", "staging.released:int8", "release.finished"]
+    assert list(said) == ["stage.released:bf16", "stage.released:int8", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("cancelled", "cancelled")
 
 

@@ -37,7 +37,7 @@ STRAIGHT = (
     ),
 )
 ONE_FAILS = (
-    k.opened(policy=k.policy(), wanted=("bf16", "int8", "gptq-int4")),
+    k.opened(policy=k.policy(), variants=("bf16", "int8", "gptq-int4")),
     inputs(
         k.merged(),
         k.quantised("bf16", perplexity_ratio=1.0),
@@ -198,7 +198,7 @@ ENDERS = [
     k.cancel(),
     k.abandoned(),
     k.refused(),
-    k.refused("bf16", "barred"),
+    k.refused("bf16", "quarantined"),
     Superseded(by="r-newer"),
     k.failed("int8"),
     k.failed("bf16", "benchmark"),
@@ -206,7 +206,7 @@ ENDERS = [
     k.rehearsed("fail"),
     k.assessed("int8", 0.1, "fail"),
     k.assessed("int8", 0.1, "inconclusive"),
-    k.changed(k.route(k.target("bf16", 9), epoch=7, barred=(k.target("int8"),)), "rollback"),
+    k.changed(k.route(k.target("bf16", 9), epoch=7, quarantined=(k.target("int8"),)), "rollback"),
     k.changed(k.route(k.target("bf16", 9), epoch=5), "rollback"),
     k.changed(k.route(None, epoch=8), "abort"),
     *(
@@ -268,9 +268,9 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
     finished = [i for i, one in enumerate(release.outbox) if one.type == "slipway.release.finished.v1"]
     assert len(finished) <= 1
     assert (release.finished is not None) == (finished == [len(keys) - 1])
-    staged = {key.partition(":")[2] for key in keys if key.startswith("staging.requested:")}
+    staged = {key.partition(":")[2] for key in keys if key.startswith("stage.requested:")}
     if release.finished is not None:
-        assert staged == {key.partition(":")[2] for key in keys if key.startswith("staging.released:")}
+        assert staged == {key.partition(":")[2] for key in keys if key.startswith("stage.released:")}
         assert deadlines.awaited_step(release) is None
     else:
         assert deadlines.deadline_at(release) is not None

@@ -97,7 +97,7 @@ def test_the_manifest_holds_the_whole_lineage():
 
 
 def test_no_manifest_without_any_variant():
-    one = release(3, IDS[0], wanted=("int8",))
+    one = release(3, IDS[0], variants=("int8",))
     for i, fact in enumerate((k.merged(), k.failed("int8"))):
         one = decide(one, Input(f"e{i}", k.START, fact), k.START).release
     assert versions.plan_manifest(one, k.START) is None

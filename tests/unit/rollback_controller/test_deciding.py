@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from contracts.rollback import Guard
 from contracts.routes import CanaryShare
-from services.rollback_controller.domain import deciding, walking
-from services.rollback_controller.domain.deciding import Cause, NotServing, Rules
+from decisions.rollback import Guard
+from services.rollback_controller.domain import decision as deciding
+from services.rollback_controller.domain import execution as walking
+from services.rollback_controller.domain.decision import Cause, NotServing, Rules
 from services.rollback_controller.domain.record import Book, rollback_id
 from tests.kit import factories as f
 
@@ -34,7 +35,7 @@ def route(active=7, previous=6, *, canary=None, weight=0.2, **changes):
     share = CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
     behind = f.served(previous) if previous is not None else None
     return f.route(
-        **({"active": f.served(active), "previous": behind, "canary": share, "older": (), "barred": ()} | changes)
+        **({"active": f.served(active), "previous": behind, "canary": share, "older": (), "quarantined": ()} | changes)
     )
 
 
@@ -267,7 +268,7 @@ def release_opened(**about):
         "base": f.base(),
         "weights": f.weights(),
         "training": f.training(),
-        "wanted": ("int8",),
+        "variants": ("int8",),
         "source_fact_id": "e-1",
     }
     return cf.ReleaseOpened(**(whole | about))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from services.rollback_controller.domain import deciding
-from services.rollback_controller.domain.deciding import Cause, NotServing
+from services.rollback_controller.domain import decision as deciding
+from services.rollback_controller.domain.decision import Cause, NotServing
 from tests.kit import factories as f
 from tests.unit.rollback_controller.test_deciding import RULES, alert, book, route, said, switch, take
 

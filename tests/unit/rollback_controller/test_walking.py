@@ -4,8 +4,9 @@ import pytest
 
 from contracts import facts as cf
 from contracts.envelope import derived_id
-from services.rollback_controller.domain import rehearsing, walking
-from services.rollback_controller.domain.deciding import Rules
+from services.rollback_controller.domain import execution as walking
+from services.rollback_controller.domain import rehearsal_plan as rehearsing
+from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import Book, rollback_id
 from tests.kit import factories as f
 from tests.unit.rollback_controller.test_deciding import alert, book, route, said, take
@@ -186,4 +187,4 @@ def test_a_rehearsal_starts_with_no_past_and_its_outcome_is_kept():
 def test_each_staging_route_is_newer_than_the_one_before():
     first = rehearsing.staging_route(None, f.MODEL, f.served(7), f.served(6), cause_id="s/slow")
     second = rehearsing.staging_route(first, f.MODEL, None, None, cause_id="s/end")
-    assert (first.epoch, second.epoch, second.active, second.barred) == (1, 2, None, ())
+    assert (first.epoch, second.epoch, second.active, second.quarantined) == (1, 2, None, ())

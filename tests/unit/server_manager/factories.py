@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from contracts.envelope import Event
-from contracts.facts import ReleaseFinished, StagingReleased, StagingRequested, TrafficRequested
+from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
 from contracts.policy import LoadProfile
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
@@ -59,7 +59,7 @@ def _event(fact, event_id: str, seconds: float, model: str):
     )
 
 
-def staging_requested(
+def stage_requested(
     event_id="s1",
     candidate=1,
     baseline=0,
@@ -70,7 +70,7 @@ def staging_requested(
     purpose="benchmark",
     number=1,
 ):
-    fact = StagingRequested(
+    fact = StageRequested(
         release_id=release,
         candidate=deployable(candidate, weights_bytes=weights),
         baseline=deployable(baseline),
@@ -81,8 +81,8 @@ def staging_requested(
     return _event(fact, event_id, seconds, "bot")
 
 
-def staging_released(candidate=1, *, release="r1", seconds=10.0, purpose=None, number=1):
-    fact = StagingReleased(
+def stage_released(candidate=1, *, release="r1", seconds=10.0, purpose=None, number=1):
+    fact = StageReleased(
         release_id=release, candidate=deployable(candidate).target, purpose=purpose, measurement_number=number
     )
     return _event(fact, f"released-{release}-{candidate}-{seconds}-{purpose}-{number}", seconds, "bot")

@@ -23,7 +23,7 @@ from tests.unit.server_manager.factories import (
     held,
     release_finished,
     route,
-    staging_requested,
+    stage_requested,
     traffic_requested,
 )
 
@@ -49,18 +49,18 @@ def ordered(event, record=None):
 
 
 def test_the_first_waiting_order_gets_the_lease():
-    assert decide(waiting(staging_requested("s1"), staging_requested("s2", 2))) == [GrantLease("s1")]
+    assert decide(waiting(stage_requested("s1"), stage_requested("s2", 2))) == [GrantLease("s1")]
 
 
 def test_nobody_gets_the_lease_while_it_is_held_or_traffic_is_ordered():
-    record = staging.grant_lease(waiting(staging_requested("s1"), staging_requested("s2", 2)), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1"), stage_requested("s2", 2)), "s1", START)
     assert decide(record) == []
-    busy = ordered(traffic_requested("t1", 3), waiting(staging_requested("s1")))
+    busy = ordered(traffic_requested("t1", 3), waiting(stage_requested("s1")))
     assert not any(isinstance(step, GrantLease) for step in decide(busy))
 
 
 def test_what_fits_nowhere_fails_at_once_even_behind_others():
-    record = waiting(staging_requested("s1"), staging_requested("s2", 2, weights=5000))
+    record = waiting(stage_requested("s1"), stage_requested("s2", 2, weights=5000))
     grant, failed = sorted(decide(record), key=lambda step: type(step).__name__, reverse=True)
     assert grant == GrantLease("s1")
     assert isinstance(failed, FailLease)
@@ -72,17 +72,17 @@ def test_what_fits_nowhere_fails_at_once_even_behind_others():
 
 def test_what_does_not_fit_beside_production_fails_when_its_turn_comes():
     routes = {"bot": route(5, 6), "cat": route(1, 2, model="cat")}
-    (failed,) = decide(waiting(staging_requested("s1")), routes)
+    (failed,) = decide(waiting(stage_requested("s1")), routes)
     assert (failed.code, failed.lease.lease_id) == ("insufficient_memory", "s1")
 
 
 def test_shared_targets_are_counted_once():
     routes = {"bot": route(0, 6), "cat": route(1, 2, model="cat")}
-    assert decide(waiting(staging_requested("s1", 1, 0)), routes) == [GrantLease("s1")]
+    assert decide(waiting(stage_requested("s1", 1, 0)), routes) == [GrantLease("s1")]
 
 
 def test_staged_is_announced_when_both_are_hot_and_only_once():
-    record = staging.grant_lease(waiting(staging_requested("s1")), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
     assert decide(record, holding={V1: held(1)}) == []
     assert decide(record, holding={V1: held(1), V0: held(0, Phase.UNPROVEN)}) == []
     (step,) = decide(record, holding={V1: held(1), V0: held(0)})
@@ -92,7 +92,7 @@ def test_staged_is_announced_when_both_are_hot_and_only_once():
 
 @pytest.mark.parametrize("broken", [0, 1])
 def test_a_lease_fails_with_the_code_of_what_could_not_be_loaded(broken):
-    record = staging.grant_lease(waiting(staging_requested("s1")), "s1", START)
+    record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
     failed = held(broken, Phase.FAILED, failures=2, code="no_first_token", reason="silent")
     other = {V0: held(0), V1: held(1)} | {f"bot.v{broken}.bf16": failed}
     (step,) = decide(record, holding=other)
@@ -134,8 +134,8 @@ def refusal(record, routes, holding=None, **more):
 def test_refusals():
     routes = {"bot": route(1, 0)}
     assert refusal(ordered(traffic_requested("t1", 2, epoch=0)), routes) == "stale_epoch"
-    barred = {"bot": route(1, 0, barred=(deployable(2).target,))}
-    assert refusal(ordered(traffic_requested("t1", 2, epoch=1)), barred) == "barred"
+    quarantined = {"bot": route(1, 0, quarantined=(deployable(2).target,))}
+    assert refusal(ordered(traffic_requested("t1", 2, epoch=1)), quarantined) == "quarantined"
     assert refusal(ordered(traffic_requested("t1", 2, epoch=1, weights=900)), routes) == "insufficient_memory"
     record = ordered(traffic_requested("t1", 2, epoch=1))
     assert refusal(record, routes, {V2: held(2, Phase.FAILED, failures=2)}) == "load_failed"
@@ -192,7 +192,7 @@ def test_an_order_that_was_carried_out_is_only_said_again_although_its_release_h
 
 
 def test_a_staging_order_of_last_month_gets_no_lease_and_the_next_one_does():
-    record = waiting(staging_requested("s1"), staging_requested("s2", 2, seconds=30 * 86_400))
+    record = waiting(stage_requested("s1"), stage_requested("s2", 2, seconds=30 * 86_400))
     failed, granted = decide(record, seconds=30 * 86_400)
     assert (failed.code, failed.lease.lease_id) == ("order_expired", "s1")
     assert granted == GrantLease("s2")

@@ -23,7 +23,7 @@ from tests.unit.server_manager.factories import (
     deployable,
     held,
     route,
-    staging_requested,
+    stage_requested,
     traffic_requested,
 )
 
@@ -57,8 +57,8 @@ def test_an_aborted_canary_is_not_kept():
 
 
 def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():
-    record = staging.enqueue_staging(Servers(), staging_requested("s1", 3, 2))
-    record = staging.enqueue_staging(record, staging_requested("s2", 4, 2))
+    record = staging.enqueue_staging(Servers(), stage_requested("s1", 3, 2))
+    record = staging.enqueue_staging(record, stage_requested("s2", 4, 2))
     record = staging.grant_lease(record, "s1", START)
     record = staging.enqueue_order(record, traffic_requested("t1", 5, fallback=0), START)
     desired = plan_desired({"bot": route(2, 1)}, record)

@@ -22,8 +22,8 @@ from tests.kit.fakes_serving import FakeArtifacts, FakeClock, FakeEngine, FakeLe
 from tests.unit.server_manager.factories import (
     deployable,
     route,
-    staging_released,
-    staging_requested,
+    stage_released,
+    stage_requested,
     traffic_requested,
 )
 
@@ -107,14 +107,14 @@ async def test_an_order_whose_answer_was_not_forgotten_is_said_again_under_the_s
 
 
 async def test_staging_is_granted_announced_and_released(world):
-    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks()
     (staged,) = world.said.facts(VariantStaged)
     assert (staged.lease_id, staged.first_token) == ("s1", "keel")
     assert staged.load_s > 0
     await world.ticks(3)
     assert len(world.said.facts(VariantStaged)) == 1
-    await world.state.edit(lambda record: staging.release_staging(record, staging_released(1)))
+    await world.state.edit(lambda record: staging.release_staging(record, stage_released(1)))
     await world.ticks(4)
     assert set(world.phases()) == {V0, V1}, "what was staged lingers"
     await world.ticks(4, seconds=20)
@@ -125,7 +125,7 @@ async def test_staging_is_granted_announced_and_released(world):
 @pytest.mark.parametrize("purpose", ["benchmark", "rehearsal"])
 async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which(world, purpose):
     world.artifacts.broken[deployable(1).manifest.digest] = Permanent("digest_mismatch", "not those bytes")
-    asked = staging_requested("s1", 1, 0, purpose=purpose)
+    asked = stage_requested("s1", 1, 0, purpose=purpose)
     await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
@@ -135,10 +135,10 @@ async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which
 
 
 async def test_a_rehearsal_is_staged_after_the_benchmark_of_the_same_candidate(world):
-    ended = staging_released(1, seconds=9, purpose="benchmark")
+    ended = stage_released(1, seconds=9, purpose="benchmark")
     for edit in (
-        lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)),
-        lambda record: staging.enqueue_staging(record, staging_requested("s2", 1, 0, purpose="rehearsal")),
+        lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)),
+        lambda record: staging.enqueue_staging(record, stage_requested("s2", 1, 0, purpose="rehearsal")),
     ):
         await world.state.edit(edit)
     await world.ticks()
@@ -284,7 +284,7 @@ async def test_an_engine_that_is_loading_says_nothing_of_what_it_holds_and_nothi
 
 
 async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(world):
-    await world.state.edit(lambda record: staging.enqueue_staging(record, staging_requested("s1", 1, 0)))
+    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks(1)
     (cause, progress) = world.said.told[0]
     assert (cause, progress.step, progress.done, progress.total) == ("s1", "stage", 0, 2)
@@ -304,7 +304,7 @@ async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(wor
 
 
 async def test_a_second_staging_that_fails_says_which_measurement_it_was_for(world):
-    asked = staging_requested("s1", 1, 0, number=2, weights=5000)
+    asked = stage_requested("s1", 1, 0, number=2, weights=5000)
     await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)

@@ -56,7 +56,7 @@ async def test_after_a_rollback_the_next_older_one_is_on_its_way_and_that_is_sai
     world.routes.routes["bot"] = route(2, 1)
     await world.ticks()
     keep_from_loading(world, 0)
-    world.routes.routes["bot"] = route(1, 0, epoch=2, barred=(deployable(2).target,))
+    world.routes.routes["bot"] = route(1, 0, epoch=2, quarantined=(deployable(2).target,))
     await world.ticks(12)
     assert said(world) == ["standby-bot"]
     world.artifacts.broken.clear()

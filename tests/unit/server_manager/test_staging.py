@@ -13,21 +13,21 @@ from tests.unit.server_manager.factories import (
     START,
     at,
     release_finished,
-    staging_released,
-    staging_requested,
+    stage_released,
+    stage_requested,
     traffic_requested,
 )
 
 
 def test_orders_wait_in_the_order_they_came():
-    record = staging.enqueue_staging(Servers(), staging_requested("s1", 1))
-    record = staging.enqueue_staging(record, staging_requested("s2", 2))
+    record = staging.enqueue_staging(Servers(), stage_requested("s1", 1))
+    record = staging.enqueue_staging(record, stage_requested("s2", 2))
     assert [one.lease_id for one in record.waiting] == ["s1", "s2"]
 
 
 def test_only_one_order_holds_the_lease():
-    record = staging.enqueue_staging(Servers(), staging_requested("s1", 1))
-    record = staging.enqueue_staging(record, staging_requested("s2", 2))
+    record = staging.enqueue_staging(Servers(), stage_requested("s1", 1))
+    record = staging.enqueue_staging(record, stage_requested("s2", 2))
     record = staging.grant_lease(record, "s1", START)
     assert record.lease.lease_id == "s1"
     assert record.lease.state == "loading"
@@ -35,16 +35,16 @@ def test_only_one_order_holds_the_lease():
 
 
 def test_release_frees_the_lease_of_that_candidate_only():
-    record = staging.grant_lease(staging.enqueue_staging(Servers(), staging_requested("s1", 1)), "s1", START)
-    assert staging.release_staging(record, staging_released(2)).lease == record.lease
-    assert staging.release_staging(record, staging_released(1, release="other")).lease == record.lease
-    assert staging.release_staging(record, staging_released(1)).lease is None
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
+    assert staging.release_staging(record, stage_released(2)).lease == record.lease
+    assert staging.release_staging(record, stage_released(1, release="other")).lease == record.lease
+    assert staging.release_staging(record, stage_released(1)).lease is None
 
 
 def test_a_finished_release_loses_lease_queue_and_orders():
-    record = staging.grant_lease(staging.enqueue_staging(Servers(), staging_requested("s1", 1)), "s1", START)
-    record = staging.enqueue_staging(record, staging_requested("s2", 2))
-    record = staging.enqueue_staging(record, staging_requested("s3", 3, release="r2"))
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
+    record = staging.enqueue_staging(record, stage_requested("s2", 2))
+    record = staging.enqueue_staging(record, stage_requested("s3", 3, release="r2"))
     record = staging.enqueue_order(record, traffic_requested("t1"), START)
     record = staging.enqueue_order(record, traffic_requested("t2", release="r2"), START)
     record = staging.finish_release(record, release_finished("r1"))
@@ -54,19 +54,19 @@ def test_a_finished_release_loses_lease_queue_and_orders():
 
 
 def test_a_request_that_arrives_after_its_release_is_void():
-    record = staging.release_staging(Servers(), staging_released(1, seconds=10))
-    assert not staging.enqueue_staging(record, staging_requested("s1", 1, seconds=5)).waiting
-    later = staging.enqueue_staging(record, staging_requested("s2", 1, seconds=15))
+    record = staging.release_staging(Servers(), stage_released(1, seconds=10))
+    assert not staging.enqueue_staging(record, stage_requested("s1", 1, seconds=5)).waiting
+    later = staging.enqueue_staging(record, stage_requested("s2", 1, seconds=15))
     assert later.waiting, "a rehearsal asks for the same candidate again, later"
     finished = staging.finish_release(record, release_finished("r1", seconds=20))
-    assert not staging.enqueue_staging(finished, staging_requested("s3", 1, seconds=25)).waiting
+    assert not staging.enqueue_staging(finished, stage_requested("s3", 1, seconds=25)).waiting
 
 
 PURPOSES = (
-    (staging.enqueue_staging, staging_requested("s1", 1, seconds=0)),
-    (staging.release_staging, staging_released(1, seconds=5, purpose="benchmark")),
+    (staging.enqueue_staging, stage_requested("s1", 1, seconds=0)),
+    (staging.release_staging, stage_released(1, seconds=5, purpose="benchmark")),
     # said in the same breath by a registry whose clock has not moved, or was set back
-    (staging.enqueue_staging, staging_requested("s2", 1, seconds=4, purpose="rehearsal")),
+    (staging.enqueue_staging, stage_requested("s2", 1, seconds=4, purpose="rehearsal")),
 )
 
 
@@ -78,11 +78,11 @@ def test_the_end_of_the_benchmark_s_lease_never_ends_the_rehearsal_s(order):
         record = staging.grant_lease(record, "s1", START)
     assert [one.lease_id for one in record.waiting] == ["s2"]
     assert record.lease is None
-    assert not staging.release_staging(record, staging_released(1, seconds=6, purpose="rehearsal")).waiting
+    assert not staging.release_staging(record, stage_released(1, seconds=6, purpose="rehearsal")).waiting
 
 
 @pytest.mark.parametrize(
-    "order", permutations([*PURPOSES, (staging.release_staging, staging_released(1, seconds=3, purpose="rehearsal"))])
+    "order", permutations([*PURPOSES, (staging.release_staging, stage_released(1, seconds=3, purpose="rehearsal"))])
 )
 def test_once_both_are_released_nothing_is_staged_whatever_came_first(order):
     record = Servers()
@@ -92,9 +92,9 @@ def test_once_both_are_released_nothing_is_staged_whatever_came_first(order):
 
 
 def test_a_release_of_an_earlier_time_names_no_purpose_and_ends_what_was_asked_for_before():
-    record = staging.release_staging(Servers(), staging_released(1, seconds=10))
-    assert not staging.enqueue_staging(record, staging_requested("s1", 1, seconds=5, purpose="rehearsal")).waiting
-    assert staging.enqueue_staging(record, staging_requested("s2", 1, seconds=15, purpose="rehearsal")).waiting
+    record = staging.release_staging(Servers(), stage_released(1, seconds=10))
+    assert not staging.enqueue_staging(record, stage_requested("s1", 1, seconds=5, purpose="rehearsal")).waiting
+    assert staging.enqueue_staging(record, stage_requested("s2", 1, seconds=15, purpose="rehearsal")).waiting
 
 
 def test_a_record_of_an_earlier_time_still_reads():
@@ -103,17 +103,17 @@ def test_a_record_of_an_earlier_time_still_reads():
 
 
 def test_a_redelivered_request_does_not_take_the_lease_again():
-    record = staging.grant_lease(staging.enqueue_staging(Servers(), staging_requested("s1", 1)), "s1", START)
+    record = staging.grant_lease(staging.enqueue_staging(Servers(), stage_requested("s1", 1)), "s1", START)
     record = staging.mark_staged(record, "s1")
-    assert staging.enqueue_staging(record, staging_requested("s1", 1)) == record
-    freed = staging.release_staging(record, staging_released(1))
-    assert staging.enqueue_staging(freed, staging_requested("s1", 1)) == freed
+    assert staging.enqueue_staging(record, stage_requested("s1", 1)) == record
+    freed = staging.release_staging(record, stage_released(1))
+    assert staging.enqueue_staging(freed, stage_requested("s1", 1)) == freed
 
 
 _FACTS = (
-    (staging.enqueue_staging, staging_requested("s1", 1, seconds=0)),
-    (staging.release_staging, staging_released(1, seconds=10)),
-    (staging.enqueue_staging, staging_requested("s2", 2, seconds=11)),
+    (staging.enqueue_staging, stage_requested("s1", 1, seconds=0)),
+    (staging.release_staging, stage_released(1, seconds=10)),
+    (staging.enqueue_staging, stage_requested("s2", 2, seconds=11)),
     (staging.finish_release, release_finished("r1", seconds=20)),
 )
 
@@ -147,16 +147,16 @@ def test_an_alert_opens_once_and_keeps_its_moment():
 
 @pytest.mark.parametrize("order", permutations(range(3)))
 def test_the_end_of_one_measurement_never_ends_the_staging_of_the_next(order):
-    first = staging_requested("s1", 1, seconds=1)
-    second = staging_requested("s2", 1, seconds=30, number=2)
+    first = stage_requested("s1", 1, seconds=1)
+    second = stage_requested("s2", 1, seconds=30, number=2)
     edits = [
         lambda record: staging.enqueue_staging(record, first),
-        lambda record: staging.release_staging(record, staging_released(1, seconds=20, purpose="benchmark")),
+        lambda record: staging.release_staging(record, stage_released(1, seconds=20, purpose="benchmark")),
         lambda record: staging.enqueue_staging(record, second),
     ]
     record = Servers()
     for index in order:
         record = edits[index](record)
     assert [one.lease_id for one in record.waiting] == ["s2"]
-    ended = staging.release_staging(record, staging_released(1, seconds=40, purpose="benchmark", number=2))
+    ended = staging.release_staging(record, stage_released(1, seconds=40, purpose="benchmark", number=2))
     assert not ended.waiting

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.chat_templates import ChatTemplates
 from shared.errors import Permanent
+from shared.serving.chat_templates import ChatTemplates
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"

@@ -5,8 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.codes import ADVICE
-from shared.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S, OUTAGES, _header_safe, backoff_s, given_up, retried_s
 from shared.errors import Permanent, Transient
+from shared.messaging.delivery import (
+    ITEM_LIMIT_S,
+    OUTAGE_LIMIT_S,
+    OUTAGES,
+    _header_safe,
+    backoff_s,
+    given_up,
+    retried_s,
+)
 
 
 def test_backoff_rises_and_stays_bounded():

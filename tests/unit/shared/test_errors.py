@@ -272,9 +272,9 @@ def test_full_disk_is_transient(number):
 
 
 def test_our_own_errors_pass_through():
-    error = Permanent("barred", "It is barred.", target="x")
+    error = Permanent("quarantined", "It is quarantined.", target="x")
     assert translate(error) is error
-    assert str(error) == "barred: It is barred."
+    assert str(error) == "quarantined: It is quarantined."
     assert error.details == {"target": "x"}
 
 
@@ -286,5 +286,5 @@ def test_what_is_unknown_is_not_guessed(error):
 
 
 def test_codes_from_outside_are_checked():
-    assert as_code("barred") == "barred"
+    assert as_code("quarantined") == "quarantined"
     assert as_code("no_such_code") == "internal_error"

@@ -10,7 +10,7 @@ from contracts.envelope import plain
 from contracts.facts import FACTS, CheckpointReady, VariantRequested
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
-from shared.events import model_in, parse_event
+from shared.messaging.events import model_in, parse_event
 from tests.kit import factories
 
 SUBJECT = f"{CheckpointReady.TYPE}.support-bot"
@@ -88,7 +88,7 @@ def test_staging_and_production_do_not_mix():
         ("malformed_event", sent(id="")),
         ("malformed_event", sent(time="yesterday")),
         ("malformed_event", sent(subject=["support-bot"])),
-        ("malformed_event", with_data(wanted=["int3"])),
+        ("malformed_event", with_data(variants=["int3"])),
         ("malformed_event", with_data(weights={"kind": "lora"})),
         ("malformed_event", with_data(policy={"triggers": []}, attempt=0)),
         ("unknown_event_version", sent(type="slipway.checkpoint.ready.v2")),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.exits import MEANINGS, count_memory_kills, describe_end, describe_space, explain_codes
+from shared.runtime.exits import MEANINGS, count_memory_kills, describe_end, describe_space, explain_codes
 
 
 @pytest.mark.parametrize(

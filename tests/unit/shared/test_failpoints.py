@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from shared import failpoints
+from shared.runtime import failpoints
 
 CHILD = """
 import sys
 from pathlib import Path
-from shared.failpoints import arm, failpoint
+from shared.runtime.failpoints import arm, failpoint
 arm(sys.argv[1], Path(sys.argv[2]))
 print("armed", flush=True)
 failpoint("merger.after_act")

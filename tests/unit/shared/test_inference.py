@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import inference
 from shared.errors import Permanent, Transient
-from shared.inference import Delta
+from shared.serving import inference
+from shared.serving.inference import Delta
 
 UTF8 = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
@@ -117,5 +117,5 @@ def test_importing_the_module_needs_no_client_library(name):
     import subprocess
     import sys
 
-    code = f"import sys; sys.modules[{name!r}] = None; import shared.inference"
+    code = f"import sys; sys.modules[{name!r}] = None; import shared.serving.inference"
     subprocess.run([sys.executable, "-c", code], check=True)

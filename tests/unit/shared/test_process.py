@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from shared.process import memory_bytes
+from shared.runtime.process import memory_bytes
 
 GIB = 1024**3
 MACHINE = psutil.virtual_memory().total

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.provision import merge
+from shared.messaging.provision import merge
 
 LIVE = {
     "name": "KV_routes",

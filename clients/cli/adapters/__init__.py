@@ -1,1 +1,0 @@
-"""One file per technology that the command line touches."""

@@ -1,0 +1,91 @@
+"""`slipway ask`: a question through the gateway, answered as it comes."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from clients.cli.connection import JsonOption, StateOption, find_place
+from clients.cli.output import Exit, Refused, is_terminal, show_json
+
+CONNECT_S = 5.0
+
+
+def ask(
+    model: str,
+    text: str,
+    *,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 96,
+    temperature: Annotated[float, typer.Option(help="0 always gives the likeliest answer.")] = 0.0,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a model something over the OpenAI API and print the answer as it comes."""
+    url = find_place(state).gateway_url
+    if url is None:
+        raise Refused("where the gateway is, is not known; set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    try:
+        with (
+            httpx.Client(timeout=httpx.Timeout(120.0, connect=CONNECT_S), trust_env=False) as client,
+            client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
+        ):
+            if response.status_code != 200:
+                raise Refused(_explain(response))
+            _print_answer(response, as_json=as_json)
+    except httpx.TransportError as error:
+        raise Refused(
+            f"the gateway at {url} does not answer ({error!r}); see `slipway ps`", Exit.UNREACHABLE
+        ) from error
+
+
+def _explain(response: httpx.Response) -> str:
+    response.read()
+    try:
+        message = response.json()["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        message = response.text[:300]
+    return f"the gateway refused ({response.status_code}): {message}"
+
+
+def _print_answer(response: httpx.Response, *, as_json: bool) -> None:
+    parts: list[str] = []
+    last: dict[str, Any] = {}
+    usage: dict[str, Any] | None = None
+    for chunk in _chunks(response):
+        if "error" in chunk:
+            raise Refused(f"the answer broke off: {chunk['error'].get('message', chunk['error'])}")
+        last = chunk
+        usage = chunk.get("usage") or usage
+        for choice in chunk.get("choices", []):
+            piece = choice.get("delta", {}).get("content") or ""
+            parts.append(piece)
+            if not as_json:
+                print(piece, end="", flush=True)
+    fingerprint, version = last.get("system_fingerprint"), response.headers.get("x-slipway-version")
+    if as_json:
+        show_json({"text": "".join(parts), "system_fingerprint": fingerprint, "version": version, "usage": usage})
+        return
+    print()
+    if is_terminal():
+        from rich.console import Console
+
+        Console().print(f"{fingerprint}", style="dim", highlight=False)
+    else:
+        print(f"[{fingerprint}]")
+
+
+def _chunks(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        data = line.removeprefix("data:").strip()
+        if line.startswith("data:") and data != "[DONE]":
+            yield json.loads(data)

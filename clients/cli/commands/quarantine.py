@@ -1,0 +1,176 @@
+"""`slipway quarantine`: what was rolled back and is quarantined, and how it is allowed again."""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from nats.js import JetStreamContext
+
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refusal, who
+from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
+from clients.cli.event_log import Part, read_history
+from clients.cli.output import Exit, Refused, show_json, show_line, show_table
+from clients.cli.parsing import TARGET, check_model, parse_target
+from clients.cli.serving import read_route
+from clients.cli.version_records import VERSION, parse_version
+from contracts.envelope import Event
+from contracts.facts import DeploymentChanged, OrderRefused, QuarantineLifted, RollbackStarted
+from contracts.routes import Route
+from contracts.vocabulary import Target
+from shared.messaging.bus import publish_event
+from shared.storage.kv import Bucket
+
+quarantine_app = typer.Typer(
+    help="List what is quarantined after a rollback, and allow it again.", no_args_is_help=True
+)
+WAIT_S = 15.0
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A target that may take no traffic, since when, and what took it back; None where the log does not say."""
+
+    target: Target
+    since: datetime | None = None
+    mode: str | None = None
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as JSON data."""
+        since = self.since.isoformat() if self.since is not None else None
+        return {**self.target.model_dump(), "name": str(self.target), "since": since, "mode": self.mode}
+
+
+@quarantine_app.command("list")
+def list_command(
+    model: Annotated[str | None, typer.Argument(help="Only of this model.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List quarantined targets."""
+    if model is not None:
+        check_model(model)
+    found = asyncio.run(_list(find_place(state), model))
+    if as_json:
+        show_json([one.as_data() for one in found])
+        return
+    if not found:
+        show_line("nothing is quarantined" if model is None else f"nothing of {model} is quarantined")
+        return
+    rows = [(one.target, f"{one.since:%Y-%m-%d %H:%M:%S}" if one.since else "-", one.mode or "-") for one in found]
+    show_table(("quarantined", "since", "rollback"), rows)
+
+
+async def _list(place: Place, model: str | None) -> list[Quarantined]:
+    async with connected(place) as client:
+        js = client.jetstream(timeout=10)
+        entries = await Bucket(js, "routes", Route).all()
+        routes = [entry.value for name, entry in sorted(entries.items()) if model in (None, name)]
+        quarantined = [target for route in routes for target in route.quarantined]
+        if not quarantined:
+            return []
+        part = Part(("rollback.started", "deployment.changed"))
+        said = [one.event for one in await read_history(js, model, part)]
+    return [explain(target, said) for target in quarantined]
+
+
+def explain(target: Target, events: Iterable[Event[Any]]) -> Quarantined:
+    """Find since when a target is quarantined: the last route that quarantined it, when the one before did not."""
+    since: datetime | None = None
+    mode: str | None = None
+    for event in events:
+        if isinstance(event.data, RollbackStarted) and event.data.failed == target:
+            mode = event.data.mode
+        elif isinstance(event.data, DeploymentChanged) and event.subject == target.model:
+            is_quarantined = event.data.route.is_quarantined(target)
+            since = (since or event.data.at) if is_quarantined else None
+    return Quarantined(target, since, mode)
+
+
+@quarantine_app.command("lift")
+def lift_command(
+    *,
+    what: Annotated[str, typer.Argument(metavar="MODEL.vN.variant|MODEL@vN")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")],
+    expires: ExpiresOption = EXPIRES,
+    timeout: Annotated[float, typer.Option(help="Wait so many seconds for the route.", min=0.1)] = WAIT_S,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Allow a quarantined target again; by that it takes no traffic yet."""
+    check_word(what)
+    target, epoch = asyncio.run(_lift(find_place(state), what, reason, expires_at(expires), timeout))
+    if as_json:
+        show_json({"target": str(target), "epoch": epoch, "quarantined": False})
+    else:
+        show_line(f"{target} is allowed again (epoch {epoch}); it takes no traffic until it is promoted again")
+
+
+def check_word(what: str) -> str:
+    """Return the model that `MODEL.vN.variant` or `MODEL@vN` is about.
+
+    Raises:
+        Refused: it is neither.
+    """
+    if TARGET.fullmatch(what):
+        return parse_target(what).model
+    if VERSION.match(what):
+        return parse_version(what)[0]
+    raise Refused(f"{what!r} is neither a target nor a version; write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
+
+
+def pick_quarantined(route: Route | None, what: str) -> Target:
+    """Return the quarantined target that a word means.
+
+    Raises:
+        Refused: it is not quarantined, or a version of which several variants are.
+    """
+    quarantined = route.quarantined if route is not None else ()
+    if TARGET.fullmatch(what):
+        found = [one for one in quarantined if one == parse_target(what)]
+    else:
+        found = [one for one in quarantined if one.version == parse_version(what)[1]]
+    if len(found) > 1:
+        raise Refused(f"{what} means several: {', '.join(map(str, found))}; name one of them", Exit.USAGE)
+    if not found:
+        raise Refused(f"{what} is not quarantined; see `slipway quarantine list`")
+    return found[0]
+
+
+async def _lift(place: Place, what: str, reason: str, until: datetime, wait_s: float) -> tuple[Target, int]:
+    async with connected(place) as client:
+        js = client.jetstream(timeout=10)
+        for attempt in range(1, EPOCH_TRIES + 1):
+            route = await read_route(js, check_word(what))
+            target = pick_quarantined(route, what)
+            lifted = QuarantineLifted(
+                who=who(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
+            )
+            event = order(target.model, None, lifted)
+            await publish_event(js, event)
+            answer = await _await_lift(js, target, event, wait_s)
+            if isinstance(answer, int):
+                return target, answer
+            if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
+                raise Refused(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
+    raise AssertionError  # the loop ends by return or raise
+
+
+async def _await_lift(js: JetStreamContext, target: Target, event: Event[Any], wait_s: float) -> int | OrderRefused:
+    """Return the epoch at which a target is quarantined no longer, or the answer that refuses the order."""
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while asyncio.get_running_loop().time() < deadline:
+        route = await read_route(js, target.model)
+        if route is not None and not route.is_quarantined(target):
+            return route.epoch
+        answer = await refusal(js, event)
+        if answer is not None:
+            return answer
+        await asyncio.sleep(POLL_S)
+    raise Refused(
+        f"the order {event.id} was given, but {target} is still quarantined after {wait_s:g} s; "
+        "see `slipway ps` for the rollback-controller, and `slipway events`"
+    )

@@ -1,0 +1,106 @@
+"""Where the stack is: an explicit state folder, else the environment, else the state folder of this directory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import nats
+import typer
+from nats.aio.client import Client
+from pydantic import SecretStr
+
+from clients.cli.output import Exit, Refused
+from clients.cli.settings import CliSettings
+from deploy.local.state import StateFolder
+from shared.runtime.settings import Connection
+
+StateOption = Annotated[
+    Path | None, typer.Option("--state", help="Folder of the embedded stack; SLIPWAY_STATE, else .state here.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CONNECT_S = 3.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """How to reach a stack."""
+
+    connection: Connection
+    gateway_url: str | None
+    name: str
+
+
+def find_place(state: Path | None) -> Place:
+    """Find the stack that a command is about.
+
+    Raises:
+        Refused: there is none.
+    """
+    settings = CliSettings()
+    if state is None and settings.nats_url is not None:
+        return Place(_explicit(settings), settings.gateway_url, settings.nats_url)
+    folder = StateFolder(state if state is not None else settings.state)
+    description = folder.read_description()
+    if description is None or not description.variables:
+        raise Refused(
+            f"there is no stack in {folder.path}; start one with `slipway up`, name its folder with --state, "
+            "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
+            Exit.UNREACHABLE,
+        )
+    values = description.variables
+    connection = Connection(
+        nats_url=values["SLIPWAY_NATS_URL"],
+        s3_endpoint=values["SLIPWAY_S3_ENDPOINT"],
+        s3_access_key=values["SLIPWAY_S3_ACCESS_KEY"],
+        s3_secret_key=SecretStr(values["SLIPWAY_S3_SECRET_KEY"]),
+        s3_bucket=values["SLIPWAY_S3_BUCKET"],
+        s3_secure=False,
+        state_dir=folder.path,
+    )
+    return Place(connection, values["SLIPWAY_GATEWAY_URL"], str(folder.path))
+
+
+def _explicit(settings: CliSettings) -> Connection:
+    given: dict[str, Any] = {
+        "nats_url": settings.nats_url,
+        "s3_access_key": settings.s3_access_key,
+        "s3_secret_key": SecretStr(settings.s3_secret_key),
+        "s3_bucket": settings.s3_bucket,
+        "s3_secure": settings.s3_secure,
+    }
+    if settings.s3_endpoint is not None:
+        given["s3_endpoint"] = settings.s3_endpoint
+    return Connection(**given)
+
+
+@asynccontextmanager
+async def connected(place: Place) -> AsyncIterator[Client]:
+    """Connect to the message bus for as long as the block lasts; a bus that goes away meanwhile is waited for.
+
+    Raises:
+        Refused: it does not answer.
+    """
+
+    async def ignore(_error: Exception) -> None:
+        """Reconnecting is nats-py's business; whoever waits for an answer learns of it by a timeout."""
+
+    client = Client()
+    options: dict[str, Any] = {"error_cb": ignore, "connect_timeout": CONNECT_S, "reconnect_time_wait": 0.2}
+    try:
+        # The first attempt must fail fast; afterwards a restarted bus is waited for as long as it takes.
+        await client.connect(place.connection.nats_url, allow_reconnect=False, **options)
+        await client.close()
+        client = Client()
+        await client.connect(place.connection.nats_url, max_reconnect_attempts=-1, **options)
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        raise Refused(
+            f"the message bus at {place.connection.nats_url} does not answer ({type(error).__name__}); "
+            "see `slipway ps`, or start the stack with `slipway up`",
+            Exit.UNREACHABLE,
+        ) from error
+    try:
+        yield client
+    finally:
+        await client.close()

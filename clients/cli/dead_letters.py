@@ -1,0 +1,78 @@
+"""Lists, shows and requeues what failed for good."""
+
+from dataclasses import dataclass
+
+from nats.js import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from contracts.services import DEADLETTER, DEADLETTER_PREFIX
+from shared.errors import Permanent
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that was set aside, with the reason and where it came from."""
+
+    sequence: int
+    service: str
+    subject: str
+    code: str
+    reason: str
+    stream: str
+    stream_sequence: int
+    deliveries: int
+    at: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def is_truncated(self) -> bool:
+        """Return whether the message was too large to be copied whole; its stream has the rest."""
+        return "Slipway-Truncated" in self.headers
+
+
+async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
+    """Read one dead letter; None when there is none with this number."""
+    try:
+        raw = await js.get_msg(DEADLETTER, sequence)
+    except NotFoundError:
+        return None
+    headers = dict(raw.headers or {})
+    return DeadLetter(
+        sequence=sequence,
+        service=headers.get("Slipway-Service", ""),
+        subject=headers.get("Slipway-Subject", ""),
+        code=headers.get("Slipway-Code", ""),
+        reason=headers.get("Slipway-Reason", ""),
+        stream=headers.get("Slipway-Stream", ""),
+        stream_sequence=int(headers.get("Slipway-Sequence", "0")),
+        deliveries=int(headers.get("Slipway-Deliveries", "0")),
+        at=headers.get("Slipway-At", ""),
+        headers=headers,
+        body=raw.data or b"",
+    )
+
+
+async def list_all(js: JetStreamContext) -> list[DeadLetter]:
+    """List all dead letters, oldest first."""
+    state = (await js.stream_info(DEADLETTER)).state
+    found = [await find(js, sequence) for sequence in range(max(state.first_seq, 1), state.last_seq + 1)]
+    return [letter for letter in found if letter is not None]
+
+
+async def requeue(js: JetStreamContext, letter: DeadLetter) -> int:
+    """Publish a dead letter again where it came from, then remove it; give its new sequence.
+
+    It is stored under a message id of its own, so that the dedupe window does not swallow it. Consumers that had
+    handled the original handle it again harmlessly: facts are applied once per event id.
+
+    Raises:
+        Permanent: `malformed_event` when the message is too large to be sent again.
+    """
+    if letter.is_truncated:
+        raise Permanent("malformed_event", f"The message on {letter.subject} is larger than the bus can requeue.")
+    keep = {key: value for key, value in letter.headers.items() if not key.startswith("Slipway-")}
+    headers = {**keep, "Nats-Msg-Id": f"{DEADLETTER_PREFIX}:{letter.sequence}"}
+    ack = await js.publish(letter.subject, letter.body, headers=headers, timeout=10)
+    await js.delete_msg(DEADLETTER, letter.sequence)
+    return ack.seq

@@ -1,0 +1,82 @@
+"""How the command answers: for people on a terminal, as plain lines elsewhere, as JSON on demand; and how it fails."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import typer
+
+
+class Exit(IntEnum):
+    """Exit codes that scripts may rely on."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_PROMOTED = 3
+    UNREACHABLE = 4
+
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the release ended otherwise than promoted; "
+    "4 the stack cannot be reached."
+)
+
+
+class Refused(Exception):  # noqa: N818 - it carries an answer for a person
+    """The command ends here, with a sentence that says what to do."""
+
+    def __init__(self, sentence: str, code: Exit = Exit.FAILED) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
+    """Return what is wrong and end."""
+    print(f"slipway: {sentence}", file=sys.stderr)
+    raise typer.Exit(int(code))
+
+
+def warn(sentence: str) -> None:
+    """Print a warning on standard error."""
+    print(f"slipway: {sentence}", file=sys.stderr, flush=True)
+
+
+def is_terminal() -> bool:
+    """Return whether a person reads the output."""
+    return sys.stdout.isatty()
+
+
+def show_json(value: Any) -> None:
+    """Print a value as one JSON document."""
+    print(json.dumps(value, indent=2 if is_terminal() else None, ensure_ascii=False, default=str), flush=True)
+
+
+def show_line(text: str = "") -> None:
+    """Print a line now."""
+    print(text, flush=True)
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows: a table for people, tab-separated lines for programs."""
+    texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if not is_terminal():
+        for row in texts:
+            show_line("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in texts:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def show_pairs(pairs: Mapping[str, Any]) -> None:
+    """Print names and values, one pair a line."""
+    width = max((len(name) for name in pairs), default=0)
+    for name, value in pairs.items():
+        show_line(f"{name:<{width}}  {'' if value is None else value}")

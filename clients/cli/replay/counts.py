@@ -1,0 +1,81 @@
+"""What a recorded window says about a trigger that perhaps was not declared then: how many requests, how many bad.
+
+Pure; the histograms of latency are read by an adapter without I/O.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clients.cli.replay.latencies import UnreadableHistogramError, count_over
+from contracts.facts import WindowSummarised
+from contracts.policy import Trigger
+from decisions.attribution import attribute
+
+_FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """So many requests, so many of them bad."""
+
+    trials: int
+    hits: int
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """The window does not say, and why."""
+
+    reason: str
+
+
+def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
+    """Count what a trigger would have seen in a window.
+
+    `recorded` are the triggers that the target's own policy declared, by name: their counts lie in `observed`.
+
+    Latencies are counted again at the trigger's threshold; a request that failed, or was given up, has none, and is
+    not counted. The other figures are those of the window.
+    """
+    if trigger.metric in ("ttft_ms", "e2e_ms"):
+        text = summary.ttft_histogram if trigger.metric == "ttft_ms" else summary.e2e_histogram
+        try:
+            return Counted(*count_over(text, trigger.threshold))
+        except UnreadableHistogramError as error:
+            return Unknown(f"the window's histogram cannot be read ({error})")
+    if trigger.metric == "error_ratio":
+        trials = max(0, summary.requests - summary.excused)
+        failed = summary.failed if summary.failed is not None else _failures_by_table(summary)
+        return Counted(trials, min(trials, failed))
+    if trigger.metric == "drift":
+        return Unknown("drift compares the answers themselves, which window summaries do not hold")
+    return _of_flags(trigger, summary) or _of_observed(trigger, summary, recorded)
+
+
+def _failures_by_table(summary: WindowSummarised) -> int:
+    """Count the failures of a window that does not say who caused them."""
+    return sum(count for kind, count in summary.errors.items() if attribute(kind) == "target")
+
+
+def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:
+    """Read refusals and empty answers, which are features of their own; None where the window has none of them."""
+    flag = _FLAGS.get(trigger.metric)
+    if flag is None:
+        return None
+    if sum(summary.errors.values()) >= summary.requests:
+        return Counted(0, 0)  # nothing was answered
+    try:
+        column: Any = summary.features[flag]
+        trials, mean = int(column["count"]), float(column["mean"])
+    except (TypeError, KeyError, ValueError):  # whatever the log holds
+        return None
+    return Counted(trials, min(trials, max(0, round(trials * mean))))
+
+
+def _of_observed(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
+    names = [name for name, one in recorded.items() if one.metric == trigger.metric and name in summary.observed]
+    if not names:
+        return Unknown(f"nothing counted {trigger.metric} then: the policy of that time declared no trigger for it")
+    trials, hits = summary.observed[names[0]]
+    return Counted(trials, min(trials, hits))

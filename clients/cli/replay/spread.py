@@ -1,0 +1,49 @@
+"""Lays the requests of a window out in time, of which a summary says only how many were bad. Pure."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from clients.cli.replay.counts import Counted
+from clients.cli.replay.route_history import Span
+
+RAISED_WITHIN = timedelta(seconds=5)
+"""So long after the end of a window an alert may be raised about what lies in it."""
+
+
+def spread(trials: int, hits: int) -> list[bool]:
+    """Spread the bad ones of some requests evenly: one of them lies in the middle."""
+    so_far = [(2 * i * hits + trials) // (2 * trials) for i in range(trials + 1)]
+    return [after > before for before, after in pairwise(so_far)]
+
+
+def spread_late(trials: int, hits: int, late: int) -> list[bool]:
+    """Spread the bad ones evenly over the last so many requests, of which the last one is bad; they must have room."""
+    so_far = [index * hits // max(late, 1) for index in range(late + 1)]
+    return [*([False] * (trials - late)), *(after > before for before, after in pairwise(so_far))]
+
+
+def lay_out(
+    counted: Counted, parts: Sequence[tuple[Span, datetime, datetime]], raised: Sequence[datetime]
+) -> Iterable[tuple[Span, Sequence[bool], Sequence[datetime]]]:
+    """Lay requests evenly over the parts of a window, as if these followed upon each other.
+
+    The bad ones lie where an alert was really raised, if one was.
+    """
+    lengths = [(end - begin).total_seconds() for _, begin, end in parts]
+    ends = [math.fsum(lengths[: index + 1]) for index in range(len(parts))]
+    places = [(i + 0.5) / counted.trials * ends[-1] for i in range(counted.trials)]
+    outcomes = spread(counted.trials, counted.hits)
+    first_at, last_at = parts[0][1], parts[-1][2]
+    alarm = next((one for one in raised if first_at <= one <= last_at + RAISED_WITHIN), None)
+    if alarm is not None:
+        after = max(0.0, (last_at - alarm).total_seconds()) / (last_at - first_at).total_seconds()
+        outcomes = spread_late(counted.trials, counted.hits, max(counted.hits, round(after * counted.trials)))
+    cuts = [bisect_right(places, end) for end in ends[:-1]] + [len(places)]
+    first = 0
+    for (span, begin, _), length, end, last in zip(parts, lengths, ends, cuts, strict=True):
+        times = [begin + timedelta(seconds=place - (end - length)) for place in places[first:last]]
+        yield span, outcomes[first:last], times
+        first = last

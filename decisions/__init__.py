@@ -1,0 +1,1 @@
+"""Decisions that several parts share, as pure functions: no clock, no randomness, no I/O."""

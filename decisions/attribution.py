@@ -1,0 +1,105 @@
+"""Whose doing a failed request was: the target's, the caller's, the gateway's, or that of the machines between.
+
+Only what the target did is evidence against it; what a caller can cause is never evidence. The table is total: every
+code that the gateway answers with or records has its entry, and any other code is no evidence.
+"""
+
+from collections.abc import Mapping
+from typing import Literal, cast, get_args
+
+from contracts.facts import Inference
+from contracts.vocabulary import Party
+
+ErrorKind = Literal[
+    "engine_dead",
+    "engine_failed",
+    "no_first_token",
+    "template_failed",
+    "bad_request",
+    "invalid_json",
+    "invalid_value",
+    "below_minimum_value",
+    "above_maximum_value",
+    "unsupported_parameter",
+    "unknown_parameter",
+    "context_length_exceeded",
+    "no_chat_template",
+    "template_refused",
+    "request_too_large",
+    "request_too_slow",
+    "model_not_found",
+    "cancelled",
+    "slow_reader",
+    "internal_error",
+    "template_busy",
+    "too_many_requests",
+    "no_serving_target",
+    "endpoint_unreachable",
+]
+
+ATTRIBUTION: Mapping[ErrorKind, Party] = {
+    # The engine of this target failed. Where a request alone might have caused it (`PROVABLE`), the gateway first asks
+    # the same target something harmless, and the version behind the same, and the record's own `caused_by` says what
+    # came of it: `infrastructure` where the target was silent for one caller and answered others meanwhile.
+    "engine_dead": "target",
+    "engine_failed": "target",
+    "no_first_token": "target",
+    "template_failed": "target",
+    # The request, or the way in which it was sent.
+    "bad_request": "caller",
+    "invalid_json": "caller",
+    "invalid_value": "caller",
+    "below_minimum_value": "caller",
+    "above_maximum_value": "caller",
+    "unsupported_parameter": "caller",
+    "unknown_parameter": "caller",
+    "context_length_exceeded": "caller",
+    "no_chat_template": "caller",
+    "template_refused": "caller",
+    "request_too_large": "caller",
+    "request_too_slow": "caller",
+    "model_not_found": "caller",
+    "cancelled": "caller",
+    "slow_reader": "caller",
+    # This gateway: a defect, or more at once than it takes.
+    "internal_error": "gateway",
+    "template_busy": "gateway",
+    "too_many_requests": "gateway",
+    # Machines, network, and what operates them: the same for every version there.
+    "no_serving_target": "infrastructure",
+    "endpoint_unreachable": "infrastructure",
+}
+
+PROVABLE: frozenset[ErrorKind] = frozenset({"engine_failed", "bad_request", "template_failed", "template_refused"})
+"""What one request's content might cause: the target's only if it fails something harmless, or fails it alone."""
+
+assert set(ATTRIBUTION) == set(get_args(ErrorKind)), "every kind has its party"  # noqa: S101 - checked on import
+
+
+def as_error_kind(code: str) -> ErrorKind:
+    """Return a code as a kind of error; `internal_error`, which is the gateway's, if it is none of the table."""
+    return cast("ErrorKind", code) if code in ATTRIBUTION else "internal_error"
+
+
+def attribute(error: str | None, caused_by: Party | None = None) -> Party | None:
+    """Return whose doing an error was; None if there was none, or if nothing is known about its kind.
+
+    The target's only if the table says so and the record does not say otherwise. A record of an older gateway has no
+    `caused_by`: the table decides. A kind that the table does not know is never the target's, whatever its record says:
+    a reader that does not know the kind cannot know that no caller causes it. So whatever reads records is upgraded
+    before the gateways.
+    """
+    listed = ATTRIBUTION.get(cast("ErrorKind", error)) if error is not None else None
+    if listed == "target":
+        return caused_by or listed
+    return listed or (caused_by if caused_by != "target" else None)
+
+
+def is_failure(record: Inference) -> bool:
+    """Return whether a request failed through the target: the only failures that are evidence against it."""
+    return record.error is not None and attribute(record.error, record.caused_by) == "target"
+
+
+def is_excused(record: Inference) -> bool:
+    """Return whether a request ended as it did through something else than the target, so that it says nothing."""
+    return (record.error is not None or record.caused_by is not None) and not is_failure(record)

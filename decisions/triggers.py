@@ -1,0 +1,124 @@
+"""What a declared trigger means: which requests it sees, which of them are bad, and how many it allows."""
+
+from collections.abc import Iterable
+
+from contracts.facts import Inference
+from contracts.facts.watch import AlertKind
+from contracts.policy import Trigger
+from decisions.attribution import is_excused
+
+CANCELLED = "cancelled"
+KINDS: dict[str, AlertKind] = {
+    "ttft_ms": "latency",
+    "e2e_ms": "latency",
+    "error_ratio": "errors",
+    "refusal_ratio": "quality",
+    "empty_ratio": "quality",
+    "repetition_ratio": "quality",
+    "drift": "drift",
+}
+REPETITIVE = 0.5
+"""An answer of which half the word triples are repeats is going round in circles."""
+ROOM_TOKENS = 16
+"""There is room for text in so many tokens: none in them is an empty answer, also where the caller allows no more."""
+
+
+def limit_of(trigger: Trigger) -> float:
+    """Return the ratio of bad requests that a trigger allows (the p0 of its test)."""
+    return trigger.allowed_ratio if trigger.metric in ("ttft_ms", "e2e_ms") else min(trigger.threshold, 1.0)
+
+
+def detector_alpha(trigger: Trigger) -> float:
+    """Return the level of an e-detector: its average run length is at least 1/alpha *times the minimum evidence*.
+
+    Counted in single requests, 1/alpha would be reached within the hour on a busy model, and three bad requests in a
+    row would be an alarm; counted in portions of `min_requests` it costs about three nats of evidence more.
+    """
+    return trigger.alpha / trigger.min_requests
+
+
+def kind_of(trigger: Trigger) -> AlertKind:
+    """Return the kind of alert that a trigger raises."""
+    return KINDS[trigger.metric]
+
+
+def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
+    """Return the triggers that watch request by request: all but drift, and but those that nothing can exceed."""
+    return tuple(trigger for trigger in triggers if trigger.metric != "drift" and limit_of(trigger) < 1.0)
+
+
+def observe(trigger: Trigger, record: Inference) -> bool | None:
+    """Return whether a request is bad for a trigger; None where it says nothing about it.
+
+    What the caller, the gateway or the infrastructure caused says nothing (`decisions.attribution`).
+    A request that failed through the target, or that was given up before the first token, says of its latency only
+    that it was at least so long as it was waited for; an answer that ended without any text says the same of its first
+    token. An answer that the caller cut off says nothing of its own length.
+
+    The caller's own parameters (`bound_by_caller`): a limit of tokens and a stop sequence only make an answer shorter,
+    so that one that took too long is bad with them, too, and one that did not is good. A forced length says nothing of
+    how long an answer takes, a stop sequence or a small limit nothing of whether it is empty: neither good nor bad,
+    because to count the good ones alone would hide the bad ones.
+    """
+    cancelled = record.finish_reason == CANCELLED
+    if is_excused(record) and not cancelled:
+        return None
+    if trigger.metric == "ttft_ms":
+        return _of_first_token(record, trigger.threshold)
+    if trigger.metric == "e2e_ms":
+        return _of_length(record, trigger.threshold)
+    if cancelled:
+        return None
+    if trigger.metric == "error_ratio":
+        return record.error is not None
+    return _of_text(trigger.metric, record)
+
+
+def _of_first_token(record: Inference, limit_ms: float) -> bool | None:
+    if record.ttft_ms is not None:
+        return record.ttft_ms > limit_ms
+    explained = record.output_tokens > 0 and not _shows_text(record)
+    return True if record.e2e_ms > limit_ms and not explained else None
+
+
+def _of_length(record: Inference, limit_ms: float) -> bool | None:
+    over = record.e2e_ms > limit_ms
+    if record.finish_reason == CANCELLED:
+        waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
+        return True if waited_in_vain else None
+    if _is_bound(record) and record.forced_by_caller is not False:
+        return None
+    if over:
+        return True
+    return False if record.error is None else None
+
+
+def _is_bound(record: Inference) -> bool:
+    """Return whether the caller's own parameters explain it; what a drill did, it did on purpose to be seen."""
+    return record.bound_by_caller and record.drill is None
+
+
+def _shows_text(record: Inference) -> bool:
+    """Return whether an answer would hold text if the target gave any, whatever the caller's parameters.
+
+    So it is without a stop sequence or forced length, and under a limit of tokens that leaves room for text.
+    """
+    if not _is_bound(record):
+        return True
+    return record.finish_reason == "length" and not record.forced_by_caller and record.output_tokens >= ROOM_TOKENS
+
+
+def _of_text(metric: str, record: Inference) -> bool | None:
+    features = record.features
+    if features is None or metric == "drift":
+        return None
+    if metric == "refusal_ratio":
+        return features.refusal
+    if metric == "empty_ratio":
+        return features.empty if _shows_text(record) else None
+    return features.repetition_ratio >= REPETITIVE
+
+
+def is_empty(record: Inference) -> bool:
+    """Return whether an answer held no text though the caller's own parameters allowed for some."""
+    return record.features is not None and record.features.empty and _shows_text(record)

@@ -1,0 +1,133 @@
+"""Drift in a target's record: which windows are full, what becomes of a reference or a comparison."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.facts.watch import Window
+from contracts.policy import Trigger
+from contracts.vocabulary import ArtifactRef, Target, digest_of_json
+from services.monitor.domain import alerts as al
+from services.monitor.domain.alerts import Finding
+from services.monitor.domain.drift import DEFAULT_ALPHA, DEFAULT_FLOOR, DriftVerdict
+from services.monitor.domain.findings import severity_of
+from services.monitor.domain.monitoring import Cause, Rules, tell_alerts
+from services.monitor.domain.record import DriftState, Policy, Reference, TargetState, Watch
+
+TWO_COMPARISONS_S = 1.0
+"""A drift alert is resolved by the second comparison in a row that finds none."""
+KEY = "drift"
+
+
+@dataclass(frozen=True)
+class FullWindow:
+    """A window of answers of a target, ready to become the reference or to be compared with it."""
+
+    target: Target
+    columns: Mapping[str, tuple[float, ...]]
+    began_at: datetime
+    ended_at: datetime
+    reference: Reference | None
+    alpha: float
+    floor: float
+
+    @property
+    def seed(self) -> int:
+        """Number that the resampling starts from: the same for the same reference."""
+        digest = self.reference.ref.digest if self.reference else digest_of_json(str(self.target))
+        return int(digest.removeprefix("sha256:")[:12], 16)
+
+
+def full_windows(watch: Watch, rules: Rules) -> tuple[FullWindow, ...]:
+    """List the targets that have enough rows."""
+    found = []
+    for state in watch.targets.values():
+        drift = state.drift
+        rows = min((len(values) for values in drift.columns.values()), default=0)
+        if rows >= rules.drift_rows and drift.began_at is not None and drift.ended_at is not None:
+            trigger = trigger_of(watch.policies.get(str(state.target.version)))
+            found.append(
+                FullWindow(
+                    target=state.target,
+                    columns=drift.columns,
+                    began_at=drift.began_at,
+                    ended_at=drift.ended_at,
+                    reference=drift.reference,
+                    alpha=trigger.alpha if trigger else DEFAULT_ALPHA,
+                    floor=max(trigger.threshold, 0.0) if trigger else DEFAULT_FLOOR,
+                )
+            )
+    return tuple(found)
+
+
+def trigger_of(policy: Policy | None) -> Trigger | None:
+    """Return the policy's drift trigger, if it has one."""
+    triggers = policy.triggers if policy else ()
+    return next((trigger for trigger in triggers if trigger.metric == "drift"), None)
+
+
+def take_reference(watch: Watch, window: FullWindow, reference: Reference) -> Watch:
+    """Compare with this reference from now on; the window that became it is used up."""
+    state = watch.targets.get(str(window.target))
+    if state is None or state.drift.began_at != window.began_at or state.drift.reference is not None:
+        return watch
+    own = reference.taken_at == window.ended_at
+    drift = DriftState(reference=reference) if own else state.drift.model_copy(update={"reference": reference})
+    return _with_drift(watch, state, drift)
+
+
+def take_comparison(
+    watch: Watch, window: FullWindow, verdict: DriftVerdict, evidence: ArtifactRef | None, *, cause: Cause, rules: Rules
+) -> Watch:
+    """Decide about the drift alert, and begin the next window."""
+    state = watch.targets.get(str(window.target))
+    if state is None or state.drift.began_at != window.began_at or state.drift.reference != window.reference:
+        return watch
+    policy = watch.policies.get(str(state.target.version))
+    decided = al.decide_alerts(
+        watch.alerts,
+        state.target,
+        [_finding(window, verdict, evidence, trigger_of(policy))],
+        cause.at,
+        environment=watch.environment,
+        release_id=policy.release_id if policy else None,
+        update_every_s=rules.update_every_s,
+    )
+    drift = DriftState(reference=state.drift.reference, compared=state.drift.compared + 1)
+    return tell_alerts(_with_drift(watch, state, drift), decided, cause, state)
+
+
+def _finding(
+    window: FullWindow, verdict: DriftVerdict, evidence: ArtifactRef | None, trigger: Trigger | None
+) -> Finding:
+    drifted = verdict.drifted
+    farthest = max(verdict.columns, key=lambda one: one.statistic, default=None)
+    shown = drifted[0] if drifted else farthest
+    names = ", ".join(f"{one.column} ({one.statistic:.2f})" for one in drifted)
+    version = window.reference.version if window.reference else 0
+    message = (
+        f"Drift against reference {version}: {names}; Kolmogorov-Smirnov distance over {verdict.current_rows} answers."
+        if drifted
+        else f"No drift against reference {version} over {verdict.current_rows} answers."
+    )
+    return Finding(
+        key=trigger.name if trigger else KEY,
+        kind="drift",
+        severity=severity_of(trigger) if trigger else "warning",
+        trigger=trigger.name if trigger else None,
+        fired=bool(drifted),
+        calm=not drifted,
+        hold_s=TWO_COMPARISONS_S,
+        message=message,
+        value=shown.statistic if shown else None,
+        limit=shown.floor if shown else None,
+        window=Window.model_validate({"from": window.began_at, "to": window.ended_at}),
+        requests=verdict.current_rows,
+        first_bad_at=window.began_at if drifted else None,
+        evidence=evidence,
+    )
+
+
+def _with_drift(watch: Watch, state: TargetState, drift: DriftState) -> Watch:
+    changed = state.model_copy(update={"drift": drift})
+    return watch.model_copy(update={"targets": {**watch.targets, str(state.target): changed}})

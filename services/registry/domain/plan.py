@@ -1,0 +1,310 @@
+"""The order of the steps: what must have been said by now, given what is known about a release.
+
+Everything here is a function of the record alone, never of the order in which facts came in.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from contracts.facts import (
+    ApprovalAwaited,
+    DeadlinePassed,
+    Fact,
+    RegisteredVariant,
+    RehearsalRequested,
+    StageReleased,
+    StageRequested,
+    TrafficRequested,
+    VariantRequested,
+    VersionRegistered,
+)
+from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
+from services.registry.domain import deadlines, gates, rehearsals
+from services.registry.domain.comparison import explain
+from services.registry.domain.record import SECOND, Release, SlotGranted, weight_key
+
+Emission = tuple[str, Fact]
+"""The key of a fact within its release, and the fact."""
+
+ALL_TRAFFIC = weight_key(1.0)
+
+
+def due(release: Release, now: datetime) -> Iterator[Emission]:
+    """List, in road order, every fact of the way forward that holds by now, said already or not."""
+    yield "release.opened", release.opened
+    yield from _waived_deadlines(release)
+    if release.merged is None:
+        return
+    yield from _variant_requests(release)
+    yield from _given_up(release)
+    if release.manifest is None or not gates.all_made(release):
+        return
+    yield "version.registered", _registered(release)
+    if release.slot is None:
+        return
+    yield from _staging(release, release.slot)
+    yield from _promotion(release, release.slot, now)
+
+
+def _waived_deadlines(release: Release) -> Iterator[Emission]:
+    for weight in release.waived:
+        awaited = f"canary.assessed at {weight}; the policy promotes without it"
+        yield f"deadline.passed:canary:{weight}", DeadlinePassed(release_id=release.id, step="canary", awaited=awaited)
+
+
+def _variant_requests(release: Release) -> Iterator[Emission]:
+    assert release.merged is not None  # noqa: S101 - for the type checker
+    for variant in gates.requested_variants(release):
+        yield (
+            f"variant.requested:{variant}",
+            VariantRequested(
+                release_id=release.id,
+                version=release.version,
+                variant=variant,
+                merged=release.merged.manifest,
+                calibration=release.opened.calibration,
+                gate=release.policy.quality.get(variant),
+                evaluation=release.opened.evaluation,
+            ),
+        )
+
+
+def _given_up(release: Release) -> Iterator[Emission]:
+    """Return which variants the release goes on without, as whoever makes them would have said that they failed."""
+    if not release.given_up:
+        return
+    made = ", ".join(one.variant for one in gates.registered_variants(release))
+    awaited = f"variant.quantised of {', '.join(release.given_up)}; the release goes on with {made}"
+    passed = DeadlinePassed(release_id=release.id, step="quantise", awaited=awaited)
+    yield "deadline.passed:quantise", passed
+    for variant in release.given_up:
+        yield f"variant.failed:{variant}", release.failed[f"{variant}:quantise"]
+
+
+def _registered(release: Release) -> VersionRegistered:
+    assert release.manifest is not None  # noqa: S101 - for the type checker
+    return VersionRegistered(
+        version=release.version,
+        manifest=release.manifest,
+        base=release.opened.base,
+        training=release.opened.training,
+        evals=release.opened.evals,
+        variants=gates.registered_variants(release),
+    )
+
+
+def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
+    for one in gates.registered_variants(release):
+        yield (
+            f"stage.requested:{one.variant}",
+            StageRequested(
+                release_id=release.id,
+                candidate=gates.registered(release, one),
+                baseline=slot.baseline,
+                purpose="benchmark",
+                load=release.policy.load,
+                gates=release.policy.gates,
+                evaluation=release.opened.evaluation,
+                quality=one.quality,
+                quality_gate=release.policy.quality.get(one.variant),
+                attempt=release.opened.attempt,
+            ),
+        )
+    for one in gates.registered_variants(release):
+        if gates.to_measure_again(release, one.variant):
+            yield from _second_measurement(release, slot, one)
+        elif gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
+            yield stage_released(release, one.variant, "benchmark")
+
+
+def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVariant) -> Iterator[Emission]:
+    """Ask for the committed files to be measured again, then for the benchmark against the new record.
+
+    The first lease is given back meanwhile: a measurement may take longer than another release can wait.
+    """
+    assert release.merged is not None  # noqa: S101 - for the type checker
+    yield stage_released(release, one.variant, "benchmark")
+    yield (
+        f"variant.requested:{one.variant}:{SECOND}",
+        VariantRequested(
+            release_id=release.id,
+            version=release.version,
+            variant=one.variant,
+            merged=release.merged.manifest,
+            gate=release.policy.quality.get(one.variant),
+            evaluation=release.opened.evaluation,
+            measurement_number=SECOND,
+            made=one.manifest,
+        ),
+    )
+    again = release.again.get(one.variant)
+    if again is not None and again.failed == deadlines.not_measured(release, one.variant):
+        awaited = f"variant.quantised of {one.variant}, measurement {SECOND}; it stays inconclusive"
+        passed = DeadlinePassed(release_id=release.id, step="measure", awaited=awaited)
+        yield f"deadline.passed:measure:{one.variant}", passed
+        yield f"variant.failed:{one.variant}:{SECOND}", again.failed
+    if gates.again_of(release, one.variant) is None:
+        return
+    yield (
+        f"stage.requested:{lease_key(one.variant, 'benchmark', SECOND)}",
+        StageRequested(
+            release_id=release.id,
+            candidate=gates.candidate(release, one),
+            baseline=slot.baseline,
+            purpose="benchmark",
+            load=release.policy.load,
+            gates=release.policy.gates,
+            evaluation=release.opened.evaluation,
+            quality=gates.recorded_quality(release, one.variant),
+            quality_gate=release.policy.quality.get(one.variant),
+            attempt=release.opened.attempt,
+            measurement_number=SECOND,
+        ),
+    )
+    if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
+        yield stage_released(release, one.variant, "benchmark", SECOND)
+
+
+def lease_key(variant: Variant, purpose: StagingPurpose, number: int = 1) -> str:
+    """Name a lease within its release: `int8` or `int8:2` while it is measured, `int8:rehearsal` in its rehearsal."""
+    if purpose == "rehearsal":
+        return f"{variant}:{purpose}"
+    return variant if number == 1 else f"{variant}:{number}"
+
+
+def stage_released(release: Release, variant: Variant, purpose: StagingPurpose, number: int = 1) -> Emission:
+    """Return back one lease of one variant."""
+    target = Target(model=release.model, version=release.version, variant=variant)
+    reason = "measured" if purpose == "benchmark" else "rehearsed"
+    released = StageReleased(
+        release_id=release.id, candidate=target, reason=reason, purpose=purpose, measurement_number=number
+    )
+    return f"stage.released:{lease_key(variant, purpose, number)}", released
+
+
+def _keeps_lease(release: Release, variant: Variant) -> bool:
+    """Return whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
+
+    A lease that waits for a person or for another variant would block the fleet; one given back a moment before the
+    promotion would load the same model twice. A rehearsal asks for a lease of its own, with the same rule at its end.
+    """
+    chosen = gates.choose(release)
+    direct = _goes_live_at_once(release) and not rehearsals.is_needed(release.policy)
+    return chosen is not None and chosen.variant == variant and direct
+
+
+def _goes_live_at_once(release: Release) -> bool:
+    return release.policy.promotion.mode == "automatic"
+
+
+def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[Emission]:
+    chosen = gates.choose(release)
+    if chosen is None:
+        return
+    target = gates.candidate(release, chosen)
+    if rehearsals.is_needed(release.policy):
+        yield from _rehearsal(release, slot, target)
+        found = rehearsals.assess_rehearsal(release, now)
+        if found is None or found[0] != "pass":
+            return
+        if not _goes_live_at_once(release):
+            yield stage_released(release, chosen.variant, "rehearsal")
+    if release.policy.promotion.mode == "manual":
+        deadline_at = now + timedelta(seconds=release.policy.promotion.approval_deadline_s)
+        yield (
+            "approval.awaited",
+            ApprovalAwaited(
+                release_id=release.id,
+                target=target.target,
+                manifest_digest=target.manifest.digest,
+                deadline_at=deadline_at,
+                choice=explain(release),
+            ),
+        )
+        if target.manifest.digest not in release.approvals:
+            return
+    yield from _traffic(release, slot, target)
+
+
+def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
+    """Ask for the way back to be walked, and for the pair that walks it."""
+    yield (
+        f"stage.requested:{lease_key(target.target.variant, 'rehearsal')}",
+        StageRequested(
+            release_id=release.id,
+            candidate=target,
+            baseline=slot.baseline,
+            purpose="rehearsal",
+            load=release.policy.load,
+            attempt=release.opened.attempt,
+        ),
+    )
+    yield (
+        "rehearsal.requested",
+        RehearsalRequested(
+            release_id=release.id,
+            candidate=target,
+            fallback=slot.baseline,
+            triggers=release.policy.automatic,
+            policy_digest=rehearsals.policy_digest(release),
+            valid_s=release.policy.rehearsal_valid_s,
+            choice=explain(release),
+        ),
+    )
+
+
+def _traffic(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
+    epoch = slot.epoch
+    for weight in weights(release):
+        key = weight_key(weight)
+        yield f"traffic.requested:{key}", _traffic_order(release, slot, target, weight, epoch)
+        deployed = release.deployed.get(key)
+        if deployed is None or not passed_canary(release, key):
+            return
+        epoch = deployed.epoch
+
+
+def _traffic_order(
+    release: Release, slot: SlotGranted, target: Deployable, weight: float, epoch: int
+) -> TrafficRequested:
+    fallback = slot.baseline if slot.first and release.policy.no_previous == "base" else None
+    note = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
+    return TrafficRequested(
+        release_id=release.id,
+        target=target,
+        weight_ratio=weight,
+        epoch=epoch,
+        fallback=fallback,
+        note=note,
+        choice=explain(release),
+    )
+
+
+def weights(release: Release) -> tuple[float, ...]:
+    """List the traffic shares of this release in order; a first release goes straight to all traffic."""
+    first = release.slot is not None and release.slot.first
+    return (1.0,) if first else (*release.policy.canary.steps, 1.0)
+
+
+def passed_canary(release: Release, key: str) -> bool:
+    """Return whether a deployed share has proved enough to go on."""
+    if key == ALL_TRAFFIC:
+        return True
+    assessed = release.assessed.get(key)
+    return key in release.waived or (assessed is not None and assessed.verdict == "pass")
+
+
+def is_promoted(release: Release, now: datetime) -> bool:
+    """Return whether the road was walked to its end: the last traffic order was due, and it was carried out."""
+    if ALL_TRAFFIC not in release.deployed:
+        return False
+    return any(key == f"traffic.requested:{ALL_TRAFFIC}" for key, _ in due(release, now))
+
+
+def outstanding_order(release: Release) -> str | None:
+    """Return the traffic share that was ordered and not answered; None when no order is under way."""
+    for weight in weights(release):
+        key = weight_key(weight)
+        if f"traffic.requested:{key}" in release.emitted and key not in release.deployed:
+            return key
+    return None

@@ -1,0 +1,205 @@
+"""The choice among variants that passed: best by the objective on the Pareto front of what was measured.
+
+Figures are costs: lower is better, a throughput counts as its negative. Those whose difference may be noise are as
+good as each other, and the next criterion decides. A figure that was not measured is worse than any that was.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+from contracts.facts import Quality, VariantBenchmarked
+from contracts.policy import Objective
+from contracts.vocabulary import Variant
+
+CRITERIA: Mapping[Objective, tuple[str, ...]] = {
+    "quality": ("perplexity_ratio", "ttft_ms.p95", "ttft_ms.p50", "tps_system", "weights_bytes"),
+    "latency": ("ttft_ms.p95", "ttft_ms.p50", "tps_system", "perplexity_ratio", "weights_bytes"),
+    "cost": ("weights_bytes", "perplexity_ratio", "ttft_ms.p95", "ttft_ms.p50", "tps_system"),
+}
+"""What variants are compared by, in this order; every objective knows all of it, so that the front is the same."""
+UNKNOWN_NOISE_RATIO = 0.025
+"""Half width, relative, of the interval around a latency or throughput that has none of its own."""
+BYTES_NOISE_RATIO = 0.01
+"""Sizes are exact, but two that differ by less than twice this are no reason to choose."""
+MOST_BEHIND_RATIO = 0.10
+"""However wide the intervals are: what is further behind the best figure is no tie."""
+_Z95 = 1.96
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured cost with its 95 % interval, and how people say it."""
+
+    value: float
+    low: float
+    high: float
+    said: str
+
+    def ties(self, best: "Figure") -> bool:
+        """Return whether its distance to the best of a field may be noise: intervals touch, it is not far behind."""
+        return self.low <= best.high and self.value <= best.value + MOST_BEHIND_RATIO * abs(best.value)
+
+
+UNMEASURED = Figure(math.inf, math.inf, math.inf, "not measured")
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A variant that passed, with what was measured of it."""
+
+    variant: Variant
+    quality: Quality
+    weights_bytes: int
+    benchmark: VariantBenchmarked
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Who won, who is on the front, and for each why."""
+
+    winner: Variant | None
+    front: frozenset[Variant]
+    reasons: Mapping[Variant, str]
+
+
+Costs = Mapping[str, Figure]
+Reader = Callable[[Entrant], Figure | None]
+
+
+def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
+    """Choose one: total, and independent of the order of the entrants.
+
+    Of the front, those that tie with the best in the first criterion stay, of these the ones that tie in the second,
+    and so on. What is still equal is decided by the plain figures in the same order, then by the order of `Variant`.
+    """
+    field = sorted(entrants, key=lambda one: get_args(Variant).index(one.variant))
+    measured = measure(field)
+    dominators = {one: _dominators(one, measured) for one in measured}
+    front = [one for one in measured if not dominators[one]]
+    beaten = {one: next(by for by in front if by in them) for one, them in dominators.items() if them}
+    reasons = {one: _dominated(by) for one, by in beaten.items()}
+    left, decisive = front, ""
+    for criterion in CRITERIA[objective]:
+        best = min(left, key=lambda one: measured[one][criterion].value, default=None)
+        tied = [one for one in left if best and measured[one][criterion].ties(measured[best][criterion])]
+        if best is not None and tied != left:
+            decisive = criterion
+            reasons |= {one: _behind(criterion, one, best, measured) for one in left if one not in tied}
+        left = tied
+    winner = min(left, key=lambda one: [measured[one][name].value for name in CRITERIA[objective]], default=None)
+    reasons |= dict.fromkeys(left, f"As good as {winner} in everything.")
+    if winner is not None:
+        reasons[winner] = _won(objective, decisive, alone=len(field) == 1)
+    return Ranking(winner=winner, front=frozenset(front), reasons=reasons)
+
+
+def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
+    """Return everybody's figures, each criterion on one scale: that of its first reader which all can answer."""
+    found: dict[Variant, dict[str, Figure]] = {one.variant: {} for one in field}
+    for criterion, readers in _READERS.items():
+        answers = [{one.variant: read(one) for one in field} for read in readers]
+        scale = next((each for each in answers if None not in each.values()), answers[-1])
+        for variant, figure in scale.items():
+            found[variant][criterion] = figure or UNMEASURED
+    return found
+
+
+def _dominators(one: Variant, measured: Mapping[Variant, Costs]) -> list[Variant]:
+    """List those that are at least as good in everything and better in something."""
+    mine = [figure.value for figure in measured[one].values()]
+    found = []
+    for other, costs in measured.items():
+        theirs = [figure.value for figure in costs.values()]
+        if theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)):
+            found.append(other)
+    return found
+
+
+def _dominated(by: Variant) -> str:
+    return f"Dominated: {by} is at least as good in everything, and better in something."
+
+
+def _behind(criterion: str, one: Variant, best: Variant, measured: Mapping[Variant, Costs]) -> str:
+    return f"Behind {best} in {criterion}: {measured[one][criterion].said} against {measured[best][criterion].said}."
+
+
+def _won(objective: Objective, decisive: str, *, alone: bool) -> str:
+    if alone:
+        return "The only one that passed."
+    return f"Best by {objective}" + (f", decided by {decisive}." if decisive else ".")
+
+
+# -- figures, each reader on a scale of its own -----------------------------------------------------------------------
+
+
+def _as_served(one: Entrant) -> Figure | None:
+    """Read the perplexity ratio to the merged model as the serving engine has it; only where it scored given text."""
+    served = one.benchmark.served_quality
+    if served is None or served.method != "prompt_logprobs" or served.perplexity_ratio is None:
+        return None
+    return _perplexity(served.perplexity_ratio, one.quality.mean_kl, served.tokens)
+
+
+def _as_quantised(one: Entrant) -> Figure | None:
+    return _perplexity(one.quality.perplexity_ratio, one.quality.mean_kl, one.quality.tokens)
+
+
+def _perplexity(ratio: float, mean_kl: float, tokens: int) -> Figure | None:
+    """Return a perplexity ratio to the merged model with its interval.
+
+    It is the exponential of a mean over tokens of log-probability differences. Their variance is twice their KL
+    divergence to second order (both are the Fisher information's quadratic form), so the interval needs no more than
+    what the fact says. A variant that is the merged files has no divergence and needs no tokens.
+    """
+    divergence = max(mean_kl, 0.0)
+    if tokens == 0 and divergence > 0.0:
+        return None
+    error = _Z95 * math.sqrt(2.0 * divergence / max(tokens, 1))
+    return _around(ratio, error, f"{ratio:.4g}")
+
+
+def _against_baseline(metric: str, *, sign: float = 1.0) -> Reader:
+    """Read a ratio to the baseline, which was measured in the same minutes: variants are measured one after another."""
+
+    def read(one: Entrant) -> Figure | None:
+        found = next((ratio for ratio in one.benchmark.ratios if ratio.metric == metric), None)
+        if found is None:
+            return None
+        ends = sorted((sign * found.low, sign * found.value, sign * found.high))
+        said = f"{found.value:.3g} times the baseline's"
+        return Figure(sign * found.value, ends[0], ends[2], said)
+
+    return read
+
+
+def _ttft(statistic: str) -> Reader:
+    def read(one: Entrant) -> Figure | None:
+        value: float | None = getattr(one.benchmark.candidate_summary.ttft_ms, statistic)
+        return None if value is None else _around(value, UNKNOWN_NOISE_RATIO, f"{value:.4g} ms")
+
+    return read
+
+
+def _throughput(one: Entrant) -> Figure | None:
+    found = one.benchmark.candidate_summary.tps_system
+    return _around(-found, UNKNOWN_NOISE_RATIO, f"{found:.4g} tokens/s")
+
+
+def _size(one: Entrant) -> Figure | None:
+    return _around(float(one.weights_bytes), BYTES_NOISE_RATIO, f"{one.weights_bytes / 1e6:.4g} MB")
+
+
+def _around(value: float, noise_ratio: float, said: str) -> Figure:
+    margin = abs(value) * noise_ratio
+    return Figure(value, value - margin, value + margin, said)
+
+
+_READERS: Mapping[str, tuple[Reader, ...]] = {
+    "perplexity_ratio": (_as_served, _as_quantised),
+    "ttft_ms.p95": (_against_baseline("ttft_ms.p95"), _ttft("p95")),
+    "ttft_ms.p50": (_against_baseline("ttft_ms.p50"), _ttft("p50")),
+    "tps_system": (_against_baseline("tps_system", sign=-1.0), _throughput),
+    "weights_bytes": (_size,),
+}

@@ -1,0 +1,1 @@
+"""Messages: the bus, its delivery rules, and what is provisioned on it."""

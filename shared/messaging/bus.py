@@ -1,0 +1,339 @@
+"""The delivery rules, once: parse, act, publish what follows, then acknowledge; fail in the open."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+import structlog
+from faststream import AckPolicy, ContextRepo
+from faststream.exceptions import NackMessage
+from faststream.nats import JStream, NatsBroker, PullSub
+from faststream.nats.message import NatsMessage
+from faststream.nats.opentelemetry import NatsTelemetryMiddleware
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain
+from contracts.facts import Fact, WorkAbandoned, WorkProgressed
+from contracts.services import SERVICES, durable_name, filter_subject, stream_of
+from contracts.vocabulary import Environment, canonical_json
+from shared.errors import Permanent, Transient, translate
+from shared.messaging.delivery import Consumption, Delivery, Failed
+from shared.messaging.events import parse_event
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+from shared.runtime.settings import Connection
+from shared.runtime.telemetry import traceparent_for, tracer_provider
+
+F = TypeVar("F", bound=Fact)
+PUBLISH_TIMEOUT_S = 10.0
+_PUBLISH_ATTEMPTS = 5
+STOP_GRACE_S = 2.0
+_FRAME_BYTES = 64
+
+__all__ = ["Bus", "Emit", "Failed", "Outcome", "Received"]
+
+
+@dataclass(frozen=True)
+class Emit:
+    """A fact to publish, where the defaults taken from its cause do not fit.
+
+    `key` tells apart several facts of one type that follow from the same cause.
+    """
+
+    fact: Fact
+    key: str = ""
+    model: str | None = None
+    correlation_id: str | None = None
+    environment: Environment | None = None
+    cause_id: str | None = None
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Received:
+    """Where the message that is being handled is stored, and since when: by the server's word, not the publisher's."""
+
+    sequence: int
+    stored_at: datetime
+
+
+_received: ContextVar[Received | None] = ContextVar("received", default=None)
+
+Outcome = Fact | Emit | Sequence[Fact | Emit] | None
+Handler = Callable[[Event[F]], Coroutine[Any, Any, Outcome]]
+
+
+class Bus:
+    """One service's connection to the bus."""
+
+    def __init__(self, connection: Connection, service: str, clock: Clock) -> None:
+        self.service = service
+        self.clock = clock
+        self.metrics = CollectorRegistry()
+        self.consumptions: dict[str, Consumption] = {}
+        self._running: set[asyncio.Future[Outcome]] = set()
+        self._stopping = False
+        self._contract = SERVICES[service]
+        self._inbox = f"_INBOX_{service}".encode()
+        self.tracing = tracer_provider(service, connection.trace_file)
+        self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
+        self._seconds = Histogram(
+            "slipway_handling_seconds",
+            "Seconds from receipt to acknowledgement",
+            ["fact"],
+            registry=self.metrics,
+            buckets=(0.005, 0.02, 0.1, 0.5, 2, 10, 60, 300, 1800),
+        )
+        self.broker = NatsBroker(
+            connection.nats_url,
+            name=service,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+            connect_timeout=5,
+            graceful_timeout=10,
+            inbox_prefix=self._inbox,
+            middlewares=[
+                NatsTelemetryMiddleware(tracer_provider=self.tracing),
+                self._delivery,
+            ],
+            logger=None,
+        )
+
+    def _delivery(self, msg: Any, /, *, context: ContextRepo) -> Delivery:
+        return Delivery(msg, context=context, bus=self)
+
+    @property
+    def received(self) -> Received:
+        """Where the message is stored whose handler asks; raise LookupError outside of handlers."""
+        found = _received.get()
+        if found is None:
+            msg = "no message is being handled"
+            raise LookupError(msg)
+        return found
+
+    # -- connection -------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """The NATS client, once connected."""
+        return self.broker.config.broker_config.connection_state.connection
+
+    @property
+    def js(self) -> JetStreamContext:
+        """The JetStream context, once connected."""
+        return self.client.jetstream(timeout=PUBLISH_TIMEOUT_S)
+
+    async def connect(self) -> Client:
+        """Connect to the bus and give the client."""
+        await self.broker.connect()
+        return self.client
+
+    async def check(self) -> None:
+        """Raise when a consumer that this service needs does not exist, or the bus does not answer."""
+        for durable, consumption in self.consumptions.items():
+            await self.js.consumer_info(consumption.stream, durable)
+        if not self.consumptions:
+            await self.client.flush(timeout=2)
+
+    # -- consuming --------------------------------------------------------------------------------------------------
+
+    def on(
+        self,
+        fact: type[F],
+        *,
+        failure: Callable[[Failed], Fact | Emit | None] | None = None,
+        max_workers: int = 1,
+        environment: Environment = "production",
+    ) -> "Callable[[Handler[F]], Handler[F]]":
+        """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
+
+        `failure` gives the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
+        messages are handled at once; the next one is asked for when one of them is done.
+        """
+        if (fact, environment) not in self._contract.reads:
+            msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
+            raise ValueError(msg)
+        durable = durable_name(self.service, fact, environment)
+        where = "staging " if environment == "staging" else ""
+        stream = stream_of(fact)
+        if stream is None:
+            msg = f"{fact.TYPE} is not stored"
+            raise ValueError(msg)
+        self.consumptions[durable] = Consumption(fact=fact, stream=stream, durable=durable, failure=failure)
+
+        def register(handler: "Handler[F]") -> "Handler[F]":
+            async def receive(event: Any) -> None:
+                await self._handle(fact, handler, event)
+
+            receive.__annotations__["event"] = Event[fact]  # type: ignore[valid-type]
+            receive.__name__ = getattr(handler, "__name__", "receive")
+            subscriber = self.broker.subscriber(
+                filter_subject(fact, environment),
+                durable=durable,
+                stream=JStream(stream, declare=False),
+                pull_sub=PullSub(batch_size=1, timeout=5.0),
+                max_workers=max_workers,
+                ack_policy=AckPolicy.NACK_ON_ERROR,
+                decoder=_decoder(fact),
+                title=f"{self.service}: {where}{fact.TYPE}",
+                inbox_prefix=self._inbox,
+            )
+            subscriber(receive)
+            return handler
+
+        return register
+
+    async def _handle(self, fact: type[F], handler: "Handler[F]", event: Event[F]) -> None:
+        with structlog.contextvars.bound_contextvars(
+            release=event.correlationid, model=event.subject, fact=event.type, event_id=event.id
+        ):
+            started = self.clock.monotonic()
+            outcome = await self._unless_stopping(handler(event))
+            failpoint(f"{self.service}.after_act")
+            for emit in _as_emits(outcome):
+                await self.publish(emit, cause=event)
+            failpoint(f"{self.service}.after_publish")
+            self.count(fact, "handled")
+            self._seconds.labels(fact.TYPE).observe(self.clock.monotonic() - started)
+            failpoint(f"{self.service}.before_ack")
+
+    async def _unless_stopping(self, handling: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """Wait for a handler; when the service stops first, end it and give its message back at once."""
+        if self._stopping:
+            handling.close()
+            raise NackMessage(delay=0)
+        task = asyncio.ensure_future(handling)
+        self._running.add(task)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if self._stopping and task.cancelled():
+                raise NackMessage(delay=0) from None
+            task.cancel()
+            raise
+        finally:
+            self._running.discard(task)
+
+    async def stop(self) -> None:
+        """Stop consuming: handlers get a moment to finish, then are ended and their messages given back."""
+        self._stopping = True
+        if self._running:
+            await asyncio.wait(self._running, timeout=STOP_GRACE_S)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.broker.stop()
+
+    def count(self, fact: type[Fact], outcome: str) -> None:
+        """Count a handled, retried, rejected or buried fact."""
+        self._handled.labels(fact.TYPE, outcome).inc()
+
+    # -- publishing -------------------------------------------------------------------------------------------------
+
+    def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Wrap a fact: its id follows from its cause, type and key, so that saying it twice is saying it once."""
+        fact = emit.fact
+        if type(fact) not in (*self._contract.emits, WorkAbandoned):
+            msg = f"{self.service} does not declare that it emits {fact.TYPE}; see contracts/services.py"
+            raise ValueError(msg)
+        cause_id = emit.cause_id or (cause.id if cause else None)
+        model = emit.model or (cause.subject if cause else getattr(fact, "model", None))
+        if model is None or (cause_id is None and emit.id is None):
+            msg = f"{fact.TYPE} needs a model, and a cause or an id"
+            raise ValueError(msg)
+        correlation_id = emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id))
+        return Event[Any](
+            id=emit.id or derived_id(str(cause_id), fact.TYPE, emit.key),
+            source=f"/slipway/{self.service}",
+            type=fact.TYPE,
+            subject=model,
+            time=self.clock.now(),
+            correlationid=correlation_id,
+            causationid=cause_id,
+            traceparent=traceparent_for(correlation_id),
+            environment=emit.environment or (cause.environment if cause else "production"),
+            data=fact,
+        )
+
+    async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` when it has not."""
+        event = self.envelope(emit if isinstance(emit, Emit) else Emit(emit), cause)
+        await publish_event(self.js, event)
+        structlog.get_logger().info("published", fact=event.type, model=event.subject, release=event.correlationid)
+        return event
+
+    async def progress(self, cause: Event[Any], progress: WorkProgressed) -> None:
+        """Tell whoever watches how far work is; live only, and never a reason to fail."""
+        event = self.envelope(Emit(progress, id=f"{cause.id}-{progress.step}-{progress.done}"), cause)
+        with contextlib.suppress(NatsError, asyncio.TimeoutError):
+            await self.client.publish(event.nats_subject, canonical_json(plain(event)))
+
+
+async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None) -> None:
+    """Publish an event to its stream; retried with the same message id, so that it is stored once.
+
+    A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
+
+    Raises:
+        Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
+            `too_large` when it is larger than its stream takes.
+        Transient: `bus_unavailable` when the stream does not have it after several attempts; `stream_full` at once
+            when the stream has reached its limit of size.
+    """
+    all_headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE, **(headers or {})}
+    if event.traceparent:
+        all_headers["traceparent"] = event.traceparent
+    body = canonical_json(plain(event))
+    size = len(body) + sum(len(key) + len(value.encode()) + 4 for key, value in all_headers.items())
+    if size + _FRAME_BYTES > js._nc.max_payload:  # noqa: SLF001 - nats-py checks the body alone, the server also headers
+        raise Permanent("internal_error", f"{event.type} has {size} bytes, more than the bus allows.")
+    for attempt in range(_PUBLISH_ATTEMPTS):
+        try:
+            ack = await js.publish(event.nats_subject, body, timeout=PUBLISH_TIMEOUT_S, headers=all_headers)
+            break
+        except (TimeoutError, NoStreamResponseError, NatsError) as error:
+            known = translate(error)
+            if known is not None and known.code == "stream_full":
+                raise Transient(known.code, f"{event.type} could not be published: {known.reason}") from error
+            if known is not None and known.code == "too_large":
+                raise Permanent(known.code, f"{event.type} could not be published: {known.reason}") from error
+            if attempt == _PUBLISH_ATTEMPTS - 1:
+                raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
+            await asyncio.sleep(0.2 * 2**attempt)
+    if ack.duplicate:
+        stored = await js.get_msg(ack.stream, ack.seq)
+        own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
+        if not own:
+            raise Transient("bus_unavailable", f"Message id {event.id} is taken by another message.")
+
+
+def stored_at() -> datetime | None:
+    """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
+    found = _received.get()
+    return found.stored_at if found is not None else None
+
+
+def _as_emits(outcome: Outcome) -> list[Emit]:
+    if outcome is None:
+        return []
+    items: Sequence[Fact | Emit] = [outcome] if isinstance(outcome, Fact | Emit) else outcome
+    return [item if isinstance(item, Emit) else Emit(item) for item in items]
+
+
+def _decoder(fact: type[F]) -> Callable[..., Awaitable[Event[F]]]:
+    async def decode(message: NatsMessage, _original: Any) -> Event[F]:
+        raw = message.raw_message
+        metadata = raw.metadata if isinstance(raw, Msg) else None
+        _received.set(Received(metadata.sequence.stream, metadata.timestamp) if metadata else None)
+        return parse_event(fact, message.raw_message.subject, message.body)
+
+    return decode

@@ -1,0 +1,257 @@
+"""What happens around a handler: heartbeat, retry with backoff, rejection fact, dead letter."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from faststream import BaseMiddleware
+from faststream.exceptions import AckMessage, HandlerException, NackMessage, RejectMessage
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from contracts.codes import Code
+from contracts.envelope import Event
+from contracts.facts import Fact, WorkAbandoned
+from contracts.services import DEADLETTER_PREFIX, Stream
+from shared.errors import Permanent, SlipwayError, Transient, translate
+from shared.messaging.events import model_in, parse_event
+from shared.messaging.topology import HEARTBEAT_S
+
+if TYPE_CHECKING:
+    from shared.messaging.bus import Bus, Emit
+
+UNKNOWN_ERROR_DELIVERIES = 5
+_REASON_CHARS = 2000
+_HEADERS_BYTES = 8192
+"""More than the headers of a dead letter can take; they count as part of the message."""
+_KEPT_HEADERS = ("content-type", "traceparent")
+"""What goes on with a dead letter. A stranger's other headers may steer the server (`Nats-Expected-Stream` …)."""
+_BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
+ITEM_LIMIT_S, OUTAGE_LIMIT_S = 6 * 3600.0, 7 * 86_400.0
+"""How long one message is tried again, counted by the waits between its tries; no clock can cut it short.
+
+Neither the time that a message waited for its first try counts, nor that in which the service was down.
+"""
+OUTAGES: frozenset[Code] = frozenset(
+    {"bus_unavailable", "store_unavailable", "hub_unavailable", "endpoint_unreachable", "disk_full", "stream_full"}
+)
+"""Failures of what all messages need: they are waited for so long that no outage ends good work."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A message that failed for good: the event if it could be parsed, why, and the model it is about."""
+
+    event: Event[Any] | None
+    error: SlipwayError
+    model: str | None
+
+
+@dataclass(frozen=True)
+class Consumption:
+    """What a service reads, and what a permanent failure of it becomes."""
+
+    fact: type[Fact]
+    stream: Stream
+    durable: str
+    failure: "Callable[[Failed], Fact | Emit | None] | None"
+
+
+def backoff_s(deliveries: int) -> float:
+    """Return the seconds to wait before delivery number `deliveries + 1`."""
+    return _BACKOFF_S[min(max(deliveries, 1), len(_BACKOFF_S)) - 1]
+
+
+def retried_s(deliveries: int) -> float:
+    """Return how many seconds were waited between the tries of a message that was delivered so often."""
+    listed = sum(_BACKOFF_S[: max(deliveries - 1, 0)])
+    return listed + _BACKOFF_S[-1] * max(deliveries - 1 - len(_BACKOFF_S), 0)
+
+
+def given_up(error: Transient, deliveries: int) -> Permanent | None:
+    """Return what ends a message that failed in a passing way for too long; None while it is tried again."""
+    waited, limit = retried_s(deliveries), OUTAGE_LIMIT_S if error.code in OUTAGES else ITEM_LIMIT_S
+    if waited < limit:
+        return None
+    hours = f"{waited / 3600:.0f} h, the limit is {limit / 3600:.0f} h"
+    reason = f"Tried again for {hours}; the last failure was {error.code}: {error.reason}"
+    return Permanent("retried_too_long", reason, last_code=error.code, **error.details)
+
+
+class Delivery(BaseMiddleware[Any, Any]):
+    """FastStream middleware with the delivery rules (design, section 5, rules 4 to 6)."""
+
+    def __init__(self, msg: Msg | None, /, *, context: Any, bus: "Bus") -> None:
+        super().__init__(msg, context=context)
+        self._bus = bus
+        self._beat: asyncio.Task[None] | None = None
+
+    async def on_receive(self) -> None:
+        """Keep telling the bus that the work goes on."""
+        if self.msg is not None:
+            self._beat = asyncio.create_task(_keep_alive(self.msg))
+        await super().on_receive()
+
+    async def after_processed(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_val: BaseException | None = None,
+        exc_tb: TracebackType | None = None,
+    ) -> bool | None:
+        """Decide what becomes of a failed message."""
+        if self._beat is not None:
+            self._beat.cancel()
+        if exc_val is None or isinstance(exc_val, HandlerException) or self.msg is None:
+            return await super().after_processed(exc_type, exc_val, exc_tb)
+        if isinstance(exc_val, asyncio.CancelledError):
+            with contextlib.suppress(NatsError):
+                await asyncio.shield(self.msg.nak())
+            return False
+        await self._settle(self.msg, exc_val)
+        return True
+
+    async def _settle(self, message: Msg, error: BaseException) -> None:
+        deliveries = message.metadata.num_delivered
+        consumption = self._bus.consumptions[message.metadata.consumer]
+        known = translate(error)
+        if isinstance(known, Transient):
+            known = given_up(known, deliveries) or known
+        exhausted = known is None and deliveries >= UNKNOWN_ERROR_DELIVERIES
+        log = structlog.get_logger().bind(fact=consumption.fact.TYPE, subject=message.subject, deliveries=deliveries)
+        if isinstance(known, Permanent) or exhausted:
+            known = known or Permanent("internal_error", f"{type(error).__name__}: {error}."[:_REASON_CHARS])
+            log.error("failed for good", code=known.code, reason=known.reason, exc_info=error if exhausted else None)
+            try:
+                rejected = await self._bury(message, consumption, known)
+            except (TimeoutError, NatsError, Transient) as bus_error:
+                raise NackMessage(delay=backoff_s(deliveries)) from bus_error
+            self._bus.count(consumption.fact, "rejected" if rejected else "buried")
+            raise (AckMessage() if rejected else RejectMessage()) from error
+        delay = backoff_s(deliveries)
+        code = known.code if known else "unknown"
+        log.warning(
+            "will be tried again", code=code, error=repr(error), delay_s=delay, exc_info=None if known else error
+        )
+        self._bus.count(consumption.fact, "retried")
+        raise NackMessage(delay=delay) from error
+
+    async def _bury(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
+        """Turn a failed message into a rejection fact, or else a dead letter; tell which."""
+        event = _parsed(message, consumption)
+        failed = Failed(event=event, error=error, model=model_in(message.subject))
+        told = await self._tell(consumption, failed, f"{message.metadata.stream}:{message.metadata.sequence.stream}")
+        if event is not None and not told:
+            await self._abandon(event, error, await bury(self._bus, message, error, consumption.durable))
+        elif not told:
+            await bury(self._bus, message, error, consumption.durable)
+        elif event is None:
+            await self._keep_copy(message, consumption, error)
+        return told
+
+    async def _keep_copy(self, message: Msg, consumption: Consumption, error: SlipwayError) -> None:
+        """Copy a message whose failure is told already; without room for the copy, its stream alone has it.
+
+        To wait for room would hold up everything behind the message, and tell its failure again and again.
+        """
+        try:
+            await bury(self._bus, message, error, consumption.durable)
+        except (TimeoutError, NatsError, Transient) as refusal:
+            metadata = message.metadata
+            structlog.get_logger().error(
+                "no dead letter could be stored; the message is in its stream",
+                fact=consumption.fact.TYPE,
+                subject=message.subject,
+                stream=metadata.stream,
+                sequence=metadata.sequence.stream,
+                error=repr(refusal),
+            )
+            self._bus.count(consumption.fact, "letter_refused")
+
+    async def _tell(self, consumption: Consumption, failed: Failed, source: str) -> bool:
+        """Publish the fact that a failure becomes; False when there is none, or when it cannot be told."""
+        if consumption.failure is None or failed.model is None:
+            return False
+        try:
+            fact = consumption.failure(failed)
+            if fact is None:
+                return False
+            await self._bus.publish(_caused(fact, source, failed), cause=failed.event)
+        except (TimeoutError, NatsError, Transient):
+            raise
+        except Exception:  # noqa: BLE001 - a defect in telling of a failure must not bring the message back for ever
+            structlog.get_logger().exception("failure could not be told", fact=consumption.fact.TYPE)
+            return False
+        return True
+
+    async def _abandon(self, event: Event[Any], error: SlipwayError, sequence: int) -> None:
+        from shared.messaging.bus import Emit, publish_event
+
+        abandoned = WorkAbandoned(
+            service=self._bus.service,
+            cause_type=event.type,
+            cause_id=event.id,
+            dead_letter_sequence=sequence,
+            code=error.code,
+            reason=error.reason[:_REASON_CHARS],
+        )
+        await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
+
+
+def _caused(fact: "Fact | Emit", source: str, failed: Failed) -> "Emit":
+    from shared.messaging.bus import Emit
+
+    emit = fact if isinstance(fact, Emit) else Emit(fact)
+    if failed.event is not None:
+        return emit
+    return Emit(emit.fact, key=emit.key, model=failed.model, cause_id=source, correlation_id=source)
+
+
+def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
+    try:
+        return parse_event(consumption.fact, message.subject, message.data)
+    except Permanent:
+        return None
+
+
+async def bury(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> int:
+    """Copy a message to the dead letters with the reason, once; give its sequence there.
+
+    Of a message that leaves no room for the reason only the beginning is copied; its stream still has it whole.
+    """
+    metadata = message.metadata
+    kept = {key: _header_safe(value) for key, value in (message.headers or {}).items() if key.lower() in _KEPT_HEADERS}
+    room = bus.client.max_payload - _HEADERS_BYTES
+    if len(message.data) > room:
+        kept["Slipway-Truncated"] = str(len(message.data))
+    headers = {
+        **kept,
+        "Nats-Msg-Id": f"{metadata.stream}:{metadata.sequence.stream}:{durable}",
+        "Slipway-Code": error.code,
+        "Slipway-Reason": _header_safe(error.sentence()),
+        "Slipway-Service": bus.service,
+        "Slipway-Consumer": durable,
+        "Slipway-Subject": _header_safe(message.subject),
+        "Slipway-Stream": metadata.stream,
+        "Slipway-Sequence": str(metadata.sequence.stream),
+        "Slipway-Deliveries": str(metadata.num_delivered),
+        "Slipway-At": bus.clock.now().isoformat(),
+    }
+    body = message.data[:room]
+    ack = await bus.js.publish(f"{DEADLETTER_PREFIX}.{bus.service}", body, headers=headers, timeout=10)
+    return ack.seq
+
+
+def _header_safe(text: str) -> str:
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in " ".join(text.split()))
+    return plain[:1000].rstrip()
+
+
+async def _keep_alive(message: Msg) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        with contextlib.suppress(NatsError):
+            await message.in_progress()

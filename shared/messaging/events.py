@@ -1,0 +1,109 @@
+"""Parses what arrives on a subject into an event, or says exactly why it is none."""
+
+import json
+import re
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from contracts.envelope import Event, nats_subject
+from contracts.facts import Fact
+from contracts.limits import TooLarge, event_too_large, too_large
+from contracts.services import FROM_OUTSIDE
+from contracts.vocabulary import MODEL_NAME_PATTERN, canonical_json
+from shared.errors import Permanent
+
+F = TypeVar("F", bound=Fact)
+_PROBLEM_CHARS = 300
+"""A problem may quote what was sent, which may be as large as a message; the answer must fit into one too."""
+_SUBJECT = re.compile(r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(?P<version>v[0-9]+)\.(?P<model>.*)$")
+
+
+def model_in(subject: str) -> str | None:
+    """Return the model name at the end of a NATS subject if it is a valid one."""
+    found = _SUBJECT.fullmatch(subject)
+    model = found["model"] if found else ""
+    return model if re.fullmatch(MODEL_NAME_PATTERN, model) else None
+
+
+def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
+    """Parse a message of a fact's type.
+
+    Raises:
+        Permanent: `malformed_event`, `unknown_event_version`, `invalid_model_name`, `subject_mismatch`,
+            `policy_invalid`, each with what is wrong; `too_large` for what came from outside.
+    """
+    outside = fact in FROM_OUTSIDE
+    if outside:
+        _refuse(event_too_large(body))
+    envelope = _load(body)
+    _check_type(fact, envelope, subject)
+    _check_model(envelope, subject)
+    try:
+        event = Event[fact].model_validate(envelope)  # type: ignore[valid-type]
+    except ValidationError as error:
+        raise _explain(error) from error
+    expected = nats_subject(event.type, event.subject, event.environment)
+    if subject != expected:
+        raise Permanent("subject_mismatch", f"Published on {subject}, but the envelope says {expected}.")
+    model = getattr(event.data, "model", event.subject)
+    if model != event.subject:
+        raise Permanent("subject_mismatch", f"The envelope is about {event.subject}, its data about {model}.")
+    if outside:
+        _refuse(too_large(event.data))
+    return event
+
+
+def _refuse(found: TooLarge | None) -> None:
+    if found is not None:
+        raise Permanent("too_large", found.reason, **found.details)
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    try:
+        envelope = json.loads(body)
+        canonical_json(envelope)  # Python also reads NaN, 1e999 and lone surrogates, which nobody could publish again
+    except (ValueError, RecursionError) as error:
+        raise Permanent("malformed_event", f"The message is not JSON: {error}.") from error
+    if not isinstance(envelope, dict):
+        raise Permanent("malformed_event", f"The message is a JSON {type(envelope).__name__}, not an object.")
+    return envelope
+
+
+def _check_type(fact: type[Fact], envelope: dict[str, Any], subject: str) -> None:
+    type_ = envelope.get("type")
+    if type_ == fact.TYPE:
+        return
+    name = fact.TYPE.rsplit(".", 1)[0]
+    if isinstance(type_, str) and re.fullmatch(re.escape(name) + r"\.v[0-9]+", type_):
+        raise Permanent("unknown_event_version", f"The event is {type_}; this system reads {fact.TYPE}.")
+    if type_ is None:
+        raise Permanent("malformed_event", "The message has no CloudEvents attribute `type`.")
+    raise Permanent("subject_mismatch", f"A message of type {str(type_)[:100]} was published on {subject}.")
+
+
+def _check_model(envelope: dict[str, Any], subject: str) -> None:
+    data = envelope.get("data")
+    names = [envelope.get("subject"), data.get("model") if isinstance(data, dict) else None]
+    for name in names:
+        if isinstance(name, str) and not re.fullmatch(MODEL_NAME_PATTERN, name):
+            raise Permanent("invalid_model_name", f"{name[:80]!r} is no valid model name.", subject=subject)
+
+
+_UNITS = {"string_too_long": "characters", "too_long": "entries"}
+
+
+def _explain(error: ValidationError) -> Permanent:
+    sizes = [
+        TooLarge(".".join(map(str, item["loc"])), len(item["input"]), item["ctx"]["max_length"], _UNITS[item["type"]])
+        for item in error.errors()
+        if item["type"] in _UNITS
+    ]
+    if len(sizes) == error.error_count():
+        return Permanent("too_large", sizes[0].reason[:_PROBLEM_CHARS], **sizes[0].details)
+    problems = [
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"[:_PROBLEM_CHARS] for item in error.errors()
+    ]
+    in_policy = all(item["loc"][:2] == ("data", "policy") for item in error.errors())
+    reason = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "") + "."
+    return Permanent("policy_invalid" if in_policy else "malformed_event", reason, problems=problems[:20])

@@ -1,0 +1,46 @@
+"""Orders of people: refuses one that is void by its age, and answers one that was not carried out."""
+
+from datetime import datetime
+from typing import Any
+
+from contracts.envelope import Event
+from contracts.facts import OrderRefused
+from contracts.orders import expired, other_epoch
+from shared.errors import Permanent
+from shared.messaging.bus import Failed
+
+
+def check_age(event: Event[Any], stored_at: datetime, now: datetime, *, until: datetime | None = None) -> None:
+    """Raise Permanent `order_expired` when an order is older than it may be.
+
+    Args:
+        event: The order.
+        stored_at: When the stream stored it.
+        now: The time.
+        until: Until when the order says that it counts; None if it does not say.
+    """
+    reason = expired(event.time, stored_at, until, now)
+    if reason is not None:
+        raise Permanent("order_expired", reason)
+
+
+def check_epoch(event: Event[Any], current: int | None) -> None:
+    """Raise Permanent `stale_epoch` when an order names another epoch than the route's."""
+    reason = other_epoch(event.data.epoch, current, event.subject)
+    if reason is not None:
+        raise Permanent("stale_epoch", reason)
+
+
+def order_refused(failed: Failed) -> OrderRefused | None:
+    """Return the fact that an order which is not carried out becomes; None for what could not be read."""
+    event, error = failed.event, failed.error
+    if event is None:
+        return None
+    return OrderRefused(
+        order_id=event.id,
+        order_type=event.type,
+        who=event.data.who,
+        release_id=getattr(event.data, "release_id", None),
+        code=error.code,
+        reason=error.sentence(),
+    )

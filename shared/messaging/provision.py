@@ -1,0 +1,148 @@
+"""Creates or updates streams, consumers and buckets; run once before the services start."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any
+
+import nats
+import structlog
+from nats.js import JetStreamContext
+from nats.js.errors import APIError, BadRequestError, NotFoundError
+
+from contracts.services import EVENTS, INBOX, ORDERS
+from shared.messaging import topology
+from shared.runtime.settings import Connection
+
+_NAME_IN_USE = 10058
+_STORE_TOO_SMALL = (10023, 10047)
+_DECLARED = ("subjects", "discard", "max_age", "duplicate_window")
+"""Settings of an existing stream that become what `shared.messaging.topology` declares."""
+_GROWING = ("num_replicas", "max_msgs_per_subject")
+"""Settings of an existing stream that are raised to what is declared, and never lowered."""
+
+
+async def provision(
+    js: JetStreamContext,
+    *,
+    replicas: int = 1,
+    dedupe_window_s: float | None = None,
+    limits: Mapping[str, int] | None = None,
+) -> None:
+    """Make the bus look like `shared.messaging.topology` declares; safe to run again at any time.
+
+    What exists keeps its messages, and every setting that nothing here declares. Replicas, history and limits of size
+    are raised where more is declared, never lowered.
+
+    Args:
+        js: The bus.
+        replicas: Copies of each stream and bucket.
+        dedupe_window_s: How long a stream remembers message ids.
+        limits: Bytes by stream name, where they differ from `topology.LIMITS`.
+
+    Raises:
+        RuntimeError: The server's file store is smaller than the limits of all streams and buckets.
+    """
+    window = topology.DEDUPE_WINDOW_S if dedupe_window_s is None else dedupe_window_s
+    allowed = {**topology.LIMITS, **(limits or {})}
+    inbox = await _live(js, INBOX)
+    try:
+        for stream in topology.streams(replicas=replicas, dedupe_window_s=window, limits=allowed):
+            await _ensure(js, str(stream.name), stream.as_dict(), partial(js.add_stream, stream))
+        for name, consumer in topology.consumers():
+            await js.add_consumer(name, consumer)
+        for bucket in topology.buckets(replicas=replicas, limits=allowed):
+            wanted = {
+                "num_replicas": bucket.replicas,
+                "max_msgs_per_subject": bucket.history,
+                "max_bytes": bucket.max_bytes,
+            }
+            await _ensure(js, f"KV_{bucket.bucket}", wanted, partial(js.create_key_value, bucket))
+    except APIError as error:
+        if inbox is not None and await _live(js, ORDERS) is None:
+            # Orders were in the inbox, and have no stream now: without this a rollback could not be ordered.
+            await js._api_request(f"$JS.API.STREAM.UPDATE.{INBOX}", json.dumps(inbox).encode(), timeout=30)  # noqa: SLF001
+        if error.err_code not in _STORE_TOO_SMALL:
+            raise
+        msg = (
+            f"The message bus has no room for its streams and buckets ({error.description}): they may take "
+            f"{topology.file_bytes(allowed)} bytes. Set max_file_store in its configuration to at least that, on a "
+            "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
+        )
+        raise RuntimeError(msg) from error
+
+
+async def _live(js: JetStreamContext, name: str) -> dict[str, Any] | None:
+    """Return the settings of a stream as the server has them; None if it does not exist."""
+    try:
+        info = await js._api_request(f"$JS.API.STREAM.INFO.{name}")  # noqa: SLF001 - see `_ensure`
+    except NotFoundError:
+        return None
+    config: dict[str, Any] = info["config"]
+    return config
+
+
+async def _ensure(
+    js: JetStreamContext, name: str, wanted: Mapping[str, Any], create: Callable[[], Awaitable[object]]
+) -> None:
+    """Create a stream, or update it.
+
+    The server is asked first what is there: creating a stream again, exactly as it is, is refused where its size does
+    not fit into the store a second time. And it is asked raw, because the client drops settings that it does not know,
+    which would reset them.
+    """
+    request = js._api_request  # noqa: SLF001 - see above
+    try:
+        info = await request(f"$JS.API.STREAM.INFO.{name}")
+    except NotFoundError:
+        try:
+            await create()
+        except BadRequestError as error:
+            if error.err_code != _NAME_IN_USE:
+                raise
+            info = await request(f"$JS.API.STREAM.INFO.{name}")  # created by another provisioner at this moment
+        else:
+            return
+    settings = merge(info["config"], wanted, used_bytes=info["state"]["bytes"])
+    if settings != info["config"]:
+        await request(f"$JS.API.STREAM.UPDATE.{name}", json.dumps(settings).encode(), timeout=30)
+
+
+def merge(live: Mapping[str, Any], wanted: Mapping[str, Any], *, used_bytes: int) -> dict[str, Any]:
+    """Return a stream's settings after provisioning.
+
+    A stream without a limit of size gets one, unless it holds more than that already.
+    """
+    settings = {**live, **{key: wanted[key] for key in _DECLARED if key in wanted}}
+    for key in _GROWING:
+        if wanted.get(key) is not None and live.get(key, -1) != -1:
+            settings[key] = max(live[key], wanted[key])
+    if wanted.get("max_msg_size", -1) > 0:
+        settings["max_msg_size"] = wanted["max_msg_size"]
+    limit = wanted["max_bytes"]
+    if used_bytes >= limit and live["max_bytes"] < limit:
+        structlog.get_logger().error(
+            "a stream holds more than its limit, which is not set", stream=live["name"], bytes=used_bytes, limit=limit
+        )
+    else:
+        settings["max_bytes"] = max(live["max_bytes"], limit)
+    return settings
+
+
+def limits_of(connection: Connection) -> dict[str, int]:
+    """Return the limits of size that an installation sets for itself."""
+    return {} if connection.events_max_bytes is None else {EVENTS: connection.events_max_bytes}
+
+
+async def _main() -> None:
+    connection = Connection()
+    client = await nats.connect(connection.nats_url)
+    try:
+        await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))
+    finally:
+        await client.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

@@ -1,0 +1,125 @@
+"""Says which streams, consumers and buckets exist and how they are set, as data."""
+
+from collections.abc import Mapping
+
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    DeliverPolicy,
+    DiscardPolicy,
+    KeyValueConfig,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+
+from contracts.facts import CheckpointReady, Fact
+from contracts.limits import EVENT_BYTES
+from contracts.services import (
+    DEADLETTER,
+    EVENTS,
+    INBOX,
+    ORDERS,
+    SERVICES,
+    TELEMETRY,
+    Stream,
+    durable_name,
+    filter_subject,
+    stream_of,
+    stream_subjects,
+)
+from contracts.vocabulary import Environment
+
+ACK_WAIT_S = 12.0
+HEARTBEAT_S = ACK_WAIT_S / 4
+DEDUPE_WINDOW_S = 120.0
+BUCKETS = ("releases", "policies", "servers", "routes", "staging-routes", "alerts", "rollbacks", "drills")
+_MEBIBYTE = 1024 * 1024
+_BUCKET_BYTES = {"releases": 2048 * _MEBIBYTE, "alerts": 2048 * _MEBIBYTE, "rollbacks": 512 * _MEBIBYTE}
+LIMITS: Mapping[str, int] = {
+    INBOX: 256 * _MEBIBYTE,
+    ORDERS: 256 * _MEBIBYTE,
+    EVENTS: 8192 * _MEBIBYTE,
+    DEADLETTER: 1024 * _MEBIBYTE,
+    TELEMETRY: 64 * _MEBIBYTE,
+    **{f"KV_{name}": _BUCKET_BYTES.get(name, 128 * _MEBIBYTE) for name in BUCKETS},
+}
+"""Bytes that each stream may hold; a bucket is the stream `KV_<bucket>`.
+
+A server whose store is full refuses every write, those of key-value records too. So no stream is without a limit, and
+the server's `max_file_store` is at least `file_bytes`: a full stream then never keeps a route from being written.
+"""
+KEEPS_THE_NEWEST = (ORDERS, DEADLETTER)
+"""Streams on disk that drop the oldest when they are full: what cannot be stored there would hold up other work.
+
+An order counts for a day at most, so an order of now matters more than any old one.
+"""
+FROM_OUTSIDE_BYTES = EVENT_BYTES + 16 * 1024
+"""The most bytes of a message from outside with its headers; a smaller one above `EVENT_BYTES` is answered."""
+
+
+def file_bytes(limits: Mapping[str, int] = LIMITS) -> int:
+    """Return how many bytes of the server's file store the streams and buckets can take together."""
+    return sum(limit for name, limit in limits.items() if name != TELEMETRY)
+
+
+def streams(
+    *, replicas: int = 1, dedupe_window_s: float = DEDUPE_WINDOW_S, limits: Mapping[str, int] = LIMITS
+) -> list[StreamConfig]:
+    """List the five streams; facts are kept without limit of age, telemetry is in memory and drops the oldest."""
+    kept = [
+        StreamConfig(
+            name=name,
+            subjects=stream_subjects(name),
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            num_replicas=replicas,
+            duplicate_window=dedupe_window_s,
+            max_age=0.0,
+            discard=DiscardPolicy.OLD if name in KEEPS_THE_NEWEST else DiscardPolicy.NEW,
+            max_bytes=limits[name],
+            max_msg_size=FROM_OUTSIDE_BYTES if name in (INBOX, ORDERS) else -1,
+        )
+        for name in (INBOX, ORDERS, EVENTS, DEADLETTER)
+    ]
+    telemetry = StreamConfig(
+        name=TELEMETRY,
+        subjects=stream_subjects(TELEMETRY),
+        storage=StorageType.MEMORY,
+        num_replicas=replicas,
+        max_bytes=limits[TELEMETRY],
+        max_age=3600.0,
+        discard=DiscardPolicy.OLD,
+        duplicate_window=dedupe_window_s,
+    )
+    return [*kept, telemetry]
+
+
+def consumer(service: str, fact: type[Fact], environment: Environment = "production") -> tuple[Stream, ConsumerConfig]:
+    """Return a service's durable consumer of a fact; admission is strictly one at a time, in stream order."""
+    stream = stream_of(fact)
+    if stream is None:
+        msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
+        raise ValueError(msg)
+    config = ConsumerConfig(
+        durable_name=durable_name(service, fact, environment),
+        filter_subject=filter_subject(fact, environment),
+        ack_policy=AckPolicy.EXPLICIT,
+        deliver_policy=DeliverPolicy.ALL,
+        ack_wait=ACK_WAIT_S,
+        max_deliver=-1,
+        max_ack_pending=1 if fact is CheckpointReady else 256,
+    )
+    return stream, config
+
+
+def consumers() -> list[tuple[Stream, ConsumerConfig]]:
+    """List every durable consumer of every service."""
+    return [consumer(service.name, fact, where) for service in SERVICES.values() for fact, where in service.reads]
+
+
+def buckets(*, replicas: int = 1, limits: Mapping[str, int] = LIMITS) -> list[KeyValueConfig]:
+    """List the key-value buckets."""
+    return [
+        KeyValueConfig(bucket=name, history=16, replicas=replicas, max_bytes=limits[f"KV_{name}"]) for name in BUCKETS
+    ]

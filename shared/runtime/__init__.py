@@ -1,0 +1,1 @@
+"""Running processes: clock, jobs, exits, settings, telemetry."""

@@ -1,0 +1,126 @@
+"""Renders chat templates in a sandboxed child process, under limits of time, memory and output."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared.errors import Permanent, Transient
+from shared.runtime.clock import Clock
+
+_WORKER = Path(__file__).with_name("chat_template_worker.py")
+_LINE_BYTES = 16 * 1024 * 1024
+_START_S = 30.0
+
+
+class ChatTemplates:
+    """A child process that renders, one template at a time; started when first needed, replaced when killed.
+
+    A rendering takes well below a millisecond once the template is compiled.
+    """
+
+    def __init__(self, clock: Clock, *, limit_s: float = 2.0) -> None:
+        self._clock = clock
+        self._limit_s = limit_s
+        self._lock = asyncio.Lock()
+        self._child: Process | None = None
+
+    async def render(
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """Render a conversation as the model expects it.
+
+        Args:
+            template: The model's chat template (Jinja).
+            messages: The turns, each with `role` and `content`.
+            bos_token: What the template knows as `bos_token`.
+            eos_token: What the template knows as `eos_token`.
+            add_generation_prompt: Whether the rendering ends where the assistant's answer begins.
+            variables: More that the template may ask for (`tools` …).
+
+        Raises:
+            Permanent: `bad_request` when the template refuses this conversation; `engine_failed` when the template
+                is broken, or goes beyond its limits; then its detail `stopped` is true: a machine that stands still
+                looks the same.
+            Transient: `internal_error` when the child process does not start.
+        """
+        known = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
+        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return await self.render_with(template, {**known, **variables, **given})
+
+    async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
+        """Render a template that knows these variables and no others; raise as `render` does."""
+        request = {"template": template, "now": self._clock.now().isoformat(), "variables": dict(variables)}
+        reply = await self._exchange(json.dumps(request).encode() + b"\n")
+        if "refused" in reply:
+            raise Permanent("bad_request", f"The chat template refuses this conversation: {reply['refused']}")
+        if "broken" in reply:
+            reason = f"The chat template cannot be rendered: {reply['broken']}."
+            raise Permanent("engine_failed", reason, stopped="stopped" in reply)
+        return reply["text"]
+
+    async def close(self) -> None:
+        """End the child process."""
+        async with self._lock:
+            await self._end()
+
+    async def _exchange(self, line: bytes) -> dict[str, str]:
+        async with self._lock:
+            child = await self._running()
+            assert child.stdin is not None  # noqa: S101 - it was started with pipes
+            assert child.stdout is not None  # noqa: S101
+            answered = False
+            try:
+                async with asyncio.timeout(self._limit_s):
+                    child.stdin.write(line)
+                    await child.stdin.drain()
+                    reply = await child.stdout.readline()
+                answered = reply.endswith(b"\n")
+            except TimeoutError:
+                return {"broken": f"it took more than {self._limit_s:g} s", "stopped": "late"}
+            except (ConnectionError, ValueError) as error:
+                return {"broken": f"it stopped its process ({type(error).__name__})", "stopped": "ended"}
+            finally:
+                # Whatever happened, also a caller who went away: a late answer must not meet the next question.
+                if not answered:
+                    await self._end()
+            if not answered:
+                return {"broken": "it stopped its process", "stopped": "ended"}
+            found: dict[str, str] = json.loads(reply)
+            return found
+
+    async def _running(self) -> Process:
+        if self._child is not None and self._child.returncode is None:
+            return self._child
+        # No environment: nothing that the service knows may be read from inside a template.
+        self._child = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", str(_WORKER), stdin=PIPE, stdout=PIPE, env={"LC_ALL": "C.UTF-8"}, limit=_LINE_BYTES
+        )
+        assert self._child.stdout is not None  # noqa: S101 - it was started with pipes
+        ready = b""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_S):
+                ready = await self._child.stdout.readline()
+        if ready.strip() != b"ready":
+            await self._end()
+            raise Transient("internal_error", "The process that renders chat templates does not start.")
+        return self._child
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()

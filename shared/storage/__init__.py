@@ -1,0 +1,1 @@
+"""Storage: blobs, key-value records and sources of model folders."""

@@ -1,0 +1,334 @@
+"""Content-addressed blobs and create-only manifests in an S3 store; every read verifies its digest."""
+
+import hashlib
+import mmap
+import os
+import re
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from minio.error import S3Error
+from pydantic import BaseModel
+
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from shared.errors import Permanent, Transient, translate
+from shared.runtime.settings import Connection
+from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+
+WHOLE_BYTES = 128 * 1024**2
+"""The largest object that is read into memory whole: manifests have kilobytes, sets of texts some tens of megabytes."""
+
+STALE_UPLOAD = timedelta(days=1)
+"""After how long an upload that has not ended is taken for one whose process was killed."""
+
+_ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
+_PRECONDITION_FAILED = "PreconditionFailed"
+_BLOB = re.compile(r"(^|/)blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
+_URI = re.compile(r"^s3://(?P<bucket>[^/]+)/(?P<key>.+)$")
+
+
+class AlreadyExists(Exception):  # noqa: N818 - an answer, not a failure
+    """A create-only put found the key taken."""
+
+
+class Store:
+    """The object store. Synchronous: call through `asyncio.to_thread`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.bucket = connection.s3_bucket
+        self._client = TransferClient(
+            endpoint=connection.s3_endpoint,
+            access_key=connection.s3_access_key,
+            secret_key=connection.s3_secret_key.get_secret_value(),
+            secure=connection.s3_secure,
+        )
+
+    # -- start-up ---------------------------------------------------------------------------------------------------
+
+    def ensure_bucket(self) -> None:
+        """Make the bucket if it is not there."""
+        with _translated("the bucket"):
+            if not self._client.bucket_exists(bucket_name=self.bucket):
+                self._client.make_bucket(bucket_name=self.bucket)
+
+    def check_create_only(self) -> None:
+        """Prove that the server honours create-only puts; raise Permanent when it does not.
+
+        A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
+        """
+        key = f"probe/{secrets.token_hex(8)}"
+        self.create(key, b"first")
+        try:
+            self.create(key, b"second")
+        except AlreadyExists:
+            honoured = self.find(key) == b"first"
+        else:
+            honoured = False
+        with _translated(key):
+            self._client.remove_object(bucket_name=self.bucket, object_name=key)
+        if not honoured:
+            raise Permanent(
+                "store_unavailable",
+                "The object store ignores If-None-Match, so commits could be overwritten; use a server with "
+                "conditional writes.",
+            )
+
+    def abort_stale_uploads(self, before: datetime) -> None:
+        """Abort uploads of blobs that began before some time and never ended, because their process was killed.
+
+        The store keeps what arrived of them for good. One that cannot list them is left alone.
+        """
+        log = structlog.get_logger()
+        try:
+            aborted = self._client.abort_uploads(self.bucket, lambda key: _BLOB.search(key) is not None, before)
+        except Exception as error:  # noqa: BLE001 - no work depends on it
+            log.warning("stale uploads could not be aborted", error=repr(error))
+        else:
+            if aborted:
+                log.info("stale uploads aborted", uploads=aborted)
+
+    def reachable(self) -> bool:
+        """Return whether the bucket answers."""
+        with _translated("the bucket"):
+            return bool(self._client.bucket_exists(bucket_name=self.bucket))
+
+    # -- names ------------------------------------------------------------------------------------------------------
+
+    def uri(self, key: str) -> str:
+        """Return the URI of a key in this bucket."""
+        return f"s3://{self.bucket}/{key}"
+
+    def key_of(self, uri: str) -> str:
+        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other place."""
+        found = _URI.match(uri)
+        if found is None or found["bucket"] != self.bucket or ".." in found["key"].split("/"):
+            raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
+        return found["key"]
+
+    def prefix_of(self, ref: ArtifactRef) -> str:
+        """Return what lies before `manifests/` in a ref's key: its blobs are stored under the same prefix."""
+        key = self.key_of(ref.uri)
+        head, found, _ = key.partition("manifests/")
+        return head if found else ""
+
+    # -- small objects ----------------------------------------------------------------------------------------------
+
+    def find(self, key: str) -> bytes | None:
+        """Read a small object whole; None when it does not exist.
+
+        Raises:
+            Permanent: artifact_not_found when it is larger than WHOLE_BYTES.
+        """
+        return self._read(key)
+
+    def get(self, ref: ArtifactRef) -> bytes:
+        """Read a small artifact whole and verify its size, before anything is read, and its digest.
+
+        Raises:
+            Permanent: artifact_not_found, also when it is larger than WHOLE_BYTES; digest_mismatch.
+        """
+        data = self._read(self.key_of(ref.uri), ref.size_bytes)
+        if data is None:
+            raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
+        found = digest_of(data)
+        if found != ref.digest:
+            raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
+        return data
+
+    def _read(self, key: str, size: int | None = None) -> bytes | None:
+        with _translated(key):
+            try:
+                return self._client.read(self.bucket, key, WHOLE_BYTES, size)
+            except S3Error as error:
+                if error.code in _ABSENT:
+                    return None
+                raise
+
+    def create(self, key: str, data: bytes) -> ArtifactRef:
+        """Write an object that must not exist yet; raise AlreadyExists when it does."""
+        with _translated(key), self._client.creating():
+            self._client.write(self.bucket, key, memoryview(data))
+        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
+
+    def put_manifest(self, key: str, manifest: BaseModel | bytes) -> tuple[ArtifactRef, bool]:
+        """Commit a manifest, create-only: (its ref, True), or (the ref of the one already there, False)."""
+        if isinstance(manifest, FolderManifest):
+            data = manifest.to_bytes()
+        elif isinstance(manifest, bytes):
+            data = manifest
+        else:
+            data = canonical_json(manifest.model_dump(mode="json"))
+        try:
+            return self.create(key, data), True
+        except AlreadyExists:
+            return self.ref_to(key), False
+
+    def ref_to(self, key: str) -> ArtifactRef:
+        """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""
+        data = self.find(key)
+        if data is None:
+            raise Permanent("artifact_not_found", f"{self.uri(key)} does not exist.")
+        return ArtifactRef(uri=self.uri(key), digest=digest_of(data), size_bytes=len(data))
+
+    def keys(self, prefix: str) -> list[str]:
+        """List the keys below a prefix."""
+        with _translated(prefix):
+            found = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            return [one.object_name for one in found if one.object_name]
+
+    # -- files and folders ------------------------------------------------------------------------------------------
+
+    def put_folder(self, folder: Path, prefix: str = "", progress: Progress | None = None) -> FolderManifest:
+        """Upload every file of a folder as a blob and give the manifest, which is not committed yet."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        count = _Count(sum(path.stat().st_size for path in paths), progress)
+        entries = []
+        for path in paths:
+            before = count.done
+            entries.append(self.put_file(path, path.relative_to(folder).as_posix(), prefix, count.add))
+            count.add(before + entries[-1].size_bytes - count.done)  # what was there already counts, too
+        return FolderManifest(files=tuple(entries))
+
+    def put_file(self, path: Path, name: str, prefix: str = "", sent: Callable[[int], None] | None = None) -> FileEntry:
+        """Upload one file as a blob, unless it is there already."""
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                return self.put_blob(memoryview(b""), name, prefix, sent)
+            return self.put_blob(memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)), name, prefix, sent)
+
+    def put_blob(
+        self, data: memoryview, name: str, prefix: str = "", sent: Callable[[int], None] | None = None
+    ) -> FileEntry:
+        """Upload what is in memory as a blob, unless it is there already.
+
+        Raises:
+            Permanent: digest_mismatch when what is there already has another size.
+        """
+        entry = FileEntry(path=name, digest=f"sha256:{hashlib.sha256(data).hexdigest()}", size_bytes=len(data))
+        key = blob_key(entry.digest, prefix)
+        if self._size_of(key) != entry.size_bytes:
+            try:
+                with _translated(key), self._client.creating():
+                    self._client.write(self.bucket, key, data, sent)
+            except AlreadyExists:
+                found = self._size_of(key)
+                if found != entry.size_bytes:
+                    raise Permanent(
+                        "digest_mismatch",
+                        f"The object {key} has {found} bytes instead of {entry.size_bytes}; remove it from the store.",
+                    ) from None
+        return entry
+
+    def read_into(self, file: FileEntry, start: int, out: memoryview, prefix: str = "") -> None:
+        """Fill `out` with a part of a blob, which the caller verifies.
+
+        Raises:
+            Permanent: artifact_not_found; digest_mismatch when the blob has another size.
+        """
+        key = blob_key(file.digest, prefix)
+        if len(out):
+            with _translated(key):
+                self._client.read_into(self.bucket, key, start, out, file.size_bytes)
+
+    def fetch_files(
+        self, files: Sequence[FileEntry], destination: Path, prefix: str = "", progress: Progress | None = None
+    ) -> None:
+        """Download files below a folder, each verified and then renamed into place.
+
+        Raises:
+            Permanent: artifact_not_found, digest_mismatch.
+            Transient: store_unavailable, disk_full.
+        """
+        count = _Count(sum(file.size_bytes for file in files), progress)
+        for file in files:
+            self._fetch_file(file, destination / file.path, prefix, count)
+
+    def _fetch_file(self, file: FileEntry, path: Path, prefix: str, count: "_Count") -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hasher = hashlib.sha256()
+        key = blob_key(file.digest, prefix)
+
+        def saw(chunk: memoryview) -> None:
+            hasher.update(chunk)
+            count.add(len(chunk))
+
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".part-")
+        temporary = Path(name)
+        try:
+            with _translated(key), os.fdopen(descriptor, "wb") as out:
+                self._client.download(self.bucket, key, file.size_bytes, out, saw)
+            found = f"sha256:{hasher.hexdigest()}"
+            if found != file.digest:
+                raise Permanent("digest_mismatch", f"{file.path} is {found}, announced as {file.digest}.", found=found)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _size_of(self, key: str) -> int | None:
+        try:
+            with _translated(key):
+                size: int | None = self._client.stat_object(bucket_name=self.bucket, object_name=key).size
+                return size
+        except Permanent:
+            return None
+
+
+def blob_key(digest: str, prefix: str = "") -> str:
+    """Return the key of a blob: `<prefix>blobs/sha256/ab/<hex>`."""
+    hexadecimal = digest.removeprefix("sha256:")
+    return f"{prefix}blobs/sha256/{hexadecimal[:2]}/{hexadecimal}"
+
+
+def manifest_key(kind: str, output_key: str, prefix: str = "") -> str:
+    """Return the key of a manifest: `<prefix>manifests/<kind>/<hex of the output key>.json`."""
+    return f"{prefix}manifests/{kind}/{output_key.removeprefix('sha256:')}.json"
+
+
+class _Count:
+    """Adds up the bytes of several transfers; called from the threads that carry them."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self._total, self._progress, self._lock = 0, total, progress, threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Count bytes, and tell."""
+        with self._lock:
+            self.done += count
+            if self._progress is not None and count:
+                self._progress(self.done, self._total)
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ShortObjectError as error:
+        raise Permanent("digest_mismatch", f"The object {what} has {error}.") from error
+    except LargeObjectError as error:
+        raise Permanent(
+            "artifact_not_found",
+            f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is no manifest; name the manifest of a "
+            "folder, and of a calibration or evaluation set a smaller sample.",
+        ) from error
+    except S3Error as error:
+        if error.code == _PRECONDITION_FAILED:
+            raise AlreadyExists(what) from error
+        raise translate(error) or error from error
+    except Exception as error:
+        translated = translate(error)
+        if translated is None or translated is error:
+            raise
+        if isinstance(translated, Transient):
+            translated.details["object"] = what
+        raise translated from error

@@ -1,0 +1,276 @@
+"""Typed records in a key-value bucket: compare-and-set, and a watch that never misses a change."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
+from nats.js.kv import KeyValue
+from pydantic import BaseModel, ValidationError
+
+from shared.errors import Transient
+from shared.runtime.failpoints import failpoint
+
+M = TypeVar("M", bound=BaseModel)
+OnChange = Callable[[str, M, int], Awaitable[None]]
+OnLook = Callable[["Look"], Awaitable[None]]
+_SAFETY_NET_S = 2.0
+_RETRY_S = 0.1
+EDIT_ATTEMPTS = 50
+"""How often an edit decides again because another writer was first, before it gives up."""
+
+
+class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
+    """Somebody else wrote this record since it was read."""
+
+
+@dataclass(frozen=True)
+class Entry(Generic[M]):
+    """A record and the revision that it was read at."""
+
+    value: M
+    revision: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a bucket held when all of it was read.
+
+    Attributes:
+        identity: when the bucket was made; another one means that it was deleted and made anew. None: there is none.
+        keys: the keys that had a record.
+    """
+
+    identity: str | None
+    keys: frozenset[str]
+
+
+class Bucket(Generic[M]):
+    """One key-value bucket holding records of one type as JSON."""
+
+    def __init__(self, js: JetStreamContext, name: str, record: type[M], *, service: str = "") -> None:
+        self._js = js
+        self._name = name
+        self._record = record
+        self._service = service
+
+    async def _bucket(self) -> KeyValue:
+        return await self._js.key_value(self._name)
+
+    async def get(self, key: str) -> Entry[M] | None:
+        """Read a record; None when there is none."""
+        try:
+            entry = await (await self._bucket()).get(key)
+        except KeyNotFoundError:
+            return None
+        return self._parsed(entry.value, entry.revision)
+
+    def _parsed(self, value: bytes | None, revision: int | None) -> Entry[M]:
+        return Entry(self._record.model_validate_json(value or b"{}"), revision or 0)
+
+    async def create(self, key: str, value: M) -> int:
+        """Write a record that must not exist yet; raise Conflict when it does."""
+        try:
+            revision = await (await self._bucket()).create(key, _dump(value))
+        except KeyWrongLastSequenceError as error:
+            raise Conflict(key) from error
+        failpoint(f"{self._service}.after_cas")
+        return revision
+
+    async def update(self, key: str, value: M, revision: int) -> int:
+        """Write a record that must still be at `revision`; raise Conflict when it is not."""
+        try:
+            written = await (await self._bucket()).update(key, _dump(value), last=revision)
+        except KeyWrongLastSequenceError as error:
+            raise Conflict(key) from error
+        failpoint(f"{self._service}.after_cas")
+        return written
+
+    async def keys(self) -> list[str]:
+        """List all keys.
+
+        Asked of the stream itself: the client's own listing makes a consumer on the server at every call, which stays
+        there for five minutes, and a bucket that is listed every second fills up with them.
+        """
+        prefix = f"$KV.{self._name}."
+        state = (await self._js.stream_info(f"KV_{self._name}", subjects_filter=f"{prefix}>")).state
+        return sorted(subject.removeprefix(prefix) for subject in state.subjects or {})
+
+    async def all(self) -> dict[str, Entry[M]]:
+        """Read all records."""
+        found = {key: await self.get(key) for key in await self.keys()}
+        return {key: entry for key, entry in found.items() if entry is not None}
+
+    async def raw(self, key: str) -> tuple[int, bytes] | None:
+        """Return the revision and the bytes of a record; None when there is none."""
+        try:
+            entry = await (await self._bucket()).get(key)
+        except KeyNotFoundError:
+            return None
+        return entry.revision or 0, entry.value or b""
+
+    async def identity(self) -> str | None:
+        """Return when the bucket was made; None when it does not exist."""
+        try:
+            made = (await self._js.stream_info(f"KV_{self._name}")).created
+        except NotFoundError:
+            return None
+        return made.isoformat() if made else ""
+
+    async def follow(self, client: Client, on_change: OnChange[M], on_look: OnLook | None = None) -> None:
+        """Call `on_change(key, value, revision)` for every record now and on every change, for ever.
+
+        Revisions never go back while the bucket is the same. After it was made anew or restored from a backup, what
+        it holds is told again whatever its revisions are. `on_look` is called every 2 s with what there is.
+        """
+        await _Follower(self, client, on_change, on_look).run()
+
+    def read(self, key: str, value: bytes) -> M | None:
+        """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
+        try:
+            return self._record.model_validate_json(value)
+        except ValidationError as error:
+            structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
+            return None
+
+    async def watch(self) -> KeyValue.KeyWatcher:
+        """Return a watcher of all records and their changes."""
+        return await (await self._bucket()).watchall()
+
+
+class _Follower(Generic[M]):
+    """Reports every change of a bucket, from a watch and from looks at all of it.
+
+    The stock watcher can stay silent for many seconds after the server was killed, and for ever once its bucket was
+    deleted. So the watch is made anew at every reconnect, for another bucket, and when a look finds what it missed.
+    """
+
+    def __init__(self, bucket: Bucket[M], client: Client, on_change: OnChange[M], on_look: OnLook | None) -> None:
+        self._bucket = bucket
+        self._client = client
+        self._on_change = on_change
+        self._on_look = on_look
+        self._told: dict[str, tuple[int, bytes]] = {}
+        self._identity: str | None = None
+        self._again = asyncio.Event()
+        self._at_once = asyncio.Event()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        looking = asyncio.create_task(self._keep_looking())
+        on_reconnect(self._client, self._reconnected)
+        try:
+            while True:
+                self._again.clear()
+                with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
+                    await self._watch_once()
+                await asyncio.sleep(_RETRY_S)
+        finally:
+            looking.cancel()
+
+    def _reconnected(self) -> None:
+        self._again.set()
+        self._at_once.set()
+
+    async def _watch_once(self) -> None:
+        """Watch until it fails or is to be made anew, also while it is being made: what was asked may be lost."""
+        tasks = [asyncio.ensure_future(self._watch()), asyncio.ensure_future(self._again.wait())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _watch(self) -> None:
+        watcher = await self._bucket.watch()
+        try:
+            async for entry in watcher:
+                value, revision = (entry.value, entry.revision) if entry is not None else (None, None)
+                if value and revision and revision > self._told.get(entry.key, (0, b""))[0]:
+                    await self._tell(entry.key, revision, value)
+        finally:
+            await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
+
+    async def _keep_looking(self) -> None:
+        """Look every `_SAFETY_NET_S`; at a reconnect give up what was asked of the connection before, and look soon."""
+        wait_s = _SAFETY_NET_S
+        while True:
+            self._at_once.clear()
+            tasks = [asyncio.ensure_future(self._look_after(wait_s)), asyncio.ensure_future(self._at_once.wait())]
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+            wait_s = _RETRY_S if self._at_once.is_set() else _SAFETY_NET_S
+
+    async def _look_after(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        try:
+            await self._look()
+        except (nats.errors.Error, TimeoutError):
+            return  # the bus is away; what was told stays told
+        except Exception:  # noqa: BLE001 - a follower that stops looking would never learn of a restored bucket
+            structlog.get_logger().exception("a look at a bucket failed")
+
+    async def _look(self) -> None:
+        """Report each record that differs from the last report, unless the watch reported it in the meantime."""
+        identity = await self._bucket.identity()
+        if identity is not None and identity != self._identity:
+            if self._identity is not None:
+                self._again.set()
+            self._identity = identity
+        present = set()
+        for key in [] if identity is None else await self._bucket.keys():
+            before = self._told.get(key)
+            now = await self._bucket.raw(key)
+            if now is None or not now[1]:
+                continue
+            present.add(key)
+            if now != before and self._told.get(key) == before:
+                if before is None or now[0] > before[0]:
+                    self._again.set()  # the watch should have told it
+                await self._tell(key, *now)
+        if self._on_look is not None:
+            await self._on_look(Look(identity, frozenset(present)))
+
+    async def _tell(self, key: str, revision: int, value: bytes) -> None:
+        self._told[key] = (revision, value)
+        record = self._bucket.read(key, value)
+        if record is None:
+            return
+        try:
+            await self._on_change(key, record, revision)
+        except BaseException:
+            self._told.pop(key, None)  # the next look tells it again
+            raise
+
+
+def on_reconnect(client: Client, callback: Callable[[], None]) -> None:
+    """Call `callback` after every reconnect of a NATS client, beside whatever it calls already."""
+    earlier = client._reconnected_cb  # noqa: SLF001 - nats-py offers no way to add a second callback
+
+    async def both() -> None:
+        callback()
+        if earlier is not None:
+            await earlier()
+
+    client._reconnected_cb = both  # noqa: SLF001
+
+
+def kept_changing(bucket: str, key: str) -> Transient:
+    """Return the error of an edit that another writer forestalled at each attempt."""
+    reason = f"The record {bucket}/{key} kept changing: each of {EDIT_ATTEMPTS} edits was too late."
+    return Transient("bus_unavailable", reason)
+
+
+def _dump(value: BaseModel) -> bytes:
+    return value.model_dump_json().encode()

@@ -1,0 +1,318 @@
+"""Opens model folders outside the store: on disk below allowed roots, or in a model hub's repository at a commit."""
+
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import structlog
+
+from contracts.manifests import FileEntry, FolderManifest
+from contracts.sources import is_weights, parse_file_uri, parse_hub_uri, pickles_in, scheme_of, travels
+from contracts.vocabulary import ArtifactRef, digest_of
+from shared.errors import Permanent, translate
+from shared.runtime.settings import SourceSettings
+from shared.storage.blobs import Store, manifest_key
+from shared.storage.hub import Hub
+
+T = TypeVar("T")
+Count = Callable[[int], None]
+"""Called with bytes as they are read; a negative count takes back those of a download that starts over."""
+Told = Callable[[float, float], None]
+"""Called with bytes done and bytes in all, from any thread, one call at a time."""
+CHUNK_BYTES = 4 * 1024 * 1024
+PREFIX = "sources/"
+"""Where the store keeps what came from outside: content-addressed, whoever publishes it."""
+
+
+class Source(Protocol):
+    """A folder outside the store that may be read."""
+
+    @property
+    def uri(self) -> str:
+        """Return its name for ever: a hub's repository at a commit, or a folder on disk."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """List the files that travel, sorted."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the size of all of them."""
+        ...
+
+    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+        """Copy one file into an empty folder and give its path there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How large a folder may be that is taken as a checkpoint."""
+
+    max_bytes: int
+    max_files: int
+
+    def check(self, what: str, files: int, size_bytes: int) -> None:
+        """Raise Permanent too_large for a folder beyond it."""
+        if files > self.max_files:
+            reason = f"{what} has {files} files; SLIPWAY_SOURCE_MAX_FILES allows {self.max_files}."
+            raise Permanent("too_large", reason)
+        if size_bytes > self.max_bytes:
+            reason = f"{what} has {size_bytes} bytes in all; SLIPWAY_SOURCE_MAX_BYTES allows {self.max_bytes}."
+            raise Permanent("too_large", reason)
+
+
+class DiskFolder:
+    """A folder on disk. Links may lead anywhere below the allowed roots and nowhere else."""
+
+    def __init__(self, uri: str, roots: tuple[Path, ...], quota: Quota | None = None) -> None:
+        self.uri = uri
+        self._quota = quota
+        self._copied = 0
+        self._roots = tuple(root.resolve() for root in roots)
+        self._path = Path(parsed(parse_file_uri, uri))
+        with _readable(uri):
+            self._require_inside(resolved(self._path))
+            if not self._path.is_dir():
+                raise Permanent("artifact_not_found", f"{uri} is no folder on this machine.")
+            self.names = choose(uri, [path.name for path in self._path.iterdir()])
+            for name in self.names:
+                self._require_inside(resolved(self._path / name))
+            self.size_bytes = sum((self._path / name).stat().st_size for name in self.names)
+        if quota is not None:
+            quota.check(uri, len(self.names), self.size_bytes)
+
+    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+        """Copy one file; where it really lies is asked of the open file, which nobody can exchange any more."""
+        with _readable(f"{self.uri}/{name}"):
+            descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                self._require_inside(Path(f"/proc/self/fd/{descriptor}").readlink())
+                self._require_regular(name, os.fstat(descriptor).st_mode)
+                with os.fdopen(descriptor, "rb", closefd=False) as source, (into / name).open("wb") as copy:
+                    while chunk := source.read(CHUNK_BYTES):
+                        self._copied += len(chunk)
+                        if self._quota is not None:  # it may have grown since the look
+                            self._quota.check(self.uri, len(self.names), self._copied)
+                        copy.write(chunk)
+                        if count is not None:
+                            count(len(chunk))
+            finally:
+                os.close(descriptor)
+        return into / name
+
+    def _require_regular(self, name: str, mode: int) -> None:
+        if not stat.S_ISREG(mode):
+            raise Permanent("artifact_not_found", f"{self.uri}/{name} is no regular file.")
+
+    def _require_inside(self, path: Path) -> None:
+        if not any(path.is_relative_to(root) for root in self._roots):
+            reason = f"{self.uri} leads outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS."
+            raise Permanent("uri_not_allowed", reason)
+
+
+class HubRepository:
+    """The top folder of a hub's repository, pinned to a commit."""
+
+    def __init__(self, hub: Hub, uri: str, quota: Quota) -> None:
+        self._hub = hub
+        self._folder, files = hub.look(parsed(parse_hub_uri, uri))
+        self.uri = self._folder.uri
+        self.names = choose(self.uri, [file.path for file in files])
+        self._files = {file.path: file for file in files}
+        self.size_bytes = sum(self._files[name].size_bytes for name in self.names)
+        quota.check(self.uri, len(self.names), self.size_bytes)
+
+    def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
+        """Download one file and verify it against the hub's list."""
+        return self._hub.fetch(self._folder, self._files[name], into, count)
+
+
+class Sources:
+    """The folders outside the store that operations allow."""
+
+    def __init__(self, settings: SourceSettings) -> None:
+        token = settings.hf_token.get_secret_value() if settings.hf_token is not None else None
+        self._hub = Hub(settings.hf_endpoint, token) if settings.hf_endpoint is not None else None
+        self._roots = settings.file_roots
+        self.quota = Quota(settings.source_max_bytes, settings.source_max_files)
+
+    def open(self, uri: str) -> Source:
+        """Look into a folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
+
+        Raises:
+            Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large.
+            Transient: hub_unavailable.
+        """
+        if scheme_of(uri) == "file":
+            return DiskFolder(uri, self._roots, self.quota)
+        parsed(parse_hub_uri, uri)
+        if self._hub is None:
+            reason = f"{uri} cannot be read: no model hub is configured; operations may set SLIPWAY_HF_ENDPOINT."
+            raise Permanent("uri_not_allowed", reason)
+        return HubRepository(self._hub, uri, self.quota)
+
+
+def choose(uri: str, names: list[str]) -> tuple[str, ...]:
+    """Pick the files that travel.
+
+    Raises:
+        Permanent: pickle_refused or artifact_not_found when no weights are among them.
+    """
+    found = tuple(sorted(name for name in names if travels(name)))
+    if any(is_weights(name) for name in found):
+        return found
+    pickles = pickles_in(names)
+    if pickles:
+        raise Permanent("pickle_refused", f"{uri} holds its weights as {pickles[0]} and not as safetensors.")
+    raise Permanent("artifact_not_found", f"{uri} holds no .safetensors file in its top folder.")
+
+
+def read_folder(
+    source: Source, room: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
+) -> FolderManifest:
+    """Hand each file of a folder to `keep`; no more than one of them lies in `room` at any time.
+
+    Args:
+        source: The folder.
+        room: An empty folder on a disk that the largest file fits on.
+        keep: Called with a file and its name; gives its entry in the manifest.
+        count: Called with bytes as they are read from the source.
+    """
+    entries = []
+    for name in source.names:
+        path = source.fetch(name, room, count)
+        entries.append(keep(path, name))
+        path.unlink()
+    return FolderManifest(files=tuple(entries))
+
+
+def store_folder(
+    store: Store, source: Source, room: Path, prefix: str = "", told: Told | None = None
+) -> FolderManifest:
+    """Copy each file of a folder into the store as a blob and give the manifest, which is not committed yet.
+
+    Args:
+        store: Where the files come to lie.
+        source: The folder.
+        room: An empty folder on a disk that the largest file fits on.
+        prefix: Of the blobs' keys.
+        told: Called while bytes travel. One that was read counts half, one that is stored counts whole: both can take
+            minutes, and neither may look like standing still.
+    """
+    halves = _Halves(source.size_bytes, told)
+
+    def keep(path: Path, name: str) -> FileEntry:
+        before = halves.sent
+        entry = store.put_file(path, name, prefix, halves.send)
+        halves.send(entry.size_bytes - (halves.sent - before))  # what was there already counts, too
+        return entry
+
+    return read_folder(source, room, keep, halves.read)
+
+
+def describe_file(path: Path, name: str) -> FileEntry:
+    """Return a file's entry in the manifest of its folder."""
+    with path.open("rb") as stream:
+        digest = f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    return FileEntry(path=name, digest=digest, size_bytes=path.stat().st_size)
+
+
+def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: Told | None = None) -> ArtifactRef:
+    """Copy a folder from outside into the store and give the ref of its manifest there; once for each digest.
+
+    Args:
+        store: Where the folder comes to lie.
+        sources: Where it may lie now.
+        ref: Its name there and its digest.
+        rooms: A folder on a disk that the largest file fits on.
+        told: Called while bytes travel, as by `store_folder`; never when the folder is in the store already.
+
+    Raises:
+        Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large, digest_mismatch.
+        Transient: hub_unavailable, store_unavailable, disk_full.
+    """
+    key = manifest_key("folder", ref.digest, PREFIX)
+    there = store.find(key)
+    if there is not None:
+        return ArtifactRef(uri=store.uri(key), digest=ref.digest, size_bytes=len(there))
+    if scheme_of(ref.uri) == "hf" and not parsed(parse_hub_uri, ref.uri).pinned:
+        raise Permanent("uri_not_allowed", f"{ref.uri} names no commit; name the 40 hexadecimal digits of one.")
+    source = sources.open(ref.uri)
+    log = structlog.get_logger().bind(uri=ref.uri, files=len(source.names), bytes=source.size_bytes)
+    log.info("bringing a folder into the store")
+    rooms.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=rooms, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True) as room:
+        manifest = store_folder(store, source, Path(room), PREFIX, told)
+    data = manifest.to_bytes()
+    found = digest_of(data)
+    if found != ref.digest:
+        raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
+    store.put_manifest(key, manifest)
+    return ArtifactRef(uri=store.uri(key), digest=found, size_bytes=len(data))
+
+
+def parsed(parse: Callable[[str], T], uri: str) -> T:
+    """Read a URI; raise Permanent uri_not_allowed, with the sentence that says why, when it is none."""
+    try:
+        return parse(uri)
+    except ValueError as error:
+        raise Permanent("uri_not_allowed", f"{uri[:300]}: {error}.") from error
+
+
+class _Halves:
+    """Adds up bytes read and bytes sent, each worth a half; called from the threads that carry them."""
+
+    def __init__(self, total: int, told: Told | None) -> None:
+        self.sent = 0
+        self._read = 0
+        self._total, self._told, self._last, self._lock = total, told, 0.0, threading.Lock()
+
+    def read(self, count: int) -> None:
+        """Count bytes that were read from the source."""
+        self._add(read=count)
+
+    def send(self, count: int) -> None:
+        """Count bytes that went to the store."""
+        self._add(sent=count)
+
+    def _add(self, read: int = 0, sent: int = 0) -> None:
+        with self._lock:
+            self._read += read
+            self.sent += sent
+            done = min((self._read + self.sent) / 2, float(self._total))  # a folder on disk may grow meanwhile
+            if self._told is not None and done != self._last:
+                self._last = done
+                self._told(done, float(self._total))
+
+
+def resolved(path: Path) -> Path:
+    """Follow all links; raise OSError ELOOP when they lead in a circle, which Python 3.11 calls a RuntimeError."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Permanent("artifact_not_found", f"{what} is not there: {error.strerror}.") from error
+    except PermissionError as error:
+        raise Permanent("uri_not_allowed", f"{what} may not be read by this process: {error.strerror}.") from error
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO):
+            raise Permanent("artifact_not_found", f"{what} is not there: {error.strerror}.") from error
+        raise translate(error) or error from error
