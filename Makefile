@@ -21,8 +21,8 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 demo: setup ## forward and back: train, rehearse, release, canary, a drill, and traffic returns by itself
 	@$(BIN)/python -m examples.smollm2.demo
 
-test: setup lint ## every check and every test
-	$(PYTEST)
+test: setup ## every check and every test, three at a time
+	$(PYTEST) @tests/everything.args
 
 test-unit: setup ## the tests that need no servers
 	$(PYTEST) tests/unit tests/contract tests/architecture

@@ -1,7 +1,6 @@
 """Fixtures that every test may use: real servers, one set per test module."""
 
 import os
-import time
 
 import nats
 import pytest
@@ -12,15 +11,16 @@ from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 from tests.kit.triton import TritonServer
 
-SLOW_BEFORE = float(os.environ.get("SLIPWAY_TEST_SLOW_BEFORE", "inf"))
-"""Seconds since 1970 after which a run that has a time limit begins no slow test any more."""
+for name, value in {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+    os.environ.setdefault(name, value)  # as in the Makefile: before anything imports a library that reads them
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    """Leave out slow tests once the time for them is up; the summary names each of them."""
-    if item.get_closest_marker("slow") and time.time() > SLOW_BEFORE:
-        pytest.skip("the time that this run has for slow tests is up; `make test` has no limit")
+pytest_plugins = [
+    "pytester",
+    "tests.kit.run.beside",
+    "tests.kit.run.costs",
+    "tests.kit.run.flaky",
+    "tests.kit.run.lanes",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -93,14 +93,6 @@ def test_files_stay_short():
     assert {str(path.relative_to(ROOT)): size for path, size in sizes.items() if size > LINES} == {}
 
 
-@pytest.mark.parametrize(
-    "path", [*python_files("contracts", "decisions", "shared", "services")], ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_every_module_has_a_docstring(path):
-    text = path.read_text()
-    assert not text.strip() or ast.get_docstring(ast.parse(text))
-
-
 # Written in pieces, so that this file does not find itself.
 SWITCHES = (
     r"fp32_" + r"precision\s*=",
@@ -173,10 +165,3 @@ def test_secrets_and_outputs_are_not_committed():
     ] == []
     assert [name for name in names if name.endswith((".pem", ".key", ".pyc", ".safetensors", ".bin", ".gguf"))] == []
     assert [name for name in names if (ROOT / name).stat().st_size > 1024 * 1024] == []
-
-
-def test_mocks_and_sleeping_ports_stay_out():
-    """A fake is written and run against the conformance suite; no test patches a service's inside with a mock."""
-    word = "Magic" + "Mock"
-    found = [path for path in python_files("tests", "services", "shared", "decisions") if word in path.read_text()]
-    assert found == []

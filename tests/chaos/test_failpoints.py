@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 EVERYWHERE = ("after_act", "after_publish", "before_ack")
 POINTS = [

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.test_servers_killed import answers
 from tests.kit.servers import wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 BACK_WITHIN_S = 15.0
 SERVED = "bot.v1.bf16"

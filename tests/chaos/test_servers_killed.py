@@ -19,7 +19,7 @@ from contracts.services import TELEMETRY
 from tests.kit.models import edit_json, tiny_base, tiny_lora
 from tests.kit.servers import wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from clients.cli.connection import find_place
 from contracts.envelope import CONTENT_TYPE
 from tests.kit.servers import wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

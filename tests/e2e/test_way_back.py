@@ -18,7 +18,6 @@ from tests.kit.stack import POLICY
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.slow,
     pytest.mark.timeout(900),
 ]
 MODEL = "bot"

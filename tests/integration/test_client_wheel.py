@@ -58,7 +58,6 @@ def test_the_wheel_holds_the_client_and_the_contracts_only(wheel):
     assert "from contracts" not in sources
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_wheel_installs_alone_and_works(wheel, tmp_path):
     home = tmp_path / "venv"

@@ -13,7 +13,7 @@ from tests.integration.test_up import ENGINE, ROOT, Up, living
 from tests.kit.models import tiny_base
 from tests.kit.servers import wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.vllm]
 
 LOAD = """
 import sys, tritonclient.grpc

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -62,9 +63,16 @@ class TritonServer(Server):
             self.process.terminate()
             with contextlib.suppress(Exception):
                 self.process.wait(30)
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        self.discard()
+
+    def discard(self) -> None:
+        """Kill it and every process that it started."""
+        deadline = time.monotonic() + 10
+        while (left := self.processes()) and time.monotonic() < deadline:
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.02)
         if self.process is not None:
             self.process.wait(10)
 

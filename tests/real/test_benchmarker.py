@@ -35,7 +35,7 @@ from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConforman
 from tests.unit.benchmarker.factories import served, staged, variant_manifest, window
 from tests.unit.benchmarker.reports_conformance import ReportsConformance
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATE_MS, BASELINE_MS = 40, 20
 LOAD = LoadProfile(requests=30, rate_rps=6.0, output_tokens=6, warmup_requests=1, timeout_s=4.0)

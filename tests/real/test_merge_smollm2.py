@@ -15,7 +15,6 @@ from tests.kit.services import running_service, wait_for_fact
 
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore"),
 ]

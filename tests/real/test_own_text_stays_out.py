@@ -11,7 +11,7 @@ from services.quantiser.ports import Made
 from tests.kit.models import tiny_base
 from tests.real.test_quantise_worker import order, quantise_here
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 SECRET = "The patient in bed seven was given quinine at dawn; nobody else may ever read this sentence again. "
 
 

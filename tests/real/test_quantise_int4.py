@@ -15,7 +15,7 @@ from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shap
 from services.quantiser.ports import Order
 from tests.kit.models import tiny_base, tiny_tokenizer
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 SETTINGS = QuantiseSettings(calibration_samples=3, calibration_tokens=96)
 WIDE = 64
 

@@ -15,7 +15,7 @@ from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shap
 from services.quantiser.ports import Order
 from tests.kit.models import tiny_base
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 ROOT = Path(__file__).resolve().parents[2]
 ENGINE_PYTHON = ROOT / ".venv-engine" / "bin" / "python"
 SERVE = """

@@ -20,7 +20,7 @@ from shared.errors import Permanent
 from tests.kit.models import edit_json, tiny_base, tiny_tokenizer
 from tests.kit.servers import wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 DEFAULTS = QuantiserDefaults(held_out_windows=5, held_out_tokens=256, min_calibration_tokens=256)
 SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
 

@@ -18,7 +18,7 @@ from services.quantiser.domain.precision import WITH_BFLOAT16
 from services.quantiser.ports import Order
 from tests.kit.models import tiny_base
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 ROOT = Path(__file__).resolve().parents[2]
 LENGTH = 511
 SETTINGS = QuantiseSettings(calibration_samples=2, calibration_tokens=LENGTH)

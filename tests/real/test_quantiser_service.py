@@ -31,7 +31,7 @@ from tests.kit.models import tiny_base
 from tests.kit.quantiser import QuantiserService, request, stored_merged
 from tests.kit.servers import wait_until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from shared.storage.blobs import blob_key
 from tests.kit.servers import running
 from tests.kit.serving import ServerManager
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real]
 TOY = '{"crash_text": "CRASH", "dead_text": "DEAD", "token_delay_ms": "1"}'
 MIB = 1024 * 1024
 

@@ -26,7 +26,6 @@ from tests.unit.benchmarker.factories import served
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
-    pytest.mark.slow,
     pytest.mark.timeout(400),
 ]
 NAME = "bot.v1.bf16"

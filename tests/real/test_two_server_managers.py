@@ -12,7 +12,7 @@ from tests.kit.relay import relaying
 from tests.kit.servers import connection, running
 from tests.kit.serving import ServerManager
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real]
 MIB = 1024 * 1024
 WATCHED_S = 8.0
 """Longer than the patience with an unwanted target (1 s) and the lease (6 s) together."""

@@ -1,0 +1,84 @@
+"""The test run itself: flaky tests are named, too many of them fail it, and so does a check beside it."""
+
+import pytest
+
+from tests.kit.run.lanes import LANES, choose, lane_of
+
+PLUGINS = ("-p", "tests.kit.run.flaky", "-p", "tests.kit.run.beside", "-p", "no:cacheprovider")
+FLAKY = """
+import pathlib, pytest
+
+@pytest.mark.parametrize("number", range({flaky}))
+def test_fails_once(number):
+    seen = pathlib.Path(f"seen-{{number}}")
+    if not seen.exists():
+        seen.touch()
+        raise AssertionError("only the first time")
+
+def test_other():
+    assert {passes}
+"""
+
+
+@pytest.fixture
+def run(pytester, monkeypatch, request):
+    """Run a file with so many flaky tests in a process of its own."""
+    monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
+
+    def run(flaky, *arguments, passes=True):
+        pytester.makepyfile(FLAKY.format(flaky=flaky, passes=passes))
+        return pytester.runpytest_subprocess(*PLUGINS, "--reruns=1", *arguments, timeout=60)
+
+    return run
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n1",)], ids=["one process", "a worker"])
+def test_two_flaky_tests_are_named_in_the_summary_and_pass(run, arguments):
+    done = run(2, *arguments)
+    assert done.ret == pytest.ExitCode.OK
+    done.stdout.fnmatch_lines(
+        ["FLAKY *test_fails_once?0? (call) - AssertionError: only the first time", "FLAKY *test_fails_once?1?*"]
+    )
+    assert "3 passed, 2 flaky" in done.outlines[-1]
+
+
+def test_three_flaky_tests_fail_the_run(run):
+    done = run(3)
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    done.stdout.fnmatch_lines(["More than 2 flaky tests fail the run."])
+    assert "4 passed, 3 flaky" in done.outlines[-1]
+
+
+def test_what_fails_twice_fails_and_is_not_flaky(run):
+    done = run(0, passes=False)
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed" in done.outlines[-1]
+    assert "flaky" not in done.outlines[-1]
+
+
+@pytest.mark.parametrize(("code", "shown"), [(0, "passed"), (3, "failed with exit code 3")])
+def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, shown):
+    done = run(0, f"--beside=echo what it says; exit {code}")
+    assert done.ret == (pytest.ExitCode.TESTS_FAILED if code else pytest.ExitCode.OK)
+    done.stdout.fnmatch_lines([f"*exit {code}: {shown}*"])
+    assert ("what it says" in done.outlines) == bool(code)
+    assert "1 passed" in done.outlines[-1]
+
+
+FILES = ("tests/unit/cli/test_ask.py", "tests/real/test_triton_vllm.py", "tests/chaos/test_failpoints.py")
+
+
+def test_each_lane_is_one_workers_and_the_rest_is_for_all():
+    assert [lane_of(file) for file in FILES] == [None, 0, 1]
+    assert [choose(FILES, worker, 3) for worker in range(3)] == [FILES[1], FILES[2], FILES[0]]
+    assert [choose(FILES[:1], worker, 3) for worker in range(3)] == [FILES[0]] * 3
+    assert choose(FILES[1:], 2, 3) is None, "what is bound to another worker is left to it"
+
+
+def test_fewer_workers_than_lanes_take_them_all():
+    assert {choose([file], 0, 1) for file in FILES} == set(FILES)
+    assert choose(FILES, 1, 2) == FILES[2]
+
+
+def test_lanes_name_what_exists(request):
+    assert [path for lane in LANES for path in lane if not (request.config.rootpath / path).exists()] == []

@@ -1,0 +1,79 @@
+"""Distribute the test files over pytest-xdist's workers: what needs the processors runs one file at a time.
+
+A file is the unit, so that its fixtures are made once. The first worker takes the files that compute (torch, vLLM) one
+after the other, the second one those that start whole stacks; all others, and these two when they are through, take
+what is left. Long files come first, so that no worker ends long after the others.
+"""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from xdist.scheduler.loadscope import LoadScopeScheduling
+from xdist.workermanage import WorkerController
+
+LANES: tuple[tuple[str, ...], ...] = (
+    ("tests/real",),
+    ("tests/chaos", "tests/e2e", "tests/integration/test_up.py", "tests/integration/test_cli_road.py"),
+)
+"""Files and folders by lane, in the order in which they run; a path that is in no lane is for every worker."""
+FIRST = ("tests/integration", "tests/unit/merger", "tests/unit/quantiser", "tests/unit")
+"""What is in no lane, in the order in which it is taken; the rest comes after it."""
+
+
+def file_of(nodeid: str) -> str:
+    """Return the file of a test."""
+    return nodeid.split("::", 1)[0]
+
+
+def position(file: str, paths: Sequence[str]) -> int | None:
+    """Return the place of the first path that is the file or a folder above it; None if there is none."""
+    above = {file, *map(str, PurePosixPath(file).parents)}
+    return next((place for place, path in enumerate(paths) if path in above), None)
+
+
+def lane_of(file: str) -> int | None:
+    """Return the lane that a file is bound to."""
+    return next((number for number, paths in enumerate(LANES) if position(file, paths) is not None), None)
+
+
+def rank(file: str) -> tuple[int, str]:
+    """Return the key by which files are taken, inside a lane or outside of all."""
+    lane = lane_of(file)
+    paths = FIRST if lane is None else LANES[lane]
+    place = position(file, paths)
+    return (len(paths) if place is None else place, file)
+
+
+def choose(waiting: Sequence[str], worker: int, workers: int) -> str | None:
+    """Return the file that a worker takes next; None when all that wait are for others.
+
+    Args:
+        waiting: Files that no worker has.
+        worker: The place of this worker among those alive, from 0.
+        workers: How many are alive; where there are fewer than lanes, the last worker has several.
+    """
+    mine = {lane for lane in range(len(LANES)) if min(lane, workers - 1) == worker}
+    bound = [file for file in waiting if lane_of(file) in mine]
+    free = [file for file in waiting if lane_of(file) is None]
+    return min(bound or free, key=rank, default=None)
+
+
+class LaneScheduling(LoadScopeScheduling):
+    """Gives each worker the next file of its lane."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return file_of(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        alive = sorted(self.nodes, key=lambda one: int(one.gateway.id.removeprefix("gw")))
+        file = choose(list(self.workqueue), alive.index(node), len(alive))
+        if file is None:
+            node.shutdown()  # after what it has: a worker begins its last test only when it knows what follows
+            return
+        self.workqueue.move_to_end(file, last=False)
+        super()._assign_work_unit(node)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Use the lanes whenever the tests are distributed."""
+    return LaneScheduling(config, log)
