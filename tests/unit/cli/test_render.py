@@ -1,5 +1,4 @@
 import pytest
-from tests.unit.cli.test_release_view import THREE, only, opened, progressed, ready, said, whole_road
 
 from clients.cli.commands.status import PlainDrawing
 from clients.cli.event_log import parse, subject_filter
@@ -10,6 +9,7 @@ from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
 from tests.kit.factories import after, event
+from tests.unit.cli.test_release_view import THREE, only, opened, progressed, ready, said, whole_road
 
 
 @pytest.mark.parametrize(

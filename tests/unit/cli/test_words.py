@@ -6,7 +6,6 @@ from typing import get_args
 
 import pytest
 import typer
-from tests.unit.cli.test_release_view import RELEASE, whole_road
 from typer.main import get_command
 
 from clients.cli.commands.orders import load_policy
@@ -20,6 +19,7 @@ from clients.cli.views.release import join, project
 from contracts import facts as f
 from contracts.vocabulary import Variant
 from tests.kit.factories import digest, fact
+from tests.unit.cli.test_release_view import RELEASE, whole_road
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
 
