@@ -186,7 +186,7 @@ async def go_live(js: JetStreamContext, models: list[str]) -> None:
         policy = k.policy(triggers=(SLOW, ERRORS))
         opened = k.fact(f.ReleaseOpened, version=2, model=model, release_id=f"r-{model}", policy=policy)
         route = k.route(
-            model=model, active=k.served(2, "bf16", model), previous=None, older=(), canary=None, quarantined=()
+            model=model, active=k.served(2, "bf16", model), previous=None, history=(), canary=None, quarantined=()
         )
         await publish_event(js, event_of(opened, model))
         await publish_event(

@@ -1,4 +1,4 @@
-"""A drill under way: the record that gateways follow, one per model and environment in the bucket `drills`."""
+"""A drill in progress: the record that gateways watch, one per model and environment in the bucket `drills`."""
 
 from datetime import datetime, timedelta
 
@@ -6,11 +6,11 @@ from .facts import DrillFault
 from .vocabulary import Contract, Environment, Instant, Ratio, Target
 
 LONGEST = timedelta(hours=1)
-"""No drill lasts longer, whoever orders it."""
+"""The longest duration of a drill."""
 
 
 class Drill(Contract):
-    """A fault that the gateway puts on a share of one target's requests; it ends by itself."""
+    """A fault that the gateway injects into a share of one target's requests; it ends by itself."""
 
     drill_id: str
     target: Target
@@ -19,13 +19,13 @@ class Drill(Contract):
     share_ratio: Ratio
     starts_at: Instant
     expires_at: Instant
-    who: str
+    actor: str
     reason: str
     ordered_at: Instant | None = None
-    """When the bus stored the order: one that was stored earlier and comes again changes nothing."""
+    """When the bus stored the order; an order that was stored earlier changes nothing."""
 
     def is_on(self, now: datetime) -> bool:
-        """Return whether it is under way; a clock that runs wrong cannot make it last."""
+        """Return whether it is in progress; a wrong clock cannot make it last longer than `LONGEST`."""
         return self.share_ratio > 0.0 and now < min(self.expires_at, self.starts_at + LONGEST)
 
 

@@ -13,13 +13,22 @@ ID_NAMESPACE = uuid.UUID("8f2b6f0e-7f2e-5c1c-9a4e-51b17a9de0c1")
 
 F = TypeVar("F", bound=Fact)
 Identifier = Annotated[str, Field(min_length=1, max_length=256)]
-"""Bounded, so that what follows from a fact always fits into a message as well."""
+"""Bounded, so that every fact that follows from another one fits into a message."""
 
 
 class Event(Contract, Generic[F]):
-    """A fact with who said it, about which model, when and because of what.
+    """A fact with its source, its model, its time and its cause.
 
-    `id` is the message's `Nats-Msg-Id`. `correlationid` is the release (for training's own event: the run).
+    Attributes:
+        id: Also the message's `Nats-Msg-Id`.
+        correlationid: The release; in `checkpoint.ready` the training run.
+        authtype: Kind of the credential that published the event (CloudEvents Auth Context): `user`,
+            `service_account`, `unauthenticated`, …
+        authid: The credential's user or service (CloudEvents Auth Context).
+        team: The credential's team.
+
+    The last three are the publisher's claim: no service sets or trusts them before the bus authenticates publishers
+    (docs/adr/0010).
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
@@ -35,6 +44,9 @@ class Event(Contract, Generic[F]):
     causationid: Identifier | None = None
     traceparent: Annotated[str, Field(max_length=256)] | None = None
     environment: Environment = "production"
+    authtype: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    authid: Identifier | None = None
+    team: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     data: F
 
     @property

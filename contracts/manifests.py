@@ -20,7 +20,18 @@ from .facts import (
 )
 from .facts.staging import GateResult, RatioInterval, ServedQuality, SideSummary
 from .policy import LoadProfile
-from .vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Target, Variant, Verdict, canonical_json
+from .vocabulary import (
+    ArtifactRef,
+    Contract,
+    Digest,
+    Instant,
+    ModelName,
+    ServingSettings,
+    Target,
+    Variant,
+    Verdict,
+    canonical_json,
+)
 
 _SAFE_PATH = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 
@@ -86,7 +97,7 @@ class MergedManifest(Contract):
     weights_bytes: int
     duration_s: float
     peak_rss_bytes: int
-    made_at: Instant
+    created_at: Instant
 
 
 class HeldOutWindow(Contract):
@@ -106,8 +117,8 @@ class HeldOutWindow(Contract):
 class VariantManifest(Contract):
     """A quantised variant: its source, engine, settings, measured quality, and its files.
 
-    `held_out` is what the quality was measured on: whoever serves the files can measure again, on the same tokens.
-    `measurement` says in which precision and on what processor; None in manifests of an earlier time.
+    `held_out` is what the quality was measured on, so that a server of the files can measure again on the same tokens.
+    `measurement` says in which precision and on what processor it was measured.
     """
 
     kind: Literal["variant"] = "variant"
@@ -126,7 +137,7 @@ class VariantManifest(Contract):
     weights_bytes: int
     duration_s: float
     peak_rss_bytes: int
-    made_at: Instant
+    created_at: Instant
     evaluation_digest: Digest | None = None
     evaluation_quality: Quality | None = None
     measurement: Measurement | None = None
@@ -146,6 +157,7 @@ class VersionManifest(Contract):
     evals: tuple[EvalResult, ...]
     merged: ArtifactRef
     variants: tuple[RegisteredVariant, ...]
+    serving: ServingSettings | None = None
     policy_digest: Digest
     registered_at: Instant
 
@@ -176,8 +188,8 @@ class BenchmarkReport(Contract):
     measurement_number: int = 1
     hardware: dict[str, Any]
     load: LoadProfile
-    candidate: SideSummary
-    baseline_side: SideSummary
+    candidate_summary: SideSummary
+    baseline_summary: SideSummary
     ratios: tuple[RatioInterval, ...]
     quality: Quality | None
     served_quality: ServedQuality | None = None

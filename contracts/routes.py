@@ -34,7 +34,7 @@ class Route(Contract):
     active: ServedTarget | None = None
     canary: CanaryShare | None = None
     previous: ServedTarget | None = None
-    older: tuple[ServedTarget, ...] = ()
+    history: tuple[ServedTarget, ...] = ()
     quarantined: tuple[Target, ...] = ()
     cause_id: str = ""
 
@@ -62,12 +62,12 @@ class AlreadyApplied:
 class Refused:
     """The edit is not allowed, and why."""
 
-    code: Literal["stale_epoch", "quarantined", "no_hot_previous", "not_quarantined"]
+    code: Literal["stale_epoch", "quarantined", "no_previous_target", "not_quarantined"]
     reason: str
 
 
 Edit = Changed | AlreadyApplied | Refused
-OLDER_KEPT = 5
+HISTORY_KEPT = 5
 
 
 def newest(known: Route | None, found: Route | None) -> Route | None:
@@ -116,9 +116,9 @@ def promote(
         return Changed(route.model_copy(update={**step, "canary": canary}), "canary")
     if route.active is not None and route.active.target == target:
         return Changed(route.model_copy(update={**step, "active": served, "canary": None}), "promote")
-    before = (route.active, route.previous, *route.older) if route.active else (fallback, *route.older)
+    before = (route.active, route.previous, *route.history) if route.active else (fallback, *route.history)
     previous, older = _line_back(before, target, route.quarantined)
-    update = {**step, "active": served, "canary": None, "previous": previous, "older": older}
+    update = {**step, "active": served, "canary": None, "previous": previous, "history": older}
     return Changed(route.model_copy(update=update), "promote")
 
 
@@ -136,19 +136,19 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
     trial = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
     if trial is not None and trial.served.target == failed != active:
         aborted = CanaryShare(served=trial.served, weight_ratio=0.0)
-        previous, older = _line_back((route.previous, *route.older), active, quarantined)
-        update = {**step, "canary": aborted, "previous": previous, "older": older}
+        previous, older = _line_back((route.previous, *route.history), active, quarantined)
+        update = {**step, "canary": aborted, "previous": previous, "history": older}
         return Changed(route.model_copy(update=update), "abort")
     if active != failed:
         return Refused("stale_epoch", f"{failed} is neither active nor canary of {route.model}; nothing to take back.")
     if route.previous is None or route.previous.target in quarantined:
-        return Refused("no_hot_previous", f"{route.model} has no previous target to go back to.")
-    line = [route.previous, *route.older]
+        return Refused("no_previous_target", f"{route.model} has no previous target to go back to.")
+    line = [route.previous, *route.history]
     wanted = [one for one in line if to_version in (None, one.target.version) and one.target not in quarantined]
     if not wanted:
-        return Refused("no_hot_previous", f"{route.model} has no version {to_version} in the line behind it.")
+        return Refused("no_previous_target", f"{route.model} has no version {to_version} in the line behind it.")
     previous, older = _line_back(line, wanted[0].target, quarantined)
-    update = {**step, "active": wanted[0], "canary": None, "previous": previous, "older": older}
+    update = {**step, "active": wanted[0], "canary": None, "previous": previous, "history": older}
     return Changed(route.model_copy(update=update), "rollback")
 
 
@@ -176,4 +176,4 @@ def _line_back(
         if one is not None and one.target != active and one.target not in quarantined:
             line.setdefault(one.target, one)
     found = tuple(line.values())
-    return (found[0] if found else None), found[1 : OLDER_KEPT + 1]
+    return (found[0] if found else None), found[1 : HISTORY_KEPT + 1]

@@ -52,7 +52,7 @@ SERVICES: dict[str, ServiceContract] = {
             ),
             emits=(
                 f.ReleaseOpened, f.CheckpointRejected, f.VariantRequested, f.VersionRegistered, f.StageRequested,
-                f.StageReleased, f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished,
+                f.StageReleased, f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished,
                 f.DeadlinePassed, f.VariantFailed, f.OrderRefused,
             ),
             owns=("releases", "policies"),

@@ -1,4 +1,4 @@
-"""The words every contract is made of: names, digests, artifacts, targets."""
+"""The types that every contract uses: names, digests, artifacts, targets."""
 
 import hashlib
 import json
@@ -13,11 +13,12 @@ ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 Variant = Literal["bf16", "int8", "gptq-int4", "awq-int4"]
 Verdict = Literal["pass", "fail", "inconclusive"]
-Fault = Literal["candidate", "record", "machine"]
-"""The side that a difference between served and recorded quality is due to; `machine`: one that measured or serves."""
+AttributedTo = Literal["candidate", "measurement", "machine"]
+"""What a difference between served and recorded quality is attributed to: the candidate as it is served, the recorded
+measurement, or a machine that measured or serves."""
 Environment = Literal["production", "staging"]
 Party = Literal["target", "caller", "gateway", "infrastructure"]
-"""Who can cause that a request fails."""
+"""What can cause that a request fails."""
 StagingPurpose = Literal["benchmark", "rehearsal"]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Instant = AwareDatetime
@@ -30,7 +31,7 @@ class Contract(BaseModel):
 
 
 class ArtifactRef(Contract):
-    """Where an artifact lies and what it must be: reading it verifies the digest."""
+    """The location and the digest of an artifact; every read verifies the digest."""
 
     uri: Annotated[str, Field(min_length=1, max_length=2048)]
     digest: Digest
@@ -46,7 +47,7 @@ class Target(Contract):
 
     @property
     def triton_name(self) -> str:
-        """Name of this target's own Triton model."""
+        """Return the name of the Triton model that serves this target."""
         return f"{self.model}.v{self.version}.{self.variant}"
 
     def __str__(self) -> str:
@@ -54,20 +55,50 @@ class Target(Contract):
         return self.triton_name
 
 
-class Deployable(Contract):
-    """A target together with the manifest of the files that make it.
+class Runtime(Contract):
+    """The serving runtime of a target: the engine with its version, and the image that contains both.
 
-    `record` is the manifest of a later measurement of the same files; None where their quality was measured once.
+    Attributes:
+        engine: The engine's name, `vllm` for example.
+        image_digest: Digest of the container image; None where the engine runs without one.
+    """
+
+    engine: Annotated[str, Field(min_length=1, max_length=200)]
+    engine_version: Annotated[str, Field(min_length=1, max_length=200)]
+    image_digest: Digest | None = None
+
+
+class ServingSettings(Contract):
+    """How a version is served; what is None is the engine's default.
+
+    Attributes:
+        options: Further options of the engine, by the engine's own names.
+    """
+
+    context_tokens: Annotated[int, Field(ge=1)] | None = None
+    tensor_parallel_size: Annotated[int, Field(ge=1)] | None = None
+    options: dict[str, Any] = {}
+
+
+class Deployable(Contract):
+    """A target together with the manifest of its files.
+
+    Attributes:
+        measurement_manifest: Manifest of a later measurement of the same files; None if they were measured once.
+        serving: Serving settings of the version; no service reads or sets them yet.
+        runtime: What runs the target; no service reads or sets it yet.
     """
 
     target: Target
     manifest: ArtifactRef
     weights_bytes: Annotated[int, Field(ge=0)]
-    record: ArtifactRef | None = None
+    measurement_manifest: ArtifactRef | None = None
+    serving: ServingSettings | None = None
+    runtime: Runtime | None = None
 
 
 def canonical_json(value: Any) -> bytes:
-    """Serialise plain JSON data to the one byte string that its digest is taken of."""
+    """Return JSON data as canonical bytes, from which its digest is computed."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 

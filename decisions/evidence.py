@@ -154,7 +154,7 @@ def as_e_value(log_e: float) -> float:
     return min(math.exp(min(log_e, 690.0)), _LARGEST_E)
 
 
-def needed_more(evidence: Evidence, bet: Bet, alpha: float) -> int | None:
+def estimate_requests_needed(evidence: Evidence, bet: Bet, alpha: float) -> int | None:
     """Estimate how many more observations it takes to cross, if ones go on as often as so far.
 
     None when they come too seldom for that: then this evidence will never speak against the target.

@@ -36,7 +36,7 @@ class GoBack:
 class Hold:
     """No automatic rollback, and why; `code` is None where the policy never asked for one."""
 
-    code: Literal["cooldown", "flapping"] | None
+    code: Literal["cooldown", "too_many_rollbacks"] | None
     reason: str
 
 
@@ -62,5 +62,5 @@ def decide_way_back(
         return Hold("cooldown", f"{trigger.name} led back {since:.0f} s ago; its cooldown is {trigger.cooldown_s:g} s.")
     recent = [one for one in rollbacks if now - one.at < timedelta(seconds=limit.within_s)]
     if len(recent) >= limit.most:
-        return Hold("flapping", f"{len(recent)} automatic rollbacks within {limit.within_s:g} s are enough.")
+        return Hold("too_many_rollbacks", f"{len(recent)} automatic rollbacks within {limit.within_s:g} s are enough.")
     return GoBack()

@@ -55,7 +55,7 @@ def observe(trigger: Trigger, record: Inference) -> bool | None:
     that it was at least so long as it was waited for; an answer that ended without any text says the same of its first
     token. An answer that the caller cut off says nothing of its own length.
 
-    The caller's own parameters (`bound_by_caller`): a limit of tokens and a stop sequence only make an answer shorter,
+    The caller's own parameters (`length_set_by_caller`): a token limit and a stop sequence only make an answer shorter,
     so that one that took too long is bad with them, too, and one that did not is good. A forced length says nothing of
     how long an answer takes, a stop sequence or a small limit nothing of whether it is empty: neither good nor bad,
     because to count the good ones alone would hide the bad ones.
@@ -86,7 +86,7 @@ def _of_length(record: Inference, limit_ms: float) -> bool | None:
     if record.finish_reason == CANCELLED:
         waited_in_vain = over and record.ttft_ms is None and not record.output_tokens
         return True if waited_in_vain else None
-    if _is_bound(record) and record.forced_by_caller is not False:
+    if _is_bound(record) and record.length_forced_by_caller is not False:
         return None
     if over:
         return True
@@ -95,7 +95,7 @@ def _of_length(record: Inference, limit_ms: float) -> bool | None:
 
 def _is_bound(record: Inference) -> bool:
     """Return whether the caller's own parameters explain it; what a drill did, it did on purpose to be seen."""
-    return record.bound_by_caller and record.drill is None
+    return record.length_set_by_caller and record.drill is None
 
 
 def _shows_text(record: Inference) -> bool:
@@ -105,7 +105,9 @@ def _shows_text(record: Inference) -> bool:
     """
     if not _is_bound(record):
         return True
-    return record.finish_reason == "length" and not record.forced_by_caller and record.output_tokens >= ROOM_TOKENS
+    return (
+        record.finish_reason == "length" and not record.length_forced_by_caller and record.output_tokens >= ROOM_TOKENS
+    )
 
 
 def _of_text(metric: str, record: Inference) -> bool | None:

@@ -12,7 +12,7 @@ from .admission import (
     Training,
     Weights,
 )
-from .choice import Choice, Contender
+from .comparison import ComparedVariant, Comparison
 from .fact import Fact
 from .ops import (
     ApprovalGranted,
@@ -24,7 +24,7 @@ from .ops import (
     RollbackOrdered,
 )
 from .release import (
-    ApprovalAwaited,
+    ApprovalRequested,
     CanaryAssessed,
     DeadlinePassed,
     DeploymentChanged,
@@ -92,7 +92,7 @@ FACTS: dict[str, type[Fact]] = {
         VariantBenchmarked,
         RehearsalRequested,
         RehearsalCompleted,
-        ApprovalAwaited,
+        ApprovalRequested,
         ApprovalGranted,
         TrafficRequested,
         DeploymentChanged,
@@ -123,15 +123,15 @@ __all__ = [
     "AlertRaised",
     "AlertResolved",
     "AlertUpdated",
-    "ApprovalAwaited",
     "ApprovalGranted",
+    "ApprovalRequested",
     "BaseModelRef",
     "CanaryAssessed",
     "CheckpointMerged",
     "CheckpointReady",
     "CheckpointRejected",
-    "Choice",
-    "Contender",
+    "ComparedVariant",
+    "Comparison",
     "DeadlinePassed",
     "DeploymentChanged",
     "DrillFault",

@@ -1,4 +1,4 @@
-"""From checkpoint to merged model: what training says, what admission and merging answer."""
+"""From checkpoint to merged model: the checkpoint, its admission, its merge."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -28,7 +28,7 @@ class Weights(Contract):
 
 
 class Training(Contract):
-    """Where a checkpoint comes from: its lineage on the training side."""
+    """The lineage of a checkpoint on the training side."""
 
     run_id: Annotated[str, Field(min_length=1, max_length=200)]
     data_hash: Digest
@@ -38,7 +38,7 @@ class Training(Contract):
 
 
 class EvalResult(Contract):
-    """One evaluation that training made of its own checkpoint."""
+    """One evaluation of the checkpoint by the training system."""
 
     name: Annotated[str, AtMost(characters=200)]
     metric: Annotated[str, AtMost(characters=200)]
@@ -47,7 +47,7 @@ class EvalResult(Contract):
 
 
 class CheckpointReady(Fact):
-    """A training system says: this checkpoint is complete, take it to production."""
+    """A training system published a complete checkpoint for release."""
 
     TYPE: ClassVar[str] = "slipway.checkpoint.ready.v1"
 
@@ -64,7 +64,7 @@ class CheckpointReady(Fact):
 
 
 class ReleaseOpened(Fact):
-    """The registry admitted a checkpoint: version number reserved, policy frozen."""
+    """The registry admitted a checkpoint, reserved a version number and froze the policy."""
 
     TYPE: ClassVar[str] = "slipway.release.opened.v1"
 
@@ -81,7 +81,7 @@ class ReleaseOpened(Fact):
     evaluation: ArtifactRef | None = None
     variants: tuple[Variant, ...]
     policy: ReleasePolicy
-    source_fact_id: str
+    source_event_id: str
 
 
 class CheckpointRejected(Fact):
@@ -103,20 +103,20 @@ class MergeMethod(Contract):
 
 
 class Parity(Contract):
-    """Base + LoRA unmerged against the stored merged model, on real prompts (logits compared in fp32)."""
+    """The stored merged model compared with base + LoRA on real prompts (logits in fp32)."""
 
     prompts: int
     max_abs_logit_difference: float
     mean_kl: float
     top1_agreement_ratio: Ratio
     effect_kl: float | None = None
-    """Mean KL of the base alone from base + LoRA: what the LoRA changes at all, for comparison."""
+    """Mean KL of the base alone from base + LoRA: the size of the LoRA's own effect, for comparison."""
     rendered_token_ids_digest: Digest | None = None
     """Digest of the token ids of the rendered probe conversation, as read back from the store."""
 
 
 class CheckpointMerged(Fact):
-    """The merged model lies in the store, verified after reloading."""
+    """The merged model was stored and verified after reloading."""
 
     TYPE: ClassVar[str] = "slipway.checkpoint.merged.v1"
 

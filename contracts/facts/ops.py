@@ -1,4 +1,7 @@
-"""Orders of people: approve, cancel, roll back, drill, lift a quarantine."""
+"""Operators' orders: approve, cancel, roll back, drill, lift a quarantine.
+
+`actor` is who gave the order, as the client states it; it is not authenticated yet (docs/adr/0010).
+"""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -8,45 +11,45 @@ from ..codes import Code
 from ..vocabulary import Contract, Digest, Environment, Instant, Ratio, Target
 from .fact import Fact
 
-Who = Annotated[str, Field(min_length=1, max_length=200)]
+Actor = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 Epoch = Annotated[int, Field(ge=0)]
 
 
 class ApprovalGranted(Fact):
-    """A person approves a release; the digest says exactly what was approved.
+    """An operator approved a release; the digest identifies exactly what was approved.
 
-    `epoch` is the route's at that moment: an approval given while something else served production is void.
+    `epoch` is the route's epoch at that moment: an approval that was given for another route is void.
     """
 
     TYPE: ClassVar[str] = "slipway.approval.granted.v1"
 
     release_id: str
     manifest_digest: Digest
-    who: Who
+    actor: Actor
     reason: str = ""
     expires_at: Instant | None = None
     epoch: Epoch | None = None
 
 
 class ReleaseCancelled(Fact):
-    """A person stops a release; it names no epoch, because a release is stopped whatever serves meanwhile."""
+    """An operator cancelled a release; it has no epoch, because a release is cancelled whatever serves meanwhile."""
 
     TYPE: ClassVar[str] = "slipway.release.cancelled.v1"
 
     release_id: str
-    who: Who
+    actor: Actor
     reason: str
     expires_at: Instant | None = None
 
 
 class RollbackOrdered(Fact):
-    """A person orders a rollback; with `epoch` it is void once the route has changed."""
+    """An operator ordered a rollback; with `epoch` it is void once the route has changed."""
 
     TYPE: ClassVar[str] = "slipway.rollback.ordered.v1"
 
-    who: Who
+    actor: Actor
     reason: str
     failed: Target | None = None
     to_version: int | None = None
@@ -58,10 +61,10 @@ class DrillFault(Contract):
     """What a drill does to the requests that it touches.
 
     Attributes:
-        delay_ms: added before the request goes to the target.
-        error_ratio: share of the touched requests that fail without reaching the target.
-        garble: the answer's words come out as one word, over and over.
-        answer: what the answer becomes: nothing, or a refusal.
+        delay_ms: Delay before the request goes to the target.
+        error_ratio: Share of the touched requests that fail without reaching the target.
+        garble: The answer becomes one word, repeated.
+        answer: The answer becomes empty, or a refusal.
     """
 
     delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
@@ -76,14 +79,14 @@ class DrillFault(Contract):
 
 
 class DrillOrdered(Fact):
-    """A person orders a fault, labelled everywhere and ending by itself.
+    """An operator ordered a drill: an injected fault that is labelled everywhere and ends by itself.
 
     The order is void from `expires_at` on, which is also when the drill ends. `share_ratio` 0 ends the drill.
     """
 
     TYPE: ClassVar[str] = "slipway.drill.ordered.v1"
 
-    who: Who
+    actor: Actor
     reason: str
     target: Target
     fault: DrillFault
@@ -94,11 +97,11 @@ class DrillOrdered(Fact):
 
 
 class QuarantineLifted(Fact):
-    """A person allows a quarantined target again."""
+    """An operator lifted the quarantine of a target."""
 
     TYPE: ClassVar[str] = "slipway.quarantine.lifted.v1"
 
-    who: Who
+    actor: Actor
     reason: str
     target: Target
     kind: Literal["target"] = "target"
@@ -107,13 +110,13 @@ class QuarantineLifted(Fact):
 
 
 class OrderRefused(Fact):
-    """An order of a person was not carried out; `reason` says why and what to do."""
+    """An operator's order was refused; `reason` says why and what to do."""
 
     TYPE: ClassVar[str] = "slipway.order.refused.v1"
 
     order_id: str
     order_type: str
-    who: str = ""
+    actor: str = ""
     release_id: str | None = None
     code: Code
     reason: str

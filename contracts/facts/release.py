@@ -6,9 +6,20 @@ from pydantic import Field
 
 from ..codes import Code
 from ..routes import Route
-from ..vocabulary import ArtifactRef, Contract, Deployable, Digest, Instant, ModelName, Ratio, Target, Verdict
+from ..vocabulary import (
+    ArtifactRef,
+    Contract,
+    Deployable,
+    Digest,
+    Instant,
+    ModelName,
+    Ratio,
+    ServingSettings,
+    Target,
+    Verdict,
+)
 from .admission import BaseModelRef, EvalResult, Training
-from .choice import Choice
+from .comparison import Comparison
 from .fact import Fact
 from .variants import RegisteredVariant
 
@@ -16,7 +27,7 @@ Outcome = Literal["promoted", "rejected", "aborted", "expired", "superseded", "c
 
 
 class VersionRegistered(Fact):
-    """An immutable version exists: its manifest can never change."""
+    """An immutable version was registered; its manifest never changes."""
 
     TYPE: ClassVar[str] = "slipway.version.registered.v1"
 
@@ -26,22 +37,26 @@ class VersionRegistered(Fact):
     training: Training
     evals: tuple[EvalResult, ...] = ()
     variants: tuple[RegisteredVariant, ...]
+    serving: ServingSettings | None = None
 
 
-class ApprovalAwaited(Fact):
-    """A person must approve this release before it takes traffic."""
+class ApprovalRequested(Fact):
+    """This release needs an operator's approval before it takes traffic."""
 
-    TYPE: ClassVar[str] = "slipway.approval.awaited.v1"
+    TYPE: ClassVar[str] = "slipway.approval.requested.v1"
 
     release_id: str
     target: Target
     manifest_digest: Digest
     deadline_at: Instant
-    choice: Choice | None = None
+    comparison: Comparison | None = None
 
 
 class TrafficRequested(Fact):
-    """Send this share of production traffic to a target; valid only while the route is at `epoch`."""
+    """A target is to take this share of production traffic; valid only while the route is at `epoch`.
+
+    `reason` explains a share that surprises, such as a first release without a canary.
+    """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
 
@@ -50,12 +65,15 @@ class TrafficRequested(Fact):
     weight_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
     epoch: Annotated[int, Field(ge=0)]
     fallback: Deployable | None = None
-    note: str = ""
-    choice: Choice | None = None
+    reason: str = ""
+    comparison: Comparison | None = None
 
 
 class DeploymentChanged(Fact):
-    """The route after a change: what serves production now."""
+    """The route after a change: what serves production now.
+
+    `cause` is `restore` when a quarantine was lifted, or when a newer route was written back to a restored bucket.
+    """
 
     TYPE: ClassVar[str] = "slipway.deployment.changed.v1"
 
@@ -65,7 +83,7 @@ class DeploymentChanged(Fact):
 
 
 class PromotionRefused(Fact):
-    """A traffic order that was not carried out."""
+    """A requested change of traffic was refused."""
 
     TYPE: ClassVar[str] = "slipway.promotion.refused.v1"
 
@@ -75,15 +93,15 @@ class PromotionRefused(Fact):
 
 
 class CanaryAssessed(Fact):
-    """What the canary's traffic proved so far."""
+    """What the canary's traffic has shown so far, and how many more requests a verdict needs."""
 
     TYPE: ClassVar[str] = "slipway.canary.assessed.v1"
 
     target: Target
     weight_ratio: Ratio
-    events: int
+    requests: int
     e_values: dict[str, float] = {}
-    needed_more: int = 0
+    requests_needed: int = 0
     verdict: Verdict
     reason: str = ""
 
@@ -97,7 +115,7 @@ class Step(Contract):
 
 
 class ReleaseFinished(Fact):
-    """The one end of a release."""
+    """A release ended; every release ends exactly once."""
 
     TYPE: ClassVar[str] = "slipway.release.finished.v1"
 
@@ -109,21 +127,21 @@ class ReleaseFinished(Fact):
     reason: str
     target: Target | None = None
     timeline: tuple[Step, ...] = ()
-    choice: Choice | None = None
+    comparison: Comparison | None = None
 
 
 class DeadlinePassed(Fact):
-    """A release waited too long for something."""
+    """A release waited longer for a step than its policy allows."""
 
     TYPE: ClassVar[str] = "slipway.deadline.passed.v1"
 
     release_id: str
     step: str
-    awaited: str
+    waiting_for: str
 
 
 class WorkAbandoned(Fact):
-    """A work item went to the dead letters: its release must not wait for it."""
+    """A work item was dead-lettered, so its release does not wait for it."""
 
     TYPE: ClassVar[str] = "slipway.work.abandoned.v1"
 

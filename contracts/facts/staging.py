@@ -9,17 +9,17 @@ from ..policy import LoadProfile, MetricGate, QualityGate, Trigger
 from ..routes import ServedTarget
 from ..vocabulary import (
     ArtifactRef,
+    AttributedTo,
     Contract,
     Deployable,
     Digest,
-    Fault,
     Instant,
     StagingPurpose,
     Target,
     Variant,
     Verdict,
 )
-from .choice import Choice
+from .comparison import Comparison
 from .fact import Fact
 from .variants import Quality
 
@@ -27,8 +27,8 @@ from .variants import Quality
 class StageRequested(Fact):
     """A candidate and its baseline are to be loaded side by side.
 
-    `measurement_number` counts the records of quality that the candidate is compared with: 2 once it was measured
-    again.
+    `measurement_number` is the number of the quality measurement that the candidate is compared with: 2 after a second
+    measurement.
     """
 
     TYPE: ClassVar[str] = "slipway.stage.requested.v1"
@@ -47,7 +47,7 @@ class StageRequested(Fact):
 
 
 class StageReleased(Fact):
-    """A staging lease is no longer needed: the one of this purpose, or (none named) any that was asked for before."""
+    """A staging lease is no longer needed: the one for this purpose, or every earlier one if no purpose is given."""
 
     TYPE: ClassVar[str] = "slipway.stage.released.v1"
 
@@ -59,7 +59,7 @@ class StageReleased(Fact):
 
 
 class VariantStaged(Fact):
-    """Candidate and baseline are served in staging; carries the order it answers, for the benchmarker."""
+    """Candidate and baseline are served in staging; `request` is the request that this answers."""
 
     TYPE: ClassVar[str] = "slipway.variant.staged.v1"
 
@@ -107,7 +107,7 @@ class RatioInterval(Contract):
 
 
 class GateResult(Contract):
-    """The verdict of one gate, with the numbers compared and why; code and side at fault where the gate knows them."""
+    """The verdict of one gate, with the figures compared and the reason; `attributed_to` where the gate knows it."""
 
     name: str
     verdict: Verdict
@@ -115,16 +115,16 @@ class GateResult(Contract):
     limit: float | None = None
     reason: str
     code: Code | None = None
-    fault: Fault | None = None
+    attributed_to: AttributedTo | None = None
 
 
 class ServedQuality(Contract):
-    """Quality as the serving engine has it: what a faulty load would spoil, whatever the files are worth.
+    """Quality as measured through the serving engine, which also shows a faulty load of correct files.
 
     Attributes:
         method: `prompt_logprobs`: the engine scored the held-out windows of the variant's manifest, token by token.
-            `generated_logprobs`: it only tells how sure it is of its own answers, set against the baseline of its own.
-            `none`: neither could be had.
+            `generated_logprobs`: the log-probabilities of its own answers, compared with the baseline's.
+            `none`: neither was available.
         tokens: How many tokens were scored.
         perplexity: The candidate's.
         reference_perplexity: The merged model's on the same windows, as recorded; by `generated_logprobs`, the
@@ -135,8 +135,8 @@ class ServedQuality(Contract):
             manifest; only measured where the candidate's differ.
         baseline_reference_ratio: The baseline's served perplexity over the recorded `reference_perplexity`, on the
             candidate's windows; only measured where the candidate's differ.
-        code: `measurement_suspect` where the record cannot be relied upon.
-        fault: Which side a difference is due to: the candidate as it is served, its record, or a machine.
+        code: `measurement_suspect` where the recorded measurement cannot be relied upon.
+        attributed_to: What a difference is attributed to.
     """
 
     method: Literal["prompt_logprobs", "generated_logprobs", "none"]
@@ -150,7 +150,7 @@ class ServedQuality(Contract):
     verdict: Verdict
     reason: str
     code: Code | None = None
-    fault: Fault | None = None
+    attributed_to: AttributedTo | None = None
 
 
 class VariantBenchmarked(Fact):
@@ -174,7 +174,7 @@ class VariantBenchmarked(Fact):
 
 
 class RehearsalRequested(Fact):
-    """Walk the way back in staging before going live."""
+    """A rollback is to be rehearsed in staging before the release takes traffic."""
 
     TYPE: ClassVar[str] = "slipway.rehearsal.requested.v1"
 
@@ -184,21 +184,21 @@ class RehearsalRequested(Fact):
     triggers: tuple[Trigger, ...]
     policy_digest: Digest | None = None
     valid_s: float = 604_800.0
-    choice: Choice | None = None
+    comparison: Comparison | None = None
 
 
 class RehearsalCertificate(Contract):
-    """What a rehearsal proved about one trigger; promotion cites it.
+    """The proof of a rehearsal for one trigger; promotion cites it.
 
     `detect_s` runs from the injection to the alert, `switch_s` from the alert to the changed route, `verify_s` from
-    there to the proof that live requests are well again.
+    there to verified recovery.
     """
 
     trigger: str = ""
     fault: str
     injected_at: Instant
-    alert_fact_id: str
-    route_fact_id: str
+    alert_event_id: str
+    route_event_id: str
     detect_s: float
     switch_s: float
     verify_s: float
@@ -209,7 +209,7 @@ class RehearsalCertificate(Contract):
 
 
 class RehearsalCompleted(Fact):
-    """The rehearsal's outcome."""
+    """A rehearsal ended, with its verdict."""
 
     TYPE: ClassVar[str] = "slipway.rehearsal.completed.v1"
 

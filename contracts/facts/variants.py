@@ -1,9 +1,9 @@
-"""Quantisation: what is asked for, what came out, what failed."""
+"""Quantisation: requests, results and failures."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from ..codes import Code
 from ..policy import QualityGate
@@ -12,12 +12,12 @@ from .fact import Fact
 
 
 class QuantiseSettings(Contract):
-    """What may be chosen about a quantisation; all of it goes into the output key."""
+    """The settings of a quantisation; all of them are part of the output key."""
 
     calibration_samples: Annotated[int, Field(ge=0)] = 16
-    """How many windows calibrate, none at all when 0; a request without it gets the method's own."""
+    """Number of calibration windows; a request without it gets the method's default."""
     calibration_tokens: Annotated[int, Field(ge=8)] = 384
-    """Length of a window; a request without it gets the method's own."""
+    """Length of a window in tokens; a request without it gets the method's default."""
     seed: int = 0
 
 
@@ -27,12 +27,12 @@ CALIBRATION_DEFAULTS: Mapping[Variant, QuantiseSettings] = {
     "gptq-int4": QuantiseSettings(calibration_samples=32, calibration_tokens=512),
     "awq-int4": QuantiseSettings(calibration_samples=4, calibration_tokens=512),
 }
-"""What each method has where a request says nothing, by the figures in docs/benchmarks.md: AWQ tries 20 scales a layer
-on every sample."""
+"""The defaults of each method, chosen by the figures in docs/benchmarks.md: AWQ tries 20 scales per layer on every
+sample."""
 
 
 class EngineVersion(Contract):
-    """The library that quantised."""
+    """The name and the version of the library that quantised."""
 
     name: str
     version: str
@@ -51,7 +51,7 @@ class Quality(Contract):
 
 
 class Processor(Contract):
-    """What computed a measurement.
+    """The processor that computed a measurement.
 
     Attributes:
         device: `cpu`, or the accelerator's name.
@@ -93,12 +93,11 @@ class Measurement(Contract):
 
 
 class VariantRequested(Fact):
-    """One precision of a merged model is wanted: one work item, shared by all quantiser replicas.
+    """A merged model is to be quantised to one precision: one work item, shared by all quantiser replicas.
 
-    What its settings leave out is the method's own. For a time requests said null instead, and are read as if they had
-    left it out.
+    Settings that are left out are the method's defaults.
 
-    A `measurement_number` above 1 asks for no new weights: the files of the manifest `made` are measured again.
+    A `measurement_number` above 1 asks for no new weights: the files of `existing_manifest` are measured again.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"
@@ -112,26 +111,25 @@ class VariantRequested(Fact):
     gate: QualityGate | None = None
     evaluation: ArtifactRef | None = None
     measurement_number: Annotated[int, Field(ge=1)] = 1
-    made: ArtifactRef | None = None
+    existing_manifest: ArtifactRef | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _fill_settings(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("variant") not in get_args(Variant):
             return data
-        told = data.get("settings", {})
-        if isinstance(told, QuantiseSettings):
-            told = told.model_dump(exclude_unset=True)
-        if not isinstance(told, dict):
+        given = data.get("settings", {})
+        if isinstance(given, QuantiseSettings):
+            given = given.model_dump(exclude_unset=True)
+        if not isinstance(given, dict):
             return data
-        said = {name: value for name, value in told.items() if value is not None}
-        return {**data, "settings": {**CALIBRATION_DEFAULTS[data["variant"]].model_dump(), **said}}
+        return {**data, "settings": {**CALIBRATION_DEFAULTS[data["variant"]].model_dump(), **given}}
 
 
 class VariantQuantised(Fact):
-    """A variant is in the store, with its quality measured after reloading.
+    """A variant was stored, with its quality measured after reloading.
 
-    With a `measurement_number` above 1 the manifest names the same files as the first one, and what they cost in that
+    With a `measurement_number` above 1 the manifest names the same files as the first one, with the quality of that
     measurement.
     """
 
@@ -148,32 +146,24 @@ class VariantQuantised(Fact):
     duration_s: float
     peak_rss_bytes: int
     evaluation_quality: Quality | None = None
-    """The same on the checkpoint's own evaluation set; None when there is none, or nothing of it can be measured."""
+    """Quality on the checkpoint's evaluation set; None without one, or if nothing of it can be measured."""
     measurement: Measurement | None = None
-    """How both qualities were measured; None in events of an earlier time."""
+    """How both qualities were measured."""
     measurement_number: Annotated[int, Field(ge=1)] = 1
-
-
-class _Details(Contract):
-    """What the details of a failure said before the failure itself did."""
-
-    purpose: StagingPurpose | None = None
-    manifest: ArtifactRef | None = None
-    quality: Quality | None = None
 
 
 class VariantFailed(Fact):
     """A variant will not be served, and why.
 
-    `purpose` says what it was staged for when it failed in staging. `manifest` and `quality` are those of a variant
-    that was made and is outside its gate: it is kept, to be looked at. Events of an earlier time say all three in their
-    details, and are read as if they said them here. `measurement_number` is that of the request or order which failed.
+    `step` is the step that failed; `purpose` is what it was staged for, if it failed in staging. `manifest` and
+    `quality` are set if the variant was quantised but failed its quality gate: its files are kept for inspection.
+    `measurement_number` is that of the request that failed.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.failed.v1"
 
     variant: Variant
-    stage: Literal["quantise", "stage", "benchmark"]
+    step: Literal["quantise", "stage", "benchmark"]
     code: Code
     reason: str
     details: dict[str, Any] = {}
@@ -182,20 +172,9 @@ class VariantFailed(Fact):
     quality: Quality | None = None
     measurement_number: Annotated[int, Field(ge=1)] = 1
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_details(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        try:
-            told = _Details.model_validate(data.get("details"))
-        except ValidationError:  # details are free: other things under these names are no error
-            return data
-        return {**data, **{name: value for name, value in told if value is not None and data.get(name) is None}}
-
 
 class WorkProgressed(Fact):
-    """Live progress of long work; core NATS only, never stored."""
+    """Progress of long work; published live on core NATS, never stored."""
 
     TYPE: ClassVar[str] = "slipway.work.progressed.v1"
 
@@ -204,7 +183,7 @@ class WorkProgressed(Fact):
     total: float
     unit: str
     variant: Variant | None = None
-    note: str = ""
+    detail: str = ""
 
 
 class RegisteredVariant(Contract):

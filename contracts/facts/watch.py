@@ -1,4 +1,4 @@
-"""What production shows, what is wrong with it, and the way back."""
+"""Telemetry, alerts and rollbacks."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ Severity = Literal["info", "warning", "critical"]
 
 
 class Window(Contract):
-    """A span of time that figures are about."""
+    """A span of time."""
 
     from_: Annotated[Instant, Field(alias="from")]
     to: Instant
@@ -28,7 +28,7 @@ class InterTokenLatency(Contract):
 
 
 class Features(Contract):
-    """What is kept of the text: numbers only."""
+    """Numeric features of an answer; the text itself is never stored."""
 
     prompt_chars: int
     output_chars: int
@@ -40,15 +40,15 @@ class Features(Contract):
 
 
 class Inference(Contract):
-    """One request as the gateway saw it.
+    """One request as observed by the gateway.
 
     Attributes:
-        caused_by: who caused that the request did not end with a whole answer; None where it did, and in records of
-            older gateways. `decisions.attribution` says what counts as evidence.
-        bound_by_caller: the caller's own parameters decided where the answer ends: a stop sequence, the limit of
-            tokens was reached, or a least length was forced. `decisions.triggers` says what follows.
-        forced_by_caller: it was a least length (`min_tokens`, `ignore_eos`), which alone makes an answer longer; None
-            in records of older gateways, which do not tell.
+        caused_by: What caused that the request has no complete answer; None if it has one, or if the gateway does not
+            know. `decisions.attribution` defines what counts as evidence.
+        length_set_by_caller: The caller's parameters determined where the answer ends: a stop sequence, the token limit
+            or a minimum length. `decisions.triggers` defines what follows.
+        length_forced_by_caller: It was a minimum length (`min_tokens`, `ignore_eos`), which only makes an answer
+            longer; None if unknown.
     """
 
     request_id: str
@@ -67,8 +67,8 @@ class Inference(Contract):
     finish_reason: str | None = None
     error: str | None = None
     caused_by: Party | None = None
-    bound_by_caller: bool = False
-    forced_by_caller: bool | None = None
+    length_set_by_caller: bool = False
+    length_forced_by_caller: bool | None = None
     features: Features | None = None
 
 
@@ -82,11 +82,14 @@ class InferenceBatch(Fact):
 
 
 class WindowSummarised(Fact):
-    """One window of one target, mergeable: decisions can be replayed from these.
+    """One window of one target. Windows can be merged, and decisions can be replayed from them.
 
-    `observed` holds, per trigger, how many requests it saw and how many of them were bad; `drills` how many requests
-    each drill touched. `errors` counts all kinds, whatever caused them; `failed` those that the target caused (None in
-    windows of older monitors), `excused` the requests that failed through something else.
+    Attributes:
+        errors: Requests that ended with an error, by code, whatever caused it.
+        observed: Per trigger, how many requests it observed and how many of them were bad.
+        drills: Per drill, how many requests it touched.
+        target_failures: Requests that failed because of the target.
+        other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
     """
 
     TYPE: ClassVar[str] = "slipway.window.summarised.v1"
@@ -101,8 +104,8 @@ class WindowSummarised(Fact):
     e_values: dict[str, float] = {}
     observed: dict[str, tuple[int, int]] = {}
     drills: dict[str, int] = {}
-    failed: int | None = None
-    excused: int = 0
+    target_failures: int = 0
+    other_failures: int = 0
 
 
 class _Alert(Fact):
@@ -126,7 +129,7 @@ class _Alert(Fact):
 
 
 class AlertRaised(_Alert):
-    """Something is wrong now."""
+    """An alert condition was detected."""
 
     TYPE: ClassVar[str] = "slipway.alert.raised.v1"
 
@@ -138,7 +141,7 @@ class AlertUpdated(_Alert):
 
 
 class AlertResolved(_Alert):
-    """The alert's condition is gone."""
+    """The alert's condition has ended."""
 
     TYPE: ClassVar[str] = "slipway.alert.resolved.v1"
 
@@ -163,7 +166,7 @@ class _Rollback(Fact):
 
 
 class RollbackStarted(_Rollback):
-    """The decision to go back was taken."""
+    """A rollback was decided."""
 
     TYPE: ClassVar[str] = "slipway.rollback.started.v1"
 
@@ -178,7 +181,7 @@ class RollbackCompleted(_Rollback):
 
 
 class RollbackFailed(_Rollback):
-    """The way back could not be walked."""
+    """A rollback was not carried out, and why."""
 
     TYPE: ClassVar[str] = "slipway.rollback.failed.v1"
 

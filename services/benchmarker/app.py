@@ -163,7 +163,7 @@ def _failed(failed: Failed) -> VariantFailed | None:
         return None  # nobody's variant: the bus keeps it as a dead letter
     return VariantFailed(
         variant=failed.event.data.candidate.target.variant,
-        stage="benchmark",
+        step="benchmark",
         code=failed.error.code,
         reason=failed.error.reason,
         details=failed.error.details,

@@ -79,14 +79,14 @@ class Scoring:
     async def _recorded(self, one: Deployable) -> tuple[Windows, str]:
         """Return the windows of the last measurement of a target; none, and the problem, where it cannot be read."""
         try:
-            return await asyncio.to_thread(self.reports.held_out, one.record or one.manifest), ""
+            return await asyncio.to_thread(self.reports.held_out, one.measurement_manifest or one.manifest), ""
         except Permanent as error:
             return (), error.sentence()
 
     async def _measured(self, one: Deployable) -> Measurement | None:
         """Return how the quality of a target was measured; None where its manifest does not say, or cannot be read."""
         with contextlib.suppress(Permanent):
-            return await asyncio.to_thread(self.reports.measurement, one.record or one.manifest)
+            return await asyncio.to_thread(self.reports.measurement, one.measurement_manifest or one.manifest)
         return None
 
     async def _score(

@@ -249,7 +249,7 @@ class Answer:
             finish_reason=CANCELLED if ending.cancelled else self.finish_reason or None,
             error=ending.error,
             caused_by=ending.caused_by,
-            bound_by_caller=self._is_bound(),
-            forced_by_caller=self._is_forced(),
+            length_set_by_caller=self._is_bound(),
+            length_forced_by_caller=self._is_forced(),
             features=features.describe(question.ask.text, "".join(self._texts)) if whole else None,
         )

@@ -44,6 +44,6 @@ class DrillTable:
             fault=drill.fault.model_dump(exclude_defaults=True),
             share_ratio=drill.share_ratio,
             expires_at=drill.expires_at.isoformat(),
-            who=drill.who,
+            actor=drill.actor,
             reason=drill.reason,
         )

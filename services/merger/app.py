@@ -81,7 +81,7 @@ class Merger:
             weights_bytes=domain.weights_bytes(made.files),
             duration_s=self.clock.monotonic() - started,
             peak_rss_bytes=made.peak_rss_bytes,
-            made_at=self.clock.now(),
+            created_at=self.clock.now(),
         )
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 

@@ -101,7 +101,7 @@ class Quantiser:
                 "held_out_digest": self.packaged.held_out,
                 "quality": measured.quality,
                 "evaluation_quality": measured.evaluation_quality,
-                "made_at": self.clock.now(),
+                "created_at": self.clock.now(),
                 "duration_s": self.clock.monotonic() - started,
                 "peak_rss_bytes": measured.peak_rss_bytes,
                 "measurement": measured.measurement,
@@ -115,17 +115,18 @@ class Quantiser:
         Raises:
             Permanent: None is named, it is not there, or it is another variant's.
         """
-        if request.made is None:
-            reason = f"Measurement {request.measurement_number} of {request.variant} names no manifest in `made`."
+        if request.existing_manifest is None:
+            number = request.measurement_number
+            reason = f"Measurement {number} of {request.variant} has no `existing_manifest`."
             raise Permanent("artifact_not_found", reason)
-        first = await asyncio.to_thread(self.artifacts.open_variant, request.made)
+        first = await asyncio.to_thread(self.artifacts.open_variant, request.existing_manifest)
         if (first.variant, first.merged) != (request.variant, request.merged):
             reason = (
-                f"{request.made.uri} is {first.variant} of {first.merged.uri}; {request.variant} of "
+                f"{request.existing_manifest.uri} is {first.variant} of {first.merged.uri}; {request.variant} of "
                 f"{request.merged.uri} was to be measured again."
             )
             raise Permanent("digest_mismatch", reason)
-        return first, request.made
+        return first, request.existing_manifest
 
     async def _plan(self, request: VariantRequested, merged: MergedManifest, room: Path) -> Work:
         config = [file for file in merged.files if file.path == "config.json"]
@@ -186,7 +187,7 @@ class Quantiser:
             weights_bytes=weights_bytes,
             duration_s=duration_s,
             peak_rss_bytes=made.peak_rss_bytes,
-            made_at=self.clock.now(),
+            created_at=self.clock.now(),
             evaluation_quality=made.evaluation_quality,
             evaluation_digest=work.request.evaluation.digest if work.request.evaluation else None,
             measurement=made.measurement,
@@ -292,13 +293,16 @@ def _failed(failed: Failed) -> VariantFailed | None:
     if failed.event is None:
         return None  # nobody's release: the bus keeps it as a dead letter
     error, request = failed.error, failed.event.data
+    details = dict(error.details)
+    kept = {name: details.pop(name) for name in ("manifest", "quality") if name in details}
     return VariantFailed(
         variant=request.variant,
-        stage="quantise",
+        step="quantise",
         code=error.code,
         reason=error.sentence(),
-        details=error.details,
+        details=details,
         measurement_number=request.measurement_number,
+        **kept,
     )
 
 

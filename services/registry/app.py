@@ -81,7 +81,7 @@ class Registry:
                 break
             await self._check(ready)
             version = entry.value.next_version
-            opened = admission.plan_opening(ready, policy, key=key, version=version, source_fact_id=event.id)
+            opened = admission.plan_opening(ready, policy, key=key, version=version, source_event_id=event.id)
             reserved = versions.reserve(entry.value, opened)
             _refuse(admission.assess_record(opened, len(reserved.model_dump_json())))
             if await self.ledger.reserve(entry, reserved):

@@ -92,7 +92,7 @@ class Ledger:
         opened = entry.value.opening if entry else None
         if opened is None or await self._out.releases.get(release_record(model, opened.release_id)) is not None:
             return
-        decision = releases.open_release(opened, cause_id=opened.source_fact_id, now=self._out.clock.now())
+        decision = releases.open_release(opened, cause_id=opened.source_event_id, now=self._out.clock.now())
         try:
             await self._out.releases.create(release_record(model, opened.release_id), decision.release)
         except Conflict:

@@ -147,7 +147,7 @@ class Controller:
             route = entry.value if entry else Route(model=model)
             edit = roll_back(route, one.failed, cause_id=one.rollback_id, to_version=one.to_version)
             if isinstance(edit, Refused):
-                code = "not_serving" if edit.code == "stale_epoch" else edit.code
+                code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
                 await self._fail(environment, model, one, code, edit.reason)
                 return
             if isinstance(edit, Changed):
@@ -198,7 +198,7 @@ class Controller:
         if why is None:
             return True
         where = to.target if to is not None else "the previous target"
-        await self._fail(environment, model, one, "previous_not_hot", f"{where} does not generate: {why}")
+        await self._fail(environment, model, one, "previous_not_ready", f"{where} does not generate: {why}")
         return False
 
     async def _fail(self, environment: Environment, model: str, one: Rollback, code: Any, reason: str) -> None:
@@ -268,7 +268,7 @@ class Controller:
                 share_ratio=order.share_ratio,
                 starts_at=min(event.time, now),
                 expires_at=order.expires_at,
-                who=order.who,
+                actor=order.actor,
                 reason=order.reason,
                 ordered_at=stored,
             )

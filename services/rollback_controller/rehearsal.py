@@ -30,7 +30,7 @@ from shared.storage.kv import Conflict
 
 _LOOK_S = 0.1
 _NO_FAULT = DrillFault()
-WHO = "rehearsal"
+ACTOR = "rehearsal"
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Rehearsal:
                 share_ratio=0.0 if fault.does_nothing else 1.0,
                 starts_at=now,
                 expires_at=now + lasts,
-                who=WHO,
+                actor=ACTOR,
                 reason=f"rehearsal of {trigger} for {stage.event.correlationid}",
             )
         )

@@ -53,7 +53,7 @@ def _staging_failed(failed: Failed) -> VariantFailed | None:
         return None
     return VariantFailed(
         variant=event.data.candidate.target.variant,
-        stage="stage",
+        step="stage",
         code=error.code,
         reason=error.reason,
         purpose=event.data.purpose,

@@ -219,7 +219,7 @@ class Manager:
         event = step.lease.event
         failed = VariantFailed(
             variant=event.data.candidate.target.variant,
-            stage="stage",
+            step="stage",
             code=step.code,
             reason=step.reason,
             details=dict(step.details),
@@ -287,7 +287,9 @@ class Manager:
             target=deployable.target,
             manifest=deployable.manifest,
             weights_bytes=deployable.weights_bytes,
-            record=deployable.record,
+            measurement_manifest=deployable.measurement_manifest,
+            serving=deployable.serving,
+            runtime=deployable.runtime,
             endpoints=(self._engine.endpoint,),
             chat_template=about.chat_template,
             bos_token=about.bos_token,

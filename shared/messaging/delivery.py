@@ -79,7 +79,7 @@ def given_up(error: Transient, deliveries: int) -> Permanent | None:
         return None
     hours = f"{waited / 3600:.0f} h, the limit is {limit / 3600:.0f} h"
     reason = f"Tried again for {hours}; the last failure was {error.code}: {error.reason}"
-    return Permanent("retried_too_long", reason, last_code=error.code, **error.details)
+    return Permanent("retries_exhausted", reason, last_code=error.code, **error.details)
 
 
 class Delivery(BaseMiddleware[Any, Any]):

@@ -106,8 +106,8 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     alerts = {one["id"]: one for one in stack.events("alert.raised", MODEL, "staging")}
     routes = {one["id"]: one for one in stack.events("deployment.changed", MODEL, "staging")}
     for one in certificates:
-        assert alerts[one["alert_fact_id"]]["data"]["trigger"] == one["trigger"]
-        assert routes[one["route_fact_id"]]["data"]["cause"] == "rollback"
+        assert alerts[one["alert_event_id"]]["data"]["trigger"] == one["trigger"]
+        assert routes[one["route_event_id"]]["data"]["cause"] == "rollback"
         assert 0 < one["detect_s"] < 60
     assert stack.events("alert.raised", MODEL) == [], "a rehearsal pages nobody"
     assert staging_route_is_empty(stack)

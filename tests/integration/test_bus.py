@@ -32,7 +32,7 @@ def requested(event_id: str, model: str = "support-bot") -> Event[VariantRequest
 
 
 def failed_fact(code="engine_failed"):
-    return VariantFailed(variant="int8", stage="quantise", code=code, reason="no")
+    return VariantFailed(variant="int8", step="quantise", code=code, reason="no")
 
 
 @contextlib.asynccontextmanager

@@ -96,7 +96,7 @@ async def open_release(js, version, *, triggers=TRIGGERS, min_requests=100):
 
 async def go_live(js, *, active=7, canary=None, epoch=1, environment="production"):
     share = k.CanaryShare(served=k.served(canary), weight_ratio=0.3) if canary else None
-    route = k.route(active=k.served(active), canary=share, previous=None, older=(), quarantined=(), epoch=epoch)
+    route = k.route(active=k.served(active), canary=share, previous=None, history=(), quarantined=(), epoch=epoch)
     changed = f.DeploymentChanged(route=route, cause="canary" if canary else "promote", at=CLOCK.now())
     await say(js, changed, environment=environment, correlation=f"r-{canary or active}")
 
@@ -171,14 +171,14 @@ async def test_a_canary_is_judged_beside_its_baseline(js, monitor):
     await say(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
     (first,) = (await wait_for_fact(js, f.CanaryAssessed))[:1]
     assert first.data.verdict == "inconclusive"
-    assert first.data.needed_more > 0
+    assert first.data.requests_needed > 0
     for _ in range(4):
         await say(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
     async with asyncio.timeout(60):
         while (last := (await stored_facts(js, f.CanaryAssessed))[-1]).data.verdict != "pass":
             await asyncio.sleep(0.1)
     assert (last.correlationid, last.data.weight_ratio) == ("r-8", 0.3)
-    assert last.data.events >= 100
+    assert last.data.requests >= 100
     assert await stored_facts(js, f.AlertRaised) == []
 
 

@@ -209,7 +209,7 @@ async def test_two_at_once_get_versions_in_stream_order_though_the_second_is_qua
     await say(js, checkpoint(content=b"second"), "e2")
     async with registry(js, settings):
         first, second = [one.data for one in await log.of(f.ReleaseOpened, 2)]
-        assert (first.source_fact_id, first.version, second.source_fact_id, second.version) == ("e1", 1, "e2", 2)
+        assert (first.source_event_id, first.version, second.source_event_id, second.version) == ("e1", 1, "e2", 2)
         await walk_to_slot(js, second.release_id, 2)
         (registered,) = await log.of(f.VersionRegistered)
         assert registered.data.version == 2
@@ -275,7 +275,7 @@ async def goes_on(js, log, checkpoint):
     """The next event is served as if nothing had been."""
     await say(js, checkpoint(content=b"a good one"), "the next")
     (opened,) = await log.of(f.ReleaseOpened)
-    assert opened.data.source_fact_id == "the next"
+    assert opened.data.source_event_id == "the next"
     assert opened.data.version == 1
 
 

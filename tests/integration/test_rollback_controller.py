@@ -95,7 +95,7 @@ async def learn(js, *versions, triggers=TRIGGERS):
             await asyncio.sleep(0.05)
 
 
-async def put_route(js, toy, *, active=2, previous=1, canary=None, older=(), epoch=7) -> Route:
+async def put_route(js, toy, *, active=2, previous=1, canary=None, history=(), epoch=7) -> Route:
     share = k.CanaryShare(served=toy[canary], weight_ratio=0.3) if canary else None
     behind = toy.get(previous) or (
         k.served(previous, "bf16", MODEL, endpoints=toy[active].endpoints) if previous else None
@@ -106,7 +106,7 @@ async def put_route(js, toy, *, active=2, previous=1, canary=None, older=(), epo
         active=toy[active],
         previous=behind,
         canary=share,
-        older=tuple(toy[one] for one in older),
+        history=tuple(toy[one] for one in history),
         cause_id="before",
     )
     await Bucket(js, "routes", Route).create(MODEL, route)
@@ -263,7 +263,7 @@ async def test_nothing_is_flipped_to_what_does_not_answer_until_it_does(js, trit
     try:
         await say(js, alert())
         (failed,) = await wait_for_fact(js, f.RollbackFailed)
-        assert failed.data.code == "previous_not_hot"
+        assert failed.data.code == "previous_not_ready"
         assert str(target(3)) in failed.data.reason
         assert (await route_of(js)).active.target == target(2), "a dead fallback is worse than a slow version"
     finally:
@@ -310,8 +310,8 @@ async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, c
 
 async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
     await learn(js, 1, 2)
-    await put_route(js, toy, older=(3,))
-    ordered = f.RollbackOrdered(who="ops", reason="looks odd", failed=target(2))
+    await put_route(js, toy, history=(3,))
+    ordered = f.RollbackOrdered(actor="ops", reason="looks odd", failed=target(2))
     await asyncio.gather(say(js, alert()), say(js, ordered))
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
@@ -321,17 +321,17 @@ async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
 
 async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
     await learn(js, 1, 2)
-    await put_route(js, toy, active=2, previous=1, older=(3,))
-    await say(js, f.RollbackOrdered(who="ops", reason="no such version", failed=target(2), to_version=9))
+    await put_route(js, toy, active=2, previous=1, history=(3,))
+    await say(js, f.RollbackOrdered(actor="ops", reason="no such version", failed=target(2), to_version=9))
     (failed,) = await wait_for_fact(js, f.RollbackFailed)
-    assert (failed.data.code, failed.data.mode) == ("no_hot_previous", "manual")
-    await say(js, f.RollbackOrdered(who="ops", reason="both are odd", failed=target(2), to_version=3))
+    assert (failed.data.code, failed.data.mode) == ("no_previous_target", "manual")
+    await say(js, f.RollbackOrdered(actor="ops", reason="both are odd", failed=target(2), to_version=3))
     await wait_for_fact(js, f.DeploymentChanged)
     route = await route_of(js)
     assert (route.active.target, route.previous.target) == (target(3), target(1))
-    await say(js, f.RollbackOrdered(who="ops", reason="again", failed=target(2)))
+    await say(js, f.RollbackOrdered(actor="ops", reason="again", failed=target(2)))
     refused = (await wait_for_fact(js, f.RollbackFailed, count=2))[1]
-    assert refused.data.code == "not_serving"
+    assert refused.data.code == "not_in_traffic"
 
 
 async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_epoch(js, toy, controller):
@@ -350,7 +350,7 @@ async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
     await put_route(js, toy)
     await say(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
-    lifted = f.QuarantineLifted(who="ops", reason="false alarm", target=target(2))
+    lifted = f.QuarantineLifted(actor="ops", reason="false alarm", target=target(2))
     await say(js, lifted, event_id="lift-1")
     changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
     assert changed.data.cause == "restore"
@@ -364,7 +364,7 @@ async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
 
 async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_answered(js, toy, controller):
     await learn(js, 2)
-    about = {"who": "ops", "reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
+    about = {"actor": "ops", "reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
     good = f.DrillOrdered(fault=f.DrillFault(delay_ms=800), expires_at=CLOCK.now() + timedelta(seconds=60), **about)
     await say(js, good, event_id="drill-1")
     bucket = Bucket(js, "drills", Drill)

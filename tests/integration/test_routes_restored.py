@@ -16,7 +16,7 @@ from tests.kit.gateway import Gateway
 from tests.kit.servers import connection, running
 
 V5, V6, V7 = (served(version, "bf16") for version in (5, 6, 7))
-BACKUP = Route(model=MODEL, epoch=9, active=V7, previous=V6, older=(V5,), cause_id="promoted")
+BACKUP = Route(model=MODEL, epoch=9, active=V7, previous=V6, history=(V5,), cause_id="promoted")
 """Version 7 serves; it is quarantined a moment later, after the backup was made."""
 
 

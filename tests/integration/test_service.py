@@ -44,7 +44,7 @@ async def handle(event):
     (folder / f"{me}-{event.id}").touch()
     if event.id.startswith("slow") and me == "first":
         await asyncio.sleep(600)
-    return VariantFailed(variant="int8", stage="quantise", code="engine_failed", reason=f"by {me}")
+    return VariantFailed(variant="int8", step="quantise", code="engine_failed", reason=f"by {me}")
 
 async def store():
     if (folder / "store-is-down").exists():

@@ -134,11 +134,11 @@ def alert(kind=f.AlertRaised, number=1, target=None):
 def orders():
     """One order of each kind that a person can give to the controller, without expiry and epoch."""
     return (
-        f.RollbackOrdered(who="ada", reason="rude"),
-        f.RollbackOrdered(who="ada", reason="rude", failed=k.target(7)),
-        f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(4)),
+        f.RollbackOrdered(actor="ada", reason="rude"),
+        f.RollbackOrdered(actor="ada", reason="rude", failed=k.target(7)),
+        f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(4)),
         f.DrillOrdered(
-            who="ada",
+            actor="ada",
             reason="drill",
             target=k.target(7),
             fault=f.DrillFault(delay_ms=100),
@@ -183,7 +183,7 @@ async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bu
 
 
 async def test_the_command_line_sees_why_its_order_was_refused(js, bus_settings):
-    lifted = f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(4), epoch=3)
+    lifted = f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(4), epoch=3)
     given = order(k.MODEL, None, lifted)
     async with controller(bus_settings):
         await serve(js)
@@ -216,7 +216,7 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await serve(js)
         await say(js, alert())
         await wait_for_fact(js, f.DeploymentChanged)
-        await say(js, f.QuarantineLifted(who="ada", reason="it was the network", target=k.target(7)))
+        await say(js, f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(7)))
         await wait_for_fact(js, f.DeploymentChanged, count=2)
         ends = SystemClock().now() + timedelta(minutes=30)
         await say(js, orders()[3].model_copy(update={"expires_at": ends}))

@@ -51,7 +51,7 @@ def opened(
         training=Training(run_id="run-1", data_hash=digest_of(b"data")),
         variants=("bf16", "int8"),
         policy=policy(),
-        source_fact_id="fact-1",
+        source_event_id="fact-1",
     )
     return Event[ReleaseOpened](
         id=str(uuid.uuid4()),

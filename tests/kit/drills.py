@@ -19,7 +19,7 @@ def drill(now: datetime = NOW, *, lasts_s: float = 60.0, fault: dict | None = No
         "share_ratio": 1.0,
         "starts_at": now,
         "expires_at": now + timedelta(seconds=lasts_s),
-        "who": "ana@example.com",
+        "actor": "ana@example.com",
         "reason": "practice",
     }
     return Drill(**(whole | changes))

@@ -75,7 +75,7 @@ def route(**changes) -> Route:
         "epoch": 12,
         "active": served(7),
         "previous": served(6),
-        "older": (served(5),),
+        "history": (served(5),),
         "canary": CanaryShare(served=served(8), weight_ratio=0.1),
         "quarantined": (target(4),),
         "cause_id": "c-12",
@@ -313,7 +313,7 @@ def _admission() -> dict:
 DEFAULTS: dict[type[f.Fact], dict] = {
     f.CheckpointReady: _admission(),
     f.ReleaseOpened: _admission()
-    | {"release_id": RELEASE, "version": 7, "release_key": digest("release-key"), "source_fact_id": "run-2231"},
+    | {"release_id": RELEASE, "version": 7, "release_key": digest("release-key"), "source_event_id": "run-2231"},
     f.CheckpointRejected: {
         "code": "non_finite_weights",
         "reason": "lora_A of layer 11 holds NaN.",
@@ -355,7 +355,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     },
     f.VariantFailed: {
         "variant": "gptq-int4",
-        "stage": "quantise",
+        "step": "quantise",
         "code": "group_size_impossible",
         "reason": "576 is not divisible by 128.",
         "details": {"dimension": 576},
@@ -366,7 +366,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "total": 30.0,
         "unit": "layers",
         "variant": "int8",
-        "note": "calibrating",
+        "detail": "calibrating",
     },
     f.VersionRegistered: {
         "version": 7,
@@ -417,8 +417,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
                 trigger="slow-first-token",
                 fault="delay_ms=900",
                 injected_at=after(900),
-                alert_fact_id="alert-r7",
-                route_fact_id="route-r7",
+                alert_event_id="alert-r7",
+                route_event_id="route-r7",
                 detect_s=10.5,
                 switch_s=0.25,
                 verify_s=19.0,
@@ -429,7 +429,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
             ),
         ),
     },
-    f.ApprovalAwaited: {
+    f.ApprovalRequested: {
         "release_id": RELEASE,
         "target": target(7),
         "manifest_digest": digest("version-7"),
@@ -438,7 +438,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.ApprovalGranted: {
         "release_id": RELEASE,
         "manifest_digest": digest("version-7"),
-        "who": "maria.okafor",
+        "actor": "maria.okafor",
         "reason": "Gates pass.",
         "expires_at": after(900),
         "epoch": 11,
@@ -449,7 +449,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "weight_ratio": 0.05,
         "epoch": 11,
         "fallback": deployable(0),
-        "note": "canary step 1 of 2",
+        "reason": "canary step 1 of 2",
     },
     f.DeploymentChanged: {"route": route(), "cause": "canary", "at": after(1500)},
     f.PromotionRefused: {
@@ -460,9 +460,9 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.CanaryAssessed: {
         "target": target(8),
         "weight_ratio": 0.05,
-        "events": 212,
+        "requests": 212,
         "e_values": {"slow-first-token": 0.37, "errors": 1.5},
-        "needed_more": 0,
+        "requests_needed": 0,
         "verdict": "pass",
         "reason": "212 of 200 requests, no trigger near its limit.",
     },
@@ -481,12 +481,12 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     },
     f.ReleaseCancelled: {
         "release_id": RELEASE,
-        "who": "maria.okafor",
+        "actor": "maria.okafor",
         "reason": "Wrong data set.",
         "expires_at": after(900),
     },
     f.DrillOrdered: {
-        "who": "jonas.lind",
+        "actor": "jonas.lind",
         "reason": "Quarterly drill.",
         "target": target(7),
         "share_ratio": 0.5,
@@ -496,7 +496,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "epoch": 12,
     },
     f.RollbackOrdered: {
-        "who": "jonas.lind",
+        "actor": "jonas.lind",
         "reason": "Rude answers.",
         "failed": target(7),
         "to_version": 6,
@@ -504,7 +504,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "epoch": 12,
     },
     f.QuarantineLifted: {
-        "who": "jonas.lind",
+        "actor": "jonas.lind",
         "reason": "It was the network.",
         "target": target(7),
         "kind": "target",
@@ -514,12 +514,12 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.OrderRefused: {
         "order_id": "quarantine.lifted.v1-1",
         "order_type": f.QuarantineLifted.TYPE,
-        "who": "jonas.lind",
+        "actor": "jonas.lind",
         "release_id": RELEASE,
         "code": "stale_epoch",
         "reason": "The order was given for epoch 11 of the route of support-bot, which is at epoch 12 now.",
     },
-    f.DeadlinePassed: {"release_id": RELEASE, "step": "benchmark", "awaited": "variant.benchmarked"},
+    f.DeadlinePassed: {"release_id": RELEASE, "step": "benchmark", "waiting_for": "variant.benchmarked"},
     f.WorkAbandoned: {
         "service": "quantiser",
         "cause_type": f.VariantRequested.TYPE,
@@ -545,7 +545,7 @@ DEFAULTS: dict[type[f.Fact], dict] = {
     f.AlertResolved: _alert("2 % of answers began after 800 ms; 5 % are allowed."),
     f.RollbackStarted: _rollback(),
     f.RollbackCompleted: _rollback() | {"verdict": "pass", "reason": "64 requests within the limit after the switch."},
-    f.RollbackFailed: _rollback() | {"code": "no_hot_previous", "reason": "support-bot.v6.int8 is not loaded."},
+    f.RollbackFailed: _rollback() | {"code": "no_previous_target", "reason": "support-bot.v6.int8 is not loaded."},
     f.InferenceBatch: {"gateway": "gateway-1", "records": (inference(),)},
 }
 

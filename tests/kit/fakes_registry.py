@@ -94,7 +94,7 @@ def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseO
         evaluation=checkpoint.evaluation,
         variants=checkpoint.variants,
         policy=checkpoint.policy,
-        source_fact_id="e0",
+        source_event_id="e0",
     )
 
 
@@ -218,17 +218,17 @@ def benchmarked(
 def suspect(variant: str, *, number: int = 1, others=()) -> f.VariantBenchmarked:
     """A benchmark that found the record wrong."""
     found = gate("served_quality", "inconclusive").model_copy(
-        update={"code": "measurement_suspect", "fault": "record", "reason": "At fault: the record."}
+        update={"code": "measurement_suspect", "attributed_to": "measurement", "reason": "At fault: the record."}
     )
     verdict = "fail" if any(one.verdict == "fail" for one in others) else "inconclusive"
     return benchmarked(variant, verdict=verdict, gates=(gate(), *others, found), number=number)
 
 
 def failed(
-    variant: str, stage: str = "quantise", code: str = "engine_failed", *, number: int = 1, **details
+    variant: str, step: str = "quantise", code: str = "engine_failed", *, number: int = 1, **fields
 ) -> f.VariantFailed:
     return f.VariantFailed(
-        variant=variant, stage=stage, code=code, reason="it broke", details=details, measurement_number=number
+        variant=variant, step=step, code=code, reason="it broke", measurement_number=number, **fields
     )
 
 
@@ -249,7 +249,9 @@ def changed(to: Route, cause: str = "promote") -> f.DeploymentChanged:
 
 
 def assessed(variant: str, weight: float = 0.1, verdict: str = "pass") -> f.CanaryAssessed:
-    return f.CanaryAssessed(target=target(variant), weight_ratio=weight, events=100, verdict=verdict, reason="it is so")
+    return f.CanaryAssessed(
+        target=target(variant), weight_ratio=weight, requests=100, verdict=verdict, reason="it is so"
+    )
 
 
 EXPIRES = START + timedelta(days=7)
@@ -260,8 +262,8 @@ def certificate(trigger: str, *, of: ReleasePolicy | None = None, variant: str =
         "trigger": trigger,
         "fault": "error_ratio 1.0",
         "injected_at": START,
-        "alert_fact_id": "a",
-        "route_fact_id": "d",
+        "alert_event_id": "a",
+        "route_event_id": "d",
         "detect_s": 2.0,
         "switch_s": 0.1,
         "verify_s": 3.0,
@@ -288,11 +290,11 @@ def rehearsed(verdict: str = "pass", *, of: ReleasePolicy | None = None, variant
 
 
 def approval(digest: str, release_id: str = RELEASE) -> f.ApprovalGranted:
-    return f.ApprovalGranted(release_id=release_id, manifest_digest=digest, who="ada")
+    return f.ApprovalGranted(release_id=release_id, manifest_digest=digest, actor="ada")
 
 
 def cancel(release_id: str = RELEASE) -> f.ReleaseCancelled:
-    return f.ReleaseCancelled(release_id=release_id, who="ada", reason="not today")
+    return f.ReleaseCancelled(release_id=release_id, actor="ada", reason="not today")
 
 
 def abandoned() -> f.WorkAbandoned:

@@ -80,7 +80,7 @@ def stored_merged(store: Store, model: Path) -> ArtifactRef:
         weights_bytes=weights,
         duration_s=1.0,
         peak_rss_bytes=1,
-        made_at=datetime(2026, 11, 24, tzinfo=UTC),
+        created_at=datetime(2026, 11, 24, tzinfo=UTC),
     )
     ref, written = store.put_manifest(manifest_key("merged", manifest.output_key), manifest)
     assert written

@@ -350,7 +350,7 @@ async def test_an_unusable_evaluation_set_fails_the_variant_and_the_next_one_is_
     evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", b'"fine"\n{broken\n')
     await bench.stage(candidate, baseline, evaluation=evaluation)
     (failed,) = await bench.hear(VariantFailed)
-    assert (failed.data.stage, failed.data.code, failed.data.variant) == ("benchmark", "evaluation_invalid", "bf16")
+    assert (failed.data.step, failed.data.code, failed.data.variant) == ("benchmark", "evaluation_invalid", "bf16")
     assert "line 2" in failed.data.reason
     await bench.stage(candidate, baseline)
     assert await bench.hear(VariantBenchmarked)
@@ -377,7 +377,7 @@ async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, flee
     ("nlls", "blame"),
     [
         (("2.3", "1.5"), ("fail", "candidate")),
-        (("1.7", "1.5"), ("inconclusive", "record")),
+        (("1.7", "1.5"), ("inconclusive", "measurement")),
         (("1.7", "1.2"), ("inconclusive", "machine")),
     ],
 )
@@ -391,11 +391,11 @@ async def test_the_baseline_that_is_served_beside_it_says_who_is_at_fault(servic
     await bench.stage(*pair, load=QUICK, quality_gate=QUALITY_GATE)
     (event,) = await bench.hear(VariantBenchmarked)
     found = event.data.served_quality
-    assert (event.data.verdict, found.verdict, found.fault) == (verdict, verdict, fault)
+    assert (event.data.verdict, found.verdict, found.attributed_to) == (verdict, verdict, fault)
     assert found.code == (None if fault == "candidate" else "measurement_suspect")
     assert found.baseline_deviation_ratio == pytest.approx(math.exp(float(baseline_nll) - 1.5))
     (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
-    assert (gate.fault, gate.code) == (found.fault, found.code)
+    assert (gate.attributed_to, gate.code) == (found.attributed_to, found.code)
 
 
 async def test_a_backend_that_scores_no_prompt_is_told_by_its_metadata_and_its_answers_are_compared(

@@ -111,7 +111,7 @@ async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, m
     (first,) = await answers(js, VariantQuantised)
     blobs = set(store.keys("blobs/"))
     for _ in range(2):
-        await publish_event(js, request(merged, measurement_number=2, made=first.data.manifest))
+        await publish_event(js, request(merged, measurement_number=2, existing_manifest=first.data.manifest))
     again, same = (await answers(js, VariantQuantised, count=3))[1:]
     assert (again.data.measurement_number, same.data) == (2, again.data)
     before, after = (VariantManifest.model_validate_json(store.get(one.data.manifest)) for one in (first, again))
@@ -121,7 +121,9 @@ async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, m
     assert [one.token_ids for one in after.held_out] == [one.token_ids for one in before.held_out]
     for one, other in zip(after.held_out, before.held_out, strict=True):
         assert one.nll == pytest.approx(other.nll, rel=0.02), "float32 against multiplication in bf16"
-    await publish_event(js, request(merged, variant="bf16", measurement_number=2, made=first.data.manifest))
+    await publish_event(
+        js, request(merged, variant="bf16", measurement_number=2, existing_manifest=first.data.manifest)
+    )
     (failed,) = await answers(js, VariantFailed)
     assert (failed.data.measurement_number, failed.data.code) == (2, "digest_mismatch")
 
@@ -143,9 +145,9 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
     gate = QualityGate(max_mean_kl=0.0)
     await publish_event(js, request(merged, calibration=calibration, gate=gate))
     (answer,) = await answers(js, VariantFailed)
-    assert (answer.data.code, answer.data.stage, answer.data.variant) == ("quality_gate_failed", "quantise", "int8")
+    assert (answer.data.code, answer.data.step, answer.data.variant) == ("quality_gate_failed", "quantise", "int8")
     assert "mean KL" in answer.data.reason
-    kept = VariantManifest.model_validate_json(store.find(store.key_of(answer.data.details["manifest"]["uri"])))
+    kept = VariantManifest.model_validate_json(store.find(store.key_of(answer.data.manifest.uri)))
     assert kept.calibration_digest == calibration.digest  # kept for inspection, with what it was made of
 
 
@@ -221,7 +223,7 @@ async def test_work_that_takes_too_long_ends_as_a_fact(js, merged, settings, tmp
     try:
         await publish_event(js, request(merged))
         (answer,) = await answers(js, VariantFailed)
-        assert (answer.data.stage, answer.data.code) == ("quantise", "deadline_passed")
+        assert (answer.data.step, answer.data.code) == ("quantise", "deadline_passed")
         assert "QUANTISER_TIMEOUT_S" in answer.data.reason
         assert await acknowledged(js, 1) == 0
     finally:

@@ -137,7 +137,7 @@ async def test_staging_waits_for_its_turn_and_what_never_fits_fails_at_once(flee
     huge = third.model_copy(update={"weights_bytes": 5000 * MIB})
     await fleet.stage(huge, base, "r-3")
     (failed,) = await fleet.facts(VariantFailed)
-    assert (failed.data.code, failed.data.stage, failed.correlationid) == ("insufficient_memory", "stage", "r-3")
+    assert (failed.data.code, failed.data.step, failed.correlationid) == ("insufficient_memory", "stage", "r-3")
     assert failed.data.details["needed_bytes"] > failed.data.details["available_bytes"] == 1000 * MIB
     assert await fleet.count(VariantStaged) == 1, "the second waits while the first holds the lease"
 

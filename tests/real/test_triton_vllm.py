@@ -113,9 +113,9 @@ async def test_engine_killed_while_serving_is_healed(fleet, triton, tmp_path):
     assert whole.verdict == "pass"
     assert whole.perplexity_ratio == pytest.approx(1.0, rel=0.03), "bf16 kernels against fp32"
     damaged = await served_against(triton.endpoint, record(tmp_path / "model", served_damaged=True), beside=right)
-    assert (damaged.verdict, damaged.fault) == ("fail", "candidate"), "what is served is not what was measured"
+    assert (damaged.verdict, damaged.attributed_to) == ("fail", "candidate"), "what is served is not what was measured"
     forged = await served_against(triton.endpoint, record(tmp_path / "model", forged=True), beside=right)
-    assert (forged.verdict, forged.code, forged.fault) == ("inconclusive", "measurement_suspect", "record")
+    assert (forged.verdict, forged.code, forged.attributed_to) == ("inconclusive", "measurement_suspect", "measurement")
     assert "agrees with its own record" in forged.reason
     before = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
     assert sum(piece.output_tokens for piece in before) == 12

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import order, refusal, who
+from clients.cli.commands.orders import actor, order, refusal
 from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.output import Exit, Refused, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_fault, parse_span, target_of
@@ -111,7 +111,7 @@ async def _start(
         if target not in serving(route):
             raise Refused(f"{target} takes no traffic in {environment}, so a drill would touch nothing")
         ordered = DrillOrdered(
-            who=who(),
+            actor=actor(),
             reason=reason,
             target=target,
             fault=fault,
@@ -129,7 +129,7 @@ async def _stop(place: Place, model: str, environment: Environment | None, reaso
         ended = []
         for one in await _on(js, model, environment):
             over = DrillOrdered(
-                who=who(),
+                actor=actor(),
                 reason=reason,
                 target=one.target,
                 fault=one.fault,
@@ -201,7 +201,7 @@ def drill_line(one: Drill, left_s: float) -> str:
     """Say in one line what a drill does and until when."""
     return (
         f"{describe_fault(one.fault)} on {one.share_ratio:.0%} of the requests to {one.target} in {one.environment} "
-        f"until {one.expires_at:%H:%M:%S} UTC ({duration(max(left_s, 0.0))} left), by {one.who}: {one.reason}"
+        f"until {one.expires_at:%H:%M:%S} UTC ({duration(max(left_s, 0.0))} left), by {one.actor}: {one.reason}"
     )
 
 

@@ -190,7 +190,7 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
         interval = "" if ratio is None else f"x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
         rows.append((name, left, right, interval))
     show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
-    gates = [(gate.name, gate.verdict, gate.fault or "-", gate.reason) for gate in benchmark.gates]
+    gates = [(gate.name, gate.verdict, gate.attributed_to or "-", gate.reason) for gate in benchmark.gates]
     show_table(("gate", "verdict", "at fault", "why"), gates)
 
 

@@ -24,7 +24,7 @@ from clients.cli.serving import read_route
 from clients.cli.settings import CliSettings
 from clients.cli.views.release import Road, join, project
 from contracts.envelope import Event
-from contracts.facts import ApprovalAwaited, ApprovalGranted, Fact, OrderRefused, ReleaseCancelled
+from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.orders import LONGEST_ORDER
 from contracts.policy import ReleasePolicy
@@ -45,7 +45,7 @@ EPOCH_TRIES = 3
 policy_app = typer.Typer(help="Show or set the stored release policy of a model.", no_args_is_help=True)
 
 
-def who() -> str:
+def actor() -> str:
     """Say who gives an order."""
     return CliSettings().user or getpass.getuser()
 
@@ -70,14 +70,14 @@ async def _approve(place: Place, what: str, reason: str, until: datetime, as_jso
         awaited = [
             event.data
             for event in said
-            if isinstance(event.data, ApprovalAwaited) and event.data.release_id == road.release_id
+            if isinstance(event.data, ApprovalRequested) and event.data.release_id == road.release_id
         ]
         if not awaited:
             raise Refused(f"{road.name} does not wait for an approval; see `slipway status {road.model}`")
         fact = ApprovalGranted(
             release_id=awaited[-1].release_id,
             manifest_digest=awaited[-1].manifest_digest,
-            who=who(),
+            actor=actor(),
             reason=reason,
             expires_at=until,
             epoch=await epoch_of(js, road.model),
@@ -106,7 +106,7 @@ async def _cancel(place: Place, what: str, reason: str, until: datetime, as_json
         said = [one.event for one in await read_history(js, model_of(what))]
         road = _going_on(join(project(said)), what)
         release = str(road.release_id)
-        fact = ReleaseCancelled(release_id=release, who=who(), reason=reason, expires_at=until)
+        fact = ReleaseCancelled(release_id=release, actor=actor(), reason=reason, expires_at=until)
         given = order(road.model, release, fact)
         await publish_event(js, given)
         await raise_if_refused(js, given)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, refusal, who
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, actor, expires_at, order, refusal
 from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.event_log import Part, read_history
 from clients.cli.output import Exit, Refused, show_json, show_line, show_table
@@ -147,7 +147,7 @@ async def _lift(place: Place, what: str, reason: str, until: datetime, wait_s: f
             route = await read_route(js, check_word(what))
             target = pick_quarantined(route, what)
             lifted = QuarantineLifted(
-                who=who(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
+                actor=actor(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
             )
             event = order(target.model, None, lifted)
             await publish_event(js, event)

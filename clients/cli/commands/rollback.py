@@ -9,7 +9,7 @@ import typer
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, expires_at, order, who
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, actor, expires_at, order
 from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
 from clients.cli.event_log import Part, follow, last_said, newest
 from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs
@@ -118,7 +118,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
     found: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
     if isinstance(edit, routes.Refused):
         # what is neither active nor on trial; the route has moved on, or never was there
-        code = "not_serving" if edit.code == "stale_epoch" else edit.code
+        code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
         return {**found, "refused": {"code": code, "reason": edit.reason}}
     after = edit.route
     aborts = route.canary is not None and route.canary.weight_ratio > 0.0
@@ -189,7 +189,7 @@ async def _rollback(
         for _ in range(EPOCH_TRIES):
             route = await read_route(js, model)
             ordered = RollbackOrdered(
-                who=who(),
+                actor=actor(),
                 reason=reason,
                 failed=failed,
                 to_version=to_version,

@@ -170,7 +170,7 @@ class PlainDrawing:
                 line = f"  {render.step_line(step, road.began_at)}"
                 self._once((road.key, line), partial(show_line, line))
         for one in road.work.progress:
-            about = re.sub(r"\d s\b", "", one.note)  # a note that counts seconds is worth a line every ten
+            about = re.sub(r"\d s\b", "", one.detail)  # a note that counts seconds is worth a line every ten
             key = (road.key, one.step, one.variant, about, str(int(one.ratio * 10)))
             self._once(key, partial(show_line, f"    {render.at_work(one)} ({one.ratio:.0%})"))
         if (end := render.ending(road)) is not None:

@@ -10,7 +10,6 @@ from typing import Any
 from clients.cli.replay.latencies import UnreadableHistogramError, count_over
 from contracts.facts import WindowSummarised
 from contracts.policy import Trigger
-from decisions.attribution import attribute
 
 _FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
 
@@ -45,17 +44,11 @@ def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str
         except UnreadableHistogramError as error:
             return Unknown(f"the window's histogram cannot be read ({error})")
     if trigger.metric == "error_ratio":
-        trials = max(0, summary.requests - summary.excused)
-        failed = summary.failed if summary.failed is not None else _failures_by_table(summary)
-        return Counted(trials, min(trials, failed))
+        trials = max(0, summary.requests - summary.other_failures)
+        return Counted(trials, min(trials, summary.target_failures))
     if trigger.metric == "drift":
         return Unknown("drift compares the answers themselves, which window summaries do not hold")
     return _of_flags(trigger, summary) or _of_observed(trigger, summary, recorded)
-
-
-def _failures_by_table(summary: WindowSummarised) -> int:
-    """Count the failures of a window that does not say who caused them."""
-    return sum(count for kind, count in summary.errors.items() if attribute(kind) == "target")
 
 
 def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:

@@ -31,9 +31,9 @@ class Contender:
     verdict: str | None = None
     code: str | None = None
     reason: str = ""
-    fault: str | None = None
+    attributed_to: str | None = None
     chosen: bool = False
-    on_front: bool | None = None
+    on_pareto_front: bool | None = None
 
     def row(self) -> tuple[str, ...]:
         """Return it as cells, in the order of `COLUMNS`."""
@@ -98,7 +98,7 @@ def compare(
         apply = _APPLY.get(type(fact))
         if apply is not None and variant in found:
             found[variant] = apply(found[variant], fact)
-    choices = [fact.choice for fact in facts if getattr(fact, "choice", None) is not None]
+    choices = [fact.comparison for fact in facts if getattr(fact, "comparison", None) is not None]
     return list((_chosen(found, choices[-1]) if choices else found).values())
 
 
@@ -127,7 +127,7 @@ def with_manifest(one: Contender, manifest: VariantManifest) -> Contender:
 
 def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Contender:
     if isinstance(fact, f.VariantQuantised) and fact.measurement_number > 1:  # the same files, measured again
-        one = replace(one, verdict=None, code=None, reason="", fault=None)
+        one = replace(one, verdict=None, code=None, reason="", attributed_to=None)
         return replace(one, quality=fact.quality, own_quality=fact.evaluation_quality)
     return replace(
         one,
@@ -142,7 +142,7 @@ def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Con
 def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
     if fact.purpose == "rehearsal":
         return one  # its variant was judged before
-    if fact.measurement_number > 1 and fact.stage == "quantise" and fact.code != "quality_gate_failed":
+    if fact.measurement_number > 1 and fact.step == "quantise" and fact.code != "quality_gate_failed":
         return replace(one, reason=f"{one.reason}; it was not measured again: {fact.code}: {fact.reason}")
     return replace(
         one,
@@ -168,20 +168,20 @@ def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
         verdict=fact.verdict,
         code=next((code for code in codes if code), None),
         reason=against,
-        fault=next((gate.fault for gate in fact.gates if gate.fault), None),
+        attributed_to=next((gate.attributed_to for gate in fact.gates if gate.attributed_to), None),
     )
 
 
-def _chosen(found: dict[Variant, Contender], choice: f.Choice) -> dict[Variant, Contender]:
+def _chosen(found: dict[Variant, Contender], choice: f.Comparison) -> dict[Variant, Contender]:
     """Let the registry's own word stand where it has spoken."""
-    told = {one.variant: one for one in choice.candidates}
+    told = {one.variant: one for one in choice.variants}
     return {
         variant: replace(
             one,
             verdict=told[variant].verdict,
             code=told[variant].code,
             reason=told[variant].reason,
-            on_front=told[variant].on_front,
+            on_pareto_front=told[variant].on_pareto_front,
             chosen=variant == choice.winner,
         )
         if variant in told

@@ -18,7 +18,7 @@ class Progress:
     total: float
     unit: str
     variant: str = ""
-    note: str = ""
+    detail: str = ""
 
     @property
     def ratio(self) -> float:
@@ -44,7 +44,7 @@ class AtWork:
         answered_at = self.answered.get((event.source, variant))
         if answered_at is not None and event.time <= answered_at:
             return self
-        mine = Progress(data.step, data.done, data.total, data.unit, variant, data.note)
+        mine = Progress(data.step, data.done, data.total, data.unit, variant, data.detail)
         others = (one for one in self.progress if one.variant != variant)
         order = {name: index for index, name in enumerate(wanted)}
         return replace(self, progress=tuple(sorted((*others, mine), key=lambda one: order.get(one.variant, -1))))

@@ -184,7 +184,7 @@ def _opened(road: Road, event: Event[f.ReleaseOpened]) -> Road:
         manual=data.policy.promotion.mode == "manual",
         rehearsal=data.policy.rehearsal == "required" and bool(data.policy.automatic),
         began_at=min(road.began_at, event.time),
-        source_id=data.source_fact_id,
+        source_id=data.source_event_id,
         inputs=_inputs(data),
     )
     return opened.with_step("admitted", event.time, f"version {data.version} reserved")
@@ -216,7 +216,7 @@ def _quantised(road: Road, event: Event[f.VariantQuantised]) -> Road:
 
 def _variant_failed(road: Road, event: Event[f.VariantFailed]) -> Road:
     data, road = event.data, road.settled(event, event.data.variant)
-    step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.stage]
+    step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.step]
     if data.measurement_number > 1:
         step = "benchmarked"
     earlier = road.steps.get(step)
@@ -241,7 +241,7 @@ def _staged(road: Road, event: Event[f.VariantStaged]) -> Road:
 def _benchmarked(road: Road, event: Event[f.VariantBenchmarked]) -> Road:
     data = event.data
     p95 = data.candidate_summary.ttft_ms.p95
-    faults = "".join(f" ({one.code}: {one.fault})" for one in data.gates if one.code and one.fault)
+    faults = "".join(f" ({one.code}: {one.attributed_to})" for one in data.gates if one.code and one.attributed_to)
     detail = f"{data.target.variant}: {data.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
     return road.with_step("benchmarked", event.time, detail).settled(event, data.target.variant)
 
@@ -257,13 +257,13 @@ def _rehearsed(road: Road, event: Event[f.RehearsalCompleted]) -> Road:
 def _assessed(road: Road, event: Event[f.CanaryAssessed]) -> Road:
     data = event.data
     if data.verdict == "inconclusive":
-        more = f"{data.events} requests, {data.needed_more} more needed"
+        more = f"{data.requests} requests, {data.requests_needed} more needed"
         return road.with_step("canary", event.time, more, "running")
     state: State = "done" if data.verdict == "pass" else "failed"
-    return road.with_step("canary", event.time, f"{data.verdict} after {data.events} requests", state)
+    return road.with_step("canary", event.time, f"{data.verdict} after {data.requests} requests", state)
 
 
-def _awaited(road: Road, event: Event[f.ApprovalAwaited]) -> Road:
+def _awaited(road: Road, event: Event[f.ApprovalRequested]) -> Road:
     detail = f"awaited until {event.data.deadline_at:%Y-%m-%d %H:%M} UTC"
     if "approved" in road.steps and road.steps["approved"].state == "done":
         return road
@@ -271,7 +271,7 @@ def _awaited(road: Road, event: Event[f.ApprovalAwaited]) -> Road:
 
 
 def _approved(road: Road, event: Event[f.ApprovalGranted]) -> Road:
-    return replace(road, manual=True).with_step("approved", event.time, f"by {event.data.who}")
+    return replace(road, manual=True).with_step("approved", event.time, f"by {event.data.actor}")
 
 
 def _deployed(road: Road, event: Event[f.DeploymentChanged]) -> Road:
@@ -321,7 +321,7 @@ _APPLY: dict[type, Callable[[Road, Any], Road]] = {
     f.VariantBenchmarked: _benchmarked,
     f.RehearsalCompleted: _rehearsed,
     f.CanaryAssessed: _assessed,
-    f.ApprovalAwaited: _awaited,
+    f.ApprovalRequested: _awaited,
     f.ApprovalGranted: _approved,
     f.DeploymentChanged: _deployed,
     f.WorkProgressed: _progressed,

@@ -37,7 +37,7 @@ def at_work(progress: Progress) -> str:
     counted = f"{progress.unit.removesuffix('s')} {progress.done:.0f} of {progress.total:.0f}"
     if progress.unit == "bytes":
         counted = f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
-    return f"{name}: {counted}" + (f", {progress.note}" if progress.note else "")
+    return f"{name}: {counted}" + (f", {progress.detail}" if progress.detail else "")
 
 
 def headline(road: Road, now: datetime) -> str:
@@ -120,7 +120,7 @@ GIST = (
     "cause",
     "deadline_at",
     "reason",
-    "who",
+    "actor",
     "message",
 )
 

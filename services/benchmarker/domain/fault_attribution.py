@@ -31,7 +31,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.vocabulary import Fault, Verdict
+from contracts.vocabulary import AttributedTo, Verdict
 
 MAX_DEVIATION = 0.05
 """How far the served perplexity may be from the recorded one, as a ratio. The engine computes in 16 bit and with its
@@ -66,12 +66,12 @@ class Finding:
     """The verdict on a difference, and the side at fault; None where there is no difference."""
 
     verdict: Verdict
-    fault: Fault | None
+    attributed_to: AttributedTo | None
 
 
 PASS = Finding("pass", None)
 CANDIDATE = Finding("fail", "candidate")
-RECORD = Finding("inconclusive", "record")
+RECORD = Finding("inconclusive", "measurement")
 MACHINE = Finding("inconclusive", "machine")
 
 

@@ -61,7 +61,7 @@ def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> 
 
 
 def _identity(deployable: Deployable) -> dict[str, str]:
-    record = deployable.record or deployable.manifest
+    record = deployable.measurement_manifest or deployable.manifest
     return {
         "target": str(deployable.target),
         "manifest": deployable.manifest.digest,

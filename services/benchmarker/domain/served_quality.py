@@ -13,7 +13,7 @@ from contracts.codes import Code
 from contracts.facts import GateResult, Measurement, ServedQuality
 from contracts.manifests import HeldOutWindow
 from contracts.policy import QualityGate
-from contracts.vocabulary import Fault
+from contracts.vocabulary import AttributedTo
 from services.benchmarker.domain.fault_attribution import MAX_DEVIATION, Evidence, Finding, assess_evidence, differs
 
 GATE = "served_quality"
@@ -99,7 +99,7 @@ def assess_scored(
     ratio, recorded_ratio = _exp(served - reference), _exp(recorded - reference)
     said = f"The served perplexity is {ratio:.4f} times the merged model's on {tokens} tokens"
     finite = math.isfinite(served)
-    verdict, fault = finding.verdict, finding.fault
+    verdict, fault = finding.verdict, finding.attributed_to
     limit = gate.max_perplexity_ratio if gate else None
     if not finite:
         said = "The engine's log-probabilities are not finite: it serves something else than the files hold."
@@ -129,11 +129,11 @@ def assess_scored(
             "tokens": tokens,
             **figures,
             "verdict": verdict,
-            "fault": fault,
+            "attributed_to": fault,
             "baseline_deviation_ratio": _ratio(evidence.baseline),
             "baseline_reference_ratio": _ratio(evidence.reference),
             "code": SUSPECT if verdict == "inconclusive" else None,
-            "reason": said if finding.fault is None else f"{said} {_explain(finding, evidence, beside)}",
+            "reason": said if finding.attributed_to is None else f"{said} {_explain(finding, evidence, beside)}",
         }
     )
 
@@ -161,14 +161,14 @@ def _explain(finding: Finding, evidence: Evidence, beside: BaselineScores) -> st
             f" On the candidate's windows the baseline is served {_apart(evidence.reference)} from what the record "
             "says of the merged model."
         )
-    return f"{shown} {_AT_FAULT[finding.fault or 'candidate']}"
+    return f"{shown} {_AT_FAULT[finding.attributed_to or 'candidate']}"
 
 
-_AT_FAULT: Mapping[Fault, str] = {
+_AT_FAULT: Mapping[AttributedTo, str] = {
     "candidate": (
         "At fault: the candidate. The engine does not serve what was measured; look at how it loads this format."
     ),
-    "record": (
+    "measurement": (
         "At fault: the record. The quality was measured wrongly or on other files; measure it again, on another "
         "machine or in plain float32."
     ),
@@ -201,7 +201,7 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
                 "tokens": tokens,
                 "verdict": verdict,
                 "reason": reason,
-                "fault": "candidate" if verdict == "fail" else None,
+                "attributed_to": "candidate" if verdict == "fail" else None,
             }
         )
     ratio = _exp(ours - theirs)
@@ -219,7 +219,7 @@ def assess_own_answers(candidate: Sequence[float], baseline: Sequence[float]) ->
         perplexity_ratio=ratio,
         verdict="pass" if within else "fail",
         reason=reason,
-        fault=None if within else "candidate",
+        attributed_to=None if within else "candidate",
     )
 
 
@@ -249,7 +249,7 @@ def gate_of(served: ServedQuality, gate: QualityGate | None, *, measured_again: 
         limit=limit,
         reason=served.reason,
         code=served.code,
-        fault=served.fault,
+        attributed_to=served.attributed_to,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from contracts.facts import CanaryAssessed
 from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
-from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, needed_more, plan_bet
+from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, estimate_requests_needed, plan_bet
 from decisions.triggers import limit_of, sequential
 from services.monitor.domain.record import Policy, TargetState, TriggerState
 
@@ -35,7 +35,7 @@ def against_limit(trigger: Trigger, state: TriggerState | None) -> Part:
     if seen.hits / seen.trials <= limit:
         return Part("pass", 0, share)
     until_clean = math.ceil(seen.hits / limit) - seen.trials
-    until_fail = needed_more(seen, plan_bet(limit), trigger.alpha)
+    until_fail = estimate_requests_needed(seen, plan_bet(limit), trigger.alpha)
     return Part("inconclusive", max(1, min(until_clean, until_fail or until_clean)), share)
 
 
@@ -52,7 +52,7 @@ def against_baseline(trigger: Trigger, pair: PairTest | None, *, wanted: int) ->
         return Part("fail", 0, f"{share} (e-value {as_e_value(pair.discordant.peak):.3g})")
     if pair.discordant.log_e <= 0.0:
         return Part("pass", 0, share)
-    more = needed_more(pair.discordant, EQUAL_SHARE, trigger.alpha)
+    more = estimate_requests_needed(pair.discordant, EQUAL_SHARE, trigger.alpha)
     ratio = pair.discordant.trials / pair.pairs
     suspicious = pair.discordant.log_e >= 0.5 * -math.log(trigger.alpha)
     if not suspicious or more is None:
@@ -73,9 +73,9 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
     return CanaryAssessed(
         target=state.target,
         weight_ratio=state.weight_ratio,
-        events=state.requests,
+        requests=state.requests,
         e_values=_e_values(state),
-        needed_more=0 if failed else max((part.needed for part in unclear), default=0),
+        requests_needed=0 if failed else max((part.needed for part in unclear), default=0),
         verdict="fail" if failed else "inconclusive" if unclear else "pass",
         reason="; ".join(part.reason for part in decisive) + ".",
     )

@@ -190,7 +190,7 @@ def _assess_canary(watch: Watch, state: TargetState, cause: Cause, rules: Rules)
     if state.role != "canary" or policy is None or state.assessed.startswith(("pass", "fail")):
         return watch
     fact = assess_canary(policy, state)
-    mark = f"{fact.verdict}:{fact.events}"
+    mark = f"{fact.verdict}:{fact.requests}"
     last = state.assessed_at
     recently = last is not None and (cause.at - last).total_seconds() < rules.assess_every_s
     if mark == state.assessed or (fact.verdict == "inconclusive" and recently):

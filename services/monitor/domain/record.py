@@ -55,8 +55,8 @@ class OpenWindow(Contract):
     length_s: int
     requests: int = 0
     errors: dict[str, int] = Field(default_factory=dict)
-    failed: int = 0
-    excused: int = 0
+    target_failures: int = 0
+    other_failures: int = 0
     ttft: str = ""
     e2e: str = ""
     columns: dict[str, tuple[int, float, float]] = Field(default_factory=dict)

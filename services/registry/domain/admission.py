@@ -191,7 +191,7 @@ def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | N
 
 
 def plan_opening(
-    ready: CheckpointReady, policy: ReleasePolicy, *, key: Digest, version: int, source_fact_id: str
+    ready: CheckpointReady, policy: ReleasePolicy, *, key: Digest, version: int, source_event_id: str
 ) -> ReleaseOpened:
     """Return the fact that opens a release, everything in it frozen."""
     return ReleaseOpened(
@@ -208,5 +208,5 @@ def plan_opening(
         evaluation=ready.evaluation,
         variants=tuple(dict.fromkeys(ready.variants)),
         policy=policy,
-        source_fact_id=source_fact_id,
+        source_event_id=source_event_id,
     )

@@ -1,35 +1,35 @@
 """The variants of a release side by side: what was measured of each, and why it was chosen or not."""
 
 from contracts.codes import Code
-from contracts.facts import Choice, Contender, Quality
+from contracts.facts import ComparedVariant, Comparison, Quality
 from contracts.vocabulary import Variant, Verdict
 from services.registry.domain import gates
 from services.registry.domain.record import Release
 from services.registry.domain.selection import CRITERIA, Ranking
 
 
-def explain(release: Release) -> Choice:
+def explain(release: Release) -> Comparison:
     """Return the choice as it stands: every requested variant with its figures, its verdict and why."""
     found = gates.ranking(release)
-    return Choice(
+    return Comparison(
         objective=release.policy.objective,
         criteria=CRITERIA[release.policy.objective],
         winner=found.winner if found else None,
-        candidates=tuple(_contender(release, variant, found) for variant in gates.requested_variants(release)),
+        variants=tuple(_contender(release, variant, found) for variant in gates.requested_variants(release)),
     )
 
 
-def _contender(release: Release, variant: Variant, found: Ranking | None) -> Contender:
+def _contender(release: Release, variant: Variant, found: Ranking | None) -> ComparedVariant:
     verdict, code, reason = _verdict(release, variant)
     made, quality = release.made.get(variant), _quality(release, variant)
     benchmark = gates.benchmark_of(release, variant)
     side, served = (benchmark.candidate_summary, benchmark.served_quality) if benchmark else (None, None)
-    return Contender(
+    return ComparedVariant(
         variant=variant,
         verdict=verdict,
         code=code,
         reason=found.reasons.get(variant, reason) if found else reason,
-        on_front=found is not None and variant in found.front,
+        on_pareto_front=found is not None and variant in found.front,
         size_bytes=made.weights_bytes if made else None,
         size_ratio=made.size_ratio if made else None,
         perplexity_ratio=quality.perplexity_ratio if quality else None,

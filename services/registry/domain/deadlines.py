@@ -69,7 +69,7 @@ def measuring(release: Release) -> tuple[Variant, ...]:
 def gave_up_measuring(release: Release) -> bool:
     """Return whether a second measurement was not made before its deadline."""
     failed = [again.failed for again in release.again.values() if again.failed is not None]
-    return any(one.stage == "quantise" and one.code == "deadline_passed" for one in failed)
+    return any(one.step == "quantise" and one.code == "deadline_passed" for one in failed)
 
 
 def _promotion_step(release: Release) -> Step:
@@ -111,7 +111,7 @@ def since(release: Release, step: Step) -> datetime:
         "stage": ("stage.requested",),
         "benchmark": ("stage.requested",),
         "rehearsal": ("rehearsal.requested",),
-        "approval": ("approval.awaited",),
+        "approval": ("approval.requested",),
         "traffic": ("traffic.requested",),
         "canary": (),
     }[step]
@@ -158,7 +158,7 @@ def too_late(release: Release, variant: Variant) -> VariantFailed:
         f"It was not quantised within the {allowed_s(release, 'quantise'):g} s of the policy. Add quantisers or raise "
         "deadlines.quantise_s, then publish with a higher attempt."
     )
-    return VariantFailed(variant=variant, stage="quantise", code="deadline_passed", reason=reason)
+    return VariantFailed(variant=variant, step="quantise", code="deadline_passed", reason=reason)
 
 
 def not_measured(release: Release, variant: Variant) -> VariantFailed:
@@ -166,7 +166,7 @@ def not_measured(release: Release, variant: Variant) -> VariantFailed:
     reason = f"It was not measured again within the {allowed_s(release, 'measure'):g} s of deadlines.quantise_s."
     return VariantFailed(
         variant=variant,
-        stage="quantise",
+        step="quantise",
         code="deadline_passed",
         reason=reason,
         measurement_number=SECOND,

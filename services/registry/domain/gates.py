@@ -159,7 +159,7 @@ def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str]
     Except where the new record itself is outside the policy's gate, or the engine failed in the second benchmark.
     """
     failed = again.failed
-    if failed is not None and failed.stage == "quantise" and failed.code != "quality_gate_failed":
+    if failed is not None and failed.step == "quantise" and failed.code != "quality_gate_failed":
         doubt = f"Its recorded quality is suspect, and was not measured again ({failed.code}: {failed.reason})"
         return "inconclusive", SUSPECT, f"{doubt} {_WHAT_TO_DO}"
     if failed is not None:
@@ -226,4 +226,4 @@ def candidate(release: Release, one: RegisteredVariant) -> Deployable:
     """Return a registered variant as something that can be served, with its last record."""
     again = again_of(release, one.variant)
     record = again.made.manifest if again and again.made else None
-    return registered(release, one).model_copy(update={"record": record})
+    return registered(release, one).model_copy(update={"measurement_manifest": record})

@@ -119,7 +119,7 @@ def _cancelled(release: Release) -> Ending | None:
     too_late = road.outstanding_order(release) == road.ALL_TRAFFIC and release.refused is None and not release.expired
     if fact is None or too_late:
         return None
-    return Ending("cancelled", "cancelled", f"{fact.who}: {fact.reason}")
+    return Ending("cancelled", "cancelled", f"{fact.actor}: {fact.reason}")
 
 
 def _refused(release: Release) -> Ending | None:

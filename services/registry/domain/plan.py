@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from contracts.facts import (
-    ApprovalAwaited,
+    ApprovalRequested,
     DeadlinePassed,
     Fact,
     RegisteredVariant,
@@ -49,7 +49,10 @@ def due(release: Release, now: datetime) -> Iterator[Emission]:
 def _waived_deadlines(release: Release) -> Iterator[Emission]:
     for weight in release.waived:
         awaited = f"canary.assessed at {weight}; the policy promotes without it"
-        yield f"deadline.passed:canary:{weight}", DeadlinePassed(release_id=release.id, step="canary", awaited=awaited)
+        yield (
+            f"deadline.passed:canary:{weight}",
+            DeadlinePassed(release_id=release.id, step="canary", waiting_for=awaited),
+        )
 
 
 def _variant_requests(release: Release) -> Iterator[Emission]:
@@ -75,7 +78,7 @@ def _given_up(release: Release) -> Iterator[Emission]:
         return
     made = ", ".join(one.variant for one in gates.registered_variants(release))
     awaited = f"variant.quantised of {', '.join(release.given_up)}; the release goes on with {made}"
-    passed = DeadlinePassed(release_id=release.id, step="quantise", awaited=awaited)
+    passed = DeadlinePassed(release_id=release.id, step="quantise", waiting_for=awaited)
     yield "deadline.passed:quantise", passed
     for variant in release.given_up:
         yield f"variant.failed:{variant}", release.failed[f"{variant}:quantise"]
@@ -134,13 +137,13 @@ def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVari
             gate=release.policy.quality.get(one.variant),
             evaluation=release.opened.evaluation,
             measurement_number=SECOND,
-            made=one.manifest,
+            existing_manifest=one.manifest,
         ),
     )
     again = release.again.get(one.variant)
     if again is not None and again.failed == deadlines.not_measured(release, one.variant):
         awaited = f"variant.quantised of {one.variant}, measurement {SECOND}; it stays inconclusive"
-        passed = DeadlinePassed(release_id=release.id, step="measure", awaited=awaited)
+        passed = DeadlinePassed(release_id=release.id, step="measure", waiting_for=awaited)
         yield f"deadline.passed:measure:{one.variant}", passed
         yield f"variant.failed:{one.variant}:{SECOND}", again.failed
     if gates.again_of(release, one.variant) is None:
@@ -212,13 +215,13 @@ def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[E
     if release.policy.promotion.mode == "manual":
         deadline_at = now + timedelta(seconds=release.policy.promotion.approval_deadline_s)
         yield (
-            "approval.awaited",
-            ApprovalAwaited(
+            "approval.requested",
+            ApprovalRequested(
                 release_id=release.id,
                 target=target.target,
                 manifest_digest=target.manifest.digest,
                 deadline_at=deadline_at,
-                choice=explain(release),
+                comparison=explain(release),
             ),
         )
         if target.manifest.digest not in release.approvals:
@@ -248,7 +251,7 @@ def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Itera
             triggers=release.policy.automatic,
             policy_digest=rehearsals.policy_digest(release),
             valid_s=release.policy.rehearsal_valid_s,
-            choice=explain(release),
+            comparison=explain(release),
         ),
     )
 
@@ -268,15 +271,15 @@ def _traffic_order(
     release: Release, slot: SlotGranted, target: Deployable, weight: float, epoch: int
 ) -> TrafficRequested:
     fallback = slot.baseline if slot.first and release.policy.no_previous == "base" else None
-    note = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
+    reason = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
     return TrafficRequested(
         release_id=release.id,
         target=target,
         weight_ratio=weight,
         epoch=epoch,
         fallback=fallback,
-        note=note,
-        choice=explain(release),
+        reason=reason,
+        comparison=explain(release),
     )
 
 

@@ -76,7 +76,7 @@ def _quantised(release: Release, fact: VariantQuantised) -> Found:
     variant = fact.variant
     if fact.measurement_number > 1:
         known = release.again.get(variant, Again())
-        answered = known.made is not None or (known.failed is not None and known.failed.stage == "quantise")
+        answered = known.made is not None or (known.failed is not None and known.failed.step == "quantise")
         number = fact.measurement_number
         return None if answered else _again(release, variant, number, "quantised", {"made": fact})
     if variant not in gates.unmade(release):
@@ -90,22 +90,22 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     A pair that could not be staged says for which purpose: late, the benchmark's own failure must not look like the
     rehearsal's, which comes after the variant was judged.
     """
-    if fact.stage == "stage" and fact.purpose == "rehearsal":
+    if fact.step == "stage" and fact.purpose == "rehearsal":
         return _unrehearsed(release, fact)
     if fact.measurement_number > 1:
         return _failed_again(release, fact)
-    variant, key = fact.variant, f"{fact.variant}:{fact.stage}"
+    variant, key = fact.variant, f"{fact.variant}:{fact.step}"
     if key in release.failed or variant not in gates.requested_variants(release):
         return None
     judged = variant in release.staged and variant in release.benchmarked
-    if (fact.stage == "quantise" and variant in release.made) or (fact.stage != "quantise" and judged):
+    if (fact.step == "quantise" and variant in release.made) or (fact.step != "quantise" and judged):
         return None
-    return f"failed:{variant} {fact.stage}", {"failed": {**release.failed, key: fact}}
+    return f"failed:{variant} {fact.step}", {"failed": {**release.failed, key: fact}}
 
 
 def _failed_again(release: Release, fact: VariantFailed) -> Found:
     again = release.again.get(fact.variant, Again())
-    answered = again.made is not None if fact.stage == "quantise" else again.staged and again.benchmarked is not None
+    answered = again.made is not None if fact.step == "quantise" else again.staged and again.benchmarked is not None
     if again.failed is not None or answered:
         return None
     return _again(release, fact.variant, fact.measurement_number, "failed", {"failed": fact})
@@ -151,7 +151,7 @@ def _benchmarked(release: Release, fact: VariantBenchmarked) -> Found:
 def _benchmarked_again(release: Release, fact: VariantBenchmarked) -> Found:
     variant = fact.target.variant
     again = release.again.get(variant, Again())
-    failed = again.failed is not None and again.failed.stage != "quantise"
+    failed = again.failed is not None and again.failed.step != "quantise"
     if not release.is_ours(fact.target) or again.benchmarked is not None or failed:
         return None
     return _again(release, variant, fact.measurement_number, "benchmarked", {"benchmarked": fact})

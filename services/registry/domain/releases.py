@@ -77,7 +77,7 @@ def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
     if ending is None:
         return
     if ending.outcome == "expired":
-        passed = DeadlinePassed(release_id=release.id, step=release.expired or "", awaited=release.expired or "")
+        passed = DeadlinePassed(release_id=release.id, step=release.expired or "", waiting_for=release.expired or "")
         yield f"deadline.passed:{release.expired}", passed
     for one in gates.registered_variants(release):
         leases = [*((purpose, 1) for purpose in get_args(StagingPurpose)), ("benchmark", SECOND)]
@@ -98,5 +98,5 @@ def _finished(release: Release, ending: endings.Ending, now: datetime) -> Releas
         reason=ending.reason,
         target=gates.candidate(release, chosen).target if chosen else None,
         timeline=timeline(release, now),
-        choice=explain(release) if release.made or release.failed else None,
+        comparison=explain(release) if release.made or release.failed else None,
     )

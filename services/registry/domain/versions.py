@@ -36,7 +36,7 @@ def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str)
     reuses an id is none of this.
     """
     last = record.opening
-    if last is None or last.source_fact_id != event_id or last.attempt != ready.attempt:
+    if last is None or last.source_event_id != event_id or last.attempt != ready.attempt:
         return None
     same = last.weights == ready.weights and last.base == ready.base and last.training == ready.training
     return last.release_id if same else None
@@ -85,9 +85,7 @@ def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> Sl
     """Return what a release is measured against: the active target, or the base model as version 0 while none is."""
     if route is not None and route.active is not None:
         active = route.active
-        baseline = Deployable(
-            target=active.target, manifest=active.manifest, weights_bytes=active.weights_bytes, record=active.record
-        )
+        baseline = Deployable(**{name: getattr(active, name) for name in Deployable.model_fields})
         return SlotGranted(baseline=baseline, epoch=route.epoch, first=False)
     return SlotGranted(baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True)
 

@@ -79,7 +79,7 @@ class NotServing:
     """An order that is void: for what takes no traffic, too old, of another epoch, or not clear in what it means."""
 
     reason: str
-    code: Literal["not_serving", "order_expired", "stale_epoch"] = "not_serving"
+    code: Literal["not_in_traffic", "order_expired", "stale_epoch"] = "not_in_traffic"
 
 
 def learn(book: Book, opened: ReleaseOpened) -> Book:
@@ -167,7 +167,7 @@ def take_order(
         expires_at=expiry(cause.said_at, cause.stored_at or cause.said_at, order.expires_at),
         epoch=order.epoch,
         timeline=RollbackTimeline(detected_at=cause.said_at, decided_at=cause.now),
-        reason=f"{order.who}: {order.reason}",
+        reason=f"{order.actor}: {order.reason}",
     )
     return _start(book, started)
 

@@ -36,7 +36,7 @@ def switched(book: Book, rollback_id: str, route: Route, cause: Literal["rollbac
         "state": "switched",
         "to": route.active.target if route.active else None,
         "timeline": one.timeline.model_copy(update={"switched_at": now}),
-        "route_fact_id": derived_id(one.cause_id, DeploymentChanged.TYPE, one.rollback_id),
+        "route_event_id": derived_id(one.cause_id, DeploymentChanged.TYPE, one.rollback_id),
     }
     return _with(book, one, changes, fact, now)
 

@@ -28,7 +28,7 @@ class Rollback(Contract):
         expires_at: when the order that asked for it is void; None where none asked.
         epoch: the route's epoch that the order named, if any.
         good: requests since the switch that were well, as far as `trigger` says; without one, that were answered.
-        route_fact_id: the `deployment.changed` that says that traffic moved.
+        route_event_id: the `deployment.changed` that says that traffic moved.
     """
 
     rollback_id: str
@@ -47,7 +47,7 @@ class Rollback(Contract):
     to_version: int | None = None
     to: Target | None = None
     state: State = "decided"
-    route_fact_id: str = ""
+    route_event_id: str = ""
     good: int = 0
     bad: int = 0
     verdict: Verdict | None = None

@@ -198,7 +198,7 @@ def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: L
     behind = next_previous(route, request.target, request.fallback)
     standby = held.get(str(behind.target)) if behind is not None else None
     if standby is not None and has_failed(standby, limits):
-        return RefuseOrder(order, "previous_not_hot", _cold(behind, standby.reason))
+        return RefuseOrder(order, "previous_not_ready", _cold(behind, standby.reason))
     hot = candidate is not None and candidate.phase is Phase.HOT
     standby_hot = behind is None or (standby is not None and standby.phase is Phase.HOT)
     if hot and standby_hot:
@@ -206,7 +206,7 @@ def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: L
     if (now - order.received_at).total_seconds() < limits.order_deadline_s:
         return None
     if hot:
-        return RefuseOrder(order, "previous_not_hot", _cold(behind, f"not hot after {limits.order_deadline_s:g} s"))
+        return RefuseOrder(order, "previous_not_ready", _cold(behind, f"not hot after {limits.order_deadline_s:g} s"))
     return RefuseOrder(
         order, "load_failed", f"{request.target.target} did not generate within {limits.order_deadline_s:g} s."
     )
@@ -231,7 +231,9 @@ def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarg
         target=deployable.target,
         manifest=deployable.manifest,
         weights_bytes=deployable.weights_bytes,
-        record=deployable.record,
+        measurement_manifest=deployable.measurement_manifest,
+        serving=deployable.serving,
+        runtime=deployable.runtime,
         endpoints=(endpoint,),
     )
 
@@ -263,5 +265,10 @@ def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held
         if name not in hot
     ]
     return WorkProgressed(
-        step=step, done=len(hot), total=len(names), unit="targets", variant=about.target.variant, note=", ".join(notes)
+        step=step,
+        done=len(hot),
+        total=len(names),
+        unit="targets",
+        variant=about.target.variant,
+        detail=", ".join(notes),
     )

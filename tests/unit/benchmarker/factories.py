@@ -34,7 +34,12 @@ def served(target: Target, *endpoints: str, **more) -> ServedTarget:
 
 
 def deployable(one: ServedTarget) -> Deployable:
-    return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes, record=one.record)
+    return Deployable(
+        target=one.target,
+        manifest=one.manifest,
+        weights_bytes=one.weights_bytes,
+        measurement_manifest=one.measurement_manifest,
+    )
 
 
 def staged(
@@ -111,7 +116,7 @@ def variant_manifest(
         weights_bytes=1,
         duration_s=1.0,
         peak_rss_bytes=1,
-        made_at=datetime(2026, 1, 1, tzinfo=UTC),
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
         measurement=measurement,
     )
 

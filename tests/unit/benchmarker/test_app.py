@@ -50,10 +50,10 @@ def test_a_good_candidate_passes_and_the_report_says_everything():
     benchmarker = make(Behaviour(first_s=0.15))
     report, ref, seen = measure(benchmarker, staged(gates=(P95,)))
     assert report.verdict == "pass"
-    assert report.candidate.ttft_ms.p95 == pytest.approx(150, abs=0.1)
-    assert report.baseline_side.ttft_ms.p95 == pytest.approx(100, abs=0.1)
-    assert report.candidate.ttft_ms.p99 is None
-    assert (report.candidate.requests, report.candidate.errors, len(report.requests)) == (30, 0, 60)
+    assert report.candidate_summary.ttft_ms.p95 == pytest.approx(150, abs=0.1)
+    assert report.baseline_summary.ttft_ms.p95 == pytest.approx(100, abs=0.1)
+    assert report.candidate_summary.ttft_ms.p99 is None
+    assert (report.candidate_summary.requests, report.candidate_summary.errors, len(report.requests)) == (30, 0, 60)
     assert report.quality == QUALITY
     assert report.hardware["cpu"] == "test"
     assert report.send_based_ttft_ms["candidate"].p50 == pytest.approx(150, abs=0.1)
@@ -66,7 +66,7 @@ def test_warm_up_and_the_answers_behind_served_quality_are_in_no_figure():
     benchmarker = make()
     report, _, _ = measure(benchmarker, staged())
     assert len(benchmarker.engine.started) == 60 + 4 + 2 * ANSWERS
-    assert report.candidate.requests == 30
+    assert report.candidate_summary.requests == 30
 
 
 def test_a_slow_candidate_fails_and_the_gate_says_by_how_much():
@@ -90,7 +90,7 @@ def test_too_small_a_sample_is_inconclusive():
 )
 def test_a_dead_candidate_fails_and_ends(behaviour):
     report, _, _ = measure(make(behaviour), staged())
-    assert (report.verdict, report.candidate.errors) == ("fail", 30)
+    assert (report.verdict, report.candidate_summary.errors) == ("fail", 30)
 
 
 def test_a_measurement_that_was_made_is_not_made_again():
@@ -193,7 +193,7 @@ def test_a_template_that_refuses_counts_as_errors_of_its_requests():
     reports = FakeReports()
     ref = reports.put("memory://evaluation", b'{"prompt": "refuse this"}\n"fine"\n')
     report, _, _ = measure(make(reports=reports), staged(evaluation=ref))
-    assert report.candidate.errors == 15
+    assert report.candidate_summary.errors == 15
     assert report.verdict == "fail"
 
 
@@ -205,7 +205,7 @@ class _Event:
 def test_a_permanent_error_becomes_a_failed_variant():
     fact = _failed(Failed(event=_Event(staged()), error=Permanent("digest_mismatch", "differs", found="x"), model="m"))
     assert fact == VariantFailed(
-        variant="int8", stage="benchmark", code="digest_mismatch", reason="differs", details={"found": "x"}
+        variant="int8", step="benchmark", code="digest_mismatch", reason="differs", details={"found": "x"}
     )
 
 

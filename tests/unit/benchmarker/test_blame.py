@@ -69,8 +69,8 @@ def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, basel
     found = assess_evidence(Evidence(candidate, baseline, reference, again))
     row = (classify_own(candidate), classify_beside(candidate, baseline), classify_shift(candidate, reference), again)
     assert found == TABLE[row]
-    assert (found.verdict == "pass") == (abs(candidate) <= math.log1p(MAX_DEVIATION)) == (found.fault is None)
-    assert (found.verdict == "fail") == (found.fault == "candidate")
+    assert (found.verdict == "pass") == (abs(candidate) <= math.log1p(MAX_DEVIATION)) == (found.attributed_to is None)
+    assert (found.verdict == "fail") == (found.attributed_to == "candidate")
 
 
 @given(

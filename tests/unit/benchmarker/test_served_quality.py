@@ -45,18 +45,18 @@ def test_what_was_measured_is_served():
     ("sign", "verdict", "fault", "code", "says"),
     [
         (1, "fail", "candidate", None, "does not serve what was measured"),
-        (-1, "inconclusive", "record", "measurement_suspect", "At fault: the record."),
+        (-1, "inconclusive", "measurement", "measurement_suspect", "At fault: the record."),
     ],
     ids=["worse", "better"],
 )
 def test_beyond_the_tolerance_worse_is_a_loading_defect_and_better_a_wrong_record(sign, verdict, fault, code, says):
     found = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION + 0.001))
-    assert (found.verdict, found.fault, found.code) == (verdict, fault, code)
+    assert (found.verdict, found.attributed_to, found.code) == (verdict, fault, code)
     assert says in found.reason
     result = gate_of(found, GATE)
-    assert (result.verdict, result.fault, result.code) == (verdict, fault, code)
+    assert (result.verdict, result.attributed_to, result.code) == (verdict, fault, code)
     within = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION - 0.001))
-    assert (within.verdict, within.fault, within.code) == ("pass", None, None)
+    assert (within.verdict, within.attributed_to, within.code) == ("pass", None, None)
 
 
 def beside(own_nll, on_candidates_nll, *, recorded_nll=2.5):
@@ -70,26 +70,26 @@ def beside(own_nll, on_candidates_nll, *, recorded_nll=2.5):
 def test_the_reason_says_what_the_baseline_showed_with_its_figures():
     one = window(token_nll=2.0)
     found = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=beside(2.501, 2.02))
-    assert (found.verdict, found.fault) == ("fail", "candidate")
+    assert (found.verdict, found.attributed_to) == ("fail", "candidate")
     assert found.baseline_deviation_ratio == pytest.approx(math.exp(0.001))
     assert found.baseline_reference_ratio == pytest.approx(math.exp(0.02))
     assert "they differ by +34.99%, more than 5%" in found.reason
     assert "agrees with its own record (+0.10%)" in found.reason
     assert "is served +2.02% from what the record says of the merged model" in found.reason
     machine = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=beside(2.8, 2.3))
-    assert (machine.verdict, machine.fault, machine.code) == ("inconclusive", "machine", "measurement_suspect")
+    assert (machine.verdict, machine.attributed_to, machine.code) == ("inconclusive", "machine", "measurement_suspect")
     assert "differs from its own record (+34.99%)" in machine.reason
 
 
 def test_a_record_whose_merged_model_is_off_as_well_is_measured_again_before_the_candidate_fails():
     scores = [score_window(window(token_nll=2.0), (-2.3,) * 100)]
-    assert assess_scored(scores, None, baseline=beside(2.5, 2.3)).fault == "record"
+    assert assess_scored(scores, None, baseline=beside(2.5, 2.3)).attributed_to == "measurement"
     again = assess_scored(scores, None, baseline=beside(2.5, 2.3), measured_again=True)
-    assert (again.verdict, again.fault) == ("fail", "candidate")
+    assert (again.verdict, again.attributed_to) == ("fail", "candidate")
 
 
 def test_a_lost_policy_limit_is_the_candidates():
-    assert scored(2.0 + math.log(1.06), GATE, recorded_nll=2.0 + math.log(1.04)).fault == "candidate"
+    assert scored(2.0 + math.log(1.06), GATE, recorded_nll=2.0 + math.log(1.04)).attributed_to == "candidate"
 
 
 @pytest.mark.parametrize(("served_ratio", "verdict"), [(1.0499, "pass"), (1.0501, "fail")])
@@ -173,7 +173,9 @@ def measure(
     reports = FakeReports()
     manifest = served(CANDIDATE).manifest if windows is None else reports.put_manifest(windows)
     again = None if record is None else reports.put_manifest(record, "again")
-    one = served(CANDIDATE, context_tokens=context_tokens).model_copy(update={"manifest": manifest, "record": again})
+    one = served(CANDIDATE, context_tokens=context_tokens).model_copy(
+        update={"manifest": manifest, "measurement_manifest": again}
+    )
     other = served(BASELINE, context_tokens=baseline_context)
     if beside is not None:
         other = other.model_copy(update={"manifest": reports.put_manifest(beside, "beside")})
@@ -263,12 +265,12 @@ THEIRS = (window(tokens=20, token_nll=1.5), window(tokens=30, token_nll=1.5))
 
 def blamed(report):
     (gate,) = [gate for gate in report.gates if gate.name == "served_quality"]
-    return report.verdict, gate.verdict, gate.fault, gate.code
+    return report.verdict, gate.verdict, gate.attributed_to, gate.code
 
 
 FAILED, SUSPECTED = (
     ("fail", "fail", "candidate", None),
-    ("inconclusive", "inconclusive", "record", "measurement_suspect"),
+    ("inconclusive", "inconclusive", "measurement", "measurement_suspect"),
 )
 MACHINES = ("inconclusive", "inconclusive", "machine", "measurement_suspect")
 

@@ -49,6 +49,7 @@ def window(
         "window": Window.model_validate({"from": after(at), "to": after(at + length)}),
         "requests": requests,
         "errors": {"engine_dead": failed} if failed else {},
+        "target_failures": failed,
         "observed": {},
         "drills": {},
         "ttft_histogram": sketch.add("", answered) or sketch.empty_sketch(),

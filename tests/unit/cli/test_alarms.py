@@ -146,7 +146,7 @@ def test_news_of_rollbacks_say_from_where_to_where_and_how_long_it_took():
     completed = news_line(event(f.RollbackCompleted))
     assert "support-bot.v7.int8 -> support-bot.v6.int8 400 ms after it was detected; recovery pass: 64" in completed
     failed = news_line(event(f.RollbackFailed))
-    assert "support-bot.v7.int8 was not taken back: no_hot_previous: support-bot.v6.int8 is not loaded." in failed
+    assert "support-bot.v7.int8 was not taken back: no_previous_target: support-bot.v6.int8 is not loaded." in failed
     assert news_line(event(f.DeploymentChanged)) is None
 
 

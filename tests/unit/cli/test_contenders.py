@@ -24,7 +24,7 @@ def said(kind, **fields):
 
 
 def failed(variant, stage, code, **fields):
-    return said(f.VariantFailed, variant=variant, stage=stage, code=code, reason=f"{stage} broke", **fields)
+    return said(f.VariantFailed, variant=variant, step=stage, code=code, reason=f"{stage} broke", **fields)
 
 
 def benchmarked(variant, **fields):
@@ -114,17 +114,19 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
 
 
 def test_the_registrys_word_says_who_was_chosen_and_why_not_the_others():
-    told = f.Choice(
+    told = f.Comparison(
         objective="cost",
         criteria=("weights_bytes",),
         winner="int8",
-        candidates=(
-            f.Contender(variant="bf16", verdict="pass", reason="Dominated: int8 is better.", on_front=False),
-            f.Contender(variant="int8", verdict="pass", reason="Best by cost.", on_front=True),
+        variants=(
+            f.ComparedVariant(
+                variant="bf16", verdict="pass", reason="Dominated: int8 is better.", on_pareto_front=False
+            ),
+            f.ComparedVariant(variant="int8", verdict="pass", reason="Best by cost.", on_pareto_front=True),
         ),
     )
-    for kind in (f.RehearsalRequested, f.ApprovalAwaited, f.TrafficRequested, f.ReleaseFinished):
-        found = by_variant([*EVENTS, said(kind, choice=told)])
+    for kind in (f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished):
+        found = by_variant([*EVENTS, said(kind, comparison=told)])
         assert (found["int8"].row()[-1], found["int8"].chosen) == ("chosen", True)
         assert (found["bf16"].row()[-1], found["bf16"].why()) == ("pass", "bf16: Dominated: int8 is better.")
         assert found["awq-int4"].code == "out_of_memory", "what it did not speak of stays as it was"
@@ -171,7 +173,7 @@ def test_a_kept_variant_is_completed_by_its_manifest():
         merged=KEPT,
         files=(),
         held_out_digest=KEPT.digest,
-        made_at=after(9),
+        created_at=after(9),
     )
     whole = contenders.with_manifest(contenders.Contender("gptq-int4", quality=LOST), manifest)
     assert (whole.size_bytes, whole.size_ratio, whole.quality) == (manifest.weights_bytes, manifest.size_ratio, LOST)
@@ -182,21 +184,21 @@ BLAMED = f.GateResult(
     verdict="inconclusive",
     reason="At fault: the record.",
     code="measurement_suspect",
-    fault="record",
+    attributed_to="measurement",
 )
 
 
 def test_the_side_at_fault_is_told_and_a_second_measurement_replaces_the_figures_but_not_the_files():
     first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
     found = by_variant([*EVENTS, first])["int8"]
-    assert (found.verdict, found.fault) == ("inconclusive", "record")
+    assert (found.verdict, found.attributed_to) == ("inconclusive", "measurement")
     assert found.why() == "int8: measurement_suspect: served_quality: At fault: the record."
     better = quality().model_copy(update={"perplexity_ratio": 1.001})
     again = said(f.VariantQuantised, variant="int8", measurement_number=2, quality=better, manifest=KEPT)
     measured = by_variant([*EVENTS, first, again])["int8"]
     assert (measured.quality, measured.manifest, measured.verdict) == (better, found.manifest, None)
     passed = by_variant([*EVENTS, first, again, benchmarked("int8", measurement_number=2)])["int8"]
-    assert (passed.verdict, passed.code, passed.fault) == ("pass", None, None)
+    assert (passed.verdict, passed.code, passed.attributed_to) == ("pass", None, None)
 
 
 def test_a_second_measurement_that_was_not_made_leaves_the_first_verdict_with_why():

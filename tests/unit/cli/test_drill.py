@@ -17,7 +17,7 @@ def a_drill(**changes):
         "share_ratio": 0.5,
         "starts_at": after(0),
         "expires_at": after(60),
-        "who": "jonas",
+        "actor": "jonas",
         "reason": "quarterly",
     }
     return Drill(**(whole | changes))

@@ -98,10 +98,10 @@ def test_a_trigger_of_another_name_but_the_same_kind_is_the_same_story():
 
 
 def test_a_rollback_is_told_once_by_its_end():
-    events = [rollback(f.RollbackStarted, 5), rollback(f.RollbackFailed, 5, code="previous_not_hot")]
+    events = [rollback(f.RollbackStarted, 5), rollback(f.RollbackFailed, 5, code="previous_not_ready")]
     for told in (events, events[::-1]):
         (one,) = happened(told, LONG_AGO)
-        assert one.what == "not rolled back (previous_not_hot)"
+        assert one.what == "not rolled back (previous_not_ready)"
     (begun,) = happened(events[:1], LONG_AGO)
     assert "its end is not in the log" in begun.what
     (ordered,) = happened([rollback(f.RollbackCompleted, 5, mode="manual")], LONG_AGO)

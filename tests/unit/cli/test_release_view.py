@@ -21,7 +21,7 @@ def said(kind, seconds, **fields):
 
 
 def opened(**fields):
-    whole = {"release_id": RELEASE, "source_fact_id": READY_ID, "policy": AUTOMATIC} | fields
+    whole = {"release_id": RELEASE, "source_event_id": READY_ID, "policy": AUTOMATIC} | fields
     return said(f.ReleaseOpened, 1, **whole)
 
 
@@ -130,7 +130,7 @@ def test_one_variant_failing_does_not_hide_that_another_was_made():
         opened(),
         said(f.CheckpointMerged, 12),
         said(f.VariantQuantised, 50),
-        said(f.VariantFailed, 55, stage="quantise", variant="gptq-int4"),
+        said(f.VariantFailed, 55, step="quantise", variant="gptq-int4"),
     ]
     for order in (events, [*events[:3], events[4], events[3]]):
         step = only(project(order)).steps["quantised"]
@@ -147,7 +147,7 @@ def test_progress_shows_until_its_step_is_done():
 
 
 def test_several_variants_that_failed_are_all_named():
-    lost = [said(f.VariantFailed, 50 + i, stage="quantise", variant=one) for i, one in enumerate(THREE[1:])]
+    lost = [said(f.VariantFailed, 50 + i, step="quantise", variant=one) for i, one in enumerate(THREE[1:])]
     step = only(project([ready(), opened(variants=THREE), said(f.CheckpointMerged, 12), *lost])).steps["quantised"]
     assert (step.state, step.detail) == ("failed", "awq-int4: group_size_impossible; gptq-int4: group_size_impossible")
 
@@ -177,7 +177,7 @@ def test_several_variants_are_at_work_at_once_each_with_its_newest_progress():
     assert at_work(only(roads)) == [("quantise", "int8", 4), ("quantise", "gptq-int4", 2), ("quantise", "awq-int4", 5)]
     made = only(advance(roads, said(f.VariantQuantised, 50, variant="int8")))
     assert at_work(made) == [("quantise", "gptq-int4", 2), ("quantise", "awq-int4", 5)]
-    lost = only(advance(roads, said(f.VariantFailed, 50, variant="gptq-int4", stage="quantise")))
+    lost = only(advance(roads, said(f.VariantFailed, 50, variant="gptq-int4", step="quantise")))
     assert at_work(lost) == [("quantise", "int8", 4), ("quantise", "awq-int4", 5)]
 
 
@@ -201,7 +201,7 @@ def test_late_progress_does_not_reopen_a_finished_road():
 
 
 def test_a_manual_release_shows_that_a_person_is_awaited():
-    asked = said(f.ApprovalAwaited, 86, release_id=RELEASE)
+    asked = said(f.ApprovalRequested, 86, release_id=RELEASE)
     roads = project([*whole_road()[:7], asked])
     assert states(only(roads))["approved"] == "running"
     granted = said(f.ApprovalGranted, 87, release_id=RELEASE)
@@ -228,7 +228,7 @@ def test_two_models_are_two_roads():
 
 def test_a_rehearsal_and_a_canary_are_steps_with_what_they_showed():
     staged = said(f.VariantStaged, 85.5, request=staging_request(purpose="rehearsal"))
-    trying = said(f.CanaryAssessed, 89, verdict="inconclusive", events=12, needed_more=8)
+    trying = said(f.CanaryAssessed, 89, verdict="inconclusive", requests=12, requests_needed=8)
     road = only(project([*whole_road()[:7], staged, *whole_road()[7:8], said(f.DeploymentChanged, 88), trying]))
     assert road.steps["staged"].detail.count(" in ") == 1, "what was staged for the rehearsal is no second staging"
     assert (road.steps["rehearsed"].state, road.steps["rehearsed"].detail) == (
@@ -250,7 +250,11 @@ def test_what_happens_in_staging_is_no_step_of_the_road():
 
 def test_a_second_measurement_stands_at_the_benchmark_and_leaves_the_earlier_steps_as_they_were():
     gate = f.GateResult(
-        name="served_quality", verdict="inconclusive", reason="why", code="measurement_suspect", fault="record"
+        name="served_quality",
+        verdict="inconclusive",
+        reason="why",
+        code="measurement_suspect",
+        attributed_to="measurement",
     )
     again = staging_request().model_copy(update={"measurement_number": 2})
     before = only(project(whole_road()[:6]))
@@ -267,10 +271,10 @@ def test_a_second_measurement_stands_at_the_benchmark_and_leaves_the_earlier_ste
     )
     assert [road.steps[name] for name in ("quantised", "staged")] == [before.steps[n] for n in ("quantised", "staged")]
     detail = road.steps["benchmarked"].detail
-    assert "int8: inconclusive (measurement_suspect: record)" in detail
+    assert "int8: inconclusive (measurement_suspect: measurement)" in detail
     assert "int8: measured again, perplexity x1.014" in detail
     assert "int8: pass" in detail
-    failed = said(f.VariantFailed, 86, variant="int8", stage="quantise", code="out_of_memory", measurement_number=2)
+    failed = said(f.VariantFailed, 86, variant="int8", step="quantise", code="out_of_memory", measurement_number=2)
     stopped = only(project([*whole_road()[:6], said(f.VariantBenchmarked, 85), failed]))
     assert stopped.steps["quantised"] == before.steps["quantised"]
     assert "int8: out_of_memory" in stopped.steps["benchmarked"].detail

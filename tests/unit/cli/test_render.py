@@ -44,7 +44,7 @@ def test_progress_says_what_is_at_work_and_how_far(progress, text):
 def test_every_variant_at_work_has_a_line_of_its_own(capsys):
     from rich.console import Console
 
-    live = [progressed(variant, 20 + at, done=float(at), note="") for at, variant in enumerate(THREE)]
+    live = [progressed(variant, 20 + at, done=float(at), detail="") for at, variant in enumerate(THREE)]
     road = only(project([ready(), opened(variants=THREE), said(f.CheckpointMerged, 12), *live]))
     expected = [f"quantise {variant}: layer {at} of 30" for at, variant in enumerate(THREE)]
     assert [line.split("% ")[1] for line in plain_block(road, after(30))[-3:]] == expected

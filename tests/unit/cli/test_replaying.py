@@ -172,12 +172,12 @@ def test_the_guard_against_flapping_holds():
         events += [changed(3 + 2 * index, 600 * index + 300, 1, cause="rollback")]
     found = replay(triggers, events, since=LONG_AGO, guard=Guard(most=3, within_s=3600.0))
     assert [one.outcome for one in found.fired] == ["rolled back"] * 3 + ["held"]
-    assert found.fired[-1].code == "flapping"
+    assert found.fired[-1].code == "too_many_rollbacks"
 
 
 def test_without_a_previous_target_it_is_refused_once():
     found = replay([ERRORS], [changed(1, -3600, 1), *minutes(0, 10, which=V1, failed=30)], since=LONG_AGO)
-    assert told(found) == [("support-bot.v1.bf16", "errors", "refused", "no_hot_previous")]
+    assert told(found) == [("support-bot.v1.bf16", "errors", "refused", "no_previous_target")]
 
 
 def test_a_canary_is_aborted_and_the_active_target_goes_on():

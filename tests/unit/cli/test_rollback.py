@@ -51,10 +51,10 @@ def test_a_plan_goes_further_back_when_asked():
 @pytest.mark.parametrize(
     ("changes", "failed", "to", "code"),
     [
-        ({}, target(6), None, "not_serving"),
-        ({}, target(7), 3, "no_hot_previous"),
-        ({"previous": None, "older": ()}, target(7), None, "no_hot_previous"),
-        ({"canary": CanaryShare(served=served(8), weight_ratio=0.0)}, target(8), None, "not_serving"),
+        ({}, target(6), None, "not_in_traffic"),
+        ({}, target(7), 3, "no_previous_target"),
+        ({"previous": None, "history": ()}, target(7), None, "no_previous_target"),
+        ({"canary": CanaryShare(served=served(8), weight_ratio=0.0)}, target(8), None, "not_in_traffic"),
     ],
 )
 def test_a_plan_says_why_an_order_would_be_refused(changes, failed, to, code, capsys):
@@ -164,19 +164,19 @@ def test_a_switch_that_did_not_help_ends_with_1():
 
 
 def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
-    with pytest.raises(Refused, match=r"not taken back: previous_not_hot\. The previous target must") as refused:
-        show_end(fact(f.RollbackFailed, code="previous_not_hot"), as_json=True)
+    with pytest.raises(Refused, match=r"not taken back: previous_not_ready\. The previous target must") as refused:
+        show_end(fact(f.RollbackFailed, code="previous_not_ready"), as_json=True)
     assert refused.value.code is Exit.FAILED
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
 
 
 def test_advice_that_the_reason_gave_is_not_given_twice():
-    advice = ADVICE["not_serving"]
+    advice = ADVICE["not_in_traffic"]
     with pytest.raises(Refused) as refused:
-        show_end(fact(f.RollbackFailed, code="not_serving", reason=f"It takes no traffic. {advice}"), as_json=False)
-    assert str(refused.value) == "support-bot.v7.int8 was not taken back: not_serving"
+        show_end(fact(f.RollbackFailed, code="not_in_traffic", reason=f"It takes no traffic. {advice}"), as_json=False)
+    assert str(refused.value) == "support-bot.v7.int8 was not taken back: not_in_traffic"
     with pytest.raises(Refused) as refused:
-        show_end(fact(f.RollbackFailed, code="not_serving", reason="It takes no traffic."), as_json=False)
+        show_end(fact(f.RollbackFailed, code="not_in_traffic", reason="It takes no traffic."), as_json=False)
     assert str(refused.value).endswith(advice)
 
 

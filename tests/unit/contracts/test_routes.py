@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import OLDER_KEPT, AlreadyApplied, Changed, Refused, Route, lift, promote, roll_back
+from contracts.routes import HISTORY_KEPT, AlreadyApplied, Changed, Refused, Route, lift, promote, roll_back
 from tests.kit.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
@@ -36,7 +36,7 @@ def test_first_promotion_keeps_the_fallback_as_previous():
     state = promoted(EMPTY, 1, "c1", fallback=served(0, "bf16"))
     assert state.active == served(1)
     assert state.previous == served(0, "bf16")
-    assert state.older == ()
+    assert state.history == ()
 
 
 def test_fallback_is_not_used_when_something_was_active():
@@ -54,18 +54,18 @@ def test_each_promotion_moves_the_line_back_by_one_newest_first():
     state = line(1, 2, 3, 4)
     assert state.active == served(4)
     assert state.previous == served(3)
-    assert state.older == (served(2), served(1))
+    assert state.history == (served(2), served(1))
 
 
 def test_the_line_of_older_targets_is_bounded():
-    state = line(*range(1, OLDER_KEPT + 9))
-    assert len(state.older) == OLDER_KEPT
-    assert state.older[0] == served(OLDER_KEPT + 6)
+    state = line(*range(1, HISTORY_KEPT + 9))
+    assert len(state.history) == HISTORY_KEPT
+    assert state.history[0] == served(HISTORY_KEPT + 6)
 
 
 def test_promoting_an_older_target_again_leaves_it_in_the_line_once():
     state = promoted(line(1, 2, 3), 1, "again")
-    assert (state.active, state.previous, state.older) == (served(1), served(3), (served(2),))
+    assert (state.active, state.previous, state.history) == (served(1), served(3), (served(2),))
 
 
 def test_promoting_the_active_target_again_refreshes_it_and_keeps_the_line():
@@ -119,7 +119,7 @@ def test_failing_active_hands_over_to_previous_and_bars_it_and_aborts_the_canary
     changed = roll_back(state, target(3), cause_id="alert")
     assert changed.cause == "rollback"
     back = changed.route
-    assert (back.active, back.previous, back.older, back.canary) == (served(2), served(1), (), None)
+    assert (back.active, back.previous, back.history, back.canary) == (served(2), served(1), (), None)
     assert back.quarantined == (target(3),)
     assert back.epoch == state.epoch + 1
 
@@ -137,7 +137,7 @@ def test_failing_canary_goes_to_weight_zero_and_active_stays():
 
 def test_without_a_previous_target_there_is_no_way_back():
     refused = roll_back(line(1), target(1), cause_id="alert")
-    assert refused.code == "no_hot_previous"
+    assert refused.code == "no_previous_target"
 
 
 @pytest.mark.parametrize("version", [1, 2, 9])
@@ -163,7 +163,7 @@ def test_canary_of_the_active_target_itself_does_not_shield_it():
 
 def test_barred_previous_of_an_old_record_is_not_gone_back_to():
     state = route(canary=None, quarantined=(target(6),))
-    assert roll_back(state, target(7), cause_id="alert").code == "no_hot_previous"
+    assert roll_back(state, target(7), cause_id="alert").code == "no_previous_target"
 
 
 def test_stale_promotion_cannot_bring_a_rolled_back_target_back():
@@ -232,14 +232,14 @@ def check(state):
     assert Route.model_validate(state.model_dump()) == state
     quarantined = set(state.quarantined)
     assert len(quarantined) == len(state.quarantined)
-    names = [one.target for one in (state.active, state.previous, *state.older) if one is not None]
+    names = [one.target for one in (state.active, state.previous, *state.history) if one is not None]
     assert len(names) == len(set(names)), "no target stands in the line twice"
     assert not quarantined & set(names), "nothing quarantined serves or waits to serve"
     if state.canary is not None and state.canary.weight_ratio > 0.0:
         assert state.canary.served.target not in quarantined
     if state.previous is None:
-        assert state.older == ()
-    assert len(state.older) <= OLDER_KEPT
+        assert state.history == ()
+    assert len(state.history) <= HISTORY_KEPT
 
 
 @given(ORDERS)
@@ -286,7 +286,7 @@ def check_edit(state, order, edit):
     if not is_active and not on_trial:
         assert edit.code == "stale_epoch"
     elif is_active and state.previous is None:
-        assert edit.code == "no_hot_previous"
+        assert edit.code == "no_previous_target"
     else:
         assert edit.cause == ("rollback" if is_active else "abort")
         assert edit.route.is_quarantined(subject)
@@ -316,14 +316,14 @@ def test_two_writers_that_decide_on_the_same_route_cannot_both_be_right(first, s
 def test_a_person_may_go_further_back_and_what_is_skipped_stays_in_line():
     state = line(1, 2, 3, 4)
     back = apply(state, roll_back(state, target(4), cause_id="order", to_version=2))
-    assert (back.active, back.previous, back.older) == (served(2), served(3), (served(1),))
+    assert (back.active, back.previous, back.history) == (served(2), served(3), (served(1),))
     assert back.quarantined == (target(4),)
 
 
 @pytest.mark.parametrize("version", [4, 9, 0])
 def test_going_back_to_what_is_not_in_line_is_refused(version):
     state = line(1, 2, 3, 4)
-    assert roll_back(state, target(4), cause_id="order", to_version=version).code == "no_hot_previous"
+    assert roll_back(state, target(4), cause_id="order", to_version=version).code == "no_previous_target"
 
 
 def test_a_lifted_target_takes_no_traffic_until_it_is_promoted_again():
@@ -354,5 +354,5 @@ def test_a_lift_moves_no_traffic(orders, version):
         return
     after = apply(state, edit)
     check(after)
-    assert (after.active, after.previous, after.older) == (state.active, state.previous, state.older)
+    assert (after.active, after.previous, after.history) == (state.active, state.previous, state.history)
     assert set(after.quarantined) == set(state.quarantined) - {target(version)}

@@ -46,7 +46,7 @@ def drill(**changes) -> Drill:
         "share_ratio": 0.5,
         "starts_at": f.after(0),
         "expires_at": f.after(60),
-        "who": "ops",
+        "actor": "ops",
         "reason": "to see",
     }
     return Drill(**(about | changes))

@@ -38,7 +38,7 @@ def alerts_after(records):
     watch = watching.take_policy(
         watching.Watch(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
     )
-    route = f.route(active=f.served(7), canary=None, previous=None, older=(), quarantined=(), epoch=1)
+    route = f.route(active=f.served(7), canary=None, previous=None, history=(), quarantined=(), epoch=1)
     watch = watching.take_route(watch, route, Cause("route", now), Rules())
     good = [
         f.inference(

@@ -95,7 +95,7 @@ async def test_what_is_said_about_a_drill():
     with capture_logs() as logs:
         await DrillTable(StepClock()).apply(KEY, drill(share_ratio=0.5), 1)
     (line,) = logs
-    assert (line["event"], line["drill"], line["fault"], line["share_ratio"], line["who"]) == (
+    assert (line["event"], line["drill"], line["fault"], line["share_ratio"], line["actor"]) == (
         "drill on",
         "drill-1",
         {"delay_ms": 800},

@@ -18,7 +18,7 @@ NEW = {str(f.target(7))}
 
 
 def alone():
-    return f.route(canary=None, active=f.served(7), previous=None, older=())
+    return f.route(canary=None, active=f.served(7), previous=None, history=())
 
 
 def ends(world):

@@ -57,7 +57,7 @@ def watch(*, environment="production", versions=(6, 7), the_policy=None) -> Watc
 
 def routed(*, canary=None, weight=0.2, active=7, epoch=12, of=None, at=0.0) -> Watch:
     share = f.CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
-    route = f.route(active=f.served(active), canary=share, previous=None, older=(), quarantined=(), epoch=epoch)
+    route = f.route(active=f.served(active), canary=share, previous=None, history=(), quarantined=(), epoch=epoch)
     return watching.take_route(of or watch(), route, cause(at), RULES)
 
 

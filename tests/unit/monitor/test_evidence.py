@@ -111,7 +111,7 @@ def test_the_peak_is_the_highest_that_it_ever_was(values, p0):
 def test_needed_more_is_about_right():
     bet, p0 = ev.plan_bet(0.05), 0.25
     state = ev.observe_process(EProcess(), bet, [False, False, False, True] * 5)
-    estimate = ev.needed_more(state, bet, 0.001)
+    estimate = ev.estimate_requests_needed(state, bet, 0.001)
     more = 0
     draw = random.Random(5)
     while not state.crossed(0.001):
@@ -119,7 +119,7 @@ def test_needed_more_is_about_right():
         more += 1
     assert estimate is not None
     assert estimate / 4 <= max(more, 1) <= estimate * 4
-    assert ev.needed_more(EProcess(trials=500, hits=1, log_e=-9.0), bet, 0.001) is None
+    assert ev.estimate_requests_needed(EProcess(trials=500, hits=1, log_e=-9.0), bet, 0.001) is None
 
 
 def pairs(candidate, baseline, count, seed, *, per_candidate=1):

@@ -243,16 +243,16 @@ def canary_state():
 
 
 def verdicts(state):
-    return [(one.verdict, one.needed_more) for one in m.said(state, cf.CanaryAssessed)]
+    return [(one.verdict, one.requests_needed) for one in m.said(state, cf.CanaryAssessed)]
 
 
 def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_before():
     state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
     assessed = m.said(state, cf.CanaryAssessed)
     assert [one.verdict for one in assessed[:-1]] == ["inconclusive"] * (len(assessed) - 1)
-    assert assessed[0].needed_more > assessed[-2].needed_more > 0
+    assert assessed[0].requests_needed > assessed[-2].requests_needed > 0
     assert assessed[-1].verdict == "pass"
-    assert assessed[-1].events >= 100
+    assert assessed[-1].requests >= 100
     assert assessed[-1].weight_ratio == 0.33
     assert set(assessed[-1].e_values) == {"errors", "errors:baseline", "slow-first-token", "slow-first-token:baseline"}
     assert raised(state) == []

@@ -225,6 +225,6 @@ def test_the_opening_freezes_what_came_in():
     policy = k.policy(objective="cost")
     key = admission.release_key(k.ready(), policy)
     ready = k.ready(variants=("int8", "bf16", "int8"))
-    opened = admission.plan_opening(ready, policy, key=key, version=4, source_fact_id="e")
+    opened = admission.plan_opening(ready, policy, key=key, version=4, source_event_id="e")
     assert (opened.version, opened.variants, opened.policy) == (4, ("int8", "bf16"), policy)
     assert opened.release_id == admission.release_id(key, 1)

@@ -223,7 +223,7 @@ async def test_what_stays_stuck_is_rejected_after_the_limit_and_the_next_comes_i
     for _ in range(12):
         house.out.clock.advance(31)
         await house.sweep()
-    assert house.rejected() == [(k.MODEL, "retried_too_long")]
+    assert house.rejected() == [(k.MODEL, "retries_exhausted")]
     assert (await house.record()).waiting[0].event_id == "e2"
 
 

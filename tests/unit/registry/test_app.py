@@ -74,7 +74,7 @@ async def test_a_checkpoint_opens_a_release_with_the_first_version(house):
     (opened,) = await house.admit()
     assert opened.version == 1
     assert opened.policy == k.policy()
-    assert opened.source_fact_id == "e1"
+    assert opened.source_event_id == "e1"
     (emit,) = house.out.publisher.said
     assert (emit.cause_id, emit.correlation_id, emit.model) == ("e1", opened.release_id, k.MODEL)
     assert (await house.release(opened.release_id)).outbox == ()
@@ -264,13 +264,13 @@ async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_fo
     await house.restarted().hear(opened.release_id, *first[2:], k.quantised("int8", number=2))
     requests = house.said(f.VariantRequested)
     assert [one.measurement_number for one in requests] == [1, 2]
-    assert requests[1].made == k.quantised("int8").manifest
+    assert requests[1].existing_manifest == k.quantised("int8").manifest
     assert [one.measurement_number for one in house.said(f.StageRequested)] == [1, 2]
     (manifest,) = house.out.artifacts.versions.values()
     assert [one.manifest for one in manifest.variants] == [k.quantised("int8").manifest]
     await house.hear(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
     (order,) = house.said(f.TrafficRequested)
-    assert order.target.record == k.quantised("int8", number=2).manifest
+    assert order.target.measurement_manifest == k.quantised("int8", number=2).manifest
 
 
 async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(house):

@@ -38,12 +38,12 @@ def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
     walk, said = overdue(("bf16", "int8", "awq-int4"), k.quantised("int8"))
     assert list(said) == ["deadline.passed:quantise", "variant.failed:bf16", "variant.failed:awq-int4"]
     passed = DeadlinePassed.model_validate(said["deadline.passed:quantise"])
-    assert (passed.step, passed.awaited) == (
+    assert (passed.step, passed.waiting_for) == (
         "quantise",
         "variant.quantised of bf16, awq-int4; the release goes on with int8",
     )
     failed = VariantFailed.model_validate(said["variant.failed:awq-int4"])
-    assert (failed.variant, failed.stage, failed.code, failed.reason) == (
+    assert (failed.variant, failed.step, failed.code, failed.reason) == (
         "awq-int4",
         "quantise",
         "deadline_passed",
@@ -58,8 +58,8 @@ def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
 def test_at_its_end_the_late_one_stands_beside_the_others_with_its_reason():
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
     walk.hear(k.written(), k.slot(), k.staged("int8"), k.benchmarked("int8"), k.changed(k.route(k.target("int8"))))
-    assert (walk.end.outcome, walk.end.choice.winner) == ("promoted", "int8")
-    late = {one.variant: one for one in walk.end.choice.candidates}["awq-int4"]
+    assert (walk.end.outcome, walk.end.comparison.winner) == ("promoted", "int8")
+    late = {one.variant: one for one in walk.end.comparison.variants}["awq-int4"]
     assert (late.verdict, late.code, late.reason) == ("fail", "deadline_passed", TOLD)
     assert "failed awq-int4 quantise" in {step.step for step in walk.end.timeline}
 
@@ -176,7 +176,7 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     assert set(end.made) == set(made)
     traffic = [one for one in end.outbox if one.key == "traffic.requested:1"]
     assert len(traffic) == 1
-    told = {one["variant"]: (one["verdict"], one["code"]) for one in traffic[0].data["choice"]["candidates"]}
+    told = {one["variant"]: (one["verdict"], one["code"]) for one in traffic[0].data["comparison"]["variants"]}
     assert {v: told[v] for v in late} == dict.fromkeys(late, ("fail", "deadline_passed"))
     assert Release.model_validate_json(end.model_dump_json()) == end
     assert {one.key for one in end.outbox if one.type == VariantRequested.TYPE} == {

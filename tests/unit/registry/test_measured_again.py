@@ -36,7 +36,7 @@ def test_a_suspect_record_is_measured_again_and_its_lease_given_back_meanwhile()
     walk, said = suspected(k.policy(quality={"int8": gate}))
     assert list(said) == ["stage.released:int8", "variant.requested:int8:2"]
     asked = VariantRequested.model_validate(said["variant.requested:int8:2"])
-    assert (asked.measurement_number, asked.made, asked.gate) == (2, k.quantised("int8").manifest, gate)
+    assert (asked.measurement_number, asked.existing_manifest, asked.gate) == (2, k.quantised("int8").manifest, gate)
     assert (asked.merged, asked.version, asked.release_id) == (k.merged().manifest, 1, walk.release.id)
     assert (walk.end, deadlines.awaited_step(walk.release)) == (None, "measure")
 
@@ -49,7 +49,7 @@ def test_with_the_new_record_it_is_staged_again_as_what_was_registered():
     asked = StageRequested.model_validate(said["stage.requested:int8:2"])
     assert (asked.measurement_number, asked.quality, asked.purpose) == (2, again.quality, "benchmark")
     assert asked.candidate.manifest == k.quantised("int8").manifest, "the version is immutable"
-    assert asked.candidate.record == again.manifest
+    assert asked.candidate.measurement_manifest == again.manifest
     assert deadlines.awaited_step(walk.release) == "stage"
     walk.hear(k.staged("int8", **SECOND))
     assert deadlines.awaited_step(walk.release) == "benchmark"
@@ -59,7 +59,7 @@ def test_a_second_benchmark_that_passes_promotes_with_the_record_it_rests_on():
     walk, _ = suspected()
     said = measured(walk)
     order = TrafficRequested.model_validate(said["traffic.requested:1"])
-    assert order.target.record == k.quantised("int8", **SECOND).manifest
+    assert order.target.measurement_manifest == k.quantised("int8", **SECOND).manifest
     end = walk.hear(k.changed(k.route(k.target("int8"))))
     assert list(end) == ["stage.released:int8:2", "release.finished"]
     released = StageReleased.model_validate(end["stage.released:int8:2"])
@@ -68,7 +68,9 @@ def test_a_second_benchmark_that_passes_promotes_with_the_record_it_rests_on():
 
 
 def test_the_record_goes_on_with_the_target_when_it_is_the_baseline_of_the_next():
-    target = k.deployable(k.target("int8")).model_copy(update={"record": k.quantised("int8", **SECOND).manifest})
+    target = k.deployable(k.target("int8")).model_copy(
+        update={"measurement_manifest": k.quantised("int8", **SECOND).manifest}
+    )
     active = ServedTarget(**target.model_dump(), endpoints=("127.0.0.1:8001",))
     route = k.route(k.target("int8")).model_copy(update={"active": active})
     assert versions.decide_slot(k.opened, route, k.BASE).baseline == target
@@ -81,7 +83,7 @@ def test_suspect_twice_ends_inconclusive_and_says_what_to_do():
     assert (walk.end.outcome, walk.end.code) == ("rejected", "measurement_suspect")
     assert "It was measured again, and still: served_quality: At fault: the record." in walk.end.reason
     assert WHAT_TO_DO in walk.end.reason
-    assert [one.verdict for one in walk.end.choice.candidates] == ["inconclusive"]
+    assert [one.verdict for one in walk.end.comparison.variants] == ["inconclusive"]
 
 
 def test_a_second_benchmark_that_says_nothing_of_the_quality_settles_nothing():
@@ -104,7 +106,7 @@ def test_a_second_measurement_that_fails_leaves_the_record_suspect_unless_it_is_
     walk, _ = suspected(k.policy(quality={"int8": QualityGate(max_mean_kl=0.1)}))
     walk.hear(fact)
     assert (walk.end.outcome, walk.end.code) == ("rejected", code)
-    assert [one.verdict for one in walk.end.choice.candidates] == [verdict]
+    assert [one.verdict for one in walk.end.comparison.variants] == [verdict]
     assert (WHAT_TO_DO in walk.end.reason) == (verdict == "inconclusive")
 
 
@@ -162,7 +164,7 @@ def test_a_second_measurement_that_nobody_asked_for_counts_for_nothing():
     walk = Walk(k.careful_policy()).to_staging()
     walk.hear(k.quantised("int8", mean_kl=9.0, **SECOND), k.staged("int8", **SECOND), k.suspect("int8", **SECOND))
     said = walk.hear(k.staged("int8"), k.benchmarked("int8"))
-    assert said["rehearsal.requested"]["candidate"]["record"] is None
+    assert said["rehearsal.requested"]["candidate"]["measurement_manifest"] is None
     assert not any(key.endswith(":2") for key in said)
 
 
@@ -188,7 +190,7 @@ def test_what_is_not_measured_in_time_stays_inconclusive_and_the_others_go_on():
     failed = said["variant.failed:int8:2"]
     assert (failed["code"], failed["measurement_number"]) == ("deadline_passed", 2)
     told = {
-        one["variant"]: (one["verdict"], one["code"]) for one in said["traffic.requested:1"]["choice"]["candidates"]
+        one["variant"]: (one["verdict"], one["code"]) for one in said["traffic.requested:1"]["comparison"]["variants"]
     }
     assert told["int8"] == ("inconclusive", "measurement_suspect")
     before = walk.release

@@ -67,7 +67,7 @@ def test_its_pair_stays_loaded_until_the_end_if_traffic_comes_at_once():
 
 def test_its_pair_is_given_back_while_a_person_is_awaited():
     walk = at_rehearsal(promotion=BY_HAND)
-    assert list(walk.hear(rehearsed(walk))) == ["stage.released:int8:rehearsal", "approval.awaited"]
+    assert list(walk.hear(rehearsed(walk))) == ["stage.released:int8:rehearsal", "approval.requested"]
 
 
 @pytest.mark.parametrize("ender", [k.cancel(), k.abandoned(), k.rehearsed("fail")])

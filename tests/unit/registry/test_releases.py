@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.facts import (
-    ApprovalAwaited,
+    ApprovalRequested,
     DeadlinePassed,
     ReleaseFinished,
     StageRequested,
@@ -104,7 +104,7 @@ def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_an
     walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict()
     order = TrafficRequested.model_validate(walk.last["traffic.requested:1"])
     assert (order.weight_ratio, order.epoch, order.fallback) == (1.0, 0, k.BASELINE)
-    assert "first release" in order.note
+    assert "first release" in order.reason
     said = walk.hear(k.changed(k.route(k.target("int8"))))
     assert list(said) == ["stage.released:int8", "release.finished"]
     assert walk.end.outcome == "promoted"
@@ -155,7 +155,7 @@ def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
 
 def test_approval_must_cite_the_digest_of_what_would_be_deployed():
     walk = Walk(k.policy(promotion=Promotion(mode="manual", approval_deadline_s=60))).to_verdict()
-    awaited = ApprovalAwaited.model_validate(walk.last["approval.awaited"])
+    awaited = ApprovalRequested.model_validate(walk.last["approval.requested"])
     assert awaited.manifest_digest == k.quantised("int8").manifest.digest
     assert awaited.deadline_at == walk.now + timedelta(seconds=60) == deadline_at(walk.release)
     assert walk.hear(k.approval(k.ref("something else").digest)) == {}
@@ -199,9 +199,9 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
     walk.hear(k.written(), k.slot(), k.failed("bf16", "stage", "insufficient_memory"), k.staged("int8"))
     order = TrafficRequested.model_validate(walk.hear(k.benchmarked("int8"))["traffic.requested:1"])
     walk.hear(k.changed(k.route(k.target("int8"))))
-    assert walk.end.choice == order.choice
-    assert (walk.end.outcome, order.choice.winner, order.choice.objective) == ("promoted", "int8", "quality")
-    told = {one.variant: (one.verdict, one.code, one.reason) for one in order.choice.candidates}
+    assert walk.end.comparison == order.comparison
+    assert (walk.end.outcome, order.comparison.winner, order.comparison.objective) == ("promoted", "int8", "quality")
+    told = {one.variant: (one.verdict, one.code, one.reason) for one in order.comparison.variants}
     assert told == {
         "bf16": ("fail", "insufficient_memory", "it broke"),
         "int8": ("pass", None, "The only one that passed."),
@@ -210,7 +210,7 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
     }
     figures = {
         one.variant: (one.perplexity_ratio, one.mean_kl, one.size_bytes, one.ttft_p95_ms)
-        for one in order.choice.candidates
+        for one in order.comparison.variants
     }
     assert figures == {
         "bf16": (1.01, 0.01, 100, None),
@@ -228,28 +228,30 @@ def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_
     assert walk.end.reason == (
         "No variant passed. bf16: ttft_ms.p95: it is a fail; int8: it broke; gptq-int4: it broke."
     )
-    assert walk.end.choice.winner is None
-    assert {one.verdict for one in walk.end.choice.candidates} == {"fail"}
+    assert walk.end.comparison.winner is None
+    assert {one.verdict for one in walk.end.comparison.variants} == {"fail"}
 
 
 def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
     walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), variants=("bf16", "int8")).to_verdict()
-    asked = walk.last["rehearsal.requested"]["choice"]
-    assert [(one["variant"], one["reason"]) for one in asked["candidates"]] == [
+    asked = walk.last["rehearsal.requested"]["comparison"]
+    assert [(one["variant"], one["reason"]) for one in asked["variants"]] == [
         ("bf16", "Best by quality."),
         ("int8", "As good as bf16 in everything."),
     ]
-    awaited = walk.hear(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.awaited"]
-    assert awaited["choice"] == asked
+    awaited = walk.hear(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.requested"]
+    assert awaited["comparison"] == asked
 
 
 def test_what_was_not_judged_says_so_at_the_end():
     walk = Walk(variants=("bf16", "int8")).to_staging()
     walk.hear(k.cancel())
-    assert {(one.verdict, one.reason) for one in walk.end.choice.candidates} == {("inconclusive", "It was not judged.")}
+    assert {(one.verdict, one.reason) for one in walk.end.comparison.variants} == {
+        ("inconclusive", "It was not judged.")
+    }
     walk = Walk()
     walk.hear(k.cancel())
-    assert walk.end.choice is None
+    assert walk.end.comparison is None
 
 
 def test_a_failed_canary_aborts():

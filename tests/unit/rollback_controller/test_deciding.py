@@ -35,7 +35,10 @@ def route(active=7, previous=6, *, canary=None, weight=0.2, **changes):
     share = CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
     behind = f.served(previous) if previous is not None else None
     return f.route(
-        **({"active": f.served(active), "previous": behind, "canary": share, "older": (), "quarantined": ()} | changes)
+        **(
+            {"active": f.served(active), "previous": behind, "canary": share, "history": (), "quarantined": ()}
+            | changes
+        )
     )
 
 
@@ -126,7 +129,7 @@ def test_the_same_alert_leads_back_once_however_often_it_is_said():
 
 def test_a_way_back_that_could_not_be_walked_is_tried_again_while_the_alert_lasts():
     one = take(book(), alert(), fact_id="a-1")
-    one = walking.failed(one, rollback_id("a-1"), "previous_not_hot", "v6 is dead", f.after(1))
+    one = walking.failed(one, rollback_id("a-1"), "previous_not_ready", "v6 is dead", f.after(1))
     assert take(one, alert(), fact_id="a-1", at=30) is one  # the very same fact
     assert take(one, alert(kind=cf.AlertUpdated), fact_id="a-2", at=5) is one  # too soon
     retried = take(one, alert(kind=cf.AlertUpdated), fact_id="a-3", at=15)
@@ -159,7 +162,7 @@ def test_too_many_automatic_rollbacks_within_the_hour_are_held():
         one = deciding.take_alert(one, alert(trigger=name), route(), cause(at), rules)
         if walking.to_carry_out(one):
             one = switch(one, at + 0.1)
-    assert [failed.code for failed in said(one, cf.RollbackFailed)] == ["flapping"]
+    assert [failed.code for failed in said(one, cf.RollbackFailed)] == ["too_many_rollbacks"]
     assert len(said(one, cf.RollbackStarted)) == 2
     after = deciding.take_alert(one, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
     assert len(walking.to_carry_out(after)) == 1
@@ -179,7 +182,7 @@ def test_in_staging_only_the_trigger_under_rehearsal_leads_back():
 
 
 def assessed(verdict="fail", version=7):
-    return cf.CanaryAssessed(target=f.target(version), weight_ratio=0.2, events=100, verdict=verdict, reason="worse")
+    return cf.CanaryAssessed(target=f.target(version), weight_ratio=0.2, requests=100, verdict=verdict, reason="worse")
 
 
 def finished(outcome="expired", version=7):
@@ -214,7 +217,7 @@ def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expecte
 
 def order(failed=7, to_version=None):
     return cf.RollbackOrdered(
-        who="ops", reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version
+        actor="ops", reason="looks odd", failed=f.target(failed) if failed else None, to_version=to_version
     )
 
 
@@ -269,7 +272,7 @@ def release_opened(**about):
         "weights": f.weights(),
         "training": f.training(),
         "variants": ("int8",),
-        "source_fact_id": "e-1",
+        "source_event_id": "e-1",
     }
     return cf.ReleaseOpened(**(whole | about))
 
@@ -302,7 +305,7 @@ def test_a_target_never_has_two_ways_back_under_way_and_every_decision_is_said_o
                 if move == "switch":
                     one = walking.switched(one, todo.rollback_id, route(6, 5), "abort", f.after(at))
                 else:
-                    one = walking.failed(one, todo.rollback_id, "previous_not_hot", "cold", f.after(at))
+                    one = walking.failed(one, todo.rollback_id, "previous_not_ready", "cold", f.after(at))
         else:
             one = walking.give_up_waiting(one, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))
         automatic = [todo.failed for todo in walking.to_carry_out(one) if todo.mode == "automatic"]

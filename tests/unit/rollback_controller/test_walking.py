@@ -42,17 +42,17 @@ def test_a_switch_is_said_once_with_the_whole_route():
     one = switched()
     (changed,) = said(one, cf.DeploymentChanged)
     assert (changed.cause, changed.route.active.target, changed.at) == ("rollback", f.target(6), f.after(1))
-    assert one.rollback(ID).route_fact_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
+    assert one.rollback(ID).route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
     assert walking.switched(one, ID, route(6, None), "rollback", f.after(9)) is one
-    assert walking.failed(one, ID, "previous_not_hot", "late", f.after(9)) is one
+    assert walking.failed(one, ID, "previous_not_ready", "late", f.after(9)) is one
     assert walking.switched(one, "rb-unknown", route(6, None), "rollback", f.after(9)) is one
 
 
 def test_a_way_back_that_fails_is_said_once():
-    one = walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_hot", "v6 is dead", f.after(1))
+    one = walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_ready", "v6 is dead", f.after(1))
     (failed,) = said(one, cf.RollbackFailed)
-    assert (failed.code, failed.reason, failed.timeline.switched_at) == ("previous_not_hot", "v6 is dead", None)
-    assert walking.failed(one, ID, "previous_not_hot", "again", f.after(2)) is one
+    assert (failed.code, failed.reason, failed.timeline.switched_at) == ("previous_not_ready", "v6 is dead", None)
+    assert walking.failed(one, ID, "previous_not_ready", "again", f.after(2)) is one
 
 
 def test_enough_good_requests_after_the_switch_verify_it():
@@ -140,8 +140,8 @@ def certified(one, injected=-1.0, policy=POLICY):
 
 def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
     found = certified(watch(switched(), [request(2)] * 4))
-    assert (found.trigger, found.fault, found.alert_fact_id) == ("slow", "delay_ms=1700", "a-1")
-    assert found.route_fact_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
+    assert (found.trigger, found.fault, found.alert_event_id) == ("slow", "delay_ms=1700", "a-1")
+    assert found.route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
     assert (found.detect_s, found.switch_s, found.verify_s) == (1.0, 1.0, 4.0)
     assert (found.candidate_digest, found.fallback_digest) == (f.digest("c"), f.digest("f"))
     assert (found.policy_digest, found.expires_at) == (f.digest("policy"), f.after(900))
@@ -154,10 +154,10 @@ def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
         (switched(), -1, "policy", "not verified (no verdict)"),
         (watch(switched(), [request(2, error="engine_dead")] * 4), -1, "policy", "not verified (fail)"),
         (
-            walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_hot", "", f.after(1)),
+            walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_ready", "", f.after(1)),
             -1,
             "policy",
-            "failed (previous_not_hot)",
+            "failed (previous_not_ready)",
         ),
         (watch(switched(), [request(2)] * 4), 5, "policy", "before the fault"),
         (watch(switched(), [request(2)] * 4), -1, None, "does not name the policy"),

@@ -140,14 +140,14 @@ def test_refusals():
     record = ordered(traffic_requested("t1", 2, epoch=1))
     assert refusal(record, routes, {V2: held(2, Phase.FAILED, failures=2)}) == "load_failed"
     cold = {V2: held(2), V1: held(1, Phase.FAILED, failures=2)}
-    assert refusal(record, routes, cold) == "previous_not_hot"
+    assert refusal(record, routes, cold) == "previous_not_ready"
 
 
 def test_patience_with_an_order_ends():
     record, routes = ordered(traffic_requested("t1", 2, epoch=1)), {"bot": route(1, 0)}
     assert decide(record, routes, {V2: held(2, Phase.LOADING)}, seconds=599) == []
     assert refusal(record, routes, {V2: held(2, Phase.LOADING)}, seconds=600) == "load_failed"
-    assert refusal(record, routes, {V2: held(2), V1: held(1, Phase.DEAD)}, seconds=600) == "previous_not_hot"
+    assert refusal(record, routes, {V2: held(2), V1: held(1, Phase.DEAD)}, seconds=600) == "previous_not_ready"
 
 
 def test_an_order_that_made_the_route_is_applied_again_whatever_is_hot():

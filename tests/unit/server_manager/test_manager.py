@@ -129,7 +129,7 @@ async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which
     await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
-    assert (failed.code, failed.stage, failed.purpose) == ("digest_mismatch", "stage", purpose)
+    assert (failed.code, failed.step, failed.purpose) == ("digest_mismatch", "stage", purpose)
     assert V1 not in world.engine.loads
     assert world.state.record.lease is None
 
@@ -288,7 +288,7 @@ async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(wor
     await world.ticks(1)
     (cause, progress) = world.said.told[0]
     assert (cause, progress.step, progress.done, progress.total) == ("s1", "stage", 0, 2)
-    assert V1 in progress.note
+    assert V1 in progress.detail
     await world.ticks(3)
     told = len(world.said.told)
     await world.ticks(3)
@@ -297,10 +297,10 @@ async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(wor
 
 async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(world):
     order, record = traffic_requested("t1", 1), deployable(7).manifest
-    target = order.data.target.model_copy(update={"record": record})
+    target = order.data.target.model_copy(update={"measurement_manifest": record})
     await world.order(order.model_copy(update={"data": order.data.model_copy(update={"target": target})}))
     await world.ticks()
-    assert world.routes.routes["bot"].active.record == record
+    assert world.routes.routes["bot"].active.measurement_manifest == record
 
 
 async def test_a_second_staging_that_fails_says_which_measurement_it_was_for(world):

@@ -66,7 +66,7 @@ def test_a_failure_of_one_item_ends_after_hours_one_of_everything_after_days(cod
     assert (ended is not None) == (retried_s(deliveries) >= limit)
     if ended is not None:
         assert isinstance(ended, Permanent)
-        assert ended.code == "retried_too_long"
+        assert ended.code == "retries_exhausted"
         assert code in ended.reason
         assert "No." in ended.reason
 

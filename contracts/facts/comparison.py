@@ -1,23 +1,23 @@
-"""Which variant a release goes on with, and why not with the others."""
+"""The variants of a release compared: which one was chosen, and why not the others."""
 
 from ..codes import Code
 from ..policy import Objective
 from ..vocabulary import Contract, Variant, Verdict
 
 
-class Contender(Contract):
-    """A requested variant, what was measured of it, and why it was chosen or not; what was not measured is absent.
+class ComparedVariant(Contract):
+    """A requested variant with its measurements, its verdict and the reason; what was not measured is None.
 
     `perplexity_ratio` (through the serving engine: `served_perplexity_ratio`) and `mean_kl` are against the merged
-    model, `size_ratio` is against its weights. `on_front` says that no other variant that passed is at least as good in
-    everything and better in something.
+    model, `size_ratio` is against its weights. `on_pareto_front`: no other passed variant is at least as good in
+    every criterion and better in one.
     """
 
     variant: Variant
     verdict: Verdict
     code: Code | None = None
     reason: str
-    on_front: bool = False
+    on_pareto_front: bool = False
     size_bytes: int | None = None
     size_ratio: float | None = None
     perplexity_ratio: float | None = None
@@ -28,13 +28,13 @@ class Contender(Contract):
     tps_system: float | None = None
 
 
-class Choice(Contract):
+class Comparison(Contract):
     """The variants of a release side by side; `criteria` is the order in which they were compared.
 
-    Without a winner none passed, or some were not judged yet.
+    `winner` is None if none passed, or while some have no verdict.
     """
 
     objective: Objective
     criteria: tuple[str, ...]
     winner: Variant | None = None
-    candidates: tuple[Contender, ...]
+    variants: tuple[ComparedVariant, ...]
