@@ -14,6 +14,8 @@ from deploy.local.plan import Keys, Probe
 from deploy.local.processes import Recorded
 
 LOCK_TRIES = 10
+DATA_FORMAT = 1
+"""Number of what a state folder holds: facts, records and artifacts. It rises when older data can no longer be read."""
 
 
 class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of this program
@@ -22,7 +24,10 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """What stays the same when the stack is started again: its id, ports and credentials (stack.json)."""
+    """What stays the same when the stack is started again: its id, ports and credentials (stack.json).
+
+    `data_format` is the `DATA_FORMAT` of the Slipway that made the folder; 0: it had none yet.
+    """
 
     stack_id: str
     ports: Mapping[str, int]
@@ -30,6 +35,7 @@ class Description:
     s3_secret_key: str
     variables: Mapping[str, str] = field(default_factory=dict)
     engine: str = "slipway"
+    data_format: int = 0
 
     @property
     def keys(self) -> Keys:
@@ -171,4 +177,16 @@ class StateFolder:
 
 def new_description() -> Description:
     """Invent the identity and the credentials of a new stack."""
-    return Description(secrets.token_hex(8), {}, secrets.token_hex(10), secrets.token_hex(20))
+    return Description(secrets.token_hex(8), {}, secrets.token_hex(10), secrets.token_hex(20), data_format=DATA_FORMAT)
+
+
+def foreign_data(description: Description, path: Path) -> str | None:
+    """Return why the data of a state folder cannot be used, in one sentence; None if it can be."""
+    found = description.data_format
+    if found == DATA_FORMAT:
+        return None
+    which = "an older" if found < DATA_FORMAT else "a newer"
+    return (
+        f"{path} holds data of {which} Slipway (format {found}, this one uses {DATA_FORMAT}); "
+        f"start a new stack with --state FOLDER, or move {path} away"
+    )

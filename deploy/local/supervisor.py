@@ -14,7 +14,7 @@ from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, Wanted
 from deploy.local.ports import LOOPBACK, choose_ports
 from deploy.local.runner import Runner
-from deploy.local.state import Description, PartState, StateFolder, Table, new_description
+from deploy.local.state import Description, PartState, StateFolder, Table, foreign_data, new_description
 from deploy.local.view import View, last_lines
 from deploy.local.watch import LONGEST_START_S
 from shared.runtime.clock import Clock
@@ -63,7 +63,7 @@ class Supervisor:
 
         Raises:
             AlreadyUp: the folder has a living supervisor.
-            CannotStart: a part did not become ready.
+            CannotStart: the folder holds data of another format, or a part did not become ready.
         """
         self._folder.create()
         self._folder.take_lock()
@@ -87,6 +87,9 @@ class Supervisor:
 
     def _describe(self) -> Description:
         earlier = self._folder.read_description() or new_description()
+        refusal = foreign_data(earlier, self._folder.path)
+        if refusal is not None:
+            raise CannotStart(refusal)
         wanted = self._options.wanted
         ports = choose_ports(plan.port_names(wanted), earlier.ports)
         path = self._folder.path

@@ -5,13 +5,15 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
 from faststream import BaseMiddleware
 from faststream.exceptions import AckMessage, HandlerException, NackMessage, RejectMessage
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 
 from contracts.codes import Code
 from contracts.envelope import Event
@@ -19,10 +21,9 @@ from contracts.facts import Fact, WorkAbandoned
 from contracts.services import DEADLETTER_PREFIX, Stream
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.events import model_in, parse_event
+from shared.messaging.publishing import Emit, publish_event
 from shared.messaging.topology import HEARTBEAT_S
-
-if TYPE_CHECKING:
-    from shared.messaging.bus import Bus, Emit
+from shared.runtime.clock import Clock
 
 UNKNOWN_ERROR_DELIVERIES = 5
 _REASON_CHARS = 2000
@@ -37,9 +38,21 @@ ITEM_LIMIT_S, OUTAGE_LIMIT_S = 6 * 3600.0, 7 * 86_400.0
 Neither the time that a message waited for its first try counts, nor that in which the service was down.
 """
 OUTAGES: frozenset[Code] = frozenset(
-    {"bus_unavailable", "store_unavailable", "hub_unavailable", "endpoint_unreachable", "disk_full", "stream_full"}
+    {
+        "bus_unavailable",
+        "store_unavailable",
+        "hub_unavailable",
+        "endpoint_unreachable",
+        "disk_full",
+        "stream_full",
+        "record_too_new",
+        "record_too_old",
+    }
 )
-"""Failures of what all messages need: they are waited for so long that no outage ends good work."""
+"""Failures of what all messages need: they are waited for so long that no outage ends good work.
+
+A record that another version wrote is one of them: the message is for a process of that version.
+"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,32 @@ class Consumption:
     fact: type[Fact]
     stream: Stream
     durable: str
-    failure: "Callable[[Failed], Fact | Emit | None] | None"
+    failure: Callable[[Failed], Fact | Emit | None] | None
+
+
+class Host(Protocol):
+    """The connection whose messages are delivered (`shared.messaging.bus.Bus`)."""
+
+    service: str
+    clock: Clock
+    consumptions: dict[str, Consumption]
+
+    @property
+    def client(self) -> Client:
+        """The NATS client."""
+
+    @property
+    def js(self) -> JetStreamContext:
+        """The JetStream context."""
+
+    def count(self, fact: type[Fact], outcome: str) -> None:
+        """Count a fact by its outcome."""
+
+    def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Return the event of a fact."""
+
+    async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Publish a fact and return once the stream has it."""
 
 
 def backoff_s(deliveries: int) -> float:
@@ -85,7 +123,7 @@ def given_up(error: Transient, deliveries: int) -> Permanent | None:
 class Delivery(BaseMiddleware[Any, Any]):
     """FastStream middleware with the delivery rules (design, section 5, rules 4 to 6)."""
 
-    def __init__(self, msg: Msg | None, /, *, context: Any, bus: "Bus") -> None:
+    def __init__(self, msg: Msg | None, /, *, context: Any, bus: Host) -> None:
         super().__init__(msg, context=context)
         self._bus = bus
         self._beat: asyncio.Task[None] | None = None
@@ -188,8 +226,6 @@ class Delivery(BaseMiddleware[Any, Any]):
         return True
 
     async def _abandon(self, event: Event[Any], error: SlipwayError, sequence: int) -> None:
-        from shared.messaging.bus import Emit, publish_event
-
         abandoned = WorkAbandoned(
             service=self._bus.service,
             cause_type=event.type,
@@ -201,9 +237,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
 
 
-def _caused(fact: "Fact | Emit", source: str, failed: Failed) -> "Emit":
-    from shared.messaging.bus import Emit
-
+def _caused(fact: Fact | Emit, source: str, failed: Failed) -> Emit:
     emit = fact if isinstance(fact, Emit) else Emit(fact)
     if failed.event is not None:
         return emit
@@ -217,7 +251,7 @@ def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
         return None
 
 
-async def bury(bus: "Bus", message: Msg, error: SlipwayError, durable: str) -> int:
+async def bury(bus: Host, message: Msg, error: SlipwayError, durable: str) -> int:
     """Copy a message to the dead letters with the reason, once; give its sequence there.
 
     Of a message that leaves no room for the reason only the beginning is copied; its stream still has it whole.

@@ -12,16 +12,19 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import KeyNotFoundError, KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from shared.errors import Transient
 from shared.runtime.failpoints import failpoint
+from shared.storage.record_format import dump, parse
 
 M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
 OnLook = Callable[["Look"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
+_HEADER_BYTES = 512
+"""More than the headers of a write take: a server that gets more than it allows closes the connection."""
 EDIT_ATTEMPTS = 50
 """How often an edit decides again because another writer was first, before it gives up."""
 
@@ -32,10 +35,11 @@ class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read 
 
 @dataclass(frozen=True)
 class Entry(Generic[M]):
-    """A record and the revision that it was read at."""
+    """A record, the revision that it was read at, and the schema version that it was written with."""
 
     value: M
     revision: int
+    schema_version: int = 1
 
 
 @dataclass(frozen=True)
@@ -64,29 +68,30 @@ class Bucket(Generic[M]):
         return await self._js.key_value(self._name)
 
     async def get(self, key: str) -> Entry[M] | None:
-        """Read a record; None when there is none."""
+        """Return a record, None if there is none; raise Transient if it cannot be read (`record_format.parse`)."""
         try:
             entry = await (await self._bucket()).get(key)
         except KeyNotFoundError:
             return None
-        return self._parsed(entry.value, entry.revision)
-
-    def _parsed(self, value: bytes | None, revision: int | None) -> Entry[M]:
-        return Entry(self._record.model_validate_json(value or b"{}"), revision or 0)
+        record, version = parse(self._record, entry.value or b"", f"{self._name}/{key}")
+        return Entry(record, entry.revision or 0, version)
 
     async def create(self, key: str, value: M) -> int:
         """Write a record that must not exist yet; raise Conflict when it does."""
-        try:
-            revision = await (await self._bucket()).create(key, _dump(value))
-        except KeyWrongLastSequenceError as error:
-            raise Conflict(key) from error
-        failpoint(f"{self._service}.after_cas")
-        return revision
+        return await self._written(key, dump(value), None)
 
     async def update(self, key: str, value: M, revision: int) -> int:
         """Write a record that must still be at `revision`; raise Conflict when it is not."""
+        return await self._written(key, dump(value), revision)
+
+    async def _written(self, key: str, data: bytes, revision: int | None) -> int:
+        limit = self._js._nc.max_payload - _HEADER_BYTES  # noqa: SLF001 - nats-py leaves headers out, the server counts them
+        if len(data) > limit:
+            reason = f"The record {self._name}/{key} has {len(data):,} bytes; the limit of the bus is {limit:,}."
+            raise Transient("too_large", reason)
+        bucket = await self._bucket()
         try:
-            written = await (await self._bucket()).update(key, _dump(value), last=revision)
+            written = await (bucket.create(key, data) if revision is None else bucket.update(key, data, last=revision))
         except KeyWrongLastSequenceError as error:
             raise Conflict(key) from error
         failpoint(f"{self._service}.after_cas")
@@ -134,8 +139,8 @@ class Bucket(Generic[M]):
     def read(self, key: str, value: bytes) -> M | None:
         """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
         try:
-            return self._record.model_validate_json(value)
-        except ValidationError as error:
+            return parse(self._record, value, f"{self._name}/{key}")[0]
+        except Transient as error:
             structlog.get_logger().error("unreadable record", bucket=self._name, key=key, error=str(error))
             return None
 
@@ -270,7 +275,3 @@ def kept_changing(bucket: str, key: str) -> Transient:
     """Return the error of an edit that another writer forestalled at each attempt."""
     reason = f"The record {bucket}/{key} kept changing: each of {EDIT_ATTEMPTS} edits was too late."
     return Transient("bus_unavailable", reason)
-
-
-def _dump(value: BaseModel) -> bytes:
-    return value.model_dump_json().encode()

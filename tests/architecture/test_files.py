@@ -11,8 +11,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 SHARED = {
     "": {"errors"},
-    "messaging": {"bus", "delivery", "event_log", "events", "ledger", "orders", "provision", "topology"},
-    "storage": {"blobs", "hub", "kv", "sources", "text_sets", "transfer"},
+    "messaging": {
+        "bus",
+        "delivery",
+        "event_log",
+        "events",
+        "ledger",
+        "orders",
+        "provision",
+        "publishing",
+        "records",
+        "topology",
+    },
+    "storage": {"blobs", "compare_and_set", "hub", "kv", "record_format", "sources", "text_sets", "transfer"},
     "runtime": {
         "clock",
         "exits",
@@ -24,6 +35,7 @@ SHARED = {
         "scratch_dirs",
         "service",
         "settings",
+        "sweeper",
         "telemetry",
     },
     "serving": {"chat_template_worker", "chat_templates", "inference"},

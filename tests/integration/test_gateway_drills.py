@@ -13,6 +13,7 @@ from contracts.drills import drill_key
 from contracts.routes import CanaryShare, Route
 from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
+from shared.storage.record_format import dump
 from tests.integration.test_gateway import HELLO, put_route, telemetry
 from tests.kit.drills import drill
 from tests.kit.gateway import Gateway, load_toy
@@ -47,7 +48,7 @@ def checks(gateway) -> dict[str, str]:
 async def put_drill(js, gateway, served, *, lasts_s=60.0, environment="production", **changes):
     """Order a drill on a target and wait until this gateway has it."""
     one = drill(datetime.now(UTC), lasts_s=lasts_s, target=served.target, environment=environment, **changes)
-    await (await js.key_value("drills")).put(drill_key(environment, "toy"), one.model_dump_json().encode())
+    await (await js.key_value("drills")).put(drill_key(environment, "toy"), dump(one))
     await asyncio.to_thread(wait_until, lambda: one.drill_id in checks(gateway)["drills"], what="knowing the drill")
     return one
 
@@ -209,7 +210,7 @@ async def test_an_end_that_was_ordered_comes_before_the_expiry(js, gateway, asdk
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
     one = await put_drill(js, gateway, toy[1], fault={"error_ratio": 1.0})
     ended = one.model_copy(update={"share_ratio": 0.0})
-    await (await js.key_value("drills")).put("production.toy", ended.model_dump_json().encode())
+    await (await js.key_value("drills")).put("production.toy", dump(ended))
     await asyncio.to_thread(wait_until, lambda: checks(gateway)["drills"] == "none", timeout_s=10, what="the end")
     assert "x-slipway-drill" not in (await ask(asdk, tokens=1))[2]
 
@@ -217,7 +218,7 @@ async def test_an_end_that_was_ordered_comes_before_the_expiry(js, gateway, asdk
 async def test_a_malformed_drill_is_ignored_with_a_log(js, gateway, asdk, toy):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
     bucket = await js.key_value("drills")
-    good = drill(datetime.now(UTC), target=toy[1].target, fault={"error_ratio": 1.0}).model_dump_json()
+    good = dump(drill(datetime.now(UTC), target=toy[1].target, fault={"error_ratio": 1.0})).decode()
     await bucket.put("production.toy", b"\xff not a drill")
     await bucket.put("production.other", good.encode())  # of another model than its key says
     await bucket.put("staging.toy", good.replace('"share_ratio":1.0', '"share_ratio":7').encode())

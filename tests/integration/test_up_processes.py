@@ -193,3 +193,18 @@ def test_what_is_written_is_read_back_and_only_the_owner_may(folder):
     assert folder.read_description() == description
     assert (folder.path / "stack.json").stat().st_mode & 0o777 == 0o600
     assert StateFolder(folder.path / "nothing").read_table() is None
+
+
+def test_a_state_folder_of_an_older_slipway_is_refused_before_anything_is_started(tmp_path):
+    """Its records would be misread: fields have other names since."""
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    (folder.path / "stack.json").write_text(
+        '{"stack_id": "a", "ports": {}, "s3_access_key": "k", "s3_secret_key": "s"}'
+    )
+    command = [sys.executable, "-m", "clients.cli.main", "up", "--state", str(folder.path), "--engine", "toy"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "holds data of an older Slipway" in " ".join(done.stderr.split())
+    assert not list(folder.logs.iterdir())
+    assert not (folder.path / "s3").exists()

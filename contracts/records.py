@@ -1,0 +1,91 @@
+"""What services keep in their buckets: versioned records, and the facts that a record has yet to publish."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from .envelope import derived_id
+from .facts import Fact
+from .vocabulary import Contract, Environment, Instant, ModelName
+
+Migration = Callable[[dict[str, Any]], dict[str, Any]]
+"""A pure function from the JSON fields of one schema version to those of the next."""
+
+
+class StoredRecord(Contract):
+    """A record that a service writes by compare-and-set.
+
+    Attributes:
+        SCHEMA_VERSION: Version of the fields. Raise it with every change after which an older reader would drop or
+            misread something, a new field included.
+        MIGRATIONS: By version, how its fields become those of the next version.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
+
+
+class OutboxEntry(Contract):
+    """A fact that a record has decided and that may not be published yet.
+
+    Attributes:
+        id: Id of the event. It follows from the cause, so that the same decision always names the same fact.
+        data: The fact as JSON.
+        cause_id: The event that led to it; None if time alone did.
+        decided_at: When it was decided: the log is searched from then on.
+    """
+
+    id: str
+    type: str
+    data: dict[str, Any]
+    model: ModelName
+    environment: Environment
+    correlation_id: str
+    cause_id: str | None
+    decided_at: Instant
+
+
+class OutboxRecord(StoredRecord):
+    """A record with an outbox: what it decided is written with it, published afterwards, then removed."""
+
+    outbox: tuple[OutboxEntry, ...] = ()
+
+
+def outbox_entry(
+    fact: Fact,
+    *,
+    model: str,
+    cause_id: str | None,
+    correlation_id: str,
+    decided_at: Instant,
+    key: str = "",
+    environment: Environment = "production",
+    id: str | None = None,  # noqa: A002 - the envelope's own name for it
+) -> OutboxEntry:
+    """Return a fact as an entry of an outbox.
+
+    Args:
+        fact: The fact.
+        model: The model that it is about.
+        cause_id: The event that led to it; None only together with an `id`.
+        correlation_id: The release, alert or order that it belongs to.
+        decided_at: The time of the decision.
+        key: Tells apart several facts of one type that follow from the same cause.
+        environment: Where it is published.
+        id: Id of the event, where it does not follow from the cause.
+
+    Raises:
+        ValueError: There is neither a cause nor an id.
+    """
+    if id is None and cause_id is None:
+        msg = f"{fact.TYPE} needs a cause or an id"
+        raise ValueError(msg)
+    return OutboxEntry(
+        id=id if id is not None else derived_id(str(cause_id), fact.TYPE, key),
+        type=fact.TYPE,
+        data=fact.model_dump(mode="json", by_alias=True),
+        model=model,
+        environment=environment,
+        correlation_id=correlation_id,
+        cause_id=cause_id,
+        decided_at=decided_at,
+    )

@@ -1,0 +1,106 @@
+"""Publishes facts: what a fact is wrapped into, and how its stream comes to have it once."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
+from nats.js.errors import NoStreamResponseError
+
+from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain
+from contracts.facts import Fact, WorkAbandoned
+from contracts.services import SERVICES
+from contracts.vocabulary import Environment, canonical_json
+from shared.errors import Permanent, Transient, translate
+from shared.runtime.clock import Clock
+from shared.runtime.telemetry import traceparent_for
+
+PUBLISH_TIMEOUT_S = 10.0
+_PUBLISH_ATTEMPTS = 5
+_FRAME_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Emit:
+    """A fact to publish, where the defaults taken from its cause do not fit.
+
+    `key` tells apart several facts of one type that follow from the same cause.
+    """
+
+    fact: Fact
+    key: str = ""
+    model: str | None = None
+    correlation_id: str | None = None
+    environment: Environment | None = None
+    cause_id: str | None = None
+    id: str | None = None
+
+
+def envelope(emit: Emit, cause: Event[Any] | None = None, *, service: str, clock: Clock) -> Event[Any]:
+    """Return the event of a fact. Its id follows from its cause, type and key, so that a second one is a duplicate.
+
+    Raises:
+        ValueError: The service does not declare that it emits it, or the fact lacks a model, or a cause and an id.
+    """
+    fact = emit.fact
+    if type(fact) not in (*SERVICES[service].emits, WorkAbandoned):
+        msg = f"{service} does not declare that it emits {fact.TYPE}; see contracts/services.py"
+        raise ValueError(msg)
+    cause_id = emit.cause_id or (cause.id if cause else None)
+    model = emit.model or (cause.subject if cause else getattr(fact, "model", None))
+    if model is None or (cause_id is None and emit.id is None):
+        msg = f"{fact.TYPE} needs a model, and a cause or an id"
+        raise ValueError(msg)
+    correlation_id = emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id))
+    return Event[Any](
+        id=emit.id or derived_id(str(cause_id), fact.TYPE, emit.key),
+        source=f"/slipway/{service}",
+        type=fact.TYPE,
+        subject=model,
+        time=clock.now(),
+        correlationid=correlation_id,
+        causationid=cause_id,
+        traceparent=traceparent_for(correlation_id),
+        environment=emit.environment or (cause.environment if cause else "production"),
+        data=fact,
+    )
+
+
+async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None) -> None:
+    """Publish an event to its stream; retried with the same message id, so that it is stored once.
+
+    A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
+
+    Raises:
+        Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
+            `too_large` when it is larger than its stream takes.
+        Transient: `bus_unavailable` when the stream does not have it after several attempts; `stream_full` at once
+            when the stream has reached its limit of size.
+    """
+    all_headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE, **(headers or {})}
+    if event.traceparent:
+        all_headers["traceparent"] = event.traceparent
+    body = canonical_json(plain(event))
+    size = len(body) + sum(len(key) + len(value.encode()) + 4 for key, value in all_headers.items())
+    if size + _FRAME_BYTES > js._nc.max_payload:  # noqa: SLF001 - nats-py checks the body alone, the server also headers
+        raise Permanent("internal_error", f"{event.type} has {size} bytes, more than the bus allows.")
+    for attempt in range(_PUBLISH_ATTEMPTS):
+        try:
+            ack = await js.publish(event.nats_subject, body, timeout=PUBLISH_TIMEOUT_S, headers=all_headers)
+            break
+        except (TimeoutError, NoStreamResponseError, NatsError) as error:
+            known = translate(error)
+            if known is not None and known.code == "stream_full":
+                raise Transient(known.code, f"{event.type} could not be published: {known.reason}") from error
+            if known is not None and known.code == "too_large":
+                raise Permanent(known.code, f"{event.type} could not be published: {known.reason}") from error
+            if attempt == _PUBLISH_ATTEMPTS - 1:
+                raise Transient("bus_unavailable", f"{event.type} could not be published: {error!r}.") from error
+            await asyncio.sleep(0.2 * 2**attempt)
+    if ack.duplicate:
+        stored = await js.get_msg(ack.stream, ack.seq)
+        own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
+        if not own:
+            raise Transient("bus_unavailable", f"Message id {event.id} is taken by another message.")

@@ -1,0 +1,74 @@
+"""Writes records as JSON with the version of their schema, and reads them with their migrations."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from contracts.records import Migration
+from shared.errors import Transient
+
+M = TypeVar("M", bound=BaseModel)
+FIELD = "schema_version"
+
+
+def schema_version(kind: type[BaseModel]) -> int:
+    """Return the schema version that this process writes of a kind of record; 1 if the kind does not state one."""
+    version: int = getattr(kind, "SCHEMA_VERSION", 1)
+    return version
+
+
+def dump(record: BaseModel) -> bytes:
+    """Return the bytes of a record, its schema version first."""
+    body = record.model_dump_json()
+    separator = "" if body == "{}" else ","
+    return f'{{"{FIELD}":{schema_version(type(record))}{separator}{body[1:]}'.encode()
+
+
+def parse(kind: type[M], data: bytes, name: str) -> tuple[M, int]:
+    """Return a record and the schema version that it was written with.
+
+    A record of a newer version is read as far as this version knows its fields. Who read it must not write it.
+
+    Args:
+        kind: The type of the record.
+        data: Its bytes.
+        name: Bucket and key, for the error message.
+
+    Raises:
+        Transient: `record_too_old` if the record has no version, or one that no migration starts from;
+            `record_too_new` if it is of a newer version and cannot be read; `internal_error` if it is damaged.
+    """
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise Transient("internal_error", f"The record {name} is not JSON: {error}.") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get(FIELD), int):
+        raise Transient("record_too_old", f"The record {name} has no schema version.")
+    version = fields.pop(FIELD)
+    try:
+        return kind.model_validate(migrated(kind, fields, version, name)), version
+    except ValidationError as error:
+        if version > schema_version(kind):
+            raise too_new(kind, version, name) from error
+        raise Transient("internal_error", f"The record {name} cannot be read: {error}.") from error
+
+
+def migrated(kind: type[BaseModel], fields: dict[str, Any], version: int, name: str) -> dict[str, Any]:
+    """Return the fields of a record as of the version that this process writes; those of a newer one as they are."""
+    migrations: Mapping[int, Migration] = getattr(kind, "MIGRATIONS", {})
+    for step in range(version, schema_version(kind)):
+        if step not in migrations:
+            reason = f"The record {name} has schema version {version}; the oldest that can be read is {step + 1}."
+            raise Transient("record_too_old", reason)
+        fields = migrations[step](fields)
+    return fields
+
+
+def too_new(kind: type[BaseModel], version: int, name: str) -> Transient:
+    """Return the error of a process that would write a record of a newer schema version and drop what it adds."""
+    reason = (
+        f"The record {name} has schema version {version}; this process writes versions up to {schema_version(kind)}."
+    )
+    return Transient("record_too_new", reason)

@@ -1,0 +1,66 @@
+"""The record store on a real server, under the same suite as its in-memory twin."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from contracts.facts import DeadlinePassed
+from contracts.services import EVENTS
+from shared.messaging.bus import Bus
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.provision import provision
+from shared.runtime.clock import SystemClock
+from shared.storage.kv import Bucket
+from tests.kit.conformance_records import RecordsConformance
+from tests.kit.services import stored_facts
+
+BUCKET = "releases"
+
+
+class KeyValueWorld:
+    """The bucket `releases` and the log of a real server."""
+
+    def __init__(self, js, bus):
+        self._js = js
+        self._bus = bus
+        self.publisher = LoggedPublisher(bus)
+        self.limit_bytes = bus.client.max_payload - 512
+        self.options = {}
+
+    def records(self, kind):
+        return Bucket(self._bus.js, BUCKET, kind)
+
+    async def put(self, key, data):
+        await (await self._js.key_value(BUCKET)).put(key, data)
+
+    async def get(self, key):
+        return (await (await self._js.key_value(BUCKET)).get(key)).value or b""
+
+    async def log(self):
+        return [(event.data.release_id, event.data.step) for event in await stored_facts(self._js, DeadlinePassed)]
+
+    async def origins(self):
+        stored = await stored_facts(self._js, DeadlinePassed)
+        return [(event.subject, event.correlationid, event.environment, event.causationid) for event in stored]
+
+    async def forget(self):
+        config = (await self._js.stream_info(EVENTS)).config
+        for window_s in (0.1, config.duplicate_window):
+            await self._js.update_stream(dataclasses.replace(config, duplicate_window=window_s))
+            await asyncio.sleep(0.12)
+
+    async def lose(self):
+        await self._js.delete_key_value(BUCKET)
+
+    async def restore(self):
+        await provision(self._js)
+
+
+class TestKeyValueRecords(RecordsConformance):
+    @pytest.fixture
+    async def world(self, js, settings):
+        bus = Bus(settings, "registry", SystemClock())
+        await bus.connect()
+        yield KeyValueWorld(js, bus)
+        await bus.stop()

@@ -1,0 +1,242 @@
+"""The conformance suite of the record store: run over the in-memory twin and over a real server."""
+
+import asyncio
+import random
+from typing import ClassVar
+
+import pytest
+from nats.errors import ConnectionClosedError
+
+from contracts.records import OutboxRecord
+from shared.errors import Permanent, Transient
+from shared.messaging.records import RecordStore
+from shared.runtime.sweeper import Sweeper
+from shared.storage.compare_and_set import ATTEMPTS
+from tests.kit.records import STEPS, Faults, Killed, Tally, count, raising, tally_store
+
+KEY = "support-bot.tally"
+
+
+class NewerTally(Tally):
+    """The same record as a later release of this software writes it."""
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    added: str = "of version 2"
+
+
+def total_from_count(fields):
+    """Version 1 counted in `count`."""
+    return {**{key: value for key, value in fields.items() if key != "count"}, "total": fields["count"]}
+
+
+class Migrated(OutboxRecord):
+    """A record whose field was renamed in version 2."""
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar = {1: total_from_count}
+    total: int
+
+
+class RecordsConformance:
+    """A subclass has a fixture `world` with:
+
+    `records(kind)`, `publisher`: what a process has; a new call of `records` is another process.
+    `async put(key, bytes)`, `async get(key)`: the bytes of a record.
+    `async log()`: release_id and step of each stored fact, in order. `async origins()`: model, correlation id,
+    environment and cause of each.
+    `async forget()`: lets the dedupe window pass. `async lose()`, `async restore()`: the bucket.
+    `limit_bytes`: the largest record. `options`: more arguments of the store.
+    """
+
+    def process(self, world, faults=None, **more):
+        return tally_store(world.records(Tally), world.publisher, faults, **{**world.options, **more})
+
+    async def test_a_change_is_written_then_published_then_cleared(self, world):
+        store = self.process(world)
+        tally = await store.transact(KEY, count("a", facts=3))
+        assert tally == Tally(causes=("a",)) == await store.read(KEY)
+        assert await world.log() == [("a", "0"), ("a", "1"), ("a", "2")]
+        assert await store.keys() == [KEY]
+
+    async def test_a_duplicate_of_a_cause_writes_and_publishes_nothing(self, world):
+        store = self.process(world)
+        await store.transact(KEY, count("a"))
+        before = await world.records(Tally).get(KEY)
+        for process in (store, self.process(world)):
+            assert await process.transact(KEY, count("a")) == before.value
+        assert (await world.records(Tally).get(KEY)).revision == before.revision
+        assert await world.log() == [("a", "0")]
+
+    async def test_a_decision_for_nothing_creates_nothing(self, world):
+        store = self.process(world)
+        assert await store.transact(KEY, lambda tally: tally) is None
+        assert await store.publish(KEY) is None
+        assert await store.read(KEY) is None
+        assert await store.keys() == []
+
+    async def test_what_a_decision_raises_passes_through_and_changes_nothing(self, world):
+        store = self.process(world)
+        await store.transact(KEY, count("a"))
+
+        def refuse(_tally):
+            raise Permanent("order_expired", "Too old.")
+
+        with pytest.raises(Permanent, match="order_expired"):
+            await store.transact(KEY, refuse)
+        assert await store.read(KEY) == Tally(causes=("a",))
+
+    async def test_what_is_only_written_is_published_later(self, world):
+        store = self.process(world)
+        assert len((await store.write(KEY, count("a"))).outbox) == 1
+        assert await world.log() == []
+        assert await store.publish(KEY) == Tally(causes=("a",))
+        assert await world.log() == [("a", "0")]
+
+    @pytest.mark.parametrize("step", STEPS)
+    @pytest.mark.parametrize("ends", ["failure", "kill"])
+    @pytest.mark.parametrize("heals", ["delivered again", "swept"])
+    async def test_after_a_crash_or_failure_at_any_step_each_fact_is_there_once(self, world, step, ends, heals):
+        """Also when the dedupe window has passed in between."""
+        first, faults = self.process(world), Faults()
+        await first.transact(KEY, count("before"))
+        faults.at[step] = raising(Killed() if ends == "kill" else ConnectionClosedError())
+        process = self.process(world, faults)
+        with pytest.raises(Killed if ends == "kill" else Transient):
+            await process.transact(KEY, count("a"))
+        assert not faults.at, "the step was reached"
+        await world.forget()
+        process = self.process(world) if ends == "kill" else process
+        if heals == "swept":
+            sweeper = Sweeper("tallies", process.keys, process.publish, every_s=1.0)
+            assert await sweeper.sweep() == 0
+            written = "a" in (await process.read(KEY)).causes
+            assert written == (step not in ("get 1 before", "get 1 after", "write 1 before"))
+            assert await world.log() == [("before", "0"), ("a", "0")][: 1 + written]
+            assert (await process.read(KEY)).outbox == ()
+        assert await process.transact(KEY, count("a")) == Tally(causes=("before", "a"))
+        assert await world.log() == [("before", "0"), ("a", "0")]
+
+    @pytest.mark.parametrize("step", ["get 1 after", "write 1 before", "write 1 after", "publish 1 after"])
+    async def test_another_writer_between_two_steps_loses_nothing(self, world, step):
+        faults, other = Faults(), self.process(world)
+
+        async def write_between():
+            await other.transact(KEY, count("b"))
+
+        faults.at[step] = write_between
+        process = self.process(world, faults)
+        await process.transact(KEY, count("a"))
+        assert not faults.at
+        after = await process.read(KEY)
+        assert sorted(after.causes) == ["a", "b"]
+        assert after.outbox == ()
+        assert sorted(await world.log()) == [("a", "0"), ("b", "0")]
+
+    async def test_all_of_many_writers_get_through_in_a_bounded_number_of_attempts(self, world):
+        """Eight processes, each with two writers, all at one record: nobody needs half of the attempts that there are."""
+        attempts, numbers = [], random.Random(7)
+
+        async def write(store, cause):
+            tries = 0
+
+            def decide(tally):
+                nonlocal tries
+                tries += 1
+                return count(cause)(tally)
+
+            await store.transact(KEY, decide)
+            attempts.append(tries)
+
+        stores = [self.process(world, jitter=numbers.random) for _ in range(8)]
+        await asyncio.gather(*(write(store, f"{n} {part}") for n, store in enumerate(stores) for part in (1, 2)))
+        final = await stores[0].read(KEY)
+        assert (len(final.causes), final.outbox) == (16, ())
+        assert sorted(await world.log()) == sorted((cause, "0") for cause in final.causes)
+        assert max(attempts) <= ATTEMPTS / 2
+
+    async def test_facts_keep_their_order_and_a_failed_one_holds_those_behind_it(self, world):
+        faults = Faults()
+        process = self.process(world, faults)
+        faults.at["publish 2 before"] = raising(Transient("stream_full", "Full."))
+        with pytest.raises(Transient, match="stream_full"):
+            await process.transact(KEY, count("a", facts=3))
+        assert await world.log() == [("a", "0")]
+        await world.forget()
+        await process.transact(KEY, count("b"))
+        assert await world.log() == [("a", "0"), ("a", "1"), ("a", "2"), ("b", "0")]
+
+    async def test_a_fact_that_is_refused_for_good_fails_no_message_for_good(self, world):
+        faults = Faults()
+        faults.at["publish 1 before"] = raising(Permanent("too_large", "Too large for its stream."))
+        with pytest.raises(Transient, match="too_large"):
+            await self.process(world, faults).transact(KEY, count("a"))
+
+    async def test_a_lost_bucket_is_transient_and_a_new_one_starts_empty(self, world):
+        store = self.process(world)
+        await store.transact(KEY, count("a"))
+        await world.lose()
+        for call in (store.transact(KEY, count("b")), store.read(KEY), store.keys()):
+            with pytest.raises(Transient) as caught:
+                await call
+            assert caught.value.code == "bus_unavailable"
+        await world.restore()
+        assert await store.transact(KEY, count("b")) == Tally(causes=("b",))
+
+    async def test_a_record_that_is_too_large_is_refused_with_its_size_and_the_limit(self, world):
+        store = self.process(world)
+        await store.transact(KEY, count("a"))
+        large = "x" * world.limit_bytes
+        with pytest.raises(Transient) as caught:
+            await store.transact(KEY, lambda tally: tally.model_copy(update={"note": large}))
+        assert caught.value.code == "too_large"
+        assert f"{world.limit_bytes:,}" in caught.value.reason
+        assert await store.read(KEY) == Tally(causes=("a",))
+
+    async def test_a_process_older_than_a_record_reads_it_and_refuses_to_write_it(self, world):
+        newer = RecordStore("releases", world.records(NewerTally), world.publisher, service="registry")
+        await newer.transact(KEY, lambda tally: tally or NewerTally(causes=("a",)))
+        before, older = await world.get(KEY), self.process(world)
+        assert (await older.read(KEY)).causes == ("a",)
+        for cause in ("a", "b"):
+            with pytest.raises(Transient) as caught:
+                await older.transact(KEY, count(cause))
+            assert caught.value.code == "record_too_new"
+        assert await world.get(KEY) == before
+        assert (await newer.read(KEY)).added == "of version 2"
+
+    async def test_a_newer_record_that_cannot_even_be_read_is_too_new_not_damaged(self, world):
+        await world.put(KEY, b'{"schema_version":2,"causes":{"a":1}}')
+        with pytest.raises(Transient) as caught:
+            await self.process(world).read(KEY)
+        assert caught.value.code == "record_too_new"
+
+    @pytest.mark.parametrize(
+        "data", [b'{"causes":["a"]}', b'{"barred":[],"schema_version":null}', b'{"schema_version":0}']
+    )
+    async def test_a_record_of_before_there_were_versions_is_refused_not_misread(self, world, data):
+        await world.put(KEY, data)
+        store = self.process(world)
+        for call in (store.read(KEY), store.transact(KEY, count("b"))):
+            with pytest.raises(Transient) as caught:
+                await call
+            assert caught.value.code == "record_too_old"
+        assert await world.get(KEY) == data
+
+    @pytest.mark.parametrize("data", [b"", b"{not json", b'{"schema_version":1,"causes":7}'])
+    async def test_a_damaged_record_is_refused_and_named(self, world, data):
+        await world.put(KEY, data)
+        with pytest.raises(Transient, match=KEY) as caught:
+            await self.process(world).transact(KEY, count("b"))
+        assert caught.value.code == "internal_error"
+        assert await world.get(KEY) == data
+
+    async def test_an_older_record_is_migrated_when_read_and_written_in_the_new_version(self, world):
+        await world.put(KEY, b'{"schema_version":1,"count":7}')
+        store = RecordStore("releases", world.records(Migrated), world.publisher, service="registry")
+        assert await store.read(KEY) == Migrated(total=7)
+        await store.transact(KEY, lambda record: record.model_copy(update={"total": 8}))
+        assert await world.get(KEY) == b'{"schema_version":2,"outbox":[],"total":8}'
+
+    async def test_a_fact_is_published_with_the_origin_that_its_entry_names(self, world):
+        await self.process(world).transact(KEY, count("a"))
+        assert await world.origins() == [("support-bot", "a", "production", "a")]

@@ -1,0 +1,242 @@
+"""The in-memory twin of a bucket and of the log of facts, faults for both, and a record for tests of the store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from contracts.envelope import derived_id
+from contracts.facts import DeadlinePassed
+from contracts.records import OutboxRecord, outbox_entry
+from shared.errors import Transient
+from shared.messaging.records import RecordStore
+from shared.storage.kv import Conflict, Entry
+from shared.storage.record_format import dump, parse
+
+MODEL = "support-bot"
+AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
+LIMIT_BYTES = 8 * 1024 * 1024
+
+
+# -- the twin -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class MemoryBucket:
+    """The bytes of a bucket; `MemoryRecords` of several kinds may share one, as several processes may."""
+
+    data: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    limit_bytes: int = LIMIT_BYTES
+    lost: bool = False
+    last_revision: int = 0
+
+
+class MemoryRecords:
+    """Records of one kind in memory (implements `shared.storage.compare_and_set.Records`)."""
+
+    def __init__(self, kind, bucket: MemoryBucket | None = None) -> None:
+        self.kind = kind
+        self.bucket = MemoryBucket() if bucket is None else bucket
+
+    async def get(self, key):
+        await self._reach()
+        if key not in self.bucket.data:
+            return None
+        revision, data = self.bucket.data[key]
+        record, version = parse(self.kind, data, f"memory/{key}")
+        return Entry(record, revision, version)
+
+    async def create(self, key, value):
+        return await self._write(key, value, None)
+
+    async def update(self, key, value, revision):
+        return await self._write(key, value, revision)
+
+    async def keys(self):
+        await self._reach()
+        return sorted(self.bucket.data)
+
+    async def _write(self, key, value, revision):
+        await self._reach()
+        data = dump(value)
+        if len(data) > self.bucket.limit_bytes:
+            limit = f"the limit of the bus is {self.bucket.limit_bytes:,}"
+            raise Transient("too_large", f"The record memory/{key} has {len(data):,} bytes; {limit}.")
+        current = self.bucket.data.get(key, (None, b""))[0]
+        if current != revision:
+            raise Conflict(key)
+        self.bucket.last_revision += 1
+        self.bucket.data[key] = (self.bucket.last_revision, data)
+        return self.bucket.last_revision
+
+    async def _reach(self):
+        await asyncio.sleep(0)  # another writer may be next
+        if self.bucket.lost:
+            raise Transient("bus_unavailable", "The bucket does not exist.")
+
+
+class MemoryPublisher:
+    """The log of facts in memory (implements `shared.messaging.records.Publisher`).
+
+    `log` is what the stream holds, in order; `said` is each call, those of duplicates too. A fact that is published
+    again after `forget` is stored again, as after the stream's dedupe window.
+    """
+
+    def __init__(self) -> None:
+        self.log = []
+        self.said = []
+        self._remembered: set[str] = set()
+        self.failing: Exception | None = None
+        self.failing_model: str | None = None
+
+    async def publish(self, emit):
+        await asyncio.sleep(0)
+        if self.failing is not None and self.failing_model in (None, emit.model):
+            raise self.failing
+        self.said.append(emit)
+        if event_id(emit) not in self._remembered:
+            self._remembered.add(event_id(emit))
+            self.log.append(emit)
+
+    async def was_published(self, emit, since):  # noqa: ARG002 - the twin searches all of its log
+        await asyncio.sleep(0)
+        return event_id(emit) in {event_id(stored) for stored in self.log}
+
+    def forget(self):
+        """Let the dedupe window pass."""
+        self._remembered.clear()
+
+    def of(self, kind):
+        return [emit.fact for emit in self.said if isinstance(emit.fact, kind)]
+
+    def types(self):
+        return [emit.fact.TYPE.removeprefix("slipway.").removesuffix(".v1") for emit in self.said]
+
+
+def event_id(emit) -> str:
+    """Return the id that the event of an emit has on the bus."""
+    return emit.id or derived_id(str(emit.cause_id), emit.fact.TYPE, emit.key)
+
+
+# -- faults -------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process ends here; nothing of it runs any more."""
+
+
+Action = Callable[[], Awaitable[Any]]
+WRITE_STEPS = ("write 1 before", "write 1 after", "write 2 before", "write 2 after")
+PUBLISH_STEPS = ("publish 1 before", "publish 1 after")
+STEPS = ("get 1 before", "get 1 after", *WRITE_STEPS, *PUBLISH_STEPS)
+"""The steps of one `transact` with one fact: read, write the record (1), publish, write it cleared (2)."""
+
+
+class Faults:
+    """What happens at which step: `at["write 1 after"]` runs after the first write and before its answer comes."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, Action] = {}
+        self.counts: dict[str, int] = {}
+
+    async def around(self, operation: str, call: Awaitable[Any]) -> Any:
+        number = self.counts[operation] = self.counts.get(operation, 0) + 1
+        try:
+            await self._fire(f"{operation} {number} before")
+        except BaseException:
+            call.close()
+            raise
+        answer = await call
+        await self._fire(f"{operation} {number} after")
+        return answer
+
+    async def _fire(self, step: str) -> None:
+        action = self.at.pop(step, None)
+        if action is not None:
+            await action()
+
+
+def raising(error: BaseException) -> Action:
+    async def act() -> None:
+        raise error
+
+    return act
+
+
+class FaultyRecords:
+    """Records that fail as told."""
+
+    def __init__(self, inner, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    async def get(self, key):
+        return await self._faults.around("get", self._inner.get(key))
+
+    async def create(self, key, value):
+        return await self._faults.around("write", self._inner.create(key, value))
+
+    async def update(self, key, value, revision):
+        return await self._faults.around("write", self._inner.update(key, value, revision))
+
+    async def keys(self):
+        return await self._inner.keys()
+
+
+class FaultyPublisher:
+    """A publisher that fails as told."""
+
+    def __init__(self, inner, faults: Faults) -> None:
+        self._inner = inner
+        self._faults = faults
+
+    async def publish(self, emit):
+        return await self._faults.around("publish", self._inner.publish(emit))
+
+    async def was_published(self, emit, since):
+        return await self._faults.around("look", self._inner.was_published(emit, since))
+
+
+# -- a record for tests -------------------------------------------------------------------------------------------
+
+
+class Tally(OutboxRecord):
+    """Counts causes: each is applied once, and one fact follows from it."""
+
+    causes: tuple[str, ...] = ()
+    note: str = ""
+
+
+def count(cause: str, facts: int = 1):
+    """Return a decision: apply a cause once, with so many facts."""
+
+    def decide(tally: Tally | None) -> Tally:
+        tally = tally or Tally()
+        if cause in tally.causes:
+            return tally
+        pending = tuple(
+            outbox_entry(
+                DeadlinePassed(release_id=cause, step=str(number), awaited="nothing"),
+                model=MODEL,
+                key=str(number),
+                cause_id=cause,
+                correlation_id=cause,
+                decided_at=AT,
+            )
+            for number in range(facts)
+        )
+        return tally.model_copy(update={"causes": (*tally.causes, cause), "outbox": (*tally.outbox, *pending)})
+
+    return decide
+
+
+async def no_wait(_seconds: float) -> None:
+    await asyncio.sleep(0)
+
+
+def tally_store(records, publisher, faults: Faults | None = None, **more) -> RecordStore[Tally]:
+    """Return a store of tallies, as a new process has it."""
+    if faults is not None:
+        records, publisher = FaultyRecords(records, faults), FaultyPublisher(publisher, faults)
+    return RecordStore("releases", records, publisher, service="registry", **more)
