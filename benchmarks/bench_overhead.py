@@ -36,7 +36,7 @@ from nats.js import JetStreamContext
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.parts import MODEL, Parts, quantile, show_table, toy_parts, until
-from clients.cli.connection import find_place
+from clients.cli.connection import find_stack
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS
 from shared.serving.inference import Channels, generate
@@ -262,7 +262,7 @@ async def measure_events() -> list[Walked]:
             for name in names:
                 up.publish(name, adapter, "--variant", "bf16", policy=POLICY)
                 up.promoted(name)
-            client = await nats.connect(find_place(up.state).connection.nats_url)
+            client = await nats.connect(find_stack(up.state).connection.nats_url)
             found = [await walked(client.jetstream(timeout=10), up.state, name) for name in names]
             await client.close()
     return found

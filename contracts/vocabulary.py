@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 MODEL_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+MODEL_NAME_RULE = "use 1 to 63 lower-case letters, digits and inner hyphens"
+"""The pattern in words, for error messages."""
 
 ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
 """Safe in NATS subjects, S3 keys, Triton model names and DNS labels."""

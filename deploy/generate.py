@@ -66,9 +66,9 @@ def asyncapi() -> dict[str, Any]:
     channels = {type_: _channel(fact) for type_, fact in FACTS.items()}
     operations: dict[str, Any] = {}
     for service in SERVICES.values():
-        operations |= {f"{service.name}.receives.{one.TYPE}": _operation("receive", one) for one in service.consumes}
-        operations |= {f"{service.name}.sends.{one.TYPE}": _operation("send", one) for one in service.emits}
-    operations |= {f"outside.sends.{one.TYPE}": _operation("send", one) for one in FROM_OUTSIDE}
+        operations |= {f"{service.name}.receives.{name.TYPE}": _operation("receive", name) for name in service.consumes}
+        operations |= {f"{service.name}.sends.{name.TYPE}": _operation("send", name) for name in service.emits}
+    operations |= {f"outside.sends.{name.TYPE}": _operation("send", name) for name in FROM_OUTSIDE}
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -1,4 +1,4 @@
-"""Where the stack is: an explicit state folder, else the environment, else the state folder of this directory."""
+"""Find and connect to the stack: the --state option, else the environment, else the state folder here."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,35 +17,35 @@ from deploy.local.state import StateFolder
 from shared.runtime.settings import Connection
 
 StateOption = Annotated[
-    Path | None, typer.Option("--state", help="Folder of the embedded stack; SLIPWAY_STATE, else .state here.")
+    Path | None, typer.Option("--state", help="State folder of the embedded stack (default: $SLIPWAY_STATE or .state).")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONNECT_S = 3.0
 
 
 @dataclass(frozen=True)
-class Place:
-    """How to reach a stack."""
+class StackAddress:
+    """The address of a stack: its bus, store and gateway, and a name for messages."""
 
     connection: Connection
     gateway_url: str | None
     name: str
 
 
-def find_place(state: Path | None) -> Place:
-    """Find the stack that a command is about.
+def find_stack(state: Path | None) -> StackAddress:
+    """Return the address of the stack that a command works with.
 
     Raises:
-        Refused: there is none.
+        Refused: there is no stack.
     """
     settings = CliSettings()
     if state is None and settings.nats_url is not None:
-        return Place(_explicit(settings), settings.gateway_url, settings.nats_url)
+        return StackAddress(_explicit(settings), settings.gateway_url, settings.nats_url)
     folder = StateFolder(state if state is not None else settings.state)
     description = folder.read_description()
     if description is None or not description.variables:
         raise Refused(
-            f"there is no stack in {folder.path}; start one with `slipway up`, name its folder with --state, "
+            f"there is no stack in {folder.path}; start one with `slipway up`, name its state folder with --state, "
             "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
             Exit.UNREACHABLE,
         )
@@ -59,7 +59,7 @@ def find_place(state: Path | None) -> Place:
         s3_secure=False,
         state_dir=folder.path,
     )
-    return Place(connection, values["SLIPWAY_GATEWAY_URL"], str(folder.path))
+    return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], str(folder.path))
 
 
 def _explicit(settings: CliSettings) -> Connection:
@@ -76,27 +76,27 @@ def _explicit(settings: CliSettings) -> Connection:
 
 
 @asynccontextmanager
-async def connected(place: Place) -> AsyncIterator[Client]:
-    """Connect to the message bus for as long as the block lasts; a bus that goes away meanwhile is waited for.
+async def connected(stack: StackAddress) -> AsyncIterator[Client]:
+    """Connect to the message bus for the duration of the block; reconnect if the bus restarts meanwhile.
 
     Raises:
-        Refused: it does not answer.
+        Refused: the bus does not answer.
     """
 
     async def ignore(_error: Exception) -> None:
-        """Reconnecting is nats-py's business; whoever waits for an answer learns of it by a timeout."""
+        """Drop the error: nats-py reconnects, and a request without an answer times out."""
 
     client = Client()
     options: dict[str, Any] = {"error_cb": ignore, "connect_timeout": CONNECT_S, "reconnect_time_wait": 0.2}
     try:
-        # The first attempt must fail fast; afterwards a restarted bus is waited for as long as it takes.
-        await client.connect(place.connection.nats_url, allow_reconnect=False, **options)
+        # The first attempt must fail fast; afterwards the client waits for a restarted bus without a limit.
+        await client.connect(stack.connection.nats_url, allow_reconnect=False, **options)
         await client.close()
         client = Client()
-        await client.connect(place.connection.nats_url, max_reconnect_attempts=-1, **options)
+        await client.connect(stack.connection.nats_url, max_reconnect_attempts=-1, **options)
     except (OSError, TimeoutError, nats.errors.Error) as error:
         raise Refused(
-            f"the message bus at {place.connection.nats_url} does not answer ({type(error).__name__}); "
+            f"the message bus at {stack.connection.nats_url} does not answer ({type(error).__name__}); "
             "see `slipway ps`, or start the stack with `slipway up`",
             Exit.UNREACHABLE,
         ) from error

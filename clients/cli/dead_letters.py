@@ -1,4 +1,4 @@
-"""Lists, shows and requeues what failed for good."""
+"""Read, list and requeue dead letters: messages that a service could not process."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from shared.errors import Permanent
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that was set aside, with the reason and where it came from."""
+    """A message that a service gave up on, with the reason and its origin."""
 
     sequence: int
     service: str
@@ -27,12 +27,12 @@ class DeadLetter:
 
     @property
     def is_truncated(self) -> bool:
-        """Return whether the message was too large to be copied whole; its stream has the rest."""
+        """Return whether the message was too large to be copied whole; its stream holds all of it."""
         return "Slipway-Truncated" in self.headers
 
 
 async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
-    """Read one dead letter; None when there is none with this number."""
+    """Return one dead letter, or None if there is none with this number."""
     try:
         raw = await js.get_msg(DEADLETTER, sequence)
     except NotFoundError:
@@ -54,20 +54,20 @@ async def find(js: JetStreamContext, sequence: int) -> DeadLetter | None:
 
 
 async def list_all(js: JetStreamContext) -> list[DeadLetter]:
-    """List all dead letters, oldest first."""
+    """Return all dead letters, oldest first."""
     state = (await js.stream_info(DEADLETTER)).state
-    found = [await find(js, sequence) for sequence in range(max(state.first_seq, 1), state.last_seq + 1)]
-    return [letter for letter in found if letter is not None]
+    letters = [await find(js, sequence) for sequence in range(max(state.first_seq, 1), state.last_seq + 1)]
+    return [letter for letter in letters if letter is not None]
 
 
 async def requeue(js: JetStreamContext, letter: DeadLetter) -> int:
-    """Publish a dead letter again where it came from, then remove it; give its new sequence.
+    """Publish a dead letter again on its original subject, then remove it; return its new sequence.
 
-    It is stored under a message id of its own, so that the dedupe window does not swallow it. Consumers that had
-    handled the original handle it again harmlessly: facts are applied once per event id.
+    It gets a new message id, so that the deduplication window does not drop it. Consumers that handled the original
+    ignore it: events are applied once per event id.
 
     Raises:
-        Permanent: `malformed_event` when the message is too large to be sent again.
+        Permanent: `malformed_event` if the message is too large to be published again.
     """
     if letter.is_truncated:
         raise Permanent("malformed_event", f"The message on {letter.subject} is larger than the bus can requeue.")

@@ -1,4 +1,4 @@
-"""Reads the event log: what was said so far, then what is said from now on."""
+"""Read the event log: its history, then new events as they arrive."""
 
 import asyncio
 import contextlib
@@ -30,8 +30,8 @@ ANSWER_S = 5.0
 
 
 @dataclass(frozen=True)
-class Said:
-    """An event and where it lies in the log; sequence 0 is live only."""
+class LoggedEvent:
+    """An event and its position in the log; sequence 0 marks a live event that is not stored."""
 
     stream: str
     sequence: int
@@ -39,10 +39,10 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The part of the log that a command needs: facts of services by name, such as `alert.*`, of one environment.
+class EventFilter:
+    """The events that a command needs: events of services by name, such as `alert.*`, of one environment.
 
-    What lies before `since` is not read at all.
+    Events before `since` are not read.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Part:
 
 
 def parse(body: bytes) -> Event[Any] | None:
-    """Parse an event of any known type; None for what is none, such as a malformed or unknown one."""
+    """Return the event of a message, or None if it is malformed or of an unknown type."""
     try:
         plain = Event[Any].model_validate_json(body)
         fact = FACTS.get(plain.type)
@@ -69,50 +69,52 @@ def subject_filter(model: str | None) -> str:
     return ">" if model is None else f"slipway.*.*.*.{model}"
 
 
-async def read_history(js: JetStreamContext, model: str | None = None, part: Part | None = None) -> list[Said]:
-    """Read everything that was said so far, or a part of it, in the order of time."""
-    said: list[Said] = []
-    for stream in streams_of(part):
-        reader = _Reader(js, stream, model, part)
-        last = await _last_sequence(js, stream, model, part)
+async def read_history(
+    js: JetStreamContext, model: str | None = None, where: EventFilter | None = None
+) -> list[LoggedEvent]:
+    """Return the events of the log so far, or those that a filter selects, in the order of time."""
+    history: list[LoggedEvent] = []
+    for stream in streams_of(where):
+        reader = _Reader(js, stream, model, where)
+        last = await _last_sequence(js, stream, model, where)
         failures = 0
         while reader.next <= last:
             more = await reader.read(wait_s=ANSWER_S)
             failures = 0 if more or reader.moved else failures + 1
             if failures == MOST_FAILURES:
                 raise Transient("bus_unavailable", f"The stream {stream} stopped answering at message {reader.next}.")
-            said += more
+            history += more
         await reader.close()
-    return sorted(said, key=lambda one: (one.event.time, one.stream == EVENTS, one.sequence))
+    return sorted(history, key=lambda logged: (logged.event.time, logged.stream == EVENTS, logged.sequence))
 
 
-async def newest(js: JetStreamContext) -> dict[str, int]:
-    """Return where the log ends now: what is said after that, `follow` gives."""
+async def last_sequences(js: JetStreamContext) -> dict[str, int]:
+    """Return the last sequence of each stream now; `follow` returns the events after it."""
     return {stream: int((await js.stream_info(stream)).state.last_seq) for stream in STREAMS}
 
 
 async def nearly_full(js: JetStreamContext) -> list[str]:
-    """Return a sentence about each stream and bucket that holds nine tenths of what it may hold, or more."""
+    """Return a warning for each stream and bucket that is at 90 % of its limit or more."""
     return [
-        f"{one.config.name} holds {one.state.bytes} of {one.config.max_bytes} bytes; "
-        f"{_when_full(one)}: see stream_full in docs/runbooks/serving.md"
-        for one in await js.streams_info()
-        if one.config.name != TELEMETRY
-        and one.config.max_bytes
-        and one.config.max_bytes > 0
-        and one.state.bytes >= 0.9 * one.config.max_bytes
+        f"the stream {info.config.name} holds {info.state.bytes} of {info.config.max_bytes} bytes; "
+        f"{_when_full(info)}; see stream_full in docs/runbooks/serving.md"
+        for info in await js.streams_info()
+        if info.config.name != TELEMETRY
+        and info.config.max_bytes
+        and info.config.max_bytes > 0
+        and info.state.bytes >= 0.9 * info.config.max_bytes
     ]
 
 
-def _when_full(one: StreamInfo) -> str:
-    if one.config.discard == DiscardPolicy.OLD:
-        return "the oldest are dropped"
-    most = one.config.max_bytes or 0
-    return "nothing more can be published to it" if one.state.bytes > 0.99 * most else "it fills up"
+def _when_full(info: StreamInfo) -> str:
+    if info.config.discard == DiscardPolicy.OLD:
+        return "the oldest messages are dropped"
+    limit = info.config.max_bytes or 0
+    return "it accepts no more messages" if info.state.bytes > 0.99 * limit else "when full it accepts no more messages"
 
 
-async def last_said(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
-    """Return the last fact of a kind that a service said about a model in production."""
+async def last_event(js: JetStreamContext, fact: type[Fact], model: str) -> Event[Any] | None:
+    """Return the last event of a type about a model in production, or None if there is none."""
     try:
         message = await js.get_last_msg(EVENTS, nats_subject(fact.TYPE, model))
     except NotFoundError:
@@ -120,65 +122,65 @@ async def last_said(js: JetStreamContext, fact: type[Fact], model: str) -> Event
     return parse(message.data or b"")
 
 
-def streams_of(part: Part | None) -> tuple[str, ...]:
-    """Return the streams that hold a part of the log: facts of services lie in one."""
-    return STREAMS if part is None else (EVENTS,)
+def streams_of(where: EventFilter | None) -> tuple[str, ...]:
+    """Return the streams to read: events of services are all in one."""
+    return STREAMS if where is None else (EVENTS,)
 
 
-async def _last_sequence(js: JetStreamContext, stream: str, model: str | None, part: Part | None) -> int:
-    if model is None and part is None:
+async def _last_sequence(js: JetStreamContext, stream: str, model: str | None, where: EventFilter | None) -> int:
+    if model is None and where is None:
         return int((await js.stream_info(stream)).state.last_seq)
     last = 0
-    for subject in [subject_filter(model)] if part is None else part.subjects(model):
+    for subject in [subject_filter(model)] if where is None else where.subjects(model):
         with contextlib.suppress(NotFoundError):
             message = await js.get_last_msg(stream, subject)
-            too_old = part is not None and part.since and message.time is not None and message.time < part.since
+            too_old = where is not None and where.since and message.time is not None and message.time < where.since
             last = last if too_old else max(last, int(message.seq or 0))
     return last
 
 
 async def follow(
-    client: Client, model: str | None = None, *, after: dict[str, int], part: Part | None = None
-) -> AsyncGenerator[Said, None]:
-    """Return what is said after these sequences, for ever; survives restarts of the bus.
+    client: Client, model: str | None = None, *, after: dict[str, int], where: EventFilter | None = None
+) -> AsyncGenerator[LoggedEvent, None]:
+    """Yield the events after these sequences as they arrive, without an end; survives restarts of the bus.
 
-    Of the whole log (no `part`), live progress comes between.
+    Without a filter, live progress events are included.
 
     Close it (`contextlib.aclosing`) before the client.
     """
-    queue: asyncio.Queue[Said] = asyncio.Queue()
+    queue: asyncio.Queue[LoggedEvent] = asyncio.Queue()
 
     async def on_progress(message: Msg) -> None:
         event = parse(message.data)
         if event is not None:
-            await queue.put(Said("", 0, event))
+            await queue.put(LoggedEvent("", 0, event))
 
     async def pump(stream: str) -> None:
         js = client.jetstream(timeout=ANSWER_S)
-        reader = _Reader(js, stream, model, part, start=after.get(stream, 0) + 1)
+        reader = _Reader(js, stream, model, where, start=after.get(stream, 0) + 1)
         while not client.is_closed:  # nats-py turns a cancellation into an error once its connection is closed
-            for one in await reader.read(wait_s=WAIT_S):
-                await queue.put(one)
+            for logged in await reader.read(wait_s=WAIT_S):
+                await queue.put(logged)
 
     live = None
-    if part is None:
+    if where is None:
         live = await client.subscribe(f"{WorkProgressed.TYPE}.{model or '*'}", cb=on_progress)
-    pumps = [asyncio.create_task(pump(stream)) for stream in streams_of(part)]
+    pumps = [asyncio.create_task(pump(stream)) for stream in streams_of(where)]
     try:
         while True:
             yield await _next_of(queue, pumps)
     finally:
         for task in pumps:
             task.cancel()
-        # awaited while the connection lives: once it is closed, nats-py answers a cancellation with an error of its own
+        # awaited while the connection is open: once it is closed, nats-py answers a cancellation with its own error
         await asyncio.gather(*pumps, return_exceptions=True)
         with contextlib.suppress(nats.errors.Error):
             if live is not None:
                 await live.unsubscribe()
 
 
-async def _next_of(queue: asyncio.Queue[Said], pumps: list[asyncio.Task[None]]) -> Said:
-    """Wait for the next thing said; a pump that failed fails here."""
+async def _next_of(queue: asyncio.Queue[LoggedEvent], pumps: list[asyncio.Task[None]]) -> LoggedEvent:
+    """Return the next event; raise the error of a pump that failed."""
     getting = asyncio.create_task(queue.get())
     try:
         await asyncio.wait([getting, *pumps], return_when=asyncio.FIRST_COMPLETED)
@@ -192,21 +194,21 @@ async def _next_of(queue: asyncio.Queue[Said], pumps: list[asyncio.Task[None]]) 
 
 
 class _Reader:
-    """Reads one stream from a sequence on, through a consumer that is made anew whenever it got lost."""
+    """Reads one stream from a sequence on, through a consumer that is created again whenever it is lost."""
 
     def __init__(
-        self, js: JetStreamContext, stream: str, model: str | None, part: Part | None = None, *, start: int = 1
+        self, js: JetStreamContext, stream: str, model: str | None, where: EventFilter | None = None, *, start: int = 1
     ) -> None:
         self.next = start
         self.moved = False
         self._js = js
         self._stream = stream
-        self._subjects = [subject_filter(model)] if part is None else part.subjects(model)
-        self._since = part.since if part is not None and start == 1 else None
+        self._subjects = [subject_filter(model)] if where is None else where.subjects(model)
+        self._since = where.since if where is not None and start == 1 else None
         self._subscription: JetStreamContext.PullSubscription | None = None
 
-    async def read(self, *, wait_s: float) -> list[Said]:
-        """Return the next messages; none when nothing came in time, or nothing that is an event (then `moved`)."""
+    async def read(self, *, wait_s: float) -> list[LoggedEvent]:
+        """Return the next events; none if no message arrived in time, or none that is an event (then `moved`)."""
         self.moved = False
         try:
             subscription = self._subscription or await self._subscribe()
@@ -216,17 +218,17 @@ class _Reader:
                 await self.close()
                 await asyncio.sleep(RETRY_S)
             return []
-        said = []
+        events = []
         for message in messages:
             sequence = message.metadata.sequence.stream
             self.next, self.moved = sequence + 1, True
             event = parse(message.data)
             if event is not None:
-                said.append(Said(self._stream, sequence, event))
-        return said
+                events.append(LoggedEvent(self._stream, sequence, event))
+        return events
 
     async def _fetch(self, subscription: "JetStreamContext.PullSubscription", wait_s: float) -> list[Msg]:
-        """Take all that is there at once, else wait for one message."""
+        """Return all messages that are available, else wait for one."""
         first = await subscription.fetch(1, timeout=wait_s)
         if first[-1].metadata.num_pending == 0:
             return first
@@ -249,7 +251,7 @@ class _Reader:
         return self._subscription
 
     async def close(self) -> None:
-        """Return the consumer back."""
+        """Remove the consumer."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             with contextlib.suppress(nats.errors.Error, TimeoutError):

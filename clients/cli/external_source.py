@@ -1,4 +1,4 @@
-"""Looks into folders outside the store for a person: follows a branch to its commit, says so, takes the fingerprint."""
+"""Open folders outside the store: resolve a branch to its commit, print it, compute the fingerprint."""
 
 import tempfile
 from pathlib import Path
@@ -14,24 +14,24 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def open_source(uri: str, *, quiet: bool) -> Source:
-    """Open a folder outside the store, in the places that `SLIPWAY_HF_ENDPOINT` and `SLIPWAY_FILE_ROOTS` allow.
+    """Return a folder outside the store that `SLIPWAY_HF_ENDPOINT` and `SLIPWAY_FILE_ROOTS` allow to read.
 
     Raises:
-        SlipwayError: it may not be read, is not there, or does not answer.
+        SlipwayError: reading it is not allowed, it does not exist, or its server does not answer.
     """
     source = Sources(SourceSettings()).open(uri)
     if source.uri != uri and not quiet:
-        show_line(f"{uri} is {source.uri}")
+        show_line(f"{uri} resolves to {source.uri}")
     return source
 
 
-def announce(uri: str, *, quiet: bool) -> Weights:
-    """Read a checkpoint where it lies and say what it is: its pinned name, kind, and the digest of its files."""
+def describe_weights(uri: str, *, quiet: bool) -> Weights:
+    """Return the reference to a checkpoint outside the store: its pinned URI, kind, and the digest of its files."""
     source = open_source(uri, quiet=quiet)
     with (
-        tempfile.TemporaryDirectory() as room,
+        tempfile.TemporaryDirectory() as scratch,
         progress_bar(f"reading {source.uri}", source.size_bytes, shown=not quiet) as advance,
     ):
-        data = read_folder(source, Path(room), describe_file, advance).to_bytes()
+        data = read_folder(source, Path(scratch), describe_file, advance).to_bytes()
     kind = "lora" if ADAPTER_CONFIG in source.names else "full"
     return Weights(kind=kind, ref=ArtifactRef(uri=source.uri, digest=digest_of(data), size_bytes=len(data)))

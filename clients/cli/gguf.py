@@ -1,8 +1,8 @@
-"""Turns the GGUF of a Llama-like model into an ordinary Hugging Face folder.
+"""Convert the GGUF file of a Llama-like model into a Hugging Face folder.
 
-`transformers` reads such a file but refuses to save what it read, so the weights are copied into a model of
-their own. The tokenizer is built from the vocabulary in the file: the conversion of `transformers` loses the
-pre-tokenizer and the control tokens.
+`transformers` reads such a file but cannot save the result, so the weights are copied into a fresh model. The
+tokenizer is built from the vocabulary in the file: the conversion of `transformers` loses the pre-tokenizer and the
+control tokens.
 """
 
 import importlib.metadata
@@ -27,33 +27,33 @@ CONTROL_TOKEN = 3  # the value of `tokenizer.ggml.token_type` that marks a contr
 
 
 def find_packaged_gguf(package: str) -> Path:
-    """Find the one GGUF file that an installed distribution ships, without importing it.
+    """Return the path of the only GGUF file of an installed distribution, without importing it.
 
     The package's own runtime dependencies need not be installed.
 
     Raises:
-        FileNotFoundError: the distribution is not installed, or holds no such file or several.
+        FileNotFoundError: the distribution is not installed, or holds no GGUF file or several.
     """
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
-        message = f"the package {package} is not installed; install it, or pass a model folder instead"
+        message = f"the package {package} is not installed: install it, or pass a model folder instead"
         raise FileNotFoundError(message) from error
-    found = [file for file in distribution.files or [] if file.suffix == ".gguf"]
-    if len(found) != 1:
-        message = f"the package {package} holds {len(found)} GGUF files, expected exactly one"
+    files = [file for file in distribution.files or [] if file.suffix == ".gguf"]
+    if len(files) != 1:
+        message = f"the package {package} holds {len(files)} GGUF files, expected 1: pass a model folder instead"
         raise FileNotFoundError(message)
-    return Path(str(distribution.locate_file(found[0])))
+    return Path(str(distribution.locate_file(files[0])))
 
 
 def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write `source` as a Hugging Face model folder with safetensors and its tokenizer.
 
     Raises:
-        ValueError: the file holds something else than a Llama with a byte-level BPE vocabulary.
+        ValueError: the file does not hold a Llama with a byte-level BPE vocabulary.
     """
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()  # a bar drawn into a file is noise
+        transformers_logging.disable_progress_bar()  # it would be drawn into a file
     fields = read_fields(GGUFReader(str(source)))
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,20 +63,20 @@ def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloa
 
 
 def read_fields(reader: GGUFReader) -> dict[str, Any]:
-    """Read the metadata of the file as plain values."""
+    """Return the metadata of the file as plain values."""
     return {name: field.contents() for name, field in reader.fields.items()}
 
 
 def require_llama(fields: dict[str, Any]) -> None:
-    """Refuse what this conversion has not been checked with."""
-    found = (fields["general.architecture"], fields["tokenizer.ggml.model"], fields["tokenizer.ggml.pre"])
-    if found != ("llama", "gpt2", "smollm"):
-        message = f"cannot convert architecture {found[0]} with tokenizer {found[1]}/{found[2]}: only SmolLM-like"
+    """Raise ValueError for an architecture or tokenizer that this conversion was not tested with."""
+    kind = (fields["general.architecture"], fields["tokenizer.ggml.model"], fields["tokenizer.ggml.pre"])
+    if kind != ("llama", "gpt2", "smollm"):
+        message = f"cannot convert architecture {kind[0]} with tokenizer {kind[1]}/{kind[2]}: only SmolLM-like"
         raise ValueError(message)
 
 
 def build_tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
-    """Build the byte-level BPE tokenizer, with its control tokens as special tokens."""
+    """Return the byte-level BPE tokenizer, with its control tokens as special tokens."""
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     kinds: list[int] = fields["tokenizer.ggml.token_type"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
@@ -103,7 +103,7 @@ def build_tokenizer(fields: dict[str, Any]) -> PreTrainedTokenizerFast:
 
 
 def build_model(source: Path, fields: dict[str, Any], dtype: torch.dtype) -> LlamaForCausalLM:
-    """Copy the dequantised weights into a fresh model in `dtype`."""
+    """Return a fresh model in `dtype` that holds the dequantised weights."""
     read = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -132,7 +132,7 @@ def build_model(source: Path, fields: dict[str, Any], dtype: torch.dtype) -> Lla
 
 
 def complete_config(path: Path, fields: dict[str, Any], dtype: torch.dtype) -> None:
-    """Write the keys that engines older than this `transformers` look for."""
+    """Add the configuration keys that engines with an older `transformers` read."""
     config = json.loads(path.read_text())
     config["rope_theta"] = float(fields["llama.rope.freq_base"])
     config["torch_dtype"] = str(dtype).removeprefix("torch.")

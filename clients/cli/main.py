@@ -1,4 +1,4 @@
-"""The `slipway` command: its commands are functions of their own modules, put together here."""
+"""The `slipway` command line: its commands, each a function of its own module, and how errors end it."""
 
 import sys
 
@@ -7,9 +7,11 @@ import typer
 
 from clients.cli.commands import (
     alerts,
+    ask,
     base,
     drill,
     events,
+    inspect,
     orders,
     publish,
     quarantine,
@@ -18,20 +20,18 @@ from clients.cli.commands import (
     stack,
     status,
 )
-from clients.cli.commands import ask as talk
-from clients.cli.commands import inspect as look
 from clients.cli.output import EXIT_CODES, Exit, Refused
 from shared.errors import SlipwayError
 
 app = typer.Typer(
     name="slipway",
-    help=f"From fine-tuned checkpoint to production traffic, and safely back.\n\n{EXIT_CODES}",
+    help=f"Release fine-tuned models to production traffic, and roll them back.\n\n{EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-STACK, RELEASES, LOOK, OPERATE = "The stack", "Releases", "Look", "Operate"
+STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"
 for name, function, panel in (
     ("up", stack.up, STACK),
     ("ps", stack.ps, STACK),
@@ -41,11 +41,11 @@ for name, function, panel in (
     ("status", status.status, RELEASES),
     ("approve", orders.approve, RELEASES),
     ("cancel", orders.cancel, RELEASES),
-    ("versions", look.versions, LOOK),
-    ("show", look.show, LOOK),
-    ("trace", look.trace, LOOK),
-    ("routes", look.routes, LOOK),
-    ("ask", talk.ask, LOOK),
+    ("versions", inspect.versions, INSPECT),
+    ("show", inspect.show, INSPECT),
+    ("trace", inspect.trace, INSPECT),
+    ("routes", inspect.routes, INSPECT),
+    ("ask", ask.ask, INSPECT),
     ("events", events.events, OPERATE),
     ("alerts", alerts.alerts, OPERATE),
     ("rollback", rollback.rollback, OPERATE),
@@ -60,7 +60,7 @@ app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERAT
 
 
 def main() -> None:
-    """Run the command line; whatever goes wrong ends as one sentence and an exit code."""
+    """Run the command line; every error ends as one message and an exit code."""
     try:
         app()
     except Refused as refused:
@@ -69,7 +69,7 @@ def main() -> None:
         unreachable = error.code in ("bus_unavailable", "store_unavailable")
         _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED)
     except (TimeoutError, nats.errors.Error) as error:
-        _end(f"the message bus did not answer ({type(error).__name__}); see `slipway ps`", Exit.UNREACHABLE)
+        _end(f"the message bus does not answer ({type(error).__name__}); see `slipway ps`", Exit.UNREACHABLE)
     except KeyboardInterrupt:
         sys.exit(130)
 

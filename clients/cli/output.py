@@ -1,4 +1,4 @@
-"""How the command answers: for people on a terminal, as plain lines elsewhere, as JSON on demand; and how it fails."""
+"""Print results (for a terminal, as plain lines, as JSON) and errors, and define the exit codes."""
 
 import json
 import sys
@@ -20,13 +20,13 @@ class Exit(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the release ended otherwise than promoted; "
+    "Exit codes: 0 done; 1 failed or refused; 2 wrong usage; 3 the release ended without promotion; "
     "4 the stack cannot be reached."
 )
 
 
-class Refused(Exception):  # noqa: N818 - it carries an answer for a person
-    """The command ends here, with a sentence that says what to do."""
+class Refused(Exception):  # noqa: N818 - it carries an answer for the user
+    """Ends the command with an error message and an exit code."""
 
     def __init__(self, sentence: str, code: Exit = Exit.FAILED) -> None:
         super().__init__(sentence)
@@ -34,7 +34,7 @@ class Refused(Exception):  # noqa: N818 - it carries an answer for a person
 
 
 def fail(sentence: str, code: Exit = Exit.FAILED) -> NoReturn:
-    """Return what is wrong and end."""
+    """Print an error and end the command."""
     print(f"slipway: {sentence}", file=sys.stderr)
     raise typer.Exit(int(code))
 
@@ -45,7 +45,7 @@ def warn(sentence: str) -> None:
 
 
 def is_terminal() -> bool:
-    """Return whether a person reads the output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
@@ -55,12 +55,12 @@ def show_json(value: Any) -> None:
 
 
 def show_line(text: str = "") -> None:
-    """Print a line now."""
+    """Print a line without buffering."""
     print(text, flush=True)
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows: a table for people, tab-separated lines for programs."""
+    """Print rows: as a table on a terminal, as tab-separated lines elsewhere."""
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not is_terminal():
         for row in texts:
@@ -76,7 +76,7 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 
 def show_pairs(pairs: Mapping[str, Any]) -> None:
-    """Print names and values, one pair a line."""
+    """Print names and values, one pair per line."""
     width = max((len(name) for name in pairs), default=0)
     for name, value in pairs.items():
         show_line(f"{name:<{width}}  {'' if value is None else value}")

@@ -1,4 +1,4 @@
-"""What people type: targets, versions, spans of time, faults."""
+"""Parse and check what a user types: targets, versions, durations, faults."""
 
 import re
 from collections.abc import Sequence
@@ -9,109 +9,117 @@ from pydantic import ValidationError
 
 from clients.cli.output import Exit, Refused
 from contracts.facts import DrillFault
-from contracts.vocabulary import MODEL_NAME_PATTERN, Target
+from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Target
 
 TARGET = re.compile(
     r"(?P<model>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.v(?P<version>\d+)\.(?P<variant>bf16|int8|gptq-int4|awq-int4)"
 )
-SPAN = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
+DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LONGEST_S = 36_500 * 86_400.0
-"""A hundred years: longer than any log, and calendars still reach so far."""
+"""A hundred years: longer than any log, and still within the range of datetime."""
 FAULTS = "delay_ms=800, error_ratio=0.5, garble, answer=empty or answer=refusal"
 
 
 def check_model(text: str) -> str:
-    """Check that a word can be the name of a model.
+    """Return a model name that is well formed.
 
     Raises:
-        Refused: it cannot.
+        Refused: it is not.
     """
     if not re.match(MODEL_NAME_PATTERN, text):
-        raise Refused(f"{text!r} is no model name; see `slipway routes`", Exit.USAGE)
+        raise Refused(f"the model name {text!r} is not valid: {MODEL_NAME_RULE}", Exit.USAGE)
     return text
 
 
+def describe_problems(error: ValidationError, whole: str = "value") -> str:
+    """Return the problems that pydantic found, each with its field; `whole` names a problem without a field."""
+    problems = (f"{'.'.join(map(str, problem['loc'])) or whole}: {problem['msg']}" for problem in error.errors())
+    return "; ".join(problems)
+
+
 def parse_target(text: str) -> Target:
-    """Read `MODEL.vN.variant`.
+    """Return the target that `MODEL.vN.variant` names.
 
     Raises:
-        Refused: it is none.
+        Refused: the text has another form.
     """
-    found = TARGET.fullmatch(text)
-    if found is None:
-        raise Refused(f"{text!r} is no target; write MODEL.vN.variant, for example support-bot.v2.int8", Exit.USAGE)
-    return Target.model_validate({**found.groupdict(), "version": int(found["version"])})
+    match = TARGET.fullmatch(text)
+    if match is None:
+        raise Refused(
+            f"the target {text!r} is not valid: write MODEL.vN.variant, for example support-bot.v2.int8", Exit.USAGE
+        )
+    return Target.model_validate({**match.groupdict(), "version": int(match["version"])})
 
 
 def target_of(model: str, text: str) -> Target:
-    """Read a target that must be one of this model.
+    """Return the target that a text names, which must belong to `model`.
 
     Raises:
-        Refused: it is none, or another model's.
+        Refused: the text has another form, or names a target of another model.
     """
     target = parse_target(text)
     if target.model != model:
-        raise Refused(f"{target} is no target of {model}", Exit.USAGE)
+        raise Refused(f"the target {target} is not valid: it belongs to {target.model}, not to {model}", Exit.USAGE)
     return target
 
 
 def parse_number(text: str) -> int:
-    """Read a version number: `2` or `v2`.
+    """Return the version number that `2` or `v2` names.
 
     Raises:
-        Refused: it is none.
+        Refused: the text has another form.
     """
-    found = re.fullmatch(r"v?(\d+)", text)
-    if found is None:
-        raise Refused(f"{text!r} is no version; write its number, for example 2", Exit.USAGE)
-    return int(found[1])
+    match = re.fullmatch(r"v?(\d+)", text)
+    if match is None:
+        raise Refused(f"the version {text!r} is not valid: write its number, for example 2", Exit.USAGE)
+    return int(match[1])
 
 
-def parse_span(text: str) -> timedelta:
-    """Read a span of time: `30s`, `5m`, `1h`, `7d`.
+def parse_duration(text: str) -> timedelta:
+    """Return the duration that `30s`, `5m`, `1h` or `7d` names.
 
     Raises:
-        Refused: it is none, or nothing.
+        Refused: the text has another form, or the duration is zero.
     """
-    found = SPAN.fullmatch(text)
-    seconds = float(found["number"]) * UNITS[found["unit"]] if found is not None else 0.0
-    span = timedelta(seconds=min(seconds, LONGEST_S))
-    if span <= timedelta():
-        raise Refused(f"{text!r} is no span of time; write 30s, 5m, 1h or 7d", Exit.USAGE)
-    return span
+    match = DURATION.fullmatch(text)
+    seconds = float(match["number"]) * UNITS[match["unit"]] if match is not None else 0.0
+    duration = timedelta(seconds=min(seconds, LONGEST_S))
+    if duration <= timedelta():
+        raise Refused(f"the duration {text!r} is not valid: write 30s, 5m, 1h or 7d", Exit.USAGE)
+    return duration
 
 
 def parse_fault(items: Sequence[str]) -> DrillFault:
-    """Read the faults of a drill.
+    """Return the faults of a drill.
 
     Raises:
-        Refused: an unknown one, one given twice, or nothing that would change a request.
+        Refused: a fault is unknown or given twice, or together they would change no request.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for item in items:
         name, separator, value = item.partition("=")
         if name not in DrillFault.model_fields or (name == "garble") == bool(separator):
-            raise Refused(f"{item!r} is no fault; say {FAULTS}", Exit.USAGE)
-        if name in found:
-            raise Refused(f"the fault {name} was given twice", Exit.USAGE)
-        found[name] = value if separator else True
+            raise Refused(f"the fault {item!r} is not valid: write {FAULTS}", Exit.USAGE)
+        if name in values:
+            raise Refused(f"the fault {name!r} is given twice: give it once", Exit.USAGE)
+        values[name] = value if separator else True
     try:
-        fault = DrillFault.model_validate(found)
+        fault = DrillFault.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise Refused(f"the fault is not valid: {problems}; say {FAULTS}", Exit.USAGE) from error
+        given, problems = " ".join(items), describe_problems(error)
+        raise Refused(f"the fault {given!r} is not valid: {problems}; write {FAULTS}", Exit.USAGE) from error
     if fault.does_nothing:
-        raise Refused(f"this fault would change no request; say {FAULTS}", Exit.USAGE)
+        raise Refused(f"the fault {' '.join(items)!r} would change no request: write {FAULTS}", Exit.USAGE)
     return fault
 
 
 def describe_fault(fault: DrillFault) -> str:
-    """Name a fault as it is typed."""
-    told = {
+    """Return a fault as it is typed."""
+    parts = {
         f"delay_ms={fault.delay_ms}": fault.delay_ms,
         f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
         "garble": fault.garble,
         f"answer={fault.answer}": fault.answer,
     }
-    return " ".join(name for name, on in told.items() if on) or "nothing"
+    return " ".join(name for name, on in parts.items() if on) or "nothing"

@@ -1,4 +1,4 @@
-"""What serves, in production or in staging, as commands need it to name a target."""
+"""Read the route of a model in production or staging, and the targets that it serves."""
 
 from nats.js import JetStreamContext
 
@@ -11,26 +11,26 @@ BUCKETS: dict[Environment, str] = {"production": "routes", "staging": "staging-r
 
 
 async def read_route(js: JetStreamContext, model: str, environment: Environment = "production") -> Route | None:
-    """Read the route of a model; None where there is none."""
+    """Return the route of a model, or None if there is none."""
     entry = await Bucket(js, BUCKETS[environment], Route).get(model)
     return entry.value if entry is not None else None
 
 
 def serving(route: Route | None) -> tuple[Target, ...]:
-    """List the targets that take traffic: the active one first, then a canary on trial."""
+    """Return the targets that take traffic: the active one first, then a canary."""
     if route is None:
         return ()
     canary = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0.0 else None
-    return tuple(one.target for one in (route.active, canary) if one is not None)
+    return tuple(served.target for served in (route.active, canary) if served is not None)
 
 
 def active_target(route: Route | None, model: str, environment: Environment = "production") -> Target:
     """Return the active target.
 
     Raises:
-        Refused: there is none.
+        Refused: no target serves the model.
     """
     if route is None or route.active is None:
-        where = "in staging; a rehearsal or a drill needs something staged" if environment == "staging" else "yet"
-        raise Refused(f"nothing serves {model} {where}; see `slipway routes`")
+        where = "in staging: a rehearsal or a drill needs a staged target" if environment == "staging" else "yet"
+        raise Refused(f"no target serves {model} {where}; see `slipway routes`")
     return route.active.target

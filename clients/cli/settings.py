@@ -1,4 +1,4 @@
-"""Settings of the command, read from the environment once."""
+"""Settings of the command line, read from the environment once."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class CliSettings(BaseSettings):
-    """Where the stack is, when the command line does not say it (prefix `SLIPWAY_`)."""
+    """The address of the stack, where no option names it (prefix `SLIPWAY_`)."""
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
 

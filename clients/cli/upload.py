@@ -1,4 +1,4 @@
-"""Uploads model folders into the store, with a progress bar for people."""
+"""Upload model folders into the store, with a progress bar on a terminal."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,24 +13,31 @@ Advance = Callable[[float], None]
 
 
 def model_files(folder: Path) -> list[Path]:
-    """List the files of a model folder that travel: weights as safetensors, configuration, tokenizer.
+    """Return the files of a model folder that are uploaded: weights as safetensors, configuration, tokenizer.
 
     Raises:
-        Refused: the folder is missing, or holds no safetensors.
+        Refused: the folder does not exist, or holds no safetensors.
     """
     if not folder.is_dir():
-        raise Refused(f"{folder} is no folder", Exit.USAGE)
+        raise Refused(
+            f"the model folder {folder} does not exist: name the folder that save_pretrained wrote", Exit.USAGE
+        )
     files = sorted(path for path in folder.iterdir() if path.is_file() and travels(path.name))
     if any(is_weights(path.name) for path in files):
         return files
     pickles = pickles_in([path.name for path in folder.iterdir()])
     if pickles:
-        raise Refused(f"{folder} holds its weights as {pickles[0]}; save them as safetensors, pickles are refused")
-    raise Refused(f"{folder} holds no .safetensors file; name the folder that save_pretrained wrote", Exit.USAGE)
+        raise Refused(
+            f"the model folder {folder} holds its weights as a pickle ({pickles[0]}), which is not accepted: "
+            "save them as safetensors"
+        )
+    raise Refused(
+        f"the model folder {folder} holds no .safetensors file: name the folder that save_pretrained wrote", Exit.USAGE
+    )
 
 
 def upload_files(store: Store, files: list[Path], advance: Advance) -> FolderManifest:
-    """Upload files as blobs, unless they are there; give the manifest of their folder, which is not committed yet."""
+    """Upload files as blobs unless they are stored already; return the folder's manifest, not committed yet."""
     entries: list[FileEntry] = []
     for path in files:
         entries.append(store.put_file(path, path.name))
@@ -40,7 +47,7 @@ def upload_files(store: Store, files: list[Path], advance: Advance) -> FolderMan
 
 @contextlib.contextmanager
 def progress_bar(what: str, total_bytes: int, *, shown: bool = True) -> Iterator[Advance]:
-    """Show a bar on a terminal while bytes travel; nothing elsewhere."""
+    """Show a progress bar on a terminal, and nothing elsewhere; yield the function that advances it."""
     if not shown or not is_terminal():
         yield lambda _bytes: None
         return

@@ -1,4 +1,4 @@
-"""What the store and the log hold about versions, gathered for `versions`, `show` and `trace`."""
+"""Read what the store and the event log hold about versions, for `versions`, `show` and `trace`."""
 
 import asyncio
 import re
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from clients.cli.connection import Place, connected
+from clients.cli.connection import StackAddress, connected
 from clients.cli.event_log import read_history
 from clients.cli.output import Exit, Refused
 from contracts.envelope import Event
@@ -27,7 +27,7 @@ FINGERPRINT = re.compile(
 
 @dataclass(frozen=True)
 class Version:
-    """An immutable version, what was deployed of it, and how it was benchmarked."""
+    """An immutable version, its deployments, and its benchmarks."""
 
     manifest: VersionManifest
     digest: str
@@ -36,59 +36,59 @@ class Version:
 
 
 def parse_version(text: str) -> tuple[str, int]:
-    """Read `MODEL@vN`.
+    """Return the model and the number that `MODEL@vN` names.
 
     Raises:
-        Refused: it is none.
+        Refused: the text has another form.
     """
-    found = VERSION.match(text)
-    if found is None:
-        raise Refused(f"{text!r} is no version; write MODEL@vN, for example support-bot@v2", Exit.USAGE)
-    return found["model"], int(found["version"])
+    match = VERSION.match(text)
+    if match is None:
+        raise Refused(f"the version {text!r} is not valid: write MODEL@vN, for example support-bot@v2", Exit.USAGE)
+    return match["model"], int(match["version"])
 
 
-def open_store(place: Place) -> Store:
-    """Return the store of a stack, checked to answer.
+def open_store(stack: StackAddress) -> Store:
+    """Return the store of a stack, which answers.
 
     Raises:
-        Refused: it does not.
+        Refused: it does not answer.
     """
-    store = Store(place.connection)
+    store = Store(stack.connection)
     try:
         store.reachable()
     except SlipwayError as error:
         raise Refused(
-            f"the object store at {place.connection.s3_endpoint} does not answer ({error.reason}); see `slipway ps`",
+            f"the object store at {stack.connection.s3_endpoint} does not answer ({error.reason}); see `slipway ps`",
             Exit.UNREACHABLE,
         ) from error
     return store
 
 
 def version_numbers(store: Store, model: str) -> list[int]:
-    """List the registered versions of a model, in ascending order."""
-    found = (re.search(r"/(\d+)/manifest\.json$", key) for key in store.keys(f"versions/{model}/"))
-    return sorted(int(match[1]) for match in found if match)
+    """Return the numbers of a model's registered versions, ascending."""
+    matches = (re.search(r"/(\d+)/manifest\.json$", key) for key in store.keys(f"versions/{model}/"))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def find_version(store: Store, model: str, number: int) -> Version:
-    """Read a version and its deployment records.
+    """Return a version and its deployment records.
 
     Raises:
         Refused: it is not registered.
     """
-    found = look_up_version(store, model, number)
-    if found is None:
+    version = look_up_version(store, model, number)
+    if version is None:
         raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
-    return found
+    return version
 
 
 def look_up_version(store: Store, model: str, number: int) -> Version | None:
-    """Read a version and its deployment records; None where it is not registered."""
+    """Return a version and its deployment records, or None if it is not registered."""
     key = f"versions/{model}/{number}/manifest.json"
     data = store.find(key)
     if data is None:
         return None
-    records = [store.find(one) for one in store.keys(f"versions/{model}/{number}/deployments/")]
+    records = [store.find(key) for key in store.keys(f"versions/{model}/{number}/deployments/")]
     deployments = [DeploymentRecord.model_validate_json(record) for record in records if record]
     return Version(
         VersionManifest.model_validate_json(data),
@@ -98,49 +98,49 @@ def look_up_version(store: Store, model: str, number: int) -> Version | None:
 
 
 def kept_variant(store: Store, ref: ArtifactRef) -> VariantManifest | None:
-    """Read the manifest of a variant; None where it is no longer kept."""
+    """Return the manifest of a variant, or None if it is no longer stored."""
     if store.find(store.key_of(ref.uri)) is None:
         return None
     return VariantManifest.model_validate_json(store.get(ref))
 
 
 def list_bases(store: Store) -> list[BaseManifest]:
-    """List the imported base models."""
-    found = (store.find(key) for key in store.keys("bases/"))
-    return [BaseManifest.model_validate_json(data) for data in found if data]
+    """Return the manifests of the imported base models."""
+    manifests = (store.find(key) for key in store.keys("bases/"))
+    return [BaseManifest.model_validate_json(data) for data in manifests if data]
 
 
-async def read_routes(place: Place) -> dict[str, Route]:
-    """Read what serves production, per model."""
-    async with connected(place) as client:
+async def read_routes(stack: StackAddress) -> dict[str, Route]:
+    """Return the production route of each model."""
+    async with connected(stack) as client:
         entries = await Bucket(client.jetstream(timeout=10), "routes", Route).all()
     return {key: entry.value for key, entry in entries.items()}
 
 
-async def read_events(place: Place, model: str | None) -> list[Event[Any]]:
-    """Read the log."""
-    async with connected(place) as client:
-        return [one.event for one in await read_history(client.jetstream(timeout=10), model)]
+async def read_events(stack: StackAddress, model: str | None) -> list[Event[Any]]:
+    """Return the events of the log, of one model or of all."""
+    async with connected(stack) as client:
+        return [logged.event for logged in await read_history(client.jetstream(timeout=10), model)]
 
 
 def benchmarks_in(events: Sequence[Event[Any]], model: str, number: int) -> tuple[VariantBenchmarked, ...]:
-    """Pick the benchmarks of a version: the last one of each variant, attempt and measurement of its quality."""
-    found = {
+    """Return the benchmarks of a version: the last of each variant, attempt and quality measurement."""
+    benchmarks = {
         (event.data.target.variant, event.data.attempt, event.data.measurement_number): event.data
         for event in events
         if isinstance(event.data, VariantBenchmarked)
         and (event.data.target.model, event.data.target.version) == (model, number)
     }
-    return tuple(found.values())
+    return tuple(benchmarks.values())
 
 
-async def gather_version(place: Place, model: str, number: int) -> Version:
-    """Read everything about a version."""
-    store = await asyncio.to_thread(open_store, place)
+async def gather_version(stack: StackAddress, model: str, number: int) -> Version:
+    """Return a version with its deployments and benchmarks."""
+    store = await asyncio.to_thread(open_store, stack)
     version = await asyncio.to_thread(find_version, store, model, number)
-    return with_benchmarks(version, await read_events(place, model))
+    return with_benchmarks(version, await read_events(stack, model))
 
 
-def with_benchmarks(one: Version, events: Sequence[Event[Any]]) -> Version:
-    """Add to a version what the log says about how it was benchmarked."""
-    return replace(one, benchmarks=benchmarks_in(events, one.manifest.model, one.manifest.version))
+def with_benchmarks(version: Version, events: Sequence[Event[Any]]) -> Version:
+    """Return the version with the benchmarks that the log records."""
+    return replace(version, benchmarks=benchmarks_in(events, version.manifest.model, version.manifest.version))

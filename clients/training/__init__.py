@@ -1,16 +1,16 @@
-"""Publishes a finished training run to Slipway: a plain function, and a callback for the transformers Trainer."""
+"""Publish a finished training run to Slipway: by a function, or by a callback for the transformers Trainer."""
 
 from typing import TYPE_CHECKING, Any
 
+from clients.training.connection import Connection
 from clients.training.errors import PublishError
-from clients.training.place import Place
 from clients.training.publish import Published, Run, publish_checkpoint, publish_checkpoint_async
 
 if TYPE_CHECKING:
     from clients.training.callback import SlipwayCallback
 
 __all__ = [
-    "Place",
+    "Connection",
     "PublishError",
     "Published",
     "Run",
@@ -21,7 +21,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the callback only when it is asked for: it needs transformers, the rest does not."""
+    """Import the callback on first use: it needs transformers, the other names do not."""
     if name == "SlipwayCallback":
         from clients.training.callback import SlipwayCallback
 

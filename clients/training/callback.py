@@ -1,4 +1,4 @@
-"""A callback for the transformers Trainer: when training ends, the checkpoint is saved, uploaded and published."""
+"""A callback for the transformers Trainer that saves, uploads and publishes the checkpoint when training ends."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from clients.training.place import Place
+from clients.training.connection import Connection
 from clients.training.publish import Published, Run, publish_checkpoint
 from clients.training.upload import Progress
 
@@ -29,12 +29,12 @@ RECORDED = (
 class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not typed for mypy here
     """Publishes the trained model at the end of training, once, from the main process only.
 
-    `published` holds what was published. A failure to publish ends `Trainer.train` with a PublishError after the
-    model was trained: what to do with it is the caller's choice, and `publish_checkpoint` can be called again.
+    `published` holds the published checkpoint. If publishing fails, `Trainer.train` ends with a PublishError after
+    the model was trained; `publish_checkpoint` can then be called again.
 
     Args:
-        evaluate: Called with the trained model before publishing; gives the evaluation results to publish.
-        folder: Where to save what is published; a temporary folder without it.
+        evaluate: Called with the trained model before publishing; returns the evaluation results to publish.
+        folder: Folder to save the checkpoint in (default: a temporary folder).
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         model: str,
         base: str,
         run: Run,
-        place: Place | None = None,
+        connection: Connection | None = None,
         variants: Sequence[str] = ("int8",),
         policy: Mapping[str, Any] | None = None,
         calibration: Path | None = None,
@@ -59,7 +59,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         self._options: dict[str, Any] = {
             "model": model,
             "base": base,
-            "place": place,
+            "connection": connection,
             "variants": variants,
             "policy": policy,
             "calibration": calibration,
@@ -75,7 +75,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         model: Any = None,
         **_: Any,
     ) -> None:
-        """Save, upload and publish what was trained."""
+        """Save, upload and publish the trained model."""
         if not state.is_world_process_zero:
             return
         evals = tuple(self._evaluate(model)) if self._evaluate is not None else tuple(self._run.evals)
@@ -93,10 +93,10 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
 
 
 def recorded(args: TrainingArguments) -> dict[str, Any]:
-    """Pick the hyperparameters that decide a run, as plain JSON values."""
-    found = {name: getattr(args, name, None) for name in RECORDED}
+    """Return the hyperparameters that determine a run, as plain JSON values."""
+    values = {name: getattr(args, name, None) for name in RECORDED}
     return {
         name: value if isinstance(value, int | float | str) else str(getattr(value, "value", value))
-        for name, value in found.items()
+        for name, value in values.items()
         if value is not None
     }

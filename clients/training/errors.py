@@ -1,5 +1,5 @@
-"""What can go wrong on the training side."""
+"""The error that publishing a checkpoint raises."""
 
 
 class PublishError(Exception):
-    """The checkpoint was not published; the message says what to do. Publishing again is always safe."""
+    """The checkpoint was not published; the message says why and what to do. Publishing again is always safe."""

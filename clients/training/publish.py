@@ -1,4 +1,4 @@
-"""Says that a training run is complete: upload, then one event in the inbox, acknowledged by the stream."""
+"""Publish a complete training run: upload it, then publish one event that the stream acknowledges."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,15 @@ from nats.js import JetStreamContext
 from nats.js.errors import NoStreamResponseError
 from pydantic import ValidationError
 
+from clients.training.connection import Connection
 from clients.training.errors import PublishError
-from clients.training.place import Place
 from clients.training.upload import Progress, Uploader
 from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
 from contracts.limits import event_too_large, too_large
 from contracts.policy import ReleasePolicy
 from contracts.text_sets import evaluation_records
-from contracts.vocabulary import MODEL_NAME_PATTERN, ArtifactRef, canonical_json, digest_of_json
+from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, ArtifactRef, canonical_json, digest_of_json
 
 SOURCE = "/slipway/training"
 ATTEMPTS = 5
@@ -33,7 +33,7 @@ ACK_TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class Run:
-    """What the training system knows about a run.
+    """A training run as the training system describes it.
 
     Attributes:
         data_hash: Digest of the training data, `sha256:<hex>`.
@@ -50,7 +50,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Published:
-    """What was published; `duplicate` when the bus had this very event already."""
+    """A published checkpoint; `duplicate` if the bus had stored the same event before."""
 
     event_id: str
     model: str
@@ -64,7 +64,7 @@ def publish_checkpoint(
     model: str,
     base: str | BaseModelRef,
     run: Run,
-    place: Place | None = None,
+    connection: Connection | None = None,
     variants: Sequence[str] = ("int8",),
     policy: ReleasePolicy | Mapping[str, Any] | None = None,
     calibration: Path | str | None = None,
@@ -72,35 +72,35 @@ def publish_checkpoint(
     attempt: int = 1,
     progress: Progress | None = None,
 ) -> Published:
-    """Upload a checkpoint folder and publish `checkpoint.ready`; returns once the bus has stored it.
+    """Upload a checkpoint folder and publish `checkpoint.ready`; return once the bus has stored the event.
 
-    Safe to call again after any failure: what is uploaded is not uploaded again, and the same checkpoint has the
-    same event id.
+    Safe to call again after any failure: uploaded files are not uploaded again, and the same checkpoint has the same
+    event id.
 
     Args:
-        folder: What `save_pretrained` wrote: a LoRA, or full weights, as safetensors. Or the reference to a folder
-            that lies where Slipway may read it (`hf://repo@commit`, `file:///folder`), which is not uploaded.
-        model: Name of the model that this is a checkpoint of.
-        base: The imported base model: `NAME`, `NAME@REVISION`, or the reference itself.
-        run: Where the checkpoint comes from.
-        place: Where Slipway is; by default from the `SLIPWAY_*` environment variables.
-        variants: Precisions to make: bf16, int8, gptq-int4, awq-int4.
-        policy: Release policy; None when operations stored one for the model.
+        folder: The folder that `save_pretrained` wrote: a LoRA or full weights, as safetensors. Or the reference to
+            a folder that Slipway can read itself (`hf://repo@commit`, `file:///folder`), which is not uploaded.
+        model: The model that this is a checkpoint of.
+        base: The imported base model: `NAME`, `NAME@REVISION`, or its reference.
+        run: The training run that produced the checkpoint.
+        connection: The address of Slipway; by default from the `SLIPWAY_*` environment variables.
+        variants: Precisions to produce: bf16, int8, gptq-int4, awq-int4.
+        policy: Release policy; None if operations stored one for the model.
         calibration: JSON lines to calibrate quantisation on: strings, or objects with `messages`, `prompt` (and
-            `completion`) or `text`. Lines of no use are left out.
-        evaluation: JSON lines to measure latency and quality with, in the same form; each must be right.
-        attempt: Raise it to release the very same checkpoint again on purpose.
-        progress: Called with bytes sent and bytes in all.
+            `completion`) or `text`. Unusable lines are skipped.
+        evaluation: JSON lines to measure latency and quality with, in the same form; each must be valid.
+        attempt: Increase it to release the same checkpoint again on purpose.
+        progress: Called with the bytes sent so far and the total.
 
     Raises:
-        PublishError: something is not valid, or the store or the bus does not answer.
+        PublishError: an argument is not valid, or the store or the bus does not answer.
     """
     work = publish_checkpoint_async(
         folder,
         model=model,
         base=base,
         run=run,
-        place=place,
+        connection=connection,
         variants=variants,
         policy=policy,
         calibration=calibration,
@@ -117,7 +117,7 @@ async def publish_checkpoint_async(
     model: str,
     base: str | BaseModelRef,
     run: Run,
-    place: Place | None = None,
+    connection: Connection | None = None,
     variants: Sequence[str] = ("int8",),
     policy: ReleasePolicy | Mapping[str, Any] | None = None,
     calibration: Path | str | None = None,
@@ -127,9 +127,9 @@ async def publish_checkpoint_async(
 ) -> Published:
     """Do what `publish_checkpoint` does, for callers that run an event loop."""
     if not re.fullmatch(MODEL_NAME_PATTERN, model):
-        raise PublishError(f"{model!r} is no model name; use 1 to 63 lower-case letters, digits and inner hyphens.")
-    where = place or Place.from_environment()
-    uploader = Uploader(where, model)
+        raise PublishError(f"The model name {model!r} is not valid: {MODEL_NAME_RULE}.")
+    connection = connection or Connection.from_environment()
+    uploader = Uploader(connection, model)
     if isinstance(base, str):
         imported = await asyncio.to_thread(uploader.find_base, base)
         base = BaseModelRef(
@@ -144,8 +144,8 @@ async def publish_checkpoint_async(
         "policy": policy,
         "attempt": attempt,
     }
-    to_come = folder if isinstance(folder, Weights) else _weights_to_come()
-    _sized(envelope(_validated({**fields, "weights": to_come})))  # a mistake shows before anything is uploaded
+    placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
+    _check_size(envelope(_validated({**fields, "weights": placeholder})))  # refuse a mistake before any upload
     if evaluation is not None:
         await asyncio.to_thread(_check_evaluation, Path(evaluation))
     weights = folder if isinstance(folder, Weights) else await asyncio.to_thread(_upload, uploader, folder, progress)
@@ -153,8 +153,8 @@ async def publish_checkpoint_async(
     for name, path in sets.items():
         if path is not None:
             fields[name] = await asyncio.to_thread(uploader.put_file, Path(path), lambda _sent: None)
-    event = _sized(envelope(_validated({**fields, "weights": weights})))
-    duplicate = await _publish(where, event)
+    event = _check_size(envelope(_validated({**fields, "weights": weights})))
+    duplicate = await _publish(connection, event)
     return Published(event.id, model, weights.ref, duplicate)
 
 
@@ -164,7 +164,7 @@ def _upload(uploader: Uploader, folder: Path | str, progress: Progress | None) -
 
 
 def envelope(fact: CheckpointReady) -> Event[Any]:
-    """Wrap a checkpoint; the same checkpoint gets the same event id, so that saying it twice is saying it once."""
+    """Return the event of a checkpoint; the same checkpoint has the same event id, so publishing is idempotent."""
     identity = digest_of_json(fact.model_dump(mode="json")).removeprefix("sha256:")
     return Event[Any](
         id=f"checkpoint-{identity[:32]}",
@@ -187,7 +187,7 @@ def _training(run: Run) -> dict[str, Any]:
     }
 
 
-def _weights_to_come() -> Weights:
+def _placeholder_weights() -> Weights:
     ref = ArtifactRef(uri="s3://slipway/none", digest="sha256:" + "0" * 64, size_bytes=0)
     return Weights(kind="lora", ref=ref)
 
@@ -196,31 +196,32 @@ def _check_evaluation(path: Path) -> None:
     try:
         evaluation_records(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise PublishError(f"{path} is no evaluation set: {error}.") from error
+        raise PublishError(f"The evaluation set {path} is not valid: {error}.") from error
 
 
 def _validated(fields: Mapping[str, Any]) -> CheckpointReady:
     try:
         return CheckpointReady.model_validate(fields)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:8])
-        raise PublishError(f"The checkpoint's description is not valid: {problems}.") from error
+        listed = error.errors()[:8]
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in listed)
+        raise PublishError(f"The description of the checkpoint is not valid: {problems}.") from error
 
 
-def _sized(event: Event[Any]) -> Event[Any]:
-    """Return the event; raise PublishError, in the words of the registry's rejection, where it is too large."""
-    found = too_large(event.data) or event_too_large(canonical_json(plain(event)))
-    if found is not None:
-        raise PublishError(found.sentence)
+def _check_size(event: Event[Any]) -> Event[Any]:
+    """Return the event; raise PublishError if it is too large, with the message of the registry's rejection."""
+    excess = too_large(event.data) or event_too_large(canonical_json(plain(event)))
+    if excess is not None:
+        raise PublishError(excess.sentence)
     return event
 
 
-async def _publish(place: Place, event: Event[Any]) -> bool:
-    """Publish until the stream says that it has the event; give whether it had it before."""
+async def _publish(connection: Connection, event: Event[Any]) -> bool:
+    """Publish until the stream acknowledges the event; return whether it had stored the event before."""
     try:
         client = await nats.connect(
-            place.nats_url.split(","),
-            user_credentials=place.nats_credentials,
+            connection.nats_url.split(","),
+            user_credentials=connection.nats_credentials,
             connect_timeout=5,
             allow_reconnect=False,
             max_reconnect_attempts=3,
@@ -228,15 +229,15 @@ async def _publish(place: Place, event: Event[Any]) -> bool:
             error_cb=_ignore,
         )
     except (OSError, TimeoutError, nats.errors.Error) as error:
-        raise PublishError(f"The message bus at {place.nats_url} does not answer; publish again.") from error
+        raise PublishError(f"The message bus at {connection.nats_url} does not answer: publish again later.") from error
     try:
-        return await _publish_patiently(client.jetstream(timeout=ACK_TIMEOUT_S), event)
+        return await _publish_with_retries(client.jetstream(timeout=ACK_TIMEOUT_S), event)
     finally:
         with contextlib.suppress(nats.errors.Error):
             await client.close()
 
 
-async def _publish_patiently(js: JetStreamContext, event: Event[Any]) -> bool:
+async def _publish_with_retries(js: JetStreamContext, event: Event[Any]) -> bool:
     headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE}
     body = canonical_json(plain(event))
     for attempt in range(ATTEMPTS):
@@ -244,7 +245,7 @@ async def _publish_patiently(js: JetStreamContext, event: Event[Any]) -> bool:
             ack = await js.publish(event.nats_subject, body, headers=headers)
         except (TimeoutError, NoStreamResponseError, nats.errors.Error) as error:
             if attempt == ATTEMPTS - 1:
-                reason = f"The message bus did not take the event ({error!r}); publish again, it is safe."
+                reason = f"The message bus did not acknowledge the event ({error!r}): publish again, which is safe."
                 raise PublishError(reason) from error
             await asyncio.sleep(0.2 * 2**attempt)
         else:
@@ -253,20 +254,20 @@ async def _publish_patiently(js: JetStreamContext, event: Event[Any]) -> bool:
 
 
 async def _ignore(_error: Exception) -> None:
-    """The call that fails says so itself."""
+    """Drop the error: the call that fails raises its own."""
 
 
 def _silent(_done: int, _total: int) -> None:
-    """Nobody watches."""
+    """Do nothing: no progress callback was given."""
 
 
 def _run(work: Any) -> Published:
-    """Run a coroutine from plain code, also where an event loop runs already (a notebook)."""
+    """Run a coroutine from synchronous code, even if an event loop is running already (a notebook)."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        found: Published = asyncio.run(work)
-        return found
+        published: Published = asyncio.run(work)
+        return published
     outcome: list[Published] = []
     failure: list[BaseException] = []
 

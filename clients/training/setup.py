@@ -1,7 +1,7 @@
-"""Builds `slipway_client`: this folder, with the contracts inside it.
+"""Build `slipway_client`: this folder with the contracts inside it.
 
-In the repository the client imports `contracts` and itself from the root; in the distribution both live in one
-package, so that installing it adds a single name. The copies are rewritten while building, the sources never.
+In the repository the client imports `contracts` and `clients.training` from the root. In the distribution both are in
+one package, so that installing it adds a single name. The build rewrites the imports of its copies, not the sources.
 """
 
 import re
@@ -17,19 +17,19 @@ NEW_NAMES = {"clients.training": PACKAGE, "contracts": f"{PACKAGE}.contracts"}
 
 
 class BuildRenamed(build_py):  # type: ignore[misc]  # setuptools is not typed
-    """Copies the modules, then gives their imports the names that they have in the distribution."""
+    """Copies the modules, then rewrites their imports to the names in the distribution."""
 
     def find_package_modules(self, package: str, package_dir: str) -> Any:
-        """List the modules of a package; this file is none."""
-        found = super().find_package_modules(package, package_dir)
-        return [module for module in found if (module[0], module[1]) != (PACKAGE, "setup")]
+        """Return the modules of a package, without this file."""
+        modules = super().find_package_modules(package, package_dir)
+        return [module for module in modules if (module[0], module[1]) != (PACKAGE, "setup")]
 
     def build_module(self, module: str, module_file: str, package: str) -> Any:
         """Copy one module and rewrite its absolute imports."""
         built, copied = super().build_module(module, module_file, package)
         path = Path(built)
         text = path.read_text(encoding="utf-8")
-        path.write_text(IMPORT.sub(lambda found: found[1] + NEW_NAMES[found[2]], text), encoding="utf-8")
+        path.write_text(IMPORT.sub(lambda match: match[1] + NEW_NAMES[match[2]], text), encoding="utf-8")
         return built, copied
 
 

@@ -1,6 +1,6 @@
-"""Uploads a checkpoint folder: blobs named by their digest, then the manifest that lists them.
+"""Upload a checkpoint folder: blobs named by their digest, then the manifest that lists them.
 
-Uploading the same folder again moves no byte: what is there under its digest is there.
+Uploading the same folder again transfers nothing: a blob that is stored under its digest is complete.
 """
 
 import hashlib
@@ -13,52 +13,59 @@ import urllib3.exceptions
 from minio import Minio
 from minio.error import MinioException, S3Error
 
+from clients.training.connection import Connection
 from clients.training.errors import PublishError
-from clients.training.place import Place
 from contracts.manifests import BaseManifest, FileEntry, FolderManifest
 from contracts.sources import is_weights, pickles_in, travels
 from contracts.vocabulary import ArtifactRef, digest_of
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+"""Called with the bytes done and the total."""
 
 PART_BYTES = 64 * 1024 * 1024
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """List what travels of a checkpoint: weights as safetensors, configuration, tokenizer.
+    """Return the files of a checkpoint that are uploaded: weights as safetensors, configuration, tokenizer.
 
-    Optimizer states and other pickles that a Trainer leaves beside them, and model cards, stay where they are.
+    Optimizer states, other pickles of a Trainer, and model cards are not uploaded.
 
     Raises:
-        PublishError: there is no such folder, or it holds no safetensors.
+        PublishError: the folder does not exist, or holds no safetensors.
     """
     if not folder.is_dir():
-        raise PublishError(f"{folder} is no folder; name the one that save_pretrained wrote.")
+        raise PublishError(
+            f"The checkpoint folder {folder} does not exist: name the folder that save_pretrained wrote."
+        )
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     kept = [folder / name for name in names if travels(name)]
     if any(is_weights(path.name) for path in kept):
         return kept
     if pickles_in(names):
-        raise PublishError(f"{folder} holds its weights as a pickle, which is refused; save them as safetensors.")
-    raise PublishError(f"{folder} holds no safetensors; name the folder that save_pretrained wrote.")
+        raise PublishError(
+            f"The checkpoint folder {folder} holds its weights as a pickle, which is not accepted: "
+            "save them as safetensors."
+        )
+    raise PublishError(
+        f"The checkpoint folder {folder} holds no safetensors: name the folder that save_pretrained wrote."
+    )
 
 
 class Uploader:
-    """The object store, seen by one model's training job."""
+    """Uploads the files of one model's training job to the object store."""
 
-    def __init__(self, place: Place, model: str) -> None:
-        self._bucket = place.s3_bucket
+    def __init__(self, connection: Connection, model: str) -> None:
+        self._bucket = connection.s3_bucket
         self._prefix = f"checkpoints/{model}/"
         self._client = Minio(
-            endpoint=place.s3_endpoint,
-            access_key=place.s3_access_key or None,
-            secret_key=place.s3_secret_key or None,
-            secure=place.s3_secure,
+            endpoint=connection.s3_endpoint,
+            access_key=connection.s3_access_key or None,
+            secret_key=connection.s3_secret_key or None,
+            secure=connection.s3_secure,
         )
 
     def put_folder(self, folder: Path, progress: Progress) -> ArtifactRef:
-        """Upload a checkpoint folder; its manifest comes last and makes it whole."""
+        """Upload a checkpoint folder; the manifest is written last and commits it."""
         files = checkpoint_files(folder)
         total = sum(path.stat().st_size for path in files)
         done = 0
@@ -76,7 +83,7 @@ class Uploader:
         return ArtifactRef(uri=self._uri(key), digest=digest, size_bytes=len(data))
 
     def put_file(self, path: Path, sent: Callable[[int], None]) -> ArtifactRef:
-        """Upload one file under its digest, unless it is there already."""
+        """Upload one file under its digest, unless it is stored already."""
         with path.open("rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         size = path.stat().st_size
@@ -85,23 +92,25 @@ class Uploader:
             self._put(key, _Counted(file, sent), size)
         return ArtifactRef(uri=self._uri(key), digest=digest, size_bytes=size)
 
-    def find_base(self, wanted: str) -> BaseManifest:
-        """Find an imported base model by `NAME` or `NAME@REVISION`; without a revision the newest import.
+    def find_base(self, name_and_revision: str) -> BaseManifest:
+        """Return an imported base model by `NAME` or `NAME@REVISION`; without a revision, the newest import.
 
         Raises:
             PublishError: it was not imported.
         """
-        name, _, revision = wanted.partition("@")
+        name, _, revision = name_and_revision.partition("@")
         prefix = f"bases/{name}/"
         try:
             listed = self._client.list_objects(bucket_name=self._bucket, prefix=prefix, recursive=True)
-            found = [BaseManifest.model_validate_json(self._read(str(one.object_name))) for one in listed]
+            bases = [BaseManifest.model_validate_json(self._read(str(entry.object_name))) for entry in listed]
         except (MinioException, urllib3.exceptions.HTTPError) as error:
             raise _unreachable(error) from error
-        fitting = [one for one in found if one.name == name and revision in ("", one.revision)]
+        fitting = [base for base in bases if base.name == name and revision in ("", base.revision)]
         if not fitting:
-            raise PublishError(f"The base model {wanted} was not imported; ask operations to run slipway base import.")
-        return max(fitting, key=lambda one: one.imported_at)
+            raise PublishError(
+                f"The base model {name_and_revision} was not imported: ask operations to run `slipway base import`."
+            )
+        return max(fitting, key=lambda base: base.imported_at)
 
     def _read(self, key: str) -> bytes:
         response = self._client.get_object(bucket_name=self._bucket, object_name=key)
@@ -134,7 +143,7 @@ class Uploader:
 
 
 class _Counted:
-    """A file that tells how much of it was read."""
+    """A file that reports how much of it was read."""
 
     def __init__(self, file: BinaryIO, sent: Callable[[int], None]) -> None:
         self._file = file
@@ -151,4 +160,4 @@ class _Counted:
 def _unreachable(error: Exception) -> PublishError:
     if isinstance(error, S3Error):
         return PublishError(f"The object store answered {error.code}: {error.message}.")
-    return PublishError(f"The object store does not answer ({error}); publish again when it does.")
+    return PublishError(f"The object store does not answer ({error}): publish again when it does.")

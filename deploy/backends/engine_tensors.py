@@ -123,7 +123,7 @@ def _token_ids(request: Any) -> list[int] | None:
         ids = json.loads(_text(encoded))
     except ValueError as error:
         raise BadRequestError(message) from error
-    if not isinstance(ids, list) or not ids or not all(type(one) is int for one in ids):
+    if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
         raise BadRequestError(message)
     return ids
 
@@ -144,11 +144,11 @@ def render(ask: Ask, piece: Piece) -> Any:
         tensors.append(_strings("logprobs", json.dumps(piece.logprobs)))
     if ask.want_prompt_logprobs:
         tensors.append(_strings("prompt_logprobs", json.dumps(piece.prompt_logprobs)))
-    for wanted, name, count in (
+    for requested, name, count in (
         (ask.want_num_input_tokens, "num_input_tokens", piece.num_input_tokens),
         (ask.want_num_output_tokens, "num_output_tokens", piece.num_output_tokens),
     ):
-        if wanted:
+        if requested:
             tensors.append(pb_utils.Tensor(name, np.asarray([count], dtype=np.uint32)))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 

@@ -1,9 +1,9 @@
-"""Runs a program and kills it when it hangs, so that the container ends and is started again.
+"""Run a program and kill it when it hangs, so that the container ends and is started again.
 
     python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] -- PROGRAM …
 
-The rules are those of `slipway up` (`deploy.local.watch`). Compose itself does not start unhealthy containers again.
-Needs nothing but the standard library.
+The rules are those of `slipway up` (`deploy.local.watch`). Compose itself does not restart unhealthy containers.
+Needs the standard library only.
 """
 
 import argparse
@@ -16,44 +16,44 @@ import time
 import urllib.error
 import urllib.request
 
-from deploy.local.watch import Judge, Patience, read_activity
+from deploy.local.watch import HangDetector, HangLimits, read_activity
 from shared.runtime.exits import describe_end
 
-PATIENCE = Patience()
+LIMITS = HangLimits()
 LEAVING_S = 60.0
-"""How long a program that has closed its port may take to end."""
+"""Seconds that a program may take to end after it closed its port."""
 
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks on loopback, whatever proxies the environment names."""
+"""Connects to loopback directly, without the proxies that the environment names."""
 
 
-class Asking(threading.Thread):
-    """Asks once a second, apart from the looks, so that a question that gets no answer holds none of them up."""
+class LivenessProbe(threading.Thread):
+    """Probes the program once a second, in its own thread, so that a probe without an answer delays no look."""
 
-    def __init__(self, url: str, judge: Judge) -> None:
+    def __init__(self, url: str, detector: HangDetector) -> None:
         super().__init__(daemon=True)
         self._url = url
-        self._judge = judge
+        self._detector = detector
 
     def run(self) -> None:
-        """Ask for ever; any status is an answer."""
+        """Probe without an end; any HTTP status is an answer."""
         while True:
             try:
-                with DIRECT.open(self._url, timeout=PATIENCE.silent_s):
-                    self._judge.answered()
+                with DIRECT.open(self._url, timeout=LIMITS.silent_s):
+                    self._detector.answered()
             except urllib.error.HTTPError:
-                self._judge.answered()
+                self._detector.answered()
             except urllib.error.URLError as error:
                 if isinstance(error.reason, ConnectionRefusedError):
-                    self._judge.refused()
+                    self._detector.refused()
             except OSError:
                 pass
             time.sleep(1.0)
 
 
 def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool) -> int:
-    """Run a program to its end; return its exit code, 128 + n for signal n."""
+    """Run a program until it ends; return its exit code, or 128 + n for signal n."""
     stopping = threading.Event()
     child = subprocess.Popen(command)
 
@@ -63,16 +63,16 @@ def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool) -
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, stop)
-    judge = Judge(PATIENCE, start_s, LEAVING_S)
-    Asking(url, judge).start()
-    looked = time.monotonic()
+    detector = HangDetector(LIMITS, start_s, LEAVING_S)
+    LivenessProbe(url, detector).start()
+    last_look = time.monotonic()
     while True:
         try:
-            code = child.wait(PATIENCE.look_s)
+            code = child.wait(LIMITS.look_s)
         except subprocess.TimeoutExpired:
-            before, looked = looked, time.monotonic()
+            before, last_look = last_look, time.monotonic()
             activity = read_activity(child.pid, crash_handler=crash_handler)
-            why = judge.look(looked - before, activity, ready=judge.has_answered, based=True)
+            why = detector.look(last_look - before, activity, ready=detector.has_answered, dependencies_ready=True)
             if why is not None and not stopping.is_set():
                 sys.stderr.write(f"keep: {command[0]} {why} and is killed\n")
                 child.kill()
@@ -83,7 +83,7 @@ def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool) -
 
 
 def main() -> None:
-    """Read the command line and run."""
+    """Run the program that the command line names."""
     port = os.environ.get("SLIPWAY_HTTP_PORT", "8080")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default=f"http://127.0.0.1:{port}/healthz")

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Runs a program and kills it when it hangs, so that the container ends and is started again.
-#   keep.sh START_S QUESTION PROGRAM ARGUMENTS…
-# QUESTION is a command that succeeds when the program answers; it must end within 5 s by itself. The program is killed
-# after 5 s without an answer once it has answered, or START_S seconds without a first one. A QUESTION that cannot be
-# run (status 126 or 127) kills nothing. Compose itself does not start unhealthy containers again.
-start_s=$1 question=$2
+#   keep.sh START_S PROBE PROGRAM ARGUMENTS…
+# PROBE is a command that succeeds if the program answers; it must end by itself within 5 s. The program is killed after
+# 5 s without an answer once it has answered, or after START_S seconds without a first answer. A PROBE that cannot be
+# run (status 126 or 127) kills nothing. Compose itself does not restart unhealthy containers.
+start_s=$1 probe=$2
 shift 2
 silent_s=5
 
@@ -14,7 +14,7 @@ child=$!
 watch() {
     answered='' last=$(date +%s)
     while sleep 1; do
-        sh -c "$question" >/dev/null 2>&1
+        sh -c "$probe" >/dev/null 2>&1
         case $? in
             0) answered=1 last=$(date +%s); continue ;;
             126 | 127) last=$(date +%s); continue ;;

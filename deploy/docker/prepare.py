@@ -1,4 +1,4 @@
-"""Makes bus and store ready before the services start; safe to run again: `python -m deploy.docker.prepare`."""
+"""Prepare the bus and the store before the services start; idempotent: `python -m deploy.docker.prepare`."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from shared.storage.blobs import Store
 
 
 async def prepare(connection: Connection) -> None:
-    """Create streams, consumers, buckets and the store's bucket, and prove that the store honours create-only puts.
+    """Create streams, consumers, KV buckets and the store's bucket; check that the store honours create-only puts.
 
     Raises:
         SlipwayError: the store does not answer, or would let commits be overwritten.

@@ -1,4 +1,4 @@
-"""Tells the container engine whether a service is ready: exit status 0, or 1 and why."""
+"""Health check of a container: exit status 0 if the service is ready, else 1 and the reason."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ TIMEOUT_S = 5.0
 
 
 def main() -> int:
-    """Ask the service in this container."""
+    """Return 0 if the service in this container is ready, else 1."""
     port = os.environ.get("SLIPWAY_HTTP_PORT", "8080")
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxies the environment names
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # without the environment's proxies
     try:
         with direct.open(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_S):
             return 0

@@ -1,1 +1,1 @@
-"""The embedded stack: every part as a process of its own on this machine, no containers."""
+"""The embedded stack: each part runs as its own process on this machine, without containers."""

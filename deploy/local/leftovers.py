@@ -1,4 +1,4 @@
-"""Ends what still runs of a stack, by the table that its supervisor wrote and the marks that its processes carry."""
+"""End the processes of a stack that still run, found by the supervisor's table and by the marks they carry."""
 
 import os
 
@@ -7,7 +7,7 @@ from deploy.local.state import Description, StateFolder
 
 
 def end_stack(folder: StateFolder, description: Description, *, grace_s: float = 0.0) -> list[int]:
-    """End everything that still runs of a stack; gives the pids that could not be ended."""
+    """End every process of a stack that still runs; return the pids that could not be ended."""
     table = folder.read_table()
     recorded = [part.recorded for part in table.parts if part.recorded] if table else []
     marks = marks_of(folder, description)
@@ -22,8 +22,8 @@ def marks_of(folder: StateFolder, description: Description) -> processes.Marks:
 
 def _ancestors() -> list[int]:
     """List the processes that this one runs under: a stack must never end its own caller."""
-    found, pid = [], os.getppid()
+    ancestors, pid = [], os.getppid()
     while pid > 1 and (process := processes.read_process(pid)) is not None:
-        found.append(pid)
+        ancestors.append(pid)
         pid = process.parent
-    return found
+    return ancestors

@@ -25,15 +25,15 @@ S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
 SINGLE = frozenset({"gateway"})
-"""Services that have one address here, which people use; a proxy in front is what replicates them."""
+"""Services with one fixed address in the embedded stack. To run more of them, put a proxy in front."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads of torch that wait for each other must sleep, not spin: several processes share the cores here."""
+"""Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
 """How long a part may take to be ready. Triton starts without models, which are loaded later."""
 RECOVERING: frozenset[Probe] = frozenset({"nats", "s3"})
-"""They read their stores when they start; while that makes progress, their limit is `watch.LONGEST_START_S`."""
+"""Parts that read their stores at start; while that makes progress, their limit is `watch.LONGEST_START_S`."""
 STOP_GRACE_S = {"gateway": 40.0}
-"""Streams in flight are finished first."""
+"""Seconds. The gateway finishes the streams in flight first."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Part:
         name: `nats`, `quantiser`, `quantiser-2` …
         argv: command line.
         environment: variables on top of the inherited ones.
-        port: the port that the part is known by.
-        probe: how its readiness is found out.
+        port: the port that is probed and shown.
+        probe: how readiness is probed.
         stop_rank: parts of a lower rank are stopped first.
-        stop_grace_s: how long it may take to stop by itself.
+        stop_grace_s: time for a graceful stop.
     """
 
     name: str
@@ -60,12 +60,12 @@ class Part:
 
     @property
     def recovers(self) -> bool:
-        """Whether it reads its store when it starts, which may take long if the store is large."""
+        """Return whether it reads its store at start, which may take long if the store is large."""
         return self.probe in RECOVERING
 
     @property
     def start_limit_s(self) -> float:
-        """How long it may take to be ready once what it stands on is."""
+        """Return how long it may take to become ready once its dependencies are."""
         return START_LIMIT_S[self.probe]
 
 
@@ -78,20 +78,20 @@ class Keys:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a person asked for."""
+class StackConfig:
+    """The requested shape of a stack: the engine, and how many processes of each service."""
 
     engine: Engine = "slipway"
     replicas: Mapping[str, int] | None = None
 
     def count(self, service: str) -> int:
-        """Return how many processes of a service are wanted."""
+        """Return the number of processes of a service."""
         return (self.replicas or {}).get(service, 1)
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs, and the folder that holds the packages of Slipway, are on this machine."""
+    """Paths of the programs, and of the folder that holds Slipway's packages."""
 
     nats_server: Path
     weed: Path
@@ -100,18 +100,18 @@ class Programs:
 
 
 def replica_names(service: str, count: int) -> list[str]:
-    """Name the processes of a service: the first one has the service's own name."""
+    """Return the names of the processes of a service; the first has the service's own name."""
     return [service, *(f"{service}-{number}" for number in range(2, count + 1))]
 
 
-def part_names(wanted: Wanted) -> list[str]:
+def part_names(config: StackConfig) -> list[str]:
     """List the names of all service processes."""
-    return [name for service in SERVICES for name in replica_names(service, wanted.count(service))]
+    return [name for service in SERVICES for name in replica_names(service, config.count(service))]
 
 
-def port_names(wanted: Wanted) -> list[str]:
+def port_names(config: StackConfig) -> list[str]:
     """List everything that needs a port."""
-    return ["nats", "nats-monitor", *S3_PORTS, *TRITON_PORTS, *part_names(wanted)]
+    return ["nats", "nats-monitor", *S3_PORTS, *TRITON_PORTS, *part_names(config)]
 
 
 def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tuple[Part, str]:
@@ -131,12 +131,12 @@ def plan_nats(folder: Path, ports: Mapping[str, int], programs: Programs) -> tup
 
 
 def nats_config_file(folder: Path) -> Path:
-    """Return where the configuration of the message bus lies."""
+    """Return the path of the message bus's configuration file."""
     return folder / "nats.conf"
 
 
 def plan_s3(folder: Path, ports: Mapping[str, int], programs: Programs, keys: Keys) -> Part:
-    """Plan the object store, with every port given: two stacks collide otherwise."""
+    """Plan the object store. Every port is given explicitly, otherwise two stacks collide."""
     argv = [
         str(programs.weed),
         "mini",
@@ -163,7 +163,7 @@ def plan_triton(argv: list[str], environment: Mapping[str, str], ports: Mapping[
 
 
 def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> dict[str, str]:
-    """Return the variables by which anything finds the bus and the store of a stack."""
+    """Return the environment variables that point a program to the bus and the store of a stack."""
     return {
         "SLIPWAY_NATS_URL": f"nats://{LOOPBACK}:{ports['nats']}",
         "SLIPWAY_S3_ENDPOINT": f"{LOOPBACK}:{ports['s3']}",
@@ -174,12 +174,14 @@ def connection_variables(folder: Path, ports: Mapping[str, int], keys: Keys) -> 
     }
 
 
-def plan_services(folder: Path, wanted: Wanted, ports: Mapping[str, int], programs: Programs, keys: Keys) -> list[Part]:
+def plan_services(
+    folder: Path, config: StackConfig, ports: Mapping[str, int], programs: Programs, keys: Keys
+) -> list[Part]:
     """Plan one process per replica of each service."""
     common = {
         **connection_variables(folder, ports, keys),
-        **server_manager_variables(folder, wanted, ports),
-        **rollback_controller_variables(wanted, ports),
+        **server_manager_variables(folder, config, ports),
+        **rollback_controller_variables(config, ports),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
         "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
         "PYTHONPATH": str(programs.source),
@@ -199,30 +201,30 @@ def plan_services(folder: Path, wanted: Wanted, ports: Mapping[str, int], progra
             stop_grace_s=STOP_GRACE_S.get(service, 15.0),
         )
         for service in SERVICES
-        for name in replica_names(service, wanted.count(service))
+        for name in replica_names(service, config.count(service))
     ]
 
 
-def server_manager_variables(folder: Path, wanted: Wanted, ports: Mapping[str, int]) -> dict[str, str]:
-    """Tell the server-manager where Triton and its model repository are."""
+def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
+    """Return the variables that point the server-manager to Triton and its model repository."""
     # An idle vLLM on a CPU spins for a second after every request, so probes at the usual pace would cost two cores a
     # quarter of one for each loaded target.
     return {
         "SERVER_MANAGER_TRITON_GRPC": f"{LOOPBACK}:{ports['triton-grpc']}",
         "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
-        "SERVER_MANAGER_ENGINE": wanted.engine,
-        "SERVER_MANAGER_PROBE_INTERVAL_S": "15" if wanted.engine == "slipway" else "5",
+        "SERVER_MANAGER_ENGINE": config.engine,
+        "SERVER_MANAGER_PROBE_INTERVAL_S": "15" if config.engine == "slipway" else "5",
     }
 
 
-def rollback_controller_variables(wanted: Wanted, ports: Mapping[str, int]) -> dict[str, str]:
-    """Tell the rollback-controller where rehearsals send their requests, and how fast a CPU can answer them."""
+def rollback_controller_variables(config: StackConfig, ports: Mapping[str, int]) -> dict[str, str]:
+    """Return the variables for rehearsals: where they send requests, and how many per second a CPU can answer."""
     return {
         "ROLLBACK_CONTROLLER_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
-        "ROLLBACK_CONTROLLER_REHEARSAL_RPS": "2" if wanted.engine == "slipway" else "10",
+        "ROLLBACK_CONTROLLER_REHEARSAL_RPS": "2" if config.engine == "slipway" else "10",
     }
 
 
 def marked(part: Part, stack_id: str) -> dict[str, str]:
-    """Return a part's variables with the marks that say whose process it is."""
+    """Return a part's variables with the marks that identify its stack and its name."""
     return {**part.environment, STACK_VARIABLE: stack_id, PART_VARIABLE: part.name}

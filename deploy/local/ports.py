@@ -1,4 +1,4 @@
-"""Chooses loopback ports once, below the range that the kernel hands to outgoing connections."""
+"""Choose loopback ports below the kernel's ephemeral range, and keep them from run to run."""
 
 import random
 import socket
@@ -12,7 +12,7 @@ SHADOW_OFFSET = 10_000
 
 def is_free(port: int) -> bool:
     """Return whether a port and its shadow can be listened on now."""
-    return all(_can_bind(one) for one in (port, port + SHADOW_OFFSET))
+    return all(_can_bind(candidate) for candidate in (port, port + SHADOW_OFFSET))
 
 
 def _can_bind(port: int) -> bool:
@@ -26,7 +26,7 @@ def _can_bind(port: int) -> bool:
 
 
 def choose_ports(names: Iterable[str], kept: Mapping[str, int]) -> dict[str, int]:
-    """Return each name a port: its earlier one while that is free, else a new one.
+    """Return a port for each name: its earlier one while that is free, else a new one.
 
     Raises:
         RuntimeError: no free port was found.

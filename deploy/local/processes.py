@@ -1,8 +1,8 @@
-"""Finds and ends what belongs to a stack, and nothing else.
+"""Find and end the processes of a stack, and no others.
 
 Three marks survive different accidents: the environment (lost when a program writes its title over it), the session
 (each part leads its own) together with the working folder, and the parent (the supervisor adopts its orphans).
-A process counts when one of them says so.
+A process belongs to the stack when at least one mark says so.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Process:
-    """A row of the process table. `started_ticks` tells a process from a later one with the same pid."""
+    """A row of the process table. `started_ticks` distinguishes a process from a later one with the same pid."""
 
     pid: int
     parent: int
@@ -33,7 +33,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Marks:
-    """How the processes of a stack are told from all others."""
+    """What identifies the processes of a stack."""
 
     stack_id: str
     run_folder: Path
@@ -41,19 +41,19 @@ class Marks:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A process that leads the session of a part, as written down when it was started."""
+    """The process that leads a part's session, as recorded when it was started."""
 
     pid: int
     started_ticks: int
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its descendants' orphans, so that none of them gets lost."""
+    """Make this process the parent of its descendants' orphans, so that none is lost."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def read_process(pid: int) -> Process | None:
-    """Read one process; None when it is gone."""
+    """Return one process, or None if it is gone."""
     try:
         text = (PROC / str(pid) / "stat").read_text()
     except (OSError, UnicodeDecodeError):
@@ -69,7 +69,7 @@ def list_processes() -> list[Process]:
 
 
 def variables_of(pid: int) -> dict[str, str]:
-    """Read the environment that a process was started with; empty when it cannot be read."""
+    """Return the environment that a process was started with; empty if it cannot be read."""
     try:
         data = (PROC / str(pid) / "environ").read_bytes()
     except OSError:
@@ -92,14 +92,14 @@ def _works_in(pid: int, folder: Path) -> bool:
 
 
 def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterable[int] = ()) -> list[Process]:
-    """Find all living processes of a stack, descendants included, but those to spare.
+    """Return all living processes of a stack, descendants included, except those in `spare`.
 
-    A session counts only for processes that also work in the stack's folder and are no older than its leader: numbers
-    of processes and sessions are given again.
+    A session counts only for processes that also work in the stack's folder and are no older than its leader: the
+    kernel reuses pids and session ids.
     """
     table = {process.pid: process for process in list_processes() if not process.zombie}
-    leaders = {one.pid: one.started_ticks for one in recorded}
-    found = {
+    leaders = {leader.pid: leader.started_ticks for leader in recorded}
+    members = {
         process.pid
         for process in table.values()
         if variables_of(process.pid).get(STACK_VARIABLE) == marks.stack_id
@@ -109,16 +109,16 @@ def find_leftovers(marks: Marks, recorded: Iterable[Recorded], *, spare: Iterabl
             and _works_in(process.pid, marks.run_folder)
         )
     }
-    while grown := {process.pid for process in table.values() if process.parent in found} - found:
-        found |= grown
+    while grown := {process.pid for process in table.values() if process.parent in members} - members:
+        members |= grown
     protected = {os.getpid(), *spare}
-    return [table[pid] for pid in sorted(found - protected)]
+    return [table[pid] for pid in sorted(members - protected)]
 
 
 def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_sessions: Iterable[int]) -> list[Process]:
-    """Find what a dead part left behind: its session, its mark, and orphans that no living part answers for."""
+    """Return what a dead part left behind: its session, its mark, and orphans that belong to no living part."""
     living = set(living_sessions)
-    found = []
+    leftovers = []
     for process in list_processes():
         if process.zombie or process.pid == os.getpid() or process.session in living:
             continue
@@ -135,12 +135,12 @@ def find_part_leftovers(marks: Marks, part: str, leader: Recorded, *, living_ses
             or variables.get(PART_VARIABLE, part) != part
         )
         if in_session or marked or (orphan and not others):
-            found.append(process)
-    return found
+            leftovers.append(process)
+    return leftovers
 
 
 def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> None:
-    """Signal processes; those that are gone, or whose pid has another owner by now, are left alone."""
+    """Signal processes, except those that are gone or whose pid now belongs to another process."""
     for process in processes:
         now = read_process(process.pid)
         if now is not None and now.started_ticks == process.started_ticks:
@@ -149,7 +149,7 @@ def kill(processes: Iterable[Process], signal_number: int = signal.SIGKILL) -> N
 
 
 def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Process]:
-    """End processes politely, then by force, until none is found; gives what could not be ended."""
+    """Send SIGTERM, then SIGKILL, until no process is left; return those that could not be ended."""
     kill(find(), signal.SIGTERM)
     deadline = time.monotonic() + grace_s
     while find() and time.monotonic() < deadline:
@@ -164,7 +164,7 @@ def end_all(find: Callable[[], list[Process]], *, grace_s: float) -> list[Proces
 
 
 def collect_orphans(known: Iterable[int] = ()) -> None:
-    """Wait for adopted children that have ended, so that no zombie stays; known children are left to their owner."""
+    """Reap adopted children that have ended; children in `known` are left to their owner."""
     spare = set(known)
     for process in list_processes():
         if process.parent == os.getpid() and process.zombie and process.pid not in spare:

@@ -1,4 +1,4 @@
-"""Asks a part whether it really works, and whether it lives: None when it does, else a reason why not."""
+"""Probe the readiness and the liveness of the parts of the embedded stack."""
 
 import asyncio
 import json
@@ -12,19 +12,19 @@ ANSWER_S = 3.0
 Ask = Callable[[int, Keys], Awaitable[str | None]]
 
 
-class WaitsForOthers(str):
-    """Why a part is not ready, where it lives and another part is the cause."""
+class WaitsForDependency(str):
+    """The reason why a part is not ready, where it is alive and another part is the cause."""
 
     __slots__ = ()
 
 
-async def why_not_ready(part: Part, keys: Keys) -> str | None:
-    """Probe a part once, within a few seconds."""
+async def probe_part(part: Part, keys: Keys) -> str | None:
+    """Return why a part is not ready, or None if it is; ask once, within a few seconds."""
     return await probe(part.probe, part.port, keys)
 
 
 async def probe(kind: Probe, port: int, keys: Keys) -> str | None:
-    """Probe whatever listens on a port as the kind of part that it should be."""
+    """Return why the part that should listen on a port is not ready, or None if it is."""
     try:
         async with asyncio.timeout(2 * ANSWER_S):
             return await _PROBES[kind](port, keys)
@@ -34,11 +34,11 @@ async def probe(kind: Probe, port: int, keys: Keys) -> str | None:
         return f"{type(error).__name__}: {error}".strip(" :")
 
 
-async def _ask_nats(port: int, _keys: Keys) -> str | None:
+async def _probe_nats(port: int, _keys: Keys) -> str | None:
     import nats
 
     async def ignore(_error: Exception) -> None:
-        """A failed attempt is the answer; nothing needs to be written about it."""
+        """Drop the error: the failed attempt itself is the answer."""
 
     client = await nats.connect(f"nats://{LOOPBACK}:{port}", connect_timeout=2, allow_reconnect=False, error_cb=ignore)
     try:
@@ -48,7 +48,7 @@ async def _ask_nats(port: int, _keys: Keys) -> str | None:
     return None
 
 
-async def _ask_s3(port: int, keys: Keys) -> str | None:
+async def _probe_s3(port: int, keys: Keys) -> str | None:
     import urllib3
     from minio import Minio
 
@@ -61,7 +61,7 @@ async def _ask_s3(port: int, keys: Keys) -> str | None:
     return None if there else f"bucket {BUCKET} is not there yet"
 
 
-async def _ask_triton(port: int, _keys: Keys) -> str | None:
+async def _probe_triton(port: int, _keys: Keys) -> str | None:
     from tritonclient.grpc.aio import InferenceServerClient
 
     direct = [("grpc.enable_http_proxy", 0)]
@@ -70,20 +70,20 @@ async def _ask_triton(port: int, _keys: Keys) -> str | None:
     return None if live else "not live yet"
 
 
-async def _ask_service(port: int, _keys: Keys) -> str | None:
+async def _probe_service(port: int, _keys: Keys) -> str | None:
     import httpx
 
-    # Plain HTTP on loopback: reading the authorities' certificates would hold the supervisor up at every question.
+    # Plain HTTP on loopback: loading the CA certificates would delay the supervisor at every probe.
     async with httpx.AsyncClient(timeout=ANSWER_S, trust_env=False, verify=False) as client:  # noqa: S501 - see above
         answer = await client.get(f"http://{LOOPBACK}:{port}/readyz")
     if answer.status_code == 200:
         return None
     why = f"/readyz answers {answer.status_code}: {answer.text[:200]}"
-    return WaitsForOthers(why) if _names_others(answer.text) else why
+    return WaitsForDependency(why) if _names_others(answer.text) else why
 
 
 def _names_others(text: str) -> bool:
-    """Return whether a service's answer names what it waits for: each check that it makes asks another part."""
+    """Return whether a service's answer names the dependency it waits for: each of its checks asks another part."""
     try:
         body = json.loads(text)
     except ValueError:
@@ -91,27 +91,27 @@ def _names_others(text: str) -> bool:
     return isinstance(body, dict) and bool(body.get("checks"))
 
 
-class Refused(ConnectionError):  # noqa: N818 - it is an answer of a kind
+class NotListening(ConnectionError):  # noqa: N818 - an answer of the probe, not a failure of this program
     """Nothing listens on the port."""
 
 
-async def ask_life(kind: Probe, port: int, limit_s: float) -> bool:
-    """Return whether a part says anything at all within a limit; what it stands on need not work for that.
+async def probe_liveness(kind: Probe, port: int, limit_s: float) -> bool:
+    """Return whether a part answers at all within a limit; its dependencies need not work for that.
 
     Raises:
-        Refused: nothing listens on its port.
+        NotListening: nothing listens on its port.
     """
     try:
         async with asyncio.timeout(limit_s):
             return await _LIFE[kind](port)
     except ConnectionRefusedError as error:
-        raise Refused(str(error)) from error
+        raise NotListening(str(error)) from error
     except Exception:  # noqa: BLE001 - whatever goes wrong here means: no answer
         return False
 
 
-async def _hear(port: int, request: bytes = b"") -> bool:
-    """Return whether a first byte comes on a new connection, after a request if there is one."""
+async def _sends_a_byte(port: int, request: bytes = b"") -> bool:
+    """Return whether a byte arrives on a new connection, after an optional request."""
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
     try:
         writer.write(request)
@@ -120,21 +120,21 @@ async def _hear(port: int, request: bytes = b"") -> bool:
         writer.close()
 
 
-async def _hear_http(port: int) -> bool:
-    return await _hear(port, f"GET /healthz HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
+async def _answers_http(port: int) -> bool:
+    return await _sends_a_byte(port, f"GET /healthz HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
 
 
-async def _hear_triton(port: int) -> bool:
-    _, writer = await asyncio.open_connection(LOOPBACK, port)  # gRPC would not say that nothing listens
+async def _answers_grpc(port: int) -> bool:
+    _, writer = await asyncio.open_connection(LOOPBACK, port)  # gRPC does not report that nothing listens
     writer.close()
-    return await _ask_triton(port, Keys("", "")) is None
+    return await _probe_triton(port, Keys("", "")) is None
 
 
 _LIFE: dict[Probe, Callable[[int], Awaitable[bool]]] = {
-    "nats": _hear,
-    "s3": _hear_http,
-    "triton": _hear_triton,
-    "service": _hear_http,
+    "nats": _sends_a_byte,
+    "s3": _answers_http,
+    "triton": _answers_grpc,
+    "service": _answers_http,
 }
-"""A NATS server greets every client; the store and the services answer whatever the status is."""
-_PROBES: dict[Probe, Ask] = {"nats": _ask_nats, "s3": _ask_s3, "triton": _ask_triton, "service": _ask_service}
+"""A NATS server greets every client; the store and the services answer with any status."""
+_PROBES: dict[Probe, Ask] = {"nats": _probe_nats, "s3": _probe_s3, "triton": _probe_triton, "service": _probe_service}

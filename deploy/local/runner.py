@@ -1,4 +1,4 @@
-"""Keeps one part running: starts it, waits until it is ready, starts it again when it dies, stops it."""
+"""Keep one part running: start it, wait until it is ready, restart it when it dies, stop it."""
 
 import asyncio
 import contextlib
@@ -14,8 +14,8 @@ from typing import Literal
 from deploy.local import processes
 from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
-from deploy.local.ready import Refused, WaitsForOthers, ask_life, why_not_ready
-from deploy.local.watch import Judge, Patience, read_activity
+from deploy.local.ready import NotListening, WaitsForDependency, probe_liveness, probe_part
+from deploy.local.watch import HangDetector, HangLimits, read_activity
 from shared.runtime.exits import count_memory_kills, describe_end
 from shared.runtime.process import launching
 
@@ -24,21 +24,21 @@ State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopp
 STEADY_S = 30.0
 FIRST_DELAY_S, LONGEST_DELAY_S = 0.2, 10.0
 PROBE_EVERY_S = 0.2
-LIVE_EVERY_S, MOST_ASKED = 1.0, 8
-"""How often a part is asked whether it lives, and how many of these questions may be open at once."""
+LIVENESS_EVERY_S, MOST_PROBES = 1.0, 8
+"""Seconds between two liveness probes of a part, and how many may be open at once."""
 LEFTOVERS_S = 10.0
 MEMORY_LOOKS = 10
-"""The count of kills for memory is compared with that so many looks (5 s) ago: it is that of the whole group."""
+"""The kernel counts out-of-memory kills of the whole group: its count is compared with that so many looks (5 s) ago."""
 LOG_LIMIT_BYTES = 32 * 1024 * 1024
 
 
 def restart_delay_s(failures: int) -> float:
-    """Return how long to wait before the next start, in seconds: doubling from start to start, bounded."""
+    """Return the delay before the next start, in seconds: doubled at each failed start, up to a limit."""
     return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(failures - 1, 16))) if failures > 0 else 0.0
 
 
 class Runner:
-    """One part and the process that currently is it."""
+    """One part, and the process that currently runs it."""
 
     def __init__(
         self,
@@ -48,27 +48,27 @@ class Runner:
         keys: Keys,
         log: Path,
         inherited: Mapping[str, str],
-        say: Callable[[str, str], None],
-        changed: Callable[[], None],
-        living: Callable[[], Iterable[int]],
-        based: Callable[[], bool] = lambda: True,
-        patience: Patience | None = None,
+        print_line: Callable[[str, str], None],
+        on_change: Callable[[], None],
+        living_sessions: Callable[[], Iterable[int]],
+        dependencies_ready: Callable[[], bool] = lambda: True,
+        limits: HangLimits | None = None,
         count_kills: Callable[[], int] = count_memory_kills,
     ) -> None:
         """Prepare to run a part.
 
         Args:
             part: what to run.
-            marks: how its processes are told from others.
+            marks: what identifies its processes.
             keys: the credentials of the store.
-            log: where its output goes.
-            inherited: variables that it gets beside its own.
-            say: prints a line in its name.
-            changed: is called when its state has changed.
-            living: gives the sessions of all living parts.
-            based: tells whether all that it stands on is ready.
-            patience: how long it may be silent.
-            count_kills: counts the processes that the kernel has killed for want of memory.
+            log: the file that receives its output.
+            inherited: variables that it gets in addition to its own.
+            print_line: prints a line under the name of a part.
+            on_change: called when its state has changed.
+            living_sessions: returns the sessions of all living parts.
+            dependencies_ready: returns whether all parts that it depends on are ready.
+            limits: how long it may be silent.
+            count_kills: counts the processes that the kernel has killed when memory ran out.
         """
         self.part = part
         self.state: State = "waiting"
@@ -82,11 +82,11 @@ class Runner:
         self._keys = keys
         self._log = log
         self._inherited = inherited
-        self._say = say
-        self._changed = changed
-        self._living = living
-        self._based = based
-        self._patience = patience or Patience()
+        self._print_line = print_line
+        self._on_change = on_change
+        self._living_sessions = living_sessions
+        self._dependencies_ready = dependencies_ready
+        self._limits = limits or HangLimits()
         self._count_kills = count_kills
         self._killed_because = ""
         self._memory_kills: deque[int] = deque(maxlen=MEMORY_LOOKS)
@@ -96,10 +96,10 @@ class Runner:
 
     @property
     def pid(self) -> int | None:
-        """Process id while the part runs."""
+        """Return the process id while the part runs."""
         return self._process.pid if self._process is not None else None
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Run the part until `stop` is called."""
         while not self._stopping.is_set():
             self._memory_kills.clear()
@@ -121,7 +121,7 @@ class Runner:
             self.restarts += 1
             delay = restart_delay_s(self.failures)
             self.ended = self._describe_end(code, out_of_memory=self._count_kills() > self._memory_kills[0])
-            self._tell(f"ended ({self.ended}), starts again in {delay:.1f} s")
+            self._report(f"ended ({self.ended}); restart in {delay:.1f} s")
             self._become("restarting")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay)
@@ -144,12 +144,12 @@ class Runner:
             )
         self._gone.clear()
         self._killed_because = ""
-        found = processes.read_process(self._process.pid)
-        self.leader = Recorded(self._process.pid, found.started_ticks if found else 0)
+        process = processes.read_process(self._process.pid)
+        self.leader = Recorded(self._process.pid, process.started_ticks if process else 0)
         self._become("starting")
 
     async def _ended(self) -> int:
-        """Wait for the process without a thread: its descriptor becomes readable when it ends."""
+        """Wait for the process without a thread: its pidfd becomes readable when it ends."""
         process = self._process
         if process is None:
             return 0
@@ -176,10 +176,10 @@ class Runner:
         return describe_end(code, out_of_memory=out_of_memory)
 
     async def _watch(self) -> None:
-        await asyncio.gather(self._watch_readiness(), self._watch_life(), return_exceptions=True)
+        await asyncio.gather(self._watch_readiness(), self._watch_liveness(), return_exceptions=True)
 
     async def _watch_readiness(self) -> None:
-        while (why := await why_not_ready(self.part, self._keys)) is not None:
+        while (why := await probe_part(self.part, self._keys)) is not None:
             if why != self.why:
                 self.why = why
                 self._note_change()
@@ -187,57 +187,60 @@ class Runner:
         self.why = ""
         self._become("ready")
         self.ready.set()
-        self._tell(f"ready on port {self.part.port}")
+        self._report(f"ready on port {self.part.port}")
 
-    async def _watch_life(self) -> None:
+    async def _watch_liveness(self) -> None:
         """Kill a part that hangs, so that it is started again.
 
-        Triton prints where it is when it crashes; if memory is corrupt, that may hang, and the process never ends.
+        Triton's crash handler prints a stack trace. With corrupt memory that may hang, and the process never ends.
         """
         process, part = self._process, self.part
-        judge = Judge(self._patience, part.start_limit_s, part.stop_grace_s, recovers=part.recovers)
-        asking: set[asyncio.Task[None]] = set()
-        looked = time.monotonic()
-        asked = looked - LIVE_EVERY_S
+        detector = HangDetector(self._limits, part.start_limit_s, part.stop_grace_s, recovers=part.recovers)
+        probes: set[asyncio.Task[None]] = set()
+        last_look = time.monotonic()
+        last_probe = last_look - LIVENESS_EVERY_S
         try:
             while process is not None and not self._stopping.is_set():
-                asking = {task for task in asking if not task.done()}
-                if looked - asked >= min(LIVE_EVERY_S, self._patience.look_s * 2) and len(asking) < MOST_ASKED:
-                    asking.add(asyncio.create_task(self._ask_life(judge)))
-                    asked = looked
-                await asyncio.sleep(self._patience.look_s)
-                before, looked = looked, time.monotonic()
+                probes = {task for task in probes if not task.done()}
+                if (
+                    last_look - last_probe >= min(LIVENESS_EVERY_S, self._limits.look_s * 2)
+                    and len(probes) < MOST_PROBES
+                ):
+                    probes.add(asyncio.create_task(self._probe_liveness(detector)))
+                    last_probe = last_look
+                await asyncio.sleep(self._limits.look_s)
+                before, last_look = last_look, time.monotonic()
                 self._memory_kills.append(self._count_kills())
                 crash_handler = part.probe == "triton"
-                wanted = crash_handler or judge.wants_activity
-                activity = read_activity(process.pid, crash_handler=crash_handler) if wanted else None
-                why = judge.look(
-                    looked - before,
+                watched = crash_handler or detector.needs_activity
+                activity = read_activity(process.pid, crash_handler=crash_handler) if watched else None
+                why = detector.look(
+                    last_look - before,
                     activity,
                     ready=self.state == "ready",
-                    based=self._based(),
-                    waits_for_others=isinstance(self.why, WaitsForOthers),
+                    dependencies_ready=self._dependencies_ready(),
+                    waits_for_dependency=isinstance(self.why, WaitsForDependency),
                 )
                 if why is not None and not self._stopping.is_set():
                     self._killed_because = why
                     self._signal(process, signal.SIGKILL)
-                    self._tell(f"{why} and is killed")
+                    self._report(f"{why} and is killed")
                     return
         finally:
-            for task in asking:
+            for task in probes:
                 task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
+            await asyncio.gather(*probes, return_exceptions=True)
 
-    async def _ask_life(self, judge: Judge) -> None:
+    async def _probe_liveness(self, detector: HangDetector) -> None:
         try:
-            if await ask_life(self.part.probe, self.part.port, self._patience.silent_s):
-                judge.answered()
-        except Refused:
-            judge.refused()
+            if await probe_liveness(self.part.probe, self.part.port, self._limits.silent_s):
+                detector.answered()
+        except NotListening:
+            detector.refused()
 
-    def _tell(self, text: str) -> None:
+    def _report(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # a full disk, or a closed pipe or file
-            self._say(self.part.name, text)
+            self._print_line(self.part.name, text)
 
     def _become(self, state: State) -> None:
         if state != self.state:
@@ -245,11 +248,11 @@ class Runner:
             self._note_change()
 
     def _note_change(self) -> None:
-        with contextlib.suppress(OSError):  # the table cannot be written, as on a full disk: the part is kept anyway
-            self._changed()
+        with contextlib.suppress(OSError):  # the table cannot be written, as on a full disk: the part runs on
+            self._on_change()
 
     async def stop(self) -> None:
-        """Ask the part to end, and end it by force when its grace is over."""
+        """Send SIGTERM, and SIGKILL when the part has not ended within its grace period."""
         self._stopping.set()
         process = self._process
         if process is None:
@@ -259,7 +262,7 @@ class Runner:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._gone.wait(), self.part.stop_grace_s)
         if self._process is process:
-            self._tell(f"did not end within {self.part.stop_grace_s:g} s and is killed")
+            self._report(f"did not end within {self.part.stop_grace_s:g} s and is killed")
             self._signal(process, signal.SIGKILL)
 
     def kill(self) -> None:
@@ -275,7 +278,7 @@ class Runner:
     async def end_leftovers(self) -> None:
         """Kill what the part's last process left behind, such as the engines of a killed tritonserver.
 
-        Looked for until nothing is found: what is being killed may just have started something.
+        The search is repeated until nothing is found: a process that is being killed may just have started another.
         """
         if self.leader is None:
             return
@@ -284,14 +287,16 @@ class Runner:
         while left := self._leftovers(self.leader):
             ended |= {process.pid for process in left}
             processes.kill(left)
-            processes.collect_orphans(self._living())
+            processes.collect_orphans(self._living_sessions())
             if time.monotonic() > deadline:
-                self._tell(f"processes {sorted(process.pid for process in left)} cannot be ended")
+                self._report(f"processes {sorted(process.pid for process in left)} cannot be ended")
                 break
             await asyncio.sleep(0.02)
-        processes.collect_orphans(self._living())
+        processes.collect_orphans(self._living_sessions())
         if ended:
-            self._tell(f"{len(ended)} process(es) that it left behind were ended")
+            self._report(f"ended {len(ended)} process(es) that it left behind")
 
     def _leftovers(self, leader: Recorded) -> list[processes.Process]:
-        return processes.find_part_leftovers(self._marks, self.part.name, leader, living_sessions=self._living())
+        return processes.find_part_leftovers(
+            self._marks, self.part.name, leader, living_sessions=self._living_sessions()
+        )

@@ -24,9 +24,9 @@ class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of th
 
 @dataclass(frozen=True)
 class Description:
-    """What stays the same when the stack is started again: its id, ports and credentials (stack.json).
+    """What a restart keeps: the stack's id, ports and credentials (stack.json).
 
-    `data_format` is the `DATA_FORMAT` of the Slipway that made the folder; 0: it had none yet.
+    `data_format` is the `DATA_FORMAT` of the Slipway that created the folder, 0 for those without one.
     """
 
     stack_id: str
@@ -39,7 +39,7 @@ class Description:
 
     @property
     def keys(self) -> Keys:
-        """Credentials of the object store."""
+        """Return the credentials of the object store."""
         return Keys(self.s3_access_key, self.s3_secret_key)
 
 
@@ -57,17 +57,17 @@ class PartState:
     probe: Probe = "service"
     why: str = ""
     ended: str = ""
-    """How its last process ended; empty if none has."""
+    """How its last process ended; empty if none has ended."""
 
     @property
     def recorded(self) -> Recorded | None:
-        """The process as it was when written down."""
+        """Return the process as it was recorded."""
         return Recorded(self.pid, self.started_ticks) if self.pid is not None else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """The supervisor and its parts at one moment (parts.json)."""
+    """The supervisor and its parts at one point in time (parts.json)."""
 
     phase: str
     supervisor: int
@@ -77,7 +77,7 @@ class Table:
 
 
 class StateFolder:
-    """Everything that `slipway up` writes about a stack lies here."""
+    """The folder that holds everything `slipway up` writes about a stack."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
@@ -85,29 +85,29 @@ class StateFolder:
 
     @property
     def logs(self) -> Path:
-        """Folder of the logs, one per part."""
+        """Return the folder of the logs, one per part."""
         return self.path / "logs"
 
     @property
     def run_folder(self) -> Path:
-        """Empty folder that every part works in: a mark, and nothing that Python could import."""
+        """Return the empty working folder of every part: it identifies them and holds nothing that Python imports."""
         return self.path / "run"
 
     def log_of(self, part: str) -> Path:
-        """Log file of a part."""
+        """Return the log file of a part."""
         return self.logs / f"{part}.log"
 
     def create(self) -> None:
-        """Make the folder; only its owner may look inside."""
+        """Create the folder, readable by its owner only."""
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.logs.mkdir(exist_ok=True)
         self.run_folder.mkdir(exist_ok=True)
 
     def take_lock(self) -> None:
-        """Become the one supervisor of this folder for as long as this process lives.
+        """Become the only supervisor of this folder for as long as this process lives.
 
         Raises:
-            AlreadyUp: another process is.
+            AlreadyUp: another process holds the lock.
         """
         handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         for attempt in range(LOCK_TRIES):
@@ -117,13 +117,13 @@ class StateFolder:
                 if attempt == LOCK_TRIES - 1:
                     os.close(handle)
                     raise AlreadyUp(str(self.path)) from None
-                time.sleep(0.02)  # a look by `slipway ps` lasts no longer
+                time.sleep(0.02)  # `slipway ps` holds the lock no longer than this
             else:
                 self._lock = handle
                 return
 
     def release_lock(self) -> None:
-        """Let go of the folder."""
+        """Release the lock on the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -140,7 +140,7 @@ class StateFolder:
         return False
 
     def read_description(self) -> Description | None:
-        """Read stack.json; None when there never was a stack here."""
+        """Return stack.json, or None if there never was a stack here."""
         data = self._read("stack.json")
         return Description(**data) if data is not None else None
 
@@ -149,7 +149,7 @@ class StateFolder:
         self._write("stack.json", asdict(description))
 
     def read_table(self) -> Table | None:
-        """Read parts.json; None when there never was a stack here."""
+        """Return parts.json, or None if there never was a stack here."""
         data = self._read("parts.json")
         if data is None:
             return None
@@ -167,7 +167,7 @@ class StateFolder:
         return data
 
     def _write(self, name: str, value: Any) -> None:
-        """Replace a file as a whole: a reader sees the old or the new one."""
+        """Replace a file atomically: a reader sees the old or the new one."""
         draft = self.path / f".{name}.{os.getpid()}"
         handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "w") as file:
@@ -176,17 +176,17 @@ class StateFolder:
 
 
 def new_description() -> Description:
-    """Invent the identity and the credentials of a new stack."""
+    """Return a new stack's identity and credentials, chosen at random."""
     return Description(secrets.token_hex(8), {}, secrets.token_hex(10), secrets.token_hex(20), data_format=DATA_FORMAT)
 
 
 def foreign_data(description: Description, path: Path) -> str | None:
-    """Return why the data of a state folder cannot be used, in one sentence; None if it can be."""
-    found = description.data_format
-    if found == DATA_FORMAT:
+    """Return why the data of a state folder cannot be used, or None if it can be."""
+    data_format = description.data_format
+    if data_format == DATA_FORMAT:
         return None
-    which = "an older" if found < DATA_FORMAT else "a newer"
+    which = "an older" if data_format < DATA_FORMAT else "a newer"
     return (
-        f"{path} holds data of {which} Slipway (format {found}, this one uses {DATA_FORMAT}); "
+        f"{path} holds data of {which} Slipway (format {data_format}, this one uses {DATA_FORMAT}); "
         f"start a new stack with --state FOLDER, or move {path} away"
     )

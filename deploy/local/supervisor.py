@@ -1,4 +1,4 @@
-"""`slipway up`: starts the whole stack, keeps it running, and takes it down in order."""
+"""Start the whole stack, keep it running, and stop it in order (`slipway up`)."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from deploy.local import plan, processes, triton
 from deploy.local.leftovers import end_stack, marks_of
-from deploy.local.plan import Part, Programs, Wanted
+from deploy.local.plan import Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, choose_ports
 from deploy.local.runner import Runner
 from deploy.local.state import Description, PartState, StateFolder, Table, foreign_data, new_description
@@ -25,18 +25,18 @@ PROVISION_EVERY_S = 0.5
 PROVISION_TRIES = 5
 COLLECT_EVERY_S = 1.0
 TRITON_EXIT_S = 5
-"""Triton often waits this out for models that are idle; requests were drained before, what stays is ended by us."""
+"""Triton often waits this long for idle models. Requests were drained before; processes that stay are ended here."""
 
 
 class CannotStart(Exception):  # noqa: N818 - the sentence is the point
-    """The stack did not come up; the message says which part and what it wrote last."""
+    """The stack did not start; the message names the part and shows the end of its log."""
 
 
 @dataclass(frozen=True)
 class Options:
     """How a stack is started."""
 
-    wanted: Wanted
+    config: StackConfig
     programs: Programs
     engine_root: Path
     inherited: Mapping[str, str]
@@ -59,10 +59,10 @@ class Supervisor:
         self._hurry = asyncio.Event()
 
     async def run(self) -> None:
-        """Bring the stack up, keep it up until a signal, bring it down.
+        """Start the stack, keep it running until a signal, stop it.
 
         Raises:
-            AlreadyUp: the folder has a living supervisor.
+            AlreadyUp: the folder has a running supervisor.
             CannotStart: the folder holds data of another format, or a part did not become ready.
         """
         self._folder.create()
@@ -90,23 +90,23 @@ class Supervisor:
         refusal = foreign_data(earlier, self._folder.path)
         if refusal is not None:
             raise CannotStart(refusal)
-        wanted = self._options.wanted
-        ports = choose_ports(plan.port_names(wanted), earlier.ports)
+        config = self._options.config
+        ports = choose_ports(plan.port_names(config), earlier.ports)
         path = self._folder.path
         variables = plan.connection_variables(path, ports, earlier.keys) | {
             "SLIPWAY_GATEWAY_URL": f"http://{LOOPBACK}:{ports['gateway']}",
             "SLIPWAY_TRITON_URL": f"{LOOPBACK}:{ports['triton-grpc']}",
         }
-        description = replace(earlier, ports=ports, variables=variables, engine=wanted.engine)
+        description = replace(earlier, ports=ports, variables=variables, engine=config.engine)
         self._folder.write_description(description)
         return description
 
     def _end_earlier_run(self, description: Description) -> None:
-        """End what a killed supervisor may have left; the lock says that none is alive."""
+        """End what a killed supervisor may have left; the lock proves that none is running."""
         left = end_stack(self._folder, description)
         if left:
             raise CannotStart(
-                f"processes {', '.join(map(str, left))} of an earlier run cannot be ended; end them by hand"
+                f"processes of an earlier run cannot be ended: {', '.join(map(str, left))}; end them manually"
             )
 
     def _plan_parts(self, description: Description) -> list[Part]:
@@ -114,7 +114,7 @@ class Supervisor:
         nats, config = plan.plan_nats(path, ports, programs)
         plan.nats_config_file(path).write_text(config)
         (path / "s3").mkdir(exist_ok=True)
-        services = plan.plan_services(path, self._options.wanted, ports, programs, description.keys)
+        services = plan.plan_services(path, self._options.config, ports, programs, description.keys)
         return [
             nats,
             plan.plan_s3(path, ports, programs, description.keys),
@@ -125,7 +125,7 @@ class Supervisor:
     def _plan_triton(self, description: Description) -> Part:
         engine = triton.find_engine(self._options.engine_root)
         state, ports = self._folder.path / "triton", description.ports
-        triton.lay_out(engine, state)
+        triton.prepare_run_folder(engine, state)
         listening = triton.Ports(ports["triton"], ports["triton-grpc"], ports["triton-metrics"])
         environment = triton.build_environment(engine, state, self._options.inherited)
         return plan.plan_triton(
@@ -139,21 +139,21 @@ class Supervisor:
             keys=description.keys,
             log=self._folder.log_of(part.name),
             inherited=self._options.inherited,
-            say=self._view.say,
-            changed=self._record,
-            living=self._living_sessions,
-            based=self._base_is_ready if part.probe == "service" else lambda: True,
+            print_line=self._view.say,
+            on_change=self._record,
+            living_sessions=self._living_sessions,
+            dependencies_ready=self._dependencies_are_ready if part.probe == "service" else lambda: True,
         )
 
-    def _base_is_ready(self) -> bool:
-        """Return whether the bus, the store and Triton are ready: without them no service can be."""
+    def _dependencies_are_ready(self) -> bool:
+        """Return whether the bus, the store and Triton are ready: no service is ready without them."""
         return all(runner.state == "ready" for runner in self._runners if runner.part.probe != "service")
 
     def _living_sessions(self) -> list[int]:
         return [runner.pid for runner in self._runners if runner.pid is not None]
 
     async def _collect_orphans(self) -> None:
-        """Wait for adopted processes that ended, so that none stays as a zombie."""
+        """Reap adopted processes that ended, so that none stays a zombie."""
         while True:
             processes.collect_orphans(self._living_sessions())
             await asyncio.sleep(COLLECT_EVERY_S)
@@ -192,7 +192,7 @@ class Supervisor:
         self._interrupted.set()
 
     async def _until_interrupted(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Do some work unless a signal comes first; tell whether it was done."""
+        """Await `work` unless a signal arrives first; return whether it was completed."""
         doing = asyncio.create_task(work)
         signal_came = asyncio.create_task(self._interrupted.wait())
         await asyncio.wait([doing, signal_came], return_when=asyncio.FIRST_COMPLETED)
@@ -213,22 +213,22 @@ class Supervisor:
         self._phase = "ready"
         self._record()
         self._view.say("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
-        for line in self._where(description):
+        for line in self._addresses(description):
             self._view.say("slipway", line)
 
-    def _where(self, description: Description) -> list[str]:
+    def _addresses(self, description: Description) -> list[str]:
         variables = description.variables
         return [
             f"OpenAI API  {variables['SLIPWAY_GATEWAY_URL']}/v1",
             f"message bus {variables['SLIPWAY_NATS_URL']}",
             f"logs        {self._folder.logs}",
-            "stop with Ctrl-C, or with `slipway down` from elsewhere",
+            "stop it with Ctrl-C, or with `slipway down` in another terminal",
         ]
 
     def _start(self, runners: list[Runner]) -> None:
         running = {task.get_name() for task in self._tasks}
         self._tasks += [
-            asyncio.create_task(runner.keep(), name=runner.part.name)
+            asyncio.create_task(runner.run(), name=runner.part.name)
             for runner in runners
             if runner.part.name not in running
         ]
@@ -278,7 +278,7 @@ class Supervisor:
                 return
 
     async def _keep_provisioned(self, description: Description) -> None:
-        """Provision again whenever the bus was restarted: the telemetry stream is in memory and went with it."""
+        """Provision again whenever the bus was restarted: the telemetry stream is kept in memory and was lost."""
         bus = next(runner for runner in self._runners if runner.part.name == "nats")
         provisioned_at = 0
         while True:
@@ -302,7 +302,7 @@ class Supervisor:
         left = await asyncio.to_thread(end_stack, self._folder, description)
         self._phase = "stopped"
         self._record()
-        self._view.say("slipway", f"stopped, but {left} are still there" if left else "stopped; nothing left behind")
+        self._view.say("slipway", f"stopped, but processes {left} still run" if left else "stopped; no process is left")
 
     async def _kill_when_hurried(self) -> None:
         await self._hurry.wait()
@@ -311,7 +311,7 @@ class Supervisor:
 
 
 def programs_of(python: Path) -> Programs:
-    """Return where the programs lie that the packages install beside the interpreter.
+    """Return the paths of the programs that the packages install beside the interpreter.
 
     Raises:
         CannotStart: one of them is not installed.
@@ -324,5 +324,5 @@ def programs_of(python: Path) -> Programs:
 
 
 def default_engine_root() -> Path:
-    """Return where the serving engine's environment lies unless told otherwise."""
+    """Return the default folder of the serving engine's Python environment."""
     return ROOT / ".venv-engine"

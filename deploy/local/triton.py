@@ -1,7 +1,8 @@
-"""How tritonserver with our engine backends is started without containers.
+"""Command line, environment and run folder of a tritonserver with our engine backends, without containers.
 
-Everything here is pure but :func:`find_engine` (asks the engine's interpreter where it lives), :func:`lay_out`
-(copies backends) and :func:`find_marked` (reads /proc). Nothing starts a process that outlives the call.
+All functions are pure except :func:`find_engine` (asks the engine's interpreter for its paths),
+:func:`prepare_run_folder` (copies backends) and :func:`find_marked` (reads /proc). None starts a process that outlives
+the call.
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
 MARKER = "SLIPWAY_TRITON"
-"""Environment variable that every process below a tritonserver inherits: names the run folder it belongs to."""
+"""Environment variable that every process of a tritonserver inherits; it names the run folder."""
 
 _ASK_INTERPRETER = (
     "import json, sys, sysconfig; print(json.dumps({"
@@ -36,12 +37,12 @@ class Engine:
 
     @property
     def triton(self) -> Path:
-        """Triton's files inside the environment."""
+        """Return the folder of Triton's files."""
         return self.site_packages / "pytriton" / "tritonserver"
 
     @property
     def server(self) -> Path:
-        """The tritonserver binary."""
+        """Return the path of the tritonserver binary."""
         return self.triton / "bin" / "tritonserver"
 
 
@@ -55,18 +56,18 @@ class Ports:
 
 
 def find_engine(root: Path) -> Engine:
-    """Ask the interpreter of an environment where its parts are.
+    """Return the paths of an engine environment, as its interpreter reports them.
 
     Raises:
         FileNotFoundError: there is no interpreter, or Triton is not installed in it.
     """
-    # The link must not be resolved: an environment is found through its own bin/python.
+    # Symbolic links must not be resolved: an environment is found through its own bin/python.
     root = root.absolute()
     interpreter = root / "bin" / "python"
-    found = json.loads(
+    about = json.loads(
         subprocess.run([str(interpreter), "-c", _ASK_INTERPRETER], check=True, capture_output=True, text=True).stdout
     )
-    engine = Engine(root, Path(found["site_packages"]), Path(found["libdir"]), found["version"])
+    engine = Engine(root, Path(about["site_packages"]), Path(about["libdir"]), about["version"])
     if not engine.server.is_file():
         message = f"no tritonserver in {root}: install the engine environment first"
         raise FileNotFoundError(message)
@@ -76,13 +77,13 @@ def find_engine(root: Path) -> Engine:
 def build_command(
     engine: Engine, state: Path, ports: Ports, *, admin_key: str | None = None, exit_timeout_s: int = 20
 ) -> list[str]:
-    """The command line of tritonserver.
+    """Return the command line of tritonserver.
 
     Args:
         engine: the engine environment.
         state: run folder that holds ``models`` and ``backends``.
-        ports: where to listen, on loopback only.
-        admin_key: when given, loading and unloading models needs this key.
+        ports: loopback ports to listen on.
+        admin_key: if set, loading and unloading models needs this key.
         exit_timeout_s: how long models may take to finish on SIGTERM, seconds.
     """
     command = [
@@ -110,10 +111,10 @@ def build_command(
 
 
 def build_environment(engine: Engine, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of tritonserver, from the one of the process that starts it.
+    """Return the environment variables of tritonserver, based on those of the process that starts it.
 
-    The stub finds its interpreter through VIRTUAL_ENV and PATH, and may load another libpython when the
-    environment's own LIBDIR does not come first. vLLM's import fails under an ASCII locale.
+    The stub finds its interpreter through VIRTUAL_ENV and PATH, and may load another libpython if the environment's
+    own LIBDIR does not come first. Importing vLLM fails under an ASCII locale.
     """
     kept = {name: value for name, value in inherited.items() if name not in {"PYTHONPATH", "PYTHONHOME"}}
     return kept | {
@@ -122,13 +123,13 @@ def build_environment(engine: Engine, state: Path, inherited: Mapping[str, str])
         "LC_ALL": "C.UTF-8",
         "LD_LIBRARY_PATH": f"{engine.libdir}:{engine.site_packages / 'nvidia_pytriton.libs'}",
         "HF_HUB_OFFLINE": "1",
-        "OMP_WAIT_POLICY": inherited.get("OMP_WAIT_POLICY", "PASSIVE"),  # engines share the cores with everything else
+        "OMP_WAIT_POLICY": inherited.get("OMP_WAIT_POLICY", "PASSIVE"),  # engines share the cores with other parts
         MARKER: str(state),
     }
 
 
-def lay_out(engine: Engine, state: Path, *, backends: Path = BACKENDS) -> None:
-    """Create the run folder of tritonserver: an empty model repository, and all backends."""
+def prepare_run_folder(engine: Engine, state: Path, *, backends: Path = BACKENDS) -> None:
+    """Create the run folder of tritonserver: an empty model repository and all backends."""
     (state / "models").mkdir(parents=True, exist_ok=True)
     target = state / "backends"
     shutil.rmtree(target, ignore_errors=True)
@@ -160,8 +161,8 @@ def _make_executable(path: Path) -> None:
 
 
 def find_marked(state: Path, *, proc: Path = Path("/proc")) -> Iterator[int]:
-    """Process ids of everything that a tritonserver of this run folder left behind, its own included."""
-    wanted = f"{MARKER}={state}".encode()
+    """Yield the process ids of a tritonserver of this run folder and of everything that it started."""
+    mark = f"{MARKER}={state}".encode()
     for folder in proc.iterdir():
         if not folder.name.isdigit():
             continue
@@ -169,5 +170,5 @@ def find_marked(state: Path, *, proc: Path = Path("/proc")) -> Iterator[int]:
             variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if wanted in variables:
+        if mark in variables:
             yield int(folder.name)

@@ -1,4 +1,4 @@
-"""The merged view of all logs on the terminal: follows the files, one coloured name per part."""
+"""Print the logs of all parts merged on the terminal, each line with the coloured name of its part."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_
 FOREIGN = frozenset({"nats", "s3", "triton"})
 PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", re.IGNORECASE)
 NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
-"""Of the parts that are not ours only problems are shown; all they write stays in the log files."""
+"""Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
 SHOWN_KEYS = ("model", "release", "variant", "code", "reason", "error")
 NAME_WIDTH = 16
 POLL_S = 0.1
 
 
 def render_line(part: str, line: str) -> str | None:
-    """Make a log line short enough for people; None when it is not for them."""
+    """Return a log line shortened for the terminal, or None if it is not shown."""
     line = line.rstrip()
     if not line or (part in FOREIGN and (not PROBLEM.search(line) or NOISE.search(line))):
         return None
@@ -44,7 +44,7 @@ def _render_record(record: dict[str, Any]) -> str | None:
 
 
 class View:
-    """Prints what the parts log and what the supervisor says."""
+    """Prints the logs of the parts and the messages of the supervisor."""
 
     def __init__(self, *, quiet: bool, out: TextIO | None = None) -> None:
         self._quiet = quiet
@@ -53,7 +53,7 @@ class View:
         self._read_up_to: dict[Path, int] = {}
 
     def say(self, part: str, text: str) -> None:
-        """Print a line in the name of a part; if the output takes no more (full, closed), the line is lost."""
+        """Print a line under the name of a part; if the output is full or closed, the line is lost."""
         with contextlib.suppress(OSError, ValueError):
             self._print(part, text)
 
@@ -70,17 +70,17 @@ class View:
             print(f"{part:<{NAME_WIDTH}} {text}", file=self._out, flush=True)
 
     def begin_at_end(self, logs: Iterable[Path]) -> None:
-        """Skip what earlier runs wrote."""
+        """Skip the log lines of earlier runs."""
         self._read_up_to = {log: log.stat().st_size if log.exists() else 0 for log in logs}
 
     async def follow(self) -> None:
-        """Print new lines of all logs for ever."""
+        """Print new lines of all logs until cancelled."""
         while not self._quiet:
             self.print_new()
             await asyncio.sleep(POLL_S)
 
     def print_new(self) -> None:
-        """Print the complete lines that were added since the last call."""
+        """Print the complete lines added since the last call."""
         if self._quiet:
             return
         for log, start in list(self._read_up_to.items()):
@@ -98,7 +98,7 @@ class View:
 
 
 def last_lines(log: Path, count: int = 15) -> list[str]:
-    """Return the end of a log."""
+    """Return the last lines of a log."""
     if not log.exists():
         return []
     with log.open("rb") as file:

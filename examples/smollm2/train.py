@@ -38,7 +38,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from clients.training import Place, Run, SlipwayCallback
+from clients.training import Connection, Run, SlipwayCallback
 from examples.smollm2.text import Lesson, lessons, passages, questions, write_lines
 
 MAX_TOKENS = 128
@@ -208,7 +208,7 @@ def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate
         model=publishing.model,
         base=publishing.base,
         run=Run(run_id=run_id(recipe), data_hash=data_hash(), hyperparameters=asdict(recipe), framework="peft"),
-        place=find_place(),
+        connection=find_connection(),
         variants=publishing.variants,
         policy=publishing.policy,
         calibration=data["calibration"],
@@ -219,13 +219,13 @@ def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate
     )
 
 
-def find_place() -> Place:
+def find_connection() -> Connection:
     """Find the stack: the embedded one whose state folder `SLIPWAY_STATE` names, else what the environment says."""
     state = os.environ.get("SLIPWAY_STATE")
     if state is None or "SLIPWAY_NATS_URL" in os.environ:
-        return Place.from_environment()
+        return Connection.from_environment()
     description = json.loads((Path(state) / "stack.json").read_text(encoding="utf-8"))
-    return Place.from_environment(description["variables"])
+    return Connection.from_environment(description["variables"])
 
 
 def training_arguments(out: Path, recipe: Recipe) -> TrainingArguments:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from nats.js.errors import NotFoundError
 
-from clients.cli.connection import find_place
+from clients.cli.connection import find_stack
 from contracts.facts import WorkProgressed
 from contracts.services import TELEMETRY
 from tests.kit.models import edit_json, tiny_base, tiny_lora
@@ -34,7 +34,7 @@ def wide(tmp_path_factory):
 
 async def publish_until_uploading(stack, wide) -> None:
     """Publish, and come back when every tensor is merged, so that the upload of their one shard is under way."""
-    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    client = await nats.connect(find_stack(stack.state).connection.nats_url)
     told = await client.subscribe(f"{WorkProgressed.TYPE}.bot")
     await asyncio.to_thread(stack.publish, "bot", wide["lora"], "--variant", "bf16", base="wide-llama")
     async with asyncio.timeout(120):
@@ -71,7 +71,7 @@ def test_the_bus_is_killed_three_times_on_the_way(stack_of, tiny):
 
 async def telemetry_arrives(stack) -> None:
     """Wait until the gateway's telemetry is stored again: its stream is in memory and went with the bus."""
-    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    client = await nats.connect(find_stack(stack.state).connection.nats_url)
     js = client.jetstream()
     async with asyncio.timeout(30):
         while True:

@@ -220,11 +220,11 @@ os.environ["SLIPWAY_HTTP_PORT"] = str(server.server_port)
 from deploy.docker import {module}
 if {module!r} == "probe":
     sys.exit(probe.main())
-from deploy.local.watch import Judge
-judge = Judge(keep.PATIENCE, 60.0, 60.0)
-keep.Asking(f"http://127.0.0.1:{{server.server_port}}/healthz", judge).start()
+from deploy.local.watch import HangDetector
+detector = HangDetector(keep.LIMITS, 60.0, 60.0)
+keep.LivenessProbe(f"http://127.0.0.1:{{server.server_port}}/healthz", detector).start()
 for _ in range(200):
-    if judge.has_answered:
+    if detector.has_answered:
         os._exit(0)
     threading.Event().wait(0.02)
 os._exit(1)

@@ -6,7 +6,7 @@ import nats
 import psutil
 import pytest
 
-from clients.cli.connection import find_place
+from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
 from tests.kit.servers import wait_until
 
@@ -21,7 +21,7 @@ def stack(module_stack):
 async def say_again(stack, model: str, *, ids: list[str]) -> None:
     """Publish the checkpoint of a model again, under other event ids, straight on the bus."""
     (event,) = stack.events("checkpoint.ready", model)[:1]
-    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    client = await nats.connect(find_stack(stack.state).connection.nats_url)
     js = client.jetstream()
     for one in ids:
         body = json.dumps({**event, "id": one}).encode()

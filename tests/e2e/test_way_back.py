@@ -11,7 +11,7 @@ import httpx
 import nats
 import pytest
 
-from clients.cli.connection import find_place
+from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
 from tests.kit.servers import wait_until
 from tests.kit.stack import POLICY
@@ -139,7 +139,7 @@ def staging_route_is_empty(stack) -> bool:
 
 async def say_again(stack, orders, *, epoch) -> None:
     """Publish traffic orders again under other ids: as they were, and as if they had been given for the route of now."""
-    client = await nats.connect(find_place(stack.state).connection.nats_url)
+    client = await nats.connect(find_stack(stack.state).connection.nats_url)
     js = client.jetstream()
     for number, order in enumerate(orders):
         for kind, data in (("late", order["data"]), ("fresh", {**order["data"], "epoch": epoch})):

@@ -15,7 +15,7 @@ BUILD = "import sys; from setuptools import build_meta; print('wheel:' + build_m
 USE = """
 import importlib.util, sys
 import slipway_client
-from slipway_client import Place, PublishError, Run, publish_checkpoint
+from slipway_client import Connection, PublishError, Run, publish_checkpoint
 from slipway_client.contracts.facts import CheckpointReady
 assert CheckpointReady.TYPE == "slipway.checkpoint.ready.v1"
 assert importlib.util.find_spec("contracts") is None, "the distribution adds one name only"
@@ -69,5 +69,5 @@ def test_the_wheel_installs_alone_and_works(wheel, tmp_path):
         [python, "-c", USE], check=False, env=clean, cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert "refused: '../x' is no model name" in done.stdout
+    assert "refused: The model name '../x' is not valid" in done.stdout
     assert "without transformers: transformers" in done.stdout

@@ -11,7 +11,7 @@ from nats.js.errors import ServiceUnavailableError
 from prometheus_client import generate_latest
 
 from clients.cli.commands.status import _show_all
-from clients.cli.connection import Place
+from clients.cli.connection import StackAddress
 from clients.cli.event_log import nearly_full
 from contracts import facts as f
 from contracts.policy import MetricGate
@@ -160,10 +160,10 @@ async def test_what_one_process_decided_and_could_not_publish_the_next_one_publi
 async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path):
     assert await nearly_full(js) == []
     await fill(js)
-    place = Place(connection(nats_server, None, tmp_path), "http://127.0.0.1:1", "here")
+    stack = StackAddress(connection(nats_server, None, tmp_path), "http://127.0.0.1:1", "here")
     heard = io.StringIO()
     with contextlib.redirect_stderr(heard):
-        await _show_all(place, None, as_json=True)
+        await _show_all(stack, None, as_json=True)
     lines = heard.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
     assert ["the oldest are dropped: see stream_full" in line for line in lines] == [True, False, False]

@@ -396,10 +396,10 @@ def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
     assert manifest.source == f"hf://acme/base@{commit}"
     blobs, downloaded = set(road.store.keys("blobs/")), len(road.mirror.downloads())
 
-    assert "is already there, imported " in road.slipway("base", "import", f"hf://acme/base@{commit}")
+    assert "was already imported, " in road.slipway("base", "import", f"hf://acme/base@{commit}")
     assert len(road.mirror.downloads()) == downloaded
     said = road.slipway("base", "import", folder, "--name", "acme/base")
-    assert f"acme/base at {commit} is already there" in said
+    assert f"acme/base at {commit} was already imported" in said
     said = road.slipway("base", "import", folder, "--name", "ours")
     assert f"its files are those of acme/base at {commit}, stored once" in said
     assert json.loads(road.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"

@@ -5,7 +5,14 @@ import json
 
 import pytest
 
-from clients.training import Place, PublishError, Run, SlipwayCallback, publish_checkpoint, publish_checkpoint_async
+from clients.training import (
+    Connection,
+    PublishError,
+    Run,
+    SlipwayCallback,
+    publish_checkpoint,
+    publish_checkpoint_async,
+)
 from clients.training.upload import Uploader
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady
@@ -34,8 +41,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def place(settings) -> Place:
-    return Place(
+def connection(settings) -> Connection:
+    return Connection(
         nats_url=settings.nats_url,
         s3_endpoint=settings.s3_endpoint,
         s3_access_key=settings.s3_access_key,
@@ -56,7 +63,7 @@ async def inbox(js) -> list[Event[CheckpointReady]]:
     return [parse_event(CheckpointReady, message.subject, message.data) for message in messages]
 
 
-async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, place, store, made, tmp_path):
+async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, connection, store, made, tmp_path):
     calibration = tmp_path / "calibration.jsonl"
     calibration.write_text('{"text": "one"}\n')
     told = []
@@ -65,7 +72,7 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, pla
         model="support-bot",
         base="acme/tiny-llama",
         run=RUN,
-        place=place,
+        connection=connection,
         variants=["bf16", "int8"],
         policy=policy().model_dump(mode="json"),
         calibration=calibration,
@@ -91,8 +98,8 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, pla
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
-async def test_publishing_again_moves_nothing_and_says_nothing_new(js, place, store, made):
-    options = {"model": "support-bot", "base": "acme/tiny-llama@1", "run": RUN, "place": place}
+async def test_publishing_again_moves_nothing_and_says_nothing_new(js, connection, store, made):
+    options = {"model": "support-bot", "base": "acme/tiny-llama@1", "run": RUN, "connection": connection}
     first = await publish_checkpoint_async(made["lora"], **options)
     before = set(store.keys("checkpoints/"))
     second = await asyncio.to_thread(publish_checkpoint, made["lora"], **options)
@@ -104,23 +111,23 @@ async def test_publishing_again_moves_nothing_and_says_nothing_new(js, place, st
     assert len(await inbox(js)) == 2
 
 
-async def test_the_plain_function_works_inside_a_running_loop(js, place, store, made):
-    publish_checkpoint(made["lora"], model="support-bot", base="acme/tiny-llama", run=RUN, place=place)
+async def test_the_plain_function_works_inside_a_running_loop(js, connection, store, made):
+    publish_checkpoint(made["lora"], model="support-bot", base="acme/tiny-llama", run=RUN, connection=connection)
     assert len(await inbox(js)) == 1
 
 
-async def test_pickles_beside_the_weights_stay_behind(js, place, store, made, tmp_path):
+async def test_pickles_beside_the_weights_stay_behind(js, connection, store, made, tmp_path):
     folder = tiny_lora(made["base"], tmp_path / "lora")
     (folder / "optimizer.pt").write_bytes(b"pickle")
     (folder / "training_args.bin").write_bytes(b"pickle")
-    ref = Uploader(place, "support-bot").put_folder(folder, lambda _done, _total: None)
+    ref = Uploader(connection, "support-bot").put_folder(folder, lambda _done, _total: None)
     names = {file["path"] for file in json.loads(store.get(ref))["files"]}
     assert not {name for name in names if name.endswith((".pt", ".bin"))}
 
 
-async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(place, store, made, tmp_path):
+async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(connection, store, made, tmp_path):
     path, before = tmp_path / "set.jsonl", set(store.keys("checkpoints/"))
-    options = {"model": "new-bot", "base": "acme/tiny-llama", "run": RUN, "place": place, "evaluation": path}
+    options = {"model": "new-bot", "base": "acme/tiny-llama", "run": RUN, "connection": connection, "evaluation": path}
     with pytest.raises(PublishError, match="No such file"):
         await publish_checkpoint_async(made["lora"], **options)
     path.write_text('"fine"\n{"question": "?"}\n')
@@ -132,8 +139,8 @@ async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(place, s
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"model": "../other"}, "no model name"),
-        ({"model": "a" * 300}, "no model name"),
+        ({"model": "../other"}, "model name .* is not valid"),
+        ({"model": "a" * 300}, "model name .* is not valid"),
         ({"base": "acme/unknown"}, "not imported"),
         ({"base": "acme/tiny-llama@9"}, "not imported"),
         ({"variants": ["int3"]}, "variants"),
@@ -141,35 +148,37 @@ async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(place, s
         ({"run": Run(run_id="r", data_hash="md5:1")}, "data_hash"),
     ],
 )
-async def test_mistakes_show_before_anything_is_uploaded(place, store, made, changes, says):
+async def test_mistakes_show_before_anything_is_uploaded(connection, store, made, changes, says):
     before = set(store.keys("checkpoints/"))
-    options = {"model": "new-bot", "base": "acme/tiny-llama", "run": RUN, "place": place, **changes}
+    options = {"model": "new-bot", "base": "acme/tiny-llama", "run": RUN, "connection": connection, **changes}
     with pytest.raises(PublishError, match=says):
         await publish_checkpoint_async(made["lora"], **options)
     assert set(store.keys("checkpoints/")) == before
 
 
-async def test_weights_as_a_pickle_and_missing_folders_are_refused(place, store, tmp_path):
-    options = {"model": "support-bot", "base": "acme/tiny-llama", "run": RUN, "place": place}
+async def test_weights_as_a_pickle_and_missing_folders_are_refused(connection, store, tmp_path):
+    options = {"model": "support-bot", "base": "acme/tiny-llama", "run": RUN, "connection": connection}
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "adapter_model.bin").write_bytes(b"pickle")
     (tmp_path / "empty").mkdir()
-    for name, says in (("pickled", "pickle"), ("empty", "holds no safetensors"), ("absent", "is no folder")):
+    for name, says in (("pickled", "pickle"), ("empty", "holds no safetensors"), ("absent", "does not exist")):
         with pytest.raises(PublishError, match=says):
             await publish_checkpoint_async(tmp_path / name, **options)
 
 
-async def test_a_bus_or_store_that_does_not_answer_is_said(js, place, store, made):
+async def test_a_bus_or_store_that_does_not_answer_is_said(js, connection, store, made):
     from dataclasses import replace
 
     options = {"model": "support-bot", "base": "acme/tiny-llama", "run": RUN}
     with pytest.raises(PublishError, match=r"bus .* does not answer"):
-        await publish_checkpoint_async(made["lora"], place=replace(place, nats_url="nats://127.0.0.1:9"), **options)
+        await publish_checkpoint_async(
+            made["lora"], connection=replace(connection, nats_url="nats://127.0.0.1:9"), **options
+        )
     with pytest.raises(PublishError, match=r"SignatureDoesNotMatch|AccessDenied"):
-        await publish_checkpoint_async(made["lora"], place=replace(place, s3_secret_key="wrong"), **options)
+        await publish_checkpoint_async(made["lora"], connection=replace(connection, s3_secret_key="wrong"), **options)
 
 
-async def test_the_callback_publishes_at_the_end_of_training(js, place, store, made, tmp_path):
+async def test_the_callback_publishes_at_the_end_of_training(js, connection, store, made, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaForCausalLM, Trainer, TrainingArguments
 
@@ -181,7 +190,7 @@ async def test_the_callback_publishes_at_the_end_of_training(js, place, store, m
         model="support-bot",
         base="acme/tiny-llama",
         run=Run(run_id="run-9", data_hash=RUN.data_hash),
-        place=place,
+        connection=connection,
         evaluate=lambda _trained: [{"name": "held-out", "metric": "loss", "value": 2.0, "higher_is_better": False}],
     )
     arguments = TrainingArguments(

@@ -13,7 +13,7 @@ import pytest
 from deploy.local.plan import Keys, Part
 from deploy.local.processes import Marks
 from deploy.local.runner import Runner
-from deploy.local.watch import Patience
+from deploy.local.watch import HangLimits
 from shared.runtime.process import free_port
 
 # Answers HTTP from a thread. Once told (by a file), it hangs as its first argument says; it is told only once.
@@ -61,7 +61,7 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 while True:
     time.sleep(1)
 """
-QUICK = Patience(silent_s=0.8, starved_s=3.0, look_s=0.1)
+QUICK = HangLimits(silent_s=0.8, starved_s=3.0, look_s=0.1)
 KEYS = Keys("", "")
 
 
@@ -94,10 +94,10 @@ class Kept:
             keys=KEYS,
             log=folder / "log",
             inherited=dict(os.environ),
-            say=note,
-            changed=changed,
-            living=list,
-            patience=QUICK,
+            print_line=note,
+            on_change=changed,
+            living_sessions=list,
+            limits=QUICK,
             **more,
         )
 
@@ -113,7 +113,7 @@ class Kept:
 @contextlib.asynccontextmanager
 async def kept(folder: Path, how: str, **more):
     one = Kept(folder, how, **more)
-    keeping = asyncio.create_task(one.runner.keep())
+    keeping = asyncio.create_task(one.runner.run())
     try:
         yield one
     finally:

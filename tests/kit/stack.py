@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from clients.cli.connection import find_place
+from clients.cli.connection import find_stack
 from contracts.manifests import FileEntry
 from shared.runtime.process import launching
 from shared.storage.blobs import Store
@@ -69,7 +69,7 @@ class Stack:
 
     @property
     def store(self) -> Store:
-        return Store(find_place(self.state).connection)
+        return Store(find_stack(self.state).connection)
 
     def check_artifacts(self) -> int:
         """Verify every file that a committed manifest names; give how many there were."""
@@ -144,7 +144,7 @@ class Stack:
 
     def events(self, name: str, model: str | None = None, environment: str = "production") -> list[dict[str, Any]]:
         about = ["--model", model] if model else []
-        about += ["--staging"] if environment == "staging" else []
+        about += ["--environment", environment]
         lines = self.ok("events", "--json", *about).splitlines()
         wanted = (f"slipway.{name}.v1", environment)
         return [event for event in map(json.loads, lines) if (event["type"], event["environment"]) == wanted]

@@ -24,7 +24,7 @@ class TritonServer(Server):
         self.engine = triton.find_engine(ENGINE)
         self.admin_key = admin_key
         self.ports = triton.Ports(http=free_port(), grpc=free_port(), metrics=free_port())
-        triton.lay_out(self.engine, self.folder)
+        triton.prepare_run_folder(self.engine, self.folder)
 
     @property
     def endpoint(self) -> str:

@@ -1,4 +1,4 @@
-"""`slipway alerts`: what is wrong now, and what is said about it from now on."""
+"""`slipway alerts`: show open alerts, and follow new ones."""
 
 import asyncio
 import contextlib
@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
-from clients.cli.event_log import Part, Said, follow, newest, read_history
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, read_history
 from clients.cli.output import is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
 from clients.cli.views.alert import COLUMNS, Alarm, as_data, blocks, fold, news_line, row
@@ -16,86 +16,101 @@ from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment
 
 ALERTS = ("alert.*",)
-NEWS = ("alert.*", "rollback.*")
+FOLLOWED = ("alert.*", "rollback.*")
 STYLES = {"critical": "bold red", "warning": "yellow", "info": "default"}
 
 
 def alerts(
     *,
-    model: Annotated[str | None, typer.Argument(help="Only about this model.")] = None,
-    follow_it: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with each alert and rollback fact as it comes.")
+    model: Annotated[str | None, typer.Argument(help="Only alerts of this model.")] = None,
+    keep_following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then print each alert and rollback event as it arrives.")
     ] = False,
-    all_of_them: Annotated[bool, typer.Option("--all", help="Also what is resolved.")] = False,
-    environment: Annotated[Environment, typer.Option(help="staging: rehearsals and drills there.")] = "production",
+    with_resolved: Annotated[bool, typer.Option("--all", help="Include resolved alerts.")] = False,
+    environment: Annotated[
+        Environment, typer.Option(help="Environment of the alerts; rehearsals and drills may run in staging.")
+    ] = "production",
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show open alerts: severity, target, trigger, value against limit, runbook, evidence.
+    """Show open alerts: severity, target, trigger, value and limit, runbook, evidence.
 
-    Off a terminal one tab-separated line an alert: state, severity, kind, target, trigger, value / limit, since,
-    message, runbook, evidence. With --follow --json whole CloudEvents, one a line.
+    Without a terminal the output is one tab-separated line per alert: state, severity, kind, target, trigger,
+    value / limit, since, message, runbook, evidence. With --follow --json it is one CloudEvent per line.
     """
     if model is not None:
         check_model(model)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(
-            _alerts(find_place(state), model, environment, resolved_too=all_of_them, go_on=follow_it, as_json=as_json)
+            _alerts(
+                find_stack(state),
+                model,
+                environment,
+                with_resolved=with_resolved,
+                following=keep_following,
+                as_json=as_json,
+            )
         )
 
 
 async def _alerts(
-    place: Place, model: str | None, environment: Environment, *, resolved_too: bool, go_on: bool, as_json: bool
+    stack: StackAddress,
+    model: str | None,
+    environment: Environment,
+    *,
+    with_resolved: bool,
+    following: bool,
+    as_json: bool,
 ) -> None:
-    async with connected(place) as client:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        after = await newest(js)
-        said = await read_history(js, model, Part(ALERTS, environment))
-        shown = [one for one in fold(in_order(said, after)) if one.open or resolved_too]
-        if not go_on:
-            _show(shown, model, resolved_too=resolved_too, as_json=as_json)
+        after = await last_sequences(js)
+        history = await read_history(js, model, EventFilter(ALERTS, environment))
+        shown = [alert for alert in fold(in_order(history, after)) if alert.open or with_resolved]
+        if not following:
+            _show(shown, model, with_resolved=with_resolved, as_json=as_json)
             return
         if as_json:
-            for alarm in shown:
-                _tell(alarm.event, as_json)
+            for alert in shown:
+                _print_event(alert.event, as_json)
         else:
-            _show(shown, model, resolved_too=resolved_too, as_json=as_json)
-        news = follow(client, model, after=after, part=Part(NEWS, environment))
-        async with contextlib.aclosing(news):
-            async for one in news:
-                _tell(one.event, as_json)
+            _show(shown, model, with_resolved=with_resolved, as_json=as_json)
+        live = follow(client, model, after=after, where=EventFilter(FOLLOWED, environment))
+        async with contextlib.aclosing(live):
+            async for logged in live:
+                _print_event(logged.event, as_json)
 
 
-def in_order(said: list[Said], until: dict[str, int]) -> list[Event[Any]]:
-    """Return the events up to the end of the log that `follow` goes on from, in the log's own order."""
-    kept = [one for one in said if one.sequence <= until.get(one.stream, 0)]
-    return [one.event for one in sorted(kept, key=lambda one: one.sequence)]
+def in_order(history: list[LoggedEvent], until: dict[str, int]) -> list[Event[Any]]:
+    """Return the events up to the sequences that `follow` starts after, in the order of the log."""
+    kept = [logged for logged in history if logged.sequence <= until.get(logged.stream, 0)]
+    return [logged.event for logged in sorted(kept, key=lambda logged: logged.sequence)]
 
 
-def _show(shown: list[Alarm], model: str | None, *, resolved_too: bool, as_json: bool) -> None:
+def _show(shown: list[Alarm], model: str | None, *, with_resolved: bool, as_json: bool) -> None:
     if as_json:
-        show_json([as_data(one) for one in shown])
+        show_json([as_data(alert) for alert in shown])
     elif not shown:
         about = f" of {model}" if model else ""
-        show_line(f"no alerts{about}" if resolved_too else f"no open alerts{about}")
+        show_line(f"no alerts{about}" if with_resolved else f"no open alerts{about}")
     elif is_terminal():
         _show_blocks(shown)
     else:
-        show_table(COLUMNS, [row(one) for one in shown])
+        show_table(COLUMNS, [row(alert) for alert in shown])
 
 
 def _show_blocks(shown: list[Alarm]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    styles = ["bold", *(STYLES[one.fact.severity] if one.open else "dim" for one in shown)]
+    styles = ["bold", *(STYLES[alert.fact.severity] if alert.open else "dim" for alert in shown)]
     for style, (head, below) in zip(styles, blocks(shown), strict=True):
         console.print(head, style=style, markup=False)
         for line in below:
             console.print(f"  {line}", style="dim" if style == "dim" else None, markup=False)
 
 
-def _tell(event: Event[Any], as_json: bool) -> None:
+def _print_event(event: Event[Any], as_json: bool) -> None:
     if as_json:
         show_line(json.dumps(plain(event), ensure_ascii=False))
     elif (line := news_line(event)) is not None:

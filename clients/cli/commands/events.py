@@ -1,4 +1,4 @@
-"""`slipway events` and `slipway deadletters`: the log itself, and what failed for good."""
+"""`slipway events` and `slipway deadletters`: the event log, and the messages that could not be processed."""
 
 import asyncio
 import contextlib
@@ -8,79 +8,95 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
-from clients.cli.event_log import Part, Said, follow, read_history
+from clients.cli.event_log import EventFilter, LoggedEvent, follow, read_history
 from clients.cli.output import Refused, show_json, show_line, show_pairs, show_table
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
 from contracts.envelope import plain
+from contracts.vocabulary import Environment
 from shared.errors import as_code
 
-deadletters_app = typer.Typer(help="List, show and requeue what failed for good.", no_args_is_help=True)
+deadletters_app = typer.Typer(
+    help="List, show and requeue dead letters: messages that a service could not process.", no_args_is_help=True
+)
 
 
 def events(
     *,
-    follow_it: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what comes, progress included.")
+    keep_following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Then print new events as they arrive, progress included.")
     ] = False,
-    model: Annotated[str | None, typer.Option("--model", help="Only about this model.")] = None,
-    staging: Annotated[bool, typer.Option("--staging", help="What rehearsals said in staging.")] = False,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the last so many.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Only events of this model.")] = None,
+    environment: Annotated[
+        Environment, typer.Option(help="Environment of the events; rehearsals and drills may run in staging.")
+    ] = "production",
+    limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the last N events.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the event log: one line an event, oldest first; with --json whole CloudEvents, one a line."""
+    """Print the event log, oldest first: one line per event; with --json one CloudEvent per line."""
     with contextlib.suppress(KeyboardInterrupt):
-        part = Part(("*.*",), "staging") if staging else None
-        asyncio.run(_events(find_place(state), model, part, limit=limit, follow_it=follow_it, as_json=as_json))
+        where = EventFilter(("*.*",), environment) if environment == "staging" else None
+        asyncio.run(
+            _events(find_stack(state), model, where, limit=limit, keep_following=keep_following, as_json=as_json)
+        )
 
 
 async def _events(
-    place: Place, model: str | None, part: Part | None, *, limit: int | None, follow_it: bool, as_json: bool
+    stack: StackAddress,
+    model: str | None,
+    where: EventFilter | None,
+    *,
+    limit: int | None,
+    keep_following: bool,
+    as_json: bool,
 ) -> None:
-    async with connected(place) as client:
-        said = await read_history(client.jetstream(timeout=10), model, part)
-        for one in said[-limit:] if limit is not None and limit > 0 else said:
-            _print(one, as_json)
-        if follow_it:
-            after = {one.stream: one.sequence for one in sorted(said, key=lambda one: one.sequence)}
-            async with contextlib.aclosing(follow(client, model, after=after, part=part)) as news:
-                async for one in news:
-                    _print(one, as_json)
+    async with connected(stack) as client:
+        history = await read_history(client.jetstream(timeout=10), model, where)
+        for logged in history[-limit:] if limit is not None and limit > 0 else history:
+            _print(logged, as_json)
+        if keep_following:
+            after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
+            async with contextlib.aclosing(follow(client, model, after=after, where=where)) as live:
+                async for logged in live:
+                    _print(logged, as_json)
 
 
-def _print(one: Said, as_json: bool) -> None:
+def _print(logged: LoggedEvent, as_json: bool) -> None:
     if as_json:
-        show_line(json.dumps(plain(one.event), ensure_ascii=False))
+        show_line(json.dumps(plain(logged.event), ensure_ascii=False))
     else:
-        show_line(event_line(one.event))
+        show_line(event_line(logged.event))
 
 
 @deadletters_app.command("list")
 def list_letters(state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List what failed for good, oldest first."""
-    letters = asyncio.run(_list(find_place(state)))
+    """List dead letters, oldest first."""
+    letters = asyncio.run(_list(find_stack(state)))
     if as_json:
         show_json([_data(letter) for letter in letters])
         return
     if not letters:
         show_line("no dead letters")
         return
-    rows = [(one.sequence, one.at[:19], one.service, one.subject, one.code, one.reason[:100]) for one in letters]
+    rows = [
+        (letter.sequence, letter.at[:19], letter.service, letter.subject, letter.code, letter.reason[:100])
+        for letter in letters
+    ]
     show_table(("number", "at", "service", "subject", "code", "reason"), rows)
 
 
-async def _list(place: Place) -> list[DeadLetter]:
-    async with connected(place) as client:
+async def _list(stack: StackAddress) -> list[DeadLetter]:
+    async with connected(stack) as client:
         return await list_all(client.jetstream(timeout=10))
 
 
 @deadletters_app.command("show")
 def show_letter(number: int, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Show one dead letter: why it failed, what to do, and the message itself."""
-    letter = asyncio.run(_find(find_place(state), number))
+    """Show a dead letter: why processing failed, what to do, and the message itself."""
+    letter = asyncio.run(_find(find_stack(state), number))
     if as_json:
         show_json(_data(letter))
         return
@@ -93,7 +109,7 @@ def show_letter(number: int, state: StateOption = None, as_json: JsonOption = Fa
             "code": letter.code,
             "reason": letter.reason,
             "what to do": ADVICE[as_code(letter.code)],
-            "from": f"{letter.stream} message {letter.stream_sequence}, delivered {letter.deliveries} times",
+            "origin": f"{letter.stream} message {letter.stream_sequence}, delivered {letter.deliveries} times",
         }
     )
     show_line()
@@ -102,8 +118,8 @@ def show_letter(number: int, state: StateOption = None, as_json: JsonOption = Fa
     )
 
 
-async def _find(place: Place, number: int) -> DeadLetter:
-    async with connected(place) as client:
+async def _find(stack: StackAddress, number: int) -> DeadLetter:
+    async with connected(stack) as client:
         letter = await find(client.jetstream(timeout=10), number)
     if letter is None:
         raise Refused(f"there is no dead letter {number}; see `slipway deadletters list`")
@@ -112,23 +128,23 @@ async def _find(place: Place, number: int) -> DeadLetter:
 
 @deadletters_app.command("requeue")
 def requeue_letter(number: int, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """Publish a dead letter again where it came from, once its cause is mended."""
-    place = find_place(state)
-    letter, sequence = asyncio.run(_requeue(place, number))
+    """Publish a dead letter again on its original subject, once the cause is fixed."""
+    stack = find_stack(state)
+    letter, sequence = asyncio.run(_requeue(stack, number))
     if as_json:
         show_json({"number": number, "stream": letter.stream, "sequence": sequence})
     else:
         show_line(f"published dead letter {number} again on {letter.subject}")
 
 
-async def _requeue(place: Place, number: int) -> tuple[DeadLetter, int]:
-    letter = await _find(place, number)
-    async with connected(place) as client:
+async def _requeue(stack: StackAddress, number: int) -> tuple[DeadLetter, int]:
+    letter = await _find(stack, number)
+    async with connected(stack) as client:
         return letter, await requeue(client.jetstream(timeout=10), letter)
 
 
 def _data(letter: DeadLetter) -> dict[str, Any]:
-    """Return a dead letter as JSON data; its body as JSON where it is any."""
+    """Return a dead letter as JSON data, with its body parsed if it is JSON."""
     try:
         body: Any = json.loads(letter.body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`slipway versions`, `show`, `trace` and `routes`: what exists, what serves, and where it came from."""
+"""`slipway versions`, `show`, `trace` and `routes`: registered versions, their lineage, and what serves now."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, Place, StateOption, find_place
+from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs, show_table
 from clients.cli.version_records import (
     FINGERPRINT,
@@ -23,7 +23,7 @@ from clients.cli.version_records import (
     version_numbers,
     with_benchmarks,
 )
-from clients.cli.views import comparison as contenders
+from clients.cli.views import comparison
 from clients.cli.views.comparison import Contender
 from clients.cli.views.release import join, project
 from contracts.envelope import Event
@@ -35,34 +35,36 @@ from shared.storage.blobs import Store
 
 
 def versions(model: str, state: StateOption = None, as_json: JsonOption = False) -> None:
-    """List the registered versions of a model, with lineage and what of each serves now."""
-    place = find_place(state)
-    store = open_store(place)
-    found = [find_version(store, model, number) for number in version_numbers(store, model)]
-    route = asyncio.run(read_routes(place)).get(model)
+    """List the registered versions of a model, with their lineage and their role in production."""
+    stack = find_stack(state)
+    store = open_store(stack)
+    registered = [find_version(store, model, number) for number in version_numbers(store, model)]
+    route = asyncio.run(read_routes(stack)).get(model)
     if as_json:
-        show_json([{**_version_data(one), "serving": _serving(route, one.manifest.version)} for one in found])
+        show_json(
+            [{**_version_data(version), "serving": _roles(route, version.manifest.version)} for version in registered]
+        )
         return
-    if not found:
+    if not registered:
         raise Refused(f"{model} has no registered version yet; see `slipway status {model}`")
     rows = [
         (
-            f"v{one.manifest.version}",
-            _serving(route, one.manifest.version) or "-",
-            ", ".join(variant.variant for variant in one.manifest.variants),
-            one.manifest.base.name,
-            one.manifest.training.run_id,
-            _short(one.manifest.training.data_hash),
-            f"{one.manifest.registered_at:%Y-%m-%d %H:%M}",
-            len(one.deployments),
+            f"v{version.manifest.version}",
+            _roles(route, version.manifest.version) or "-",
+            ", ".join(variant.variant for variant in version.manifest.variants),
+            version.manifest.base.name,
+            version.manifest.training.run_id,
+            _short(version.manifest.training.data_hash),
+            f"{version.manifest.registered_at:%Y-%m-%d %H:%M}",
+            len(version.deployments),
         )
-        for one in found
+        for version in registered
     ]
     show_table(("version", "serving", "variants", "base", "run", "data", "registered", "deployments"), rows)
 
 
-def _serving(route: Route | None, version: int) -> str:
-    """Say in which roles a version serves."""
+def _roles(route: Route | None, version: int) -> str:
+    """Return the roles in which a version serves, separated by commas."""
     if route is None:
         return ""
     roles = {
@@ -77,81 +79,85 @@ def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def _version_data(one: Version) -> dict[str, Any]:
+def _version_data(version: Version) -> dict[str, Any]:
     return {
-        "manifest": one.manifest.model_dump(mode="json"),
-        "manifest_digest": one.digest,
-        "deployments": [record.model_dump(mode="json") for record in one.deployments],
-        "benchmarks": [benchmark.model_dump(mode="json") for benchmark in one.benchmarks],
+        "manifest": version.manifest.model_dump(mode="json"),
+        "manifest_digest": version.digest,
+        "deployments": [record.model_dump(mode="json") for record in version.deployments],
+        "benchmarks": [benchmark.model_dump(mode="json") for benchmark in version.benchmarks],
     }
 
 
 def show(
     what: Annotated[str, typer.Argument(metavar="MODEL@vN")], state: StateOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show a version: its manifest, lineage, deployments and benchmark, and its variants side by side."""
+    """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
     model, number = parse_version(what)
-    place = find_place(state)
-    store, events = open_store(place), asyncio.run(read_events(place, model))
-    found = look_up_version(store, model, number)
-    opened = contenders.find_release(events, model, number)
-    if found is None and opened is None:
+    stack = find_stack(state)
+    store, events = open_store(stack), asyncio.run(read_events(stack, model))
+    registered = look_up_version(store, model, number)
+    opened = comparison.find_release(events, model, number)
+    if registered is None and opened is None:
         raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
-    one = None if found is None else with_benchmarks(found, events)
-    compared = _compared(store, events, opened, one)
+    version = None if registered is None else with_benchmarks(registered, events)
+    compared = _compared(store, events, opened, version)
     if as_json:
-        data = {"manifest": None, "release": opened and opened.release_id} if one is None else _version_data(one)
+        data = (
+            {"manifest": None, "release": opened and opened.release_id} if version is None else _version_data(version)
+        )
         show_json({**data, "variants": [each.as_data() for each in compared]})
         return
-    _show_identity(f"{model}@v{number}", one, opened, events)
+    _show_identity(f"{model}@v{number}", version, opened, events)
     show_line()
-    show_table(contenders.COLUMNS, [each.row() for each in compared])
+    show_table(comparison.COLUMNS, [each.row() for each in compared])
     for each in compared:
         if each.reason:
             show_line(f"  {each.why()}")
-    own = contenders.on_own_set(compared)
+    own = comparison.on_own_set(compared)
     if own:
         show_line(f"  {own}")
-    if one is not None:
-        _show_history(one)
+    if version is not None:
+        _show_history(version)
 
 
 def _compared(
-    store: Store, events: Sequence[Event[Any]], opened: ReleaseOpened | None, one: Version | None
+    store: Store, events: Sequence[Event[Any]], opened: ReleaseOpened | None, version: Version | None
 ) -> list[Contender]:
-    """Put the variants side by side; of those that are kept though they never were registered, the store knows more."""
-    registered = () if one is None else one.manifest.variants
+    """Return the variants to compare; those that were stored but never registered are completed from the store."""
+    registered = () if version is None else version.manifest.variants
     if opened is None:  # the log does not reach back to it
-        return [contenders.registered_alone(each) for each in registered]
-    found = []
-    for each in contenders.compare(events, opened, registered):
+        return [comparison.registered_alone(each) for each in registered]
+    compared = []
+    for each in comparison.compare(events, opened, registered):
         unknown = each.manifest is not None and each.size_bytes is None
         kept = kept_variant(store, each.manifest) if unknown and each.manifest is not None else None
-        found.append(each if kept is None else contenders.with_manifest(each, kept))
-    return found
+        compared.append(each if kept is None else comparison.with_manifest(each, kept))
+    return compared
 
 
-def _show_identity(what: str, one: Version | None, opened: ReleaseOpened | None, events: Sequence[Event[Any]]) -> None:
-    if one is not None:
-        registered = f"{one.manifest.registered_at:%Y-%m-%d %H:%M:%S} UTC"
-        manifests = {f"variant {each.variant}": each.manifest.digest for each in one.manifest.variants}
-        known = {"release": one.manifest.release_id, "registered": registered, "manifest": one.digest}
-        show_pairs({"version": what, **known, **manifests, **lineage(one)})
+def _show_identity(
+    what: str, version: Version | None, opened: ReleaseOpened | None, events: Sequence[Event[Any]]
+) -> None:
+    if version is not None:
+        registered = f"{version.manifest.registered_at:%Y-%m-%d %H:%M:%S} UTC"
+        manifests = {f"variant {each.variant}": each.manifest.digest for each in version.manifest.variants}
+        known = {"release": version.manifest.release_id, "registered": registered, "manifest": version.digest}
+        show_pairs({"version": what, **known, **manifests, **lineage(version)})
     elif opened is not None:
-        end = contenders.find_end(events, opened.release_id)
-        outcome = "under way" if end is None else f"{end.outcome}: {end.code}: {end.reason}"
+        end = comparison.find_end(events, opened.release_id)
+        outcome = "in progress" if end is None else f"{end.outcome}: {end.code}: {end.reason}"
         show_pairs({"version": f"{what}, not registered", "release": opened.release_id, "outcome": outcome})
 
 
-def _show_history(one: Version) -> None:
-    for benchmark in one.benchmarks:
+def _show_history(version: Version) -> None:
+    for benchmark in version.benchmarks:
         show_line()
         _show_benchmark(benchmark)
-    if one.deployments:
+    if version.deployments:
         show_line()
         rows = [
             (record.epoch, record.target, record.cause, f"{record.weight_ratio:.0%}", _when(record))
-            for record in one.deployments
+            for record in version.deployments
         ]
         show_table(("epoch", "deployed", "cause", "share", "at"), rows)
 
@@ -160,9 +166,9 @@ def _when(record: DeploymentRecord) -> str:
     return f"{record.deployed_at:%Y-%m-%d %H:%M:%S}"
 
 
-def lineage(one: Version) -> dict[str, Any]:
-    """Return where a version came from."""
-    manifest = one.manifest
+def lineage(version: Version) -> dict[str, Any]:
+    """Return the lineage of a version, by name."""
+    manifest = version.manifest
     training = manifest.training
     evals = ", ".join(f"{item.name} {item.metric} {item.value:g}" for item in manifest.evals)
     return {
@@ -182,16 +188,16 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
         f"benchmark of {benchmark.target} against {benchmark.baseline}: {benchmark.verdict} "
         f"(attempt {benchmark.attempt}, {again}{benchmark.hardware})"
     )
-    mine, theirs = benchmark.candidate_summary, benchmark.baseline_summary
+    candidate, baseline = benchmark.candidate_summary, benchmark.baseline_summary
     ratio_of = {ratio.metric: ratio for ratio in benchmark.ratios}
     rows = []
-    for name, left, right in zip(_FIGURES, _figures(mine), _figures(theirs), strict=True):
+    for name, left, right in zip(_FIGURES, _figures(candidate), _figures(baseline), strict=True):
         ratio = ratio_of.get(name)
         interval = "" if ratio is None else f"x{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
         rows.append((name, left, right, interval))
     show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
     gates = [(gate.name, gate.verdict, gate.attributed_to or "-", gate.reason) for gate in benchmark.gates]
-    show_table(("gate", "verdict", "at fault", "why"), gates)
+    show_table(("gate", "verdict", "at fault", "reason"), gates)
 
 
 _FIGURES = (
@@ -211,14 +217,14 @@ _FIGURES = (
 
 
 def _figures(side: SideSummary) -> list[str]:
-    """Write the figures of one side; `-` where the sample allows none."""
-    found: list[str] = []
+    """Return the figures of one side as text; `-` where the sample is too small for one."""
+    figures: list[str] = []
     for name in _FIGURES:
         value: Any = side
         for part in name.split("."):
             value = getattr(value, part)
-        found.append("-" if value is None else f"{value:.4g}")
-    return found
+        figures.append("-" if value is None else f"{value:.4g}")
+    return figures
 
 
 def trace(
@@ -226,50 +232,59 @@ def trace(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk back from an answer's system_fingerprint, a version or a release to where it came from."""
-    place = find_place(state)
-    model, number, variant, digest = asyncio.run(_resolve(place, what))
+    """Trace the system_fingerprint of an answer, a version or a release to its weights, data and base model."""
+    stack = find_stack(state)
+    model, number, variant, digest = asyncio.run(_resolve(stack, what))
     if number == 0:
-        asyncio.run(_trace_base(place, model, as_json))
+        asyncio.run(_trace_base(stack, model, as_json))
         return
-    one = asyncio.run(gather_version(place, model, number))
-    chosen = [each for each in one.manifest.variants if variant is None or each.variant == variant]
+    version = asyncio.run(gather_version(stack, model, number))
+    chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
     if digest is not None and not any(_short(each.manifest.digest).startswith(digest) for each in chosen):
-        raise Refused(f"{model}@v{number} has no variant {variant} with manifest {digest}…: not from this stack")
+        raise Refused(
+            f"the fingerprint {what} is unknown: {model}@v{number} has no variant {variant} with manifest {digest}…; "
+            "it may come from another stack"
+        )
     if as_json:
-        show_json({"target": what, "variants": [each.model_dump(mode="json") for each in chosen], **_version_data(one)})
+        show_json(
+            {"target": what, "variants": [each.model_dump(mode="json") for each in chosen], **_version_data(version)}
+        )
         return
     show_pairs(
         {
-            "asked": what,
-            "version": f"{model}@v{number} ({one.digest})",
-            "release": one.manifest.release_id,
+            "traced": what,
+            "version": f"{model}@v{number} ({version.digest})",
+            "release": version.manifest.release_id,
             **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
-            **lineage(one),
-            **{f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in one.benchmarks},
-            **{f"deployed {each.epoch}": f"{each.target} {each.cause} {_when(each)}" for each in one.deployments},
+            **lineage(version),
+            **{
+                f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in version.benchmarks
+            },
+            **{f"deployed {each.epoch}": f"{each.target} {each.cause} {_when(each)}" for each in version.deployments},
         }
     )
 
 
-async def _resolve(place: Place, what: str) -> tuple[str, int, str | None, str | None]:
-    """Return model, version, variant and digest that a word names; the last two may be open."""
-    if (found := FINGERPRINT.match(what)) is not None:
-        return found["model"], int(found["version"]), found["variant"], found["digest"]
+async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:
+    """Return the model, version, variant and digest that a text names; the last two may be None."""
+    if (match := FINGERPRINT.match(what)) is not None:
+        return match["model"], int(match["version"]), match["variant"], match["digest"]
     if VERSION.match(what):
         return (*parse_version(what), None, None)
-    roads = join(project(await read_events(place, None)))
-    road = next((one for one in roads.values() if one.release_id == what), None)
-    if road is None or road.version is None:
-        raise Refused(f"{what!r} is no fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE)
-    return road.model, road.version, None, None
+    releases = join(project(await read_events(stack, None)))
+    release = next((release for release in releases.values() if release.release_id == what), None)
+    if release is None or release.version is None:
+        raise Refused(
+            f"{what!r} is not a known fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE
+        )
+    return release.model, release.version, None, None
 
 
-async def _trace_base(place: Place, model: str, as_json: bool) -> None:
-    """Version 0 is the base model of the model's releases."""
-    opened = [event.data for event in await read_events(place, model) if isinstance(event.data, ReleaseOpened)]
+async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
+    """Print the base model of the model's releases, which is version 0."""
+    opened = [event.data for event in await read_events(stack, model) if isinstance(event.data, ReleaseOpened)]
     if not opened:
-        raise Refused(f"{model} had no release yet, so nothing is known about its base; see `slipway base list`")
+        raise Refused(f"{model} has no release yet, so its base model is not known; see `slipway base list`")
     base = opened[-1].base
     if as_json:
         show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
@@ -280,21 +295,21 @@ async def _trace_base(place: Place, model: str, as_json: bool) -> None:
 def routes(
     model: Annotated[str | None, typer.Argument()] = None, state: StateOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show what serves production: active, canary and previous target of each model."""
-    found = asyncio.run(read_routes(find_place(state)))
-    chosen = [route for name, route in sorted(found.items()) if model in (None, name)]
+    """Show the production route of each model: active, canary, previous and quarantined targets."""
+    routes = asyncio.run(read_routes(find_stack(state)))
+    chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
     if as_json:
         show_json([route.model_dump(mode="json") for route in chosen])
         return
     if not chosen:
-        raise Refused(f"nothing serves {model or 'production'} yet; see `slipway status`")
+        raise Refused(f"no target serves {model or 'production'} yet; see `slipway status`")
     rows = [
         (
             route.model,
             route.epoch,
-            _named(route.active),
-            f"{_named(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
-            _named(route.previous),
+            _name(route.active),
+            f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
+            _name(route.previous),
             ", ".join(str(target) for target in route.quarantined) or "-",
         )
         for route in chosen
@@ -302,5 +317,5 @@ def routes(
     show_table(("model", "epoch", "active", "canary", "previous", "quarantined"), rows)
 
 
-def _named(served: ServedTarget | None) -> str:
+def _name(served: ServedTarget | None) -> str:
     return "-" if served is None else str(served.target)

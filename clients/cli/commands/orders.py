@@ -1,4 +1,4 @@
-"""Orders of people: approve, cancel, and the stored policy of a model."""
+"""`slipway approve`, `cancel` and `policy`: orders of an operator, and how orders are published and answered."""
 
 import asyncio
 import contextlib
@@ -16,15 +16,15 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from clients.cli.commands.status import model_of, pick
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
-from clients.cli.event_log import last_said, read_history
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import last_event, read_history
 from clients.cli.output import Exit, Refused, show_json, show_line
-from clients.cli.parsing import parse_span
+from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.serving import read_route
 from clients.cli.settings import CliSettings
 from clients.cli.views.release import Road, join, project
 from contracts.envelope import Event
-from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
+from contracts.facts import ApprovalRequested, ApprovalGranted, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.orders import LONGEST_ORDER
 from contracts.policy import ReleasePolicy
@@ -34,19 +34,20 @@ from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict
 
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the record.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")]
 ExpiresOption = Annotated[
-    str, typer.Option("--expires", help="How long the order counts, 30s to 24h: one that is heard later is refused.")
+    str,
+    typer.Option("--expires", help="How long the order is valid, at most 24h; an order received later is refused."),
 ]
 EXPIRES = "15m"
 ANSWER_S, ANSWER_TRY_S = 3.0, 0.1
 EPOCH_TRIES = 3
-"""How often an order is given anew when the route changed between reading it and hearing the order."""
+"""How often an order is published again because the route changed after it was read."""
 policy_app = typer.Typer(help="Show or set the stored release policy of a model.", no_args_is_help=True)
 
 
-def actor() -> str:
-    """Say who gives an order."""
+def current_user() -> str:
+    """Return the user who publishes an order."""
     return CliSettings().user or getpass.getuser()
 
 
@@ -57,35 +58,37 @@ def approve(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Approve a release that waits for a person; the approval names exactly what was registered."""
-    place = find_place(state)
-    asyncio.run(_approve(place, what, reason, expires_at(expires), as_json))
+    """Approve a release that waits for approval; the approval names the digest of the registered version."""
+    stack = find_stack(state)
+    asyncio.run(_approve(stack, what, reason, expires_at(expires), as_json))
 
 
-async def _approve(place: Place, what: str, reason: str, until: datetime, as_json: bool) -> None:
-    async with connected(place) as client:
+async def _approve(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        said = [one.event for one in await read_history(js, model_of(what))]
-        road = _going_on(join(project(said)), what)
+        history = [logged.event for logged in await read_history(js, model_of(what))]
+        release = _open_release(join(project(history)), what)
         awaited = [
             event.data
-            for event in said
-            if isinstance(event.data, ApprovalRequested) and event.data.release_id == road.release_id
+            for event in history
+            if isinstance(event.data, ApprovalRequested) and event.data.release_id == release.release_id
         ]
         if not awaited:
-            raise Refused(f"{road.name} does not wait for an approval; see `slipway status {road.model}`")
+            raise Refused(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
         fact = ApprovalGranted(
             release_id=awaited[-1].release_id,
             manifest_digest=awaited[-1].manifest_digest,
-            actor=actor(),
+            actor=current_user(),
             reason=reason,
             expires_at=until,
-            epoch=await epoch_of(js, road.model),
+            epoch=await epoch_of(js, release.model),
         )
-        given = order(road.model, awaited[-1].release_id, fact)
-        await publish_event(js, given)
-        await raise_if_refused(js, given)
-    _say(as_json, {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest}, f"approved {road.name}")
+        published = order(release.model, awaited[-1].release_id, fact)
+        await publish_event(js, published)
+        await raise_if_refused(js, published)
+    _print_result(
+        as_json, {"release_id": fact.release_id, "manifest_digest": fact.manifest_digest}, f"approved {release.name}"
+    )
 
 
 def cancel(
@@ -95,74 +98,81 @@ def cancel(
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Stop a release that has not ended yet."""
-    place = find_place(state)
-    asyncio.run(_cancel(place, what, reason, expires_at(expires), as_json))
+    """Cancel a release that is in progress."""
+    stack = find_stack(state)
+    asyncio.run(_cancel(stack, what, reason, expires_at(expires), as_json))
 
 
-async def _cancel(place: Place, what: str, reason: str, until: datetime, as_json: bool) -> None:
-    async with connected(place) as client:
+async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, as_json: bool) -> None:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        said = [one.event for one in await read_history(js, model_of(what))]
-        road = _going_on(join(project(said)), what)
-        release = str(road.release_id)
-        fact = ReleaseCancelled(release_id=release, actor=actor(), reason=reason, expires_at=until)
-        given = order(road.model, release, fact)
-        await publish_event(js, given)
-        await raise_if_refused(js, given)
-    _say(as_json, {"release_id": release}, f"ordered to cancel {road.name}; see `slipway status {road.model}`")
+        history = [logged.event for logged in await read_history(js, model_of(what))]
+        release = _open_release(join(project(history)), what)
+        release_id = str(release.release_id)
+        fact = ReleaseCancelled(release_id=release_id, actor=current_user(), reason=reason, expires_at=until)
+        published = order(release.model, release_id, fact)
+        await publish_event(js, published)
+        await raise_if_refused(js, published)
+    _print_result(
+        as_json,
+        {"release_id": release_id},
+        f"ordered the cancellation of {release.name}; see `slipway status {release.model}`",
+    )
 
 
-def _going_on(roads: dict[str, Road], what: str) -> Road:
-    """Return the release that a word means, if it has not ended."""
-    road = pick({key: one for key, one in roads.items() if one.outcome is None}, what)
-    if road is None or road.release_id is None:
-        raise Refused(f"no release of {what} is under way; see `slipway status`")
-    return road
+def _open_release(releases: dict[str, Road], what: str) -> Road:
+    """Return the release in progress that `what` names.
+
+    Raises:
+        Refused: there is none.
+    """
+    release = pick({key: release for key, release in releases.items() if release.outcome is None}, what)
+    if release is None or release.release_id is None:
+        raise Refused(f"no release of {what} is in progress; see `slipway status`")
+    return release
 
 
 def expires_at(text: str) -> datetime:
-    """Return until when an order counts that is given now.
+    """Return when an order that is published now expires.
 
     Raises:
-        Refused: it is no span of time, or longer than any order counts.
+        Refused: the text is not a valid duration, or longer than the limit for orders.
     """
-    span = parse_span(text)
+    span = parse_duration(text)
     if span > LONGEST_ORDER:
-        raise Refused(f"--expires {text} is longer than any order counts; the limit is 24h", Exit.USAGE)
+        raise Refused(f"--expires {text} is too long: the limit is 24h", Exit.USAGE)
     return SystemClock().now() + span
 
 
 async def epoch_of(js: JetStreamContext, model: str, environment: Environment = "production") -> int:
-    """Return the epoch of a route, which an order that is given now means; 0 where there is none."""
+    """Return the current epoch of a route, to put into an order; 0 if there is no route."""
     route = await read_route(js, model, environment)
     return route.epoch if route is not None else 0
 
 
-async def refusal(js: JetStreamContext, given: Event[Any]) -> OrderRefused | None:
-    """Return the answer to an order that was refused; None while there is none."""
-    said = await last_said(js, OrderRefused, given.subject)
-    return said.data if said is not None and said.data.order_id == given.id else None
+async def refusal(js: JetStreamContext, published: Event[Any]) -> OrderRefused | None:
+    """Return the refusal of an order, or None while there is none."""
+    event = await last_event(js, OrderRefused, published.subject)
+    return event.data if event is not None and event.data.order_id == published.id else None
 
 
-async def raise_if_refused(js: JetStreamContext, given: Event[Any], wait_s: float = ANSWER_S) -> None:
-    """Raise Refused, with the answer, when an order is refused within a moment.
+async def raise_if_refused(js: JetStreamContext, published: Event[Any], wait_s: float = ANSWER_S) -> None:
+    """Raise Refused, with the answer, if an order is refused within a short time.
 
-    An order that is carried out has no answer of its own here, so nothing else ends the wait but its service having
-    acknowledged the message.
+    An accepted order has no answer of its own, so the wait ends when its service has acknowledged the message.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
-        if await _acknowledged(js, given):
+        if await _acknowledged(js, published):
             break
         await asyncio.sleep(ANSWER_TRY_S)
-    answer = await refusal(js, given)
+    answer = await refusal(js, published)
     if answer is not None:
         raise Refused(f"the order was refused: {answer.code}: {answer.reason}")
 
 
-async def _acknowledged(js: JetStreamContext, given: Event[Any]) -> bool:
-    durable = durable_name("registry", type(given.data))
+async def _acknowledged(js: JetStreamContext, published: Event[Any]) -> bool:
+    durable = durable_name("registry", type(published.data))
     with contextlib.suppress(NotFoundError):
         info = await js.consumer_info(ORDERS, durable)
         return not info.num_pending and not info.num_ack_pending
@@ -170,14 +180,14 @@ async def _acknowledged(js: JetStreamContext, given: Event[Any]) -> bool:
 
 
 def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
-    """Wrap an order of a person; one that is about no release is its own.
+    """Return the event of an order; without a release, its own id is the correlation id.
 
     Raises:
-        Refused: a text of it is too long; the sentence is the one that services answer with.
+        Refused: one of its texts is too long; the message is the one that services answer with.
     """
-    found = too_large(fact)
-    if found is not None:
-        raise Refused(found.sentence, Exit.USAGE)
+    excess = too_large(fact)
+    if excess is not None:
+        raise Refused(excess.sentence, Exit.USAGE)
     order_id = str(uuid.uuid4())
     return Event[Any](
         id=order_id,
@@ -190,7 +200,7 @@ def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
     )
 
 
-def _say(as_json: bool, data: dict[str, Any], line: str) -> None:
+def _print_result(as_json: bool, data: dict[str, Any], line: str) -> None:
     if as_json:
         show_json(data)
     else:
@@ -198,30 +208,29 @@ def _say(as_json: bool, data: dict[str, Any], line: str) -> None:
 
 
 def load_policy(path: Path) -> ReleasePolicy:
-    """Read a release policy from YAML or JSON.
+    """Return the release policy of a YAML or JSON file.
 
     Raises:
-        Refused: the file is not there, or does not hold a valid policy.
+        Refused: the file cannot be read, or holds no valid policy.
     """
     try:
         return ReleasePolicy.model_validate(yaml.safe_load(path.read_text()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Refused(f"the policy {path} cannot be read: {error}", Exit.USAGE) from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'policy'}: {one['msg']}" for one in error.errors())
-        raise Refused(f"the policy {path} is not valid: {problems}", Exit.USAGE) from error
+        raise Refused(f"the policy {path} is not valid: {describe_problems(error, 'policy')}", Exit.USAGE) from error
 
 
 @policy_app.command("set")
 def policy_set(model: str, file: Annotated[Path, typer.Argument(metavar="FILE")], state: StateOption = None) -> None:
-    """Store the release policy of a model; a checkpoint's own policy may then only tighten it."""
+    """Store the release policy of a model. The policy of a checkpoint may then only be stricter."""
     policy = load_policy(file)
-    asyncio.run(_policy_set(find_place(state), model, policy))
-    show_line(f"stored the policy of {model}; it holds for releases opened from now on")
+    asyncio.run(_policy_set(find_stack(state), model, policy))
+    show_line(f"stored the policy of {model}; it applies to releases opened from now on")
 
 
-async def _policy_set(place: Place, model: str, policy: ReleasePolicy) -> None:
-    async with connected(place) as client:
+async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) -> None:
+    async with connected(stack) as client:
         bucket = Bucket(client.jetstream(timeout=10), "policies", ReleasePolicy)
         try:
             entry = await bucket.get(model)
@@ -230,13 +239,16 @@ async def _policy_set(place: Place, model: str, policy: ReleasePolicy) -> None:
             else:
                 await bucket.update(model, policy, entry.revision)
         except Conflict:
-            raise Refused(f"somebody else stored a policy for {model} just now; look at it, then try again") from None
+            raise Refused(
+                f"the policy of {model} was not stored: another one was stored at the same time; "
+                f"see `slipway policy show {model}`, then try again"
+            ) from None
 
 
 @policy_app.command("show")
 def policy_show(model: str, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show the stored release policy of a model."""
-    policy = asyncio.run(_policy_get(find_place(state), model))
+    policy = asyncio.run(_policy_get(find_stack(state), model))
     if policy is None:
         raise Refused(f"{model} has no stored policy; set one with `slipway policy set {model} FILE`")
     if as_json:
@@ -245,7 +257,7 @@ def policy_show(model: str, state: StateOption = None, as_json: JsonOption = Fal
         show_line(yaml.safe_dump(json.loads(policy.model_dump_json()), sort_keys=False).rstrip())
 
 
-async def _policy_get(place: Place, model: str) -> ReleasePolicy | None:
-    async with connected(place) as client:
+async def _policy_get(stack: StackAddress, model: str) -> ReleasePolicy | None:
+    async with connected(stack) as client:
         entry = await Bucket(client.jetstream(timeout=10), "policies", ReleasePolicy).get(model)
     return entry.value if entry is not None else None

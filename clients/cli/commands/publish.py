@@ -1,4 +1,4 @@
-"""`slipway publish`: upload a checkpoint and say that it is ready."""
+"""`slipway publish`: upload a checkpoint and publish checkpoint.ready."""
 
 import json
 import re
@@ -10,45 +10,52 @@ import typer
 
 from clients.cli.commands.base import find_base
 from clients.cli.commands.orders import load_policy
-from clients.cli.connection import JsonOption, Place, StateOption, find_place
-from clients.cli.external_source import announce
+from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.external_source import describe_weights
 from clients.cli.output import Exit, Refused, show_json, show_line
+from clients.cli.parsing import check_model
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.cli.version_records import open_store
-from clients.training import Place as TrainingPlace
+from clients.training import Connection as TrainingConnection
 from clients.training import PublishError, Run, publish_checkpoint
 from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.sources import scheme_of
-from contracts.vocabulary import MODEL_NAME_PATTERN, Variant
+from contracts.vocabulary import Variant
 
 
 def publish(
     *,
-    model: Annotated[str, typer.Option(help="Model that this is a checkpoint of.")],
+    model: Annotated[str, typer.Option(help="Name of the model that the checkpoint belongs to.")],
     base: Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")],
     adapter: Annotated[
         str,
         typer.Option(
-            help="Folder of the LoRA or full weights, from save_pretrained; or hf://REPO@REVISION, or file:///FOLDER."
+            help="Folder that save_pretrained wrote, with a LoRA or full weights; or hf://REPO@REVISION or "
+            "file:///FOLDER."
         ),
     ],
-    run_id: Annotated[str, typer.Option(help="Training run that it comes from.")],
+    run_id: Annotated[str, typer.Option(help="Training run that produced the checkpoint.")],
     data_hash: Annotated[str, typer.Option(help="Digest of the training data, sha256:<hex>.")],
-    hyperparameter: Annotated[list[str] | None, typer.Option(help="As in lr=0.0002; repeatable.")] = None,
-    evaluated: Annotated[list[str] | None, typer.Option("--eval", help="As in tickets:accuracy=0.9.")] = None,
-    variant: Annotated[list[str] | None, typer.Option(help="Wanted precision; repeatable; int8 without it.")] = None,
-    policy: Annotated[Path | None, typer.Option(help="Release policy, YAML or JSON; else the stored one.")] = None,
-    attempt: Annotated[int, typer.Option(help="Raise it to release the same checkpoint again on purpose.")] = 1,
-    calibration: Annotated[Path | None, typer.Option(help="JSON lines to calibrate on.")] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="JSON lines to measure on.")] = None,
+    hyperparameter: Annotated[list[str] | None, typer.Option(help="For example lr=0.0002; repeatable.")] = None,
+    evaluated: Annotated[
+        list[str] | None,
+        typer.Option("--eval", help="Evaluation result, for example tickets:accuracy=0.9; repeatable."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Precision to produce: bf16, int8, gptq-int4, awq-int4; repeatable (default: int8)."),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Release policy, YAML or JSON (default: the stored policy of the model).")
+    ] = None,
+    attempt: Annotated[int, typer.Option(help="Increase it to release the same checkpoint again on purpose.")] = 1,
+    calibration: Annotated[Path | None, typer.Option(help="JSON lines to calibrate quantisation on.")] = None,
+    evaluation: Annotated[Path | None, typer.Option(help="JSON lines to measure latency and quality with.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a checkpoint and publish checkpoint.ready; follow it with `slipway status MODEL --follow`."""
-    if not re.match(MODEL_NAME_PATTERN, model):
-        raise Refused(
-            f"{model!r} is no model name; use 1 to 63 lower-case letters, digits and inner hyphens", Exit.USAGE
-        )
+    """Upload a checkpoint and publish checkpoint.ready. Follow the release with `slipway status MODEL --follow`."""
+    check_model(model)
     run = Run(
         run_id=run_id,
         data_hash=data_hash,
@@ -57,8 +64,8 @@ def publish(
     )
     variants = parse_variants(variant or ["int8"])
     release_policy = load_policy(policy) if policy is not None else None
-    place = find_place(state)
-    imported = find_base(open_store(place), base)
+    stack = find_stack(state)
+    imported = find_base(open_store(stack), base)
     base_ref = BaseModelRef(
         name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
     )
@@ -71,7 +78,7 @@ def publish(
                 model=model,
                 base=base_ref,
                 run=run,
-                place=training_place(place),
+                connection=training_connection(stack),
                 variants=variants,
                 policy=release_policy,
                 calibration=calibration,
@@ -87,30 +94,31 @@ def publish(
     else:
         again = " again" if published.duplicate else ""
         show_line(
-            f"published a checkpoint of {model}{again} (run {run_id}); follow it: slipway status {model} --follow"
+            f"published a checkpoint of {model}{again} (run {run_id}); "
+            f"follow the release with `slipway status {model} --follow`"
         )
 
 
 def find_weights(adapter: str, *, quiet: bool) -> Path | Weights:
-    """Return the folder that is to be uploaded, or what a folder outside the store is, which stays where it lies."""
-    return announce(adapter, quiet=quiet) if scheme_of(adapter) is not None else Path(adapter)
+    """Return the folder to upload, or the reference to a folder outside the store, which is not uploaded."""
+    return describe_weights(adapter, quiet=quiet) if scheme_of(adapter) is not None else Path(adapter)
 
 
-def training_place(place: Place) -> TrainingPlace:
-    """Return where the stack is in the words of the training client."""
-    found = place.connection
-    return TrainingPlace(
-        nats_url=found.nats_url,
-        s3_endpoint=found.s3_endpoint,
-        s3_access_key=found.s3_access_key,
-        s3_secret_key=found.s3_secret_key.get_secret_value(),
-        s3_bucket=found.s3_bucket,
-        s3_secure=found.s3_secure,
+def training_connection(stack: StackAddress) -> TrainingConnection:
+    """Return the address of a stack as the training client's Connection."""
+    connection = stack.connection
+    return TrainingConnection(
+        nats_url=connection.nats_url,
+        s3_endpoint=connection.s3_endpoint,
+        s3_access_key=connection.s3_access_key,
+        s3_secret_key=connection.s3_secret_key.get_secret_value(),
+        s3_bucket=connection.s3_bucket,
+        s3_secure=connection.s3_secure,
     )
 
 
 def steps(advance: Advance) -> Callable[[int, int], None]:
-    """Turn bytes done in all into bytes done since the last call."""
+    """Return a callback that turns the bytes done in total into the bytes done since the last call."""
     seen = 0
 
     def report(done: int, _total: int) -> None:
@@ -122,35 +130,35 @@ def steps(advance: Advance) -> Callable[[int, int], None]:
 
 
 def parse_hyperparameters(items: Sequence[str]) -> dict[str, Any]:
-    """Read `key=value` items; values that are JSON (numbers, true, lists) keep their type."""
-    found: dict[str, Any] = {}
+    """Return the values of `key=value` items; values that are JSON (numbers, true, lists) keep their type."""
+    parsed: dict[str, Any] = {}
     for item in items:
         key, separator, value = item.partition("=")
         if not key or not separator:
-            raise Refused(f"{item!r} is no hyperparameter; write key=value", Exit.USAGE)
+            raise Refused(f"the hyperparameter {item!r} is not valid: write key=value", Exit.USAGE)
         try:
-            found[key] = json.loads(value)
+            parsed[key] = json.loads(value)
         except ValueError:
-            found[key] = value
-    return found
+            parsed[key] = value
+    return parsed
 
 
 def parse_eval(text: str) -> EvalResult:
-    """Read `name:metric=value`; a metric called loss or perplexity is better when lower."""
-    found = re.fullmatch(
+    """Return the result that `name:metric=value` names; for a loss, perplexity or error rate, lower is better."""
+    match = re.fullmatch(
         r"(?P<name>[^:=]+):(?P<metric>[^:=]+)=(?P<value>[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)", text
     )
-    if found is None:
-        raise Refused(f"{text!r} is no evaluation; write name:metric=value", Exit.USAGE)
-    metric, value = found["metric"], float(found["value"])
-    lower = any(word in metric.lower() for word in ("loss", "perplexity", "error"))
-    return EvalResult(name=found["name"], metric=metric, value=value, higher_is_better=not lower)
+    if match is None:
+        raise Refused(f"the evaluation result {text!r} is not valid: write name:metric=value", Exit.USAGE)
+    metric, value = match["metric"], float(match["value"])
+    lower = any(name in metric.lower() for name in ("loss", "perplexity", "error"))
+    return EvalResult(name=match["name"], metric=metric, value=value, higher_is_better=not lower)
 
 
 def parse_variants(items: Sequence[str]) -> tuple[Variant, ...]:
-    """Check the names of precisions."""
+    """Return the named variants, each once."""
     known = get_args(Variant)
     unknown = [item for item in items if item not in known]
     if unknown:
-        raise Refused(f"{unknown[0]!r} is no variant; say one of {', '.join(known)}", Exit.USAGE)
+        raise Refused(f"the variant {unknown[0]!r} is not valid: use {', '.join(known)}", Exit.USAGE)
     return tuple(dict.fromkeys(items))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`slipway quarantine`: what was rolled back and is quarantined, and how it is allowed again."""
+"""`slipway quarantine`: list targets that were quarantined by a rollback, and lift a quarantine."""
 
 import asyncio
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, actor, expires_at, order, refusal
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
-from clients.cli.event_log import Part, read_history
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order, refusal
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import Exit, Refused, show_json, show_line, show_table
 from clients.cli.parsing import TARGET, check_model, parse_target
 from clients.cli.serving import read_route
@@ -24,7 +24,7 @@ from shared.messaging.bus import publish_event
 from shared.storage.kv import Bucket
 
 quarantine_app = typer.Typer(
-    help="List what is quarantined after a rollback, and allow it again.", no_args_is_help=True
+    help="List targets that a rollback quarantined, and lift a quarantine.", no_args_is_help=True
 )
 WAIT_S = 15.0
 POLL_S = 0.05
@@ -32,7 +32,7 @@ POLL_S = 0.05
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A target that may take no traffic, since when, and what took it back; None where the log does not say."""
+    """A target that may take no traffic, with the start and mode of its rollback; None if the log does not say."""
 
     target: Target
     since: datetime | None = None
@@ -46,39 +46,42 @@ class Quarantined:
 
 @quarantine_app.command("list")
 def list_command(
-    model: Annotated[str | None, typer.Argument(help="Only of this model.")] = None,
+    model: Annotated[str | None, typer.Argument(help="Only targets of this model.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List quarantined targets."""
     if model is not None:
         check_model(model)
-    found = asyncio.run(_list(find_place(state), model))
+    quarantined = asyncio.run(_list(find_stack(state), model))
     if as_json:
-        show_json([one.as_data() for one in found])
+        show_json([entry.as_data() for entry in quarantined])
         return
-    if not found:
-        show_line("nothing is quarantined" if model is None else f"nothing of {model} is quarantined")
+    if not quarantined:
+        show_line("no quarantined targets" if model is None else f"no quarantined targets of {model}")
         return
-    rows = [(one.target, f"{one.since:%Y-%m-%d %H:%M:%S}" if one.since else "-", one.mode or "-") for one in found]
+    rows = [
+        (entry.target, f"{entry.since:%Y-%m-%d %H:%M:%S}" if entry.since else "-", entry.mode or "-")
+        for entry in quarantined
+    ]
     show_table(("quarantined", "since", "rollback"), rows)
 
 
-async def _list(place: Place, model: str | None) -> list[Quarantined]:
-    async with connected(place) as client:
+async def _list(stack: StackAddress, model: str | None) -> list[Quarantined]:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         entries = await Bucket(js, "routes", Route).all()
         routes = [entry.value for name, entry in sorted(entries.items()) if model in (None, name)]
         quarantined = [target for route in routes for target in route.quarantined]
         if not quarantined:
             return []
-        part = Part(("rollback.started", "deployment.changed"))
-        said = [one.event for one in await read_history(js, model, part)]
-    return [explain(target, said) for target in quarantined]
+        where = EventFilter(("rollback.started", "deployment.changed"))
+        history = [logged.event for logged in await read_history(js, model, where)]
+    return [explain(target, history) for target in quarantined]
 
 
 def explain(target: Target, events: Iterable[Event[Any]]) -> Quarantined:
-    """Find since when a target is quarantined: the last route that quarantined it, when the one before did not."""
+    """Return when a target was quarantined: at the last route that quarantines it and follows one that does not."""
     since: datetime | None = None
     mode: str | None = None
     for event in events:
@@ -94,60 +97,60 @@ def explain(target: Target, events: Iterable[Event[Any]]) -> Quarantined:
 def lift_command(
     *,
     what: Annotated[str, typer.Argument(metavar="MODEL.vN.variant|MODEL@vN")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     expires: ExpiresOption = EXPIRES,
-    timeout: Annotated[float, typer.Option(help="Wait so many seconds for the route.", min=0.1)] = WAIT_S,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait until the quarantine is lifted.", min=0.1)] = WAIT_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Allow a quarantined target again; by that it takes no traffic yet."""
-    check_word(what)
-    target, epoch = asyncio.run(_lift(find_place(state), what, reason, expires_at(expires), timeout))
+    """Allow a quarantined target to be promoted again. This does not route traffic to it."""
+    model_named(what)
+    target, epoch = asyncio.run(_lift(find_stack(state), what, reason, expires_at(expires), timeout))
     if as_json:
         show_json({"target": str(target), "epoch": epoch, "quarantined": False})
     else:
-        show_line(f"{target} is allowed again (epoch {epoch}); it takes no traffic until it is promoted again")
+        show_line(f"{target} is not quarantined any more (epoch {epoch}); it takes no traffic until it is promoted")
 
 
-def check_word(what: str) -> str:
-    """Return the model that `MODEL.vN.variant` or `MODEL@vN` is about.
+def model_named(what: str) -> str:
+    """Return the model that `MODEL.vN.variant` or `MODEL@vN` names.
 
     Raises:
-        Refused: it is neither.
+        Refused: the text has another form.
     """
     if TARGET.fullmatch(what):
         return parse_target(what).model
     if VERSION.match(what):
         return parse_version(what)[0]
-    raise Refused(f"{what!r} is neither a target nor a version; write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
+    raise Refused(f"the target {what!r} is not valid: write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
 
 
 def pick_quarantined(route: Route | None, what: str) -> Target:
-    """Return the quarantined target that a word means.
+    """Return the quarantined target that a target or version names.
 
     Raises:
-        Refused: it is not quarantined, or a version of which several variants are.
+        Refused: it is not quarantined, or several variants of the version are.
     """
     quarantined = route.quarantined if route is not None else ()
     if TARGET.fullmatch(what):
-        found = [one for one in quarantined if one == parse_target(what)]
+        matching = [target for target in quarantined if target == parse_target(what)]
     else:
-        found = [one for one in quarantined if one.version == parse_version(what)[1]]
-    if len(found) > 1:
-        raise Refused(f"{what} means several: {', '.join(map(str, found))}; name one of them", Exit.USAGE)
-    if not found:
+        matching = [target for target in quarantined if target.version == parse_version(what)[1]]
+    if len(matching) > 1:
+        raise Refused(f"{what} names several targets: {', '.join(map(str, matching))}; give one of them", Exit.USAGE)
+    if not matching:
         raise Refused(f"{what} is not quarantined; see `slipway quarantine list`")
-    return found[0]
+    return matching[0]
 
 
-async def _lift(place: Place, what: str, reason: str, until: datetime, wait_s: float) -> tuple[Target, int]:
-    async with connected(place) as client:
+async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wait_s: float) -> tuple[Target, int]:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         for attempt in range(1, EPOCH_TRIES + 1):
-            route = await read_route(js, check_word(what))
+            route = await read_route(js, model_named(what))
             target = pick_quarantined(route, what)
             lifted = QuarantineLifted(
-                actor=actor(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
+                actor=current_user(), reason=reason, target=target, expires_at=until, epoch=route.epoch if route else 0
             )
             event = order(target.model, None, lifted)
             await publish_event(js, event)
@@ -160,7 +163,7 @@ async def _lift(place: Place, what: str, reason: str, until: datetime, wait_s: f
 
 
 async def _await_lift(js: JetStreamContext, target: Target, event: Event[Any], wait_s: float) -> int | OrderRefused:
-    """Return the epoch at which a target is quarantined no longer, or the answer that refuses the order."""
+    """Return the epoch of the first route that does not quarantine a target, or the answer that refuses the order."""
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
         route = await read_route(js, target.model)
@@ -171,6 +174,6 @@ async def _await_lift(js: JetStreamContext, target: Target, event: Event[Any], w
             return answer
         await asyncio.sleep(POLL_S)
     raise Refused(
-        f"the order {event.id} was given, but {target} is still quarantined after {wait_s:g} s; "
+        f"the order {event.id} was published, but {target} is still quarantined after {wait_s:g} s; "
         "see `slipway ps` for the rollback-controller, and `slipway events`"
     )

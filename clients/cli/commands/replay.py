@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.commands.orders import load_policy
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
-from clients.cli.event_log import Part, read_history
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import Refused, is_terminal, show_json, show_line, show_table
-from clients.cli.parsing import check_model, parse_span
+from clients.cli.parsing import check_model, parse_duration
 from clients.cli.replay.compare import COLUMNS, Line, as_data, beside, happened, row
 from clients.cli.replay.engine import Replay, replay
 from contracts.envelope import Event
@@ -45,8 +45,8 @@ def replay_command(
     """
     check_model(model)
     triggers = load_policy(policy).triggers
-    begin = SystemClock().now() - parse_span(since)
-    events = asyncio.run(_read(find_place(state), model, begin))
+    begin = SystemClock().now() - parse_duration(since)
+    events = asyncio.run(_read(find_stack(state), model, begin))
     with _busy("replaying"):
         found = replay(triggers, events, since=begin)
     if not found.windows:
@@ -61,13 +61,13 @@ def replay_command(
         _show(model, policy, found, lines, triggers)
 
 
-async def _read(place: Place, model: str, begin: datetime) -> list[Event[Any]]:
+async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[Any]]:
     """Read windows since a moment, and routes, policies, alerts and rollbacks from the first on."""
-    async with connected(place) as client:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         with _busy("reading the log"):
-            course = await read_history(js, model, Part(COURSE))
-            windows = await read_history(js, model, Part(WINDOWS, since=begin))
+            course = await read_history(js, model, EventFilter(COURSE))
+            windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))
     said = course + windows
     return [one.event for one in sorted(said, key=lambda one: one.sequence)]
 

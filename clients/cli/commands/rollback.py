@@ -1,4 +1,4 @@
-"""`slipway rollback`: order the way back, or look at what it would do."""
+"""`slipway rollback`: order a rollback, or show what it would do."""
 
 import asyncio
 import contextlib
@@ -9,9 +9,9 @@ import typer
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, actor, expires_at, order
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
-from clients.cli.event_log import Part, follow, last_said, newest
+from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import EventFilter, follow, last_event, last_sequences
 from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model, parse_number, target_of
 from clients.cli.serving import active_target, read_route, serving
@@ -29,55 +29,57 @@ from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 
 WAIT_S = 60.0
-LATELY = timedelta(seconds=120)
-LATELY_TRIES, LATELY_TRY_S = 20, 0.1
+RECENT = timedelta(seconds=120)
+RECENT_TRIES, RECENT_TRY_S = 20, 0.1
 
 
 def rollback(
     *,
     model: str,
-    reason: Annotated[str, typer.Option("--reason", help="Why; kept in the record.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     to: Annotated[
-        str | None, typer.Option("--to", help="Go back to this version, further behind; else to the previous target.")
+        str | None, typer.Option("--to", help="Roll back to this earlier version (default: to the previous target).")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="What is taken back: MODEL.vN.variant, such as a canary; else the active target.")
+        str | None,
+        typer.Option(help="Target to roll back, MODEL.vN.variant, such as a canary (default: the active target)."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would do and change nothing; exit code 1 if refused.")
+        bool,
+        typer.Option("--dry-run", help="Show what the rollback would do; change nothing. Exit code 1 if refused."),
     ] = False,
     expires: ExpiresOption = EXPIRES,
-    wait: Annotated[bool, typer.Option(help="Wait for the end, and print when each step happened.")] = True,
-    timeout: Annotated[float, typer.Option(help="Wait for so many seconds at most.", min=0.1)] = WAIT_S,
+    wait: Annotated[bool, typer.Option(help="Wait for the end, and print the time of each step.")] = True,
+    timeout: Annotated[float, typer.Option(help="Maximum time to wait, in seconds.", min=0.1)] = WAIT_S,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a target out of production, back to the previous one, and bar it.
+    """Roll back: take a target out of production, route traffic to the previous one, and quarantine the target.
 
-    The exit code is 0 once traffic was moved and the target that it went to was not seen to fail. The order
-    names its target: if that was taken back already, nothing happens. Within two minutes of another rollback it must
-    be named with --target.
+    The exit code is 0 if the traffic was moved and the target that received it was not seen to fail. An order names
+    its target: if that was rolled back already, nothing happens. Within two minutes after another rollback, name the
+    target with --target.
     """
     check_model(model)
     failed = target_of(model, target) if target is not None else None
     to_version = parse_number(to) if to is not None else None
-    place = find_place(state)
+    stack = find_stack(state)
     if dry_run:
-        show_plan(asyncio.run(_dry_run(place, model, failed, to_version)), as_json=as_json)
+        show_plan(asyncio.run(_dry_run(stack, model, failed, to_version)), as_json=as_json)
         return
     wait_s = timeout if wait else None
     until = expires_at(expires)
-    said = asyncio.run(
-        _rollback(place, model, failed, to_version, reason=reason, until=until, wait_s=wait_s, say=not as_json)
+    outcome = asyncio.run(
+        _rollback(stack, model, failed, to_version, reason=reason, until=until, wait_s=wait_s, verbose=not as_json)
     )
-    if isinstance(said, Event):
-        _show_ordered(said, as_json=as_json)
+    if isinstance(outcome, Event):
+        _show_ordered(outcome, as_json=as_json)
     else:
-        show_end(said, as_json=as_json)
+        show_end(outcome, as_json=as_json)
 
 
-async def _dry_run(place: Place, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:
-    async with connected(place) as client:
+async def _dry_run(stack: StackAddress, model: str, failed: Target | None, to_version: int | None) -> dict[str, Any]:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         failed = failed or await name_active(js, model)
         route = await read_route(js, model)
@@ -85,54 +87,54 @@ async def _dry_run(place: Place, model: str, failed: Target | None, to_version: 
 
 
 async def name_active(js: JetStreamContext, model: str) -> Target:
-    """Name the active target, which an order without a target means.
+    """Return the active target, which an order without a target rolls back.
 
     Raises:
-        Refused: nothing serves, or traffic was taken back a moment ago: whoever reacts to the same alert as the
-            rollback-controller must not take back what it went to.
+        Refused: no target serves, or traffic was rolled back a moment ago: an operator who reacts to the same alert
+            as the rollback-controller must not roll back the target that it chose.
     """
     route = await read_route(js, model)
     active = active_target(route, model)
-    for _ in range(LATELY_TRIES):  # the fact follows the change of the route by a moment
-        said = await last_said(js, DeploymentChanged, model)
-        if said is None or route is None or said.data.route.epoch >= route.epoch:
+    for _ in range(RECENT_TRIES):  # the event follows the change of the route with a short delay
+        changed = await last_event(js, DeploymentChanged, model)
+        if changed is None or route is None or changed.data.route.epoch >= route.epoch:
             break
-        await asyncio.sleep(LATELY_TRY_S)
-    moved = said.data if said is not None else None
-    if moved is not None and was_taken_back_lately(moved, SystemClock().now()):
+        await asyncio.sleep(RECENT_TRY_S)
+    moved = changed.data if changed is not None else None
+    if moved is not None and was_rolled_back_recently(moved, SystemClock().now()):
         raise Refused(
-            f"traffic of {model} was taken back to {active} at {moved.at:%H:%M:%S} UTC; "
-            f"if {active} is to go as well, name it: --target {active}"
+            f"{model} was rolled back to {active} at {moved.at:%H:%M:%S} UTC, less than "
+            f"{RECENT.total_seconds():g} s ago; to roll back {active} as well, add --target {active}"
         )
     return active
 
 
-def was_taken_back_lately(moved: DeploymentChanged, now: datetime) -> bool:
-    """Return whether the last change of a route took traffic back a moment ago."""
-    return moved.cause == "rollback" and now - moved.at < LATELY
+def was_rolled_back_recently(moved: DeploymentChanged, now: datetime) -> bool:
+    """Return whether the last change of a route was a rollback a moment ago."""
+    return moved.cause == "rollback" and now - moved.at < RECENT
 
 
 def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
-    """Return what an order would do to a route: the same function decides that carries it out."""
+    """Return what an order would do to a route, decided by the function that the rollback-controller uses."""
     edit = routes.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
-    found: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
+    plan: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
     if isinstance(edit, routes.Refused):
-        # what is neither active nor on trial; the route has moved on, or never was there
+        # the target is neither active nor a canary: the route has changed, or never existed
         code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
-        return {**found, "refused": {"code": code, "reason": edit.reason}}
+        return {**plan, "refused": {"code": code, "reason": edit.reason}}
     after = edit.route
     aborts = route.canary is not None and route.canary.weight_ratio > 0.0
     aborts = aborts and (after.canary is None or after.canary.weight_ratio == 0.0)
     return {
-        **found,
+        **plan,
         "refused": None,
         "cause": edit.cause if isinstance(edit, routes.Changed) else "rollback",
-        "active_now": _name(route.active),
-        "active_then": _name(after.active),
-        "epoch_then": after.epoch,
+        "active_before": _name(route.active),
+        "active_after": _name(after.active),
+        "epoch_after": after.epoch,
         "aborts_canary": _name(route.canary.served) if aborts and route.canary is not None else None,
-        "previous_then": _name(after.previous),
-        "quarantined_then": [str(one) for one in after.quarantined],
+        "previous_after": _name(after.previous),
+        "quarantined_after": [str(target) for target in after.quarantined],
     }
 
 
@@ -141,12 +143,12 @@ def _name(served: routes.ServedTarget | None) -> str | None:
 
 
 def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
-    """Print what an order would do; one that would be refused ends the command with 1."""
+    """Print what an order would do; end the command with exit code 1 if it would be refused."""
     refused = plan["refused"]
     if as_json:
         show_json(plan)
     elif refused is not None:
-        show_line(f"it would be refused: {refused['code']}: {refused['reason']}")
+        show_line(f"the rollback would be refused: {refused['code']}: {refused['reason']}")
         show_line(ADVICE[as_code(refused["code"])])
     if refused is not None:
         raise typer.Exit(int(Exit.FAILED))
@@ -154,19 +156,19 @@ def show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         return
     show_pairs(
         {
-            "taken back": plan["failed"],
-            "active": f"{plan['active_now']} -> {plan['active_then']}",
+            "rolled back": plan["failed"],
+            "active": f"{plan['active_before']} -> {plan['active_after']}",
             "canary": f"{plan['aborts_canary']} is aborted" if plan["aborts_canary"] else "-",
-            "epoch": f"{plan['epoch']} -> {plan['epoch_then']}",
-            "previous then": plan["previous_then"] or "-",
-            "quarantined then": ", ".join(plan["quarantined_then"]),
+            "epoch": f"{plan['epoch']} -> {plan['epoch_after']}",
+            "previous after": plan["previous_after"] or "-",
+            "quarantined after": ", ".join(plan["quarantined_after"]),
         }
     )
-    show_line("nothing was changed; before it switches, the rollback-controller asks the target for a real token")
+    show_line("nothing was changed; before the switch, the rollback-controller tests the target with a real request")
 
 
 async def _rollback(
-    place: Place,
+    stack: StackAddress,
     model: str,
     failed: Target | None,
     to_version: int | None,
@@ -174,22 +176,22 @@ async def _rollback(
     reason: str,
     until: datetime,
     wait_s: float | None,
-    say: bool,
+    verbose: bool,
 ) -> RollbackFact | Event[RollbackOrdered]:
-    """Publish the order; return how it ended, or the order itself where that is not awaited.
+    """Publish the order; return its outcome, or the order itself if `wait_s` is None.
 
-    Where the route changed between reading it and hearing the order, and the target still serves, it is given anew. A
-    target that the caller named is ordered without an epoch where the bucket of routes was lost or restored.
+    If the route changed after it was read, and the target still serves, the order is published again. If the bucket of
+    routes was lost or restored, an order for a target that the caller named is published without an epoch.
     """
-    async with connected(place) as client:
+    async with connected(stack) as client:
         js = client.jetstream(timeout=10)
-        # named, not left open: of two orders given at once, the second must not take back what the first went to
+        # the order names its target: of two simultaneous orders, the second must not roll back the first one's choice
         named, failed = failed is not None, failed or await name_active(js, model)
         behind = False
         for _ in range(EPOCH_TRIES):
             route = await read_route(js, model)
             ordered = RollbackOrdered(
-                actor=actor(),
+                actor=current_user(),
                 reason=reason,
                 failed=failed,
                 to_version=to_version,
@@ -197,11 +199,11 @@ async def _rollback(
                 epoch=None if behind else route.epoch if route is not None else 0,
             )
             event = order(model, None, ordered)
-            after = await newest(js)
+            after = await last_sequences(js)
             await publish_event(js, event)
             if wait_s is None:
                 return event
-            ended = await _await_end(client, event, after, wait_s, say=say)
+            ended = await _await_end(client, event, after, wait_s, verbose=verbose)
             if not isinstance(ended, RollbackFailed) or ended.code != "stale_epoch":
                 break
             behind = named and is_behind(route, ended.reason)
@@ -211,7 +213,7 @@ async def _rollback(
 
 
 def is_behind(route: Route | None, refusal: str) -> bool:
-    """Return whether the bucket's route is older than the one that a refusal names: it was lost or restored."""
+    """Return whether the bucket's route is older than the route that a refusal names: it was lost or restored."""
     known = epoch_named(refusal)
     return known is not None and (route.epoch if route is not None else 0) < known
 
@@ -220,38 +222,42 @@ def _show_ordered(event: Event[RollbackOrdered], *, as_json: bool) -> None:
     if as_json:
         show_json({"order_id": event.id, "model": event.subject, "failed": str(event.data.failed)})
     else:
-        show_line(f"ordered to take {event.data.failed} back; see `slipway alerts {event.subject} --follow`")
+        show_line(f"ordered the rollback of {event.data.failed}; see `slipway alerts {event.subject} --follow`")
 
 
 async def _await_end(
-    client: Client, event: Event[Any], after: dict[str, int], wait_s: float, *, say: bool
+    client: Client, event: Event[Any], after: dict[str, int], wait_s: float, *, verbose: bool
 ) -> RollbackFact:
-    """Follow the rollback facts of one order until it has ended."""
+    """Follow the rollback events of an order; return the one that ends it."""
     started = False
     try:
         async with asyncio.timeout(wait_s):
-            news = follow(client, event.subject, after=after, part=Part(("rollback.*",)))
-            async with contextlib.aclosing(news):
-                async for one in news:
-                    fact = one.event.data
+            live = follow(client, event.subject, after=after, where=EventFilter(("rollback.*",)))
+            async with contextlib.aclosing(live):
+                async for logged in live:
+                    fact = logged.event.data
                     if not isinstance(fact, RollbackFact) or fact.cause_id != event.id:
                         continue
                     if not isinstance(fact, RollbackStarted):
                         return fact
-                    if say and not started:
+                    if verbose and not started:
                         show_line(rollback_line(fact))
                     started = True
     except TimeoutError:
         pass
     raise Refused(
-        f"the order {event.id} was given, but it had not ended after {wait_s:g} s"
-        + (": it is under way" if started else ": nobody took it up yet; see `slipway ps` for the rollback-controller")
-        + f"; look at `slipway routes {event.subject}` and `slipway alerts {event.subject} --follow`"
+        f"the order {event.id} was published, but the rollback had not ended after {wait_s:g} s: "
+        + (
+            "it is in progress"
+            if started
+            else "no service has started it; see `slipway ps` for the rollback-controller"
+        )
+        + f"; see also `slipway routes {event.subject}` and `slipway alerts {event.subject} --follow`"
     )
 
 
 def show_end(fact: RollbackFact, *, as_json: bool) -> None:
-    """Print how a rollback ended; anything but traffic that is well again ends the command with 1."""
+    """Print the outcome of a rollback; end the command with exit code 1 unless traffic moved to a healthy target."""
     completed = isinstance(fact, RollbackCompleted)
     if as_json:
         steps = [
@@ -264,8 +270,8 @@ def show_end(fact: RollbackFact, *, as_json: bool) -> None:
             show_line(f"  {line}")
     if not isinstance(fact, RollbackCompleted):
         code: Code = fact.code if isinstance(fact, RollbackFailed) else "internal_error"
-        told = not as_json and isinstance(fact, RollbackFailed) and ADVICE[code] in fact.reason
-        advice = "" if told else f". {ADVICE[code]}"
-        raise Refused(f"{fact.failed} was not taken back: {code}{advice}")
+        has_advice = not as_json and isinstance(fact, RollbackFailed) and ADVICE[code] in fact.reason
+        advice = "" if has_advice else f". {ADVICE[code]}"
+        raise Refused(f"{fact.failed} was not rolled back: {code}{advice}")
     if fact.verdict == "fail":
-        raise Refused(f"traffic is on {fact.to}, but it does not do well there: {fact.reason}")
+        raise Refused(f"traffic is on {fact.to}, but that target fails as well: {fact.reason}")

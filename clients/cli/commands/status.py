@@ -1,4 +1,4 @@
-"""`slipway status`, `approve`, `cancel`: the road of each release, and what a person may order on it."""
+"""`slipway status`: the progress of releases, once or followed until they end."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, Place, StateOption, connected, find_place
-from clients.cli.event_log import Said, follow, nearly_full, read_history
+from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.event_log import LoggedEvent, follow, nearly_full, read_history
 from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line, warn
 from clients.cli.views import render
 from clients.cli.views.release import Road, advance, join, latest, project
@@ -19,32 +19,36 @@ from shared.runtime.clock import SystemClock
 
 Draw = Callable[[Road, datetime], None]
 
-MODEL_HELP = "Model name, MODEL@vN, or release id; the newest release without it."
+MODEL_HELP = "Model, MODEL@vN, or release id (default: all releases; with --follow or --until, the newest)."
 UNTIL = "finished"
 
 
 def status(
     *,
     what: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
-    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing it as it goes on.")] = False,
-    until: Annotated[str | None, typer.Option(help="finished: return when the release has ended.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Give up after so many seconds.")] = None,
+    keep_following: Annotated[
+        bool, typer.Option("--follow", "-f", help="Follow the release and print its progress.")
+    ] = False,
+    until: Annotated[
+        str | None, typer.Option(metavar="finished", help="Follow the release and return when it has ended.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Maximum time to wait for the end, in seconds.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the road of each release. With --until finished the exit code is 0 when promoted, else 3."""
+    """Show the progress of releases. With --until finished, the exit code is 0 if promoted, else 3."""
     if until not in (None, UNTIL):
-        raise Refused(f"--until {until} is unknown; say --until {UNTIL}", Exit.USAGE)
-    place = find_place(state)
-    if not follow_it and until is None:
-        asyncio.run(_show_all(place, what, as_json))
+        raise Refused(f"--until {until} is not valid: use --until {UNTIL}", Exit.USAGE)
+    stack = find_stack(state)
+    if not keep_following and until is None:
+        asyncio.run(_show_all(stack, what, as_json))
         return
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_follow(place, what, until, timeout, as_json))
+        asyncio.run(_follow(stack, what, until, timeout, as_json))
 
 
 def model_of(what: str | None) -> str | None:
-    """Return the model that a word is about; a release id says none."""
+    """Return the model that `what` names, or None for a release id."""
     if what is None or _is_release(what):
         return None
     return what.partition("@")[0]
@@ -54,84 +58,88 @@ def _is_release(what: str) -> bool:
     return re.fullmatch(r"r-[0-9a-f]{16}-\d+", what) is not None
 
 
-def pick(roads: dict[str, Road], what: str | None) -> Road | None:
-    """Return the road that a word means, else the newest."""
+def pick(releases: dict[str, Road], what: str | None) -> Road | None:
+    """Return the release that `what` names, or the newest if it is None; None if there is none."""
     if what is not None and _is_release(what):
-        return next((road for road in roads.values() if road.release_id == what), None)
+        return next((release for release in releases.values() if release.release_id == what), None)
     model, _, version = (what or "").partition("@v")
     if version:
-        return next((r for r in roads.values() if r.model == model and str(r.version) == version), None)
-    return latest(roads, model or None)
+        return next((r for r in releases.values() if r.model == model and str(r.version) == version), None)
+    return latest(releases, model or None)
 
 
-async def _roads(place: Place, what: str | None) -> tuple[dict[str, Road], list[Said]]:
-    async with connected(place) as client:
+async def _read_releases(stack: StackAddress, what: str | None) -> tuple[dict[str, Road], list[LoggedEvent]]:
+    async with connected(stack) as client:
         for sentence in await nearly_full(client.jetstream(timeout=10)):
             warn(sentence)
-        said = await read_history(client.jetstream(timeout=10), model_of(what))
-    return join(project(one.event for one in said)), said
+        history = await read_history(client.jetstream(timeout=10), model_of(what))
+    return join(project(logged.event for logged in history)), history
 
 
-async def _show_all(place: Place, what: str | None, as_json: bool) -> None:
-    roads, _ = await _roads(place, what)
+async def _show_all(stack: StackAddress, what: str | None, as_json: bool) -> None:
+    releases, _ = await _read_releases(stack, what)
     single = what is not None and ("@" in what or _is_release(what))
-    chosen = [pick(roads, what)] if single else sorted(roads.values(), key=lambda road: road.began_at)
-    shown = [road for road in chosen if road is not None]
+    chosen = [pick(releases, what)] if single else sorted(releases.values(), key=lambda release: release.began_at)
+    shown = [release for release in chosen if release is not None]
     if single and not shown:
         raise Refused(f"there is no release {what}; see `slipway status`")
     if as_json:
-        show_json([render.as_data(road) for road in shown])
+        show_json([render.as_data(release) for release in shown])
         return
     now = SystemClock().now()
-    for road in shown:
-        show_line("\n".join(render.plain_block(road, now)))
+    for release in shown:
+        show_line("\n".join(render.plain_block(release, now)))
     if not shown:
         about = f" of {what}" if what else ""
         show_line(f"no release{about} yet; publish a checkpoint with `slipway publish`")
 
 
-async def _follow(place: Place, what: str | None, until: str | None, timeout_s: float | None, as_json: bool) -> None:
+async def _follow(
+    stack: StackAddress, what: str | None, until: str | None, timeout_s: float | None, as_json: bool
+) -> None:
     try:
         async with asyncio.timeout(timeout_s):
             with _drawing(as_json) as draw:
-                ended = await _watch(place, what, draw, stop_at_end=until is not None)
+                ended = await _watch(stack, what, draw, stop_at_end=until is not None)
     except TimeoutError:
         raise Refused(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
     if ended is not None and ended.outcome != "promoted":
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 
 
-async def _watch(place: Place, what: str | None, draw: Draw, *, stop_at_end: bool) -> Road | None:
-    """Draw the wanted road at every event, and now and then; give it when it has ended and that is awaited."""
+async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool) -> Road | None:
+    """Draw a release at every event and at intervals; return it once it has ended, if `stop_at_end`."""
     clock = SystemClock()
-    async with connected(place) as client:
-        said = await read_history(client.jetstream(timeout=10), model_of(what))
-        roads = project(one.event for one in said)
-        after = {one.stream: one.sequence for one in sorted(said, key=lambda one: one.sequence)}
-        # closed before the connection is: the readers must end while they can still be told to
-        async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as news:
-            async for one in news:
-                if one is not None:
-                    roads = advance(roads, one.event)
-                road = pick(join(roads), what)
-                if road is not None:
-                    draw(road, clock.now())
-                    if stop_at_end and road.outcome is not None:
-                        return road
+    async with connected(stack) as client:
+        history = await read_history(client.jetstream(timeout=10), model_of(what))
+        releases = project(logged.event for logged in history)
+        after = {logged.stream: logged.sequence for logged in sorted(history, key=lambda logged: logged.sequence)}
+        # closed before the connection is: the readers must end while they can still unsubscribe
+        async with contextlib.aclosing(_with_ticks(follow(client, model_of(what), after=after))) as live:
+            async for logged in live:
+                if logged is not None:
+                    releases = advance(releases, logged.event)
+                release = pick(join(releases), what)
+                if release is not None:
+                    draw(release, clock.now())
+                    if stop_at_end and release.outcome is not None:
+                        return release
     return None
 
 
-async def _with_ticks(source: AsyncGenerator[Said, None], every_s: float = 0.5) -> AsyncGenerator[Said | None, None]:
-    """Return what comes, and None at once and whenever nothing came for a while."""
+async def _with_ticks(
+    source: AsyncGenerator[LoggedEvent, None], every_s: float = 0.5
+) -> AsyncGenerator[LoggedEvent | None, None]:
+    """Yield the events of a source, and None at once and whenever none has arrived for a while."""
     yield None
-    waiting: asyncio.Task[Said] | None = None
+    waiting: asyncio.Task[LoggedEvent] | None = None
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(source))
             done, _ = await asyncio.wait([waiting], timeout=every_s)
             if done:
-                said, waiting = waiting.result(), None
-                yield said
+                logged, waiting = waiting.result(), None
+                yield logged
             else:
                 yield None
     finally:
@@ -147,36 +155,36 @@ def _drawing(as_json: bool) -> Any:
         from rich.live import Live
 
         with Live(refresh_per_second=8) as live:
-            yield lambda road, now: live.update(render.rich_block(road, now))
+            yield lambda release, now: live.update(render.rich_block(release, now))
     else:
         yield PlainDrawing(as_json=as_json)
 
 
 class PlainDrawing:
-    """Prints what is new: one line per step that changed, and progress in tenths."""
+    """Prints changes only: one line per step that changed, and progress in steps of 10 %."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._said: set[tuple[str, ...]] = set()
+        self._printed: set[tuple[str, ...]] = set()
 
-    def __call__(self, road: Road, now: datetime) -> None:
+    def __call__(self, release: Road, now: datetime) -> None:
         """Print what changed since the last call."""
         if self._as_json:
-            self._once((road.key, repr(road)), lambda: show_json(render.as_data(road)))
+            self._once((release.key, repr(release)), lambda: show_json(render.as_data(release)))
             return
-        self._once((road.key, "head", road.name), lambda: show_line(render.headline(road, now)))
-        for step in road.listed():
+        self._once((release.key, "head", release.name), lambda: show_line(render.headline(release, now)))
+        for step in release.listed():
             if step.state != "waiting":
-                line = f"  {render.step_line(step, road.began_at)}"
-                self._once((road.key, line), partial(show_line, line))
-        for one in road.work.progress:
-            about = re.sub(r"\d s\b", "", one.detail)  # a note that counts seconds is worth a line every ten
-            key = (road.key, one.step, one.variant, about, str(int(one.ratio * 10)))
-            self._once(key, partial(show_line, f"    {render.at_work(one)} ({one.ratio:.0%})"))
-        if (end := render.ending(road)) is not None:
-            self._once((road.key, "end"), lambda: show_line(f"{road.name}  {end}"))
+                line = f"  {render.step_line(step, release.began_at)}"
+                self._once((release.key, line), partial(show_line, line))
+        for progress in release.work.progress:
+            about = re.sub(r"\d s\b", "", progress.detail)  # a note that counts seconds is printed every ten seconds
+            key = (release.key, progress.step, progress.variant, about, str(int(progress.ratio * 10)))
+            self._once(key, partial(show_line, f"    {render.at_work(progress)} ({progress.ratio:.0%})"))
+        if (end := render.ending(release)) is not None:
+            self._once((release.key, "end"), lambda: show_line(f"{release.name}  {end}"))
 
-    def _once(self, key: tuple[str, ...], say: Callable[[], None]) -> None:
-        if key not in self._said:
-            self._said.add(key)
-            say()
+    def _once(self, key: tuple[str, ...], show: Callable[[], None]) -> None:
+        if key not in self._printed:
+            self._printed.add(key)
+            show()

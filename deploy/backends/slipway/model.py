@@ -228,18 +228,18 @@ def _prompt_logprobs(output: Any) -> list[float | None] | None:
 
 def _descendants(pid: int) -> list[int]:
     """Every process below ``pid``, nearest first."""
-    found: list[int] = []
+    pages: list[int] = []
     queue = [pid]
     while queue:
         parent = queue.pop(0)
         for listing in Path(f"/proc/{parent}/task").glob("*/children"):
             try:
-                below = [int(word) for word in listing.read_text(encoding="ascii").split()]
+                below = [int(part) for part in listing.read_text(encoding="ascii").split()]
             except OSError:
                 continue
-            found += below
+            pages += below
             queue += below
-    return found
+    return pages
 
 
 def _kill(pid: int) -> None:

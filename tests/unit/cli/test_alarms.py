@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from clients.cli.commands.alerts import in_order
-from clients.cli.event_log import Part, Said, streams_of
+from clients.cli.event_log import EventFilter, LoggedEvent, streams_of
 from clients.cli.views.alert import COLUMNS, as_data, blocks, fold, news_line, row
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects
@@ -152,7 +152,7 @@ def test_news_of_rollbacks_say_from_where_to_where_and_how_long_it_took():
 
 def test_only_what_lies_before_the_end_of_the_log_is_folded_in_its_own_order():
     later, sooner = said(RAISED, 5), said(RESOLVED, 4)
-    events = [Said(EVENTS, 9, later), Said(EVENTS, 7, sooner), Said(EVENTS, 12, later)]
+    events = [LoggedEvent(EVENTS, 9, later), LoggedEvent(EVENTS, 7, sooner), LoggedEvent(EVENTS, 12, later)]
     assert in_order(events, {EVENTS: 9}) == [sooner, later]
     assert in_order(events, {}) == []
 
@@ -167,7 +167,7 @@ def _matches(pattern, subject):
 
 @pytest.mark.parametrize("environment", ["production", "staging"])
 def test_a_part_of_the_log_matches_the_facts_that_it_names_and_no_other(environment):
-    part = Part(("alert.*", "rollback.*"), environment)
+    part = EventFilter(("alert.*", "rollback.*"), environment)
     wanted = {f.AlertRaised, f.AlertUpdated, f.AlertResolved, f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed}
     for kind in f.FACTS.values():
         one = event(kind, environment=environment)
@@ -182,12 +182,12 @@ def test_a_part_of_the_log_matches_the_facts_that_it_names_and_no_other(environm
 
 
 def test_the_filters_of_a_part_do_not_overlap():
-    subjects = Part(("alert.*", "rollback.*", "deployment.changed", "window.summarised")).subjects("support-bot")
+    subjects = EventFilter(("alert.*", "rollback.*", "deployment.changed", "window.summarised")).subjects("support-bot")
     assert not any(_matches(a, b) or _matches(b, a) for a, b in pairwise(sorted(subjects)))
 
 
 def test_a_part_lies_in_the_stream_of_facts_alone():
-    assert streams_of(Part(("alert.*",))) == (EVENTS,)
+    assert streams_of(EventFilter(("alert.*",))) == (EVENTS,)
     assert EVENTS in streams_of(None)
     assert len(streams_of(None)) == 3
 

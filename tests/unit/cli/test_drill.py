@@ -23,7 +23,7 @@ def a_drill(**changes):
     return Drill(**(whole | changes))
 
 
-def test_a_drill_says_what_it_does_to_whom_and_until_when():
+def test_a_drill_line_has_fault_share_target_end_author_and_reason():
     assert drill_line(a_drill(), 42.0) == (
         "delay_ms=800 on 50% of the requests to support-bot.v7.int8 in staging until 09:31:00 UTC (42 s left), "
         "by jonas: quarterly"
@@ -31,19 +31,19 @@ def test_a_drill_says_what_it_does_to_whom_and_until_when():
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"stop": True, "fault": ["garble"]}, "either --stop or --fault"),
-        ({"fault": ["garble"], "share": 0.0}, "--share must be above 0"),
-        ({"fault": ["garble"], "lasting": "2h"}, "at most"),
-        ({"fault": ["garble"], "lasting": "soon"}, "span of time"),
-        ({"fault": ["noise"]}, "no fault"),
-        ({"fault": ["garble"], "target": "other.v1.int8"}, "no target of support-bot"),
+        ({"stop": True, "fault": ["garble"]}, "exclude each other"),
+        ({"fault": ["garble"], "share": 0.0}, "--share 0 is not valid: it must be above 0"),
+        ({"fault": ["garble"], "lasting": "2h"}, "--for 2h is too long: the limit is 1 h 0 min"),
+        ({"fault": ["garble"], "lasting": "soon"}, "the duration 'soon' is not valid"),
+        ({"fault": ["noise"]}, "the fault 'noise' is not valid"),
+        ({"fault": ["garble"], "target": "other.v1.int8"}, "belongs to other, not to support-bot"),
     ],
 )
-def test_a_wrong_order_is_refused_before_anything_is_said(options, said, monkeypatch):
+def test_a_wrong_order_is_refused_before_anything_is_published(options, message, monkeypatch):
     monkeypatch.setenv("SLIPWAY_NATS_URL", "nats://127.0.0.1:1")
-    with pytest.raises(Refused, match=said) as refused:
+    with pytest.raises(Refused, match=message) as refused:
         drill(model="support-bot", **options)
     assert refused.value.code is Exit.USAGE
 
@@ -51,11 +51,11 @@ def test_a_wrong_order_is_refused_before_anything_is_said(options, said, monkeyp
 # -- quarantine -------------------------------------------------------------------------------------------------------
 
 
-def test_a_barred_target_is_picked_by_name_or_by_its_version():
+def test_a_quarantined_target_is_picked_by_name_or_by_its_version():
     assert pick_quarantined(route(), "support-bot.v4.int8") == pick_quarantined(route(), "support-bot@v4") == target(4)
 
 
-def test_a_version_with_several_barred_variants_must_be_named_in_full():
+def test_a_version_with_several_quarantined_variants_must_be_named_in_full():
     several = route(quarantined=(target(4), target(4, "bf16"), target(3)))
     with pytest.raises(Refused, match=r"support-bot\.v4\.int8, support-bot\.v4\.bf16") as refused:
         pick_quarantined(several, "support-bot@v4")
@@ -65,7 +65,7 @@ def test_a_version_with_several_barred_variants_must_be_named_in_full():
 
 
 @pytest.mark.parametrize("what", ["support-bot.v7.int8", "support-bot@v7", "support-bot.v4.bf16"])
-def test_what_is_not_barred_cannot_be_lifted(what):
+def test_what_is_not_quarantined_cannot_be_lifted(what):
     with pytest.raises(Refused, match="is not quarantined"):
         pick_quarantined(route(), what)
     with pytest.raises(Refused, match="is not quarantined"):
@@ -76,16 +76,16 @@ def changed(at, *quarantined):
     return event(fact(f.DeploymentChanged, route=route(quarantined=quarantined), at=after(at)), time=after(at))
 
 
-def test_a_barred_target_is_barred_since_the_route_first_said_so_and_by_what():
-    story = [
+def test_the_start_of_a_quarantine_is_the_first_route_that_has_it():
+    history = [
         changed(1),
         event(fact(f.RollbackStarted, failed=target(4))),
         changed(5, target(4)),
         changed(9, target(4), target(3)),
     ]
-    found = explain(target(4), story)
-    assert (found.since, found.mode) == (after(5), "automatic")
-    assert explain(target(3), story).as_data() == {
+    quarantined = explain(target(4), history)
+    assert (quarantined.since, quarantined.mode) == (after(5), "automatic")
+    assert explain(target(3), history).as_data() == {
         "model": "support-bot",
         "version": 3,
         "variant": "int8",
@@ -95,11 +95,13 @@ def test_a_barred_target_is_barred_since_the_route_first_said_so_and_by_what():
     }
 
 
-def test_barred_again_counts_from_the_last_time():
-    found = explain(target(4), [changed(5, target(4)), changed(9), changed(12, target(4)), changed(13, target(4))])
-    assert found.since == after(12)
+def test_a_second_quarantine_counts_from_the_last_time():
+    quarantined = explain(
+        target(4), [changed(5, target(4)), changed(9), changed(12, target(4)), changed(13, target(4))]
+    )
+    assert quarantined.since == after(12)
 
 
-def test_another_models_route_says_nothing():
+def test_the_route_of_another_model_is_ignored():
     other = event(fact(f.DeploymentChanged, route=route(model="other", quarantined=())), subject="other")
     assert explain(target(4), [changed(5, target(4)), other]).since == after(5)

@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from clients.cli.commands.orders import order
-from clients.cli.commands.rollback import is_behind, plan_rollback, show_end, show_plan, was_taken_back_lately
+from clients.cli.commands.rollback import is_behind, plan_rollback, show_end, show_plan, was_rolled_back_recently
 from clients.cli.output import Exit, Refused
 from clients.cli.serving import active_target, serving
 from clients.cli.views.render import event_line
@@ -24,18 +24,18 @@ def test_a_plan_says_what_an_order_would_do():
         "epoch": 12,
         "refused": None,
         "cause": "rollback",
-        "active_now": "support-bot.v7.int8",
-        "active_then": "support-bot.v6.int8",
-        "epoch_then": 13,
+        "active_before": "support-bot.v7.int8",
+        "active_after": "support-bot.v6.int8",
+        "epoch_after": 13,
         "aborts_canary": "support-bot.v8.int8",
-        "previous_then": "support-bot.v5.int8",
-        "quarantined_then": ["support-bot.v4.int8", "support-bot.v7.int8"],
+        "previous_after": "support-bot.v5.int8",
+        "quarantined_after": ["support-bot.v4.int8", "support-bot.v7.int8"],
     }
 
 
 def test_a_plan_for_a_canary_leaves_the_active_target():
     plan = plan_rollback(route(), target(8), None)
-    assert (plan["cause"], plan["active_then"], plan["aborts_canary"]) == (
+    assert (plan["cause"], plan["active_after"], plan["aborts_canary"]) == (
         "abort",
         "support-bot.v7.int8",
         "support-bot.v8.int8",
@@ -44,7 +44,7 @@ def test_a_plan_for_a_canary_leaves_the_active_target():
 
 def test_a_plan_goes_further_back_when_asked():
     plan = plan_rollback(route(canary=None), target(7), 5)
-    assert (plan["active_then"], plan["previous_then"]) == ("support-bot.v5.int8", "support-bot.v6.int8")
+    assert (plan["active_after"], plan["previous_after"]) == ("support-bot.v5.int8", "support-bot.v6.int8")
     assert plan["aborts_canary"] is None
 
 
@@ -79,7 +79,7 @@ def test_a_plan_is_shown_with_where_from_where_to_and_what_is_quarantined(capsys
     ):
         assert expected in out
     show_plan(plan_rollback(route(), target(7), None), as_json=True)
-    assert json.loads(capsys.readouterr().out)["active_then"] == "support-bot.v6.int8"
+    assert json.loads(capsys.readouterr().out)["active_after"] == "support-bot.v6.int8"
 
 
 def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
@@ -92,7 +92,7 @@ def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
 @pytest.mark.parametrize("environment", ["production", "staging"])
 def test_without_an_active_target_there_is_nothing_to_name(environment):
     for none in (None, route(active=None)):
-        with pytest.raises(Refused, match="nothing serves support-bot"):
+        with pytest.raises(Refused, match="no target serves support-bot"):
             active_target(none, "support-bot", environment)
 
 
@@ -108,7 +108,7 @@ def test_without_an_active_target_there_is_nothing_to_name(environment):
 )
 def test_whoever_reacts_to_the_same_alert_as_the_controller_must_name_what_is_to_go(cause, ago, lately):
     moved = fact(f.DeploymentChanged, cause=cause, at=after(0))
-    assert was_taken_back_lately(moved, after(ago)) == lately
+    assert was_rolled_back_recently(moved, after(ago)) == lately
 
 
 # -- how it ended -----------------------------------------------------------------------------------------------------
@@ -158,13 +158,13 @@ def test_a_completed_rollback_ends_well(verdict, capsys):
 
 
 def test_a_switch_that_did_not_help_ends_with_1():
-    with pytest.raises(Refused, match="does not do well there") as refused:
+    with pytest.raises(Refused, match="that target fails as well") as refused:
         show_end(fact(f.RollbackCompleted, verdict="fail", reason="Only 1 of 5."), as_json=False)
     assert refused.value.code is Exit.FAILED
 
 
 def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
-    with pytest.raises(Refused, match=r"not taken back: previous_not_ready\. The previous target must") as refused:
+    with pytest.raises(Refused, match=r"not rolled back: previous_not_ready\. The previous target must") as refused:
         show_end(fact(f.RollbackFailed, code="previous_not_ready"), as_json=True)
     assert refused.value.code is Exit.FAILED
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
@@ -174,7 +174,7 @@ def test_advice_that_the_reason_gave_is_not_given_twice():
     advice = ADVICE["not_in_traffic"]
     with pytest.raises(Refused) as refused:
         show_end(fact(f.RollbackFailed, code="not_in_traffic", reason=f"It takes no traffic. {advice}"), as_json=False)
-    assert str(refused.value) == "support-bot.v7.int8 was not taken back: not_in_traffic"
+    assert str(refused.value) == "support-bot.v7.int8 was not rolled back: not_in_traffic"
     with pytest.raises(Refused) as refused:
         show_end(fact(f.RollbackFailed, code="not_in_traffic", reason="It takes no traffic."), as_json=False)
     assert str(refused.value).endswith(advice)
@@ -192,7 +192,7 @@ def test_an_order_that_is_about_no_release_is_its_own():
 
 
 @pytest.mark.parametrize(("bucket", "known", "expected"), [(None, 12, True), (11, 12, True), (13, 12, False)])
-def test_a_bucket_of_routes_that_was_lost_or_restored_is_told_from_a_route_that_moved_on(bucket, known, expected):
+def test_a_bucket_of_routes_that_was_lost_or_restored_is_not_mistaken_for_a_route_that_changed(bucket, known, expected):
     there = None if bucket is None else route(epoch=bucket)
     assert is_behind(there, other_epoch(bucket or 0, known, "support-bot")) is expected
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from contracts.services import SERVICES as CONTRACTS
 from deploy.local import plan
-from deploy.local.plan import SERVICES, Keys, Programs, Wanted
+from deploy.local.plan import SERVICES, Keys, Programs, StackConfig
 from deploy.local.ports import SHADOW_OFFSET
 from deploy.local.runner import LONGEST_DELAY_S, restart_delay_s
 from shared.messaging import topology
@@ -13,8 +13,8 @@ PROGRAMS = Programs(Path("/bin/nats-server"), Path("/bin/weed"), Path("/bin/pyth
 KEYS = Keys("access", "secret")
 
 
-def ports(wanted=None):
-    return {name: 10_000 + number for number, name in enumerate(plan.port_names(wanted or Wanted()))}
+def ports(config=None):
+    return {name: 10_000 + number for number, name in enumerate(plan.port_names(config or StackConfig()))}
 
 
 def test_every_declared_service_is_started():
@@ -22,14 +22,14 @@ def test_every_declared_service_is_started():
 
 
 def test_every_part_has_a_port_of_its_own():
-    names = plan.port_names(Wanted(replicas={"quantiser": 3}))
+    names = plan.port_names(StackConfig(replicas={"quantiser": 3}))
     assert len(names) == len(set(names))
     assert {"quantiser", "quantiser-2", "quantiser-3"} <= set(names)
 
 
 def test_services_get_their_own_port_and_the_stacks_addresses():
-    wanted = Wanted(engine="toy", replicas={"quantiser": 2})
-    parts = {part.name: part for part in plan.plan_services(FOLDER, wanted, ports(wanted), PROGRAMS, KEYS)}
+    config = StackConfig(engine="toy", replicas={"quantiser": 2})
+    parts = {part.name: part for part in plan.plan_services(FOLDER, config, ports(config), PROGRAMS, KEYS)}
     assert len(parts) == len(SERVICES) + 1
     one, two = parts["quantiser"], parts["quantiser-2"]
     assert one.argv == two.argv == ("/bin/python", "-m", "services.quantiser.main")
@@ -62,7 +62,7 @@ def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line(
 
 
 def test_services_stop_before_what_they_stand_on():
-    services = plan.plan_services(FOLDER, Wanted(), ports(), PROGRAMS, KEYS)
+    services = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
     triton = plan.plan_triton([], {}, ports())
     s3 = plan.plan_s3(FOLDER, ports(), PROGRAMS, KEYS)
     nats, _ = plan.plan_nats(FOLDER, ports(), PROGRAMS)
@@ -71,7 +71,7 @@ def test_services_stop_before_what_they_stand_on():
 
 
 def test_a_part_is_marked_as_the_stacks():
-    (part, *_) = plan.plan_services(FOLDER, Wanted(), ports(), PROGRAMS, KEYS)
+    (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
     marked = plan.marked(part, "abc")
     assert (marked["SLIPWAY_STACK"], marked["SLIPWAY_PART"]) == ("abc", "registry")
 

@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from deploy.local import triton
-from deploy.local.triton import Engine, Ports, build_command, build_environment, find_engine, find_marked, lay_out
+from deploy.local.triton import (
+    Engine,
+    Ports,
+    build_command,
+    build_environment,
+    find_engine,
+    find_marked,
+    prepare_run_folder,
+)
 
 ENGINE = Engine(Path("/venv"), Path("/venv/lib/site-packages"), Path("/python/lib"), "3.11")
 PORTS = Ports(http=1, grpc=2, metrics=3)
@@ -63,7 +71,7 @@ def engine(tmp_path):
 
 def test_layout_holds_stub_and_every_engine_with_the_shared_tensors(engine, tmp_path):
     state = tmp_path / "run"
-    lay_out(engine, state)
+    prepare_run_folder(engine, state)
     stub = state / "backends" / "python" / "triton_python_backend_stub"
     assert stub.stat().st_mode & 0o100
     assert engine.server.stat().st_mode & 0o100
@@ -77,10 +85,10 @@ def test_layout_holds_stub_and_every_engine_with_the_shared_tensors(engine, tmp_
 
 def test_layout_again_drops_what_is_no_longer_there_but_no_model(engine, tmp_path):
     state = tmp_path / "run"
-    lay_out(engine, state)
+    prepare_run_folder(engine, state)
     (state / "backends" / "old").mkdir()
     (state / "models" / "bot.v1.bf16").mkdir()
-    lay_out(engine, state)
+    prepare_run_folder(engine, state)
     assert not (state / "backends" / "old").exists()
     assert (state / "models" / "bot.v1.bf16").is_dir()
 

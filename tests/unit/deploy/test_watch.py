@@ -2,29 +2,33 @@
 
 import pytest
 
-from deploy.local.watch import Activity, Judge, Patience, read_activity
+from deploy.local.watch import Activity, HangDetector, HangLimits, read_activity
 
 LOOK_S = 0.5
 IDLE = Activity(ran_s=1.0)
 
 
 class Watched:
-    """A judge on a clock that is turned by hand."""
+    """A hang detector on a clock that is turned by hand."""
 
     def __init__(self, *, start_limit_s: float = 30.0, leaving_s: float = 10.0, recovers: bool = False) -> None:
-        self.judge = Judge(Patience(), start_limit_s, leaving_s, recovers=recovers)
-        self.waits_for_others = False
+        self.detector = HangDetector(HangLimits(), start_limit_s, leaving_s, recovers=recovers)
+        self.waits_for_dependency = False
         self.activity: Activity | None = IDLE
         self.ready = False
-        self.based = True
+        self.dependencies_ready = True
 
     def answer(self) -> "Watched":
-        self.judge.answered()
+        self.detector.answered()
         self.ready = True
         return self
 
     def situation(self) -> dict[str, bool]:
-        return {"ready": self.ready, "based": self.based, "waits_for_others": self.waits_for_others}
+        return {
+            "ready": self.ready,
+            "dependencies_ready": self.dependencies_ready,
+            "waits_for_dependency": self.waits_for_dependency,
+        }
 
     def killed_after(self, seconds: float, *, ran=0.0, waited=0.0, elapsed=LOOK_S, faults=0) -> float | None:
         """Look until it is to be killed; each look it has run and waited for so many seconds more."""
@@ -40,7 +44,7 @@ class Watched:
                     self.activity.on_disk,
                     self.activity.crashing,
                 )
-            if self.judge.look(elapsed, self.activity, **self.situation()) is not None:
+            if self.detector.look(elapsed, self.activity, **self.situation()) is not None:
                 return passed
         return None
 
@@ -100,7 +104,7 @@ def test_looks_that_come_late_count_as_looks_in_time():
 
 def test_a_part_that_closed_its_port_has_the_time_of_a_stop():
     watched = Watched(leaving_s=40.0).answer()
-    watched.judge.refused()
+    watched.detector.refused()
     assert watched.killed_after(90, waited=0.0) >= 24.5
 
 
@@ -124,7 +128,7 @@ def test_waiting_for_a_disk_is_doing_something():
 def test_a_start_that_answers_but_never_becomes_ready_ends_at_its_limit():
     watched = Watched()
     for _ in range(100):
-        watched.judge.answered()
+        watched.detector.answered()
         if watched.killed_after(LOOK_S) is not None:
             return
     pytest.fail("never killed")
@@ -141,7 +145,7 @@ def test_one_that_recovers_its_store_and_stops_doing_anything_is_killed():
     assert watched.killed_after(60) <= 6.0
     watched = Watched(recovers=True)
     for _ in range(240):  # it answers, and does as little as one that is idle
-        watched.judge.answered()
+        watched.detector.answered()
         if watched.killed_after(LOOK_S, ran=0.01) is not None:
             break
     else:
@@ -154,10 +158,10 @@ def test_one_with_many_threads_that_never_gets_ready_is_killed_though_they_wait_
 
 def test_one_that_answers_and_is_unready_because_of_others_has_more_time_but_not_for_ever():
     watched = Watched()
-    watched.waits_for_others = True
+    watched.waits_for_dependency = True
     passed = 0.0
     while passed < 900:
-        watched.judge.answered()
+        watched.detector.answered()
         passed += LOOK_S
         if watched.killed_after(LOOK_S) is not None:
             break
@@ -166,20 +170,20 @@ def test_one_that_answers_and_is_unready_because_of_others_has_more_time_but_not
 
 def test_one_that_waits_for_others_and_hangs_is_killed():
     watched = Watched()
-    watched.waits_for_others = True
-    watched.judge.answered()
+    watched.waits_for_dependency = True
+    watched.detector.answered()
     assert watched.killed_after(60) <= 5.5
 
 
 def test_a_start_is_not_judged_while_what_it_stands_on_is_down():
     watched = Watched()
-    watched.based = False
+    watched.dependencies_ready = False
     assert watched.killed_after(600) is None
 
 
 def test_a_part_that_was_ready_is_not_killed_because_the_bus_is_down():
     watched = Watched().answer()
-    watched.based = False
+    watched.dependencies_ready = False
     for _ in range(100):
         watched.answer()
         assert watched.killed_after(LOOK_S) is None
@@ -190,7 +194,7 @@ def test_one_that_still_answers_from_its_crash_handler_is_killed():
     watched.activity = Activity(crashing=True)
     passed = 0.0
     while passed < 60:
-        watched.judge.answered()
+        watched.detector.answered()
         passed += LOOK_S
         if watched.killed_after(LOOK_S) is not None:
             assert passed <= 5.5

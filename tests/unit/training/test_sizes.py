@@ -4,18 +4,18 @@ import dataclasses
 
 import pytest
 
-from clients.training import Place, PublishError, Run, publish_checkpoint_async
+from clients.training import Connection, PublishError, Run, publish_checkpoint_async
 from contracts.codes import ADVICE
 from contracts.facts import Weights
 from tests.kit import factories
 
-NOWHERE = Place(nats_url="nats://127.0.0.1:1", s3_endpoint="127.0.0.1:1", s3_access_key="a", s3_secret_key="b")
+NOWHERE = Connection(nats_url="nats://127.0.0.1:1", s3_endpoint="127.0.0.1:1", s3_access_key="a", s3_secret_key="b")
 RUN = Run(run_id="run-1", data_hash="sha256:" + "a" * 64)
 
 
 async def refused(run=RUN, folder="no-such-folder"):
     with pytest.raises(PublishError) as caught:
-        await publish_checkpoint_async(folder, model="support-bot", base=factories.base(), run=run, place=NOWHERE)
+        await publish_checkpoint_async(folder, model="support-bot", base=factories.base(), run=run, connection=NOWHERE)
     return str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Where Slipway's bus and store are."""
+"""The address of Slipway's bus and store, and the credentials for them."""
 
 import os
 from collections.abc import Mapping
@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Place:
-    """How a training job reaches Slipway; its credentials need no more than its own model's prefix and the inbox.
+class Connection:
+    """The address and credentials with which a training job reaches Slipway.
+
+    The credentials need access to the prefix of the job's own model and to the inbox only.
 
     Attributes:
-        nats_url: One server of the bus, or several with commas between.
+        nats_url: One server of the bus, or several separated by commas.
         s3_endpoint: Host and port of the object store, without a scheme.
-        nats_credentials: File with the NATS credentials, where the bus asks for them.
+        nats_credentials: File with the NATS credentials, if the bus requires them.
     """
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -24,8 +26,12 @@ class Place:
     nats_credentials: str | None = None
 
     @classmethod
-    def from_environment(cls, variables: Mapping[str, str] | None = None) -> "Place":
-        """Read `SLIPWAY_NATS_URL`, `SLIPWAY_S3_ENDPOINT`, `_ACCESS_KEY`, `_SECRET_KEY`, `_BUCKET`, `_SECURE`."""
+    def from_environment(cls, variables: Mapping[str, str] | None = None) -> "Connection":
+        """Return the connection that the variables name.
+
+        These are `SLIPWAY_NATS_URL`, `SLIPWAY_NATS_CREDENTIALS`, and `SLIPWAY_S3_` followed by `ENDPOINT`,
+        `ACCESS_KEY`, `SECRET_KEY`, `BUCKET` or `SECURE`.
+        """
         given = os.environ if variables is None else variables
         standard = cls()
         return cls(

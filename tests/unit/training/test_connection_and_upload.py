@@ -2,7 +2,7 @@
 
 import pytest
 
-from clients.training import Place, PublishError, Run
+from clients.training import Connection, PublishError, Run
 from clients.training.publish import envelope
 from clients.training.upload import checkpoint_files
 from contracts.facts import CheckpointReady
@@ -25,8 +25,8 @@ def test_place_comes_from_the_variables_that_services_use():
         "SLIPWAY_S3_BUCKET": "models",
         "SLIPWAY_S3_SECURE": "True",
     }
-    place = Place.from_environment(variables)
-    assert place == Place(
+    connection = Connection.from_environment(variables)
+    assert connection == Connection(
         nats_url="nats://bus:4222",
         s3_endpoint="store:9000",
         s3_access_key="a",
@@ -34,8 +34,8 @@ def test_place_comes_from_the_variables_that_services_use():
         s3_bucket="models",
         s3_secure=True,
     )
-    assert "very-secret" not in repr(place)
-    assert Place.from_environment({}) == Place()
+    assert "very-secret" not in repr(connection)
+    assert Connection.from_environment({}) == Connection()
 
 
 def test_the_event_id_follows_from_the_checkpoint_alone():

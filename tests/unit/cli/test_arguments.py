@@ -1,4 +1,4 @@
-"""What people type: versions, fingerprints, replicas, policies."""
+"""Parsing arguments of commands: versions, fingerprints, replicas, policies, hyperparameters."""
 
 import json
 from pathlib import Path
@@ -24,36 +24,36 @@ from tests.unit.cli.test_release_view import RELEASE, whole_road
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
 
 
-@pytest.mark.parametrize(("text", "found"), [("support-bot@v2", ("support-bot", 2)), ("a@12", ("a", 12))])
-def test_versions_are_read(text, found):
-    assert parse_version(text) == found
+@pytest.mark.parametrize(("text", "parsed"), [("support-bot@v2", ("support-bot", 2)), ("a@12", ("a", 12))])
+def test_versions_are_parsed(text, parsed):
+    assert parse_version(text) == parsed
 
 
 @pytest.mark.parametrize("text", ["support-bot", "support-bot@", "support-bot@vx", "@v1", "../x@v1"])
-def test_what_is_no_version_is_refused_as_usage(text):
+def test_an_invalid_version_is_refused_as_usage(text):
     with pytest.raises(Refused, match="MODEL@vN") as refused:
         parse_version(text)
     assert refused.value.code is Exit.USAGE
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "groups"),
     [
         ("fp_support-bot.v3.int8.0a1b2c3d", ("support-bot", "3", "int8", "0a1b2c3d")),
         ("support-bot.v3.gptq-int4", ("support-bot", "3", "gptq-int4", None)),
         ("fp_a.v0.bf16.00000000", ("a", "0", "bf16", "00000000")),
     ],
 )
-def test_fingerprints_are_read(text, found):
-    assert FINGERPRINT.match(text).groups() == found
+def test_fingerprints_are_parsed(text, groups):
+    assert FINGERPRINT.match(text).groups() == groups
 
 
 @pytest.mark.parametrize("text", ["fp_", "support-bot.v3", "support-bot.v3.int9", "fp_x.v1.int8.zzzzzzzz"])
-def test_what_is_no_fingerprint_is_not_taken_for_one(text):
+def test_an_invalid_fingerprint_does_not_match(text):
     assert FINGERPRINT.match(text) is None
 
 
-def test_replicas_are_read():
+def test_replicas_are_parsed():
     assert parse_replicas(["quantiser=3", "merger=2"]) == {"quantiser": 3, "merger": 2}
 
 
@@ -65,7 +65,7 @@ def test_impossible_replicas_are_refused_as_usage(item, capsys):
     assert capsys.readouterr().err.startswith("slipway: ")
 
 
-def test_parts_do_not_inherit_where_another_stack_is():
+def test_parts_do_not_inherit_the_address_of_another_stack():
     environment = {
         "PATH": "/bin",
         "SLIPWAY_NATS_URL": "nats://elsewhere",
@@ -86,13 +86,13 @@ def test_a_policy_is_read_from_yaml_and_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("triggers: []", "triggers"), ("gatse: []\ntriggers: []", "gatse"), ("[", "cannot be read"), ("", "not valid")],
 )
-def test_a_wrong_policy_is_refused_with_what_is_wrong(tmp_path, text, said):
+def test_a_wrong_policy_is_refused_with_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "policy.yaml"
     file.write_text(text)
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(Refused, match=message):
         load_policy(file)
 
 
@@ -101,14 +101,13 @@ def test_a_missing_policy_file_is_refused(tmp_path):
         load_policy(tmp_path / "nothing.yaml")
 
 
-def test_a_road_is_found_by_model_version_and_release():
-    roads = join(project(whole_road()))
-    (road,) = roads.values()
-    assert (
-        pick(roads, None) is pick(roads, "support-bot") is pick(roads, "support-bot@v7") is pick(roads, RELEASE) is road
-    )
-    assert pick(roads, "support-bot@v8") is None
-    assert pick(roads, "other") is None
+def test_a_release_is_found_by_model_version_and_release():
+    releases = join(project(whole_road()))
+    (release,) = releases.values()
+    assert pick(releases, None) is pick(releases, "support-bot") is release
+    assert pick(releases, "support-bot@v7") is pick(releases, RELEASE) is release
+    assert pick(releases, "support-bot@v8") is None
+    assert pick(releases, "other") is None
 
 
 def test_a_release_id_names_no_model():
@@ -119,8 +118,8 @@ def test_a_release_id_names_no_model():
 
 def test_hyperparameters_keep_the_type_that_json_gives_them():
     items = ["lr=0.001", "steps=20", "packing=false", "scheduler=cosine", "modules=[1]", "note=a=b"]
-    found = parse_hyperparameters(items)
-    assert found == {"lr": 0.001, "steps": 20, "packing": False, "scheduler": "cosine", "modules": [1], "note": "a=b"}
+    values = parse_hyperparameters(items)
+    assert values == {"lr": 0.001, "steps": 20, "packing": False, "scheduler": "cosine", "modules": [1], "note": "a=b"}
 
 
 @pytest.mark.parametrize(
@@ -131,13 +130,13 @@ def test_hyperparameters_keep_the_type_that_json_gives_them():
         ("x:perplexity=12", 12.0, False),
     ],
 )
-def test_evaluations_are_read(text, value, higher):
-    found = parse_eval(text)
-    assert (found.value, found.higher_is_better) == (value, higher)
+def test_evaluation_results_are_parsed(text, value, higher):
+    result = parse_eval(text)
+    assert (result.value, result.higher_is_better) == (value, higher)
 
 
 @pytest.mark.parametrize("text", ["accuracy=0.5", "a:b", "a:b=x", "a:b=nan", "a:b=1.2.3", ":=1"])
-def test_what_is_no_evaluation_is_refused(text):
+def test_an_invalid_evaluation_result_is_refused(text):
     with pytest.raises(Refused, match="name:metric=value"):
         parse_eval(text)
 
@@ -148,18 +147,18 @@ def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
         parse_variants(["fp8"])
 
 
-def test_every_precision_can_be_asked_for_and_the_policy_of_the_example_has_a_gate_for_each_that_loses_quality():
-    words = [word for variant in get_args(Variant) for word in ("--variant", variant)]
+def test_every_precision_can_be_requested_and_the_policy_of_the_example_has_a_gate_for_each_that_loses_quality():
+    options = [text for variant in get_args(Variant) for text in ("--variant", variant)]
     others = ["--model", "m", "--base", "b", "--adapter", ".", "--run-id", "r", "--data-hash", digest("data")]
-    asked = get_command(app).commands["publish"].make_context("publish", [*others, *words]).params["variant"]
-    ready = fact(f.CheckpointReady, variants=parse_variants(asked), policy=load_policy(POLICY))
+    requested = get_command(app).commands["publish"].make_context("publish", [*others, *options]).params["variant"]
+    ready = fact(f.CheckpointReady, variants=parse_variants(requested), policy=load_policy(POLICY))
     assert ready.variants == get_args(Variant)
     assert set(ready.policy.quality) == set(ready.variants) - {"bf16"}
 
 
-def test_a_bar_is_told_what_came_since_the_last_time():
-    told = []
-    report = steps(told.append)
+def test_a_progress_bar_gets_the_bytes_since_the_last_call():
+    advances = []
+    report = steps(advances.append)
     for done in (10, 10, 25):
         report(done, 25)
-    assert told == [10, 0, 15]
+    assert advances == [10, 0, 15]
