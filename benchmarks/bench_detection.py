@@ -1,14 +1,14 @@
-"""From the first bad request to the alert: the real monitor on a real bus, beside fixed windows on the same streams.
+"""Time from the first bad request to the alert: the real monitor on a real bus, and fixed windows on the same streams.
 
-Twenty models at three requests a second each (Poisson) are watched at once by one monitor process, ten per regression:
-errors that rise from 1 % to 5 % where 2 % are allowed, and 800 ms added to every TTFT where 5 % may exceed 800 ms
-(1 % do before). Records are sent when their request is over, in batches every 0.25 s, as the gateway sends them. The
-delay runs from the arrival of the first request that was bad after the change to the alert on the bus.
+One monitor process watches twenty models at three requests per second each (Poisson), ten per regression: errors that
+rise from 1 % to 5 % where 2 % are allowed, and 800 ms added to every TTFT where 5 % may exceed 800 ms (1 % do before).
+Records are sent when their request has ended, in batches every 0.25 s, as the gateway does. The delay is measured from
+the arrival of the first bad request after the change to the alert on the bus.
 
-Beneath: when the evidence crosses if the same detector is fed the same stream without any process around it, however
-late (the monitor is watched for 220 s only); and a fixed window with a failure count, as canary controllers use,
-on the same streams: once a minute, were more bad than allowed? An alarm at the first, or the fifth, such minute.
-False alarms are counted in an hour of each stream without its change, begun again after each.
+For comparison: when the evidence of the same detector crosses its threshold on the same stream without any process,
+without a time limit (the monitor is watched for 220 s only); and a fixed window with a failure count, as canary
+controllers use, on the same streams: an alarm at the first, or the fifth, minute with more bad requests than allowed.
+False alarms are counted in an hour of each stream without its change; the detector is reset after each.
 Run: python benchmarks/bench_detection.py
 """
 
@@ -58,7 +58,7 @@ TTFT_MS, TTFT_SPREAD = 130.0, 0.78  # lognormal: 1 % above 800 ms
 SLOW = Trigger(name="slow", metric="ttft_ms", threshold=800.0, allowed_ratio=0.05)
 ERRORS = Trigger(name="errors", metric="error_ratio", threshold=0.02)
 Alerts = dict[str, tuple[float, str]]
-"""By model: when its alert was on the bus (seconds since the stream began), and its trigger."""
+"""By model: when its alert was on the bus (seconds since the start of the stream), and its trigger."""
 KINDS = {"errors": ERRORS, "slow": SLOW}
 TITLES = {
     "errors": "errors 1 % to 5 %, 2 % allowed",
@@ -68,7 +68,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Request:
-    """One request of a stream: when it arrives and ends (seconds since the stream began), and its record."""
+    """One request of a stream: when it arrives and ends (seconds since the start of the stream), and its record."""
 
     at_s: float
     ends_s: float
@@ -94,7 +94,7 @@ class Request:
 
 
 def stream(kind: str, seed: int, change_s: float = CHANGE_S) -> Iterator[Request]:
-    """Return the requests of a model for ever; the same for the same seed."""
+    """Yield the requests of a model without an end; the same seed gives the same requests."""
     draw, at = random.Random(f"{kind}-{seed}"), 0.0
     while True:
         at += draw.expovariate(RATE_RPS)
@@ -106,19 +106,25 @@ def stream(kind: str, seed: int, change_s: float = CHANGE_S) -> Iterator[Request
 
 
 def within(kind: str, seed: int, until_s: float, change_s: float = CHANGE_S) -> list[Request]:
-    """Return a stream up to an instant, in the order in which requests end."""
-    return sorted(takewhile(lambda one: one.at_s < until_s, stream(kind, seed, change_s)), key=lambda one: one.ends_s)
+    """Return a stream up to a time, in the order in which requests end."""
+    return sorted(
+        takewhile(lambda request: request.at_s < until_s, stream(kind, seed, change_s)),
+        key=lambda request: request.ends_s,
+    )
 
 
 @cache
 def outcomes(kind: str, seed: int, change_s: float = CHANGE_S) -> "Seen":
-    """Return what a kind's trigger sees in an hour of its requests."""
-    seen = [(one, observe(KINDS[kind], one.record(kind, 0.0))) for one in within(kind, seed, LONGEST_S, change_s)]
-    return [(one, bad) for one, bad in seen if bad is not None]
+    """Return the requests of an hour that a kind's trigger counts, each with whether it was bad."""
+    seen = [
+        (request, observe(KINDS[kind], request.record(kind, 0.0)))
+        for request in within(kind, seed, LONGEST_S, change_s)
+    ]
+    return [(request, bad) for request, bad in seen if bad is not None]
 
 
 def first_bad_s(kind: str, seed: int) -> float:
-    return min(one.at_s for one, bad in outcomes(kind, seed) if bad and one.at_s >= CHANGE_S)
+    return min(request.at_s for request, bad in outcomes(kind, seed) if bad and request.at_s >= CHANGE_S)
 
 
 # -- the same streams, without a process ------------------------------------------------------------------------------
@@ -129,20 +135,20 @@ Watcher = Callable[[Trigger, Seen], float | None]
 
 
 def evidence_s(trigger: Trigger, seen: Seen) -> float | None:
-    """Return when the e-detector's evidence crosses its line."""
+    """Return when the e-detector's evidence crosses its threshold."""
     bet, line, sums = ev.plan_bet(limit_of(trigger)), -math.log(detector_alpha(trigger)), ()
-    for number, (one, bad) in enumerate(seen, start=1):
+    for number, (request, bad) in enumerate(seen, start=1):
         sums = ev.step_sums(sums, bet, bad)
         if number >= trigger.min_requests and ev.log_mean_exp(sums, bet.log_weight) >= line:
-            return one.ends_s
+            return request.ends_s
     return None
 
 
 def fixed_s(trigger: Trigger, seen: Seen, failures: int) -> float | None:
-    """Return when a fixed window has failed so many times."""
+    """Return when a fixed window has failed a number of times."""
     windows: dict[int, list[bool]] = {}
-    for one, bad in seen:
-        windows.setdefault(int(one.ends_s // WINDOW_S), []).append(bad)
+    for request, bad in seen:
+        windows.setdefault(int(request.ends_s // WINDOW_S), []).append(bad)
     failed = [number for number, bads in sorted(windows.items()) if sum(bads) / len(bads) > limit_of(trigger)]
     return (failed[failures - 1] + 1) * WINDOW_S if len(failed) >= failures else None
 
@@ -155,13 +161,13 @@ WATCHERS: dict[str, Watcher] = {
 
 
 def false_alarms(watcher: Watcher, kind: str) -> int:
-    """Count the alarms in an hour of each healthy stream; after each the watcher begins again."""
+    """Return the number of alarms in an hour of each healthy stream; the watcher is reset after each."""
     alarms = 0
     for seed in range(RUNS):
         seen = outcomes(kind, seed, math.inf)
         while (at := watcher(KINDS[kind], seen)) is not None:
             alarms += 1
-            seen = [(one, bad) for one, bad in seen if one.ends_s > at]
+            seen = [(request, bad) for request, bad in seen if request.ends_s > at]
     return alarms
 
 
@@ -180,8 +186,8 @@ def event_of(fact: f.Fact, model: str) -> Event:
     )
 
 
-async def go_live(js: JetStreamContext, models: list[str]) -> None:
-    """Let version 2 of each model serve under the declared triggers, and wait until the monitor watches it."""
+async def start_watching(js: JetStreamContext, models: list[str]) -> None:
+    """Make version 2 of each model active with the declared triggers, and wait until the monitor watches it."""
     for model in models:
         policy = k.policy(triggers=(SLOW, ERRORS))
         opened = k.fact(f.ReleaseOpened, version=2, model=model, release_id=f"r-{model}", policy=policy)
@@ -202,7 +208,7 @@ async def go_live(js: JetStreamContext, models: list[str]) -> None:
 
 
 async def send(js: JetStreamContext, streams: dict[str, list[Request]], began_s: float, alerts: Alerts) -> None:
-    """Send what is over, every quarter of a second, until every model has its alert or time is up."""
+    """Send the records of ended requests every 0.25 s, until every model has its alert or the time is over."""
     waiting = {model: iter(requests) for model, requests in streams.items()}
     held = {model: next(requests) for model, requests in waiting.items()}
     while (now := time.time() - began_s) < CHANGE_S + WATCHED_S and len(alerts) < len(streams):
@@ -231,13 +237,13 @@ async def watch() -> Alerts:
         js = client.jetstream(timeout=10)
         await provision(js)
         stack.enter_context(running_service("services.monitor.main", connection(bus, store, folder / "monitor")))
-        await go_live(js, list(streams))
+        await start_watching(js, list(streams))
         began_s = time.time()
 
         async def take(message: Msg) -> None:
             event = Event[f.AlertRaised].model_validate_json(message.data)
-            said_s = message.metadata.timestamp.timestamp() - began_s
-            alerts.setdefault(event.subject, (said_s, event.data.trigger or ""))
+            stored_s = message.metadata.timestamp.timestamp() - began_s
+            alerts.setdefault(event.subject, (stored_s, event.data.trigger or ""))
 
         subscription = await js.subscribe("slipway.alert.raised.v1.>", cb=take, ordered_consumer=True)
         await send(js, streams, began_s, alerts)
@@ -247,16 +253,22 @@ async def watch() -> Alerts:
 
 
 def row(name: str, moments: dict[int, float | None], kind: str, alarms: str) -> list[str]:
-    """Sum up delays since the first bad request, alarms before it apart; what was not found comes after everything."""
+    """Return a row of delays since the first bad request; earlier alarms are counted apart, missed are infinite."""
     known = {seed: math.inf if at is None else at - first_bad_s(kind, seed) for seed, at in moments.items()}
-    late = [one for one in known.values() if one >= 0.0]
+    late = [delay for delay in known.values() if delay >= 0.0]
     quantiles = [quantile(late, share) for share in (0.5, 0.9, 1.0)]
-    cells = [f"{one:.1f}" if one < math.inf else "later" for one in quantiles]
-    return [name, f"{sum(one < math.inf for one in late)} of {len(late)}", *cells, str(len(known) - len(late)), alarms]
+    cells = [f"{delay:.1f}" if delay < math.inf else "later" for delay in quantiles]
+    return [
+        name,
+        f"{sum(delay < math.inf for delay in late)} of {len(late)}",
+        *cells,
+        str(len(known) - len(late)),
+        alarms,
+    ]
 
 
-def said(alerts: Alerts, kind: str, seed: int) -> float | None:
-    """Return when the alert of the trigger that had something to notice was there."""
+def alert_s(alerts: Alerts, kind: str, seed: int) -> float | None:
+    """Return when the alert of the trigger whose metric had changed was on the bus, or None."""
     at_s, trigger = alerts.get(f"{kind}-{seed}", (0.0, ""))
     return at_s if trigger == kind else None
 
@@ -264,7 +276,7 @@ def said(alerts: Alerts, kind: str, seed: int) -> float | None:
 def compare(kind: str, alerts: Alerts) -> list[list[str]]:
     """Return the rows of one regression."""
     seeds = range(RUNS)
-    live = {seed: said(alerts, kind, seed) for seed in seeds}
+    live = {seed: alert_s(alerts, kind, seed) for seed in seeds}
     rows = [row(f"monitor, watched for {WATCHED_S:.0f} s", live, kind, "-")]
     for name, watcher in WATCHERS.items():
         moments = {seed: watcher(KINDS[kind], outcomes(kind, seed)) for seed in seeds}
@@ -280,7 +292,7 @@ def main() -> None:
         print(f"\nSeconds from the first bad request to the alarm, and false alarms: {title}\n")
         show_table(head, compare(kind, alerts))
     others = [model for model, (_, trigger) in alerts.items() if not model.startswith(trigger)]
-    print(f"\nAlerts of the trigger that nothing had changed for: {len(others)} of {2 * RUNS}")
+    print(f"\nAlerts of a trigger whose metric had not changed: {len(others)} of {2 * RUNS}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""False alarms and detection delay of the monitor's tests, beside a fixed window with a failure count.
+"""False alarms and detection delay of the monitor's tests, compared with a fixed window with a failure count.
 
-Both watch the same simulated requests, one a third of a second. A request is bad with probability `healthy` until the
-change, and with a multiple of it after. The limit is 5 % and so is the fixed window's threshold: it looks once a minute
-whether more than 5 % of the minute's requests were bad, and gives an alarm at the fifth such minute (or the first, for
-the impatient), as canary controllers with a failure threshold do. Run: python benchmarks/bench_detectors.py
+Both watch the same simulated requests, three per second. A request is bad with probability `healthy` until the change,
+and with a multiple of it after. The limit is 5 %, and so is the threshold of the fixed window: it checks once a minute
+whether more than 5 % of the minute's requests were bad, and raises an alarm at the fifth (or the first) such minute, as
+canary controllers with a failure threshold do. Run: python benchmarks/bench_detectors.py
 """
 
 import math
@@ -54,7 +54,7 @@ class Plain(Detector):
 
 
 class Process(Detector):
-    """The e-process of a canary; asked only after ones, because it rises only there."""
+    """The e-process of a canary; evaluated after bad requests only, because it rises only there."""
 
     portions = 1
 
@@ -100,7 +100,7 @@ def false_alarms(make: Make, ratio: float, seed: int) -> int:
 
 
 def delay(make: Make, healthy: float, times: float, seed: int) -> int | None:
-    """Return requests from the change to the alarm, None if there is none in time or one before the change."""
+    """Return the number of requests from the change to the alarm, -1 for an alarm before it, None if there is none."""
     draw, watcher = random.Random(seed), make()
     quiet = 0 if make is Process else QUIET  # a canary is new
     for _ in range(quiet):
@@ -127,10 +127,10 @@ def main() -> None:
     for name, make in MAKERS.items():
         cells, early = [], 0
         for times in steps:
-            found = [delay(make, 0.04, times, seed) for seed in range(RUNS)]
-            early += sum(one == -1 for one in found)
-            good = sorted(one / RATE_RPS for one in found if one is not None and one > 0)
-            missed = sum(one is None for one in found)
+            delays = [delay(make, 0.04, times, seed) for seed in range(RUNS)]
+            early += sum(requests == -1 for requests in delays)
+            good = sorted(requests / RATE_RPS for requests in delays if requests is not None and requests > 0)
+            missed = sum(requests is None for requests in delays)
             text = f"{statistics.median(good):.0f} ({good[int(0.9 * (len(good) - 1))]:.0f})" if good else "never"
             cells.append(text + (f", {missed} missed" if missed else ""))
         print(f"| {name} | " + " | ".join(cells) + f" | {early} of {len(steps) * RUNS} |")

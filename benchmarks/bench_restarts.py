@@ -1,9 +1,9 @@
-"""Restarts of Triton under traffic: crashes, hangs, and the time until everything is served again.
+"""Restarts of Triton under traffic: crashes, hangs, and the time until all models are served again.
 
-The whole embedded stack with the toy engine serves two models. While requests come at a steady rate for both, and busy
-loops take the processors, Triton is killed again and again (SIGKILL). After each kill is measured how long it takes
-until both models answer. Counted apart are crashes that the benchmark did not cause (`Signal (n) received` in Triton's
-log, a restart without a kill) and hangs (not served again within the limit).
+The whole embedded stack with the toy engine serves two models, under a steady load for both and with busy loops on the
+CPUs. Triton is killed repeatedly (SIGKILL). After each kill the benchmark measures the time until both models answer.
+It counts separately the crashes that it did not cause (`Signal (n) received` in Triton's log, a restart without a
+kill) and the hangs (not served again within the limit).
 Run: python benchmarks/bench_restarts.py --restarts 200 --busy 2 --report restarts.json
 """
 
@@ -31,25 +31,25 @@ from tests.kit.stack import Stack
 
 MODELS = ("one", "two")
 LIMIT_S = 150.0
-"""After how long without an answer a restart counts as a hang, and Triton is killed again."""
+"""Seconds without an answer after which a restart counts as a hang, and Triton is killed again."""
 ASK_EVERY_S = 0.25
 CRASH = re.compile(r"^Signal \((?!15\))\d+\) received", re.MULTILINE)
 
 
 @dataclass
 class Result:
-    """What was seen."""
+    """The counts and times of all restarts so far."""
 
     restarts: int = 0
     recovery_s: list[float] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
-    restarts_not_asked_for: int = 0
+    unrequested_restarts: int = 0
     hangs: int = 0
     requests: dict[str, int] = field(default_factory=dict)
 
 
 class Traffic:
-    """Steady requests for every model; remembers when the last answered request of each was sent."""
+    """A steady load for every model; records when the last answered request of each was sent."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -76,7 +76,7 @@ class Traffic:
 
 
 async def measure(stack: Stack, restarts: int, result: Result, report: Path | None) -> None:
-    """Kill Triton again and again."""
+    """Kill Triton repeatedly and record each recovery."""
     traffic = Traffic(f"http://127.0.0.1:{stack.part('gateway')['port']}")
     running = asyncio.create_task(traffic.run())
     log = stack.state / "logs" / "triton.log"
@@ -91,7 +91,7 @@ async def measure(stack: Stack, restarts: int, result: Result, report: Path | No
                 result.hangs += 1
             await asyncio.sleep(2.0)  # a crash right after the first answers counts for this restart
             result.restarts += 1
-            result.restarts_not_asked_for += stack.part("triton")["restarts"] - before["restarts"] - 1
+            result.unrequested_restarts += stack.part("triton")["restarts"] - before["restarts"] - 1
             with log.open("rb") as file:
                 file.seek(offset if log.stat().st_size >= offset else 0)
                 result.crashes += CRASH.findall(file.read().decode(errors="replace"))
@@ -106,7 +106,7 @@ async def measure(stack: Stack, restarts: int, result: Result, report: Path | No
 
 
 async def served_again(traffic: Traffic, killed: float) -> bool:
-    """Wait until a request that was sent after the kill is answered for each model; return False at the limit."""
+    """Return whether, within the limit, each model answered a request that was sent after the kill."""
     while time.monotonic() - killed < LIMIT_S:
         if min(traffic.answered.values()) > killed:
             return True
@@ -115,12 +115,12 @@ async def served_again(traffic: Traffic, killed: float) -> bool:
 
 
 def show(result: Result) -> None:
-    """Print what was seen so far."""
+    """Print the result so far."""
     times = result.recovery_s or [float("nan")]
     shown = "  ".join(f"p{share * 100:g} {quantile(times, share):.2f}" for share in (0.5, 0.95, 0.99))
     print(
         f"{result.restarts} restarts: {len(result.crashes)} crashes {dict(Counter(result.crashes))}, "
-        f"{result.restarts_not_asked_for} restarts not asked for, {result.hangs} hangs\n"
+        f"{result.unrequested_restarts} unrequested restarts, {result.hangs} hangs\n"
         f"  served again after, s: {shown}  max {max(times):.2f}\n  requests: {result.requests}",
         flush=True,
     )

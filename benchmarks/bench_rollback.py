@@ -1,13 +1,13 @@
-"""From an alert to all new traffic on the previous version, under load, on the real parts.
+"""Time from an alert until all new traffic is on the previous version, under load, with the real parts.
 
-NATS (every write synced to disk), Triton with two toy targets, a gateway and the rollback-controller run as processes
-of their own; requests come at a steady rate, whatever the answers do. Twenty times the route is put back to version 2
-with version 1 behind it, and `alert.raised` of a declared automatic trigger is published, as the monitor would. From
-there is measured, by the clocks of one machine: until the new route is stored (NATS's own time stamp), until the last
-request was sent that version 2 still answered, and until the first request was sent from which on version 1 answered
-all. The step by step table is made of the time stamps of what the controller wrote and said.
+NATS (every write synced to disk), Triton with two toy targets, a gateway and the rollback-controller run in their own
+processes, under an open-loop load. Twenty times, version 2 becomes active with version 1 as the previous target, and
+`alert.raised` of a declared automatic trigger is published, as the monitor does. The benchmark measures, with the clock
+of one machine, the time until the new route is stored (NATS's timestamp), until the last request that version 2
+answered was sent, and until the first request was sent after which version 1 answered all. The table of steps uses the
+timestamps of the records and events of the controller.
 
-Beside it, in the same run, the way back by a reload, as where the version before does not stay loaded: load it into
+For comparison, in the same run: a rollback by reloading a previous version that was not kept loaded: load it into
 Triton, wait for its first token, write the route. A toy target loads in a fraction of the time of a real one, so this
 is a lower bound. Run: python benchmarks/bench_rollback.py
 """
@@ -50,16 +50,16 @@ FAILED, BACK = f"{MODEL}@v2", f"{MODEL}@v1"
 SETTLED = 20
 STEPS = (
     ("alert stored", "the alert is on the bus"),
-    ("decided", "the controller has it and decides"),
+    ("decided", "the controller receives it and decides"),
     ("recorded", "the decision is recorded"),
-    ("started", "rollback.started is said"),
+    ("started", "rollback.started is published"),
     ("switched", "previous probed, route written"),
 )
 
 
 @dataclass
 class Round:
-    """One way back: all times in milliseconds since it was asked for."""
+    """One rollback: all times in milliseconds since the alert."""
 
     stored_ms: float
     last_failed_ms: float
@@ -69,7 +69,7 @@ class Round:
 
 @dataclass
 class Watcher:
-    """What is written and said, with the server's time stamps."""
+    """Records the messages of routes, rollbacks and alerts, with the server's timestamps."""
 
     seen: list[tuple[float, str, bytes]] = field(default_factory=list)
     subscriptions: list[Subscription] = field(default_factory=list)
@@ -88,8 +88,8 @@ class Watcher:
             )
 
     async def stop(self) -> None:
-        for one in self.subscriptions:
-            await one.unsubscribe()
+        for subscription in self.subscriptions:
+            await subscription.unsubscribe()
 
     async def _take(self, message: Msg) -> None:
         self.seen.append((message.metadata.timestamp.timestamp(), message.subject, message.data))
@@ -98,7 +98,7 @@ class Watcher:
         return any(what in subject and at >= since_s for at, subject, _ in self.seen)
 
     def first(self, what: str, since_s: float) -> tuple[float, bytes]:
-        """Return stamp and content of the first message on a subject since an instant."""
+        """Return timestamp and body of the first message on a subject since a time."""
         return min((at, data) for at, subject, data in self.seen if what in subject and at >= since_s)
 
 
@@ -135,21 +135,23 @@ async def put_route(parts: Parts, load: Steady, active: int, previous: int | Non
     bucket = Bucket(parts.js, "routes", Route)
     entry = await bucket.get(MODEL)
     epoch = entry.value.epoch + 1 if entry else 1
-    behind = parts.toy[previous] if previous else None
-    route = Route(model=MODEL, epoch=epoch, active=parts.toy[active], previous=behind, cause_id=f"fresh-{epoch}")
+    previous_target = parts.toy[previous] if previous else None
+    route = Route(
+        model=MODEL, epoch=epoch, active=parts.toy[active], previous=previous_target, cause_id=f"fresh-{epoch}"
+    )
     await (bucket.create(MODEL, route) if entry is None else bucket.update(MODEL, route, entry.revision))
     await answered_by(load, f"{MODEL}@v{active}")
 
 
 async def answered_by(load: Steady, release: str) -> None:
     async def settled() -> bool:
-        return [one.version for one in load.sent if one.version][-SETTLED:] == [release] * SETTLED
+        return [request.version for request in load.sent if request.version][-SETTLED:] == [release] * SETTLED
 
     await until(settled)
 
 
-async def take_up(parts: Parts) -> None:
-    """Tell the controller the declared trigger of both versions, and wait until it knows."""
+async def open_releases(parts: Parts) -> None:
+    """Publish the declared trigger of both versions, and wait until the controller has recorded it."""
     for version in (1, 2):
         policy = k.policy(triggers=(TRIGGER,))
         opened = k.fact(f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=policy)
@@ -164,10 +166,10 @@ async def take_up(parts: Parts) -> None:
 
 
 def sent_since(load: Steady, asked_s: float) -> tuple[float, float]:
-    """Return when the last request was sent that the failed version answered, and the first after that, in ms."""
-    since = [one for one in load.sent if one.at_s >= asked_s and one.version]
-    last = max((one.at_s for one in since if one.version == FAILED), default=asked_s)
-    after = min(one.at_s for one in since if one.at_s > last and one.version == BACK)
+    """Return when the last request that the failed version answered was sent, and the first after it, in ms."""
+    since = [request for request in load.sent if request.at_s >= asked_s and request.version]
+    last = max((request.at_s for request in since if request.version == FAILED), default=asked_s)
+    after = min(request.at_s for request in since if request.at_s > last and request.version == BACK)
     return (last - asked_s) * 1000, (after - asked_s) * 1000
 
 
@@ -195,7 +197,7 @@ async def roll_back(parts: Parts, load: Steady, watcher: Watcher) -> Round:
 
 
 async def reload(parts: Parts, load: Steady, channels: Channels) -> Round:
-    """Go back to what is not loaded: load it, wait for its first token, write the route."""
+    """Roll back to a target that is not loaded: load it, wait for its first token, write the route."""
     await put_route(parts, load, 2, None)
     name = str(parts.toy[1].target)
     await asyncio.to_thread(order, parts.triton, name, "unload")
@@ -209,7 +211,7 @@ async def reload(parts: Parts, load: Steady, channels: Channels) -> Round:
 
 
 async def probe_alone(parts: Parts, channels: Channels) -> list[float]:
-    """Ask the previous target for its first token, as the controller does, under the same load."""
+    """Probe the previous target for its first token, as the controller does, under the same load."""
     took = []
     for _ in range(ROLLBACKS):
         began = time.perf_counter()
@@ -227,19 +229,27 @@ def show(rounds: list[Round], reloads: list[Round], probes: list[float]) -> None
     head = ("ms since the alert", "p50", "p95", "p99", "max", "limit")
     limit, by_reload = str(LIMIT_MS), f"by reload ({RELOADS} times): "
     rows = [
-        ["the new route is stored", *figures([one.stored_ms for one in rounds]), ""],
-        ["last request sent that the failed version answered", *figures([one.last_failed_ms for one in rounds]), limit],
-        ["first sent from which on all go back", *figures([one.all_back_ms for one in rounds]), limit],
-        [by_reload + "previous loaded, first token", *figures([one.stored_ms for one in reloads]), ""],
-        [by_reload + "first sent from which on all go back", *figures([one.all_back_ms for one in reloads]), ""],
+        ["the new route is stored", *figures([measured.stored_ms for measured in rounds]), ""],
+        [
+            "last request sent that the failed version answered",
+            *figures([measured.last_failed_ms for measured in rounds]),
+            limit,
+        ],
+        ["first sent from which on all go back", *figures([measured.all_back_ms for measured in rounds]), limit],
+        [by_reload + "previous loaded, first token", *figures([measured.stored_ms for measured in reloads]), ""],
+        [
+            by_reload + "first sent from which on all go back",
+            *figures([measured.all_back_ms for measured in reloads]),
+            "",
+        ],
     ]
     show_table(head, rows)
-    print(f"\np99 of {len(rounds)} is the largest. Requests are {1000 / RATE_RPS:.0f} ms apart: nothing finer is seen.")
-    print("\nWhere the time goes, ms in each step:\n")
+    print(f"\np99 of {len(rounds)} is the maximum. The resolution is {1000 / RATE_RPS:.0f} ms, the request interval.")
+    print("\nDuration of each step, ms:\n")
     steps, before = [], dict.fromkeys(range(len(rounds)), 0.0)
     for name, what in STEPS:
-        spans = [one.steps[name] - before[number] for number, one in enumerate(rounds)]
-        before = {number: one.steps[name] for number, one in enumerate(rounds)}
+        spans = [measured.steps[name] - before[number] for number, measured in enumerate(rounds)]
+        before = {number: measured.steps[name] for number, measured in enumerate(rounds)}
         steps.append([what, *figures(spans, 1)])
     steps.append(["(a probe alone, under the same load)", *figures(probes, 1)])
     show_table(("step", "p50", "p95", "p99", "max"), steps)
@@ -254,7 +264,7 @@ async def main() -> None:
         with running_service("services.rollback_controller.main", settings, **SETTINGS, **gateway):
             watcher = Watcher()
             await watcher.start(parts)
-            await take_up(parts)
+            await open_releases(parts)
             async with steady(parts.gateway.base_url, RATE_RPS) as load:
                 rounds = [await roll_back(parts, load, watcher) for _ in range(ROLLBACKS)]
                 probes = await probe_alone(parts, channels)
@@ -262,8 +272,8 @@ async def main() -> None:
             await watcher.stop()
         await channels.close()
     show(rounds, reloads, probes)
-    failed = [one.failed for one in load.sent if one.failed]
-    took = [one.took_ms for one in load.sent if not one.failed]
+    failed = [request.failed for request in load.sent if request.failed]
+    took = [request.took_ms for request in load.sent if not request.failed]
     print(
         f"\n{len(failed)} of {len(load.sent)} requests failed; answers took {quantile(took, 0.5):.0f} ms (p50), "
         f"{quantile(took, 0.99):.0f} ms (p99)."

