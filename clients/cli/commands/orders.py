@@ -24,7 +24,7 @@ from clients.cli.serving import read_route
 from clients.cli.settings import CliSettings
 from clients.cli.views.release import Road, join, project
 from contracts.envelope import Event
-from contracts.facts import ApprovalRequested, ApprovalGranted, Fact, OrderRefused, ReleaseCancelled
+from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
 from contracts.orders import LONGEST_ORDER
 from contracts.policy import ReleasePolicy
