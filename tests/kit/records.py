@@ -217,7 +217,7 @@ def count(cause: str, facts: int = 1):
             return tally
         pending = tuple(
             outbox_entry(
-                DeadlinePassed(release_id=cause, step=str(number), awaited="nothing"),
+                DeadlinePassed(release_id=cause, step=str(number), waiting_for="nothing"),
                 model=MODEL,
                 key=str(number),
                 cause_id=cause,

@@ -177,7 +177,7 @@ def test_waits_between_attempts_are_random_and_bounded():
 
 
 def test_an_entry_needs_a_cause_or_an_id():
-    fact = DeadlinePassed(release_id="r", step="merge", awaited="merge")
+    fact = DeadlinePassed(release_id="r", step="merge", waiting_for="merge")
     origin = {"model": "support-bot", "correlation_id": "r", "decided_at": AT}
     with pytest.raises(ValueError, match="needs a cause or an id"):
         outbox_entry(fact, cause_id=None, **origin)
