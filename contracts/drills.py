@@ -1,6 +1,6 @@
 """A drill in progress: the record that gateways watch, one per model and environment in the bucket `drills`."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from .facts import DrillFault
 from .vocabulary import Contract, Environment, Instant, Ratio, Target
@@ -23,10 +23,6 @@ class Drill(Contract):
     reason: str
     ordered_at: Instant | None = None
     """When the bus stored the order; an order that was stored earlier changes nothing."""
-
-    def is_on(self, now: datetime) -> bool:
-        """Return whether it is in progress; a wrong clock cannot make it last longer than `LONGEST`."""
-        return self.share_ratio > 0.0 and now < min(self.expires_at, self.starts_at + LONGEST)
 
 
 def drill_key(environment: Environment, model: str) -> str:

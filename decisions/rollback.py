@@ -1,6 +1,6 @@
-"""When a declared trigger leads back by itself: what a policy's `action` and `cooldown_s` mean, as a pure function.
+"""Whether an alert leads to an automatic rollback: the meaning of a trigger's `action` and `cooldown_s`.
 
-The rollback-controller asks it for every alert; `slipway replay` asks the same of recorded ones.
+The rollback-controller decides every alert with it, `slipway replay` the recorded ones.
 """
 
 from collections.abc import Iterable
@@ -21,46 +21,51 @@ class PastRollback:
 
 @dataclass(frozen=True)
 class Guard:
-    """What keeps automatic rollbacks from flapping: at most so many within so many seconds."""
+    """The limit of automatic rollbacks: at most `most` within `within_s` seconds."""
 
     most: int = 3
     within_s: float = 3600.0
 
 
 @dataclass(frozen=True)
-class GoBack:
-    """Automatic rollback, now."""
+class RollBack:
+    """Roll back now."""
 
 
 @dataclass(frozen=True)
 class Hold:
-    """No automatic rollback, and why; `code` is None where the policy never asked for one."""
+    """No automatic rollback, and why; `code` is None if the policy asks for none."""
 
     code: Literal["cooldown", "too_many_rollbacks"] | None
     reason: str
 
 
-Decision = GoBack | Hold
+Decision = RollBack | Hold
 
 
-def decide_way_back(
+def decide_rollback(
     trigger: Trigger | None, past: Iterable[PastRollback], now: datetime, guard: Guard | None = None
 ) -> Decision:
-    """Decide what an alert of a trigger leads to.
+    """Decide whether an alert of a trigger leads to a rollback.
 
-    A trigger that led back less than its cooldown ago is held: if the version that traffic went to shows the same, the
-    cause is hardly the version.
+    A trigger that caused a rollback less than its cooldown ago is held: if the version that traffic went to raises the
+    same alert, the version is hardly the cause.
     """
     if trigger is None:
-        return Hold(None, "No declared trigger stands behind this alert.")
+        return Hold(None, "No declared trigger raised this alert.")
     if trigger.action != "automatic":
-        return Hold(None, f"The policy declares {trigger.name} as manual: a person decides.")
+        return Hold(None, f"The policy declares {trigger.name} as manual: an operator decides.")
     rollbacks, limit = tuple(past), guard or Guard()
-    last = max((one.at for one in rollbacks if one.trigger == trigger.name), default=None)
+    last = max((rollback.at for rollback in rollbacks if rollback.trigger == trigger.name), default=None)
     if last is not None and now - last < timedelta(seconds=trigger.cooldown_s):
         since = (now - last).total_seconds()
-        return Hold("cooldown", f"{trigger.name} led back {since:.0f} s ago; its cooldown is {trigger.cooldown_s:g} s.")
-    recent = [one for one in rollbacks if now - one.at < timedelta(seconds=limit.within_s)]
+        return Hold(
+            "cooldown", f"{trigger.name} caused a rollback {since:.0f} s ago; its cooldown is {trigger.cooldown_s:g} s."
+        )
+    recent = [rollback for rollback in rollbacks if now - rollback.at < timedelta(seconds=limit.within_s)]
     if len(recent) >= limit.most:
-        return Hold("too_many_rollbacks", f"{len(recent)} automatic rollbacks within {limit.within_s:g} s are enough.")
-    return GoBack()
+        return Hold(
+            "too_many_rollbacks",
+            f"{len(recent)} automatic rollbacks within {limit.within_s:g} s; the limit is {limit.most}.",
+        )
+    return RollBack()

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from contracts.routes import Route, newest, revives_quarantined
+from contracts.routes import Route
 from contracts.vocabulary import Environment
+from decisions.route_edits import newest, revives_quarantined
 from shared.runtime.clock import Clock, SystemClock
 from shared.storage.kv import Look
 

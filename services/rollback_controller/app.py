@@ -29,9 +29,10 @@ from contracts.facts import (
     RollbackTimeline,
     VariantStaged,
 )
-from contracts.routes import Changed, Refused, Route, lift, roll_back
+from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.clocks import offset_s, put_right
+from decisions.route_edits import Changed, Refused, lift_quarantine, roll_back
 from services.rollback_controller.domain import decision as deciding
 from services.rollback_controller.domain import execution as walking
 from services.rollback_controller.domain import rehearsal_plan as rehearsing
@@ -228,7 +229,7 @@ class Controller:
                 raise Permanent(
                     "not_quarantined", f"{event.subject} has no route; {event.data.target} is not quarantined."
                 )
-            edit = lift(entry.value, event.data.target, cause_id=event.id)
+            edit = lift_quarantine(entry.value, event.data.target, cause_id=event.id)
             if isinstance(edit, Refused):
                 raise Permanent("not_quarantined", edit.reason)
             if isinstance(edit, Changed):

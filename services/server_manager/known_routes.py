@@ -5,7 +5,8 @@ from typing import Protocol
 
 import structlog
 
-from contracts.routes import AlreadyApplied, Changed, Edit, Route, newest
+from contracts.routes import Route
+from decisions.route_edits import AlreadyApplied, Changed, Edit, newest
 from services.server_manager.ports import Routes
 from shared.errors import translate
 

@@ -16,8 +16,9 @@ from contracts.facts import (
     VariantStaged,
 )
 from contracts.facts.watch import Severity
-from contracts.routes import Changed, Edit, Refused, Route, ServedTarget, promote
+from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable, Target
+from decisions.route_edits import Changed, Edit, Refused, promote
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import SayAlert, assess_standby, plan_alerts
 from services.server_manager.domain.decide import (

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
-from contracts.routes import Edit, Route
+from contracts.routes import Route
 from contracts.vocabulary import Deployable, Digest
+from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Servers
 from shared.messaging.bus import Emit

@@ -5,7 +5,7 @@ from typing import Any
 
 from contracts.envelope import Event
 from contracts.facts import OrderRefused
-from contracts.orders import expired, other_epoch
+from decisions.orders import assess_epoch, assess_expiry
 from shared.errors import Permanent
 from shared.messaging.bus import Failed
 
@@ -19,14 +19,14 @@ def check_age(event: Event[Any], stored_at: datetime, now: datetime, *, until: d
         now: The time.
         until: Until when the order says that it counts; None if it does not say.
     """
-    reason = expired(event.time, stored_at, until, now)
+    reason = assess_expiry(event.time, stored_at, until, now)
     if reason is not None:
         raise Permanent("order_expired", reason)
 
 
 def check_epoch(event: Event[Any], current: int | None) -> None:
     """Raise Permanent `stale_epoch` when an order names another epoch than the route's."""
-    reason = other_epoch(event.data.epoch, current, event.subject)
+    reason = assess_epoch(event.data.epoch, current, event.subject)
     if reason is not None:
         raise Permanent("stale_epoch", reason)
 

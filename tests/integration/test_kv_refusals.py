@@ -6,7 +6,8 @@ import pytest
 from nats.js.errors import BadRequestError
 
 from contracts.drills import Drill
-from contracts.routes import Changed, Route
+from contracts.routes import Route
+from decisions.route_edits import Changed
 from services.rollback_controller.adapters.kv import KvDrills
 from services.server_manager.adapters.kv_state import KvRoutes, KvState
 from services.server_manager.domain.records import Servers

@@ -12,8 +12,9 @@ import pytest
 from contracts import facts as f
 from contracts.drills import Drill
 from contracts.envelope import Event
-from contracts.routes import Route, promote
+from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
+from decisions.route_edits import promote
 from services.rollback_controller.domain.record import Book
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision

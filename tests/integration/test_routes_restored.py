@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from contracts.routes import Changed, Route, roll_back
+from contracts.routes import Route
+from decisions.route_edits import Changed, roll_back
 from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoutes
 from services.server_manager.adapters.kv_state import KvRoutes
 from services.server_manager.adapters.repository_files import RoutesFile

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.routes import AlreadyApplied, Changed, Refused, promote
 from contracts.vocabulary import Target, digest_of
+from decisions.route_edits import AlreadyApplied, Changed, Refused, promote
 from services.server_manager.domain.records import OpenAlert, Servers
 from services.server_manager.ports import Extent, LeaseLost
 from shared.errors import SlipwayError, Transient

@@ -6,15 +6,7 @@ from contracts import facts as f
 from contracts.envelope import Event
 from contracts.facts.staging import RatioInterval, SideSummary
 from contracts.facts.watch import Features, InterTokenLatency, Window
-from contracts.policy import (
-    Canary,
-    LoadProfile,
-    MetricGate,
-    Promotion,
-    QualityGate,
-    ReleasePolicy,
-    Trigger,
-)
+from contracts.policy import Canary, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
 

@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from contracts.routes import Changed, Route
+from contracts.routes import Route
+from decisions.route_edits import Changed
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Servers
 from services.server_manager.ports import Extent, Indexed, allow

@@ -13,8 +13,8 @@ from contracts.facts import (
     VariantFailed,
     VariantStaged,
 )
-from contracts.routes import roll_back
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
+from decisions.route_edits import roll_back
 from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.serving.inference import Channels, generate

@@ -17,6 +17,7 @@ from contracts.drills import LONGEST, Drill, drill_key
 from contracts.envelope import Event
 from contracts.facts import DrillFault, DrillOrdered
 from contracts.vocabulary import Environment, Target
+from decisions.drills import is_in_progress
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
@@ -180,7 +181,7 @@ async def _read_drills(js: JetStreamContext, model: str, environment: Environmen
     records, now = Bucket(js, BUCKET, Drill), SystemClock().now()
     environments = ENVIRONMENTS if environment is None else (environment,)
     entries = [await records.get(drill_key(environment, model)) for environment in environments]
-    return [entry.value for entry in entries if entry is not None and entry.value.is_on(now)]
+    return [entry.value for entry in entries if entry is not None and is_in_progress(entry.value, now)]
 
 
 def _show(drills: list[Drill], model: str, as_json: bool) -> None:
@@ -215,4 +216,4 @@ def drill_line(drill: Drill, left_s: float) -> str:
 
 def as_data(drill: Drill) -> dict[str, Any]:
     """Return a drill as JSON data."""
-    return {**drill.model_dump(mode="json"), "on": drill.is_on(SystemClock().now())}
+    return {**drill.model_dump(mode="json"), "on": is_in_progress(drill, SystemClock().now())}

@@ -26,10 +26,10 @@ from clients.cli.views.release import Road, join, project
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
-from contracts.orders import LONGEST_ORDER
 from contracts.policy import ReleasePolicy
 from contracts.services import ORDERS, durable_name
 from contracts.vocabulary import Environment
+from decisions.orders import LONGEST_ORDER
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket, Conflict

@@ -17,13 +17,13 @@ from clients.cli.parsing import check_model, parse_number, target_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.alert import RollbackFact, rollback_line
 from clients.cli.views.timeline import timeline_lines, timeline_rows
-from contracts import routes
 from contracts.codes import ADVICE, Code
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, RollbackCompleted, RollbackFailed, RollbackOrdered, RollbackStarted
-from contracts.orders import epoch_named
-from contracts.routes import Route
+from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Target
+from decisions import route_edits
+from decisions.orders import epoch_in_reason
 from shared.errors import as_code
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
@@ -116,9 +116,9 @@ def was_rolled_back_recently(moved: DeploymentChanged, now: datetime) -> bool:
 
 def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[str, Any]:
     """Return what an order would do to a route, decided by the function that the rollback-controller uses."""
-    edit = routes.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
+    edit = route_edits.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
     plan: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
-    if isinstance(edit, routes.Refused):
+    if isinstance(edit, route_edits.Refused):
         # the target is neither active nor a canary: the route has changed, or never existed
         code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
         return {**plan, "refused": {"code": code, "reason": edit.reason}}
@@ -128,7 +128,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
     return {
         **plan,
         "refused": None,
-        "cause": edit.cause if isinstance(edit, routes.Changed) else "rollback",
+        "cause": edit.cause if isinstance(edit, route_edits.Changed) else "rollback",
         "active_before": _name(route.active),
         "active_after": _name(after.active),
         "epoch_after": after.epoch,
@@ -138,7 +138,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
     }
 
 
-def _name(served: routes.ServedTarget | None) -> str | None:
+def _name(served: ServedTarget | None) -> str | None:
     return str(served.target) if served is not None else None
 
 
@@ -214,7 +214,7 @@ async def _rollback(
 
 def is_behind(route: Route | None, refusal: str) -> bool:
     """Return whether the bucket's route is older than the route that a refusal names: it was lost or restored."""
-    known = epoch_named(refusal)
+    known = epoch_in_reason(refusal)
     return known is not None and (route.epoch if route is not None else 0) < known
 
 

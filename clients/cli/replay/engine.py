@@ -24,11 +24,11 @@ from contracts.envelope import Event
 from contracts.facts import AlertRaised, ReleaseOpened, WindowSummarised
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
-from contracts.routes import Changed, roll_back
-from contracts.routes import Refused as RefusedEdit
 from contracts.vocabulary import Target
 from decisions.evidence import Bet, EDetector, EProcess, as_e_value, observe_detector, observe_process, plan_bet
-from decisions.rollback import GoBack, Guard, PastRollback, decide_way_back
+from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
+from decisions.route_edits import Changed, roll_back
+from decisions.route_edits import Refused as RefusedEdit
 from decisions.triggers import detector_alpha, kind_of, limit_of
 
 Outcome = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
@@ -263,9 +263,9 @@ class _Course:
         """Ask the pure controller, and carry out on the recorded route what it says."""
         watch, before = ask.watch, ask.watch.code
         watch.code = None
-        decision = decide_way_back(watch.trigger, self._past, ask.at, self._guard)
+        decision = decide_rollback(watch.trigger, self._past, ask.at, self._guard)
         route = self._routes.at(ask.at)
-        if not isinstance(decision, GoBack):
+        if not isinstance(decision, RollBack):
             watch.code = decision.code
             if not ask.again or decision.code != before:
                 self._note(ask, "held" if decision.code else "manual", code=decision.code, reason=decision.reason)

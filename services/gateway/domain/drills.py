@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from contracts.drills import LONGEST, Drill, drill_key
 from contracts.vocabulary import Target
+from decisions.drills import is_in_progress
 from services.gateway.domain.sampling import fraction
 
 HEADER = "x-slipway-drill"
@@ -69,7 +70,7 @@ def take_note(drill: Drill, now: datetime, now_s: float) -> Known:
 
 def is_on(known: Known, now: datetime, now_s: float) -> bool:
     """Return whether a drill is under way by both clocks; the first that says it is over ends it."""
-    return now_s < known.until_s and known.drill.is_on(now)
+    return now_s < known.until_s and is_in_progress(known.drill, now)
 
 
 def decide_touch(known: Known | None, target: Target, request_id: str, now: datetime, now_s: float) -> Touch | None:

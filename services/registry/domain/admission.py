@@ -10,9 +10,10 @@ from contracts.codes import Code
 from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
 from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
-from contracts.policy import ReleasePolicy, weaknesses
+from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri
 from contracts.vocabulary import Digest, digest_of_json
+from decisions.policy_comparison import weaknesses
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""

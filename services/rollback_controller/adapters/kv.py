@@ -8,8 +8,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.drills import Drill, drill_key
-from contracts.routes import Route, newest
+from contracts.routes import Route
 from contracts.vocabulary import Environment
+from decisions.route_edits import newest
 from shared.storage.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
 
 SERVICE = "rollback-controller"

@@ -15,11 +15,11 @@ from contracts.facts import (
     RollbackStarted,
     RollbackTimeline,
 )
-from contracts.orders import expired, expiry, other_epoch
 from contracts.outbox import outgoing
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from decisions.rollback import GoBack, Guard, PastRollback, decide_way_back
+from decisions.orders import assess_epoch, assess_expiry, expiry
+from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
     ROLLBACKS_KEPT,
@@ -100,7 +100,7 @@ def take_alert(book: Book, alert: AlertRaised | AlertUpdated, route: Route | Non
     if book.environment == "staging" and book.rehearsing not in ("", alert.trigger):
         return book
     trigger = book.trigger(alert.target, alert.trigger)
-    decision = decide_way_back(trigger, _past(book), cause.now, rules.guard)
+    decision = decide_rollback(trigger, _past(book), cause.now, rules.guard)
     timeline = RollbackTimeline(
         first_bad_at=alert.first_bad_at, detected_at=alert.raised_at or cause.said_at, decided_at=cause.now
     )
@@ -117,7 +117,7 @@ def take_alert(book: Book, alert: AlertRaised | AlertUpdated, route: Route | Non
         trigger=alert.trigger or "",
         cause_sequence=cause.sequence,
     )
-    if isinstance(decision, GoBack):
+    if isinstance(decision, RollBack):
         return _start(book, started)
     if decision.code is None or book.held.get(alert.alert_id) == decision.code:
         return book
@@ -173,10 +173,10 @@ def take_order(
 
 
 def _void(book: Book, order: RollbackOrdered, route: Route | None, cause: Cause) -> NotServing | None:
-    old = expired(cause.said_at, cause.stored_at or cause.said_at, order.expires_at, cause.now)
+    old = assess_expiry(cause.said_at, cause.stored_at or cause.said_at, order.expires_at, cause.now)
     if old is not None:
         return NotServing(old, "order_expired")
-    other = other_epoch(order.epoch, route.epoch if route is not None else None, book.model)
+    other = assess_epoch(order.epoch, route.epoch if route is not None else None, book.model)
     return NotServing(other, "stale_epoch") if other is not None else None
 
 
@@ -185,7 +185,7 @@ def void_since(started: Rollback, route: Route, now: datetime) -> NotServing | N
     if started.expires_at is not None and now >= started.expires_at:
         until = started.expires_at.isoformat(timespec="seconds")
         return NotServing(f"The order counted until {until} and was not carried out by then.", "order_expired")
-    other = other_epoch(started.epoch, route.epoch, route.model)
+    other = assess_epoch(started.epoch, route.epoch, route.model)
     return NotServing(other, "stale_epoch") if other is not None else None
 
 

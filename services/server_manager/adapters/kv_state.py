@@ -11,7 +11,8 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 from pydantic import BaseModel
 
-from contracts.routes import Changed, Edit, Route
+from contracts.routes import Route
+from decisions.route_edits import Changed, Edit
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.ports import Extent
 from shared.runtime.clock import Clock

@@ -8,8 +8,9 @@ from typing import Any
 from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
-from contracts.routes import Refused, Route, ServedTarget, promote
+from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
+from decisions.route_edits import Refused, promote
 from services.server_manager.domain.fleet import Held, Limits, Phase, plan_production
 from services.server_manager.domain.records import Lease, Order, Servers
 

@@ -143,7 +143,7 @@ def test_why_nothing_would_have_happened_is_said(real, said):
 def test_what_would_have_come_of_it_is_one_phrase():
     manual = ERRORS.model_copy(update={"action": "manual"})
     (held,) = replay([manual], REGRESSION, since=LONG_AGO).fired
-    assert would(held) == "manual: The policy declares errors as manual: a person decides."
+    assert would(held) == "manual: The policy declares errors as manual: an operator decides."
     (back,) = replay([ERRORS], REGRESSION, since=LONG_AGO).fired
     assert would(back) == "rolled back to support-bot.v1.bf16"
 

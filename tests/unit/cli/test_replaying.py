@@ -97,7 +97,7 @@ def test_a_manual_trigger_is_left_to_a_person_and_said_once():
     manual = ERRORS.model_copy(update={"action": "manual"})
     found = replay([manual], [*ROUTE, *minutes(0, 10, failed=30)], since=LONG_AGO)
     assert told(found) == [("support-bot.v2.bf16", "errors", "manual", None)]
-    assert "a person decides" in found.fired[0].reason
+    assert "an operator decides" in found.fired[0].reason
 
 
 def test_an_alert_is_resolved_by_calm_and_fires_again():

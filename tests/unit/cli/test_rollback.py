@@ -11,8 +11,8 @@ from clients.cli.views.render import event_line
 from clients.cli.views.timeline import short_span, timeline_lines, timeline_rows
 from contracts import facts as f
 from contracts.codes import ADVICE
-from contracts.orders import other_epoch
 from contracts.routes import CanaryShare
+from decisions.orders import assess_epoch
 from tests.kit.factories import after, event, fact, route, served, target
 
 
@@ -194,7 +194,7 @@ def test_an_order_that_is_about_no_release_is_its_own():
 @pytest.mark.parametrize(("bucket", "known", "expected"), [(None, 12, True), (11, 12, True), (13, 12, False)])
 def test_a_bucket_of_routes_that_was_lost_or_restored_is_not_mistaken_for_a_route_that_changed(bucket, known, expected):
     there = None if bucket is None else route(epoch=bucket)
-    assert is_behind(there, other_epoch(bucket or 0, known, "support-bot")) is expected
+    assert is_behind(there, assess_epoch(bucket or 0, known, "support-bot")) is expected
 
 
 def test_a_refusal_without_an_epoch_says_nothing_about_the_bucket():

@@ -8,31 +8,32 @@ from hypothesis import strategies as st
 
 from contracts.drills import Drill, drill_key
 from contracts.facts import DrillFault
-from decisions.rollback import GoBack, Guard, Hold, PastRollback, decide_way_back
+from decisions.drills import is_in_progress
+from decisions.rollback import Guard, Hold, PastRollback, RollBack, decide_rollback
 from tests.kit import factories as f
 
 
 @pytest.mark.parametrize("trigger", [None, f.trigger(action="manual")])
 def test_what_was_not_declared_automatic_never_leads_back(trigger):
-    decision = decide_way_back(trigger, [], f.after(0))
+    decision = decide_rollback(trigger, [], f.after(0))
     assert isinstance(decision, Hold)
     assert decision.code is None
 
 
 def test_the_cooldown_is_the_triggers_own():
     past = [PastRollback("errors", f.after(0))]
-    assert isinstance(decide_way_back(f.trigger(cooldown_s=300), past, f.after(10)), GoBack)
+    assert isinstance(decide_rollback(f.trigger(cooldown_s=300), past, f.after(10)), RollBack)
     mine = [PastRollback("slow-first-token", f.after(0))]
-    assert decide_way_back(f.trigger(cooldown_s=300), mine, f.after(299)).code == "cooldown"
-    assert isinstance(decide_way_back(f.trigger(cooldown_s=300), mine, f.after(300)), GoBack)
-    assert isinstance(decide_way_back(f.trigger(cooldown_s=0), mine, f.after(0)), GoBack)
+    assert decide_rollback(f.trigger(cooldown_s=300), mine, f.after(299)).code == "cooldown"
+    assert isinstance(decide_rollback(f.trigger(cooldown_s=300), mine, f.after(300)), RollBack)
+    assert isinstance(decide_rollback(f.trigger(cooldown_s=0), mine, f.after(0)), RollBack)
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.integers(1, 5))
 def test_there_are_never_more_automatic_rollbacks_than_the_guard_allows(moments, most):
     guard, past = Guard(most=most, within_s=3600), list[PastRollback]()
     for number, at in enumerate(sorted(moments)):
-        if isinstance(decide_way_back(f.trigger(name=f"t{number}"), past, f.after(at), guard), GoBack):
+        if isinstance(decide_rollback(f.trigger(name=f"t{number}"), past, f.after(at), guard), RollBack):
             past.append(PastRollback(f"t{number}", f.after(at)))
         assert len([one for one in past if f.after(at) - one.at < timedelta(hours=1)]) <= most
 
@@ -53,10 +54,10 @@ def drill(**changes) -> Drill:
 
 
 def test_a_drill_ends_when_it_was_declared_to_and_after_an_hour_at_the_latest():
-    assert drill().is_on(f.after(59.9))
-    assert not drill().is_on(f.after(60))
-    assert not drill(share_ratio=0.0).is_on(f.after(1))
-    assert not drill(expires_at=f.after(99_999)).is_on(f.after(3600))
+    assert is_in_progress(drill(), f.after(59.9))
+    assert not is_in_progress(drill(), f.after(60))
+    assert not is_in_progress(drill(share_ratio=0.0), f.after(1))
+    assert not is_in_progress(drill(expires_at=f.after(99_999)), f.after(3600))
     assert drill_key("staging", "support-bot") == "staging.support-bot"
 
 

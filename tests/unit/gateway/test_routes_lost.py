@@ -2,7 +2,8 @@
 
 import pytest
 
-from contracts.routes import CanaryShare, Route, lift, promote, roll_back
+from contracts.routes import CanaryShare, Route
+from decisions.route_edits import lift_quarantine, promote, roll_back
 from services.gateway.route_table import SETTLE_S, RouteTable
 from shared.storage.kv import Look
 from tests.kit.factories import MODEL, served
@@ -120,7 +121,7 @@ async def test_an_edited_backup_never_brings_a_quarantined_version_back(table, c
 
 
 async def test_a_quarantine_that_was_lifted_in_the_usual_way_may_serve_again(table):
-    lifted = lift(AFTER, V7.target, cause_id="lift").route
+    lifted = lift_quarantine(AFTER, V7.target, cause_id="lift").route
     again = promote(lifted, V7, weight_ratio=1.0, epoch=lifted.epoch, cause_id="order").route
     await table.apply(MODEL, again, 42)
     assert (active(table), table.trouble) == (7, "")

@@ -5,17 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from contracts.policy import (
-    Canary,
-    Deadlines,
-    LoadProfile,
-    MetricGate,
-    Promotion,
-    QualityGate,
-    ReleasePolicy,
-    Trigger,
-    weaknesses,
-)
+from contracts.policy import Canary, Deadlines, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
+from decisions.policy_comparison import weaknesses
 from tests.kit.factories import policy, trigger
 
 FIRST = {"metric": "ttft_ms", "statistic": "p95"}

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.routes import HISTORY_KEPT, AlreadyApplied, Changed, Refused, Route, lift, promote, roll_back
+from contracts.routes import Route
+from decisions.route_edits import HISTORY_KEPT, AlreadyApplied, Changed, Refused, lift_quarantine, promote, roll_back
 from tests.kit.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
@@ -329,17 +330,17 @@ def test_going_back_to_what_is_not_in_line_is_refused(version):
 def test_a_lifted_target_takes_no_traffic_until_it_is_promoted_again():
     state = line(1, 2)
     back = apply(state, roll_back(state, target(2), cause_id="alert"))
-    lifted = apply(back, lift(back, target(2), cause_id="person"))
+    lifted = apply(back, lift_quarantine(back, target(2), cause_id="person"))
     assert (lifted.active, lifted.previous, lifted.quarantined, lifted.epoch) == (served(1), None, (), back.epoch + 1)
-    assert lift(lifted, target(2), cause_id="person") == AlreadyApplied(lifted)
-    assert lift(lifted, target(2), cause_id="another").code == "not_quarantined"
+    assert lift_quarantine(lifted, target(2), cause_id="person") == AlreadyApplied(lifted)
+    assert lift_quarantine(lifted, target(2), cause_id="another").code == "not_quarantined"
     assert promoted(lifted, 2, "again").active == served(2)
 
 
 def test_a_lifted_canary_does_not_come_back_by_that():
     state = promoted(line(1), 2, "canary", weight=0.1)
     aborted = apply(state, roll_back(state, target(2), cause_id="alert"))
-    assert apply(aborted, lift(aborted, target(2), cause_id="person")).canary is None
+    assert apply(aborted, lift_quarantine(aborted, target(2), cause_id="person")).canary is None
 
 
 @given(ORDERS, st.integers(0, 4))
@@ -348,7 +349,7 @@ def test_a_lift_moves_no_traffic(orders, version):
     for number, order in enumerate(orders):
         edit = run(state, order, f"c{number}")
         state = edit.route if isinstance(edit, Changed) else state
-    edit = lift(state, target(version), cause_id="person")
+    edit = lift_quarantine(state, target(version), cause_id="person")
     if not state.is_quarantined(target(version)):
         assert edit.code == "not_quarantined"
         return

@@ -1,31 +1,31 @@
-"""Until when an order of a person counts: what is old changes nothing, however it comes again."""
+"""Expiry and epoch of operators' orders: an expired order changes nothing, even if it is delivered again."""
 
 import re
 from datetime import datetime, timedelta
 
 ORDER_AGE = timedelta(minutes=15)
-"""How long an order without `expires_at` counts."""
+"""How long an order without `expires_at` is valid."""
 LONGEST_ORDER = timedelta(hours=24)
-"""How long any order counts at most, from its own time or its arrival on the bus, whatever `expires_at` says."""
+"""How long any order is valid at most, from its own time or its arrival on the bus, whatever `expires_at` says."""
 CLOCK_SKEW = timedelta(minutes=5)
-"""How far the clock of an order's publisher may be ahead of the bus's; the time of such an order says nothing."""
+"""How far the clock of an order's publisher may be ahead of the bus's; an order beyond it is void."""
 
 
 def expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None) -> datetime:
-    """Return the moment from which an order is void.
+    """Return the time from which an order is void.
 
     Args:
         ordered_at: The event's own time, by the publisher's clock, which may be wrong.
         stored_at: When the stream stored the message, by the server's clock. A publisher cannot set it.
-        expires_at: What the order itself says.
+        expires_at: The order's own expiry.
     """
     if expires_at is None:
         return min(ordered_at, stored_at) + ORDER_AGE
     return min(expires_at, min(ordered_at, stored_at) + LONGEST_ORDER)
 
 
-def expired(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None, now: datetime) -> str | None:
-    """Return why an order is void by its age, or by a time that is not believed; None while it counts."""
+def assess_expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetime | None, now: datetime) -> str | None:
+    """Return why an order has expired, or why its time is not credible; None while it is valid."""
     if ordered_at - stored_at > CLOCK_SKEW:
         return (
             f"The order's time is {ordered_at.isoformat(timespec='seconds')}, later than the bus stored it "
@@ -42,8 +42,8 @@ def expired(ordered_at: datetime, stored_at: datetime, expires_at: datetime | No
     )
 
 
-def other_epoch(ordered: int | None, current: int | None, model: str) -> str | None:
-    """Return why an order is void because the route has changed since; None if it means the present route."""
+def assess_epoch(ordered: int | None, current: int | None, model: str) -> str | None:
+    """Return why an order is void because the route has changed since; None if it was given for the current route."""
     if ordered is None or ordered == (current or 0):
         return None
     return f"The order was given for epoch {ordered} of the route of {model}, which is at epoch {current or 0} now."
@@ -52,7 +52,7 @@ def other_epoch(ordered: int | None, current: int | None, model: str) -> str | N
 _NOW_AT = re.compile(r"which is at epoch (\d+) now\.")
 
 
-def epoch_named(reason: str) -> int | None:
-    """Return the present epoch that the reason of a `stale_epoch` names; None if it names none."""
+def epoch_in_reason(reason: str) -> int | None:
+    """Return the current epoch that the reason of a `stale_epoch` names; None if it names none."""
     found = _NOW_AT.search(reason)
     return int(found[1]) if found else None

@@ -1,0 +1,154 @@
+"""Edits of a route: pure functions that return the changed route, or why the edit is refused.
+
+They are applied by compare-and-set, and nothing else edits a route (design, section 5, rule 7).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from contracts.routes import CanaryShare, Route, ServedTarget
+from contracts.vocabulary import Target
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The edit is allowed; `route` is what to write."""
+
+    route: Route
+    cause: Literal["promote", "canary", "abort", "rollback", "restore"]
+
+
+@dataclass(frozen=True)
+class AlreadyApplied:
+    """The same cause has changed the route before; only the fact is published again."""
+
+    route: Route
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The edit is refused, and why."""
+
+    code: Literal["stale_epoch", "quarantined", "no_previous_target", "not_quarantined"]
+    reason: str
+
+
+Edit = Changed | AlreadyApplied | Refused
+HISTORY_KEPT = 5
+
+
+def newest(known: Route | None, stored: Route | None) -> Route | None:
+    """Return the newer of a remembered route and the route that the bucket holds now.
+
+    The epoch decides. A revision does not: a bucket that was restored or created again counts its revisions from the
+    beginning. Two different routes of one epoch mean that a restored bucket was edited before the newer route was
+    written back: the stored one is returned, unless it sends traffic to a target that the remembered one quarantines.
+    """
+    if known is None or stored is None:
+        return stored or known
+    if stored.epoch != known.epoch:
+        return stored if stored.epoch > known.epoch else known
+    return known if revives_quarantined(stored, known) else stored
+
+
+def revives_quarantined(stored: Route, known: Route) -> bool:
+    """Return whether a route sends traffic to a target that another route quarantines."""
+    canary = stored.canary.served if stored.canary is not None and stored.canary.weight_ratio > 0.0 else None
+    return any(served is not None and known.is_quarantined(served.target) for served in (stored.active, canary))
+
+
+def promote(
+    route: Route,
+    served: ServedTarget,
+    *,
+    weight_ratio: float,
+    epoch: int,
+    cause_id: str,
+    fallback: ServedTarget | None = None,
+) -> Edit:
+    """Give a target a share of production traffic; 1.0 makes it active, and what was active becomes previous.
+
+    `fallback` becomes previous if nothing was active before (the base model, if the policy says so).
+    """
+    target = served.target
+    if cause_id == route.cause_id:
+        return AlreadyApplied(route)
+    if route.is_quarantined(target):
+        return Refused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
+    if epoch != route.epoch:
+        return Refused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
+    update = {"epoch": route.epoch + 1, "cause_id": cause_id}
+    if weight_ratio < 1.0:
+        canary = CanaryShare(served=served, weight_ratio=weight_ratio)
+        return Changed(route.model_copy(update={**update, "canary": canary}), "canary")
+    update |= {"active": served, "canary": None}
+    if route.active is None or route.active.target != target:
+        behind = (route.active, route.previous, *route.history) if route.active else (fallback, *route.history)
+        update |= _behind(behind, target, route.quarantined)
+    return Changed(route.model_copy(update=update), "promote")
+
+
+def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | None = None) -> Edit:
+    """Remove a failed target from production and quarantine it.
+
+    A failed canary gets weight 0. A failed active target is replaced by previous, which also aborts any canary.
+    `to_version` chooses an older version of the history; the versions between stay in it.
+    """
+    if cause_id == route.cause_id:
+        return AlreadyApplied(route)
+    quarantined = route.quarantined if route.is_quarantined(failed) else (*route.quarantined, failed)
+    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined}
+    active = route.active.target if route.active else None
+    canary = route.canary if route.canary is not None and route.canary.weight_ratio > 0.0 else None
+    if canary is not None and canary.served.target == failed != active:
+        update |= {"canary": CanaryShare(served=canary.served, weight_ratio=0.0)}
+        update |= _behind((route.previous, *route.history), active, quarantined)
+        return Changed(route.model_copy(update=update), "abort")
+    if active != failed:
+        return Refused(
+            "stale_epoch", f"{failed} is neither active nor canary of {route.model}; there is nothing to roll back."
+        )
+    if route.previous is None or route.previous.target in quarantined:
+        return Refused("no_previous_target", f"{route.model} has no previous target to roll back to.")
+    behind = [route.previous, *route.history]
+    chosen = next(
+        (
+            served
+            for served in behind
+            if to_version in (None, served.target.version) and served.target not in quarantined
+        ),
+        None,
+    )
+    if chosen is None:
+        return Refused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
+    update |= {"active": chosen, "canary": None}
+    update |= _behind(behind, chosen.target, quarantined)
+    return Changed(route.model_copy(update=update), "rollback")
+
+
+def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
+    """Lift the quarantine of a target; no traffic is routed to it by that, and it does not return to the history."""
+    if cause_id == route.cause_id:
+        return AlreadyApplied(route)
+    if not route.is_quarantined(target):
+        return Refused("not_quarantined", f"{target} is not quarantined.")
+    quarantined = tuple(other for other in route.quarantined if other != target)
+    canary = None if route.canary is not None and route.canary.served.target == target else route.canary
+    update = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined, "canary": canary}
+    return Changed(route.model_copy(update=update), "restore")
+
+
+def _behind(
+    candidates: Sequence[ServedTarget | None], active: Target | None, quarantined: Sequence[Target]
+) -> dict[str, ServedTarget | tuple[ServedTarget, ...] | None]:
+    """Return `previous` and `history`, newest first: each target once, without the active and the quarantined ones.
+
+    A quarantined target must not be among them: a later rollback would make it active again.
+    """
+    by_target: dict[Target, ServedTarget] = {}
+    for served in candidates:
+        if served is not None and served.target != active and served.target not in quarantined:
+            by_target.setdefault(served.target, served)
+    behind = tuple(by_target.values())
+    return {"previous": behind[0] if behind else None, "history": behind[1 : HISTORY_KEPT + 1]}
