@@ -12,6 +12,7 @@ MAY_HOLD_FUNCTIONS = {
     "limits.py": "what a publisher checks before it publishes; the training client ships it",
     "manifests.py": "validation of paths",
     "outbox.py": "the form in which a fact waits in a record",
+    "records.py": "the form in which a fact waits in a record",
     "services.py": "streams, subjects and names of consumers",
     "sources.py": "URIs and file names; the training client ships it",
     "text_sets.py": "JSON lines; the training client ships it",
