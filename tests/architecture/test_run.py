@@ -4,7 +4,7 @@ import pytest
 
 from tests.kit.run.lanes import LANES, choose, lane_of
 
-PLUGINS = ("-p", "tests.kit.run.flaky", "-p", "tests.kit.run.beside", "-p", "no:cacheprovider")
+PLUGINS = ("pytest_rerunfailures", "xdist.plugin", "tests.kit.run.flaky", "tests.kit.run.beside", "no:cacheprovider")
 FLAKY = """
 import pathlib, pytest
 
@@ -24,10 +24,12 @@ def test_other():
 def run(pytester, monkeypatch, request):
     """Run a file with so many flaky tests in a process of its own."""
     monkeypatch.setenv("PYTHONPATH", str(request.config.rootpath))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # no library's plugin is needed, and imports take seconds
 
     def run(flaky, *arguments, passes=True):
         pytester.makepyfile(FLAKY.format(flaky=flaky, passes=passes))
-        return pytester.runpytest_subprocess(*PLUGINS, "--reruns=1", *arguments, timeout=60)
+        plugins = [word for name in PLUGINS for word in ("-p", name)]
+        return pytester.runpytest_subprocess(*plugins, "-W", "ignore", "--reruns=1", *arguments, timeout=60)
 
     return run
 

@@ -23,6 +23,12 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
+def stack(module_stack):
+    """One stack for all of them: each releases a model of its own, and leaves every part ready."""
+    return module_stack()
+
+
+@pytest.fixture(scope="module")
 def wide(tmp_path_factory):
     """A base of some 100 MB, so that an upload takes long enough to be hit."""
     folder = tmp_path_factory.mktemp("wide")
@@ -35,8 +41,8 @@ def wide(tmp_path_factory):
 async def publish_until_uploading(stack, wide) -> None:
     """Publish, and come back when every tensor is merged, so that the upload of their one shard is under way."""
     client = await nats.connect(find_stack(stack.state).connection.nats_url)
-    told = await client.subscribe(f"{WorkProgressed.TYPE}.bot")
-    await asyncio.to_thread(stack.publish, "bot", wide["lora"], "--variant", "bf16", base="wide-llama")
+    told = await client.subscribe(f"{WorkProgressed.TYPE}.wide")
+    await asyncio.to_thread(stack.publish, "wide", wide["lora"], "--variant", "bf16", base="wide-llama")
     async with asyncio.timeout(120):
         async for message in told.messages:
             progress = json.loads(message.data)["data"]
@@ -56,16 +62,15 @@ def answers(stack, model: str, timeout_s: float = 10) -> str | None:
     return response.headers["x-slipway-version"] if response.status_code == 200 else None
 
 
-def test_the_bus_is_killed_three_times_on_the_way(stack_of, tiny):
-    stack = stack_of()
-    stack.publish("bot", tiny["one"], "--variant", "bf16")
+def test_the_bus_is_killed_three_times_on_the_way(stack, tiny):
+    stack.publish("courier", tiny["one"], "--variant", "bf16")
     for fact in ("release.opened", "checkpoint.merged", "version.registered"):
-        stack.await_event(fact, "bot")
+        stack.await_event(fact, "courier")
         stack.kill("nats")
-    stack.promoted("bot")
+    stack.promoted("courier")
     for fact in ("release.opened", "checkpoint.merged", "version.registered", "release.finished"):
-        assert len(stack.events(fact, "bot")) == 1, fact
-    assert answers(stack, "bot") == "bot.v1.bf16"
+        assert len(stack.events(fact, "courier")) == 1, fact
+    assert answers(stack, "courier") == "courier.v1.bf16"
     asyncio.run(telemetry_arrives(stack))
 
 
@@ -82,29 +87,31 @@ async def telemetry_arrives(stack) -> None:
     await client.close()
 
 
-def test_the_store_is_killed_during_an_upload(stack_of, wide):
-    stack = stack_of()
+def test_the_store_is_killed_during_an_upload(stack, wide):
     stack.ok("base", "import", str(wide["base"]))
     asyncio.run(publish_until_uploading(stack, wide))
     stack.kill("s3")
-    stack.promoted("bot", timeout_s=400)
-    assert len(stack.events("checkpoint.merged", "bot")) == 1
+    stack.promoted("wide", timeout_s=400)
+    assert len(stack.events("checkpoint.merged", "wide")) == 1
     assert stack.check_artifacts() > 0
-    assert answers(stack, "bot") == "bot.v1.bf16"
+    assert answers(stack, "wide") == "wide.v1.bf16"
 
 
-def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack_of, tiny):
-    stack = stack_of()
-    stack.publish("bot", tiny["one"], "--variant", "bf16")
-    stack.promoted("bot")
-    assert answers(stack, "bot") == "bot.v1.bf16"
+def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack, tiny):
+    stack.publish("healed", tiny["one"], "--variant", "bf16")
+    stack.promoted("healed")
+    assert answers(stack, "healed") == "healed.v1.bf16"
 
     stack.kill("triton")
-    wait_until(lambda: answers(stack, "bot") == "bot.v1.bf16", timeout_s=90, what="serving after Triton was killed")
+    wait_until(
+        lambda: answers(stack, "healed") == "healed.v1.bf16", timeout_s=90, what="serving after Triton was killed"
+    )
 
-    for pid in stubs(stack, "bot.v1.bf16"):
+    for pid in stubs(stack, "healed.v1.bf16"):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: answers(stack, "bot") == "bot.v1.bf16", timeout_s=90, what="serving after its stub was killed")
+    wait_until(
+        lambda: answers(stack, "healed") == "healed.v1.bf16", timeout_s=90, what="serving after its stub was killed"
+    )
 
 
 def stubs(stack, name: str) -> list[int]:
@@ -118,13 +125,12 @@ def stubs(stack, name: str) -> list[int]:
     return found
 
 
-def test_requests_go_on_while_everything_but_serving_is_down(stack_of, tiny):
-    stack = stack_of()
-    stack.publish("bot", tiny["one"], "--variant", "bf16")
-    stack.promoted("bot")
+def test_requests_go_on_while_everything_but_serving_is_down(stack, tiny):
+    stack.publish("alone", tiny["one"], "--variant", "bf16")
+    stack.promoted("alone")
     before = {name: stack.part(name)["pid"] for name in ("nats", "s3", "registry", "server-manager")}
     for pid in before.values():
         os.kill(pid, signal.SIGKILL)
     ends = time.monotonic() + 3
     while time.monotonic() < ends:
-        assert answers(stack, "bot") == "bot.v1.bf16"
+        assert answers(stack, "alone") == "alone.v1.bf16"

@@ -201,14 +201,6 @@ def test_a_killed_triton_leaves_no_engine_process(stack):
     wait_until(lambda: not old & engines(), what="the old engine processes being gone")
 
 
-def test_interrupted_it_leaves_no_process(tmp_path):
-    up = Up(tmp_path / "state").until_ready()
-    assert len(living(up.state)) >= 3
-    assert up.end(signal.SIGINT) == 0
-    assert living(up.state) == {}
-    assert "Traceback" not in up.output.read_text()
-
-
 def test_interrupted_while_starting_it_leaves_no_process(tmp_path):
     up = Up(tmp_path / "state")
     wait_until(lambda: (up.state / "parts.json").exists() and up.parts()["nats"]["pid"], what="the first part")
@@ -216,30 +208,37 @@ def test_interrupted_while_starting_it_leaves_no_process(tmp_path):
     assert living(up.state) == {}
 
 
-def test_after_kill_9_of_the_supervisor_the_parts_die_and_up_resumes(tmp_path):
-    up = Up(tmp_path / "state").until_ready()
+def test_what_was_interrupted_or_killed_resumes_with_its_ports_and_leaves_no_process(tmp_path):
+    """One state folder through SIGINT, a port that was taken meanwhile, kill -9 of the supervisor, and `down`."""
+    state = tmp_path / "state"
+    up = Up(state).until_ready()
+    assert len(living(state)) >= 3
+    port = up.parts()["nats"]["port"]
+    assert up.end(signal.SIGINT) == 0
+    assert living(state) == {}
+    assert "Traceback" not in up.output.read_text()
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        up = Up(state).until_ready()
+        assert up.parts()["nats"]["port"] != port
+
     load_toy_model(up)
     ports = {name: part["port"] for name, part in up.parts().items()}
-    keys = json.loads((up.state / "stack.json").read_text())
+    keys = json.loads((state / "stack.json").read_text())
     up.end(signal.SIGKILL)
-    again = Up(tmp_path / "state").until_ready()
-    try:
-        assert {name: part["port"] for name, part in again.parts().items()} == ports
-        assert json.loads((again.state / "stack.json").read_text()) == keys
-        answer = slipway("ps", "--json", state=again.state)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-    finally:
-        again.end()
-    assert living(up.state) == {}
+    again = Up(state).until_ready()
+    assert {name: part["port"] for name, part in again.parts().items()} == ports
+    assert json.loads((state / "stack.json").read_text()) == keys
+    answer = slipway("ps", "--json", state=state)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
 
-
-def test_down_ends_what_a_killed_supervisor_left(tmp_path):
-    up = Up(tmp_path / "state").until_ready()
-    load_toy_model(up)
-    up.end(signal.SIGKILL)
-    answer = slipway("down", state=up.state)
+    load_toy_model(again)
+    again.end(signal.SIGKILL)
+    answer = slipway("down", state=state)
     assert answer.returncode == 0, answer.stderr
-    assert living(up.state) == {}
+    assert living(state) == {}
 
 
 def test_down_stops_a_detached_stack_and_spares_strangers(tmp_path):
@@ -271,17 +270,3 @@ def test_a_part_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path):
     assert "nats" in answer.stderr
     assert "its log" in answer.stderr
     assert living(state) == {}
-
-
-def test_a_taken_port_is_replaced_on_resume(tmp_path):
-    up = Up(tmp_path / "state").until_ready()
-    port = up.parts()["nats"]["port"]
-    up.end()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", port))
-        taken.listen()
-        again = Up(tmp_path / "state").until_ready()
-        try:
-            assert again.parts()["nats"]["port"] != port
-        finally:
-            again.end()

@@ -23,12 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class QuantiserService(Server):
-    """`python -m services.quantiser.main` with its environment."""
+    """`python -m services.quantiser.main` with its environment; `stub`: its children compute nothing."""
 
     name = "quantiser"
 
-    def __init__(self, folder: Path, connection, **variables) -> None:
+    def __init__(self, folder: Path, connection, *, stub: bool = False, **variables) -> None:
         super().__init__(folder)
+        self.module = "tests.kit.stubs.quantiser" if stub else "services.quantiser.main"
         self.port = connection.http_port
         self.variables = {
             "SLIPWAY_NATS_URL": connection.nats_url,
@@ -44,7 +45,7 @@ class QuantiserService(Server):
         } | variables
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "services.quantiser.main"]
+        return [sys.executable, "-m", self.module]
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, **self.variables, "PYTHONPATH": str(ROOT)}

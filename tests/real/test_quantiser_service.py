@@ -29,7 +29,7 @@ from shared.storage.blobs import Store
 from tests.kit import factories
 from tests.kit.models import tiny_base
 from tests.kit.quantiser import QuantiserService, request, stored_merged
-from tests.kit.servers import wait_until
+from tests.kit.servers import running, wait_until
 
 pytestmark = [pytest.mark.real]
 
@@ -47,10 +47,15 @@ def merged(store, tmp_path):
 
 @pytest.fixture
 def service(js, settings, tmp_path):
-    one = QuantiserService(tmp_path, settings)
-    one.start()
-    yield one
-    one.stop()
+    with running(QuantiserService(tmp_path, settings)) as one:
+        yield one
+
+
+@pytest.fixture
+def stubbed(js, settings, tmp_path):
+    """The service with children that compute nothing, where only processes and facts matter."""
+    with running(QuantiserService(tmp_path, settings, stub=True)) as one:
+        yield one
 
 
 async def answers(js, fact, count=1, timeout_s=120.0):
@@ -159,7 +164,7 @@ async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, 
         ({"calibration": factories.ref("no calibration", "uploads")}, "artifact_not_found"),
     ],
 )
-async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, merged, service, changes, code):
+async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, merged, stubbed, changes, code):
     await publish_event(js, request(merged, **changes))
     (answer,) = await answers(js, VariantFailed)
     assert answer.data.code == code
@@ -168,7 +173,7 @@ async def test_what_cannot_be_made_ends_as_a_fact_and_the_next_is_served(js, mer
 
 
 async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_work_before_it_begins(
-    js, store, merged, service
+    js, store, merged, stubbed
 ):
     ref = store.create(
         f"uploads/{uuid.uuid4().hex}.jsonl", b'"fine"\n{"messages": [{"role": "user", "content": [1]}]}\n'
@@ -177,7 +182,7 @@ async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_wo
     (answer,) = await answers(js, VariantFailed)
     assert answer.data.code == "evaluation_invalid"
     assert "line 2: a message needs its content as a text" in answer.data.reason
-    assert not (service.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
+    assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
 
 
 async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, store, merged, service):
@@ -194,31 +199,31 @@ async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, st
     await until(lambda: not list(rooms.iterdir()))  # also what the killed one left
 
 
-async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, merged, service):
+async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, merged, stubbed):
     await publish_event(js, request(merged))
-    (worker,) = await until(service.workers)
+    (worker,) = await until(stubbed.workers)
     worker.suspend()  # so that it cannot finish within the time that the service gives its work
-    service.process.terminate()
-    code = await asyncio.to_thread(service.process.wait, 60)
+    stubbed.process.terminate()
+    code = await asyncio.to_thread(stubbed.process.wait, 60)
     assert code == 0, "the service has to end by itself"
     assert not worker.is_running()  # ended and collected by the service
-    service.start()
-    await until(service.workers, timeout_s=ACK_WAIT_S / 2)  # given back, not waited for
+    stubbed.start()
+    await until(stubbed.workers, timeout_s=ACK_WAIT_S / 2)  # given back, not waited for
     await answers(js, VariantQuantised)
 
 
-async def test_child_killed_from_outside_is_tried_again(js, merged, service):
+async def test_child_killed_from_outside_is_tried_again(js, merged, stubbed):
     """A kill says nothing about the input; what ran into the memory limit is named in the tests of the child."""
     await publish_event(js, request(merged))
-    (worker,) = await until(service.workers)
+    (worker,) = await until(stubbed.workers)
     worker.kill()
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.quality.tokens == 5 * 255
-    assert "ChildKilled" in (service.folder / "log").read_text()  # the first child did not finish before the kill
+    assert "ChildKilled" in (stubbed.folder / "log").read_text()  # the first child did not finish before the kill
 
 
 async def test_work_that_takes_too_long_ends_as_a_fact(js, merged, settings, tmp_path):
-    service = QuantiserService(tmp_path, settings, QUANTISER_TIMEOUT_S="0.5")
+    service = QuantiserService(tmp_path, settings, stub=True, QUANTISER_TIMEOUT_S="0.5")
     service.start()
     try:
         await publish_event(js, request(merged))
@@ -254,9 +259,9 @@ async def acknowledged(js, count):
     return info.num_redelivered
 
 
-async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, merged, service):
+async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, merged, stubbed):
     await publish_event(js, request(merged))
-    (worker,) = await until(service.workers)
+    (worker,) = await until(stubbed.workers)
     worker.suspend()  # so that it cannot finish first
     await publish_event(js, finished("r-0", "rejected"))  # another release
     await asyncio.sleep(1.5 * LOOK_EVERY_S)
@@ -266,7 +271,7 @@ async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, m
     await publish_event(js, finished("r-1", "rejected"))
     assert await acknowledged(js, 2) == 0
     assert not worker.is_running()
-    assert not list((service.folder / "work" / "quantiser" / "rooms").iterdir())
+    assert not list((stubbed.folder / "work" / "quantiser" / "rooms").iterdir())
     await publish_event(js, request(merged, release_id="r-3", variant="bf16"))
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.variant == "bf16"  # the others left no fact: their releases are over
@@ -274,9 +279,9 @@ async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, m
         await js.get_last_msg(EVENTS, f"{VariantFailed.TYPE}.{factories.MODEL}")
 
 
-async def test_request_of_a_release_that_is_over_is_not_begun(js, merged, service):
+async def test_request_of_a_release_that_is_over_is_not_begun(js, merged, stubbed):
     for number in range(3):
         await publish_event(js, finished(f"r-{number}", "superseded"))
     await publish_event(js, request(merged))
     assert await acknowledged(js, 1) == 0
-    assert not (service.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
+    assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started

@@ -1,36 +1,59 @@
-"""Show what the tests cost, by folder: the seconds that they ran, added over all workers."""
+"""Show what the tests cost, by folder and by file: seconds, and processor seconds, added over all workers."""
 
+import os
 from collections import Counter
+
+import pytest
 
 LEAST_TESTS = 200
 """A smaller run prints no table."""
+FILES = 40
+"""The dearest files that are listed."""
 
 
-def cost_by_folder(reports) -> list[tuple[str, float, int]]:
-    """Return folder, seconds and number of tests, the dearest first."""
-    seconds, tests = Counter(), {}
+class Stopwatch:
+    """Adds the processor seconds of this process, and of its children that have ended, to each report."""
+
+    def __init__(self) -> None:
+        self._before = sum(os.times()[:4])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self):
+        """Note the seconds since the report before."""
+        report = yield
+        now = sum(os.times()[:4])
+        report.processor_s = now - self._before
+        self._before = now
+        return report
+
+
+def pytest_configure(config):
+    """Start the stopwatch; each worker has its own."""
+    config.pluginmanager.register(Stopwatch(), "stopwatch")
+
+
+def costs_by(key, reports) -> list[tuple[str, float, float, int]]:
+    """Return name, seconds, processor seconds and number of tests of each group, the dearest first."""
+    seconds, processor, tests = Counter(), Counter(), {}
     for report in reports:
-        folder = "/".join(report.nodeid.split("/")[:2])
-        seconds[folder] += report.duration
-        tests.setdefault(folder, set()).add(report.nodeid)
-    return [(folder, spent, len(tests[folder])) for folder, spent in seconds.most_common()]
+        name = key(report.nodeid.split("::")[0])
+        seconds[name] += report.duration
+        processor[name] += getattr(report, "processor_s", 0.0)
+        tests.setdefault(name, set()).add(report.nodeid)
+    return [(name, spent, processor[name], len(tests[name])) for name, spent in seconds.most_common()]
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the table, and the twenty files that cost most."""
+    """Print the costs of the folders, and of the files that cost most."""
     reports = [
         report
         for found in terminalreporter.stats.values()
         for report in found
-        if hasattr(report, "duration") and hasattr(report, "when") and report.when != "collect"
+        if hasattr(report, "duration") and getattr(report, "when", "collect") != "collect"
     ]
     if len({report.nodeid for report in reports}) < LEAST_TESTS:
         return
-    terminalreporter.section("cost by folder, all workers together")
-    for folder, spent, tests in cost_by_folder(reports):
-        terminalreporter.line(f"{spent:8.1f} s  {tests:5} tests  {folder}")
-    files = Counter()
-    for report in reports:
-        files[report.nodeid.split("::")[0]] += report.duration
-    for file, spent in files.most_common(20):
-        terminalreporter.line(f"{spent:8.1f} s  {file}")
+    terminalreporter.section("costs, all workers together: seconds, processor seconds, tests")
+    folders = costs_by(lambda file: "/".join(file.split("/")[:2]), reports)
+    for name, spent, processor, tests in [*folders, *costs_by(str, reports)[:FILES]]:
+        terminalreporter.line(f"{spent:8.1f} {processor:8.1f} {tests:6} {name}")

@@ -158,7 +158,7 @@ def test_a_sharded_base_gives_sharded_weights(order, tmp_path, monkeypatch):
     assert all(torch.equal(loaded[name], expected[name].bfloat16()) for name in loaded)
 
 
-@pytest.mark.parametrize("run_bytes", [8, 1000, 1 << 24])
+@pytest.mark.parametrize("run_bytes", [264, 1000, 1 << 24])  # in the middle of rows; parts of 8 bytes are planned below
 def test_large_tensors_are_read_in_parts(made, order, tmp_path, monkeypatch, run_bytes):
     monkeypatch.setattr(tensors, "RUN_BYTES", run_bytes)
     adapter = tiny_lora(made["base"], tmp_path / "lora", modules_to_save=["norm"])

@@ -1,0 +1,41 @@
+"""Do an order without computing: the output is the merged model, and its quality is made up."""
+
+import shutil
+import time
+
+from contracts.facts import Measurement, Quality
+from services.quantiser.ports import Made, Order
+from shared.runtime.jobs import job_main, report_progress
+from tests.kit.stubs.processor import PROCESSOR
+
+WORK_S = 1.0
+"""Long enough to be found at work, and killed."""
+QUALITY = Quality(
+    perplexity_ratio=1.01,
+    mean_kl=0.01,
+    p99_kl=0.1,
+    top1_agreement_ratio=0.95,
+    tokens=1275,
+    perplexity=20.2,
+    reference_perplexity=20.0,
+)
+
+
+def work(arguments: list[str]) -> dict:
+    """Pretend to make a variant."""
+    order = Order.model_validate_json(arguments[0])
+    report_progress(step="load", done=0, total=1, unit="model")
+    time.sleep(WORK_S)
+    if order.output != order.merged:
+        shutil.copytree(order.merged, order.output, dirs_exist_ok=True)
+    report_progress(step="load", done=1, total=1, unit="model")
+    return Made(
+        quality=QUALITY,
+        calibration_tokens=0,
+        peak_rss_bytes=1,
+        measurement=Measurement(precision="float32", processor=PROCESSOR),
+    ).model_dump(mode="json")
+
+
+if __name__ == "__main__":
+    job_main(work)
