@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-unit test-real chaos bench clean
+.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-real chaos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -23,6 +23,13 @@ demo: setup ## forward and back: train, rehearse, release, canary, a drill, and 
 
 test: setup ## every check and every test, three at a time
 	$(PYTEST) @tests/everything.args
+
+test-full: setup ## all of `make test`, and the few tests that it leaves out for their minutes (docs/testing.md)
+	$(PYTEST) @tests/everything.args -m "full or not full"
+
+soak: setup ## what is drawn at random fifty times as often, what kills ten times over: hours
+	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 tests/unit tests/integration/test_gateway_callers.py
+	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or hang" || exit 1; done
 
 test-unit: setup ## the tests that need no servers
 	$(PYTEST) tests/unit tests/contract tests/architecture

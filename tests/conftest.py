@@ -2,17 +2,23 @@
 
 import os
 
+import hypothesis
 import nats
 import pytest
 
 from shared.messaging.provision import provision
 from tests.kit.process_settings import left_behind, process_settings
 from tests.kit.servers import NatsServer, S3Server, connection, running
+from tests.kit.soak import TIMES, often
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 from tests.kit.triton import TritonServer
 
 for name, value in {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
     os.environ.setdefault(name, value)  # as in the Makefile: before anything imports a library that reads them
+
+if TIMES > 1:
+    hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None)
+    hypothesis.settings.load_profile("soak")
 
 pytest_plugins = [
     "pytester",

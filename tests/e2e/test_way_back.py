@@ -77,7 +77,7 @@ class Users:
 
 
 def route_of(stack):
-    return next(one for one in stack.says("routes") if one["model"] == MODEL)
+    return stack.route(MODEL)
 
 
 def await_route(stack, version, timeout_s=90.0):
@@ -105,6 +105,9 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     assert [one["trigger"] for one in certificates] == ["slow", "errors"]
     alerts = {one["id"]: one for one in stack.events("alert.raised", MODEL, "staging")}
     routes = {one["id"]: one for one in stack.events("deployment.changed", MODEL, "staging")}
+    shown = stack.ok("events", "--model", MODEL, "--environment", "staging", "--json").splitlines()
+    assert {*alerts, *routes} <= {one["id"] for one in map(json.loads, shown)}
+    assert stack.says("routes", MODEL) == [route_of(stack)]
     for one in certificates:
         assert alerts[one["alert_event_id"]]["data"]["trigger"] == one["trigger"]
         assert routes[one["route_event_id"]]["data"]["cause"] == "rollback"

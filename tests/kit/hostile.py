@@ -1,7 +1,6 @@
 """Bodies that a hostile caller may send: a committed corpus, and strategies that make as many more as are wanted."""
 
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +11,10 @@ import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.kit.soak import often
+
 CORPUS = Path(__file__).with_name("hostile_bodies.jsonl")
-COUNT = int(os.environ.get("SLIPWAY_TEST_HOSTILE_BODIES", "1000"))
+COUNT = often(1000)
 """How many bodies a test sends in all, corpus included; the corpus is always sent whole."""
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 

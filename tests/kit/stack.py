@@ -1,5 +1,6 @@
 """The whole embedded stack as a person starts it, for tests that need every part at once."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,15 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from clients.cli.connection import find_stack
+from clients.cli.connection import connected, find_stack
+from clients.cli.event_log import EventFilter, read_history
+from clients.cli.version_records import read_routes
+from contracts.envelope import plain
 from contracts.manifests import FileEntry
 from shared.runtime.process import launching
 from shared.storage.blobs import Store
 from tests.kit.servers import wait_until
 
+T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
 READY_S = 150.0
 DATA_HASH = "sha256:" + "d" * 64
@@ -142,12 +149,26 @@ class Stack:
             "status", model, "--follow", "--until", "finished", "--timeout", str(timeout_s), timeout_s=timeout_s + 30
         )
 
+    # -- what a test looks at again and again: by the command's own functions, without a process for each look --------
+
+    def _run(self, main: Coroutine[Any, Any, T]) -> T:
+        with ThreadPoolExecutor(1) as thread:  # a test may have a loop of its own
+            return thread.submit(asyncio.run, main).result()
+
     def events(self, name: str, model: str | None = None, environment: str = "production") -> list[dict[str, Any]]:
-        about = ["--model", model] if model else []
-        about += ["--environment", environment]
-        lines = self.ok("events", "--json", *about).splitlines()
-        wanted = (f"slipway.{name}.v1", environment)
-        return [event for event in map(json.loads, lines) if (event["type"], event["environment"]) == wanted]
+        kind = f"slipway.{name}.v1"
+        part = EventFilter(("*.*",), "staging") if environment == "staging" else None
+
+        async def read() -> list[dict[str, Any]]:
+            async with connected(find_stack(self.state)) as client:
+                said = await read_history(client.jetstream(timeout=10), model, part)
+            return [json.loads(json.dumps(plain(one.event))) for one in said]
+
+        return [one for one in self._run(read()) if (one["type"], one["environment"]) == (kind, environment)]
+
+    def route(self, model: str) -> dict[str, Any]:
+        """Return what serves a model in production."""
+        return self._run(read_routes(find_stack(self.state)))[model].model_dump(mode="json")
 
     def await_event(self, name: str, model: str, *, count: int = 1, timeout_s: float = 120) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout_s

@@ -26,7 +26,7 @@ from tests.unit.benchmarker.factories import served
 pytestmark = [
     pytest.mark.real,
     pytest.mark.vllm,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
 ]
 NAME = "bot.v1.bf16"
 LONG = {"max_tokens": 400, "temperature": 0.0, "ignore_eos": True}
@@ -63,10 +63,10 @@ async def answer(endpoint, sampling, *, first=None):
     return pieces
 
 
-async def healed(fleet, timeout_s=180.0):
-    """Wait until the alert was raised and resolved, and the target is hot."""
-    await fleet.facts(AlertRaised, timeout_s=timeout_s)
-    await fleet.facts(AlertResolved, timeout_s=timeout_s)
+async def healed(fleet, time, timeout_s=180.0):
+    """Wait until the alert was raised and resolved for the `time`-th time, and the target is hot."""
+    await fleet.facts(AlertRaised, time, timeout_s=timeout_s)
+    await fleet.facts(AlertResolved, time, timeout_s=timeout_s)
     assert (await fleet.phases())[NAME] == "hot"
 
 
@@ -107,16 +107,29 @@ async def served_against(endpoint, windows, *, beside=None):
     return assess_scored(scores, None, baseline=BaselineScores(own=tuple(own)))
 
 
-async def test_engine_killed_while_serving_is_healed(fleet, triton, tmp_path):
-    right = record(tmp_path / "model")
+async def test_what_is_served_is_scored_and_an_engine_a_stub_and_a_server_that_are_killed_come_back(
+    fleet, triton, tmp_path
+):
+    """One model for all of it: every load takes half a minute."""
+    await scored_by_the_engine(triton, tmp_path / "model")
+    await killed_engine_is_healed(fleet, triton)
+    await killed_stub_takes_its_engine_along_and_is_healed(fleet, triton)
+    await killed_triton_leaves_nothing_and_is_healed(fleet, triton)
+
+
+async def scored_by_the_engine(triton, folder):
+    right = record(folder)
     whole = await served_against(triton.endpoint, right)
     assert whole.verdict == "pass"
     assert whole.perplexity_ratio == pytest.approx(1.0, rel=0.03), "bf16 kernels against fp32"
-    damaged = await served_against(triton.endpoint, record(tmp_path / "model", served_damaged=True), beside=right)
+    damaged = await served_against(triton.endpoint, record(folder, served_damaged=True), beside=right)
     assert (damaged.verdict, damaged.attributed_to) == ("fail", "candidate"), "what is served is not what was measured"
-    forged = await served_against(triton.endpoint, record(tmp_path / "model", forged=True), beside=right)
+    forged = await served_against(triton.endpoint, record(folder, forged=True), beside=right)
     assert (forged.verdict, forged.code, forged.attributed_to) == ("inconclusive", "measurement_suspect", "measurement")
     assert "agrees with its own record" in forged.reason
+
+
+async def killed_engine_is_healed(fleet, triton):
     before = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
     assert sum(piece.output_tokens for piece in before) == 12
     assert before[-1].finish_reason == "length"
@@ -129,23 +142,23 @@ async def test_engine_killed_while_serving_is_healed(fleet, triton, tmp_path):
     with pytest.raises(Transient) as caught:
         await streaming
     assert caught.value.code == "engine_dead"
-    await healed(fleet)
+    await healed(fleet, 1)
     assert triton.engine_process(NAME).pid != core.pid
     assert not worker.is_running(), "the dead engine's worker must not stay behind"
     after = await answer(triton.endpoint, {"max_tokens": 12, "temperature": 0.0, "ignore_eos": True})
     assert [piece.text for piece in after] == [piece.text for piece in before]
 
 
-async def test_stub_killed_takes_its_engine_along_and_is_healed(fleet, triton):
+async def killed_stub_takes_its_engine_along_and_is_healed(fleet, triton):
     core = triton.engine_process(NAME)
     family = [core, *core.children(recursive=True)]
     triton.kill_stub(NAME)
-    await healed(fleet)
+    await healed(fleet, 2)
     assert not any(process.is_running() for process in family)
     assert len(await answer(triton.endpoint, {"max_tokens": 3})) >= 1
 
 
-async def test_triton_killed_while_serving_leaves_nothing_and_is_healed(fleet, triton):
+async def killed_triton_leaves_nothing_and_is_healed(fleet, triton):
     first = asyncio.Event()
     streaming = asyncio.create_task(answer(triton.endpoint, LONG, first=first))
     await asyncio.wait_for(first.wait(), 60)
@@ -154,9 +167,9 @@ async def test_triton_killed_while_serving_leaves_nothing_and_is_healed(fleet, t
         await streaming
     assert caught.value.code == "endpoint_unreachable"
     await asyncio.to_thread(triton.nothing_left, timeout_s=20)
-    await fleet.facts(AlertRaised)
+    await fleet.facts(AlertRaised, 3)
     await asyncio.to_thread(triton.start)
-    await healed(fleet)
+    await healed(fleet, 3)
     assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.benchmarker.domain.ratios import MIN_PAIRS, compare
+from tests.kit.soak import often
 from tests.unit.benchmarker.factories import record
 
 
@@ -97,7 +98,7 @@ def test_a_baseline_of_zero_has_no_ratio():
     assert found.find("ttft_ms.p50") is not None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=often(25), deadline=None)
 @given(count=st.integers(20, 60), slower=st.floats(0.2, 5), seed=st.integers(0, 1000))
 def test_intervals_are_ordered_and_throughput_is_there(count, slower, seed):
     found = compare(both(count, slower=slower, seed=seed), seed=seed, resamples=200)

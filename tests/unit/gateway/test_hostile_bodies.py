@@ -9,6 +9,7 @@ from services.gateway.domain import requests
 from services.gateway.domain.errors import Refused
 from services.gateway.domain.requests import read_chat, read_completion
 from tests.kit import hostile
+from tests.kit.soak import often
 
 READ = {hostile.CHAT: read_chat, hostile.COMPLETION: read_completion}
 
@@ -44,13 +45,13 @@ def test_the_corpus_is_read_or_refused():
     assert found.count("invalid_json") > 15
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=often(400), deadline=None)
 @given(hostile.requests("toy"))
 def test_drawn_bodies_are_read_or_refused(one):
     understand(*one)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=often(300), deadline=None)
 @given(st.binary(max_size=300) | hostile.ANY_JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_and_any_json_are_read_or_refused(raw):
     for path in READ:

@@ -15,6 +15,7 @@ from contracts.vocabulary import Variant
 from services.registry.domain import selection as choice
 from services.registry.domain.selection import CRITERIA, MOST_BEHIND_RATIO, Entrant, rank
 from tests.kit import fakes_registry as k
+from tests.kit.soak import often
 
 
 def entrant(variant, *, ppl=1.01, kl=0.0, tokens=1000, size=100, p50=50.0, p95=100.0, tps=50.0, ratios=()):
@@ -153,7 +154,7 @@ def fields(draw):
 
 
 @given(field=fields(), objective=st.sampled_from(get_args(Objective)), data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=often(200), deadline=None)
 def test_the_choice_is_total_whatever_the_order_and_its_winner_is_on_the_front(field, objective, data):
     found = rank(objective, field)
     assert rank(objective, data.draw(st.permutations(field))) == found
@@ -190,7 +191,7 @@ def measured_fields(draw):
 
 
 @given(field=measured_fields(), objective=st.sampled_from(get_args(Objective)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=often(200), deadline=None)
 def test_nothing_dominated_is_chosen_and_the_objective_is_best_but_for_noise(field, objective):
     """Judged here by the plain figures, in other words than the domain's."""
     found = rank(objective, field)

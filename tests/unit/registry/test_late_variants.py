@@ -12,6 +12,7 @@ from services.registry.domain.deadlines import awaited_step, deadline_at
 from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
+from tests.kit.soak import often
 from tests.unit.registry.test_releases import FOUR, Walk
 
 LIMIT_S = 1000.0
@@ -144,7 +145,7 @@ def fed(release, facts, now, ids):
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=often(150), deadline=None)
 def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     """The fates of four variants: made or failed in time, or late; and what is said of the late ones afterwards."""
     fates = {variant: data.draw(st.sampled_from(("made", "failed", "late")), variant) for variant in FOUR}

@@ -13,6 +13,7 @@ from services.registry.domain import deadlines, versions
 from services.registry.domain.record import DeadlineReached, Input, Release
 from services.registry.domain.releases import decide, open_release
 from tests.kit import fakes_registry as k
+from tests.kit.soak import often
 from tests.unit.registry.test_releases import Walk
 
 SECOND = {"number": 2}
@@ -219,7 +220,7 @@ THEN = [k.quantised("int8", **SECOND), k.staged("int8", **SECOND)]
     ],
 )
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=often(100), deadline=None)
 def test_in_any_order_and_however_often_it_is_measured_again_once(second, outcome, code, data):
     facts = [*FIRST, *THEN, second]
     order = data.draw(st.permutations([*facts, *data.draw(st.lists(st.sampled_from(facts), max_size=6))]))

@@ -13,6 +13,7 @@ from services.registry.domain import deadlines
 from services.registry.domain.record import DeadlineReached, Input, Release, Superseded
 from services.registry.domain.releases import decide, open_release, without_published
 from tests.kit import fakes_registry as k
+from tests.kit.soak import often
 
 NOW = k.START + timedelta(hours=1)
 
@@ -57,6 +58,7 @@ CAREFUL_POLICY = k.careful_policy(
     gates=(MetricGate(metric="ttft_ms", max_value=500.0),),
     quality={"int8": QualityGate(max_perplexity_ratio=1.1)},
 )
+
 CAREFUL = (
     k.opened(policy=CAREFUL_POLICY),
     inputs(
@@ -163,7 +165,7 @@ def test_in_order_the_road_ends(name):
 
 @pytest.mark.parametrize("name", ["straight", "careful", "rehearsed", "measured again"])
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=often(150), deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
     opening, happened = ROADS[name]
     copies = data.draw(st.lists(st.sampled_from(happened), max_size=6))
@@ -175,7 +177,7 @@ def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name
 
 
 @given(order=st.permutations(ONE_FAILS[1]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=often(100), deadline=None)
 def test_a_road_where_nothing_passes_is_rejected_in_any_order(order):
     release = walk(ONE_FAILS[0], order)
     assert release.finished.outcome == "rejected"
@@ -184,7 +186,7 @@ def test_a_road_where_nothing_passes_is_rejected_in_any_order(order):
 
 @pytest.mark.parametrize("name", NOT_REHEARSED)
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=often(60), deadline=None)
 def test_without_a_good_rehearsal_traffic_is_never_ordered_in_any_order(name, data):
     """Not even when the route says that the target serves already: nobody ordered that."""
     happened = inputs(*MEASURED, NOT_REHEARSED[name], k.changed(k.route(k.target("int8"))))
@@ -255,7 +257,7 @@ ENDERS = [
 
 @pytest.mark.parametrize("name", ROADS)
 @given(data=st.data())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=often(250), deadline=None)
 def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
     opening, happened = ROADS[name]
     chosen = data.draw(st.lists(st.sampled_from(ENDERS), min_size=1, max_size=8))
@@ -280,7 +282,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=often(100), deadline=None)
 def test_whoever_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
     opening, happened = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN]))

@@ -15,6 +15,7 @@ from services.rollback_controller.domain import execution as walking
 from services.rollback_controller.domain.decision import Cause, NotServing, Rules
 from services.rollback_controller.domain.record import Book, rollback_id
 from tests.kit import factories as f
+from tests.kit.soak import often
 
 RULES = Rules()
 _ids = itertools.count()
@@ -282,7 +283,7 @@ def release_opened(**about):
 moves = st.sampled_from(["raise", "update", "other", "order", "assess", "finish", "switch", "fail", "late"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=often(200), deadline=None)
 @given(st.lists(st.tuples(moves, st.integers(0, 3)), max_size=25))
 def test_a_target_never_has_two_ways_back_under_way_and_every_decision_is_said_once(played):
     one, on = book(), route(6, 5, canary=7)

@@ -17,6 +17,7 @@ from services.server_manager.domain.fleet import (
     retry_after_s,
 )
 from services.server_manager.domain.records import Servers
+from tests.kit.soak import often
 from tests.unit.server_manager.factories import (
     LIMITS,
     START,
@@ -157,7 +158,7 @@ def _after(holding, action: Action, desired):
     return after
 
 
-@settings(max_examples=300)
+@settings(max_examples=often(300))
 @given(_HELD, st.sets(st.integers(0, 7), max_size=5))
 def test_every_start_converges_without_exceeding_memory(start, versions):
     desired = wanted(*versions)
