@@ -16,6 +16,9 @@ from tests.kit.triton import TritonServer
 for name, value in {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
     os.environ.setdefault(name, value)  # as in the Makefile: before anything imports a library that reads them
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for what computes: the other cores are for the tests beside it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TIMES > 1:
     hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None)
     hypothesis.settings.load_profile("soak")

@@ -1,8 +1,8 @@
-"""Distribute the test files over pytest-xdist's workers: what needs the processors runs one file at a time.
+"""Distribute the test files over pytest-xdist's workers: what computes runs one file at a time, the rest beside it.
 
 A file is the unit, so that its fixtures are made once. The first worker takes the files that compute (torch, vLLM) one
-after the other, the second one those that start whole stacks; all others, and these two when they are through, take
-what is left. Long files come first, so that no worker ends long after the others.
+after the other; all others, and the first one when it is through, take what is left: most of that waits for servers.
+Long files come first, so that no worker ends long after the others.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,39 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 LANES: tuple[tuple[str, ...], ...] = (
-    ("tests/real",),
-    ("tests/chaos", "tests/e2e", "tests/integration/test_up.py", "tests/integration/test_cli_road.py"),
+    (
+        "tests/real/test_triton_vllm.py",
+        "tests/real/test_quantise_smollm2.py",
+        "tests/real/test_merge_smollm2.py",
+        "tests/integration/test_up_vllm.py",
+        "tests/real/test_vllm_plugin.py",
+        "tests/real/test_quantiser_service.py",
+        "tests/real/test_quantise_worker.py",
+        "tests/real/test_quantise_int4.py",
+        "tests/real/test_quantiser_precision.py",
+        "tests/real/test_own_text_stays_out.py",
+    ),
 )
 """Files and folders by lane, in the order in which they run; a path that is in no lane is for every worker."""
-FIRST = ("tests/integration", "tests/unit/merger", "tests/unit/quantiser", "tests/unit")
+FIRST = (
+    "tests/chaos/test_servers_hang.py",
+    "tests/e2e/test_way_back.py",
+    "tests/real/test_triton_serving.py",
+    "tests/chaos",
+    "tests/integration/test_merger.py",
+    "tests/e2e",
+    "tests/integration/test_up.py",
+    "tests/integration/test_cli_road.py",
+    "tests/real",
+    "tests/integration/test_monitor.py",
+    "tests/integration/test_rollback_controller.py",
+    "tests/integration/test_sources_road.py",
+    "tests/integration",
+    "tests/unit/merger",
+    "tests/unit/registry",
+    "tests/architecture",
+    "tests/contract",
+)
 """What is in no lane, in the order in which it is taken; the rest comes after it."""
 
 
