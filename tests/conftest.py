@@ -1,7 +1,5 @@
 """Fixtures that every test may use: real servers, one set per test module."""
 
-import os
-
 import hypothesis
 import nats
 import pytest
@@ -12,12 +10,6 @@ from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.soak import TIMES, often
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 from tests.kit.triton import TritonServer
-
-for name, value in {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
-    os.environ.setdefault(name, value)  # as in the Makefile: before anything imports a library that reads them
-
-if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for what computes: the other cores are for the tests beside it
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TIMES > 1:
     hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None)

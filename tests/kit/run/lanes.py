@@ -5,6 +5,7 @@ after the other; all others, and the first one when it is through, take what is 
 Long files come first, so that no worker ends long after the others.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -100,6 +101,11 @@ class LaneScheduling(LoadScopeScheduling):
             return
         self.workqueue.move_to_end(file, last=False)
         super()._assign_work_unit(node)
+
+
+def pytest_xdist_setupnodes():
+    """Give what computes in a worker one thread: the other cores are for the tests beside it."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_xdist_make_scheduler(config, log):
