@@ -3,7 +3,7 @@
 A Llama with random bfloat16 weights in several shards and a LoRA (r=16) on all its linear layers are created and put
 into a real S3 server. Then, each in its own process:
 
-- **ours**: what the merger's child does, from the first header to the last uploaded shard; then its verification
+- **ours**: what the merger's worker does, from the first header to the last uploaded shard; then its verification
   (reading the result back, logits of both sides). Peak memory does not include the imports.
 - **PEFT**: `from_pretrained`, `merge_and_unload`, `save_pretrained` on a local disk, in float32 (the same bits as ours)
   and in bfloat16 (other bits: it rounds before it adds). Fetching the base and uploading the result take as long as the
@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.parts import show_table
 from contracts.facts import BaseModelRef
-from services.merger.adapters import worker as work
-from services.merger.adapters.child import MEMORY, dump_order
-from services.merger.ports import Folder, MergeOrder
+from services.merger.adapters import worker
+from services.merger.adapters.engine import ENVIRONMENT, dump_job
+from services.merger.ports import Folder, MergeJob
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, blob_key
 from tests.kit.servers import S3Server, connection, running
@@ -123,32 +123,30 @@ def measured(steps: list[Callable[[], object]]) -> dict[str, float]:
         began = time.monotonic()
         step()
         figures[f"{step.__name__}_s"] = time.monotonic() - began
-        figures[f"{step.__name__}_bytes"] = work.peak_rss_bytes() - before
+        figures[f"{step.__name__}_bytes"] = worker.peak_rss_bytes() - before
     return figures
 
 
 def ours(path: str) -> dict[str, float]:
     """Merge and prove as the merger's child does."""
-    from services.merger.adapters import inputs as rooms
-    from services.merger.adapters import torch_checks, torch_merge
-    from services.merger.adapters import verify as proof
+    from services.merger.adapters import inputs, torch_checks, torch_merge, verify
 
-    order, store, made = work.parse_order(Path(path).read_text()), Store(Connection()), {}
+    job, store, steps = worker.parse_job(Path(path).read_text()), Store(Connection()), {}
 
     def quiet(*_told: object) -> None:
         pass
 
     def merge() -> None:
-        made["rooms"] = rooms.open_rooms(store, order, quiet)
-        made["checked"] = torch_checks.check(made["rooms"])
-        made["written"] = torch_merge.write(store, made["rooms"], made["checked"], lambda _step, _unit: quiet)
+        steps["inputs"] = inputs.open_inputs(store, job, quiet)
+        steps["checked"] = torch_checks.check(steps["inputs"])
+        steps["written"] = torch_merge.write(store, steps["inputs"], steps["checked"], lambda _step, _unit: quiet)
 
-    def prove() -> None:
-        work.give_memory_back()
-        made["seen"] = proof.prove(store, made["rooms"], made["checked"], made["written"], quiet)
+    def verify_stored() -> None:
+        worker.release_memory()
+        steps["verification"] = verify.verify_stored(store, steps["inputs"], steps["checked"], steps["written"], quiet)
 
-    figures = measured([merge, prove])
-    return {**figures, "mean_kl": made["seen"].parity.mean_kl}
+    figures = measured([merge, verify_stored])
+    return {**figures, "mean_kl": steps["verification"].parity.mean_kl}
 
 
 def peft(base: str, lora: str, out: str, dtype: str) -> dict[str, float]:
@@ -171,10 +169,8 @@ def in_process(connection_: Connection, *arguments: str) -> dict[str, float]:
         "SLIPWAY_S3_ENDPOINT": connection_.s3_endpoint,
         "SLIPWAY_S3_ACCESS_KEY": connection_.s3_access_key,
         "SLIPWAY_S3_SECRET_KEY": connection_.s3_secret_key.get_secret_value(),
-        "HF_HUB_OFFLINE": "1",
         "PATH": "/usr/bin",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **MEMORY,
+        **ENVIRONMENT,
     }
     done = subprocess.run([sys.executable, __file__, *arguments], env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(done.stdout.splitlines()[-1])
@@ -207,17 +203,17 @@ def compare(size_gb: float) -> list[list[str]]:
             path.name: Folder(DIGEST, store.put_folder(path, f"{path.name}/").files, f"{path.name}/")
             for path in (base, lora)
         }
-        order = MergeOrder(
+        job = MergeJob(
             kind="lora",
             base_ref=BaseModelRef(name="acme/random", revision="1", uri="s3://x/y", digest=DIGEST),
             hyperparameters={},
             base=folders["base"],
             checkpoint=folders["lora"],
-            room=scratch / "work",
+            scratch_dir=scratch / "work",
             dtype="bfloat16",
         )
-        (scratch / "order.json").write_text(dump_order(order))
-        own = in_process(settings, "ours", str(scratch / "order.json"))
+        (scratch / "job.json").write_text(dump_job(job))
+        own = in_process(settings, "ours", str(scratch / "job.json"))
         copied_s = copy_plainly(store, folders["base"], scratch)
         theirs = {}
         for dtype in ("float32", "bfloat16"):
@@ -235,7 +231,7 @@ def compare(size_gb: float) -> list[list[str]]:
 
     return [
         row("ours: merge, store to store", own["merge_s"], own["merge_bytes"]),
-        row("ours: verification after reading back", own["prove_s"], own["prove_bytes"]),
+        row("ours: verification after reading back", own["verify_stored_s"], own["verify_stored_bytes"]),
         row("PEFT float32, local disk only", exact["merge_s"], exact["merge_bytes"]),
         row("PEFT float32, with get and put", exact["merge_s"] + copied_s, exact["merge_bytes"]),
         row("PEFT bfloat16, local disk only", theirs["bfloat16"]["merge_s"], theirs["bfloat16"]["merge_bytes"]),

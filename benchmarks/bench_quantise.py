@@ -38,10 +38,10 @@ from clients.cli.gguf import convert_gguf, find_packaged_gguf
 from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantQuantised
 from contracts.services import EVENTS
 from contracts.vocabulary import Variant
-from services.quantiser.adapters.child import ChildProcess
+from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import QuantisationPlan as Plan
-from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
-from services.quantiser.ports import Made, Order
+from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
+from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.blobs import Store
@@ -61,12 +61,12 @@ BARE = """
 import sys
 from pathlib import Path
 from services.quantiser.adapters import quantise_worker as worker
-from services.quantiser.ports import Order
+from services.quantiser.ports import QuantisationJob
 from transformers import AutoTokenizer
 
-order = Order.model_validate_json(sys.argv[1])
-order.output.mkdir()
-worker.make_weights(order, AutoTokenizer.from_pretrained(order.merged))
+job = QuantisationJob.model_validate_json(sys.argv[1])
+job.output.mkdir()
+worker.make_weights(job, AutoTokenizer.from_pretrained(job.merged))
 """
 
 
@@ -75,7 +75,7 @@ class Row:
     """The time, memory and quality of one variant."""
 
     plan: Plan
-    made: Made
+    made: QuantisationResult
     seconds: float
     cpu_seconds: float
     size_ratio: float
@@ -135,19 +135,21 @@ def planned(merged: Path, variant: Variant, engine: str, samples: int | None = N
     if samples is not None:
         settings = settings.model_copy(update={"calibration_samples": samples})
     stored = "float32" if variant == "bf16" else "bfloat16"
-    plan = plan_quantisation(variant, shape_of(described, stored), settings, defaults)
+    plan = plan_quantisation(variant, read_shape(described, stored), settings, defaults)
     assert isinstance(plan, Plan), plan
     return plan
 
 
 def make(merged: Path, folder: Path, plan: Plan) -> Row:
     """Produce and measure one variant in a child process; return its row."""
-    order = Order(plan=plan, merged=merged, output=folder / "output", evaluation=other_text(folder / "other.jsonl"))
-    child = ChildProcess(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
+    job = QuantisationJob(
+        plan=plan, merged=merged, output=folder / "output", evaluation=other_text(folder / "other.jsonl")
+    )
+    child = WorkerEngine(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
     began, before = time.perf_counter(), cpu_of_children()
-    made = asyncio.run(child.quantise(order, lambda *_step: None))
+    made = asyncio.run(child.quantise(job, lambda *_step: None))
     seconds, cpu_seconds = time.perf_counter() - began, cpu_of_children() - before
-    return Row(plan, made, seconds, cpu_seconds, weights_bytes(order.output) / weights_bytes(merged))
+    return Row(plan, made, seconds, cpu_seconds, weights_bytes(job.output) / weights_bytes(merged))
 
 
 def cpu_of_children() -> float:
@@ -158,11 +160,11 @@ def cpu_of_children() -> float:
 
 def bare(merged: Path, folder: Path, plan: Plan) -> float:
     """Run the engine in its own script; return the seconds."""
-    order = Order(plan=plan, merged=merged, output=folder / "bare")
+    job = QuantisationJob(plan=plan, merged=merged, output=folder / "bare")
     began = time.perf_counter()
     with (folder / "bare.log").open("wb") as log:
         subprocess.run(
-            [sys.executable, "-c", BARE, order.model_dump_json()], check=True, cwd=ROOT, stdout=log, stderr=log
+            [sys.executable, "-c", BARE, job.model_dump_json()], check=True, cwd=ROOT, stdout=log, stderr=log
         )
     return time.perf_counter() - began
 

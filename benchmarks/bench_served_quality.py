@@ -29,9 +29,9 @@ from contracts.vocabulary import ArtifactRef, Target, Variant, digest_of
 from services.benchmarker.adapters.triton import TritonEngine
 from services.benchmarker.domain.fault_attribution import MAX_DEVIATION
 from services.benchmarker.domain.served_quality import assess_scored, score_window
-from services.quantiser.adapters.child import ChildProcess
-from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
-from services.quantiser.ports import Order
+from services.quantiser.adapters.engine import WorkerEngine
+from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
+from services.quantiser.ports import QuantisationJob
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from shared.serving.inference import Channels
 from tests.kit.servers import running
@@ -45,12 +45,12 @@ Served = tuple[str, Path, tuple[HeldOutWindow, ...]]
 
 def make(variant: Variant, merged: Path, scratch: Path) -> Served:
     """Produce and measure a precision; return its name, folder and held-out windows."""
-    shape = shape_of(json.loads((merged / "config.json").read_text()), "bfloat16")
+    shape = read_shape(json.loads((merged / "config.json").read_text()), "bfloat16")
     plan = plan_quantisation(variant, shape, CALIBRATION_DEFAULTS[variant], QuantiserDefaults())
     assert not hasattr(plan, "reason"), plan  # a refusal
     output = merged if plan.engine == "pass-through" else scratch / variant
-    child = ChildProcess(log_path=scratch / "quantise.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
-    made = asyncio.run(child.quantise(Order(plan=plan, merged=merged, output=output), lambda *_step: None))
+    child = WorkerEngine(log_path=scratch / "quantise.log", threads=None, memory_limit_bytes=None, timeout_s=3600)
+    made = asyncio.run(child.quantise(QuantisationJob(plan=plan, merged=merged, output=output), lambda *_step: None))
     return variant, output, made.held_out
 
 

@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 
 from deploy.local.watch import HangDetector, HangLimits, read_activity
-from shared.runtime.exits import describe_end
+from shared.runtime.exits import describe_exit
 
 LIMITS = HangLimits()
 LEAVING_S = 60.0
@@ -78,7 +78,7 @@ def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool) -
                 child.kill()
         else:
             break
-    sys.stderr.write(f"keep: {command[0]} ended: {describe_end(code)}\n")
+    sys.stderr.write(f"keep: {command[0]} ended: {describe_exit(code)}\n")
     return code if code >= 0 else 128 - code
 
 

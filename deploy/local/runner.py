@@ -16,8 +16,8 @@ from deploy.local.plan import Keys, Part, marked
 from deploy.local.processes import Marks, Recorded
 from deploy.local.ready import NotListening, WaitsForDependency, probe_liveness, probe_part
 from deploy.local.watch import HangDetector, HangLimits, read_activity
-from shared.runtime.exits import count_memory_kills, describe_end
-from shared.runtime.process import launching
+from shared.runtime.exits import count_memory_kills, describe_exit
+from shared.runtime.process import child_command
 
 State = Literal["waiting", "starting", "ready", "restarting", "stopping", "stopped"]
 
@@ -131,7 +131,7 @@ class Runner:
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
         environment = {**self._inherited, **marked(self.part, self._marks.stack_id)}
-        command = launching(self.part.argv)
+        command = child_command(self.part.argv)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -173,7 +173,7 @@ class Runner:
     def _describe_end(self, code: int, *, out_of_memory: bool) -> str:
         if self._killed_because and code == -signal.SIGKILL:
             return f"killed by the supervisor: it {self._killed_because}"
-        return describe_end(code, out_of_memory=out_of_memory)
+        return describe_exit(code, out_of_memory=out_of_memory)
 
     async def _watch(self) -> None:
         await asyncio.gather(self._watch_readiness(), self._watch_liveness(), return_exceptions=True)

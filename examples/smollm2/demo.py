@@ -24,7 +24,7 @@ from typing import Any
 
 from deploy.local.plan import PATIENT_THREADS
 from deploy.local.state import StateFolder
-from shared.runtime.exits import describe_end
+from shared.runtime.exits import describe_exit
 
 HERE = Path(__file__).parent
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
@@ -64,7 +64,7 @@ class Road:
             print(f"$ slipway {' '.join(arguments)}", flush=True)
         done = subprocess.run([SLIPWAY, *arguments], env=self.environment(), check=False)
         if done.returncode:
-            sys.exit(f"The demo stopped: `slipway {arguments[0]}` ended with {describe_end(done.returncode)}.")
+            sys.exit(f"The demo stopped: `slipway {arguments[0]}` ended with {describe_exit(done.returncode)}.")
 
     def ask_slipway(self, *arguments: str) -> Any:
         """Run a command with --json and give what it says."""
@@ -98,7 +98,7 @@ def train(road: Road, base: Path, name: str, seed: int, steps: int) -> None:
         [sys.executable, "-m", "examples.smollm2.train", *arguments], env=road.environment(), check=False
     )
     if done.returncode:
-        sys.exit(f"The demo stopped: training ended with {describe_end(done.returncode)}.")
+        sys.exit(f"The demo stopped: training ended with {describe_exit(done.returncode)}.")
 
 
 @contextmanager
@@ -274,7 +274,7 @@ def finish(road: Road, keep: bool, started: float) -> str | None:
     except SystemExit as error:
         failure = str(error.code)
     except subprocess.CalledProcessError as error:
-        failure = f"The demo stopped: `{shlex.join(error.cmd)}` ended with {describe_end(error.returncode)}."
+        failure = f"The demo stopped: `{shlex.join(error.cmd)}` ended with {describe_exit(error.returncode)}."
     except Exception as error:  # noqa: BLE001 - whatever it was, the stack is left as it was promised
         failure = "".join(traceback.format_exception(error))
     if failure is not None:

@@ -1,4 +1,4 @@
-"""Measures what was staged, and says what it found."""
+"""Measures a staged candidate against its baseline; publishes `variant.benchmarked` or `variant.failed`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,28 +13,29 @@ from contracts.vocabulary import ArtifactRef
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan, plan_arrivals, plan_benchmark
 from services.benchmarker.domain.prompts import Prompt, choose_fitting, digest_prompts, parse_evaluation
-from services.benchmarker.domain.records import RequestRecord, Side, is_disturbed
-from services.benchmarker.domain.report import announce, make_report
+from services.benchmarker.domain.records import RequestRecord, Side, has_lost_baseline
+from services.benchmarker.domain.report import make_report, to_event
 from services.benchmarker.domain.served_quality import not_measured
 from services.benchmarker.load import Load, LoadedSide
 from services.benchmarker.ports import Engine, Progress, Reports, Template
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import LEAST_TIMEOUT_S, Scoring
+from services.benchmarker.settings import BenchmarkerSettings
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
 
 SERVICE = "benchmarker"
-_ANSWERING = (None, "template", "empty")
-_SILENT = not_measured("The engine did not answer its warm-up.")
+_ENGINE_ANSWERS = (None, "template", "empty")
+_NO_WARM_UP_ANSWER = not_measured("The engine did not answer its warm-up.")
 
 
 @dataclass(frozen=True)
 class Benchmarker:
-    """Makes one measurement; the outside comes in through its ports.
+    """The use case: one measurement per staged candidate.
 
     Attributes:
-        give_up_after_s: How long after staging a measurement whose baseline went away is tried again.
+        give_up_after_s: Time after staging until which a measurement is repeated if the baseline's engine is lost.
     """
 
     engine: Engine
@@ -47,20 +48,20 @@ class Benchmarker:
     async def measure(
         self, staged: VariantStaged, staged_at: datetime, progress: Progress
     ) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Return the committed report of a staged candidate: the one already there, or a new one.
+        """Return the committed report of a staged candidate: an existing one, or a new one.
 
         Raises:
-            Permanent: The evaluation set cannot be used, or the baseline stays away for too long.
-            Transient: The baseline's engine went away, so that there is nothing to measure against.
+            Permanent: The evaluation set cannot be used, or the baseline's engine was lost for too long.
+            Transient: The baseline's engine was lost, so that there is nothing to compare with.
         """
         prompts = await self._prompts(staged)
         plan = plan_benchmark(staged, hardware=self.hardware.fingerprint(), prompts=digest_prompts(prompts))
-        found = await asyncio.to_thread(self.reports.find, plan.output_key)
-        if found is not None:
-            return found
-        started_at, began = self.clock.now(), self.clock.monotonic()
-        records, served_quality = await self._load(staged, plan, prompts, progress)
-        self._refuse_disturbed(records, staged_at)
+        committed = await asyncio.to_thread(self.reports.find, plan.output_key)
+        if committed is not None:
+            return committed
+        started_at, started_s = self.clock.now(), self.clock.monotonic()
+        records, served_quality = await self._run(staged, plan, prompts, progress)
+        self._reject_lost_baseline(records, staged_at)
         report = await asyncio.to_thread(
             make_report,
             staged,
@@ -69,27 +70,27 @@ class Benchmarker:
             served_quality=served_quality,
             hardware=self.hardware,
             started_at=started_at,
-            duration_s=self.clock.monotonic() - began,
+            duration_s=self.clock.monotonic() - started_s,
         )
         return await asyncio.to_thread(self.reports.commit, report)
 
     async def _prompts(self, staged: VariantStaged) -> tuple[Prompt, ...]:
-        order = staged.request
+        request = staged.request
         prompts: tuple[Prompt, ...] = PROMPTS
-        if order.evaluation is not None:
-            data = await asyncio.to_thread(self.reports.evaluation, order.evaluation)
+        if request.evaluation is not None:
+            data = await asyncio.to_thread(self.reports.evaluation, request.evaluation)
             try:
                 prompts = parse_evaluation(data)
             except ValueError as error:
                 raise Permanent("evaluation_invalid", f"The evaluation set cannot be read: {error}.") from error
         context = min(staged.candidate.context_tokens, staged.baseline.context_tokens)
-        fitting = choose_fitting(prompts, context_tokens=context, output_tokens=order.load.output_tokens)
+        fitting = choose_fitting(prompts, context_tokens=context, output_tokens=request.load.output_tokens)
         if not fitting:
-            reason = f"No prompt fits {context} tokens of context with {order.load.output_tokens} tokens of answer."
+            reason = f"No prompt fits a context of {context} tokens with an answer of {request.load.output_tokens}."
             raise Permanent("evaluation_invalid", reason)
         return fitting
 
-    async def _load(
+    async def _run(
         self, staged: VariantStaged, plan: BenchmarkPlan, prompts: Sequence[Prompt], progress: Progress
     ) -> tuple[tuple[RequestRecord, ...], ServedQuality]:
         profile = staged.request.load
@@ -100,12 +101,12 @@ class Benchmarker:
         await self.engine.retire([staged.candidate, staged.baseline])
         load = Load(engine=self.engine, clock=self.clock, sides=sides, profile=profile)
         warm_up = await load.warm_up()
-        if is_disturbed(warm_up):
-            return warm_up, _SILENT  # the load would only meet the same silence, for longer
-        silent = any(record.side == "candidate" and record.error not in _ANSWERING for record in warm_up)
+        if has_lost_baseline(warm_up):
+            return warm_up, _NO_WARM_UP_ANSWER  # the load would fail in the same way, but take longer
+        silent = any(record.side == "candidate" and record.error not in _ENGINE_ANSWERS for record in warm_up)
         timeout_s = max(LEAST_TIMEOUT_S, profile.timeout_s)
         scoring = Scoring(engine=self.engine, reports=self.reports, sides=sides, timeout_s=timeout_s)
-        served_quality = _SILENT if silent else await scoring.measure(staged)
+        served_quality = _NO_WARM_UP_ANSWER if silent else await scoring.measure(staged)
         arrivals = plan_arrivals(
             requests=profile.requests, rate_rps=profile.rate_rps, prompts=len(prompts), seed=plan.seed
         )
@@ -120,22 +121,39 @@ class Benchmarker:
         try:
             return await self.template(served, prompt.messages)
         except Permanent:
-            return None  # counted as an error of each request with this prompt: production would refuse it as well
+            return None  # each request with this prompt counts as an error: production would reject it as well
 
-    def _refuse_disturbed(self, records: tuple[RequestRecord, ...], staged_at: datetime) -> None:
-        if not is_disturbed(records):
+    def _reject_lost_baseline(self, records: tuple[RequestRecord, ...], staged_at: datetime) -> None:
+        if not has_lost_baseline(records):
             return
         kinds = ", ".join(sorted({record.error for record in records if record.error}))
-        reason = f"The baseline's engine went away while measuring ({kinds})."
+        reason = f"The baseline's engine was lost during the measurement ({kinds})."
         waited_s = (self.clock.now() - staged_at).total_seconds()
         if waited_s > self.give_up_after_s:
-            raise Permanent("endpoint_unreachable", f"{reason} It was staged {waited_s:.0f} s ago.")
+            reason += f" It was staged {waited_s:.0f} s ago; the limit is {self.give_up_after_s:.0f} s."
+            raise Permanent("endpoint_unreachable", reason)
         raise Transient("endpoint_unreachable", reason)
 
 
-def build(bus: Bus, benchmarker: Benchmarker, *, progress_interval_s: float = 0.5) -> None:
-    """Register the handlers."""
-    clock = benchmarker.clock
+def build(
+    bus: Bus,
+    *,
+    engine: Engine,
+    reports: Reports,
+    template: Template,
+    hardware: Hardware,
+    settings: BenchmarkerSettings,
+    clock: Clock,
+) -> Benchmarker:
+    """Register the handlers on the bus and return the use case behind them."""
+    benchmarker = Benchmarker(
+        engine=engine,
+        reports=reports,
+        template=template,
+        clock=clock,
+        hardware=hardware,
+        give_up_after_s=settings.give_up_after_s,
+    )
 
     @bus.on(VariantStaged, failure=_failed)
     async def benchmark(event: Event[VariantStaged]) -> VariantBenchmarked | None:
@@ -147,7 +165,7 @@ def build(bus: Bus, benchmarker: Benchmarker, *, progress_interval_s: float = 0.
         async def report_progress(done: int, total: int) -> None:
             nonlocal last
             now = clock.monotonic()
-            if done < total and now - last < progress_interval_s:
+            if done < total and now - last < settings.progress_interval_s:
                 return
             last = now
             variant = staged.candidate.target.variant
@@ -155,12 +173,14 @@ def build(bus: Bus, benchmarker: Benchmarker, *, progress_interval_s: float = 0.
             await bus.progress(event, step)
 
         report, ref = await benchmarker.measure(staged, event.time, report_progress)
-        return announce(report, ref)
+        return to_event(report, ref)
+
+    return benchmarker
 
 
 def _failed(failed: Failed) -> VariantFailed | None:
     if failed.event is None:
-        return None  # nobody's variant: the bus keeps it as a dead letter
+        return None  # the variant is unknown: the bus keeps the message as a dead letter
     return VariantFailed(
         variant=failed.event.data.candidate.target.variant,
         step="benchmark",

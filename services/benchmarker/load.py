@@ -1,4 +1,4 @@
-"""Sends a planned load: each request at its time, whatever became of those before it."""
+"""Sends an open-loop load: each request at its planned time, whether or not earlier ones were answered."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ WARMUP_PAIR = -1
 
 @dataclass(frozen=True)
 class LoadedSide:
-    """A target under load and its prompts as text; None where the chat template could not render one."""
+    """A target under load, with its prompts as text; None for a prompt that the chat template could not render."""
 
     served: ServedTarget
     prompts: tuple[str | None, ...]
@@ -29,9 +29,9 @@ class Load:
 
     Attributes:
         engine: Streams the answers.
-        clock: Says when.
+        clock: Measures the time.
         sides: The two targets.
-        profile: How many requests, how long, under which deadline.
+        profile: Number of requests, length of answers, deadline.
     """
 
     def __init__(self, *, engine: Engine, clock: Clock, sides: Mapping[Side, LoadedSide], profile: LoadProfile) -> None:
@@ -41,10 +41,9 @@ class Load:
         self._profile = profile
 
     async def warm_up(self) -> tuple[RequestRecord, ...]:
-        """Send the warm-up requests of both sides, one after the other, excluded from every figure.
+        """Send the warm-up requests of both sides, one after the other; they are excluded from every figure.
 
-        A side stops at its first error: what does not answer cannot be warmed up, and a hanging engine would cost a
-        deadline for each further request.
+        A side stops at its first error: each further request to a hanging engine would cost a deadline.
         """
         halves = await asyncio.gather(*(self._warm_up_side(side) for side in SIDES))
         return tuple(record for half in halves for record in half)
@@ -62,11 +61,7 @@ class Load:
         return records
 
     async def run(self, plan: Sequence[Arrival], progress: Progress) -> tuple[RequestRecord, ...]:
-        """Send every request of a plan at its time and wait for the last answer or deadline.
-
-        Returns:
-            One record per request, in the order of the plan.
-        """
+        """Send every request of a plan at its time, and return one record per request, in the order of the plan."""
         origin = self._clock.monotonic()
         done = 0
 
@@ -107,7 +102,7 @@ class Load:
     async def _receive(
         self, served: ServedTarget, prompt: str, arrival: Arrival, origin: float, answer: "_Answer"
     ) -> str | None:
-        """Receive one answer; gives the kind of error, None when there was none."""
+        """Receive one answer and return the kind of error; None if there was none."""
         profile = self._profile
         stream = self._engine.stream(
             served, prompt, output_tokens=profile.output_tokens, timeout_s=profile.timeout_s, number=arrival.pair
@@ -125,7 +120,7 @@ class Load:
 
 @dataclass
 class _Answer:
-    """What came of an answer so far."""
+    """The received part of an answer."""
 
     first_s: float | None = None
     last_s: float | None = None
@@ -133,7 +128,7 @@ class _Answer:
     output_tokens: int = 0
 
     def add(self, at_s: float, text: str, input_tokens: int, output_tokens: int) -> None:
-        """Take a piece; one without text or tokens says nothing about time."""
+        """Add a piece; a piece without text or tokens does not count as a time."""
         self.input_tokens = max(self.input_tokens, input_tokens)
         self.output_tokens += output_tokens
         if text and self.first_s is None:

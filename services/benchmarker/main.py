@@ -1,12 +1,12 @@
-"""Runs the benchmarker: `python -m services.benchmarker.main`."""
+"""Starts the benchmarker: `python -m services.benchmarker.main`."""
 
 import asyncio
 
+from services.benchmarker.adapters.chat_template import SandboxedTemplate
 from services.benchmarker.adapters.hardware import read_hardware
 from services.benchmarker.adapters.store import StoredReports
-from services.benchmarker.adapters.templates import SandboxedTemplate
 from services.benchmarker.adapters.triton import TritonEngine
-from services.benchmarker.app import SERVICE, Benchmarker, build
+from services.benchmarker.app import SERVICE, build
 from services.benchmarker.settings import BenchmarkerSettings
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
@@ -18,22 +18,21 @@ from shared.serving.inference import Channels
 from shared.storage.blobs import Store
 
 
-async def run() -> None:
-    """Wire everything up and serve until told to stop."""
-    connection, settings, clock = Connection(), BenchmarkerSettings(), SystemClock()
-    configure_logging(SERVICE, connection.log_level)
+async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
+    """Build the service and serve until SIGTERM."""
+    clock = SystemClock()
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
     channels, templates = Channels(), ChatTemplates(clock)
-    benchmarker = Benchmarker(
+    await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
+    build(
+        bus,
         engine=TritonEngine(channels),
         reports=StoredReports(store),
         template=SandboxedTemplate(templates),
-        clock=clock,
         hardware=read_hardware(declared=settings.serving_hardware),
-        give_up_after_s=settings.give_up_after_s,
+        settings=settings,
+        clock=clock,
     )
-    await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
-    build(bus, benchmarker, progress_interval_s=settings.progress_interval_s)
 
     async def check_store() -> None:
         await asyncio.to_thread(store.reachable)
@@ -45,5 +44,12 @@ async def run() -> None:
         await channels.close()
 
 
+def main() -> None:
+    """Read the settings from the environment and run the benchmarker."""
+    connection = Connection()
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, BenchmarkerSettings()))
+
+
 if __name__ == "__main__":
-    asyncio.run(run())
+    main()

@@ -1,4 +1,4 @@
-"""What the benchmarker needs from outside."""
+"""Ports of the benchmarker: the serving engine, the store of reports, and chat templates."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from services.benchmarker.domain.prompts import Message
 from shared.serving.inference import Delta
 
 Progress = Callable[[int, int], Awaitable[None]]
-"""Called with requests done and requests in all."""
+"""Called with requests done and requests in total."""
 
 
 class Engine(Protocol):
@@ -27,19 +27,20 @@ class Engine(Protocol):
         number: int,
         logprobs: bool = False,
     ) -> AsyncGenerator[Delta, None]:
-        """Stream one answer of exactly `output_tokens` tokens where the engine can; `number` spreads the endpoints.
+        """Stream one answer of exactly `output_tokens` tokens if the engine supports it.
 
-        With `logprobs` the pieces carry the log-probabilities of their tokens, where the engine gives them.
+        `number` chooses the endpoint. With `logprobs` the pieces carry the log-probabilities of their tokens, if the
+        engine returns them.
 
         Raises:
-            SlipwayError: The engine is gone or refuses; its code says which.
+            SlipwayError: The engine is lost or rejects the request; the code says which.
         """
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether the engine of a target gives the log-probabilities of a prompt.
+        """Return whether the engine of a target returns the log-probabilities of a prompt.
 
         Raises:
-            SlipwayError: The engine is gone; its code says how.
+            SlipwayError: The engine is lost; the code says how.
         """
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
@@ -47,45 +48,45 @@ class Engine(Protocol):
 
         Args:
             served: A target that can score.
-            token_ids: At least two, and one less than its context holds.
-            timeout_s: How long the engine may take.
+            token_ids: At least two, and at most one less than its context holds.
+            timeout_s: Time limit of the engine.
 
         Raises:
-            SlipwayError: The engine is gone or refuses; its code says which.
+            SlipwayError: The engine is lost or rejects the request; the code says which.
         """
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
-        """Let go of connections to targets that are no longer measured."""
+        """Close connections to all other targets."""
 
 
 class Reports(Protocol):
     """The committed reports."""
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
-        """Return the report of a measurement that was made before, None when there is none."""
+        """Return the committed report of an output key; None if there is none."""
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Commit a report, create-only; gives the one that stands, which may be somebody else's."""
+        """Write a report, create-only, and return the committed one: another replica may have been first."""
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Return the windows that a variant's quality was measured on; none where its manifest holds none.
+        """Return the windows that a variant's quality was measured on; empty if its manifest has none.
 
         Raises:
-            Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+            Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
         """
 
     def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        """Return how a variant's quality was measured; None where its manifest does not say.
+        """Return how a variant's quality was measured; None if its manifest does not say.
 
         Raises:
-            Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+            Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
         """
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
-        """Read an evaluation set, verified.
+        """Return an evaluation set, verified.
 
         Raises:
-            Permanent: artifact_not_found, digest_mismatch, uri_not_allowed.
+            Permanent: `artifact_not_found`, `digest_mismatch` or `uri_not_allowed`.
         """
 
 
@@ -93,4 +94,4 @@ class Template(Protocol):
     """Renders a conversation as a target expects it."""
 
     async def __call__(self, served: ServedTarget, messages: Sequence[Message]) -> str:
-        """Return the prompt; raise Permanent when the target's chat template cannot render it."""
+        """Return the prompt; raise Permanent if the target's chat template cannot render it."""

@@ -1,6 +1,6 @@
-"""The prompts of a benchmark where the model brings no evaluation set: short to long, over what people ask for."""
+"""The default prompts of a benchmark, for models without an evaluation set: short to long, on everyday topics."""
 
-from services.benchmarker.domain.prompts import Message, Prompt, asked
+from services.benchmarker.domain.prompts import Message, Prompt, ask_once
 
 _QUESTIONS = (
     "What is the capital of Portugal?",
@@ -93,4 +93,4 @@ _CONVERSATIONS = (
     ),
 )
 
-PROMPTS: tuple[Prompt, ...] = (*map(asked, _QUESTIONS + _WITH_MATERIAL), *_CONVERSATIONS)
+PROMPTS: tuple[Prompt, ...] = (*map(ask_once, _QUESTIONS + _WITH_MATERIAL), *_CONVERSATIONS)

@@ -1,4 +1,4 @@
-"""Asks the serving engine for log-probabilities, while nothing else is asked of it."""
+"""Measures log-probabilities through the serving engine, while no other request runs."""
 
 import asyncio
 import contextlib
@@ -27,11 +27,11 @@ from shared.errors import Permanent, SlipwayError
 
 Windows = tuple[HeldOutWindow, ...]
 
-TRIES = 2
-"""How often the scoring is begun: a request that goes wrong on its way must not decide about a variant."""
+ATTEMPTS = 2
+"""Attempts of the scoring: one failed request must not decide about a variant."""
 LEAST_TIMEOUT_S = 60.0
 ANSWERS = 4
-"""Prompts whose answers are looked at where the engine scores no text."""
+"""Number of prompts whose answers are compared if the engine scores no text."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Scoring:
 
     Attributes:
         engine: Serves both sides.
-        reports: Holds the candidate's manifest.
+        reports: Returns the candidate's manifest.
         sides: Candidate and baseline, with their rendered prompts.
-        timeout_s: How long the engine may take over one window, which it reads whole.
+        timeout_s: Time limit of the engine for one window, which it processes as a whole.
     """
 
     engine: Engine
@@ -51,88 +51,94 @@ class Scoring:
     timeout_s: float = LEAST_TIMEOUT_S
 
     async def measure(self, staged: VariantStaged) -> ServedQuality:
-        """Score the candidate on its held-out windows, or compare generated answers where the engine cannot.
+        """Return the served quality: scored on the held-out windows, or from generated answers if it cannot be scored.
 
-        An engine that fails twice has measured nothing; the load that follows finds out what became of it.
+        If the engine fails twice, nothing was measured; the load that follows records its errors.
 
         Raises:
             Transient: The store does not answer.
         """
-        windows, unread = await self._recorded(staged.request.candidate)
-        beside = await self._recorded(staged.request.baseline)
-        measurement = await self._measured(staged.request.candidate) if windows else None
-        missing = "The variant's manifest holds no held-out windows; quantise it again."
-        if unread:
-            missing = f"The variant's manifest cannot be read: {unread}"
+        windows, problem = await self._recorded_windows(staged.request.candidate)
+        baseline = await self._recorded_windows(staged.request.baseline)
+        measurement = await self._recorded_measurement(staged.request.candidate) if windows else None
+        missing = "The variant's manifest has no held-out windows; quantise it again."
+        if problem:
+            missing = f"The variant's manifest cannot be read: {problem}"
         problem = ""
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             try:
                 if not await self.engine.can_score(staged.candidate, timeout_s=self.timeout_s):
                     return await self._compare_answers(staged)
-                return await self._score(staged, windows, beside, measurement) if windows else not_measured(missing)
+                return await self._score(staged, windows, baseline, measurement) if windows else not_measured(missing)
             except SlipwayError as error:
                 problem = error.sentence()
                 if isinstance(error, Permanent):
                     break
-        return not_measured(f"The engine could not be asked: {problem}")
+        return not_measured(f"The engine did not score the windows: {problem}")
 
-    async def _recorded(self, one: Deployable) -> tuple[Windows, str]:
-        """Return the windows of the last measurement of a target; none, and the problem, where it cannot be read."""
+    async def _recorded_windows(self, deployable: Deployable) -> tuple[Windows, str]:
+        """Return the windows of the last measurement of a target; none, and the problem, if they cannot be read."""
         try:
-            return await asyncio.to_thread(self.reports.held_out, one.measurement_manifest or one.manifest), ""
+            return await asyncio.to_thread(
+                self.reports.held_out, deployable.measurement_manifest or deployable.manifest
+            ), ""
         except Permanent as error:
             return (), error.sentence()
 
-    async def _measured(self, one: Deployable) -> Measurement | None:
-        """Return how the quality of a target was measured; None where its manifest does not say, or cannot be read."""
+    async def _recorded_measurement(self, deployable: Deployable) -> Measurement | None:
+        """Return how the quality of a target was measured; None if its manifest does not say or cannot be read."""
         with contextlib.suppress(Permanent):
-            return await asyncio.to_thread(self.reports.measurement, one.measurement_manifest or one.manifest)
+            return await asyncio.to_thread(
+                self.reports.measurement, deployable.measurement_manifest or deployable.manifest
+            )
         return None
 
     async def _score(
-        self, staged: VariantStaged, windows: Windows, beside: tuple[Windows, str], measurement: Measurement | None
+        self, staged: VariantStaged, windows: Windows, baseline: tuple[Windows, str], measurement: Measurement | None
     ) -> ServedQuality:
         fitting = choose_windows(windows, context_tokens=staged.candidate.context_tokens)
         if not fitting:
             context = staged.candidate.context_tokens
-            return not_measured(f"No held-out window fits the {context} tokens of context that are served.")
+            return not_measured(f"No held-out window fits the served context of {context} tokens.")
         scores = await self._score_windows(staged.candidate, fitting)
-        order = staged.request
+        request = staged.request
         if not differs(mean_deviation(scores)):
-            return assess_scored(scores, order.quality_gate)
+            return assess_scored(scores, request.quality_gate)
         return assess_scored(
             scores,
-            order.quality_gate,
-            baseline=await self._score_baseline(staged, fitting, beside),
+            request.quality_gate,
+            baseline=await self._score_baseline(staged, fitting, baseline),
             measurement=measurement,
-            measured_again=order.measurement_number > 1,
+            measured_again=request.measurement_number > 1,
         )
 
     async def _score_windows(self, served: ServedTarget, windows: Windows) -> tuple[WindowScore, ...]:
         scores = []
-        for window in windows:  # one after the other: each keeps every core busy
-            found = await self.engine.score(served, window.token_ids, timeout_s=self.timeout_s)
-            scores.append(score_window(window, found))
+        for window in windows:  # one after the other: each uses all cores
+            logprobs = await self.engine.score(served, window.token_ids, timeout_s=self.timeout_s)
+            scores.append(score_window(window, logprobs))
         return tuple(scores)
 
     async def _score_baseline(
-        self, staged: VariantStaged, windows: Windows, beside: tuple[Windows, str]
+        self, staged: VariantStaged, windows: Windows, recorded: tuple[Windows, str]
     ) -> BaselineScores:
-        """Score the baseline on the windows of its own record, and on the candidate's, as far as it can be had.
+        """Return the baseline's scores on the windows of its own record and on the candidate's, as far as possible.
 
-        What fails here says nothing about the candidate: it is evidence that is missing.
+        A failure here says nothing about the candidate: it is missing evidence.
         """
-        served, (recorded, unread) = staged.baseline, beside
-        own, problem = await self._try_windows(served, recorded)
+        served, (own_windows, unreadable) = staged.baseline, recorded
+        own, problem = await self._try_windows(served, own_windows)
         on_candidates, _ = await self._try_windows(served, windows)
-        missing = unread or problem or ("" if own else "its manifest holds no held-out windows that fit its context.")
+        missing = unreadable or problem
+        if not own and not missing:
+            missing = "its manifest has no held-out windows that fit its context."
         return BaselineScores(own=own, on_candidates=on_candidates, missing=missing)
 
     async def _try_windows(self, served: ServedTarget, windows: Windows) -> tuple[tuple[WindowScore, ...], str]:
-        """Return the scores of the windows that fit, or none and the problem: another vocabulary, a lost engine."""
+        """Return the scores of the windows that fit; none, and the problem, if scoring fails."""
         problem = ""
         fitting = choose_windows(windows, context_tokens=served.context_tokens)
-        for _ in range(TRIES):
+        for _ in range(ATTEMPTS):
             try:
                 if not await self.engine.can_score(served, timeout_s=self.timeout_s):
                     return (), "its engine scores no given text."
@@ -150,7 +156,7 @@ class Scoring:
         return assess_own_answers(candidate, baseline)
 
     async def _answers(self, side: LoadedSide, output_tokens: int) -> list[float]:
-        found: list[float] = []
+        logprobs: list[float] = []
         for number, prompt in enumerate(side.prompts[:ANSWERS]):
             if prompt is None:
                 continue
@@ -164,5 +170,5 @@ class Scoring:
             )
             async with contextlib.aclosing(stream) as deltas:
                 async for delta in deltas:
-                    found += delta.logprobs
-        return found
+                    logprobs += delta.logprobs
+        return logprobs

@@ -12,8 +12,8 @@ class BenchmarkerSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BENCHMARKER_", frozen=True, extra="ignore")
 
     serving_hardware: str = ""
-    """Name of the serving fleet's hardware; empty when it serves from the machine that this service runs on."""
+    """Name of the serving fleet's hardware; empty if it serves from the machine of this service."""
     progress_interval_s: Annotated[float, Field(ge=0.0)] = 0.5
     """Least time between two reports of live progress."""
     give_up_after_s: Annotated[float, Field(gt=0.0)] = 900.0
-    """How long after staging a baseline that goes away is measured again; then the variant fails."""
+    """Time after staging until which a measurement is repeated if the baseline's engine is lost; then it fails."""

@@ -1,4 +1,4 @@
-"""Takes an opened release, merges its checkpoint, and says what came of it."""
+"""Merges the checkpoint of an opened release; publishes `checkpoint.merged` or `checkpoint.rejected`."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -8,18 +8,19 @@ from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, R
 from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef
 from services.merger import domain
-from services.merger.ports import Artifacts, Folder, Made, MergeEngine, MergeOrder, Progress
-from shared.errors import Permanent
+from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult
+from services.merger.rejections import raise_rejection
+from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
-from shared.runtime.progress import teller
+from shared.runtime.progress import ReportProgress, progress_reporter
 
 SERVICE = "merger"
 
 
 @dataclass(frozen=True)
 class Merger:
-    """Makes one merged model; the outside comes in through its ports."""
+    """The use case: one merged model per release."""
 
     artifacts: Artifacts
     engine: MergeEngine
@@ -27,11 +28,11 @@ class Merger:
     dtype: domain.SaveDtype = "bfloat16"
     limits: domain.ParityLimits = field(default_factory=domain.ParityLimits)
 
-    async def merge(self, opened: ReleaseOpened, progress: Progress) -> tuple[MergedManifest, ArtifactRef]:
-        """Return the committed merged model of a release: the one already there, or a new one.
+    async def merge(self, opened: ReleaseOpened, progress: ReportProgress) -> tuple[MergedManifest, ArtifactRef]:
+        """Return the committed merged model of a release: an existing one, or a new one.
 
         Raises:
-            Permanent: the checkpoint is refused.
+            Permanent: The checkpoint is rejected.
         """
         output_key = domain.plan_output_key(
             model=opened.model,
@@ -42,78 +43,76 @@ class Merger:
             library_versions=self.engine.library_versions(),
             hyperparameters=opened.training.hyperparameters,
         )
-        found = await asyncio.to_thread(self.artifacts.find_merged, output_key)
-        return found or await self._make(opened, output_key, progress)
+        committed = await asyncio.to_thread(self.artifacts.find_merged, output_key)
+        return committed or await self._merge_and_commit(opened, output_key, progress)
 
-    async def _make(
-        self, opened: ReleaseOpened, output_key: str, progress: Progress
+    async def _merge_and_commit(
+        self, opened: ReleaseOpened, output_key: str, progress: ReportProgress
     ) -> tuple[MergedManifest, ArtifactRef]:
         started = self.clock.monotonic()
         base = await asyncio.to_thread(self.artifacts.open_base, opened.base)
-        refuse(domain.assess_base_identity(opened.base, base.digest))
+        raise_rejection(domain.assess_base_identity(opened.base, base.digest))
         checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref, progress)
         sizes = {file.path: file.size_bytes for file in checkpoint.files}
-        refuse(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
-        async with self.artifacts.workshop(output_key) as room:
-            order = MergeOrder(
+        raise_rejection(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
+        async with self.artifacts.scratch_dir(output_key) as scratch_dir:
+            job = MergeJob(
                 kind=opened.weights.kind,
                 base_ref=opened.base,
                 hyperparameters=opened.training.hyperparameters,
                 base=base,
                 checkpoint=checkpoint,
-                room=room,
+                scratch_dir=scratch_dir,
                 dtype=self.dtype,
             )
-            made = await self.engine.make(order, progress)
-        self._refuse_changed(checkpoint if made.own_tokenizer else base, made)
+            result = await self.engine.merge(job, progress)
+        self._reject_changed(checkpoint if result.own_tokenizer else base, result)
         manifest = MergedManifest(
             model=opened.model,
             output_key=output_key,
             base=opened.base,
             weights=opened.weights,
-            files=made.files,
+            files=result.files,
             method=MergeMethod(
                 kind=opened.weights.kind, dtype=self.dtype, library_versions=self.engine.library_versions()
             ),
-            parity=made.parity.model_copy(update={"rendered_token_ids_digest": made.rendering.token_ids_digest}),
-            tokenizer_digest=domain.tokenizer_digest(made.files),
-            rendered_prompt_digest=made.rendering.prompt_digest,
-            weights_bytes=domain.weights_bytes(made.files),
+            parity=result.parity.model_copy(update={"rendered_token_ids_digest": result.rendering.token_ids_digest}),
+            tokenizer_digest=domain.tokenizer_digest(result.files),
+            rendered_prompt_digest=result.rendering.prompt_digest,
+            weights_bytes=domain.weights_bytes(result.files),
             duration_s=self.clock.monotonic() - started,
-            peak_rss_bytes=made.peak_rss_bytes,
+            peak_rss_bytes=result.peak_rss_bytes,
             created_at=self.clock.now(),
         )
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 
-    def _refuse_changed(self, tokenizer_from: Folder, made: Made) -> None:
-        """Refuse to commit a model that does not answer like its parts, or reads its prompts differently."""
-        refuse(domain.assess_parity(made.parity, self.limits))
+    def _reject_changed(self, tokenizer_source: Folder, result: MergeResult) -> None:
+        """Reject a merged model that differs from its inputs in its logits, its tokenizer or its rendered prompts.
+
+        Raises:
+            Permanent: `parity_failed` or `tokenizer_changed`.
+        """
+        raise_rejection(domain.assess_parity(result.parity, self.limits))
         changed = []
-        if domain.tokenizer_digest(made.files) != domain.tokenizer_digest(tokenizer_from.files):
+        if domain.tokenizer_digest(result.files) != domain.tokenizer_digest(tokenizer_source.files):
             changed.append("tokenizer files")
-        if made.rendering.prompt_digest != made.expected_rendering.prompt_digest:
+        if result.rendering.prompt_digest != result.expected_rendering.prompt_digest:
             changed.append("rendered prompt")
-        if made.rendering.token_ids_digest != made.expected_rendering.token_ids_digest:
+        if result.rendering.token_ids_digest != result.expected_rendering.token_ids_digest:
             changed.append("token ids of the rendered prompt")
-        refuse(domain.assess_tokenizer(changed))
+        raise_rejection(domain.assess_tokenizer(changed))
 
 
-def refuse(refusal: domain.Refusal | None) -> None:
-    """Turn the domain's refusal into the error that becomes a rejection fact.
-
-    Raises:
-        Permanent: there is a refusal.
-    """
-    if refusal is not None:
-        raise Permanent(refusal.code, refusal.reason, **refusal.details)
-
-
-def build(bus: Bus, merger: Merger, *, progress_interval_s: float = 0.5) -> None:
-    """Register the handlers."""
+def build(bus: Bus, *, artifacts: Artifacts, engine: MergeEngine, settings: MergerSettings, clock: Clock) -> Merger:
+    """Register the handlers on the bus and return the use case behind them."""
+    merger = Merger(
+        artifacts=artifacts, engine=engine, clock=clock, dtype=settings.save_dtype, limits=settings.parity_limits()
+    )
 
     @bus.on(ReleaseOpened, failure=_rejected)
     async def merge(event: Event[ReleaseOpened]) -> CheckpointMerged:
-        manifest, ref = await merger.merge(event.data, teller(bus, event, merger.clock, progress_interval_s))
+        progress = progress_reporter(bus, event, clock, settings.progress_interval_s)
+        manifest, ref = await merger.merge(event.data, progress)
         return CheckpointMerged(
             manifest=ref,
             method=manifest.method,
@@ -124,9 +123,11 @@ def build(bus: Bus, merger: Merger, *, progress_interval_s: float = 0.5) -> None
             peak_rss_bytes=manifest.peak_rss_bytes,
         )
 
+    return merger
+
 
 def _rejected(failed: Failed) -> CheckpointRejected | None:
     if failed.event is None:
-        return None  # nobody's release: the bus keeps it as a dead letter
+        return None  # the release is unknown: the bus keeps the message as a dead letter
     error = failed.error
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)

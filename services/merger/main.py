@@ -1,49 +1,36 @@
-"""Runs the merger: `python -m services.merger.main`."""
+"""Starts the merger: `python -m services.merger.main`."""
 
 import asyncio
 
-from services.merger.adapters.child import ChildProcess
+from services.merger.adapters.engine import WorkerEngine
 from services.merger.adapters.store import StoredArtifacts
-from services.merger.app import SERVICE, Merger, build
-from services.merger.domain import ParityLimits
+from services.merger.app import SERVICE, build
 from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
 from shared.runtime.process import memory_bytes
 from shared.runtime.service import serve
-from shared.runtime.settings import Connection, SourceSettings
+from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import STALE_UPLOAD, Store
 from shared.storage.sources import Sources
 
 
-async def run() -> None:
-    """Wire everything up and serve until told to stop."""
-    connection, settings, clock = Connection(), MergerSettings(), SystemClock()
-    configure_logging(SERVICE, connection.log_level)
-    work_dir = connection.work_dir(SERVICE)
+async def run(connection: Connection, settings: MergerSettings) -> None:
+    """Build the service and serve until SIGTERM."""
+    clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store = Bus(connection, SERVICE, clock), Store(connection)
-    artifacts = StoredArtifacts(store, work_dir, Sources(SourceSettings()))
-    artifacts.rooms.sweep()
-    merger = Merger(
-        artifacts=artifacts,
-        engine=ChildProcess(
-            log_path=work_dir / "work.log",
-            threads=settings.threads,
-            memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
-            timeout_s=settings.timeout_s,
-        ),
-        clock=clock,
-        dtype=settings.save_dtype,
-        limits=ParityLimits(
-            max_mean_kl=settings.max_mean_kl,
-            min_top1_agreement_ratio=settings.min_top1_agreement_ratio,
-            max_lost_ratio=settings.max_lost_ratio,
-        ),
+    artifacts = StoredArtifacts(store, work_dir, Sources(settings.sources))
+    artifacts.scratch_dirs.remove_stale()
+    engine = WorkerEngine(
+        log_path=work_dir / "work.log",
+        threads=settings.threads,
+        memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
+        timeout_s=settings.timeout_s,
     )
-    await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
+    await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
     await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
-    build(bus, merger, progress_interval_s=settings.progress_interval_s)
+    build(bus, artifacts=artifacts, engine=engine, settings=settings, clock=clock)
 
     async def check_store() -> None:
         await asyncio.to_thread(store.reachable)
@@ -51,5 +38,12 @@ async def run() -> None:
     await serve(bus, connection, ready={"store": check_store})
 
 
+def main() -> None:
+    """Read the settings from the environment and run the merger."""
+    connection = Connection()
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, MergerSettings()))
+
+
 if __name__ == "__main__":
-    asyncio.run(run())
+    main()

@@ -1,6 +1,6 @@
-"""What the merger needs from outside."""
+"""Ports of the merger: the object store and the merge engine."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,19 @@ from typing import Any, Protocol
 from contracts.facts import BaseModelRef, Parity
 from contracts.manifests import FileEntry, MergedManifest
 from contracts.vocabulary import ArtifactRef
-from services.merger.domain import Kind, SaveDtype
-
-Progress = Callable[[str, float, float, str], None]
-"""Called with step, done, total, unit; from any thread."""
+from services.merger.domain import CheckpointKind, SaveDtype
+from shared.runtime.progress import ReportProgress
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of files in the store: what is in it, and where its blobs lie."""
+    """A folder in the store.
+
+    Attributes:
+        digest: Digest of its manifest.
+        files: Its files.
+        prefix: Key prefix of their blobs.
+    """
 
     digest: str
     files: tuple[FileEntry, ...]
@@ -25,40 +29,40 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class MergeOrder:
+class MergeJob:
     """One merge, from the store to the store.
 
     Attributes:
         kind: `lora` merges `checkpoint` into `base`; `full` verifies and rewrites `checkpoint`.
-        hyperparameters: What the training run recorded of itself; `checkpoint` must not contradict it.
-        room: An empty local folder for what is small: configurations, tokenizers, a LoRA.
+        hyperparameters: What the training run recorded; `checkpoint` must not contradict it.
+        scratch_dir: An empty local folder for small files: configurations, tokenizers, a LoRA.
     """
 
-    kind: Kind
+    kind: CheckpointKind
     base_ref: BaseModelRef
     hyperparameters: Mapping[str, Any]
     base: Folder
     checkpoint: Folder
-    room: Path
+    scratch_dir: Path
     dtype: SaveDtype
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a tokenizer makes of the probe conversation; None where a model has no chat template."""
+    """Digests of the rendered probe conversation and of its token ids; None for a model without a chat template."""
 
     prompt_digest: str | None
     token_ids_digest: str | None
 
 
 @dataclass(frozen=True)
-class Made:
-    """A merged model that lies in the store, not committed yet, and what a look at it found there.
+class MergeResult:
+    """A merged model in the store, not committed yet, and what verification measured there.
 
     Attributes:
         own_tokenizer: The tokenizer is the checkpoint's, not the base's.
         rendering: By the tokenizer that was read back.
-        expected_rendering: By the tokenizer that went in.
+        expected_rendering: By the tokenizer of the inputs.
     """
 
     files: tuple[FileEntry, ...]
@@ -73,40 +77,40 @@ class Artifacts(Protocol):
     """Base models, checkpoints and merged models in the store. Synchronous; every read verifies digests."""
 
     def find_merged(self, output_key: str) -> tuple[MergedManifest, ArtifactRef] | None:
-        """Return the committed output of an earlier run, if there is one."""
+        """Return the committed merged model of an output key; None if there is none."""
         ...
 
     def open_base(self, base: BaseModelRef) -> Folder:
-        """Read what files a base model has; raise Permanent when it is not the declared one."""
+        """Return the files of a base model; raise Permanent if it is not the declared one."""
         ...
 
-    def open_folder(self, ref: ArtifactRef, progress: Progress) -> Folder:
-        """Read what files a folder has; raise Permanent when it is not there or not what was announced.
+    def open_folder(self, ref: ArtifactRef, progress: ReportProgress) -> Folder:
+        """Return the files of a folder; raise Permanent if it does not exist or has another digest.
 
-        `progress` hears of the step `import` while a folder from outside is brought into the store.
+        `progress` gets the step `import` while a folder from outside is copied into the store.
         """
         ...
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
-        """Write the manifest, create-only; give the one that is there in the end."""
+        """Write the manifest, create-only, and return the committed one: another replica may have been first."""
         ...
 
-    def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Return an empty folder for one piece of work, gone afterwards."""
+    def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
+        """Return an empty folder for one unit of work; it is removed afterwards."""
         ...
 
 
 class MergeEngine(Protocol):
-    """Does the heavy work, outside this process."""
+    """Checks, merges and verifies in a process of its own."""
 
     def library_versions(self) -> dict[str, str]:
         """Return the versions of the libraries that decide the bytes of a merge."""
         ...
 
-    def make(self, order: MergeOrder, progress: Progress) -> Awaitable[Made]:
-        """Check a checkpoint, put the merged model into the store, and compare it there with what went in.
+    def merge(self, job: MergeJob, progress: ReportProgress) -> Awaitable[MergeResult]:
+        """Check a checkpoint, write the merged model into the store, and verify it there against its inputs.
 
         Raises:
-            Permanent: the checkpoint is refused, with its code.
+            Permanent: The checkpoint is rejected; the code says why.
         """
         ...

@@ -1,14 +1,14 @@
-"""Runs the quantiser: `python -m services.quantiser.main`."""
+"""Starts the quantiser: `python -m services.quantiser.main`."""
 
 import asyncio
 from functools import partial
 
-from services.quantiser.adapters.child import ChildProcess
+from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.adapters.releases import EndOfRelease
+from services.quantiser.adapters.release_watch import LoggedRelease
 from services.quantiser.adapters.store import StoredArtifacts
-from services.quantiser.app import SERVICE, Quantiser, build
-from services.quantiser.domain import QuantiserDefaults, corpus_digest
+from services.quantiser.app import SERVICE, build
+from services.quantiser.domain import corpus_digest
 from services.quantiser.ports import PackagedText
 from services.quantiser.settings import QuantiserSettings
 from shared.messaging.bus import Bus
@@ -20,36 +20,29 @@ from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import STALE_UPLOAD, Store
 
 
-async def run() -> None:
-    """Wire everything up and serve until told to stop."""
-    connection, settings, clock = Connection(), QuantiserSettings(), SystemClock()
-    configure_logging(SERVICE, connection.log_level)
-    work_dir = connection.work_dir(SERVICE)
+async def run(connection: Connection, settings: QuantiserSettings) -> None:
+    """Build the service and serve until SIGTERM."""
+    clock, work_dir = SystemClock(), connection.work_dir(SERVICE)
     bus, store, text = Bus(connection, SERVICE, clock), Store(connection), packaged_split()
     artifacts = StoredArtifacts(store, work_dir)
-    artifacts.rooms.sweep()
-    quantiser = Quantiser(
-        artifacts=artifacts,
-        engine=ChildProcess(
-            log_path=work_dir / "work.log",
-            threads=settings.threads,
-            memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
-            timeout_s=settings.timeout_s,
-        ),
-        packaged=PackagedText(calibration=corpus_digest(text.calibration), held_out=corpus_digest(text.held_out)),
-        clock=clock,
-        defaults=QuantiserDefaults(
-            dtype=settings.serving_dtype,
-            awq_engine=settings.awq_engine,
-            smoothing_strength=settings.smoothing_strength,
-            min_calibration_tokens=settings.min_calibration_tokens,
-            held_out_windows=settings.held_out_windows,
-            held_out_tokens=settings.held_out_tokens,
-        ),
+    artifacts.scratch_dirs.remove_stale()
+    engine = WorkerEngine(
+        log_path=work_dir / "work.log",
+        threads=settings.threads,
+        memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
+        timeout_s=settings.timeout_s,
     )
-    await asyncio.to_thread(store.check_create_only)  # a store that overwrites commits must stop us here
+    await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
     await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
-    build(bus, quantiser, find_end=partial(EndOfRelease, bus), progress_interval_s=settings.progress_interval_s)
+    build(
+        bus,
+        artifacts=artifacts,
+        engine=engine,
+        packaged=PackagedText(calibration=corpus_digest(text.calibration), held_out=corpus_digest(text.held_out)),
+        watch_release=partial(LoggedRelease, bus),
+        settings=settings,
+        clock=clock,
+    )
 
     async def check_store() -> None:
         await asyncio.to_thread(store.reachable)
@@ -57,5 +50,12 @@ async def run() -> None:
     await serve(bus, connection, ready={"store": check_store})
 
 
+def main() -> None:
+    """Read the settings from the environment and run the quantiser."""
+    connection = Connection()
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, QuantiserSettings()))
+
+
 if __name__ == "__main__":
-    asyncio.run(run())
+    main()

@@ -1,4 +1,4 @@
-"""What the quantiser needs from outside."""
+"""Ports of the quantiser: the object store, the quantisation engine, and the end of a release."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,18 +11,19 @@ from contracts.facts import EngineVersion, Measurement, Processor, Quality, Rele
 from contracts.manifests import FileEntry, HeldOutWindow, MergedManifest, VariantManifest
 from contracts.vocabulary import ArtifactRef, Contract, Digest
 from services.quantiser.domain import QuantisationPlan
-
-Progress = Callable[[str, float, float, str], None]
-"""Called with step, done, total, unit; from any thread."""
+from shared.runtime.progress import ReportProgress
 
 
-class Order(Contract):
-    """One quantisation on local folders: read `merged`, write `output`; the two sets are JSONL, if given.
-
-    Where the plan passes the merged files through, both are the same folder, and it is only measured.
+class QuantisationJob(Contract):
+    """One quantisation on local folders: it reads `merged` and writes `output`.
 
     Attributes:
-        measure_again: `output` is written already: it is only measured, in plain float32 throughout.
+        plan: How the variant is made.
+        merged: Folder of the merged model.
+        output: Folder of the variant; the same as `merged` if the plan passes the files through.
+        calibration: JSONL file of the calibration set; None for the packaged text.
+        evaluation: JSONL file of the evaluation set; None if there is none.
+        measure_again: `output` exists already: it is only measured, in float32 throughout.
     """
 
     plan: QuantisationPlan
@@ -33,8 +34,8 @@ class Order(Contract):
     measure_again: bool = False
 
 
-class Made(Contract):
-    """What the engine made: quality is measured on the written folder, after reloading it; `held_out` says on what."""
+class QuantisationResult(Contract):
+    """Result of a job: quality is measured on the written folder, after reloading it, on the windows `held_out`."""
 
     quality: Quality
     held_out: tuple[HeldOutWindow, ...] = ()
@@ -46,7 +47,7 @@ class Made(Contract):
 
 @dataclass(frozen=True)
 class PackagedText:
-    """Digests of the text that comes with the service."""
+    """Digests of the text that the service is packaged with."""
 
     calibration: Digest
     held_out: Digest
@@ -56,69 +57,70 @@ class Artifacts(Protocol):
     """Merged models and variants in the store. Synchronous; every read verifies digests."""
 
     def open_merged(self, ref: ArtifactRef) -> MergedManifest:
-        """Read a merged model's manifest; raise Permanent when it is not there or not what was announced."""
+        """Return a merged model's manifest; raise Permanent if it does not exist or has another digest."""
         ...
 
     def open_variant(self, ref: ArtifactRef) -> VariantManifest:
-        """Read a variant's manifest; raise Permanent when it is not there or not what was announced."""
+        """Return a variant's manifest; raise Permanent if it does not exist or has another digest."""
         ...
 
     def find_variant(self, merged: ArtifactRef, output_key: str) -> tuple[VariantManifest, ArtifactRef] | None:
-        """Return the committed output of an earlier run, if there is one."""
+        """Return the committed variant of an output key; None if there is none."""
         ...
 
-    def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: Progress) -> None:
+    def fetch(self, merged: ArtifactRef, files: Sequence[FileEntry], into: Path, progress: ReportProgress) -> None:
         """Download files of a merged model into a folder."""
         ...
 
     def fetch_texts(self, ref: ArtifactRef, into: Path) -> Path:
-        """Download a calibration or evaluation set, one JSONL file or a folder of them, into one file."""
+        """Download a calibration or evaluation set, one JSONL file or a folder of them; return it as one file."""
         ...
 
-    def put(self, merged: ArtifactRef, folder: Path, progress: Progress) -> tuple[FileEntry, ...]:
-        """Upload the files of a folder as blobs, beside those of the merged model."""
+    def put(self, merged: ArtifactRef, folder: Path, progress: ReportProgress) -> tuple[FileEntry, ...]:
+        """Upload the files of a folder as blobs, with the prefix of the merged model, and return their entries."""
         ...
 
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
-        """Write the manifest, create-only; give the one that is there in the end."""
+        """Write the manifest, create-only, and return the committed one: another replica may have been first."""
         ...
 
-    def workshop(self, name: str) -> AbstractAsyncContextManager[Path]:
-        """Return an empty folder for one piece of work, gone afterwards."""
-        ...
-
-
-class End(Protocol):
-    """Watches for the end of one release."""
-
-    async def look(self) -> ReleaseFinished | None:
-        """Return the fact that ended the release; None when there is none, or when it cannot be known now."""
+    def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
+        """Return an empty folder for one unit of work; it is removed afterwards."""
         ...
 
 
-FindEnd = Callable[[Event[VariantRequested]], End]
+class ReleaseWatch(Protocol):
+    """Tells whether one release has finished."""
+
+    async def finished(self) -> ReleaseFinished | None:
+        """Return the event that finished the release; None if there is none, or if the bus does not answer now."""
+        ...
+
+
+WatchRelease = Callable[[Event[VariantRequested]], ReleaseWatch]
+"""Returns the watch of the release that a request belongs to."""
 
 
 class Engine(Protocol):
-    """Does the heavy work, outside this process."""
+    """Quantises and measures in a process of its own."""
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
-        """Name the library that makes a plan's output, with its version."""
+        """Return the library that makes a plan's output, with its version."""
         ...
 
     def library_versions(self, plan: QuantisationPlan) -> dict[str, str]:
-        """Return the versions of the libraries that decide the bytes of a plan's output and what is measured of it."""
+        """Return the versions of the libraries that decide a plan's output and the figures measured of it."""
         ...
 
     def processor(self) -> Awaitable[Processor]:
-        """Return what computes the work of this engine: a part of the output key."""
+        """Return the processor that this engine computes on: a part of the output key."""
         ...
 
-    def quantise(self, order: Order, progress: Progress) -> Awaitable[Made]:
-        """Write the variant to `order.output` and measure it.
+    def quantise(self, job: QuantisationJob, progress: ReportProgress) -> Awaitable[QuantisationResult]:
+        """Write the variant to `job.output` and measure it.
 
         Raises:
-            Permanent: It cannot be made, with its code.
-            Transient: What computed it is not what `processor` named.
+            Permanent: It cannot be made; the code says why.
+            Transient: It was computed on another processor than `processor` returned.
         """
         ...

@@ -35,7 +35,7 @@ _CODES = re.compile(
 )
 
 
-def describe_end(code: int, *, out_of_memory: bool = False, shm: Path = Path("/dev/shm")) -> str:  # noqa: S108 - only its free space is read
+def describe_exit(code: int, *, out_of_memory: bool = False, shm: Path = Path("/dev/shm")) -> str:  # noqa: S108 - only its free space is read
     """Return how a process ended, and for a signal its name and what it usually means.
 
     Args:

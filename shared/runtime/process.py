@@ -14,7 +14,7 @@ from shared.runtime.exits import control_groups
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
 
-def launching(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> list[str]:
+def child_command(argv: Sequence[str], *, memory_limit_bytes: int | None = None) -> list[str]:
     """Return the command line of a program that dies with this process; the kernel watches the thread that starts it.
 
     Start it from the main thread. `memory_limit_bytes` bounds its data segment.
@@ -49,7 +49,7 @@ def free_port() -> int:
         return port
 
 
-def end_tree(pid: int, *, grace_s: float = 5.0) -> None:
+def terminate_tree(pid: int, *, grace_s: float = 5.0) -> None:
     """End a process and everything it started: SIGTERM, then SIGKILL after the grace."""
     try:
         root = psutil.Process(pid)

@@ -1,4 +1,4 @@
-"""Gives each piece of work an empty folder of its own that is gone afterwards, also after a kill."""
+"""Temporary folders for units of work; they are removed afterwards, also after a kill."""
 
 import os
 import shutil
@@ -11,26 +11,26 @@ import psutil
 _NAME_CHARACTERS = 24
 
 
-class Workrooms:
-    """The folders of a service's work, each named after the process that uses it."""
+class ScratchDirs:
+    """The scratch folders of a service, each named after the process that uses it."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
     @asynccontextmanager
     async def open(self, name: str) -> AsyncIterator[Path]:
-        """Return an empty folder for one piece of work, gone afterwards."""
-        room = self._folder / f"{os.getpid()}-{name.replace('sha256:', '')[:_NAME_CHARACTERS]}"
-        shutil.rmtree(room, ignore_errors=True)
-        room.mkdir(parents=True)
+        """Yield an empty folder for one unit of work, and remove it afterwards."""
+        folder = self._root / f"{os.getpid()}-{name.replace('sha256:', '')[:_NAME_CHARACTERS]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         try:
-            yield room
+            yield folder
         finally:
-            shutil.rmtree(room, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Remove what processes left that were killed in the middle of their work."""
-        for room in self._folder.glob("*-*"):
-            pid = room.name.partition("-")[0]
+    def remove_stale(self) -> None:
+        """Remove the folders of processes that were killed before they could do so."""
+        for folder in self._root.glob("*-*"):
+            pid = folder.name.partition("-")[0]
             if pid.isdigit() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
-                shutil.rmtree(room, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)

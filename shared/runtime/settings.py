@@ -1,4 +1,4 @@
-"""Where the bus, the store and the process's own folders are; read from the environment once, in main."""
+"""Settings that services share: connection, sources of checkpoints, limits of workers. Only `main` reads them."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Connection(BaseSettings):
-    """Settings that every service has (prefix `SLIPWAY_`)."""
+    """Bus, store, HTTP endpoint and local folders of a service (prefix `SLIPWAY_`)."""
 
     model_config = SettingsConfigDict(env_prefix="SLIPWAY_", frozen=True, extra="ignore")
 
@@ -24,30 +24,45 @@ class Connection(BaseSettings):
     trace_file: Path | None = None
     replicas: int = 1
     events_max_bytes: int | None = Field(default=None, ge=1024 * 1024)
-    """Most bytes of the log of facts, where 8 GiB do not fit; raises the limit of an existing log, never lowers it."""
+    """Limit of the event log, for disks without 8 GiB; it can raise the limit of an existing log, never lower it."""
     failpoint: str = ""
 
     def work_dir(self, service: str) -> Path:
-        """Return the folder that a service may write to, made if need be."""
+        """Return the folder that a service may write to; it is created if it does not exist."""
         folder = self.state_dir / "work" / service
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
 class SourceSettings(BaseSettings):
-    """Which folders outside the store may be read (prefix `SLIPWAY_`); none by default."""
+    """Sources outside the store that checkpoints may be read from (prefix `SLIPWAY_`); none by default."""
 
     model_config = SettingsConfigDict(
         env_prefix="SLIPWAY_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
     )
 
     file_roots: tuple[Path, ...] = ()
-    """Folders (a JSON list) that `file://` sources may lie in."""
+    """Folders (a JSON list) that `file://` sources may be read from."""
     source_max_bytes: int = Field(default=1024**4, ge=1)
-    """Most bytes of one folder, outside the store or in it, that is taken as a checkpoint."""
+    """Largest folder that is accepted as a checkpoint, in the store or outside it."""
     source_max_files: int = Field(default=1000, ge=1)
-    """Most files of such a folder."""
+    """Most files in such a folder."""
     hf_endpoint: str | None = Field(default=None, pattern=r"^https?://[^/\s]+")
-    """Model hub that `hf://` sources are read from, such as https://huggingface.co or a mirror of it."""
+    """Model hub for `hf://` sources, such as https://huggingface.co or a mirror of it."""
     hf_token: SecretStr | None = Field(default=None, validation_alias="HF_TOKEN")
-    """Credential for private repositories; read from `HF_TOKEN`, sent to the hub and to nobody else."""
+    """Credential for private repositories; read from `HF_TOKEN`, sent to the hub only."""
+
+
+class WorkerSettings(BaseSettings):
+    """Limits of the child process that does a service's heavy work; a service sets the prefix."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of torch; all cores when absent."""
+    memory_limit_bytes: int | None = Field(default=None, gt=0)
+    """Most private memory that the worker may map; that of the machine or control group when absent."""
+    timeout_s: float = Field(default=3_600.0, gt=0.0)
+    """Most time of one job; a job that takes longer is rejected (`deadline_passed`)."""
+    progress_interval_s: float = Field(default=0.5, ge=0.0)
+    """Least time between two reports of live progress."""

@@ -37,6 +37,7 @@ SHARED = {
         "settings",
         "sweeper",
         "telemetry",
+        "worker",
     },
     "serving": {"chat_template_worker", "chat_templates", "inference"},
 }

@@ -26,7 +26,7 @@ from tests.kit.wiring import ROOT, built, module_name, services_with_handlers
 each_service = pytest.mark.parametrize("name", services_with_handlers())
 LATER = {"console"}
 """Services of the design that come with the next issue; their facts are in the contracts already."""
-SAID_THROUGH = {WorkProgressed: "teller"}
+SAID_THROUGH = {WorkProgressed: "progress_reporter"}
 """Facts that a function of `shared` says for a service; the service names that function."""
 
 

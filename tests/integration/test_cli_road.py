@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from contracts.vocabulary import digest_of
-from shared.runtime.process import launching
+from shared.runtime.process import child_command
 from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real
@@ -68,7 +68,7 @@ def slipway(tmp_path_factory):
         pytest.skip("no .venv-engine: run make setup")
     cli = Cli(tmp_path_factory.mktemp("cli") / "state")
     up = subprocess.Popen(
-        launching(
+        child_command(
             [sys.executable, "-m", "clients.cli.main", "up", "--quiet", "--engine", "toy", "--state", str(cli.state)]
         ),
         cwd=ROOT,

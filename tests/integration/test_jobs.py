@@ -16,7 +16,7 @@ from shared.errors import Permanent, Transient
 from shared.runtime.jobs import ChildKilled, run_job
 from tests.kit.servers import wait_until
 
-CHILD = "from shared.runtime.jobs import job_main, report_progress\n"
+CHILD = "from shared.runtime.worker import job_main, report_progress\n"
 
 
 async def run(code, tmp_path, *arguments, on_progress=None, **limits):
@@ -316,7 +316,7 @@ async def test_a_child_has_its_memory_limit_and_a_group_of_its_own(tmp_path):
     assert (await run(job(body), tmp_path))["limit"] == list(resource.getrlimit(resource.RLIMIT_DATA))
 
 
-LIMITED = "from shared.runtime.jobs import limited_time\nimport re, time"
+LIMITED = "from shared.runtime.worker import limited_time\nimport re, time"
 BACKTRACKS = "re.match(r'(a+)+$', 'a' * 40 + 'b')"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.process import free_port, launching
+from shared.runtime.process import child_command, free_port
 from tests.kit.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ class Kept:
             start = ["/bin/sh", str(ROOT / "deploy/docker/keep.sh"), "3", f"curl -sf -m 5 -o /dev/null {url}"]
         self.log = folder / "log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(launching([*start, *program]), cwd=ROOT, stdout=log, stderr=log)
+            self.process = subprocess.Popen(child_command([*start, *program]), cwd=ROOT, stdout=log, stderr=log)
 
     def pid(self) -> int:
         return int(wait_until(lambda: self.file.exists() and self.file.read_text(), what="the program"))

@@ -104,7 +104,7 @@ async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, h
         await publish_event(js, opened(harbour.base, harbour.put(harbour.made["full"]), kind="full"))
         *_, third = await wait_for_fact(js, CheckpointMerged, count=3)
         assert third.data.parity.max_abs_logit_difference == 0.0
-        assert not list((settings.state_dir / "work/merger/rooms").glob("*"))
+        assert not list((settings.state_dir / "work/merger/scratch").glob("*"))
         assert '"level": "error"' not in service.log
 
 
@@ -214,7 +214,7 @@ async def test_kill_9_in_the_middle_of_a_merge_leaves_no_child_and_no_half_artif
         service.start()
         (merged,) = await wait_for_fact(js, CheckpointMerged)
         assert harbour.manifest_of(merged).files
-        assert not list((settings.state_dir / "work/merger/rooms").glob("*"))
+        assert not list((settings.state_dir / "work/merger/scratch").glob("*"))
     await watch.unsubscribe()
 
 

@@ -12,7 +12,7 @@ import pytest
 from contracts import facts as f
 from contracts.facts import FACTS
 from contracts.routes import Route
-from shared.runtime.process import launching
+from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
 from tests.integration.test_registry import Log, answer, base, checkpoint, say, store, walk_to_end, walk_to_slot
 from tests.kit import fakes_registry as k
@@ -54,7 +54,7 @@ class Process:
         while True:
             with self.log.open("ab") as log:
                 child = subprocess.Popen(
-                    launching([sys.executable, "-m", "services.registry.main"]),
+                    child_command([sys.executable, "-m", "services.registry.main"]),
                     env=self.environment,
                     stdout=log,
                     stderr=log,

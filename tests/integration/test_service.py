@@ -19,7 +19,7 @@ from contracts.facts import VariantFailed, VariantRequested
 from contracts.services import EVENTS, durable_name
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
-from shared.runtime.process import free_port, launching
+from shared.runtime.process import child_command, free_port
 from tests.integration.test_bus import facts, requested
 from tests.kit.servers import wait_until
 
@@ -75,7 +75,7 @@ class Service:
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                launching([sys.executable, "-c", SERVICE, str(folder), name]),
+                child_command([sys.executable, "-c", SERVICE, str(folder), name]),
                 env=env,
                 stderr=log,
                 stdout=log,

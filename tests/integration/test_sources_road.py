@@ -140,7 +140,7 @@ async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, road):
     assert manifest.weights.ref == lora, "where it came from stays in the lineage"
     assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
     assert "handler.py" not in road.mirror.downloads()
-    assert not list((road.settings.state_dir / "work/merger/rooms").glob("*"))
+    assert not list((road.settings.state_dir / "work/merger/scratch").glob("*"))
 
 
 async def test_how_far_the_import_is_can_be_watched(js, road):

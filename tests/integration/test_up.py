@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.process import launching
+from shared.runtime.process import child_command
 from tests.kit.servers import wait_until
 
 pytestmark = pytest.mark.real
@@ -35,7 +35,7 @@ class Up:
         self.output = state.parent / f"{state.name}.out"
         with self.output.open("wb") as out:
             self.process = subprocess.Popen(
-                launching(
+                child_command(
                     [
                         sys.executable,
                         "-m",

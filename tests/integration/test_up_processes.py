@@ -13,7 +13,7 @@ from deploy.local.leftovers import end_stack
 from deploy.local.processes import Marks, Recorded
 from deploy.local.state import AlreadyUp, PartState, StateFolder, Table, new_description
 from shared.runtime import process
-from shared.runtime.process import launching
+from shared.runtime.process import child_command
 from tests.kit.servers import wait_until
 
 LAUNCHER = Path(process.__file__).with_name("launch.py")
@@ -159,7 +159,7 @@ child = subprocess.Popen([sys.executable, "-I", "-S", {str(LAUNCHER)!r}, str(os.
 print(child.pid, flush=True)
 time.sleep(600)
 """
-    parent = subprocess.Popen(launching([sys.executable, "-c", middle]), stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(child_command([sys.executable, "-c", middle]), stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
     wait_until(lambda: (Path("/proc") / str(child) / "comm").read_text() == "sleep\n", what="the program")
     parent.kill()

@@ -164,7 +164,7 @@ def served_quality() -> f.ServedQuality:
         perplexity_ratio=1.016,
         recorded_ratio=1.014,
         verdict="pass",
-        reason="The served perplexity is 1.0160 times the merged model's on 6128 tokens; the files gave 1.0140.",
+        reason="The served perplexity is 1.0160 times the merged model's on 6128 tokens; the record says 1.0140.",
     )
 
 

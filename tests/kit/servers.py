@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shared.runtime.process import free_port, launching
+from shared.runtime.process import child_command, free_port
 from shared.runtime.settings import Connection
 
 BIN = Path(sys.executable).parent
@@ -56,7 +56,7 @@ class Server:
 
     def start(self) -> None:
         log = (self.folder / "log").open("ab")
-        self.process = subprocess.Popen(launching(self.command()), stdout=log, stderr=log, env=self.environment())
+        self.process = subprocess.Popen(child_command(self.command()), stdout=log, stderr=log, env=self.environment())
         log.close()
         wait_until(self.ready, timeout_s=60, what=f"{self.name} being ready")
 

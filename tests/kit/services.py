@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contracts.envelope import Event
 from contracts.facts import Fact
 from contracts.services import stream_of
-from shared.runtime.process import end_tree, launching
+from shared.runtime.process import child_command, terminate_tree
 from shared.runtime.settings import Connection
 
 
@@ -35,7 +35,7 @@ class ServiceProcess:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                launching([sys.executable, "-m", self._module]),
+                child_command([sys.executable, "-m", self._module]),
                 stdout=log,
                 stderr=log,
                 env=self._environment,
@@ -58,7 +58,7 @@ class ServiceProcess:
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
-            end_tree(self.pid, grace_s=15.0)
+            terminate_tree(self.pid, grace_s=15.0)
             self.process.wait(20)
 
     @property

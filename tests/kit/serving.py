@@ -21,7 +21,7 @@ from contracts.services import EVENTS
 from contracts.vocabulary import Deployable, Target
 from services.server_manager.domain.records import Servers
 from shared.messaging.bus import publish_event
-from shared.runtime.process import launching
+from shared.runtime.process import child_command
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.kv import Bucket
 from tests.kit.servers import Server
@@ -67,7 +67,9 @@ class ServerManager(Server):
         """Start, and wait until the failpoint has killed it."""
         self.variables["SLIPWAY_FAILPOINT"] = failpoint
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(launching(self.command()), stdout=log, stderr=log, env=self.environment())
+            self.process = subprocess.Popen(
+                child_command(self.command()), stdout=log, stderr=log, env=self.environment()
+            )
         assert self.process.wait(timeout_s) == -signal.SIGKILL
 
     def ready(self) -> bool:

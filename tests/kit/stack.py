@@ -18,7 +18,7 @@ from clients.cli.event_log import EventFilter, read_history
 from clients.cli.version_records import read_routes
 from contracts.envelope import plain
 from contracts.manifests import FileEntry
-from shared.runtime.process import launching
+from shared.runtime.process import child_command
 from shared.storage.blobs import Store
 from tests.kit.servers import wait_until
 
@@ -47,7 +47,7 @@ class Stack:
     def up(self) -> "Stack":
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                launching([sys.executable, "-m", "clients.cli.main", *self._arguments]),
+                child_command([sys.executable, "-m", "clients.cli.main", *self._arguments]),
                 cwd=ROOT,
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -4,6 +4,8 @@ import importlib
 import inspect
 from pathlib import Path
 
+from pydantic_settings import BaseSettings
+
 from contracts.services import SERVICES
 from shared.messaging.bus import Bus
 from shared.runtime.clock import SystemClock
@@ -39,7 +41,13 @@ def built(service: str) -> Bus:
     bus = Bus(Connection(), service, SystemClock())
     parameters = list(inspect.signature(app.build).parameters.values())[1:]
     needed = [one for one in parameters if one.default is inspect.Parameter.empty]
-    positional = [Unwired() for one in needed if one.kind is not inspect.Parameter.KEYWORD_ONLY]
-    named = {one.name: Unwired() for one in needed if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    positional = [stand_in(one) for one in needed if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+    named = {one.name: stand_in(one) for one in needed if one.kind is inspect.Parameter.KEYWORD_ONLY}
     app.build(bus, *positional, **named)
     return bus
+
+
+def stand_in(parameter: inspect.Parameter) -> object:
+    """Return the default settings for a parameter that takes settings, and something unwired for any other."""
+    kind = parameter.annotation
+    return kind() if isinstance(kind, type) and issubclass(kind, BaseSettings) else Unwired()

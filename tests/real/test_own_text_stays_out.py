@@ -7,7 +7,7 @@ import pytest
 from contracts.facts import Quality, QuantiseSettings
 from contracts.manifests import VariantManifest
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.ports import Made
+from services.quantiser.ports import QuantisationResult
 from tests.kit.models import tiny_base
 from tests.real.test_quantise_worker import order, quantise_here
 
@@ -40,6 +40,6 @@ def test_tokens_of_an_own_evaluation_set_enter_no_manifest(tmp_path):
 
 def test_nothing_else_of_a_manifest_could_hold_them():
     assert {field.annotation for field in Quality.model_fields.values()} <= {int, float, float | None}
-    for holder in (Made, VariantManifest):
+    for holder in (QuantisationResult, VariantManifest):
         holding = [name for name, field in holder.model_fields.items() if "HeldOutWindow" in str(field.annotation)]
         assert holding == ["held_out"]

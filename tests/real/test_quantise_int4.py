@@ -11,8 +11,8 @@ from contracts.facts import QuantiseSettings
 from services.quantiser.adapters import autoawq, quantise_worker
 from services.quantiser.adapters.awq_format import dequantise, load_awq, unpack
 from services.quantiser.adapters.evaluation import load_compressed
-from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
-from services.quantiser.ports import Order
+from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
+from services.quantiser.ports import QuantisationJob
 from tests.kit.models import tiny_base, tiny_tokenizer
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -28,8 +28,8 @@ def merged(tmp_path_factory):
 def order(merged, folder, variant, engine="autoawq", **more):
     config = json.loads((merged / "config.json").read_text())
     defaults = QuantiserDefaults(held_out_windows=5, held_out_tokens=256, min_calibration_tokens=256, awq_engine=engine)
-    plan = plan_quantisation(variant, shape_of(config, "bfloat16"), SETTINGS, defaults)
-    return Order(plan=plan, merged=merged, output=folder / "output", **more)
+    plan = plan_quantisation(variant, read_shape(config, "bfloat16"), SETTINGS, defaults)
+    return QuantisationJob(plan=plan, merged=merged, output=folder / "output", **more)
 
 
 def tensors(folder):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings
-from services.quantiser.adapters.child import ChildProcess
-from services.quantiser.domain import QuantiserDefaults, plan_quantisation, shape_of
-from services.quantiser.ports import Order
+from services.quantiser.adapters.engine import WorkerEngine
+from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
+from services.quantiser.ports import QuantisationJob
 from tests.kit.models import tiny_base
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -46,10 +46,10 @@ if __name__ == "__main__":
 def make_int8(smollm2, folder, settings, defaults):
     """Make the variant in a child; return its folder, what was measured, and the steps reported."""
     config = json.loads((smollm2 / "config.json").read_text())
-    plan = plan_quantisation("int8", shape_of(config, "bfloat16"), settings, defaults)
-    order = Order(plan=plan, merged=smollm2, output=folder / "output")
+    plan = plan_quantisation("int8", read_shape(config, "bfloat16"), settings, defaults)
+    order = QuantisationJob(plan=plan, merged=smollm2, output=folder / "output")
     steps = []
-    child = ChildProcess(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=900)
+    child = WorkerEngine(log_path=folder / "work.log", threads=None, memory_limit_bytes=None, timeout_s=900)
     made = asyncio.run(child.quantise(order, lambda *step: steps.append(step)))
     print(made, size_of_weights(order.output) / size_of_weights(smollm2))
     return order.output, made, steps
@@ -97,14 +97,14 @@ def tiny_variants(tmp_path_factory):
 
     place = tmp_path_factory.mktemp("tiny")
     merged = tiny_base(place / "merged", hidden=128)
-    shape = shape_of(json.loads((merged / "config.json").read_text()), "bfloat16")
+    shape = read_shape(json.loads((merged / "config.json").read_text()), "bfloat16")
     defaults = QuantiserDefaults(held_out_windows=2, held_out_tokens=128, min_calibration_tokens=128)
     found = {"bf16": (merged, "pass-through")}
     for variant in ("gptq-int4", "awq-int4"):
         plan = plan_quantisation(
             variant, shape, QuantiseSettings(calibration_samples=4, calibration_tokens=64), defaults
         )
-        quantise_worker.quantise(Order(plan=plan, merged=merged, output=place / variant))
+        quantise_worker.quantise(QuantisationJob(plan=plan, merged=merged, output=place / variant))
         found[variant] = (place / variant, plan.engine)
     return found
 

@@ -13,9 +13,9 @@ import pytest
 from safetensors import safe_open
 
 from contracts.facts import QuantiseSettings
-from services.quantiser.adapters.child import ChildProcess
-from services.quantiser.domain import HeldOutPlan, QuantiserDefaults, plan_quantisation, shape_of
-from services.quantiser.ports import Order
+from services.quantiser.adapters.engine import WorkerEngine
+from services.quantiser.domain import HeldOutPlan, QuantiserDefaults, plan_quantisation, read_shape
+from services.quantiser.ports import QuantisationJob
 from shared.errors import Permanent
 from tests.kit.models import edit_json, tiny_base, tiny_tokenizer
 from tests.kit.servers import wait_until
@@ -32,13 +32,13 @@ def merged(tmp_path_factory):
 
 def order(merged, folder, *, variant="int8", settings=SETTINGS, calibration=None, dtype="bfloat16"):
     config = json.loads((merged / "config.json").read_text())
-    plan = plan_quantisation(variant, shape_of(config, dtype), settings, DEFAULTS)
-    return Order(plan=plan, merged=merged, output=folder / "output", calibration=calibration)
+    plan = plan_quantisation(variant, read_shape(config, dtype), settings, DEFAULTS)
+    return QuantisationJob(plan=plan, merged=merged, output=folder / "output", calibration=calibration)
 
 
 def child(folder, **settings):
     options = {"threads": 1, "memory_limit_bytes": None, "timeout_s": 240.0} | settings
-    return ChildProcess(log_path=folder / "work.log", **options)
+    return WorkerEngine(log_path=folder / "work.log", **options)
 
 
 def quantise_here(one):
@@ -196,7 +196,7 @@ def test_small_calibration_set_is_refused(merged, tmp_path):
     with pytest.raises(Permanent) as raised:
         quantise_here(order(merged, tmp_path, calibration=calibration))
     assert raised.value.code == "calibration_too_small"
-    assert "at least 256 are needed" in raised.value.reason
+    assert "the minimum is 256" in raised.value.reason
 
 
 def test_model_whose_logits_are_not_finite_is_refused(tmp_path):
@@ -242,11 +242,11 @@ async def test_cancelling_ends_the_child(merged, tmp_path):
 
 PARENT = """
 import asyncio, pathlib, sys
-from services.quantiser.adapters.child import ChildProcess
-from services.quantiser.ports import Order
+from services.quantiser.adapters.engine import ChildProcess
+from services.quantiser.ports import QuantisationJob
 
 folder = pathlib.Path(sys.argv[1])
-order = Order.model_validate_json((folder / "order.json").read_text())
+order = QuantisationJob.model_validate_json((folder / "order.json").read_text())
 child = ChildProcess(log_path=folder / "work.log", threads=1, memory_limit_bytes=None, timeout_s=240)
 asyncio.run(child.quantise(order, lambda *step: print(*step, flush=True)))
 """

@@ -13,9 +13,9 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from contracts.facts import QuantiseSettings
 from services.quantiser.adapters import autoawq, compression, evaluation, processor, quantise_worker
-from services.quantiser.domain import INSTRUCTION_SETS, QuantiserDefaults, plan_quantisation, shape_of
+from services.quantiser.domain import INSTRUCTION_SETS, QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.domain.precision import WITH_BFLOAT16
-from services.quantiser.ports import Order
+from services.quantiser.ports import QuantisationJob
 from tests.kit.models import tiny_base
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
@@ -34,8 +34,8 @@ def merged(tmp_path_factory):
 
 def order(merged, folder, variant):
     config = json.loads((merged / "config.json").read_text())
-    plan = plan_quantisation(variant, shape_of(config, "bfloat16"), SETTINGS, DEFAULTS)
-    return Order(plan=plan, merged=merged, output=merged if variant == "bf16" else folder / "output")
+    plan = plan_quantisation(variant, read_shape(config, "bfloat16"), SETTINGS, DEFAULTS)
+    return QuantisationJob(plan=plan, merged=merged, output=merged if variant == "bf16" else folder / "output")
 
 
 @contextmanager
@@ -120,11 +120,11 @@ def _tokenizer(folder):
 MEASURE = """
 import json, os, sys
 from services.quantiser.adapters import evaluation, quantise_worker
-from services.quantiser.ports import Order
+from services.quantiser.ports import QuantisationJob
 from shared.runtime import jobs
 from transformers import AutoTokenizer
 
-order, sets = Order.model_validate_json(sys.argv[1]), sys.argv[2].split(",")
+order, sets = QuantisationJob.model_validate_json(sys.argv[1]), sys.argv[2].split(",")
 tokenizer = AutoTokenizer.from_pretrained(order.merged)
 reference, variant = evaluation.load_reference(order.merged), evaluation.load_compressed(order.output)
 evaluation.load_reference = lambda _folder: reference

@@ -21,7 +21,7 @@ from contracts.facts import WorkProgressed as Progressed
 from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
 from contracts.services import EVENTS, durable_name
-from services.quantiser.app import LOOK_EVERY_S
+from services.quantiser.cancellation import CHECK_INTERVAL_S
 from shared.messaging.bus import publish_event
 from shared.messaging.topology import ACK_WAIT_S
 from shared.runtime.process import memory_bytes
@@ -108,7 +108,7 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
     _, again = await answers(js, VariantQuantised, count=2)
     assert again.data == made
     assert work_log.stat().st_size == size  # no child was started
-    assert not list((service.folder / "work" / "quantiser" / "rooms").iterdir())
+    assert not list((service.folder / "work" / "quantiser" / "scratch").iterdir())
 
 
 async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, merged, service):
@@ -195,8 +195,8 @@ async def test_kill_of_the_service_kills_the_child_and_a_new_one_finishes(js, st
     (answer,) = await answers(js, VariantQuantised)
     assert len(store.keys("manifests/variant/")) >= 1
     assert store.find(store.key_of(answer.data.manifest.uri)) is not None
-    rooms = service.folder / "work" / "quantiser" / "rooms"
-    await until(lambda: not list(rooms.iterdir()))  # also what the killed one left
+    scratch = service.folder / "work" / "quantiser" / "scratch"
+    await until(lambda: not list(scratch.iterdir()))  # also what the killed one left
 
 
 async def test_sigterm_in_the_middle_ends_the_child_and_gives_the_work_back(js, merged, stubbed):
@@ -264,14 +264,14 @@ async def test_end_of_the_release_ends_the_child_and_the_work_is_done_with(js, m
     (worker,) = await until(stubbed.workers)
     worker.suspend()  # so that it cannot finish first
     await publish_event(js, finished("r-0", "rejected"))  # another release
-    await asyncio.sleep(1.5 * LOOK_EVERY_S)
+    await asyncio.sleep(1.5 * CHECK_INTERVAL_S)
     assert worker.is_running()
     await publish_event(js, finished("r-2", "aborted"))
     await publish_event(js, request(merged, release_id="r-2"))
     await publish_event(js, finished("r-1", "rejected"))
     assert await acknowledged(js, 2) == 0
     assert not worker.is_running()
-    assert not list((stubbed.folder / "work" / "quantiser" / "rooms").iterdir())
+    assert not list((stubbed.folder / "work" / "quantiser" / "scratch").iterdir())
     await publish_event(js, request(merged, release_id="r-3", variant="bf16"))
     (answer,) = await answers(js, VariantQuantised)
     assert answer.data.variant == "bf16"  # the others left no fact: their releases are over

@@ -1,1 +1,1 @@
-"""What the benchmarker needs from outside, one file per technology."""
+"""Adapters, one file per technology."""

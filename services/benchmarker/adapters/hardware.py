@@ -1,4 +1,4 @@
-"""Reads what this machine is from the kernel."""
+"""Reads the hardware of this machine from the kernel."""
 
 import os
 import platform
@@ -9,11 +9,11 @@ from services.benchmarker.domain.hardware import Hardware
 
 
 def read_hardware(*, declared: str = "", proc: Path = Path("/proc")) -> Hardware:
-    """Describe this machine.
+    """Return the hardware of this machine.
 
     Args:
-        declared: Name of the serving fleet's hardware where it is another machine.
-        proc: Where the kernel's process file system is.
+        declared: Name of the serving fleet's hardware if it is another machine.
+        proc: Mount point of the kernel's process file system.
     """
     return Hardware(
         cpu=parse_cpu(_text(proc / "cpuinfo")) or platform.processor() or platform.machine(),
@@ -25,21 +25,21 @@ def read_hardware(*, declared: str = "", proc: Path = Path("/proc")) -> Hardware
 
 
 def parse_cpu(cpuinfo: str) -> str:
-    """Find the processor's model; empty where the kernel names none (some ARM machines)."""
-    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
-    return " ".join(found[1].split()) if found else ""
+    """Return the processor's model; empty if the kernel does not name it (some ARM machines)."""
+    match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
+    return " ".join(match[1].split()) if match else ""
 
 
 def parse_memory_bytes(meminfo: str) -> int:
-    """Find the machine's memory; 0 where it is not told."""
-    found = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+    """Return the machine's memory; 0 if it is unknown."""
+    match = re.search(r"^MemTotal:\s*(\d+) kB$", meminfo, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
 
 
 def parse_gpu(information: str) -> str:
-    """Find the model of one NVIDIA device."""
-    found = re.search(r"^Model:\s*(.+)$", information, re.MULTILINE)
-    return found[1].strip() if found else "unknown GPU"
+    """Return the model of one NVIDIA device."""
+    match = re.search(r"^Model:\s*(.+)$", information, re.MULTILINE)
+    return match[1].strip() if match else "unknown GPU"
 
 
 def _text(path: Path) -> str:

@@ -18,24 +18,24 @@ class StoredReports:
         self._store = store
 
     def find(self, output_key: str) -> tuple[BenchmarkReport, ArtifactRef] | None:
-        """Return the committed report of an output key."""
+        """Return the committed report of an output key; None if there is none."""
         key = manifest_key(KIND, output_key)
         if self._store.find(key) is None:
             return None
         return self._read(self._store.ref_to(key))
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
-        """Commit a report, and give back the one that stands."""
+        """Write a report, create-only, and return the committed one."""
         ref, created = self._store.put_manifest(manifest_key(KIND, report.output_key), report)
         return (report, ref) if created else self._read(ref)
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
-        """Return the windows of a variant's manifest; a base model's has none."""
+        """Return the windows of a variant's manifest; empty for the manifest of a base model."""
         variant = self._variant(manifest)
         return variant.held_out if variant else ()
 
     def measurement(self, manifest: ArtifactRef) -> Measurement | None:
-        """Return how a variant's quality was measured; a base model's was not."""
+        """Return how a variant's quality was measured; None for the manifest of a base model."""
         variant = self._variant(manifest)
         return variant.measurement if variant else None
 
@@ -47,7 +47,7 @@ class StoredReports:
             return None
 
     def evaluation(self, ref: ArtifactRef) -> bytes:
-        """Read an evaluation set, verified."""
+        """Return an evaluation set, verified."""
         return read_text_set(self._store, ref)
 
     def _read(self, ref: ArtifactRef) -> tuple[BenchmarkReport, ArtifactRef]:

@@ -24,7 +24,7 @@ PROMPT_LOGPROBS = "prompt_logprobs"
 
 
 class TritonEngine:
-    """Streams answers, and scores texts, through one channel per endpoint."""
+    """Streams answers and scores texts, through one channel per endpoint."""
 
     def __init__(self, channels: Channels) -> None:
         self._channels = channels
@@ -39,7 +39,7 @@ class TritonEngine:
         number: int,
         logprobs: bool = False,
     ) -> AsyncGenerator[Delta, None]:
-        """Stream one answer, greedily and past any end of text, so that both sides do the same work."""
+        """Stream one answer, greedy and past any end of text, so that both sides do the same work."""
         endpoint = served.endpoints[number % len(served.endpoints)]
         sampling = {"max_tokens": output_tokens, "temperature": 0.0, "ignore_eos": True}
         return generate(
@@ -47,44 +47,44 @@ class TritonEngine:
             served.target.triton_name,
             prompt,
             sampling,
-            # The load's own deadline covers the whole answer and comes first; these only keep a stream from staying.
+            # The deadline of the load covers the whole answer and expires first; these only end a stuck stream.
             deadlines=Deadlines(first_token_s=2 * timeout_s, inter_token_s=2 * timeout_s),
             logprobs=logprobs,
         )
 
     async def can_score(self, served: ServedTarget, *, timeout_s: float) -> bool:
-        """Return whether the target's backend gives log-probabilities of a prompt: ours does, Triton's own does not."""
+        """Return whether the backend returns log-probabilities of a prompt: ours does, Triton's own does not."""
         import grpc
         from tritonclient.grpc import service_pb2, service_pb2_grpc
 
         name = served.target.triton_name
         stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channels.get(served.endpoints[0]))
         try:
-            about = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
+            metadata = await stub.ModelMetadata(service_pb2.ModelMetadataRequest(name=name), timeout=timeout_s)
         except grpc.RpcError as error:
             raise classify_rpc_error(error, name) from error
-        return any(output.name == PROMPT_LOGPROBS for output in about.outputs)
+        return any(output.name == PROMPT_LOGPROBS for output in metadata.outputs)
 
     async def score(self, served: ServedTarget, token_ids: Sequence[int], *, timeout_s: float) -> tuple[float, ...]:
-        """Return the log-probability of every token but the first; the one that the engine adds to them is left."""
+        """Return the log-probability of every token but the first; the engine also generates one token, as it must."""
         name = served.target.triton_name
-        texts = {
+        inputs = {
             "text_input": "",
             "prompt_token_ids": json.dumps(list(token_ids)),
             "sampling_parameters": json.dumps({"max_tokens": 1, "temperature": 0.0}),
         }
-        request = build_request(name, texts, (*USUAL_FLAGS, "return_prompt_logprobs"))
+        request = build_request(name, inputs, (*USUAL_FLAGS, "return_prompt_logprobs"))
         channel, limits = self._channels.get(served.endpoints[0]), Deadlines(timeout_s, timeout_s)
-        found: Any = None
+        output: Any = None
         async with contextlib.aclosing(stream_responses(channel, request, limits)) as responses:
             async for response in responses:
-                found = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or found
-        numbers = [float(one) for one in found or () if isinstance(one, int | float)]
-        if len(numbers) != len(token_ids) - 1:
-            given = f"{len(numbers)} log-probabilities for a prompt of {len(token_ids)} tokens"
-            raise Transient("engine_failed", f"The engine of {name} gave {given}.")
-        return tuple(numbers)
+                output = read_json(raw_outputs(response).get(PROMPT_LOGPROBS, b"")) or output
+        logprobs = [float(value) for value in output or () if isinstance(value, int | float)]
+        if len(logprobs) != len(token_ids) - 1:
+            actual = f"{len(logprobs)} log-probabilities for a prompt of {len(token_ids)} tokens"
+            raise Transient("engine_failed", f"The engine of {name} returned {actual}.")
+        return tuple(logprobs)
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         """Close the channels to endpoints that are no longer measured."""
-        await self._channels.keep_only({endpoint for one in served for endpoint in one.endpoints})
+        await self._channels.keep_only({endpoint for target in served for endpoint in target.endpoints})

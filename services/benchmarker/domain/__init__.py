@@ -1,1 +1,1 @@
-"""Pure decisions: which load, what it measured, and what that means."""
+"""Pure decisions of the benchmarker: the plan of a load, its figures, and their verdicts."""

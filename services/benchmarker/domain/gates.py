@@ -1,4 +1,4 @@
-"""The verdict of each gate, with the numbers compared and why. No evidence is inconclusive, never a pass."""
+"""The verdict of each gate, with its numbers and its reason. Missing evidence is inconclusive, never a pass."""
 
 from collections.abc import Sequence
 
@@ -10,16 +10,16 @@ from services.benchmarker.domain.ratios import Comparison, pairs_needed
 from services.benchmarker.domain.statistics import MIN_COUNT
 
 MAX_ERROR_RATIO = 0.01
-"""Implied where the policy bounds the error ratio by no value of its own."""
+"""Bound of the error ratio if the policy has none."""
 
 
 def assess_gates(
     gates: Sequence[MetricGate], candidate: SideSummary, baseline: SideSummary, comparison: Comparison
 ) -> tuple[GateResult, ...]:
-    """Judge the candidate by every bound of every gate, and by the implied bound on errors.
+    """Return the result of every bound of every gate, and of the implied bound on errors.
 
-    Absolute bounds compare the measured figure. Ratio bounds compare the whole 95 % interval of the ratio: within
-    is a pass, beyond is a fail, across the limit is inconclusive.
+    Absolute bounds compare the measured figure. Ratio bounds compare the whole 95 % interval of the ratio: an interval
+    within the limit passes, one beyond it fails, and one across it is inconclusive.
     """
     results: list[GateResult] = []
     for gate in gates:
@@ -39,7 +39,7 @@ def assess_gates(
 
 
 def assess_overall(results: Sequence[GateResult]) -> Verdict:
-    """Sum up: one failure fails; else one without enough evidence makes it inconclusive; else it passes."""
+    """Return fail if any gate failed, else inconclusive if any gate lacks evidence, else pass."""
     verdicts = {result.verdict for result in results}
     if "fail" in verdicts:
         return "fail"
@@ -47,7 +47,7 @@ def assess_overall(results: Sequence[GateResult]) -> Verdict:
 
 
 def figure_of(summary: SideSummary, gate: MetricGate) -> float | None:
-    """Return the figure that a gate is about; None where the sample was too small for it."""
+    """Return the figure of a gate; None if the sample is too small for it."""
     if gate.metric == "error_ratio":
         return summary.errors / summary.requests if summary.requests else None
     answered = summary.requests - summary.errors
@@ -80,7 +80,7 @@ def _assess_ratio(gate: MetricGate, limit: float, comparison: Comparison, *, upp
         needed = pairs_needed(gate.statistic)
         reason = f"{comparison.pairs} pairs were answered on both sides; a ratio of {gate.name} needs {needed}."
         if comparison.pairs >= needed:
-            reason = f"{gate.name} has no ratio: the baseline's figure is zero, or too few answers have the figure."
+            reason = f"{gate.name} has no ratio: the baseline's figure is 0, or too few answers have the figure."
         return GateResult(name=name, verdict="inconclusive", limit=limit, reason=reason)
     verdict = _judge_interval(ratio, limit, upper=upper)
     interval = f"{ratio.value:.3f} (95 % interval {ratio.low:.3f} to {ratio.high:.3f}, {comparison.pairs} pairs)"
@@ -104,15 +104,15 @@ def _assess_error_ratio(
     gate: MetricGate, limit: float, candidate: SideSummary, baseline: SideSummary, *, upper: bool
 ) -> GateResult:
     name = f"{gate.name}.{'max' if upper else 'min'}_ratio"
-    ours, theirs = figure_of(candidate, gate), figure_of(baseline, gate)
-    if ours is None or theirs is None:
+    share, baseline_share = figure_of(candidate, gate), figure_of(baseline, gate)
+    if share is None or baseline_share is None:
         return GateResult(name=name, verdict="inconclusive", limit=limit, reason="No requests were measured.")
     shares = f"candidate {candidate.errors} of {candidate.requests}, baseline {baseline.errors} of {baseline.requests}"
-    # Compared without dividing: a baseline without errors has no ratio, but still allows none to the candidate.
-    within = ours <= limit * theirs if upper else ours >= limit * theirs
+    # Compared without dividing: a baseline without errors has no ratio, but allows the candidate no errors either.
+    within = share <= limit * baseline_share if upper else share >= limit * baseline_share
     relation = _relation(upper=upper, within=within)
     reason = f"Failed requests: {shares}; {relation} {limit:.4g} times the baseline's share."
-    value = ours / theirs if theirs else None
+    value = share / baseline_share if baseline_share else None
     return GateResult(name=name, verdict="pass" if within else "fail", value=value, limit=limit, reason=reason)
 
 

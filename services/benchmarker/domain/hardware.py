@@ -1,4 +1,4 @@
-"""What a measurement was made on: part of its identity, because figures of other hardware say nothing here."""
+"""The hardware of a measurement: a part of its identity, because figures of other hardware cannot be compared."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +15,7 @@ class Hardware:
         cores: Logical cores that may be used.
         memory_bytes: Memory of the machine.
         gpus: Models of the accelerators, one per device.
-        declared: What operations call the serving fleet, when it is not this machine.
+        declared: Name that operators give the serving fleet if it is not this machine.
     """
 
     cpu: str
@@ -25,12 +25,12 @@ class Hardware:
     declared: str = ""
 
     def fingerprint(self) -> str:
-        """Return one line that is the same on equal hardware; memory in whole GiB, so that a reboot changes nothing."""
+        """Return one line that is the same on equal hardware; memory in whole GiB, so that a reboot has no effect."""
         if self.declared:
             return self.declared
         gpus = ", ".join(f"{self.gpus.count(name)} x {name}" for name in sorted(set(self.gpus))) or "no GPU"
         return f"{self.cpu}, {self.cores} cores, {round(self.memory_bytes / _GIBIBYTE)} GiB, {gpus}"
 
     def to_data(self) -> dict[str, Any]:
-        """Return the parts as JSON data for the report."""
+        """Return the hardware as JSON data for the report."""
         return {**asdict(self), "gpus": list(self.gpus), "fingerprint": self.fingerprint()}

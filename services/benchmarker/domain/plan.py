@@ -1,4 +1,4 @@
-"""Plans a benchmark before anything is sent: its identity, its seed, and when which request arrives."""
+"""Plans a benchmark before anything is sent: its identity, its seed, and the arrival of each request."""
 
 import random
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from contracts.vocabulary import Deployable, Digest, digest_of_json
 from services.benchmarker.domain.records import SIDES, Side
 
 METHOD = "3"
-"""Part of every output key; raised when the way of measuring changes what is measured."""
+"""Part of every output key; increase it if a change of the method changes the figures."""
 
 
 @dataclass(frozen=True)
 class Arrival:
-    """When a request arrives, in seconds since the load began, at which side, and with which prompt."""
+    """The arrival of a request: seconds since the start of the load, side, and prompt."""
 
     at_s: float
     side: Side
@@ -23,7 +23,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """The identity of a measurement: the same plan is the same measurement, however often it is asked for."""
+    """The identity of a measurement: requests with the same plan get the same report."""
 
     output_key: Digest
     seed: int
@@ -32,28 +32,28 @@ class BenchmarkPlan:
 def plan_benchmark(staged: VariantStaged, *, hardware: str, prompts: Digest) -> BenchmarkPlan:
     """Return the identity of a measurement.
 
-    The key holds what was compared, how, on which hardware, and the attempt: a measurement may come out differently
-    when it is repeated, so a deliberate repetition has a key of its own. Endpoints and leases are left out.
+    The key includes what is compared, how, on which hardware, and the attempt: a repeated measurement may have other
+    results, so a deliberate repetition has a key of its own. Endpoints and leases are left out.
 
     Args:
-        staged: What is served, and the order that it answers.
+        staged: The served targets, and the request that they were staged for.
         hardware: Fingerprint of the hardware.
         prompts: Digest of the prompts.
     """
-    order: StageRequested = staged.request
+    request: StageRequested = staged.request
     key = digest_of_json(
         {
             "stage": "benchmark",
             "method": METHOD,
-            "candidate": _identity(order.candidate),
-            "baseline": _identity(order.baseline),
-            "load": order.load.model_dump(mode="json"),
-            "gates": [gate.model_dump(mode="json") for gate in order.gates],
-            "quality": order.quality.model_dump(mode="json") if order.quality else None,
-            "quality_gate": order.quality_gate.model_dump(mode="json") if order.quality_gate else None,
+            "candidate": _identity(request.candidate),
+            "baseline": _identity(request.baseline),
+            "load": request.load.model_dump(mode="json"),
+            "gates": [gate.model_dump(mode="json") for gate in request.gates],
+            "quality": request.quality.model_dump(mode="json") if request.quality else None,
+            "quality_gate": request.quality_gate.model_dump(mode="json") if request.quality_gate else None,
             "prompts": prompts,
-            "attempt": order.attempt,
-            "measurement_number": order.measurement_number,
+            "attempt": request.attempt,
+            "measurement_number": request.measurement_number,
             "hardware": hardware,
         }
     )
@@ -70,25 +70,25 @@ def _identity(deployable: Deployable) -> dict[str, str]:
 
 
 def plan_arrivals(*, requests: int, rate_rps: float, prompts: int, seed: int) -> tuple[Arrival, ...]:
-    """Plan the open-loop load of both sides: one Poisson process at twice the rate, cut into pairs.
+    """Return the open-loop load of both sides: one Poisson process at twice the rate, cut into pairs.
 
-    The two requests of a pair carry the same prompt and go to the two sides in random order, so that whatever the
-    machine does meanwhile hits both sides alike. Each side gets `requests` requests at `rate_rps` on average.
+    The two requests of a pair have the same prompt and go to the two sides in random order, so that disturbances of
+    the machine affect both sides alike. Each side gets `requests` requests at `rate_rps` on average.
 
     Args:
         requests: Requests per side.
         rate_rps: Mean arrivals per second and side.
-        prompts: How many prompts there are; they are used in shuffled rounds.
+        prompts: Number of prompts; they are used in shuffled rounds.
         seed: Makes the plan repeatable.
     """
-    chance = random.Random(seed)  # noqa: S311 - a repeatable load, not a secret
+    rng = random.Random(seed)  # noqa: S311 - a repeatable load, not a secret
     arrivals: list[Arrival] = []
     at_s = 0.0
-    round_: list[int] = []
+    remaining: list[int] = []
     for pair in range(requests):
-        round_ = round_ or chance.sample(range(prompts), prompts)
-        prompt = round_.pop()
-        for side in chance.sample(SIDES, len(SIDES)):
-            at_s += chance.expovariate(rate_rps * len(SIDES))
+        remaining = remaining or rng.sample(range(prompts), prompts)
+        prompt = remaining.pop()
+        for side in rng.sample(SIDES, len(SIDES)):
+            at_s += rng.expovariate(rate_rps * len(SIDES))
             arrivals.append(Arrival(at_s=at_s, side=side, pair=pair, prompt=prompt))
     return tuple(arrivals)

@@ -1,4 +1,4 @@
-"""The prompts of a benchmark: ours, or those of the model's own evaluation set."""
+"""The prompts of a benchmark: the default ones, or those of the model's own evaluation set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from contracts.text_sets import TextRecord, evaluation_records
 from contracts.vocabulary import Digest, digest_of_json
 
 CHARS_PER_TOKEN = 2.0
-"""A cautious lower bound; a prompt that might not fit the context by it is left out, not cut."""
+"""A conservative lower bound; a prompt that might not fit the context is left out, not cut."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Prompt:
 
     @property
     def chars(self) -> int:
-        """Length of everything that is said."""
+        """Return the length of all texts."""
         return len(self.text) + sum(len(message.content) for message in self.messages)
 
 
-def asked(question: str) -> Prompt:
+def ask_once(question: str) -> Prompt:
     """Return the prompt of one question."""
     return Prompt(messages=(Message("user", question),))
 
@@ -47,27 +47,27 @@ def digest_prompts(prompts: Sequence[Prompt]) -> Digest:
 
 
 def parse_evaluation(data: bytes) -> tuple[Prompt, ...]:
-    """Read an evaluation set: JSON lines, each a string, or an object with `messages`, `prompt` or `text`.
+    """Return the prompts of an evaluation set: JSON lines, each a string or an object.
 
-    `messages` and `prompt` go through the chat template, a string and `text` are sent as they are. Answers at the end
-    of a conversation are left out: they are what the model is to say.
+    An object has `messages`, `prompt` or `text`. `messages` and `prompt` are rendered with the chat template, a string
+    and `text` are sent unchanged. Answers at the end of a conversation are left out: the model generates them.
 
     Raises:
-        ValueError: A line is none of these, or there is no line; the message says which and why.
+        ValueError: A line has another format, or there is no line; the message says which and why.
     """
     return tuple(_prompt_of(record) for record in evaluation_records(data))
 
 
 def _prompt_of(record: TextRecord) -> Prompt:
     if record.prompt:
-        return asked(record.prompt)
-    messages = [Message(one["role"], one["content"]) for one in record.messages]
+        return ask_once(record.prompt)
+    messages = [Message(turn["role"], turn["content"]) for turn in record.messages]
     while messages and messages[-1].role == "assistant":
         messages.pop()
     return Prompt(messages=tuple(messages), text=record.text)
 
 
 def choose_fitting(prompts: Sequence[Prompt], *, context_tokens: int, output_tokens: int) -> tuple[Prompt, ...]:
-    """Leave out prompts that might not fit the smaller of the two contexts together with the answer."""
-    room = (context_tokens - output_tokens) * CHARS_PER_TOKEN
-    return tuple(prompt for prompt in prompts if prompt.chars <= room)
+    """Return the prompts that fit the context together with the answer, by a conservative estimate."""
+    limit_chars = (context_tokens - output_tokens) * CHARS_PER_TOKEN
+    return tuple(prompt for prompt in prompts if prompt.chars <= limit_chars)

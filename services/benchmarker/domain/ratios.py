@@ -1,4 +1,4 @@
-"""Candidate-to-baseline ratios with bootstrap intervals over pairs."""
+"""Ratios of candidate to baseline, with bootstrap intervals over pairs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from services.benchmarker.domain.records import RequestRecord
 from services.benchmarker.domain.statistics import MIN_COUNT, QUANTILES, span_s
 
 MIN_PAIRS = 20
-"""Least number of pairs for an interval; a bootstrap of fewer says little."""
+"""Least number of pairs for an interval; a bootstrap of fewer is not reliable."""
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-_CELLS = 4_000_000  # resampled values held at once; bounds memory to some 64 MB
+_CELLS = 4_000_000  # resampled values in memory at once: about 64 MB
 
 Floats = npt.NDArray[np.float64]
 Pair = tuple[RequestRecord, RequestRecord]
@@ -31,25 +31,25 @@ _LATENCIES: dict[str, Callable[[RequestRecord], float | None]] = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ratios by name (`ttft_ms.p95`), and over how many pairs that both sides answered."""
+    """Ratios by name (`ttft_ms.p95`), and the number of pairs that both sides answered."""
 
     pairs: int
     ratios: tuple[RatioInterval, ...]
 
     def find(self, name: str) -> RatioInterval | None:
-        """Return the ratio of a figure, None where there was too little for one."""
+        """Return the ratio of a figure; None if there were too few pairs."""
         return next((ratio for ratio in self.ratios if ratio.metric == name), None)
 
 
 def pairs_needed(statistic: Statistic) -> int:
-    """Return how many pairs a ratio of this statistic needs."""
+    """Return the number of pairs that a ratio of this statistic needs."""
     return max(MIN_PAIRS, MIN_COUNT[statistic])
 
 
 def compare(records: Sequence[RequestRecord], *, seed: int, resamples: int = RESAMPLES) -> Comparison:
-    """Compare the two sides over the pairs that both of them answered.
+    """Return the ratios of the two sides over the pairs that both of them answered.
 
-    Pairs are resampled whole, which keeps what both sides share, and in blocks of neighbours (circular block
+    Pairs are resampled whole, which keeps their common influences, and in blocks of neighbours (circular block
     bootstrap, length n^(1/3)), because requests that arrive close together wait for each other. The interval is
     the percentile interval at 95 %.
 
@@ -59,16 +59,16 @@ def compare(records: Sequence[RequestRecord], *, seed: int, resamples: int = RES
         resamples: Number of bootstrap resamples.
     """
     pairs = _answered_pairs(records)
-    found: list[RatioInterval] = []
+    ratios: list[RatioInterval] = []
     for metric, read in _LATENCIES.items():
-        both = [(read(one), read(other)) for one, other in pairs]
+        both = [(read(candidate), read(baseline)) for candidate, baseline in pairs]
         values = np.array([pair for pair in both if None not in pair], dtype=np.float64).reshape(-1, 2)
         for statistic in ("mean", *QUANTILES):
             if len(values) >= pairs_needed(statistic):
-                found += _ratio(f"{metric}.{statistic}", values, _reducer(statistic), seed, resamples)
+                ratios += _ratio(f"{metric}.{statistic}", values, _reducer(statistic), seed, resamples)
     if len(pairs) >= MIN_PAIRS:
-        found += _throughput(pairs, records, seed, resamples)
-    return Comparison(pairs=len(pairs), ratios=tuple(found))
+        ratios += _throughput(pairs, records, seed, resamples)
+    return Comparison(pairs=len(pairs), ratios=tuple(ratios))
 
 
 def _answered_pairs(records: Sequence[RequestRecord]) -> list[Pair]:
@@ -92,7 +92,8 @@ def _throughput(
     pairs: Sequence[Pair], records: Sequence[RequestRecord], seed: int, resamples: int
 ) -> list[RatioInterval]:
     spans = [span_s([record for record in records if record.side == side]) for side in ("candidate", "baseline")]
-    tokens = np.array([[one.output_tokens, other.output_tokens] for one, other in pairs], dtype=np.float64)
+    counts = [[candidate.output_tokens, baseline.output_tokens] for candidate, baseline in pairs]
+    tokens = np.array(counts, dtype=np.float64)
     return _ratio("tps_system", tokens / np.array(spans), _reducer("mean"), seed, resamples)
 
 
@@ -102,7 +103,7 @@ def _ratio(
     value = _divide(reduce(values[:, 0]), reduce(values[:, 1]))
     drawn = _resample(values, reduce, seed, resamples)
     if not np.isfinite(value) or not np.isfinite(drawn).all():
-        return []  # a baseline figure of zero has no ratio
+        return []  # a baseline figure of 0 has no ratio
     tail = (1.0 - CONFIDENCE) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])
     return [RatioInterval(metric=name, value=float(value), low=float(low), high=float(high))]
@@ -117,14 +118,14 @@ def _resample(values: Floats, reduce: Callable[[Floats], Floats], seed: int, res
     count = len(values)
     block = max(1, round(count ** (1.0 / 3.0)))
     blocks = -(-count // block)
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     offsets = np.arange(block)
     drawn: list[Floats] = []
-    left = resamples
-    while left > 0:
-        rows = min(left, max(1, _CELLS // count))
-        starts = chance.integers(0, count, size=(rows, blocks, 1))
-        places = ((starts + offsets) % count).reshape(rows, -1)[:, :count]
-        drawn.append(_divide(reduce(values[places, 0]), reduce(values[places, 1])))
-        left -= rows
+    remaining = resamples
+    while remaining > 0:
+        rows = min(remaining, max(1, _CELLS // count))
+        starts = rng.integers(0, count, size=(rows, blocks, 1))
+        indices = ((starts + offsets) % count).reshape(rows, -1)[:, :count]
+        drawn.append(_divide(reduce(values[indices, 0]), reduce(values[indices, 1])))
+        remaining -= rows
     return np.concatenate(drawn)

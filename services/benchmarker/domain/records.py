@@ -1,4 +1,4 @@
-"""What happened to one request of a benchmark."""
+"""The record of one request of a benchmark."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,26 +6,26 @@ from typing import Literal
 Side = Literal["candidate", "baseline"]
 SIDES: tuple[Side, Side] = ("candidate", "baseline")
 
-DISTURBED = frozenset({"endpoint_unreachable", "engine_dead"})
-"""Kinds of error that say the engine is gone, whatever was asked of it."""
+ENGINE_LOST = frozenset({"endpoint_unreachable", "engine_dead"})
+"""Kinds of error of a lost engine, independent of the request."""
 
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request, its instants in seconds since the load began.
+    """One request, with times in seconds since the start of the load.
 
     Attributes:
-        side: Which of the two targets it went to.
+        side: The target that it was sent to.
         pair: Number of the pair; the other side's request of the same pair has the same prompt.
         prompt: Index of the prompt.
-        scheduled_s: When it was to arrive, decided before the load began.
-        sent_s: When it was sent; later than scheduled only when the load generator itself is late.
-        first_s: When its first non-empty content came; None when none came.
-        last_s: When its last content came.
-        done_s: When the stream ended, with an answer or an error.
+        scheduled_s: Planned arrival, fixed before the start of the load.
+        sent_s: Time of sending; later than planned only if the load generator itself is late.
+        first_s: Time of the first non-empty content; None if there was none.
+        last_s: Time of the last content.
+        done_s: End of the stream, with an answer or an error.
         input_tokens: Tokens of the prompt, as the engine counts them.
         output_tokens: Tokens generated.
-        error: Kind of error (a code, or `timeout`, `empty`, `template`); None when it was answered.
+        error: Kind of error (a code, or `timeout`, `empty`, `template`); None if it was answered.
     """
 
     side: Side
@@ -42,28 +42,28 @@ class RequestRecord:
 
     @property
     def ttft_ms(self) -> float | None:
-        """Time to first token from the *scheduled* arrival, so that queueing is never omitted."""
+        """Return the time to first token since the *planned* arrival, so that queueing is included."""
         return self._since(self.scheduled_s, self.first_s)
 
     @property
     def send_ttft_ms(self) -> float | None:
-        """Time to first token from the send; differs from `ttft_ms` by the load generator's own lateness."""
+        """Return the time to first token since the sending; it excludes the delay of the load generator itself."""
         return self._since(self.sent_s, self.first_s)
 
     @property
     def itl_ms(self) -> float | None:
-        """Mean inter-token latency: (last - first) / (tokens - 1); None below two tokens."""
+        """Return the mean inter-token latency: (last - first) / (tokens - 1); None below two tokens."""
         between = self._since(self.first_s, self.last_s)
         return between / (self.output_tokens - 1) if between is not None and self.output_tokens > 1 else None
 
     @property
     def e2e_ms(self) -> float | None:
-        """Time from the scheduled arrival to the last content."""
+        """Return the time from the planned arrival to the last content."""
         return self._since(self.scheduled_s, self.last_s)
 
     @property
     def tps_request(self) -> float | None:
-        """Output tokens per second as this caller saw them, waiting included."""
+        """Return the output tokens per second of this request, waiting included."""
         whole_ms = self.e2e_ms
         return self.output_tokens / whole_ms * 1000.0 if whole_ms else None
 
@@ -73,10 +73,10 @@ class RequestRecord:
         return (end_s - begin_s) * 1000.0
 
 
-def is_disturbed(records: tuple[RequestRecord, ...]) -> bool:
-    """Return whether the measurement says nothing about the candidate: the *baseline's* engine went away.
+def has_lost_baseline(records: tuple[RequestRecord, ...]) -> bool:
+    """Return whether the *baseline's* engine was lost, so that the measurement says nothing about the candidate.
 
-    A candidate that loses its engine is a finding. Losing the yardstick is not, whatever became of the candidate
-    meanwhile: what takes down both is the machine.
+    A candidate that loses its engine fails. Without the baseline there is nothing to compare with, and a failure of
+    both points to the machine.
     """
-    return any(record.side == "baseline" and record.error in DISTURBED for record in records)
+    return any(record.side == "baseline" and record.error in ENGINE_LOST for record in records)

@@ -1,4 +1,4 @@
-"""From records to the report, and from the report to the fact."""
+"""Makes the report from the records, and the event from the report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,30 +27,30 @@ def make_report(
     started_at: datetime,
     duration_s: float,
 ) -> BenchmarkReport:
-    """Judge a measurement and write down everything that the judgement rests on."""
-    order = staged.request
+    """Return the report of a measurement: its verdict and everything that the verdict is based on."""
+    request = staged.request
     by_side: dict[Side, list[RequestRecord]] = {
         side: [record for record in records if record.side == side] for side in SIDES
     }
-    slo = slo_of(order.gates)
+    slo = slo_of(request.gates)
     candidate = summarise(staged.candidate.target, by_side["candidate"], slo)
     baseline = summarise(staged.baseline.target, by_side["baseline"], slo)
     comparison = compare(records, seed=plan.seed)
-    gates = assess_gates(order.gates, candidate, baseline, comparison)
-    served_gate = gate_of(served_quality, order.quality_gate, measured_again=order.measurement_number > 1)
+    gates = assess_gates(request.gates, candidate, baseline, comparison)
+    served_gate = gate_of(served_quality, request.quality_gate, measured_again=request.measurement_number > 1)
     gates = gates if served_gate is None else (*gates, served_gate)
     return BenchmarkReport(
         output_key=plan.output_key,
         target=staged.candidate.target,
         baseline=staged.baseline.target,
-        attempt=order.attempt,
-        measurement_number=order.measurement_number,
+        attempt=request.attempt,
+        measurement_number=request.measurement_number,
         hardware=hardware.to_data(),
-        load=order.load,
+        load=request.load,
         candidate_summary=candidate,
         baseline_summary=baseline,
         ratios=comparison.ratios,
-        quality=order.quality,
+        quality=request.quality,
         served_quality=served_quality,
         gates=gates,
         verdict=assess_overall(gates),
@@ -61,8 +61,8 @@ def make_report(
     )
 
 
-def announce(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
-    """Return the fact that a committed report becomes; the same report always becomes the same fact."""
+def to_event(report: BenchmarkReport, ref: ArtifactRef) -> VariantBenchmarked:
+    """Return the event of a committed report; the same report always leads to the same event."""
     return VariantBenchmarked(
         target=report.target,
         baseline=report.baseline,

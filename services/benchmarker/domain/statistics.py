@@ -1,4 +1,4 @@
-"""From records to figures: quantiles where the sample allows them, throughput and goodput."""
+"""Computes figures from records: quantiles if the sample is large enough, throughput and goodput."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,13 +12,13 @@ from services.benchmarker.domain.records import RequestRecord
 
 QUANTILES: dict[Statistic, float] = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
 MIN_COUNT: dict[Statistic, int] = {"mean": 1, "p50": 1, "p95": 20, "p99": 100}
-"""Least sample for each statistic: at least one observation is expected to lie beyond a tail quantile (n (1-q) >= 1).
-Below that a quantile is the maximum under another name, and is left out."""
+"""Least sample for each statistic, so that at least one observation is expected beyond a tail quantile (n (1-q) >= 1).
+In a smaller sample the quantile would be the maximum, and is left out."""
 
 
 @dataclass(frozen=True)
 class Slo:
-    """What one request must meet to count for goodput; None is no limit."""
+    """The limits that a request must meet to count for goodput; None is no limit."""
 
     ttft_ms: float | None = None
     itl_ms: float | None = None
@@ -36,7 +36,7 @@ class Slo:
 
 
 def slo_of(gates: Iterable[MetricGate]) -> Slo:
-    """Take each request's limits from the absolute bounds of the gates: the tightest per metric."""
+    """Return the limits of a request from the absolute bounds of the gates: the tightest per metric."""
     limits: dict[str, float] = {}
     for gate in gates:
         if gate.metric in ("ttft_ms", "itl_ms", "e2e_ms") and gate.max_value is not None:
@@ -48,32 +48,32 @@ def slo_of(gates: Iterable[MetricGate]) -> Slo:
 
 def quantile(ordered: Sequence[float], q: float) -> float:
     """Return a quantile of a sorted, non-empty sample, interpolated linearly between its neighbours."""
-    place = q * (len(ordered) - 1)
-    below = math.floor(place)
+    position = q * (len(ordered) - 1)
+    below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
     low, high = ordered[below], ordered[above]
-    return low + (high - low) * (place - below)
+    return low + (high - low) * (position - below)
 
 
 def describe(values: Iterable[float | None]) -> Statistics:
-    """Return mean and quantiles of the values that exist, each only where the sample is large enough for it."""
+    """Return mean and quantiles of the values that exist, each only if the sample is large enough for it."""
     ordered = sorted(value for value in values if value is not None)
     count = len(ordered)
     if count == 0:
         return Statistics(count=0)
-    found = {name: quantile(ordered, q) for name, q in QUANTILES.items() if count >= MIN_COUNT[name]}
-    return Statistics(count=count, mean=math.fsum(ordered) / count, **found)
+    quantiles = {name: quantile(ordered, q) for name, q in QUANTILES.items() if count >= MIN_COUNT[name]}
+    return Statistics(count=count, mean=math.fsum(ordered) / count, **quantiles)
 
 
 def span_s(records: Sequence[RequestRecord]) -> float:
-    """Return how long a side was under load: first scheduled arrival to last end."""
+    """Return the time that a side was under load: first planned arrival to last end, in seconds."""
     if not records:
         return 0.0
     return max(record.done_s for record in records) - min(record.scheduled_s for record in records)
 
 
 def summarise(target: Target, records: Sequence[RequestRecord], slo: Slo) -> SideSummary:
-    """Sum up one side. Latencies are those of answered requests; the others count as errors beside them."""
+    """Return the summary of one side: latencies of answered requests, and the number of errors."""
     seconds = span_s(records)
     answered = [record for record in records if record.error is None]
     tokens = sum(record.output_tokens for record in answered)

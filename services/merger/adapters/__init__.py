@@ -1,1 +1,1 @@
-"""One file per technology; everything that imports torch runs in a process of its own."""
+"""Adapters, one file per technology; modules that import torch run in the worker process only."""

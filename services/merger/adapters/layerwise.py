@@ -1,4 +1,4 @@
-"""Runs a model whose weights lie in the store: each module's are read when it is called, and let go after."""
+"""Runs a model whose weights are in the store: each module's are read when it is called and released afterwards."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ def base_name(name: str) -> str:
     return name.removeprefix("base_model.model.")
 
 
-def empty_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, str]]:
-    """List what a module needs when it is called and does not have: owner, name there, name in the base.
+def missing_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.nn.Module, str, str]]:
+    """Return the parameters that a module needs but does not hold, as (owner, name in the owner, name in the base).
 
-    A LoRA's layer looks into the layer that it wraps (DoRA takes the norm of its weight), so it needs that one's, too.
+    A LoRA layer also reads the layer that it wraps (DoRA takes the norm of its weight), so that layer's are included.
     """
     owners = [(name, module)]
     if isinstance(module, BaseTunerLayer):
@@ -35,14 +35,14 @@ def empty_parameters(name: str, module: torch.nn.Module) -> list[tuple[torch.nn.
 
 
 def read_on_demand(model: torch.nn.Module, load: Load) -> None:
-    """Let every module read its own weights when it is called."""
+    """Make every module read its own weights when it is called."""
     for name, module in model.named_modules():
-        needed = [] if name.endswith(".base_layer") else empty_parameters(name, module)
+        needed = [] if name.endswith(".base_layer") else missing_parameters(name, module)
         if needed:
-            _lend(module, needed, load)
+            _load_while_called(module, needed, load)
 
 
-def _lend(module: torch.nn.Module, needed: list[tuple[torch.nn.Module, str, str]], load: Load) -> None:
+def _load_while_called(module: torch.nn.Module, needed: list[tuple[torch.nn.Module, str, str]], load: Load) -> None:
     empty = [(owner, parameter, getattr(owner, parameter)) for owner, parameter, _ in needed]
 
     def before(_module: torch.nn.Module, _inputs: Any) -> None:
@@ -58,17 +58,17 @@ def _lend(module: torch.nn.Module, needed: list[tuple[torch.nn.Module, str, str]
 
 
 def read_all(model: torch.nn.Module, load: Load) -> None:
-    """Read all weights at once: for a model whose modules use each other's weights."""
+    """Read all weights at once, for a model whose modules use each other's weights."""
     for name, module in model.named_modules():
-        for owner, parameter, stored in empty_parameters(name, module):
+        for owner, parameter, stored in missing_parameters(name, module):
             setattr(owner, parameter, torch.nn.Parameter(load(stored), requires_grad=False))
 
 
-def logits_of(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return the float32 logits at every position of every prompt, all in one batch, so that weights are read once.
+def compute_logits(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the float32 logits at every position of every prompt, from one batch, so that weights are read once.
 
     Raises:
-        NotImplementedError: some weight was not there when it was used.
+        NotImplementedError: A weight was missing when it was used.
     """
     ids = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True)
     mask = torch.zeros_like(ids)
@@ -81,14 +81,17 @@ def logits_of(model: Any, prompts: Sequence[torch.Tensor]) -> list[torch.Tensor]
     return [logits[row, : len(prompt)].float() for row, prompt in enumerate(prompts)]
 
 
-def run(build: Callable[[], Any], load: Load, ask: Callable[[Any], Any]) -> Any:
-    """Ask a model that `build` gives empty; where reading on demand cannot work, with all its weights in memory."""
+def run_module_by_module(build: Callable[[], Any], load: Load, compute: Callable[[Any], Any]) -> Any:
+    """Return what `compute` returns for a model whose weights are read on demand.
+
+    `build` returns the model without weights. If reading on demand fails, all weights are read into memory.
+    """
     model = build()
     read_on_demand(model, load)
     try:
-        return ask(model)
-    except (NotImplementedError, RuntimeError):  # torch's words for a tensor without data
+        return compute(model)
+    except (NotImplementedError, RuntimeError):  # torch's errors for a tensor without data
         del model
     model = build()
     read_all(model, load)
-    return ask(model)
+    return compute(model)

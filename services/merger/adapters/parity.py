@@ -1,4 +1,4 @@
-"""Compares the logits of base plus LoRA, unmerged, with those of the merged model that came back from the store."""
+"""Compares the logits of base plus LoRA, unmerged, with those of the stored merged model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ def measure_parity(
     with_effect: bool,
     progress: Progress,
 ) -> Parity:
-    """Compare a model that is not merged with the merged one.
+    """Return the parity of a model that is not merged and the merged one.
 
     KL is KL(reference || merged), the mean over all positions, in nats.
 
@@ -32,43 +32,43 @@ def measure_parity(
         load_merged: Reads a weight of the merged model.
         prompts: Token ids.
         with_effect: Also compare with the base alone.
-        progress: Told models done and in all.
+        progress: Called with models done and in total.
 
     Raises:
-        ArithmeticError: either side gives logits that are not finite, or read a tensor that changed.
+        ArithmeticError: A model's logits are not finite, or a tensor that it read has changed.
     """
 
-    def ask_reference(model: Any) -> tuple[list[torch.Tensor], float | None]:
-        logits = layerwise.logits_of(model, prompts)
+    def compute_reference(model: Any) -> tuple[list[torch.Tensor], float | None]:
+        logits = layerwise.compute_logits(model, prompts)
         progress(1, 3)
         if not with_effect:
             return logits, None
         with model.disable_adapter():
-            return logits, compare(logits, layerwise.logits_of(model, prompts)).mean_kl
+            return logits, compare(logits, layerwise.compute_logits(model, prompts)).mean_kl
 
-    expected, effect = layerwise.run(reference, load, ask_reference)
+    expected, effect = layerwise.run_module_by_module(reference, load, compute_reference)
     progress(2, 3)
-    found = layerwise.run(merged, load_merged, lambda model: layerwise.logits_of(model, prompts))
+    actual = layerwise.run_module_by_module(merged, load_merged, lambda model: layerwise.compute_logits(model, prompts))
     progress(3, 3)
-    return compare(expected, found).model_copy(update={"effect_kl": effect})
+    return compare(expected, actual).model_copy(update={"effect_kl": effect})
 
 
-def compare(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> Parity:
-    """Reduce two lists of logits (positions by vocabulary) to the figures of parity.
+def compare(expected: Sequence[torch.Tensor], actual: Sequence[torch.Tensor]) -> Parity:
+    """Return the parity of two lists of logits (positions by vocabulary).
 
     Raises:
-        ArithmeticError: either side holds NaN or infinity.
+        ArithmeticError: One of them holds NaN or infinity.
     """
     largest, kl, agreeing, positions = 0.0, 0.0, 0, 0
-    for ours, theirs in zip(expected, found, strict=True):
-        if not bool(torch.isfinite(ours).all()) or not bool(torch.isfinite(theirs).all()):
+    for reference, merged in zip(expected, actual, strict=True):
+        if not bool(torch.isfinite(reference).all()) or not bool(torch.isfinite(merged).all()):
             msg = "the logits of one side hold NaN or infinity"
             raise ArithmeticError(msg)
-        largest = max(largest, float((ours - theirs).abs().max()))
-        log_p, log_q = torch.log_softmax(ours, dim=-1), torch.log_softmax(theirs, dim=-1)
+        largest = max(largest, float((reference - merged).abs().max()))
+        log_p, log_q = torch.log_softmax(reference, dim=-1), torch.log_softmax(merged, dim=-1)
         kl += float((log_p.exp() * (log_p - log_q)).sum())
-        agreeing += int((ours.argmax(dim=-1) == theirs.argmax(dim=-1)).sum())
-        positions += len(ours)
+        agreeing += int((reference.argmax(dim=-1) == merged.argmax(dim=-1)).sum())
+        positions += len(reference)
     return Parity(
         prompts=len(expected),
         max_abs_logit_difference=largest,

@@ -1,4 +1,4 @@
-"""A base on the meta device with the real LoRA around it: what PEFT expects, and PEFT's own merge of one layer."""
+"""The base without weights, wrapped in the real LoRA: which tensors PEFT expects, and PEFT's merge of one layer."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -17,21 +17,21 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.loading_report import LoadStateDictInfo
 
 from services.merger.adapters.tensors import Replacements
-from services.merger.domain import AdapterValues, Known
+from services.merger.domain import AdapterValues, ExpectedTensors
 
 ADAPTER = "default"
 SAVED_BUFFERS = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias|causal_mask)$")
-"""Masks that older versions of transformers saved with a model; this one names only some of them itself."""
+"""Masks that older versions of transformers saved with a model; the installed version lists only some of them."""
 META = torch.device("meta")
 
 
 def read_config(folder: Path) -> Any:
-    """Read a model's configuration, whichever version of the library wrote it; never code from its folder."""
+    """Return a model's configuration, whichever version of the library wrote it; code in its folder is not run."""
     return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def settings_of(config: Any) -> dict[str, Any]:
-    """Return all settings, also those that the library does not write: they may name code on a hub."""
+def all_settings(config: Any) -> dict[str, Any]:
+    """Return all settings, including those that the library does not write: they may name code on a hub."""
     parts = [config, *(part for name in config.sub_configs if (part := getattr(config, name, None)) is not None)]
     return {
         **config.to_dict(),
@@ -41,7 +41,7 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 
 def empty_base(folder: Path, rows: int | None = None) -> Any:
-    """Build a model's modules without any memory for their weights, with `rows` in its embedding if they changed."""
+    """Return a model without memory for its weights; `rows` is the size of its embedding if that changed."""
     config = read_config(folder)
     if rows is not None:
         config.get_text_config().vocab_size = rows
@@ -50,66 +50,66 @@ def empty_base(folder: Path, rows: int | None = None) -> Any:
 
 
 def tied_modules(model: Any) -> list[str]:
-    """Name the modules that share one matrix, the embedding first; empty where the base ties nothing."""
+    """Return the modules that share one matrix, the embedding first; empty if the base ties nothing."""
     if not model.config.get_text_config().tie_word_embeddings:
         return []
     shared = (model.get_input_embeddings(), model.get_output_embeddings())
-    return [name for one in shared for name, module in model.named_modules() if module is one]
+    return [name for tied in shared for name, module in model.named_modules() if module is tied]
 
 
-def known_weights(model: Any) -> Known:
-    """List the tensors that the files of a base may hold; the second of two tied ones need not be there."""
+def expected_tensors(model: Any) -> ExpectedTensors:
+    """Return the tensors that the files of a base may hold; the second of two tied ones may be missing."""
     state = model.state_dict()
-    return Known(
+    return ExpectedTensors(
         {name: tuple(tensor.shape) for name, tensor in state.items()},
         frozenset(name for name, tensor in state.items() if tensor.is_floating_point()),
         frozenset(f"{name}.weight" for name in tied_modules(model)[1:]),
     )
 
 
-def ignored_weights(model: Any, unknown: Iterable[str]) -> set[str]:
-    """Pick from the names that a model does not know those that transformers leaves out on loading, without a word.
+def ignored_tensors(model: Any, unknown: Iterable[str]) -> set[str]:
+    """Return those unknown tensors that transformers skips on loading without a warning.
 
-    Such are computed buffers that older versions saved (`rotary_emb.inv_freq`, attention masks), and heads that this
-    architecture has no use for (`mtp`).
+    These are computed buffers that older versions saved (`rotary_emb.inv_freq`, attention masks), and heads that the
+    architecture does not use (`mtp`).
     """
     names = set(unknown)
-    found = LoadStateDictInfo(set(), names, set(), [], {}, set())
-    model._adjust_missing_and_unexpected_keys(found)  # noqa: SLF001 - transformers tells it nowhere else
-    return {name for name in names if name not in found.unexpected_keys or SAVED_BUFFERS.search(name)}
+    loading = LoadStateDictInfo(set(), names, set(), [], {}, set())
+    model._adjust_missing_and_unexpected_keys(loading)  # noqa: SLF001 - transformers has no public function for it
+    return {name for name in names if name not in loading.unexpected_keys or SAVED_BUFFERS.search(name)}
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a LoRA's configuration yields on a base: tensors of its file, modules that it changes."""
+class ExpectedAdapter:
+    """The tensors of a LoRA's file and the modules that it changes, by its configuration and its base."""
 
     shapes: dict[str, tuple[int, ...]]
     modules: list[str]
 
 
-def expected_adapter(base: Path, adapter: Path, rows: int) -> Expected:
-    """Ask PEFT what a LoRA's configuration yields on this base.
+def expected_adapter(base: Path, adapter: Path, rows: int) -> ExpectedAdapter:
+    """Return the tensors and modules that PEFT derives from a LoRA's configuration on this base.
 
     Raises:
-        ValueError: PEFT cannot apply the configuration to this base at all.
+        ValueError: PEFT cannot apply the configuration to this base.
     """
     config = PeftConfig.from_pretrained(str(adapter))
     config.inference_mode = False
     wrapped = get_peft_model(empty_base(base, rows), config, adapter_name=ADAPTER, low_cpu_mem_usage=True)
     state = get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return Expected(shapes, [name for name, _ in adapted_modules(wrapped)])
+    return ExpectedAdapter(shapes, [name for name, _ in adapted_modules(wrapped)])
 
 
 def adapted_modules(wrapped: Any) -> Iterator[tuple[str, Any]]:
-    """List the modules that an adapter changes, under their names in the base."""
+    """Yield the modules that an adapter changes, with their names in the base."""
     for name, module in wrapped.base_model.model.named_modules():
         if isinstance(module, (BaseTunerLayer, ModulesToSaveWrapper)):
             yield name, module
 
 
-def read_values(adapter_weights: Path) -> AdapterValues:
-    """Look at every value of a LoRA: NaN, infinity, and modules whose A or B is zero."""
+def read_adapter_values(adapter_weights: Path) -> AdapterValues:
+    """Return which tensors of a LoRA hold NaN or infinity, and which modules have A or B equal to zero."""
     non_finite: list[str] = []
     zero: dict[str, bool] = {}
     other = False
@@ -123,13 +123,13 @@ def read_values(adapter_weights: Path) -> AdapterValues:
                 zero[module] = zero.get(module, False) or not bool(tensor.any())
             else:
                 other = True
-    idle = tuple(module for module, is_zero in zero.items() if is_zero)
-    return AdapterValues(tuple(non_finite), idle, len(zero), other)
+    zero_modules = tuple(module for module, is_zero in zero.items() if is_zero)
+    return AdapterValues(tuple(non_finite), zero_modules, len(zero), other)
 
 
 @contextmanager
-def adapters_stay_where_they_are() -> Iterator[None]:
-    """Keep PEFT from moving the real LoRA to the meta device of its base, which would empty it."""
+def adapters_kept_in_place() -> Iterator[None]:
+    """Keep PEFT from moving the real LoRA to the meta device of its base, which would discard its values."""
     original = BaseTunerLayer._move_adapter_to_device_of_base_layer  # noqa: SLF001 - PEFT has no switch for this
     BaseTunerLayer._move_adapter_to_device_of_base_layer = lambda *_args, **_kwargs: None  # noqa: SLF001
     try:
@@ -139,8 +139,8 @@ def adapters_stay_where_they_are() -> Iterator[None]:
 
 
 def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
-    """Build an empty base with the real LoRA around it."""
-    with adapters_stay_where_they_are():
+    """Return a base without weights, wrapped in the real LoRA."""
+    with adapters_kept_in_place():
         wrapped = PeftModel.from_pretrained(
             empty_base(base, rows), str(adapter), adapter_name=ADAPTER, low_cpu_mem_usage=True
         )
@@ -148,11 +148,11 @@ def load_unmerged(base: Path, adapter: Path, rows: int | None = None) -> Any:
 
 
 class LayerwiseMerge:
-    """Merges one tensor at a time, by PEFT's own code, in float32.
+    """Merges one tensor at a time with PEFT's own code, in float32.
 
     Args:
-        wrapped: An empty base with the real LoRA around it.
-        replacements: Tensors that take the place of some of the base's.
+        wrapped: A base without weights, wrapped in the real LoRA.
+        replacements: Tensors that replace some of the base's.
     """
 
     def __init__(self, wrapped: Any, replacements: Replacements | None = None) -> None:
@@ -165,22 +165,23 @@ class LayerwiseMerge:
                 self._saved |= {f"{name}.{parameter}": tensor.detach() for parameter, tensor in saved}
             else:
                 self._layers[f"{name}.weight"] = module
-        self._waiting = {*self._layers, *self._saved}
+        self._pending = {*self._layers, *self._saved}
 
     def changes(self, name: str) -> bool:
-        """Return whether the merged tensor is another one than the base's."""
+        """Return whether the merged tensor differs from the base's."""
         return name in self._layers or name in self._saved or name in self._replacements
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return the merged float32 tensor for a tensor of the base, or the tensor itself where nothing changes it.
+        """Return the merged float32 tensor for a tensor of the base; the tensor itself if nothing changes it.
 
-        Whether it is finite is seen once, when it is rounded: PEFT's own check takes longer than its merge.
+        The result is checked for NaN and infinity once, when it is rounded: PEFT's own check takes longer than its
+        merge.
         """
-        self._waiting.discard(name)
+        self._pending.discard(name)
         if name in self._saved:
             return self._saved[name]
-        brought = self._replacements.get(name)
-        weight = weight if brought is None else brought
+        replacement = self._replacements.get(name)
+        weight = weight if replacement is None else replacement
         module = self._layers.get(name)
         if module is None:
             return weight
@@ -196,6 +197,6 @@ class LayerwiseMerge:
         layer.weight = torch.nn.Parameter(torch.empty(weight.shape, device=META), requires_grad=False)
         return merged
 
-    def left_over(self) -> list[str]:
-        """Name the adapted tensors that never came by: their training would be lost."""
-        return sorted(self._waiting)
+    def unmerged(self) -> list[str]:
+        """Return the adapted tensors that were not merged: their training would be lost."""
+        return sorted(self._pending)

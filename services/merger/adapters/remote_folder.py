@@ -1,4 +1,4 @@
-"""A folder in the store, read in place: small files whole, weights by ranges, each verified against its digest."""
+"""A folder in the store, read without a local copy: small files whole, weights by ranges, verified by digest."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +10,11 @@ from services.merger.ports import Folder
 from shared.errors import Permanent
 from shared.storage.blobs import Store
 
-Count = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
-class Shelf:
-    """Gives the files of one folder."""
+class RemoteFolder:
+    """A folder in the object store, read without a local copy."""
 
     def __init__(self, store: Store, folder: Folder) -> None:
         self._store = store
@@ -23,56 +23,57 @@ class Shelf:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Size of each file in bytes."""
+        """Return the size of each file in bytes."""
         return {path: file.size_bytes for path, file in self._files.items()}
 
     def entry(self, path: str) -> FileEntry:
         """Return the manifest's entry of a file."""
         return self._files[path]
 
-    def fetch(self, paths: Sequence[str], into: Path, count: Count | None = None) -> Path:
-        """Download files into a local folder, verified."""
+    def fetch(self, paths: Sequence[str], into: Path, progress: OnProgress | None = None) -> Path:
+        """Download files into a local folder, verify them, and return the folder."""
         into.mkdir(parents=True, exist_ok=True)
-        self._store.fetch_files([self._files[path] for path in paths], into, self._prefix, count)
+        self._store.fetch_files([self._files[path] for path in paths], into, self._prefix, progress)
         return into
 
     def read(self, path: str, start: int, length: int) -> bytearray:
-        """Read a range of a file; the caller verifies it."""
+        """Return a range of a file; the caller verifies it."""
         out = bytearray(length)
         self._store.read_into(self._files[path], start, memoryview(out), self._prefix)
         return out
 
     def stream(self, path: str, lengths: Sequence[int]) -> Iterator[memoryview]:
-        """Return consecutive pieces of a whole file, the next one on its way while one is used.
+        """Yield consecutive pieces of a whole file; the next one is read while one is used.
 
-        A piece is only good until the next one is asked for: two buffers hold them in turn.
+        A piece is valid until the next one is requested: two buffers hold them in turn.
 
         Args:
             path: The file.
-            lengths: Sizes of the pieces; together they are the file.
+            lengths: Sizes of the pieces; their sum is the size of the file.
 
         Raises:
-            Permanent: `digest_mismatch`, after the last piece: what was made of the pieces must not be committed.
+            Permanent: `digest_mismatch`, after the last piece: results computed from the pieces must not be committed.
         """
         file, hasher = self._files[path], hashlib.sha256()
-        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
             pieces = self._pieces(file, lengths, hasher.update)
-            coming = ahead.submit(next, pieces, None)
-            while (piece := coming.result()) is not None:
-                coming = ahead.submit(next, pieces, None)
+            upcoming = reader.submit(next, pieces, None)
+            while (piece := upcoming.result()) is not None:
+                upcoming = reader.submit(next, pieces, None)
                 yield piece
-        found = f"sha256:{hasher.hexdigest()}"
-        if found != file.digest:
-            raise Permanent("digest_mismatch", f"{path} is {found}, announced as {file.digest}.", found=found)
+        actual = f"sha256:{hasher.hexdigest()}"
+        if actual != file.digest:
+            reason = f"{path} has the digest {actual}; its manifest says {file.digest}."
+            raise Permanent("digest_mismatch", reason, found=actual)
 
     def _pieces(
-        self, file: FileEntry, lengths: Sequence[int], saw: Callable[[memoryview], None]
+        self, file: FileEntry, lengths: Sequence[int], on_piece: Callable[[memoryview], None]
     ) -> Iterator[memoryview]:
-        rooms = [memoryview(bytearray(max(lengths))) for _ in range(min(2, len(lengths)))]
+        buffers = [memoryview(bytearray(max(lengths))) for _ in range(min(2, len(lengths)))]
         start = 0
         for number, length in enumerate(lengths):
-            piece = rooms[number % 2][:length]
+            piece = buffers[number % 2][:length]
             self._store.read_into(file, start, piece, self._prefix)
-            saw(piece)
+            on_piece(piece)
             start += length
             yield piece

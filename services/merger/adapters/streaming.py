@@ -1,4 +1,4 @@
-"""Writes a merged model shard by shard into the store: two shards and one float32 tensor in memory, never more."""
+"""Writes a merged model shard by shard into the store, with at most two shards and one float32 tensor in memory."""
 
 import json
 import math
@@ -12,13 +12,13 @@ import torch
 import xxhash
 
 from contracts.manifests import FileEntry
-from services.merger.adapters.remote_folder import Shelf
+from services.merger.adapters.remote_folder import RemoteFolder
 from services.merger.adapters.safetensors_header import write_header
 from services.merger.adapters.tensors import DTYPES, Digests, Span, is_finite, part_of, stream_tensors, tensor_of
 from services.merger.domain import (
     FLOATING_DTYPES,
     WEIGHTS_INDEX,
-    FolderFacts,
+    FolderMetadata,
     SaveDtype,
     TensorInfo,
     plan_shard_limit,
@@ -33,43 +33,43 @@ Progress = Callable[[int, int], None]
 
 
 class TensorMerge(Protocol):
-    """Gives the merged tensor for one tensor of the base."""
+    """Merges one tensor of the base at a time."""
 
     def changes(self, name: str) -> bool:
-        """Return whether a tensor must be merged as a whole; others may come in parts."""
+        """Return whether a tensor must be merged as a whole; others may be passed in parts."""
         ...
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Merge one tensor in float32, or give it back unchanged."""
+        """Return the merged float32 tensor, or the tensor itself if nothing changes it."""
         ...
 
-    def left_over(self) -> list[str]:
-        """Name what was not merged although it should have been."""
+    def unmerged(self) -> list[str]:
+        """Return the adapted tensors that were not merged."""
         ...
 
 
-class NoMerge:
-    """Full weights: every tensor is already what it must be."""
+class UnchangedWeights:
+    """Full weights: every tensor is kept as it is."""
 
     def changes(self, name: str) -> bool:  # noqa: ARG002 - the protocol's signature
-        """Nothing is changed."""
+        """Return False: nothing is changed."""
         return False
 
     def merge(self, name: str, weight: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the protocol's signature
-        """Return the tensor back."""
+        """Return the tensor itself."""
         return weight
 
-    def left_over(self) -> list[str]:
-        """Nothing is ever left over."""
+    def unmerged(self) -> list[str]:
+        """Return nothing: no tensor is merged."""
         return []
 
 
-class LeftOverError(Exception):
+class UnmergedModulesError(Exception):
     """A module that the adapter changes has no tensor in the base: its training would be lost."""
 
 
 class NonFiniteError(Exception):
-    """A tensor holds NaN or infinity, perhaps only since the saved dtype cannot hold its numbers."""
+    """A tensor holds NaN or infinity, possibly because its numbers exceed the range of the saved dtype."""
 
     def __init__(self, name: str, dtype: SaveDtype) -> None:
         super().__init__(f"{name} is not finite as {dtype}")
@@ -77,18 +77,18 @@ class NonFiniteError(Exception):
 
 
 class Shard:
-    """One file in memory, from its header to its last byte; tensors are rounded right into their place.
+    """One file in memory, header included; tensors are rounded directly into its buffer.
 
     Args:
-        tensors: What it will hold, in this order.
-        room: Where; at least `size_of` bytes.
+        tensors: Its tensors, in order.
+        buffer: At least `size_of` bytes.
     """
 
-    def __init__(self, tensors: Mapping[str, TensorInfo], room: bytearray) -> None:
+    def __init__(self, tensors: Mapping[str, TensorInfo], buffer: bytearray) -> None:
         header = write_header(tensors)
-        self.room, self.data = room, memoryview(room)[: self.size_of(tensors)]
+        self.buffer, self.data = buffer, memoryview(buffer)[: self.size_of(tensors)]
         self.data[: len(header)] = header
-        self._at = len(header)
+        self._position = len(header)
         self._tensors = tensors
         self._hasher = xxhash.xxh3_128()
         ends = accumulate((info.size_bytes for info in tensors.values()), initial=len(header))
@@ -101,29 +101,29 @@ class Shard:
 
     @property
     def is_full(self) -> bool:
-        """Everything is at its place."""
-        return self._at == len(self.data) and not self._ends
+        """Return whether all tensors were written."""
+        return self._position == len(self.data) and not self._ends
 
-    def place(self, name: str, tensor: torch.Tensor, dtype: SaveDtype) -> bytes | None:
-        """Round a tensor, or its next part, once to the saved dtype, at its place; give its digest once it is whole.
+    def append(self, name: str, tensor: torch.Tensor, dtype: SaveDtype) -> bytes | None:
+        """Round a tensor, or its next part, into the buffer; return its digest once it is complete.
 
         Raises:
-            NonFiniteError: it is not finite there.
-            ValueError: it has more numbers than there is room for.
+            NonFiniteError: It is not finite in the saved dtype.
+            ValueError: It has more numbers than the plan of this file allows.
         """
         info = self._tensors[name]
         size = tensor.numel() * DTYPES[info.dtype].itemsize
-        if self._at + size > self._ends[name]:
-            msg = f"there is no room for {tensor.numel()} numbers of {name}"
+        if self._position + size > self._ends[name]:
+            msg = f"{tensor.numel()} numbers of {name} exceed its planned size"
             raise ValueError(msg)
-        place = self.data[self._at : self._at + size]
+        target = self.data[self._position : self._position + size]
         part = part_of(info, Span(name, 0, size))
-        saved = tensor_of(place, part).copy_(tensor)
+        saved = tensor_of(target, part).copy_(tensor)
         if info.dtype in FLOATING_DTYPES and not is_finite(saved):
             raise NonFiniteError(name, dtype)
-        self._hasher.update(place)
-        self._at += size
-        if self._at < self._ends[name]:
+        self._hasher.update(target)
+        self._position += size
+        if self._position < self._ends[name]:
             return None
         del self._ends[name]
         digest = self._hasher.digest()
@@ -132,48 +132,48 @@ class Shard:
 
 
 class ShardWriter:
-    """Fills shards in order, and uploads each while the next one is filled."""
+    """Fills shards in order and uploads each while the next one is filled."""
 
     def __init__(self, store: Store, tensors: Mapping[str, TensorInfo], limit_bytes: int, dtype: SaveDtype) -> None:
         self._store, self._tensors, self._dtype = store, tensors, dtype
         sizes = [(name, info.size_bytes) for name, info in tensors.items()]
         self._plan = [{name: tensors[name] for name in names} for names in plan_shards(sizes, limit_bytes)]
-        self._rooms: SimpleQueue[bytearray] = SimpleQueue()
-        for first in range(min(2, len(self._plan))):  # one is filled while the other is sent, so shards take turns
-            self._rooms.put(bytearray(max(Shard.size_of(shard) for shard in self._plan[first::2])))
+        self._buffers: SimpleQueue[bytearray] = SimpleQueue()
+        for first in range(min(2, len(self._plan))):  # one is filled while the other is uploaded
+            self._buffers.put(bytearray(max(Shard.size_of(shard) for shard in self._plan[first::2])))
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="upload")
-        self._sending: Future[FileEntry] | None = None
+        self._upload: Future[FileEntry] | None = None
         self._shard: Shard | None = None
         self._index: dict[str, str] = {}
         self._files: list[FileEntry] = []
         self.digests: Digests = {}
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
-        """Place the next tensor, or its next part."""
-        position = len(self._files) + (self._sending is not None)
+        """Add the next tensor, or its next part."""
+        position = len(self._files) + (self._upload is not None)
         path = shard_name(position, len(self._plan))
         if self._shard is None:
-            self._shard = Shard(self._plan[position], self._rooms.get())
-        digest = self._shard.place(name, tensor, self._dtype)
+            self._shard = Shard(self._plan[position], self._buffers.get())
+        digest = self._shard.append(name, tensor, self._dtype)
         if digest is not None:
             self.digests[name] = digest
             self._index[name] = path
         if self._shard.is_full:
             self._wait()
-            self._sending = self._uploads.submit(self._send, self._shard, path)
+            self._upload = self._uploads.submit(self._send, self._shard, path)
             self._shard = None
 
     def _send(self, shard: Shard, path: str) -> FileEntry:
         try:
             return self._store.put_blob(shard.data, path)
         finally:
-            self._rooms.put(shard.room)
+            self._buffers.put(shard.buffer)
 
     def finish(self) -> list[FileEntry]:
-        """Wait until everything is stored; give all files, with the index that several shards need."""
+        """Wait until everything is stored; return all files, including the index that several shards need."""
         self._wait()
         if len(self._files) < len(self._plan):
-            raise AssertionError("some tensors were never placed")
+            raise AssertionError("some tensors were never added")
         self._uploads.shutdown()
         if len(self._files) > 1:
             total_bytes = sum(info.size_bytes for info in self._tensors.values())
@@ -183,15 +183,15 @@ class ShardWriter:
         return self._files
 
     def _wait(self) -> None:
-        if self._sending is not None:
-            self._files.append(self._sending.result())
-            self._sending = None
+        if self._upload is not None:
+            self._files.append(self._upload.result())
+            self._upload = None
 
 
 def write_merged(
     store: Store,
-    source: Shelf,
-    facts: FolderFacts,
+    source: RemoteFolder,
+    metadata: FolderMetadata,
     *,
     merge: TensorMerge,
     shapes: Mapping[str, tuple[int, ...]],
@@ -202,14 +202,14 @@ def write_merged(
     """Write every tensor of `source`, merged and rounded once to `dtype`, into the store.
 
     Args:
-        store: Where the shards go.
-        source: Where the tensors come from; each of its files is read once, in order, and verified.
-        facts: What `source` holds.
-        merge: Gives the merged tensor for each of them.
+        store: Destination of the shards.
+        source: Source of the tensors; each of its files is read once, in order, and verified.
+        metadata: Headers and configuration of `source`.
+        merge: Returns the merged tensor for each of them.
         shapes: Shapes in the merged model, where they differ from the source's.
-        dtype: What floating point is rounded to.
-        progress: Told tensors done and in all.
-        ignored: Tensors that are read, since their file is verified as a whole, but not written.
+        dtype: Dtype that floating-point tensors are rounded to.
+        progress: Called with tensors done and in total.
+        ignored: Tensors that are read, because their file is verified as a whole, but not written.
 
     Returns:
         The files, and the digests of the tensors that were read and of those that were written.
@@ -221,29 +221,29 @@ def write_merged(
     """
     planned = {
         name: saved_as(info, shapes.get(name, info.shape), dtype)
-        for name, info in without(facts.tensors, ignored).items()
+        for name, info in without(metadata.tensors, ignored).items()
     }
     limit_bytes = plan_shard_limit(
-        [facts.sizes[file.path] for file in facts.weights], sum(info.size_bytes for info in planned.values())
+        [metadata.sizes[file.path] for file in metadata.weights], sum(info.size_bytes for info in planned.values())
     )
     writer, read = ShardWriter(store, planned, limit_bytes, dtype), Digests()
-    for file in facts.weights:
+    for file in metadata.weights:
         for part in stream_tensors(source, file, read, merge.changes):
             if part.name in planned:
                 writer.add(part.name, merge.merge(part.name, part.tensor))
                 progress(len(writer.digests), len(planned))
-    if merge.left_over():
-        msg = f"{len(merge.left_over())} adapted modules have no weights in the base: {merge.left_over()[0]}"
-        raise LeftOverError(msg)
+    if merge.unmerged():
+        msg = f"{len(merge.unmerged())} adapted modules have no weights in the base: {merge.unmerged()[0]}"
+        raise UnmergedModulesError(msg)
     return writer.finish(), read, writer.digests
 
 
 def saved_as(info: TensorInfo, shape: tuple[int, ...], dtype: SaveDtype) -> TensorInfo:
-    """Return what a tensor will be once saved; only floating point changes its width."""
+    """Return the dtype, shape and size of a tensor once saved; only floating point changes its width."""
     kind = SAVED[dtype] if info.dtype in FLOATING_DTYPES else info.dtype
     return TensorInfo(kind, shape, math.prod(shape) * DTYPES[kind].itemsize)
 
 
 def dump_json(value: Mapping[str, Any]) -> bytes:
-    """Write JSON as `transformers` does: indented, sorted, with a last newline."""
+    """Return JSON in the format of `transformers`: indented, sorted, with a final newline."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

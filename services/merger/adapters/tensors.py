@@ -1,4 +1,4 @@
-"""Tensors out of the store: a file at a time in order, or one by its name."""
+"""Reads tensors from the store: all of a file in order, or one by its name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import torch
 import xxhash
 from safetensors import safe_open
 
-from services.merger.adapters.remote_folder import Shelf
-from services.merger.domain import FolderFacts, TensorInfo, WeightsFile
+from services.merger.adapters.remote_folder import RemoteFolder
+from services.merger.domain import FolderMetadata, TensorInfo, WeightsFile
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -25,15 +25,15 @@ DTYPES = {
 }
 RUN_BYTES = 16 * 1024 * 1024
 Digests = dict[str, bytes]
-"""XXH3 of the bytes of each tensor, taken while the SHA-256 of its whole file was verified.
+"""XXH3 of the bytes of each tensor, computed while the SHA-256 of its file is verified.
 
-It shows whether a second read brings the same bytes. It never leaves the process, so it need not withstand one who
-looks for collisions, and it costs a tenth of another SHA-256.
+It detects a second read that returns other bytes. It never leaves the process, so it need not resist attacks, and it
+costs a tenth of another SHA-256.
 """
 
 
 def tensor_of(data: bytearray | memoryview, info: TensorInfo) -> torch.Tensor:
-    """See bytes as a tensor, without a copy."""
+    """Return a tensor over bytes, without a copy."""
     dtype = DTYPES[info.dtype]
     if info.size_bytes == 0:
         return torch.empty(info.shape, dtype=dtype)
@@ -41,7 +41,10 @@ def tensor_of(data: bytearray | memoryview, info: TensorInfo) -> torch.Tensor:
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Return whether all numbers are finite: NaN and infinity reach the extremes, in 1/40 of `isfinite`'s time."""
+    """Return whether all numbers are finite.
+
+    NaN and infinity are always minimum or maximum, and `aminmax` takes 1/40 of the time of `isfinite`.
+    """
     if tensor.numel() == 0:
         return True
     lowest, highest = torch.aminmax(tensor)
@@ -52,7 +55,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
 class Part:
     """Consecutive numbers of a tensor: all of them in its shape, or the next ones of a large tensor, flat.
 
-    It is only good until the next one is asked for.
+    It is valid until the next one is requested.
     """
 
     name: str
@@ -69,49 +72,52 @@ class Span:
 
 
 def stream_tensors(
-    shelf: Shelf, file: WeightsFile, digests: Digests, is_needed_whole: Callable[[str], bool] = lambda _name: True
+    folder: RemoteFolder,
+    file: WeightsFile,
+    digests: Digests,
+    is_needed_whole: Callable[[str], bool] = lambda _name: True,
 ) -> Iterator[Part]:
-    """Return every tensor of a file in the order of its bytes, and note their digests.
+    """Yield every tensor of a file in the order of its bytes, and add their digests to `digests`.
 
     Args:
-        shelf: Where the file lies.
-        file: What its header says.
-        digests: Gets the digest of each tensor.
-        is_needed_whole: Says of a tensor that it must come in one part; others come in parts of at most `RUN_BYTES`.
+        folder: The folder of the file.
+        file: Its header.
+        digests: Receives the digest of each tensor.
+        is_needed_whole: Returns whether a tensor must be yielded in one part; others are cut at `RUN_BYTES`.
 
     Raises:
         Permanent: `digest_mismatch`, after the last tensor.
     """
     runs = plan_runs(file, is_needed_whole)
     lengths = [file.data_start, *(sum(span.size_bytes for span in run) for run in runs)]
-    pieces = shelf.stream(file.path, lengths)
+    pieces = folder.stream(file.path, lengths)
     next(pieces)  # the header, which was read before
     hasher = xxhash.xxh3_128()
     for run in runs:
-        piece, at = next(pieces), 0
+        piece, offset = next(pieces), 0
         for span in run:
-            info, data = file.tensors[span.name], piece[at : at + span.size_bytes]
+            info, data = file.tensors[span.name], piece[offset : offset + span.size_bytes]
             hasher.update(data)
             if span.start + span.size_bytes == info.size_bytes:
                 digests[span.name] = hasher.digest()
                 hasher.reset()
             yield Part(span.name, tensor_of(data, part_of(info, span)))
-            at += span.size_bytes
-    for _ in pieces:  # there is none: this is where the digest is held against the manifest
+            offset += span.size_bytes
+    for _ in pieces:  # there is none: exhausting the iterator verifies the digest of the file
         raise AssertionError(file.path)
 
 
 def part_of(info: TensorInfo, span: Span) -> TensorInfo:
-    """Describe a part of a tensor by itself."""
+    """Return dtype, shape and size of a part of a tensor."""
     if span.size_bytes == info.size_bytes:
         return info
     return TensorInfo(info.dtype, (span.size_bytes // DTYPES[info.dtype].itemsize,), span.size_bytes)
 
 
 def plan_runs(file: WeightsFile, is_needed_whole: Callable[[str], bool]) -> list[list[Span]]:
-    """Group the tensors of a file into reads of about `RUN_BYTES`: a read for each small tensor would take too long.
+    """Group the tensors of a file into reads of about `RUN_BYTES`: one read per small tensor would take too long.
 
-    A larger tensor that is not needed whole is cut into several.
+    A larger tensor that is not needed whole is cut into several reads.
     """
     runs: list[list[Span]] = []
     size = RUN_BYTES
@@ -129,7 +135,7 @@ def plan_runs(file: WeightsFile, is_needed_whole: Callable[[str], bool]) -> list
 
 @dataclass(frozen=True)
 class Replacements:
-    """Tensors that a checkpoint brings along in place of the base's: names of the base to names in its own file."""
+    """Tensors of a checkpoint that replace the base's: names in the base to names in the checkpoint's file."""
 
     file: Path
     names: Mapping[str, str]
@@ -138,44 +144,44 @@ class Replacements:
         return name in self.names
 
     def get(self, name: str) -> torch.Tensor | None:
-        """Return the tensor that takes the place of the base's `name`."""
+        """Return the tensor that replaces the base's `name`; None if there is none."""
         if name not in self.names:
             return None
-        with safe_open(str(self.file), framework="pt") as opened:
-            tensor: torch.Tensor = opened.get_tensor(self.names[name])
+        with safe_open(str(self.file), framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(self.names[name])
             return tensor
 
 
 class TensorReader:
-    """Reads single tensors as float32, each verified against the digest that was noted when its file was."""
+    """Reads single tensors as float32 and verifies each against the digest from the read of its whole file."""
 
     def __init__(
-        self, shelf: Shelf, facts: FolderFacts, digests: Digests, replacements: Replacements | None = None
+        self, folder: RemoteFolder, metadata: FolderMetadata, digests: Digests, replacements: Replacements | None = None
     ) -> None:
-        self._shelf = shelf
+        self._shelf = folder
         self._digests = digests
         self._replacements = replacements
-        self._where: dict[str, tuple[str, int, TensorInfo]] = {}
-        for file in facts.weights:
+        self._locations: dict[str, tuple[str, int, TensorInfo]] = {}
+        for file in metadata.weights:
             start = file.data_start
             for name, info in file.tensors.items():
-                self._where[name] = (file.path, start, info)
+                self._locations[name] = (file.path, start, info)
                 start += info.size_bytes
-        self.unread = set(self._where)
+        self.unread = set(self._locations)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._where
+        return name in self._locations
 
     def load(self, name: str) -> torch.Tensor:
-        """Read a tensor; floating point comes as float32.
+        """Return a tensor; floating point is converted to float32.
 
         Raises:
-            ArithmeticError: its bytes are not those that were seen when its file was verified.
+            ArithmeticError: Its bytes are not those that were read when its file was verified.
         """
-        brought = None if self._replacements is None else self._replacements.get(name)
-        if brought is not None:
-            return brought.float()
-        path, start, info = self._where[name]
+        replacement = None if self._replacements is None else self._replacements.get(name)
+        if replacement is not None:
+            return replacement.float()
+        path, start, info = self._locations[name]
         is_floating = DTYPES[info.dtype].is_floating_point
         out = torch.empty(info.shape, dtype=torch.float32 if is_floating else DTYPES[info.dtype])
         flat, hasher, done = out.view(-1), xxhash.xxh3_128(), 0
@@ -187,7 +193,7 @@ class TensorReader:
             flat[done // width : (done + length) // width].copy_(torch.frombuffer(piece, dtype=DTYPES[info.dtype]))
             done += length
         if hasher.digest() != self._digests[name]:
-            msg = f"{name} came back from the store with other bytes"
+            msg = f"the store returned other bytes of {name} than before"
             raise ArithmeticError(msg)
         self.unread.discard(name)
         return out

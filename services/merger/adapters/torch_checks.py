@@ -1,4 +1,4 @@
-"""The checks that need torch: what PEFT expects of a LoRA on this base, its values, its tokenizer."""
+"""The checks that need torch: the tensors that PEFT expects on this base, their values, and the tokenizer."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,28 +13,32 @@ from safetensors import safe_open
 from contracts.codes import Code
 from services.merger import domain
 from services.merger.adapters import peft_model, tokenizers
-from services.merger.adapters.inputs import Rooms, refuse
+from services.merger.adapters.inputs import MergeInputs
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.tensors import RUN_BYTES, Replacements, is_finite, stream_tensors, tensor_of
 from services.merger.ports import Rendering
+from services.merger.rejections import raise_rejection
 from shared.errors import Permanent, translate
 from shared.runtime.clock import SystemClock
-from shared.runtime.jobs import is_out_of_memory
+from shared.runtime.worker import is_out_of_memory
 
 CONFIG_UNUSABLE = "The checkpoint's config.json cannot be used"
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What the checks found out that the merge needs.
+class CheckResult:
+    """Results of the checks that the merge needs.
 
     Attributes:
-        ignored: Tensors of the files that no model is made of, so that the merged one does not get them.
-        shapes: Shapes in the merged model of the tensors that get another one.
+        vocabulary: The embedding of the merged model.
+        own_tokenizer: The merged model gets the checkpoint's tokenizer, not the base's.
+        replacements: Tensors of the LoRA's file that replace some of the base's.
+        ignored: Tensors of the files that the architecture does not use; they are not written.
+        shapes: Shapes in the merged model of the tensors that are resized.
         tied: Modules that share one matrix, the embedding first.
         token_ids: Special tokens that the configuration of full weights changes.
-        at: The instant that chat templates are told.
-        rendering: What the tokenizer that goes in makes of the probe conversation.
+        at: The instant that chat templates are rendered for.
+        rendering: The rendering by the tokenizer of the inputs.
         prompts: Token ids of the prompts of parity.
     """
 
@@ -50,210 +54,226 @@ class Checked:
     prompts: list[torch.Tensor]
 
 
-def check(rooms: Rooms) -> Checked:
-    """Hold a checkpoint against its base, tensor by tensor; raise Permanent where it does not fit."""
-    model, rows, tied = build_base(rooms.base)
-    known = peft_model.known_weights(model)
-    ignored = find_ignored(rooms, model, known)
-    refuse(domain.assess_base_tensors(domain.without(rooms.base_facts.tensors, ignored), known))
-    brought: dict[str, str] = {}
+def check(inputs: MergeInputs) -> CheckResult:
+    """Check a checkpoint against its base, tensor by tensor.
+
+    Raises:
+        Permanent: It does not fit the base, or its files cannot be read.
+    """
+    model, rows, tied = build_base(inputs.base)
+    expected = peft_model.expected_tensors(model)
+    ignored = find_ignored(inputs, model, expected)
+    raise_rejection(domain.assess_base_tensors(domain.without(inputs.base_metadata.tensors, ignored), expected))
+    included: dict[str, str] = {}
     token_ids: dict[str, Any] = {}
-    if rooms.order.kind == "full":
-        vocabulary, token_ids = check_full(rooms, rows, known, ignored)
+    if inputs.job.kind == "full":
+        vocabulary, token_ids = check_full(inputs, rows, expected, ignored)
     else:
-        vocabulary, brought = check_lora(rooms, rows, tied)
-    with tokenizers.limited():
-        base_size, tokenizer = compare_tokenizers(rooms)
-    refuse(domain.assess_vocabulary(tokenizer, base_size, vocabulary))
+        vocabulary, included = check_lora(inputs, rows, tied)
+    with tokenizers.time_limit():
+        base_size, tokenizer = compare_tokenizers(inputs)
+    raise_rejection(domain.assess_vocabulary(tokenizer, base_size, vocabulary))
     own = domain.takes_own_tokenizer(tokenizer, vocabulary)
-    source, at = rooms.checkpoint if own else rooms.base, SystemClock().now()
-    with tokenizers.limited():
+    source, at = inputs.checkpoint if own else inputs.base, SystemClock().now()
+    with tokenizers.time_limit():
         rendering, prompts = tokenizers.render(source, at), tokenizers.encode_prompts(source, domain.PARITY_PROMPTS, at)
-    if brought:
+    if included:
         same_rows = base_size if own or vocabulary.rows != rows else rows
-        refuse(domain.assess_base_copies(differing_copies(rooms, brought, tied, min(same_rows, vocabulary.rows))))
-        assess_twins(rooms, brought, tied)
-    if rooms.order.kind == "lora":
-        refuse(domain.assess_adapter_values(peft_model.read_values(rooms.adapter)))
+        raise_rejection(
+            domain.assess_base_copies(differing_copies(inputs, included, tied, min(same_rows, vocabulary.rows)))
+        )
+        reject_differing_copies(inputs, included, tied)
+    if inputs.job.kind == "lora":
+        raise_rejection(domain.assess_adapter_values(peft_model.read_adapter_values(inputs.adapter)))
     else:
-        refuse(domain.assess_finite(non_finite_weights(rooms, ignored)))
+        raise_rejection(domain.assess_finite(non_finite_weights(inputs, ignored)))
     shapes = {
         name: domain.resized(info.shape, vocabulary)
-        for name, info in rooms.base_facts.tensors.items()
-        if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and rooms.order.kind == "lora"
+        for name, info in inputs.base_metadata.tensors.items()
+        if domain.is_vocabulary(info, rows) and vocabulary.rows != rows and inputs.job.kind == "lora"
     }
-    replacements = Replacements(rooms.adapter, whole(brought, tied))
-    return Checked(vocabulary, own, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts)
+    replacements = Replacements(inputs.adapter, with_tied(included, tied))
+    return CheckResult(vocabulary, own, replacements, ignored, shapes, tied, token_ids, at, rendering, prompts)
 
 
 @contextmanager
-def judged_by_a_library(code: Code, what: str) -> Iterator[None]:
-    """Turn whatever a library raises about a checkpoint's files into a refusal that names its kind.
+def library_errors_as(code: Code, what: str) -> Iterator[None]:
+    """Convert any error of a library about a checkpoint's files into a rejection that names the kind of error.
 
-    Only around a library's own look at them: it raises what it likes, and a defect of ours must not look like this.
+    Use it around calls of a library only: a defect of our own code must not become a rejection.
 
     Raises:
-        Permanent: with this code; `what` begins its sentence.
+        Permanent: With this code; `what` begins its sentence.
     """
     try:
         yield
     except BaseException as error:
-        is_panic = type(error).__name__ == "PanicException"  # Rust's own, which is no Exception to Python
+        is_panic = type(error).__name__ == "PanicException"  # of Rust; it does not derive from Exception
         if not (isinstance(error, Exception) or is_panic):
             raise
-        if is_out_of_memory(error) or translate(error) is not None:  # no fault of the checkpoint's
+        if is_out_of_memory(error) or translate(error) is not None:  # not caused by the checkpoint
             raise
         raise Permanent(code, f"{what}: {type(error).__name__}: {first_line(error)}.") from error
 
 
 def build_base(folder: Path) -> tuple[Any, int, list[str]]:
-    """Build the base, empty; give it, the rows of its embedding, and the modules that share one matrix.
+    """Return the base without weights, the rows of its embedding, and the modules that share one matrix.
 
     Raises:
         Permanent: `unsupported_architecture`.
     """
-    with judged_by_a_library("unsupported_architecture", "The base cannot be built"):
+    with library_errors_as("unsupported_architecture", "The base cannot be built"):
         model = peft_model.empty_base(folder)
         return model, model.config.get_text_config().vocab_size, peft_model.tied_modules(model)
 
 
-def find_ignored(rooms: Rooms, model: Any, known: domain.Known) -> set[str]:
-    """Name the tensors of both folders that transformers leaves out on loading."""
-    found = {*rooms.base_facts.tensors}
-    if rooms.order.kind == "full":
-        found |= {*rooms.checkpoint_facts.tensors}
-    return peft_model.ignored_weights(model, found - known.shapes.keys())
+def find_ignored(inputs: MergeInputs, model: Any, expected: domain.ExpectedTensors) -> set[str]:
+    """Return the tensors of both folders that transformers skips on loading."""
+    names = {*inputs.base_metadata.tensors}
+    if inputs.job.kind == "full":
+        names |= {*inputs.checkpoint_metadata.tensors}
+    return peft_model.ignored_tensors(model, names - expected.shapes.keys())
 
 
 def check_full(
-    rooms: Rooms, base_rows: int, known: domain.Known, ignored: set[str]
+    inputs: MergeInputs, base_rows: int, expected: domain.ExpectedTensors, ignored: set[str]
 ) -> tuple[domain.Vocabulary, dict[str, Any]]:
-    """Hold full weights and their settings against the base, whose embedding they may have resized.
+    """Check full weights and their settings against the base, whose embedding they may have resized.
 
     Returns:
         Their vocabulary, and the special tokens that their configuration changes.
 
     Raises:
-        Permanent: they do not fit, or nothing can be built from their settings.
+        Permanent: They do not fit, or no model can be built from their settings.
     """
-    base = domain.without(rooms.base_facts.tensors, ignored)
-    found = domain.without(rooms.checkpoint_facts.tensors, ignored)
-    base_config = peft_model.read_config(rooms.base)
-    with judged_by_a_library("base_mismatch", CONFIG_UNUSABLE):
-        config = peft_model.read_config(rooms.checkpoint)
-    refuse(domain.assess_full_config(peft_model.settings_of(config), peft_model.settings_of(base_config)))
-    if domain.GENERATION_CONFIG in rooms.checkpoint_shelf.sizes:
-        generation = rooms.checkpoint / domain.GENERATION_CONFIG
+    base = domain.without(inputs.base_metadata.tensors, ignored)
+    tensors = domain.without(inputs.checkpoint_metadata.tensors, ignored)
+    base_config = peft_model.read_config(inputs.base)
+    with library_errors_as("base_mismatch", CONFIG_UNUSABLE):
+        config = peft_model.read_config(inputs.checkpoint)
+    raise_rejection(domain.assess_full_config(peft_model.all_settings(config), peft_model.all_settings(base_config)))
+    if domain.GENERATION_CONFIG in inputs.checkpoint_folder.sizes:
+        generation = inputs.checkpoint / domain.GENERATION_CONFIG
         if read_config(generation) is None:
-            raise Permanent("truncated_weights", f"The checkpoint's {generation.name} is no JSON object.")
-    vocabulary = domain.plan_vocabulary(found, base, base_rows)
-    expected = {name: domain.resized(info.shape, vocabulary) for name, info in base.items()}
-    refuse(domain.assess_full_tensors(found, base, expected))
-    refuse(domain.assess_floating(found, known))
+            reason = f"The checkpoint's {generation.name} is not a JSON object."
+            raise Permanent("truncated_weights", reason)
+    vocabulary = domain.plan_vocabulary(tensors, base, base_rows)
+    shapes = {name: domain.resized(info.shape, vocabulary) for name, info in base.items()}
+    raise_rejection(domain.assess_full_tensors(tensors, base, shapes))
+    raise_rejection(domain.assess_floating(tensors, expected))
     text, base_text = config.get_text_config(), base_config.get_text_config()
-    refuse(domain.assess_declared_rows(text.vocab_size, vocabulary))
-    with judged_by_a_library("base_mismatch", CONFIG_UNUSABLE):
-        peft_model.empty_base(rooms.checkpoint)
-    pairs = ((text, base_text), (config, base_config))  # one and the same, unless a model has parts
-    changed = [domain.changed_token_ids(one.to_dict(), other.to_dict()) for one, other in pairs]
-    return vocabulary, {**changed[0], **changed[1]}
+    raise_rejection(domain.assess_declared_rows(text.vocab_size, vocabulary))
+    with library_errors_as("base_mismatch", CONFIG_UNUSABLE):
+        peft_model.empty_base(inputs.checkpoint)
+    text_ids = domain.changed_token_ids(text.to_dict(), base_text.to_dict())
+    return vocabulary, {**text_ids, **domain.changed_token_ids(config.to_dict(), base_config.to_dict())}
 
 
-def non_finite_weights(rooms: Rooms, ignored: set[str]) -> list[str]:
-    """Name the tensors of full weights that hold NaN or infinity; every byte is read and verified."""
-    found: dict[str, None] = {}
-    for file in rooms.checkpoint_facts.weights:
-        for part in stream_tensors(rooms.checkpoint_shelf, file, {}, lambda _name: False):
+def non_finite_weights(inputs: MergeInputs, ignored: set[str]) -> list[str]:
+    """Return the tensors of full weights that hold NaN or infinity; every byte is read and verified."""
+    names: dict[str, None] = {}
+    for file in inputs.checkpoint_metadata.weights:
+        for part in stream_tensors(inputs.checkpoint_folder, file, {}, lambda _name: False):
             if part.name not in ignored and part.tensor.is_floating_point() and not is_finite(part.tensor):
-                found[part.name] = None
-    return list(found)
+                names[part.name] = None
+    return list(names)
 
 
-def check_lora(rooms: Rooms, base_rows: int, tied: list[str]) -> tuple[domain.Vocabulary, dict[str, str]]:
-    """Hold a LoRA's tensors against what PEFT expects; give its vocabulary, and the embeddings that it brings along."""
-    found, base = rooms.checkpoint_facts.tensors, dict(rooms.base_facts.tensors)
+def check_lora(inputs: MergeInputs, base_rows: int, tied: list[str]) -> tuple[domain.Vocabulary, dict[str, str]]:
+    """Check a LoRA's tensors against those that PEFT expects.
+
+    Returns:
+        Its vocabulary, and the tensors of the base that its file includes: names in the base to names in the file.
+
+    Raises:
+        Permanent: They do not fit, or PEFT cannot apply the configuration.
+    """
+    tensors, base = inputs.checkpoint_metadata.tensors, dict(inputs.base_metadata.tensors)
     for alias in tied[1:]:
         base.setdefault(f"{alias}.weight", base[f"{tied[0]}.weight"])
     vocabulary = domain.plan_vocabulary(
-        {domain.base_tensor_name(name): info for name, info in found.items()}, base, base_rows
+        {domain.base_tensor_name(name): info for name, info in tensors.items()}, base, base_rows
     )
-    with judged_by_a_library("truncated_weights", f"{domain.ADAPTER_WEIGHTS} cannot be read"):
-        safe_open(str(rooms.adapter), framework="pt")
-    with judged_by_a_library("adapter_keys_mismatch", "PEFT cannot apply this configuration to the base"):
-        expected = peft_model.expected_adapter(rooms.base, rooms.checkpoint, vocabulary.rows)
-    refuse(domain.assess_tied(expected.modules, tied))
-    names = {name: domain.base_tensor_name(name) for name in found.keys() - expected.shapes.keys()}
-    brought = {original: name for name, original in names.items() if original in base}
+    with library_errors_as("truncated_weights", f"{domain.ADAPTER_WEIGHTS} cannot be read"):
+        safe_open(str(inputs.adapter), framework="pt")
+    with library_errors_as("adapter_keys_mismatch", "PEFT cannot apply this configuration to the base"):
+        expected = peft_model.expected_adapter(inputs.base, inputs.checkpoint, vocabulary.rows)
+    raise_rejection(domain.assess_tied(expected.modules, tied))
+    names = {name: domain.base_tensor_name(name) for name in tensors.keys() - expected.shapes.keys()}
+    included = {original: name for name, original in names.items() if original in base}
     own = {
         name: info
-        for name, info in found.items()
-        if name not in brought.values() and (domain.twin_of(name) or "") not in expected.shapes
+        for name, info in tensors.items()
+        if name not in included.values() and (domain.duplicate_of(name) or "") not in expected.shapes
     }
-    refuse(domain.assess_adapter_tensors(own, expected.shapes))
-    shapes = {name: domain.resized(base[original].shape, vocabulary) for original, name in brought.items()}
-    refuse(domain.first_shape_mismatch(found, shapes))
+    raise_rejection(domain.assess_adapter_tensors(own, expected.shapes))
+    shapes = {name: domain.resized(base[original].shape, vocabulary) for original, name in included.items()}
+    raise_rejection(domain.first_shape_mismatch(tensors, shapes))
     if vocabulary.rows != base_rows:
-        saved = {domain.base_tensor_name(name) for name in found}
-        refuse(domain.assess_resized(saved, rooms.base_facts.tensors, tied, vocabulary))
-    return vocabulary, brought
+        saved = {domain.base_tensor_name(name) for name in tensors}
+        raise_rejection(domain.assess_resized(saved, inputs.base_metadata.tensors, tied, vocabulary))
+    return vocabulary, included
 
 
-def whole(brought: Mapping[str, str], tied: list[str]) -> dict[str, str]:
-    """Let one of two tied matrices that a LoRA brings along stand for both."""
-    names = dict(brought)
-    mates = [f"{name}.weight" for name in tied]
-    for mate in mates:
-        given = next((names[one] for one in mates if one in names), None)
-        if given is not None:
-            names.setdefault(mate, given)
+def with_tied(included: Mapping[str, str], tied: list[str]) -> dict[str, str]:
+    """Return the included tensors, where one of two tied matrices stands for both."""
+    names = dict(included)
+    shared = [f"{name}.weight" for name in tied]
+    matrix = next((names[name] for name in shared if name in names), None)
+    if matrix is not None:
+        names = {**dict.fromkeys(shared, matrix), **names}
     return names
 
 
-def differing_copies(rooms: Rooms, brought: Mapping[str, str], tied: list[str], rows: int) -> list[str]:
-    """Name the tensors of the base that a LoRA's file brings along with other values in their first `rows`."""
-    found = []
-    for original, name in sorted(brought.items()):
-        is_alias = original not in rooms.base_facts.tensors
-        if not same_rows(rooms, f"{tied[0]}.weight" if is_alias else original, name, rows):
-            found.append(original)
-    return found
+def differing_copies(inputs: MergeInputs, included: Mapping[str, str], tied: list[str], rows: int) -> list[str]:
+    """Return the tensors of the base that a LoRA's file includes with other values in their first `rows`."""
+    names = []
+    for original, name in sorted(included.items()):
+        is_alias = original not in inputs.base_metadata.tensors
+        if not same_rows(inputs, f"{tied[0]}.weight" if is_alias else original, name, rows):
+            names.append(original)
+    return names
 
 
-def same_rows(rooms: Rooms, original: str, name: str, rows: int) -> bool:
-    """Compare the first rows of a tensor of the base with a LoRA's copy of it, a few at a time."""
-    file, start, info = rooms.base_facts.locate(original)
+def same_rows(inputs: MergeInputs, original: str, name: str, rows: int) -> bool:
+    """Return whether the first rows of a tensor of the base equal a LoRA's copy of it; a few are read at a time."""
+    file, start, info = inputs.base_metadata.locate(original)
     count = info.shape[0] if len(info.shape) < 2 else min(rows, info.shape[0])
     width = info.size_bytes // max(1, info.shape[0])
     step = max(1, RUN_BYTES // max(1, width))
-    with safe_open(str(rooms.adapter), framework="pt") as opened:
-        copy = opened.get_slice(name)
-        for at in range(0, count, step):
-            size = min(step, count - at)
-            data = rooms.base_shelf.read(file, start + at * width, size * width)
+    with safe_open(str(inputs.adapter), framework="pt") as adapter:
+        copy = adapter.get_slice(name)
+        for row in range(0, count, step):
+            size = min(step, count - row)
+            data = inputs.base_folder.read(file, start + row * width, size * width)
             part = tensor_of(data, domain.TensorInfo(info.dtype, (size, *info.shape[1:]), size * width))
-            if not torch.equal(copy[at : at + size].float(), part.float()):
+            if not torch.equal(copy[row : row + size].float(), part.float()):
                 return False
     return True
 
 
-def assess_twins(rooms: Rooms, brought: Mapping[str, str], tied: list[str]) -> None:
-    """Refuse two different copies of what is one matrix in this base."""
-    copies = [brought[f"{name}.weight"] for name in tied if f"{name}.weight" in brought]
-    with safe_open(str(rooms.adapter), framework="pt") as opened:
-        if len(copies) > 1 and not torch.equal(opened.get_tensor(copies[0]), opened.get_tensor(copies[1])):
-            refuse(domain.assess_tied(tied, tied))
-
-
-def compare_tokenizers(rooms: Rooms) -> tuple[int, domain.TokenizerFacts | None]:
-    """Hold the checkpoint's own tokenizer against the base's.
+def reject_differing_copies(inputs: MergeInputs, included: Mapping[str, str], tied: list[str]) -> None:
+    """Reject two different copies of a matrix that the base ties.
 
     Raises:
-        Permanent: `tokenizer_changed` when one cannot be loaded.
+        Permanent: `tied_embedding_lora`.
     """
-    with judged_by_a_library("tokenizer_changed", "The tokenizer cannot be loaded"):
-        return tokenizers.compare_tokenizers(rooms.base, rooms.checkpoint)
+    copies = [included[f"{name}.weight"] for name in tied if f"{name}.weight" in included]
+    with safe_open(str(inputs.adapter), framework="pt") as adapter:
+        if len(copies) > 1 and not torch.equal(adapter.get_tensor(copies[0]), adapter.get_tensor(copies[1])):
+            raise_rejection(domain.assess_tied(tied, tied))
+
+
+def compare_tokenizers(inputs: MergeInputs) -> tuple[int, domain.TokenizerComparison | None]:
+    """Compare the checkpoint's own tokenizer with the base's; see `tokenizers.compare_tokenizers`.
+
+    Raises:
+        Permanent: `tokenizer_changed` if one of them cannot be loaded.
+    """
+    with library_errors_as("tokenizer_changed", "The tokenizer cannot be loaded"):
+        return tokenizers.compare_tokenizers(inputs.base, inputs.checkpoint)
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten a library's message to what fits into one sentence."""
+    """Return the first line of an error's message, shortened to fit into a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:300]

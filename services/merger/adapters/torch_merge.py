@@ -1,4 +1,4 @@
-"""The heavy step itself: every tensor, merged by PEFT's own code, from the store into shards in the store."""
+"""Writes the merged model: every tensor, merged by PEFT's own code, from the store into shards in the store."""
 
 import json
 from collections.abc import Callable
@@ -8,23 +8,23 @@ from typing import Any
 
 from contracts.manifests import FileEntry
 from services.merger import domain
-from services.merger.adapters.inputs import Rooms
+from services.merger.adapters.inputs import MergeInputs
 from services.merger.adapters.peft_model import LayerwiseMerge, load_unmerged
 from services.merger.adapters.safetensors_header import read_config
 from services.merger.adapters.streaming import (
-    LeftOverError,
-    NoMerge,
     NonFiniteError,
     TensorMerge,
+    UnchangedWeights,
+    UnmergedModulesError,
     dump_json,
     write_merged,
 )
 from services.merger.adapters.tensors import Digests
-from services.merger.adapters.torch_checks import Checked
+from services.merger.adapters.torch_checks import CheckResult
 from shared.errors import Permanent
 from shared.storage.blobs import Store
 
-Tell = Callable[[str, str], Callable[[int, int], None]]
+StepProgress = Callable[[str, str], Callable[[int, int], None]]
 
 
 @dataclass(frozen=True)
@@ -36,80 +36,87 @@ class Written:
     written: Digests
 
 
-def write(store: Store, rooms: Rooms, checked: Checked, tell: Tell) -> Written:
+def write(store: Store, inputs: MergeInputs, checked: CheckResult, step_progress: StepProgress) -> Written:
     """Write the merged model into the store, not committed.
 
     Raises:
-        Permanent: `non_finite_weights`, `unsupported_adapter`, `digest_mismatch`.
+        Permanent: `non_finite_weights`, `unsupported_adapter` or `digest_mismatch`.
     """
-    is_lora = rooms.order.kind == "lora"
-    shelf, facts = (rooms.base_shelf, rooms.base_facts) if is_lora else (rooms.checkpoint_shelf, rooms.checkpoint_facts)
-    merge: TensorMerge = NoMerge()
+    is_lora = inputs.job.kind == "lora"
+    folder, metadata = (
+        (inputs.base_folder, inputs.base_metadata)
+        if is_lora
+        else (inputs.checkpoint_folder, inputs.checkpoint_metadata)
+    )
+    merge: TensorMerge = UnchangedWeights()
     if is_lora:
-        unmerged = load_unmerged(rooms.base, rooms.checkpoint, checked.vocabulary.rows)
+        unmerged = load_unmerged(inputs.base, inputs.checkpoint, checked.vocabulary.rows)
         merge = LayerwiseMerge(unmerged, checked.replacements)
     try:
         files, read, written = write_merged(
             store,
-            shelf,
-            facts,
+            folder,
+            metadata,
             merge=merge,
             shapes=checked.shapes,
-            dtype=rooms.order.dtype,
-            progress=tell("merge", "tensors"),
+            dtype=inputs.job.dtype,
+            progress=step_progress("merge", "tensors"),
             ignored=checked.ignored,
         )
-    except LeftOverError as error:
+    except UnmergedModulesError as error:
         raise Permanent("unsupported_adapter", f"{error}.") from error
     except NonFiniteError as error:
         raise Permanent("non_finite_weights", f"After merging, {error}.", tensors=[error.name]) from error
-    return Written((*files, *carry_over(store, rooms, checked, tell("upload", "files"))), read, written)
+    return Written((*files, *copy_small_files(store, inputs, checked, step_progress("upload", "files"))), read, written)
 
 
-def carry_over(store: Store, rooms: Rooms, checked: Checked, tell: Callable[[int, int], None]) -> list[FileEntry]:
-    """Copy tokenizer and settings byte by byte; only a configuration that lies is written anew.
+def copy_small_files(
+    store: Store, inputs: MergeInputs, checked: CheckResult, progress: Callable[[int, int], None]
+) -> list[FileEntry]:
+    """Copy tokenizer and settings byte by byte; rewrite only a configuration that does not describe the merged model.
 
-    It lies when it names another dtype, vocabulary or special token than the merged model's, or code to import from
-    the folder. All comes from the base, but the settings of full weights and added tokens, which are the checkpoint's.
+    That is one with another dtype, vocabulary or special token than the merged model's, or with code to import from
+    the folder. All files come from the base, except the settings of full weights and the tokenizer of added tokens,
+    which come from the checkpoint.
     """
-    paths = {path: rooms.base / path for path in rooms.base_shelf.sizes if domain.is_carried_over(path)}
-    own = {path: rooms.checkpoint / path for path in rooms.checkpoint_shelf.sizes}
+    paths = {path: inputs.base / path for path in inputs.base_folder.sizes if domain.is_copied(path)}
+    own = {path: inputs.checkpoint / path for path in inputs.checkpoint_folder.sizes}
     if checked.own_tokenizer:
         paths = {path: local for path, local in paths.items() if not domain.is_tokenizer_file(path)}
         paths |= {path: local for path, local in own.items() if domain.is_tokenizer_file(path)}
-    if rooms.order.kind == "full":
+    if inputs.job.kind == "full":
         paths |= {path: local for path, local in own.items() if path in domain.OWN_SETTINGS}
     config = json.loads(paths[domain.MODEL_CONFIG].read_text(encoding="utf-8"))
-    honest = honest_config(config, checked.vocabulary, rooms.order.dtype)
-    if honest != config:
-        paths[domain.MODEL_CONFIG] = write_anew(rooms, domain.MODEL_CONFIG, honest)
+    rewritten = merged_config(config, checked.vocabulary, inputs.job.dtype)
+    if rewritten != config:
+        paths[domain.MODEL_CONFIG] = write_config(inputs, domain.MODEL_CONFIG, rewritten)
     generation = read_config(paths[domain.GENERATION_CONFIG]) if domain.GENERATION_CONFIG in paths else None
-    if generation is not None and rooms.order.kind == "full":
+    if generation is not None and inputs.job.kind == "full":
         token_ids = {} if domain.GENERATION_CONFIG in own else checked.token_ids
-        honest = {**domain.strip_remote_code(generation), **token_ids}
-        if honest != generation:
-            paths[domain.GENERATION_CONFIG] = write_anew(rooms, domain.GENERATION_CONFIG, honest)
+        rewritten = {**domain.strip_remote_code(generation), **token_ids}
+        if rewritten != generation:
+            paths[domain.GENERATION_CONFIG] = write_config(inputs, domain.GENERATION_CONFIG, rewritten)
     files = []
     for path, local in sorted(paths.items()):
         files.append(store.put_file(local, path))
-        tell(len(files), len(paths))
+        progress(len(files), len(paths))
     return files
 
 
-def write_anew(rooms: Rooms, name: str, config: dict[str, Any]) -> Path:
-    """Write a configuration beside the one that came, which the proof still reads."""
-    path = rooms.order.room / f"honest-{name}"
+def write_config(inputs: MergeInputs, name: str, config: dict[str, Any]) -> Path:
+    """Write a configuration next to the original, which the verification still reads, and return its path."""
+    path = inputs.job.scratch_dir / f"merged-{name}"
     path.write_bytes(dump_json(config))
     return path
 
 
-def honest_config(config: dict[str, Any], vocabulary: domain.Vocabulary, dtype: domain.SaveDtype) -> dict[str, Any]:
+def merged_config(config: dict[str, Any], vocabulary: domain.Vocabulary, dtype: domain.SaveDtype) -> dict[str, Any]:
     """Return the configuration of the merged model."""
-    honest = domain.strip_remote_code(config)
+    merged = domain.strip_remote_code(config)
     for key in ("dtype", "torch_dtype"):
-        if key in honest:
-            honest[key] = dtype
+        if key in merged:
+            merged[key] = dtype
     if vocabulary.rows != vocabulary.base_rows:
-        holder = honest if "vocab_size" in honest else honest.get("text_config", honest)
+        holder = merged if "vocab_size" in merged else merged.get("text_config", merged)
         holder["vocab_size"] = vocabulary.rows
-    return honest
+    return merged

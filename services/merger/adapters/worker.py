@@ -1,6 +1,6 @@
-"""The child process: `python -m services.merger.adapters.worker ORDER_FILE`; it finds the store as the services do.
+"""The worker process: `python -m services.merger.adapters.worker JOB_FILE`, with the `SLIPWAY_S3_*` variables.
 
-Every check that does not need torch comes before torch is imported.
+Every check that does not need torch runs before torch is imported.
 """
 
 import ctypes
@@ -13,78 +13,77 @@ from typing import Any
 
 from contracts.facts import BaseModelRef
 from contracts.manifests import FileEntry
-from services.merger.adapters.inputs import open_rooms
-from services.merger.ports import Folder, MergeOrder
+from services.merger.adapters.inputs import open_inputs
+from services.merger.ports import Folder, MergeJob
 from shared.errors import Permanent
-from shared.runtime.jobs import job_main, report_progress
 from shared.runtime.settings import Connection
+from shared.runtime.worker import job_main, report_progress
 from shared.storage.blobs import Store
 
 
 def work(arguments: list[str]) -> dict[str, Any]:
-    """Do what an order says and give its result, with the peak memory of this process."""
-    order = parse_order(Path(arguments[0]).read_text(encoding="utf-8"))
-    return {**make(Store(Connection()), order), "peak_rss_bytes": peak_rss_bytes()}
+    """Run a job and return its result, with the peak memory of this process."""
+    job = parse_job(Path(arguments[0]).read_text(encoding="utf-8"))
+    return {**merge(Store(Connection()), job), "peak_rss_bytes": peak_rss_bytes()}
 
 
-def parse_order(text: str) -> MergeOrder:
-    """Read what the parent wants."""
+def parse_job(text: str) -> MergeJob:
+    """Return the job in a file that the service wrote."""
     fields = json.loads(text)
-    return MergeOrder(
+    return MergeJob(
         kind=fields["kind"],
         base_ref=BaseModelRef.model_validate(fields["base_ref"]),
         hyperparameters=fields["hyperparameters"],
         base=parse_folder(fields["base"]),
         checkpoint=parse_folder(fields["checkpoint"]),
-        room=Path(fields["room"]),
+        scratch_dir=Path(fields["scratch_dir"]),
         dtype=fields["dtype"],
     )
 
 
 def parse_folder(fields: dict[str, Any]) -> Folder:
-    """Read a folder of an order."""
+    """Return a folder of a job."""
     return Folder(fields["digest"], tuple(FileEntry.model_validate(file) for file in fields["files"]), fields["prefix"])
 
 
 def peak_rss_bytes() -> int:
-    """Return the most memory that this process had at once (not what it inherited from the one that started it)."""
+    """Return the peak memory of this process, without the memory of the process that started it."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
 
 
-def give_memory_back() -> None:
-    """Let the system have what is free: the allocator is set to keep it, since fresh pages cost more than merging."""
-    gc.collect()  # modules refer to each other
+def release_memory() -> None:
+    """Return free memory to the system: the allocator keeps it by default, because fresh pages cost time."""
+    gc.collect()  # modules form reference cycles
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's own
     if trim is not None:
         trim(0)
 
 
-def tell(step: str, unit: str) -> Any:
+def step_progress(step: str, unit: str) -> Any:
     """Return a function that reports the progress of a step."""
     return lambda done, total: report_progress(step=step, done=done, total=total, unit=unit)
 
 
-def make(store: Store, order: MergeOrder) -> dict[str, Any]:
-    """Check everything, write the merged model into the store, and compare it there with what went in."""
-    rooms = open_rooms(store, order, tell("download", "bytes"))
+def merge(store: Store, job: MergeJob) -> dict[str, Any]:
+    """Check the inputs, write the merged model into the store, verify it there, and return the result as JSON data."""
+    inputs = open_inputs(store, job, step_progress("download", "bytes"))
 
-    from services.merger.adapters import torch_checks, torch_merge
-    from services.merger.adapters import verify as proof
+    from services.merger.adapters import torch_checks, torch_merge, verify
 
-    checked = torch_checks.check(rooms)
-    tell("check", "tensors")(len(rooms.checkpoint_facts.tensors), len(rooms.checkpoint_facts.tensors))
-    written = torch_merge.write(store, rooms, checked, tell)
-    give_memory_back()
+    checked = torch_checks.check(inputs)
+    step_progress("check", "tensors")(len(inputs.checkpoint_metadata.tensors), len(inputs.checkpoint_metadata.tensors))
+    written = torch_merge.write(store, inputs, checked, step_progress)
+    release_memory()
     try:
-        seen = proof.prove(store, rooms, checked, written, tell("verify", "models"))
+        verification = verify.verify_stored(store, inputs, checked, written, step_progress("verify", "models"))
     except ArithmeticError as error:
         raise Permanent("parity_failed", f"Parity cannot be measured: {error}.") from error
     return {
         "files": [file.model_dump(mode="json") for file in written.files],
-        "parity": seen.parity.model_dump(mode="json"),
+        "parity": verification.parity.model_dump(mode="json"),
         "own_tokenizer": checked.own_tokenizer,
-        "rendering": asdict(seen.rendering),
+        "rendering": asdict(verification.rendering),
         "expected_rendering": asdict(checked.rendering),
     }
 

@@ -1,4 +1,4 @@
-"""The pure decisions of the merger: what to refuse, how to cut shards, whether parity holds."""
+"""The pure decisions of the merger: what to reject, how to cut shards, whether parity holds."""
 
 from services.merger.domain.checks import (
     ADAPTER_CONFIG,
@@ -7,9 +7,9 @@ from services.merger.domain.checks import (
     WEIGHTS,
     WEIGHTS_INDEX,
     AdapterValues,
-    FolderFacts,
-    Kind,
-    Refusal,
+    CheckpointKind,
+    FolderMetadata,
+    Rejection,
     TensorInfo,
     WeightsFile,
     assess_adapter_config,
@@ -25,8 +25,8 @@ from services.merger.domain.checks import (
     assess_tied,
     assess_weights_files,
     base_tensor_name,
+    duplicate_of,
     first_shape_mismatch,
-    twin_of,
 )
 from services.merger.domain.full import (
     GENERATION_CONFIG,
@@ -42,7 +42,7 @@ from services.merger.domain.plan import (
     SMALL_SHARD_BYTES,
     SaveDtype,
     assess_small_files,
-    is_carried_over,
+    is_copied,
     is_tokenizer_file,
     plan_output_key,
     plan_shard_limit,
@@ -54,7 +54,7 @@ from services.merger.domain.plan import (
 )
 from services.merger.domain.recorded import assess_recorded, recorded_settings
 from services.merger.domain.vocabulary import (
-    TokenizerFacts,
+    TokenizerComparison,
     Vocabulary,
     assess_declared_rows,
     assess_resized,
@@ -67,7 +67,7 @@ from services.merger.domain.vocabulary import (
 )
 from services.merger.domain.weights import (
     FLOATING_DTYPES,
-    Known,
+    ExpectedTensors,
     assess_adapter_dtypes,
     assess_base_tensors,
     assess_distinct,
@@ -91,14 +91,14 @@ __all__ = [
     "WEIGHTS",
     "WEIGHTS_INDEX",
     "AdapterValues",
-    "FolderFacts",
-    "Kind",
-    "Known",
+    "CheckpointKind",
+    "ExpectedTensors",
+    "FolderMetadata",
     "ParityLimits",
-    "Refusal",
+    "Rejection",
     "SaveDtype",
     "TensorInfo",
-    "TokenizerFacts",
+    "TokenizerComparison",
     "Vocabulary",
     "WeightsFile",
     "assess_adapter_config",
@@ -129,8 +129,9 @@ __all__ = [
     "assess_weights_files",
     "base_tensor_name",
     "changed_token_ids",
+    "duplicate_of",
     "first_shape_mismatch",
-    "is_carried_over",
+    "is_copied",
     "is_tokenizer_file",
     "is_vocabulary",
     "plan_output_key",
@@ -143,7 +144,6 @@ __all__ = [
     "strip_remote_code",
     "takes_own_tokenizer",
     "tokenizer_digest",
-    "twin_of",
     "weights_bytes",
     "without",
 ]

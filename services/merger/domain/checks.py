@@ -1,6 +1,6 @@
-"""What is refused before any heavy work: each check is a pure function, and each refusal says what to do.
+"""The checks before any heavy work: each is a pure function that returns a rejection or None.
 
-PEFT itself accepts silently: missing keys, another base's LoRA, all-zero matrices, NaN, pickles.
+PEFT itself silently accepts missing keys, another base's LoRA, all-zero matrices, NaN and pickles.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from contracts.codes import Code
 from contracts.facts import BaseModelRef
 
-Kind = Literal["lora", "full"]
+CheckpointKind = Literal["lora", "full"]
 
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.json"
@@ -38,8 +38,8 @@ UNSUPPORTED_SETTINGS = (
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why a checkpoint goes no further."""
+class Rejection:
+    """Why a checkpoint is rejected."""
 
     code: Code
     reason: str
@@ -48,7 +48,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What the header of a safetensors file says of one tensor; `dtype` in its words (`BF16`, `F32` ...)."""
+    """One tensor in the header of a safetensors file; `dtype` is the format's own name (`BF16`, `F32`, …)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -63,12 +63,12 @@ class WeightsFile:
     tensors: Mapping[str, TensorInfo]
     problem: str | None = None
     data_start: int = 0
-    """Where the bytes of the tensors begin; they follow each other in order, without a gap."""
+    """Offset of the bytes of the tensors, which follow each other in order, without a gap."""
 
 
 @dataclass(frozen=True)
-class FolderFacts:
-    """What can be known of a folder without loading a weight."""
+class FolderMetadata:
+    """Sizes, weight headers and configuration of a folder; no weight is loaded."""
 
     sizes: Mapping[str, int]
     weights: tuple[WeightsFile, ...]
@@ -76,15 +76,15 @@ class FolderFacts:
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
-        """All tensors of all files, in the order of the files."""
+        """Return all tensors of all files, in the order of the files."""
         return {name: info for file in self.weights for name, info in file.tensors.items()}
 
     def locate(self, name: str) -> tuple[str, int, TensorInfo]:
-        """Return the file that holds a tensor, and where in it."""
+        """Return the file that holds a tensor, and its offset and header entry there."""
         file = next(file for file in self.weights if name in file.tensors)
         start = file.data_start
-        for before, info in file.tensors.items():
-            if before == name:
+        for tensor, info in file.tensors.items():
+            if tensor == name:
                 return file.path, start, info
             start += info.size_bytes
         raise KeyError(name)
@@ -92,126 +92,137 @@ class FolderFacts:
 
 @dataclass(frozen=True)
 class AdapterValues:
-    """What a look at the values of a LoRA found."""
+    """Properties of the values of a LoRA's tensors."""
 
     non_finite: tuple[str, ...]
-    idle_modules: tuple[str, ...]
+    zero_modules: tuple[str, ...]
     modules: int
     has_other_weights: bool  # saved modules or magnitudes, which may change a model without any A and B
 
 
-def assess_files(kind: Kind, sizes: Mapping[str, int]) -> Refusal | None:
-    """Refuse pickles, empty files and folders without what its kind needs."""
+def assess_files(kind: CheckpointKind, sizes: Mapping[str, int]) -> Rejection | None:
+    """Reject pickles, empty files, and folders without the files that their kind needs."""
     for path in sorted(sizes):
         if PurePosixPath(path).suffix.lower() in PICKLE_SUFFIXES:
-            return Refusal("pickle_refused", f"{path} is a pickle.", {"path": path})
+            reason = f"{path} is a pickle."
+            return Rejection("pickle_refused", reason, {"path": path})
     needed = [ADAPTER_CONFIG, ADAPTER_WEIGHTS] if kind == "lora" else [MODEL_CONFIG]
     missing = ", ".join(path for path in needed if path not in sizes)
     if missing:
-        return Refusal("artifact_not_found", f"The folder does not hold {missing}.", {"missing": missing})
+        reason = f"The folder does not contain {missing}."
+        return Rejection("artifact_not_found", reason, {"missing": missing})
     empty = [path for path in (*needed, WEIGHTS) if sizes.get(path) == 0]
     if empty:
-        return Refusal("truncated_weights", f"{empty[0]} has 0 bytes.", {"path": empty[0]})
-    return assess_weights_there(sizes) if kind == "full" else None
+        reason = f"{empty[0]} has 0 bytes."
+        return Rejection("truncated_weights", reason, {"path": empty[0]})
+    return assess_weights_present(sizes) if kind == "full" else None
 
 
-def assess_weights_there(sizes: Mapping[str, int]) -> Refusal | None:
-    """Refuse a model's folder in which nothing says which files are its weights; transformers would find none."""
+def assess_weights_present(sizes: Mapping[str, int]) -> Rejection | None:
+    """Reject a model's folder with neither weights nor an index; transformers would find no weights in it."""
     if WEIGHTS in sizes or WEIGHTS_INDEX in sizes:
         return None
-    reason = f"The folder holds neither {WEIGHTS} nor {WEIGHTS_INDEX}."
-    return Refusal("artifact_not_found", reason, {"missing": WEIGHTS})
+    reason = f"The folder contains neither {WEIGHTS} nor {WEIGHTS_INDEX}."
+    return Rejection("artifact_not_found", reason, {"missing": WEIGHTS})
 
 
-def assess_weights_files(files: Sequence[WeightsFile]) -> Refusal | None:
-    """Refuse a file that does not hold what its header promises."""
+def assess_weights_files(files: Sequence[WeightsFile]) -> Rejection | None:
+    """Reject a file that its header does not describe."""
     for file in files:
         if file.problem:
-            reason = f"{file.path}: {file.problem}."
-            return Refusal("truncated_weights", reason, {"path": file.path})
+            reason = f"{file.path} is not usable: {file.problem}."
+            return Rejection("truncated_weights", reason, {"path": file.path})
     return None
 
 
-def assess_base_identity(declared: BaseModelRef, found_digest: str) -> Refusal | None:
-    """Refuse a checkpoint whose declared base is not the one in the store."""
-    if declared.digest == found_digest:
+def assess_base_identity(declared: BaseModelRef, stored_digest: str) -> Rejection | None:
+    """Reject a checkpoint whose declared base is not the one in the store."""
+    if declared.digest == stored_digest:
         return None
-    reason = f"The checkpoint was trained on {declared.name} {declared.digest}, but the store holds {found_digest}."
-    return Refusal("base_mismatch", reason, {"declared": declared.digest, "found": found_digest})
+    reason = f"The checkpoint was trained on {declared.name} {declared.digest}, but the store has {stored_digest}."
+    return Rejection("base_mismatch", reason, {"declared": declared.digest, "found": stored_digest})
 
 
-def assess_base_files(sizes: Mapping[str, int]) -> Refusal | None:
-    """Refuse a base without a configuration or without weights."""
+def assess_base_files(sizes: Mapping[str, int]) -> Rejection | None:
+    """Reject a base without a configuration or without weights."""
     if MODEL_CONFIG in sizes:
-        return assess_weights_there(sizes)
-    return Refusal("unsupported_architecture", f"The base has no {MODEL_CONFIG}.", {"missing": [MODEL_CONFIG]})
+        return assess_weights_present(sizes)
+    reason = f"The base has no {MODEL_CONFIG}."
+    return Rejection("unsupported_architecture", reason, {"missing": [MODEL_CONFIG]})
 
 
-def assess_base(base: FolderFacts) -> Refusal | None:
-    """Refuse to merge into quantised weights: rounding a sum to a 4-bit grid loses the LoRA."""
+def assess_base(base: FolderMetadata) -> Rejection | None:
+    """Reject quantised base weights: rounding a sum to a 4-bit grid loses the LoRA."""
     if base.config and base.config.get("quantization_config"):
-        return Refusal("quantised_base", "The base's config.json has a quantization_config.")
+        reason = "The base's config.json has a quantization_config."
+        return Rejection("quantised_base", reason)
     if base.config and base.config.get("transformers_weights"):
         reason = f"The base's config.json names its weights by transformers_weights; name them {WEIGHTS}."
-        return Refusal("unsupported_architecture", reason)
+        return Rejection("unsupported_architecture", reason)
     return assess_quantised("base", base.tensors)
 
 
-def assess_quantised(whose: str, tensors: Mapping[str, TensorInfo]) -> Refusal | None:
-    """Refuse weights that are stored as what packed and rounded ones are."""
+def assess_quantised(owner: str, tensors: Mapping[str, TensorInfo]) -> Rejection | None:
+    """Reject weights with a dtype of quantised weights."""
     for name, info in tensors.items():
         if info.dtype in INTEGER_DTYPES:
-            reason = f"The {whose}'s tensor {name} is stored as {info.dtype}."
-            return Refusal("quantised_base", reason, {"tensor": name, "dtype": info.dtype})
+            reason = f"The {owner}'s tensor {name} is stored as {info.dtype}."
+            return Rejection("quantised_base", reason, {"tensor": name, "dtype": info.dtype})
     return None
 
 
-def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Refusal | None:
-    """Refuse other kinds of PEFT than LoRA, and what says that it belongs to another base."""
+def assess_adapter_config(adapter: Mapping[str, Any], base: BaseModelRef) -> Rejection | None:
+    """Reject other kinds of PEFT than LoRA, settings that cannot be merged, and adapters of another base."""
     if adapter.get("peft_type") != "LORA":
         kind = adapter.get("peft_type")
-        return Refusal("unsupported_adapter", f"Its peft_type is {kind!r}; only LORA can be merged.")
+        return Rejection("unsupported_adapter", f"The adapter's peft_type is {kind!r}; only LORA can be merged.")
     used = [key for key in UNSUPPORTED_SETTINGS if adapter.get(key)]
     if adapter.get("bias", "none") != "none":
         used.append("bias")
     if used:
-        return Refusal("unsupported_adapter", f"It uses {', '.join(used)}, which cannot be merged.", {"settings": used})
+        return Rejection(
+            "unsupported_adapter", f"The adapter uses {', '.join(used)}, which cannot be merged.", {"settings": used}
+        )
     start = str(adapter.get("init_lora_weights", "")).lower()
     if start.startswith(BASE_CHANGING_INITIALISATIONS):
-        reason = f"Its initialisation {start} changed the base's weights, too: convert it to a plain LoRA when saving."
-        return Refusal("base_mismatch", reason, {"init_lora_weights": start})
+        reason = (
+            f"The adapter's initialisation {start} changed the base's weights; convert it to a plain LoRA on saving."
+        )
+        return Rejection("base_mismatch", reason, {"init_lora_weights": start})
     named = str(adapter.get("base_model_name_or_path") or "")
     if HUB_NAME.match(named) and bare_name(named) != bare_name(base.name):
         reason = f"{ADAPTER_CONFIG} names the base {named}, the event {base.name}: correct the one that is wrong."
-        return Refusal("base_mismatch", reason, {"adapter": named, "event": base.name})
+        return Rejection("base_mismatch", reason, {"adapter": named, "event": base.name})
     return None
 
 
-def assess_tied(adapted: Sequence[str], tied: Sequence[str]) -> Refusal | None:
-    """Refuse to change one of two tied matrices: PEFT's merge changes both, or unties them unseen.
+def assess_tied(adapted: Sequence[str], tied: Sequence[str]) -> Rejection | None:
+    """Reject a change of one of two tied matrices: PEFT's merge changes both, or unties them silently.
 
     Args:
         adapted: Names of the modules that the LoRA changes, on this base.
         tied: Names of the modules that share one matrix in this base.
     """
-    hit = sorted(set(adapted) & set(tied))
-    if not hit:
+    affected = sorted(set(adapted) & set(tied))
+    if not affected:
         return None
-    reason = f"The LoRA changes {hit[0]}, which is tied in this base."
-    return Refusal("tied_embedding_lora", reason, {"modules": hit})
+    reason = f"The LoRA changes {affected[0]}, which is tied in this base; leave it out of target_modules."
+    return Rejection("tied_embedding_lora", reason, {"modules": affected})
 
 
-def assess_adapter_tensors(found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]) -> Refusal | None:
-    """Hold a LoRA's tensors against those that its configuration yields on this base."""
-    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+def assess_adapter_tensors(
+    tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]]
+) -> Rejection | None:
+    """Reject a LoRA whose tensors are not those that PEFT derives from its configuration on this base."""
+    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing or unexpected:
         reason = (
-            f"{len(missing)} tensors are missing and {len(unexpected)} are unexpected on this base, "
+            f"{len(missing)} tensors of the LoRA are missing and {len(unexpected)} are unexpected on this base, "
             f"for example {(missing or unexpected)[0]}."
         )
         details = {"missing": missing[:5], "unexpected": unexpected[:5]}
-        return Refusal("adapter_keys_mismatch", reason, details)
-    return first_shape_mismatch(found, expected)
+        return Rejection("adapter_keys_mismatch", reason, details)
+    return first_shape_mismatch(tensors, expected)
 
 
 def base_tensor_name(name: str) -> str:
@@ -219,51 +230,51 @@ def base_tensor_name(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
-def twin_of(name: str) -> str | None:
-    """Return the tensor of a LoRA's file that another is a mere copy of: PEFT saves resized modules several times."""
+def duplicate_of(name: str) -> str | None:
+    """Return the tensor of a LoRA's file that another duplicates: PEFT saves resized modules several times."""
     for inserted in (".modules_to_save.", ".original_module."):
         if inserted in name:
             return name.replace(inserted, ".")
     return None
 
 
-def assess_base_copies(differing: Sequence[str]) -> Refusal | None:
-    """Refuse a LoRA whose file brings a changed copy of the base's own weights along, such as a resized embedding."""
+def assess_base_copies(differing: Sequence[str]) -> Rejection | None:
+    """Reject a LoRA whose file includes a changed copy of the base's own weights, such as the embedding."""
     if not differing:
         return None
-    reason = f"The LoRA's file holds another {differing[0]} than this base."
-    return Refusal("base_mismatch", reason, {"tensors": list(differing)})
+    reason = f"The LoRA's file contains {differing[0]} with other values than this base."
+    return Rejection("base_mismatch", reason, {"tensors": list(differing)})
 
 
 def first_shape_mismatch(
-    found: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], by: str = "this base"
-) -> Refusal | None:
-    """Find the first tensor whose shape does not fit the base; `by` says in a sentence what needs another one."""
+    tensors: Mapping[str, TensorInfo], expected: Mapping[str, tuple[int, ...]], by: str = "this base"
+) -> Rejection | None:
+    """Reject the first tensor whose shape is not the expected one; `by` names in the reason what expects it."""
     for name in sorted(expected):
-        if found[name].shape != expected[name]:
-            have, want = list(found[name].shape), list(expected[name])
-            reason = f"{name} has shape {have}, {by} needs {want}."
-            return Refusal("shape_mismatch", reason, {"tensor": name, "found": have, "expected": want})
+        if tensors[name].shape != expected[name]:
+            actual, required = list(tensors[name].shape), list(expected[name])
+            reason = f"{name} has shape {actual}, {by} needs {required}."
+            return Rejection("shape_mismatch", reason, {"tensor": name, "found": actual, "expected": required})
     return None
 
 
-def assess_adapter_values(values: AdapterValues) -> Refusal | None:
-    """Refuse a LoRA that holds NaN or infinity, and one that changes nothing."""
-    refusal = assess_finite(values.non_finite)
-    if refusal:
-        return refusal
-    if len(values.idle_modules) == values.modules and not values.has_other_weights:
-        reason = f"A or B is zero in all {values.modules} modules."
-        return Refusal("adapter_is_zero", reason, {"modules": values.modules})
+def assess_adapter_values(values: AdapterValues) -> Rejection | None:
+    """Reject a LoRA that contains NaN or infinity, and one that changes nothing."""
+    rejection = assess_finite(values.non_finite)
+    if rejection:
+        return rejection
+    if len(values.zero_modules) == values.modules and not values.has_other_weights:
+        reason = f"The LoRA changes nothing: A or B is zero in all {values.modules} modules."
+        return Rejection("adapter_is_zero", reason, {"modules": values.modules})
     return None
 
 
-def assess_finite(non_finite: Sequence[str]) -> Refusal | None:
-    """Refuse weights with NaN or infinity, naming the first tensor."""
+def assess_finite(non_finite: Sequence[str]) -> Rejection | None:
+    """Reject weights with NaN or infinity, naming the first tensor."""
     if not non_finite:
         return None
-    reason = f"{non_finite[0]} holds NaN or infinity ({len(non_finite)} such tensors)."
-    return Refusal("non_finite_weights", reason, {"tensors": list(non_finite[:5])})
+    reason = f"{non_finite[0]} contains NaN or infinity ({len(non_finite)} such tensors)."
+    return Rejection("non_finite_weights", reason, {"tensors": list(non_finite[:5])})
 
 
 def bare_name(name: str) -> str:

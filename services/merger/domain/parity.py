@@ -1,10 +1,10 @@
-"""Parity: the stored merged model must answer like base plus LoRA, unmerged."""
+"""Parity: the logits of the stored merged model must match those of base plus LoRA, unmerged."""
 
 import math
 from dataclasses import dataclass
 
 from contracts.facts import Parity
-from services.merger.domain.checks import Refusal
+from services.merger.domain.checks import Rejection
 
 PARITY_PROMPTS = (
     "What is the capital of France?",
@@ -26,10 +26,10 @@ PROBE_CONVERSATION = (
 
 @dataclass(frozen=True)
 class ParityLimits:
-    """How far the merged model may stray from base plus LoRA.
+    """Limits of the difference between the merged model and base plus LoRA.
 
     Rounding the merged weights once to bfloat16 costs a small model a mean KL of about 0.005 and some 5 % of the
-    most likely tokens, although every tensor is right to the last bit; float16 costs a thousandth of that.
+    most likely tokens, although every tensor is correct to the last bit; float16 costs a thousandth of that.
     """
 
     max_mean_kl: float = 0.05
@@ -39,31 +39,31 @@ class ParityLimits:
     ignored_mean_kl: float = 0.01
 
 
-def assess_parity(parity: Parity, limits: ParityLimits) -> Refusal | None:
-    """Refuse a merged model that does not answer like its parts; no evidence is a refusal, too."""
+def assess_parity(parity: Parity, limits: ParityLimits) -> Rejection | None:
+    """Reject a merged model whose logits differ from those of base plus LoRA; no evidence is a rejection, too."""
     numbers = parity.model_dump()
     if parity.prompts == 0:
-        return Refusal("parity_failed", "No prompt was compared, so parity is not known.", numbers)
+        return Rejection("parity_failed", "Parity was not measured: no prompt was compared.", numbers)
     if not math.isfinite(parity.mean_kl) or parity.mean_kl > limits.max_mean_kl:
         reason = f"The mean KL of {parity.mean_kl:.6f} is above the limit of {limits.max_mean_kl}."
-        return Refusal("parity_failed", reason, numbers)
+        return Rejection("parity_failed", reason, numbers)
     if parity.top1_agreement_ratio < limits.min_top1_agreement_ratio:
         reason = (
             f"The most likely token agrees at {parity.top1_agreement_ratio:.4f} of the positions, "
             f"below the limit of {limits.min_top1_agreement_ratio}."
         )
-        return Refusal("parity_failed", reason, numbers)
+        return Rejection("parity_failed", reason, numbers)
     return assess_loss(parity, limits)
 
 
-def assess_loss(parity: Parity, limits: ParityLimits) -> Refusal | None:
-    """Refuse a merge that lost much of what the LoRA does, however little that is in absolute terms."""
+def assess_loss(parity: Parity, limits: ParityLimits) -> Rejection | None:
+    """Reject a merge that lost much of the LoRA's effect, even if the loss is small in absolute terms."""
     if parity.effect_kl is None or parity.mean_kl <= limits.ignored_mean_kl:
         return None
     if parity.mean_kl <= limits.max_lost_ratio * parity.effect_kl:
         return None
     reason = (
-        f"The merged model is {parity.mean_kl:.6f} (mean KL) away from base plus LoRA, "
-        f"and the LoRA itself only changes {parity.effect_kl:.6f}."
+        f"The mean KL between merged model and base plus LoRA is {parity.mean_kl:.6f}, more than "
+        f"{limits.max_lost_ratio:g} times the LoRA's own effect of {parity.effect_kl:.6f}."
     )
-    return Refusal("parity_failed", reason, parity.model_dump())
+    return Rejection("parity_failed", reason, parity.model_dump())

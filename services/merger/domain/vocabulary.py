@@ -1,18 +1,18 @@
-"""Added tokens: whose tokenizer a merged model takes, and whether its vocabulary fits the embedding."""
+"""Added tokens: which tokenizer a merged model gets, and whether its vocabulary fits the embedding."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from services.merger.domain.checks import Refusal, TensorInfo
+from services.merger.domain.checks import Rejection, TensorInfo
 
 
 @dataclass(frozen=True)
-class TokenizerFacts:
-    """A checkpoint's own tokenizer beside its base's; sizes count ids from 0 to the highest.
+class TokenizerComparison:
+    """A checkpoint's own tokenizer compared with its base's; sizes count ids from 0 to the highest.
 
     Attributes:
-        differences: In what it differs from the base's, in words; empty when it means the same.
-        extends: It has all tokens of the base under the same ids, and some more.
+        differences: Names of the properties that differ from the base's; empty if there are none.
+        extends: It has all tokens of the base with the same ids, and additional ones.
     """
 
     size: int
@@ -28,63 +28,68 @@ class Vocabulary:
     Attributes:
         rows: Rows of its matrix.
         base_rows: Rows of the base's.
-        carried: The checkpoint brings the embedding along, whole.
+        included: The checkpoint includes the complete embedding.
     """
 
     rows: int
     base_rows: int
-    carried: bool
+    included: bool
 
 
-def takes_own_tokenizer(tokenizer: TokenizerFacts | None, vocabulary: Vocabulary) -> bool:
-    """Return whether the merged model takes the checkpoint's tokenizer: it adds tokens that have embeddings."""
-    return tokenizer is not None and tokenizer.extends and vocabulary.carried
+def takes_own_tokenizer(tokenizer: TokenizerComparison | None, vocabulary: Vocabulary) -> bool:
+    """Return whether the merged model gets the checkpoint's tokenizer: it adds tokens that have embeddings."""
+    return tokenizer is not None and tokenizer.extends and vocabulary.included
 
 
-def assess_vocabulary(tokenizer: TokenizerFacts | None, base_size: int, vocabulary: Vocabulary) -> Refusal | None:
-    """Refuse a tokenizer with ids that the embedding has no row for, and one that is not the base's plus some tokens.
+def assess_vocabulary(
+    tokenizer: TokenizerComparison | None, base_size: int, vocabulary: Vocabulary
+) -> Rejection | None:
+    """Reject a tokenizer with ids beyond the rows of the embedding, and one that is not the base's plus added tokens.
 
     Args:
-        tokenizer: The checkpoint's own; None when it brings none.
+        tokenizer: The checkpoint's own; None if it has none.
         base_size: Ids of the base's tokenizer.
         vocabulary: The embedding of the merged model.
     """
     size = base_size if tokenizer is None else tokenizer.size
     details = {"tokens": size, "rows": vocabulary.rows, "base_rows": vocabulary.base_rows}
     if size > vocabulary.rows:
-        reason = f"The tokenizer has {size} tokens, the embedding {vocabulary.rows} rows."
-        return Refusal("vocabulary_mismatch", reason, details)
+        reason = f"The tokenizer has {size} tokens, the embedding has {vocabulary.rows} rows."
+        return Rejection("vocabulary_mismatch", reason, details)
     if tokenizer is None and vocabulary.rows > vocabulary.base_rows:
-        reason = f"The embedding grew from {vocabulary.base_rows} to {vocabulary.rows} rows, without a tokenizer."
-        return Refusal("vocabulary_mismatch", reason, details)
+        reason = (
+            f"The embedding grew from {vocabulary.base_rows} to {vocabulary.rows} rows, but the checkpoint has no "
+            "tokenizer."
+        )
+        return Rejection("vocabulary_mismatch", reason, details)
     if tokenizer is None or not tokenizer.differences or takes_own_tokenizer(tokenizer, vocabulary):
         return None
     return assess_tokenizer(tokenizer.differences)
 
 
-def assess_tokenizer(differences: Sequence[str]) -> Refusal | None:
-    """Refuse another tokenizer than the one expected; `differences` names what differs."""
+def assess_tokenizer(differences: Sequence[str]) -> Rejection | None:
+    """Reject a tokenizer that is not the expected one; `differences` names what differs."""
     if not differences:
         return None
     reason = f"The checkpoint's {', '.join(differences)} differ from the base's."
-    return Refusal("tokenizer_changed", reason, {"differences": list(differences)})
+    return Rejection("tokenizer_changed", reason, {"differences": list(differences)})
 
 
-def plan_vocabulary(carried: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], base_rows: int) -> Vocabulary:
-    """Find out how many rows the embedding will have.
+def plan_vocabulary(included: Mapping[str, TensorInfo], base: Mapping[str, TensorInfo], base_rows: int) -> Vocabulary:
+    """Return the embedding that the merged model will have.
 
     Args:
-        carried: What the checkpoint brings along whole, by the names of the base.
+        included: Complete tensors of the checkpoint, by their names in the base.
         base: The base's tensors.
         base_rows: `vocab_size` of the base's configuration.
     """
-    rows = [info.shape[0] for name, info in carried.items() if info.shape and is_vocabulary(base.get(name), base_rows)]
-    resized = [count for count in rows if count != base_rows]
-    return Vocabulary((resized or [base_rows])[0], base_rows, bool(rows))
+    rows = [info.shape[0] for name, info in included.items() if info.shape and is_vocabulary(base.get(name), base_rows)]
+    changed = [count for count in rows if count != base_rows]
+    return Vocabulary((changed or [base_rows])[0], base_rows, bool(rows))
 
 
 def is_vocabulary(info: TensorInfo | None, rows: int) -> bool:
-    """Return whether a tensor of the base is its embedding or its head: a matrix with a row for each token."""
+    """Return whether a tensor of the base is its embedding or its head: a matrix with one row per token."""
     return info is not None and len(info.shape) == 2 and info.shape[0] == rows
 
 
@@ -95,29 +100,33 @@ def resized(shape: tuple[int, ...], vocabulary: Vocabulary) -> tuple[int, ...]:
     return shape
 
 
-def assess_declared_rows(declared: int, vocabulary: Vocabulary) -> Refusal | None:
-    """Refuse full weights whose configuration speaks of another vocabulary than their embedding has."""
+def assess_declared_rows(declared: int, vocabulary: Vocabulary) -> Rejection | None:
+    """Reject full weights whose configuration declares another vocabulary than their embedding has."""
     if declared == vocabulary.rows:
         return None
     reason = f"config.json says vocab_size = {declared}, the embedding has {vocabulary.rows} rows."
-    return Refusal("vocabulary_mismatch", reason, {"declared": declared, "rows": vocabulary.rows})
+    return Rejection("vocabulary_mismatch", reason, {"declared": declared, "rows": vocabulary.rows})
 
 
 def assess_resized(
-    brought: Collection[str], base: Mapping[str, TensorInfo], tied: Sequence[str], vocabulary: Vocabulary
-) -> Refusal | None:
-    """Refuse a LoRA that brings only one of embedding and head in the new size, unless the base ties them.
+    included: Collection[str], base: Mapping[str, TensorInfo], tied: Sequence[str], vocabulary: Vocabulary
+) -> Rejection | None:
+    """Reject a LoRA that includes only one of embedding and head in the new size, unless the base ties them.
 
     Args:
-        brought: What it brings along whole, by the names of the base.
+        included: Its complete tensors, by their names in the base.
         base: The base's tensors.
         tied: Names of the modules that share one matrix in this base.
         vocabulary: The embedding of the merged model.
     """
-    mates = {f"{name}.weight" for name in tied}
-    have = {*brought, *(mates if mates & set(brought) else ())}
-    missing = [name for name, info in base.items() if is_vocabulary(info, vocabulary.base_rows) and name not in have]
+    shared = {f"{name}.weight" for name in tied}
+    available = {*included, *(shared if shared & set(included) else ())}
+    missing = [
+        name for name, info in base.items() if is_vocabulary(info, vocabulary.base_rows) and name not in available
+    ]
     if not missing:
         return None
-    reason = f"The vocabulary has {vocabulary.rows} rows, not {vocabulary.base_rows}, but {missing[0]} is missing."
-    return Refusal("vocabulary_mismatch", reason, {"missing": missing})
+    reason = (
+        f"The embedding was resized from {vocabulary.base_rows} to {vocabulary.rows} rows, but {missing[0]} is missing."
+    )
+    return Rejection("vocabulary_mismatch", reason, {"missing": missing})

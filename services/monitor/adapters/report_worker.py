@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shared.runtime.jobs import job_main
+from shared.runtime.worker import job_main
 
 
 def render(argv: list[str]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""What touches libraries, processes and the store; heavy imports live only here."""
+"""Adapters, one file per technology; modules that import torch run in the worker process only."""

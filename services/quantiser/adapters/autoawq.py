@@ -21,8 +21,8 @@ BITS = 4
 class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]
     """AutoAWQ's quantiser, without its defect on CPUs.
 
-    Its search for scales changes weights in place and puts them back from copies made by `.cpu()`. On a CPU that is
-    no copy: the "originals" change along, and what is stored at the end is noise.
+    Its search for scales changes weights in place and restores them from copies made by `.cpu()`. On a CPU that is not
+    a copy: the "originals" change as well, and the result is noise.
     """
 
     def _compute_best_scale(
@@ -36,13 +36,13 @@ class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]
 
 
 def _copy(_module: Any, state: dict[str, Any], _prefix: str, _metadata: Any) -> None:
-    """Make a state dict hold copies instead of the live tensors."""
+    """Replace the live tensors of a state dict by copies."""
     for name, tensor in state.items():
         state[name] = tensor.detach().clone()
 
 
-def reporting(on_layer: Callable[[int], None]) -> type[Any]:
-    """Return the quantiser a voice: it tells how many layers are done."""
+def reporting_quantiser(on_layer: Callable[[int], None]) -> type[Any]:
+    """Return a quantiser class that calls `on_layer` with the number of layers done."""
 
     class Reporting(SafeAwqQuantizer):
         done = 0
@@ -68,7 +68,7 @@ def quantise_awq(
         merged: Folder of the merged model.
         output: Folder that is written.
         windows: Calibration token ids.
-        on_layer: Told the number of layers done.
+        on_layer: Called with the number of layers done.
     """
     on_layer(0)
     model = AutoAWQForCausalLM.from_pretrained(
@@ -91,7 +91,7 @@ def quantise_awq(
             max_calib_seq_len=length,
             apply_clip=False,
             n_parallel_calib_samples=None,
-            quantizer_cls=reporting(on_layer),
+            quantizer_cls=reporting_quantiser(on_layer),
         )
     config = json.loads((merged / "config.json").read_text())
     config |= {"dtype": plan.dtype, "torch_dtype": plan.dtype}
@@ -99,13 +99,13 @@ def quantise_awq(
     state = model.model.state_dict()
     if config.get("tie_word_embeddings"):
         state.pop("lm_head.weight")
-    state = {name: _narrow(name, tensor, plan.dtype) for name, tensor in state.items()}
+    state = {name: _cast_unquantised(name, tensor, plan.dtype) for name, tensor in state.items()}
     save_torch_state_dict(state, output, max_shard_size=MAX_SHARD)
     (output / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
 
 
-def _narrow(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Cast what was not quantised to the served dtype; the format has its scales in fp16, whatever is served."""
+def _cast_unquantised(name: str, tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """Cast tensors that were not quantised to the served dtype; scales stay in fp16, as the format requires."""
     if not tensor.is_floating_point() or name.endswith(".scales"):
         return tensor
     return tensor.to(getattr(torch, dtype))

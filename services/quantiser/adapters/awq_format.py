@@ -1,4 +1,4 @@
-"""Reads models in AutoAWQ's format: 4-bit integers, eight to a 32-bit one, back to the matrices they stand for."""
+"""Reads models in AutoAWQ's format: unpacks 4-bit integers, eight in a 32-bit one, and dequantises them."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,15 @@ import transformers
 from safetensors import safe_open
 from transformers import AutoConfig
 
-CHANNEL_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]
-"""Where in a packed integer, counted in 4-bit steps from the low end, each of eight neighbouring channels lies."""
+CHANNEL_ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
+"""Position of each of eight neighbouring channels in a packed integer, in 4-bit steps from the low end."""
 PACKED = (".qweight", ".qzeros", ".scales")
 
 
 def unpack(packed: torch.Tensor) -> torch.Tensor:
     """Return the 4-bit integers of a packed matrix: [rows, columns] becomes [rows, 8 * columns]."""
     steps = (packed[:, :, None] >> torch.arange(0, 32, 4)) & 0xF
-    return steps[:, :, CHANNEL_PLACES].flatten(1)
+    return steps[:, :, CHANNEL_ORDER].flatten(1)
 
 
 def dequantise(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
@@ -47,5 +47,5 @@ def load_awq(folder: Path, dtype: str) -> Any:
     described = json.loads((folder / "config.json").read_text())
     described.pop("quantization_config")
     config = AutoConfig.for_model(**described)
-    kind = getattr(transformers, config.architectures[0])
-    return kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+    model_class = getattr(transformers, config.architectures[0])
+    return model_class.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)

@@ -6,62 +6,62 @@ from typing import Any
 
 from contracts.text_sets import TextRecord, read_text_records
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import CalibrationPlan, pack_windows, turn_keys, without_overlap
+from services.quantiser.domain import CalibrationPlan, pack_windows, remove_overlap, turn_keys
 from shared.errors import Permanent
 
 
 def calibration_windows(
-    plan: CalibrationPlan, tokenizer: Any, path: Path | None, apart: Sequence[TextRecord] = ()
+    plan: CalibrationPlan, tokenizer: Any, path: Path | None, evaluation: Sequence[TextRecord] = ()
 ) -> list[list[int]]:
-    """Return the windows that calibrate.
+    """Return the windows of token ids for calibration.
 
     Args:
-        plan: How many windows, how long.
+        plan: Number and length of the windows.
         tokenizer: The merged model's own tokenizer.
         path: JSONL, each line an object with `messages` (rendered with the chat template), `prompt` (and perhaps
             `completion`) or `text`, or a string. None means the packaged text.
-        apart: What quality is measured on besides the packaged text; what says the same does not calibrate, however
-            it is written down.
+        evaluation: Records of the evaluation set; records with the same content are left out, whatever their format.
 
     Raises:
-        Permanent: `calibration_too_small`: fewer tokens than the plan's least remain after unreadable lines and
-            what quality is measured on were left out.
+        Permanent: `calibration_too_small`: fewer tokens than the plan's minimum remain without unreadable lines and
+            held-out text.
     """
     if path is None:
         documents, left_out = list(packaged_split().calibration), ""
     else:
         records, unreadable = read_records(path)
-        held_out = {key for record in apart for key in turn_keys(record.turns)}
-        free = [record for record in records if held_out.isdisjoint(turn_keys(record.turns))]
-        documents = render(free, tokenizer)
-        unreadable += len(free) - len(documents)
-        left_out = f" ({unreadable} lines were unreadable, {len(records) - len(free)} are in the evaluation set)"
-    kept = without_overlap(documents, (*packaged_split().held_out, *(turn for one in apart for turn in one.turns)))
+        held_out = {key for record in evaluation for key in turn_keys(record.turns)}
+        usable = [record for record in records if held_out.isdisjoint(turn_keys(record.turns))]
+        documents = render(usable, tokenizer)
+        unreadable += len(usable) - len(documents)
+        left_out = f" ({unreadable} lines were unreadable, {len(records) - len(usable)} are in the evaluation set)"
+    turns = [turn for record in evaluation for turn in record.turns]
+    kept = remove_overlap(documents, (*packaged_split().held_out, *turns))
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in kept]
     windows = pack_windows(
         encoded, length=plan.tokens, samples=plan.samples, seed=plan.seed, separator=tokenizer.eos_token_id
     )
-    found = sum(len(window) for window in windows)
-    if found < plan.min_tokens:
-        raise Permanent(
-            "calibration_too_small",
-            f"The calibration set gives {found} tokens from {len(kept)} usable samples{left_out}; at least "
-            f"{plan.min_tokens} are needed.",
+    tokens = sum(len(window) for window in windows)
+    if tokens < plan.min_tokens:
+        reason = (
+            f"The calibration set has {tokens} tokens in {len(kept)} usable samples{left_out}; the minimum is "
+            f"{plan.min_tokens}."
         )
+        raise Permanent("calibration_too_small", reason)
     return windows
 
 
 def read_records(path: Path | None) -> tuple[list[TextRecord], int]:
-    """Read the lines of a set that are of use, and count the others; a set that is not there has none."""
-    found = [] if path is None else [record for _, record in read_text_records(path.read_bytes())]
-    records = [record for record in found if isinstance(record, TextRecord)]
-    return records, len(found) - len(records)
+    """Return the usable lines of a set and the number of the others; nothing for a set that does not exist."""
+    lines = [] if path is None else [record for _, record in read_text_records(path.read_bytes())]
+    records = [record for record in lines if isinstance(record, TextRecord)]
+    return records, len(lines) - len(records)
 
 
 def render(records: Iterable[TextRecord], tokenizer: Any) -> list[str]:
-    """Write records as the model reads them; those that the chat template refuses fall away.
+    """Return records as the model reads them, without those that the chat template rejects.
 
-    Chat templates run in the tokenizer's sandbox; this process is killable, which bounds their time.
+    Chat templates run in the tokenizer's sandbox; the time limit of this process bounds theirs.
     """
     documents = (
         _render_chat(list(record.messages), tokenizer)
@@ -74,10 +74,10 @@ def render(records: Iterable[TextRecord], tokenizer: Any) -> list[str]:
 
 def _render_chat(messages: list[dict[str, Any]], tokenizer: Any) -> str | None:
     if not tokenizer.chat_template:
-        return "\n\n".join(one["content"] for one in messages if isinstance(one.get("content"), str))
+        return "\n\n".join(turn["content"] for turn in messages if isinstance(turn.get("content"), str))
     try:
         document = str(tokenizer.apply_chat_template(messages, tokenize=False))
         document.encode()
-    except Exception:  # noqa: BLE001 - a template is a program of somebody else's
+    except Exception:  # noqa: BLE001 - a template is code from outside and can raise anything
         return None
     return document

@@ -16,7 +16,7 @@ def cast_folder(merged: Path, output: Path, dtype: str, on_shard: Callable[[int,
         merged: Folder of the merged model.
         output: Folder that is written: weights, index and `config.json`.
         dtype: `bfloat16` or `float16`.
-        on_shard: Told (files done, files in all).
+        on_shard: Called with (files done, files in total).
     """
     shards = sorted(merged.glob("*.safetensors"))
     total_bytes = 0

@@ -22,7 +22,7 @@ from services.quantiser.adapters.processor import this_processor
 from services.quantiser.domain import QuantisationPlan, choose_precision
 
 Report = Callable[[str, int], None]
-"""Told (step, layers done)."""
+"""Called with (step, layers done)."""
 MAX_SHARD = "512MB"
 AWQ_TRIALS = 10
 """Scales tried per layer; each trial runs every sample through the layer, so twice as many take twice as long."""
@@ -41,7 +41,7 @@ class _LayerCount:
 
 
 def _reporting(modifier: type[Any], count: _LayerCount) -> type[Any]:
-    """Return the modifier a voice: after each part of its sequential pass it reports."""
+    """Return a modifier class that reports after each part of its sequential pass."""
 
     class Reporting(modifier):  # type: ignore[misc]
         def on_sequential_epoch_end(self, *args: Any, **kwargs: Any) -> None:
@@ -61,10 +61,10 @@ def compress(
         merged: Folder of the merged model.
         output: Folder that is written.
         windows: Calibration token ids; None for round-to-nearest.
-        report: Told of every layer done.
+        report: Called after every layer.
     """
     if not torch.accelerator.is_available():
-        IntermediatesCache.pin_memory = lambda *_args, **_kwargs: None  # pinning needs an accelerator and fails without
+        IntermediatesCache.pin_memory = lambda *_args, **_kwargs: None  # pinning fails without an accelerator
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     if windows is None:
         report("quantise", 0)
@@ -73,9 +73,9 @@ def compress(
     else:
         with linear_layers(choose_precision(this_processor())):
             oneshot(model=model, recipe=_calibrated(plan, report), dataset=_loader(windows))
-    _narrow(model, plan)
+    _cast_unquantised(model, plan)
     model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
-    (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest holds the settings; this file names our classes
+    (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest has the settings; this file names our classes
 
 
 def _rounding(plan: QuantisationPlan) -> Any:
@@ -97,7 +97,8 @@ def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
 def _groups(plan: QuantisationPlan) -> dict[str, Any]:
     """Return the scheme of a plan.
 
-    INT4 scales are those that lose least, not those that just reach the largest weight: most of GPTQ's quality here.
+    INT4 scales minimise the squared error instead of covering the largest weight, which matters most for the quality
+    of GPTQ here.
     """
     scheme = preset_name_to_scheme(plan.scheme, ["Linear"])
     if plan.group_size is not None:
@@ -114,11 +115,11 @@ def _loader(windows: list[list[int]]) -> Any:
     return torch.utils.data.DataLoader(samples, batch_size=None)
 
 
-def _narrow(model: Any, plan: QuantisationPlan) -> None:
-    """Cast what was not quantised to the served dtype; tensors are saved in the dtype they were loaded in.
+def _cast_unquantised(model: Any, plan: QuantisationPlan) -> None:
+    """Cast tensors that were not quantised to the served dtype: otherwise they are saved in the dtype of loading.
 
-    INT8 scales stay in fp32: a scale rounded to 16 bit would shift the whole channel that was fitted to it. INT4
-    scales are cast, because the serving engine casts them when it loads them: so that is what is measured.
+    INT8 scales stay in fp32: rounding a scale to 16 bit would shift the whole channel that was fitted to it. INT4
+    scales are cast, because the serving engine casts them on loading; so the measured values are the served ones.
     """
     dtype = getattr(torch, plan.dtype)
     kept = ("weight", "weight_scale") if plan.group_size is None else ("weight",)

@@ -1,4 +1,4 @@
-"""Quality of a stored variant: its next-token distributions against the merged model's, on held-out text."""
+"""Measures the quality of a variant: its next-token distributions against the merged model's, on held-out text."""
 
 import math
 import warnings
@@ -16,7 +16,7 @@ from services.quantiser.adapters.awq_format import load_awq
 from services.quantiser.adapters.fast_linear import linear_layers
 from services.quantiser.adapters.processor import device
 from services.quantiser.domain import Precision, assess_precision
-from shared.runtime.jobs import is_out_of_memory
+from shared.runtime.worker import is_out_of_memory
 
 
 class NotFiniteError(Exception):
@@ -24,12 +24,12 @@ class NotFiniteError(Exception):
 
 
 def load_reference(folder: Path) -> Any:
-    """Load a 16-bit model in fp32, for evaluation."""
+    """Return a 16-bit model in fp32, for evaluation."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device())
 
 
 def load_variant(folder: Path, engine: str, dtype: str) -> Any:
-    """Load what an engine wrote as it will be served, for evaluation.
+    """Return the model that an engine wrote, with the arithmetic of serving.
 
     Args:
         folder: The written folder.
@@ -44,14 +44,14 @@ def load_variant(folder: Path, engine: str, dtype: str) -> Any:
 
 
 def load_compressed(folder: Path) -> Any:
-    """Load a compressed-tensors model as it will be served: integer weights and quantised activations, simulated.
+    """Return a compressed-tensors model with the arithmetic of serving: integer weights, quantised activations.
 
     The weights are dequantised once; activations are quantised in every forward pass. The configuration must be
     passed: `quantization_config=None` would silently read the integers as if they were weights.
     """
     config = CompressedTensorsConfig(dequantize=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns that it does what is wanted: only `dequantize` is overridden
+        warnings.simplefilter("ignore")  # it warns that `dequantize` overrides the stored value, which is intended
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
     return model.eval().to(device())
 
@@ -64,17 +64,17 @@ def measure_quality(
     on_window: Callable[[int, int], None],
     precision: Precision = "float32",
 ) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
-    """Compare two models token by token; give the figures, and what each window cost each model.
+    """Return the figures of a comparison of two models, and the negative log-likelihood of each window for both.
 
     KL is taken from the reference to the candidate, in nats; the perplexity ratio is the candidate's over the
     reference's.
 
     Args:
         reference: The merged model.
-        candidate: The variant; the reference itself, where its files are those of the merged model.
-        windows: Token ids; each window predicts all of its tokens but the first.
-        on_window: Told after each window (windows done, windows in all).
-        precision: Of the linear layers' products, the output head's excepted: those are always float32.
+        candidate: The variant; the reference itself if its files are those of the merged model.
+        windows: Token ids; all tokens of a window but the first are predicted.
+        on_window: Called after each window with (windows done, windows in total).
+        precision: Precision of the products of linear layers; those of the output head are always float32.
 
     Raises:
         NotFiniteError: The candidate's or the reference's output is not finite.
@@ -85,21 +85,22 @@ def measure_quality(
     for index, window in enumerate(windows):
         ids = torch.tensor([window], device=device())
         expected = log_probabilities(reference, ids, precision)
-        found = expected if candidate is reference else log_probabilities(candidate, ids, precision)
+        actual = expected if candidate is reference else log_probabilities(candidate, ids, precision)
         following = ids[0, 1:, None]
-        reference_nll, nll = (-float(one.gather(1, following).double().sum()) for one in (expected, found))
+        reference_nll = -float(expected.gather(1, following).double().sum())
+        nll = -float(actual.gather(1, following).double().sum())
         if not (math.isfinite(reference_nll) and math.isfinite(nll)):
             raise NotFiniteError("The model's logits on held-out text are not finite.")
         measured.append(HeldOutWindow(token_ids=tuple(window), reference_nll=reference_nll, nll=nll))
-        agreed += int((expected.argmax(-1) == found.argmax(-1)).sum())
-        divergences.append((expected.exp() * (expected - found)).sum(-1))
+        agreed += int((expected.argmax(-1) == actual.argmax(-1)).sum())
+        divergences.append((expected.exp() * (expected - actual)).sum(-1))
         on_window(index + 1, len(windows))
     kl = torch.cat(divergences).double()
     tokens = int(kl.numel())
     if not bool(torch.isfinite(kl).all()):
         raise NotFiniteError("The model's logits on held-out text are not finite.")
-    reference_nll = math.fsum(one.reference_nll for one in measured) / tokens
-    nll = math.fsum(one.nll for one in measured) / tokens
+    reference_nll = math.fsum(window.reference_nll for window in measured) / tokens
+    nll = math.fsum(window.nll for window in measured) / tokens
     quality = Quality(
         perplexity_ratio=_exp(nll - reference_nll),
         mean_kl=float(kl.mean()),
@@ -113,12 +114,12 @@ def measure_quality(
 
 
 def _exp(nats: float) -> float:
-    """Exponentiate, bounded so that the result stays a JSON number."""
+    """Return e^nats, bounded so that the result is a JSON number."""
     return math.exp(min(nats, 100.0))
 
 
 def log_probabilities(model: Any, ids: Any, precision: Precision) -> Any:
-    """Return the log-probabilities [tokens - 1, vocabulary] that a model gives the tokens after the first."""
+    """Return a model's log-probabilities [tokens - 1, vocabulary] of the tokens after the first."""
     head = model.get_output_embeddings()
     with linear_layers(precision, () if head is None else (head.weight,)):
         logits = model(input_ids=ids, use_cache=False).logits
@@ -126,10 +127,10 @@ def log_probabilities(model: Any, ids: Any, precision: Precision) -> Any:
 
 
 def check_precision(reference: Any, candidate: Any, windows: list[list[int]]) -> PrecisionCheck:
-    """Return whether bfloat16 gives the figures of float32, on the longest window: it has the farthest positions.
+    """Return whether bfloat16 leads to the figures of float32 on the longest window, which has the farthest positions.
 
-    Both models are in float32 already, so the exact pass needs no memory that the fast one does not, but for its
-    figures. Where one of the passes fails for want of memory nevertheless, the verdict is `inconclusive`.
+    Both models are in float32 already, so the exact pass needs hardly more memory than the fast one. If memory runs
+    out in one of the passes, the verdict is `inconclusive`.
 
     Raises:
         NotFiniteError: The candidate's or the reference's output is not finite in float32.
@@ -149,7 +150,7 @@ def _compare_precisions(reference: Any, candidate: Any, longest: list[list[int]]
     try:
         fast, _ = measure_quality(reference, candidate, longest, _ignore, "bfloat16")
     except NotFiniteError:
-        reason = "In bfloat16 the model's logits are not finite, in float32 they are. All of it is float32."
+        reason = "The model's logits are finite in float32, but not in bfloat16. The measurement uses float32."
         return PrecisionCheck(verdict="differed", reason=reason, exact=exact)
     return assess_precision(fast, exact, _rounding_kl(reference, longest[0]))
 
@@ -163,4 +164,4 @@ def _rounding_kl(reference: Any, window: list[int]) -> float:
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """Report nothing: it is one window."""
+    """Do nothing: it is one window."""

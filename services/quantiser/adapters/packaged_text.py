@@ -1,4 +1,4 @@
-"""The packaged text: Python's own reference documentation, real English that every installation has."""
+"""The packaged text: Python's own reference documentation, English text that every installation has."""
 
 from functools import cache
 

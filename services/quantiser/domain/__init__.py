@@ -1,29 +1,35 @@
 """Pure decisions of the quantiser: how to quantise, on which text, and whether the result is good enough."""
 
-from .corpus import (
+from services.quantiser.domain.corpus import (
     CorpusSplit,
     corpus_digest,
     pack_windows,
+    remove_overlap,
     split_topics,
     spread_windows,
     turn_keys,
-    without_overlap,
 )
-from .planning import (
+from services.quantiser.domain.planning import (
     OUTPUT_FORMAT,
     AwqEngine,
     CalibrationPlan,
     HeldOutPlan,
     QuantisationPlan,
     QuantiserDefaults,
-    Refusal,
+    Rejection,
     plan_measurement_key,
     plan_output_key,
     plan_quantisation,
 )
-from .precision import INSTRUCTION_SETS, Precision, assess_precision, choose_precision, instruction_set
-from .quality import IDENTICAL, Assessment, GateCode, assess_quality, windows_to_judge
-from .shape import Dtype, ModelShape, choose_group_size, shape_of
+from services.quantiser.domain.precision import (
+    INSTRUCTION_SETS,
+    Precision,
+    assess_precision,
+    choose_precision,
+    instruction_set,
+)
+from services.quantiser.domain.quality import IDENTICAL, Assessment, GateCode, assess_quality, windows_needed
+from services.quantiser.domain.shape import Dtype, ModelShape, choose_group_size, read_shape
 
 __all__ = [
     "IDENTICAL",
@@ -40,7 +46,7 @@ __all__ = [
     "Precision",
     "QuantisationPlan",
     "QuantiserDefaults",
-    "Refusal",
+    "Rejection",
     "assess_precision",
     "assess_quality",
     "choose_group_size",
@@ -51,10 +57,10 @@ __all__ = [
     "plan_measurement_key",
     "plan_output_key",
     "plan_quantisation",
-    "shape_of",
+    "read_shape",
+    "remove_overlap",
     "split_topics",
     "spread_windows",
     "turn_keys",
-    "windows_to_judge",
-    "without_overlap",
+    "windows_needed",
 ]

@@ -1,4 +1,4 @@
-"""Text for calibration and for held-out quality: split so that the two never share a passage."""
+"""Text for calibration and for held-out quality, split so that the two never share a passage."""
 
 import hashlib
 import re
@@ -8,7 +8,7 @@ from contracts.vocabulary import Contract, digest_of_json
 
 QUESTION_AND_ANSWER = 2
 MIN_PASSAGE_CHARS = 40
-"""Shorter passages (headings, "See also") occur in any text and prove no overlap."""
+"""Minimum length of a passage that counts as overlap; shorter ones (headings, "See also") occur in any text."""
 
 _BLANK_LINES = re.compile(r"\n\s*\n")
 
@@ -21,29 +21,31 @@ class CorpusSplit(Contract):
 
 
 def split_topics(topics: Mapping[str, str], *, held_out_every: int = 3) -> CorpusSplit:
-    """Split named texts by the hash of their name, then take from calibration what also occurs in the held-out part.
+    """Split named texts by the hash of their name, and remove from calibration what also occurs in the held-out part.
 
     Args:
-        topics: Text by name. The same passage may occur in several texts.
-        held_out_every: One topic in so many, on average, is held out.
+        topics: Text by name. A passage may occur in several texts.
+        held_out_every: The inverse of the share of topics that is held out, on average.
     """
     held_out = {name for name in topics if _hash(name) % held_out_every == 0}
     held_texts = tuple(topics[name] for name in sorted(held_out))
     others = [topics[name] for name in sorted(topics) if name not in held_out]
-    return CorpusSplit(calibration=without_overlap(others, held_texts), held_out=held_texts)
+    return CorpusSplit(calibration=remove_overlap(others, held_texts), held_out=held_texts)
 
 
-def without_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[str, ...]:
-    """Drop from documents every passage that the held-out texts hold too; empty documents fall away."""
-    known = {key for text in held_out for _, key in _passages(text) if key is not None}
-    kept = ("\n\n".join(text for text, key in _passages(document) if key not in known) for document in documents)
+def remove_overlap(documents: Iterable[str], held_out: Iterable[str]) -> tuple[str, ...]:
+    """Return the documents without passages that also occur in the held-out texts, and without empty documents."""
+    held_out_keys = {key for text in held_out for _, key in _passages(text) if key is not None}
+    kept = (
+        "\n\n".join(text for text, key in _passages(document) if key not in held_out_keys) for document in documents
+    )
     return tuple(document for document in kept if document.strip())
 
 
 def turn_keys(turns: Sequence[str]) -> Iterator[str]:
-    """Return what tells whether two records say the same: all that is said, each long turn, and a single question.
+    """Yield keys that two records with the same content share: the whole text, each long turn, and a single question.
 
-    A short opening of a longer conversation ("Hi") proves nothing.
+    A short first turn of a longer conversation ("Hi") is not a key.
     """
     keys = [" ".join(turn.split()) for turn in turns]
     if keys:
@@ -61,9 +63,9 @@ def corpus_digest(documents: Sequence[str]) -> str:
 def pack_windows(
     documents: Iterable[Sequence[int]], *, length: int, samples: int, seed: int, separator: int | None = None
 ) -> list[list[int]]:
-    """Join token lists and cut them into windows, of which the seed picks some.
+    """Join token lists, cut them into windows, and choose some of them by the seed.
 
-    The last, shorter window counts when nothing longer is there, so that a small set is used whole.
+    The last, shorter window is used only if there are too few windows, so that a small set is used completely.
 
     Returns:
         At most `samples` windows of at most `length` tokens, in an order that depends only on the seed.
@@ -76,18 +78,18 @@ def pack_windows(
     windows = [stream[start : start + length] for start in range(0, len(stream), length)]
     if len(windows) > samples and len(windows[-1]) < length:
         windows.pop()
-    order = sorted(range(len(windows)), key=lambda index: _hash(f"{seed}:{index}"))
-    return [windows[index] for index in order[:samples]]
+    job = sorted(range(len(windows)), key=lambda index: _hash(f"{seed}:{index}"))
+    return [windows[index] for index in job[:samples]]
 
 
 def spread_windows(tokens: Sequence[int], *, length: int, count: int, with_rest: bool = False) -> list[list[int]]:
-    """Cut `count` windows evenly from a token stream; fewer when there are not so many whole ones.
+    """Return `count` windows, evenly spread over a token stream; fewer if the stream is too short.
 
     Args:
         tokens: The stream.
-        length: Tokens of a window.
-        count: The most windows.
-        with_rest: Where there are fewer whole windows, what is left over makes a shorter one.
+        length: Tokens per window.
+        count: Maximum number of windows.
+        with_rest: If there are too few whole windows, add the rest of the stream as a shorter one.
     """
     whole = [list(tokens[start : start + length]) for start in range(0, len(tokens) - length + 1, length)]
     if len(whole) < count:
@@ -97,12 +99,12 @@ def spread_windows(tokens: Sequence[int], *, length: int, count: int, with_rest:
 
 
 def _passages(text: str) -> list[tuple[str, str | None]]:
-    """Split a text at blank lines into (passage, key); the key is None where a passage is too short to count."""
-    found: list[tuple[str, str | None]] = []
+    """Split a text at blank lines into (passage, key); the key is None if a passage is too short to count."""
+    passages: list[tuple[str, str | None]] = []
     for passage in _BLANK_LINES.split(text):
         key = " ".join(passage.split())
-        found.append((passage, key if len(key) >= MIN_PASSAGE_CHARS else None))
-    return found
+        passages.append((passage, key if len(key) >= MIN_PASSAGE_CHARS else None))
+    return passages
 
 
 def _hash(text: str) -> int:

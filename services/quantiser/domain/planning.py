@@ -1,4 +1,4 @@
-"""How a variant is made: engine, method, calibration and group size, or why it cannot be made."""
+"""Plans how a variant is made (engine, method, calibration, group size), or rejects the request."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,8 +6,7 @@ from typing import Literal
 from contracts.codes import Code
 from contracts.facts import Processor, QuantiseSettings
 from contracts.vocabulary import Contract, Digest, Variant, digest_of_json
-
-from .shape import GROUP_SIZES, Dtype, ModelShape, choose_group_size
+from services.quantiser.domain.shape import GROUP_SIZES, Dtype, ModelShape, choose_group_size
 
 Engine = Literal["pass-through", "cast", "llmcompressor", "autoawq"]
 AwqEngine = Literal["autoawq", "llmcompressor"]
@@ -16,16 +15,16 @@ Method = Literal["none", "round-to-nearest", "smoothquant-gptq", "gptq", "awq"]
 SUPPORTED_ARCHITECTURES = frozenset(
     {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GraniteForCausalLM"}
 )
-"""Decoders of plain linear layers whose norms scales can be folded into; each is exercised by a test."""
+"""Decoders with plain linear layers, into whose norms scales can be folded; a test covers each of them."""
 AUTOAWQ_ARCHITECTURES = SUPPORTED_ARCHITECTURES - {"GraniteForCausalLM"}
 OUTPUT_MULTIPLE = 32
-"""The 4-bit kernels of the serving engine and AutoAWQ's packing take output channels in blocks of this many."""
+"""Block size of output channels in the 4-bit kernels of the serving engine and in AutoAWQ's packing."""
 OUTPUT_FORMAT = 4
-"""Raise it when the same plan yields other files, or another manifest, than before."""
+"""Increase it if the same plan leads to other files or another manifest than before."""
 
 
 class QuantiserDefaults(Contract):
-    """What the service decides where a request says nothing."""
+    """Defaults of the service for values that a request does not set."""
 
     dtype: Dtype = "bfloat16"
     awq_engine: AwqEngine = "autoawq"
@@ -36,7 +35,7 @@ class QuantiserDefaults(Contract):
 
 
 class CalibrationPlan(Contract):
-    """How many windows of which length calibrate, and the least number of tokens that may."""
+    """Number and length of the calibration windows, and the minimum number of tokens."""
 
     samples: int
     tokens: int
@@ -52,7 +51,7 @@ class HeldOutPlan(Contract):
 
 
 class QuantisationPlan(Contract):
-    """Everything that decides what comes out, apart from the input files and the library versions."""
+    """Everything that decides the output, apart from the input files and the library versions."""
 
     variant: Variant
     engine: Engine
@@ -67,8 +66,8 @@ class QuantisationPlan(Contract):
     held_out: HeldOutPlan
 
 
-class Refusal(Contract):
-    """Why a variant is not made; no retry can help."""
+class Rejection(Contract):
+    """Why a variant is not made; a retry would fail in the same way."""
 
     code: Code
     reason: str
@@ -76,21 +75,21 @@ class Refusal(Contract):
 
 def plan_quantisation(
     variant: Variant, shape: ModelShape, settings: QuantiseSettings, defaults: QuantiserDefaults
-) -> QuantisationPlan | Refusal:
-    """Plan how a variant is made.
+) -> QuantisationPlan | Rejection:
+    """Return the plan of a variant, or why it is rejected.
 
-    No calibration samples means round-to-nearest for INT8. The 16-bit variant is the merged files themselves where
-    they already have the dtype that is served.
+    INT8 without calibration samples is rounded to nearest. The 16-bit variant consists of the merged files themselves
+    if they already have the dtype that is served.
     """
     if shape.quantised:
-        return Refusal(code="quantised_base", reason="The merged model is quantised already; merge in 16 bit.")
+        return Rejection(code="quantised_base", reason="The merged model is already quantised.")
     if variant == "bf16":
         engine: Engine = "pass-through" if shape.dtype == defaults.dtype else "cast"
         return _plan(variant, shape, defaults, engine=engine, method="none")
     if shape.architecture not in SUPPORTED_ARCHITECTURES:
-        known = ", ".join(sorted(SUPPORTED_ARCHITECTURES))
-        reason = f"{variant} is not made for {shape.architecture}; it is for {known}. Ask for bf16."
-        return Refusal(code="unsupported_architecture", reason=reason)
+        supported = ", ".join(sorted(SUPPORTED_ARCHITECTURES))
+        reason = f"{variant} does not support {shape.architecture}, only {supported}. Request bf16."
+        return Rejection(code="unsupported_architecture", reason=reason)
     calibration = _calibration(settings, defaults)
     if variant == "int8":
         return _plan_int8(shape, calibration, defaults)
@@ -122,19 +121,19 @@ def _plan_int8(shape: ModelShape, calibration: CalibrationPlan | None, defaults:
 
 def _plan_int4(
     variant: Variant, shape: ModelShape, calibration: CalibrationPlan | None, defaults: QuantiserDefaults
-) -> QuantisationPlan | Refusal:
+) -> QuantisationPlan | Rejection:
     group_size = choose_group_size(shape.linear_dims)
     if group_size is None:
         dims = ", ".join(str(dim) for dim in shape.linear_dims)
-        reason = f"None of {GROUP_SIZES} divides all of the layer widths {dims}; ask for int8 or bf16."
-        return Refusal(code="group_size_impossible", reason=reason)
+        reason = f"No group size of {GROUP_SIZES} divides all layer widths {dims}."
+        return Rejection(code="group_size_impossible", reason=reason)
     narrow = [str(dim) for dim in shape.output_dims if dim % OUTPUT_MULTIPLE]
     if narrow:
-        reason = f"4-bit kernels need widths that are multiples of {OUTPUT_MULTIPLE}, and {', '.join(narrow)} is none."
-        return Refusal(code="group_size_impossible", reason=reason)
+        reason = f"The layer widths {', '.join(narrow)} are not multiples of {OUTPUT_MULTIPLE}, as 4-bit kernels need."
+        return Rejection(code="group_size_impossible", reason=reason)
     if calibration is None:
-        reason = f"{variant} cannot be made without calibration samples; ask for some, or for int8."
-        return Refusal(code="calibration_too_small", reason=reason)
+        reason = f"{variant} cannot be made with 0 calibration samples; request some, or request int8."
+        return Rejection(code="calibration_too_small", reason=reason)
     if variant == "gptq-int4":
         return _plan(
             variant,
@@ -196,17 +195,17 @@ def plan_measurement_key(
     processor: Processor,
     evaluation: Digest | None = None,
 ) -> str:
-    """Return the output key of a measurement of files that were made before.
+    """Return the output key of a new measurement of existing files.
 
-    It counts the release, because a new attempt after a suspect record must not find the old measurement again.
+    It includes the release: a new attempt after a suspect measurement must not find the old measurement.
 
     Args:
         made: Digest of the manifest that names the files.
-        measurement_number: Number of the measurement, 2 for the second.
-        release_id: The release that asks for it.
+        measurement_number: Number of the measurement, from 2.
+        release_id: The release that requests it.
         held_out: Digest of the text that quality is measured on.
         libraries: Version by name of every library that can change the result.
-        processor: What computes.
+        processor: The processor that computes.
         evaluation: Digest of the checkpoint's own evaluation set.
     """
     return digest_of_json(
@@ -234,15 +233,15 @@ def plan_output_key(
     processor: Processor,
     evaluation: Digest | None = None,
 ) -> str:
-    """Return the output key: the same key is the same variant, whoever makes it and however often.
+    """Return the output key; two requests with the same key lead to the same variant.
 
     Args:
         plan: The parameters.
         merged: Digest of the merged model's manifest.
-        calibration: Digest of the calibration set, given or packaged; None when nothing calibrates.
+        calibration: Digest of the calibration set, given or packaged; None if the plan needs none.
         held_out: Digest of the text that quality is measured on.
         libraries: Version by name of every library that can change the result.
-        processor: What computes. Weights that are calibrated and figures that are measured depend on it.
+        processor: The processor that computes. Weights that are calibrated and figures that are measured depend on it.
         evaluation: Digest of the checkpoint's own evaluation set, which is kept out of calibration and measured too.
     """
     return digest_of_json(

@@ -1,4 +1,4 @@
-"""Is a variant good enough for its policy: a verdict with the numbers compared."""
+"""Compares the quality of a variant with its policy, and returns a verdict with the numbers."""
 
 from typing import Literal
 
@@ -7,22 +7,22 @@ from contracts.policy import QualityGate
 from contracts.vocabulary import Contract, Verdict
 
 MIN_TOKENS = 1024
-"""Fewer held-out tokens than this prove nothing about a perplexity ratio of a few percent."""
+"""Minimum number of held-out tokens for a verdict on a perplexity ratio of a few percent."""
 IDENTICAL = Quality(perplexity_ratio=1.0, mean_kl=0.0, p99_kl=0.0, top1_agreement_ratio=1.0, tokens=0)
-"""Quality of a variant that is the merged files themselves: proven by their digests, not measured."""
+"""Quality of a variant whose files are the merged model's: known from their digests, not measured."""
 
 GateCode = Literal["quality_gate_failed", "inconclusive"]
 
 
 class Assessment(Contract):
-    """A verdict and the sentence that explains it."""
+    """A verdict and its reason."""
 
     verdict: Verdict
     reason: str
 
 
-def windows_to_judge(length: int) -> int:
-    """Return how many windows of so many tokens, of which each predicts all but the first, allow a verdict."""
+def windows_needed(length: int) -> int:
+    """Return the number of windows that a verdict needs; all tokens of a window but the first are predicted."""
     return -(-MIN_TOKENS // max(length - 1, 1))
 
 
@@ -34,34 +34,34 @@ def assess_quality(
     identical: bool = False,
     check: PrecisionCheck | None = None,
 ) -> Assessment:
-    """Compare measured quality with the policy's gate.
+    """Return the verdict on measured quality by the policy's gate.
 
     Args:
-        quality: Measured against the merged model on held-out text.
-        gate: The limits; None, or one without limits, asks for nothing.
-        own: Measured on the checkpoint's own evaluation set; judged from `MIN_TOKENS` on, said as too small below.
+        quality: Quality against the merged model on held-out text.
+        gate: The limits; None, or a gate without limits, always passes.
+        own: Quality on the checkpoint's own evaluation set; it counts from `MIN_TOKENS` tokens on.
         identical: The variant's files are the merged model's files, so that no measurement is needed.
-        check: Whether the precision of the measurement holds; None where it needs no check.
+        check: Result of the check of the measurement's precision; None if it needs no check.
     """
     if identical:
         return Assessment(verdict="pass", reason="The files are the merged model's own.")
     limits = [] if gate is None else _limits(quality, gate)
     if not limits:
         return Assessment(verdict="pass", reason="The policy sets no quality gate for this variant.")
-    more = ""
+    note = ""
     if own is not None and gate is not None and own.tokens >= MIN_TOKENS:
         limits += [(value, limit, f"{text} of its own set") for value, limit, text in _limits(own, gate)]
     elif own is not None:
-        more = f" Its own set of {own.tokens} tokens is too small for a verdict; that needs {MIN_TOKENS}."
-    broken = [text for value, limit, text in limits if value > limit]
+        note = f" Its own set of {own.tokens} tokens is too small for a verdict, which needs {MIN_TOKENS}."
+    exceeded = [text for value, limit, text in limits if value > limit]
     if quality.tokens < MIN_TOKENS:
-        reason = f"Only {quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."
+        reason = f"{quality.tokens} held-out tokens were compared; a verdict needs {MIN_TOKENS}."
         return Assessment(verdict="inconclusive", reason=reason)
     if check is not None and check.verdict == "inconclusive":
         return Assessment(verdict="inconclusive", reason=f"The measurement could not be checked. {check.reason}")
-    if broken:
-        return Assessment(verdict="fail", reason=f"Too much quality was lost: {'; '.join(broken)}.")
-    return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.{more}")
+    if exceeded:
+        return Assessment(verdict="fail", reason=f"Too much quality was lost: {'; '.join(exceeded)}.")
+    return Assessment(verdict="pass", reason=f"Within the gate: {'; '.join(text for _, _, text in limits)}.{note}")
 
 
 def _limits(quality: Quality, gate: QualityGate) -> list[tuple[float, float, str]]:
@@ -70,7 +70,7 @@ def _limits(quality: Quality, gate: QualityGate) -> list[tuple[float, float, str
         ("mean KL", quality.mean_kl, gate.max_mean_kl),
     )
     return [
-        (value, limit, f"{name} {value:.4f} against a limit of {limit:.4f} on {quality.tokens} tokens")
+        (value, limit, f"{name} {value:.4f} with a limit of {limit:.4f} on {quality.tokens} tokens")
         for name, value, limit in pairs
         if limit is not None
     ]

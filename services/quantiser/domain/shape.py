@@ -1,4 +1,4 @@
-"""What planning needs to know of a model, and the group size that fits it."""
+"""The shape of a model as planning needs it, and the group size that fits it."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -23,8 +23,8 @@ class ModelShape(Contract):
     quantised: bool = False
 
 
-def shape_of(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
-    """Read the shape of a model from its `config.json`.
+def read_shape(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
+    """Return the shape of a model from its `config.json`.
 
     Args:
         config: The parsed file.
@@ -46,5 +46,5 @@ def shape_of(config: Mapping[str, Any], dtype: Dtype) -> ModelShape:
 
 
 def choose_group_size(linear_dims: tuple[int, ...]) -> int | None:
-    """Return the largest group size that divides the input of every quantised layer; None when none does."""
+    """Return the largest group size that divides the input width of every quantised layer; None if none does."""
     return next((size for size in GROUP_SIZES if all(dim % size == 0 for dim in linear_dims)), None)

@@ -1,7 +1,7 @@
 """Report a processor, as `services.quantiser.adapters.processor` does with torch."""
 
 from contracts.facts import Processor
-from shared.runtime.jobs import job_main
+from shared.runtime.worker import job_main
 
 PROCESSOR = Processor(device="cpu", instruction_set="AVX2", capability="AVX2", amx=False, threads=1)
 

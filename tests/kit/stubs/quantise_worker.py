@@ -1,11 +1,11 @@
-"""Do an order without computing: the output is the merged model, and its quality is made up."""
+"""Run a job without computing: the output is the merged model, and its quality is made up."""
 
 import shutil
 import time
 
 from contracts.facts import Measurement, Quality
-from services.quantiser.ports import Made, Order
-from shared.runtime.jobs import job_main, report_progress
+from services.quantiser.ports import QuantisationJob, QuantisationResult
+from shared.runtime.worker import job_main, report_progress
 from tests.kit.stubs.processor import PROCESSOR
 
 WORK_S = 1.0
@@ -23,13 +23,13 @@ QUALITY = Quality(
 
 def work(arguments: list[str]) -> dict:
     """Pretend to make a variant."""
-    order = Order.model_validate_json(arguments[0])
+    job = QuantisationJob.model_validate_json(arguments[0])
     report_progress(step="load", done=0, total=1, unit="model")
     time.sleep(WORK_S)
-    if order.output != order.merged:
-        shutil.copytree(order.merged, order.output, dirs_exist_ok=True)
+    if job.output != job.merged:
+        shutil.copytree(job.merged, job.output, dirs_exist_ok=True)
     report_progress(step="load", done=1, total=1, unit="model")
-    return Made(
+    return QuantisationResult(
         quality=QUALITY,
         calibration_tokens=0,
         peak_rss_bytes=1,

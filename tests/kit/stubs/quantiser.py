@@ -3,12 +3,10 @@
 Its tests look at processes (kills, deadlines, the ends of releases), not at weights.
 """
 
-import asyncio
-
 from services.quantiser import main
-from services.quantiser.adapters import child
+from services.quantiser.adapters import engine
 
 if __name__ == "__main__":
-    child.MODULE = "tests.kit.stubs.quantise_worker"
-    child.PROCESSOR_MODULE = "tests.kit.stubs.processor"
-    asyncio.run(main.run())
+    engine.WORKER_MODULE = "tests.kit.stubs.quantise_worker"
+    engine.PROCESSOR_MODULE = "tests.kit.stubs.processor"
+    main.main()

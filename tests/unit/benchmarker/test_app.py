@@ -6,7 +6,7 @@ from contracts.facts import VariantFailed
 from contracts.policy import LoadProfile, MetricGate
 from services.benchmarker.app import Benchmarker, _failed
 from services.benchmarker.domain.hardware import Hardware
-from services.benchmarker.domain.report import announce
+from services.benchmarker.domain.report import to_event
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import ANSWERS
 from shared.errors import Permanent, Transient
@@ -58,7 +58,7 @@ def test_a_good_candidate_passes_and_the_report_says_everything():
     assert report.hardware["cpu"] == "test"
     assert report.send_based_ttft_ms["candidate"].p50 == pytest.approx(150, abs=0.1)
     assert seen[-1] == (60, 60)
-    fact = announce(report, ref)
+    fact = to_event(report, ref)
     assert (fact.target, fact.baseline, fact.verdict, fact.report) == (CANDIDATE, BASELINE, "pass", ref)
 
 
@@ -100,7 +100,7 @@ def test_a_measurement_that_was_made_is_not_made_again():
     found, found_ref, seen = measure(again, staged())
     assert (found, found_ref, seen) == (first, ref, [])
     assert again.engine.started == []
-    assert announce(found, found_ref) == announce(first, ref)
+    assert to_event(found, found_ref) == to_event(first, ref)
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_prompts_go_through_each_targets_own_template():
         (str(CANDIDATE), "<2>"),
         (str(BASELINE), "<1>"),
     }
-    asked = {prompt[3:] for _, prompt, _ in benchmarker.engine.started}
-    assert asked <= {prompt.messages[-1].content for prompt in PROMPTS}
+    ask_once = {prompt[3:] for _, prompt, _ in benchmarker.engine.started}
+    assert ask_once <= {prompt.messages[-1].content for prompt in PROMPTS}
 
 
 def test_the_models_own_evaluation_set_is_used_when_there_is_one():

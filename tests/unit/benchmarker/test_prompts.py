@@ -10,7 +10,7 @@ from contracts.text_sets import EVALUATION_RECORDS
 from services.benchmarker.domain.prompts import (
     Message,
     Prompt,
-    asked,
+    ask_once,
     choose_fitting,
     digest_prompts,
     parse_evaluation,
@@ -40,14 +40,14 @@ def test_each_way_to_write_a_line_is_understood():
     assert parse_evaluation(data) == (
         Prompt(text="plain text"),
         Prompt(text="a passage"),
-        asked("a question"),
+        ask_once("a question"),
         Prompt(messages=(Message("system", "s"), Message("user", "u"))),
     )
 
 
 def test_answers_at_the_end_of_a_conversation_are_what_the_model_is_to_say():
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    assert parse_evaluation(lines({"messages": turns})) == (asked("q"),)
+    assert parse_evaluation(lines({"messages": turns})) == (ask_once("q"),)
 
 
 def test_blank_lines_are_skipped_and_a_last_newline_is_not_needed():
@@ -92,7 +92,7 @@ def test_a_huge_set_is_read_in_part():
 
 
 def test_prompts_that_might_not_fit_the_context_are_left_out():
-    short, long = asked("x" * 100), Prompt(text="x" * 101)
+    short, long = ask_once("x" * 100), Prompt(text="x" * 101)
     assert choose_fitting([short, long], context_tokens=60, output_tokens=10) == (short,)
     assert choose_fitting([short, long], context_tokens=5, output_tokens=10) == ()
 
@@ -100,7 +100,7 @@ def test_prompts_that_might_not_fit_the_context_are_left_out():
 @given(texts=st.lists(st.text(max_size=5), min_size=1, max_size=4))
 def test_the_digest_tells_text_from_question_and_one_order_from_another(texts):
     as_text = [Prompt(text=text) for text in texts]
-    as_question = [asked(text) for text in texts]
+    as_question = [ask_once(text) for text in texts]
     assert digest_prompts(as_text) == digest_prompts(list(as_text))
     assert digest_prompts(as_text) != digest_prompts(as_question)
     if texts != texts[::-1]:

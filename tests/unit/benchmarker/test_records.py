@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.benchmarker.domain.records import RequestRecord, is_disturbed
+from services.benchmarker.domain.records import RequestRecord, has_lost_baseline
 from tests.unit.benchmarker.factories import record
 
 ONE = RequestRecord(
@@ -56,4 +56,4 @@ def test_a_failed_request_has_no_figures_even_when_it_began_to_answer():
 )
 def test_only_a_baseline_whose_engine_went_away_voids_a_measurement(candidate, baseline, expected):
     records = (record(), record(error=candidate), record(side="baseline"), record(side="baseline", error=baseline))
-    assert is_disturbed(records) is expected
+    assert has_lost_baseline(records) is expected

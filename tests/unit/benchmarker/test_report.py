@@ -9,7 +9,7 @@ from contracts.policy import QualityGate
 from contracts.vocabulary import canonical_json
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import plan_benchmark
-from services.benchmarker.domain.report import announce, make_report
+from services.benchmarker.domain.report import make_report, to_event
 from tests.unit.benchmarker.factories import QUALITY, UNSCORED, artifact, record, staged
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
@@ -56,7 +56,7 @@ def test_it_survives_the_store():
 
 def test_the_fact_says_what_the_report_says():
     found = report()
-    fact = announce(found, artifact("report"))
+    fact = to_event(found, artifact("report"))
     assert (fact.candidate_summary, fact.baseline_summary) == (found.candidate_summary, found.baseline_summary)
     assert (fact.gates, fact.verdict, fact.ratios, fact.quality) == (found.gates, found.verdict, found.ratios, QUALITY)
     assert fact.served_quality == found.served_quality == UNSCORED

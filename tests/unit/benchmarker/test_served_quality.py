@@ -45,7 +45,7 @@ def test_what_was_measured_is_served():
     ("sign", "verdict", "fault", "code", "says"),
     [
         (1, "fail", "candidate", None, "does not serve what was measured"),
-        (-1, "inconclusive", "measurement", "measurement_suspect", "At fault: the record."),
+        (-1, "inconclusive", "measurement", "measurement_suspect", "At fault: the measurement."),
     ],
     ids=["worse", "better"],
 )
@@ -59,7 +59,7 @@ def test_beyond_the_tolerance_worse_is_a_loading_defect_and_better_a_wrong_recor
     assert (within.verdict, within.attributed_to, within.code) == ("pass", None, None)
 
 
-def beside(own_nll, on_candidates_nll, *, recorded_nll=2.5):
+def baseline_scores(own_nll, on_candidates_nll, *, recorded_nll=2.5):
     """A baseline's scores: served, over its own record and over the candidate's reference of 2 nats."""
     own = score_window(window(token_nll=recorded_nll), (-own_nll,) * 100)
     return BaselineScores(
@@ -69,22 +69,22 @@ def beside(own_nll, on_candidates_nll, *, recorded_nll=2.5):
 
 def test_the_reason_says_what_the_baseline_showed_with_its_figures():
     one = window(token_nll=2.0)
-    found = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=beside(2.501, 2.02))
+    found = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=baseline_scores(2.501, 2.02))
     assert (found.verdict, found.attributed_to) == ("fail", "candidate")
     assert found.baseline_deviation_ratio == pytest.approx(math.exp(0.001))
     assert found.baseline_reference_ratio == pytest.approx(math.exp(0.02))
-    assert "they differ by +34.99%, more than 5%" in found.reason
+    assert "The deviation of +34.99% is above the limit of 5%" in found.reason
     assert "agrees with its own record (+0.10%)" in found.reason
-    assert "is served +2.02% from what the record says of the merged model" in found.reason
-    machine = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=beside(2.8, 2.3))
+    assert "deviates by +2.02% from the record of the merged model" in found.reason
+    machine = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=baseline_scores(2.8, 2.3))
     assert (machine.verdict, machine.attributed_to, machine.code) == ("inconclusive", "machine", "measurement_suspect")
     assert "differs from its own record (+34.99%)" in machine.reason
 
 
 def test_a_record_whose_merged_model_is_off_as_well_is_measured_again_before_the_candidate_fails():
     scores = [score_window(window(token_nll=2.0), (-2.3,) * 100)]
-    assert assess_scored(scores, None, baseline=beside(2.5, 2.3)).attributed_to == "measurement"
-    again = assess_scored(scores, None, baseline=beside(2.5, 2.3), measured_again=True)
+    assert assess_scored(scores, None, baseline=baseline_scores(2.5, 2.3)).attributed_to == "measurement"
+    again = assess_scored(scores, None, baseline=baseline_scores(2.5, 2.3), measured_again=True)
     assert (again.verdict, again.attributed_to) == ("fail", "candidate")
 
 
@@ -161,14 +161,14 @@ def measure(
     baseline=None,
     context_tokens=2048,
     load=None,
-    beside=None,
+    baseline_windows=None,
     record=None,
     number=1,
     baseline_context=2048,
 ):
     """Measure a candidate whose manifest holds windows (None: it cannot be read); gives the report and the engine.
 
-    `beside` are the windows of the baseline's manifest, `record` those of a later measurement of the candidate.
+    `baseline_windows` are the windows of the baseline's manifest, `record` those of a later measurement of the candidate.
     """
     reports = FakeReports()
     manifest = served(CANDIDATE).manifest if windows is None else reports.put_manifest(windows)
@@ -177,8 +177,8 @@ def measure(
         update={"manifest": manifest, "measurement_manifest": again}
     )
     other = served(BASELINE, context_tokens=baseline_context)
-    if beside is not None:
-        other = other.model_copy(update={"manifest": reports.put_manifest(beside, "beside")})
+    if baseline_windows is not None:
+        other = other.model_copy(update={"manifest": reports.put_manifest(baseline_windows, "baseline_windows")})
     engine = FakeEngine({str(CANDIDATE): candidate, str(BASELINE): baseline or Behaviour()})
     benchmarker = Benchmarker(
         engine=engine,
@@ -225,10 +225,10 @@ def test_an_engine_that_scores_no_text_has_its_answers_compared_with_the_baselin
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"windows": ()}, "holds no held-out windows"),
+        ({"windows": ()}, "has no held-out windows"),
         ({"windows": None}, "cannot be read"),
-        ({"context_tokens": 40}, "fits the 40 tokens"),
-        ({"candidate": Behaviour(token_nll=2.0, score_error="engine_failed")}, "could not be asked"),
+        ({"context_tokens": 40}, "fits the served context of 40 tokens"),
+        ({"candidate": Behaviour(token_nll=2.0, score_error="engine_failed")}, "did not score the windows"),
         ({"candidate": Behaviour(answer_nll=None)}, "no log-probabilities"),
     ],
 )
@@ -257,13 +257,13 @@ def test_a_candidate_that_did_not_answer_its_warm_up_is_not_asked_further():
     assert (report.verdict, report.served_quality.method) == ("fail", "none")
 
 
-# -- with the baseline beside it ---------------------------------------------------------------------------------------
+# -- with the baseline baseline_windows it ---------------------------------------------------------------------------------------
 
 
 THEIRS = (window(tokens=20, token_nll=1.5), window(tokens=30, token_nll=1.5))
 
 
-def blamed(report):
+def attributed(report):
     (gate,) = [gate for gate in report.gates if gate.name == "served_quality"]
     return report.verdict, gate.verdict, gate.attributed_to, gate.code
 
@@ -276,7 +276,7 @@ MACHINES = ("inconclusive", "inconclusive", "machine", "measurement_suspect")
 
 
 @pytest.mark.parametrize(
-    ("served_nll", "baseline", "beside", "blame"),
+    ("served_nll", "baseline", "baseline_windows", "fault"),
     [
         (2.3, Behaviour(token_nll=1.5), THEIRS, FAILED),  # damaged, and the baseline is as recorded
         (2.3, Behaviour(token_nll=1.8), THEIRS, MACHINES),  # both are worse than recorded, alike
@@ -291,9 +291,11 @@ MACHINES = ("inconclusive", "inconclusive", "machine", "measurement_suspect")
         (1.7, Behaviour(token_nll=1.5, score_error="endpoint_unreachable", recovers=True), THEIRS, SUSPECTED),
     ],
 )
-def test_the_baseline_beside_it_tells_who_is_at_fault(served_nll, baseline, beside, blame):
-    report, _ = measure(Behaviour(token_nll=served_nll), gate=None, baseline=baseline, beside=beside)
-    assert blamed(report) == blame
+def test_the_baseline_decides_who_is_at_fault(served_nll, baseline, baseline_windows, fault):
+    report, _ = measure(
+        Behaviour(token_nll=served_nll), gate=None, baseline=baseline, baseline_windows=baseline_windows
+    )
+    assert attributed(report) == fault
 
 
 def test_a_baseline_without_evidence_says_why_it_has_none():
@@ -301,33 +303,33 @@ def test_a_baseline_without_evidence_says_why_it_has_none():
         return measure(Behaviour(token_nll=2.3), **more)[0].served_quality.reason
 
     assert "does not exist" in reason(baseline=Behaviour(token_nll=2.0))
-    assert "scores no given text" in reason(baseline=Behaviour(), beside=THEIRS)
-    assert "holds no held-out windows that fit" in reason(baseline=Behaviour(token_nll=2.0), beside=())
-    short = reason(baseline=Behaviour(token_nll=1.5), beside=THEIRS, baseline_context=20)
-    assert "holds no held-out windows that fit" in short
+    assert "scores no given text" in reason(baseline=Behaviour(), baseline_windows=THEIRS)
+    assert "has no held-out windows that fit" in reason(baseline=Behaviour(token_nll=2.0), baseline_windows=())
+    short = reason(baseline=Behaviour(token_nll=1.5), baseline_windows=THEIRS, baseline_context=20)
+    assert "has no held-out windows that fit" in short
     broken = Behaviour(token_nll=1.5, score_error="engine_failed")
-    assert "told to fail" in reason(baseline=broken, beside=THEIRS)
+    assert "told to fail" in reason(baseline=broken, baseline_windows=THEIRS)
 
 
 def test_the_reason_says_how_the_record_was_measured():
     def reason(measurement):
         return assess_scored([score_window(window(), (-2.3,) * 100)], None, measurement=measurement).reason
 
-    assert "gave 1.0000 (measured in bfloat16 with avx512_core_bf16 on 2 threads): they" in reason(MEASUREMENT)
-    assert "gave 1.0000: they" in reason(None)
+    assert "says 1.0000 (measured in bfloat16 with avx512_core_bf16 on 2 threads). The deviation" in reason(MEASUREMENT)
+    assert "says 1.0000. The deviation" in reason(None)
 
 
 def test_the_baseline_is_asked_only_when_the_candidate_differs():
-    _, engine = measure(Behaviour(token_nll=2.0), baseline=Behaviour(token_nll=9.0), beside=THEIRS)
+    _, engine = measure(Behaviour(token_nll=2.0), baseline=Behaviour(token_nll=9.0), baseline_windows=THEIRS)
     assert engine.scored == [101, 41]
-    _, engine = measure(Behaviour(token_nll=2.3), baseline=Behaviour(token_nll=1.5), beside=THEIRS)
+    _, engine = measure(Behaviour(token_nll=2.3), baseline=Behaviour(token_nll=1.5), baseline_windows=THEIRS)
     assert engine.scored == [101, 41, 21, 31, 101, 41]
 
 
 def test_a_later_measurement_is_what_the_candidate_is_held_against():
     wrong, right = (window(token_nll=2.4, reference_nll=2.4),), (window(tokens=50),)
     first, _ = measure(Behaviour(token_nll=2.0), windows=wrong)
-    assert blamed(first) == SUSPECTED
+    assert attributed(first) == SUSPECTED
     second, engine = measure(Behaviour(token_nll=2.0), windows=wrong, record=right, number=2)
     assert (second.verdict, second.measurement_number, engine.scored) == ("pass", 2, [51])
     assert second.output_key != first.output_key
@@ -336,6 +338,6 @@ def test_a_later_measurement_is_what_the_candidate_is_held_against():
 @pytest.mark.parametrize("candidate", [Behaviour(), Behaviour(token_nll=2.0, score_error="engine_failed")])
 def test_a_suspect_record_is_not_cleared_by_a_benchmark_that_scores_nothing(candidate):
     report, _ = measure(candidate, gate=None, record=WINDOWS, number=2)
-    assert blamed(report) == ("inconclusive", "inconclusive", None, "measurement_suspect")
+    assert attributed(report) == ("inconclusive", "inconclusive", None, "measurement_suspect")
     empty, _ = measure(Behaviour(token_nll=2.0), gate=None, record=(), number=2)
-    assert blamed(empty) == ("inconclusive", "inconclusive", None, "measurement_suspect")
+    assert attributed(empty) == ("inconclusive", "inconclusive", None, "measurement_suspect")

@@ -8,7 +8,7 @@ import pytest
 
 from contracts.facts import BaseModelRef, Parity
 from contracts.manifests import FileEntry
-from services.merger.ports import Folder, MergeOrder
+from services.merger.ports import Folder, MergeJob
 from shared.storage.blobs import Store
 from tests.kit.servers import S3Server, connection, running
 
@@ -46,54 +46,54 @@ class Job:
     """A merge order on local copies of a base and a checkpoint, which are put into the store when it is done."""
 
     store: Store
-    order: MergeOrder
+    job: MergeJob
     base: Path
     checkpoint: Path
     out: Path
     files: tuple[FileEntry, ...] = ()
-    found: dict | None = None
+    result: dict | None = None
 
-    def put(self) -> MergeOrder:
+    def put(self) -> MergeJob:
         """Put both folders into the store as they are now."""
         folders = {
             name: Folder(DIGEST, self.store.put_folder(getattr(self, name), f"{name}s/").files, f"{name}s/")
             for name in ("base", "checkpoint")
         }
-        return replace(self.order, **folders)
+        return replace(self.job, **folders)
 
-    def make(self) -> "Job":
+    def run(self) -> "Job":
         """Merge, and fetch what was made to `out`."""
-        from services.merger.adapters import worker as work
+        from services.merger.adapters import worker
 
-        shutil.rmtree(self.order.room, ignore_errors=True)
-        self.found = work.make(self.store, self.put())
-        self.files = tuple(FileEntry.model_validate(file) for file in self.found["files"])
+        shutil.rmtree(self.job.scratch_dir, ignore_errors=True)
+        self.result = worker.merge(self.store, self.put())
+        self.files = tuple(FileEntry.model_validate(file) for file in self.result["files"])
         self.store.fetch_files(self.files, self.out)
         return self
 
     @property
     def parity(self) -> Parity:
-        return Parity.model_validate(self.found["parity"])
+        return Parity.model_validate(self.result["parity"])
 
 
 @pytest.fixture
-def order(made, store, tmp_path):
+def make_job(made, store, tmp_path):
     """Make a job on copies of a base and a checkpoint."""
 
     def make(*, checkpoint="lora", base="base", kind="lora", dtype="bfloat16", hyperparameters=None) -> Job:
         folders = {}
         for role, name in (("base", base), ("checkpoint", checkpoint)):
             source = made[name] if isinstance(name, str) else name
-            folders[role] = tmp_path / f"order-{role}"
+            folders[role] = tmp_path / f"job-{role}"
             shutil.copytree(source, folders[role])
         nothing = Folder(DIGEST, (), "")
-        one = MergeOrder(
+        one = MergeJob(
             kind=kind,
             base_ref=BASE_REF,
             hyperparameters=hyperparameters or {},
             base=nothing,
             checkpoint=nothing,
-            room=tmp_path / "room",
+            scratch_dir=tmp_path / "scratch",
             dtype=dtype,
         )
         return Job(store, one, **folders, out=tmp_path / "out")

@@ -12,7 +12,7 @@ from contracts.facts import Parity
 from contracts.manifests import FileEntry
 from contracts.vocabulary import ArtifactRef
 from services.merger.app import Merger
-from services.merger.ports import Folder, Made, Rendering
+from services.merger.ports import Folder, MergeResult, Rendering
 from shared.errors import Permanent
 from tests.kit.checkpoints import opened
 from tests.kit.factories import base
@@ -52,7 +52,7 @@ class FakeArtifacts:
         return self.committed.setdefault(manifest.output_key, (manifest, REF))
 
     @asynccontextmanager
-    async def workshop(self, name):
+    async def scratch_dir(self, name):
         yield Path("room")
 
 
@@ -63,15 +63,15 @@ class FakeEngine:
     files: tuple[FileEntry, ...] = (entry("model.safetensors"), entry("tokenizer.json"))
     own_tokenizer: bool = False
     rendering: Rendering = RENDERING
-    orders: list = field(default_factory=list)
+    jobs: list = field(default_factory=list)
 
     def library_versions(self):
         return {"peft": "0.21.2"}
 
-    async def make(self, order, progress):
-        self.log.append("make")
-        self.orders.append(order)
-        return Made(self.files, self.parity, self.own_tokenizer, self.rendering, RENDERING, peak_rss_bytes=500)
+    async def merge(self, job, progress):
+        self.log.append("merge")
+        self.jobs.append(job)
+        return MergeResult(self.files, self.parity, self.own_tokenizer, self.rendering, RENDERING, peak_rss_bytes=500)
 
 
 class FakeClock:
@@ -98,11 +98,11 @@ ORDER = opened(base(), REF).data
 async def test_commits_last_and_after_the_stored_bytes_were_verified():
     one = merger()
     manifest, ref = await one.merge(ORDER, quiet)
-    assert one.artifacts.log == ["find", "make", "commit"]
+    assert one.artifacts.log == ["find", "merge", "commit"]
     assert (manifest.peak_rss_bytes, manifest.weights_bytes) == (500, 100)
     assert manifest.parity == PARITY.model_copy(update={"rendered_token_ids_digest": OTHER})
     assert manifest.rendered_prompt_digest == DIGEST
-    assert one.engine.orders[0].hyperparameters == ORDER.training.hyperparameters
+    assert one.engine.jobs[0].hyperparameters == ORDER.training.hyperparameters
     assert ref == REF
 
 
@@ -119,11 +119,11 @@ async def test_what_is_committed_is_only_said_again():
     [
         ({"base_digest": OTHER}, "base_mismatch", "find"),
         ({"checkpoint": (entry("adapter_model.bin"),)}, "pickle_refused", "find"),
-        ({"parity": PARITY.model_copy(update={"mean_kl": 1.0})}, "parity_failed", "make"),
-        ({"files": (entry("model.safetensors"), entry("tokenizer.json", OTHER))}, "tokenizer_changed", "make"),
-        ({"own_tokenizer": True}, "tokenizer_changed", "make"),
-        ({"rendering": Rendering(OTHER, OTHER)}, "tokenizer_changed", "make"),
-        ({"rendering": Rendering(DIGEST, DIGEST)}, "tokenizer_changed", "make"),
+        ({"parity": PARITY.model_copy(update={"mean_kl": 1.0})}, "parity_failed", "merge"),
+        ({"files": (entry("model.safetensors"), entry("tokenizer.json", OTHER))}, "tokenizer_changed", "merge"),
+        ({"own_tokenizer": True}, "tokenizer_changed", "merge"),
+        ({"rendering": Rendering(OTHER, OTHER)}, "tokenizer_changed", "merge"),
+        ({"rendering": Rendering(DIGEST, DIGEST)}, "tokenizer_changed", "merge"),
     ],
 )
 async def test_what_is_refused_is_never_committed(changes, code, last_step):

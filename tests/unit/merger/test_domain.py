@@ -40,9 +40,9 @@ def test_rounding_to_bfloat16_passes():
     ],
 )
 def test_what_does_not_answer_like_its_parts_is_refused(changes):
-    refusal = domain.assess_parity(parity(**changes), LIMITS)
-    assert refusal.code == "parity_failed"
-    assert refusal.details["prompts"] == changes.get("prompts", 8)
+    rejection = domain.assess_parity(parity(**changes), LIMITS)
+    assert rejection.code == "parity_failed"
+    assert rejection.details["prompts"] == changes.get("prompts", 8)
 
 
 def test_a_tiny_effect_is_not_held_against_rounding():
@@ -121,7 +121,7 @@ def test_the_tokenizer_digest_sees_the_tokenizer_only():
 
 
 @pytest.mark.parametrize(
-    ("path", "carried"),
+    ("path", "included"),
     [
         ("tokenizer.json", True),
         ("generation_config.json", True),
@@ -133,8 +133,8 @@ def test_the_tokenizer_digest_sees_the_tokenizer_only():
         ("onnx/config.json", False),
     ],
 )
-def test_what_is_carried_over_from_the_base(path, carried):
-    assert domain.is_carried_over(path) is carried
+def test_what_is_included_over_from_the_base(path, included):
+    assert domain.is_copied(path) is included
 
 
 def test_files_are_judged_by_name_and_size_alone():
@@ -165,8 +165,8 @@ def test_files_are_judged_by_name_and_size_alone():
     ],
 )
 def test_what_training_recorded_must_be_what_the_lora_says(recorded, setting):
-    refusal = domain.assess_recorded({"r": 8, "lora_alpha": 16, "use_rslora": False}, recorded)
-    assert (refusal and refusal.details["setting"]) == setting
+    rejection = domain.assess_recorded({"r": 8, "lora_alpha": 16, "use_rslora": False}, recorded)
+    assert (rejection and rejection.details["setting"]) == setting
 
 
 @pytest.mark.parametrize("value", [None, 0, -1, "8", True])
@@ -175,10 +175,10 @@ def test_a_lora_needs_rank_and_alpha(value):
     assert domain.assess_recorded({"r": 8, "lora_alpha": value}, {}).code == "hyperparameters_mismatch"
 
 
-def vocabulary_code(size, rows, base_rows=100, *, carried=True, extends=True, own=True):
-    tokenizer = domain.TokenizerFacts(size, 90, ("vocabulary",), extends) if own else None
-    refusal = domain.assess_vocabulary(tokenizer, 90, domain.Vocabulary(rows, base_rows, carried))
-    return refusal and refusal.code
+def vocabulary_code(size, rows, base_rows=100, *, included=True, extends=True, own=True):
+    tokenizer = domain.TokenizerComparison(size, 90, ("vocabulary",), extends) if own else None
+    rejection = domain.assess_vocabulary(tokenizer, 90, domain.Vocabulary(rows, base_rows, included))
+    return rejection and rejection.code
 
 
 def test_a_vocabulary_must_fit_its_embedding():
@@ -189,7 +189,7 @@ def test_a_vocabulary_must_fit_its_embedding():
     assert vocabulary_code(90, 103, own=False) == "vocabulary_mismatch"
     assert vocabulary_code(90, 80, own=False) == "vocabulary_mismatch"
     assert vocabulary_code(90, 100, own=False) is None
-    assert vocabulary_code(95, 100, carried=False) == "tokenizer_changed"
+    assert vocabulary_code(95, 100, included=False) == "tokenizer_changed"
     assert vocabulary_code(103, 103, extends=False) == "tokenizer_changed"
 
 
@@ -210,8 +210,8 @@ def test_a_full_fine_tune_shares_its_bases_settings_but_some_at_any_depth():
     }
     assert domain.assess_full_config(mine, base) is None
     mine["text_config"]["rope_parameters"]["rope_type"] = "b"
-    refusal = domain.assess_full_config({**mine, "window": 5}, base)
-    assert (refusal.code, refusal.details) == ("base_mismatch", {"keys": ["text_config", "window"]})
+    rejection = domain.assess_full_config({**mine, "window": 5}, base)
+    assert (rejection.code, rejection.details) == ("base_mismatch", {"keys": ["text_config", "window"]})
 
 
 def test_special_tokens_that_a_full_fine_tune_does_not_name_are_not_changed():

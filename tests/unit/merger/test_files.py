@@ -11,20 +11,20 @@ from safetensors.torch import load_file, save_file
 from services.merger.adapters import tensors, torch_checks
 from shared.errors import Permanent
 from tests.kit.models import edit_json, tiny_base, tiny_lora
-from tests.unit.merger.test_merge_bits import assert_same_bits, load_all, peft_merge
-from tests.unit.merger.test_refusals import WEIGHTS, edit_weights
+from tests.unit.merger.test_merge import assert_same_bits, load_all, peft_merge
+from tests.unit.merger.test_rejections import WEIGHTS, edit_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
 INDEX = "model.safetensors.index.json"
 
 
-def refusal(job) -> Permanent:
+def rejection(job) -> Permanent:
     """Return the refusal; nothing may have been written."""
     job.put()
     before = job.store.keys("")
     with pytest.raises(Permanent) as caught:
-        job.make()
+        job.run()
     assert job.store.keys("") == before
     assert caught.value.reason.endswith(".")
     return caught.value
@@ -49,36 +49,36 @@ def sharded(made, tmp_path):
 # -- a LoRA's files -------------------------------------------------------------------------------------------------------
 
 
-def test_a_layer_that_only_a_trainers_checkpoint_holds_is_missing(order):
-    one = order()
-    (one.checkpoint / "checkpoint-500").mkdir()
-    shutil.copy(one.checkpoint / WEIGHTS, one.checkpoint / "checkpoint-500" / WEIGHTS)
-    edit_weights(one.checkpoint / WEIGHTS, lambda found: [found.pop(name) for name in [*found] if ".layers.1." in name])
-    error = refusal(one)
+def test_a_layer_that_only_a_trainers_checkpoint_holds_is_missing(make_job):
+    job = make_job()
+    (job.checkpoint / "checkpoint-500").mkdir()
+    shutil.copy(job.checkpoint / WEIGHTS, job.checkpoint / "checkpoint-500" / WEIGHTS)
+    edit_weights(job.checkpoint / WEIGHTS, lambda found: [found.pop(name) for name in [*found] if ".layers.1." in name])
+    error = rejection(job)
     assert error.code == "adapter_keys_mismatch"
     assert all(".layers.1." in name for name in error.details["missing"])
 
 
-def test_other_weights_beside_a_lora_are_not_the_loras(made, order):
-    one = order()
-    (one.checkpoint / "checkpoint-500").mkdir()
-    (one.checkpoint / "checkpoint-500" / WEIGHTS).write_bytes(b"cut off")
-    shutil.copy(made["base"] / "model.safetensors", one.checkpoint / "model.safetensors")
-    one.make()
-    assert_same_bits(load_all(one.out), peft_merge(made["base"], made["lora"]))
+def test_other_weights_beside_a_lora_are_not_the_loras(made, make_job):
+    job = make_job()
+    (job.checkpoint / "checkpoint-500").mkdir()
+    (job.checkpoint / "checkpoint-500" / WEIGHTS).write_bytes(b"cut off")
+    shutil.copy(made["base"] / "model.safetensors", job.checkpoint / "model.safetensors")
+    job.run()
+    assert_same_bits(load_all(job.out), peft_merge(made["base"], made["lora"]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.uint64, torch.float8_e4m3fn])
-def test_a_lora_that_is_not_floating_point(order, dtype):
-    one = order()
-    edit_weights(one.checkpoint / WEIGHTS, lambda found: found.update({n: t.to(dtype) for n, t in found.items()}))
-    assert refusal(one).code == "unsupported_adapter"
+def test_a_lora_that_is_not_floating_point(make_job, dtype):
+    job = make_job()
+    edit_weights(job.checkpoint / WEIGHTS, lambda found: found.update({n: t.to(dtype) for n, t in found.items()}))
+    assert rejection(job).code == "unsupported_adapter"
 
 
-def test_a_lora_in_float64_is_merged(order):
-    one = order()
-    edit_weights(one.checkpoint / WEIGHTS, lambda found: found.update({n: t.double() for n, t in found.items()}))
-    one.make()
+def test_a_lora_in_float64_is_merged(make_job):
+    job = make_job()
+    edit_weights(job.checkpoint / WEIGHTS, lambda found: found.update({n: t.double() for n, t in found.items()}))
+    job.run()
 
 
 @pytest.mark.parametrize(
@@ -91,43 +91,43 @@ def test_a_lora_in_float64_is_merged(order):
         lambda header: header[min(header)].update(shape=[float("inf")]),
     ],
 )
-def test_a_lora_whose_header_is_no_header(order, change):
-    one = order()
-    edit_header(one.checkpoint / WEIGHTS, lambda header: (header.pop("__metadata__", None), change(header)))
-    error = refusal(one)
+def test_a_lora_whose_header_is_no_header(make_job, change):
+    job = make_job()
+    edit_header(job.checkpoint / WEIGHTS, lambda header: (header.pop("__metadata__", None), change(header)))
+    error = rejection(job)
     assert (error.code, error.details) == ("truncated_weights", {"path": WEIGHTS})
 
 
-def test_a_lora_that_only_the_library_cannot_read(order):
-    one = order()
-    path = one.checkpoint / WEIGHTS
+def test_a_lora_that_only_the_library_cannot_read(make_job):
+    job = make_job()
+    path = job.checkpoint / WEIGHTS
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     text = data[8:end].replace(b'"dtype"', b'"dtype":"F32","dtype"', 1)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data[end:])
-    error = refusal(one)
+    error = rejection(job)
     assert error.code == "truncated_weights"
     assert "SafetensorError" in error.reason
 
 
-def test_an_embedding_without_rows(made, order, tmp_path):
+def test_an_embedding_without_rows(made, make_job, tmp_path):
     adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
     name = "base_model.model.model.embed_tokens.weight"
     edit_weights(adapter / WEIGHTS, lambda found: found.update({name: torch.tensor(1.0)}))
-    assert refusal(order(checkpoint=adapter)).code == "shape_mismatch"
+    assert rejection(make_job(checkpoint=adapter)).code == "shape_mismatch"
 
 
 @pytest.mark.parametrize("file", ["adapter_config.json", "tokenizer_config.json"])
-def test_json_without_an_end(order, file):
-    one = order()
-    (one.checkpoint / file).write_text("[" * 200_000)
-    assert refusal(one).code == ("truncated_weights" if file == "adapter_config.json" else "tokenizer_changed")
+def test_json_without_an_end(make_job, file):
+    job = make_job()
+    (job.checkpoint / file).write_text("[" * 200_000)
+    assert rejection(job).code == ("truncated_weights" if file == "adapter_config.json" else "tokenizer_changed")
 
 
-def test_a_pattern_of_modules_that_is_none(order):
-    one = order()
-    edit_json(one.checkpoint / "adapter_config.json", target_modules="(q_proj")
-    assert refusal(one).code == "adapter_keys_mismatch"
+def test_a_pattern_of_modules_that_is_none(make_job):
+    job = make_job()
+    edit_json(job.checkpoint / "adapter_config.json", target_modules="(q_proj")
+    assert rejection(job).code == "adapter_keys_mismatch"
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,12 @@ def test_a_pattern_of_modules_that_is_none(order):
     ],
     ids=["unknown to the library", "over which it panics"],
 )
-def test_a_tokenizer_that_the_library_cannot_use(order, changes):
-    one = order()
+def test_a_tokenizer_that_the_library_cannot_use(make_job, changes):
+    job = make_job()
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(one.base / name, one.checkpoint / name)
-    edit_json(one.checkpoint / "tokenizer.json", **changes)
-    error = refusal(one)
+        shutil.copy(job.base / name, job.checkpoint / name)
+    edit_json(job.checkpoint / "tokenizer.json", **changes)
+    error = rejection(job)
     assert error.code == "tokenizer_changed"
     assert "Exception" in error.reason
 
@@ -158,51 +158,51 @@ def test_a_tokenizer_that_the_library_cannot_use(order, changes):
 # -- a base's files -------------------------------------------------------------------------------------------------------
 
 
-def test_another_precision_beside_the_weights_is_not_the_models(made, order):
-    one = order()
-    shutil.copy(one.base / "model.safetensors", one.base / "model.fp16.safetensors")
-    one.make()
-    assert_same_bits(load_all(one.out), peft_merge(made["base"], made["lora"]))
+def test_another_precision_beside_the_weights_is_not_the_models(made, make_job):
+    job = make_job()
+    shutil.copy(job.base / "model.safetensors", job.base / "model.fp16.safetensors")
+    job.run()
+    assert_same_bits(load_all(job.out), peft_merge(made["base"], made["lora"]))
 
 
-def test_the_original_layout_beside_the_shards_is_not_the_models(made, order, tmp_path):
+def test_the_original_layout_beside_the_shards_is_not_the_models(made, make_job, tmp_path):
     base, lora = sharded(made, tmp_path)
-    one = order(base=base, checkpoint=lora)
+    job = make_job(base=base, checkpoint=lora)
     foreign = {"layers.0.attention.wq.weight": torch.ones(32, 32), "norm.weight": torch.full((32,), float("nan"))}
-    save_file(foreign, one.base / "consolidated.safetensors")
-    one.make()
-    assert_same_bits(load_all(one.out), peft_merge(base, lora))
+    save_file(foreign, job.base / "consolidated.safetensors")
+    job.run()
+    assert_same_bits(load_all(job.out), peft_merge(base, lora))
 
 
-def test_full_weights_are_the_files_that_transformers_loads(made, order):
-    one = order(checkpoint="full", kind="full")
-    save_file({"model.norm.weight": torch.zeros(32)}, one.checkpoint / "model-00001-of-00001.safetensors")
-    one.make()
-    assert_same_bits(load_all(one.out), load_all(made["full"]))
+def test_full_weights_are_the_files_that_transformers_loads(made, make_job):
+    job = make_job(checkpoint="full", kind="full")
+    save_file({"model.norm.weight": torch.zeros(32)}, job.checkpoint / "model-00001-of-00001.safetensors")
+    job.run()
+    assert_same_bits(load_all(job.out), load_all(made["full"]))
 
 
-def test_an_index_must_name_files_that_are_there(made, order, tmp_path):
+def test_an_index_must_name_files_that_are_there(made, make_job, tmp_path):
     base, lora = sharded(made, tmp_path)
-    one = order(base=base, checkpoint=lora)
-    gone = sorted(one.base.glob("*.safetensors"))[1]
+    job = make_job(base=base, checkpoint=lora)
+    gone = sorted(job.base.glob("*.safetensors"))[1]
     gone.unlink()
-    error = refusal(one)
+    error = rejection(job)
     assert (error.code, error.details) == ("artifact_not_found", {"missing": gone.name})
-    (one.base / INDEX).write_text('{"weight_map": {"model.norm.weight": 3}}')
-    assert refusal(one).code == "truncated_weights"
-    (one.base / INDEX).unlink()
-    assert refusal(one).code == "artifact_not_found"
+    (job.base / INDEX).write_text('{"weight_map": {"model.norm.weight": 3}}')
+    assert rejection(job).code == "truncated_weights"
+    (job.base / INDEX).unlink()
+    assert rejection(job).code == "artifact_not_found"
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_tensor_in_two_files_is_refused(made, order, tmp_path, kind):
+def test_a_tensor_in_two_files_is_refused(made, make_job, tmp_path, kind):
     base, lora = sharded(made, tmp_path)
-    one = order(base=base, checkpoint=lora if kind == "lora" else base, kind=kind)
-    folder = one.base if kind == "lora" else one.checkpoint
+    job = make_job(base=base, checkpoint=lora if kind == "lora" else base, kind=kind)
+    folder = job.base if kind == "lora" else job.checkpoint
     first, second, *_ = sorted(folder.glob("*.safetensors"))
     name = min(load_file(first))
     edit_weights(second, lambda found: found.update({name: load_file(first)[name]}))
-    error = refusal(one)
+    error = rejection(job)
     assert error.code == "truncated_weights"
     assert error.details == {"tensor": name, "paths": [first.name, second.name]}
 
@@ -211,62 +211,62 @@ BUFFERS = {"base": "model.layers.0.self_attn.rotary_emb.inv_freq", "gpt2": "tran
 
 
 @pytest.mark.parametrize(("base", "buffer"), [*BUFFERS.items(), ("gpt2", "transformer.h.0.attn.masked_bias")])
-def test_buffers_that_older_versions_saved_are_left_out(made, order, tmp_path, base, buffer):
+def test_buffers_that_older_versions_saved_are_left_out(made, make_job, tmp_path, base, buffer):
     adapter = tiny_lora(made[base], tmp_path / "lora")
-    one = order(base=base, checkpoint=adapter)
-    edit_weights(one.base / "model.safetensors", lambda found: found.update({buffer: torch.ones(4)}))
-    one.make()
-    assert_same_bits(load_all(one.out), peft_merge(made[base], adapter))
+    job = make_job(base=base, checkpoint=adapter)
+    edit_weights(job.base / "model.safetensors", lambda found: found.update({buffer: torch.ones(4)}))
+    job.run()
+    assert_same_bits(load_all(job.out), peft_merge(made[base], adapter))
 
 
 @pytest.mark.parametrize("value", [1.0, float("nan")])
-def test_full_weights_may_bring_such_buffers(made, order, value):
-    one = order(checkpoint="full", kind="full")
+def test_full_weights_may_bring_such_buffers(made, make_job, value):
+    job = make_job(checkpoint="full", kind="full")
     edit_weights(
-        one.checkpoint / "model.safetensors", lambda found: found.update({BUFFERS["base"]: torch.full((4,), value)})
+        job.checkpoint / "model.safetensors", lambda found: found.update({BUFFERS["base"]: torch.full((4,), value)})
     )
-    one.make()
-    assert_same_bits(load_all(one.out), load_all(made["full"]))
+    job.run()
+    assert_same_bits(load_all(job.out), load_all(made["full"]))
 
 
-def test_a_base_with_tensors_that_its_architecture_does_not_know(order):
-    one = order()
+def test_a_base_with_tensors_that_its_architecture_does_not_know(make_job):
+    job = make_job()
     name = "model.layers.0.self_attn.q_norm.weight"
-    edit_weights(one.base / "model.safetensors", lambda found: found.update({name: torch.ones(8)}))
-    error = refusal(one)
+    edit_weights(job.base / "model.safetensors", lambda found: found.update({name: torch.ones(8)}))
+    error = rejection(job)
     assert (error.code, error.details) == ("unsupported_architecture", {"unexpected": [name]})
 
 
-def test_a_base_with_another_shape_than_its_configuration_says(order):
-    one = order()
-    edit_json(one.base / "config.json", intermediate_size=96)
-    error = refusal(one)
+def test_a_base_with_another_shape_than_its_configuration_says(make_job):
+    job = make_job()
+    edit_json(job.base / "config.json", intermediate_size=96)
+    error = rejection(job)
     assert error.code == "shape_mismatch"
     assert error.details["expected"] == [32, 96]
     assert "config.json" in error.reason
 
 
-def test_a_base_that_names_its_weights_itself(order):
-    one = order()
-    edit_json(one.base / "config.json", transformers_weights="tokenizer.safetensors")
-    assert refusal(one).code == "unsupported_architecture"
+def test_a_base_that_names_its_weights_itself(make_job):
+    job = make_job()
+    edit_json(job.base / "config.json", transformers_weights="tokenizer.safetensors")
+    assert rejection(job).code == "unsupported_architecture"
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint64])
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_weights_that_are_not_floating_point(order, kind, dtype):
-    one = order(checkpoint=kind, kind=kind)
-    folder = one.base if kind == "lora" else one.checkpoint
+def test_weights_that_are_not_floating_point(make_job, kind, dtype):
+    job = make_job(checkpoint=kind, kind=kind)
+    folder = job.base if kind == "lora" else job.checkpoint
     edit_weights(folder / "model.safetensors", lambda found: found.update({Q_PROJ: found[Q_PROJ].to(dtype)}))
-    error = refusal(one)
+    error = rejection(job)
     assert (error.code, error.details["tensor"]) == ("quantised_base", Q_PROJ)
 
 
 @pytest.mark.parametrize("changes", [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"vocab_size": -1}])
-def test_a_base_that_the_library_cannot_build(order, changes):
-    one = order()
-    edit_json(one.base / "config.json", **changes)
-    assert refusal(one).code == "unsupported_architecture"
+def test_a_base_that_the_library_cannot_build(make_job, changes):
+    job = make_job()
+    edit_json(job.base / "config.json", **changes)
+    assert rejection(job).code == "unsupported_architecture"
 
 
 # -- what a library raises ------------------------------------------------------------------------------------------------
@@ -284,12 +284,12 @@ def test_a_base_that_the_library_cannot_build(order, changes):
     ids=repr,
 )
 def test_what_is_no_fault_of_a_checkpoint_is_not_laid_at_its_door(error):
-    with pytest.raises(type(error)) as caught, torch_checks.judged_by_a_library("base_mismatch", "It does not fit"):
+    with pytest.raises(type(error)) as caught, torch_checks.library_errors_as("base_mismatch", "It does not fit"):
         raise error
     assert caught.value is error
 
 
 def test_a_refusal_names_the_kind_of_what_a_library_raised():
-    with pytest.raises(Permanent) as caught, torch_checks.judged_by_a_library("base_mismatch", "It does not fit"):
+    with pytest.raises(Permanent) as caught, torch_checks.library_errors_as("base_mismatch", "It does not fit"):
         raise tensors.torch.cuda.OutOfMemoryError("no\nmore")
     assert caught.value.reason == "It does not fit: OutOfMemoryError: no."

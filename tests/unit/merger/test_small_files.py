@@ -16,8 +16,8 @@ from services.merger.domain import SMALL_FILE_BYTES, assess_small_files
     ],
 )
 def test_the_limit_of_files_beside_the_weights(path, size, refused):
-    refusal = assess_small_files({"config.json": 100, path: size})
-    assert (refusal is not None) == refused
-    if refusal is not None:
-        assert (refusal.code, refusal.details) == ("too_large", {"path": path})
-        assert f"{path} has {size} bytes" in refusal.reason
+    rejection = assess_small_files({"config.json": 100, path: size})
+    assert (rejection is not None) == refused
+    if rejection is not None:
+        assert (rejection.code, rejection.details) == ("too_large", {"path": path})
+        assert f"{path} has {size} bytes" in rejection.reason

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.runtime.exits import MEANINGS, count_memory_kills, describe_end, describe_space, explain_codes
+from shared.runtime.exits import MEANINGS, count_memory_kills, describe_exit, describe_space, explain_codes
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from shared.runtime.exits import MEANINGS, count_memory_kills, describe_end, des
     ],
 )
 def test_an_end_is_told_by_name_and_meaning(code, parts):
-    text = describe_end(code)
+    text = describe_exit(code)
     assert all(part in text for part in parts), text
     assert text.startswith("signal" if code < 0 else "exit code")
 
@@ -39,11 +39,11 @@ def test_every_signal_that_kills_by_a_fault_has_a_meaning():
 
 
 def test_sigkill_is_blamed_on_memory_only_when_the_kernel_counted_one():
-    assert describe_end(-9, out_of_memory=True).startswith(
+    assert describe_exit(-9, out_of_memory=True).startswith(
         "signal SIGKILL: perhaps the kernel killed it: memory ran out"
     )
-    assert "from outside" in describe_end(-9, out_of_memory=False)
-    assert "ran out" not in describe_end(-11, out_of_memory=True)
+    assert "from outside" in describe_exit(-9, out_of_memory=False)
+    assert "ran out" not in describe_exit(-11, out_of_memory=True)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_a_file_system_is_full_when_hardly_anything_is_free(free, total, said):
 
 
 def test_the_space_of_shared_memory_is_looked_at_after_sigbus_only():
-    assert "is full now" not in describe_end(-7, shm=Path("/nowhere"))
-    assert "is full now" not in describe_end(-11)
+    assert "is full now" not in describe_exit(-7, shm=Path("/nowhere"))
+    assert "is full now" not in describe_exit(-11)
 
 
 def test_a_real_process_that_dies_of_sigill_is_told_so():
     code = subprocess.run(
         [sys.executable, "-c", "import os; os.kill(os.getpid(), 4)"], check=False, timeout=30
     ).returncode
-    assert describe_end(code).startswith("signal SIGILL: it used an instruction that this CPU lacks")
+    assert describe_exit(code).startswith("signal SIGILL: it used an instruction that this CPU lacks")
 
 
 @pytest.mark.parametrize(

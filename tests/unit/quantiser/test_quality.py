@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from contracts.facts import Quality
 from contracts.policy import QualityGate
-from services.quantiser.domain import IDENTICAL, assess_quality, spread_windows, windows_to_judge
+from services.quantiser.domain import IDENTICAL, assess_quality, spread_windows, windows_needed
 
 
 def quality(**changes) -> Quality:
@@ -23,7 +23,7 @@ def quality(**changes) -> Quality:
 def test_within_both_limits_passes_and_says_the_numbers():
     found = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.02, max_mean_kl=0.05))
     assert found.verdict == "pass"
-    assert "1.0130 against a limit of 1.0200 on 4088 tokens" in found.reason
+    assert "1.0130 with a limit of 1.0200 on 4088 tokens" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_own_evaluation_set_is_judged_too():
     gate = QualityGate(max_perplexity_ratio=1.05)
     found = assess_quality(quality(), gate, own=quality(perplexity_ratio=1.2, tokens=2044))
     assert found.verdict == "fail"
-    assert "perplexity ratio 1.2000 against a limit of 1.0500 on 2044 tokens of its own set" in found.reason
+    assert "perplexity ratio 1.2000 with a limit of 1.0500 on 2044 tokens of its own set" in found.reason
     assert assess_quality(quality(), gate, own=quality(tokens=2044)).verdict == "pass"
 
 
@@ -78,13 +78,13 @@ def test_small_own_set_decides_nothing_and_that_is_said():
     own = quality(perplexity_ratio=9.0, tokens=1023)
     found = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.05), own=own)
     assert found.verdict == "pass"
-    assert found.reason.endswith("Its own set of 1023 tokens is too small for a verdict; that needs 1024.")
+    assert found.reason.endswith("Its own set of 1023 tokens is too small for a verdict, which needs 1024.")
 
 
 @given(st.integers(2, 600), st.integers(0, 4000))
 def test_a_set_of_enough_tokens_is_always_judged(length, tokens):
     """However long the windows are: what a set's windows predict reaches what a verdict needs where the set does."""
-    windows = spread_windows(range(tokens), length=length, count=windows_to_judge(length), with_rest=True)
+    windows = spread_windows(range(tokens), length=length, count=windows_needed(length), with_rest=True)
     predicted = sum(len(window) - 1 for window in windows)
     lost = -(-tokens // length)  # each window predicts all of its tokens but the first
     assert predicted >= min(1024, tokens - lost)

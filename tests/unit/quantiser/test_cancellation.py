@@ -1,43 +1,42 @@
-"""Work whose release ends: not begun, ended in the middle, or left alone."""
+"""Work whose release finishes: not started, cancelled, or completed."""
 
 import asyncio
+from functools import partial
 
 import pytest
 
 from contracts.facts import ReleaseFinished
-from services.quantiser import app
+from services.quantiser import cancellation
 from tests.kit import factories
 
 
-class Ends:
-    """Gives one answer after the other, the last one for ever."""
+class Release:
+    """Returns one outcome after the other, and the last one for ever."""
 
     def __init__(self, *outcomes):
         self.outcomes = list(outcomes)
 
-    async def look(self):
+    async def finished(self):
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         return None if outcome is None else factories.fact(ReleaseFinished, outcome=outcome)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(app, "LOOK_EVERY_S", 0.001)
+unless_finished = partial(cancellation.unless_finished, interval_s=0.001)
 
 
-async def test_work_of_a_release_that_is_over_is_not_begun():
+async def test_work_of_a_finished_release_is_not_started():
     begun = []
 
     async def work():
         begun.append(1)
 
-    assert await app.unless_over(work(), Ends("rejected")) is None
+    assert await unless_finished(work(), Release("rejected")) is None
     assert begun == []
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "promoted"])
-async def test_work_is_cancelled_and_awaited_when_its_release_ends(outcome):
-    """Also by a promotion: what is still being made then was given up, and nobody waits for it."""
+async def test_work_is_cancelled_and_awaited_when_its_release_finishes(outcome):
+    """Also by a promotion: the registry has given up variants that are still being made then."""
     steps = []
 
     async def work():
@@ -47,16 +46,16 @@ async def test_work_is_cancelled_and_awaited_when_its_release_ends(outcome):
             await asyncio.sleep(0.01)
             steps.append("cleaned up")
 
-    assert await app.unless_over(work(), Ends(None, None, outcome)) is None
+    assert await unless_finished(work(), Release(None, None, outcome)) is None
     assert steps == ["cleaned up"]
 
 
-async def test_work_of_a_living_release_gives_its_result():
+async def test_work_of_a_running_release_returns_its_result():
     async def work():
         await asyncio.sleep(0.01)
         return "made"
 
-    assert await app.unless_over(work(), Ends(None)) == "made"
+    assert await unless_finished(work(), Release(None)) == "made"
 
 
 async def test_failure_of_the_work_is_not_hidden():
@@ -64,7 +63,7 @@ async def test_failure_of_the_work_is_not_hidden():
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await app.unless_over(work(), Ends(None))
+        await unless_finished(work(), Release(None))
 
 
 async def test_cancelling_the_wait_ends_the_work():
@@ -76,7 +75,7 @@ async def test_cancelling_the_wait_ends_the_work():
         finally:
             ended.set()
 
-    task = asyncio.create_task(app.unless_over(work(), Ends(None)))
+    task = asyncio.create_task(unless_finished(work(), Release(None)))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -10,12 +10,12 @@ from services.quantiser.domain import (
     ModelShape,
     QuantisationPlan,
     QuantiserDefaults,
-    Refusal,
+    Rejection,
     choose_group_size,
     plan_measurement_key,
     plan_output_key,
     plan_quantisation,
-    shape_of,
+    read_shape,
 )
 from tests.kit import factories
 
@@ -32,7 +32,7 @@ DEFAULTS = QuantiserDefaults()
 
 
 def shape(**changes) -> ModelShape:
-    return shape_of(SMOLLM2, "bfloat16").model_copy(update=changes)
+    return read_shape(SMOLLM2, "bfloat16").model_copy(update=changes)
 
 
 def plan(variant="int8", settings=None, defaults=DEFAULTS, **changes):
@@ -51,13 +51,13 @@ def test_shape_is_read_from_the_configuration():
 
 
 def test_shape_without_head_dim_takes_the_hidden_size():
-    found = shape_of({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
+    found = read_shape({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
     assert found.linear_dims == (576, 1536)
 
 
 def test_input_width_of_the_attention_output_counts_too():
     """With wide heads it is neither the hidden nor the intermediate size, and groups must divide it."""
-    assert shape_of(SMOLLM2 | {"head_dim": 80}, "bfloat16").linear_dims == (576, 720, 1536)
+    assert read_shape(SMOLLM2 | {"head_dim": 80}, "bfloat16").linear_dims == (576, 720, 1536)
     assert choose_group_size((576, 720, 1536)) is None
 
 
@@ -145,7 +145,7 @@ def test_sixteen_bit_is_made_of_any_architecture():
 )
 def test_refusals_name_their_code_and_say_why(variant, changes, code):
     found = plan(variant, **changes)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, Rejection)
     assert found.code == code
     assert found.reason.endswith(".")
 

@@ -16,27 +16,30 @@ from services.benchmarker.domain.fault_attribution import (
     MAX_EXPLAINED,
     PASS,
     RECORD,
-    Beside,
+    BaselineEvidence,
+    CandidateDeviation,
     Evidence,
-    Own,
-    Shift,
+    ReferenceEvidence,
     assess_evidence,
-    classify_beside,
-    classify_own,
-    classify_shift,
+    classify_baseline,
+    classify_candidate,
+    classify_reference,
     decide,
 )
 
 AGREES = {
     ("agrees", beside, shift, again): PASS
-    for beside, shift, again in product(get_args(Beside), get_args(Shift), (False, True))
+    for beside, shift, again in product(get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
 }
 BETTER = {
     ("better", beside, shift, again): MACHINE if beside == "explains" else RECORD
-    for beside, shift, again in product(get_args(Beside), get_args(Shift), (False, True))
+    for beside, shift, again in product(get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
 }
 WORSE = {
-    **{("worse", "explains", shift, again): MACHINE for shift, again in product(get_args(Shift), (False, True))},
+    **{
+        ("worse", "explains", shift, again): MACHINE
+        for shift, again in product(get_args(ReferenceEvidence), (False, True))
+    },
     **{
         ("worse", beside, shift, again): CANDIDATE
         for beside, shift, again in product(("none", "else"), ("none", "else"), (False, True))
@@ -61,13 +64,20 @@ def test_every_row_of_the_table(row, finding):
 
 
 def test_the_table_has_a_row_for_everything():
-    assert set(TABLE) == set(product(get_args(Own), get_args(Beside), get_args(Shift), (False, True)))
+    assert set(TABLE) == set(
+        product(get_args(CandidateDeviation), get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
+    )
 
 
 @given(candidate=deviation | near, baseline=maybe, reference=maybe, again=st.booleans())
 def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, baseline, reference, again):
     found = assess_evidence(Evidence(candidate, baseline, reference, again))
-    row = (classify_own(candidate), classify_beside(candidate, baseline), classify_shift(candidate, reference), again)
+    row = (
+        classify_candidate(candidate),
+        classify_baseline(candidate, baseline),
+        classify_reference(candidate, reference),
+        again,
+    )
     assert found == TABLE[row]
     assert (found.verdict == "pass") == (abs(candidate) <= math.log1p(MAX_DEVIATION)) == (found.attributed_to is None)
     assert (found.verdict == "fail") == (found.attributed_to == "candidate")

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import corpus_digest, pack_windows, split_topics, spread_windows, without_overlap
+from services.quantiser.domain import corpus_digest, pack_windows, remove_overlap, split_topics, spread_windows
 from services.quantiser.domain.corpus import MIN_PASSAGE_CHARS
 
 PASSAGES = [f"Passage number {n} says something that is long enough to be counted as text." for n in range(12)]
@@ -50,15 +50,15 @@ def test_a_passage_wrapped_differently_is_the_same_passage():
     mine = (
         "It was the best of times, it was\n   the worst of times, it was the age.\n\nSomething else that is mine alone."
     )
-    assert without_overlap([mine], held) == ("Something else that is mine alone.",)
+    assert remove_overlap([mine], held) == ("Something else that is mine alone.",)
 
 
 def test_short_passages_prove_no_overlap():
-    assert without_overlap(["See also"], ["See also"]) == ("See also",)
+    assert remove_overlap(["See also"], ["See also"]) == ("See also",)
 
 
 def test_a_document_that_is_held_out_whole_falls_away():
-    assert without_overlap([PASSAGES[0]], PASSAGES) == ()
+    assert remove_overlap([PASSAGES[0]], PASSAGES) == ()
 
 
 token_lists = st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=10)

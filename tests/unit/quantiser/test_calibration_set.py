@@ -105,7 +105,7 @@ def test_a_template_that_fails_in_whatever_way_costs_its_own_record_only(rendere
 def test_too_few_tokens_are_refused_with_the_numbers(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text('{"text": "tiny"}\nrubbish\n')
-    says = r"gives 5 tokens from 1 usable samples \(1 lines were unreadable, 0 are in the evaluation set\)"
+    says = r"has 5 tokens in 1 usable samples \(1 lines were unreadable, 0 are in the evaluation set\)"
     with pytest.raises(Permanent, match=says) as raised:
         calibration_windows(plan(), ByteTokenizer(), path)
     assert raised.value.code == "calibration_too_small"

@@ -1,0 +1,229 @@
+"""The use case of the quantiser: plan, make and measure one variant, and commit it."""
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from contracts.facts import VariantRequested
+from contracts.manifests import FileEntry, MergedManifest, VariantManifest
+from contracts.text_sets import evaluation_records
+from contracts.vocabulary import ArtifactRef
+from services.quantiser import domain
+from services.quantiser.ports import Artifacts, Engine, PackagedText, QuantisationJob, QuantisationResult
+from shared.errors import Permanent
+from shared.runtime.clock import Clock
+from shared.runtime.progress import ReportProgress
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PlannedVariant:
+    """A request with its plan; `calibration_digest` is None if the plan needs no calibration."""
+
+    request: VariantRequested
+    merged: MergedManifest
+    plan: domain.QuantisationPlan
+    calibration_digest: str | None
+    output_key: str
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """The use case: one variant, or one measurement of an existing variant, per request."""
+
+    artifacts: Artifacts
+    engine: Engine
+    packaged: PackagedText
+    clock: Clock
+    defaults: domain.QuantiserDefaults = field(default_factory=domain.QuantiserDefaults)
+
+    async def quantise(
+        self, request: VariantRequested, progress: ReportProgress
+    ) -> tuple[VariantManifest, ArtifactRef]:
+        """Return the committed variant of a request: an existing one, or a new one, or a new measurement of one.
+
+        Raises:
+            Permanent: The variant is rejected or cannot be made.
+        """
+        started = self.clock.monotonic()
+        merged = await asyncio.to_thread(self.artifacts.open_merged, request.merged)
+        if request.measurement_number > 1:
+            return await self._measure_again(request, merged, progress)
+        async with self.artifacts.scratch_dir(f"{request.variant}-{request.merged.digest}") as scratch_dir:
+            planned = await self._plan(request, merged, scratch_dir)
+            committed = await asyncio.to_thread(self.artifacts.find_variant, request.merged, planned.output_key)
+            if committed is not None:
+                return committed
+            files, result = await self._make(planned, scratch_dir, progress)
+        manifest = self._manifest(planned, files, result, self.clock.monotonic() - started)
+        return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
+
+    async def _measure_again(
+        self, request: VariantRequested, merged: MergedManifest, progress: ReportProgress
+    ) -> tuple[VariantManifest, ArtifactRef]:
+        """Return a new measurement of the files of a committed variant; no weight is written."""
+        started = self.clock.monotonic()
+        variant, ref = await self._open_measured(request)
+        plan = domain.QuantisationPlan.model_validate(variant.settings)
+        output_key = domain.plan_measurement_key(
+            ref.digest,
+            measurement_number=request.measurement_number,
+            release_id=request.release_id,
+            held_out=self.packaged.held_out,
+            libraries=self.engine.library_versions(plan),
+            evaluation=request.evaluation.digest if request.evaluation else None,
+            processor=await self.engine.processor(),
+        )
+        committed = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
+        if committed is not None:
+            return committed
+        async with self.artifacts.scratch_dir(f"{request.variant}-{output_key}") as scratch_dir:
+            evaluation = await self._fetch_texts(request.evaluation, scratch_dir / "evaluation")
+            output = scratch_dir / ("merged" if plan.engine == "pass-through" else "output")
+            job = QuantisationJob(
+                plan=plan, merged=scratch_dir / "merged", output=output, evaluation=evaluation, measure_again=True
+            )
+            await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, job.merged, progress)
+            if output != job.merged:
+                await asyncio.to_thread(self.artifacts.fetch, request.merged, variant.files, output, progress)
+            result = await self.engine.quantise(job, progress)
+        manifest = variant.model_copy(
+            update={
+                "output_key": output_key,
+                "held_out": result.held_out,
+                "held_out_digest": self.packaged.held_out,
+                "quality": result.quality,
+                "evaluation_quality": result.evaluation_quality,
+                "created_at": self.clock.now(),
+                "duration_s": self.clock.monotonic() - started,
+                "peak_rss_bytes": result.peak_rss_bytes,
+                "measurement": result.measurement,
+            }
+        )
+        return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
+
+    async def _open_measured(self, request: VariantRequested) -> tuple[VariantManifest, ArtifactRef]:
+        """Return the manifest whose files are measured again.
+
+        Raises:
+            Permanent: The request names no manifest, it does not exist, or it belongs to another variant.
+        """
+        if request.existing_manifest is None:
+            reason = f"Measurement {request.measurement_number} of {request.variant} has no `existing_manifest`."
+            raise Permanent("artifact_not_found", reason)
+        variant = await asyncio.to_thread(self.artifacts.open_variant, request.existing_manifest)
+        if (variant.variant, variant.merged) != (request.variant, request.merged):
+            reason = (
+                f"{request.existing_manifest.uri} is {variant.variant} of {variant.merged.uri}; the request measures "
+                f"{request.variant} of {request.merged.uri} again."
+            )
+            raise Permanent("digest_mismatch", reason)
+        return variant, request.existing_manifest
+
+    async def _plan(self, request: VariantRequested, merged: MergedManifest, scratch_dir: Path) -> PlannedVariant:
+        config = [file for file in merged.files if file.path == "config.json"]
+        if not config:
+            raise Permanent("artifact_not_found", "The merged model has no config.json.")
+        local = scratch_dir / "config"
+        await asyncio.to_thread(self.artifacts.fetch, request.merged, config, local, _ignore_progress)
+        parsed: dict[str, Any] = json.loads((local / "config.json").read_bytes())
+        shape = domain.read_shape(parsed, merged.method.dtype)
+        plan = plan_or_raise(domain.plan_quantisation(request.variant, shape, request.settings, self.defaults))
+        calibration = None
+        if plan.calibration is not None:
+            calibration = request.calibration.digest if request.calibration else self.packaged.calibration
+        output_key = domain.plan_output_key(
+            plan,
+            merged=request.merged.digest,
+            calibration=calibration,
+            held_out=self.packaged.held_out,
+            libraries=self.engine.library_versions(plan),
+            evaluation=request.evaluation.digest if request.evaluation else None,
+            processor=await self.engine.processor(),
+        )
+        return PlannedVariant(request, merged, plan, calibration, output_key)
+
+    async def _make(
+        self, planned: PlannedVariant, scratch_dir: Path, progress: ReportProgress
+    ) -> tuple[tuple[FileEntry, ...], QuantisationResult]:
+        request, merged, plan = planned.request, planned.merged, planned.plan
+        unchanged = plan.engine == "pass-through"
+        calibration = await self._fetch_texts(
+            request.calibration if plan.calibration else None, scratch_dir / "calibration"
+        )
+        evaluation = await self._fetch_texts(request.evaluation, scratch_dir / "evaluation")
+        if evaluation is not None:
+            await asyncio.to_thread(validate_evaluation, evaluation)
+        job = QuantisationJob(
+            plan=plan,
+            merged=scratch_dir / "merged",
+            output=scratch_dir / ("merged" if unchanged else "output"),
+            calibration=calibration,
+            evaluation=evaluation,
+        )
+        await asyncio.to_thread(self.artifacts.fetch, request.merged, merged.files, job.merged, progress)
+        result = await self.engine.quantise(job, progress)
+        if unchanged:
+            return merged.files, result
+        files = await asyncio.to_thread(self.artifacts.put, request.merged, job.output, progress)
+        return files, result
+
+    async def _fetch_texts(self, ref: ArtifactRef | None, into: Path) -> Path | None:
+        return None if ref is None else await asyncio.to_thread(self.artifacts.fetch_texts, ref, into)
+
+    def _manifest(
+        self, planned: PlannedVariant, files: tuple[FileEntry, ...], result: QuantisationResult, duration_s: float
+    ) -> VariantManifest:
+        request, plan = planned.request, planned.plan
+        weights_bytes = sum(file.size_bytes for file in files if file.path.endswith(".safetensors"))
+        return VariantManifest(
+            model=planned.merged.model,
+            variant=request.variant,
+            output_key=planned.output_key,
+            merged=request.merged,
+            files=files,
+            engine=self.engine.version(plan),
+            settings={**plan.model_dump(mode="json"), "calibration_tokens_used": result.calibration_tokens},
+            calibration_digest=planned.calibration_digest,
+            held_out_digest=self.packaged.held_out,
+            held_out=result.held_out,
+            size_ratio=weights_bytes / max(planned.merged.weights_bytes, 1),
+            quality=result.quality,
+            weights_bytes=weights_bytes,
+            duration_s=duration_s,
+            peak_rss_bytes=result.peak_rss_bytes,
+            created_at=self.clock.now(),
+            evaluation_quality=result.evaluation_quality,
+            evaluation_digest=request.evaluation.digest if request.evaluation else None,
+            measurement=result.measurement,
+        )
+
+
+def plan_or_raise(plan: T | domain.Rejection) -> T:
+    """Return the plan; raise the error of a rejection, which becomes `variant.failed`.
+
+    Raises:
+        Permanent: It is a rejection.
+    """
+    if isinstance(plan, domain.Rejection):
+        raise Permanent(plan.code, plan.reason)
+    return plan
+
+
+def validate_evaluation(path: Path) -> None:
+    """Raise an error if the benchmarker could not read the evaluation set: before hours of work depend on it.
+
+    Raises:
+        Permanent: `evaluation_invalid`, with the line.
+    """
+    try:
+        evaluation_records(path.read_bytes())
+    except ValueError as error:
+        raise Permanent("evaluation_invalid", f"The evaluation set cannot be read: {error}.") from error
+
+
+def _ignore_progress(_step: str, _done: float, _total: float, _unit: str) -> None:
+    """Do nothing: the file has a kilobyte."""

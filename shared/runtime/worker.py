@@ -1,0 +1,94 @@
+"""The worker's side of `shared.runtime.jobs`: run the work in this process, and report to the parent."""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from contracts.codes import Code
+from shared.errors import Permanent, SlipwayError, Transient, translate
+
+MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
+OUT_OF_MEMORY_EXIT = 77
+_OUT_OF_MEMORY_PHRASES = (
+    "DefaultCPUAllocator",
+    "not enough memory",
+    "an't allocate memory",
+    "annot allocate memory",
+    "out of memory",
+    "bad_alloc",
+)
+_STDOUT = 1
+_protocol = _STDOUT
+
+
+def report_progress(**fields: Any) -> None:
+    """Send the progress of the work to the parent."""
+    _send({"progress": fields})
+
+
+def job_main(work: Callable[[list[str]], dict[str, Any]]) -> NoReturn:
+    """Run a worker's function and send its result or error; what libraries print goes to standard error instead."""
+    protocol = os.dup(1)
+    os.dup2(2, 1)
+    global _protocol  # noqa: PLW0603 - one channel to the parent per process
+    _protocol = protocol
+    try:
+        _send({"result": work(sys.argv[1:])})
+    except Exception as error:
+        if is_out_of_memory(error):
+            sys.exit(OUT_OF_MEMORY_EXIT)
+        known = error if isinstance(error, SlipwayError) else translate(error)
+        if known is None:
+            raise
+        _send(
+            {
+                "error": {
+                    "code": known.code,
+                    "reason": known.reason,
+                    "details": known.details,
+                    "transient": isinstance(known, Transient),
+                }
+            }
+        )
+        sys.exit(1)
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def limited_time(limit_s: float, code: Code, reason: str) -> Iterator[None]:
+    """End this process with this error as its outcome if the block takes longer; only for a worker's main thread.
+
+    The kernel ends the process by SIGALRM. So a library that does not return to Python for hours (a regular expression
+    that backtracks without end) is stopped, too. Outside of a worker nothing is limited.
+    """
+    if _protocol == _STDOUT:
+        yield
+        return
+    _send({"error": {"code": code, "reason": reason, "details": {}}, "at_alarm": True})
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory ran out; libraries report it in many ways."""
+    if isinstance(error, SlipwayError):
+        return False
+    return isinstance(error, MemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY_PHRASES)
+
+
+def _send(message: dict[str, Any]) -> None:
+    line = json.dumps(message, default=str).encode()
+    if len(line) > MESSAGE_LIMIT_BYTES:
+        kind = next(iter(message))
+        reason = f"The worker's {kind} was not sent: it has {len(line)} bytes, the limit is {MESSAGE_LIMIT_BYTES}."
+        raise Permanent("engine_failed", reason)
+    os.write(_protocol, line + b"\n")
