@@ -14,8 +14,8 @@ from services.benchmarker.domain.fault_attribution import (
     MAX_DEVIATION,
     MAX_EXCESS,
     MAX_EXPLAINED,
+    MEASUREMENT,
     PASS,
-    RECORD,
     BaselineEvidence,
     CandidateDeviation,
     Evidence,
@@ -32,7 +32,7 @@ AGREES = {
     for beside, shift, again in product(get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
 }
 BETTER = {
-    ("better", beside, shift, again): MACHINE if beside == "explains" else RECORD
+    ("better", beside, shift, again): MACHINE if beside == "explains" else MEASUREMENT
     for beside, shift, again in product(get_args(BaselineEvidence), get_args(ReferenceEvidence), (False, True))
 }
 WORSE = {
@@ -46,7 +46,7 @@ WORSE = {
     },
     ("worse", "none", "alike", False): MACHINE,
     ("worse", "none", "alike", True): MACHINE,
-    ("worse", "else", "alike", False): RECORD,
+    ("worse", "else", "alike", False): MEASUREMENT,
     ("worse", "else", "alike", True): CANDIDATE,
 }
 TABLE = AGREES | BETTER | WORSE
@@ -107,7 +107,7 @@ def test_a_baseline_that_is_broken_itself_excuses_nobody(baseline, again):
 
 @given(candidate=st.floats(-50, -0.06), baseline=maybe, reference=maybe, again=st.booleans())
 def test_nothing_that_is_served_better_than_recorded_is_the_candidates_fault(candidate, baseline, reference, again):
-    assert assess_evidence(Evidence(candidate, baseline, reference, again)) in (RECORD, MACHINE)
+    assert assess_evidence(Evidence(candidate, baseline, reference, again)) in (MEASUREMENT, MACHINE)
 
 
 @given(candidate=st.floats(0.06, 50), baseline=st.floats(-50, 0.04), reference=maybe)
@@ -126,12 +126,12 @@ def test_a_record_that_was_confirmed_excuses_nobody_beside_a_baseline_that_is_se
         (Evidence(WORSE_48, baseline=0.003, reference=-0.02), CANDIDATE),
         (Evidence(WORSE_48, baseline=WORSE_14, reference=0.0), CANDIDATE),
         (Evidence(WORSE_48, baseline=WORSE_48), MACHINE),
-        (Evidence(BETTER_22), RECORD),
-        (Evidence(BETTER_22, baseline=-0.002, reference=BETTER_22), RECORD),
+        (Evidence(BETTER_22), MEASUREMENT),
+        (Evidence(BETTER_22, baseline=-0.002, reference=BETTER_22), MEASUREMENT),
         (Evidence(BETTER_22, baseline=BETTER_22), MACHINE),
-        (Evidence(BETTER_22, baseline=WORSE_48), RECORD),
+        (Evidence(BETTER_22, baseline=WORSE_48), MEASUREMENT),
         (Evidence(WORSE_14, baseline=BETTER_22), CANDIDATE),
-        (Evidence(WORSE_14, baseline=0.0, reference=WORSE_14), RECORD),
+        (Evidence(WORSE_14, baseline=0.0, reference=WORSE_14), MEASUREMENT),
         (Evidence(math.nan), CANDIDATE),
         (Evidence(math.nan, baseline=0.0), CANDIDATE),
         (Evidence(math.nan, baseline=math.nan), MACHINE),
