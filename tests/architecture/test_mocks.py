@@ -14,7 +14,7 @@ LIMIT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 """A constant: tests may lower a limit, so that they need not send gigabytes."""
 REPLACED = {
     ("test_engine_calls.py", "_write_files"): "pauses between two real steps, which no fake of a port could",
-    ("test_merge_bits.py", "_merge"): "a merge that does nothing shows that the comparison can fail",
+    ("test_merge.py", "_merge"): "a merge that does nothing shows that the comparison can fail",
     ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it mends",
     ("test_quantiser_precision.py", "linear_layers"): "watches the real one",
 }
