@@ -19,6 +19,7 @@ from shared.runtime.settings import Connection
 StateOption = Annotated[
     Path | None, typer.Option("--state", help="State folder of the embedded stack (default: $SLIPWAY_STATE or .state).")
 ]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CONNECT_S = 3.0
 

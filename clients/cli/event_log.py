@@ -96,7 +96,7 @@ async def last_sequences(js: JetStreamContext) -> dict[str, int]:
 async def nearly_full(js: JetStreamContext) -> list[str]:
     """Return a warning for each stream and bucket that is at 90 % of its limit or more."""
     return [
-        f"the stream {info.config.name} holds {info.state.bytes} of {info.config.max_bytes} bytes; "
+        f"{info.config.name} holds {info.state.bytes} of {info.config.max_bytes} bytes; "
         f"{_when_full(info)}; see stream_full in docs/runbooks/serving.md"
         for info in await js.streams_info()
         if info.config.name != TELEMETRY

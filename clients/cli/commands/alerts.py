@@ -22,7 +22,7 @@ STYLES = {"critical": "bold red", "warning": "yellow", "info": "default"}
 
 def alerts(
     *,
-    model: Annotated[str | None, typer.Argument(help="Only alerts of this model.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only alerts of this model.")] = None,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Then print each alert and rollback event as it arrives.")
     ] = False,

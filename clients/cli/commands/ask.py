@@ -14,8 +14,8 @@ CONNECT_S = 5.0
 
 
 def ask(
-    model: str,
-    text: str,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, or MODEL@vN for one version of it.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The prompt.")],
     *,
     max_tokens: Annotated[int, typer.Option(help="Maximum length of the answer, in tokens.")] = 96,
     temperature: Annotated[float, typer.Option(help="Sampling temperature; 0 is greedy decoding.")] = 0.0,

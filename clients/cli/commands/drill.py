@@ -8,7 +8,7 @@ import typer
 from nats.js import JetStreamContext
 
 from clients.cli.commands.orders import current_user, order, refusal
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import Exit, Refused, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_duration, parse_fault, target_of
 from clients.cli.serving import active_target, read_route, serving
@@ -30,7 +30,7 @@ ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 
 def drill(
     *,
-    model: str,
+    model: ModelArgument,
     fault: Annotated[list[str] | None, typer.Option("--fault", help=f"{FAULTS}; repeatable.")] = None,
     share: Annotated[float, typer.Option(help="Share of the target's requests that get the fault.", max=1.0)] = 0.5,
     lasting: Annotated[

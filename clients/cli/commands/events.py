@@ -18,6 +18,9 @@ from contracts.envelope import plain
 from contracts.vocabulary import Environment
 from shared.errors import as_code
 
+NumberArgument = Annotated[
+    int, typer.Argument(metavar="NUMBER", help="Number of the dead letter, as `slipway deadletters list` shows it.")
+]
 deadletters_app = typer.Typer(
     help="List, show and requeue dead letters: messages that a service could not process.", no_args_is_help=True
 )
@@ -94,7 +97,7 @@ async def _list(stack: StackAddress) -> list[DeadLetter]:
 
 
 @deadletters_app.command("show")
-def show_letter(number: int, state: StateOption = None, as_json: JsonOption = False) -> None:
+def show_letter(number: NumberArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show a dead letter: why processing failed, what to do, and the message itself."""
     letter = asyncio.run(_find(find_stack(state), number))
     if as_json:
@@ -127,7 +130,7 @@ async def _find(stack: StackAddress, number: int) -> DeadLetter:
 
 
 @deadletters_app.command("requeue")
-def requeue_letter(number: int, state: StateOption = None, as_json: JsonOption = False) -> None:
+def requeue_letter(number: NumberArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Publish a dead letter again on its original subject, once the cause is fixed."""
     stack = find_stack(state)
     letter, sequence = asyncio.run(_requeue(stack, number))

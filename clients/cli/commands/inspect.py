@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, find_stack
 from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs, show_table
 from clients.cli.version_records import (
     FINGERPRINT,
@@ -34,7 +34,7 @@ from contracts.routes import Route, ServedTarget
 from shared.storage.blobs import Store
 
 
-def versions(model: str, state: StateOption = None, as_json: JsonOption = False) -> None:
+def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """List the registered versions of a model, with their lineage and their role in production."""
     stack = find_stack(state)
     store = open_store(stack)
@@ -89,7 +89,9 @@ def _version_data(version: Version) -> dict[str, Any]:
 
 
 def show(
-    what: Annotated[str, typer.Argument(metavar="MODEL@vN")], state: StateOption = None, as_json: JsonOption = False
+    what: Annotated[str, typer.Argument(metavar="MODEL@vN", help="Version of a model, for example support-bot@v2.")],
+    state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show a version: its manifest, lineage, deployments and benchmarks, and a comparison of its variants."""
     model, number = parse_version(what)
@@ -228,7 +230,12 @@ def _figures(side: SideSummary) -> list[str]:
 
 
 def trace(
-    what: Annotated[str, typer.Argument(metavar="FINGERPRINT|MODEL@vN|RELEASE")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FINGERPRINT|MODEL@vN|RELEASE", help="system_fingerprint of an answer, version, or release id."
+        ),
+    ],
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -293,7 +300,9 @@ async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
 
 
 def routes(
-    model: Annotated[str | None, typer.Argument()] = None, state: StateOption = None, as_json: JsonOption = False
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show the production route of each model: active, canary, previous and quarantined targets."""
     routes = asyncio.run(read_routes(find_stack(state)))

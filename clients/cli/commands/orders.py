@@ -16,7 +16,7 @@ from nats.js.errors import NotFoundError
 from pydantic import ValidationError
 
 from clients.cli.commands.status import model_of, pick
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import last_event, read_history
 from clients.cli.output import Exit, Refused, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
@@ -52,7 +52,7 @@ def current_user() -> str:
 
 
 def approve(
-    what: Annotated[str, typer.Argument(metavar="MODEL|RELEASE")],
+    what: Annotated[str, typer.Argument(metavar="MODEL|RELEASE", help="Model, MODEL@vN, or release id.")],
     reason: ReasonOption = "",
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
@@ -92,7 +92,7 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
 
 
 def cancel(
-    what: Annotated[str, typer.Argument(metavar="MODEL|RELEASE")],
+    what: Annotated[str, typer.Argument(metavar="MODEL|RELEASE", help="Model, MODEL@vN, or release id.")],
     reason: ReasonOption = "cancelled from the command line",
     expires: ExpiresOption = EXPIRES,
     state: StateOption = None,
@@ -222,7 +222,11 @@ def load_policy(path: Path) -> ReleasePolicy:
 
 
 @policy_app.command("set")
-def policy_set(model: str, file: Annotated[Path, typer.Argument(metavar="FILE")], state: StateOption = None) -> None:
+def policy_set(
+    model: ModelArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Release policy, YAML or JSON.")],
+    state: StateOption = None,
+) -> None:
     """Store the release policy of a model. The policy of a checkpoint may then only be stricter."""
     policy = load_policy(file)
     asyncio.run(_policy_set(find_stack(state), model, policy))
@@ -246,7 +250,7 @@ async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) ->
 
 
 @policy_app.command("show")
-def policy_show(model: str, state: StateOption = None, as_json: JsonOption = False) -> None:
+def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOption = False) -> None:
     """Show the stored release policy of a model."""
     policy = asyncio.run(_policy_get(find_stack(state), model))
     if policy is None:

@@ -46,7 +46,7 @@ class Quarantined:
 
 @quarantine_app.command("list")
 def list_command(
-    model: Annotated[str | None, typer.Argument(help="Only targets of this model.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only targets of this model.")] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -96,7 +96,12 @@ def explain(target: Target, events: Iterable[Event[Any]]) -> Quarantined:
 @quarantine_app.command("lift")
 def lift_command(
     *,
-    what: Annotated[str, typer.Argument(metavar="MODEL.vN.variant|MODEL@vN")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL.vN.variant|MODEL@vN", help="The target, or its version if only one variant is quarantined."
+        ),
+    ],
     reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     expires: ExpiresOption = EXPIRES,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until the quarantine is lifted.", min=0.1)] = WAIT_S,

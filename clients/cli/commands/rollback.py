@@ -10,7 +10,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, follow, last_event, last_sequences
 from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model, parse_number, target_of
@@ -35,7 +35,7 @@ RECENT_TRIES, RECENT_TRY_S = 20, 0.1
 
 def rollback(
     *,
-    model: str,
+    model: ModelArgument,
     reason: Annotated[str, typer.Option("--reason", help="Reason, kept in the record.")],
     to: Annotated[
         str | None, typer.Option("--to", help="Roll back to this earlier version (default: to the previous target).")

@@ -25,7 +25,7 @@ UNTIL = "finished"
 
 def status(
     *,
-    what: Annotated[str | None, typer.Argument(metavar="[MODEL]", help=MODEL_HELP)] = None,
+    what: Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)] = None,
     keep_following: Annotated[
         bool, typer.Option("--follow", "-f", help="Follow the release and print its progress.")
     ] = False,

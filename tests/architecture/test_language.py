@@ -1,0 +1,217 @@
+"""The words of code and documents: docstrings say what comes back, names say what they hold, no metaphors.
+
+The rules are in CONTRIBUTING.md, "Language". Folders that still break a rule are listed in `NOT_YET`; the lists only
+shrink: a folder that keeps the rule must leave its list, so that it stays clean.
+"""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.test_files import ROOT, committed
+
+FIRST_WORDS = re.compile(r"(?:Gives?|Tells?|Says?|Hears?)\b")
+FILLERS = frozenset({"one", "found", "said", "mine", "told", "heard"})
+METAPHOR = re.compile(
+    r"(?<![a-z])(?:roads?|doors?|houses?|shel(?:f|ves)|rooms?|way[ _]back|barred|mend(?:ed|ing|s)?|nobody's business)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Underscores count as the end of a word, so that names are searched as well."""
+HERE = "tests/architecture"
+
+NOT_YET: dict[str, frozenset[str]] = {
+    "docstrings": frozenset(
+        {
+            "clients/cli/replay",
+            "clients/cli/views",
+            "services/benchmarker",
+            "services/gateway",
+            "services/merger",
+            "services/monitor",
+            "services/quantiser",
+            "services/registry",
+            "services/rollback_controller",
+            "services/server_manager",
+            "shared/messaging",
+            "shared/runtime",
+            "tests/integration",
+            "tests/kit",
+            "tests/unit/gateway",
+            "tests/unit/quantiser",
+            "tests/unit/server_manager",
+        }
+    ),
+    "names": frozenset(
+        {
+            "clients/cli/commands",
+            "clients/cli/replay",
+            "clients/cli/views",
+            "contracts",
+            "decisions",
+            "examples/smollm2",
+            "services/benchmarker",
+            "services/gateway",
+            "services/merger",
+            "services/monitor",
+            "services/quantiser",
+            "services/registry",
+            "services/rollback_controller",
+            "services/server_manager",
+            "shared",
+            "shared/messaging",
+            "shared/runtime",
+            "shared/serving",
+            "shared/storage",
+            "tests/chaos",
+            "tests/contract",
+            "tests/e2e",
+            "tests/integration",
+            "tests/kit",
+            "tests/real",
+            "tests/unit/benchmarker",
+            "tests/unit/cli",
+            "tests/unit/contracts",
+            "tests/unit/decisions",
+            "tests/unit/deploy",
+            "tests/unit/gateway",
+            "tests/unit/merger",
+            "tests/unit/monitor",
+            "tests/unit/quantiser",
+            "tests/unit/registry",
+            "tests/unit/rollback_controller",
+            "tests/unit/server_manager",
+            "tests/unit/shared",
+            "tests/unit/training",
+        }
+    ),
+    "metaphors": frozenset(
+        {
+            ".",
+            "benchmarks",
+            "clients/cli/commands",
+            "clients/cli/replay",
+            "clients/cli/views",
+            "contracts",
+            "decisions",
+            "docs/adr",
+            "examples/smollm2",
+            "services",
+            "services/benchmarker",
+            "services/gateway",
+            "services/merger",
+            "services/quantiser",
+            "services/registry",
+            "services/rollback_controller",
+            "services/server_manager",
+            "shared/messaging",
+            "shared/runtime",
+            "shared/serving",
+            "shared/storage",
+            "tests/chaos",
+            "tests/contract",
+            "tests/e2e",
+            "tests/integration",
+            "tests/kit",
+            "tests/real",
+            "tests/unit/benchmarker",
+            "tests/unit/cli",
+            "tests/unit/contracts",
+            "tests/unit/decisions",
+            "tests/unit/deploy",
+            "tests/unit/gateway",
+            "tests/unit/merger",
+            "tests/unit/monitor",
+            "tests/unit/registry",
+            "tests/unit/rollback_controller",
+            "tests/unit/server_manager",
+            "tests/unit/shared",
+        }
+    ),
+}
+"""Folders that still break a rule. Take a folder out once it is clean; none is ever added."""
+
+
+def folder_of(path: Path) -> str:
+    """Return the folder by which a file is listed: a service, a package of shared/, a kind of tests."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    depth = 3 if parts[:2] in (("clients", "cli"), ("tests", "unit")) else 2
+    return "/".join(parts[:depth]) or "."
+
+
+def python_sources() -> list[Path]:
+    return [path for path in committed("*.py") if folder_of(path) != HERE]
+
+
+def documents() -> list[Path]:
+    return [path for path in committed("*.md") if path.name != "CHANGELOG.md"]
+
+
+def bound_names(tree: ast.AST) -> list[str]:
+    """Return the names that code binds: arguments, targets of assignments, loops and comprehensions."""
+    stored = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    return stored + [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
+
+
+def first_words(tree: ast.AST) -> list[str]:
+    """Return the first lines of docstrings that begin with a forbidden word."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [text.partition("\n")[0] for text in docstrings if FIRST_WORDS.match(text)]
+
+
+def findings(rule: str, path: Path) -> list[str]:
+    """Return what breaks a rule in a file."""
+    text = path.read_text()
+    if rule == "metaphors":
+        return METAPHOR.findall(text)
+    tree = ast.parse(text)
+    return first_words(tree) if rule == "docstrings" else [name for name in bound_names(tree) if name in FILLERS]
+
+
+@cache
+def broken(rule: str) -> dict[str, list[str]]:
+    """Return the findings of a rule, by folder."""
+    paths = [*python_sources(), *documents()] if rule == "metaphors" else python_sources()
+    found = {}
+    for path in paths:
+        for finding in findings(rule, path):
+            found.setdefault(folder_of(path), []).append(f"{path.relative_to(ROOT)}: {finding}")
+    return found
+
+
+@pytest.mark.parametrize("rule", NOT_YET)
+def test_the_rule_holds_outside_the_listed_folders(rule):
+    assert {folder: what for folder, what in broken(rule).items() if folder not in NOT_YET[rule]} == {}
+
+
+@pytest.mark.parametrize("rule", NOT_YET)
+def test_a_folder_that_keeps_the_rule_has_left_its_list(rule):
+    clean = NOT_YET[rule] - set(broken(rule))
+    assert clean == set(), f"these folders keep the rule now: take them out of NOT_YET[{rule!r}]"
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        ("docstrings", 'def f():\n    """Give what is there."""\n'),
+        ("names", "total = sum(one for one in (1, 2))\n"),
+        ("names", "def f(said):\n    return said\n"),
+        ("metaphors", "def open_" + "rooms(): ...\n"),
+        ("metaphors", "# the only " + "way back\n"),
+        ("metaphors", "class " + "Road: ...\n"),
+    ],
+)
+def test_the_search_finds_what_it_should(rule, text, tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(text)
+    assert findings(rule, path)
+
+
+@pytest.mark.parametrize("text", ["broad", "recommends", "roadmap", "headroom"])
+def test_parts_of_other_words_are_left_alone(text, tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(f"# {text}\n")
+    assert findings("metaphors", path) == []
