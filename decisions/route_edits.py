@@ -67,7 +67,7 @@ def promote(
     cause_id: str,
     fallback: ServedTarget | None = None,
 ) -> Edit:
-    """Give a target a share of production traffic; 1.0 makes it active, and what was active becomes previous.
+    """Return the route with a share of traffic for a target; 1.0 makes it active and the active one previous.
 
     `fallback` becomes previous if nothing was active before (the base model, if the policy says so).
     """

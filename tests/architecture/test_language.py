@@ -118,7 +118,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "tests/real",
             "tests/unit/benchmarker",
             "tests/unit/cli",
-            "tests/unit/contracts",
             "tests/unit/decisions",
             "tests/unit/deploy",
             "tests/unit/gateway",
