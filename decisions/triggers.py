@@ -1,6 +1,8 @@
 """What a declared trigger means: which requests it sees, which of them are bad, and how many it allows."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from contracts.facts import Inference
 from contracts.facts.watch import AlertKind
@@ -21,6 +23,22 @@ REPETITIVE = 0.5
 """An answer of which half the word triples are repeats is going round in circles."""
 ROOM_TOKENS = 16
 """There is room for text in so many tokens: none in them is an empty answer, also where the caller allows no more."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A request as a trigger sees it.
+
+    Attributes:
+        at: When the request arrived.
+        ended_at: When it ended; it counts in the window of that time.
+        drill: The drill that touched it.
+    """
+
+    bad: bool
+    at: datetime
+    ended_at: datetime
+    drill: str | None = None
 
 
 def limit_of(trigger: Trigger) -> float:
@@ -72,6 +90,21 @@ def observe(trigger: Trigger, record: Inference) -> bool | None:
     if trigger.metric == "error_ratio":
         return record.error is not None
     return _of_text(trigger.metric, record)
+
+
+def ended_at(record: Inference) -> datetime:
+    """Return a record's event time: when its request ended, so that a slow request is not a late one."""
+    return record.scheduled_at + timedelta(milliseconds=record.e2e_ms)
+
+
+def outcomes_of(trigger: Trigger, records: Iterable[Inference]) -> list[Outcome]:
+    """Return what a trigger observes of some records; those that say nothing about it are left out."""
+    observed = ((record, observe(trigger, record)) for record in records)
+    return [
+        Outcome(bad=bad, at=record.scheduled_at, ended_at=ended_at(record), drill=record.drill)
+        for record, bad in observed
+        if bad is not None
+    ]
 
 
 def _of_first_token(record: Inference, limit_ms: float) -> bool | None:

@@ -11,7 +11,7 @@ from typer.main import get_command
 from clients.cli.main import app
 from contracts.codes import Code
 from contracts.facts.watch import AlertKind
-from services.monitor.domain.alerts import RUNBOOKS
+from decisions.alerts import RUNBOOKS
 from tests.kit.wiring import ROOT
 
 FOLDER = ROOT / "docs" / "runbooks"

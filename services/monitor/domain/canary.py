@@ -8,8 +8,9 @@ from contracts.facts import CanaryAssessed
 from contracts.policy import Trigger
 from contracts.vocabulary import Verdict
 from decisions.evidence import EQUAL_SHARE, PairTest, as_e_value, estimate_requests_needed, plan_bet
+from decisions.observation import TriggerState
 from decisions.triggers import limit_of, sequential
-from services.monitor.domain.record import Policy, TargetState, TriggerState
+from services.monitor.domain.record import Policy, TargetState
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
+from decisions.alerts import Finding
 from decisions.clocks import TOLERANCE_S, is_wrong
-from services.monitor.domain.alerts import Finding
 from services.monitor.domain.record import GatewayClock, Watch
 
 BATCHES = 3

@@ -7,11 +7,10 @@ from datetime import datetime
 from contracts.facts.watch import Window
 from contracts.policy import Trigger
 from contracts.vocabulary import ArtifactRef, Target, digest_of_json
-from services.monitor.domain import alerts as al
-from services.monitor.domain.alerts import Finding
+from decisions.alerts import Finding, decide_alerts
+from decisions.findings import severity_of
 from services.monitor.domain.drift import DEFAULT_ALPHA, DEFAULT_FLOOR, DriftVerdict
-from services.monitor.domain.findings import severity_of
-from services.monitor.domain.monitoring import Cause, Rules, tell_alerts
+from services.monitor.domain.monitoring import Cause, Rules, add_alerts
 from services.monitor.domain.record import DriftState, Policy, Reference, TargetState, Watch
 
 TWO_COMPARISONS_S = 1.0
@@ -84,7 +83,7 @@ def take_comparison(
     if state is None or state.drift.began_at != window.began_at or state.drift.reference != window.reference:
         return watch
     policy = watch.policies.get(str(state.target.version))
-    decided = al.decide_alerts(
+    decided = decide_alerts(
         watch.alerts,
         state.target,
         [_finding(window, verdict, evidence, trigger_of(policy))],
@@ -94,7 +93,7 @@ def take_comparison(
         update_every_s=rules.update_every_s,
     )
     drift = DriftState(reference=state.drift.reference, compared=state.drift.compared + 1)
-    return tell_alerts(_with_drift(watch, state, drift), decided, cause, state)
+    return add_alerts(_with_drift(watch, state, drift), decided.alerts, decided.facts, cause, state)
 
 
 def _finding(

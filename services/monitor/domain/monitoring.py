@@ -11,23 +11,25 @@ from contracts.outbox import outgoing
 from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.vocabulary import Target
+from decisions import observe_loop
+from decisions.alerts import AlertFact, AlertState, resolve_all
 from decisions.clocks import put_right
-from services.monitor.domain import alerts as al
+from decisions.observation import Role
+from decisions.observe_loop import AlertRules
+from decisions.triggers import ended_at, sequential
 from services.monitor.domain import clocks
 from services.monitor.domain.canary import assess_canary
-from services.monitor.domain.findings import find
 from services.monitor.domain.observation import observe_records, pair_records
+from services.monitor.domain.plausibility import is_plausible
 from services.monitor.domain.record import (
     APPLIED_KEPT,
     POLICIES_KEPT,
     DriftState,
     Policy,
-    Role,
     TargetState,
     Watch,
 )
-from services.monitor.domain.triggers import is_plausible
-from services.monitor.domain.windows import Windowing, close_windows, ended_at
+from services.monitor.domain.windows import Windowing, close_windows
 
 SEEN_KEPT = 4096
 _KEY_CHARS = 12
@@ -49,6 +51,11 @@ class Rules:
     assess_every_s: float = 10.0
     quiet_s: float = 120.0
     drift_rows: int = 300
+
+    @property
+    def alerts(self) -> AlertRules:
+        """Return the rules of alerts."""
+        return AlertRules(hard_run=self.hard_run, update_every_s=self.update_every_s)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,7 @@ def take_route(watch: Watch, route: Route, cause: Cause, rules: Rules) -> Watch:
     targets = dict(watch.targets)
     for name, (target, role, weight) in wanted.items():
         known = targets.get(name)
-        same = known is not None and (known.role, known.weight_ratio) == (role, weight)
-        if known is None or not same:
+        if observe_loop.begins_anew(known, role, weight):
             fresh = _fresh(watch, target, role, cause.at).model_copy(
                 update={"weight_ratio": weight, "epoch": route.epoch}
             )
@@ -158,31 +164,32 @@ def assess(watch: Watch, cause: Cause, rules: Rules, names: Iterable[str] | None
 
 def _decide_alerts(watch: Watch, state: TargetState, cause: Cause, rules: Rules) -> Watch:
     policy = watch.policies.get(str(state.target.version))
-    findings = find(state, policy, cause.at, hard_run=rules.hard_run)
-    if state.role == "active":
-        findings += clocks.find_wrong_clocks(watch, cause.own_offset_s, cause.at)
-    decided = al.decide_alerts(
+    of_clocks = clocks.find_wrong_clocks(watch, cause.own_offset_s, cause.at) if state.role == "active" else ()
+    release_id = policy.release_id if policy else ""
+    if state.release_id != release_id:
+        state = state.model_copy(update={"release_id": release_id})
+    assessed = observe_loop.assess(
+        state,
         watch.alerts,
-        state.target,
-        findings,
+        sequential(policy.triggers) if policy else (),
         cause.at,
+        rules=rules.alerts,
         environment=watch.environment,
-        release_id=policy.release_id if policy else None,
-        update_every_s=rules.update_every_s,
+        findings=of_clocks,
     )
-    if decided.ended:
-        kept = {key: one for key, one in state.triggers.items() if key not in decided.ended}
-        state = state.model_copy(update={"triggers": kept})
-        watch = _with_target(watch, state)
-    return tell_alerts(watch, decided, cause, state)
+    if assessed.watched is not watch.targets[str(state.target)]:
+        watch = _with_target(watch, assessed.watched)
+    return add_alerts(watch, assessed.alerts, assessed.facts, cause, assessed.watched)
 
 
-def tell_alerts(watch: Watch, decided: al.Decided, cause: Cause, state: TargetState) -> Watch:
-    """Write what was decided about alerts, and put what is to be said into the outbox."""
-    if decided.alerts == watch.alerts:
+def add_alerts(
+    watch: Watch, alerts: dict[str, AlertState], facts: Sequence[AlertFact], cause: Cause, state: TargetState
+) -> Watch:
+    """Return the record with the decided alerts, and with their facts in the outbox."""
+    if alerts == watch.alerts:
         return watch
-    watch = watch.model_copy(update={"alerts": decided.alerts})
-    return _say(watch, cause, [(f"{one.alert_id}:{cause.at.isoformat()}", one) for one in decided.facts], state)
+    watch = watch.model_copy(update={"alerts": alerts})
+    return _say(watch, cause, [(f"{fact.alert_id}:{cause.at.isoformat()}", fact) for fact in facts], state)
 
 
 def _assess_canary(watch: Watch, state: TargetState, cause: Cause, rules: Rules) -> Watch:
@@ -204,8 +211,8 @@ def _leave(watch: Watch, state: TargetState, cause: Cause, rules: Rules, reason:
     state, summaries = close_windows(state, cause.at, rules.windowing, all_of_them=True)
     name = str(state.target)
     watch = _say(watch, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], state)
-    decided = al.resolve_all(watch.alerts, state.target, cause.at, release_id=state.release_id or None, reason=reason)
-    watch = tell_alerts(watch, decided, cause, state)
+    decided = resolve_all(watch.alerts, state.target, cause.at, release_id=state.release_id or None, reason=reason)
+    watch = add_alerts(watch, decided.alerts, decided.facts, cause, state)
     return watch.model_copy(update={"targets": {key: one for key, one in watch.targets.items() if key != name}})
 
 

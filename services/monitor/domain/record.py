@@ -1,17 +1,15 @@
 """What the monitor remembers of a model in one environment: one record in the bucket `alerts`."""
 
 from datetime import datetime
-from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.facts.watch import AlertKind, Severity, Window
 from contracts.outbox import OutboxRecord
 from contracts.policy import Canary, Trigger
-from contracts.vocabulary import ArtifactRef, Contract, Target
-from decisions.evidence import EDetector, EProcess, PairTest
+from contracts.vocabulary import ArtifactRef, Contract
+from decisions.alerts import AlertState
+from decisions.observe_loop import WatchedTarget
 
-Role = Literal["active", "canary"]
 APPLIED_KEPT = 512
 POLICIES_KEPT = 32
 
@@ -22,30 +20,6 @@ class Policy(Contract):
     release_id: str
     triggers: tuple[Trigger, ...]
     canary: Canary
-
-
-class Slot(Contract):
-    """A short span of one trigger's observations, for the figures of its window."""
-
-    start_s: int
-    trials: int = 0
-    hits: int = 0
-    drilled: int = 0
-
-
-class TriggerState(Contract):
-    """One trigger's evidence about one target.
-
-    Attributes:
-        first_bad_at: the arrival of the first bad request since the evidence last spoke for the target.
-        drill: the last drill that touched a bad request.
-    """
-
-    evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
-    pair: PairTest | None = None
-    slots: tuple[Slot, ...] = ()
-    first_bad_at: datetime | None = None
-    drill: str | None = None
 
 
 class OpenWindow(Contract):
@@ -83,51 +57,19 @@ class DriftState(Contract):
     compared: int = 0
 
 
-class TargetState(Contract):
-    """One target as it is watched."""
+class TargetState(WatchedTarget):
+    """A watched target with its open windows, its drift rows and the last assessment of its canary."""
 
-    target: Target
-    role: Role
-    weight_ratio: float = 1.0
-    release_id: str = ""
     epoch: int = 0
     requests: int = 0
     since: datetime
     last_at: datetime
-    triggers: dict[str, TriggerState] = Field(default_factory=dict)
-    runs: tuple[int, int] = (0, 0)
-    run_began_at: datetime | None = None
     windows: tuple[OpenWindow, ...] = ()
     closed_until_s: int = 0
     late: int = 0
     drift: DriftState = DriftState()
     assessed: str = ""
     assessed_at: datetime | None = None
-
-
-class AlertState(Contract):
-    """An alert that is open, or was last."""
-
-    alert_id: str
-    occurrence: int
-    kind: AlertKind
-    severity: Severity
-    target: Target
-    trigger: str | None
-    open: bool = True
-    raised_at: datetime
-    told_at: datetime
-    calm_since: datetime | None = None
-    value: float | None = None
-    limit: float | None = None
-    window: Window | None = None
-    requests: int | None = None
-    e_value: float | None = None
-    first_bad_at: datetime | None = None
-    drill: str | None = None
-    evidence: ArtifactRef | None = None
-    message: str = ""
-    updates: int = 0
 
 
 class GatewayClock(Contract):

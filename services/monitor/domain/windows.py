@@ -4,17 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 from contracts.facts import Inference, WindowSummarised
-from contracts.facts.watch import Window
 from decisions.attribution import is_excused, is_failure
 from decisions.evidence import as_e_value
-from decisions.triggers import is_empty
+from decisions.observation import span
+from decisions.triggers import ended_at, is_empty
 from services.monitor.domain import sketch
-from services.monitor.domain.record import OpenWindow, Slot, TargetState
-
-SLOTS_PER_WINDOW = 12
+from services.monitor.domain.record import OpenWindow, TargetState
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class Windowing:
     length_s: int = 60
     lateness_s: float = 10.0
     ahead_s: float = 30.0
-
-
-def ended_at(record: Inference) -> datetime:
-    """Return a record's event time: when its request ended (so that a slow one is not a late one)."""
-    return record.scheduled_at + timedelta(milliseconds=record.e2e_ms)
 
 
 def features_of(record: Inference) -> dict[str, float]:
@@ -136,61 +129,3 @@ def _observed(state: TargetState, name: str, window: OpenWindow) -> tuple[int, i
         slot for slot in state.triggers[name].slots if window.start_s <= slot.start_s < window.start_s + window.length_s
     ]
     return sum(slot.trials for slot in slots), sum(slot.hits for slot in slots)
-
-
-def span(start_s: float, length_s: float) -> Window:
-    """Return a window by its start in seconds since the epoch and its length."""
-    start = datetime.fromtimestamp(start_s, UTC)
-    return Window.model_validate({"from": start, "to": start + timedelta(seconds=length_s)})
-
-
-# -- the sliding window of one trigger --------------------------------------------------------------------------------
-
-
-def slot_length_s(window_s: float) -> int:
-    """Return the length of the slots that a trigger's window is made of."""
-    return max(1, round(window_s / SLOTS_PER_WINDOW))
-
-
-def add_to_slots(
-    slots: tuple[Slot, ...], window_s: float, at: datetime, *, outcome: bool, drilled: bool
-) -> tuple[Slot, ...]:
-    """Count an observation at its time; only as much is kept as two windows need."""
-    length = slot_length_s(window_s)
-    start = math.floor(at.timestamp()) // length * length
-    known = {slot.start_s: slot for slot in slots}
-    slot = known.get(start, Slot(start_s=start))
-    known[start] = slot.model_copy(
-        update={"trials": slot.trials + 1, "hits": slot.hits + outcome, "drilled": slot.drilled + (outcome and drilled)}
-    )
-    oldest = max(known) - 2 * window_s - length
-    return tuple(known[one] for one in sorted(known) if one >= oldest)
-
-
-@dataclass(frozen=True)
-class Recent:
-    """What a trigger saw in its last window."""
-
-    trials: int
-    hits: int
-    drilled: int
-    window: Window
-
-    @property
-    def ratio(self) -> float | None:
-        """Share of bad requests; None without any."""
-        return self.hits / self.trials if self.trials else None
-
-
-def recent(slots: tuple[Slot, ...], window_s: float, now: datetime, since: datetime | None = None) -> Recent:
-    """Sum up the last window before now, or what lies in it since something began."""
-    begin = now.timestamp() - window_s
-    if since is not None:
-        begin = min(max(begin, since.timestamp()), now.timestamp())
-    chosen = [slot for slot in slots if slot.start_s + slot_length_s(window_s) > begin]
-    return Recent(
-        trials=sum(slot.trials for slot in chosen),
-        hits=sum(slot.hits for slot in chosen),
-        drilled=sum(slot.drilled for slot in chosen),
-        window=span(begin, now.timestamp() - begin),
-    )

@@ -9,9 +9,9 @@ import pytest
 from contracts.codes import Code
 from contracts.vocabulary import Party
 from decisions.attribution import ATTRIBUTION, ErrorKind, as_error_kind, attribute, is_excused, is_failure
+from decisions.hard_failures import count_runs
 from decisions.triggers import observe
 from services.gateway.domain.errors import UPSTREAM_STATUS
-from services.monitor.domain.triggers import count_runs
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m
 

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from contracts.facts.watch import Features
 from decisions import triggers as meaning
+from decisions.hard_failures import count_runs
 from services.monitor.domain import sketch
-from services.monitor.domain.triggers import count_runs
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m
 

@@ -272,7 +272,7 @@ def test_a_canary_within_its_limit_but_worse_than_the_baseline_fails():
     fact = m.said(state, cf.CanaryAssessed)[-1]
     assert fact.verdict == "fail"
     assert "of the baseline" in fact.reason
-    assert "Worse than the baseline" in raised(state)[0].message
+    assert "Worse than the concurrent baseline" in raised(state)[0].message
 
 
 def test_a_slow_hour_of_both_sides_fails_nobody_by_comparison():

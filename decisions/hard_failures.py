@@ -1,4 +1,4 @@
-"""Which requests can be true, and which fail so plainly that no statistics are needed."""
+"""Hard failures: runs of requests that all failed, or were all empty, which need no statistics."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,19 @@ from decisions.attribution import is_excused
 from decisions.triggers import CANCELLED, is_empty
 
 
-def is_plausible(record: Inference) -> bool:
-    """Return whether a record's figures can be true; others are counted and left aside."""
-    times = (record.e2e_ms, record.ttft_ms if record.ttft_ms is not None else 0.0)
-    itl = record.itl_ms
-    gaps = (itl.mean, itl.p95, itl.max) if itl is not None else ()
-    return all(0.0 <= one < 86_400_000.0 for one in (*times, *gaps)) and record.output_tokens >= 0
-
-
 @dataclass(frozen=True)
 class HardFailure:
-    """Every one of the last requests failed outright: no statistics needed."""
+    """Every one of the last `run` requests failed, or was empty."""
 
     kind: AlertKind
     run: int
-    what: str
+    message: str
 
 
 def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
-    """Count how many requests in a row failed through the target, and how many had an empty output.
+    """Return how many requests in a row failed because of the target, and how many answers in a row were empty.
 
-    What others caused neither counts nor ends a run; nor does an answer without text that the caller's own
+    A failure with another cause neither counts nor ends a run. The same holds for an empty answer that the caller's own
     parameters explain.
     """
     errors, empties = runs
@@ -43,7 +35,7 @@ def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
 
 
 def assess_runs(runs: tuple[int, int], *, run: int) -> HardFailure | None:
-    """Return whether the last `run` requests all failed, or all came out empty."""
+    """Return the hard failure if the last `run` requests all failed, or were all empty; None if not."""
     errors, empties = runs
     if errors >= run:
         return HardFailure("errors", errors, f"The last {errors} requests all failed.")

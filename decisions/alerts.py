@@ -1,0 +1,181 @@
+"""Alerts: raised once, updated while they last, resolved only after the condition has been gone for a while."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from contracts.facts import AlertRaised, AlertResolved, AlertUpdated
+from contracts.facts.watch import AlertKind, Severity, Window
+from contracts.vocabulary import ArtifactRef, Contract, Environment, Target
+
+AlertFact = AlertRaised | AlertUpdated | AlertResolved
+RUNBOOKS: dict[AlertKind, str] = {
+    kind: f"docs/runbooks/{kind}.md" for kind in ("latency", "errors", "quality", "drift", "standby", "engine", "clock")
+}
+_FIGURES = ("value", "limit", "window", "requests", "e_value", "first_bad_at", "drill", "evidence", "message")
+_IDENTITY = ("alert_id", "kind", "severity", "target", "trigger", "raised_at")
+
+
+class AlertState(Contract):
+    """An alert that is open, or the last one of its key.
+
+    Attributes:
+        occurrence: How many alerts of this key there were, this one included.
+        published_at: When its last fact was decided.
+        calm_since: Since when the condition has been gone; None while it lasts.
+    """
+
+    alert_id: str
+    occurrence: int
+    kind: AlertKind
+    severity: Severity
+    target: Target
+    trigger: str | None
+    open: bool = True
+    raised_at: datetime
+    published_at: datetime
+    calm_since: datetime | None = None
+    value: float | None = None
+    limit: float | None = None
+    window: Window | None = None
+    requests: int | None = None
+    e_value: float | None = None
+    first_bad_at: datetime | None = None
+    drill: str | None = None
+    evidence: ArtifactRef | None = None
+    message: str = ""
+    updates: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the evidence shows now about one trigger of one target.
+
+    Attributes:
+        key: The trigger's name, or the name of the check if there is no trigger.
+        fired: The evidence is strong enough to raise an alert.
+        calm: The last window shows that the condition is gone.
+        hold_s: How long it must stay calm before the alert is resolved.
+    """
+
+    key: str
+    kind: AlertKind
+    severity: Severity
+    trigger: str | None
+    fired: bool
+    calm: bool
+    hold_s: float
+    message: str
+    value: float | None = None
+    limit: float | None = None
+    window: Window | None = None
+    requests: int | None = None
+    e_value: float | None = None
+    first_bad_at: datetime | None = None
+    drill: str | None = None
+    evidence: ArtifactRef | None = None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The alerts after a decision, the facts to publish, and the keys whose evidence begins anew."""
+
+    alerts: dict[str, AlertState]
+    facts: tuple[AlertFact, ...]
+    ended: tuple[str, ...] = ()
+
+
+def alert_key(target: Target, key: str) -> str:
+    """Return the key of an alert among the alerts of its model."""
+    return f"{target}/{key}"
+
+
+def alert_id(environment: Environment, target: Target, key: str, occurrence: int) -> str:
+    """Return the id of an alert: the same from raised to resolved, another one for the next occurrence."""
+    prefix = "staging/" if environment == "staging" else ""
+    return f"{prefix}{alert_key(target, key)}/{occurrence}"
+
+
+def decide_alerts(
+    alerts: Mapping[str, AlertState],
+    target: Target,
+    findings: Iterable[Finding],
+    now: datetime,
+    *,
+    environment: Environment,
+    release_id: str | None,
+    update_every_s: float,
+) -> Decided:
+    """Decide which alerts of a target are raised, updated or resolved."""
+    after, facts, ended = dict(alerts), list[AlertFact](), list[str]()
+    for finding in findings:
+        key = alert_key(target, finding.key)
+        alert = after.get(key)
+        if alert is None or not alert.open:
+            if finding.fired:
+                after[key] = _raise(alert, target, finding, now, environment)
+                facts.append(AlertRaised(**_fields_of(after[key], release_id)))
+            continue
+        after[key] = _continue(alert, finding, now, update_every_s)
+        if not after[key].open:
+            ended.append(finding.key)
+            facts.append(AlertResolved(**_fields_of(after[key], release_id)))
+        elif after[key].updates != alert.updates:
+            facts.append(AlertUpdated(**_fields_of(after[key], release_id)))
+    return Decided(after, tuple(facts), tuple(ended))
+
+
+def resolve_all(
+    alerts: Mapping[str, AlertState], target: Target, now: datetime, *, release_id: str | None, reason: str
+) -> Decided:
+    """Resolve every open alert of a target that is no longer watched."""
+    after, facts = dict(alerts), list[AlertFact]()
+    for key, alert in alerts.items():
+        if alert.target == target and alert.open:
+            after[key] = alert.model_copy(update={"open": False, "published_at": now, "message": reason})
+            facts.append(AlertResolved(**_fields_of(after[key], release_id)))
+    return Decided(after, tuple(facts))
+
+
+def _raise(
+    last: AlertState | None, target: Target, finding: Finding, now: datetime, environment: Environment
+) -> AlertState:
+    occurrence = last.occurrence + 1 if last else 1
+    return AlertState(
+        alert_id=alert_id(environment, target, finding.key, occurrence),
+        occurrence=occurrence,
+        kind=finding.kind,
+        severity=finding.severity,
+        target=target,
+        trigger=finding.trigger,
+        raised_at=now,
+        published_at=now,
+        **_figures(finding),
+    )
+
+
+def _continue(alert: AlertState, finding: Finding, now: datetime, update_every_s: float) -> AlertState:
+    """Return an open alert's next state; `updates` rises if an update is to be published."""
+    if finding.calm:
+        since = alert.calm_since or now
+        if (now - since).total_seconds() < finding.hold_s:
+            return alert if alert.calm_since else alert.model_copy(update={"calm_since": since})
+        figures = {**_figures(finding), "first_bad_at": alert.first_bad_at, "drill": finding.drill or alert.drill}
+        figures["evidence"] = finding.evidence or alert.evidence
+        return alert.model_copy(update={**figures, "open": False, "published_at": now, "calm_since": since})
+    after = alert.model_copy(update={"calm_since": None}) if alert.calm_since else alert
+    changed = (finding.value, finding.requests) != (alert.value, alert.requests)
+    if (now - alert.published_at).total_seconds() < update_every_s or not changed:
+        return after
+    figures = {**_figures(finding), "first_bad_at": alert.first_bad_at or finding.first_bad_at}
+    figures["evidence"] = finding.evidence or alert.evidence
+    return after.model_copy(update={**figures, "published_at": now, "updates": alert.updates + 1})
+
+
+def _figures(finding: Finding) -> dict[str, object]:
+    return {name: getattr(finding, name) for name in _FIGURES}
+
+
+def _fields_of(alert: AlertState, release_id: str | None) -> dict[str, object]:
+    fields = {name: getattr(alert, name) for name in (*_IDENTITY, *_FIGURES)}
+    return {**fields, "runbook": RUNBOOKS[alert.kind], "release_id": release_id or None}

@@ -1,0 +1,132 @@
+"""From the evidence about a target to a finding per trigger."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from contracts.facts.watch import AlertKind, Severity
+from contracts.policy import Trigger
+from decisions.alerts import Finding
+from decisions.evidence import EDetector, as_e_value
+from decisions.hard_failures import HardFailure, assess_runs
+from decisions.observation import Recent, TriggerState, recent
+from decisions.triggers import detector_alpha, kind_of, limit_of
+
+CALM_REQUESTS = 10
+HARD_HOLD_S = 60.0
+HARD_KEYS: dict[AlertKind, str] = {"errors": "all-failing", "quality": "all-empty"}
+_HARD_METRICS: dict[AlertKind, str] = {"errors": "error_ratio", "quality": "empty_ratio"}
+
+
+def assess_triggers(
+    states: Mapping[str, TriggerState],
+    triggers: Sequence[Trigger],
+    now: datetime,
+    *,
+    runs: tuple[int, int] = (0, 0),
+    run_began_at: datetime | None = None,
+    hard_run: int,
+) -> tuple[Finding, ...]:
+    """Return the finding of every trigger of a target, and of the hard failures that no trigger covers.
+
+    Args:
+        states: The evidence, by the name of the trigger; a trigger without observations has none.
+        triggers: The triggers that observe request by request (`decisions.triggers.sequential`).
+        now: The time.
+        runs: How many requests in a row failed, and how many were empty.
+        run_began_at: When the run began.
+        hard_run: The length of a run that is a hard failure.
+    """
+    hard = assess_runs(runs, run=hard_run)
+    findings = []
+    for trigger in triggers:
+        state = states.get(trigger.name)
+        if state is not None:
+            applies = hard if hard is not None and trigger.metric == _HARD_METRICS[hard.kind] else None
+            findings.append(assess_trigger(trigger, state, now, applies))
+    covered = {trigger.metric for trigger in triggers}
+    uncovered = [kind for kind, metric in _HARD_METRICS.items() if metric not in covered]
+    return (*findings, *(_assess_uncovered(kind, runs, run_began_at, hard) for kind in uncovered))
+
+
+def assess_trigger(trigger: Trigger, state: TriggerState, now: datetime, hard: HardFailure | None = None) -> Finding:
+    """Return the finding of one trigger."""
+    evidence, limit = state.evidence, limit_of(trigger)
+    last = recent(state.slots, trigger.window_s, now)
+    enough = evidence.trials >= trigger.min_requests
+    alpha = detector_alpha(trigger) if isinstance(evidence, EDetector) else trigger.alpha
+    over_limit = evidence.crossed(alpha) and enough
+    pair = state.pair
+    worse = pair is not None and pair.pairs >= trigger.min_requests and pair.discordant.crossed(trigger.alpha)
+    calm_requests = min(trigger.min_requests, CALM_REQUESTS)
+    calm = hard is None and last.ratio is not None and last.trials >= calm_requests and last.ratio <= limit
+    # The whole window would hide a regression that began a moment ago among the good requests before it.
+    shown = recent(state.slots, trigger.window_s, now, state.first_bad_at)
+    message = _message(trigger, shown, limit)
+    if hard is not None:
+        message = f"{hard.message} {message}"
+    elif worse and not over_limit and pair is not None:
+        message = (
+            f"Worse than the concurrent baseline: bad on {pair.candidate_hits} of {pair.pairs} against "
+            f"{pair.baseline_hits}. {message}"
+        )
+    if shown.drilled:
+        message += f" A drill touched {shown.drilled} of the bad ones ({state.drill})."
+    return Finding(
+        key=trigger.name,
+        kind=kind_of(trigger),
+        severity=severity_of(trigger),
+        trigger=trigger.name,
+        fired=over_limit or worse or hard is not None,
+        calm=calm,
+        hold_s=trigger.window_s,
+        message=message,
+        value=shown.ratio,
+        limit=limit,
+        window=shown.window,
+        requests=shown.trials,
+        e_value=as_e_value(max(evidence.peak, pair.discordant.peak if worse and pair is not None else evidence.peak)),
+        first_bad_at=state.first_bad_at,
+        drill=state.drill,
+    )
+
+
+def severity_of(trigger: Trigger) -> Severity:
+    """Return the severity of a trigger's alerts: critical if it rolls back automatically."""
+    return "critical" if trigger.action == "automatic" else "warning"
+
+
+_DESCRIPTIONS = {
+    "ttft_ms": "of answers began after {threshold:g} ms",
+    "e2e_ms": "of answers took more than {threshold:g} ms",
+    "error_ratio": "of requests failed",
+    "refusal_ratio": "of answers were refusals",
+    "empty_ratio": "of answers were empty",
+    "repetition_ratio": "of answers were repetitive",
+}
+
+
+def _message(trigger: Trigger, last: Recent, limit: float) -> str:
+    description = _DESCRIPTIONS[trigger.metric].format(threshold=trigger.threshold)
+    share = "none" if last.ratio is None else f"{100 * last.ratio:.3g} %"
+    length_s = (last.window.to - last.window.from_).total_seconds()
+    counted = f"in the last {length_s:.3g} s ({last.hits} of {last.trials})"
+    return f"{share} {description} {counted}; {100 * limit:.3g} % are allowed."
+
+
+def _assess_uncovered(
+    kind: AlertKind, runs: tuple[int, int], run_began_at: datetime | None, hard: HardFailure | None
+) -> Finding:
+    failure = hard if hard is not None and hard.kind == kind else None
+    run = runs[0] if kind == "errors" else runs[1]
+    return Finding(
+        key=HARD_KEYS[kind],
+        kind=kind,
+        severity="critical",
+        trigger=None,
+        fired=failure is not None,
+        calm=run == 0,
+        hold_s=HARD_HOLD_S,
+        message=failure.message if failure else "Requests are answered again.",
+        requests=run,
+        first_bad_at=run_began_at if failure else None,
+    )

@@ -1,0 +1,152 @@
+"""The evidence of one trigger about one target: how outcomes of requests are added to it, and its sliding window."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from contracts.facts.watch import Window
+from contracts.policy import Trigger
+from contracts.vocabulary import Contract
+from decisions.evidence import (
+    Bet,
+    EDetector,
+    EProcess,
+    PairTest,
+    observe_detector,
+    observe_process,
+    plan_bet,
+    resting_log_e,
+)
+from decisions.triggers import Outcome, limit_of
+
+Role = Literal["active", "canary"]
+SLOTS_PER_WINDOW = 12
+_NEAR = 0.1
+"""An e-detector returns to its resting value from above and never quite reaches it."""
+
+
+class Slot(Contract):
+    """A short span of one trigger's outcomes; its sliding window consists of slots."""
+
+    start_s: int
+    trials: int = 0
+    hits: int = 0
+    drilled: int = 0
+
+
+class TriggerState(Contract):
+    """One trigger's evidence about one target.
+
+    Attributes:
+        first_bad_at: Arrival of the first bad request since the evidence last spoke for the target.
+        drill: The last drill that touched a bad request.
+    """
+
+    evidence: Annotated[EProcess | EDetector, Field(discriminator="form")]
+    pair: PairTest | None = None
+    slots: tuple[Slot, ...] = ()
+    first_bad_at: datetime | None = None
+    drill: str | None = None
+
+
+def fresh_trigger(role: Role) -> TriggerState:
+    """Return a trigger without evidence: an e-process for a canary, an e-detector for the active target."""
+    return TriggerState(evidence=EProcess() if role == "canary" else EDetector())
+
+
+def observe_outcomes(state: TriggerState, trigger: Trigger, outcomes: Sequence[Outcome]) -> TriggerState:
+    """Return a trigger's evidence after some outcomes, in the order in which they came."""
+    if not outcomes:
+        return state
+    bet, evidence = plan_bet(limit_of(trigger)), state.evidence
+    first_bad_at, drill = state.first_bad_at, state.drill
+    for outcome in outcomes:
+        evidence = _observe(evidence, bet, outcome.bad)
+        if outcome.bad:
+            first_bad_at = first_bad_at or outcome.at
+            drill = outcome.drill or drill
+        elif evidence.log_e <= _outweighed_at(evidence, bet):
+            first_bad_at, drill = None, None
+    update = {
+        "evidence": evidence,
+        "first_bad_at": first_bad_at,
+        "slots": add_to_slots(state.slots, trigger.window_s, outcomes),
+        "drill": drill if first_bad_at else None,
+    }
+    return state.model_copy(update=update)
+
+
+def _observe(evidence: EProcess | EDetector, bet: Bet, bad: bool) -> EProcess | EDetector:
+    if isinstance(evidence, EDetector):
+        return observe_detector(evidence, bet, [bad])
+    return observe_process(evidence, bet, [bad])
+
+
+def _outweighed_at(evidence: EProcess | EDetector, bet: Bet) -> float:
+    """Return the log e-value at which the bad outcomes are outweighed by the good ones since."""
+    return resting_log_e(bet) + _NEAR if isinstance(evidence, EDetector) else 0.0
+
+
+# -- the sliding window -----------------------------------------------------------------------------------------------
+
+
+def slot_length_s(window_s: float) -> int:
+    """Return the length of the slots of a trigger's window."""
+    return max(1, round(window_s / SLOTS_PER_WINDOW))
+
+
+def add_to_slots(slots: tuple[Slot, ...], window_s: float, outcomes: Iterable[Outcome]) -> tuple[Slot, ...]:
+    """Return the slots with outcomes counted at the time of their end; only two windows are kept."""
+    length = slot_length_s(window_s)
+    counts = {slot.start_s: [slot.trials, slot.hits, slot.drilled] for slot in slots}
+    for outcome in outcomes:
+        start = math.floor(outcome.ended_at.timestamp()) // length * length
+        count = counts.setdefault(start, [0, 0, 0])
+        count[0] += 1
+        count[1] += outcome.bad
+        count[2] += outcome.bad and outcome.drill is not None
+    oldest = max(counts, default=0) - 2 * window_s - length
+    return tuple(
+        Slot(start_s=start, trials=counts[start][0], hits=counts[start][1], drilled=counts[start][2])
+        for start in sorted(counts)
+        if start >= oldest
+    )
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The outcomes of a trigger's last window."""
+
+    trials: int
+    hits: int
+    drilled: int
+    window: Window
+
+    @property
+    def ratio(self) -> float | None:
+        """Share of bad requests; None without any request."""
+        return self.hits / self.trials if self.trials else None
+
+
+def recent(slots: Iterable[Slot], window_s: float, now: datetime, since: datetime | None = None) -> Recent:
+    """Return the sums of the last window before now, or of its part since a time."""
+    begin = now.timestamp() - window_s
+    if since is not None:
+        begin = min(max(begin, since.timestamp()), now.timestamp())
+    chosen = [slot for slot in slots if slot.start_s + slot_length_s(window_s) > begin]
+    return Recent(
+        trials=sum(slot.trials for slot in chosen),
+        hits=sum(slot.hits for slot in chosen),
+        drilled=sum(slot.drilled for slot in chosen),
+        window=span(begin, now.timestamp() - begin),
+    )
+
+
+def span(start_s: float, length_s: float) -> Window:
+    """Return a window from its start in seconds since the epoch and its length."""
+    start = datetime.fromtimestamp(start_s, UTC)
+    return Window.model_validate({"from": start, "to": start + timedelta(seconds=length_s)})
