@@ -1,50 +1,49 @@
-"""Recorded windows through the pure detectors and the pure controller: what would have fired, and what it would do.
+"""Recorded windows through the monitor's observe loop and the rollback-controller's decision: what would have happened.
 
-What a window summary holds is how many requests were bad, not which: bad ones are spread evenly over the window (over
-the part of it in which the target took traffic). Where an alert of the same kind was really raised, they are laid from
-that moment on, and close together where that leaves no room: a rollback after a few seconds would else be diluted by
-the healthy time before. There the replay errs on the side of firing.
+A window summary holds how many requests were bad, not which: bad ones are spread evenly over the window (over the part
+of it in which the target took traffic). Where an alert of the same kind was really raised, they are laid from that
+moment on, and close together where that leaves no room: the good requests before it would otherwise outweigh a
+regression that was rolled back after a few seconds. There the replay errs on the side of firing.
 
-A canary is watched by an e-process, what is active by an e-detector, as the monitor does; hard failures and the
-comparison of a canary with the active target need single requests and are not replayed. The route is the one that
-really was: what would have followed from another course is not made up, only that a target which would have been taken
-back takes no traffic until it was promoted anew.
+Alerts are those of `decisions.observe_loop`, which the monitor runs too; hard failures and the comparison of a canary
+with the active target need single requests and are not replayed. The route is the recorded one: the replay does not
+invent the traffic that another rollback would have caused, except that a target which would have been rolled back takes
+no traffic until it was promoted again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any, Literal
 
 from clients.cli.replay.counts import Counted, Unknown, count_bad
-from clients.cli.replay.route_history import Role, Routes, Span, cut
+from clients.cli.replay.route_history import Routes, Span, cut
 from clients.cli.replay.spread import lay_out
+from clients.cli.replay.watched import Watched
 from contracts.envelope import Event
-from contracts.facts import AlertRaised, ReleaseOpened, WindowSummarised
+from contracts.facts import AlertRaised, AlertUpdated, ReleaseOpened, WindowSummarised
 from contracts.facts.watch import AlertKind
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
-from decisions.evidence import Bet, EDetector, EProcess, as_e_value, observe_detector, observe_process, plan_bet
+from decisions.alerts import AlertFact
+from decisions.observation import Role
 from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
-from decisions.route_edits import Changed, roll_back
-from decisions.route_edits import Refused as RefusedEdit
-from decisions.triggers import detector_alpha, kind_of, limit_of
+from decisions.route_edits import Changed, Refused, roll_back
+from decisions.triggers import Outcome, kind_of, sequential
 
-Outcome = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
-CALM_REQUESTS = 10
+Result = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
 EVER = datetime.min.replace(tzinfo=UTC)
-_START = Span("active", 1.0, EVER)
 
 
 @dataclass(frozen=True)
 class Fired:
-    """An alert that would have been raised, or asked again, and what would have come of it.
+    """An alert that would have been raised, or updated while its rollback was held, and the decision about it.
 
     Attributes:
-        trials, hits: requests of the window in which it fired, and how many of them were bad.
-        to: what would have taken all traffic then.
-        again: the alert was open and held before.
+        trials, hits: Requests of the window in which it fired, and how many of them were bad.
+        to: The target that would have taken all traffic then.
+        again: The alert was open before, and its rollback was held.
     """
 
     at: datetime
@@ -54,7 +53,7 @@ class Fired:
     trials: int
     hits: int
     e_value: float
-    outcome: Outcome
+    outcome: Result
     code: str | None = None
     reason: str = ""
     to: Target | None = None
@@ -63,7 +62,7 @@ class Fired:
 
 @dataclass(frozen=True)
 class Gap:
-    """What a trigger could not be asked about, and in how many windows."""
+    """What of a trigger could not be replayed, and in how many windows."""
 
     trigger: str
     reason: str
@@ -72,9 +71,17 @@ class Gap:
 
 @dataclass(frozen=True)
 class Replay:
-    """What came out."""
+    """The result of a replay.
+
+    Attributes:
+        fired: The alerts that lead to a decision, and the decisions.
+        alerts: Every alert fact, in the order of its windows.
+        gaps: What could not be replayed.
+        away: When a target would have been out of traffic.
+    """
 
     fired: tuple[Fired, ...]
+    alerts: tuple[AlertFact, ...]
     gaps: tuple[Gap, ...]
     windows: int
     requests: int
@@ -90,29 +97,30 @@ class Replay:
 def replay(
     triggers: Sequence[Trigger], events: Sequence[Event[Any]], *, since: datetime, guard: Guard | None = None
 ) -> Replay:
-    """Replay the windows of one model since a moment, oldest first, with no evidence and no rollback before."""
+    """Replay the windows of one model since a time, oldest first, without evidence and rollbacks from before."""
     windows: dict[str, WindowSummarised] = {
         event.id: event.data
         for event in events
         if isinstance(event.data, WindowSummarised) and event.data.window.to > since
     }
     declared = {
-        event.data.version: {one.name: one for one in event.data.policy.triggers}
+        event.data.version: {trigger.name: trigger for trigger in event.data.policy.triggers}
         for event in events
         if isinstance(event.data, ReleaseOpened)
     }
-    course = _Course(triggers, Routes(events), declared, guard or Guard(), _raised(events))
-    ordered = sorted(windows.values(), key=lambda one: (one.window.from_, str(one.target)))
-    for _, together in groupby(ordered, key=lambda one: one.window.from_):
-        course.take(list(together))
+    history = _History(triggers, Routes(events), declared, guard or Guard(), _raised(events))
+    ordered = sorted(windows.values(), key=lambda summary: (summary.window.from_, str(summary.target)))
+    for _, concurrent in groupby(ordered, key=lambda summary: summary.window.from_):
+        history.observe(list(concurrent))
     return Replay(
-        fired=tuple(course.fired),
+        fired=tuple(history.fired),
+        alerts=tuple(history.alerts),
         windows=len(ordered),
-        requests=sum(one.requests for one in ordered),
-        gaps=tuple(Gap(*key, number) for key, number in course.gaps.items()),
+        requests=sum(summary.requests for summary in ordered),
+        gaps=tuple(Gap(*key, number) for key, number in history.gaps.items()),
         begin=ordered[0].window.from_ if ordered else None,
-        end=max((one.window.to for one in ordered), default=None),
-        away={target: tuple(times) for target, times in course.away.items()},
+        end=max((summary.window.to for summary in ordered), default=None),
+        away={target: tuple(times) for target, times in history.away.items()},
     )
 
 
@@ -121,86 +129,36 @@ Raised = Mapping[tuple[Target, AlertKind], Sequence[datetime]]
 
 def _raised(events: Iterable[Event[Any]]) -> Raised:
     """Return when alerts of each kind were really raised."""
-    found: dict[tuple[Target, AlertKind], list[datetime]] = {}
+    raised: dict[tuple[Target, AlertKind], list[datetime]] = {}
     for event in events:
         if isinstance(event.data, AlertRaised):
-            found.setdefault((event.data.target, event.data.kind), []).append(event.data.raised_at or event.time)
-    return found
-
-
-@dataclass
-class _Watch:
-    """One trigger of one target, as the replay goes on."""
-
-    trigger: Trigger
-    bet: Bet
-    span: Span = _START
-    evidence: EDetector | EProcess = field(default_factory=EDetector)
-    open: bool = False
-    code: str | None = None
-    calm_since: datetime | None = None
-    recent: list[tuple[datetime, int, int]] = field(default_factory=list)
-
-    def enter(self, span: Span) -> None:
-        """Begin anew where the target's share changes; an alert outlives that, unless the target was gone between."""
-        if span != self.span:
-            gone = self.span.until is None or self.span.until < span.since
-            self.open = self.open and not gone
-            self.span, self.evidence = span, EProcess() if span.role == "canary" else EDetector()
-
-    @property
-    def alpha(self) -> float:
-        return self.trigger.alpha if self.span.role == "canary" else detector_alpha(self.trigger)
-
-    def observe(self, outcomes: Sequence[bool]) -> int | None:
-        """Take outcomes; give the index of the one at which it fires, if any."""
-        before = self.evidence
-        self.evidence = self._after(before, outcomes)
-        if not self._fires(self.evidence):
-            return None
-        for index, outcome in enumerate(outcomes):
-            before = self._after(before, [outcome])
-            if self._fires(before):
-                self.evidence = before
-                return index
-        return None
-
-    def _after(self, evidence: EDetector | EProcess, outcomes: Sequence[bool]) -> EDetector | EProcess:
-        if isinstance(evidence, EDetector):
-            return observe_detector(evidence, self.bet, outcomes)
-        return observe_process(evidence, self.bet, outcomes)
-
-    def _fires(self, evidence: EDetector | EProcess) -> bool:
-        return evidence.trials >= self.trigger.min_requests and evidence.crossed(self.alpha)
-
-    def look_back(self, at: datetime, counted: Counted) -> bool:
-        """Return whether the last `window_s` was within the limit; resolve when it stayed so for as long again."""
-        hold = timedelta(seconds=self.trigger.window_s)
-        self.recent = [one for one in self.recent if one[0] > at - hold] + [(at, counted.trials, counted.hits)]
-        trials, hits = sum(one[1] for one in self.recent), sum(one[2] for one in self.recent)
-        enough = trials >= min(self.trigger.min_requests, CALM_REQUESTS)
-        calm = enough and hits <= trials * limit_of(self.trigger)
-        self.calm_since = (self.calm_since or at) if calm else None
-        if self.open and self.calm_since is not None and at - self.calm_since >= hold:
-            self.open, self.calm_since = False, None
-            self.evidence = EProcess() if self.span.role == "canary" else EDetector()
-        return calm
+            raised.setdefault((event.data.target, event.data.kind), []).append(event.data.raised_at or event.time)
+    return raised
 
 
 @dataclass(frozen=True)
-class _Asks:
-    """An alert that asks what to do, at a moment."""
+class _Question:
+    """An alert fact that asks for a decision, with the counts of its window."""
 
-    at: datetime
-    target: Target
-    watch: _Watch
+    fact: AlertFact
+    trigger: Trigger
     counted: Counted
     role: Role
-    again: bool
+
+    @property
+    def at(self) -> datetime:
+        """Return when the fact was decided."""
+        assert self.fact.window is not None  # noqa: S101 - every finding of a trigger has a window
+        return self.fact.window.to
+
+    @property
+    def again(self) -> bool:
+        """Return whether the alert was open before."""
+        return isinstance(self.fact, AlertUpdated)
 
 
-class _Course:
-    """The replay as it goes on."""
+class _History:
+    """The state of a replay."""
 
     def __init__(
         self,
@@ -211,43 +169,57 @@ class _Course:
         raised: Raised,
     ) -> None:
         self.fired: list[Fired] = []
+        self.alerts: list[AlertFact] = []
         self.gaps: dict[tuple[str, str], int] = {}
         self.away: dict[Target, list[tuple[datetime, datetime | None]]] = {}
-        self._triggers, self._routes, self._declared, self._guard = triggers, routes, declared, guard
-        self._raised = raised
+        self._triggers, self._sequential = triggers, sequential(triggers)
+        self._routes, self._declared, self._guard, self._raised = routes, declared, guard, raised
         self._past: list[PastRollback] = []
         self._spans: dict[Target, list[Span]] = {}
-        self._watches: dict[tuple[Target, str], _Watch] = {}
+        self._watched: dict[Target, Watched] = {}
+        self._held: dict[tuple[Target, str], str | None] = {}
+        """By target and trigger: the code that held or refused its rollback last."""
 
-    def take(self, together: Sequence[WindowSummarised]) -> None:
-        """Take the windows that began at the same time; what asks first is decided first."""
-        asking = [ask for summary in together for trigger in self._triggers for ask in self._watch(trigger, summary)]
-        for ask in sorted(asking, key=lambda one: one.at):
-            away = self.away.get(ask.target, [])
-            if not any(since <= ask.at and (until is None or ask.at < until) for since, until in away):
-                self._decide(ask)
+    def observe(self, concurrent: Sequence[WindowSummarised]) -> None:
+        """Observe the windows that begin at the same time, then decide their alerts in the order of their times."""
+        questions = [question for summary in concurrent for question in self._observe(summary)]
+        for question in sorted(questions, key=lambda question: question.at):
+            self._decide(question)
 
-    def _watch(self, trigger: Trigger, summary: WindowSummarised) -> Iterable[_Asks]:
-        """Take one window into one trigger; give what it asks."""
-        counted = count_bad(trigger, summary, self._declared.get(summary.target.version, {}))
-        if isinstance(counted, Unknown):
-            key = (trigger.name, counted.reason)
-            self.gaps[key] = self.gaps.get(key, 0) + 1
-            return
+    def _observe(self, summary: WindowSummarised) -> list[_Question]:
+        """Observe one window of one target; return the questions that follow from it."""
+        target = summary.target
+        counts = self._count(summary)
         parts = self._parts(summary)
-        if limit_of(trigger) >= 1.0 or not parts or not counted.trials:
-            return
-        watch = self._watches.setdefault((summary.target, trigger.name), _Watch(trigger, plan_bet(limit_of(trigger))))
-        raised = self._raised.get((summary.target, kind_of(trigger)), ())
-        for span, outcomes, times in lay_out(counted, parts, raised):
-            watch.enter(span)
-            index = None if watch.open else watch.observe(outcomes)
-            if index is not None:
-                watch.open, watch.calm_since = True, None
-                yield _Asks(times[index], summary.target, watch, counted, span.role, again=False)
-        calm = watch.look_back(summary.window.to, counted)
-        if watch.open and not calm and watch.code is not None:
-            yield _Asks(summary.window.to, summary.target, watch, counted, watch.span.role, again=True)
+        if not parts or not counts:
+            return []
+        laid_out: list[dict[str, list[Outcome]]] = [{} for _ in parts]
+        for trigger, counted in counts.values():
+            raised = self._raised.get((target, kind_of(trigger)), ())
+            for part, (_, outcomes, times) in zip(laid_out, lay_out(counted, parts, raised), strict=True):
+                pairs = zip(outcomes, times, strict=True)
+                part[trigger.name] = [Outcome(bad=bad, at=at, ended_at=at) for bad, at in pairs]
+        watched = self._watched.setdefault(target, Watched(target, self._sequential))
+        questions = []
+        for (span, begin, end), observed in zip(parts, laid_out, strict=True):
+            for fact in watched.advance(span, begin, end, observed):
+                self.alerts.append(fact)
+                if isinstance(fact, AlertRaised | AlertUpdated) and fact.trigger in counts:
+                    questions.append(_Question(fact, *counts[fact.trigger], role=span.role))
+        return questions
+
+    def _count(self, summary: WindowSummarised) -> dict[str, tuple[Trigger, Counted]]:
+        """Return what each trigger would have counted in a window; what it cannot say is a gap."""
+        recorded = self._declared.get(summary.target.version, {})
+        counts = {}
+        for trigger in self._triggers:
+            counted = count_bad(trigger, summary, recorded)
+            if isinstance(counted, Unknown):
+                key = (trigger.name, counted.reason)
+                self.gaps[key] = self.gaps.get(key, 0) + 1
+            elif counted.trials and trigger in self._sequential:
+                counts[trigger.name] = (trigger, counted)
+        return counts
 
     def _parts(self, summary: WindowSummarised) -> list[tuple[Span, datetime, datetime]]:
         """Return the parts of a window in which its target took traffic; before any route is known, all of it."""
@@ -256,59 +228,70 @@ class _Course:
             spans, began = self._routes.spans(target), self._routes.began()
             first = Span("active", 1.0, EVER, began)
             self._spans[target] = [first, *spans]
-        found = [(span, span.overlap(begin, end)) for span in self._spans[target]]
-        return [(span, *overlap) for span, overlap in found if overlap is not None]
+        overlaps = [(span, span.overlap(begin, end)) for span in self._spans[target]]
+        return [(span, *overlap) for span, overlap in overlaps if overlap is not None]
 
-    def _decide(self, ask: _Asks) -> None:
-        """Ask the pure controller, and carry out on the recorded route what it says."""
-        watch, before = ask.watch, ask.watch.code
-        watch.code = None
-        decision = decide_rollback(watch.trigger, self._past, ask.at, self._guard)
-        route = self._routes.at(ask.at)
+    def _decide(self, question: _Question) -> None:
+        """Decide about a rollback as the rollback-controller does, and carry it out on the recorded route."""
+        target, trigger, at = question.fact.target, question.trigger, question.at
+        if any(since <= at and (until is None or at < until) for since, until in self.away.get(target, [])):
+            return
+        before = self._held.pop((target, trigger.name), None)
+        if question.again and before is None:
+            return
+        decision = decide_rollback(trigger, self._past, at, self._guard)
         if not isinstance(decision, RollBack):
-            watch.code = decision.code
-            if not ask.again or decision.code != before:
-                self._note(ask, "held" if decision.code else "manual", code=decision.code, reason=decision.reason)
+            self._hold(question, before, "held" if decision.code else "manual", decision.code, decision.reason)
             return
+        route = self._routes.at(at)
         if route is None:
-            self._note(ask, "unknown", reason="the log does not say which route there was")
+            self._add(question, "unknown", reason="the log does not say which route there was")
             return
-        edit = roll_back(route, ask.target, cause_id=f"replay-{len(self.fired)}")
-        if isinstance(edit, RefusedEdit):
-            watch.code = edit.code
-            if not ask.again or edit.code != before:
-                self._note(ask, "refused", code=edit.code, reason=edit.reason)
+        edit = roll_back(route, target, cause_id=f"replay-{len(self.fired)}")
+        if isinstance(edit, Refused):
+            self._hold(question, before, "refused", edit.code, edit.reason)
             return
         active = edit.route.active.target if edit.route.active is not None else None
         aborted = isinstance(edit, Changed) and edit.cause == "abort"
-        self._note(ask, "canary aborted" if aborted else "rolled back", to=active)
-        self._past.append(PastRollback(watch.trigger.name, ask.at))
-        self._leave(ask.target, ask.at)
+        self._add(question, "canary aborted" if aborted else "rolled back", to=active)
+        self._past.append(PastRollback(trigger.name, at))
+        self._leave(target, at)
 
-    def _note(
-        self, ask: _Asks, outcome: Outcome, *, code: str | None = None, reason: str = "", to: Target | None = None
+    def _hold(self, question: _Question, before: str | None, outcome: Result, code: str | None, reason: str) -> None:
+        """Remember why nothing was rolled back; an update that is held for the same reason is not listed again."""
+        self._held[question.fact.target, question.trigger.name] = code
+        if not question.again or code != before:
+            self._add(question, outcome, code=code, reason=reason)
+
+    def _add(
+        self,
+        question: _Question,
+        outcome: Result,
+        *,
+        code: str | None = None,
+        reason: str = "",
+        to: Target | None = None,
     ) -> None:
-        watch = ask.watch
         self.fired.append(
             Fired(
-                at=ask.at,
-                target=ask.target,
-                trigger=watch.trigger,
-                role=ask.role,
-                trials=ask.counted.trials,
-                hits=ask.counted.hits,
-                e_value=as_e_value(watch.evidence.peak),
+                at=question.at,
+                target=question.fact.target,
+                trigger=question.trigger,
+                role=question.role,
+                trials=question.counted.trials,
+                hits=question.counted.hits,
+                e_value=question.fact.e_value or 0.0,
                 outcome=outcome,
                 code=code,
                 reason=reason,
                 to=to,
-                again=ask.again,
+                again=question.again,
             )
         )
 
     def _leave(self, target: Target, at: datetime) -> None:
+        """Take a target out of traffic until it was promoted again."""
         back = self._routes.returns(target, at)
         self.away.setdefault(target, []).append((at, back))
         self._spans[target] = cut(self._spans[target], at, back)
-        for key in [key for key in self._watches if key[0] == target]:
-            del self._watches[key]
+        del self._watched[target]

@@ -5,14 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged
 from contracts.routes import Route
 from contracts.vocabulary import Target
-
-Role = Literal["active", "canary"]
+from decisions.observation import Role
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,122 @@
+"""The observe loop over a recorded window of one target: the monitor's own loop (`decisions.observe_loop`). Pure."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from clients.cli.replay.route_history import Span
+from contracts.policy import Trigger
+from contracts.vocabulary import Target
+from decisions.alerts import AlertFact, AlertState, resolve_all
+from decisions.observe_loop import AlertRules, WatchedTarget, assess, observe
+from decisions.triggers import Outcome
+
+Outcomes = Mapping[str, Sequence[Outcome]]
+"""By the name of a trigger, in the order in which the requests ended."""
+STEP = timedelta(seconds=1)
+"""While an alert is open it is assessed this often, as by the monitor's sweep."""
+RULES = AlertRules()
+
+
+@dataclass
+class Watched:
+    """A target during the replay, with its evidence and its alerts.
+
+    Attributes:
+        until: Up to when it was assessed.
+    """
+
+    target: Target
+    triggers: Sequence[Trigger]
+    span: Span | None = None
+    state: WatchedTarget | None = None
+    alerts: dict[str, AlertState] = field(default_factory=dict)
+    until: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether an alert is open."""
+        return any(alert.open for alert in self.alerts.values())
+
+    def advance(self, span: Span, begin: datetime, end: datetime, outcomes: Outcomes) -> Iterator[AlertFact]:
+        """Observe the outcomes of a part of a window, and yield the alert facts that follow, in their order.
+
+        Args:
+            span: The role and the share of traffic of the target in that part.
+            begin: Begin of the part.
+            end: Its end.
+            outcomes: What the triggers observe in it.
+        """
+        yield from self._wait_until(begin)
+        yield from self._enter(span, begin)
+        left = {name: list(of_trigger) for name, of_trigger in outcomes.items()}
+        while True:
+            if not self.is_open and not self._would_fire(left, end):
+                self._observe(left)
+                break
+            at = self._next_step(left, end)
+            yield from self._step(_take_until(left, at) if at < end else left, at)
+            if at >= end:
+                break
+        self.until = end
+
+    def _wait_until(self, begin: datetime) -> Iterator[AlertFact]:
+        """Assess open alerts until the next part: without requests none is calm for long."""
+        if self.until is None or not self.is_open:
+            return
+        longest = timedelta(seconds=2.0 * max(trigger.window_s for trigger in self.triggers)) + STEP
+        at, last = _next_second(self.until), min(begin, self.until + longest)
+        while at < last and self.is_open:
+            yield from self._step({}, at)
+            at += STEP
+
+    def _enter(self, span: Span, at: datetime) -> Iterator[AlertFact]:
+        """Begin anew where the target's role or share changes; its alerts are resolved if it was out of traffic."""
+        if self.state is not None and self.span == span:
+            return
+        if self.span is not None and (self.span.until is None or self.span.until < span.since):
+            decided = resolve_all(self.alerts, self.target, at, release_id=None, reason="It was out of traffic.")
+            self.alerts = decided.alerts
+            yield from decided.facts
+        self.state = WatchedTarget(target=self.target, role=span.role, weight_ratio=span.weight_ratio)
+        self.span = span
+
+    def _current(self) -> WatchedTarget:
+        assert self.state is not None  # noqa: S101 - `advance` enters a span first
+        return self.state
+
+    def _observe(self, outcomes: Outcomes) -> None:
+        self.state = observe(self._current(), self.triggers, outcomes)
+
+    def _would_fire(self, outcomes: Outcomes, end: datetime) -> bool:
+        """Return whether an alert would be raised: evidence that was strong enough once stays so to the end."""
+        after = observe(self._current(), self.triggers, outcomes)
+        return bool(assess(after, self.alerts, self.triggers, end, rules=RULES).facts)
+
+    def _next_step(self, outcomes: Outcomes, end: datetime) -> datetime:
+        """Return up to when to observe next: the next request while no alert is open, else the next second."""
+        times = [of_trigger[0].ended_at for of_trigger in outcomes.values() if of_trigger]
+        if not self.is_open:
+            return min(times, default=end)
+        since = self.until or min(times, default=end)
+        return min(_next_second(since), end)
+
+    def _step(self, outcomes: Outcomes, at: datetime) -> tuple[AlertFact, ...]:
+        after = observe(self._current(), self.triggers, outcomes)
+        assessed = assess(after, self.alerts, self.triggers, at, rules=RULES)
+        self.state, self.alerts, self.until = assessed.watched, assessed.alerts, at
+        return assessed.facts
+
+
+def _next_second(at: datetime) -> datetime:
+    return datetime.fromtimestamp(math.floor(at.timestamp()) + 1, UTC)
+
+
+def _take_until(outcomes: dict[str, list[Outcome]], at: datetime) -> Outcomes:
+    """Remove and return the outcomes up to a time."""
+    taken: dict[str, list[Outcome]] = {}
+    for name, of_trigger in outcomes.items():
+        count = sum(1 for outcome in of_trigger if outcome.ended_at <= at)
+        taken[name], outcomes[name] = of_trigger[:count], of_trigger[count:]
+    return taken
