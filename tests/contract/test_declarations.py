@@ -9,7 +9,7 @@ import pytest
 from faststream.specification import AsyncAPI
 
 import services
-from contracts.facts import FACTS, WorkAbandoned, WorkProgressed
+from contracts.facts import FACTS, AlertRaised, AlertResolved, AlertUpdated, WorkAbandoned, WorkProgressed
 from contracts.services import (
     EVENTS,
     FROM_OUTSIDE,
@@ -26,8 +26,10 @@ from tests.kit.wiring import ROOT, built, module_name, services_with_handlers
 each_service = pytest.mark.parametrize("name", services_with_handlers())
 LATER = {"console"}
 """Services of the design that come with the next issue; their facts are in the contracts already."""
-SAID_THROUGH = {WorkProgressed: "progress_reporter"}
-"""Facts that a function of `shared` says for a service; the service names that function."""
+SAID_THROUGH = {WorkProgressed: "progress_reporter"} | dict.fromkeys(
+    (AlertRaised, AlertUpdated, AlertResolved), "observe_loop"
+)
+"""Facts that a part of `shared` or `decisions` makes for a service; the service names that part."""
 
 
 def test_every_service_folder_is_declared():
