@@ -1,11 +1,10 @@
-"""The tensors every Slipway engine backend speaks: those of Triton's own vLLM backend, and two ways to score a text.
+"""The tensors of every Slipway engine backend: those of Triton's own vLLM backend, and two more to score a text.
 
-`prompt_token_ids` (a JSON list) stands in for the text, and `return_prompt_logprobs` asks what the model makes of it:
-`prompt_logprobs` is a JSON list with the log-probability, in nats, of each token of the prompt given those before it;
-the first, which follows nothing, is null.
+`prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
+is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
 
-Copied next to each backend's ``model.py`` when the backend directory is laid out, so that both engines read and
-answer requests with the same code. Runs inside Triton's Python stub.
+Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
+requests with the same code. Runs inside Triton's Python stub.
 """
 
 import json
@@ -17,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 
 class BadRequestError(Exception):
-    """The caller's tensors cannot be served; the text says what to change."""
+    """The tensors of a request are not valid; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,9 @@ class Ask:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer: a delta when streaming, the whole otherwise.
+    """A part of an answer: a delta when streaming, else the whole answer.
 
-    Token counts follow Triton's vLLM backend: ``num_output_tokens`` counts the tokens of this piece only.
+    Token counts follow Triton's vLLM backend: ``num_output_tokens`` counts the tokens of this part only.
     """
 
     text: str
@@ -71,10 +70,10 @@ def _flag(request: Any, name: str, *, default: bool = False) -> bool:
 
 
 def parse(request: Any) -> Ask:
-    """Decode a request.
+    """Return the decoded request.
 
     Raises:
-        BadRequestError: a tensor is missing, cannot be read, or does not go with the others; the text says which.
+        BadRequestError: a tensor is missing, cannot be decoded, or excludes another one; the message names it.
     """
     raw = _first(request, "text_input")
     if raw is None:
@@ -97,7 +96,7 @@ def parse(request: Any) -> Ask:
         raise BadRequestError(message)
     want_prompt_logprobs = _flag(request, "return_prompt_logprobs")
     if stream and want_prompt_logprobs:
-        message = "return_prompt_logprobs needs the answer in one piece: leave stream out"
+        message = "return_prompt_logprobs excludes stream: leave stream out"
         raise BadRequestError(message)
     return Ask(
         text=text,
@@ -133,7 +132,7 @@ def _strings(name: str, value: str) -> Any:
 
 
 def render(ask: Ask, piece: Piece) -> Any:
-    """Encode a piece as a Triton response with the outputs that were asked for."""
+    """Return a part of an answer as a Triton response with the requested outputs."""
     tensors = [_strings("text_output", piece.text)]
     if ask.want_finish_reason:
         tensors.append(_strings("finish_reason", str(piece.finish_reason)))
@@ -156,33 +155,33 @@ def render(ask: Ask, piece: Piece) -> Any:
 class Reply:
     """The response stream of one request.
 
-    Triton frees what it knows of a request when the final flag arrives, and crashes as a whole when it is asked
-    afterwards whether that request was cancelled. So the stream counts as ended before the final flag is sent, and an
-    ended stream neither asks nor sends. All calls come from one thread.
+    Triton frees the state of a request when the final flag arrives, and crashes if it is asked afterwards whether that
+    request was cancelled. So the stream is marked as ended before the final flag is sent, and an ended stream neither
+    asks nor sends. All calls come from one thread.
     """
 
     def __init__(self, request: Any) -> None:
-        """Take over a request's response sender."""
+        """Take the response sender of a request."""
         self._sender = request.get_response_sender()
         self._ended = False
 
     def is_cancelled(self) -> bool:
-        """Return whether the client went away; never asks about a stream that has ended."""
+        """Return whether the client cancelled; False for a stream that has ended."""
         return not self._ended and self._sender.is_cancelled()
 
     def send(self, ask: Ask, piece: Piece) -> None:
-        """Send a piece; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
+        """Send a part; the one with a finish reason carries the final flag, as in Triton's vLLM backend."""
         if piece.finish_reason is None and not self._ended:
             self._sender.send(render(ask, piece))
         elif piece.finish_reason is not None:
             self._end(render(ask, piece))
 
     def finish(self) -> None:
-        """Close a stream that ends without a last piece (the request was cancelled)."""
+        """Close a stream that ends without a last part (the request was cancelled)."""
         self._end(None)
 
     def fail(self, code: str, message: str) -> None:
-        """Send an error response and close the stream. The text starts with the stable code."""
+        """Send an error response and close the stream. The message starts with the stable code."""
         error = pb_utils.TritonError(f"{code}: {message}")
         self._end(pb_utils.InferenceResponse(output_tensors=[], error=error))
 
@@ -195,6 +194,6 @@ class Reply:
 
 
 def parameters(args: dict[str, str]) -> dict[str, str]:
-    """The ``parameters`` of config.pbtxt as plain strings."""
+    """Return the ``parameters`` of config.pbtxt as plain strings."""
     config = json.loads(args["model_config"])
     return {name: value["string_value"] for name, value in config.get("parameters", {}).items()}

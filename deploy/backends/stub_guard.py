@@ -1,9 +1,9 @@
-"""Ends this stub when its tritonserver is gone.
+"""End this stub when its tritonserver is gone.
 
-A stub that is sending a response while its server is killed waits for ever on a lock in shared memory that nobody
-will release, and keeps its engine alive. Nothing inside the stub can be relied on then, so a small process of its own
-watches both: when the server ends, the stub gets a moment to leave and is killed; when the stub ends, so does the
-guard. A kernel death signal would not do: it follows the server's *thread* that started the stub, which ends early.
+A stub that is sending a response while its server is killed waits forever for a lock in shared memory, and keeps its
+engine alive. Code inside the stub may not run any more, so a small separate process watches both: when the server ends,
+the stub gets a grace period and is killed; when the stub ends, the guard ends. The kernel's parent-death signal cannot
+do this: it follows the server's *thread* that started the stub, which ends early.
 """
 
 import os
@@ -17,7 +17,7 @@ GRACE_MS = 2000
 
 
 def start() -> None:
-    """Start the guard of this process; call it first thing while loading."""
+    """Start the guard of this process; call it first while loading."""
     python = Path(os.environ["VIRTUAL_ENV"]) / "bin" / "python"
     subprocess.Popen(
         [str(python), "-S", "-E", __file__, str(os.getppid()), str(os.getpid())],
@@ -28,7 +28,7 @@ def start() -> None:
 
 
 def watch(server: int, stub: int) -> None:
-    """Wait for the end of either process; kill the stub when it outlives its server.
+    """Wait for the end of either process; kill the stub if it outlives its server.
 
     Args:
         server: process id of tritonserver.

@@ -1,8 +1,8 @@
-"""Starts a process of the engine so that it cannot outlive the one that started it.
+"""Start a process of the engine that cannot outlive its parent.
 
-multiprocessing's "spawn" runs this file in place of the interpreter. The kernel is told to kill this process when
-its parent dies (also by SIGKILL), then the real interpreter takes its place. multiprocessing's resource tracker is
-let through: it ends by itself and cleans up shared memory after a kill.
+multiprocessing's "spawn" runs this file instead of the interpreter. It makes the kernel kill this process when its
+parent dies (also by SIGKILL), then executes the real interpreter. multiprocessing's resource tracker is excluded: it
+ends by itself and cleans up shared memory after a kill.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Tie this process to its parent, then become the interpreter."""
+    """Tie this process to its parent, then execute the interpreter."""
     parent = int(os.environ["SLIPWAY_ENGINE_PARENT"])
     interpreter = os.environ["SLIPWAY_ENGINE_PYTHON"]
     arguments = sys.argv[1:]

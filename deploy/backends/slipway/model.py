@@ -1,7 +1,7 @@
 """Triton Python-based backend around vLLM's AsyncLLM, for CPUs.
 
-Each request is a coroutine on one event loop in its own thread. Text travels as deltas; a cancelled request is
-aborted in the engine; every stream ends with the final flag, also when the engine is dead.
+Each request is a coroutine on one event loop in its own thread. Text is sent as deltas; a cancelled request is aborted
+in the engine; every stream ends with the final flag, also if the engine is dead.
 
 ``parameters`` of config.pbtxt:
     model_dir: folder of the Hugging Face model (required).
@@ -48,15 +48,15 @@ ENVIRONMENT_DEFAULTS = {
 
 
 def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
-    """Set what vLLM and torch read from the environment; must run before vllm is imported.
+    """Set the environment variables of vLLM and torch; must run before vllm is imported.
 
-    An eager engine compiles nothing but a count behind the log-probabilities of a prompt: at the first request for
-    them, for many seconds, and only where there is a C++ compiler. It is as fast without.
+    An eager engine compiles only a counting function for the log-probabilities of a prompt: at the first request for
+    them, for many seconds, and only if a C++ compiler is installed. It is as fast without.
     """
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
     refused = [name for name in overrides if not name.startswith(("VLLM_", "OMP_"))]
     if refused:
-        message = f"environment may only set VLLM_* and OMP_* variables, not {refused}"
+        message = f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed"
         raise pb_utils.TritonModelException(message)
     os.environ.update(ENVIRONMENT_DEFAULTS)
     if eager:
@@ -65,7 +65,7 @@ def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
 
 
 def _tie_children_to_this_process() -> None:
-    """Make every process that vLLM spawns from here die with this stub."""
+    """Make every process that vLLM spawns die with this stub."""
     import multiprocessing
 
     python = Path(os.environ["VIRTUAL_ENV"]) / "bin" / "python"
@@ -75,13 +75,13 @@ def _tie_children_to_this_process() -> None:
 
 
 class Engine:
-    """AsyncLLM on an event loop in a thread of its own."""
+    """AsyncLLM on an event loop in its own thread."""
 
     def __init__(self, model_dir: str, engine_args: dict[str, Any]) -> None:
-        """Load the model; blocks until it can answer.
+        """Load the model; return when it can answer.
 
         Raises:
-            Exception: whatever vLLM raises when the model cannot be loaded.
+            Exception: the error of vLLM if the model cannot be loaded.
         """
         self.loop = asyncio.new_event_loop()
         self._active: dict[int, tuple[Any, asyncio.Task[None]]] = {}
@@ -107,7 +107,7 @@ class Engine:
                     task.cancel()
 
     def submit(self, request: Any) -> None:
-        """Take a request; called on Triton's thread, returns at once."""
+        """Schedule a request; called on Triton's thread, returns immediately."""
         reply = engine_tensors.Reply(request)
         try:
             ask = engine_tensors.parse(request)
@@ -133,12 +133,12 @@ class Engine:
             reply.finish()
         except EngineDeadError as error:
             reply.fail("engine_dead", str(error))
-            _let_go(error)
+            _drop_frames(error)
         except (ValueError, TypeError, VLLMClientError) as error:
             reply.fail("bad_request", str(error))
-        except Exception as error:  # noqa: BLE001 - the client must hear of every failure
+        except Exception as error:  # noqa: BLE001 - every failure must be reported to the client
             reply.fail("engine_failed", f"{type(error).__name__}: {error}")
-            _let_go(error)
+            _drop_frames(error)
 
     async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
         from vllm import SamplingParams
@@ -164,16 +164,16 @@ class Engine:
             reply.send(ask, piece)
 
     def stop(self) -> None:
-        """Abort what runs, shut the engine down, and leave no process behind."""
+        """Abort running requests, shut the engine down, and end its processes."""
         children = _descendants(os.getpid())
         closing = asyncio.run_coroutine_threadsafe(self._close(), self.loop)
         try:
             closing.result(timeout=STOP_S)
         except Exception as error:  # noqa: BLE001 - the kill below must run whatever happened
-            pb_utils.Logger.log_warn(f"the engine did not shut down by itself: {error!r}")
+            pb_utils.Logger.log_warn(f"the engine did not shut down in time: {error!r}")
         for pid in children:
             _kill(pid)
-        # The interpreter goes down after this: a loop still running by then crashes it.
+        # The interpreter exits after this: a loop that still runs would crash it.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_S)
         self._llm = None
@@ -186,11 +186,11 @@ class Engine:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Drop the frames that an error holds.
+def _drop_frames(error: BaseException | None) -> None:
+    """Drop the frames that an error references.
 
-    vLLM keeps the error that killed it; through its frames it would keep response senders beyond the end of Triton's
-    shared memory, and the stub would crash on its way out.
+    vLLM keeps the error that killed it. Its frames reference response senders, which would outlive Triton's shared
+    memory, and the stub would crash at exit.
     """
     while error is not None:
         error.__traceback__ = None
@@ -227,8 +227,8 @@ def _prompt_logprobs(output: Any) -> list[float | None] | None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Every process below ``pid``, nearest first."""
-    pages: list[int] = []
+    """Return every descendant of a process, nearest first."""
+    pids: list[int] = []
     queue = [pid]
     while queue:
         parent = queue.pop(0)
@@ -237,9 +237,9 @@ def _descendants(pid: int) -> list[int]:
                 below = [int(part) for part in listing.read_text(encoding="ascii").split()]
             except OSError:
                 continue
-            pages += below
+            pids += below
             queue += below
-    return pages
+    return pids
 
 
 def _kill(pid: int) -> None:
@@ -250,7 +250,7 @@ def _kill(pid: int) -> None:
 
 
 class TritonPythonModel:
-    """What Triton's stub calls."""
+    """The interface that Triton's stub calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model named by the parameters of config.pbtxt."""
@@ -272,7 +272,7 @@ class TritonPythonModel:
             raise
 
     def execute(self, requests: list[Any]) -> None:
-        """Hand requests to the engine; decoupled, so nothing is returned."""
+        """Submit requests to the engine; decoupled, so nothing is returned."""
         assert self._engine is not None  # noqa: S101 - initialize raised otherwise
         for request in requests:
             self._engine.submit(request)
@@ -281,6 +281,6 @@ class TritonPythonModel:
         """Shut the engine down within Triton's exit timeout."""
         if self._engine is not None:
             self._engine.stop()
-        # Should the interpreter hang or crash on its way out, the kernel ends this process.
+        # If the interpreter hangs at exit, the kernel ends this process.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(EXIT_S)

@@ -1,19 +1,19 @@
-"""Triton Python-based backend with the tensors of the real engine and made-up, deterministic text.
+"""Triton Python-based backend with the tensors of the real engine and generated, deterministic text.
 
-For tests of faults that are not about vLLM: it loads in a fraction of a second and needs no accelerator. It still
-reads the model folder, so that a missing or broken artifact fails the load.
+For tests that do not need vLLM: it loads in a fraction of a second and needs no accelerator. It reads the model folder,
+so that a missing or corrupt artifact fails the load.
 
 ``parameters`` of config.pbtxt:
     model_dir: folder with a config.json (required).
-    tokens: length of an answer when the request does not say (default 8).
+    tokens: length of an answer if the request names none (default 8).
     token_delay_ms: pause before each token (default 0).
     load_delay_ms: pause while loading (default 0).
     fail_load: when "true", loading fails.
-    crash_text: a prompt holding this text kills the stub with SIGKILL.
-    dead_text: a prompt holding this text "kills the engine": every later request is an engine_dead error.
-    mute_text: a prompt holding this text is answered with empty text only.
-    token_nll: what each token of a prompt costs, in nats (default 2); the model says that it can score only if given.
-    answer_nll: what each token of an answer costs, in nats (default 0.5).
+    crash_text: a prompt that contains this text kills the stub with SIGKILL.
+    dead_text: a prompt that contains this text simulates a dead engine: every later request is an engine_dead error.
+    mute_text: a prompt that contains this text is answered with empty text.
+    token_nll: negative log-likelihood of each token of a prompt, in nats (default 2); enables scoring in the metadata.
+    answer_nll: negative log-likelihood of each token of an answer, in nats (default 0.5).
 """
 
 import asyncio
@@ -41,17 +41,17 @@ DEFAULT_NLL = {"token_nll": "2", "answer_nll": "0.5"}
 
 
 class EngineDeadError(Exception):
-    """What a dead engine answers with until the model is unloaded and loaded."""
+    """The error of a dead engine, until the model is unloaded and loaded again."""
 
 
 def make_token(seed: str, index: int) -> str:
-    """The token at a position: the same for the same model folder, prompt and position."""
+    """Return the token at a position, which depends on the model folder, the prompt and the position only."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
     return ("" if index == 0 else " ") + WORDS[digest[0] % len(WORDS)]
 
 
 class TritonPythonModel:
-    """What Triton's stub calls."""
+    """The interface that Triton's stub calls."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the model folder and start the event loop."""
@@ -60,7 +60,7 @@ class TritonPythonModel:
         config = Path(given["model_dir"]) / "config.json"
         time.sleep(float(given.get("load_delay_ms", "0")) / 1000)
         if given.get("fail_load") == "true":
-            message = "load_failed: told to fail"
+            message = "load_failed: the parameter fail_load is set"
             raise pb_utils.TritonModelException(message)
         try:
             self._seed = hashlib.sha256(config.read_bytes()).hexdigest()
@@ -76,7 +76,7 @@ class TritonPythonModel:
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Answer each request in a coroutine of its own."""
+        """Answer each request in its own coroutine."""
         for request in requests:
             reply = engine_tensors.Reply(request)
             try:
@@ -105,7 +105,7 @@ class TritonPythonModel:
             reply.fail("engine_dead", str(error))
         except (ValueError, TypeError) as error:
             reply.fail("bad_request", str(error))
-        except Exception as error:  # noqa: BLE001 - the client must hear of every failure
+        except Exception as error:  # noqa: BLE001 - every failure must be reported to the client
             reply.fail("engine_failed", f"{type(error).__name__}: {error}")
 
     async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
@@ -126,12 +126,12 @@ class TritonPythonModel:
             whole += token
             if ask.stream:
                 reason = "length" if index == count - 1 else None
-                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1, **self._costs(inputs, 1)))
+                reply.send(ask, engine_tensors.Piece(token, reason, inputs, 1, **self._likelihoods(inputs, 1)))
         if not ask.stream:
-            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count, **self._costs(inputs, count)))
+            reply.send(ask, engine_tensors.Piece(whole, "length", inputs, count, **self._likelihoods(inputs, count)))
 
-    def _costs(self, inputs: int, outputs: int) -> dict[str, Any]:
-        """What a prompt and a piece of an answer cost, every token alike."""
+    def _likelihoods(self, inputs: int, outputs: int) -> dict[str, Any]:
+        """Return the log-probabilities of a prompt and a part of an answer, the same for every token."""
         token, answer = (-float(self._given.get(name, usual)) for name, usual in DEFAULT_NLL.items())
         return {
             "cumulative_logprob": answer * outputs,

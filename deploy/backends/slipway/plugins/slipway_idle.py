@@ -1,16 +1,16 @@
-"""A vLLM plugin: an engine that has nothing to do sleeps.
+"""A vLLM plugin that makes idle engines sleep.
 
-vLLM's processes pass work through shared memory, and a reader keeps polling for a whole second after each message. On a
-CPU that second is taken from whoever shares the cores: with a request every second, an engine that computes a tenth of
-the time keeps a core busy all the time. The reader is woken by a message anyway, so it may go to sleep soon.
+vLLM's processes exchange messages through shared memory, and a reader polls for a whole second after each message. On a
+CPU that takes time from other processes on the same cores: with a request every second, an engine that computes 10 % of
+the time keeps a core busy all the time. A message wakes the reader anyway, so it can sleep soon.
 """
 
 BUSY_LOOP_S = 0.005
-"""Long enough to stay awake between two tokens of a small model; waking up takes a fraction of a millisecond."""
+"""Long enough to poll between two tokens of a small model; waking up takes a fraction of a millisecond."""
 
 
 def register() -> None:
-    """Shorten the polling of every reader that is made from now on."""
+    """Shorten the polling of every reader that is created from now on."""
     from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
 
     SpinCondition.__init__.__defaults__ = (BUSY_LOOP_S,)
