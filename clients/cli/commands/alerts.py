@@ -11,7 +11,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, last_sequences, read_history
 from clients.cli.output import is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model
-from clients.cli.views.alert import COLUMNS, Alarm, as_data, blocks, fold, news_line, row
+from clients.cli.views.alert import COLUMNS, AlertView, alert_event_line, as_data, blocks, fold, row
 from contracts.envelope import Event, plain
 from contracts.vocabulary import Environment
 
@@ -87,7 +87,7 @@ def in_order(history: list[LoggedEvent], until: dict[str, int]) -> list[Event[An
     return [logged.event for logged in sorted(kept, key=lambda logged: logged.sequence)]
 
 
-def _show(shown: list[Alarm], model: str | None, *, with_resolved: bool, as_json: bool) -> None:
+def _show(shown: list[AlertView], model: str | None, *, with_resolved: bool, as_json: bool) -> None:
     if as_json:
         show_json([as_data(alert) for alert in shown])
     elif not shown:
@@ -99,7 +99,7 @@ def _show(shown: list[Alarm], model: str | None, *, with_resolved: bool, as_json
         show_table(COLUMNS, [row(alert) for alert in shown])
 
 
-def _show_blocks(shown: list[Alarm]) -> None:
+def _show_blocks(shown: list[AlertView]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
@@ -113,5 +113,5 @@ def _show_blocks(shown: list[Alarm]) -> None:
 def _print_event(event: Event[Any], as_json: bool) -> None:
     if as_json:
         show_line(json.dumps(plain(event), ensure_ascii=False))
-    elif (line := news_line(event)) is not None:
+    elif (line := alert_event_line(event)) is not None:
         show_line(line)

@@ -24,7 +24,7 @@ from clients.cli.version_records import (
     with_benchmarks,
 )
 from clients.cli.views import comparison
-from clients.cli.views.comparison import Contender
+from clients.cli.views.comparison import VariantSummary
 from clients.cli.views.release import join, project
 from contracts.envelope import Event
 from contracts.facts import ReleaseOpened, VariantBenchmarked
@@ -124,7 +124,7 @@ def show(
 
 def _compared(
     store: Store, events: Sequence[Event[Any]], opened: ReleaseOpened | None, version: Version | None
-) -> list[Contender]:
+) -> list[VariantSummary]:
     """Return the variants to compare; those that were stored but never registered are completed from the store."""
     registered = () if version is None else version.manifest.variants
     if opened is None:  # the log does not reach back to it

@@ -22,7 +22,7 @@ from clients.cli.output import Exit, Refused, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.serving import read_route
 from clients.cli.settings import CliSettings
-from clients.cli.views.release import Road, join, project
+from clients.cli.views.release import ReleaseProgress, join, project
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large
@@ -120,7 +120,7 @@ async def _cancel(stack: StackAddress, what: str, reason: str, until: datetime, 
     )
 
 
-def _open_release(releases: dict[str, Road], what: str) -> Road:
+def _open_release(releases: dict[str, ReleaseProgress], what: str) -> ReleaseProgress:
     """Return the release in progress that `what` names.
 
     Raises:

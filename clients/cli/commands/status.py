@@ -14,10 +14,10 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import LoggedEvent, follow, nearly_full, read_history
 from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line, warn
 from clients.cli.views import render
-from clients.cli.views.release import Road, advance, join, latest, project
+from clients.cli.views.release import ReleaseProgress, advance, join, latest, project
 from shared.runtime.clock import SystemClock
 
-Draw = Callable[[Road, datetime], None]
+Draw = Callable[[ReleaseProgress, datetime], None]
 
 MODEL_HELP = "Model, MODEL@vN, or release id (default: all releases; with --follow or --until, the newest)."
 UNTIL = "finished"
@@ -58,7 +58,7 @@ def _is_release(what: str) -> bool:
     return re.fullmatch(r"r-[0-9a-f]{16}-\d+", what) is not None
 
 
-def pick(releases: dict[str, Road], what: str | None) -> Road | None:
+def pick(releases: dict[str, ReleaseProgress], what: str | None) -> ReleaseProgress | None:
     """Return the release that `what` names, or the newest if it is None; None if there is none."""
     if what is not None and _is_release(what):
         return next((release for release in releases.values() if release.release_id == what), None)
@@ -68,7 +68,7 @@ def pick(releases: dict[str, Road], what: str | None) -> Road | None:
     return latest(releases, model or None)
 
 
-async def _read_releases(stack: StackAddress, what: str | None) -> tuple[dict[str, Road], list[LoggedEvent]]:
+async def _read_releases(stack: StackAddress, what: str | None) -> tuple[dict[str, ReleaseProgress], list[LoggedEvent]]:
     async with connected(stack) as client:
         for sentence in await nearly_full(client.jetstream(timeout=10)):
             warn(sentence)
@@ -107,7 +107,7 @@ async def _follow(
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 
 
-async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool) -> Road | None:
+async def _watch(stack: StackAddress, what: str | None, draw: Draw, *, stop_at_end: bool) -> ReleaseProgress | None:
     """Draw a release at every event and at intervals; return it once it has ended, if `stop_at_end`."""
     clock = SystemClock()
     async with connected(stack) as client:
@@ -167,7 +167,7 @@ class PlainDrawing:
         self._as_json = as_json
         self._printed: set[tuple[str, ...]] = set()
 
-    def __call__(self, release: Road, now: datetime) -> None:
+    def __call__(self, release: ReleaseProgress, now: datetime) -> None:
         """Print what changed since the last call."""
         if self._as_json:
             self._once((release.key, repr(release)), lambda: show_json(render.as_data(release)))
@@ -180,7 +180,7 @@ class PlainDrawing:
         for progress in release.work.progress:
             about = re.sub(r"\d s\b", "", progress.detail)  # a note that counts seconds is printed every ten seconds
             key = (release.key, progress.step, progress.variant, about, str(int(progress.ratio * 10)))
-            self._once(key, partial(show_line, f"    {render.at_work(progress)} ({progress.ratio:.0%})"))
+            self._once(key, partial(show_line, f"    {render.work_line(progress)} ({progress.ratio:.0%})"))
         if (end := render.ending(release)) is not None:
             self._once((release.key, "end"), lambda: show_line(f"{release.name}  {end}"))
 

@@ -1,4 +1,4 @@
-"""The alerts of a log, folded: which are open, since when, and how they stand. Pure."""
+"""The alerts of a log, computed from its events: which are open, since when, with their last figures. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ COLUMNS = ("severity", "kind", "target", "trigger", "value / limit", "since")
 
 
 @dataclass(frozen=True)
-class Alarm:
-    """One alert, from its raising on; `event` is the last that was said of it."""
+class AlertView:
+    """One alert; `event` is its last event."""
 
     event: Event[Any]
     since: datetime
@@ -26,106 +26,106 @@ class Alarm:
 
     @property
     def fact(self) -> AlertFact:
-        """What was said last."""
-        found: AlertFact = self.event.data
-        return found
+        """Return the data of its last event."""
+        fact: AlertFact = self.event.data
+        return fact
 
     @property
     def open(self) -> bool:
-        """Return whether it lasts."""
+        """Return whether it is not resolved."""
         return self.resolved_at is None
 
 
-def fold(events: Iterable[Event[Any]]) -> list[Alarm]:
-    """Fold alert facts, in the order of the log, into alerts; the worst first, then the oldest.
+def fold(events: Iterable[Event[Any]]) -> list[AlertView]:
+    """Return the alerts of events in the order of the log; the most severe first, then the oldest.
 
-    An alert id that is raised again after it was resolved is a new alert; what was said before the resolution and
-    comes again changes nothing.
+    An alert id that is raised again after it was resolved is a new alert; an event from before the resolution that is
+    repeated changes nothing.
     """
-    found: dict[str, list[Alarm]] = {}
+    by_id: dict[str, list[AlertView]] = {}
     for event in events:
         if isinstance(event.data, AlertFact):
-            of_id = found.setdefault(event.data.alert_id, [])
+            of_id = by_id.setdefault(event.data.alert_id, [])
             _take(of_id, event)
-    alarms = [alarm for of_id in found.values() for alarm in of_id]
-    return sorted(alarms, key=lambda one: (not one.open, SEVERITIES.index(one.fact.severity), one.since))
+    alerts = [alert for of_id in by_id.values() for alert in of_id]
+    return sorted(alerts, key=lambda alert: (not alert.open, SEVERITIES.index(alert.fact.severity), alert.since))
 
 
-def _take(of_id: list[Alarm], event: Event[Any]) -> None:
+def _take(of_id: list[AlertView], event: Event[Any]) -> None:
     last = of_id[-1] if of_id else None
     over = isinstance(event.data, AlertResolved)
     if last is None or not last.open:
         stale = last is not None and (not isinstance(event.data, AlertRaised) or event.time <= last.event.time)
         if not stale:
             since = event.data.raised_at or event.time
-            of_id.append(Alarm(event, since, event.time if over else None))
+            of_id.append(AlertView(event, since, event.time if over else None))
         return
-    if isinstance(event.data, AlertRaised):  # said twice
+    if isinstance(event.data, AlertRaised):  # repeated
         return
     updates = last.updates + (not over)
     of_id[-1] = replace(last, event=event, resolved_at=event.time if over else None, updates=updates)
 
 
 def figures(fact: AlertFact) -> str:
-    """Write value against limit: `0.31 / 0.05`."""
-    value, limit = ("-" if one is None else f"{one:.3g}" for one in (fact.value, fact.limit))
+    """Return value and limit as text: `0.31 / 0.05`."""
+    value, limit = ("-" if number is None else f"{number:.3g}" for number in (fact.value, fact.limit))
     return "-" if (value, limit) == ("-", "-") else f"{value} / {limit}"
 
 
-def row(alarm: Alarm) -> tuple[str, ...]:
-    """Return an alert as cells for programs: state, those of `COLUMNS`, message, runbook and evidence."""
-    fact = alarm.fact
+def row(alert: AlertView) -> tuple[str, ...]:
+    """Return an alert as cells: state, those of `COLUMNS`, message, runbook and evidence."""
+    fact = alert.fact
     return (
-        "open" if alarm.open else "resolved",
-        *_head(alarm),
+        "open" if alert.open else "resolved",
+        *_head(alert),
         _one_line(fact.message),
         fact.runbook or "-",
         fact.evidence.uri if fact.evidence is not None else "-",
     )
 
 
-def blocks(alarms: Sequence[Alarm]) -> list[tuple[str, list[str]]]:
-    """Write alerts for a terminal: the cells of `COLUMNS` in line, and beneath them message, runbook and evidence.
+def blocks(alerts: Sequence[AlertView]) -> list[tuple[str, list[str]]]:
+    """Return alerts for a terminal: a line with the cells of `COLUMNS`, and lines with message, runbook and evidence.
 
-    The first block is the head of the table. Nothing is cut: an address that is cut cannot be opened.
+    The first block is the table header. Nothing is truncated: a truncated address cannot be opened.
     """
-    table = [COLUMNS, *(_head(alarm) for alarm in alarms)]
+    table = [COLUMNS, *(_head(alert) for alert in alerts)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(COLUMNS))]
     padded = [[cell.ljust(width) for cell, width in zip(cells, widths, strict=True)] for cells in table]
     lines = ["  ".join(cells).rstrip() for cells in padded]
-    return list(zip(lines, [[], *(_below(alarm) for alarm in alarms)], strict=True))
+    return list(zip(lines, [[], *(_below(alert) for alert in alerts)], strict=True))
 
 
-def _below(alarm: Alarm) -> list[str]:
-    fact = alarm.fact
-    ended = "" if alarm.resolved_at is None else f"resolved {alarm.resolved_at:%Y-%m-%d %H:%M:%S}: "
+def _below(alert: AlertView) -> list[str]:
+    fact = alert.fact
+    ended = "" if alert.resolved_at is None else f"resolved {alert.resolved_at:%Y-%m-%d %H:%M:%S}: "
     lines = [f"{ended}{_one_line(fact.message)}"]
     lines += [f"runbook {fact.runbook}"] if fact.runbook else []
     lines += [f"evidence {fact.evidence.uri}"] if fact.evidence is not None else []
     return lines
 
 
-def _head(alarm: Alarm) -> tuple[str, ...]:
-    fact = alarm.fact
+def _head(alert: AlertView) -> tuple[str, ...]:
+    fact = alert.fact
     about = (fact.severity, fact.kind, str(fact.target), fact.trigger or "-", figures(fact))
-    return (*about, f"{alarm.since:%Y-%m-%d %H:%M:%S}")
+    return (*about, f"{alert.since:%Y-%m-%d %H:%M:%S}")
 
 
-def as_data(alarm: Alarm) -> dict[str, Any]:
-    """Return an alert as JSON data: its last fact, and how it stands."""
-    fact = plain(alarm.event)["data"]
+def as_data(alert: AlertView) -> dict[str, Any]:
+    """Return an alert as JSON data: the data of its last event, and its state."""
+    fact = plain(alert.event)["data"]
     return {
         **fact,
-        "state": "open" if alarm.open else "resolved",
-        "since": alarm.since.isoformat(),
-        "resolved_at": alarm.resolved_at.isoformat() if alarm.resolved_at is not None else None,
-        "updates": alarm.updates,
-        "environment": alarm.event.environment,
+        "state": "open" if alert.open else "resolved",
+        "since": alert.since.isoformat(),
+        "resolved_at": alert.resolved_at.isoformat() if alert.resolved_at is not None else None,
+        "updates": alert.updates,
+        "environment": alert.event.environment,
     }
 
 
-def news_line(event: Event[Any]) -> str | None:
-    """Say in one line what an alert or a rollback fact says; None for another fact."""
+def alert_event_line(event: Event[Any]) -> str | None:
+    """Return one line about an alert or rollback event, or None for another event."""
     data = event.data
     if isinstance(data, AlertFact):
         what = event.type.rsplit(".", 2)[1]
@@ -139,15 +139,15 @@ def news_line(event: Event[Any]) -> str | None:
 
 
 def rollback_line(fact: RollbackFact) -> str:
-    """Say in one line how a rollback stands."""
+    """Return one line about the state of a rollback."""
     if isinstance(fact, RollbackStarted):
-        return f"rollback started   {fact.mode:<9} {fact.failed} is being taken back"
+        return f"rollback started   {fact.mode:<9} {fact.failed} is being rolled back"
     if isinstance(fact, RollbackFailed):
-        return f"rollback failed    {fact.mode:<9} {fact.failed} was not taken back: {fact.code}: {fact.reason}"
+        return f"rollback failed    {fact.mode:<9} {fact.failed} was not rolled back: {fact.code}: {fact.reason}"
     times = fact.timeline
     took = ""
     if times.switched_at is not None:
-        took = f" {short_span((times.switched_at - times.detected_at).total_seconds())} after it was detected"
+        took = f" {short_span((times.switched_at - times.detected_at).total_seconds())} after detection"
     verified = f"recovery {fact.verdict}" + (f": {fact.reason}" if fact.reason else "")
     return f"rollback completed {fact.mode:<9} {fact.failed} -> {fact.to or 'nothing'}{took}; {verified}"
 

@@ -1,4 +1,4 @@
-"""The variants of a release side by side, by its facts: also those that never became part of a version. Pure."""
+"""Compare the variants of a release by its events, including those that were never registered. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,13 +10,13 @@ from contracts.manifests import VariantManifest
 from contracts.vocabulary import ArtifactRef, Variant
 
 COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
-"""Sizes are also ratios to the merged model's; perplexities are only that, `ppl` by the files and `served` through the
-engine. KL is the mean, TTFT is p50/p95."""
+"""`ratio` is the size relative to the merged model. Perplexities are ratios to the merged model's: `ppl` by the files,
+`served` through the engine. KL is the mean, TTFT is p50/p95."""
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A requested variant: what it is, what was measured of it, and what came of it; None is not known (yet)."""
+class VariantSummary:
+    """A requested variant: its files, measurements and verdict; None is not known (yet)."""
 
     variant: Variant
     manifest: ArtifactRef | None = None
@@ -36,18 +36,18 @@ class Contender:
     on_pareto_front: bool | None = None
 
     def row(self) -> tuple[str, ...]:
-        """Return it as cells, in the order of `COLUMNS`."""
-        one = self.quality
+        """Return the cells, in the order of `COLUMNS`."""
+        quality = self.quality
         measured = (
             ("-",) * 3
-            if one is None
-            else (f"{one.mean_kl:.4f}", f"{one.p99_kl:.3f}", f"{one.top1_agreement_ratio:.3f}")
+            if quality is None
+            else (f"{quality.mean_kl:.4f}", f"{quality.p99_kl:.3f}", f"{quality.top1_agreement_ratio:.3f}")
         )
         return (
             self.variant,
             "-" if self.size_bytes is None else f"{self.size_bytes / 1e6:.0f} MB",
             _times(self.size_ratio, 2),
-            _times(one.perplexity_ratio if one else None, 4),
+            _times(quality.perplexity_ratio if quality else None, 4),
             _times(self.served_perplexity_ratio, 4),
             *measured,
             "-" if self.ttft_p50_ms is None else f"{self.ttft_p50_ms:.0f}/{_plain(self.ttft_p95_ms, 0)}",
@@ -60,9 +60,9 @@ class Contender:
         return ": ".join(part for part in (self.variant, self.code, self.reason) if part)
 
     def as_data(self) -> dict[str, Any]:
-        """Return it as JSON data."""
+        """Return the summary as JSON data."""
         refs = {"manifest": self.manifest, "quality": self.quality, "own_quality": self.own_quality}
-        return asdict(self) | {name: one and one.model_dump(mode="json") for name, one in refs.items()}
+        return asdict(self) | {name: model and model.model_dump(mode="json") for name, model in refs.items()}
 
 
 def _times(value: float | None, digits: int) -> str:
@@ -76,91 +76,93 @@ def _plain(value: float | None, digits: int) -> str:
 def find_release(events: Iterable[Event[Any]], model: str, version: int) -> f.ReleaseOpened | None:
     """Return the release that a version number was reserved for."""
     opened = (event.data for event in events if isinstance(event.data, f.ReleaseOpened))
-    return next((one for one in opened if (one.model, one.version) == (model, version)), None)
+    return next((release for release in opened if (release.model, release.version) == (model, version)), None)
 
 
 def find_end(events: Iterable[Event[Any]], release_id: str) -> f.ReleaseFinished | None:
-    """Return the end of a release; None while it goes on."""
+    """Return the end of a release, or None while it is in progress."""
     ends = (event.data for event in events if isinstance(event.data, f.ReleaseFinished))
-    return next((one for one in ends if one.release_id == release_id), None)
+    return next((end for end in ends if end.release_id == release_id), None)
 
 
 def compare(
     events: Sequence[Event[Any]], opened: f.ReleaseOpened, registered: Sequence[f.RegisteredVariant] = ()
-) -> list[Contender]:
-    """List the requested variants of a release; `registered` are those of its version's manifest."""
-    facts = [one.data for one in events if one.correlationid == opened.release_id and one.environment == "production"]
-    found = {variant: Contender(variant) for variant in dict.fromkeys(opened.variants)}
-    for one in registered:
-        found[one.variant] = _made(found.get(one.variant) or Contender(one.variant), one)
+) -> list[VariantSummary]:
+    """Return the requested variants of a release; `registered` are those of its version's manifest."""
+    facts = [
+        event.data for event in events if event.correlationid == opened.release_id and event.environment == "production"
+    ]
+    compared = {variant: VariantSummary(variant) for variant in dict.fromkeys(opened.variants)}
+    for entry in registered:
+        compared[entry.variant] = _made(compared.get(entry.variant) or VariantSummary(entry.variant), entry)
     for fact in facts:
         variant = fact.target.variant if isinstance(fact, f.VariantBenchmarked) else getattr(fact, "variant", None)
         apply = _APPLY.get(type(fact))
-        if apply is not None and variant in found:
-            found[variant] = apply(found[variant], fact)
+        if apply is not None and variant in compared:
+            compared[variant] = apply(compared[variant], fact)
     choices = [fact.comparison for fact in facts if getattr(fact, "comparison", None) is not None]
-    return list((_chosen(found, choices[-1]) if choices else found).values())
+    return list((_chosen(compared, choices[-1]) if choices else compared).values())
 
 
-def on_own_set(compared: Iterable[Contender]) -> str:
-    """Return what the variants cost on the checkpoint's own evaluation set; empty where nobody measured on one."""
-    measured = [(one.variant, one.own_quality) for one in compared if one.own_quality is not None]
-    told = (f"{variant} {_times(own.perplexity_ratio, 4)} ({own.tokens} tokens)" for variant, own in measured)
-    return f"perplexity on its own evaluation set: {', '.join(told)}" if measured else ""
+def on_own_set(compared: Iterable[VariantSummary]) -> str:
+    """Return the perplexities on the checkpoint's own evaluation set as text; empty if there was none."""
+    measured = [(summary.variant, summary.own_quality) for summary in compared if summary.own_quality is not None]
+    texts = (f"{variant} {_times(own.perplexity_ratio, 4)} ({own.tokens} tokens)" for variant, own in measured)
+    return f"perplexity on its own evaluation set: {', '.join(texts)}" if measured else ""
 
 
-def registered_alone(one: f.RegisteredVariant) -> Contender:
-    """Return a variant of which the log says nothing."""
-    return _made(Contender(one.variant), one)
+def registered_alone(entry: f.RegisteredVariant) -> VariantSummary:
+    """Return a registered variant whose release is no longer in the log."""
+    return _made(VariantSummary(entry.variant), entry)
 
 
-def with_manifest(one: Contender, manifest: VariantManifest) -> Contender:
-    """Complete a variant that is kept though it was never served by what its manifest says."""
+def with_manifest(summary: VariantSummary, manifest: VariantManifest) -> VariantSummary:
+    """Return a variant completed from its stored manifest, if it was never registered."""
     return replace(
-        one,
+        summary,
         size_bytes=manifest.weights_bytes,
         size_ratio=manifest.size_ratio,
-        quality=one.quality or manifest.quality,
+        quality=summary.quality or manifest.quality,
         own_quality=manifest.evaluation_quality,
     )
 
 
-def _made(one: Contender, fact: f.VariantQuantised | f.RegisteredVariant) -> Contender:
+def _made(summary: VariantSummary, fact: f.VariantQuantised | f.RegisteredVariant) -> VariantSummary:
     if isinstance(fact, f.VariantQuantised) and fact.measurement_number > 1:  # the same files, measured again
-        one = replace(one, verdict=None, code=None, reason="", attributed_to=None)
-        return replace(one, quality=fact.quality, own_quality=fact.evaluation_quality)
+        summary = replace(summary, verdict=None, code=None, reason="", attributed_to=None)
+        return replace(summary, quality=fact.quality, own_quality=fact.evaluation_quality)
     return replace(
-        one,
+        summary,
         manifest=fact.manifest,
         size_bytes=fact.weights_bytes,
         size_ratio=fact.size_ratio,
         quality=fact.quality,
-        own_quality=fact.evaluation_quality if isinstance(fact, f.VariantQuantised) else one.own_quality,
+        own_quality=fact.evaluation_quality if isinstance(fact, f.VariantQuantised) else summary.own_quality,
     )
 
 
-def _failed(one: Contender, fact: f.VariantFailed) -> Contender:
+def _failed(summary: VariantSummary, fact: f.VariantFailed) -> VariantSummary:
     if fact.purpose == "rehearsal":
-        return one  # its variant was judged before
+        return summary  # the variant was assessed before
     if fact.measurement_number > 1 and fact.step == "quantise" and fact.code != "quality_gate_failed":
-        return replace(one, reason=f"{one.reason}; it was not measured again: {fact.code}: {fact.reason}")
+        return replace(summary, reason=f"{summary.reason}; it was not measured again: {fact.code}: {fact.reason}")
     return replace(
-        one,
-        manifest=fact.manifest or one.manifest,
-        quality=fact.quality or one.quality,
+        summary,
+        manifest=fact.manifest or summary.manifest,
+        quality=fact.quality or summary.quality,
         verdict="inconclusive" if fact.code == "inconclusive" else "fail",
         code=fact.code,
         reason=fact.reason,
     )
 
 
-def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
+def _benchmarked(summary: VariantSummary, fact: f.VariantBenchmarked) -> VariantSummary:
     side, served = fact.candidate_summary, fact.served_quality
     against = "; ".join(f"{gate.name}: {gate.reason}" for gate in fact.gates if gate.verdict != "pass")
     codes = [gate.code for gate in fact.gates if gate.verdict == fact.verdict != "pass"]
     return replace(
-        one,
-        quality=fact.quality or one.quality,
+        summary,
+        quality=fact.quality or summary.quality,
         ttft_p50_ms=side.ttft_ms.p50,
         ttft_p95_ms=side.ttft_ms.p95,
         served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
@@ -172,21 +174,21 @@ def _benchmarked(one: Contender, fact: f.VariantBenchmarked) -> Contender:
     )
 
 
-def _chosen(found: dict[Variant, Contender], choice: f.Comparison) -> dict[Variant, Contender]:
-    """Let the registry's own word stand where it has spoken."""
-    told = {one.variant: one for one in choice.variants}
+def _chosen(compared: dict[Variant, VariantSummary], choice: f.Comparison) -> dict[Variant, VariantSummary]:
+    """Return the variants with the verdicts of the registry's comparison, where it has one."""
+    decided = {entry.variant: entry for entry in choice.variants}
     return {
         variant: replace(
-            one,
-            verdict=told[variant].verdict,
-            code=told[variant].code,
-            reason=told[variant].reason,
-            on_pareto_front=told[variant].on_pareto_front,
+            summary,
+            verdict=decided[variant].verdict,
+            code=decided[variant].code,
+            reason=decided[variant].reason,
+            on_pareto_front=decided[variant].on_pareto_front,
             chosen=variant == choice.winner,
         )
-        if variant in told
-        else one
-        for variant, one in found.items()
+        if variant in decided
+        else summary
+        for variant, summary in compared.items()
     }
 
 

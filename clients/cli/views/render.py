@@ -1,4 +1,4 @@
-"""How a road looks: a block of lines for a terminal, plain lines elsewhere, plain data for programs."""
+"""Render releases and events: for a terminal, as plain lines, and as data for JSON."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from clients.cli.views.progress import Progress
-from clients.cli.views.release import Road, Step
+from clients.cli.views.release import ReleaseProgress, Step
 from contracts.envelope import Event
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
@@ -15,7 +15,7 @@ BAR_WIDTH = 24
 
 
 def duration(seconds: float) -> str:
-    """Write a duration for people: `41 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a duration as text: `41 s`, `3 min 20 s`, `2 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -26,13 +26,13 @@ def duration(seconds: float) -> str:
 
 
 def bar(progress: Progress) -> str:
-    """Draw how far work is."""
+    """Return a progress bar with its text."""
     filled = round(progress.ratio * BAR_WIDTH)
-    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress.ratio:4.0%} {at_work(progress)}"
+    return f"{'█' * filled}{'░' * (BAR_WIDTH - filled)} {progress.ratio:4.0%} {work_line(progress)}"
 
 
-def at_work(progress: Progress) -> str:
-    """Return what is at work and how far: `quantise gptq-int4: layer 12 of 30`."""
+def work_line(progress: Progress) -> str:
+    """Return the progress of work as text: `quantise gptq-int4: layer 12 of 30`."""
     name = f"{progress.step} {progress.variant}".rstrip()
     counted = f"{progress.unit.removesuffix('s')} {progress.done:.0f} of {progress.total:.0f}"
     if progress.unit == "bytes":
@@ -40,65 +40,65 @@ def at_work(progress: Progress) -> str:
     return f"{name}: {counted}" + (f", {progress.detail}" if progress.detail else "")
 
 
-def headline(road: Road, now: datetime) -> str:
-    """Say in one line which release it is and how it stands."""
-    took = duration(((road.finished_at or now) - road.began_at).total_seconds())
-    identity = f"{road.name}  {road.release_id or 'no release yet'}  run {road.run_id or '?'}"
-    if road.outcome is None:
-        return f"{identity}  under way for {took}"
-    return f"{identity}  {road.outcome} after {took}"
+def headline(release: ReleaseProgress, now: datetime) -> str:
+    """Return one line with the identity and the state of a release."""
+    took = duration(((release.finished_at or now) - release.began_at).total_seconds())
+    identity = f"{release.name}  {release.release_id or 'no release yet'}  run {release.run_id or '?'}"
+    if release.outcome is None:
+        return f"{identity}  in progress for {took}"
+    return f"{identity}  {release.outcome} after {took}"
 
 
 def step_line(step: Step, began_at: datetime) -> str:
-    """Say in one line how a step stands."""
+    """Return one line with the state of a step."""
     when = "" if step.at is None else f"+{duration((step.at - began_at).total_seconds())}"
     return f"{MARKS[step.state]} {step.name:<12}{when:>13}  {step.detail}".rstrip()
 
 
-def ending(road: Road) -> str | None:
-    """Return why a release ended as it did."""
-    if road.outcome is None:
+def ending(release: ReleaseProgress) -> str | None:
+    """Return the outcome of a release and its reason, or None while it is in progress."""
+    if release.outcome is None:
         return None
-    code = f"{road.code}: " if road.code else ""
-    return f"{road.outcome}: {code}{road.reason}"
+    code = f"{release.code}: " if release.code else ""
+    return f"{release.outcome}: {code}{release.reason}"
 
 
-def plain_block(road: Road, now: datetime) -> list[str]:
-    """Return the lines of a road without colours."""
-    lines = [headline(road, now), *(f"  {step_line(step, road.began_at)}" for step in road.listed())]
-    lines += [f"  {bar(one)}" for one in road.work.progress]
-    end = ending(road)
+def plain_block(release: ReleaseProgress, now: datetime) -> list[str]:
+    """Return a release as lines without colours."""
+    lines = [headline(release, now), *(f"  {step_line(step, release.began_at)}" for step in release.listed())]
+    lines += [f"  {bar(progress)}" for progress in release.work.progress]
+    end = ending(release)
     return [*lines, f"  {end}"] if end is not None else lines
 
 
-def rich_block(road: Road, now: datetime) -> Any:
-    """Return a road as something that rich can draw, with a spinner while it is under way."""
+def rich_block(release: ReleaseProgress, now: datetime) -> Any:
+    """Return a release as a rich renderable, with a spinner while it is in progress."""
     from rich.console import Group
     from rich.spinner import Spinner
     from rich.text import Text
 
-    rows: list[Any] = [Text(headline(road, now), style="bold")]
-    rows += [Text(f"  {step_line(step, road.began_at)}", style=COLOURS[step.state]) for step in road.listed()]
-    if road.outcome is None:
-        for text in [bar(one) for one in road.work.progress] or ["working"]:
+    rows: list[Any] = [Text(headline(release, now), style="bold")]
+    rows += [Text(f"  {step_line(step, release.began_at)}", style=COLOURS[step.state]) for step in release.listed()]
+    if release.outcome is None:
+        for text in [bar(progress) for progress in release.work.progress] or ["working"]:
             rows.append(Spinner("dots", text=Text(f" {text}", style="yellow")))
-    elif (end := ending(road)) is not None:
-        rows.append(Text(f"  {end}", style="green" if road.outcome == "promoted" else "red"))
+    elif (end := ending(release)) is not None:
+        rows.append(Text(f"  {end}", style="green" if release.outcome == "promoted" else "red"))
     return Group(*rows)
 
 
-def as_data(road: Road) -> dict[str, Any]:
-    """Return a road as JSON data."""
-    data = asdict(road)
-    data["steps"] = [asdict(step) for step in road.listed()]
-    data["progress"] = [asdict(one) for one in road.work.progress]
+def as_data(release: ReleaseProgress) -> dict[str, Any]:
+    """Return a release as JSON data."""
+    data = asdict(release)
+    data["steps"] = [asdict(step) for step in release.listed()]
+    data["progress"] = [asdict(progress) for progress in release.work.progress]
     for hidden in ("key", "inputs", "source_id", "work"):
         del data[hidden]
     return data
 
 
 def event_line(event: Event[Any]) -> str:
-    """Say in one line what an event says."""
+    """Return one line with the time, subject, type and main fields of an event."""
     name = event.type.removeprefix("slipway.").rsplit(".", 1)[0]
     return f"{event.time:%H:%M:%S}  {event.subject:<20} {name:<22} {_gist(event.data.model_dump(mode='json'))}".rstrip()
 

@@ -1,4 +1,4 @@
-"""When each step of a rollback happened, and how long it took. Pure."""
+"""The timeline of a rollback: when each step happened, and how long it took. Pure."""
 
 from datetime import datetime
 
@@ -15,25 +15,25 @@ STEPS = (
 
 
 def short_span(seconds: float) -> str:
-    """Write a short time for people: `36 ms`, `2.10 s`, `3 min 20 s`."""
+    """Return a short duration as text: `36 ms`, `2.10 s`, `3 min 20 s`."""
     if abs(seconds) < 0.9995:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.2f} s" if abs(seconds) < 60.0 else duration(seconds)
 
 
 def timeline_rows(timeline: RollbackTimeline) -> list[tuple[str, datetime, float | None]]:
-    """List the steps that happened: name, when, and seconds since the step before (None for the first)."""
-    found: list[tuple[str, datetime, float | None]] = []
+    """Return the steps that happened: name, time, and seconds since the previous step (None for the first)."""
+    steps: list[tuple[str, datetime, float | None]] = []
     for name, field in STEPS:
         at = getattr(timeline, field)
         if at is not None:
-            before = found[-1][1] if found else None
-            found.append((name, at, (at - before).total_seconds() if before is not None else None))
-    return found
+            before = steps[-1][1] if steps else None
+            steps.append((name, at, (at - before).total_seconds() if before is not None else None))
+    return steps
 
 
 def timeline_lines(timeline: RollbackTimeline) -> list[str]:
-    """Write a timeline, one line a step."""
+    """Return a timeline as text, one line per step."""
     lines = []
     for name, at, since in timeline_rows(timeline):
         step = "" if since is None else f"  {'+' if since >= 0 else ''}{short_span(since)}"

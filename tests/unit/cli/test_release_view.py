@@ -233,7 +233,7 @@ def test_a_rehearsal_and_a_canary_are_steps_with_what_they_showed():
     assert road.steps["staged"].detail.count(" in ") == 1, "what was staged for the rehearsal is no second staging"
     assert (road.steps["rehearsed"].state, road.steps["rehearsed"].detail) == (
         "done",
-        "slow-first-token back in 10.8 s",
+        "slow-first-token rolled back in 10.8 s",
     )
     assert (road.steps["canary"].state, road.steps["canary"].detail) == ("running", "12 requests, 8 more needed")
     failed = only(project([*whole_road()[:7], said(f.RehearsalCompleted, 86, verdict="fail", reason="no alert came")]))

@@ -4,7 +4,7 @@ from clients.cli.commands.status import PlainDrawing
 from clients.cli.event_log import parse, subject_filter
 from clients.cli.views.progress import Progress
 from clients.cli.views.release import join, project
-from clients.cli.views.render import as_data, at_work, bar, duration, event_line, plain_block, rich_block
+from clients.cli.views.render import as_data, bar, duration, event_line, plain_block, rich_block, work_line
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
@@ -37,7 +37,7 @@ def test_a_bar_is_never_longer_than_its_work():
     ],
 )
 def test_progress_says_what_is_at_work_and_how_far(progress, text):
-    assert at_work(progress) == text
+    assert work_line(progress) == text
     assert bar(progress).endswith(text)
 
 
@@ -66,7 +66,7 @@ def test_a_block_names_release_steps_and_end():
 
 
 def test_a_road_under_way_says_for_how_long():
-    assert "under way for 3 min 20 s" in plain_block(only(project([ready()])), after(200))[0]
+    assert "in progress for 3 min 20 s" in plain_block(only(project([ready()])), after(200))[0]
 
 
 def test_the_terminal_shows_the_same_lines():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from clients.cli.views import comparison as contenders
+from clients.cli.views import comparison
 from contracts import facts as f
 from contracts.manifests import VariantManifest
 from contracts.vocabulary import canonical_json
@@ -43,7 +43,7 @@ EVENTS = [
 
 
 def by_variant(events=EVENTS, registered_ones=()):
-    return {one.variant: one for one in contenders.compare(events, OPENED, registered_ones)}
+    return {one.variant: one for one in comparison.compare(events, OPENED, registered_ones)}
 
 
 def test_every_wanted_variant_is_there_with_its_figures_and_why_it_failed():
@@ -75,8 +75,8 @@ def test_what_a_variant_costs_on_its_own_evaluation_set_is_told():
     events += [said(f.VariantQuantised, variant="bf16", evaluation_quality=None)]
     found = by_variant(events, (registered().model_copy(update={"variant": "int8"}),))
     told = "perplexity on its own evaluation set: int8 x1.2500 (900 tokens)"
-    assert contenders.on_own_set(found.values()) == told
-    assert contenders.on_own_set([found["bf16"]]) == ""
+    assert comparison.on_own_set(found.values()) == told
+    assert comparison.on_own_set([found["bf16"]]) == ""
     assert found["int8"].as_data()["own_quality"]["tokens"] == 900
 
 
@@ -110,7 +110,7 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
         "fail",
     )
     assert found["awq-int4"].row() == ("awq-int4", *["-"] * 9, "fail")
-    assert {len(one.row()) for one in found.values()} == {len(contenders.COLUMNS)}
+    assert {len(one.row()) for one in found.values()} == {len(comparison.COLUMNS)}
 
 
 def test_the_registrys_word_says_who_was_chosen_and_why_not_the_others():
@@ -144,8 +144,8 @@ def test_a_pair_that_could_not_be_rehearsed_says_nothing_about_its_variant():
 
 
 def test_before_anything_came_of_a_variant_its_row_is_empty():
-    assert {one.verdict for one in contenders.compare(EVENTS[:1], OPENED)} == {None}
-    assert contenders.compare(EVENTS[:1], OPENED)[0].row() == ("bf16", *["-"] * 10)
+    assert {one.verdict for one in comparison.compare(EVENTS[:1], OPENED)} == {None}
+    assert comparison.compare(EVENTS[:1], OPENED)[0].row() == ("bf16", *["-"] * 10)
 
 
 @pytest.mark.parametrize("known", [(), (registered(),)])
@@ -153,15 +153,15 @@ def test_as_data_is_json_with_everything_in_it(known):
     found = json.loads(canonical_json(by_variant(registered_ones=known)["int8"].as_data()))
     assert (found["variant"], found["chosen"], found["quality"]["tokens"]) == ("int8", False, 6128)
     assert found["manifest"]["digest"].startswith("sha256:")
-    assert set(found) == set(contenders.Contender.__dataclass_fields__)
+    assert set(found) == set(comparison.VariantSummary.__dataclass_fields__)
 
 
 def test_a_release_is_found_by_its_version_and_its_end_by_its_id():
-    assert contenders.find_release(EVENTS, MODEL, OPENED.version) == OPENED
-    assert contenders.find_release(EVENTS, MODEL, 99) is None
-    assert contenders.find_end(EVENTS, RELEASE) is None
+    assert comparison.find_release(EVENTS, MODEL, OPENED.version) == OPENED
+    assert comparison.find_release(EVENTS, MODEL, 99) is None
+    assert comparison.find_end(EVENTS, RELEASE) is None
     end = fact(f.ReleaseFinished, release_id=RELEASE)
-    assert contenders.find_end([*EVENTS, event(end)], RELEASE) == end
+    assert comparison.find_end([*EVENTS, event(end)], RELEASE) == end
 
 
 def test_a_kept_variant_is_completed_by_its_manifest():
@@ -175,7 +175,7 @@ def test_a_kept_variant_is_completed_by_its_manifest():
         held_out_digest=KEPT.digest,
         created_at=after(9),
     )
-    whole = contenders.with_manifest(contenders.Contender("gptq-int4", quality=LOST), manifest)
+    whole = comparison.with_manifest(comparison.VariantSummary("gptq-int4", quality=LOST), manifest)
     assert (whole.size_bytes, whole.size_ratio, whole.quality) == (manifest.weights_bytes, manifest.size_ratio, LOST)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from clients.cli.commands.alerts import in_order
 from clients.cli.event_log import EventFilter, LoggedEvent, streams_of
-from clients.cli.views.alert import COLUMNS, as_data, blocks, fold, news_line, row
+from clients.cli.views.alert import COLUMNS, alert_event_line, as_data, blocks, fold, row
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects
 from tests.kit.factories import after, event, fact, ref, target
@@ -133,21 +133,21 @@ def test_as_data_it_is_the_fact_with_its_state():
 
 @pytest.mark.parametrize(("kind", "word"), [(RAISED, "raised"), (UPDATED, "updated"), (RESOLVED, "resolved")])
 def test_news_of_alerts_are_one_line(kind, word):
-    line = news_line(said(kind, 20, message="slow\nindeed", evidence=ref("report")))
+    line = alert_event_line(said(kind, 20, message="slow\nindeed", evidence=ref("report")))
     assert line.startswith(f"09:30:20  alert {word}")
     assert "support-bot.v7.int8  slow-first-token: slow indeed" in line
     assert line.endswith(ref("report").uri)
     assert ("docs/runbooks/latency.md" in line) == (kind is not RESOLVED)
 
 
-def test_news_of_rollbacks_say_from_where_to_where_and_how_long_it_took():
-    started = news_line(event(f.RollbackStarted))
+def test_a_rollback_line_has_both_targets_and_the_duration():
+    started = alert_event_line(event(f.RollbackStarted))
     assert "rollback started   automatic support-bot.v7.int8" in started
-    completed = news_line(event(f.RollbackCompleted))
-    assert "support-bot.v7.int8 -> support-bot.v6.int8 400 ms after it was detected; recovery pass: 64" in completed
-    failed = news_line(event(f.RollbackFailed))
-    assert "support-bot.v7.int8 was not taken back: no_previous_target: support-bot.v6.int8 is not loaded." in failed
-    assert news_line(event(f.DeploymentChanged)) is None
+    completed = alert_event_line(event(f.RollbackCompleted))
+    assert "support-bot.v7.int8 -> support-bot.v6.int8 400 ms after detection; recovery pass: 64" in completed
+    failed = alert_event_line(event(f.RollbackFailed))
+    assert "support-bot.v7.int8 was not rolled back: no_previous_target: support-bot.v6.int8 is not loaded." in failed
+    assert alert_event_line(event(f.DeploymentChanged)) is None
 
 
 def test_only_what_lies_before_the_end_of_the_log_is_folded_in_its_own_order():
