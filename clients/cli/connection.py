@@ -46,7 +46,7 @@ def find_stack(state: Path | None) -> StackAddress:
     description = folder.read_description()
     if description is None or not description.variables:
         raise Refused(
-            f"there is no stack in {folder.path}; start one with `slipway up`, name its state folder with --state, "
+            f"there is no stack in {folder.shown}; start one with `slipway up`, name its state folder with --state, "
             "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
             Exit.UNREACHABLE,
         )
@@ -60,7 +60,7 @@ def find_stack(state: Path | None) -> StackAddress:
         s3_secure=False,
         state_dir=folder.path,
     )
-    return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], str(folder.path))
+    return StackAddress(connection, values["SLIPWAY_GATEWAY_URL"], folder.shown)
 
 
 def _explicit(settings: CliSettings) -> Connection:
@@ -91,7 +91,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     options: dict[str, Any] = {"error_cb": ignore, "connect_timeout": CONNECT_S, "reconnect_time_wait": 0.2}
     try:
         # The first attempt must fail fast; afterwards the client waits for a restarted bus without a limit.
-        await client.connect(stack.connection.nats_url, allow_reconnect=False, **options)
+        await client.connect(stack.connection.nats_url, allow_reconnect=False, max_reconnect_attempts=1, **options)
         await client.close()
         client = Client()
         await client.connect(stack.connection.nats_url, max_reconnect_attempts=-1, **options)

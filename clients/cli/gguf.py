@@ -7,7 +7,6 @@ control tokens.
 
 import importlib.metadata
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +51,7 @@ def convert_gguf(source: Path, folder: Path, *, dtype: torch.dtype = torch.bfloa
     Raises:
         ValueError: the file does not hold a Llama with a byte-level BPE vocabulary.
     """
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()  # it would be drawn into a file
+    transformers_logging.disable_progress_bar()  # the command shows its own status
     fields = read_fields(GGUFReader(str(source)))
     require_llama(fields)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """The `slipway` command line: its commands, each a function of its own module, and how errors end it."""
 
+import os
 import sys
 
 import nats.errors
@@ -9,6 +10,7 @@ from clients.cli.commands import (
     alerts,
     ask,
     base,
+    doctor,
     drill,
     events,
     inspect,
@@ -34,6 +36,7 @@ app = typer.Typer(
 )
 STACK, RELEASES, INSPECT, OPERATE = "Embedded stack", "Releases", "Inspect", "Operations"
 for name, function, panel in (
+    ("doctor", doctor.doctor, STACK),
     ("up", stack.up, STACK),
     ("ps", stack.ps, STACK),
     ("down", stack.down, STACK),
@@ -62,6 +65,7 @@ app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERAT
 
 def main() -> None:
     """Run the command line; every error ends as one message and an exit code."""
+    os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
     try:
         app()
     except Refused as refused:

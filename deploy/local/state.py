@@ -18,6 +18,12 @@ DATA_FORMAT = 1
 """Number of what a state folder holds: facts, records and artifacts. It rises when older data can no longer be read."""
 
 
+def shorten(path: Path) -> str:
+    """Return a path relative to the working directory where it is below that, else as it is."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
 class AlreadyUp(Exception):  # noqa: N818 - it is an answer, not a failure of this program
     """Another supervisor holds the state folder."""
 
@@ -82,6 +88,11 @@ class StateFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self._lock: int | None = None
+
+    @property
+    def shown(self) -> str:
+        """The path as people read it."""
+        return shorten(self.path)
 
     @property
     def logs(self) -> Path:

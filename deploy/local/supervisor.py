@@ -14,7 +14,7 @@ from deploy.local.leftovers import end_stack, marks_of
 from deploy.local.plan import Part, Programs, StackConfig
 from deploy.local.ports import LOOPBACK, choose_ports
 from deploy.local.runner import Runner
-from deploy.local.state import Description, PartState, StateFolder, Table, foreign_data, new_description
+from deploy.local.state import Description, PartState, StateFolder, Table, foreign_data, new_description, shorten
 from deploy.local.view import View, last_lines
 from deploy.local.watch import LONGEST_START_S
 from shared.runtime.clock import Clock
@@ -221,7 +221,7 @@ class Supervisor:
         return [
             f"OpenAI API  {variables['SLIPWAY_GATEWAY_URL']}/v1",
             f"message bus {variables['SLIPWAY_NATS_URL']}",
-            f"logs        {self._folder.logs}",
+            f"logs        {shorten(self._folder.logs)}",
             "stop it with Ctrl-C, or with `slipway down` in another terminal",
         ]
 
@@ -255,7 +255,7 @@ class Supervisor:
     def _cannot_start(self, runner: Runner, why: str) -> CannotStart:
         log = self._folder.log_of(runner.part.name)
         end = "\n".join(f"    {line}" for line in last_lines(log))
-        return CannotStart(f"{runner.part.name} {why}; its log {log} ends with:\n{end}")
+        return CannotStart(f"{runner.part.name} {why}; its log {shorten(log)} ends with:\n{end}")
 
     async def _provision(self, description: Description) -> None:
         """Create streams, consumers and buckets."""

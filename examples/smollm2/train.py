@@ -303,14 +303,13 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="release policy to publish with (YAML)")
     parser.add_argument("--variant", action="append", help="variants precision, repeatable; int8 without it")
     given = parser.parse_args()
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # a line per step says the same
     publishing = None
     if given.publish:
         policy = yaml.safe_load(given.policy.read_text(encoding="utf-8")) if given.policy else None
         publishing = Publishing(given.publish, given.base_name, tuple(given.variant or ["int8"]), policy)
     started = monotonic()
-    adapter = train(given.base.resolve(), given.out, Recipe(seed=given.seed, steps=given.steps), publishing)
+    adapter = train(given.base, given.out, Recipe(seed=given.seed, steps=given.steps), publishing)
     say(f"adapter saved in {adapter}, {monotonic() - started:.0f} s in all")
     if publishing is not None:
         say(f"checkpoint.ready is published; follow it: slipway status {publishing.model} --follow")

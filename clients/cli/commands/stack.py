@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from clients.cli.commands.doctor import preflight
 from clients.cli.output import Exit, fail, show_json, show_line, show_table
 from clients.cli.settings import CliSettings
 from deploy.local import processes
@@ -65,13 +66,20 @@ def up(
     engine_env: Annotated[
         Path | None, typer.Option(help="Python environment with Triton and vLLM (default: .venv-engine).")
     ] = None,
+    no_preflight: Annotated[
+        bool, typer.Option("--no-preflight", help="Start without the quick checks of `slipway doctor`.")
+    ] = False,
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C. A later start resumes from its state."""
     folder = folder_of(state)
     config = StackConfig(parse_engine(engine), parse_replicas(replicas or []))
     root = engine_env or CliSettings().engine_env or default_engine_root()
+    if folder.is_held():
+        fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
+    if not no_preflight:
+        preflight(folder, config, root, os.environ)
     if detach:
-        again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute())]
+        again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
         again += [text for item in replicas or [] for text in ("--replicas", item)]
         _up_detached(folder, again, timeout)
         return
@@ -80,7 +88,7 @@ def up(
         options = Options(config, programs_of(Path(sys.executable)), root, inherited_variables(os.environ), timeout)
         asyncio.run(Supervisor(folder, options, view, SystemClock()).run())
     except AlreadyUp:
-        fail(f"a stack is already up in {folder.path}; see `slipway ps`, or stop it with `slipway down`")
+        fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
     except (CannotStart, FileNotFoundError) as error:
         fail(str(error))
 
@@ -117,8 +125,6 @@ def inherited_variables(environment: Any) -> dict[str, str]:
 def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) -> None:
     """Start the same command in the background and wait until the stack is ready."""
     folder.create()
-    if folder.is_held():
-        fail(f"a stack is already up in {folder.path}; see `slipway ps`, or stop it with `slipway down`")
     log = folder.log_of("supervisor")
     command = [sys.executable, "-m", "clients.cli.main", "up", "--state", str(folder.path), "--quiet", *arguments]
     with log.open("wb") as out:
@@ -141,7 +147,7 @@ def _up_detached(folder: StateFolder, arguments: list[str], timeout_s: float) ->
         time.sleep(0.1)
     child.terminate()
     child.wait()
-    fail(f"the stack was not ready within {timeout_s + EXTRA_S:g} s; see {folder.logs}")
+    fail(f"the stack was not ready within {timeout_s + EXTRA_S:g} s; see {folder.shown}/logs")
 
 
 def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
@@ -149,7 +155,7 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
     folder = folder_of(state)
     description, table = folder.read_description(), folder.read_table()
     if description is None or table is None:
-        fail(f"there is no stack in {folder.path}; start one with `slipway up`", Exit.UNREACHABLE)
+        fail(f"there is no stack in {folder.shown}; start one with `slipway up`", Exit.UNREACHABLE)
     held = folder.is_held()
     rows = asyncio.run(_probe_parts(table, description))
     if as_json:
@@ -158,7 +164,7 @@ def ps(state: StateOption = None, as_json: JsonOption = False) -> None:
         columns = ("name", "pid", "port", "state", "restarts", "uptime_s", "reason", "last_end")
         show_table(columns, [[row[column] for column in columns] for row in rows])
     if not held:
-        fail(f"the stack in {folder.path} is down; start it with `slipway up`", Exit.UNREACHABLE)
+        fail(f"the stack in {folder.shown} is down; start it with `slipway up`", Exit.UNREACHABLE)
 
 
 async def _probe_parts(table: Table, description: Description) -> list[dict[str, Any]]:
@@ -192,14 +198,14 @@ def down(state: StateOption = None) -> None:
     folder = folder_of(state)
     description, table = folder.read_description(), folder.read_table()
     if description is None:
-        fail(f"there is no stack in {folder.path}", Exit.UNREACHABLE)
+        fail(f"there is no stack in {folder.shown}", Exit.UNREACHABLE)
     was_up = folder.is_held()
     if was_up and table is not None:
         _stop_supervisor(folder, table)
     left = end_stack(folder, description, grace_s=5.0)
     if left:
         fail(f"processes of the stack cannot be ended: {', '.join(map(str, left))}; end them manually")
-    show_line(f"the stack in {folder.path} is down" if was_up else f"no stack was up in {folder.path}")
+    show_line(f"the stack in {folder.shown} is down" if was_up else f"no stack was up in {folder.shown}")
 
 
 def _stop_supervisor(folder: StateFolder, table: Table) -> None:
@@ -212,7 +218,7 @@ def _stop_supervisor(folder: StateFolder, table: Table) -> None:
     while processes.is_running(supervisor) and time.monotonic() < deadline:
         time.sleep(0.1)
     if processes.is_running(supervisor):
-        show_line(f"the supervisor did not stop within {DOWN_TIMEOUT_S:g} s and is killed; see {folder.logs}")
+        show_line(f"the supervisor did not stop within {DOWN_TIMEOUT_S:g} s and is killed; see {folder.shown}/logs")
         processes.kill([process])
 
 
@@ -221,7 +227,7 @@ def env(state: StateOption = None, as_json: JsonOption = False) -> None:
     folder = folder_of(state)
     description = folder.read_description()
     if description is None or not description.variables:
-        fail(f"there is no stack in {folder.path}; start one with `slipway up`", Exit.UNREACHABLE)
+        fail(f"there is no stack in {folder.shown}; start one with `slipway up`", Exit.UNREACHABLE)
     if as_json:
         show_json(dict(description.variables))
         return

@@ -200,9 +200,16 @@ def _rejected(release: ReleaseProgress, event: Event[f.CheckpointRejected]) -> R
 
 
 def _merged(release: ReleaseProgress, event: Event[f.CheckpointMerged]) -> ReleaseProgress:
-    parity = event.data.parity
-    detail = "" if parity is None else f"top-1 agreement {parity.top1_agreement_ratio:.3f}"
-    return release.with_step("merged", event.time, detail).settled(event)
+    return release.with_step("merged", event.time, _merge_detail(event.data)).settled(event)
+
+
+def _merge_detail(data: f.CheckpointMerged) -> str:
+    """Return how close the merged model is to base + LoRA, and why it need not be the same."""
+    if data.parity is None:
+        return ""
+    agreement = f"{data.parity.top1_agreement_ratio:.1%} of likeliest tokens as with base + LoRA"
+    rounded = data.parity.top1_agreement_ratio < 1.0 and data.method.dtype != "float32"
+    return agreement + (f" (rounding to {data.method.dtype} decides near-ties)" if rounded else "")
 
 
 def _quantised(release: ReleaseProgress, event: Event[f.VariantQuantised]) -> ReleaseProgress:
@@ -211,6 +218,7 @@ def _quantised(release: ReleaseProgress, event: Event[f.VariantQuantised]) -> Re
         again = f"{data.variant}: measured again, perplexity x{data.quality.perplexity_ratio:.3f}"
         return release.with_step("benchmarked", event.time, again).settled(event, data.variant)
     detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
+    detail += " of the merged model" + (" (embeddings are not quantised)" if data.size_ratio < 1.0 else "")
     return release.with_step("quantised", event.time, detail).settled(event, data.variant)
 
 

@@ -22,6 +22,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._now = max(self._now, min(waiting))
         super()._run_once()
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - see below
+        """Wait for the threads without a limit: asyncio's, since Python 3.12, is in seconds of this loop."""
+        await super().shutdown_default_executor()
+
 
 class LoopClock:
     """The clock of the running loop."""

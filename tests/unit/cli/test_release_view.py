@@ -278,3 +278,11 @@ def test_a_second_measurement_stands_at_the_benchmark_and_leaves_the_earlier_ste
     stopped = only(project([*whole_road()[:6], said(f.VariantBenchmarked, 85), failed]))
     assert stopped.steps["quantised"] == before.steps["quantised"]
     assert "int8: out_of_memory" in stopped.steps["benchmarked"].detail
+
+
+def test_figures_that_may_surprise_are_explained_beside_them():
+    road = next(road for road in project(whole_road()).values() if "merged" in road.steps)
+    assert road.steps["merged"].detail == (
+        "99.8% of likeliest tokens as with base + LoRA (rounding to bfloat16 decides near-ties)"
+    )
+    assert road.steps["quantised"].detail.endswith("size x0.61 of the merged model (embeddings are not quantised)")

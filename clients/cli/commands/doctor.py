@@ -1,0 +1,84 @@
+"""`slipway doctor`: whether everything that a stack needs is there and works; `slipway up` runs its quick part."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clients.cli.connection import JsonOption, StateOption, find_stack
+from clients.cli.doctor.checks import Check, Subject, plan_checks, run_check
+from clients.cli.doctor.findings import Finding, as_data, as_line, as_row, passed, summary
+from clients.cli.output import Exit, is_terminal, show_json, show_line
+from clients.cli.settings import CliSettings
+from deploy.local.plan import StackConfig
+from deploy.local.state import StateFolder
+from deploy.local.supervisor import default_engine_root
+
+NAME_WIDTH = max(len(name) for name in ("engine packages", "shared memory"))
+
+
+def doctor(
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Only what takes no longer than a second or two.")] = False,
+    engine_env: Annotated[Path | None, typer.Option(help="Environment that holds Triton and vLLM.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check what a stack needs, or the stack that runs: one line each, ok or what to do. Exit code 1 if one fails."""
+    settings = CliSettings()
+    elsewhere = find_stack(None).connection if state is None and settings.nats_url is not None else None
+    with tempfile.TemporaryDirectory(prefix="slipway-doctor-") as scratch:
+        subject = Subject(
+            folder=StateFolder(state or settings.state),
+            config=StackConfig(),
+            engine_root=engine_env or settings.engine_env or default_engine_root(),
+            environment=os.environ,
+            scratch=Path(scratch),
+            elsewhere=elsewhere,
+        )
+        made = [_report(check, as_json=as_json) for check in plan_checks(subject, quick=quick)]
+    findings = [finding for finding, _ in made]
+    if as_json:
+        show_json({"ok": passed(findings), "findings": [as_data(finding, seconds) for finding, seconds in made]})
+    elif is_terminal():
+        show_line(summary(findings))
+    if not passed(findings):
+        raise typer.Exit(int(Exit.FAILED))
+
+
+def _report(check: Check, *, as_json: bool) -> tuple[Finding, float]:
+    """Make a check; show what it does while it runs, and its line when it has ended."""
+    with _status(check.doing, shown=not as_json):
+        finding, seconds = run_check(check)
+    if not as_json:
+        show_line(as_line(finding, NAME_WIDTH) if is_terminal() else as_row(finding))
+    return finding, seconds
+
+
+@contextlib.contextmanager
+def _status(doing: str, *, shown: bool) -> Iterator[None]:
+    """Show on a terminal what is done; elsewhere on standard error, if that is one."""
+    if not shown or not (is_terminal() or sys.stderr.isatty()):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=not is_terminal()).status(doing):
+        yield
+
+
+def preflight(folder: StateFolder, config: StackConfig, engine_root: Path, environment: Mapping[str, str]) -> None:
+    """Make the quick checks before a stack is started; print what is not well, and end if something would fail."""
+    subject = Subject(folder, config, engine_root, environment, folder.path)
+    findings = [run_check(check)[0] for check in plan_checks(subject, quick=True)]
+    for finding in findings:
+        if finding.state in ("warning", "failure"):
+            show_line(as_line(finding, NAME_WIDTH))
+    if not passed(findings):
+        show_line("the stack is not started; `slipway doctor` shows every check, --no-preflight starts it all the same")
+        raise typer.Exit(int(Exit.FAILED))

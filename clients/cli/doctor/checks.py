@@ -1,0 +1,234 @@
+"""Which checks are made: of what `slipway up` would need, of a running embedded stack, or of a deployment elsewhere."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from clients.cli.doctor import assess, gather, numeric, servers
+from clients.cli.doctor.findings import Finding, failure, ok, skipped
+from deploy.local import plan, triton
+from deploy.local.plan import StackConfig
+from deploy.local.state import StateFolder, foreign_data
+from deploy.local.supervisor import ROOT, programs_of
+from shared.runtime.settings import Connection
+
+WEIGHTS_BYTES = 270 * 1024**2
+"""Of the demo's model in 16 bits; larger models need more memory than is checked."""
+SET_UP = "install python3.11 and run `make setup`"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: As in its finding.
+        doing: What it does, shown while it runs.
+        run: Makes it.
+    """
+
+    name: str
+    doing: str
+    run: Callable[[], Finding]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is checked.
+
+    Attributes:
+        folder: The state folder of the embedded stack.
+        config: How the stack would be started.
+        engine_root: The engine environment.
+        environment: Variables that the stack would inherit.
+        scratch: A temporary folder for servers that run for a moment.
+        elsewhere: How a deployment elsewhere is reached; None for the embedded stack.
+    """
+
+    folder: StateFolder
+    config: StackConfig
+    engine_root: Path
+    environment: Mapping[str, str]
+    scratch: Path
+    elsewhere: Connection | None = None
+
+
+def run_check(check: Check) -> tuple[Finding, float]:
+    """Make a check; return its finding and how long it took, in seconds."""
+    started = time.monotonic()
+    try:
+        finding = check.run()
+    except Exception as error:  # noqa: BLE001 - a check that cannot be made must not hide the others
+        finding = failure(check.name, f"the check ended with {error!r}", "report it with `slipway doctor --json`")
+    return finding, time.monotonic() - started
+
+
+def plan_checks(subject: Subject, *, quick: bool) -> list[Check]:
+    """List the checks of a subject, the quick ones first."""
+    if subject.elsewhere is not None:
+        return [*_elsewhere(subject.elsewhere)]
+    running = subject.folder.is_held()
+    checks = [*_machine(subject, running=running)]
+    if running:
+        checks += _running_stack(subject.folder)
+    elif not quick:
+        checks += _servers_alone(subject)
+    if not quick:
+        checks += _numbers(subject, running=running)
+    return checks
+
+
+def _elsewhere(connection: Connection) -> Iterator[Check]:
+    version = (sys.version_info.major, sys.version_info.minor)
+    pythons = partial(assess.assess_python, "python", version, assess.MAIN_PYTHONS, advice=SET_UP)
+    yield Check("python", "reading the version of Python", pythons)
+    yield Check("nats", f"asking {connection.nats_url}", partial(servers.ask_nats, connection))
+    yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
+
+
+def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
+    yield Check("platform", "reading the platform", lambda: assess.assess_platform(gather.read_platform()))
+    yield Check("python", "reading the version of Python", _python)
+    yield Check("packages", "comparing packages with their pins", _packages)
+    yield Check("engine python", "asking the engine's interpreter", partial(_engine_python, subject.engine_root))
+    yield Check("engine packages", "comparing packages with their pins", partial(_engine_packages, subject.engine_root))
+    yield Check("programs", "looking for server programs", partial(_programs, subject.engine_root))
+    yield Check("cpu", "reading the CPU's features", lambda: assess.assess_cpu(gather.read_cpu(subject.environment)))
+    yield Check("cores", "counting cores", lambda: assess.assess_cores(gather.read_cpu({}).cores))
+    if not running:  # its own models fill memory, and its own parts listen on its ports
+        yield Check("memory", "reading memory", partial(_memory, subject.config))
+        yield Check("ports", "trying ports", partial(_ports, subject.folder, subject.config))
+    yield Check("state folder", "reading the state folder", partial(_state_folder, subject.folder))
+    yield Check("disk", "reading free space", partial(_disk, subject.folder))
+    yield Check("shared memory", "reading free space", _shared_memory)
+
+
+def _python() -> Finding:
+    version = (sys.version_info.major, sys.version_info.minor)
+    return assess.assess_python("python", version, assess.MAIN_PYTHONS, advice=SET_UP)
+
+
+def _packages() -> Finding:
+    version, site = (sys.version_info.major, sys.version_info.minor), Path(sysconfig.get_paths()["purelib"])
+    return assess.assess_packages("packages", gather.read_packages(ROOT / "requirements/main.txt", site, version))
+
+
+def find_engine(root: Path) -> triton.Engine | None:
+    """Return the engine environment, or None if it is not there or not whole."""
+    try:
+        return triton.find_engine(root)
+    except (OSError, subprocess.CalledProcessError, json.JSONDecodeError):
+        return None
+
+
+def _version_of(engine: triton.Engine) -> assess.Version:
+    major, _, minor = engine.python_version.partition(".")
+    return int(major), int(minor)
+
+
+def _engine_python(root: Path) -> Finding:
+    engine = find_engine(root)
+    if engine is None:
+        return failure("engine python", f"no engine environment in {root}", "run `make setup`")
+    return assess.assess_python("engine python", _version_of(engine), assess.ENGINE_PYTHONS, advice=SET_UP)
+
+
+def _engine_packages(root: Path) -> Finding:
+    engine = find_engine(root)
+    if engine is None:
+        return skipped("engine packages", "no engine environment")
+    pins = ROOT / "requirements/engine.txt"
+    return assess.assess_packages(
+        "engine packages", gather.read_packages(pins, engine.site_packages, _version_of(engine))
+    )
+
+
+def _programs(root: Path) -> Finding:
+    engine, beside = find_engine(root), Path(sys.executable).parent
+    missing = [name for name in ("nats-server", "weed") if not (beside / name).is_file()]
+    return assess.assess_programs("programs", [*missing, *(() if engine else ("tritonserver",))])
+
+
+def _memory(config: StackConfig) -> Finding:
+    return assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=config.engine)
+
+
+def _ports(folder: StateFolder, config: StackConfig) -> Finding:
+    description = folder.read_description()
+    kept = description.ports if description is not None else {}
+    return assess.assess_ports(gather.read_ports(plan.port_names(config), kept))
+
+
+def _state_folder(folder: StateFolder) -> Finding:
+    description = folder.read_description()
+    if description is None:
+        return ok("state folder", f"{folder.shown} is new")
+    problem = foreign_data(description, folder.path)
+    if problem is not None:
+        return failure("state folder", *problem.split("; ", 1))
+    return ok("state folder", f"{folder.shown} holds data of this version")
+
+
+def _disk(folder: StateFolder) -> Finding:
+    return assess.assess_disk(gather.read_space(folder.path, folder.shown))
+
+
+def _shared_memory() -> Finding:
+    return assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM)))
+
+
+def _running_stack(folder: StateFolder) -> Iterator[Check]:
+    description, table = folder.read_description(), folder.read_table()
+    if description is None or table is None or not description.variables:
+        yield Check("parts", "reading the state folder", partial(_still_starting, folder))
+        return
+    connection = Connection.model_validate(
+        {name.removeprefix("SLIPWAY_").lower(): value for name, value in description.variables.items()}
+    )
+    yield Check("parts", "asking every part", partial(servers.ask_parts, table.parts, description))
+    yield Check("nats", "asking the message bus", partial(servers.ask_nats, connection))
+    yield Check("s3", "trying a create-only put", partial(servers.ask_s3, connection))
+
+
+def _still_starting(folder: StateFolder) -> Finding:
+    return failure("parts", f"the stack in {folder.shown} is only starting", "try again in a moment")
+
+
+def _servers_alone(subject: Subject) -> Iterator[Check]:
+    trial = servers.prepare(subject.scratch, subject.environment)
+    python = Path(sys.executable)
+
+    def with_engine() -> Finding:
+        engine = find_engine(subject.engine_root)
+        return servers.try_triton(trial, engine) if engine else skipped("triton", "no engine environment")
+
+    yield Check("nats", "starting a message bus", lambda: servers.try_nats(trial, programs_of(python)))
+    yield Check("s3", "starting an object store", lambda: servers.try_s3(trial, programs_of(python)))
+    yield Check("triton", "starting Triton without models", with_engine)
+
+
+def _numbers(subject: Subject, *, running: bool) -> Iterator[Check]:
+    folder = subject.scratch / "numbers"
+
+    def torch() -> Finding:
+        folder.mkdir(exist_ok=True)
+        return numeric.check_torch(folder)
+
+    def engine() -> Finding:
+        environment = find_engine(subject.engine_root)
+        if running:
+            return skipped("engine numbers", "the running stack needs the memory; ask it: `slipway ask MODEL TEXT`")
+        if environment is None or not (folder / "expected.json").is_file():
+            return skipped(
+                "engine numbers", "no engine environment" if environment is None else "no model to compare with"
+            )
+        return numeric.check_engine(folder, environment, subject.environment)
+
+    yield Check("numbers", "computing a small model in torch (seconds)", torch)
+    yield Check("engine numbers", "loading a small model into vLLM (about half a minute)", engine)

@@ -1,0 +1,185 @@
+"""Tries the servers: those of a running stack as they are, else each alone in a temporary folder for a moment."""
+
+import asyncio
+import contextlib
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients.cli.doctor.findings import Finding, failure, ok
+from deploy.local import plan, triton
+from deploy.local.plan import Keys, Part, Programs
+from deploy.local.ports import choose_ports
+from deploy.local.ready import probe
+from deploy.local.state import Description, PartState, new_description
+from deploy.local.view import last_lines
+from shared.errors import SlipwayError
+from shared.messaging import topology
+from shared.runtime.process import child_command
+from shared.runtime.settings import Connection
+from shared.storage.blobs import Store
+
+START_S = 30.0
+STOP_S = 10.0
+LOG_LINES = 5
+NAMES = ("nats", "nats-monitor", *plan.S3_PORTS, *plan.TRITON_PORTS)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What servers that run for a moment need: a folder of their own, ports, credentials, inherited variables."""
+
+    folder: Path
+    ports: Mapping[str, int]
+    keys: Keys
+    inherited: Mapping[str, str]
+
+
+def prepare(folder: Path, inherited: Mapping[str, str]) -> Trial:
+    """Choose ports and credentials for servers that run for a moment."""
+    return Trial(folder, choose_ports(NAMES, {}), new_description().keys, inherited)
+
+
+def connection_to(trial: Trial) -> Connection:
+    """Return the settings that reach the servers of a trial."""
+    endpoint = f"127.0.0.1:{trial.ports['s3']}"
+    url = f"nats://127.0.0.1:{trial.ports['nats']}"
+    values = {"s3_access_key": trial.keys.access, "s3_secret_key": trial.keys.secret, "s3_bucket": plan.BUCKET}
+    return Connection.model_validate({"nats_url": url, "s3_endpoint": endpoint, "state_dir": trial.folder, **values})
+
+
+def try_nats(trial: Trial, programs: Programs) -> Finding:
+    """Start a message bus, store a message in a stream of its own, and stop it."""
+    part, config = plan.plan_nats(trial.folder, trial.ports, programs)
+    plan.nats_config_file(trial.folder).write_text(config)
+    with _running("nats", part, trial) as problem:
+        if problem is not None:
+            return problem
+        asyncio.run(_store_message(connection_to(trial).nats_url))
+    return ok("nats", "started, and JetStream stored a message")
+
+
+async def _store_message(url: str) -> None:
+    import nats
+
+    client = await nats.connect(url, connect_timeout=2)
+    try:
+        js = client.jetstream(timeout=5)
+        await js.add_stream(name="DOCTOR", subjects=["doctor"])
+        await js.publish("doctor", b"stored")
+    finally:
+        await client.close()
+
+
+def try_s3(trial: Trial, programs: Programs) -> Finding:
+    """Start an object store, prove that a create-only put creates once, and stop it."""
+    (trial.folder / "s3").mkdir()
+    part = plan.plan_s3(trial.folder, trial.ports, programs, trial.keys)
+    with _running("s3", part, trial) as problem:
+        return problem or ask_s3(connection_to(trial))
+
+
+def try_triton(trial: Trial, engine: triton.Engine) -> Finding:
+    """Start Triton without models, and stop it."""
+    state = trial.folder / "triton"
+    triton.prepare_run_folder(engine, state)
+    listening = triton.Ports(trial.ports["triton"], trial.ports["triton-grpc"], trial.ports["triton-metrics"])
+    command = triton.build_command(engine, state, listening, exit_timeout_s=1)
+    part = plan.plan_triton(command, triton.build_environment(engine, state, trial.inherited), trial.ports)
+    started = time.monotonic()
+    with _running("triton", part, trial) as problem:
+        took = time.monotonic() - started
+        return problem or ok("triton", f"started without models in {took:.1f} s")
+
+
+@contextlib.contextmanager
+def _running(check: str, part: Part, trial: Trial) -> Iterator[Finding | None]:
+    """Start a server and yield None when it is ready, else what is wrong; stop it afterwards."""
+    log = trial.folder / f"{part.name}.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            child_command(part.argv),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env={**trial.inherited, **part.environment},
+            cwd=trial.folder,
+        )
+    try:
+        why = _await_ready(part, trial.keys, lambda: process.poll() is not None)
+        end = " | ".join(last_lines(log, LOG_LINES))
+        yield None if why is None else failure(check, f"did not start ({why})", f"its log ends with: {end}")
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_ready(part: Part, keys: Keys, ended: Callable[[], bool]) -> str | None:
+    deadline = time.monotonic() + START_S
+    while (why := asyncio.run(probe(part.probe, part.port, keys))) is not None:
+        if ended():
+            return "its process ended"
+        if time.monotonic() > deadline:
+            return f"not ready within {START_S:g} s: {why}"
+        time.sleep(0.05)
+    return None
+
+
+def ask_s3(connection: Connection) -> Finding:
+    """Prove on a running object store that a create-only put creates once."""
+    try:
+        Store(connection).check_create_only()
+    except SlipwayError as error:
+        return failure("s3", f"{connection.s3_endpoint}: {error.code}", error.reason)
+    return ok("s3", f"{connection.s3_endpoint} answers; a create-only put creates once")
+
+
+def ask_nats(connection: Connection) -> Finding:
+    """Ask a running message bus whether JetStream answers, and has the streams that the services use."""
+    import nats
+
+    try:
+        present = asyncio.run(_streams(connection.nats_url))
+    except (OSError, TimeoutError, nats.errors.Error) as error:
+        advice = "start it, or set SLIPWAY_NATS_URL to where it is"
+        return failure("nats", f"{connection.nats_url} does not answer ({type(error).__name__})", advice)
+    missing = sorted({str(stream.name) for stream in topology.streams()} - present)
+    if missing:
+        advice = "run `python -m shared.messaging.provision`"
+        return failure("nats", f"{connection.nats_url} lacks the streams {', '.join(missing)}", advice)
+    return ok("nats", f"{connection.nats_url} answers, with JetStream and {len(present)} streams")
+
+
+async def _streams(url: str) -> set[str]:
+    import nats
+
+    async def ignore(_error: Exception) -> None:
+        """A failed attempt is the answer; nothing needs to be written about it."""
+
+    # With no or more tries nats-py goes on to try for minutes.
+    once = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
+    client = await nats.connect(url, connect_timeout=2, error_cb=ignore, **once)
+    try:
+        infos = await client.jetstream(timeout=5).streams_info()
+    finally:
+        await client.close()
+    return {str(info.config.name) for info in infos}
+
+
+def ask_parts(parts: tuple[PartState, ...], description: Description) -> Finding:
+    """Ask every part of a running stack whether it is ready."""
+
+    async def ask_all() -> list[str | None]:
+        return list(await asyncio.gather(*(probe(part.probe, part.port, description.keys) for part in parts)))
+
+    reasons = zip(parts, asyncio.run(ask_all()), strict=True)
+    not_ready = [f"{part.name} ({why})" for part, why in reasons if why is not None]
+    if not_ready:
+        return failure("parts", f"not ready: {', '.join(not_ready)}", "see `slipway ps`, and the part's log")
+    return ok("parts", f"{len(parts)} of {len(parts)} ready")

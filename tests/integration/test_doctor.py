@@ -1,0 +1,142 @@
+"""`slipway doctor` as a command: what it says of this machine, and of what was broken on purpose."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nats
+import pytest
+
+from deploy.local.state import StateFolder, new_description
+from shared.messaging.provision import provision
+from tests.kit.s3_proxy import standing_before
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def slipway(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "clients.cli.main", *arguments]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env={**clean, **environment}
+    )
+
+
+def doctor(*arguments: str, **environment: str) -> tuple[int, dict[str, dict]]:
+    """Run the command; return its exit code and its findings by name."""
+    done = slipway("doctor", "--json", *arguments, **environment)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    findings = {finding["check"]: finding for finding in told["findings"]}
+    assert told["ok"] == (done.returncode == 0) == all(one["state"] != "failure" for one in findings.values())
+    return done.returncode, findings
+
+
+def elsewhere(nats_url: str, s3_endpoint: str, s3_server) -> dict[str, str]:
+    return {
+        "SLIPWAY_NATS_URL": nats_url,
+        "SLIPWAY_S3_ENDPOINT": s3_endpoint,
+        "SLIPWAY_S3_ACCESS_KEY": s3_server.access_key,
+        "SLIPWAY_S3_SECRET_KEY": s3_server.secret_key,
+    }
+
+
+def test_this_machine_can_run_a_stack(tmp_path):
+    code, findings = doctor("--quick", "--state", str(tmp_path / "state"))
+    assert code == 0, findings
+    assert list(findings)[:3] == ["platform", "python", "packages"]
+    assert findings["packages"]["state"] == findings["engine packages"]["state"] == "ok"
+    assert "nats" not in findings, "servers are started by the long run only"
+    assert not (tmp_path / "state").exists(), "looking changes nothing"
+
+
+def test_programs_read_one_line_a_check(tmp_path):
+    done = slipway("doctor", "--quick", "--state", str(tmp_path / "state"))
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert {row[0] for row in rows} <= {"ok", "warning"}
+    assert "python" in [row[1] for row in rows]
+
+
+def test_without_an_engine_environment_it_says_what_to_do_and_nothing_is_started(tmp_path):
+    missing = str(tmp_path / "none")
+    code, findings = doctor("--quick", "--state", str(tmp_path / "state"), "--engine-env", missing)
+    assert code == 1
+    assert findings["engine python"]["detail"] == f"no engine environment in {missing}"
+    assert findings["engine python"]["advice"] == "run `make setup`"
+    started = slipway("up", "--state", str(tmp_path / "state"), "--engine-env", missing)
+    assert started.returncode == 1
+    assert f"engine python    no engine environment in {missing}: run `make setup`" in started.stdout
+    assert not (tmp_path / "state" / "stack.json").exists()
+
+
+def test_a_limit_of_instruction_sets_is_found_before_the_engine_dies_of_it(tmp_path):
+    code, findings = doctor("--quick", "--state", str(tmp_path / "state"), ONEDNN_MAX_CPU_ISA="AVX2")
+    assert (code, findings["cpu"]["state"]) == (1, "failure")
+
+
+def test_a_port_of_the_stack_that_another_program_took_is_named(tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        folder.write_description(replace(new_description(), ports={"gateway": port}))
+        code, findings = doctor("--quick", "--state", str(folder.path))
+    assert (code, findings["ports"]["state"]) == (0, "warning")
+    assert f"{port} (gateway)" in findings["ports"]["detail"]
+
+
+def test_data_of_another_version_is_refused_before_anything_starts(tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    folder.write_description(replace(new_description(), data_format=99))
+    code, findings = doctor("--quick", "--state", str(folder.path))
+    assert (code, findings["state folder"]["state"]) == (1, "failure")
+    assert "a newer Slipway" in findings["state folder"]["detail"]
+
+
+async def test_a_deployment_elsewhere_is_asked_where_it_is(nats_server, s3_server):
+    variables = elsewhere(nats_server.url, f"127.0.0.1:{s3_server.port}", s3_server)
+    client = await nats.connect(nats_server.url)
+    await provision(client.jetstream(timeout=10))
+    await client.close()
+    code, findings = doctor(**variables)
+    assert code == 0, findings
+    assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
+
+
+def test_a_bus_without_streams_and_one_that_does_not_answer(nats_server_of_its_own, s3_server):
+    endpoint = f"127.0.0.1:{s3_server.port}"
+    code, findings = doctor(**elsewhere(nats_server_of_its_own.url, endpoint, s3_server))
+    assert (code, findings["nats"]["state"]) == (1, "failure")
+    assert "lacks the streams" in findings["nats"]["detail"]
+    nats_server_of_its_own.stop()
+    code, findings = doctor(**elsewhere(nats_server_of_its_own.url, endpoint, s3_server))
+    assert (code, findings["nats"]["state"]) == (1, "failure")
+    assert "does not answer" in findings["nats"]["detail"]
+    assert findings["s3"]["state"] == "ok", "one failure hides no other check"
+
+
+def test_a_store_that_ignores_conditions_is_refused(nats_server, s3_server):
+    def drop_condition(request) -> bool:
+        del request.headers["If-None-Match"]
+        return False
+
+    with standing_before(s3_server.port) as proxy:
+        proxy.instead = drop_condition
+        code, findings = doctor(**elsewhere(nats_server.url, proxy.endpoint, s3_server))
+    assert (code, findings["s3"]["state"]) == (1, "failure")
+    assert "ignores If-None-Match" in findings["s3"]["advice"]
+
+
+@pytest.fixture
+def nats_server_of_its_own(tmp_path):
+    from tests.kit.servers import NatsServer, running
+
+    with running(NatsServer(tmp_path)) as server:
+        yield server

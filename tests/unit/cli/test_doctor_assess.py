@@ -1,0 +1,155 @@
+"""What each fact about a machine means for somebody who wants to run a stack on it."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from clients.cli.doctor.assess import (
+    ENGINE_PYTHONS,
+    GIB,
+    MAIN_PYTHONS,
+    MIB,
+    Cpu,
+    Memory,
+    Numbers,
+    Packages,
+    Platform,
+    Ports,
+    Space,
+    assess_cores,
+    assess_cpu,
+    assess_disk,
+    assess_engine_numbers,
+    assess_memory,
+    assess_numbers,
+    assess_packages,
+    assess_platform,
+    assess_ports,
+    assess_programs,
+    assess_python,
+    assess_shared_memory,
+)
+
+SERVER = Cpu("AMD EPYC", frozenset({"avx2", "avx512f", "avx512_bf16"}), cores=2)
+SMALL = {"weights_bytes": 270 * MIB, "engine": "slipway"}
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "state"),
+    [("Linux", "x86_64", "ok"), ("Linux", "aarch64", "failure"), ("Darwin", "x86_64", "failure")],
+)
+def test_linux_on_x86_64_is_needed(system, machine, state):
+    finding = assess_platform(Platform(system, machine))
+    assert finding.state == state
+    assert f"{system} {machine}" in finding.detail
+
+
+@pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 14)])
+def test_a_python_that_is_not_supported_fails_and_the_advice_stands_behind_it(version):
+    finding = assess_python("python", version, MAIN_PYTHONS, advice="install another")
+    assert (finding.state, finding.advice) == ("failure", "install another")
+    assert f"Python {version[0]}.{version[1]}, one of 3.11, 3.12, 3.13 needed" == finding.detail
+
+
+@pytest.mark.parametrize("version", MAIN_PYTHONS)
+def test_each_supported_python_is_well(version):
+    assert assess_python("python", version, MAIN_PYTHONS, advice="").state == "ok"
+
+
+def test_an_engine_without_interpreter_fails():
+    assert assess_python("engine python", None, ENGINE_PYTHONS, advice="make setup").state == "failure"
+
+
+def test_a_cpu_is_named_with_what_it_has():
+    assert assess_cpu(SERVER).detail == "AMD EPYC, AVX-512, bfloat16, no AMX"
+    amx = replace(SERVER, flags=SERVER.flags | {"amx_bf16"})
+    assert assess_cpu(amx).detail == "AMD EPYC, AVX-512, bfloat16, AMX"
+
+
+def test_a_cpu_without_bfloat16_is_slow_and_one_without_avx2_too_old():
+    assert assess_cpu(replace(SERVER, flags=frozenset({"avx2", "avx512f"}))).state == "warning"
+    assert assess_cpu(replace(SERVER, flags=frozenset({"sse4_2"}))).state == "failure"
+
+
+def test_a_limit_of_instruction_sets_is_refused_because_the_engine_dies_of_it():
+    finding = assess_cpu(replace(SERVER, onednn_limit="AVX2"))
+    assert finding.state == "failure"
+    assert "ONEDNN_MAX_CPU_ISA=AVX2" in finding.detail
+    assert "SIGILL" in finding.advice
+
+
+def test_one_core_is_slow():
+    assert [assess_cores(cores).state for cores in (1, 2, 64)] == ["warning", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("total_gib", "available_gib", "state"),
+    [(4, 3, "failure"), (8, 7, "failure"), (10, 9, "warning"), (16, 12, "ok"), (16, 4, "failure")],
+)
+def test_memory_is_for_a_model_beside_the_one_that_serves(total_gib, available_gib, state):
+    memory = Memory(total_gib * GIB, available_gib * GIB)
+    assert assess_memory(memory, **SMALL).state == state
+
+
+def test_the_toy_engine_needs_little_memory():
+    memory = Memory(4 * GIB, 3 * GIB)
+    assert assess_memory(memory, weights_bytes=0, engine="toy").state == "ok"
+
+
+@pytest.mark.parametrize(("gib", "state"), [(0.1, "failure"), (1.9, "failure"), (3, "warning"), (100, "ok")])
+def test_a_full_disk_fails_and_a_small_one_warns(gib, state):
+    finding = assess_disk(Space(".state", round(gib * GIB)))
+    assert finding.state == state
+    assert ".state" in finding.detail
+
+
+@pytest.mark.parametrize(("mib", "state"), [(1, "failure"), (64, "warning"), (1024, "ok")])
+def test_shared_memory_of_a_container_may_be_small(mib, state):
+    assert assess_shared_memory(Space("/dev/shm", mib * MIB)).state == state
+
+
+def test_a_taken_port_is_named_with_its_part():
+    finding = assess_ports(Ports(needed=18, free=18, taken={"gateway": 12001}))
+    assert finding.state == "warning"
+    assert "12001 (gateway)" in finding.detail
+
+
+def test_too_few_ports_fail():
+    assert assess_ports(Ports(needed=18, free=3, taken={})).state == "failure"
+    assert assess_ports(Ports(needed=18, free=18, taken={})).state == "ok"
+
+
+def test_packages_that_are_not_as_pinned_are_named_with_both_versions():
+    wrong = (
+        ("transformers", "5.10.0", "==5.17.0"),
+        ("torch", "", ">=2.13"),
+        *((f"p{n}", "1", "==2") for n in range(5)),
+    )
+    finding = assess_packages("packages", Packages(160, wrong))
+    assert finding.state == "failure"
+    assert finding.detail.startswith("7 of 160 not as pinned: transformers 5.10.0 (pinned ==5.17.0), torch missing")
+    assert finding.detail.endswith("and 3 more")
+    assert assess_packages("packages", Packages(160)).state == "ok"
+
+
+def test_an_installation_without_pins_is_not_compared():
+    assert assess_packages("packages", Packages(0)).state == "skipped"
+
+
+def test_missing_programs_are_named():
+    assert assess_programs("programs", []).state == "ok"
+    assert "weed" in assess_programs("programs", ["weed"]).detail
+
+
+def test_numbers_near_float64_are_well_and_others_are_not():
+    good = Numbers(float32=4e-9, bfloat16=1.1e-4, processor="AVX512_CORE_BF16")
+    assert assess_numbers(good).state == "ok"
+    assert assess_numbers(replace(good, bfloat16=None)).state == "ok"
+    assert assess_numbers(replace(good, bfloat16=0.0498)).state == "failure"
+    assert assess_numbers(replace(good, float32=0.0498)).state == "failure"
+    assert assess_numbers(replace(good, float32=math.nan)).state == "failure"
+
+
+def test_an_engine_that_computes_otherwise_fails():
+    assert [assess_engine_numbers(value).state for value in (0.016, 0.3, math.nan)] == ["ok", "failure", "failure"]
