@@ -1,37 +1,79 @@
-"""The gateway's HTTP application."""
+"""The gateway's HTTP application: the OpenAI endpoints, health, readiness and metrics."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import make_asgi_app
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from services.gateway.completions import Completions, Parts
+from contracts.vocabulary import Environment
+from services.gateway.completions import Completions
+from services.gateway.cross_checks import CrossChecks
+from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments
 from services.gateway.domain.answers import model_card
-from services.gateway.domain.errors import Problem, Refused, model_not_found
+from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
 from services.gateway.domain.routing import list_models
-from services.gateway.http import problem_response
+from services.gateway.drill_table import DrillTable
+from services.gateway.http import BodyReader, problem_response
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.ports import Engine, NewId, Pause, Telemetry, Templates
+from services.gateway.route_table import RouteTable
+from services.gateway.settings import GatewaySettings
+from shared.messaging.bus import Bus
+from shared.runtime.clock import Clock
+
+SERVICE = "gateway"
 
 
 def build(
-    parts: Parts,
+    bus: Bus,
     *,
-    registry: CollectorRegistry,
-    bus_connected: Callable[[], bool],
-    telemetry_trouble: Callable[[], str | None],
+    tables: Mapping[Environment, RouteTable],
+    drills: DrillTable,
+    engine: Engine,
+    templates: Templates,
+    telemetry: Telemetry,
+    cross_checks: CrossChecks,
+    metrics: GatewayMetrics,
+    is_connected: Callable[[], bool],
+    new_id: NewId,
+    pause: Pause,
+    settings: GatewaySettings,
+    clock: Clock,
 ) -> Starlette:
-    """Return the application: the OpenAI endpoints, and those that say how the gateway is."""
-    table, staging = parts.tables["production"], parts.tables["staging"]
-    created = int(parts.clock.now().timestamp())
-    parts.metrics.watch_routes(table)
+    """Return the HTTP application; the gateway has no event handlers, and uses the bus for its metrics only."""
+    dependencies = Dependencies(
+        tables=tables,
+        drills=drills,
+        engine=engine,
+        templates=templates,
+        cross_checks=cross_checks,
+        bodies=BodyReader(
+            max_bytes=settings.max_body_bytes,
+            deadline_s=settings.body_s,
+            max_bodies=settings.max_bodies,
+            max_total_bytes=settings.max_bodies_bytes,
+        ),
+        record=telemetry.record,
+        metrics=metrics,
+        clock=clock,
+        new_id=new_id,
+        pause=pause,
+        max_in_flight=settings.max_in_flight,
+        write_s=settings.write_s,
+        lag_bytes=settings.max_lag_bytes,
+    )
+    table, staging = tables["production"], tables["staging"]
+    created = int(clock.now().timestamp())
+    metrics.watch_routes(table)
 
     def names(request: Request) -> list[str]:
         environment = environments.read_environment(request.headers.getlist(environments.HEADER))
-        return [name for route in parts.tables[environment].all() for name in list_models(route)]
+        return [name for route in tables[environment].all() for name in list_models(route)]
 
     async def models(request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [model_card(name, created) for name in names(request)]})
@@ -43,39 +85,35 @@ def build(
         return JSONResponse(model_card(name, created))
 
     async def healthz(_request: Request) -> Response:
-        return JSONResponse({"service": "gateway", "status": "alive"})
+        return JSONResponse({"service": SERVICE, "status": "alive"})
 
     async def readyz(_request: Request) -> Response:
-        connected = bus_connected()
-        parts.metrics.bus_connected.set(connected)
-        # Saved routes are enough: a gateway must serve without the bus. Without either it knows nothing.
+        connected = is_connected()
+        metrics.bus_connected.set(connected)
+        # Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve.
         ready = connected or bool(table.all())
-        on = parts.drills.under_way()
-        body = {
-            "service": "gateway",
-            "ready": ready,
-            "checks": {
-                "bus": "ok" if connected else "not connected",
-                "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
-                + (f"; {table.trouble}" if table.trouble else ""),
-                "staging": str(len(staging.all())),
-                "drills": ", ".join(f"{one.drill_id} on {one.environment} {one.target}" for one in on) or "none",
-                "telemetry": telemetry_trouble() or "ok",
-            },
+        active = [f"{drill.drill_id} on {drill.environment} {drill.target}" for drill in drills.active()]
+        checks = {
+            "bus": "ok" if connected else "not connected",
+            "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
+            + (f"; {table.problem}" if table.problem else ""),
+            "staging": str(len(staging.all())),
+            "drills": ", ".join(active) or "none",
+            "telemetry": telemetry.problem or "ok",
         }
-        return JSONResponse(body, 200 if ready else 503)
+        return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)
 
     return Starlette(
         routes=[
-            Route("/v1/chat/completions", Completions("chat", parts), methods=["POST"]),
-            Route("/v1/completions", Completions("completion", parts), methods=["POST"]),
+            Route("/v1/chat/completions", Completions("chat", dependencies), methods=["POST"]),
+            Route("/v1/completions", Completions("completion", dependencies), methods=["POST"]),
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
-            Mount("/metrics", make_asgi_app(registry=registry)),
+            Mount("/metrics", make_asgi_app(registry=bus.metrics)),
         ],
-        exception_handlers={HTTPException: _http_error, Refused: _refused, 500: _defect},
+        exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
 
 
@@ -85,8 +123,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return problem_response(Problem(error.status_code, message), error.headers)
 
 
-async def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refused)  # noqa: S101 - registered for this class
+async def _rejected(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestRejected)  # noqa: S101 - registered for this class
     return problem_response(error.problem)
 
 

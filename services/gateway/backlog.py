@@ -1,4 +1,4 @@
-"""What the engine has delivered and the caller has not taken: bounded, and the engine never waits for the caller."""
+"""A bounded buffer between engine and caller: the engine never waits for the caller."""
 
 import asyncio
 from collections import deque
@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 _PIECE_BYTES = 64
 
 
-class SlowReader(Exception):  # noqa: N818 - the caller does it
-    """The caller takes its answer so slowly that it is dropped."""
+class SlowReader(Exception):  # noqa: N818 - the caller is slow; it is no error of ours
+    """The caller reads its answer too slowly and is dropped."""
 
 
 class Backlog:
-    """Pieces of text on their way from the engine to one caller.
+    """Pieces of text that the engine has delivered and one caller has not read.
 
-    The engine's side never waits: times are taken there, and a caller that reads slowly must not stretch them.
+    The engine's side never waits: times are measured there, and a slow caller must not change them.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -29,23 +29,23 @@ class Backlog:
         """Append a piece.
 
         Raises:
-            SlowReader: more waits for the caller than may.
+            SlowReader: more waits for the caller than the limit allows.
         """
         self._pieces.append(text)
         self._bytes += _cost(text)
         self._changed.set()
         if self._bytes > self._limit_bytes:
-            raise SlowReader(f"More than {self._limit_bytes} bytes of the answer wait for the caller.")
+            raise SlowReader(f"More than {self._limit_bytes} bytes of the answer wait to be read.")
 
     def end(self, error: Exception | None = None) -> None:
-        """Mark the end; an error is raised to the reader after the pieces before it, a slow reader's at once."""
+        """Mark the end. The reader gets an error after the pieces before it, but `SlowReader` at once."""
         self._ended, self._error = True, error
         if isinstance(error, SlowReader):
             self._pieces.clear()
         self._changed.set()
 
     async def read(self) -> AsyncIterator[str]:
-        """Yield the pieces in order; raise what `end` was given."""
+        """Yield the pieces in order; raise the error that `end` was called with."""
         while True:
             while self._pieces:
                 text = self._pieces.popleft()

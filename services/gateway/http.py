@@ -1,4 +1,4 @@
-"""The small pieces of HTTP that the gateway needs beyond Starlette."""
+"""HTTP functions that the gateway needs in addition to Starlette's."""
 
 import asyncio
 from collections.abc import Coroutine, Mapping
@@ -10,10 +10,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from services.gateway.backlog import SlowReader
-from services.gateway.domain.errors import Problem, Refused
+from services.gateway.domain.errors import Problem, RequestRejected
 
 ABORT: Final = "slipway.abort"
-"""The extension of the ASGI scope that ends the connection at once."""
+"""The extension of the ASGI scope that closes the connection at once."""
 _CLOSE: Final = {"Connection": "close"}
 
 
@@ -26,31 +26,33 @@ class _Reading:
     evicted: bool = False
 
 
-class Bodies:
-    """Reads the bodies of requests: within a time, and only so many, of so many bytes in all, at once.
+class BodyReader:
+    """Reads request bodies under limits: time and size of each, number and total size of all that are being read.
 
-    Where another one comes, the oldest that is still being read gives way: a whole body takes milliseconds, so those
-    that have been read for longest are the slow ones, and they keep no other caller out.
+    Above the limits of all, the oldest one is evicted: a fast body takes milliseconds, so the oldest are slow, and they
+    must not block other callers.
     """
 
-    def __init__(self, *, max_bytes: int, deadline_s: float = 30.0, most: int = 256, all_bytes: int = 2**26) -> None:
+    def __init__(
+        self, *, max_bytes: int, deadline_s: float = 30.0, max_bodies: int = 256, max_total_bytes: int = 2**26
+    ) -> None:
         self._max_bytes = max_bytes
         self._deadline_s = deadline_s
-        self._most = most
-        self._all_bytes = all_bytes
+        self._max_bodies = max_bodies
+        self._max_total_bytes = max_total_bytes
         self._readings: list[_Reading] = []  # the oldest first
 
     async def read(self, request: Request) -> bytes:
-        """Read a body.
+        """Return the body of a request.
 
         Raises:
-            Refused: 413 when it is longer than may be; 408 when it takes too long, or gave way to others. The rest is
-                not read, and the connection ends.
-            ClientDisconnect: the caller went away.
+            RequestRejected: 413 if it is too long, 408 if it takes too long or was evicted. The rest is not read, and
+                the connection is closed.
+            ClientDisconnect: the caller disconnected.
         """
         if _declared(request) > self._max_bytes:
             raise self._too_large()
-        if len(self._readings) >= self._most:
+        if len(self._readings) >= self._max_bodies:
             self._evict()
         chunks: list[bytes] = []
         timeout = asyncio.timeout(self._deadline_s)
@@ -63,7 +65,7 @@ class Bodies:
                     if reading.size > self._max_bytes:
                         raise self._too_large()
                     chunks.append(chunk)
-                    while sum(one.size for one in self._readings if not one.evicted) > self._all_bytes:
+                    while self._total_bytes() > self._max_total_bytes:
                         self._evict()
         except TimeoutError:
             raise self._too_slow(reading) from None
@@ -71,37 +73,40 @@ class Bodies:
             self._readings.remove(reading)
         return b"".join(chunks)
 
+    def _total_bytes(self) -> int:
+        return sum(reading.size for reading in self._readings if not reading.evicted)
+
     def _evict(self) -> None:
-        oldest = next((one for one in self._readings if not one.evicted), None)
+        oldest = next((reading for reading in self._readings if not reading.evicted), None)
         if oldest is not None:
             oldest.evicted = True
-            if not oldest.timeout.expired():  # else it ends without this, and takes no other time
+            if not oldest.timeout.expired():  # an expired timeout cannot be rescheduled, and ends the reading anyway
                 oldest.timeout.reschedule(0.0)
 
-    def _too_large(self) -> Refused:
-        message = f"The body is longer than {self._max_bytes} bytes."
-        return Refused(Problem(413, message, code="request_too_large", headers=_CLOSE))
+    def _too_large(self) -> RequestRejected:
+        message = f"The body is longer than the limit of {self._max_bytes} bytes."
+        return RequestRejected(Problem(413, message, code="request_too_large", headers=_CLOSE))
 
-    def _too_slow(self, reading: _Reading) -> Refused:
+    def _too_slow(self, reading: _Reading) -> RequestRejected:
         message = (
-            f"After {reading.size} bytes the body gave way to others that came whole; send it again, faster."
+            f"The body was dropped after {reading.size} bytes, because faster ones were waiting; send it again, faster."
             if reading.evicted
-            else f"The body did not come within {self._deadline_s:g} s: {reading.size} bytes of it did; send it faster."
+            else f"{reading.size} bytes of the body arrived within the limit of {self._deadline_s:g} s; send it faster."
         )
-        return Refused(Problem(408, message, code="request_too_slow", headers=_CLOSE))
+        return RequestRejected(Problem(408, message, code="request_too_slow", headers=_CLOSE))
 
 
 def _declared(request: Request) -> int:
-    """Return the length that a request declares; 0 without one. The server has checked that it is a number."""
+    """Return the length that a request declares; 0 if it declares none. The server checked that it is a number."""
     text = request.headers.get("content-length", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
 def limit_writes(send: Send, limit_s: float) -> Send:
-    """Return `send` under a time limit for each message, so that a caller who does not read keeps no place.
+    """Return `send` with a time limit for each message, so that callers that do not read are dropped.
 
-    Raises (the function that is returned):
-        SlowReader: the caller took nothing for so long.
+    Raises (the returned function):
+        SlowReader: the caller read nothing for so long.
     """
 
     async def limited(message: Message) -> None:
@@ -114,64 +119,64 @@ def limit_writes(send: Send, limit_s: float) -> Send:
     return limited
 
 
-async def drop(scope: Scope) -> None:
-    """End a connection at once, without waiting for what was written to be read; nothing where the server cannot."""
+async def abort_connection(scope: Scope) -> None:
+    """Close a connection at once, even if written data was not read; do nothing if the server cannot do that."""
     abort = scope.get("extensions", {}).get(ABORT)
     if abort is not None:
         abort()
-        await asyncio.sleep(0)  # the server notes the end before the application returns
+        await asyncio.sleep(0)  # the server must process the end before the application returns
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with a problem in OpenAI's shape."""
+    """Return the response of a problem, in OpenAI's format."""
     return JSONResponse(problem.body(), problem.status, headers={**(headers or {}), **problem.headers})
 
 
-async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Run the work, and cancel it as soon as the caller goes away; returns when it has really ended."""
+async def cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run the work, and cancel it if the caller disconnects; return when it has ended."""
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(receive))
+    disconnect = asyncio.ensure_future(_wait_for_disconnect(receive))
     try:
-        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        watch.cancel()
+        disconnect.cancel()
         if not task.done():
             task.cancel()
-        await asyncio.gather(task, watch, return_exceptions=True)
+        await asyncio.gather(task, disconnect, return_exceptions=True)
     if not task.cancelled():
         task.result()
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 class Reply:
-    """The answer to one request: one response, or server-sent events, the headers with the first of them."""
+    """The response to one request: one complete response, or server-sent events with the headers before the first."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str]) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self.labels = headers
-        self._headers = {
+        self.headers = headers
+        self._event_headers = {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
-            "x-accel-buffering": "no",  # proxies must pass each token on
+            "x-accel-buffering": "no",  # proxies must forward each token at once
             **headers,
         }
         self.started = False
 
     async def respond(self, response: Response) -> None:
-        """Send a whole response; nothing may have been written before."""
+        """Send a complete response; no event may have been written before."""
         await response(self._scope, self._receive, self._send)
 
     async def write(self, data: bytes) -> None:
-        """Send bytes of an event now."""
+        """Send an event at once."""
         if not self.started:
             self.started = True
-            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._headers.items()]
+            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._event_headers.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": raw})
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads from the gateway, by target; staging is never counted as production."""
+"""The gateway's Prometheus metrics, by target; staging is never counted as production."""
 
 from typing import get_args
 
@@ -19,13 +19,13 @@ class GatewayMetrics:
         name = "slipway_gateway_"
         by = ["environment", "target"]
         self._requests = Counter(
-            name + "requests", "Requests by target and how they ended", [*by, "outcome"], registry=registry
+            name + "requests", "Requests by target and outcome", [*by, "outcome"], registry=registry
         )
         self._errors = Counter(name + "errors", "Failed requests by code", [*by, "code"], registry=registry)
-        self._drilled = Counter(name + "drilled", "Requests that a drill touched", by, registry=registry)
-        self._refused = Counter(
-            name + "refused",
-            "Requests that reached no target, by HTTP status",
+        self._drilled = Counter(name + "drilled", "Requests that a drill affected", by, registry=registry)
+        self._rejected = Counter(
+            name + "rejected",
+            "Requests that were rejected before they reached a target, by HTTP status",
             ["environment", "status"],
             registry=registry,
         )
@@ -44,35 +44,35 @@ class GatewayMetrics:
             self.in_flight.labels(environment)
             self.retries.labels(environment)
         self.dropped = Counter(
-            name + "telemetry_dropped", "Telemetry records dropped because the bus was away for long", registry=registry
+            name + "telemetry_dropped", "Telemetry records dropped while the bus was unavailable", registry=registry
         )
         self.slow_readers = Counter(
             name + "slow_readers", "Callers dropped because they did not read their answer", registry=registry
         )
-        self.unproved = Counter(
-            name + "unproved",
-            "Failed requests of which was not found out who caused them",
+        self.unattributed = Counter(
+            name + "unattributed",
+            "Failed requests whose cause could not be determined",
             ["target"],
             registry=registry,
         )
         self.bus_connected = Gauge(name + "bus_connected", "1 while the bus is connected", registry=registry)
         self._routes_lost = Gauge(
-            name + "routes_lost", "Models that are served though the bucket has no route of them", registry=registry
+            name + "routes_lost", "Models that are served although the bucket has no route of them", registry=registry
         )
         self._routes_older = Gauge(
             name + "routes_older", "Models whose route in the bucket is older than the served one", registry=registry
         )
 
     def watch_routes(self, table: RouteTable) -> None:
-        """Read from a table how many routes its bucket lost, or holds in an older state."""
+        """Export how many routes of a table its bucket lost, or has in an older state."""
         self._routes_lost.set_function(lambda: len(table.lost))
         self._routes_older.set_function(lambda: len(table.older))
 
     def observe(self, record: Inference) -> None:
         """Count one request."""
         by = (record.environment, str(record.target))
-        refused = "refused" if record.caused_by is not None else "ok"
-        outcome = "error" if record.error else "cancelled" if record.finish_reason == "cancelled" else refused
+        answered = "rejected" if record.caused_by is not None else "ok"
+        outcome = "error" if record.error else "cancelled" if record.finish_reason == "cancelled" else answered
         self._requests.labels(*by, outcome).inc()
         if record.error:
             self._errors.labels(*by, record.error).inc()
@@ -84,6 +84,6 @@ class GatewayMetrics:
             self._itl.labels(*by).observe(record.itl_ms.mean / 1000.0)
         self._tokens.labels(*by).inc(record.output_tokens)
 
-    def refuse(self, status: int, environment: Environment | None) -> None:
-        """Count a request that was refused before it reached a target; None: it named no environment that exists."""
-        self._refused.labels(environment or "unknown", str(status)).inc()
+    def count_rejected(self, status: int, environment: Environment | None) -> None:
+        """Count a request that was rejected before it reached a target; None if its environment is not valid."""
+        self._rejected.labels(environment or "unknown", str(status)).inc()

@@ -1,4 +1,4 @@
-"""The routes as this gateway knows them: saved ones first, live ones as soon as the bus tells."""
+"""The routes as this gateway knows them: saved ones first, live ones as soon as the bus is connected."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,35 +8,37 @@ import structlog
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest, revives_quarantined
+from services.gateway.domain import errors, routing
+from services.gateway.domain.errors import RequestRejected
 from shared.runtime.clock import Clock, SystemClock
 from shared.storage.kv import Look
 
 Save = Callable[[dict[str, Route]], None]
 SETTLE_S = 10.0
-"""How long a restored bucket may take to get the newer route back, before an edit of the older one is followed."""
+"""Time for a restored bucket to get the newer route back, before an edit of the older route is followed."""
 
 
 @dataclass(frozen=True)
-class Older:
-    """What the bucket holds in the place of the newer route that is served.
+class OlderRoute:
+    """An older route in the bucket than the one that is served.
 
     Attributes:
-        found: the route in the bucket now.
-        first_epoch: its epoch when it was first seen; a higher one now means that it was edited since.
-        since_s: when it was first seen, monotonic.
+        stored: the route in the bucket now.
+        first_epoch: its epoch when it was first seen; a higher epoch now means that it was edited since.
+        since_s: the time when it was first seen, monotonic.
     """
 
-    found: Route
+    stored: Route
     first_epoch: int
     since_s: float
 
 
 class RouteTable:
-    """Answers from memory; a change is visible to the very next request.
+    """Returns routes from memory; a change applies to the next request.
 
-    The epoch of a route decides what is newer, never a revision. A route that is absent or older in the bucket changes
-    nothing here: it goes on being served, and `trouble` names it. What staging serves ends with its rehearsal: it is
-    never saved, and its bucket is followed whatever it holds.
+    The epoch of a route decides which is newer, never its revision. A route that is missing or older in the bucket
+    changes nothing: the known route is still served, and `problem` names it. Staging routes end with their rehearsal:
+    they are never saved, and their bucket is followed in any case.
     """
 
     def __init__(
@@ -53,24 +55,48 @@ class RouteTable:
         self._clock = clock or SystemClock()
         self._live = False
         self._lost: set[str] = set()
-        self._older: dict[str, Older] = {}
+        self._older: dict[str, OlderRoute] = {}
 
     def get(self, model: str) -> Route | None:
-        """Return the route of a model."""
+        """Return the route of a model; None if there is none."""
         return self._routes.get(model)
 
     def all(self) -> list[Route]:
-        """Return the routes by model name."""
+        """Return the routes, sorted by model name."""
         return [self._routes[model] for model in sorted(self._routes)]
+
+    def choose(self, name: str, key: str) -> routing.Choice:
+        """Return the target that answers a request for a model name.
+
+        Args:
+            name: the `model` of the request, perhaps with a pinned version.
+            key: decides the side of a canary.
+
+        Raises:
+            RequestRejected: 404 for an unknown model or version, 503 for a model that has no serving target.
+        """
+        requested = routing.parse_model_name(name)
+        route = self.get(requested.model) if requested else None
+        if requested is None or route is None:
+            raise RequestRejected(errors.model_not_found(name))
+        if requested.version is not None:
+            pinned = routing.choose_pinned(route, requested.version)
+            if pinned is None:
+                raise RequestRejected(errors.model_not_found(name))
+            return pinned
+        chosen = routing.choose_target(route, key)
+        if chosen is None:
+            raise RequestRejected(errors.nothing_serves(requested.model))
+        return chosen
 
     @property
     def live(self) -> bool:
-        """Return whether any route came from the bus since this process started."""
+        """Return whether any route was received from the bus since this process started."""
         return self._live
 
     @property
     def lost(self) -> list[str]:
-        """Return the models that are served though the bucket had no route of them when it was last looked at."""
+        """Return the models that are served although the bucket had no route of them when it was last read."""
         return sorted(self._lost)
 
     @property
@@ -79,31 +105,31 @@ class RouteTable:
         return sorted(self._older)
 
     @property
-    def trouble(self) -> str:
-        """Describe which routes the bucket lost or holds in an older state; empty when there are none."""
+    def problem(self) -> str:
+        """Return which routes the bucket lost or has in an older state; empty if there are none."""
         parts = [f"routes_lost: {', '.join(self.lost)}"] if self._lost else []
         for model in self.older:
-            served, found = self._routes[model].epoch, self._older[model].found.epoch
-            parts.append(f"routes_older: {model} (serving epoch {served}, the bucket holds {found})")
+            served, stored = self._routes[model].epoch, self._older[model].stored.epoch
+            parts.append(f"routes_older: {model} (serving epoch {served}, the bucket has {stored})")
         return "; ".join(parts)
 
     async def apply(self, model: str, route: Route, _revision: int) -> None:
-        """Apply a route from the bus if it is newer than the one that is known."""
+        """Serve a route from the bus if it is newer than the known one."""
         if route.model != model:
             return
         self._live = True
         self._lost.discard(model)
         if self._environment == "staging" or self._is_newer(model, route):
-            self._take(model, route)
+            self._serve(model, route)
 
-    async def looked(self, look: Look) -> None:
-        """Note which routes the bucket has, and take an edit of a restored one whose time has come."""
+    async def note_bucket(self, look: Look) -> None:
+        """Record which routes the bucket has, and serve edits of restored routes that have waited long enough."""
         if self._environment == "staging":
             return
         lost = set(self._routes) - look.keys
         log = structlog.get_logger()
         for model in sorted(lost - self._lost):
-            log.error("routes_lost: the bucket has no route of this model; the known one is served", model=model)
+            log.error("routes_lost: the bucket has no route of this model; the known route is served", model=model)
         for model in sorted(self._lost - lost):
             log.info("the bucket has a route of this model again", model=model)
         self._lost = lost
@@ -111,13 +137,13 @@ class RouteTable:
             self._older.pop(model, None)
         for model, older in list(self._older.items()):
             if self._is_due(model, older):
-                self._take(model, older.found)
+                self._serve(model, older.stored)
 
     def _is_newer(self, model: str, route: Route) -> bool:
-        """Return whether a route replaces the known one; note a route that is older, because its bucket was restored.
+        """Return whether a route replaces the known one; record a route that is older because its bucket was restored.
 
-        Once a bucket is known as restored, a higher epoch alone does not prove a route newer: edits of the old one
-        rise as well. From then on no route is taken that sends traffic to a target that is quarantined here.
+        In a restored bucket, a higher epoch alone does not show that a route is newer: edits of the old route increase
+        it as well. So no route is accepted that sends traffic to a target that the known route quarantines.
         """
         known, older = self._routes.get(model), self._older.get(model)
         if known is None or known == route:
@@ -126,9 +152,9 @@ class RouteTable:
         if older is None:
             if newest(known, route) == route:
                 return True
-            self._older[model] = Older(route, route.epoch, self._clock.monotonic())
+            self._older[model] = OlderRoute(route, route.epoch, self._clock.monotonic())
             structlog.get_logger().error(
-                "routes_older: the bucket holds an older route than the one that is served",
+                "routes_older: the bucket has an older route than the one that is served",
                 model=model,
                 serving_epoch=known.epoch,
                 bucket_epoch=route.epoch,
@@ -137,18 +163,18 @@ class RouteTable:
         if route.epoch > known.epoch and not revives_quarantined(route, known):
             return True
         if route.epoch < older.first_epoch:
-            older = Older(route, route.epoch, self._clock.monotonic())
-        self._older[model] = older = replace(older, found=route)
+            older = OlderRoute(route, route.epoch, self._clock.monotonic())
+        self._older[model] = older = replace(older, stored=route)
         return self._is_due(model, older)
 
-    def _is_due(self, model: str, older: Older) -> bool:
-        """Return whether an older route was edited, had time to be mended, and revives nothing that is quarantined."""
-        edited = older.found.epoch > older.first_epoch
+    def _is_due(self, model: str, older: OlderRoute) -> bool:
+        """Return whether an older route was edited, had time to be repaired, and revives no quarantined target."""
+        edited = older.stored.epoch > older.first_epoch
         settled = self._clock.monotonic() - older.since_s >= SETTLE_S
-        return edited and settled and not revives_quarantined(older.found, self._routes[model])
+        return edited and settled and not revives_quarantined(older.stored, self._routes[model])
 
-    def _take(self, model: str, route: Route) -> None:
-        """Put a route in force, then save; the disk may fail, it is not needed to serve."""
+    def _serve(self, model: str, route: Route) -> None:
+        """Serve a route, then save it; a failing disk does not stop serving."""
         self._older.pop(model, None)
         if self._routes.get(model) == route:
             return

@@ -1,4 +1,4 @@
-"""The gateway's own settings (prefix `GATEWAY_`)."""
+"""Settings of the gateway."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ Seconds = Annotated[float, Field(gt=0)]
 
 
 class GatewaySettings(BaseSettings):
-    """Limits and deadlines of the gateway."""
+    """Read from the environment once (prefix `GATEWAY_`)."""
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
 

@@ -1,4 +1,4 @@
-"""Collects one record per request and publishes them in batches; it never makes a request wait."""
+"""Collects one record per request and publishes them in batches; it never blocks a request."""
 
 import asyncio
 import itertools
@@ -25,9 +25,10 @@ class _Pending:
 
 
 class Recorder:
-    """A bounded queue in front of the bus: when it is full the oldest record goes, and is counted.
+    """A bounded queue in front of the bus: if it is full, the oldest record is dropped and counted.
 
-    `trouble` says why nothing can be published at the moment; None when all is well.
+    Attributes:
+        problem: why nothing can be published now; None if it works.
     """
 
     def __init__(
@@ -49,10 +50,10 @@ class Recorder:
         self._numbers = itertools.count()
         self._unsent: deque[_Pending] = deque()
         self._full = asyncio.Event()
-        self.trouble: str | None = None
+        self.problem: str | None = None
 
     def record(self, record: Inference) -> None:
-        """Take a record; returns at once."""
+        """Add a record; return at once."""
         if len(self._records) == self._records.maxlen:
             self._on_drop()
         self._records.append(record)
@@ -60,7 +61,7 @@ class Recorder:
             self._full.set()
 
     async def run(self) -> None:
-        """Publish for ever: when a batch is full, or the interval has passed."""
+        """Publish for ever: whenever a batch is full or the interval has passed."""
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):
@@ -69,31 +70,31 @@ class Recorder:
                 pass
             try:
                 await self.flush()
-                self.trouble = None
+                self.problem = None
             except Transient as error:
-                # Said aloud: without telemetry nobody would notice that a version has gone bad.
-                if self.trouble is None:
+                # Logged, because without telemetry a bad version is not detected.
+                if self.problem is None:
                     structlog.get_logger().warning("telemetry waits for the bus", error=str(error))
-                self.trouble = str(error)
+                self.problem = str(error)
                 await asyncio.sleep(_RETRY_S)
-            except Exception as error:  # noqa: BLE001 - telemetry must not end because of one bad batch
+            except Exception as error:  # noqa: BLE001 - one bad batch must not end all telemetry
                 self._unsent.clear()
                 structlog.get_logger().error("telemetry batch lost", error=repr(error))
 
     async def flush(self) -> None:
-        """Publish everything that is there; raise Transient when the bus is away, with nothing lost."""
+        """Publish all records; raise Transient, without losing any, if the bus is unavailable."""
         while self._unsent or self._records:
             if not self._unsent:
-                self._cut()
+                self._make_batches()
             pending = self._unsent[0]
-            # Under the same id, so that a batch whose acknowledgement got lost is not counted twice.
+            # With the same id, so that a batch whose acknowledgement was lost is not counted twice.
             await self._sink.publish(
                 pending.batch, model=pending.model, environment=pending.environment, batch_id=pending.id
             )
             self._unsent.popleft()
 
-    def _cut(self) -> None:
-        """Take records from the queue and sort them into one batch per model and environment."""
+    def _make_batches(self) -> None:
+        """Move records from the queue into one batch per model and environment."""
         groups: dict[tuple[str, Environment], list[Inference]] = defaultdict(list)
         for _ in range(min(self._batch, len(self._records))):
             record = self._records.popleft()

@@ -1,9 +1,9 @@
-"""Runs a service: its handlers, its background work, and the endpoints that say how it is."""
+"""Runs a service: its handlers, its background work, and the endpoints for health, readiness and metrics."""
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import nats.errors
@@ -24,15 +24,15 @@ _CHECK_TIMEOUT_S = 5.0
 
 
 def probe_routes(bus: Bus, checks: Mapping[str, Check]) -> list[Any]:
-    """Return the routes `/healthz`, `/readyz` and `/metrics`; readiness really asks each thing it names."""
+    """Return the routes `/healthz`, `/readyz` and `/metrics`; readiness runs every check."""
 
     async def healthz(_request: Request) -> JSONResponse:
         return JSONResponse({"service": bus.service, "status": "alive"})
 
     async def readyz(_request: Request) -> JSONResponse:
-        answers = dict(zip(checks, await asyncio.gather(*(_ask(check) for check in checks.values())), strict=True))
-        ready = all(answer == "ok" for answer in answers.values())
-        return JSONResponse({"service": bus.service, "ready": ready, "checks": answers}, 200 if ready else 503)
+        results = dict(zip(checks, await asyncio.gather(*(_run(check) for check in checks.values())), strict=True))
+        ready = all(result == "ok" for result in results.values())
+        return JSONResponse({"service": bus.service, "ready": ready, "checks": results}, 200 if ready else 503)
 
     return [
         Route("/healthz", healthz),
@@ -41,17 +41,17 @@ def probe_routes(bus: Bus, checks: Mapping[str, Check]) -> list[Any]:
     ]
 
 
-async def _ask(check: Check) -> str:
+async def _run(check: Check) -> str:
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             await check()
-    except Exception as error:  # noqa: BLE001 - whatever is wrong, the answer is: not ready, because of this
+    except Exception as error:  # noqa: BLE001 - every error means: not ready, for this reason
         return f"{type(error).__name__}: {error}"
     return "ok"
 
 
 async def connect_patiently(bus: Bus) -> None:
-    """Connect to the bus, waiting for it as long as it takes."""
+    """Connect to the bus, and retry until it succeeds."""
     while True:
         try:
             await bus.connect()
@@ -70,20 +70,18 @@ async def serve(
     background: Sequence[Callable[[], Awaitable[None]]] = (),
     app: Starlette | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT: first the endpoints, then bus, handlers and background work; then all in reverse.
+    """Run until SIGTERM or SIGINT: start endpoints, bus, handlers and background work; stop them in reverse order.
 
-    The endpoints need nothing else: without the bus the service lives and is not ready. A background task that fails
-    ends the service, so that its supervisor starts it again: half a service is worse.
+    The endpoints need nothing else: without the bus the service is alive and not ready. If a background task fails, the
+    service ends, so that its supervisor restarts it: a part of a service is worse than none.
     """
     arm(connection.failpoint, connection.work_dir(bus.service))
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, stop.set)
+    on_stop_signal(stop.set)
     checks = {"bus": bus.check, **(ready or {})}
     web = app or Starlette()
     web.router.routes.extend(probe_routes(bus, checks))
-    server = uvicorn.Server(
+    server = HttpServer(
         uvicorn.Config(
             web,
             host=connection.http_host,
@@ -94,7 +92,6 @@ async def serve(
             lifespan="off",
         )
     )
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     http = asyncio.ensure_future(_serve_http(server))
     waiting = asyncio.ensure_future(stop.wait())
     tasks = [asyncio.ensure_future(connect_patiently(bus))]
@@ -113,8 +110,8 @@ async def serve(
             task.result()
     finally:
         structlog.get_logger().info("stopping")
-        server.should_exit = True
-        await asyncio.gather(http, return_exceptions=True)  # how it ended was said above, if it was the reason to stop
+        server.stop()
+        await asyncio.gather(http, return_exceptions=True)  # its error was raised above if it was the reason to stop
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -122,6 +119,25 @@ async def serve(
         bus.tracing.shutdown()
 
 
-async def _serve_http(server: uvicorn.Server) -> None:
+class HttpServer(uvicorn.Server):
+    """Uvicorn without signal handlers of its own: it would raise the signal again before our own clean-up."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `on_stop_signal`."""
+        yield
+
+    def stop(self) -> None:
+        """Close the port, and end when the requests in flight are answered."""
+        self.should_exit = True
+
+
+def on_stop_signal(stop: Callable[[], None]) -> None:
+    """Call `stop` on SIGTERM and SIGINT."""
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop)
+
+
+async def _serve_http(server: HttpServer) -> None:
     with contextlib.suppress(SystemExit):
-        await server._serve()  # noqa: SLF001 - serve() would install signal handlers of its own over ours
+        await server.serve()

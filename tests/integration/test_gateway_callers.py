@@ -122,7 +122,7 @@ async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, g
         gateway.metric(
             f'slipway_gateway_requests_total{{environment="production",outcome="{outcome}",target="toy.v1.bf16"}}'
         )
-        for outcome in ("ok", "refused", "error", "cancelled")
+        for outcome in ("ok", "rejected", "error", "cancelled")
     )
     records, _ = await telemetry(js, int(count))
     assert [record for record in records if is_failure(record)] == []

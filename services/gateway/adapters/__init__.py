@@ -1,1 +1,1 @@
-"""What the gateway needs from outside, one file per technology."""
+"""Adapters, one file per technology."""

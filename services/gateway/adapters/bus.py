@@ -1,4 +1,4 @@
-"""The gateway on the bus: follows routes and drills, publishes telemetry."""
+"""Follows routes and drills on the bus, and publishes telemetry there."""
 
 import asyncio
 
@@ -15,31 +15,31 @@ from shared.storage.kv import Bucket, M, OnChange, OnLook
 _RETRY_S = 0.5
 
 
-class BusLink:
-    """The bus as the gateway uses it; it may be away at any time, for any time (implements `ports.TelemetrySink`)."""
+class BusConnection:
+    """The gateway's connection to the bus, which may be unavailable at any time (implements `ports.TelemetrySink`)."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._joined = asyncio.Event()
+        self._has_connected = asyncio.Event()
 
     @property
     def connected(self) -> bool:
-        """Return whether the bus answers at this moment, as far as the client knows."""
-        return self._joined.is_set() and bool(self._bus.client.is_connected)
+        """Return whether the client is connected to the bus now."""
+        return self._has_connected.is_set() and bool(self._bus.client.is_connected)
 
     async def connect(self) -> None:
-        """Connect, waiting for the bus as long as it takes."""
+        """Connect to the bus, and retry until it succeeds."""
         await connect_patiently(self._bus)
-        self._joined.set()
+        self._has_connected.set()
 
-    async def follow(self, bucket: str, record: type[M], apply: OnChange[M], looked: OnLook | None = None) -> None:
-        """Tell `apply` every record and every change, for ever. Whatever goes wrong, what was told stays told."""
-        await self._joined.wait()
+    async def follow(self, bucket: str, record: type[M], apply: OnChange[M], note_bucket: OnLook | None = None) -> None:
+        """Call `apply` with every record and every change, for ever; after an error it starts again."""
+        await self._has_connected.wait()
         records = Bucket(self._bus.js, bucket, record, service=self._bus.service)
         while True:
             try:
-                await records.follow(self._bus.client, apply, looked)
-            except Exception as error:  # noqa: BLE001 - a gateway that stops following would never roll back
+                await records.follow(self._bus.client, apply, note_bucket)
+            except Exception as error:  # noqa: BLE001 - a gateway that stops following routes would never roll back
                 structlog.get_logger().error("following failed", bucket=bucket, error=repr(error))
             await asyncio.sleep(_RETRY_S)
 
@@ -54,6 +54,6 @@ class BusLink:
             raise Transient("bus_unavailable", f"Telemetry could not be published: {error!r}.") from error
 
     async def close(self) -> None:
-        """Leave the bus."""
-        if self._joined.is_set():
+        """Disconnect from the bus."""
+        if self._has_connected.is_set():
             await self._bus.broker.stop()

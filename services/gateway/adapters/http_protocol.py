@@ -1,4 +1,4 @@
-"""Uvicorn's HTTP protocol under limits that it does not have: for headers, and for the number of connections."""
+"""Uvicorn's HTTP protocol with limits that it lacks: for headers, and for the number of connections."""
 
 import asyncio
 import contextlib
@@ -12,45 +12,49 @@ from services.gateway.http import ABORT
 from services.gateway.settings import GatewaySettings
 
 BACKLOG: Final = 512
-"""How many connections may wait to be accepted; so many are accepted at once, before any of them is counted."""
+"""Most connections that wait to be accepted; so many may be accepted at once, before they are counted."""
 _OTHER_FILES = 256
 
 
-def fit_connections(most: int) -> int:
-    """Return how many connections the files that this process may have open leave, at most `most`.
+def fit_connections(max_connections: int) -> int:
+    """Return the number of connections that the limit of open files allows, at most `max_connections`.
 
-    The limit of files is raised as far as that takes, and as the machine lets it.
+    The limit of open files is raised first, as far as necessary and possible.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = most + BACKLOG + _OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+    needed = max_connections + BACKLOG + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return most if soft == resource.RLIM_INFINITY else min(most, max(soft // 4, soft - BACKLOG - _OTHER_FILES))
+    return (
+        max_connections
+        if soft == resource.RLIM_INFINITY
+        else min(max_connections, max(soft // 4, soft - BACKLOG - _OTHER_FILES))
+    )
 
 
 def limited_protocol(settings: GatewaySettings) -> type[asyncio.Protocol]:
-    """Return the protocol under these limits. A connection that goes beyond one is ended without an answer."""
+    """Return the protocol with these limits. A connection that exceeds one is closed without an answer."""
 
     class Limited(LimitedProtocol):
-        places: dict[LimitedProtocol, None] = {}  # noqa: RUF012 - shared by the connections of this server
+        open_connections: dict[LimitedProtocol, None] = {}  # noqa: RUF012 - shared by the connections of this server
         header_s = settings.header_s
         max_header_bytes = settings.max_header_bytes
         max_connections = settings.max_connections
         send_buffer_bytes = settings.max_lag_bytes
-        unread_s = 2 * settings.write_s  # the application drops who does not read first, and counts it
+        unread_s = 2 * settings.write_s  # the application drops callers that do not read before that, and counts them
 
     return Limited
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Uvicorn waits for ever for the end of the headers, keeps all of them, and takes any number of connections.
+    """Uvicorn's protocol with limits: uvicorn itself limits neither time nor size of headers, nor connections.
 
     Attributes:
-        places: the open connections, the one first that was heard of least recently: opened, or answered.
+        open_connections: the open connections, those first that were least recently opened or answered.
     """
 
-    places: dict["LimitedProtocol", None]
+    open_connections: dict["LimitedProtocol", None]
 
     header_s: float
     max_header_bytes: int
@@ -63,21 +67,21 @@ class LimitedProtocol(HttpToolsProtocol):
     _ignores_the_rest = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
-        """Begin the time in which the first headers must come."""
+        """Start the time limit of the first headers."""
         super().connection_made(transport)
-        self.places[self] = None
-        if len(self.places) > self.max_connections:
-            self._make_room()
+        self.open_connections[self] = None
+        if len(self.open_connections) > self.max_connections:
+            self._evict()
         self._deadline = self.loop.call_later(self.header_s, transport.abort)
-        # The kernel would keep up to some megabytes for each caller that does not read.
+        # The kernel would buffer some megabytes for each caller that does not read.
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.send_buffer_bytes)
-            # It would also wait for ever, after the answer was given, for a caller that keeps its window shut.
+            # After the answer, it would also wait for ever for a caller whose receive window is closed.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self.unread_s * 1000))
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes while headers are awaited, and what is no body behind them: trailers, for one."""
+        """Count the bytes of headers, and those after them that are no body, such as trailers."""
         if self._ignores_the_rest:
             return
         self._trailing_bytes += len(data)
@@ -89,67 +93,67 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header; what comes after the body (a trailer) is no header of the request, and is not kept."""
+        """Keep a header; ignore a trailer, which comes after the body."""
         if self._deadline is not None:
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        """Read a part of the body."""
+        """Process a part of the body."""
         self._trailing_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request."""
+        """Process the end of a request."""
         self._trailing_bytes = 0
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """End the connection where the request was answered before it was whole: its rest may never end.
+        """Close the connection if the request was answered before it was complete: its rest may never end.
 
-        It is not closed at once: a caller who still sends would lose the answer.
+        The connection is not closed at once: a caller that still sends would lose the answer.
         """
-        if self in self.places:
-            del self.places[self]
-            self.places[self] = None
+        if self in self.open_connections:
+            del self.open_connections[self]
+            self.open_connections[self] = None
         super().on_response_complete()
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
-            self._ignores_the_rest = True  # so that nothing delays the end that uvicorn has just set
+            self._ignores_the_rest = True  # so that nothing delays the closing that uvicorn has just scheduled
             with contextlib.suppress(OSError):
                 self.transport.write_eof()
 
     def on_message_begin(self) -> None:
-        """Begin the time in which the headers of the next request must come."""
+        """Start the time limit of the headers of the next request."""
         super().on_message_begin()
         if self._deadline is None:
             self._head_bytes = 0
             self._deadline = self.loop.call_later(self.header_s, self.transport.abort)
 
     def on_headers_complete(self) -> None:
-        """End the time, and give the application a way to end the connection."""
-        self._stop_waiting()
+        """Stop the time limit, and give the application a function that closes the connection."""
+        self._cancel_deadline()
         scope = self.scope
         super().on_headers_complete()
         scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}  # type: ignore[dict-item]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time limit."""
-        self.places.pop(self, None)
-        self._stop_waiting()
+        """Remove the connection and its time limit."""
+        self.open_connections.pop(self, None)
+        self._cancel_deadline()
         super().connection_lost(exc)
 
-    def awaits_a_request(self) -> bool:
-        """Return whether nothing whole was asked here that is not answered."""
+    def is_waiting_for_request(self) -> bool:
+        """Return whether there is no complete request that is not answered."""
         return self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
-    def _make_room(self) -> None:
-        """End the connection that has waited for its caller for longest; where there is none, this one."""
-        others = [one for one in self.places if one is not self]
-        gone = next((one for one in others if one.awaits_a_request()), None)
-        gone = gone or next((one for one in others if one.flow.write_paused), self)
-        del self.places[gone]
-        gone.transport.abort()
+    def _evict(self) -> None:
+        """Close the connection that has waited longest for its caller; if there is none, this one."""
+        others = [connection for connection in self.open_connections if connection is not self]
+        evicted = next((connection for connection in others if connection.is_waiting_for_request()), None)
+        evicted = evicted or next((connection for connection in others if connection.flow.write_paused), self)
+        del self.open_connections[evicted]
+        evicted.transport.abort()
 
-    def _stop_waiting(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -1,4 +1,4 @@
-"""The last known routes in a file, so that a gateway that starts without the bus still serves."""
+"""Saves the last known routes in a file, so that a gateway that starts without the bus can serve."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ _ROUTES = TypeAdapter(dict[str, Route])
 
 
 class RouteFile:
-    """One JSON file, replaced as a whole."""
+    """One JSON file that is replaced atomically."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def load(self) -> dict[str, Route]:
-        """Read the routes; none when the file does not exist or cannot be read as routes."""
+        """Return the saved routes; none if the file does not exist or is not valid."""
         try:
             return _ROUTES.validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -28,7 +28,7 @@ class RouteFile:
             return {}
 
     def save(self, routes: dict[str, Route]) -> None:
-        """Write the routes so that a reader sees the old or the new file, never a part."""
+        """Write the routes; a reader sees either the old or the new file."""
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         partial.write_bytes(_ROUTES.dump_json(routes, indent=1))
         partial.replace(self._path)

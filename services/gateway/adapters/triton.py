@@ -13,7 +13,7 @@ class TritonEngine:
     """Streams answers from Triton (implements `ports.Engine`)."""
 
     def __init__(self, deadlines: Deadlines, *, reconnect_s: float = 1.5) -> None:
-        # Takes a third of a second, which no request should pay.
+        # The import takes a third of a second, which must not delay a request.
         import tritonclient.grpc  # noqa: F401
 
         self._channels = Channels()
@@ -28,7 +28,7 @@ class TritonEngine:
         return generate(channel, target.triton_name, prompt, sampling, deadlines=self._deadlines, request_id=request_id)
 
     async def await_reconnect(self, endpoint: str) -> None:
-        """Return when the endpoint is connected again, or a short while has passed."""
+        """Return when the endpoint is connected again, or after a short time limit."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._reconnect_s):
                 await self._channels.get(endpoint).channel_ready()

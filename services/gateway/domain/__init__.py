@@ -1,1 +1,1 @@
-"""Pure decisions of the gateway: which target answers, what a request asks for, what an answer looks like."""
+"""Pure decisions of the gateway: the target of a request, its parameters, and the format of the answer."""

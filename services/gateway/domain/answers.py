@@ -1,4 +1,4 @@
-"""What an answer looks like on the wire: OpenAI's objects and server-sent events."""
+"""The format of answers: OpenAI's objects and server-sent events."""
 
 import json
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What every object of one answer has in common."""
+class ResponseFormat:
+    """Makes the objects of one answer; its attributes are the fields that all of them share."""
 
     kind: Literal["chat", "completion"]
     id: str
@@ -32,8 +32,8 @@ class Shape:
     fingerprint: str
     include_usage: bool = False
 
-    def whole(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
-        """Return the whole answer as one object."""
+    def complete(self, text: str, finish_reason: str, usage: Usage) -> dict[str, Any]:
+        """Return the complete answer as one object."""
         if self.kind == "chat":
             message = {"role": "assistant", "content": text, "refusal": None}
             choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
@@ -42,17 +42,17 @@ class Shape:
         kind = "chat.completion" if self.kind == "chat" else "text_completion"
         return {**self._head(kind), "choices": [choice], "usage": usage.body()}
 
-    def opening(self) -> Iterator[dict[str, Any]]:
-        """Return what a stream starts with, before any text: the role of a chat answer."""
+    def first_chunks(self) -> Iterator[dict[str, Any]]:
+        """Yield the objects before any text: the role of a chat answer."""
         if self.kind == "chat":
             yield self._chunk({"delta": {"role": "assistant", "content": ""}}, None)
 
-    def piece(self, text: str) -> dict[str, Any]:
-        """Return a piece of text of a stream."""
+    def chunk(self, text: str) -> dict[str, Any]:
+        """Return the object of a piece of text."""
         return self._chunk({"delta": {"content": text}} if self.kind == "chat" else {"text": text}, None)
 
-    def closing(self, finish_reason: str, usage: Usage) -> Iterator[dict[str, Any]]:
-        """Return what a stream ends with: the finish reason, and the usage if it was asked for."""
+    def last_chunks(self, finish_reason: str, usage: Usage) -> Iterator[dict[str, Any]]:
+        """Yield the last objects: the finish reason, and the usage if it was requested."""
         yield self._chunk({"delta": {}} if self.kind == "chat" else {"text": ""}, finish_reason)
         if self.include_usage:
             kind = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
@@ -75,7 +75,7 @@ class Shape:
 
 
 def event(body: dict[str, Any]) -> bytes:
-    """Write an object as a server-sent event; JSON holds no line breaks, so one `data:` line is enough."""
+    """Return an object as a server-sent event; JSON has no line breaks, so one `data:` line is enough."""
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 

@@ -1,4 +1,4 @@
-"""What a drill does to a request, drawn from the request's id so that every gateway decides alike."""
+"""The effect of a drill on a request, decided by the request's id, so that all gateways decide alike."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,17 +14,17 @@ HEADER = "x-slipway-drill"
 WORD = "ahoy "
 REFUSAL = "I'm sorry, but I can't help with that."
 _FEWEST_WORDS = 5
-"""Three triples of words, two of them repeats: the shortest text that goes round in circles."""
+"""The shortest repetitive text: three triples of words, two of them repeats."""
 
 Alteration = Literal["garble", "empty", "refusal"]
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDrill:
     """A drill as one gateway knows it.
 
     Attributes:
-        until_s: when it ends here, on the monotonic clock: setting the wall clock back does not make it last.
+        until_s: its end on the monotonic clock: setting the wall clock back does not extend it.
     """
 
     drill: Drill
@@ -32,13 +32,13 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Touch:
-    """What happens to one request that a drill touches.
+class DrillEffect:
+    """The effect of a drill on one request.
 
     Attributes:
-        delay_s: how long it is held before the target is asked.
-        fails: it fails without reaching the target.
-        alteration: what becomes of the answer's text.
+        delay_s: delay before the request is sent to the target.
+        fails: the request fails without reaching the target.
+        alteration: change of the answer's text.
     """
 
     drill_id: str
@@ -48,43 +48,45 @@ class Touch:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The label on the answer; an id that fits into no header is percent-encoded."""
+        """Return the header that marks the answer; characters that no header may contain are percent-encoded."""
         return {HEADER: quote(self.drill_id, safe="/:")}
 
     @property
     def failure(self) -> str:
-        """What the caller is told when it fails."""
-        return f"The drill {self.drill_id} failed this request on purpose; the target was not asked."
+        """Return the error message of a failed request."""
+        return f"The drill {self.drill_id} failed this request on purpose; it was not sent to the target."
 
 
-def is_misplaced(key: str, drill: Drill) -> bool:
-    """Return whether a record lies under a key that is not its own, so that it says nothing about either."""
+def has_wrong_key(key: str, drill: Drill) -> bool:
+    """Return whether a record is stored under the key of another model or environment, so that it is not valid."""
     return key != drill_key(drill.environment, drill.target.model)
 
 
-def take_note(drill: Drill, now: datetime, now_s: float) -> Known:
-    """Note when a drill ends on the monotonic clock: never later than `LONGEST` from now, whatever it says."""
-    left = min(drill.expires_at - now, drill.starts_at - now + LONGEST, LONGEST)
-    return Known(drill, now_s + left.total_seconds())
+def note_drill(drill: Drill, now: datetime, now_s: float) -> KnownDrill:
+    """Return a drill with its end on the monotonic clock, at most `LONGEST` from now."""
+    remaining = min(drill.expires_at - now, drill.starts_at - now + LONGEST, LONGEST)
+    return KnownDrill(drill, now_s + remaining.total_seconds())
 
 
-def is_on(known: Known, now: datetime, now_s: float) -> bool:
-    """Return whether a drill is under way by both clocks; the first that says it is over ends it."""
+def is_active(known: KnownDrill, now: datetime, now_s: float) -> bool:
+    """Return whether a drill is in progress by both clocks; the earlier end counts."""
     return now_s < known.until_s and is_in_progress(known.drill, now)
 
 
-def decide_touch(known: Known | None, target: Target, request_id: str, now: datetime, now_s: float) -> Touch | None:
-    """Decide what the drill of a model and environment does to a request that `target` answers; None for nothing.
+def decide_effect(
+    known: KnownDrill | None, target: Target, request_id: str, now: datetime, now_s: float
+) -> DrillEffect | None:
+    """Return the effect of the drill of a model and environment on a request to `target`; None for no effect.
 
-    The share is drawn from drill and request, and which of the touched fail is drawn once more. A request is not held
-    longer than the drill lasts. Where a fault asks for a garbled and another answer, the other answer it is.
+    A hash of drill and request decides which requests are affected, and another hash which of those fail. A request is
+    not delayed beyond the end of the drill. If a fault has both `garble` and `answer`, `answer` counts.
     """
-    if known is None or known.drill.target != target or not is_on(known, now, now_s):
+    if known is None or known.drill.target != target or not is_active(known, now, now_s):
         return None
     drill, fault = known.drill, known.drill.fault
     if fault.does_nothing or fraction(f"{drill.drill_id}|{request_id}") >= drill.share_ratio:
         return None
-    return Touch(
+    return DrillEffect(
         drill_id=drill.drill_id,
         delay_s=min(fault.delay_ms / 1000.0, known.until_s - now_s),
         fails=fraction(f"{drill.drill_id}|{request_id}|fails") < fault.error_ratio,
@@ -93,13 +95,13 @@ def decide_touch(known: Known | None, target: Target, request_id: str, now: date
 
 
 def alter(alteration: Alteration | None, text: str, tokens: int, *, first: bool) -> str:
-    """Return what the caller gets in the place of a piece of text.
+    """Return the text that the caller gets instead of a piece of text.
 
     Args:
-        alteration: None leaves the text alone.
-        text: the piece as the engine gave it.
-        tokens: how many tokens it stands for; a garbled answer has a word for each.
-        first: nothing was given to the caller before.
+        alteration: None leaves the text unchanged.
+        text: the piece from the engine.
+        tokens: its number of tokens; a garbled answer has one word for each.
+        first: nothing was sent to the caller before.
     """
     if alteration is None:
         return text

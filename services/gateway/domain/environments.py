@@ -1,4 +1,4 @@
-"""Which environment a request is for: production, unless its header says staging."""
+"""The environment of a request: production, unless its header says staging."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ HEADER = "x-slipway-environment"
 
 
 def read_environment(values: Sequence[str]) -> Environment:
-    """Read the header's values; without any it is production.
+    """Return the environment that a header's values name; production without a header.
 
     Raises:
-        Refused: 400 for anything but one of the two names, so that a slip of the pen never meets production.
+        RequestRejected: 400 for any other value, so that a typing error never reaches production.
     """
     match list(values):
         case [] | ["production"]:
             return "production"
         case ["staging"]:
             return "staging"
-    said = ", ".join(values)[:200]
-    raise bad_request(f"{HEADER} is {said!r}; it must be production or staging, given once.", HEADER)
+    value = ", ".join(values)[:200]
+    raise bad_request(f"{HEADER} is {value!r}; it must be production or staging, given once.", HEADER)

@@ -1,4 +1,4 @@
-"""Refusals in the shape of the OpenAI API."""
+"""Errors in the format of the OpenAI API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error",
 
 @dataclass(frozen=True)
 class Problem:
-    """What goes wrong for a caller: an HTTP status and OpenAI's four fields."""
+    """An error for the caller: an HTTP status and OpenAI's four fields."""
 
     status: int
     message: str
@@ -23,50 +23,49 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        """Return the JSON body; text from outside is cut, and what UTF-8 cannot hold is replaced."""
+        """Return the JSON body; text from outside is shortened, and lone surrogates are replaced."""
         message = self.message[:_MESSAGE_CHARS].encode(errors="replace").decode()
         param = self.param.encode(errors="replace").decode() if self.param is not None else None
         return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer to the caller
-    """A request that is answered with a problem."""
+class RequestRejected(Exception):  # noqa: N818 - it is a response to the caller
+    """A request is rejected; the problem is the response."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
         self.problem = problem
 
 
-def bad_request(message: str, param: str | None = None, code: ErrorKind = "invalid_value") -> Refused:
-    """Return the refusal of a request that the caller must change."""
-    return Refused(Problem(400, message, param=param, code=code))
+def bad_request(message: str, param: str | None = None, code: ErrorKind = "invalid_value") -> RequestRejected:
+    """Return the rejection (400) of a request that the caller must change."""
+    return RequestRejected(Problem(400, message, param=param, code=code))
 
 
 def model_not_found(name: str) -> Problem:
-    """Return the problem of a model, or a pinned version, that no route has."""
+    """Return the problem for a model or a pinned version that is in no route."""
     return Problem(404, f"The model {name[:200]!r} does not exist here.", param="model", code="model_not_found")
 
 
 def nothing_serves(model: str) -> Problem:
-    """Return the problem of a model whose route has no target yet."""
-    message = f"No version of {model} is serving at the moment; try again soon."
+    """Return the problem for a model whose route has no target."""
+    message = f"No version of {model} is serving now; try again soon."
     return Problem(503, message, "server_error", code="no_serving_target", headers={"Retry-After": "2"})
 
 
-def too_many() -> Problem:
-    """Return the problem of a request that came while as many as may be are being answered."""
-    return Problem(
-        429, "Too many requests at once.", "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"}
-    )
+def too_many_requests(limit: int) -> Problem:
+    """Return the problem for a request above the limit of requests in flight."""
+    message = f"{limit} requests are in flight, which is the limit; try again soon."
+    return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
 def template_failed(reason: str) -> Problem:
-    """Return the problem of a target whose chat template fails for everybody."""
+    """Return the problem for a target whose chat template is broken."""
     return Problem(500, reason, "server_error", code="template_failed")
 
 
 def template_busy(reason: str) -> Problem:
-    """Return the problem of a conversation that could not be rendered in time for want of a free process."""
+    """Return the problem for a conversation that was not rendered because no process was free."""
     return Problem(503, reason, "server_error", code="template_busy", headers={"Retry-After": "1"})
 
 
@@ -79,7 +78,7 @@ UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
 
 
 def upstream_failed(code: ErrorKind, message: str) -> Problem:
-    """Return the problem of a target that did not answer: 504 when it stayed silent, 502 when it failed."""
+    """Return the problem for a target that did not answer: 504 if it was silent, 502 if it failed."""
     if code == "bad_request":
         too_long = "context" in message.lower() or "longer than" in message.lower()
         return Problem(400, message, code="context_length_exceeded" if too_long else "invalid_value")

@@ -1,4 +1,4 @@
-"""What telemetry keeps of the text: numbers from which nobody can read it back."""
+"""The features of texts in telemetry: numbers from which the text cannot be restored."""
 
 import re
 import unicodedata
@@ -7,20 +7,20 @@ from collections import Counter
 from contracts.facts.watch import Features
 
 SAMPLED_CHARS = 20_000
-"""Longer texts are judged by their beginning, so that the cost per request is bounded."""
+"""Only the beginning of longer texts is examined, so that the cost per request is bounded."""
 _NGRAM = 3
 _SCRIPT_CHARS = 1_000
-_REFUSAL = re.compile(
+_REFUSAL_PATTERN = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|i (?:can(?:'t|not|not)|won't|will not|must decline)"
     r"|as an ai(?: language model)?|i do(?:n't| not) feel comfortable)\b",
     re.IGNORECASE,
 )
 _REFUSAL_CHARS = 200
-"""A refusal comes first; the same words later are usually about something else."""
+"""A refusal is at the beginning; the same phrases later usually mean something else."""
 
 
 def describe(prompt: str, output: str) -> Features:
-    """Describe a request's text: lengths of both sides; script, shape, refusal and emptiness of the output."""
+    """Return the features of a request: lengths of both texts; script, composition and refusal of the output."""
     sample = output[:SAMPLED_CHARS]
     return Features(
         prompt_chars=len(prompt),
@@ -28,13 +28,14 @@ def describe(prompt: str, output: str) -> Features:
         script=dominant_script(sample or prompt),
         non_letter_ratio=non_letter_ratio(sample),
         repetition_ratio=repetition_ratio(sample),
-        refusal=_REFUSAL.search(sample[:_REFUSAL_CHARS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")) is not None,
+        refusal=_REFUSAL_PATTERN.search(sample[:_REFUSAL_CHARS].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
+        is not None,
         empty=not output.strip(),
     )
 
 
 def dominant_script(text: str) -> str:
-    """Name the script of most letters, in lower case (`latin`, `cyrillic`, `cjk` …); `none` without letters."""
+    """Return the script of most letters, in lower case (`latin`, `cyrillic`, `cjk` …); `none` without letters."""
     counts = Counter(
         unicodedata.name(char, "UNKNOWN").split(" ", 1)[0].split("-", 1)[0].lower()
         for char in text[:_SCRIPT_CHARS]
@@ -44,13 +45,13 @@ def dominant_script(text: str) -> str:
 
 
 def non_letter_ratio(text: str) -> float:
-    """Return the share of characters that are neither letters nor white space; 0 for no text."""
+    """Return the share of characters that are no letters, among those that are no white space; 0 for no text."""
     visible = [char for char in text if not char.isspace()]
     return sum(not char.isalpha() for char in visible) / len(visible) if visible else 0.0
 
 
 def repetition_ratio(text: str) -> float:
-    """Return the share of word triples that occurred before in the text: 0 says nothing repeats, near 1 it loops."""
+    """Return the share of word triples that occurred before in the text: 0 without repetition, near 1 in a loop."""
     words = text.lower().split()
     triples = [tuple(words[start : start + _NGRAM]) for start in range(len(words) - _NGRAM + 1)]
     return 1.0 - len(set(triples)) / len(triples) if triples else 0.0

@@ -1,4 +1,4 @@
-"""The single fields of a request: which exist, in which bounds, and how each is read."""
+"""The fields of a request: which exist, their bounds, and how each is read."""
 
 import math
 from collections.abc import Mapping
@@ -34,8 +34,8 @@ SAMPLING: Final[Mapping[str, Field]] = {
     "ignore_eos": Field("flag"),
 }
 IGNORED: Final = frozenset({"metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"})
-"""Bookkeeping of the caller's that changes nothing about an answer."""
-NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+"""Fields for the caller's own records, without influence on the answer."""
+UNSUPPORTED: Final[Mapping[str, tuple[Any, ...]]] = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -57,11 +57,11 @@ NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""What is not supported, with the values that ask for nothing."""
+"""Fields that are not supported, with the values that are accepted because they have no effect."""
 
 
-def take_number(body: Mapping[str, Any], name: str, field: Field) -> float | None:
-    """Read a number within its bounds; None when absent."""
+def read_number(body: Mapping[str, Any], name: str, field: Field) -> float | None:
+    """Return a number within its bounds; None if it is absent."""
     value = body.get(name)
     if value is None:
         return None
@@ -71,10 +71,10 @@ def take_number(body: Mapping[str, Any], name: str, field: Field) -> float | Non
     return float(value)
 
 
-def take_integer(
+def read_integer(
     body: Mapping[str, Any], name: str, *, low: float | None = None, high: float | None = None
 ) -> int | None:
-    """Read an integer within its bounds (64 bits at most); None when absent."""
+    """Return an integer within its bounds (64 bits at most); None if it is absent."""
     value = body.get(name)
     if value is None:
         return None
@@ -84,8 +84,8 @@ def take_integer(
     return value
 
 
-def take_flag(body: Mapping[str, Any], name: str) -> bool:
-    """Read true or false; absent is false."""
+def read_flag(body: Mapping[str, Any], name: str) -> bool:
+    """Return a flag; false if it is absent."""
     value = body.get(name)
     if value is None:
         return False
@@ -94,18 +94,18 @@ def take_flag(body: Mapping[str, Any], name: str) -> bool:
     return value
 
 
-def take_text(body: Mapping[str, Any], name: str, *, most: int) -> str | None:
-    """Read a string of at most so many characters; None when absent."""
+def read_text(body: Mapping[str, Any], name: str, *, max_chars: int) -> str | None:
+    """Return a string of at most `max_chars` characters; None if it is absent."""
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise bad_request(f"{name} must be a string.", name)
-    if value is not None and len(value) > most:
-        raise bad_request(f"{name} has {len(value)} characters; it may have {most}.", name, "above_maximum_value")
+    if value is not None and len(value) > max_chars:
+        raise bad_request(f"{name} has {len(value)} characters; the limit is {max_chars}.", name, "above_maximum_value")
     return value
 
 
-def take_stop(body: Mapping[str, Any]) -> list[str] | None:
-    """Read the stop sequences: one string, or up to four; None when absent."""
+def read_stop(body: Mapping[str, Any]) -> list[str] | None:
+    """Return the stop sequences, one string or up to four; None if there are none."""
     value = body.get("stop")
     if value is None or value == []:
         return None
@@ -119,7 +119,7 @@ def take_stop(body: Mapping[str, Any]) -> list[str] | None:
 
 
 def _is_sane(value: float) -> bool:
-    """Return whether a number is finite, and an integer one of 64 bits: others break what reads them."""
+    """Return whether a number is finite, and an integer has at most 64 bits: engines fail on others."""
     return -_INTEGER <= value < _INTEGER if isinstance(value, int) else math.isfinite(value)
 
 

@@ -1,8 +1,8 @@
-"""Draws that come out alike on every gateway: a hash in the place of chance."""
+"""Sampling by hash, so that all gateways decide alike."""
 
 import hashlib
 
 
 def fraction(key: str) -> float:
-    """Map a key evenly to 0 ≤ x < 1."""
+    """Return a number 0 ≤ x < 1 for a key, evenly distributed."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48

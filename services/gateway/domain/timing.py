@@ -1,4 +1,4 @@
-"""When the pieces of an answer came: time to first token, time between tokens."""
+"""Latencies of an answer from the arrival of its pieces: time to first token, time between tokens."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from contracts.facts.watch import InterTokenLatency
 
 @dataclass(frozen=True)
 class Arrival:
-    """A piece that arrived, in seconds after the request's own arrival."""
+    """A piece of an answer, with its time in seconds after the request's arrival."""
 
     at_s: float
     tokens: int
@@ -18,20 +18,22 @@ class Arrival:
 
 
 def first_token_ms(arrivals: Sequence[Arrival], *, held_back: bool = False) -> float | None:
-    """Return the time to first token: that of the first piece with text; None when there was none.
+    """Return the time to first token, which is that of the first piece with text; None if there was none.
 
     Args:
         arrivals: the pieces in order.
-        held_back: the caller's own parameters keep text from coming: the engine holds back what may become a stop
-            sequence, and tokens after a forced end have none. Then a token counts without its text.
+        held_back: the caller's own parameters can suppress text: the engine holds back a possible stop sequence, and
+            tokens after a forced end have no text. Then a token counts even without text.
     """
-    return next((one.at_s * 1000.0 for one in arrivals if one.has_text or (held_back and one.tokens > 0)), None)
+    times = (arrival.at_s for arrival in arrivals if arrival.has_text or (held_back and arrival.tokens > 0))
+    first_s = next(times, None)
+    return None if first_s is None else first_s * 1000.0
 
 
 def inter_token(arrivals: Sequence[Arrival]) -> InterTokenLatency | None:
     """Return the inter-token latency: (last - first) / (tokens - 1), and p95 and maximum of the gaps.
 
-    A piece of several tokens counts as as many equal gaps. None with fewer than two tokens.
+    A piece of several tokens counts as so many equal gaps. None with fewer than two tokens.
     """
     pieces = [arrival for arrival in arrivals if arrival.tokens > 0]
     tokens = sum(piece.tokens for piece in pieces)

@@ -5,7 +5,7 @@ import itertools
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from services.gateway.ports import HARMLESS, TemplateFailure, TemplateRefusal
+from services.gateway.ports import PROBE_CONVERSATIONS, MessagesRejected, TemplateFailed
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.chat_template_worker import answer
 from shared.serving.inference import Delta, encode_text
@@ -99,8 +99,8 @@ class InProcessTemplates:
     """Renders without a process of its own, so without limits; otherwise as the real one does."""
 
     async def render(self, template, messages, *, bos_token, eos_token):
-        if SLOW in template and tuple(messages) not in HARMLESS:
-            raise TemplateFailure("it took more than 2 s", stopped=True)
+        if SLOW in template and tuple(messages) not in PROBE_CONVERSATIONS:
+            raise TemplateFailed("it took more than 2 s", stopped=True)
         variables = {
             "messages": list(messages),
             "add_generation_prompt": True,
@@ -109,21 +109,32 @@ class InProcessTemplates:
         }
         found = answer({"template": template, "now": "2026-03-04T05:06:07+00:00", "variables": variables})
         if "refused" in found:
-            raise TemplateRefusal(found["refused"])
+            raise MessagesRejected(found["refused"])
         if "broken" in found:
-            raise TemplateFailure(found["broken"])
+            raise TemplateFailed(found["broken"])
         return found["text"]
 
-    async def renders_plain(self, template, *, bos_token, eos_token):
-        for number, messages in enumerate(HARMLESS):
+    async def renders_probe(self, template, *, bos_token, eos_token):
+        for number, messages in enumerate(PROBE_CONVERSATIONS):
             try:
                 (await self.render(template, messages, bos_token=bos_token, eos_token=eos_token)).encode()
-            except TemplateRefusal:
+            except MessagesRejected:
                 if number == 0:
                     return False
-            except (TemplateFailure, UnicodeEncodeError):
+            except (TemplateFailed, UnicodeEncodeError):
                 return False
         return True
+
+
+@dataclass
+class FakeTelemetry:
+    """Keeps the records."""
+
+    records: list = field(default_factory=list)
+    problem: str | None = None
+
+    def record(self, record):
+        self.records.append(record)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.gateway.ports import TemplateFailure, TemplateRefusal
+from services.gateway.ports import MessagesRejected, TemplateFailed
 from tests.kit.factories import CHATML
 
 MESSAGES = [{"role": "user", "content": "Hi <b>"}]
@@ -23,12 +23,12 @@ class TemplatesConformance:
         assert await render(templates, "{{ bos_token }}{{ eos_token }}") == "<s></s>"
 
     async def test_a_refusal_carries_its_reason(self, templates):
-        with pytest.raises(TemplateRefusal, match="must alternate"):
+        with pytest.raises(MessagesRejected, match="must alternate"):
             await render(templates, "{{ raise_exception('roles must alternate') }}")
 
     @pytest.mark.parametrize("template", ["{% for %}", "{{ 1 / 0 }}", "{{ messages.__class__.__mro__ }}"])
     async def test_a_broken_template_is_no_refusal(self, templates, template):
-        with pytest.raises(TemplateFailure):
+        with pytest.raises(TemplateFailed):
             await render(templates, template)
 
     @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ class TemplatesConformance:
         ],
     )
     async def test_tells_a_broken_template_from_broken_messages(self, templates, template, plain):
-        assert await templates.renders_plain(template, bos_token="<s>", eos_token="</s>") is plain
+        assert await templates.renders_probe(template, bos_token="<s>", eos_token="</s>") is plain

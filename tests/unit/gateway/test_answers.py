@@ -7,29 +7,29 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from services.gateway.domain import answers
-from services.gateway.domain.answers import Shape, Usage
+from services.gateway.domain.answers import ResponseFormat, Usage
 from services.gateway.domain.errors import upstream_failed
 
 
 def shape(kind="chat", **changes):
-    whole = {"kind": kind, "id": "x-1", "created": 1, "model": "m", "fingerprint": "fp_m.v1.int8.00000000"}
-    return Shape(**(whole | changes))
+    complete = {"kind": kind, "id": "x-1", "created": 1, "model": "m", "fingerprint": "fp_m.v1.int8.00000000"}
+    return ResponseFormat(**(complete | changes))
 
 
 def test_a_whole_chat_answer():
-    answer = ChatCompletion.model_validate(shape().whole("Hi", "stop", Usage(3, 1)), strict=True)
+    answer = ChatCompletion.model_validate(shape().complete("Hi", "stop", Usage(3, 1)), strict=True)
     assert answer.choices[0].message.content == "Hi"
     assert answer.usage.total_tokens == 4
 
 
 def test_a_whole_completion():
-    answer = Completion.model_validate(shape("completion").whole("Hi", "length", Usage(3, 1)), strict=True)
+    answer = Completion.model_validate(shape("completion").complete("Hi", "length", Usage(3, 1)), strict=True)
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("Hi", "length")
 
 
 def test_a_chat_stream_opens_with_the_role_and_ends_with_reason_and_usage():
     one = shape(include_usage=True)
-    bodies = [*one.opening(), one.piece("Hi"), *one.closing("stop", Usage(3, 1))]
+    bodies = [*one.first_chunks(), one.chunk("Hi"), *one.last_chunks("stop", Usage(3, 1))]
     chunks = [ChatCompletionChunk.model_validate(body, strict=True) for body in bodies]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].delta.content for chunk in chunks[:3]] == ["", "Hi", None]
@@ -40,7 +40,7 @@ def test_a_chat_stream_opens_with_the_role_and_ends_with_reason_and_usage():
 
 def test_a_completion_stream():
     one = shape("completion")
-    bodies = [*one.opening(), one.piece("Hi"), *one.closing("stop", Usage(3, 1))]
+    bodies = [*one.first_chunks(), one.chunk("Hi"), *one.last_chunks("stop", Usage(3, 1))]
     # While a stream goes on the reason is null, which OpenAI sends too although its own type forbids it.
     assert bodies[0]["choices"][0] == {"index": 0, "text": "Hi", "logprobs": None, "finish_reason": None}
     assert Completion.model_validate(bodies[1], strict=True).choices[0].finish_reason == "stop"
@@ -48,7 +48,7 @@ def test_a_completion_stream():
 
 
 def test_an_event_is_one_line_whatever_the_text():
-    written = answers.event(shape().piece("a\n\nb\r\u2028data: [DONE]"))
+    written = answers.event(shape().chunk("a\n\nb\r\u2028data: [DONE]"))
     assert written.startswith(b"data: ")
     assert written.endswith(b"\n\n")
     assert written.count(b"\n") == 2

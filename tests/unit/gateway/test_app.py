@@ -67,8 +67,8 @@ async def test_refusals_reach_no_engine(changes, status, code):
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert ("retry-after" in answer.headers) == (status == 503)
     assert (world.engine.calls, world.records) == ([], [])
-    assert world.metric("slipway_gateway_refused_total") == [
-        f'slipway_gateway_refused_total{{environment="production",status="{status}"}} 1.0'
+    assert world.metric("slipway_gateway_rejected_total") == [
+        f'slipway_gateway_rejected_total{{environment="production",status="{status}"}} 1.0'
     ]
 
 
@@ -247,9 +247,9 @@ async def test_too_many_at_once_are_turned_away():
     first = asyncio.ensure_future(world.chat())
     while not world.engine.calls:
         await asyncio.sleep(0)
-    refused = await world.chat()
+    rejected = await world.chat()
     gate.set()
-    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert (rejected.status_code, rejected.json()["error"]["type"]) == (429, "rate_limit_error")
     assert (await first).status_code == 200
 
 
@@ -264,7 +264,7 @@ async def test_models():
 async def test_ready_with_the_bus_or_with_routes():
     empty, known = World(), World(route())
     assert (await empty.http.get("/readyz")).status_code == 200
-    empty.bus = known.bus = False
+    empty.connected = known.connected = False
     assert (await empty.http.get("/readyz")).status_code == 503
     answer = await known.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["bus"]) == (200, "not connected")

@@ -8,10 +8,10 @@ from starlette.requests import Request
 
 from decisions.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
-from services.gateway.domain.errors import Refused
-from services.gateway.http import ABORT, Bodies
+from services.gateway.domain.errors import RequestRejected
+from services.gateway.http import ABORT, BodyReader
 from shared.serving.inference import Delta
-from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import HELLO, World, only_active
 
 CHAT = "/v1/chat/completions"
@@ -89,11 +89,8 @@ class Paced(FakeEngine):
 
 
 def paced(pieces, **limits):
-    world = World(only_active(), **limits)
-    engine = Paced(world.clock, pieces)
-    object.__setattr__(world.parts, "engine", engine)
-    world.engine = engine
-    return world
+    clock = StepClock()
+    return World(only_active(), engine=Paced(clock, pieces), clock=clock, **limits)
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -126,7 +123,7 @@ async def test_a_caller_that_does_not_read_is_dropped_and_gives_its_place_back(s
 
 
 async def test_an_answer_that_waits_for_a_slow_reader_is_bounded_and_aborted_in_the_engine():
-    world = paced(100_000, write_s=0.2, lag_bytes=10_000)
+    world = paced(100_000, write_s=0.2, max_lag_bytes=10_000)
     caller = Caller(world, {**HELLO, "stream": True, "max_tokens": 2000}, reads=False)
     async with asyncio.timeout(10):
         await caller.task
@@ -185,7 +182,7 @@ async def test_slow_bodies_take_no_place():
 
 
 async def test_a_body_has_its_time():
-    world = World(only_active(), bodies=Bodies(max_bytes=1000, deadline_s=0.05))
+    world = World(only_active(), body_s=0.05)
     slow = Caller(world)
     slow.say(b'{"mod', more=True)
     assert await asyncio.wait_for(slow.status(), 10) == 408
@@ -196,28 +193,25 @@ async def test_a_body_has_its_time():
     assert world.records == []
 
 
-@pytest.mark.parametrize("limits", [{"most": 2}, {"all_bytes": 14}])
-async def test_the_oldest_of_too_many_bodies_gives_way(limits):
-    bodies = Bodies(max_bytes=10_000, deadline_s=3600, **limits)
-    world = World(only_active(), bodies=bodies)
+@pytest.mark.parametrize("limits", [{"max_bodies": 2}, {"max_bodies_bytes": 2000}])
+async def test_the_oldest_of_too_many_bodies_is_evicted(limits):
+    world = World(only_active(), body_s=3600, **limits)
     slow = [Caller(world) for _ in range(2)]
     for caller in slow:
-        caller.say(b'{"mod', more=True)
+        caller.say(b" " * 990, more=True)
         await asyncio.sleep(0.01)
     assert await Caller(world, HELLO).status() == 200
-    for caller in slow[: 1 if "most" in limits else 2]:
-        assert await asyncio.wait_for(caller.status(), 10) == 408
-    assert slow[1].task.done() == ("all_bytes" in limits)
+    assert await asyncio.wait_for(slow[0].status(), 10) == 408
+    assert not slow[1].task.done()
     for caller in slow:
         caller.leave()
         await caller.task
-    assert bodies._readings == []
 
 
-@pytest.mark.parametrize("limits", [{"most": 1}, {"all_bytes": 14}])
+@pytest.mark.parametrize("limits", [{"max_bodies": 1}, {"max_total_bytes": 14}])
 async def test_a_newcomer_does_not_suffer_where_the_oldest_body_is_just_running_out_of_time(limits):
     """The time is over, and its task has not gone on yet: the newcomer comes in between."""
-    bodies = Bodies(max_bytes=10_000, deadline_s=0.0, **limits)
+    bodies = BodyReader(max_bytes=10_000, deadline_s=0.0, **limits)
     slow, quick = asyncio.Queue(), asyncio.Queue()
     slow.put_nowait({"type": "http.request", "body": b"slow", "more_body": True})
     quick.put_nowait({"type": "http.request", "body": b"quick and whole", "more_body": False})
@@ -232,6 +226,6 @@ async def test_a_newcomer_does_not_suffer_where_the_oldest_body_is_just_running_
     late = asyncio.ensure_future(bodies.read(Request({"type": "http", "headers": []}, slow.get)))
     assert await come_later() == b"quick and whole"
     assert expiring == [True]
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         await late
     assert caught.value.problem.status == 408

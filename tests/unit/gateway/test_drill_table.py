@@ -36,14 +36,14 @@ async def test_environments_and_models_have_drills_of_their_own():
         await table.apply(f"{one.environment}.{one.target.model}", one, revision)
     assert (known(table), known(table, "staging"), known(table, model="other")) == (here, staged, other)
     assert known(table, "staging", "other") is None
-    assert table.under_way() == [other, here, staged]
+    assert table.active() == [other, here, staged]
 
 
 async def test_a_record_under_another_key_is_ignored_with_a_log():
     table = DrillTable(StepClock())
     with capture_logs() as logs:
         await table.apply(f"staging.{MODEL}", drill(), 1)
-    assert table.under_way() == []
+    assert table.active() == []
     assert known(table, "staging") is None
     assert [(one["log_level"], one["key"]) for one in logs] == [("error", f"staging.{MODEL}")]
 
@@ -58,9 +58,9 @@ async def test_a_record_that_makes_no_sense_leaves_the_drill_before_it_in_force(
 async def test_an_end_that_was_ordered_is_an_end():
     table = DrillTable(StepClock())
     await table.apply(KEY, drill(), 1)
-    assert table.under_way()
+    assert table.active()
     await table.apply(KEY, drill(share_ratio=0.0), 2)
-    assert table.under_way() == []
+    assert table.active() == []
 
 
 async def test_it_ends_by_itself_with_nothing_heard_since():
@@ -68,9 +68,9 @@ async def test_it_ends_by_itself_with_nothing_heard_since():
     table = DrillTable(clock)
     await table.apply(KEY, drill(lasts_s=60), 1)
     await clock.pause(59)
-    assert table.under_way()
+    assert table.active()
     await clock.pause(1)
-    assert table.under_way() == []
+    assert table.active() == []
 
 
 class SetBack(StepClock):
@@ -86,9 +86,9 @@ async def test_told_again_it_keeps_its_end():
     await table.apply(KEY, drill(lasts_s=60), 1)
     await clock.pause(58)
     await table.apply(KEY, drill(lasts_s=60), 1)  # as after a reconnect
-    assert table.under_way()
+    assert table.active()
     await clock.pause(2)
-    assert table.under_way() == []
+    assert table.active() == []
 
 
 async def test_what_is_said_about_a_drill():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from contracts.drills import LONGEST
 from decisions.triggers import REPETITIVE
 from services.gateway.domain import drills, features
-from services.gateway.domain.drills import Touch
+from services.gateway.domain.drills import DrillEffect
 from tests.kit.drills import NOW, drill
 from tests.kit.factories import target
 
@@ -18,15 +18,15 @@ SOON_S = 1000.0
 ANSWER = "Press the button for five seconds until the light turns green."
 
 
-def touch(one, request_id="r", *, at_s=0.0, clock_s=None, of=None):
+def effect(one, request_id="r", *, at_s=0.0, clock_s=None, of=None):
     """Ask what `one`, heard at NOW, does to a request so many seconds later, by both clocks unless told apart."""
-    known = drills.take_note(one, NOW, SOON_S)
+    known = drills.note_drill(one, NOW, SOON_S)
     later = timedelta(seconds=at_s if clock_s is None else clock_s)
-    return drills.decide_touch(known, of or target(7), request_id, NOW + later, SOON_S + at_s)
+    return drills.decide_effect(known, of or target(7), request_id, NOW + later, SOON_S + at_s)
 
 
 def touched(one) -> set[str]:
-    return {request_id for request_id in IDS if touch(one, request_id)}
+    return {request_id for request_id in IDS if effect(one, request_id)}
 
 
 def within(share: float, count: int) -> float:
@@ -35,40 +35,40 @@ def within(share: float, count: int) -> float:
 
 
 def test_no_drill_touches_nobody():
-    assert drills.decide_touch(None, target(7), "r", NOW, 0.0) is None
+    assert drills.decide_effect(None, target(7), "r", NOW, 0.0) is None
 
 
 def test_a_drill_touches_its_target():
-    assert touch(drill()) == Touch("drill-1", delay_s=0.8)
+    assert effect(drill()) == DrillEffect("drill-1", delay_s=0.8)
 
 
 @pytest.mark.parametrize("other", [target(8), target(7, "bf16"), target(7, model="other")])
 def test_another_target_is_left_alone(other):
-    assert touch(drill(), of=other) is None
+    assert effect(drill(), of=other) is None
 
 
 @pytest.mark.parametrize(("at_s", "on"), [(0.0, True), (59.999, True), (60.0, False), (3600.0, False)])
 def test_it_ends_at_its_expiry(at_s, on):
-    assert (touch(drill(lasts_s=60), at_s=at_s) is not None) == on
+    assert (effect(drill(lasts_s=60), at_s=at_s) is not None) == on
 
 
 @pytest.mark.parametrize(("at_s", "clock_s"), [(61.0, -500.0), (61.0, 0.0), (1.0, 61.0)])
 def test_the_first_clock_that_says_it_is_over_ends_it(at_s, clock_s):
-    assert touch(drill(lasts_s=60), at_s=at_s, clock_s=clock_s) is None
+    assert effect(drill(lasts_s=60), at_s=at_s, clock_s=clock_s) is None
 
 
 def test_one_that_was_over_when_it_was_heard_of_touches_nobody():
-    assert touch(drill(lasts_s=-1)) is None
+    assert effect(drill(lasts_s=-1)) is None
 
 
 def test_none_lasts_longer_than_the_longest():
     endless = drill(lasts_s=1e6)
-    assert touch(endless, at_s=LONGEST.total_seconds() - 1)
-    assert touch(endless, at_s=LONGEST.total_seconds()) is None
+    assert effect(endless, at_s=LONGEST.total_seconds() - 1)
+    assert effect(endless, at_s=LONGEST.total_seconds()) is None
     # Written by a clock that is a day ahead: the record's own end is far away, ours is not.
     ahead = drill(NOW + timedelta(days=1))
-    assert touch(ahead, at_s=LONGEST.total_seconds() - 1)
-    assert touch(ahead, at_s=LONGEST.total_seconds()) is None
+    assert effect(ahead, at_s=LONGEST.total_seconds() - 1)
+    assert effect(ahead, at_s=LONGEST.total_seconds()) is None
 
 
 def eighths(least, most):
@@ -79,32 +79,32 @@ def eighths(least, most):
 @given(eighths(0, 10**7), *[eighths(-(10**7), 10**7)] * 3)
 def test_whatever_the_clocks_say_it_ends(at_s, clock_s, lasts_s, starts_s):
     one = drill(lasts_s=lasts_s, starts_at=NOW + timedelta(seconds=starts_s))
-    found = touch(one, at_s=at_s, clock_s=clock_s)
+    found = effect(one, at_s=at_s, clock_s=clock_s)
     if at_s >= min(lasts_s, LONGEST.total_seconds()) or clock_s >= lasts_s:
         assert found is None
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_share_zero_is_nobody_and_share_one_everybody(drill_id, request_id):
-    assert touch(drill(drill_id=drill_id, share_ratio=0.0), request_id) is None
-    assert touch(drill(drill_id=drill_id, share_ratio=1.0), request_id) is not None
+    assert effect(drill(drill_id=drill_id, share_ratio=0.0), request_id) is None
+    assert effect(drill(drill_id=drill_id, share_ratio=1.0), request_id) is not None
 
 
 def test_a_fault_that_does_nothing_touches_nobody():
-    assert touch(drill(fault={})) is None
+    assert effect(drill(fault={})) is None
 
 
 @given(st.floats(0, 1), st.text(max_size=40))
 def test_the_same_request_is_always_drawn_alike(share, request_id):
     one = drill(share_ratio=share, fault={"error_ratio": 0.5})
-    assert touch(one, request_id) == touch(one, request_id)
+    assert effect(one, request_id) == effect(one, request_id)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.text(max_size=40))
 def test_a_larger_share_touches_whom_the_smaller_one_did(first, second, request_id):
     low, high = sorted((first, second))
-    if touch(drill(share_ratio=low), request_id):
-        assert touch(drill(share_ratio=high), request_id)
+    if effect(drill(share_ratio=low), request_id):
+        assert effect(drill(share_ratio=high), request_id)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.25, 0.5, 0.9])
@@ -125,13 +125,13 @@ def test_another_drill_draws_other_requests():
 def test_who_fails_is_drawn_a_second_time_among_the_touched(share):
     one = drill(share_ratio=share, fault={"error_ratio": 0.4})
     among = touched(one)
-    failed = sum(touch(one, request_id).fails for request_id in among)
+    failed = sum(effect(one, request_id).fails for request_id in among)
     assert failed / len(among) == pytest.approx(0.4, abs=within(0.4, len(among)))
 
 
 def test_error_ratio_one_fails_all_and_zero_none():
-    assert all(touch(drill(fault={"error_ratio": 1.0}), request_id).fails for request_id in IDS)
-    assert not any(touch(drill(), request_id).fails for request_id in IDS)
+    assert all(effect(drill(fault={"error_ratio": 1.0}), request_id).fails for request_id in IDS)
+    assert not any(effect(drill(), request_id).fails for request_id in IDS)
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_error_ratio_one_fails_all_and_zero_none():
     ],
 )
 def test_what_becomes_of_the_text(fault, alteration):
-    assert touch(drill(fault=fault)).alteration == alteration
+    assert effect(drill(fault=fault)).alteration == alteration
 
 
 def test_faults_come_together():
     fault = {"delay_ms": 250, "error_ratio": 1.0, "garble": True}
-    assert touch(drill(fault=fault)) == Touch("drill-1", delay_s=0.25, fails=True, alteration="garble")
+    assert effect(drill(fault=fault)) == DrillEffect("drill-1", delay_s=0.25, fails=True, alteration="garble")
 
 
 def test_nobody_is_held_longer_than_the_drill_lasts():
-    assert touch(drill(lasts_s=10, fault={"delay_ms": 600_000}), at_s=7.0).delay_s == pytest.approx(3.0)
+    assert effect(drill(lasts_s=10, fault={"delay_ms": 600_000}), at_s=7.0).delay_s == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_nobody_is_held_longer_than_the_drill_lasts():
     [("production.support-bot", False), ("staging.support-bot", True), ("production.other", True), ("x", True)],
 )
 def test_a_record_belongs_under_its_own_key(key, misplaced):
-    assert drills.is_misplaced(key, drill()) == misplaced
+    assert drills.has_wrong_key(key, drill()) == misplaced
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_record_belongs_under_its_own_key(key, misplaced):
     [("0d9f3c1e-7", "0d9f3c1e-7"), ("a/b:c", "a/b:c"), ("a b\r\nset-cookie: x", "a%20b%0D%0Aset-cookie:%20x")],
 )
 def test_the_label_fits_into_a_header(drill_id, label):
-    assert Touch(drill_id).headers == {"x-slipway-drill": label}
-    assert drill_id in Touch(drill_id).failure
+    assert DrillEffect(drill_id).headers == {"x-slipway-drill": label}
+    assert drill_id in DrillEffect(drill_id).failure
 
 
 def altered(alteration, pieces) -> str:

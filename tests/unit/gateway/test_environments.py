@@ -6,7 +6,7 @@ import pytest
 
 from contracts.routes import Route
 from services.gateway.domain.environments import read_environment
-from services.gateway.domain.errors import Refused
+from services.gateway.domain.errors import RequestRejected
 from services.gateway.route_table import RouteTable
 from tests.kit.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine
@@ -26,7 +26,7 @@ def test_the_two_environments(values, environment):
 
 @pytest.mark.parametrize("values", [[""], ["Staging"], ["stage"], ["staging, production"], ["staging", "staging"]])
 def test_anything_else_is_said_to_be_wrong(values):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         read_environment(values)
     assert caught.value.problem.status == 400
     assert ", ".join(values) in caught.value.problem.message
@@ -51,8 +51,8 @@ async def test_staging_never_falls_back_to_production(model, status, code):
     answer = await world.chat(STAGING, model=model)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert (world.engine.calls, world.records) == ([], [])
-    assert world.metric("slipway_gateway_refused_total") == [
-        f'slipway_gateway_refused_total{{environment="staging",status="{status}"}} 1.0'
+    assert world.metric("slipway_gateway_rejected_total") == [
+        f'slipway_gateway_rejected_total{{environment="staging",status="{status}"}} 1.0'
     ]
 
 
@@ -73,8 +73,8 @@ async def test_another_environment_is_refused_before_any_route_is_looked_at():
         answer = await world.http.get(path, headers={"x-slipway-environment": "test"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-slipway-environment")
     assert world.engine.calls == []
-    assert world.metric("slipway_gateway_refused_total") == [
-        'slipway_gateway_refused_total{environment="unknown",status="400"} 2.0'
+    assert world.metric("slipway_gateway_rejected_total") == [
+        'slipway_gateway_rejected_total{environment="unknown",status="400"} 2.0'
     ]
 
 
@@ -122,7 +122,7 @@ async def test_a_crowd_in_staging_turns_nobody_away_from_production():
 
 async def test_what_is_staged_is_no_reason_to_be_ready():
     world = World(staging=[rehearsal()])
-    world.bus = False
+    world.connected = False
     answer = await world.http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["staging"]) == (503, "1")
 

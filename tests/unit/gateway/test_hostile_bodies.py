@@ -5,8 +5,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.gateway.domain import requests
-from services.gateway.domain.errors import Refused
+from services.gateway.domain import json_body, requests
+from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.requests import read_chat, read_completion
 from tests.kit import hostile
 from tests.kit.soak import often
@@ -17,21 +17,21 @@ READ = {hostile.CHAT: read_chat, hostile.COMPLETION: read_completion}
 def read(path: str, raw: bytes):
     """Read a body as the endpoint does; return the problem where it is refused."""
     try:
-        ask = READ[path](requests.parse_body(raw))
-        return ask, requests.plan_sampling(ask, 2048)
-    except Refused as refused:
-        return refused.problem, None
+        parsed = READ[path](json_body.parse_body(raw))
+        return parsed, requests.plan_sampling(parsed, 2048)
+    except RequestRejected as rejected:
+        return rejected.problem, None
 
 
 def understand(path: str, raw: bytes) -> str:
     """Check what becomes of a body, and return it."""
-    ask, sampling = read(path, raw)
+    parsed, sampling = read(path, raw)
     if sampling is None:
-        assert ask.status == 400
-        assert len(json.dumps(ask.body(), ensure_ascii=False).encode()) < 5_000
-        return ask.code
-    everything = [ask.model, ask.prompt, ask.user or "", *sampling.get("stop", [])]
-    everything += [text for message in ask.messages for text in message.values()]
+        assert parsed.status == 400
+        assert len(json.dumps(parsed.body(), ensure_ascii=False).encode()) < 5_000
+        return parsed.code
+    everything = [parsed.model, parsed.prompt, parsed.user or "", *sampling.get("stop", [])]
+    everything += [text for message in parsed.messages for text in message.values()]
     assert all(text.encode().decode() == text for text in everything)
     assert json.loads(json.dumps(sampling, allow_nan=False)) == sampling
     assert 1 <= sampling["max_tokens"] <= 2048

@@ -5,16 +5,15 @@ import sys
 
 import pytest
 
-from services.gateway.domain import requests
-from services.gateway.domain.errors import Refused
-from services.gateway.http import Bodies
+from services.gateway.domain import json_body, requests
+from services.gateway.domain.errors import RequestRejected
 from tests.unit.gateway.world import World, only_active
 
 SIZE = 4 * 2**20
 
 
-def fill(piece, start=b'{"a":[', end=b""):
-    return start + piece * ((SIZE - len(start) - len(end)) // len(piece)) + end
+def fill(chunk, start=b'{"a":[', end=b""):
+    return start + chunk * ((SIZE - len(start) - len(end)) // len(chunk)) + end
 
 
 def steps(raw):
@@ -28,9 +27,9 @@ def steps(raw):
     refusal = None
     sys.setprofile(count)
     try:
-        requests.parse_body(raw)
-    except Refused as refused:
-        refusal = refused.problem.message
+        json_body.parse_body(raw)
+    except RequestRejected as rejected:
+        refusal = rejected.problem.message
     finally:
         sys.setprofile(None)
     return calls, refusal
@@ -62,7 +61,7 @@ def steps(raw):
 def test_too_many_values_are_refused_before_the_body_is_parsed(raw):
     """Nothing of these would be JSON in the end, so the refusal shows that none was read."""
     calls, refusal = steps(raw)
-    assert refusal == f"The body has more than {requests.MAX_VALUES} values."
+    assert refusal == f"The body has more than {json_body.MAX_VALUES} values."
     assert calls < 2_000
 
 
@@ -89,20 +88,20 @@ def test_a_number_as_long_as_the_body_may_be_costs_no_steps(number):
 
 
 def test_the_largest_body_that_is_taken_costs_a_bounded_number_of_steps():
-    keys = ",".join(f'"k{number}":1' for number in range(requests.MAX_VALUES - 1))
+    keys = ",".join(f'"k{number}":1' for number in range(json_body.MAX_VALUES - 1))
     assert steps(f"{{{keys}}}".encode())[1] is None
-    assert steps(f'{{{keys},"one":1}}'.encode())[1] == f"The body has more than {requests.MAX_VALUES} values."
-    assert steps(f"{{{keys}}}".encode())[0] < 10 * requests.MAX_VALUES
+    assert steps(f'{{{keys},"one":1}}'.encode())[1] == f"The body has more than {json_body.MAX_VALUES} values."
+    assert steps(f"{{{keys}}}".encode())[0] < 10 * json_body.MAX_VALUES
 
 
 def test_every_message_that_may_be_sent_fits_with_its_parts():
     message = {"role": "user", "content": [{"type": "text", "text": "a, [b]"}]}
     raw = json.dumps({"model": "m", "messages": [message] * requests.MAX_MESSAGES, "stop": ["a"] * 4}).encode()
-    assert len(requests.read_chat(requests.parse_body(raw)).messages) == requests.MAX_MESSAGES
+    assert len(requests.read_chat(json_body.parse_body(raw)).messages) == requests.MAX_MESSAGES
 
 
 async def test_a_large_body_is_refused_and_served_as_a_small_one():
-    world = World(only_active(), bodies=Bodies(max_bytes=SIZE))
+    world = World(only_active(), max_body_bytes=SIZE)
     answer = await world.http.post("/v1/completions", content=fill(b"{},", b'{"prompt":['))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
     answer = await world.complete(prompt="a, " * 30_000)

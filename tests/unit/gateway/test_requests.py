@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.domain import requests
-from services.gateway.domain.errors import Refused
+from services.gateway.domain import json_body, requests
+from services.gateway.domain.errors import RequestRejected
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -22,14 +22,14 @@ def completion(**changes):
 
 
 def refusal(call, **changes):
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         call(**changes)
     return caught.value.problem
 
 
 def test_a_plain_chat_request():
-    ask = chat()
-    assert (ask.model, ask.messages, ask.stream, ask.max_tokens, ask.sampling) == (
+    parsed = chat()
+    assert (parsed.model, parsed.messages, parsed.stream, parsed.max_tokens, parsed.sampling) == (
         "m",
         ({"role": "user", "content": "Hello"},),
         False,
@@ -39,7 +39,7 @@ def test_a_plain_chat_request():
 
 
 def test_sampling_goes_to_the_engine_under_its_names():
-    ask = chat(
+    parsed = chat(
         temperature=0,
         top_p=0.5,
         seed=7,
@@ -52,7 +52,7 @@ def test_sampling_goes_to_the_engine_under_its_names():
         min_tokens=2,
         repetition_penalty=1.1,
     )
-    assert ask.sampling == {
+    assert parsed.sampling == {
         "temperature": 0.0,
         "top_p": 0.5,
         "seed": 7,
@@ -69,13 +69,13 @@ def test_sampling_goes_to_the_engine_under_its_names():
 
 def test_text_parts_become_one_text_and_developer_the_system():
     parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]
-    ask = chat(messages=[{"role": "developer", "content": parts}, *HELLO])
-    assert ask.messages[0] == {"role": "system", "content": "Be kind."}
+    parsed = chat(messages=[{"role": "developer", "content": parts}, *HELLO])
+    assert parsed.messages[0] == {"role": "system", "content": "Be kind."}
 
 
 def test_streams_and_usage():
-    ask = chat(stream=True, stream_options={"include_usage": True}, user="u-1")
-    assert (ask.stream, ask.include_usage, ask.user) == (True, True, "u-1")
+    parsed = chat(stream=True, stream_options={"include_usage": True}, user="u-1")
+    assert (parsed.stream, parsed.include_usage, parsed.user) == (True, True, "u-1")
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
@@ -167,8 +167,8 @@ def test_neutral_values_of_what_is_not_supported_are_fine():
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
 def test_a_body_that_is_no_object(raw):
-    with pytest.raises(Refused) as caught:
-        requests.parse_body(raw)
+    with pytest.raises(RequestRejected) as caught:
+        json_body.parse_body(raw)
     assert caught.value.problem.status == 400
 
 
@@ -198,9 +198,9 @@ FIELDS = st.sampled_from(
 def test_any_json_is_read_or_refused(changes):
     for read in (requests.read_chat, requests.read_completion):
         # Anything but a refusal of the caller's request would fail this test.
-        with contextlib.suppress(Refused):
-            ask = read({"model": "m", "messages": HELLO, **changes})
-            json.dumps(requests.plan_sampling(ask, 2**63))
+        with contextlib.suppress(RequestRejected):
+            parsed = read({"model": "m", "messages": HELLO, **changes})
+            json.dumps(requests.plan_sampling(parsed, 2**63))
 
 
 def test_the_limit_defaults_to_what_the_context_holds():
@@ -209,6 +209,6 @@ def test_the_limit_defaults_to_what_the_context_holds():
 
 
 def test_more_than_the_context_holds_is_refused():
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(RequestRejected) as caught:
         requests.plan_sampling(chat(max_tokens=513), 512)
     assert caught.value.problem.code == "context_length_exceeded"

@@ -38,36 +38,36 @@ def active(table):
 
 @pytest.mark.parametrize("look", [there(), there("other-bot"), Look(None, frozenset())])
 async def test_an_absent_route_goes_on_serving_and_is_named(table, look):
-    await table.looked(look)
-    assert (active(table), table.lost, table.trouble) == (6, [MODEL], f"routes_lost: {MODEL}")
-    await table.looked(there(MODEL))
-    assert (table.lost, table.trouble) == ([], "")
+    await table.note_bucket(look)
+    assert (active(table), table.lost, table.problem) == (6, [MODEL], f"routes_lost: {MODEL}")
+    await table.note_bucket(there(MODEL))
+    assert (table.lost, table.problem) == ([], "")
 
 
 async def test_saved_routes_are_lost_too_when_the_bucket_of_a_new_start_is_empty():
     table = RouteTable({MODEL: AFTER}, None)
     assert table.lost == [], "nothing is known about the bucket before it was looked at"
-    await table.looked(there())
+    await table.note_bucket(there())
     assert (table.lost, active(table)) == ([MODEL], 6)
 
 
 async def test_a_restored_route_of_the_same_content_changes_nothing(table):
     await table.apply(MODEL, AFTER, 3)
-    assert (table.get(MODEL), table.trouble) == (AFTER, "")
+    assert (table.get(MODEL), table.problem) == (AFTER, "")
 
 
 @pytest.mark.parametrize("revision", [3, 400])
 async def test_an_older_route_is_not_taken_and_named(table, revision):
     await table.apply(MODEL, BEFORE, revision)
     assert active(table) == 6
-    assert table.trouble == f"routes_older: {MODEL} (serving epoch 10, the bucket holds 9)"
+    assert table.problem == f"routes_older: {MODEL} (serving epoch 10, the bucket has 9)"
 
 
 @pytest.mark.parametrize("revision", [3, 400])
 async def test_the_route_that_was_written_back_ends_it(table, revision):
     await table.apply(MODEL, BEFORE, revision)
     await table.apply(MODEL, AFTER, revision + 1)
-    assert table.trouble == ""
+    assert table.problem == ""
 
 
 async def test_a_rollback_on_a_restored_bucket_is_in_force_at_once(table):
@@ -75,7 +75,7 @@ async def test_a_rollback_on_a_restored_bucket_is_in_force_at_once(table):
     await table.apply(MODEL, BEFORE, 3)
     later = promote(AFTER, V8, weight_ratio=1.0, epoch=10, cause_id="order").route
     await table.apply(MODEL, later, 4)
-    assert (active(table), table.trouble) == (8, "")
+    assert (active(table), table.problem) == (8, "")
     await table.apply(MODEL, roll_back(later, V8.target, cause_id="alert 2").route, 5)
     assert active(table) == 6
 
@@ -85,21 +85,21 @@ async def test_an_older_bucket_that_is_edited_is_followed_after_a_while(table, c
     old = Route(model=MODEL, epoch=4, active=V6, previous=V5)
     await table.apply(MODEL, old, 3)
     await clock.pause(SETTLE_S * 3)
-    await table.looked(there(MODEL))
+    await table.note_bucket(there(MODEL))
     assert table.get(MODEL) == AFTER, "what nobody edits is not followed"
     edited = roll_back(old, V6.target, cause_id="by hand").route
     await table.apply(MODEL, edited, 4)
-    assert (table.get(MODEL), table.trouble) == (edited, "")
+    assert (table.get(MODEL), table.problem) == (edited, "")
 
 
 async def test_an_edit_right_after_a_restore_waits_for_a_newer_route_to_be_written_back(table, clock):
     old = Route(model=MODEL, epoch=4, active=V6, previous=V5)
     await table.apply(MODEL, old, 3)
     await table.apply(MODEL, edited := roll_back(old, V6.target, cause_id="by hand").route, 4)
-    await table.looked(there(MODEL))
+    await table.note_bucket(there(MODEL))
     assert table.get(MODEL) == AFTER
     await clock.pause(SETTLE_S)
-    await table.looked(there(MODEL))
+    await table.note_bucket(there(MODEL))
     assert table.get(MODEL) == edited
 
 
@@ -112,25 +112,25 @@ async def test_an_edited_backup_never_brings_a_quarantined_version_back(table, c
     over = trial.model_copy(update={"epoch": 12, "canary": CanaryShare(served=V8, weight_ratio=0.0)})
     await table.apply(MODEL, over, 5)
     await clock.pause(SETTLE_S)
-    await table.looked(there(MODEL))
+    await table.note_bucket(there(MODEL))
     assert active(table) == 6
-    assert "routes_older" in table.trouble
+    assert "routes_older" in table.problem
     back = roll_back(over, V7.target, cause_id="by hand").route
     await table.apply(MODEL, back, 6)
-    assert (table.get(MODEL), table.trouble) == (back, "")
+    assert (table.get(MODEL), table.problem) == (back, "")
 
 
 async def test_a_quarantine_that_was_lifted_in_the_usual_way_may_serve_again(table):
     lifted = lift_quarantine(AFTER, V7.target, cause_id="lift").route
     again = promote(lifted, V7, weight_ratio=1.0, epoch=lifted.epoch, cause_id="order").route
     await table.apply(MODEL, again, 42)
-    assert (active(table), table.trouble) == (7, "")
+    assert (active(table), table.problem) == (7, "")
 
 
 async def test_an_empty_route_retires_a_model_and_is_not_lost(table):
     await table.apply(MODEL, Route(model=MODEL, epoch=11), 41)
-    await table.looked(there(MODEL))
-    assert (table.get(MODEL).active, table.trouble) == (None, "")
+    await table.note_bucket(there(MODEL))
+    assert (table.get(MODEL).active, table.problem) == (None, "")
 
 
 async def test_a_saved_route_of_a_higher_epoch_is_kept_over_the_bucket(clock):
@@ -143,14 +143,14 @@ async def test_staging_follows_its_bucket_whatever_the_epoch():
     table = RouteTable({}, None, "staging")
     await table.apply(MODEL, AFTER, 40)
     await table.apply(MODEL, BEFORE, 3)
-    await table.looked(there())
-    assert (active(table), table.trouble) == (7, "")
+    await table.note_bucket(there())
+    assert (active(table), table.problem) == (7, "")
 
 
 async def test_readiness_the_metrics_and_the_list_of_models():
     world = World(AFTER)
     before = (await world.http.get("/v1/models")).json()
-    await world.table.looked(there())
+    await world.table.note_bucket(there())
     answer = await world.http.get("/readyz")
     assert answer.status_code == 200
     assert answer.json()["checks"]["routes"] == f"1 (saved); routes_lost: {MODEL}"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, Route
 from services.gateway.domain import routing
-from services.gateway.domain.routing import Wanted
+from services.gateway.domain.routing import RequestedModel
 from tests.kit.factories import MODEL, route, served, target
 
 KEYS = [f"user-{number}" for number in range(4000)]
@@ -67,11 +67,11 @@ def test_nothing_serves_without_an_active_target():
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "requested"),
     [
-        ("support-bot", Wanted("support-bot")),
-        ("support-bot@v3", Wanted("support-bot", 3)),
-        ("support-bot@v0", Wanted("support-bot", 0)),
+        ("support-bot", RequestedModel("support-bot")),
+        ("support-bot@v3", RequestedModel("support-bot", 3)),
+        ("support-bot@v0", RequestedModel("support-bot", 0)),
         ("support-bot@v03", None),
         ("support-bot@3", None),
         ("support-bot@v", None),
@@ -85,14 +85,14 @@ def test_nothing_serves_without_an_active_target():
         ("support-bot@v" + "9" * 30, None),
     ],
 )
-def test_names(name, wanted):
-    assert routing.parse_name(name) == wanted
+def test_names(name, requested):
+    assert routing.parse_model_name(name) == requested
 
 
 @given(st.text(max_size=80))
 def test_no_name_breaks_the_parser(name):
-    wanted = routing.parse_name(name)
-    assert wanted is None or wanted.model == name.split("@")[0]
+    requested = routing.parse_model_name(name)
+    assert requested is None or requested.model == name.split("@")[0]
 
 
 @pytest.mark.parametrize(("version", "canary"), [(7, False), (8, True), (6, False)])

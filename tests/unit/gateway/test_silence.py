@@ -18,7 +18,7 @@ def world(error, endpoints=("a:1",)):
     )
 
 
-async def ask(world, word, **about):
+async def parsed(world, word, **about):
     await world.chat(messages=[{"role": "user", "content": word}], **about)
     return world.records[-1].error, world.records[-1].caused_by
 
@@ -26,42 +26,42 @@ async def ask(world, word, **about):
 @pytest.mark.parametrize(("error", "just"), [(QUEUED, 29.0), (PREEMPTED, 9.0)])
 async def test_silence_while_others_are_answered_is_no_evidence_against_the_target(error, just):
     gateway = world(error)
-    await ask(gateway, "others")
+    await parsed(gateway, "others")
     await gateway.clock.pause(just)
-    assert await ask(gateway, "wait") == (error.code, "infrastructure")
+    assert await parsed(gateway, "wait") == (error.code, "infrastructure")
 
 
 @pytest.mark.parametrize(("error", "long"), [(QUEUED, 31.0), (PREEMPTED, 11.0)])
 async def test_silence_in_which_nobody_got_anything_is_the_targets(error, long):
     """Half of the time is enough: the streams that one dead engine leaves behind did not end in the same moment."""
     gateway = world(error)
-    assert await ask(gateway, "wait") == (error.code, "target")
-    await ask(gateway, "others")
+    assert await parsed(gateway, "wait") == (error.code, "target")
+    await parsed(gateway, "others")
     await gateway.clock.pause(long)
-    assert await ask(gateway, "wait") == (error.code, "target")
+    assert await parsed(gateway, "wait") == (error.code, "target")
 
 
 async def test_a_death_that_the_engine_tells_is_the_targets_whoever_was_answered_just_before():
     gateway = world(DEAD)
-    await ask(gateway, "others")
-    assert await ask(gateway, "wait") == ("engine_dead", "target")
+    await parsed(gateway, "others")
+    assert await parsed(gateway, "wait") == ("engine_dead", "target")
 
 
 async def test_what_another_target_gives_excuses_nothing():
     gateway = world(QUEUED)
-    await ask(gateway, "others", model=f"{f.MODEL}@v6")
+    await parsed(gateway, "others", model=f"{f.MODEL}@v6")
     assert gateway.records[-1].target == f.target(6)
-    assert await ask(gateway, "wait") == ("no_first_token", "target")
+    assert await parsed(gateway, "wait") == ("no_first_token", "target")
 
 
 async def test_what_another_endpoint_gives_excuses_nothing():
     gateway = world(QUEUED)
-    gateway.parts.proofs.hear(f.target(7), "b:1", gateway.clock.monotonic())
-    assert await ask(gateway, "wait") == ("no_first_token", "target")
+    gateway.cross_checks.note_delta(f.target(7), "b:1", gateway.clock.monotonic())
+    assert await parsed(gateway, "wait") == ("no_first_token", "target")
 
 
 async def test_what_is_remembered_of_targets_is_bounded():
-    proofs = world(QUEUED).parts.proofs
+    cross_checks = world(QUEUED).cross_checks
     for number in range(3000):
-        proofs.hear(f.target(7), f"a:{number}", 0.0)
-    assert len(proofs._heard_s) <= 1000
+        cross_checks.note_delta(f.target(7), f"a:{number}", 0.0)
+    assert len(cross_checks._last_delta_s) <= 1000

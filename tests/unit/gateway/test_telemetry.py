@@ -101,11 +101,11 @@ async def test_a_bus_that_is_away_is_said_until_it_is_back():
     try:
         one.record(inference(request_id="0"))
         async with asyncio.timeout(5):
-            while one.trouble is None:
+            while one.problem is None:
                 await asyncio.sleep(0.001)
-            assert "away" in one.trouble
+            assert "away" in one.problem
             sink.down = False
-            while one.trouble is not None:
+            while one.problem is not None:
                 await asyncio.sleep(0.001)
         assert numbers(sink) == [0]
     finally:

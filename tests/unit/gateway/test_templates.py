@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.gateway.adapters.templates import SandboxedTemplates
-from services.gateway.ports import TemplateBusy, TemplateFailure
+from services.gateway.ports import TemplateBusy, TemplateFailed
 from shared.runtime.clock import SystemClock
 from tests.unit.gateway.fakes import InProcessTemplates, StepClock
 from tests.unit.gateway.templates_conformance import TemplatesConformance, render
@@ -35,27 +35,27 @@ class TestSandboxedTemplates(TemplatesConformance):
         assert await render(templates, "fine") == "fine"
         assert not any(bomb.done() for bomb in bombs)
         outcomes = await asyncio.gather(*bombs, return_exceptions=True)
-        assert {type(outcome) for outcome in outcomes} <= {TemplateFailure, TemplateBusy}
-        assert TemplateFailure in {type(outcome) for outcome in outcomes}
+        assert {type(outcome) for outcome in outcomes} <= {TemplateFailed, TemplateBusy}
+        assert TemplateFailed in {type(outcome) for outcome in outcomes}
         assert await render(templates, "still fine") == "still fine"
 
     async def test_messages_that_run_into_the_time_limit_prove_nothing(self, templates):
         """The template is slow for these messages; all processes but the one for proofs are held by them."""
         slow = "{% if messages[0].content == 'Hi <b>' %}" + BOMB + "{% endif %}fine"
         others = [asyncio.ensure_future(render(templates, slow)) for _ in range(3)]
-        with pytest.raises((TemplateFailure, TemplateBusy)):
+        with pytest.raises((TemplateFailed, TemplateBusy)):
             await render(templates, slow)
-        assert await templates.renders_plain(slow, bos_token="", eos_token="") is True
+        assert await templates.renders_probe(slow, bos_token="", eos_token="") is True
         await asyncio.gather(*others, return_exceptions=True)
 
     async def test_a_process_that_is_stopped_once_proves_nothing_three_times_it_does(self):
         """A machine that stands still for a moment must not turn what callers send wrong against the target."""
-        templates = SandboxedTemplates(SystemClock(), workers=1, time_s=0.1)
+        templates = SandboxedTemplates(SystemClock(), workers=1, time_s=0.3)  # leaves time to start a process
         await templates.start()
         try:
-            found = [await templates.renders_plain(BOMB, bos_token="", eos_token="") for _ in range(4)]
+            found = [await templates.renders_probe(BOMB, bos_token="", eos_token="") for _ in range(4)]
             assert found == [None, None, False, False]
-            assert await templates.renders_plain("fine", bos_token="", eos_token="") is True
+            assert await templates.renders_probe("fine", bos_token="", eos_token="") is True
         finally:
             await templates.close()
 
@@ -66,7 +66,7 @@ class TestSandboxedTemplates(TemplatesConformance):
         key = ("fine", "", "")
         try:
             templates._stopped[key] = 2
-            assert await templates.renders_plain(*key[:1], bos_token="", eos_token="") is True
+            assert await templates.renders_probe(*key[:1], bos_token="", eos_token="") is True
             assert key not in templates._stopped
         finally:
             await templates.close()

@@ -1,52 +1,59 @@
 """The gateway's application with its fakes in reach."""
 
 import httpx
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
-from services.gateway.app import build
-from services.gateway.completions import Parts
-from services.gateway.cross_checks import Proofs
+from services.gateway.app import SERVICE, build
+from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
-from services.gateway.http import Bodies
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
+from services.gateway.settings import GatewaySettings
+from shared.messaging.bus import Bus
+from shared.runtime.settings import Connection
 from tests.kit.factories import MODEL, route, served
-from tests.unit.gateway.fakes import FakeEngine, InProcessTemplates, StepClock
+from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InProcessTemplates, StepClock
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 STAGING = {"x-slipway-environment": "staging"}
+LIMITS = {"max_in_flight": 8, "max_body_bytes": 10_000}
 
 
 class World:
     """Routes of production, and of staging where given; time passes when the application pauses."""
 
-    def __init__(self, *routes, staging=(), engine=None, max_in_flight=8, pause=None, bodies=None, **limits) -> None:
+    def __init__(self, *routes, staging=(), engine=None, pause=None, clock=None, **limits) -> None:
+        self.clock = clock or StepClock()
         self.engine = engine or FakeEngine()
-        self.records = []
-        self.bus = True
-        self.registry = CollectorRegistry()
-        self.clock = StepClock()
-        self.table = RouteTable({one.model: one for one in routes}, None)
-        self.staging = RouteTable({one.model: one for one in staging}, None, "staging")
+        self.telemetry = FakeTelemetry()
+        self.connected = True
+        self.table = RouteTable({route.model: route for route in routes}, None)
+        self.staging = RouteTable({route.model: route for route in staging}, None, "staging")
         self.drills = DrillTable(self.clock)
+        self.cross_checks = CrossChecks(self.engine, self.clock)
+        bus = Bus(Connection(), SERVICE, self.clock)
+        self.registry = bus.metrics
         ids = iter(range(1000))
-        self.parts = Parts(
+        app = build(
+            bus,
             tables={"production": self.table, "staging": self.staging},
             drills=self.drills,
             engine=self.engine,
             templates=InProcessTemplates(),
-            record=self.records.append,
-            metrics=GatewayMetrics(self.registry),
-            clock=self.clock,
+            telemetry=self.telemetry,
+            cross_checks=self.cross_checks,
+            metrics=GatewayMetrics(bus.metrics),
+            is_connected=lambda: self.connected,
             new_id=lambda: f"id{next(ids)}",
-            max_in_flight=max_in_flight,
-            bodies=bodies or Bodies(max_bytes=10_000),
-            proofs=Proofs(self.engine, self.clock),
             pause=pause or self.clock.pause,
-            **limits,
+            settings=GatewaySettings(**{**LIMITS, **limits}),
+            clock=self.clock,
         )
-        app = build(self.parts, registry=self.registry, bus_connected=lambda: self.bus, telemetry_trouble=lambda: None)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+
+    @property
+    def records(self):
+        return self.telemetry.records
 
     async def chat(self, headers=None, **changes):
         return await self.http.post("/v1/chat/completions", json={**HELLO, **changes}, headers=headers)

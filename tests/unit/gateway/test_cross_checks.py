@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from decisions.triggers import observe
-from services.gateway.cross_checks import PLACES, Failed, Proofs
+from services.gateway.cross_checks import MAX_CONCURRENT, REQUEST_ID, CrossChecks, FailedRequest
 from shared.errors import Permanent, Transient
 from tests.kit import factories as f
 from tests.unit.gateway.fakes import SLOW, FakeEngine, StepClock
@@ -25,29 +25,29 @@ def ends(world):
     return [(record.error, record.caused_by) for record in world.records]
 
 
-async def ask(world, words):
+async def parsed(world, words):
     for word in words:
         await world.chat(messages=[{"role": "user", "content": word}])
 
 
 async def test_a_version_that_fails_a_fifth_is_seen_to_fail_a_fifth_though_it_answers_what_is_harmless():
     world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}, faulty=NEW))
-    await ask(world, ["odd", "plain", "plain", "plain", "plain"] * 40)
+    await parsed(world, ["odd", "plain", "plain", "plain", "plain"] * 40)
     seen = [observe(ERRORS, record) for record in world.records]
     assert (seen.count(True), seen.count(False), seen.count(None)) == (40, 160, 0)
 
 
 async def test_what_the_version_behind_fails_too_is_the_callers_however_often_it_comes():
     world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}))
-    await ask(world, ["odd"] * 50)
+    await parsed(world, ["odd"] * 50)
     assert set(ends(world)) == {("engine_failed", "caller")}
 
 
 async def test_the_finding_about_one_body_is_not_used_for_another():
     world = World(only_active(), engine=FakeEngine(poison={"both": BROKE}))
-    await ask(world, ["both"])
+    await parsed(world, ["both"])
     world.engine.faulty, world.engine.poison = NEW, {"only": BROKE}
-    await ask(world, ["only"])
+    await parsed(world, ["only"])
     assert ends(world) == [("engine_failed", "caller"), ("engine_failed", "target")]
 
 
@@ -56,7 +56,7 @@ async def test_a_canary_is_compared_with_the_active_version():
     world = World(
         f.route(canary=canary, active=f.served(7)), engine=FakeEngine(poison={"odd": BROKE}, faulty={str(f.target(8))})
     )
-    await ask(world, ["odd"] * 10)
+    await parsed(world, ["odd"] * 10)
     assert {record.caused_by for record in world.records if record.canary} == {"target"}
 
 
@@ -65,7 +65,7 @@ async def test_an_answer_that_breaks_off_is_asked_of_the_version_behind_until_it
     world = World(only_active(), engine=FakeEngine(break_after=(5, BROKE), faulty=faulty))
     await world.chat(max_tokens=50)
     assert ends(world) == [("engine_failed", caused_by)]
-    assert world.engine.aborted.count("proof") == 1, "it is not asked for more than is needed"
+    assert world.engine.aborted.count(REQUEST_ID) == 1, "it is not asked for more than is needed"
 
 
 @pytest.mark.parametrize(
@@ -81,13 +81,13 @@ async def test_without_a_version_behind_the_same_is_asked_once_more(failures, ca
                 yield delta
 
     world = World(alone(), engine=Engine())
-    await ask(world, ["odd"])
+    await parsed(world, ["odd"])
     assert ends(world) == [("engine_failed", caused_by)]
 
 
 async def test_a_version_behind_that_is_not_loaded_proves_nothing_and_the_target_is_asked_again():
     world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}, loaded=NEW))
-    await ask(world, ["odd"])
+    await parsed(world, ["odd"])
     assert ends(world) == [("engine_failed", "caller")]
 
 
@@ -95,14 +95,14 @@ async def test_a_version_behind_that_is_not_loaded_proves_nothing_and_the_target
 async def test_a_refusal_counts_only_where_the_version_behind_has_no_longer_context(context, end):
     route = f.route(canary=None, active=f.served(7), previous=f.served(6, context_tokens=context))
     world = World(route, engine=FakeEngine(poison={"odd": REFUSED}, faulty=NEW))
-    await ask(world, ["odd"])
+    await parsed(world, ["odd"])
     assert ends(world) == [end]
 
 
 async def test_a_barred_version_is_never_asked():
     route = f.route(canary=None, active=f.served(7), previous=f.served(6), quarantined=(f.target(6),))
     world = World(route, engine=FakeEngine(poison={"odd": BROKE}, faulty=NEW))
-    await ask(world, ["odd"])
+    await parsed(world, ["odd"])
     assert ends(world) == [("engine_failed", "caller")]
     assert str(f.target(6)) not in {target for _, target, _ in world.engine.calls}
 
@@ -111,7 +111,7 @@ ON_ODD = "{% if messages[-1].content == 'odd' %}"
 
 
 @pytest.mark.parametrize(
-    ("new", "behind", "end"),
+    ("new", "fallback", "end"),
     [
         (ON_ODD + "{{ 1 / 0 }}{% endif %}", "plain", [("template_failed", "target")]),
         (ON_ODD + "{{ '\\ud800' }}{% endif %}", "plain", [("template_failed", "target")]),
@@ -121,8 +121,8 @@ ON_ODD = "{% if messages[-1].content == 'odd' %}"
         (ON_ODD + "{{ raise_exception('no') }}{% endif %}", "plain", []),
     ],
 )
-async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targets_doing(new, behind, end):
-    route = f.route(canary=None, active=f.served(7, chat_template=new), previous=f.served(6, chat_template=behind))
+async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targets_doing(new, fallback, end):
+    route = f.route(canary=None, active=f.served(7, chat_template=new), previous=f.served(6, chat_template=fallback))
     world = World(route)
     answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
     assert answer.status_code == (500 if end else 400)
@@ -146,7 +146,7 @@ class Held(FakeEngine):
     async def generate(self, endpoint, target, prompt, sampling, request_id):
         if "slow" in prompt and str(target) not in NEW:
             self.waiting += 1
-            if self.waiting == PLACES:
+            if self.waiting == MAX_CONCURRENT:
                 self.all_wait.set()
             await self.go_on.wait()
         async for delta in super().generate(endpoint, target, prompt, sampling, request_id):
@@ -155,17 +155,19 @@ class Held(FakeEngine):
 
 async def test_where_all_comparisons_are_under_way_the_next_failure_is_nobodys_at_once_and_counted():
     world = World(only_active(), engine=Held(), max_in_flight=100)
-    slow = [asyncio.create_task(world.chat(messages=[{"role": "user", "content": "slow"}])) for _ in range(PLACES)]
+    slow = [
+        asyncio.create_task(world.chat(messages=[{"role": "user", "content": "slow"}])) for _ in range(MAX_CONCURRENT)
+    ]
     await asyncio.wait_for(world.engine.all_wait.wait(), 5)
-    await ask(world, ["odd"])
+    await parsed(world, ["odd"])
     assert ends(world) == [("engine_failed", "infrastructure")]
-    assert [line.split()[-1] for line in world.metric("slipway_gateway_unproved_total")] == ["1.0"]
+    assert [line.split()[-1] for line in world.metric("slipway_gateway_unattributed_total")] == ["1.0"]
     world.engine.go_on.set()
     await asyncio.gather(*slow)
-    assert ends(world)[1:] == [("engine_failed", "target")] * PLACES
+    assert ends(world)[1:] == [("engine_failed", "target")] * MAX_CONCURRENT
 
 
-@pytest.mark.parametrize(("tokens", "allowed_s"), [(0, 10.0), (400, 30.0), (100_000, 60.0)])
-def test_a_comparison_has_more_time_the_later_the_answer_broke_off(tokens, allowed_s):
-    failed = Failed(f.served(7), "127.0.0.1:1", "x", {}, tokens=tokens)
-    assert Proofs(FakeEngine(), StepClock()).allowed_s(failed) == pytest.approx(allowed_s)
+@pytest.mark.parametrize(("tokens", "limit_s"), [(0, 10.0), (400, 30.0), (100_000, 60.0)])
+def test_a_comparison_has_more_time_the_later_the_answer_broke_off(tokens, limit_s):
+    failed = FailedRequest(f.served(7), "127.0.0.1:1", "x", {}, tokens=tokens)
+    assert CrossChecks(FakeEngine(), StepClock()).limit_s(failed) == pytest.approx(limit_s)

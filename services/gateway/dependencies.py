@@ -1,0 +1,49 @@
+"""Everything that the endpoints of the gateway work with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from contracts.facts import Inference
+from contracts.routes import ServedTarget
+from contracts.vocabulary import Environment, Target
+from services.gateway.cross_checks import CrossChecks
+from services.gateway.domain import routing
+from services.gateway.drill_table import DrillTable
+from services.gateway.http import BodyReader
+from services.gateway.metrics import GatewayMetrics
+from services.gateway.ports import Engine, NewId, Pause, Templates
+from services.gateway.route_table import RouteTable
+from shared.runtime.clock import Clock
+
+
+@dataclass(frozen=True)
+class Dependencies:
+    """Ports, tables and limits of the endpoints.
+
+    Attributes:
+        tables: the routes of each environment.
+        record: takes the telemetry record of each request.
+        max_in_flight: most requests that are answered at the same time, per endpoint and environment.
+        write_s: time limit of a caller that reads nothing of its answer.
+        lag_bytes: most bytes of an answer that wait for their caller.
+    """
+
+    tables: Mapping[Environment, RouteTable]
+    drills: DrillTable
+    engine: Engine
+    templates: Templates
+    cross_checks: CrossChecks
+    bodies: BodyReader
+    record: Callable[[Inference], None]
+    metrics: GatewayMetrics
+    clock: Clock
+    new_id: NewId
+    pause: Pause
+    max_in_flight: int
+    write_s: float
+    lag_bytes: int
+
+    def find_fallback(self, environment: Environment, target: Target) -> ServedTarget | None:
+        """Return the fallback of a target in its route; None if there is none."""
+        route = self.tables[environment].get(target.model)
+        return None if route is None else routing.choose_fallback(route, target)
