@@ -66,7 +66,7 @@ LOSSES = {
     emptied: f"routes_lost: {MODEL}",
     deleted: f"routes_lost: {MODEL}",
     made_anew: f"routes_lost: {MODEL}",
-    restored_older: f"routes_older: {MODEL} (serving epoch 10, the bucket holds 9)",
+    restored_older: f"routes_older: {MODEL} (serving epoch 10, the bucket has 9)",
 }
 
 

@@ -1,4 +1,4 @@
-"""Whose doing a failed request was: asked of the version behind, never remembered for another request."""
+"""Attribution of failed requests: by the fallback, and never cached for another request."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ async def test_a_version_that_fails_a_fifth_is_seen_to_fail_a_fifth_though_it_an
     assert (seen.count(True), seen.count(False), seen.count(None)) == (40, 160, 0)
 
 
-async def test_what_the_version_behind_fails_too_is_the_callers_however_often_it_comes():
+async def test_what_the_fallback_fails_too_is_the_callers_however_often_it_comes():
     world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}))
     await parsed(world, ["odd"] * 50)
     assert set(ends(world)) == {("engine_failed", "caller")}
@@ -61,7 +61,7 @@ async def test_a_canary_is_compared_with_the_active_version():
 
 
 @pytest.mark.parametrize(("faulty", "caused_by"), [(NEW, "target"), (None, "caller")])
-async def test_an_answer_that_breaks_off_is_asked_of_the_version_behind_until_it_is_further(faulty, caused_by):
+async def test_an_answer_that_breaks_off_is_asked_of_the_fallback_until_it_is_further(faulty, caused_by):
     world = World(only_active(), engine=FakeEngine(break_after=(5, BROKE), faulty=faulty))
     await world.chat(max_tokens=50)
     assert ends(world) == [("engine_failed", caused_by)]
@@ -71,7 +71,7 @@ async def test_an_answer_that_breaks_off_is_asked_of_the_version_behind_until_it
 @pytest.mark.parametrize(
     ("failures", "caused_by"), [([BROKE, BROKE], "target"), ([BROKE, BROKE, None, BROKE], "caller")]
 )
-async def test_without_a_version_behind_the_same_is_asked_once_more(failures, caused_by):
+async def test_without_a_fallback_the_same_is_asked_once_more(failures, caused_by):
     class Engine(FakeEngine):
         async def generate(self, endpoint, target, prompt, sampling, request_id):
             error = failures.pop(0) if failures else None
@@ -85,21 +85,21 @@ async def test_without_a_version_behind_the_same_is_asked_once_more(failures, ca
     assert ends(world) == [("engine_failed", caused_by)]
 
 
-async def test_a_version_behind_that_is_not_loaded_proves_nothing_and_the_target_is_asked_again():
+async def test_a_fallback_that_is_not_loaded_proves_nothing_and_the_target_is_asked_again():
     world = World(only_active(), engine=FakeEngine(poison={"odd": BROKE}, loaded=NEW))
     await parsed(world, ["odd"])
     assert ends(world) == [("engine_failed", "caller")]
 
 
 @pytest.mark.parametrize(("context", "end"), [(2048, ("engine_failed", "target")), (4096, (None, "caller"))])
-async def test_a_refusal_counts_only_where_the_version_behind_has_no_longer_context(context, end):
+async def test_a_refusal_counts_only_where_the_fallback_has_no_longer_context(context, end):
     route = f.route(canary=None, active=f.served(7), previous=f.served(6, context_tokens=context))
     world = World(route, engine=FakeEngine(poison={"odd": REFUSED}, faulty=NEW))
     await parsed(world, ["odd"])
     assert ends(world) == [end]
 
 
-async def test_a_barred_version_is_never_asked():
+async def test_a_quarantined_version_is_never_asked():
     route = f.route(canary=None, active=f.served(7), previous=f.served(6), quarantined=(f.target(6),))
     world = World(route, engine=FakeEngine(poison={"odd": BROKE}, faulty=NEW))
     await parsed(world, ["odd"])
@@ -121,7 +121,7 @@ ON_ODD = "{% if messages[-1].content == 'odd' %}"
         (ON_ODD + "{{ raise_exception('no') }}{% endif %}", "plain", []),
     ],
 )
-async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targets_doing(new, fallback, end):
+async def test_a_template_that_breaks_on_what_the_fallback_renders_is_attributed_to_the_target(new, fallback, end):
     route = f.route(canary=None, active=f.served(7, chat_template=new), previous=f.served(6, chat_template=fallback))
     world = World(route)
     answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
@@ -129,7 +129,7 @@ async def test_a_template_that_breaks_on_what_the_one_behind_renders_is_the_targ
     assert ends(world) == end
 
 
-async def test_a_rendering_that_took_too_long_is_not_held_against_the_target_because_the_one_behind_is_faster():
+async def test_a_rendering_that_took_too_long_is_not_held_against_the_target_because_the_fallback_is_faster():
     route = f.route(canary=None, active=f.served(7, chat_template=SLOW), previous=f.served(6, chat_template="plain"))
     world = World(route)
     answer = await world.chat(messages=[{"role": "user", "content": "x" * 50}])
@@ -137,7 +137,7 @@ async def test_a_rendering_that_took_too_long_is_not_held_against_the_target_bec
 
 
 class Held(FakeEngine):
-    """Answers `slow` prompts only when told to, from the version behind."""
+    """Answers `slow` prompts only when told to, from the fallback."""
 
     def __init__(self) -> None:
         super().__init__(poison={"slow": BROKE, "odd": BROKE}, faulty=NEW)
@@ -153,7 +153,7 @@ class Held(FakeEngine):
             yield delta
 
 
-async def test_where_all_comparisons_are_under_way_the_next_failure_is_nobodys_at_once_and_counted():
+async def test_where_all_comparisons_are_running_the_next_failure_is_not_attributed_and_counted():
     world = World(only_active(), engine=Held(), max_in_flight=100)
     slow = [
         asyncio.create_task(world.chat(messages=[{"role": "user", "content": "slow"}])) for _ in range(MAX_CONCURRENT)
