@@ -8,7 +8,7 @@ from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
 from services.benchmarker.domain.prompts import Message
-from shared.serving.inference import Delta
+from shared.serving.tensors import Delta
 
 Progress = Callable[[int, int], Awaitable[None]]
 """Called with requests done and requests in total."""

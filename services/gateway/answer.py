@@ -21,7 +21,7 @@ from services.gateway.domain.routing import Choice
 from services.gateway.ports import Engine, Pause
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.runtime.clock import Clock
-from shared.serving.inference import Delta
+from shared.serving.tensors import Delta
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from contracts.facts import Inference, InferenceBatch
 from contracts.vocabulary import Environment, Target
 from services.gateway.domain.requests import Message
-from shared.serving.inference import Delta
+from shared.serving.tensors import Delta
 
 
 class Engine(Protocol):

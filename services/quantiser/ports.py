@@ -90,7 +90,7 @@ class Artifacts(Protocol):
 
 
 class ReleaseWatch(Protocol):
-    """Tells whether one release has finished."""
+    """Watches whether one release finishes."""
 
     async def finished(self) -> ReleaseFinished | None:
         """Return the event that finished the release; None if there is none, or if the bus does not answer now."""

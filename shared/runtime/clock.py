@@ -1,4 +1,4 @@
-"""The one place that reads the clock."""
+"""The clock: the only module that reads the time."""
 
 import time
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What code that needs the time asks for."""
+    """The port for the time."""
 
     def now(self) -> datetime:
         """Return the current instant, aware, in UTC."""
@@ -16,7 +16,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock."""
+    """The clock of the machine."""
 
     def now(self) -> datetime:
         """Return the current instant, aware, in UTC."""

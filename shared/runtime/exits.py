@@ -1,4 +1,4 @@
-"""What the end of a process means: its exit code or signal in words, and whether memory ran out."""
+"""Describes the exit of a process: its exit code or signal in words, and whether memory ran out."""
 
 import os
 import re
@@ -10,22 +10,22 @@ from types import MappingProxyType
 
 MEANINGS: Mapping[int, str] = MappingProxyType(
     {
-        signal.SIGILL: "it used an instruction that this CPU lacks, or was told to use another CPU's instruction set",
-        signal.SIGABRT: "it gave up after an error that it could not handle, such as damaged memory; its log has more",
-        signal.SIGBUS: "memory backed by a file could not be used; /dev/shm or a disk may be full, or a file was cut",
-        signal.SIGFPE: "it divided by zero or computed what has no result",
-        signal.SIGSEGV: "it used memory that is not its own, which is a defect of the program or of a library",
+        signal.SIGILL: "it used an instruction that this CPU lacks, or is configured for another CPU's instruction set",
+        signal.SIGABRT: "it aborted after an error that it could not handle, such as damaged memory; see its log",
+        signal.SIGBUS: "it could not access memory backed by a file; /dev/shm or a disk is full, or a file was cut",
+        signal.SIGFPE: "it divided by zero or made another arithmetic error",
+        signal.SIGSEGV: "it accessed invalid memory, which is a defect of the program or of a library",
         signal.SIGKILL: "it was killed from outside, or by the kernel because memory ran out",
-        signal.SIGTERM: "it was asked to end",
+        signal.SIGTERM: "it was requested to end",
         signal.SIGINT: "it was interrupted from the keyboard",
         signal.SIGHUP: "its terminal was closed",
-        signal.SIGPIPE: "what it wrote to was closed",
+        signal.SIGPIPE: "the pipe or socket that it wrote to was closed",
         signal.SIGSYS: "it made a system call that its sandbox forbids",
         signal.SIGXCPU: "it used more processor time than its limit",
-        signal.SIGXFSZ: "it wrote a file that is larger than its limit",
+        signal.SIGXFSZ: "it wrote a file larger than its limit",
     }
 )
-"""What usually causes the death by a signal."""
+"""Usual cause of the exit by each signal."""
 
 OUT_OF_MEMORY = "perhaps the kernel killed it: memory ran out in this control group just before"
 _SHELL_BASE = 128
@@ -36,12 +36,12 @@ _CODES = re.compile(
 
 
 def describe_exit(code: int, *, out_of_memory: bool = False, shm: Path = Path("/dev/shm")) -> str:  # noqa: S108 - only its free space is read
-    """Return how a process ended, and for a signal its name and what it usually means.
+    """Return how a process ended; for a signal, its name and its usual cause.
 
     Args:
         code: exit code; negative is the signal, as in `subprocess`.
         out_of_memory: the count of processes killed for memory, perhaps others of the same group, rose just before.
-        shm: the shared-memory file system, whose free space is looked at after SIGBUS.
+        shm: the shared-memory file system, whose free space is checked after SIGBUS.
     """
     if code < 0:
         return _describe_signal(-code, out_of_memory, shm)
@@ -62,7 +62,7 @@ def _describe_signal(number: int, out_of_memory: bool, shm: Path | None) -> str:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, or its number if it has none."""
+    """Return the name of a signal; its number if it has no name."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -70,7 +70,7 @@ def signal_name(number: int) -> str:
 
 
 def explain_codes(text: str) -> str:
-    """Return a message of another program with the signal named behind each negative exit code."""
+    """Return a message of another program, with the signal's name after each negative exit code."""
 
     def explain(match: re.Match[str]) -> str:
         return f"{match[0]} ({_describe_signal(int(match[2]), False, None)})"
@@ -87,7 +87,7 @@ def _describe_full(folder: Path) -> str:
 
 
 def describe_space(folder: Path, free_bytes: int, total_bytes: int) -> str:
-    """Return that a file system is full, with the figures; empty if it is not, or has no size."""
+    """Return that a file system is full, with its free and total size; empty if it is not full, or has no size."""
     if total_bytes == 0 or free_bytes > total_bytes * _FULL_RATIO:
         return ""
     return f"{folder} is full now ({free_bytes // 2**20} of {total_bytes // 2**20} MiB free)"
@@ -98,7 +98,7 @@ class ControlGroup:
     """A control group that limits memory.
 
     Attributes:
-        top: where the hierarchy is mounted.
+        top: the mount point of the hierarchy.
         group: its folder.
         version: 1 or 2.
     """
@@ -114,7 +114,7 @@ def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return []
-    found = []
+    groups = []
     for line in lines:
         _, controllers, name = line.split(":", 2)
         if controllers == "":
@@ -123,15 +123,15 @@ def control_groups(root: Path = Path("/")) -> list[ControlGroup]:
             top, version = root / "sys/fs/cgroup/memory", 1
         else:
             continue
-        found.append(ControlGroup(top, top / name.lstrip("/"), version))
-    return found
+        groups.append(ControlGroup(top, top / name.lstrip("/"), version))
+    return groups
 
 
 def count_memory_kills(root: Path = Path("/")) -> int:
-    """Return how many processes the kernel has killed for want of memory.
+    """Return how many processes the kernel has killed because memory ran out.
 
-    The count of this process's own control group (v1 or v2), where there is one: the machine's counts what happens to
-    others, too.
+    It is the count of this process's own control group (v1 or v2) if there is one: the count of the machine includes
+    other groups.
     """
     for path in _counters(root):
         try:
@@ -146,6 +146,6 @@ def count_memory_kills(root: Path = Path("/")) -> int:
 
 def _counters(root: Path) -> list[Path]:
     files = {2: "memory.events", 1: "memory.oom_control"}
-    # In a container the named group may be outside what is mounted; its own counter is then at the top.
-    found = [folder / files[one.version] for one in control_groups(root) for folder in (one.group, one.top)]
-    return [*found, root / "proc/vmstat"]
+    # In a container the named group may not be mounted; its own counter is then at the mount point.
+    counters = [folder / files[group.version] for group in control_groups(root) for folder in (group.group, group.top)]
+    return [*counters, root / "proc/vmstat"]

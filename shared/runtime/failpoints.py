@@ -1,4 +1,4 @@
-"""Dies at a named point, once: how tests prove that any moment is a safe one to be killed at."""
+"""Kills the process at a named point, once: tests use it to show that a kill is safe at any moment."""
 
 import os
 import signal

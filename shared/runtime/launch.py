@@ -1,8 +1,8 @@
-"""Ties a process to the one that starts it, limits its memory, then becomes the wanted program.
+"""Ties a process to its parent, limits its memory, then executes the requested program.
 
-Run as `python -I -S launch.py PARENT_PID MEMORY_BYTES PROGRAM ARGUMENTS…` (0: no limit): a file of its own, so that
-nothing of ours happens between fork and exec of a process that may hold threads. The kernel kills the program when the
-thread that started it has ended.
+Run as `python -I -S launch.py PARENT_PID MEMORY_BYTES PROGRAM ARGUMENTS…` (0: no limit). It is a file of its own, so
+that none of our code runs between fork and exec of a process with threads. The kernel kills the program when the thread
+that started it ends.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask for SIGKILL on the parent's death, bound the data segment, and exec the program."""
+    """Request SIGKILL on the parent's death, limit the data segment, and execute the program."""
     parent, memory_bytes, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise SystemExit(f"prctl failed: {os.strerror(ctypes.get_errno())}")
@@ -23,7 +23,7 @@ def main() -> None:
         raise SystemExit(1)
     if memory_bytes:
         resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
-    os.execvp(program[0], program)  # noqa: S606 - becoming another program is the purpose
+    os.execvp(program[0], program)  # noqa: S606 - executing another program is the purpose
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Logs as JSON lines, spans that cross hops, and metrics; set up once per process."""
+"""Sets up logs as JSON lines, and traces across services, once per process."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
-    """Write every log line, ours and the libraries', as one JSON object on standard error."""
+    """Write every log line, ours and those of libraries, as one JSON object on standard error."""
     shared_steps: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -52,7 +52,7 @@ def _add_trace(_logger: Any, _name: str, event: dict[str, Any]) -> dict[str, Any
 
 
 class JsonLinesExporter(SpanExporter):
-    """Appends spans to a file, one JSON object a line: enough to follow a release where no collector runs."""
+    """Appends spans to a file, one JSON object per line, so that a release can be traced without a collector."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class JsonLinesExporter(SpanExporter):
 
 
 def tracer_provider(service: str, trace_file: Path | None) -> TracerProvider:
-    """Make the process's tracer provider; spans go to `trace_file` when one is set."""
+    """Return the process's tracer provider; it writes spans to `trace_file` if one is set."""
     provider = TracerProvider(resource=Resource.create({"service.name": f"slipway-{service}"}))
     if trace_file is not None:
         provider.add_span_processor(BatchSpanProcessor(JsonLinesExporter(trace_file)))
@@ -75,10 +75,10 @@ def tracer_provider(service: str, trace_file: Path | None) -> TracerProvider:
 
 
 def traceparent_for(correlation_id: str) -> str:
-    """Return the W3C traceparent of what is said about a release: its trace id follows from the release's id.
+    """Return the W3C traceparent of an event of a release, whose trace id is derived from the correlation id.
 
-    So one trace holds a release whole, also where a fact was said on a timer or after a restart and no span was
-    there to hand on. The parent is the current span, if there is one.
+    So one trace contains the whole release, including events that were published by a timer or after a restart, without
+    a current span. The parent is the current span if there is one.
     """
     digest = hashlib.sha256(correlation_id.encode()).hexdigest()
     current = trace.get_current_span().get_span_context()

@@ -1,1 +1,1 @@
-"""Talking to model servers: inference and chat templates."""
+"""Clients of model servers: inference and chat templates."""

@@ -1,4 +1,4 @@
-"""Renders chat templates in a sandboxed child process, under limits of time, memory and output."""
+"""Renders chat templates in a sandboxed child process, with limits of time, memory and output."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,9 @@ _START_S = 30.0
 
 
 class ChatTemplates:
-    """A child process that renders, one template at a time; started when first needed, replaced when killed.
+    """A child process that renders one template at a time; it is started on first use and replaced after a kill.
 
-    A rendering takes well below a millisecond once the template is compiled.
+    A rendering takes far less than a millisecond once the template is compiled.
     """
 
     def __init__(self, clock: Clock, *, limit_s: float = 2.0) -> None:
@@ -39,34 +39,34 @@ class ChatTemplates:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """Render a conversation as the model expects it.
+        """Return a conversation as the model expects it.
 
         Args:
             template: The model's chat template (Jinja).
             messages: The turns, each with `role` and `content`.
-            bos_token: What the template knows as `bos_token`.
-            eos_token: What the template knows as `eos_token`.
+            bos_token: The template's variable `bos_token`.
+            eos_token: The template's variable `eos_token`.
             add_generation_prompt: Whether the rendering ends where the assistant's answer begins.
-            variables: More that the template may ask for (`tools` …).
+            variables: More variables of the template (`tools` …).
 
         Raises:
-            Permanent: `bad_request` when the template refuses this conversation; `engine_failed` when the template
-                is broken, or goes beyond its limits; then its detail `stopped` is true: a machine that stands still
-                looks the same.
-            Transient: `internal_error` when the child process does not start.
+            Permanent: `bad_request` if the template rejects this conversation; `engine_failed` if the template fails or
+                exceeds its limits. After a limit, the detail `stopped` is true: a machine that is overloaded can be the
+                cause.
+            Transient: `internal_error` if the child process does not start.
         """
-        known = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
-        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-        return await self.render_with(template, {**known, **variables, **given})
+        defaults = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
+        fixed = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        return await self.render_with(template, {**defaults, **variables, **fixed})
 
     async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
-        """Render a template that knows these variables and no others; raise as `render` does."""
+        """Return a template rendered with exactly these variables; raise as `render` does."""
         request = {"template": template, "now": self._clock.now().isoformat(), "variables": dict(variables)}
         reply = await self._exchange(json.dumps(request).encode() + b"\n")
-        if "refused" in reply:
-            raise Permanent("bad_request", f"The chat template refuses this conversation: {reply['refused']}")
-        if "broken" in reply:
-            reason = f"The chat template cannot be rendered: {reply['broken']}."
+        if "rejected" in reply:
+            raise Permanent("bad_request", f"The chat template rejects this conversation: {reply['rejected']}")
+        if "failed" in reply:
+            reason = f"The chat template cannot be rendered: {reply['failed']}."
             raise Permanent("engine_failed", reason, stopped="stopped" in reply)
         return reply["text"]
 
@@ -88,22 +88,22 @@ class ChatTemplates:
                     reply = await child.stdout.readline()
                 answered = reply.endswith(b"\n")
             except TimeoutError:
-                return {"broken": f"it took more than {self._limit_s:g} s", "stopped": "late"}
+                return {"failed": f"it exceeded the time limit of {self._limit_s:g} s", "stopped": "late"}
             except (ConnectionError, ValueError) as error:
-                return {"broken": f"it stopped its process ({type(error).__name__})", "stopped": "ended"}
+                return {"failed": f"it ended its process ({type(error).__name__})", "stopped": "ended"}
             finally:
-                # Whatever happened, also a caller who went away: a late answer must not meet the next question.
+                # Also if the caller was cancelled: a late reply must not be read as that of the next request.
                 if not answered:
                     await self._end()
             if not answered:
-                return {"broken": "it stopped its process", "stopped": "ended"}
-            found: dict[str, str] = json.loads(reply)
-            return found
+                return {"failed": "it ended its process", "stopped": "ended"}
+            parsed: dict[str, str] = json.loads(reply)
+            return parsed
 
     async def _running(self) -> Process:
         if self._child is not None and self._child.returncode is None:
             return self._child
-        # No environment: nothing that the service knows may be read from inside a template.
+        # No environment: a template must not be able to read secrets of the service.
         self._child = await asyncio.create_subprocess_exec(
             sys.executable, "-I", str(_WORKER), stdin=PIPE, stdout=PIPE, env={"LC_ALL": "C.UTF-8"}, limit=_LINE_BYTES
         )

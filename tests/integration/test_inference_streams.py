@@ -8,7 +8,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from shared.errors import SlipwayError
 from shared.runtime.process import free_port
-from shared.serving.inference import Deadlines, encode_text, first_token, generate
+from shared.serving.inference import Deadlines, first_token, generate
+from shared.serving.tensors import encode_text
 
 NAME = "bot.v1.bf16"
 

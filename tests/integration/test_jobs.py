@@ -112,7 +112,7 @@ async def test_crash_without_a_result_is_named_with_its_exit_code(tmp_path):
     with pytest.raises(Permanent) as caught:
         await run(job("import os\nos.abort()"), tmp_path)
     assert (caught.value.code, caught.value.details) == ("engine_failed", {"exit_code": -6})
-    assert "signal SIGABRT: it gave up after an error that it could not handle" in caught.value.reason
+    assert "signal SIGABRT: it aborted after an error that it could not handle" in caught.value.reason
 
 
 @pytest.mark.parametrize("name", ["SIGILL", "SIGSEGV", "SIGBUS"])
@@ -224,7 +224,7 @@ async def test_timeout_ends_the_child_and_says_what_to_do(tmp_path):
     with pytest.raises(Permanent) as caught:
         await run(job(SLEEP), tmp_path, str(tmp_path / "pid"), timeout_s=2, at_timeout="Raise X.")
     assert caught.value.code == "deadline_passed"
-    assert caught.value.reason == "The work took longer than 2 s and was ended. Raise X."
+    assert caught.value.reason == "The work was ended after its limit of 2 s. Raise X."
     assert gone(pid_in(tmp_path / "pid"))
 
 

@@ -188,7 +188,7 @@ async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_pat
         await one.until(lambda: one.runner.restarts == 1)
         assert (
             one.runner.ended
-            == "signal SIGILL: it used an instruction that this CPU lacks, or was told to use another CPU's instruction set"
+            == "signal SIGILL: it used an instruction that this CPU lacks, or is configured for another CPU's instruction set"
         )
         assert any("SIGILL" in text for text in one.said)
 

@@ -7,18 +7,8 @@ from typing import Any
 
 from contracts.routes import ServedTarget
 from shared.errors import Transient
-from shared.serving.inference import (
-    USUAL_FLAGS,
-    Channels,
-    Deadlines,
-    Delta,
-    build_request,
-    classify_rpc_error,
-    generate,
-    raw_outputs,
-    read_json,
-    stream_responses,
-)
+from shared.serving.inference import Channels, Deadlines, classify_rpc_error, generate, stream_responses
+from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, raw_outputs, read_json
 
 PROMPT_LOGPROBS = "prompt_logprobs"
 

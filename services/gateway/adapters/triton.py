@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from contracts.vocabulary import Target
-from shared.serving.inference import Channels, Deadlines, Delta, generate
+from shared.serving.inference import Channels, Deadlines, generate
+from shared.serving.tensors import Delta
 
 
 class TritonEngine:

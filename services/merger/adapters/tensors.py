@@ -158,7 +158,7 @@ class TensorReader:
     def __init__(
         self, folder: RemoteFolder, metadata: FolderMetadata, digests: Digests, replacements: Replacements | None = None
     ) -> None:
-        self._shelf = folder
+        self._folder = folder
         self._digests = digests
         self._replacements = replacements
         self._locations: dict[str, tuple[str, int, TensorInfo]] = {}
@@ -188,7 +188,7 @@ class TensorReader:
         width = DTYPES[info.dtype].itemsize
         while done < info.size_bytes:
             length = min(RUN_BYTES, info.size_bytes - done)
-            piece = self._shelf.read(path, start + done, length)
+            piece = self._folder.read(path, start + done, length)
             hasher.update(piece)
             flat[done // width : (done + length) // width].copy_(torch.frombuffer(piece, dtype=DTYPES[info.dtype]))
             done += length

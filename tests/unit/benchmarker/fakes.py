@@ -9,7 +9,7 @@ from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
-from shared.serving.inference import Delta
+from shared.serving.tensors import Delta
 
 
 @dataclass

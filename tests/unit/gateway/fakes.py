@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from services.gateway.ports import PROBE_CONVERSATIONS, MessagesRejected, TemplateFailed
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.chat_template_worker import answer
-from shared.serving.inference import Delta, encode_text
+from shared.serving.tensors import Delta, encode_text
 
 
 class StepClock:
@@ -100,19 +100,19 @@ class InProcessTemplates:
 
     async def render(self, template, messages, *, bos_token, eos_token):
         if SLOW in template and tuple(messages) not in PROBE_CONVERSATIONS:
-            raise TemplateFailed("it took more than 2 s", stopped=True)
+            raise TemplateFailed("it exceeded the time limit of 2 s", stopped=True)
         variables = {
             "messages": list(messages),
             "add_generation_prompt": True,
             "bos_token": bos_token,
             "eos_token": eos_token,
         }
-        found = answer({"template": template, "now": "2026-03-04T05:06:07+00:00", "variables": variables})
-        if "refused" in found:
-            raise MessagesRejected(found["refused"])
-        if "broken" in found:
-            raise TemplateFailed(found["broken"])
-        return found["text"]
+        result = answer({"template": template, "now": "2026-03-04T05:06:07+00:00", "variables": variables})
+        if "rejected" in result:
+            raise MessagesRejected(result["rejected"])
+        if "failed" in result:
+            raise TemplateFailed(result["failed"])
+        return result["text"]
 
     async def renders_probe(self, template, *, bos_token, eos_token):
         for number, messages in enumerate(PROBE_CONVERSATIONS):

@@ -10,7 +10,7 @@ from decisions.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.http import ABORT, BodyReader
-from shared.serving.inference import Delta
+from shared.serving.tensors import Delta
 from tests.unit.gateway.fakes import FakeEngine, StepClock
 from tests.unit.gateway.world import HELLO, World, only_active
 

@@ -8,45 +8,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import Permanent, Transient
-from shared.serving import inference
-from shared.serving.inference import Delta
+from shared.serving import inference, tensors
+from shared.serving.tensors import Delta
 
 UTF8 = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 
 
 @given(UTF8)
 def test_text_comes_back_as_it_was(text):
-    assert inference.decode_text(inference.encode_text(text)) == text
+    assert tensors.decode_text(tensors.encode_text(text)) == text
 
 
 def test_text_is_as_triton_reads_it():
     from tritonclient.utils import deserialize_bytes_tensor
 
-    assert deserialize_bytes_tensor(inference.encode_text("Grüße"))[0].decode() == "Grüße"
+    assert deserialize_bytes_tensor(tensors.encode_text("Grüße"))[0].decode() == "Grüße"
 
 
 def test_an_empty_tensor_is_empty_text():
-    assert inference.decode_text(b"") == ""
+    assert tensors.decode_text(b"") == ""
 
 
-def response(**tensors):
+def response(**values):
     raw = {
-        name: inference.encode_text(value) if isinstance(value, str) else struct.pack("<I", value)
-        for name, value in tensors.items()
+        name: tensors.encode_text(value) if isinstance(value, str) else struct.pack("<I", value)
+        for name, value in values.items()
     }
     outputs = [SimpleNamespace(name=name) for name in raw]
     return SimpleNamespace(outputs=outputs, raw_output_contents=list(raw.values()))
 
 
 def test_a_piece():
-    found = inference.read_delta(
+    found = tensors.read_delta(
         response(text_output="hi", finish_reason="None", num_input_tokens=5, num_output_tokens=2)
     )
     assert found == Delta("hi", None, 5, 2)
 
 
 def test_a_last_piece():
-    found = inference.read_delta(response(finish_reason="stop", text_output="", num_output_tokens=1))
+    found = tensors.read_delta(response(finish_reason="stop", text_output="", num_output_tokens=1))
     assert found == Delta("", "stop", 0, 1)
 
 
@@ -62,11 +62,11 @@ def test_a_last_piece():
     ids=["the chosen one of two", "two tokens", "null", "empty", "no json"],
 )
 def test_log_probabilities_of_a_piece(tensor, expected):
-    assert inference.read_delta(response(text_output="hi", logprobs=tensor)).logprobs == expected
+    assert tensors.read_delta(response(text_output="hi", logprobs=tensor)).logprobs == expected
 
 
 def test_the_final_flag_alone_is_no_piece():
-    assert inference.read_delta(response()) is None
+    assert tensors.read_delta(response()) is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_errors_of_the_engine(message, kind, code):
 
 @pytest.mark.parametrize(("begun", "code", "silent_s"), [(False, "no_first_token", 6.0), (True, "engine_dead", 2.0)])
 def test_silence_says_how_long_it_was_and_a_reported_death_does_not(begun, code, silent_s):
-    found = inference._silence("m.v1.int8", inference.Deadlines(6.0, 2.0), begun=begun)
+    found = inference._silence_error("m.v1.int8", inference.Deadlines(6.0, 2.0), has_started=begun)
     assert (found.code, found.details["silent_s"]) == (code, silent_s)
     assert "silent_s" not in inference.classify_engine_error("engine_dead: gone", "m.v1.int8").details
 
