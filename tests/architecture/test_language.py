@@ -67,7 +67,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "tests/unit/cli",
             "tests/unit/contracts",
             "tests/unit/decisions",
-            "tests/unit/deploy",
             "tests/unit/gateway",
             "tests/unit/merger",
             "tests/unit/monitor",
@@ -76,7 +75,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
             "tests/unit/shared",
-            "tests/unit/training",
         }
     ),
     "metaphors": frozenset(
@@ -103,7 +101,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "tests/kit",
             "tests/real",
             "tests/unit/benchmarker",
-            "tests/unit/cli",
             "tests/unit/decisions",
             "tests/unit/deploy",
             "tests/unit/gateway",

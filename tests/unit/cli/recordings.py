@@ -53,7 +53,7 @@ def window(
         "observed": {},
         "drills": {},
         "ttft_histogram": sketch.add("", answered) or sketch.empty_sketch(),
-        "e2e_histogram": sketch.add("", [one + 300.0 for one in answered]) or sketch.empty_sketch(),
+        "e2e_histogram": sketch.add("", [name + 300.0 for name in answered]) or sketch.empty_sketch(),
         "features": {},
         "e_values": {},
     }

@@ -19,7 +19,7 @@ from clients.cli.views.release import join, project
 from contracts import facts as f
 from contracts.vocabulary import Variant
 from tests.kit.factories import digest, fact
-from tests.unit.cli.test_release_view import RELEASE, whole_road
+from tests.unit.cli.test_release_view import RELEASE, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
 
@@ -102,7 +102,7 @@ def test_a_missing_policy_file_is_refused(tmp_path):
 
 
 def test_a_release_is_found_by_model_version_and_release():
-    releases = join(project(whole_road()))
+    releases = join(project(whole_release()))
     (release,) = releases.values()
     assert pick(releases, None) is pick(releases, "support-bot") is release
     assert pick(releases, "support-bot@v7") is pick(releases, RELEASE) is release

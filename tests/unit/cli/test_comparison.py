@@ -19,22 +19,22 @@ SERVED = f.ServedQuality(
 KEPT = ref("v7.gptq-int4", "manifests/variant")
 
 
-def said(kind, **fields):
+def logged(kind, **fields):
     return event(fact(kind, **fields), correlationid=RELEASE, time=after(10))
 
 
 def failed(variant, stage, code, **fields):
-    return said(f.VariantFailed, variant=variant, step=stage, code=code, reason=f"{stage} broke", **fields)
+    return logged(f.VariantFailed, variant=variant, step=stage, code=code, reason=f"{stage} broke", **fields)
 
 
 def benchmarked(variant, **fields):
-    return said(f.VariantBenchmarked, target=target(7).model_copy(update={"variant": variant}), **fields)
+    return logged(f.VariantBenchmarked, target=target(7).model_copy(update={"variant": variant}), **fields)
 
 
 EVENTS = [
     event(OPENED, correlationid=RELEASE),
-    said(f.VariantQuantised, variant="bf16"),
-    said(f.VariantQuantised, variant="int8"),
+    logged(f.VariantQuantised, variant="bf16"),
+    logged(f.VariantQuantised, variant="int8"),
     failed("gptq-int4", "quantise", "quality_gate_failed", quality=LOST, manifest=KEPT),
     failed("awq-int4", "quantise", "out_of_memory"),
     failed("bf16", "stage", "insufficient_memory", purpose="benchmark"),
@@ -43,47 +43,51 @@ EVENTS = [
 
 
 def by_variant(events=EVENTS, registered_ones=()):
-    return {one.variant: one for one in comparison.compare(events, OPENED, registered_ones)}
+    return {summary.variant: summary for summary in comparison.compare(events, OPENED, registered_ones)}
 
 
-def test_every_wanted_variant_is_there_with_its_figures_and_why_it_failed():
-    found = by_variant()
-    assert list(found) == ["bf16", "int8", "gptq-int4", "awq-int4"]
-    assert (found["int8"].verdict, found["int8"].ttft_p50_ms, found["int8"].tps_system) == ("pass", 122.5, 61.75)
-    assert (found["gptq-int4"].quality, found["gptq-int4"].manifest) == (LOST, KEPT)
-    assert {name: one.why() for name, one in found.items() if one.verdict == "fail"} == {
+def test_every_requested_variant_has_its_figures_and_the_reason_of_its_failure():
+    summaries = by_variant()
+    assert list(summaries) == ["bf16", "int8", "gptq-int4", "awq-int4"]
+    assert (summaries["int8"].verdict, summaries["int8"].ttft_p50_ms, summaries["int8"].tps_system) == (
+        "pass",
+        122.5,
+        61.75,
+    )
+    assert (summaries["gptq-int4"].quality, summaries["gptq-int4"].manifest) == (LOST, KEPT)
+    assert {name: summary.why() for name, summary in summaries.items() if summary.verdict == "fail"} == {
         "bf16": "bf16: insufficient_memory: stage broke",
         "gptq-int4": "gptq-int4: quality_gate_failed: quantise broke",
         "awq-int4": "awq-int4: out_of_memory: quantise broke",
     }
 
 
-def test_a_variant_that_was_given_up_stays_so_though_it_is_made_later():
+def test_an_abandoned_variant_stays_failed_if_it_is_produced_later():
     given_up = failed("awq-int4", "quantise", "deadline_passed")
-    made = said(f.VariantQuantised, variant="awq-int4")
-    one = by_variant([given_up, made])["awq-int4"]
-    assert (one.verdict, one.why()) == ("fail", "awq-int4: deadline_passed: quantise broke")
+    made = logged(f.VariantQuantised, variant="awq-int4")
+    summary = by_variant([given_up, made])["awq-int4"]
+    assert (summary.verdict, summary.why()) == ("fail", "awq-int4: deadline_passed: quantise broke")
 
 
-def test_too_little_evidence_is_no_failure():
+def test_too_little_evidence_is_not_a_failure():
     assert by_variant([failed("int8", "quantise", "inconclusive")])["int8"].verdict == "inconclusive"
 
 
-def test_what_a_variant_costs_on_its_own_evaluation_set_is_told():
+def test_the_perplexity_on_the_own_evaluation_set_is_shown():
     own = quality().model_copy(update={"perplexity_ratio": 1.25, "tokens": 900})
-    events = [said(f.VariantQuantised, variant="int8", evaluation_quality=own)]
-    events += [said(f.VariantQuantised, variant="bf16", evaluation_quality=None)]
-    found = by_variant(events, (registered().model_copy(update={"variant": "int8"}),))
-    told = "perplexity on its own evaluation set: int8 x1.2500 (900 tokens)"
-    assert comparison.on_own_set(found.values()) == told
-    assert comparison.on_own_set([found["bf16"]]) == ""
-    assert found["int8"].as_data()["own_quality"]["tokens"] == 900
+    events = [logged(f.VariantQuantised, variant="int8", evaluation_quality=own)]
+    events += [logged(f.VariantQuantised, variant="bf16", evaluation_quality=None)]
+    summaries = by_variant(events, (registered().model_copy(update={"variant": "int8"}),))
+    line = "perplexity on its own evaluation set: int8 x1.2500 (900 tokens)"
+    assert comparison.on_own_set(summaries.values()) == line
+    assert comparison.on_own_set([summaries["bf16"]]) == ""
+    assert summaries["int8"].as_data()["own_quality"]["tokens"] == 900
 
 
-def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
-    found = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
-    size = f"{found['int8'].size_bytes / 1e6:.0f} MB"
-    assert found["int8"].row() == (
+def test_a_row_has_a_cell_for_each_column_and_a_dash_for_unknown_figures():
+    summaries = by_variant([*EVENTS, event(fact(f.VariantQuantised, variant="int8"), correlationid="another release")])
+    size = f"{summaries['int8'].size_bytes / 1e6:.0f} MB"
+    assert summaries["int8"].row() == (
         "int8",
         size,
         "x0.61",
@@ -96,7 +100,7 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
         "61.8",
         "pass",
     )
-    assert found["gptq-int4"].row() == (
+    assert summaries["gptq-int4"].row() == (
         "gptq-int4",
         "-",
         "-",
@@ -109,12 +113,12 @@ def test_a_row_has_a_cell_for_each_column_and_a_dash_for_what_is_not_known():
         "-",
         "fail",
     )
-    assert found["awq-int4"].row() == ("awq-int4", *["-"] * 9, "fail")
-    assert {len(one.row()) for one in found.values()} == {len(comparison.COLUMNS)}
+    assert summaries["awq-int4"].row() == ("awq-int4", *["-"] * 9, "fail")
+    assert {len(summary.row()) for summary in summaries.values()} == {len(comparison.COLUMNS)}
 
 
-def test_the_registrys_word_says_who_was_chosen_and_why_not_the_others():
-    told = f.Comparison(
+def test_the_comparison_of_the_registry_decides_which_variant_is_chosen_and_why():
+    decided = f.Comparison(
         objective="cost",
         criteria=("weights_bytes",),
         winner="int8",
@@ -126,34 +130,34 @@ def test_the_registrys_word_says_who_was_chosen_and_why_not_the_others():
         ),
     )
     for kind in (f.RehearsalRequested, f.ApprovalRequested, f.TrafficRequested, f.ReleaseFinished):
-        found = by_variant([*EVENTS, said(kind, comparison=told)])
-        assert (found["int8"].row()[-1], found["int8"].chosen) == ("chosen", True)
-        assert (found["bf16"].row()[-1], found["bf16"].why()) == ("pass", "bf16: Dominated: int8 is better.")
-        assert found["awq-int4"].code == "out_of_memory", "what it did not speak of stays as it was"
+        summaries = by_variant([*EVENTS, logged(kind, comparison=decided)])
+        assert (summaries["int8"].row()[-1], summaries["int8"].chosen) == ("chosen", True)
+        assert (summaries["bf16"].row()[-1], summaries["bf16"].why()) == ("pass", "bf16: Dominated: int8 is better.")
+        assert summaries["awq-int4"].code == "out_of_memory", "what it did not speak of stays as it was"
 
 
-def test_a_failed_gate_is_the_reason_before_the_registry_has_spoken():
+def test_a_failed_gate_is_the_reason_before_the_comparison():
     gates = (fact(f.VariantBenchmarked).gates[0].model_copy(update={"verdict": "fail", "reason": "too slow"}),)
-    found = by_variant([*EVENTS, benchmarked("int8", verdict="fail", gates=gates)])
-    assert (found["int8"].verdict, found["int8"].why()) == ("fail", "int8: ttft_ms.p95: too slow")
+    summaries = by_variant([*EVENTS, benchmarked("int8", verdict="fail", gates=gates)])
+    assert (summaries["int8"].verdict, summaries["int8"].why()) == ("fail", "int8: ttft_ms.p95: too slow")
 
 
-def test_a_pair_that_could_not_be_rehearsed_says_nothing_about_its_variant():
-    found = by_variant([*EVENTS, failed("int8", "stage", "insufficient_memory", purpose="rehearsal")])
-    assert found["int8"].verdict == "pass"
+def test_a_failed_rehearsal_does_not_change_the_verdict_of_its_variant():
+    summaries = by_variant([*EVENTS, failed("int8", "stage", "insufficient_memory", purpose="rehearsal")])
+    assert summaries["int8"].verdict == "pass"
 
 
-def test_before_anything_came_of_a_variant_its_row_is_empty():
-    assert {one.verdict for one in comparison.compare(EVENTS[:1], OPENED)} == {None}
+def test_a_variant_without_events_has_an_empty_row():
+    assert {summary.verdict for summary in comparison.compare(EVENTS[:1], OPENED)} == {None}
     assert comparison.compare(EVENTS[:1], OPENED)[0].row() == ("bf16", *["-"] * 10)
 
 
 @pytest.mark.parametrize("known", [(), (registered(),)])
-def test_as_data_is_json_with_everything_in_it(known):
-    found = json.loads(canonical_json(by_variant(registered_ones=known)["int8"].as_data()))
-    assert (found["variant"], found["chosen"], found["quality"]["tokens"]) == ("int8", False, 6128)
-    assert found["manifest"]["digest"].startswith("sha256:")
-    assert set(found) == set(comparison.VariantSummary.__dataclass_fields__)
+def test_the_data_is_complete_json(known):
+    data = json.loads(canonical_json(by_variant(registered_ones=known)["int8"].as_data()))
+    assert (data["variant"], data["chosen"], data["quality"]["tokens"]) == ("int8", False, 6128)
+    assert data["manifest"]["digest"].startswith("sha256:")
+    assert set(data) == set(comparison.VariantSummary.__dataclass_fields__)
 
 
 def test_a_release_is_found_by_its_version_and_its_end_by_its_id():
@@ -164,7 +168,7 @@ def test_a_release_is_found_by_its_version_and_its_end_by_its_id():
     assert comparison.find_end([*EVENTS, event(end)], RELEASE) == end
 
 
-def test_a_kept_variant_is_completed_by_its_manifest():
+def test_a_stored_variant_is_completed_from_its_manifest():
     made = fact(f.VariantQuantised).model_dump(exclude={"manifest"})
     manifest = VariantManifest(
         **made,
@@ -188,21 +192,21 @@ BLAMED = f.GateResult(
 )
 
 
-def test_the_side_at_fault_is_told_and_a_second_measurement_replaces_the_figures_but_not_the_files():
+def test_the_attribution_is_shown_and_a_second_measurement_replaces_the_figures_but_not_the_files():
     first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
-    found = by_variant([*EVENTS, first])["int8"]
-    assert (found.verdict, found.attributed_to) == ("inconclusive", "measurement")
-    assert found.why() == "int8: measurement_suspect: served_quality: At fault: the record."
+    summary = by_variant([*EVENTS, first])["int8"]
+    assert (summary.verdict, summary.attributed_to) == ("inconclusive", "measurement")
+    assert summary.why() == "int8: measurement_suspect: served_quality: At fault: the record."
     better = quality().model_copy(update={"perplexity_ratio": 1.001})
-    again = said(f.VariantQuantised, variant="int8", measurement_number=2, quality=better, manifest=KEPT)
+    again = logged(f.VariantQuantised, variant="int8", measurement_number=2, quality=better, manifest=KEPT)
     measured = by_variant([*EVENTS, first, again])["int8"]
-    assert (measured.quality, measured.manifest, measured.verdict) == (better, found.manifest, None)
+    assert (measured.quality, measured.manifest, measured.verdict) == (better, summary.manifest, None)
     passed = by_variant([*EVENTS, first, again, benchmarked("int8", measurement_number=2)])["int8"]
     assert (passed.verdict, passed.code, passed.attributed_to) == ("pass", None, None)
 
 
-def test_a_second_measurement_that_was_not_made_leaves_the_first_verdict_with_why():
+def test_a_failed_second_measurement_keeps_the_first_verdict_with_the_reason():
     first = benchmarked("int8", verdict="inconclusive", gates=(BLAMED,))
-    one = by_variant([*EVENTS, first, failed("int8", "quantise", "out_of_memory", measurement_number=2)])["int8"]
-    assert (one.verdict, one.code) == ("inconclusive", "measurement_suspect")
-    assert one.reason.endswith("it was not measured again: out_of_memory: quantise broke")
+    summary = by_variant([*EVENTS, first, failed("int8", "quantise", "out_of_memory", measurement_number=2)])["int8"]
+    assert (summary.verdict, summary.code) == ("inconclusive", "measurement_suspect")
+    assert summary.reason.endswith("it was not measured again: out_of_memory: quantise broke")

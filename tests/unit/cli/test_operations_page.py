@@ -23,10 +23,10 @@ FILTERS = sorted(set(re.findall(r"'(slipway\.[^']+)'", PAGE)))
 
 def parse(line):
     """Read a command line as the command does, without running it; KeyError for a command that there is not."""
-    command, words = get_command(app), shlex.split(line, comments=True)[1:]
+    command, arguments = get_command(app), shlex.split(line, comments=True)[1:]
     while isinstance(command, TyperGroup):
-        command = command.commands[words.pop(0)]
-    command.make_context(command.name, words)
+        command = command.commands[arguments.pop(0)]
+    command.make_context(command.name, arguments)
     return command.name
 
 
@@ -51,17 +51,21 @@ def caught(pattern):
     """Return the facts, with their environment, that a NATS filter catches."""
     regex = re.escape(pattern).replace(r"\*", r"[^.]+").replace(r">", r".+")
     everything = [event(kind, environment=where) for kind in f.FACTS.values() for where in ("production", "staging")]
-    return {(one.type, one.environment) for one in everything if re.fullmatch(regex, one.nats_subject)}
+    return {
+        (candidate.type, candidate.environment)
+        for candidate in everything
+        if re.fullmatch(regex, candidate.nats_subject)
+    }
 
 
 def test_each_filter_catches_its_facts_and_those_of_its_environment_alone():
     alerts = {kind.TYPE for kind in (f.AlertRaised, f.AlertUpdated, f.AlertResolved)}
     rollbacks = {kind.TYPE for kind in (f.RollbackStarted, f.RollbackCompleted, f.RollbackFailed, f.RollbackOrdered)}
     assert {pattern: caught(pattern) for pattern in FILTERS} == {
-        "slipway.alert.>": {(one, "production") for one in alerts},
-        "slipway.alert.*.v1.support-bot": {(one, "production") for one in alerts},
-        "slipway.rollback.>": {(one, "production") for one in rollbacks},
-        "slipway.staging.alert.>": {(one, "staging") for one in alerts},
+        "slipway.alert.>": {(name, "production") for name in alerts},
+        "slipway.alert.*.v1.support-bot": {(name, "production") for name in alerts},
+        "slipway.rollback.>": {(name, "production") for name in rollbacks},
+        "slipway.staging.alert.>": {(name, "staging") for name in alerts},
     }
     assert {stream_of(kind) for kind in (f.AlertRaised, f.AlertUpdated, f.AlertResolved)} == {EVENTS}
     assert f"consumer add {EVENTS} " in PAGE

@@ -13,19 +13,19 @@ from shared.runtime.clock import SystemClock
 from tests.kit.factories import fact
 
 
-def test_an_order_counts_a_quarter_of_an_hour_unless_it_says_otherwise():
+def test_an_order_is_valid_for_15_minutes_by_default():
     before = SystemClock().now()
     assert before + ORDER_AGE <= expires_at(EXPIRES) <= SystemClock().now() + ORDER_AGE
     assert before + timedelta(hours=2) <= expires_at("2h")
 
 
 @pytest.mark.parametrize("text", ["25h", "7d"])
-def test_no_order_counts_longer_than_a_day(text):
+def test_no_order_is_valid_for_more_than_a_day(text):
     with pytest.raises(Refused, match="the limit is 24h"):
         expires_at(text)
 
 
-def test_a_reason_that_is_too_long_is_refused_in_the_words_of_the_services():
+def test_a_reason_that_is_too_long_is_refused_with_the_message_of_the_services():
     with pytest.raises(Refused) as caught:
         order("support-bot", None, fact(f.RollbackOrdered, reason="x" * 2049))
     assert str(caught.value) == f"reason has 2,049 characters; the limit is 2,048. {ADVICE['too_large']}"

@@ -135,7 +135,7 @@ def test_an_invalid_fault_is_refused_as_usage(items):
     assert refused.value.code is Exit.USAGE
 
 
-def test_no_fault_at_all_has_a_name_too():
+def test_an_empty_fault_is_described():
     assert describe_fault(DrillFault()) == "nothing"
 
 

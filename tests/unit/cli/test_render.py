@@ -9,13 +9,13 @@ from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
 from tests.kit.factories import after, event
-from tests.unit.cli.test_release_view import THREE, only, opened, progressed, ready, said, whole_road
+from tests.unit.cli.test_release_view import THREE, logged, only, opened, progressed, ready, whole_release
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")]
 )
-def test_durations_are_for_people(seconds, text):
+def test_durations_are_readable(seconds, text):
     assert duration(seconds) == text
 
 
@@ -36,36 +36,36 @@ def test_a_bar_is_never_longer_than_its_work():
         (Progress("merge", 3, 210, "tensors"), "merge: tensor 3 of 210"),
     ],
 )
-def test_progress_says_what_is_at_work_and_how_far(progress, text):
+def test_progress_names_the_work_and_its_share(progress, text):
     assert work_line(progress) == text
     assert bar(progress).endswith(text)
 
 
-def test_every_variant_at_work_has_a_line_of_its_own(capsys):
+def test_every_variant_in_progress_has_its_own_line(capsys):
     from rich.console import Console
 
     live = [progressed(variant, 20 + at, done=float(at), detail="") for at, variant in enumerate(THREE)]
-    road = only(project([ready(), opened(variants=THREE), said(f.CheckpointMerged, 12), *live]))
+    release = only(project([ready(), opened(variants=THREE), logged(f.CheckpointMerged, 12), *live]))
     expected = [f"quantise {variant}: layer {at} of 30" for at, variant in enumerate(THREE)]
-    assert [line.split("% ")[1] for line in plain_block(road, after(30))[-3:]] == expected
+    assert [line.split("% ")[1] for line in plain_block(release, after(30))[-3:]] == expected
     console = Console(width=200, no_color=True)
     with console.capture() as shown:
-        console.print(rich_block(road, after(30)))
+        console.print(rich_block(release, after(30)))
     assert [line.split("% ")[1] for line in shown.get().splitlines()[-3:]] == expected
-    PlainDrawing(as_json=False)(road, after(30))
+    PlainDrawing(as_json=False)(release, after(30))
     printed = [line.strip() for line in capsys.readouterr().out.splitlines() if line.startswith("    quantise")]
     assert printed == [f"{text} ({share}%)" for text, share in zip(expected, (0, 3, 7), strict=True)]
-    assert [one["variant"] for one in as_data(road)["progress"]] == list(THREE)
+    assert [progress["variant"] for progress in as_data(release)["progress"]] == list(THREE)
 
 
 def test_a_block_names_release_steps_and_end():
-    lines = plain_block(only(project(whole_road())), after(500))
+    lines = plain_block(only(project(whole_release())), after(500))
     assert lines[0].startswith("support-bot v7  r-0123456789abcdef-1")
     assert "promoted after 1 min 30 s" in lines[0]
     assert any(line.startswith("  ✓ quantised") for line in lines)
 
 
-def test_a_road_under_way_says_for_how_long():
+def test_a_release_in_progress_shows_its_duration():
     assert "in progress for 3 min 20 s" in plain_block(only(project([ready()])), after(200))[0]
 
 
@@ -73,22 +73,22 @@ def test_the_terminal_shows_the_same_lines():
     from rich.console import Console
 
     console = Console(width=200, no_color=True)
-    road = only(project(whole_road()))
+    release = only(project(whole_release()))
     with console.capture() as shown:
-        console.print(rich_block(road, after(500)))
-    assert [line.rstrip() for line in shown.get().splitlines()] == plain_block(road, after(500))
+        console.print(rich_block(release, after(500)))
+    assert [line.rstrip() for line in shown.get().splitlines()] == plain_block(release, after(500))
 
 
-def test_a_road_as_data_keeps_its_inner_names_to_itself():
-    data = as_data(only(project(whole_road())))
+def test_the_data_of_a_release_hides_internal_fields():
+    data = as_data(only(project(whole_release())))
     assert data["outcome"] == "promoted"
     assert data["steps"][0]["name"] == "admitted"
     assert not {"key", "inputs", "source_id", "work"} & set(data)
 
 
-def test_plain_lines_say_each_thing_once(capsys):
+def test_plain_lines_are_printed_once(capsys):
     draw = PlainDrawing(as_json=False)
-    events = whole_road()
+    events = whole_release()
     for length in range(1, len(events) + 1):
         for _ in range(2):
             draw(only(project(events[:length])), after(100))
@@ -98,11 +98,11 @@ def test_plain_lines_say_each_thing_once(capsys):
     assert lines[-1].startswith("support-bot v7  promoted")
 
 
-def test_plain_progress_comes_in_tenths(capsys):
+def test_plain_progress_is_printed_in_steps_of_ten_percent(capsys):
     draw = PlainDrawing(as_json=False)
     for done in range(101):
-        live = said(f.WorkProgressed, 20, done=float(done), total=100.0)
-        draw(only(project([*whole_road()[:3], live])), after(30))
+        live = logged(f.WorkProgressed, 20, done=float(done), total=100.0)
+        draw(only(project([*whole_release()[:3], live])), after(30))
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("    quantise")]
     assert len(lines) == 11
 
@@ -115,7 +115,7 @@ def test_an_event_is_one_line():
 
 
 @pytest.mark.parametrize("kind", list(f.FACTS.values()), ids=lambda kind: kind.TYPE)
-def test_every_fact_is_parsed_back_and_printed(kind):
+def test_every_event_is_parsed_and_printed(kind):
     original = event(kind)
     parsed = parse(canonical_json(plain(original)))
     assert parsed.data == original.data
@@ -123,7 +123,7 @@ def test_every_fact_is_parsed_back_and_printed(kind):
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"{}", b"[1]", b'{"type": "slipway.checkpoint.ready.v1"}'])
-def test_what_is_no_event_is_passed_over(body):
+def test_an_invalid_event_is_skipped(body):
     assert parse(body) is None
 
 
@@ -132,5 +132,5 @@ def test_the_log_is_filtered_by_model_on_the_server():
     assert subject_filter(None) == ">"
 
 
-def test_nothing_is_projected_from_nothing():
+def test_no_events_give_no_releases():
     assert join(project([])) == {}

@@ -16,7 +16,7 @@ from decisions.orders import assess_epoch
 from tests.kit.factories import after, event, fact, route, served, target
 
 
-def test_a_plan_says_what_an_order_would_do():
+def test_a_plan_has_the_effect_of_an_order():
     plan = plan_rollback(route(), target(7), None)
     assert plan == {
         "model": "support-bot",
@@ -42,7 +42,7 @@ def test_a_plan_for_a_canary_leaves_the_active_target():
     )
 
 
-def test_a_plan_goes_further_back_when_asked():
+def test_a_plan_can_name_an_earlier_version():
     plan = plan_rollback(route(canary=None), target(7), 5)
     assert (plan["active_after"], plan["previous_after"]) == ("support-bot.v5.int8", "support-bot.v6.int8")
     assert plan["aborts_canary"] is None
@@ -57,7 +57,7 @@ def test_a_plan_goes_further_back_when_asked():
         ({"canary": CanaryShare(served=served(8), weight_ratio=0.0)}, target(8), None, "not_in_traffic"),
     ],
 )
-def test_a_plan_says_why_an_order_would_be_refused(changes, failed, to, code, capsys):
+def test_a_plan_has_the_reason_of_a_refusal(changes, failed, to, code, capsys):
     plan = plan_rollback(route(**changes), failed, to)
     assert plan["refused"]["code"] == code
     for as_json in (False, True):
@@ -67,7 +67,7 @@ def test_a_plan_says_why_an_order_would_be_refused(changes, failed, to, code, ca
         assert code in capsys.readouterr().out
 
 
-def test_a_plan_is_shown_with_where_from_where_to_and_what_is_quarantined(capsys):
+def test_a_plan_is_shown_with_source_destination_and_quarantine(capsys):
     show_plan(plan_rollback(route(), target(7), None), as_json=False)
     out = capsys.readouterr().out
     for expected in (
@@ -90,14 +90,14 @@ def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
 
 
 @pytest.mark.parametrize("environment", ["production", "staging"])
-def test_without_an_active_target_there_is_nothing_to_name(environment):
+def test_a_model_without_an_active_target_is_refused(environment):
     for none in (None, route(active=None)):
         with pytest.raises(Refused, match="no target serves support-bot"):
             active_target(none, "support-bot", environment)
 
 
 @pytest.mark.parametrize(
-    ("cause", "ago", "lately"),
+    ("cause", "ago", "recently"),
     [
         ("rollback", 0, True),
         ("rollback", 119, True),
@@ -106,9 +106,9 @@ def test_without_an_active_target_there_is_nothing_to_name(environment):
         ("abort", 1, False),
     ],
 )
-def test_whoever_reacts_to_the_same_alert_as_the_controller_must_name_what_is_to_go(cause, ago, lately):
+def test_an_order_soon_after_a_rollback_must_name_its_target(cause, ago, recently):
     moved = fact(f.DeploymentChanged, cause=cause, at=after(0))
-    assert was_rolled_back_recently(moved, after(ago)) == lately
+    assert was_rolled_back_recently(moved, after(ago)) == recently
 
 
 # -- how it ended -----------------------------------------------------------------------------------------------------
@@ -126,11 +126,11 @@ def test_whoever_reacts_to_the_same_alert_as_the_controller_must_name_what_is_to
         (-0.02, "-20 ms"),
     ],
 )
-def test_short_times_are_for_people(seconds, text):
+def test_short_durations_are_readable(seconds, text):
     assert short_span(seconds) == text
 
 
-def test_a_timeline_gives_each_step_and_the_time_since_the_one_before():
+def test_a_timeline_has_each_step_and_the_time_since_the_previous_one():
     lines = timeline_lines(fact(f.RollbackCompleted).timeline)
     assert lines == [
         "first bad  2026-11-24 10:03:21.000",
@@ -147,7 +147,7 @@ def test_steps_that_did_not_happen_are_left_out():
 
 
 @pytest.mark.parametrize("verdict", ["pass", "inconclusive"])
-def test_a_completed_rollback_ends_well(verdict, capsys):
+def test_a_completed_rollback_ends_with_0(verdict, capsys):
     show_end(fact(f.RollbackCompleted, verdict=verdict), as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("rollback completed")
@@ -157,7 +157,7 @@ def test_a_completed_rollback_ends_well(verdict, capsys):
     assert (data["state"], data["verdict"], data["steps"][1]["seconds"]) == ("completed", verdict, 10.5)
 
 
-def test_a_switch_that_did_not_help_ends_with_1():
+def test_a_switch_to_a_failing_target_ends_with_1():
     with pytest.raises(Refused, match="that target fails as well") as refused:
         show_end(fact(f.RollbackCompleted, verdict="fail", reason="Only 1 of 5."), as_json=False)
     assert refused.value.code is Exit.FAILED
@@ -170,7 +170,7 @@ def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
 
 
-def test_advice_that_the_reason_gave_is_not_given_twice():
+def test_advice_in_the_reason_is_not_repeated():
     advice = ADVICE["not_in_traffic"]
     with pytest.raises(Refused) as refused:
         show_end(fact(f.RollbackFailed, code="not_in_traffic", reason=f"It takes no traffic. {advice}"), as_json=False)
@@ -180,14 +180,17 @@ def test_advice_that_the_reason_gave_is_not_given_twice():
     assert str(refused.value).endswith(advice)
 
 
-def test_the_log_says_from_where_to_where():
+def test_the_log_line_has_both_targets():
     line = event_line(event(fact(f.RollbackCompleted)))
     assert "failed=support-bot.v7.int8 to=support-bot.v6.int8 verdict=pass" in line
 
 
-def test_an_order_that_is_about_no_release_is_its_own():
-    one = order("support-bot", None, fact(f.RollbackOrdered))
-    assert (one.correlationid, one.nats_subject) == (one.id, "slipway.rollback.ordered.v1.support-bot")
+def test_an_order_without_a_release_is_its_own_correlation():
+    published = order("support-bot", None, fact(f.RollbackOrdered))
+    assert (published.correlationid, published.nats_subject) == (
+        published.id,
+        "slipway.rollback.ordered.v1.support-bot",
+    )
     assert order("support-bot", "r-1", fact(f.RollbackOrdered)).correlationid == "r-1"
 
 
@@ -197,5 +200,5 @@ def test_a_bucket_of_routes_that_was_lost_or_restored_is_not_mistaken_for_a_rout
     assert is_behind(there, assess_epoch(bucket or 0, known, "support-bot")) is expected
 
 
-def test_a_refusal_without_an_epoch_says_nothing_about_the_bucket():
+def test_a_refusal_without_an_epoch_does_not_show_a_lost_bucket():
     assert not is_behind(None, "The order was given for another time.")

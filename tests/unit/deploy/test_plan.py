@@ -21,7 +21,7 @@ def test_every_declared_service_is_started():
     assert set(SERVICES) == set(CONTRACTS)
 
 
-def test_every_part_has_a_port_of_its_own():
+def test_every_part_has_its_own_port():
     names = plan.port_names(StackConfig(replicas={"quantiser": 3}))
     assert len(names) == len(set(names))
     assert {"quantiser", "quantiser-2", "quantiser-3"} <= set(names)
@@ -31,16 +31,16 @@ def test_services_get_their_own_port_and_the_stacks_addresses():
     config = StackConfig(engine="toy", replicas={"quantiser": 2})
     parts = {part.name: part for part in plan.plan_services(FOLDER, config, ports(config), PROGRAMS, KEYS)}
     assert len(parts) == len(SERVICES) + 1
-    one, two = parts["quantiser"], parts["quantiser-2"]
-    assert one.argv == two.argv == ("/bin/python", "-m", "services.quantiser.main")
-    assert one.environment["SLIPWAY_HTTP_PORT"] != two.environment["SLIPWAY_HTTP_PORT"]
+    first, two = parts["quantiser"], parts["quantiser-2"]
+    assert first.argv == two.argv == ("/bin/python", "-m", "services.quantiser.main")
+    assert first.environment["SLIPWAY_HTTP_PORT"] != two.environment["SLIPWAY_HTTP_PORT"]
     manager = parts["server-manager"]
     assert manager.argv[-1] == "services.server_manager.main"
     assert manager.environment["SERVER_MANAGER_ENGINE"] == "toy"
     assert manager.environment["SLIPWAY_S3_SECRET_KEY"] == "secret"
 
 
-def test_the_bus_keeps_what_it_acknowledged_and_listens_on_loopback_only():
+def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     _, config = plan.plan_nats(FOLDER, ports(), PROGRAMS)
     assert "sync_interval: always" in config
     assert "0.0.0.0" not in config
@@ -50,8 +50,8 @@ def test_the_bus_keeps_what_it_acknowledged_and_listens_on_loopback_only():
 
 
 def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line():
-    found = ports()
-    part = plan.plan_s3(FOLDER, found, PROGRAMS, KEYS)
+    chosen = ports()
+    part = plan.plan_s3(FOLDER, chosen, PROGRAMS, KEYS)
     flags = dict(argument.lstrip("-").split("=", 1) for argument in part.argv[2:])
     for name in ("s3", "master", "volume", "filer", "admin"):
         port = int(flags[f"{name}.port"])
@@ -61,7 +61,7 @@ def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line(
     assert part.environment["AWS_SECRET_ACCESS_KEY"] == "secret"
 
 
-def test_services_stop_before_what_they_stand_on():
+def test_services_stop_before_their_dependencies():
     services = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
     triton = plan.plan_triton([], {}, ports())
     s3 = plan.plan_s3(FOLDER, ports(), PROGRAMS, KEYS)
@@ -70,13 +70,13 @@ def test_services_stop_before_what_they_stand_on():
     assert 0 < triton.stop_rank < s3.stop_rank < nats.stop_rank
 
 
-def test_a_part_is_marked_as_the_stacks():
+def test_a_part_carries_the_mark_of_its_stack():
     (part, *_) = plan.plan_services(FOLDER, StackConfig(), ports(), PROGRAMS, KEYS)
     marked = plan.marked(part, "abc")
     assert (marked["SLIPWAY_STACK"], marked["SLIPWAY_PART"]) == ("abc", "registry")
 
 
-def test_restarts_wait_longer_and_longer_but_not_for_ever():
+def test_the_restart_delay_grows_up_to_a_limit():
     delays = [restart_delay_s(failures) for failures in range(40)]
     assert delays[0] == 0.0
     assert delays == sorted(delays)

@@ -69,17 +69,17 @@ def test_a_stopped_part_is_killed_whether_it_was_ready_or_not():
 @pytest.mark.parametrize(
     "doing", [{"ran": 0.01, "waited": 0.49}, {"ran": 0.25, "waited": 0.25}, {"ran": 0.5}, {"ran": 2.0}, {"faults": 3}]
 )
-def test_one_that_computes_or_waits_for_a_processor_or_a_disk_is_given_more_time_but_not_for_ever(doing):
+def test_a_part_that_computes_or_waits_for_a_cpu_or_a_disk_gets_more_time_up_to_a_limit(doing):
     assert 19.5 <= Watched().answer().killed_after(60, **doing) <= 21.0
 
 
-def test_one_that_waits_in_the_kernel_for_a_disk_is_given_more_time_but_not_for_ever():
+def test_a_part_that_waits_in_the_kernel_for_a_disk_gets_more_time_up_to_a_limit():
     watched = Watched().answer()
     watched.activity = Activity(on_disk=True)
     assert 19.5 <= watched.killed_after(60) <= 21.0
 
 
-def test_one_that_does_little_has_as_much_more_time_as_it_was_busy():
+def test_a_part_gets_as_much_more_time_as_it_was_busy():
     assert 9.0 <= Watched().answer().killed_after(60, ran=0.125, waited=0.125) <= 11.0
 
 
@@ -135,11 +135,11 @@ def test_a_start_that_answers_but_never_becomes_ready_ends_at_its_limit():
 
 
 @pytest.mark.parametrize("sign", [{"ran": 0.1}, {"faults": 3}])
-def test_one_that_recovers_its_store_may_start_for_long_while_it_does_something(sign):
+def test_a_part_that_recovers_its_store_may_start_slowly_while_it_makes_progress(sign):
     assert 599.0 <= Watched(recovers=True).killed_after(900, **sign) <= 601.0
 
 
-def test_one_that_recovers_its_store_and_stops_doing_anything_is_killed():
+def test_a_part_that_recovers_its_store_without_progress_is_killed():
     watched = Watched(recovers=True)
     assert watched.killed_after(100, ran=0.5) is None
     assert watched.killed_after(60) <= 6.0
@@ -152,11 +152,11 @@ def test_one_that_recovers_its_store_and_stops_doing_anything_is_killed():
         pytest.fail("never killed")
 
 
-def test_one_with_many_threads_that_never_gets_ready_is_killed_though_they_wait_for_processors_all_the_time():
+def test_a_part_with_many_waiting_threads_that_never_gets_ready_is_killed():
     assert 599.0 <= Watched().killed_after(900, ran=1.8, waited=4.0) <= 601.0
 
 
-def test_one_that_answers_and_is_unready_because_of_others_has_more_time_but_not_for_ever():
+def test_a_part_that_waits_for_a_dependency_gets_more_time_up_to_a_limit():
     watched = Watched()
     watched.waits_for_dependency = True
     passed = 0.0
@@ -168,14 +168,14 @@ def test_one_that_answers_and_is_unready_because_of_others_has_more_time_but_not
     assert 599.0 <= passed <= 601.0
 
 
-def test_one_that_waits_for_others_and_hangs_is_killed():
+def test_a_part_that_waits_for_a_dependency_and_hangs_is_killed():
     watched = Watched()
     watched.waits_for_dependency = True
     watched.detector.answered()
     assert watched.killed_after(60) <= 5.5
 
 
-def test_a_start_is_not_judged_while_what_it_stands_on_is_down():
+def test_a_start_is_not_timed_while_a_dependency_is_down():
     watched = Watched()
     watched.dependencies_ready = False
     assert watched.killed_after(600) is None
@@ -189,7 +189,7 @@ def test_a_part_that_was_ready_is_not_killed_because_the_bus_is_down():
         assert watched.killed_after(LOOK_S) is None
 
 
-def test_one_that_still_answers_from_its_crash_handler_is_killed():
+def test_a_part_that_answers_from_its_crash_handler_is_killed():
     watched = Watched().answer()
     watched.activity = Activity(crashing=True)
     passed = 0.0
@@ -215,12 +215,12 @@ def test_without_figures_of_the_kernel_the_plain_limits_hold():
 
 
 def thread(folder, number, *, state="S", ran=0, waited=0, faults=0, blocked=0):
-    place = folder / "7" / "task" / str(number)
-    place.mkdir(parents=True)
-    (place / "schedstat").write_text(f"{ran} {waited} 5\n")
+    thread = folder / "7" / "task" / str(number)
+    thread.mkdir(parents=True)
+    (thread / "schedstat").write_text(f"{ran} {waited} 5\n")
     fields = [state, *["0"] * 8, str(faults), *["0"] * 30]
-    (place / "stat").write_text(f"7 (a ) name) {' '.join(fields)}\n")
-    (place / "status").write_text(f"Name:\tx\nSigBlk:\t{blocked:016x}\n")
+    (thread / "stat").write_text(f"7 (a ) name) {' '.join(fields)}\n")
+    (thread / "status").write_text(f"Name:\tx\nSigBlk:\t{blocked:016x}\n")
 
 
 def bits(*numbers):

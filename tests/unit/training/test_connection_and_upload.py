@@ -16,7 +16,7 @@ def ready(**changes):
     return fact.model_copy(update=changes)
 
 
-def test_place_comes_from_the_variables_that_services_use():
+def test_a_connection_comes_from_the_variables_that_services_use():
     variables = {
         "SLIPWAY_NATS_URL": "nats://bus:4222",
         "SLIPWAY_S3_ENDPOINT": "store:9000",
@@ -46,7 +46,7 @@ def test_the_event_id_follows_from_the_checkpoint_alone():
     assert envelope(ready(attempt=2)).id != first.id
 
 
-def test_only_files_that_travel_are_listed(tmp_path):
+def test_only_uploaded_files_are_listed(tmp_path):
     for name in ("adapter_model.safetensors", "adapter_config.json", "optimizer.pt", ".hidden.json", "rng_state.pth"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "checkpoint-10").mkdir()

@@ -20,12 +20,12 @@ async def refused(run=RUN, folder="no-such-folder"):
 
 
 async def test_hyperparameters_that_are_too_large():
-    told = await refused(dataclasses.replace(RUN, hyperparameters={"table": "x" * 40_000}))
-    assert told == f"training.hyperparameters has 40,013 bytes as JSON; the limit is 32,768. {ADVICE['too_large']}"
+    message = await refused(dataclasses.replace(RUN, hyperparameters={"table": "x" * 40_000}))
+    assert message == f"training.hyperparameters has 40,013 bytes as JSON; the limit is 32,768. {ADVICE['too_large']}"
 
 
 async def test_a_key_that_no_store_takes():
     ref = factories.ref("w").model_copy(update={"uri": "s3://slipway/checkpoints/support-bot/" + "d/" * 737 + "x"})
-    told = await refused(folder=Weights(kind="lora", ref=ref))
-    assert told.startswith("the key of weights.ref.uri has 1,499 bytes; the limit is 1,024.")
-    assert told.endswith(ADVICE["too_large"])
+    message = await refused(folder=Weights(kind="lora", ref=ref))
+    assert message.startswith("the key of weights.ref.uri has 1,499 bytes; the limit is 1,024.")
+    assert message.endswith(ADVICE["too_large"])
