@@ -291,8 +291,8 @@ def test_a_second_measurement_changes_the_benchmark_step_only():
 
 
 def test_figures_that_may_surprise_are_explained_beside_them():
-    road = next(road for road in project(whole_road()).values() if "merged" in road.steps)
-    assert road.steps["merged"].detail == (
+    release = next(release for release in project(whole_release()).values() if "merged" in release.steps)
+    assert release.steps["merged"].detail == (
         "99.8% of likeliest tokens as with base + LoRA (rounding to bfloat16 decides near-ties)"
     )
-    assert road.steps["quantised"].detail.endswith("size x0.61 of the merged model (embeddings are not quantised)")
+    assert release.steps["quantised"].detail.endswith("size x0.61 of the merged model (embeddings are not quantised)")
