@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-real chaos bench clean
+.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-python test-real chaos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ soak: setup ## what is drawn at random fifty times as often, what kills ten time
 
 test-unit: setup ## the tests that need no servers
 	$(PYTEST) tests/unit tests/contract tests/architecture
+
+test-python: ## the unit tests on another Python: make test-python PYTHON=python3.13
+	@deploy/setup/environment.sh main $(PYTHON)
+	.venv-$(notdir $(PYTHON))/bin/python -m pytest tests/unit
 
 test-real: setup ## the tests on real models, Triton and vLLM
 	$(PYTEST) -m real

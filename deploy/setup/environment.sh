@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes one of the two environments from its pinned requirements, or says that it is already there.
-#   environment.sh main|engine
-# Takes the first interpreter on PATH that fits; where none does, uv downloads Python 3.11 into .tools.
+#   environment.sh main|engine [INTERPRETER]
+# Takes the first interpreter on PATH that fits; where none does, uv downloads Python 3.11 into .tools. An environment of
+# a given INTERPRETER is made beside the usual one, as .venv-python3.13.
 # pip's find-links, index and constraint settings are honoured, because uv does not read them itself.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,6 +13,9 @@ case $name in
   engine) target=.venv-engine versions='3.11 3.12' ;; # numpy 1.26, which Triton needs, has no wheel for 3.13
   *) echo "environment.sh: main or engine, not '$name'" >&2; exit 2 ;;
 esac
+
+given=${2:-}
+if [ -n "$given" ]; then target=$target-$(basename "$given"); fi
 
 stamp=$target/.stamp-$(cat requirements/$name.txt requirements/$name-overrides.txt pyproject.toml deploy/setup/environment.sh | sha256sum | cut -c1-16)
 if [ -e "$stamp" ]; then echo "environment $target is up to date"; exit 0; fi
@@ -49,7 +53,7 @@ if [ -n "$links" ]; then export UV_FIND_LINKS=$links; fi
 if [ -n "$index" ]; then export UV_DEFAULT_INDEX=$index; fi
 if [ -n "$constraint" ]; then export UV_CONSTRAINT=$constraint; fi
 
-python=$(find_python "$versions")
+python=${given:-$(find_python "$versions")}
 if [ -z "$python" ]; then
   echo "none of Python ${versions// /, } is installed; downloading Python 3.11 into .tools"
   export UV_PYTHON_INSTALL_DIR=$PWD/.tools/python

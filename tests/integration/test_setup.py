@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("bash", "env", "cat", "cut", "sha256sum", "dirname", "touch", "mkdir", "rm")
+TOOLS = ("basename", "bash", "env", "cat", "cut", "sha256sum", "dirname", "touch", "mkdir", "rm")
 PYTHON = """#!/bin/bash
 [ "$1" = -c ] && echo "{version}"
 """
@@ -46,13 +46,13 @@ def program(path: Path, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def make(checkout: Path, name: str, **pythons: str) -> subprocess.CompletedProcess[str]:
+def make(checkout: Path, name: str, *given: str, **pythons: str) -> subprocess.CompletedProcess[str]:
     """Run the script where only these interpreters are on PATH: command=version, or `broken`."""
     for command, version in pythons.items():
         text = BROKEN if version == "broken" else PYTHON.format(version=version)
         program(checkout / "bin" / command.replace("_", "."), text)
     return subprocess.run(
-        [str(checkout / "deploy/setup/environment.sh"), name],
+        [str(checkout / "deploy/setup/environment.sh"), name, *given],
         capture_output=True,
         text=True,
         timeout=60,
@@ -81,6 +81,14 @@ def test_the_first_interpreter_that_fits_is_taken(checkout, name, pythons, chose
     done = make(checkout, name, **pythons)
     assert done.returncode == 0, done.stderr
     assert used(checkout) == str(checkout / "bin" / chosen)
+
+
+def test_a_given_interpreter_gets_an_environment_beside_the_usual_one(checkout):
+    program(checkout / "bin/python3.13", PYTHON.format(version="3.13"))
+    done = make(checkout, "main", "python3.13")
+    assert done.returncode == 0, done.stderr
+    assert used(checkout) == "python3.13"
+    assert (checkout / ".venv-python3.13").is_dir()
 
 
 def test_where_none_fits_the_engine_gets_a_python_from_uv(checkout):

@@ -1,0 +1,47 @@
+"""Documents that name places in the repository: what they name exists, and the glossary has each term once."""
+
+import re
+
+import pytest
+
+from tests.kit.wiring import ROOT
+
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+TERM = re.compile(r"^\| ([^|]+?) \| ([^|]+?) \|$", re.MULTILINE)
+
+
+def links(page: str) -> list[str]:
+    text = (ROOT / page).read_text()
+    return [target for target in LINK.findall(text) if not re.match(r"[a-z]+:", target)]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/glossary.md"])
+def test_what_a_page_links_to_exists(page):
+    assert [target for target in links(page) if not ((ROOT / page).parent / target).exists()] == []
+
+
+def test_the_architecture_page_names_the_file_that_each_link_leads_to():
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"\[([\w./-]+)\]\((\.\./[^)]+)\)", text)
+    assert len(named) > 40
+    assert [(name, target) for name, target in named if f"../{name}" != target] == []
+
+
+def test_the_architecture_page_passes_through_every_service():
+    visited = {link.split("/")[2] for link in links("docs/architecture.md") if link.startswith("../services/")}
+    services = {path.parent.name for path in (ROOT / "services").glob("*/app.py")}
+    assert visited == services
+
+
+def terms() -> list[tuple[str, str]]:
+    return TERM.findall((ROOT / "docs/glossary.md").read_text())[1:]  # without the head of the table
+
+
+def test_terms_stand_once_and_in_order():
+    names = [name.casefold() for name, _ in terms()]
+    assert len(names) > 60
+    assert names == sorted(set(names))
+
+
+def test_every_meaning_is_a_sentence():
+    assert [name for name, meaning in terms() if not meaning.endswith(".")] == []

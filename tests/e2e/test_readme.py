@@ -1,0 +1,74 @@
+"""The README's first release, block by block as it stands, on a running stack; only the base model is a small one."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.contract.test_runbooks import problem_of
+from tests.kit.stack import DATA_HASH, ROOT
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks() -> list[str]:
+    """Return the shell blocks of the section, the one that starts the stack and trains first."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Your first release\n")[1].split("\n## ")[0]
+    return BLOCK.findall(section)
+
+
+@pytest.fixture(scope="module")
+def stack(module_stack):
+    return module_stack()
+
+
+@pytest.fixture
+def shell(stack, tiny, tmp_path):
+    """Run a script where `slipway` is the command, in a folder that holds what the first block leaves."""
+    stack.ok("base", "import", str(tiny["base"]), "--name", "smollm2-135m-instruct")
+    shutil.copytree(tiny["one"], tmp_path / "runs/1/adapter")
+    (tmp_path / "runs/1/run.json").write_text(json.dumps({"data_hash": DATA_HASH}))
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin/slipway"
+    command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m clients.cli.main "$@"\n')
+    command.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def run(script: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+            env={**os.environ, "PATH": path, "SLIPWAY_STATE": str(stack.state)},
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}\n{stack.tail()}"
+        return done.stdout
+
+    return run
+
+
+def test_the_first_block_can_be_typed():
+    commands = [line for line in blocks()[0].splitlines() if line.startswith("slipway ")]
+    assert len(commands) == 2
+    assert [problem for line in commands if (problem := problem_of(line))] == []
+
+
+def test_a_policy_a_publish_and_a_curl_lead_to_an_answer(shell):
+    _, policy, publish, ask = blocks()
+    shell(policy)
+    assert "promoted" in shell(publish).splitlines()[-1]
+    printed = shell(ask)
+    answer = json.JSONDecoder().raw_decode(printed[printed.index("{") :])[0]
+    assert answer["choices"][0]["message"]["content"]
+    assert "support-bot@v1" in printed
+    assert "run-1" in printed
