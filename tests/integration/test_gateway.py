@@ -46,8 +46,10 @@ def sdk(gateway):
 
 @pytest.fixture
 async def asdk(gateway):
-    async with openai.AsyncOpenAI(base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60) as one:
-        yield one
+    async with openai.AsyncOpenAI(
+        base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60
+    ) as client:
+        yield client
 
 
 async def put_route(js, gateway, route: Route, bucket: str = "routes") -> None:
@@ -79,9 +81,9 @@ async def telemetry(js, count: int, environment: str = "production"):
 class TestTritonEngine(EngineConformance):
     @pytest.fixture
     async def engine(self):
-        one = TritonEngine(Deadlines(10, 5))
-        yield one
-        await one.close()
+        client = TritonEngine(Deadlines(10, 5))
+        yield client
+        await client.close()
 
     @pytest.fixture
     def endpoint(self, toy):

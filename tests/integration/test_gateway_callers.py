@@ -63,7 +63,7 @@ def alerts_about(records):
         watch = watching.take_records(
             watch, records[number : number + 200], Cause(f"b-{number}", last.scheduled_at), Rules()
         )
-    return [one.data for one in watch.outbox if one.type == facts.AlertRaised.TYPE]
+    return [event.data for event in watch.outbox if event.type == facts.AlertRaised.TYPE]
 
 
 async def ask(gateway, **changes):
@@ -103,13 +103,13 @@ def head(length, *more):
 
 def is_closed(caller):
     """Read until the other side ends the connection; return what it said before."""
-    said = b""
+    received = b""
     try:
         while data := caller.recv(65536):
-            said += data
+            received += data
     except ConnectionResetError:
         pass
-    return said
+    return received
 
 
 async def test_hostile_bodies_give_no_5xx_and_no_record_against_the_target(js, gateway, toy):
@@ -156,9 +156,9 @@ async def test_slow_bodies_and_headers_keep_nobody_out(gateway, toy, dial):
     assert (await ask(gateway)).status_code == 200
     began = time.monotonic()
     for caller in bodies:
-        said = await asyncio.to_thread(is_closed, caller)
-        assert said.startswith(b"HTTP/1.1 408 ")
-        assert b"request_too_slow" in said
+        received = await asyncio.to_thread(is_closed, caller)
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert b"request_too_slow" in received
     for caller in heads:
         assert await asyncio.to_thread(is_closed, caller) == b""
     assert time.monotonic() - began < 10

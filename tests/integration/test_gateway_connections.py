@@ -23,7 +23,9 @@ async def app(scope, receive, send):
         pass
     if scope["path"] == "/wait":
         await waiting.wait()
-    headers = [(b"content-length", str(size).encode())] + [one for one in scope["headers"] if one[0].startswith(b"x-")]
+    headers = [(b"content-length", str(size).encode())] + [
+        header for header in scope["headers"] if header[0].startswith(b"x-")
+    ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": WHOLE[:size]})
 
@@ -76,14 +78,14 @@ async def say(caller, data):
 
 async def is_ended(caller):
     """Read until the server ends the connection, and return what it said."""
-    said = b""
+    received = b""
     try:
         async with asyncio.timeout(10):
             while data := await asyncio.get_running_loop().sock_recv(caller, 65536):
-                said += data
+                received += data
     except ConnectionResetError:
         pass
-    return said
+    return received
 
 
 async def get(dial, path="/"):
@@ -162,9 +164,9 @@ async def test_trailers_are_no_headers_and_small_chunks_no_trailers(dial):
         await say(caller, b"1;extension=y\r\nx\r\n" * 100)
         await asyncio.sleep(0)
     await say(caller, b"0\r\nx-trailer: y\r\n\r\n")
-    said = await asyncio.get_running_loop().sock_recv(caller, 4096)
-    assert said.startswith(b"HTTP/1.1 200 ")
-    assert b"x-trailer" not in said
+    received = await asyncio.get_running_loop().sock_recv(caller, 4096)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"x-trailer" not in received
     await say(caller, b"GET /?again HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert (await is_ended(caller)).startswith(b"HTTP/1.1 200 ")
 

@@ -37,8 +37,10 @@ def gateway(nats_server, js, tmp_path):
 
 @pytest.fixture
 async def asdk(gateway):
-    async with openai.AsyncOpenAI(base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60) as one:
-        yield one
+    async with openai.AsyncOpenAI(
+        base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60
+    ) as client:
+        yield client
 
 
 def checks(gateway) -> dict[str, str]:
@@ -47,10 +49,10 @@ def checks(gateway) -> dict[str, str]:
 
 async def put_drill(js, gateway, served, *, lasts_s=60.0, environment="production", **changes):
     """Order a drill on a target and wait until this gateway has it."""
-    one = drill(datetime.now(UTC), lasts_s=lasts_s, target=served.target, environment=environment, **changes)
-    await (await js.key_value("drills")).put(drill_key(environment, "toy"), dump(one))
-    await asyncio.to_thread(wait_until, lambda: one.drill_id in checks(gateway)["drills"], what="knowing the drill")
-    return one
+    active = drill(datetime.now(UTC), lasts_s=lasts_s, target=served.target, environment=environment, **changes)
+    await (await js.key_value("drills")).put(drill_key(environment, "toy"), dump(active))
+    await asyncio.to_thread(wait_until, lambda: active.drill_id in checks(gateway)["drills"], what="knowing the drill")
+    return active
 
 
 async def ask(asdk, *, stream=False, tokens=24, **more):
@@ -85,7 +87,7 @@ async def test_staging_is_answered_from_its_own_route_only(js, gateway, asdk, to
 
     for environment, version in (("production", 1), ("staging", 2)):
         records, _ = await telemetry(js, 1, environment)
-        assert [(one.environment, one.target.version) for one in records] == [(environment, version)]
+        assert [(record.environment, record.target.version) for record in records] == [(environment, version)]
         labels = f'environment="{environment}",outcome="ok",target="toy.v{version}.bf16"'
         assert gateway.metric(f"slipway_gateway_requests_total{{{labels}}}") == 1.0
     # The way back, in staging: the next request is answered by the fallback, production does not notice.
@@ -113,16 +115,16 @@ async def test_what_is_staged_is_never_saved(js, gateway, toy, nats_server):
 async def test_a_delay_is_felt_and_measured_from_the_arrival(js, gateway, asdk, toy, environment):
     for bucket in ("routes", "staging-routes"):
         await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]), bucket)
-    one = await put_drill(js, gateway, toy[1], environment=environment, fault={"delay_ms": 700})
+    active = await put_drill(js, gateway, toy[1], environment=environment, fault={"delay_ms": 700})
     for name in ("production", "staging"):
         for stream in (False, True):
             begun = time.monotonic()
             _, _, headers = await ask(asdk, stream=stream, extra_headers={"x-slipway-environment": name})
             touched = name == environment
             assert (time.monotonic() - begun > 0.7) == touched
-            assert headers.get("x-slipway-drill") == (one.drill_id if touched else None)
+            assert headers.get("x-slipway-drill") == (active.drill_id if touched else None)
         records, _ = await telemetry(js, 2, name)
-        assert [record.drill for record in records] == [one.drill_id if touched else None] * 2
+        assert [record.drill for record in records] == [active.drill_id if touched else None] * 2
         for record in records:
             assert (record.ttft_ms > 700) == (record.e2e_ms > 700) == touched
             assert ((record.sent_at - record.scheduled_at).total_seconds() > 0.7) == touched
@@ -133,27 +135,27 @@ async def test_requests_fail_by_a_drill_without_reaching_the_target(js, gateway,
     # Nothing listens there: whoever asked the target would hear another error.
     unreachable = toy[1].model_copy(update={"endpoints": ("127.0.0.1:9",)})
     await put_route(js, gateway, Route(model="toy", epoch=1, active=unreachable))
-    one = await put_drill(js, gateway, toy[1], fault={"error_ratio": 1.0})
+    active = await put_drill(js, gateway, toy[1], fault={"error_ratio": 1.0})
     for stream in (False, True):
         with pytest.raises(openai.InternalServerError) as caught:
             await ask(asdk, stream=stream)
         assert (caught.value.status_code, caught.value.code) == (502, "engine_failed")
-        assert f"The drill {one.drill_id} failed this request" in caught.value.message
-        assert caught.value.response.headers["x-slipway-drill"] == one.drill_id
+        assert f"The drill {active.drill_id} failed this request" in caught.value.message
+        assert caught.value.response.headers["x-slipway-drill"] == active.drill_id
     records, _ = await telemetry(js, 2)
     seen = {(record.error, record.drill, record.endpoint, record.output_tokens) for record in records}
-    assert seen == {("engine_failed", one.drill_id, "", 0)}
+    assert seen == {("engine_failed", active.drill_id, "", 0)}
 
 
 @pytest.mark.parametrize("kind", ["garble", "empty", "refusal"])
 async def test_another_answer_is_what_the_caller_and_telemetry_see(js, gateway, asdk, toy, kind):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
     real, tokens, _ = await ask(asdk)
-    one = await put_drill(js, gateway, toy[1], fault={"garble": True} if kind == "garble" else {"answer": kind})
+    active = await put_drill(js, gateway, toy[1], fault={"garble": True} if kind == "garble" else {"answer": kind})
     texts = set()
     for stream in (False, True):
         text, usage, headers = await ask(asdk, stream=stream)
-        assert (usage, headers["x-slipway-drill"]) == (tokens, one.drill_id)
+        assert (usage, headers["x-slipway-drill"]) == (tokens, active.drill_id)
         texts.add(text)
     (text,) = texts
     assert text != real
@@ -161,35 +163,35 @@ async def test_another_answer_is_what_the_caller_and_telemetry_see(js, gateway, 
     assert (before.drill, before.features.empty, before.features.refusal) == (None, False, False)
     assert before.features.repetition_ratio < REPETITIVE
     for record in touched:
-        found = record.features
-        assert (record.drill, record.error, record.output_tokens) == (one.drill_id, None, tokens)
-        assert (found.empty, found.refusal) == (kind == "empty", kind == "refusal")
-        assert (found.repetition_ratio > REPETITIVE) == (kind == "garble")
-        assert found.output_chars == len(text)
+        features = record.features
+        assert (record.drill, record.error, record.output_tokens) == (active.drill_id, None, tokens)
+        assert (features.empty, features.refusal) == (kind == "empty", kind == "refusal")
+        assert (features.repetition_ratio > REPETITIVE) == (kind == "garble")
+        assert features.output_chars == len(text)
     assert text == {"empty": "", "refusal": REFUSAL}.get(kind, text)
 
 
 async def test_a_drill_on_the_canary_touches_its_share_of_the_canary_only(js, gateway, asdk, toy):
     trial = CanaryShare(served=toy[2], weight_ratio=0.5)
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1], canary=trial))
-    one = await put_drill(js, gateway, toy[2], fault={"answer": "refusal"}, share_ratio=0.5)
+    active = await put_drill(js, gateway, toy[2], fault={"answer": "refusal"}, share_ratio=0.5)
     answers = await asyncio.gather(*(ask(asdk, tokens=2, user=f"u{number}") for number in range(80)))
     seen = [(headers["x-slipway-version"], headers.get("x-slipway-drill")) for _, _, headers in answers]
-    assert set(seen) == {("toy.v1.bf16", None), ("toy.v2.bf16", None), ("toy.v2.bf16", one.drill_id)}
+    assert set(seen) == {("toy.v1.bf16", None), ("toy.v2.bf16", None), ("toy.v2.bf16", active.drill_id)}
     assert all((text == REFUSAL) == (label is not None) for (text, _, _), (_, label) in zip(answers, seen, strict=True))
     records, _ = await telemetry(js, 80)
     labelled = [record for record in records if record.drill is not None]
-    assert len(labelled) == seen.count(("toy.v2.bf16", one.drill_id))
-    assert all(record.canary and record.drill == one.drill_id for record in labelled)
+    assert len(labelled) == seen.count(("toy.v2.bf16", active.drill_id))
+    assert all(record.canary and record.drill == active.drill_id for record in labelled)
 
 
 async def test_a_drill_ends_at_its_expiry_though_the_bus_is_gone(js, gateway, asdk, toy, nats_server):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    one = await put_drill(js, gateway, toy[1], lasts_s=4.0, fault={"error_ratio": 1.0})
+    active = await put_drill(js, gateway, toy[1], lasts_s=4.0, fault={"error_ratio": 1.0})
     nats_server.kill()
     try:
         outcomes = []
-        while datetime.now(UTC) < one.expires_at or len(outcomes) < 5:
+        while datetime.now(UTC) < active.expires_at or len(outcomes) < 5:
             at = datetime.now(UTC)
             try:
                 await ask(asdk, tokens=1)
@@ -201,15 +203,15 @@ async def test_a_drill_ends_at_its_expiry_though_the_bus_is_gone(js, gateway, as
     finally:
         nats_server.start()
     # Both clocks are this machine's: to the request, what arrived before the end fails, and what came after does not.
-    assert {what for at, what in outcomes if (one.expires_at - at).total_seconds() > 0.2} == {"engine_failed"}
-    assert {what for at, what in outcomes if at >= one.expires_at} <= {"well"}
+    assert {what for at, what in outcomes if (active.expires_at - at).total_seconds() > 0.2} == {"engine_failed"}
+    assert {what for at, what in outcomes if at >= active.expires_at} <= {"well"}
     assert checks(gateway)["drills"] == "none"
 
 
 async def test_an_end_that_was_ordered_comes_before_the_expiry(js, gateway, asdk, toy):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    one = await put_drill(js, gateway, toy[1], fault={"error_ratio": 1.0})
-    ended = one.model_copy(update={"share_ratio": 0.0})
+    active = await put_drill(js, gateway, toy[1], fault={"error_ratio": 1.0})
+    ended = active.model_copy(update={"share_ratio": 0.0})
     await (await js.key_value("drills")).put("production.toy", dump(ended))
     await asyncio.to_thread(wait_until, lambda: checks(gateway)["drills"] == "none", timeout_s=10, what="the end")
     assert "x-slipway-drill" not in (await ask(asdk, tokens=1))[2]
@@ -229,13 +231,13 @@ async def test_a_malformed_drill_is_ignored_with_a_log(js, gateway, asdk, toy):
     assert checks(gateway)["drills"] == "none"
     assert "x-slipway-drill" not in (await ask(asdk, tokens=1))[2]
     # And the next good one is heard.
-    one = await put_drill(js, gateway, toy[1], drill_id="drill-2", fault={"answer": "empty"})
-    assert (await ask(asdk, tokens=1))[2]["x-slipway-drill"] == one.drill_id
+    active = await put_drill(js, gateway, toy[1], drill_id="drill-2", fault={"answer": "empty"})
+    assert (await ask(asdk, tokens=1))[2]["x-slipway-drill"] == active.drill_id
 
 
 async def test_a_caller_that_goes_away_while_it_is_held_leaves_nothing_behind(js, gateway, toy):
     await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    one = await put_drill(js, gateway, toy[1], fault={"delay_ms": 600_000}, lasts_s=600.0)
+    active = await put_drill(js, gateway, toy[1], fault={"delay_ms": 600_000}, lasts_s=600.0)
     body = {"model": "toy", "prompt": "Once", "max_tokens": 5}
     in_flight = 'slipway_gateway_in_flight{environment="production"}'
     async with httpx.AsyncClient() as http:
@@ -251,4 +253,4 @@ async def test_a_caller_that_goes_away_while_it_is_held_leaves_nothing_behind(js
     await asyncio.to_thread(wait_until, lambda: gateway.metric(in_flight) == 0.0, timeout_s=10, what="their end")
     records, _ = await telemetry(js, 3)
     seen = {(record.finish_reason, record.error, record.drill, record.output_tokens) for record in records}
-    assert seen == {("cancelled", None, one.drill_id, 0)}
+    assert seen == {("cancelled", None, active.drill_id, 0)}

@@ -26,8 +26,10 @@ def gateway(nats_server, js, tmp_path):
 
 @pytest.fixture
 async def asdk(gateway):
-    async with openai.AsyncOpenAI(base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60) as one:
-        yield one
+    async with openai.AsyncOpenAI(
+        base_url=gateway.base_url + "/v1", api_key="none", max_retries=0, timeout=60
+    ) as client:
+        yield client
 
 
 @pytest.fixture

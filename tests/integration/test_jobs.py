@@ -191,7 +191,7 @@ async def test_result_too_large_for_the_channel_is_an_error_and_no_hang(tmp_path
     with pytest.raises(Permanent) as caught:
         await run(job("return {'text': 'y' * 9_000_000}"), tmp_path, timeout_s=30)
     assert caught.value.code == "engine_failed"
-    assert "result was larger" in caught.value.reason
+    assert "result was not sent" in caught.value.reason
 
 
 async def test_much_output_on_both_channels_does_not_block(tmp_path):

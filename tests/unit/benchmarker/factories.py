@@ -33,12 +33,12 @@ def served(target: Target, *endpoints: str, **more) -> ServedTarget:
     )
 
 
-def deployable(one: ServedTarget) -> Deployable:
+def deployable(target: ServedTarget) -> Deployable:
     return Deployable(
-        target=one.target,
-        manifest=one.manifest,
-        weights_bytes=one.weights_bytes,
-        measurement_manifest=one.measurement_manifest,
+        target=target.target,
+        manifest=target.manifest,
+        weights_bytes=target.weights_bytes,
+        measurement_manifest=target.measurement_manifest,
     )
 
 

@@ -95,7 +95,7 @@ class FakeEngine:
         return (-behaviour.token_nll,) * (len(token_ids) - 1)
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
-        self.retired.append([str(one.target) for one in served])
+        self.retired.append([str(target.target) for target in served])
 
 
 @dataclass

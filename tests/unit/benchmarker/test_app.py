@@ -97,10 +97,10 @@ def test_a_measurement_that_was_made_is_not_made_again():
     reports = FakeReports()
     first, ref, _ = measure(make(reports=reports), staged())
     again = make(Behaviour(error="engine_dead"), reports=reports)
-    found, found_ref, seen = measure(again, staged())
-    assert (found, found_ref, seen) == (first, ref, [])
+    repeated, repeated_ref, seen = measure(again, staged())
+    assert (repeated, repeated_ref, seen) == (first, ref, [])
     assert again.engine.started == []
-    assert to_event(found, found_ref) == to_event(first, ref)
+    assert to_event(repeated, repeated_ref) == to_event(first, ref)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_baseline_that_stays_away_ends_the_waiting():
 def test_a_baseline_that_only_fails_some_requests_leaves_ratios_open():
     gate = MetricGate(metric="ttft_ms", max_ratio=10)
     report, _, _ = measure(make(baseline=Behaviour(mute=True)), staged(gates=(gate,)))
-    assert [one.verdict for one in report.gates] == ["inconclusive", "pass", "pass"]
+    assert [gate.verdict for gate in report.gates] == ["inconclusive", "pass", "pass"]
     assert report.verdict == "inconclusive"
 
 

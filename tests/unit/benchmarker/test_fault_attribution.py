@@ -71,16 +71,20 @@ def test_the_table_has_a_row_for_everything():
 
 @given(candidate=deviation | near, baseline=maybe, reference=maybe, again=st.booleans())
 def test_any_figures_end_in_a_row_and_no_difference_ever_passes(candidate, baseline, reference, again):
-    found = assess_evidence(Evidence(candidate, baseline, reference, again))
+    attribution = assess_evidence(Evidence(candidate, baseline, reference, again))
     row = (
         classify_candidate(candidate),
         classify_baseline(candidate, baseline),
         classify_reference(candidate, reference),
         again,
     )
-    assert found == TABLE[row]
-    assert (found.verdict == "pass") == (abs(candidate) <= math.log1p(MAX_DEVIATION)) == (found.attributed_to is None)
-    assert (found.verdict == "fail") == (found.attributed_to == "candidate")
+    assert attribution == TABLE[row]
+    assert (
+        (attribution.verdict == "pass")
+        == (abs(candidate) <= math.log1p(MAX_DEVIATION))
+        == (attribution.attributed_to is None)
+    )
+    assert (attribution.verdict == "fail") == (attribution.attributed_to == "candidate")
 
 
 @given(

@@ -44,9 +44,9 @@ def test_devices_are_found_where_the_driver_lists_them(tmp_path):
         folder = tmp_path / "driver/nvidia/gpus" / bus
         folder.mkdir(parents=True)
         (folder / "information").write_text(f"Model: {model}\n")
-    found = read_hardware(proc=tmp_path)
-    assert found.gpus == ("L4", "L4")
-    assert found.cpu
+    hardware = read_hardware(proc=tmp_path)
+    assert hardware.gpus == ("L4", "L4")
+    assert hardware.cpu
 
 
 def test_this_machine_describes_itself_the_same_way_twice():

@@ -39,25 +39,25 @@ def of(records, side):
 
 def test_records_come_in_the_order_of_the_plan_with_the_times_planned():
     _, records = run()
-    assert [(one.side, one.pair, one.prompt, one.scheduled_s) for one in records] == [
+    assert [(record.side, record.pair, record.prompt, record.scheduled_s) for record in records] == [
         (arrival.side, arrival.pair, arrival.prompt, arrival.at_s) for arrival in PLAN
     ]
-    assert all(one.sent_s == pytest.approx(one.scheduled_s, abs=1e-6) for one in records)
+    assert all(record.sent_s == pytest.approx(record.scheduled_s, abs=1e-6) for record in records)
 
 
 def test_figures_are_those_of_the_engine():
     _, records = run(Behaviour(first_s=0.25, between_s=0.02))
-    for one in of(records, "candidate"):
-        assert one.error is None
-        assert one.ttft_ms == pytest.approx(250, abs=0.01)
-        assert one.itl_ms == pytest.approx(20, abs=0.01)
-        assert one.e2e_ms == pytest.approx(330, abs=0.01)
-        assert (one.output_tokens, one.input_tokens) == (5, 5)
+    for record in of(records, "candidate"):
+        assert record.error is None
+        assert record.ttft_ms == pytest.approx(250, abs=0.01)
+        assert record.itl_ms == pytest.approx(20, abs=0.01)
+        assert record.e2e_ms == pytest.approx(330, abs=0.01)
+        assert (record.output_tokens, record.input_tokens) == (5, 5)
 
 
 def test_arrivals_do_not_wait_for_answers():
     engine, records = run(Behaviour(first_s=8.0), Behaviour(first_s=8.0))
-    assert all(one.sent_s == pytest.approx(one.scheduled_s, abs=1e-6) for one in records)
+    assert all(record.sent_s == pytest.approx(record.scheduled_s, abs=1e-6) for record in records)
     assert engine.most_open > 10
 
 
@@ -69,9 +69,9 @@ def test_each_side_gets_its_own_prompts():
 
 def test_a_late_generator_shows_in_the_scheduled_figure_not_in_the_send_based_one():
     overdue = [Arrival(at_s=-0.5, side="candidate", pair=0, prompt=0)]
-    _, (one,) = run(Behaviour(first_s=0.1), plan=overdue)
-    assert one.send_ttft_ms == pytest.approx(100, abs=0.01)
-    assert one.ttft_ms == pytest.approx(600, abs=0.01)
+    _, (record,) = run(Behaviour(first_s=0.1), plan=overdue)
+    assert record.send_ttft_ms == pytest.approx(100, abs=0.01)
+    assert record.ttft_ms == pytest.approx(600, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +88,9 @@ def test_a_late_generator_shows_in_the_scheduled_figure_not_in_the_send_based_on
 )
 def test_every_failure_has_its_kind_and_touches_only_its_own_side(behaviour, kind, first):
     engine, records = run(behaviour)
-    assert {one.error for one in of(records, "candidate")} == {kind}
-    assert all((one.first_s is not None) is first for one in of(records, "candidate"))
-    assert {one.error for one in of(records, "baseline")} == {None}
+    assert {record.error for record in of(records, "candidate")} == {kind}
+    assert all((record.first_s is not None) is first for record in of(records, "candidate"))
+    assert {record.error for record in of(records, "baseline")} == {None}
     assert engine.open == 0
 
 
@@ -105,8 +105,8 @@ def test_a_hanging_engine_costs_one_deadline_not_one_per_request():
 
 def test_a_prompt_that_the_template_refuses_is_an_error_without_a_request():
     engine, records = run(prompts=("p0", None))
-    assert {one.error for one in of(records, "candidate") if one.prompt == 1} == {"template"}
-    assert {one.error for one in of(records, "candidate") if one.prompt == 0} == {None}
+    assert {record.error for record in of(records, "candidate") if record.prompt == 1} == {"template"}
+    assert {record.error for record in of(records, "candidate") if record.prompt == 0} == {None}
     assert None not in {prompt for _, prompt, _ in engine.started}
 
 
@@ -122,7 +122,7 @@ def test_progress_counts_every_request_once():
 
 def test_one_token_answers_have_no_inter_token_latency():
     _, records = run(Behaviour(tokens=1))
-    assert all(one.itl_ms is None and one.ttft_ms is not None for one in of(records, "candidate"))
+    assert all(record.itl_ms is None and record.ttft_ms is not None for record in of(records, "candidate"))
 
 
 def warm_up(candidate=None, baseline=None, profile=PROFILE):
@@ -134,14 +134,14 @@ def test_warm_up_requests_go_to_both_sides_one_after_the_other():
     engine, records = warm_up()
     assert len(engine.started) == 2 * PROFILE.warmup_requests == len(records)
     assert engine.most_open == 2
-    assert {one.pair for one in records} == {WARMUP_PAIR}
+    assert {record.pair for record in records} == {WARMUP_PAIR}
 
 
 def test_warm_up_stops_at_the_first_error_of_a_side():
     engine, records = warm_up(Behaviour(hang_after=0))
     assert [name for name, _, _ in engine.started].count(str(CANDIDATE)) == 1
-    assert [one.error for one in of(records, "candidate")] == ["timeout"]
-    assert [one.error for one in of(records, "baseline")] == [None] * 3
+    assert [record.error for record in of(records, "candidate")] == ["timeout"]
+    assert [record.error for record in of(records, "baseline")] == [None] * 3
 
 
 def test_no_warm_up_is_no_request():

@@ -22,11 +22,11 @@ def test_every_pair_has_one_request_per_side_with_the_same_prompt(requests, rate
     plan = plan_arrivals(requests=requests, rate_rps=rate, prompts=prompts, seed=seed)
     assert len(plan) == 2 * requests
     assert all(earlier.at_s <= later.at_s for earlier, later in itertools.pairwise(plan))
-    for number, (one, other) in enumerate(zip(plan[::2], plan[1::2], strict=True)):
-        assert {one.side, other.side} == set(SIDES)
-        assert (one.pair, other.pair) == (number, number)
-        assert one.prompt == other.prompt
-        assert 0 <= one.prompt < prompts
+    for number, (first, second) in enumerate(zip(plan[::2], plan[1::2], strict=True)):
+        assert {first.side, second.side} == set(SIDES)
+        assert (first.pair, second.pair) == (number, number)
+        assert first.prompt == second.prompt
+        assert 0 <= first.prompt < prompts
 
 
 @given(requests=st.integers(1, 200), prompts=st.integers(1, 50))
@@ -89,7 +89,7 @@ def test_whatever_changes_the_measurement_changes_the_key(change):
 
 
 def test_the_seed_follows_from_the_key():
-    one = plan_benchmark(staged(), hardware="box", prompts="p")
-    other = plan_benchmark(staged(attempt=2), hardware="box", prompts="p")
-    assert one.seed == plan_benchmark(staged(), hardware="box", prompts="p").seed
-    assert one.seed != other.seed
+    first = plan_benchmark(staged(), hardware="box", prompts="p")
+    second = plan_benchmark(staged(attempt=2), hardware="box", prompts="p")
+    assert first.seed == plan_benchmark(staged(), hardware="box", prompts="p").seed
+    assert first.seed != second.seed

@@ -81,10 +81,10 @@ def test_what_is_no_evaluation_set_is_refused_and_the_line_named(data, why):
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_never_anything_else(data):
     try:
-        found = parse_evaluation(data)
+        prompts = parse_evaluation(data)
     except ValueError:
         return
-    assert found
+    assert prompts
 
 
 def test_a_huge_set_is_read_in_part():

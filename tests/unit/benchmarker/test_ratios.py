@@ -24,10 +24,10 @@ def both(count, *, slower=1.0, seed=0, spread=0.2, shared=0.0):
 
 def test_the_value_is_the_ratio_of_the_two_statistics():
     records = both(50, slower=1.5)
-    ttft = {side: [one.ttft_ms for one in records if one.side == side] for side in ("candidate", "baseline")}
-    found = compare(records, seed=1).find("ttft_ms.p95")
-    assert found.value == pytest.approx(np.quantile(ttft["candidate"], 0.95) / np.quantile(ttft["baseline"], 0.95))
-    assert found.low <= found.value <= found.high
+    ttft = {side: [record.ttft_ms for record in records if record.side == side] for side in ("candidate", "baseline")}
+    result = compare(records, seed=1).find("ttft_ms.p95")
+    assert result.value == pytest.approx(np.quantile(ttft["candidate"], 0.95) / np.quantile(ttft["baseline"], 0.95))
+    assert result.low <= result.value <= result.high
 
 
 def test_equal_sides_have_a_ratio_of_one_exactly():
@@ -43,16 +43,16 @@ def test_equal_sides_have_a_ratio_of_one_exactly():
 def test_the_same_seed_gives_the_same_intervals_and_another_nearly_the_same():
     records = both(40, slower=1.2)
     assert compare(records, seed=1) == compare(records, seed=1)
-    one, other = compare(records, seed=1).find("ttft_ms.mean"), compare(records, seed=2).find("ttft_ms.mean")
-    assert one != other
-    assert one.low == pytest.approx(other.low, rel=0.03)
+    record, other = compare(records, seed=1).find("ttft_ms.mean"), compare(records, seed=2).find("ttft_ms.mean")
+    assert record != other
+    assert record.low == pytest.approx(other.low, rel=0.03)
 
 
 def test_intervals_cover_the_true_ratio_about_as_often_as_they_say():
     covered = 0
     for seed in range(120):
-        found = compare(both(60, slower=1.3, seed=seed), seed=seed, resamples=400).find("ttft_ms.mean")
-        covered += found.low <= 1.3 <= found.high
+        result = compare(both(60, slower=1.3, seed=seed), seed=seed, resamples=400).find("ttft_ms.mean")
+        covered += result.low <= 1.3 <= result.high
     assert covered / 120 > 0.86  # percentile intervals of small samples run a little short of 95 %
 
 
@@ -63,16 +63,16 @@ def test_more_pairs_narrow_the_interval():
 
 def test_noise_that_hits_both_sides_of_a_pair_cancels():
     records = both(100, spread=0.05, shared=0.5, seed=5)
-    found = compare(records, seed=1).find("ttft_ms.mean")
-    alone = [one.ttft_ms for one in records if one.side == "candidate"]
+    result = compare(records, seed=1).find("ttft_ms.mean")
+    alone = [record.ttft_ms for record in records if record.side == "candidate"]
     unpaired = 1.96 * np.std(alone) / np.sqrt(len(alone)) / np.mean(alone) * np.sqrt(2)
-    assert (found.high - found.low) / 2 < unpaired / 2
+    assert (result.high - result.low) / 2 < unpaired / 2
 
 
 @pytest.mark.parametrize("count", [0, 1, MIN_PAIRS - 1])
 def test_too_few_pairs_have_no_ratio(count):
-    found = compare(both(count), seed=1)
-    assert (found.pairs, found.ratios) == (count, ())
+    result = compare(both(count), seed=1)
+    assert (result.pairs, result.ratios) == (count, ())
 
 
 def test_p99_needs_a_hundred_pairs():
@@ -93,17 +93,17 @@ def test_a_baseline_of_zero_has_no_ratio():
         for pair in range(30)
         for side in ("candidate", "baseline")
     ]
-    found = compare(records, seed=1)
-    assert found.find("itl_ms.p50") is None
-    assert found.find("ttft_ms.p50") is not None
+    result = compare(records, seed=1)
+    assert result.find("itl_ms.p50") is None
+    assert result.find("ttft_ms.p50") is not None
 
 
 @settings(max_examples=often(25), deadline=None)
 @given(count=st.integers(20, 60), slower=st.floats(0.2, 5), seed=st.integers(0, 1000))
 def test_intervals_are_ordered_and_throughput_is_there(count, slower, seed):
-    found = compare(both(count, slower=slower, seed=seed), seed=seed, resamples=200)
-    assert all(0 <= ratio.low <= ratio.high for ratio in found.ratios)
-    assert found.find("tps_system") is not None
+    result = compare(both(count, slower=slower, seed=seed), seed=seed, resamples=200)
+    assert all(0 <= ratio.low <= ratio.high for ratio in result.ratios)
+    assert result.find("tps_system") is not None
 
 
 def width(values, seed=1):
@@ -112,8 +112,8 @@ def width(values, seed=1):
         for pair, value in enumerate(values)
         for side in ("candidate", "baseline")
     ]
-    found = compare(records, seed=seed).find("ttft_ms.mean")
-    return found.high - found.low
+    result = compare(records, seed=seed).find("ttft_ms.mean")
+    return result.high - result.low
 
 
 def test_independent_requests_have_the_interval_of_the_textbook():

@@ -35,31 +35,36 @@ def report(records=RECORDS, served_quality=UNSCORED, **more):
 
 
 def test_the_send_based_figure_stands_beside_the_scheduled_one():
-    found = report()
-    assert found.candidate_summary.ttft_ms.p50 == pytest.approx(150)
-    assert found.send_based_ttft_ms["candidate"].p50 == pytest.approx(100)
-    assert found.send_based_ttft_ms["baseline"].p50 == pytest.approx(150)
+    result = report()
+    assert result.candidate_summary.ttft_ms.p50 == pytest.approx(150)
+    assert result.send_based_ttft_ms["candidate"].p50 == pytest.approx(100)
+    assert result.send_based_ttft_ms["baseline"].p50 == pytest.approx(150)
 
 
 def test_every_request_is_in_it_without_what_did_not_happen():
-    found = report([*RECORDS, record(pair=30, error="timeout")])
-    assert len(found.requests) == 61
-    assert found.requests[-1]["error"] == "timeout"
-    assert "first_s" not in found.requests[-1]
-    assert "error" not in found.requests[0]
+    result = report([*RECORDS, record(pair=30, error="timeout")])
+    assert len(result.requests) == 61
+    assert result.requests[-1]["error"] == "timeout"
+    assert "first_s" not in result.requests[-1]
+    assert "error" not in result.requests[0]
 
 
 def test_it_survives_the_store():
-    found = report()
-    assert BenchmarkReport.model_validate_json(canonical_json(found.model_dump(mode="json"))) == found
+    result = report()
+    assert BenchmarkReport.model_validate_json(canonical_json(result.model_dump(mode="json"))) == result
 
 
 def test_the_fact_says_what_the_report_says():
-    found = report()
-    fact = to_event(found, artifact("report"))
-    assert (fact.candidate_summary, fact.baseline_summary) == (found.candidate_summary, found.baseline_summary)
-    assert (fact.gates, fact.verdict, fact.ratios, fact.quality) == (found.gates, found.verdict, found.ratios, QUALITY)
-    assert fact.served_quality == found.served_quality == UNSCORED
+    result = report()
+    fact = to_event(result, artifact("report"))
+    assert (fact.candidate_summary, fact.baseline_summary) == (result.candidate_summary, result.baseline_summary)
+    assert (fact.gates, fact.verdict, fact.ratios, fact.quality) == (
+        result.gates,
+        result.verdict,
+        result.ratios,
+        QUALITY,
+    )
+    assert fact.served_quality == result.served_quality == UNSCORED
     assert (fact.attempt, fact.hardware) == (1, "test, 2 cores, 16 GiB, no GPU")
 
 

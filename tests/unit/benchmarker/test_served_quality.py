@@ -29,16 +29,16 @@ RECORDED = math.log(1.02)
 
 
 def scored(served_nll, gate=None, *, recorded_nll=2.0 + RECORDED, tokens=100):
-    one = window(tokens=tokens, token_nll=recorded_nll, reference_nll=2.0)
-    return assess_scored([score_window(one, (-served_nll,) * tokens)] * 3, gate)
+    recorded = window(tokens=tokens, token_nll=recorded_nll, reference_nll=2.0)
+    return assess_scored([score_window(recorded, (-served_nll,) * tokens)] * 3, gate)
 
 
 def test_what_was_measured_is_served():
-    found = scored(2.0 + RECORDED, GATE)
-    assert (found.method, found.verdict, found.tokens) == ("prompt_logprobs", "pass", 300)
-    assert found.perplexity_ratio == pytest.approx(1.02)
-    assert found.recorded_ratio == pytest.approx(1.02)
-    assert (found.perplexity, found.reference_perplexity) == pytest.approx((math.exp(2.0) * 1.02, math.exp(2.0)))
+    result = scored(2.0 + RECORDED, GATE)
+    assert (result.method, result.verdict, result.tokens) == ("prompt_logprobs", "pass", 300)
+    assert result.perplexity_ratio == pytest.approx(1.02)
+    assert result.recorded_ratio == pytest.approx(1.02)
+    assert (result.perplexity, result.reference_perplexity) == pytest.approx((math.exp(2.0) * 1.02, math.exp(2.0)))
 
 
 @pytest.mark.parametrize(
@@ -50,10 +50,10 @@ def test_what_was_measured_is_served():
     ids=["worse", "better"],
 )
 def test_beyond_the_tolerance_worse_is_a_loading_defect_and_better_a_wrong_record(sign, verdict, fault, code, says):
-    found = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION + 0.001))
-    assert (found.verdict, found.attributed_to, found.code) == (verdict, fault, code)
-    assert says in found.reason
-    result = gate_of(found, GATE)
+    result = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION + 0.001))
+    assert (result.verdict, result.attributed_to, result.code) == (verdict, fault, code)
+    assert says in result.reason
+    result = gate_of(result, GATE)
     assert (result.verdict, result.attributed_to, result.code) == (verdict, fault, code)
     within = scored(2.0 + RECORDED + sign * math.log1p(MAX_DEVIATION - 0.001))
     assert (within.verdict, within.attributed_to, within.code) == ("pass", None, None)
@@ -68,15 +68,15 @@ def baseline_scores(own_nll, on_candidates_nll, *, recorded_nll=2.5):
 
 
 def test_the_reason_says_what_the_baseline_showed_with_its_figures():
-    one = window(token_nll=2.0)
-    found = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=baseline_scores(2.501, 2.02))
-    assert (found.verdict, found.attributed_to) == ("fail", "candidate")
-    assert found.baseline_deviation_ratio == pytest.approx(math.exp(0.001))
-    assert found.baseline_reference_ratio == pytest.approx(math.exp(0.02))
-    assert "The deviation of +34.99% is above the limit of 5%" in found.reason
-    assert "agrees with its own record (+0.10%)" in found.reason
-    assert "deviates by +2.02% from the record of the merged model" in found.reason
-    machine = assess_scored([score_window(one, (-2.3,) * 100)], None, baseline=baseline_scores(2.8, 2.3))
+    recorded = window(token_nll=2.0)
+    result = assess_scored([score_window(recorded, (-2.3,) * 100)], None, baseline=baseline_scores(2.501, 2.02))
+    assert (result.verdict, result.attributed_to) == ("fail", "candidate")
+    assert result.baseline_deviation_ratio == pytest.approx(math.exp(0.001))
+    assert result.baseline_reference_ratio == pytest.approx(math.exp(0.02))
+    assert "The deviation of +34.99% is above the limit of 5%" in result.reason
+    assert "agrees with its own record (+0.10%)" in result.reason
+    assert "deviates by +2.02% from the record of the merged model" in result.reason
+    machine = assess_scored([score_window(recorded, (-2.3,) * 100)], None, baseline=baseline_scores(2.8, 2.3))
     assert (machine.verdict, machine.attributed_to, machine.code) == ("inconclusive", "machine", "measurement_suspect")
     assert "differs from its own record (+34.99%)" in machine.reason
 
@@ -94,41 +94,41 @@ def test_a_lost_policy_limit_is_the_candidates():
 
 @pytest.mark.parametrize(("served_ratio", "verdict"), [(1.0499, "pass"), (1.0501, "fail")])
 def test_the_policys_limit_is_held_by_what_is_served(served_ratio, verdict):
-    found = scored(2.0 + math.log(served_ratio), GATE, recorded_nll=2.0 + math.log(1.04))
-    assert found.verdict == verdict
-    assert ("the policy's limit of 1.0500" in found.reason) == (verdict == "fail")
+    result = scored(2.0 + math.log(served_ratio), GATE, recorded_nll=2.0 + math.log(1.04))
+    assert result.verdict == verdict
+    assert ("the policy's limit of 1.0500" in result.reason) == (verdict == "fail")
 
 
 def test_windows_weigh_by_their_tokens():
     long, short = window(tokens=300), window(tokens=100)
-    found = assess_scored([score_window(long, (-2.0,) * 300), score_window(short, (-2.1,) * 100)], None)
-    assert found.perplexity_ratio == pytest.approx(math.exp(0.025))
+    result = assess_scored([score_window(long, (-2.0,) * 300), score_window(short, (-2.1,) * 100)], None)
+    assert result.perplexity_ratio == pytest.approx(math.exp(0.025))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_none_fail(value):
-    found = assess_scored([score_window(window(tokens=2), (-2.0, value))], None)
-    assert (found.verdict, found.perplexity) == ("fail", None)
-    assert "not finite" in found.reason
+    result = assess_scored([score_window(window(tokens=2), (-2.0, value))], None)
+    assert (result.verdict, result.perplexity) == ("fail", None)
+    assert "not finite" in result.reason
 
 
 @given(nll=st.floats(0, 1e6), recorded=st.floats(0, 1e6))
 def test_every_score_ends_in_a_fact(nll, recorded):
-    found = scored(nll, GATE, recorded_nll=recorded, tokens=2)
-    assert gate_of(found, GATE).verdict == found.verdict
-    assert (found.verdict == "pass") <= (abs(nll - recorded) <= math.log1p(MAX_DEVIATION) + 1e-9)
+    result = scored(nll, GATE, recorded_nll=recorded, tokens=2)
+    assert gate_of(result, GATE).verdict == result.verdict
+    assert (result.verdict == "pass") <= (abs(nll - recorded) <= math.log1p(MAX_DEVIATION) + 1e-9)
 
 
-def test_a_window_must_leave_room_for_the_token_that_the_engine_generates():
+def test_a_window_is_shorter_than_the_context_by_the_token_that_the_engine_generates():
     windows = [window(tokens=510), window(tokens=511)]  # 511 and 512 token ids
     assert choose_windows(windows, context_tokens=512) == (windows[0],)
 
 
 def test_own_answers_show_gross_damage_only():
     sure, unsure = (-0.5,) * 8, (-0.5 - math.log(MAX_OWN_ANSWER_RATIO) - 0.01,) * 8
-    found = assess_own_answers(sure, sure)
-    assert (found.method, found.verdict, found.recorded_ratio) == ("generated_logprobs", "pass", None)
-    assert found.perplexity_ratio == pytest.approx(1.0)
+    result = assess_own_answers(sure, sure)
+    assert (result.method, result.verdict, result.recorded_ratio) == ("generated_logprobs", "pass", None)
+    assert result.perplexity_ratio == pytest.approx(1.0)
     assert assess_own_answers(unsure, sure).verdict == "fail"
     assert assess_own_answers(sure, unsure).verdict == "pass"
     assert assess_own_answers((math.nan,), sure).verdict == "fail"
@@ -173,7 +173,7 @@ def measure(
     reports = FakeReports()
     manifest = served(CANDIDATE).manifest if windows is None else reports.put_manifest(windows)
     again = None if record is None else reports.put_manifest(record, "again")
-    one = served(CANDIDATE, context_tokens=context_tokens).model_copy(
+    staged_candidate = served(CANDIDATE, context_tokens=context_tokens).model_copy(
         update={"manifest": manifest, "measurement_manifest": again}
     )
     other = served(BASELINE, context_tokens=baseline_context)
@@ -192,7 +192,9 @@ def measure(
     async def note(_done, _total):
         pass
 
-    order = staged(candidate=one, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number)
+    order = staged(
+        candidate=staged_candidate, baseline=other, quality_gate=gate, evaluation=evaluation, load=load, number=number
+    )
     report, _ = run_virtually(benchmarker.measure(order, EPOCH, note))
     return report, engine
 

@@ -19,11 +19,11 @@ def test_quantiles_agree_with_numpy(values, q):
 
 @given(values=VALUES)
 def test_described_values_agree_with_numpy_and_appear_only_with_enough_sample(values):
-    found = describe(values)
-    assert found.count == len(values)
-    assert found.mean == pytest.approx(float(np.mean(values)), rel=1e-9, abs=1e-9)
+    result = describe(values)
+    assert result.count == len(values)
+    assert result.mean == pytest.approx(float(np.mean(values)), rel=1e-9, abs=1e-9)
     for name, q in QUANTILES.items():
-        value = getattr(found, name)
+        value = getattr(result, name)
         if len(values) < MIN_COUNT[name]:
             assert value is None
         else:
@@ -32,17 +32,17 @@ def test_described_values_agree_with_numpy_and_appear_only_with_enough_sample(va
 
 @given(values=VALUES, factor=st.floats(0.1, 10))
 def test_figures_scale_with_the_values(values, factor):
-    one, other = describe(values), describe([value * factor for value in values])
-    assert other.mean == pytest.approx(one.mean * factor, rel=1e-9, abs=1e-9)
-    assert other.p50 == pytest.approx(one.p50 * factor, rel=1e-9, abs=1e-9)
+    first, other = describe(values), describe([value * factor for value in values])
+    assert other.mean == pytest.approx(first.mean * factor, rel=1e-9, abs=1e-9)
+    assert other.p50 == pytest.approx(first.p50 * factor, rel=1e-9, abs=1e-9)
 
 
 @pytest.mark.parametrize(
     ("count", "p95", "p99"), [(19, False, False), (20, True, False), (99, True, False), (100, True, True)]
 )
 def test_tail_quantiles_need_an_observation_beyond_them(count, p95, p99):
-    found = describe(float(value) for value in range(count))
-    assert (found.p95 is not None, found.p99 is not None) == (p95, p99)
+    result = describe(float(value) for value in range(count))
+    assert (result.p95 is not None, result.p99 is not None) == (p95, p99)
 
 
 def test_nothing_measured_is_nothing_said():
@@ -60,11 +60,11 @@ def test_a_side_counts_errors_apart_and_takes_throughput_over_its_whole_span():
         record(scheduled_s=5.0, error="timeout"),
         record(scheduled_s=9.0, ttft_ms=100, itl_ms=100, tokens=10),
     ]
-    found = summarise(CANDIDATE, records, Slo())
-    assert (found.requests, found.errors, found.output_tokens) == (3, 1, 20)
-    assert found.ttft_ms.count == 2
-    assert found.tps_system == pytest.approx(20 / 10.0)
-    assert found.goodput_rps == pytest.approx(2 / 10.0)
+    result = summarise(CANDIDATE, records, Slo())
+    assert (result.requests, result.errors, result.output_tokens) == (3, 1, 20)
+    assert result.ttft_ms.count == 2
+    assert result.tps_system == pytest.approx(20 / 10.0)
+    assert result.goodput_rps == pytest.approx(2 / 10.0)
 
 
 def test_goodput_counts_only_requests_that_meet_every_limit():
@@ -75,13 +75,13 @@ def test_goodput_counts_only_requests_that_meet_every_limit():
         record(scheduled_s=3.0, error="empty"),
     ]
     span = records[-1].done_s
-    found = summarise(CANDIDATE, records, Slo(ttft_ms=200, itl_ms=20))
-    assert found.goodput_rps == pytest.approx(1 / span)
+    result = summarise(CANDIDATE, records, Slo(ttft_ms=200, itl_ms=20))
+    assert result.goodput_rps == pytest.approx(1 / span)
 
 
 def test_an_unmeasured_side_is_all_zero():
-    found = summarise(CANDIDATE, [], Slo())
-    assert (found.requests, found.tps_system, found.goodput_rps) == (0, 0.0, 0.0)
+    result = summarise(CANDIDATE, [], Slo())
+    assert (result.requests, result.tps_system, result.goodput_rps) == (0, 0.0, 0.0)
 
 
 def test_the_limits_for_goodput_are_the_tightest_absolute_bounds():
@@ -97,8 +97,8 @@ def test_the_limits_for_goodput_are_the_tightest_absolute_bounds():
 
 @given(ttft=st.floats(1, 1000), limit=st.floats(1, 1000))
 def test_a_limit_is_met_up_to_and_including_itself(ttft, limit):
-    one = record(ttft_ms=ttft)
-    assert Slo(ttft_ms=limit).is_met(one) is (one.ttft_ms <= limit)
+    first = record(ttft_ms=ttft)
+    assert Slo(ttft_ms=limit).is_met(first) is (first.ttft_ms <= limit)
 
 
 def test_speed_has_a_lower_limit():

@@ -28,8 +28,8 @@ def test_a_whole_completion():
 
 
 def test_a_chat_stream_opens_with_the_role_and_ends_with_reason_and_usage():
-    one = shape(include_usage=True)
-    bodies = [*one.first_chunks(), one.chunk("Hi"), *one.last_chunks("stop", Usage(3, 1))]
+    response = shape(include_usage=True)
+    bodies = [*response.first_chunks(), response.chunk("Hi"), *response.last_chunks("stop", Usage(3, 1))]
     chunks = [ChatCompletionChunk.model_validate(body, strict=True) for body in bodies]
     assert chunks[0].choices[0].delta.role == "assistant"
     assert [chunk.choices[0].delta.content for chunk in chunks[:3]] == ["", "Hi", None]
@@ -39,8 +39,8 @@ def test_a_chat_stream_opens_with_the_role_and_ends_with_reason_and_usage():
 
 
 def test_a_completion_stream():
-    one = shape("completion")
-    bodies = [*one.first_chunks(), one.chunk("Hi"), *one.last_chunks("stop", Usage(3, 1))]
+    response = shape("completion")
+    bodies = [*response.first_chunks(), response.chunk("Hi"), *response.last_chunks("stop", Usage(3, 1))]
     # While a stream goes on the reason is null, which OpenAI sends too although its own type forbids it.
     assert bodies[0]["choices"][0] == {"index": 0, "text": "Hi", "logprobs": None, "finish_reason": None}
     assert Completion.model_validate(bodies[1], strict=True).choices[0].finish_reason == "stop"

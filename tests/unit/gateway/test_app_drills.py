@@ -18,8 +18,8 @@ from tests.unit.gateway.world import STAGING, World, only_active
 async def drilled(*routes, environment="production", fault=None, world=None, **changes):
     """Return a world in which a drill is on."""
     world = world or World(*(routes or (only_active(),)))
-    one = drill(fault=fault, environment=environment, **changes)
-    await world.drills.apply(f"{environment}.{one.target.model}", one, 1)
+    started = drill(fault=fault, environment=environment, **changes)
+    await world.drills.apply(f"{environment}.{started.target.model}", started, 1)
     return world
 
 
@@ -28,7 +28,7 @@ def chunks(answer):
     events = [event.removeprefix("data: ") for event in answer.text.split("\n\n") if event]
     assert events[-1] == "[DONE]"
     bodies = [json.loads(event) for event in events[:-1]]
-    return "".join(one["choices"][0]["delta"].get("content", "") for one in bodies if one["choices"]), bodies
+    return "".join(body["choices"][0]["delta"].get("content", "") for body in bodies if body["choices"]), bodies
 
 
 async def test_without_a_drill_nothing_is_labelled():
@@ -102,7 +102,7 @@ def texts_of(answer, *, stream):
         body = answer.json()
         return body["choices"][0]["message"]["content"], body["usage"], body["choices"][0]["finish_reason"]
     text, bodies = chunks(answer)
-    reasons = [one["choices"][0]["finish_reason"] for one in bodies if one["choices"]]
+    reasons = [body["choices"][0]["finish_reason"] for body in bodies if body["choices"]]
     return text, bodies[-1]["usage"], reasons[-1]
 
 
@@ -181,25 +181,25 @@ async def test_a_retry_does_not_suffer_twice():
     assert world.records[0].e2e_ms < 900
 
 
-class Door:
-    """Holds whoever pauses; counts who is inside."""
+class HeldPause:
+    """Holds whoever pauses; counts who is waiting."""
 
     def __init__(self):
-        self.inside = 0
+        self.waiting = 0
         self.entered = asyncio.Event()
 
     async def __call__(self, _delay_s, /):
-        self.inside += 1
+        self.waiting += 1
         self.entered.set()
         try:
             await asyncio.Event().wait()
         finally:
-            self.inside -= 1
+            self.waiting -= 1
 
 
 async def test_a_caller_that_goes_away_while_it_is_held_ends_the_request():
-    door = Door()
-    world = await drilled(fault={"delay_ms": 600_000}, world=World(only_active(), pause=door))
+    held = HeldPause()
+    world = await drilled(fault={"delay_ms": 600_000}, world=World(only_active(), pause=held))
     gone = asyncio.Event()
     body = json.dumps({"model": MODEL, "prompt": "Once"}).encode()
     messages = [{"type": "http.request", "body": body, "more_body": False}]
@@ -219,10 +219,10 @@ async def test_a_caller_that_goes_away_while_it_is_held_ends_the_request():
     app = world.http._transport.app
     request = asyncio.ensure_future(app(scope, receive, send))
     async with asyncio.timeout(5):
-        await door.entered.wait()
+        await held.entered.wait()
         gone.set()
         await request
-    assert (door.inside, sent, world.engine.calls) == (0, [], [])
+    assert (held.waiting, sent, world.engine.calls) == (0, [], [])
     (record,) = world.records
     assert (record.finish_reason, record.error, record.drill) == ("cancelled", None, "drill-1")
     assert world.metric('slipway_gateway_in_flight{environment="production"}')[0].endswith(" 0.0")

@@ -56,7 +56,7 @@ def alerts_after(records):
     ]
     watch = watching.take_records(watch, good, Cause("good", now), Rules())
     watch = watching.take_records(watch, records, Cause("bad", now), Rules())
-    return [one for one in watch.outbox if one.type == facts.AlertRaised.TYPE]
+    return [alert for alert in watch.outbox if alert.type == facts.AlertRaised.TYPE]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ async def send_well(world, count, code):
 async def test_what_a_request_waits_after_an_attempt_that_the_target_did_not_fail_is_no_latency(code, alerts):
     world = first_attempts_fail(code, 0)
     await send_well(world, 8, code)
-    assert [one.data["trigger"] for one in alerts_after(world.records)] == alerts
+    assert [alert.data["trigger"] for alert in alerts_after(world.records)] == alerts
     assert all(record.e2e_ms >= record.ttft_ms > 0 for record in world.records)
 
 

@@ -67,7 +67,7 @@ class Caller:
 
 
 class Paced(FakeEngine):
-    """Gives its pieces at once, each at its own second of the clock; `gave` is set when all are given."""
+    """Yields its pieces at once, one per second of the clock; `gave` is set after the last."""
 
     def __init__(self, clock, pieces) -> None:
         super().__init__()

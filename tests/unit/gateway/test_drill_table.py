@@ -15,8 +15,8 @@ KEY = f"production.{MODEL}"
 
 
 def known(table, environment="production", model=MODEL):
-    found = table.get(environment, model)
-    return found and found.drill
+    known = table.get(environment, model)
+    return known and known.drill
 
 
 @given(st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=12))
@@ -32,8 +32,8 @@ async def test_environments_and_models_have_drills_of_their_own():
     here = drill()
     staged = drill(environment="staging", drill_id="rehearsal")
     other = drill(target=target(1, model="other"), drill_id="other")
-    for revision, one in enumerate((here, staged, other), start=1):
-        await table.apply(f"{one.environment}.{one.target.model}", one, revision)
+    for revision, entry in enumerate((here, staged, other), start=1):
+        await table.apply(f"{entry.environment}.{entry.target.model}", entry, revision)
     assert (known(table), known(table, "staging"), known(table, model="other")) == (here, staged, other)
     assert known(table, "staging", "other") is None
     assert table.active() == [other, here, staged]
@@ -45,7 +45,7 @@ async def test_a_record_under_another_key_is_ignored_with_a_log():
         await table.apply(f"staging.{MODEL}", drill(), 1)
     assert table.active() == []
     assert known(table, "staging") is None
-    assert [(one["log_level"], one["key"]) for one in logs] == [("error", f"staging.{MODEL}")]
+    assert [(entry["log_level"], entry["key"]) for entry in logs] == [("error", f"staging.{MODEL}")]
 
 
 async def test_a_record_that_makes_no_sense_leaves_the_drill_before_it_in_force():

@@ -18,15 +18,15 @@ SOON_S = 1000.0
 ANSWER = "Press the button for five seconds until the light turns green."
 
 
-def effect(one, request_id="r", *, at_s=0.0, clock_s=None, of=None):
+def effect(active, request_id="r", *, at_s=0.0, clock_s=None, of=None):
     """Ask what `one`, heard at NOW, does to a request so many seconds later, by both clocks unless told apart."""
-    known = drills.note_drill(one, NOW, SOON_S)
+    known = drills.note_drill(active, NOW, SOON_S)
     later = timedelta(seconds=at_s if clock_s is None else clock_s)
     return drills.decide_effect(known, of or target(7), request_id, NOW + later, SOON_S + at_s)
 
 
-def touched(one) -> set[str]:
-    return {request_id for request_id in IDS if effect(one, request_id)}
+def touched(active) -> set[str]:
+    return {request_id for request_id in IDS if effect(active, request_id)}
 
 
 def within(share: float, count: int) -> float:
@@ -78,10 +78,10 @@ def eighths(least, most):
 
 @given(eighths(0, 10**7), *[eighths(-(10**7), 10**7)] * 3)
 def test_whatever_the_clocks_say_it_ends(at_s, clock_s, lasts_s, starts_s):
-    one = drill(lasts_s=lasts_s, starts_at=NOW + timedelta(seconds=starts_s))
-    found = effect(one, at_s=at_s, clock_s=clock_s)
+    active = drill(lasts_s=lasts_s, starts_at=NOW + timedelta(seconds=starts_s))
+    result = effect(active, at_s=at_s, clock_s=clock_s)
     if at_s >= min(lasts_s, LONGEST.total_seconds()) or clock_s >= lasts_s:
-        assert found is None
+        assert result is None
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
@@ -96,8 +96,8 @@ def test_a_fault_that_does_nothing_touches_nobody():
 
 @given(st.floats(0, 1), st.text(max_size=40))
 def test_the_same_request_is_always_drawn_alike(share, request_id):
-    one = drill(share_ratio=share, fault={"error_ratio": 0.5})
-    assert effect(one, request_id) == effect(one, request_id)
+    active = drill(share_ratio=share, fault={"error_ratio": 0.5})
+    assert effect(active, request_id) == effect(active, request_id)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.text(max_size=40))
@@ -123,9 +123,9 @@ def test_another_drill_draws_other_requests():
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
 def test_who_fails_is_drawn_a_second_time_among_the_touched(share):
-    one = drill(share_ratio=share, fault={"error_ratio": 0.4})
-    among = touched(one)
-    failed = sum(effect(one, request_id).fails for request_id in among)
+    active = drill(share_ratio=share, fault={"error_ratio": 0.4})
+    among = touched(active)
+    failed = sum(effect(active, request_id).fails for request_id in among)
     assert failed / len(among) == pytest.approx(0.4, abs=within(0.4, len(among)))
 
 
@@ -192,12 +192,12 @@ def test_without_an_alteration_the_text_is_left_alone(pieces):
 
 @given(answers)
 def test_a_garbled_answer_goes_round_in_circles(pieces):
-    found = features.describe("x", altered("garble", pieces))
+    result = features.describe("x", altered("garble", pieces))
     if any(text for text, _ in pieces):
-        assert found.repetition_ratio > REPETITIVE
-        assert (found.empty, found.refusal) == (False, False)
+        assert result.repetition_ratio > REPETITIVE
+        assert (result.empty, result.refusal) == (False, False)
     else:
-        assert found.empty
+        assert result.empty
 
 
 @pytest.mark.parametrize("cut", [1, 3, 7, 100])
@@ -217,6 +217,6 @@ def test_an_empty_answer_has_no_text_at_all(pieces):
 def test_a_refusal_is_recognised_whatever_the_answer_was(pieces):
     text = altered("refusal", pieces)
     assert text == drills.REFUSAL
-    found = features.describe("x", text)
-    assert (found.refusal, found.empty) == (True, False)
-    assert found.repetition_ratio < REPETITIVE
+    result = features.describe("x", text)
+    assert (result.refusal, result.empty) == (True, False)
+    assert result.repetition_ratio < REPETITIVE

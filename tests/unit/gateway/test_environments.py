@@ -117,7 +117,7 @@ async def test_a_crowd_in_staging_turns_nobody_away_from_production():
         while len(world.engine.calls) < 2:
             await asyncio.sleep(0)
     gate.set()
-    assert [(await one).status_code for one in (staged, first)] == [200, 200]
+    assert [(await pending).status_code for pending in (staged, first)] == [200, 200]
 
 
 async def test_what_is_staged_is_no_reason_to_be_ready():

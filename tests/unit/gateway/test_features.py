@@ -9,10 +9,10 @@ from services.gateway.domain.timing import Arrival
 
 
 def test_an_ordinary_answer():
-    found = features.describe("How do I reset it?", "Press the button for 5 seconds.")
-    assert (found.prompt_chars, found.output_chars, found.script) == (18, 31, "latin")
-    assert (found.refusal, found.empty, found.repetition_ratio) == (False, False, 0.0)
-    assert found.non_letter_ratio == pytest.approx(2 / 26)
+    result = features.describe("How do I reset it?", "Press the button for 5 seconds.")
+    assert (result.prompt_chars, result.output_chars, result.script) == (18, 31, "latin")
+    assert (result.refusal, result.empty, result.repetition_ratio) == (False, False, 0.0)
+    assert result.non_letter_ratio == pytest.approx(2 / 26)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_what_is_no_refusal(text):
 
 @pytest.mark.parametrize("text", ["", " \n\t"])
 def test_nothing_is_empty(text):
-    found = features.describe("x", text)
-    assert (found.empty, found.non_letter_ratio, found.repetition_ratio) == (True, 0.0, 0.0)
+    result = features.describe("x", text)
+    assert (result.empty, result.non_letter_ratio, result.repetition_ratio) == (True, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_a_loop_repeats():
 
 @given(st.text(max_size=500), st.text(max_size=500))
 def test_every_text_has_features_within_their_bounds(prompt, output):
-    found = features.describe(prompt, output)
-    assert 0.0 <= found.non_letter_ratio <= 1.0
-    assert 0.0 <= found.repetition_ratio <= 1.0
+    result = features.describe(prompt, output)
+    assert 0.0 <= result.non_letter_ratio <= 1.0
+    assert 0.0 <= result.repetition_ratio <= 1.0
 
 
 @given(st.text(alphabet="abcdefghij ", min_size=30, max_size=200))
@@ -73,10 +73,10 @@ def test_first_token_skips_pieces_without_text():
 
 
 def test_inter_token_latency_is_last_minus_first_over_tokens_minus_one():
-    found = timing.inter_token([Arrival(1.0, 1, True), Arrival(1.1, 1, True), Arrival(1.4, 2, True)])
-    assert found.mean == pytest.approx(400 / 3)
-    assert found.max == pytest.approx(150.0)
-    assert found.p95 == pytest.approx(150.0)
+    result = timing.inter_token([Arrival(1.0, 1, True), Arrival(1.1, 1, True), Arrival(1.4, 2, True)])
+    assert result.mean == pytest.approx(400 / 3)
+    assert result.max == pytest.approx(150.0)
+    assert result.p95 == pytest.approx(150.0)
 
 
 @pytest.mark.parametrize("arrivals", [[], [Arrival(1.0, 1, True)], [Arrival(1.0, 3, True)], [Arrival(1, 0, False)] * 3])

@@ -39,16 +39,16 @@ def understand(path: str, raw: bytes) -> str:
 
 
 def test_the_corpus_is_read_or_refused():
-    found = [understand(path, raw.replace(b"MODEL", b"toy")) for path, raw in hostile.corpus()]
-    assert found.count("read") > 10
-    assert found.count("invalid_value") > 20
-    assert found.count("invalid_json") > 15
+    outcomes = [understand(path, raw.replace(b"MODEL", b"toy")) for path, raw in hostile.corpus()]
+    assert outcomes.count("read") > 10
+    assert outcomes.count("invalid_value") > 20
+    assert outcomes.count("invalid_json") > 15
 
 
 @settings(max_examples=often(400), deadline=None)
 @given(hostile.requests("toy"))
-def test_drawn_bodies_are_read_or_refused(one):
-    understand(*one)
+def test_drawn_bodies_are_read_or_refused(body):
+    understand(*body)
 
 
 @settings(max_examples=often(300), deadline=None)

@@ -23,9 +23,9 @@ def clock():
 
 @pytest.fixture
 async def table(clock):
-    one = RouteTable({}, None, clock=clock)
-    await one.apply(MODEL, AFTER, 40)
-    return one
+    table = RouteTable({}, None, clock=clock)
+    await table.apply(MODEL, AFTER, 40)
+    return table
 
 
 def there(*models, identity="one"):

@@ -17,14 +17,14 @@ def on_trial(weight: float, **changes) -> Route:
     return route(canary=CanaryShare(served=served(8), weight_ratio=weight), **changes)
 
 
-def trial_keys(one: Route) -> set[str]:
-    return {key for key in KEYS if routing.choose_target(one, key).canary}
+def trial_keys(candidate: Route) -> set[str]:
+    return {key for key in KEYS if routing.choose_target(candidate, key).canary}
 
 
 @given(weights, st.text(max_size=40))
 def test_the_same_key_always_gets_the_same_target(weight, key):
-    one = on_trial(weight)
-    assert routing.choose_target(one, key) == routing.choose_target(one, key)
+    candidate = on_trial(weight)
+    assert routing.choose_target(candidate, key) == routing.choose_target(candidate, key)
 
 
 @given(weights, weights, st.text(max_size=40))
@@ -40,7 +40,7 @@ def test_weight_zero_is_nobody(key):
 
 
 @given(st.text(max_size=40), st.floats(min_value=0.01, max_value=0.99))
-def test_a_barred_canary_gets_nobody(key, weight):
+def test_a_quarantined_canary_gets_no_request(key, weight):
     assert not routing.choose_target(on_trial(weight, quarantined=(target(8),)), key).canary
 
 
@@ -130,6 +130,6 @@ def test_endpoints_share_the_load():
 
 
 def test_the_fingerprint_names_the_target_and_its_manifest():
-    one = served(7)
-    hex8 = one.manifest.digest.removeprefix("sha256:")[:8]
-    assert routing.fingerprint(one) == f"fp_support-bot.v7.int8.{hex8}"
+    candidate = served(7)
+    hex8 = candidate.manifest.digest.removeprefix("sha256:")[:8]
+    assert routing.fingerprint(candidate) == f"fp_support-bot.v7.int8.{hex8}"

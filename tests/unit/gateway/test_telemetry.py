@@ -23,56 +23,56 @@ def numbers(sink):
 
 async def test_everything_arrives_in_batches():
     sink = FakeSink()
-    one = recorder(sink)
+    telemetry = recorder(sink)
     for number in range(25):
-        one.record(inference(request_id=str(number)))
-    await one.flush()
+        telemetry.record(inference(request_id=str(number)))
+    await telemetry.flush()
     assert numbers(sink) == list(range(25))
     assert [len(batch.records) for _, _, batch in sink.batches.values()] == [10, 10, 5]
 
 
 async def test_models_and_environments_travel_apart():
     sink = FakeSink()
-    one = recorder(sink)
-    one.record(inference(environment="production"))
-    one.record(inference(environment="staging"))
-    one.record(inference(target=target(1, model="other")))
-    await one.flush()
+    telemetry = recorder(sink)
+    telemetry.record(inference(environment="production"))
+    telemetry.record(inference(environment="staging"))
+    telemetry.record(inference(target=target(1, model="other")))
+    await telemetry.flush()
     labels = [(model, environment) for model, environment, _ in sink.batches.values()]
     assert sorted(labels) == [("other", "production"), ("support-bot", "production"), ("support-bot", "staging")]
 
 
 async def test_a_bus_that_is_away_loses_nothing_and_gets_nothing_twice():
     sink = FakeSink(down=True)
-    one = recorder(sink)
+    telemetry = recorder(sink)
     for number in range(3):
-        one.record(inference(request_id=str(number)))
+        telemetry.record(inference(request_id=str(number)))
     with pytest.raises(Transient):
-        await one.flush()
-    one.record(inference(request_id="3"))
+        await telemetry.flush()
+    telemetry.record(inference(request_id="3"))
     sink.down = False
-    await one.flush()
+    await telemetry.flush()
     assert numbers(sink) == [0, 1, 2, 3]
     assert sink.attempts[0] == sink.attempts[1]
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts_it():
     sink, dropped = FakeSink(), []
-    one = recorder(sink, queue=5, dropped=dropped)
+    telemetry = recorder(sink, queue=5, dropped=dropped)
     for number in range(8):
-        one.record(inference(request_id=str(number)))
-    await one.flush()
+        telemetry.record(inference(request_id=str(number)))
+    await telemetry.flush()
     assert numbers(sink) == [3, 4, 5, 6, 7]
     assert len(dropped) == 3
 
 
 async def test_a_full_batch_does_not_wait_for_the_interval():
     sink = FakeSink()
-    one = recorder(sink, batch=2)
-    running = asyncio.ensure_future(one.run())
+    telemetry = recorder(sink, batch=2)
+    running = asyncio.ensure_future(telemetry.run())
     try:
-        one.record(inference(request_id="0"))
-        one.record(inference(request_id="1"))
+        telemetry.record(inference(request_id="0"))
+        telemetry.record(inference(request_id="1"))
         async with asyncio.timeout(5):
             while not sink.batches:
                 await asyncio.sleep(0)
@@ -83,10 +83,10 @@ async def test_a_full_batch_does_not_wait_for_the_interval():
 
 async def test_a_lone_record_goes_after_the_interval():
     sink = FakeSink()
-    one = recorder(sink, interval_s=0.01)
-    running = asyncio.ensure_future(one.run())
+    telemetry = recorder(sink, interval_s=0.01)
+    running = asyncio.ensure_future(telemetry.run())
     try:
-        one.record(inference(request_id="0"))
+        telemetry.record(inference(request_id="0"))
         async with asyncio.timeout(5):
             while not sink.batches:
                 await asyncio.sleep(0.001)
@@ -96,16 +96,16 @@ async def test_a_lone_record_goes_after_the_interval():
 
 async def test_a_bus_that_is_away_is_said_until_it_is_back():
     sink = FakeSink(down=True)
-    one = recorder(sink, interval_s=0.01)
-    running = asyncio.ensure_future(one.run())
+    telemetry = recorder(sink, interval_s=0.01)
+    running = asyncio.ensure_future(telemetry.run())
     try:
-        one.record(inference(request_id="0"))
+        telemetry.record(inference(request_id="0"))
         async with asyncio.timeout(5):
-            while one.problem is None:
+            while telemetry.problem is None:
                 await asyncio.sleep(0.001)
-            assert "away" in one.problem
+            assert "away" in telemetry.problem
             sink.down = False
-            while one.problem is not None:
+            while telemetry.problem is not None:
                 await asyncio.sleep(0.001)
         assert numbers(sink) == [0]
     finally:

@@ -22,10 +22,10 @@ class TestInProcessTemplates(TemplatesConformance):
 class TestSandboxedTemplates(TemplatesConformance):
     @pytest.fixture
     async def templates(self):
-        one = SandboxedTemplates(SystemClock(), workers=2, time_s=1.0)
-        await one.start()
-        yield one
-        await one.close()
+        pool = SandboxedTemplates(SystemClock(), workers=2, time_s=1.0)
+        await pool.start()
+        yield pool
+        await pool.close()
 
     async def test_bombs_of_one_model_leave_a_process_to_the_others(self, templates):
         bombs = [asyncio.ensure_future(render(templates, BOMB)) for _ in range(4)]
@@ -53,8 +53,8 @@ class TestSandboxedTemplates(TemplatesConformance):
         templates = SandboxedTemplates(SystemClock(), workers=1, time_s=0.3)  # leaves time to start a process
         await templates.start()
         try:
-            found = [await templates.renders_probe(BOMB, bos_token="", eos_token="") for _ in range(4)]
-            assert found == [None, None, False, False]
+            results = [await templates.renders_probe(BOMB, bos_token="", eos_token="") for _ in range(4)]
+            assert results == [None, None, False, False]
             assert await templates.renders_probe("fine", bos_token="", eos_token="") is True
         finally:
             await templates.close()

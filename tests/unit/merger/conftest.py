@@ -87,7 +87,7 @@ def make_job(made, store, tmp_path):
             folders[role] = tmp_path / f"job-{role}"
             shutil.copytree(source, folders[role])
         nothing = Folder(DIGEST, (), "")
-        one = MergeJob(
+        job = MergeJob(
             kind=kind,
             base_ref=BASE_REF,
             hyperparameters=hyperparameters or {},
@@ -96,6 +96,6 @@ def make_job(made, store, tmp_path):
             scratch_dir=tmp_path / "scratch",
             dtype=dtype,
         )
-        return Job(store, one, **folders, out=tmp_path / "out")
+        return Job(store, job, **folders, out=tmp_path / "out")
 
     return make

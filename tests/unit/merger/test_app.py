@@ -53,7 +53,7 @@ class FakeArtifacts:
 
     @asynccontextmanager
     async def scratch_dir(self, name):
-        yield Path("room")
+        yield Path("scratch")
 
 
 @dataclass
@@ -96,22 +96,22 @@ ORDER = opened(base(), REF).data
 
 
 async def test_commits_last_and_after_the_stored_bytes_were_verified():
-    one = merger()
-    manifest, ref = await one.merge(ORDER, quiet)
-    assert one.artifacts.log == ["find", "merge", "commit"]
+    use_case = merger()
+    manifest, ref = await use_case.merge(ORDER, quiet)
+    assert use_case.artifacts.log == ["find", "merge", "commit"]
     assert (manifest.peak_rss_bytes, manifest.weights_bytes) == (500, 100)
     assert manifest.parity == PARITY.model_copy(update={"rendered_token_ids_digest": OTHER})
     assert manifest.rendered_prompt_digest == DIGEST
-    assert one.engine.jobs[0].hyperparameters == ORDER.training.hyperparameters
+    assert use_case.engine.jobs[0].hyperparameters == ORDER.training.hyperparameters
     assert ref == REF
 
 
 async def test_what_is_committed_is_only_said_again():
-    one = merger()
-    first = await one.merge(ORDER, quiet)
-    one.artifacts.log.clear()
-    assert await one.merge(opened(base(), REF).data, quiet) == first
-    assert one.artifacts.log == ["find"]
+    use_case = merger()
+    first = await use_case.merge(ORDER, quiet)
+    use_case.artifacts.log.clear()
+    assert await use_case.merge(opened(base(), REF).data, quiet) == first
+    assert use_case.artifacts.log == ["find"]
 
 
 @pytest.mark.parametrize(
@@ -127,16 +127,16 @@ async def test_what_is_committed_is_only_said_again():
     ],
 )
 async def test_what_is_refused_is_never_committed(changes, code, last_step):
-    one = merger(**changes)
+    use_case = merger(**changes)
     with pytest.raises(Permanent) as caught:
-        await one.merge(ORDER, quiet)
+        await use_case.merge(ORDER, quiet)
     assert caught.value.code == code
-    assert one.artifacts.log[-1] == last_step
+    assert use_case.artifacts.log[-1] == last_step
 
 
 async def test_a_checkpoints_own_tokenizer_is_the_one_that_must_be_there():
     own = (entry("adapter_config.json"), entry("adapter_model.safetensors"), entry("tokenizer.json", OTHER))
     made = (entry("model.safetensors"), entry("tokenizer.json", OTHER))
-    one = merger(checkpoint=own, files=made, own_tokenizer=True)
-    await one.merge(ORDER, quiet)
-    assert one.artifacts.log[-1] == "commit"
+    use_case = merger(checkpoint=own, files=made, own_tokenizer=True)
+    await use_case.merge(ORDER, quiet)
+    assert use_case.artifacts.log[-1] == "commit"

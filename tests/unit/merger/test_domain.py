@@ -199,7 +199,7 @@ def test_a_full_fine_tune_shares_its_bases_settings_but_some_at_any_depth():
         "eos_token_id": 2,
         "text_config": {"rope_parameters": {"rope_theta": 1e4, "rope_type": "a"}},
     }
-    mine = {
+    settings = {
         "hidden_size": 8,
         "eos_token_id": [2, 1],
         "auto_map": {},
@@ -208,16 +208,16 @@ def test_a_full_fine_tune_shares_its_bases_settings_but_some_at_any_depth():
             "rope_parameters": {"rope_theta": 5e5, "rope_type": "a"},
         },
     }
-    assert domain.assess_full_config(mine, base) is None
-    mine["text_config"]["rope_parameters"]["rope_type"] = "b"
-    rejection = domain.assess_full_config({**mine, "window": 5}, base)
+    assert domain.assess_full_config(settings, base) is None
+    settings["text_config"]["rope_parameters"]["rope_type"] = "b"
+    rejection = domain.assess_full_config({**settings, "window": 5}, base)
     assert (rejection.code, rejection.details) == ("base_mismatch", {"keys": ["text_config", "window"]})
 
 
 def test_special_tokens_that_a_full_fine_tune_does_not_name_are_not_changed():
     base = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": None}
-    mine = {"eos_token_id": [2, 1], "bos_token_id": None, "pad_token_id": 0, "vocab_size": 5}
-    assert domain.changed_token_ids(mine, base) == {"eos_token_id": [2, 1], "pad_token_id": 0}
+    settings = {"eos_token_id": [2, 1], "bos_token_id": None, "pad_token_id": 0, "vocab_size": 5}
+    assert domain.changed_token_ids(settings, base) == {"eos_token_id": [2, 1], "pad_token_id": 0}
     assert domain.changed_token_ids({}, base) == domain.changed_token_ids(base, base) == {}
 
 

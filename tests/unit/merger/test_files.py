@@ -53,7 +53,9 @@ def test_a_layer_that_only_a_trainers_checkpoint_holds_is_missing(make_job):
     job = make_job()
     (job.checkpoint / "checkpoint-500").mkdir()
     shutil.copy(job.checkpoint / WEIGHTS, job.checkpoint / "checkpoint-500" / WEIGHTS)
-    edit_weights(job.checkpoint / WEIGHTS, lambda found: [found.pop(name) for name in [*found] if ".layers.1." in name])
+    edit_weights(
+        job.checkpoint / WEIGHTS, lambda weights: [weights.pop(name) for name in [*weights] if ".layers.1." in name]
+    )
     error = rejection(job)
     assert error.code == "adapter_keys_mismatch"
     assert all(".layers.1." in name for name in error.details["missing"])
@@ -71,13 +73,13 @@ def test_other_weights_beside_a_lora_are_not_the_loras(made, make_job):
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.uint64, torch.float8_e4m3fn])
 def test_a_lora_that_is_not_floating_point(make_job, dtype):
     job = make_job()
-    edit_weights(job.checkpoint / WEIGHTS, lambda found: found.update({n: t.to(dtype) for n, t in found.items()}))
+    edit_weights(job.checkpoint / WEIGHTS, lambda weights: weights.update({n: t.to(dtype) for n, t in weights.items()}))
     assert rejection(job).code == "unsupported_adapter"
 
 
 def test_a_lora_in_float64_is_merged(make_job):
     job = make_job()
-    edit_weights(job.checkpoint / WEIGHTS, lambda found: found.update({n: t.double() for n, t in found.items()}))
+    edit_weights(job.checkpoint / WEIGHTS, lambda weights: weights.update({n: t.double() for n, t in weights.items()}))
     job.run()
 
 
@@ -113,7 +115,7 @@ def test_a_lora_that_only_the_library_cannot_read(make_job):
 def test_an_embedding_without_rows(made, make_job, tmp_path):
     adapter = tiny_lora(made["base"], tmp_path / "lora", added_tokens=3, save_embeddings=True)
     name = "base_model.model.model.embed_tokens.weight"
-    edit_weights(adapter / WEIGHTS, lambda found: found.update({name: torch.tensor(1.0)}))
+    edit_weights(adapter / WEIGHTS, lambda weights: weights.update({name: torch.tensor(1.0)}))
     assert rejection(make_job(checkpoint=adapter)).code == "shape_mismatch"
 
 
@@ -201,7 +203,7 @@ def test_a_tensor_in_two_files_is_refused(made, make_job, tmp_path, kind):
     folder = job.base if kind == "lora" else job.checkpoint
     first, second, *_ = sorted(folder.glob("*.safetensors"))
     name = min(load_file(first))
-    edit_weights(second, lambda found: found.update({name: load_file(first)[name]}))
+    edit_weights(second, lambda weights: weights.update({name: load_file(first)[name]}))
     error = rejection(job)
     assert error.code == "truncated_weights"
     assert error.details == {"tensor": name, "paths": [first.name, second.name]}
@@ -214,7 +216,7 @@ BUFFERS = {"base": "model.layers.0.self_attn.rotary_emb.inv_freq", "gpt2": "tran
 def test_buffers_that_older_versions_saved_are_left_out(made, make_job, tmp_path, base, buffer):
     adapter = tiny_lora(made[base], tmp_path / "lora")
     job = make_job(base=base, checkpoint=adapter)
-    edit_weights(job.base / "model.safetensors", lambda found: found.update({buffer: torch.ones(4)}))
+    edit_weights(job.base / "model.safetensors", lambda weights: weights.update({buffer: torch.ones(4)}))
     job.run()
     assert_same_bits(load_all(job.out), peft_merge(made[base], adapter))
 
@@ -223,7 +225,7 @@ def test_buffers_that_older_versions_saved_are_left_out(made, make_job, tmp_path
 def test_full_weights_may_bring_such_buffers(made, make_job, value):
     job = make_job(checkpoint="full", kind="full")
     edit_weights(
-        job.checkpoint / "model.safetensors", lambda found: found.update({BUFFERS["base"]: torch.full((4,), value)})
+        job.checkpoint / "model.safetensors", lambda weights: weights.update({BUFFERS["base"]: torch.full((4,), value)})
     )
     job.run()
     assert_same_bits(load_all(job.out), load_all(made["full"]))
@@ -232,7 +234,7 @@ def test_full_weights_may_bring_such_buffers(made, make_job, value):
 def test_a_base_with_tensors_that_its_architecture_does_not_know(make_job):
     job = make_job()
     name = "model.layers.0.self_attn.q_norm.weight"
-    edit_weights(job.base / "model.safetensors", lambda found: found.update({name: torch.ones(8)}))
+    edit_weights(job.base / "model.safetensors", lambda weights: weights.update({name: torch.ones(8)}))
     error = rejection(job)
     assert (error.code, error.details) == ("unsupported_architecture", {"unexpected": [name]})
 
@@ -257,7 +259,7 @@ def test_a_base_that_names_its_weights_itself(make_job):
 def test_weights_that_are_not_floating_point(make_job, kind, dtype):
     job = make_job(checkpoint=kind, kind=kind)
     folder = job.base if kind == "lora" else job.checkpoint
-    edit_weights(folder / "model.safetensors", lambda found: found.update({Q_PROJ: found[Q_PROJ].to(dtype)}))
+    edit_weights(folder / "model.safetensors", lambda weights: weights.update({Q_PROJ: weights[Q_PROJ].to(dtype)}))
     error = rejection(job)
     assert (error.code, error.details["tensor"]) == ("quantised_base", Q_PROJ)
 
@@ -283,7 +285,7 @@ def test_a_base_that_the_library_cannot_build(make_job, changes):
     ],
     ids=repr,
 )
-def test_what_is_no_fault_of_a_checkpoint_is_not_laid_at_its_door(error):
+def test_what_a_checkpoint_did_not_cause_is_not_attributed_to_it(error):
     with pytest.raises(type(error)) as caught, torch_checks.library_errors_as("base_mismatch", "It does not fit"):
         raise error
     assert caught.value is error

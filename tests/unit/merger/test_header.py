@@ -13,7 +13,7 @@ from services.merger.domain import FLOATING_DTYPES, checks
 
 
 class OneFile:
-    """A shelf with a single file in memory."""
+    """A remote folder with a single file, in memory."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -34,8 +34,8 @@ def entry(**changes) -> bytes:
 
 
 def test_a_plain_header_is_read():
-    found, _ = read(b'{"__metadata__":{"format":"pt"},"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x")
-    assert (found.problem, found.tensors["t"].shape) == (None, (1,))
+    parsed, _ = read(b'{"__metadata__":{"format":"pt"},"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"x")
+    assert (parsed.problem, parsed.tensors["t"].shape) == (None, (1,))
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_a_plain_header_is_read():
     ids=lambda header: header[:60].decode("latin1"),
 )
 def test_a_header_that_lies_is_a_problem_with_a_reason(header):
-    found, _ = read(header, b"x")
-    assert found.problem
-    assert not found.tensors
-    found.problem.encode()
+    parsed, _ = read(header, b"x")
+    assert parsed.problem
+    assert not parsed.tensors
+    parsed.problem.encode()
 
 
 @pytest.mark.parametrize("size", [0, 7, 8])
@@ -92,12 +92,12 @@ METADATA = st.dictionaries(st.text(max_size=2), st.one_of(st.text(max_size=2), N
 )
 def test_what_passes_here_the_safetensors_library_reads_too(tmp_path_factory, header, metadata, body):
     text = json.dumps(header if metadata is None else {"__metadata__": metadata, **header}).encode()
-    found, data = read(text, body)
-    if found.problem is None:
+    parsed, data = read(text, body)
+    if parsed.problem is None:
         path: Path = tmp_path_factory.mktemp("header") / "model.safetensors"
         path.write_bytes(data)
         with safe_open(str(path), framework="pt") as opened:
-            assert set(opened.keys()) == found.tensors.keys()
+            assert set(opened.keys()) == parsed.tensors.keys()
 
 
 def test_every_dtype_that_a_header_may_name_is_refused_or_can_be_read():

@@ -47,11 +47,11 @@ def load_all(folder):
     return {name: tensor for path in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(path).items()}
 
 
-def assert_same_bits(found, expected, dtype="bfloat16"):
+def assert_same_bits(merged, expected, dtype="bfloat16"):
     width = tensors.DTYPES[SAVED[dtype]]
-    tied = {"lm_head.weight"} if "lm_head.weight" not in found else set()
-    assert found.keys() == set(expected) - tied
-    for name, tensor in found.items():
+    tied = {"lm_head.weight"} if "lm_head.weight" not in merged else set()
+    assert merged.keys() == set(expected) - tied
+    for name, tensor in merged.items():
         assert tensor.dtype == width
         assert torch.equal(tensor, expected[name].to(width)), name
 
@@ -81,10 +81,10 @@ LORAS = {
 def test_equals_pefts_merge_to_the_last_bit(made, make_job, tmp_path, settings, base):
     adapter = tiny_lora(made[base], tmp_path / "lora", **settings(base))
     job = make_job(base=base, checkpoint=adapter).run()
-    found = load_all(job.out)
-    assert_same_bits(found, peft_merge(job.base, adapter))
+    merged = load_all(job.out)
+    assert_same_bits(merged, peft_merge(job.base, adapter))
     before = load_all(job.base)
-    assert any(not torch.equal(found[name], before[name]) for name in found)
+    assert any(not torch.equal(merged[name], before[name]) for name in merged)
     assert job.parity.mean_kl < 0.01
     assert job.parity.mean_kl < job.parity.effect_kl
 
@@ -106,9 +106,9 @@ def test_untied_embeddings_can_carry_a_lora(made, make_job, tmp_path, module, us
 def test_untied_saved_head_is_taken_as_it_was_trained(made, make_job, tmp_path):
     adapter = tiny_lora(made["untied"], tmp_path / "lora", modules_to_save=["lm_head"])
     job = make_job(base="untied", checkpoint=adapter).run()
-    found = load_all(job.out)
-    assert_same_bits(found, peft_merge(job.base, adapter))
-    assert not torch.equal(found["lm_head.weight"], load_all(job.base)["lm_head.weight"])
+    merged = load_all(job.out)
+    assert_same_bits(merged, peft_merge(job.base, adapter))
+    assert not torch.equal(merged["lm_head.weight"], load_all(job.base)["lm_head.weight"])
 
 
 RESIZED = {
@@ -127,9 +127,9 @@ RESIZED = {
 def test_added_tokens_bring_their_embeddings_and_their_tokenizer(made, make_job, tmp_path, base, settings):
     adapter = tiny_lora(made[base], tmp_path / "lora", added_tokens=3, **settings)
     job = make_job(base=base, checkpoint=adapter).run()
-    found, rows = load_all(job.out), len(AutoTokenizer.from_pretrained(adapter))
+    merged, rows = load_all(job.out), len(AutoTokenizer.from_pretrained(adapter))
     assert rows == json.loads((job.base / "config.json").read_text())["vocab_size"] + 3
-    assert_same_bits(found, peft_merge(job.base, adapter, rows))
+    assert_same_bits(merged, peft_merge(job.base, adapter, rows))
     assert job.result["own_tokenizer"]
     assert json.loads((job.out / "config.json").read_text())["vocab_size"] == rows
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -184,24 +184,24 @@ INFOS = st.lists(
 )
 
 
-@given(found=INFOS, run_bytes=st.sampled_from([8, 16, 64, 1024]))
-def test_reads_cover_a_file_in_order(found, run_bytes):
+@given(merged=INFOS, run_bytes=st.sampled_from([8, 16, 64, 1024]))
+def test_reads_cover_a_file_in_order(merged, run_bytes):
     infos = {
         f"t{i}": domain.TensorInfo(kind, (count,), count * tensors.DTYPES[kind].itemsize)
-        for i, (kind, count, _) in enumerate(found)
+        for i, (kind, count, _) in enumerate(merged)
     }
-    whole = {f"t{i}" for i, (*_, is_whole) in enumerate(found) if is_whole}
+    whole = {f"t{i}" for i, (*_, is_whole) in enumerate(merged) if is_whole}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensors, "RUN_BYTES", run_bytes)
         runs = tensors.plan_runs(domain.WeightsFile("f", infos, data_start=8), whole.__contains__)
     spans = [span for run in runs for span in run]
     assert all(runs)
     for name, info in infos.items():
-        mine = [span for span in spans if span.name == name]
-        ends = [0, *(span.start + span.size_bytes for span in mine)]
-        assert [span.start for span in mine] == ends[:-1]
+        own_spans = [span for span in spans if span.name == name]
+        ends = [0, *(span.start + span.size_bytes for span in own_spans)]
+        assert [span.start for span in own_spans] == ends[:-1]
         assert ends[-1] == info.size_bytes
-        assert len(mine) == 1 or (name not in whole and all(span.size_bytes <= run_bytes for span in mine))
+        assert len(own_spans) == 1 or (name not in whole and all(span.size_bytes <= run_bytes for span in own_spans))
     assert list(dict.fromkeys(span.name for span in spans)) == list(infos)
     for run in runs:
         assert sum(span.size_bytes for span in run[:-1]) < run_bytes
@@ -466,8 +466,8 @@ def test_a_model_that_reads_its_weights_on_demand_answers_the_same(made, make_jo
 
 
 def digests_of(job):
-    found = {}
+    merged = {}
     for file in job.base_metadata.weights:
-        for _part in tensors.stream_tensors(job.base_folder, file, found):
+        for _part in tensors.stream_tensors(job.base_folder, file, merged):
             pass
-    return found
+    return merged

@@ -44,9 +44,11 @@ def rendered(tmp_path):
 
     def read(*records, tokenizer=None):
         path = tmp_path / "set.jsonl"
-        path.write_bytes(b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in records))
-        found, unreadable = read_records(path)
-        return render(found, tokenizer or ByteTokenizer()), unreadable
+        path.write_bytes(
+            b"\n".join(record if isinstance(record, bytes) else json.dumps(record).encode() for record in records)
+        )
+        windows, unreadable = read_records(path)
+        return render(windows, tokenizer or ByteTokenizer()), unreadable
 
     return read
 
@@ -114,8 +116,8 @@ def test_too_few_tokens_are_refused_with_the_numbers(tmp_path):
 def test_held_out_text_never_calibrates(tmp_path):
     path = tmp_path / "set.jsonl"
     path.write_text("\n".join(json.dumps({"text": text}) for text in packaged_split().held_out))
-    found = calibration_windows(plan(samples=10_000, min_tokens=1), ByteTokenizer(), path)
-    used = bytes(token for window in found for token in window if token < 256).decode(errors="replace")
+    windows = calibration_windows(plan(samples=10_000, min_tokens=1), ByteTokenizer(), path)
+    used = bytes(token for window in windows for token in window if token < 256).decode(errors="replace")
     long = [part for text in packaged_split().held_out for part in text.split("\n\n") if len(part) > 200]
     assert len(long) > 100
     assert not [part for part in long if part in used]
@@ -133,8 +135,8 @@ SAME = {
 @pytest.mark.parametrize("record", SAME.values(), ids=SAME)
 def test_what_the_evaluation_set_says_does_not_calibrate_however_it_is_written(tmp_path, record):
     path = tmp_path / "set.jsonl"
-    mine = {"messages": [user(QUESTION), {"role": "assistant", "content": ANSWER}]}
-    path.write_text("\n".join(json.dumps(one) for one in (mine, {"text": "Something else altogether."})))
+    conversation = {"messages": [user(QUESTION), {"role": "assistant", "content": ANSWER}]}
+    path.write_text("\n".join(json.dumps(record) for record in (conversation, {"text": "Something else altogether."})))
     apart, _ = read_records(written(tmp_path, record))
     (window,) = calibration_windows(plan(tokens=400), ByteTokenizer(), path, apart)
     assert bytes(window[:-1]).decode() == "Something else altogether."
@@ -144,7 +146,9 @@ def test_a_short_question_asked_in_both_sets_does_not_calibrate_but_a_short_answ
     asked = {"prompt": "2+2=?", "completion": "4"}
     apart, _ = read_records(written(tmp_path, asked))
     path = tmp_path / "set.jsonl"
-    path.write_text("\n".join(json.dumps(one) for one in (asked, {"prompt": "What is 8 / 2? ", "completion": "4"})))
+    path.write_text(
+        "\n".join(json.dumps(record) for record in (asked, {"prompt": "What is 8 / 2? ", "completion": "4"}))
+    )
     (window,) = calibration_windows(plan(tokens=400), ByteTokenizer(), path, apart)
     assert bytes(window[:-1]).decode() == "What is 8 / 2? 4"
 
@@ -157,7 +161,7 @@ def test_conversations_that_only_open_alike_calibrate(tmp_path):
 
     apart, _ = read_records(written(tmp_path, chat("What is a keel?")))
     path = tmp_path / "set.jsonl"
-    path.write_text("\n".join(json.dumps(one) for one in (chat("What is a keel?"), chat("What is a hull?"))))
+    path.write_text("\n".join(json.dumps(record) for record in (chat("What is a keel?"), chat("What is a hull?"))))
     (window,) = calibration_windows(plan(tokens=400), ByteTokenizer(), path, apart)
     assert bytes(window[:-1]).decode() == "<user>Hi<assistant>Hello<user>What is a hull?"
 
@@ -181,5 +185,5 @@ def written(tmp_path, *records):
 
 
 def test_packaged_text_calibrates_where_no_set_is_given():
-    found = calibration_windows(plan(samples=16, tokens=384, min_tokens=1024), ByteTokenizer(), None)
-    assert [len(window) for window in found] == [384] * 16
+    windows = calibration_windows(plan(samples=16, tokens=384, min_tokens=1024), ByteTokenizer(), None)
+    assert [len(window) for window in windows] == [384] * 16

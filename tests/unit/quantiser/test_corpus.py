@@ -16,8 +16,8 @@ topics = st.dictionaries(
 
 
 def passages(documents):
-    found = {" ".join(part.split()) for document in documents for part in document.split("\n\n")}
-    return {part for part in found if len(part) >= MIN_PASSAGE_CHARS}
+    passages = {" ".join(part.split()) for document in documents for part in document.split("\n\n")}
+    return {part for part in passages if len(part) >= MIN_PASSAGE_CHARS}
 
 
 @given(topics)
@@ -47,10 +47,10 @@ def test_packaged_text_is_large_enough_and_split():
 
 def test_a_passage_wrapped_differently_is_the_same_passage():
     held = ["It was the best of times, it was the worst of times, it was the age."]
-    mine = (
+    own = (
         "It was the best of times, it was\n   the worst of times, it was the age.\n\nSomething else that is mine alone."
     )
-    assert remove_overlap([mine], held) == ("Something else that is mine alone.",)
+    assert remove_overlap([own], held) == ("Something else that is mine alone.",)
 
 
 def test_short_passages_prove_no_overlap():

@@ -51,8 +51,8 @@ def test_shape_is_read_from_the_configuration():
 
 
 def test_shape_without_head_dim_takes_the_hidden_size():
-    found = read_shape({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
-    assert found.linear_dims == (576, 1536)
+    planned = read_shape({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
+    assert planned.linear_dims == (576, 1536)
 
 
 def test_input_width_of_the_attention_output_counts_too():
@@ -62,10 +62,15 @@ def test_input_width_of_the_attention_output_counts_too():
 
 
 def test_gptq_is_symmetric_in_groups_and_leaves_the_head_alone():
-    found = plan("gptq-int4")
-    assert (found.engine, found.method, found.scheme, found.group_size) == ("llmcompressor", "gptq", "W4A16", 64)
-    assert found.ignored_modules == ("lm_head",)
-    assert found.smoothing_strength is None
+    planned = plan("gptq-int4")
+    assert (planned.engine, planned.method, planned.scheme, planned.group_size) == (
+        "llmcompressor",
+        "gptq",
+        "W4A16",
+        64,
+    )
+    assert planned.ignored_modules == ("lm_head",)
+    assert planned.smoothing_strength is None
 
 
 @pytest.mark.parametrize(
@@ -78,8 +83,8 @@ def test_gptq_is_symmetric_in_groups_and_leaves_the_head_alone():
     ids=["default", "chosen", "not known to AutoAWQ"],
 )
 def test_awq_is_made_by_autoawq_where_it_can(defaults, changes, engine):
-    found = plan("awq-int4", defaults=QuantiserDefaults(**defaults), **changes)
-    assert (found.engine, found.method, found.group_size) == (engine, "awq", 64)
+    planned = plan("awq-int4", defaults=QuantiserDefaults(**defaults), **changes)
+    assert (planned.engine, planned.method, planned.group_size) == (engine, "awq", 64)
 
 
 @pytest.mark.parametrize("variant", ["int8", "gptq-int4", "awq-int4"])
@@ -88,8 +93,8 @@ def test_calibration_is_the_methods_own_unless_the_request_says_otherwise(varian
         asked = VariantRequested(
             release_id="r", version=1, variant=variant, merged=factories.ref("m"), settings=QuantiseSettings(**settings)
         )
-        found = plan(variant, asked.settings).calibration
-        return found.samples, found.tokens, found.seed
+        planned = plan(variant, asked.settings).calibration
+        return planned.samples, planned.tokens, planned.seed
 
     samples, tokens = {"int8": (16, 384), "gptq-int4": (32, 512), "awq-int4": (4, 512)}[variant]
     assert planned() == (samples, tokens, 0)
@@ -98,17 +103,17 @@ def test_calibration_is_the_methods_own_unless_the_request_says_otherwise(varian
 
 
 def test_int8_calibrates_by_default():
-    found = plan()
-    assert (found.engine, found.method, found.scheme) == ("llmcompressor", "smoothquant-gptq", "W8A8")
-    assert found.smoothing_strength == 0.8
-    assert found.ignored_modules == ("lm_head",)
-    assert found.group_size is None
-    assert (found.calibration.samples, found.calibration.tokens) == (16, 384)
+    planned = plan()
+    assert (planned.engine, planned.method, planned.scheme) == ("llmcompressor", "smoothquant-gptq", "W8A8")
+    assert planned.smoothing_strength == 0.8
+    assert planned.ignored_modules == ("lm_head",)
+    assert planned.group_size is None
+    assert (planned.calibration.samples, planned.calibration.tokens) == (16, 384)
 
 
 def test_no_samples_means_round_to_nearest():
-    found = plan(settings=QuantiseSettings(calibration_samples=0))
-    assert (found.method, found.calibration, found.smoothing_strength) == ("round-to-nearest", None, None)
+    planned = plan(settings=QuantiseSettings(calibration_samples=0))
+    assert (planned.method, planned.calibration, planned.smoothing_strength) == ("round-to-nearest", None, None)
 
 
 def test_least_calibration_is_never_more_than_was_asked_for():
@@ -123,8 +128,8 @@ def test_sixteen_bit_is_the_merged_files_or_a_cast(merged, engine):
 
 
 def test_served_dtype_follows_the_hardware():
-    found = plan("bf16", defaults=QuantiserDefaults(dtype="float16"))
-    assert (found.engine, found.dtype) == ("cast", "float16")
+    planned = plan("bf16", defaults=QuantiserDefaults(dtype="float16"))
+    assert (planned.engine, planned.dtype) == ("cast", "float16")
 
 
 def test_sixteen_bit_is_made_of_any_architecture():
@@ -144,16 +149,16 @@ def test_sixteen_bit_is_made_of_any_architecture():
     ],
 )
 def test_refusals_name_their_code_and_say_why(variant, changes, code):
-    found = plan(variant, **changes)
-    assert isinstance(found, Rejection)
-    assert found.code == code
-    assert found.reason.endswith(".")
+    planned = plan(variant, **changes)
+    assert isinstance(planned, Rejection)
+    assert planned.code == code
+    assert planned.reason.endswith(".")
 
 
 @pytest.mark.parametrize("variant", ["gptq-int4", "awq-int4"])
 def test_int4_without_calibration_is_refused(variant):
-    found = plan(variant, QuantiseSettings(calibration_samples=0))
-    assert found.code == "calibration_too_small"
+    planned = plan(variant, QuantiseSettings(calibration_samples=0))
+    assert planned.code == "calibration_too_small"
 
 
 def test_int8_needs_no_group_size():
@@ -173,7 +178,7 @@ def test_smollm2_takes_groups_of_64():
 PROCESSOR = Processor(device="cpu", instruction_set="AVX512_CORE_AMX", capability="AVX512", amx=True, threads=2)
 
 
-def key(found=None, **changes):
+def key(planned=None, **changes):
     inputs = {
         "merged": digest_of(b"m"),
         "calibration": digest_of(b"c"),
@@ -181,7 +186,7 @@ def key(found=None, **changes):
         "libraries": {"torch": "2.13.0", "llmcompressor": "0.14.0"},
         "processor": PROCESSOR,
     }
-    return plan_output_key(found or plan(), **(inputs | changes))
+    return plan_output_key(planned or plan(), **(inputs | changes))
 
 
 @pytest.mark.parametrize(
@@ -193,14 +198,14 @@ def key(found=None, **changes):
         {"held_out": digest_of(b"other")},
         {"evaluation": digest_of(b"other")},
         {"libraries": {"torch": "2.13.1", "llmcompressor": "0.14.0"}},
-        {"found": plan(settings=QuantiseSettings(seed=1))},
-        {"found": plan(settings=QuantiseSettings(calibration_samples=17))},
+        {"planned": plan(settings=QuantiseSettings(seed=1))},
+        {"planned": plan(settings=QuantiseSettings(calibration_samples=17))},
         {"processor": PROCESSOR.model_copy(update={"instruction_set": "AVX2", "amx": False})},
         {"processor": PROCESSOR.model_copy(update={"capability": "AVX2"})},
         {"processor": PROCESSOR.model_copy(update={"threads": 4})},
         {"processor": PROCESSOR.model_copy(update={"device": "NVIDIA H100"})},
-        {"found": plan("bf16")},
-        {"found": plan(defaults=QuantiserDefaults(smoothing_strength=0.5))},
+        {"planned": plan("bf16")},
+        {"planned": plan(defaults=QuantiserDefaults(smoothing_strength=0.5))},
     ],
 )
 def test_output_key_changes_with_everything_that_decides_the_output(changes):

@@ -44,7 +44,7 @@ def test_instruction_set_is_the_widest_that_is_there_and_allowed(features, limit
 
 
 @pytest.mark.parametrize(
-    ("device", "found", "expected"),
+    ("device", "available", "expected"),
     [
         ("cpu", "AVX512_CORE_AMX", "bfloat16"),
         ("cpu", "AVX512_CORE_BF16", "bfloat16"),
@@ -54,13 +54,13 @@ def test_instruction_set_is_the_widest_that_is_there_and_allowed(features, limit
         ("NVIDIA H100", "", "float32"),
     ],
 )
-def test_bfloat16_only_where_the_cpu_has_instructions_for_it(device, found, expected):
-    one = Processor(device=device, instruction_set=found, capability="AVX512", amx=False, threads=2)
-    assert choose_precision(one) == expected
+def test_bfloat16_only_where_the_cpu_has_instructions_for_it(device, available, expected):
+    measured = Processor(device=device, instruction_set=available, capability="AVX512", amx=False, threads=2)
+    assert choose_precision(measured) == expected
 
 
 @pytest.mark.parametrize(
-    ("fast", "exact", "verdict", "said"),
+    ("fast", "exact", "verdict", "reason_part"),
     [
         (quality(), quality(), "agreed", "within 0.5 % of float32"),
         (quality(reference=17.31 * 1.004), quality(), "agreed", "within 0.5 % of float32"),
@@ -76,28 +76,28 @@ def test_bfloat16_only_where_the_cpu_has_instructions_for_it(device, found, expe
         (quality().model_copy(update={"perplexity": None}), quality(), "differed", "perplexity nothing instead of"),
     ],
 )
-def test_verdict_compares_every_figure(fast, exact, verdict, said):
-    found = assess_precision(fast, exact)
-    assert found.verdict == verdict
-    assert said in found.reason
-    assert "511 tokens" in found.reason
-    assert (found.fast, found.exact) == (fast, exact)
+def test_verdict_compares_every_figure(fast, exact, verdict, reason_part):
+    result = assess_precision(fast, exact)
+    assert result.verdict == verdict
+    assert reason_part in result.reason
+    assert "511 tokens" in result.reason
+    assert (result.fast, result.exact) == (fast, exact)
 
 
 @pytest.mark.parametrize(
     ("kl", "verdict"), [(0.0, "agreed"), (0.0009, "agreed"), (0.0011, "differed"), (0.16, "differed")]
 )
 def test_a_model_that_is_far_from_itself_is_not_believed_where_both_sides_are_wrong_alike(kl, verdict):
-    found = assess_precision(quality(ratio=1.0, kl=0.0), quality(ratio=1.0, kl=0.0), kl)
-    assert (found.verdict, found.rounding_kl) == (verdict, kl)
+    result = assess_precision(quality(ratio=1.0, kl=0.0), quality(ratio=1.0, kl=0.0), kl)
+    assert (result.verdict, result.rounding_kl) == (verdict, kl)
 
 
 figures = st.builds(quality, reference=st.floats(1.0, 1e6), ratio=st.floats(0.5, 100.0), kl=st.floats(0.0, 20.0))
 
 
 @given(figures)
-def test_a_measurement_agrees_with_itself(one):
-    assert assess_precision(one, one).verdict == "agreed"
+def test_a_measurement_agrees_with_itself(measured):
+    assert assess_precision(measured, measured).verdict == "agreed"
 
 
 @given(figures, st.floats(1.011, 10.0))
@@ -122,15 +122,15 @@ def test_a_kl_that_is_off_is_never_believed(exact, factor):
 
 def test_a_measurement_that_could_not_be_checked_passes_no_gate():
     check = PrecisionCheck(verdict="inconclusive", reason="float32 does not fit the memory.")
-    one = quality().model_copy(update={"tokens": 4096})
+    measured = quality().model_copy(update={"tokens": 4096})
     gate = QualityGate(max_perplexity_ratio=1.05)
-    found = assess_quality(one, gate, check=check)
-    assert found.verdict == "inconclusive"
-    assert "could not be checked. float32 does not fit the memory." in found.reason
-    assert assess_quality(one, None, check=check).verdict == "pass", "no gate asks for nothing"
-    assert assess_quality(one, gate, identical=True, check=check).verdict == "pass", (
+    result = assess_quality(measured, gate, check=check)
+    assert result.verdict == "inconclusive"
+    assert "could not be checked. float32 does not fit the memory." in result.reason
+    assert assess_quality(measured, None, check=check).verdict == "pass", "no gate asks for nothing"
+    assert assess_quality(measured, gate, identical=True, check=check).verdict == "pass", (
         "identical files need no measurement"
     )
     for verdict in ("agreed", "differed"):
         believed = PrecisionCheck(verdict=verdict, reason="")
-        assert assess_quality(one, gate, check=believed).verdict == "pass"
+        assert assess_quality(measured, gate, check=believed).verdict == "pass"

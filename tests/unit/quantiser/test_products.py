@@ -71,8 +71,8 @@ def test_what_is_left_behind_is_named(monkeypatch):
     switch, threads = "torch.backends.mkldnn.matmul.fp32_precision", torch.get_num_threads()
     assert switch in before, "what the test is about"
     assert left_behind(before, {**before, switch: "bf16"}) == [f"{switch} was 'none' and is 'bf16'"]
-    told = left_behind(before, {**before, "torch.threads": threads + 1})
-    assert told == [f"torch.threads was {threads} and is {threads + 1}"]
+    changes = left_behind(before, {**before, "torch.threads": threads + 1})
+    assert changes == [f"torch.threads was {threads} and is {threads + 1}"]
     without_torch = {name: value for name, value in before.items() if not name.startswith("torch")}
     assert left_behind(without_torch, before) == [], "torch as it is imported"
     assert len(left_behind(without_torch, {**before, switch: "bf16"})) == 1, (
@@ -84,11 +84,11 @@ def test_what_is_left_behind_is_named(monkeypatch):
 
 
 def test_processor_is_what_torch_computes_with():
-    found = this_processor()
-    assert found.threads == torch.get_num_threads()
-    assert found.capability == torch.backends.cpu.get_cpu_capability()
-    if found.device == "cpu":
-        assert found.amx == ("AMX" in found.instruction_set)
+    processor = this_processor()
+    assert processor.threads == torch.get_num_threads()
+    assert processor.capability == torch.backends.cpu.get_cpu_capability()
+    if processor.device == "cpu":
+        assert processor.amx == ("AMX" in processor.instruction_set)
 
 
 class Positional(torch.nn.Module):
@@ -115,8 +115,8 @@ class Positional(torch.nn.Module):
         if self.error is not None and float(third) == float(torch.tensor(1 / 3)):
             raise self.error  # only where `linear` is exact: float32 is what does not fit
         positions = torch.arange(input_ids.shape[1], dtype=torch.float32)[:, None]
-        one = torch.ones(WIDTH, 1)
-        angles = positions @ one.T if self.careful else linear(positions, one)
+        weight = torch.ones(WIDTH, 1)
+        angles = positions @ weight.T if self.careful else linear(positions, weight)
         hidden = self.embedding(input_ids) + 3 * (angles + torch.arange(WIDTH)).sin()
         return types.SimpleNamespace(logits=self.head(hidden))
 

@@ -21,9 +21,9 @@ def quality(**changes) -> Quality:
 
 
 def test_within_both_limits_passes_and_says_the_numbers():
-    found = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.02, max_mean_kl=0.05))
-    assert found.verdict == "pass"
-    assert "1.0130 with a limit of 1.0200 on 4088 tokens" in found.reason
+    assessment = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.02, max_mean_kl=0.05))
+    assert assessment.verdict == "pass"
+    assert "1.0130 with a limit of 1.0200 on 4088 tokens" in assessment.reason
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_within_both_limits_passes_and_says_the_numbers():
     ],
 )
 def test_beyond_a_limit_fails_and_names_it(gate, named):
-    found = assess_quality(quality(), gate)
-    assert found.verdict == "fail"
-    assert named in found.reason
+    assessment = assess_quality(quality(), gate)
+    assert assessment.verdict == "fail"
+    assert named in assessment.reason
 
 
 @pytest.mark.parametrize("figures", [{}, {"perplexity_ratio": 9.0}])
 def test_little_evidence_is_inconclusive_whatever_it_says(figures):
-    found = assess_quality(quality(tokens=100, **figures), QualityGate(max_perplexity_ratio=1.02))
-    assert found.verdict == "inconclusive"
-    assert "100" in found.reason
+    assessment = assess_quality(quality(tokens=100, **figures), QualityGate(max_perplexity_ratio=1.02))
+    assert assessment.verdict == "inconclusive"
+    assert "100" in assessment.reason
 
 
 @pytest.mark.parametrize("gate", [None, QualityGate()])
@@ -60,25 +60,25 @@ def test_identical_files_need_no_measurement():
 
 @given(st.floats(0.5, 3.0), st.floats(0.0, 2.0), st.floats(1.0, 3.0), st.floats(0.0, 2.0))
 def test_passes_exactly_when_no_limit_is_exceeded(ratio, kl, max_ratio, max_kl):
-    found = assess_quality(
+    assessment = assess_quality(
         quality(perplexity_ratio=ratio, mean_kl=kl), QualityGate(max_perplexity_ratio=max_ratio, max_mean_kl=max_kl)
     )
-    assert (found.verdict == "pass") == (ratio <= max_ratio and kl <= max_kl)
+    assert (assessment.verdict == "pass") == (ratio <= max_ratio and kl <= max_kl)
 
 
 def test_own_evaluation_set_is_judged_too():
     gate = QualityGate(max_perplexity_ratio=1.05)
-    found = assess_quality(quality(), gate, own=quality(perplexity_ratio=1.2, tokens=2044))
-    assert found.verdict == "fail"
-    assert "perplexity ratio 1.2000 with a limit of 1.0500 on 2044 tokens of its own set" in found.reason
+    assessment = assess_quality(quality(), gate, own=quality(perplexity_ratio=1.2, tokens=2044))
+    assert assessment.verdict == "fail"
+    assert "perplexity ratio 1.2000 with a limit of 1.0500 on 2044 tokens of its own set" in assessment.reason
     assert assess_quality(quality(), gate, own=quality(tokens=2044)).verdict == "pass"
 
 
 def test_small_own_set_decides_nothing_and_that_is_said():
     own = quality(perplexity_ratio=9.0, tokens=1023)
-    found = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.05), own=own)
-    assert found.verdict == "pass"
-    assert found.reason.endswith("Its own set of 1023 tokens is too small for a verdict, which needs 1024.")
+    assessment = assess_quality(quality(), QualityGate(max_perplexity_ratio=1.05), own=own)
+    assert assessment.verdict == "pass"
+    assert assessment.reason.endswith("Its own set of 1023 tokens is too small for a verdict, which needs 1024.")
 
 
 @given(st.integers(2, 600), st.integers(0, 4000))

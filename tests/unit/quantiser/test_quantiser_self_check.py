@@ -42,8 +42,8 @@ def test_the_model_is_near_float64(model, exact, precision):
 def test_rounded_rotary_angles_are_found(exact, precision):
     model = self_check.make_model()
     model.model.rotary_emb = RoundedAngles(model.model.rotary_emb)
-    found = self_check.mean_kl(model, self_check.make_tokens(), exact, precision)
-    assert found > 20 * MAX_KL_NATS[precision]
+    divergence = self_check.mean_kl(model, self_check.make_tokens(), exact, precision)
+    assert divergence > 20 * MAX_KL_NATS[precision]
 
 
 def test_the_model_is_the_same_each_time_and_its_weights_fit_bfloat16(model):
