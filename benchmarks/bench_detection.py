@@ -39,7 +39,7 @@ from contracts.envelope import Event
 from contracts.policy import Trigger
 from decisions import evidence as ev
 from decisions.triggers import detector_alpha, limit_of, observe
-from services.monitor.domain.record import Watch
+from services.monitor.domain.record import MonitorState
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
@@ -198,7 +198,7 @@ async def start_watching(js: JetStreamContext, models: list[str]) -> None:
         await publish_event(
             js, event_of(f.DeploymentChanged(route=route, cause="promote", at=datetime.now(UTC)), model)
         )
-    bucket = Bucket(js, "alerts", Watch)
+    bucket = Bucket(js, "alerts", MonitorState)
 
     async def watched() -> bool:
         entries = [await bucket.get(f"production.{model}") for model in models]

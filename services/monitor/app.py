@@ -1,4 +1,4 @@
-"""The monitor's handlers: read, ask the domain, write, publish. Failure belongs to `shared.messaging.bus`."""
+"""The monitor's handlers: each reads, decides, writes and publishes through the record store."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,24 +12,26 @@ from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
 from contracts.vocabulary import ArtifactRef, Environment
 from decisions.clocks import is_wrong, offset_s
-from services.monitor.domain import drift
-from services.monitor.domain import drift_windows as drifting
-from services.monitor.domain import monitoring as watching
+from services.monitor.domain import drift, drift_windows, monitoring
 from services.monitor.domain.drift_windows import FullWindow
 from services.monitor.domain.monitoring import Cause, Rules, Sender
-from services.monitor.domain.record import Watch
+from services.monitor.domain.record import MonitorState
 from services.monitor.ports import References, Reports
-from shared.errors import SlipwayError, translate
+from services.monitor.settings import MonitorSettings
+from shared.errors import translate
 from shared.messaging.bus import Bus, stored_at
-from shared.messaging.ledger import Ledger
+from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
+from shared.runtime.sweeper import Sweeper
 
 SERVICE = "monitor"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
+Watched = tuple[Environment, str]
+"""The environment and the model of a record."""
 
 
 class Meter:
-    """What the monitor counts about the gateways that send to it."""
+    """The metrics of the gateways that send telemetry."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._offset = Gauge(
@@ -38,133 +40,122 @@ class Meter:
             ["gateway"],
             registry=registry,
         )
-        self._moved = Counter(
+        self._shifted = Counter(
             "slipway_records_at_a_wrong_time",
-            "Records of gateways whose clock is wrong, taken at the bus's time",
+            "Records of gateways with a wrong clock, whose times were corrected by the bus's clock",
             ["gateway"],
             registry=registry,
         )
-        self._left = Counter(
+        self._implausible = Counter(
             "slipway_records_implausible",
-            "Records that cannot be true and were left aside",
+            "Records that cannot be true and were ignored",
             ["gateway"],
             registry=registry,
         )
 
-    def count(self, sender: Sender, records: int, left_aside: int) -> None:
+    def count(self, sender: Sender, records: int, implausible: int) -> None:
         """Count a batch."""
         self._offset.labels(sender.gateway).set(sender.offset_s)
         if is_wrong(sender.offset_s):
-            self._moved.labels(sender.gateway).inc(records)
-        self._left.labels(sender.gateway).inc(left_aside)
+            self._shifted.labels(sender.gateway).inc(records)
+        self._implausible.labels(sender.gateway).inc(implausible)
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """What the monitor does with each kind of fact, and between them."""
+    """The monitor's use cases: one per kind of event, and the sweep."""
 
-    ledger: Ledger[Watch]
+    states: RecordStore[MonitorState]
     references: References
     reports: Reports
-    clock: Clock
+    own_offset_s: Callable[[], float]
+    meter: Meter
     rules: Rules
-    own_offset_s: Callable[[], float] = lambda: 0.0
-    meter: Meter | None = None
+    clock: Clock
 
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
-        """Observe a batch of telemetry, which the bus stored at a time by its own clock."""
-        cause, batch, left_aside = self._cause(event.id, event.correlationid), event.data, 0
+        """Add a batch of telemetry, which the bus stored at a time by its own clock."""
+        cause, batch, implausible = self._cause(event.id, event.correlationid), event.data, 0
         sender = None if stored is None else Sender(batch.gateway, offset_s(event.time, stored))
 
-        def take(watch: Watch) -> Watch:
-            nonlocal left_aside
-            after = watching.take_records(watch, batch.records, cause, self.rules, sender)
-            left_aside = after.implausible - watch.implausible
+        def add(state: MonitorState) -> MonitorState:
+            nonlocal implausible
+            after = monitoring.add_records(state, batch.records, cause, self.rules, sender)
+            implausible = after.implausible - state.implausible
             return after
 
-        await self.ledger.apply(event.environment, event.subject, take)
-        if self.meter is not None and sender is not None:
-            self.meter.count(sender, len(batch.records), left_aside)
+        await self._transact(event.environment, event.subject, add)
+        if sender is not None:
+            self.meter.count(sender, len(batch.records), implausible)
 
     async def follow(self, event: Event[DeploymentChanged]) -> None:
         """Follow a route."""
         cause = self._cause(event.id, event.correlationid)
-        await self.ledger.apply(
+        await self._transact(
             event.environment,
             event.subject,
-            lambda watch: watching.take_route(watch, event.data.route, cause, self.rules),
+            lambda state: monitoring.follow_route(state, event.data.route, cause, self.rules),
         )
 
-    async def learn(self, event: Event[ReleaseOpened]) -> None:
-        """Learn the policy of a version; its rehearsal in staging is watched by the same triggers."""
+    async def add_policy(self, event: Event[ReleaseOpened]) -> None:
+        """Keep the policy of a version; its rehearsal in staging is watched by the same triggers."""
         opened, cause = event.data, self._cause(event.id, event.correlationid)
         for environment in ENVIRONMENTS:
-            await self.ledger.apply(
+            await self._transact(
                 environment,
                 opened.model,
-                lambda watch: watching.take_policy(watch, opened.version, opened.release_id, opened.policy, cause),
+                lambda state: monitoring.add_policy(state, opened.version, opened.release_id, opened.policy, cause),
             )
 
-    async def sweep(self) -> None:
-        """Do everything that time alone makes due; one model that fails does not keep the others waiting."""
-        for environment, model in await self.ledger.kept():
-            try:
-                watch = await self._tick(environment, model)
-                for window in drifting.full_windows(watch, self.rules):
-                    await self._look_for_drift(watch, window)
-            except Exception as error:  # noqa: BLE001 - whatever it is: the next sweep tries again, the others must go on
-                if translate(error) is None:
-                    structlog.get_logger().exception("could not sweep", model=model, environment=environment)
-                else:
-                    structlog.get_logger().warning("could not sweep", model=model, error=repr(error))
+    async def watched(self) -> list[Watched]:
+        """Return the environment and the model of every record."""
+        return [(environment, model) for environment, model in map(_parse_key, await self.states.keys()) if model]
 
-    async def keep_sweeping(self, every_s: float) -> None:
-        """Sweep for ever, which also says what an earlier process left unsaid.
-
-        The first time comes after as long as a window waits for late records: what lay on the bus while no monitor
-        ran must be taken before its window is closed.
-        """
-        await asyncio.sleep(self.rules.windowing.lateness_s)
-        while True:
-            try:
-                await self.sweep()
-            except SlipwayError as error:
-                structlog.get_logger().warning("could not sweep", error=repr(error))
-            except Exception as error:
-                if translate(error) is None:
-                    raise
-                structlog.get_logger().warning("could not sweep", error=repr(error))
-            await asyncio.sleep(every_s)
-
-    async def _tick(self, environment: Environment, model: str) -> Watch:
+    async def sweep(self, item: Watched) -> None:
+        """Do what is due for one model: close windows, decide alerts, compare full drift windows."""
+        environment, model = item
         now = self.clock.now()
         cause = Cause(f"{environment}.{model}/{now.isoformat()}", now, own_offset_s=self.own_offset_s())
-        return await self.ledger.apply(environment, model, lambda watch: watching.assess(watch, cause, self.rules))
+        state = await self._transact(environment, model, lambda state: monitoring.assess(state, cause, self.rules))
+        for window in drift_windows.full_windows(state, self.rules):
+            await self._look_for_drift(state, window)
 
-    async def _look_for_drift(self, watch: Watch, window: FullWindow) -> None:
+    async def _transact(
+        self, environment: Environment, model: str, change: Callable[[MonitorState], MonitorState]
+    ) -> MonitorState:
+        def decide(state: MonitorState | None) -> MonitorState:
+            return change(state or MonitorState(model=model, environment=environment))
+
+        return await self.states.transact(f"{environment}.{model}", decide)
+
+    async def _look_for_drift(self, state: MonitorState, window: FullWindow) -> None:
         if window.reference is None:
             reference = await self.references.latest(window.target) or await self.references.put(
                 window.target, window.columns, taken_at=window.ended_at, source="first accepted production window"
             )
-            await self.ledger.apply(
-                watch.environment, watch.model, lambda now: drifting.take_reference(now, window, reference)
+            await self._transact(
+                state.environment,
+                state.model,
+                lambda current: drift_windows.add_reference(current, window, reference),
             )
             return
         rows = await self.references.rows(window.reference)
         verdict = await asyncio.to_thread(compare, rows, window)
         evidence = await self._report(window, rows, verdict) if verdict.drifted else None
         at = self.clock.now()
-        cause = Cause(f"{watch.environment}.{watch.model}/drift/{window.ended_at.isoformat()}", at)
-        await self.ledger.apply(
-            watch.environment,
-            watch.model,
-            lambda now: drifting.take_comparison(now, window, verdict, evidence, cause=cause, rules=self.rules),
+        cause = Cause(f"{state.environment}.{state.model}/drift/{window.ended_at.isoformat()}", at)
+        await self._transact(
+            state.environment,
+            state.model,
+            lambda current: drift_windows.add_comparison(
+                current, window, verdict, evidence, cause=cause, rules=self.rules
+            ),
         )
 
     async def _report(
         self, window: FullWindow, rows: dict[str, list[float]], verdict: drift.DriftVerdict
     ) -> ArtifactRef | None:
-        """Make the evidence; an alert without a report is better than a report without an alert."""
+        """Return the stored report; None if it cannot be made: the alert is raised without it."""
         try:
             return await self.reports.make(window.target, rows, window.columns, verdict)
         except Exception as error:
@@ -180,15 +171,30 @@ class Monitor:
         return Cause(cause_id, self.clock.now(), correlation_id, self.own_offset_s())
 
 
+def _parse_key(key: str) -> tuple[Environment, str]:
+    environment, _, model = key.partition(".")
+    return ("staging", model) if environment == "staging" else ("production", model)
+
+
 def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:
-    """Compare a window with its reference, by thresholds calibrated on the reference itself."""
+    """Return the drift verdict on a window, with thresholds calibrated on the reference."""
     rows = max(len(values) for values in window.columns.values())
     floors = drift.calibrate(reference, rows, seed=window.seed)
     return drift.assess_drift(reference, window.columns, floors=floors, alpha=window.alpha, floor=window.floor)
 
 
-def build(bus: Bus, *, monitor: Monitor) -> None:
-    """Subscribe the handlers, those of staging beside those of production."""
+def build(
+    bus: Bus,
+    *,
+    states: RecordStore[MonitorState],
+    references: References,
+    reports: Reports,
+    own_offset_s: Callable[[], float],
+    settings: MonitorSettings,
+    clock: Clock,
+) -> Monitor:
+    """Register the handlers on the bus, those of staging too, and return the use cases behind them."""
+    monitor = Monitor(states, references, reports, own_offset_s, Meter(bus.metrics), settings.rules(), clock)
     for environment in ENVIRONMENTS:
 
         @bus.on(InferenceBatch, environment=environment)
@@ -200,5 +206,23 @@ def build(bus: Bus, *, monitor: Monitor) -> None:
             await monitor.follow(event)
 
     @bus.on(ReleaseOpened)
-    async def learn(event: Event[ReleaseOpened]) -> None:
-        await monitor.learn(event)
+    async def add_policy(event: Event[ReleaseOpened]) -> None:
+        await monitor.add_policy(event)
+
+    return monitor
+
+
+def build_sweeper(monitor: Monitor, settings: MonitorSettings) -> Sweeper[Watched]:
+    """Return the loop that does what time alone makes due.
+
+    Its first sweep comes after a window's lateness: telemetry that waited on the bus while no monitor ran is added
+    before its window is closed.
+    """
+    return Sweeper(
+        "monitored models",
+        monitor.watched,
+        monitor.sweep,
+        every_s=settings.sweep_s,
+        first_after_s=settings.lateness_s,
+        item_limit_s=settings.report_timeout_s + 60.0,
+    )

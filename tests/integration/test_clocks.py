@@ -4,16 +4,16 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 from contracts import facts as f
 from services.monitor.adapters.bus_clock import BusClock
-from services.monitor.app import Meter, Monitor, build
-from services.monitor.domain.monitoring import Rules
-from services.monitor.domain.record import Watch
+from services.monitor.app import build
+from services.monitor.domain.record import MonitorState
+from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus, publish_event
 from shared.messaging.event_log import LoggedPublisher
-from shared.messaging.ledger import Ledger
+from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from tests.kit import factories as k
@@ -48,19 +48,16 @@ async def test_a_right_clock_is_left_alone(js):
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR])
 async def test_records_of_a_gateway_with_a_wrong_clock_are_counted_taken_and_alerted_about(js, bus_settings, ahead):
-    bus, registry = Bus(bus_settings, "monitor", SystemClock()), CollectorRegistry()
+    bus = Bus(bus_settings, "monitor", SystemClock())
     await bus.connect()
-    ledger = Ledger(
-        Bucket(js, "alerts", Watch),
-        LoggedPublisher(bus),
-        lambda model, environment: Watch(model=model, environment=environment),
-        service="monitor",
-    )
     build(
         bus,
-        monitor=Monitor(
-            ledger=ledger, references=None, reports=None, clock=SystemClock(), rules=Rules(), meter=Meter(registry)
-        ),
+        states=RecordStore("alerts", Bucket(js, "alerts", MonitorState), LoggedPublisher(bus), service="monitor"),
+        references=None,
+        reports=None,
+        own_offset_s=lambda: 0.0,
+        settings=MonitorSettings(),
+        clock=SystemClock(),
     )
     for number in range(4):
         at = NOW() + ahead
@@ -76,7 +73,7 @@ async def test_records_of_a_gateway_with_a_wrong_clock_are_counted_taken_and_ale
         await bus.broker.stop()
     assert raised[0].data.kind == "clock"
     assert "gateway-east-1 is 3600 s" in raised[0].data.message
-    watch = (await Bucket(js, "alerts", Watch).get(f"production.{k.MODEL}")).value
+    watch = (await Bucket(js, "alerts", MonitorState).get(f"production.{k.MODEL}")).value
     (target,) = watch.targets.values()
     assert (target.requests, watch.implausible, target.late) == (20, 0, 0)
-    assert b'slipway_records_at_a_wrong_time_total{gateway="gateway-east-1"} 20.0' in generate_latest(registry)
+    assert b'slipway_records_at_a_wrong_time_total{gateway="gateway-east-1"} 20.0' in generate_latest(bus.metrics)

@@ -57,10 +57,10 @@ def alerts_about(records):
     """Return the alerts that the monitor raises for these records, in their order."""
     first, last = records[0], records[-1]
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
-    watch = watching.Watch(model=first.target.model, environment="production")
-    watch = watching.take_policy(watch, first.target.version, "r-1", policy, Cause("policy", first.scheduled_at))
+    watch = watching.MonitorState(model=first.target.model, environment="production")
+    watch = watching.add_policy(watch, first.target.version, "r-1", policy, Cause("policy", first.scheduled_at))
     for number in range(0, len(records), 200):
-        watch = watching.take_records(
+        watch = watching.add_records(
             watch, records[number : number + 200], Cause(f"b-{number}", last.scheduled_at), Rules()
         )
     return [event.data for event in watch.outbox if event.type == facts.AlertRaised.TYPE]

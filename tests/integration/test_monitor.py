@@ -14,7 +14,7 @@ from contracts.manifests import FolderManifest
 from contracts.policy import Canary
 from contracts.services import DEADLETTER
 from services.monitor.domain import sketch
-from services.monitor.domain.record import Watch
+from services.monitor.domain.record import MonitorState
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
@@ -103,7 +103,7 @@ async def go_live(js, *, active=7, canary=None, epoch=1, environment="production
 
 async def watched(js, target, *, environment="production", model=k.MODEL):
     """Wait until the monitor watches a target by its policy."""
-    bucket = Bucket(js, "alerts", Watch)
+    bucket = Bucket(js, "alerts", MonitorState)
     async with asyncio.timeout(60):
         while True:
             entry = await bucket.get(f"{environment}.{model}")
@@ -130,7 +130,7 @@ async def staging_facts(js, fact, subject_of=nats_subject):
 
 async def settled_watch(js, applied):
     """Wait until the monitor has applied a batch, and give its record."""
-    bucket = Bucket(js, "alerts", Watch)
+    bucket = Bucket(js, "alerts", MonitorState)
     async with asyncio.timeout(60):
         while True:
             entry = await bucket.get(f"production.{k.MODEL}")
@@ -316,7 +316,7 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
     async with asyncio.timeout(60):
         while not store.keys(f"references/{k.MODEL}/"):
             await asyncio.sleep(0.1)
-    bucket = Bucket(js, "alerts", Watch)
+    bucket = Bucket(js, "alerts", MonitorState)
 
     async def drift_state():
         return (await bucket.get(f"production.{k.MODEL}")).value.targets[str(k.target(7))].drift

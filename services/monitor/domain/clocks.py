@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from decisions.alerts import Finding
 from decisions.clocks import TOLERANCE_S, is_wrong
-from services.monitor.domain.record import GatewayClock, Watch
+from services.monitor.domain.record import GatewayClock, MonitorState
 
 BATCHES = 3
 """So many batches in a row make an alert: a single one may have waited for the bus."""
@@ -14,34 +14,34 @@ GATEWAYS_KEPT = 256
 _HOLD_S = 60.0
 
 
-def note_clock(watch: Watch, gateway: str, offset: float, now: datetime) -> Watch:
+def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) -> MonitorState:
     """Return the record with what a batch showed of its gateway's clock; gateways that are long silent are dropped."""
-    known = watch.clocks.get(gateway)
+    known = state.clocks.get(gateway)
     wrong = (known.wrong if known else 0) + 1 if is_wrong(offset) else 0
-    clocks = {**watch.clocks, gateway: GatewayClock(offset_s=offset, wrong=wrong, last_at=now)}
+    clocks = {**state.clocks, gateway: GatewayClock(offset_s=offset, wrong=wrong, last_at=now)}
     silent = [name for name, one in clocks.items() if now - one.last_at > FORGOTTEN and name != gateway]
     oldest = sorted((name for name in clocks if name != gateway), key=lambda name: clocks[name].last_at)
     surplus = oldest[: max(0, len(clocks) - GATEWAYS_KEPT)]
-    gone = {name for name in (*silent, *surplus) if not _is_alerted(watch, name)}
+    gone = {name for name in (*silent, *surplus) if not _is_alerted(state, name)}
     if gone:
         keys = {_key(name) for name in gone}
-        kept = {key: one for key, one in watch.alerts.items() if key.partition("/")[2] not in keys}
-        watch = watch.model_copy(update={"alerts": kept})
-    return watch.model_copy(update={"clocks": {name: one for name, one in clocks.items() if name not in gone}})
+        kept = {key: one for key, one in state.alerts.items() if key.partition("/")[2] not in keys}
+        state = state.model_copy(update={"alerts": kept})
+    return state.model_copy(update={"clocks": {name: one for name, one in clocks.items() if name not in gone}})
 
 
-def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[Finding, ...]:
+def find_wrong_clocks(state: MonitorState, own_offset: float, now: datetime) -> tuple[Finding, ...]:
     """Return what the clocks say now.
 
     All are compared with the bus's. Where the monitor and every gateway differ from it by the same, it is the bus's
     that is wrong. Where no gateway was heard of late, it could be either's: none is named until one is heard.
 
     Args:
-        watch: The record.
+        state: The record.
         own_offset: By how many seconds the monitor's own clock is ahead of the bus's.
         now: The time by the bus's clock.
     """
-    present = {name: one for name, one in watch.clocks.items() if now - one.last_at <= SILENT}
+    present = {name: one for name, one in state.clocks.items() if now - one.last_at <= SILENT}
     mine = is_wrong(own_offset)
     same = mine and bool(present) and all(not is_wrong(one.offset_s - own_offset) for one in present.values())
     own = mine and not same
@@ -51,7 +51,7 @@ def find_wrong_clocks(watch: Watch, own_offset: float, now: datetime) -> tuple[F
             "monitor", "the monitor", own_offset, "that of the message bus", wrong=own and bool(present), calm=not own
         ),
     ]
-    for name, one in watch.clocks.items():
+    for name, one in state.clocks.items():
         wrong = name in present and one.wrong >= BATCHES and not same
         calm = not is_wrong(one.offset_s) or name not in present or same
         found.append(_finding(name, f"gateway {name}", one.offset_s, "that of the message bus", wrong=wrong, calm=calm))
@@ -82,5 +82,5 @@ def _key(name: str) -> str:
     return f"clock-{name}"
 
 
-def _is_alerted(watch: Watch, gateway: str) -> bool:
-    return any(one.open and key.partition("/")[2] == _key(gateway) for key, one in watch.alerts.items())
+def _is_alerted(state: MonitorState, gateway: str) -> bool:
+    return any(one.open and key.partition("/")[2] == _key(gateway) for key, one in state.alerts.items())

@@ -11,7 +11,7 @@ from decisions.alerts import Finding, decide_alerts
 from decisions.findings import severity_of
 from services.monitor.domain.drift import DEFAULT_ALPHA, DEFAULT_FLOOR, DriftVerdict
 from services.monitor.domain.monitoring import Cause, Rules, add_alerts
-from services.monitor.domain.record import DriftState, Policy, Reference, TargetState, Watch
+from services.monitor.domain.record import DriftState, MonitorState, Policy, Reference, TargetState
 
 TWO_COMPARISONS_S = 1.0
 """A drift alert is resolved by the second comparison in a row that finds none."""
@@ -37,17 +37,17 @@ class FullWindow:
         return int(digest.removeprefix("sha256:")[:12], 16)
 
 
-def full_windows(watch: Watch, rules: Rules) -> tuple[FullWindow, ...]:
+def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
     """List the targets that have enough rows."""
     found = []
-    for state in watch.targets.values():
-        drift = state.drift
+    for watched in state.targets.values():
+        drift = watched.drift
         rows = min((len(values) for values in drift.columns.values()), default=0)
         if rows >= rules.drift_rows and drift.began_at is not None and drift.ended_at is not None:
-            trigger = trigger_of(watch.policies.get(str(state.target.version)))
+            trigger = trigger_of(state.policies.get(str(watched.target.version)))
             found.append(
                 FullWindow(
-                    target=state.target,
+                    target=watched.target,
                     columns=drift.columns,
                     began_at=drift.began_at,
                     ended_at=drift.ended_at,
@@ -65,35 +65,41 @@ def trigger_of(policy: Policy | None) -> Trigger | None:
     return next((trigger for trigger in triggers if trigger.metric == "drift"), None)
 
 
-def take_reference(watch: Watch, window: FullWindow, reference: Reference) -> Watch:
+def add_reference(state: MonitorState, window: FullWindow, reference: Reference) -> MonitorState:
     """Compare with this reference from now on; the window that became it is used up."""
-    state = watch.targets.get(str(window.target))
-    if state is None or state.drift.began_at != window.began_at or state.drift.reference is not None:
-        return watch
+    watched = state.targets.get(str(window.target))
+    if watched is None or watched.drift.began_at != window.began_at or watched.drift.reference is not None:
+        return state
     own = reference.taken_at == window.ended_at
-    drift = DriftState(reference=reference) if own else state.drift.model_copy(update={"reference": reference})
-    return _with_drift(watch, state, drift)
+    drift = DriftState(reference=reference) if own else watched.drift.model_copy(update={"reference": reference})
+    return _with_drift(state, watched, drift)
 
 
-def take_comparison(
-    watch: Watch, window: FullWindow, verdict: DriftVerdict, evidence: ArtifactRef | None, *, cause: Cause, rules: Rules
-) -> Watch:
+def add_comparison(
+    state: MonitorState,
+    window: FullWindow,
+    verdict: DriftVerdict,
+    evidence: ArtifactRef | None,
+    *,
+    cause: Cause,
+    rules: Rules,
+) -> MonitorState:
     """Decide about the drift alert, and begin the next window."""
-    state = watch.targets.get(str(window.target))
-    if state is None or state.drift.began_at != window.began_at or state.drift.reference != window.reference:
-        return watch
-    policy = watch.policies.get(str(state.target.version))
+    watched = state.targets.get(str(window.target))
+    if watched is None or watched.drift.began_at != window.began_at or watched.drift.reference != window.reference:
+        return state
+    policy = state.policies.get(str(watched.target.version))
     decided = decide_alerts(
-        watch.alerts,
-        state.target,
+        state.alerts,
+        watched.target,
         [_finding(window, verdict, evidence, trigger_of(policy))],
         cause.at,
-        environment=watch.environment,
+        environment=state.environment,
         release_id=policy.release_id if policy else None,
         update_every_s=rules.update_every_s,
     )
-    drift = DriftState(reference=state.drift.reference, compared=state.drift.compared + 1)
-    return add_alerts(_with_drift(watch, state, drift), decided.alerts, decided.facts, cause, state)
+    drift = DriftState(reference=watched.drift.reference, compared=watched.drift.compared + 1)
+    return add_alerts(_with_drift(state, watched, drift), decided.alerts, decided.facts, cause, watched)
 
 
 def _finding(
@@ -127,6 +133,6 @@ def _finding(
     )
 
 
-def _with_drift(watch: Watch, state: TargetState, drift: DriftState) -> Watch:
-    changed = state.model_copy(update={"drift": drift})
-    return watch.model_copy(update={"targets": {**watch.targets, str(state.target): changed}})
+def _with_drift(state: MonitorState, watched: TargetState, drift: DriftState) -> MonitorState:
+    changed = watched.model_copy(update={"drift": drift})
+    return state.model_copy(update={"targets": {**state.targets, str(watched.target): changed}})

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from contracts.facts import Fact, Inference
-from contracts.outbox import outgoing
 from contracts.policy import ReleasePolicy
+from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions import observe_loop
@@ -25,9 +25,9 @@ from services.monitor.domain.record import (
     APPLIED_KEPT,
     POLICIES_KEPT,
     DriftState,
+    MonitorState,
     Policy,
     TargetState,
-    Watch,
 )
 from services.monitor.domain.windows import Windowing, close_windows
 
@@ -80,159 +80,170 @@ class Sender:
     offset_s: float
 
 
-def take_policy(watch: Watch, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> Watch:
+def add_policy(state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> MonitorState:
     """Remember what a version's policy asks for; the first word about a version stands."""
-    if cause.id in watch.applied:
-        return watch
-    known = dict(watch.policies)
+    if cause.id in state.applied:
+        return state
+    known = dict(state.policies)
     known.setdefault(str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary))
-    serving = {str(one.target.version) for one in watch.targets.values()}
+    serving = {str(one.target.version) for one in state.targets.values()}
     spare = [name for name in sorted(known, key=int) if name not in serving]
     for name in spare[: max(0, len(known) - POLICIES_KEPT)]:
         del known[name]
-    return _applied(watch.model_copy(update={"policies": known}), cause.id)
+    return _applied(state.model_copy(update={"policies": known}), cause.id)
 
 
-def take_route(watch: Watch, route: Route, cause: Cause, rules: Rules) -> Watch:
+def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) -> MonitorState:
     """Follow a route: begin with what enters, begin anew with what changes its role, end with what leaves."""
-    if cause.id in watch.applied:
-        return watch
-    watch = _applied(watch, cause.id)
-    if route.epoch <= watch.epoch:
-        return watch
+    if cause.id in state.applied:
+        return state
+    state = _applied(state, cause.id)
+    if route.epoch <= state.epoch:
+        return state
     wanted = _roles(route)
-    for name, state in watch.targets.items():
+    for name, watched in state.targets.items():
         if name not in wanted:
-            watch = _leave(watch, state, cause, rules, f"{state.target} takes no traffic any more.")
-    targets = dict(watch.targets)
+            state = _leave(state, watched, cause, rules, f"{watched.target} takes no traffic any more.")
+    targets = dict(state.targets)
     for name, (target, role, weight) in wanted.items():
         known = targets.get(name)
         if observe_loop.begins_anew(known, role, weight):
-            fresh = _fresh(watch, target, role, cause.at).model_copy(
+            fresh = _fresh(state, target, role, cause.at).model_copy(
                 update={"weight_ratio": weight, "epoch": route.epoch}
             )
             kept = ("windows", "closed_until_s", "late", "drift") if known is not None else ()
             targets[name] = fresh.model_copy(update={one: getattr(known, one) for one in kept})
-    return watch.model_copy(update={"targets": targets, "epoch": route.epoch, "route_known": True})
+    return state.model_copy(update={"targets": targets, "epoch": route.epoch, "route_known": True})
 
 
-def take_records(
-    watch: Watch, records: Sequence[Inference], cause: Cause, rules: Rules, sender: Sender | None = None
-) -> Watch:
+def add_records(
+    state: MonitorState, records: Sequence[Inference], cause: Cause, rules: Rules, sender: Sender | None = None
+) -> MonitorState:
     """Observe a batch of telemetry; a batch or a record that comes again, or cannot be true, changes nothing.
 
     The records of a gateway whose clock is wrong are taken at the time that the bus's clock showed.
     """
-    if cause.id in watch.applied:
-        return watch
-    watch = _applied(watch, cause.id)
+    if cause.id in state.applied:
+        return state
+    state = _applied(state, cause.id)
     if sender is not None:
-        watch = clocks.note_clock(watch, sender.gateway, sender.offset_s, cause.at)
-    watch, fresh = _sift(watch, records, cause.at, rules, sender.offset_s if sender is not None else 0.0)
+        state = clocks.note_clock(state, sender.gateway, sender.offset_s, cause.at)
+    state, fresh = _sift(state, records, cause.at, rules, sender.offset_s if sender is not None else 0.0)
     groups: dict[str, list[Inference]] = {}
     for record in fresh:
         groups.setdefault(str(record.target), []).append(record)
-    targets = dict(watch.targets)
+    targets = dict(state.targets)
     for name, group in groups.items():
-        state = targets.get(name) or _newcomer(watch, group[0], cause.at)
-        if state is None:
-            watch = watch.model_copy(update={"unwatched": watch.unwatched + len(group)})
+        watched = targets.get(name) or _newcomer(state, group[0], cause.at)
+        if watched is None:
+            state = state.model_copy(update={"unwatched": state.unwatched + len(group)})
             continue
-        gather = _may_gather(watch, state)
-        policy = watch.policies.get(str(state.target.version))
-        targets[name] = observe_records(state, group, policy, rules.windowing, gather=gather, rows=rules.drift_rows)
-    targets = pair_records(targets, watch.policies, fresh)
-    watch = watch.model_copy(update={"targets": targets})
-    return assess(watch, cause, rules, tuple(name for name in groups if name in targets))
+        gather = _may_gather(state, watched)
+        policy = state.policies.get(str(watched.target.version))
+        targets[name] = observe_records(watched, group, policy, rules.windowing, gather=gather, rows=rules.drift_rows)
+    targets = pair_records(targets, state.policies, fresh)
+    state = state.model_copy(update={"targets": targets})
+    return assess(state, cause, rules, tuple(name for name in groups if name in targets))
 
 
-def assess(watch: Watch, cause: Cause, rules: Rules, names: Iterable[str] | None = None) -> Watch:
+def assess(state: MonitorState, cause: Cause, rules: Rules, names: Iterable[str] | None = None) -> MonitorState:
     """Decide everything that is due: windows, alerts, canaries, staging targets that fell silent."""
-    for name in tuple(watch.targets) if names is None else names:
-        state = watch.targets[name]
-        quiet = cause.at - state.last_at > timedelta(seconds=rules.quiet_s)
-        if watch.environment == "staging" and quiet:
-            watch = _leave(watch, state, cause, rules, f"{state.target} gets no requests in staging any more.")
+    for name in tuple(state.targets) if names is None else names:
+        watched = state.targets[name]
+        quiet = cause.at - watched.last_at > timedelta(seconds=rules.quiet_s)
+        if state.environment == "staging" and quiet:
+            state = _leave(state, watched, cause, rules, f"{watched.target} gets no requests in staging any more.")
             continue
-        state, summaries = close_windows(state, cause.at, rules.windowing)
-        watch = _with_target(watch, state) if summaries else watch
-        watch = _say(watch, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], state)
-        watch = _decide_alerts(watch, state, cause, rules)
-        watch = _assess_canary(watch, watch.targets[name], cause, rules)
-    return watch
+        watched, summaries = close_windows(watched, cause.at, rules.windowing)
+        state = _with_target(state, watched) if summaries else state
+        state = _publish(state, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], watched)
+        state = _decide_alerts(state, watched, cause, rules)
+        state = _assess_canary(state, state.targets[name], cause, rules)
+    return state
 
 
-def _decide_alerts(watch: Watch, state: TargetState, cause: Cause, rules: Rules) -> Watch:
-    policy = watch.policies.get(str(state.target.version))
-    of_clocks = clocks.find_wrong_clocks(watch, cause.own_offset_s, cause.at) if state.role == "active" else ()
+def _decide_alerts(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
+    policy = state.policies.get(str(watched.target.version))
+    of_clocks = clocks.find_wrong_clocks(state, cause.own_offset_s, cause.at) if watched.role == "active" else ()
     release_id = policy.release_id if policy else ""
-    if state.release_id != release_id:
-        state = state.model_copy(update={"release_id": release_id})
+    if watched.release_id != release_id:
+        watched = watched.model_copy(update={"release_id": release_id})
     assessed = observe_loop.assess(
-        state,
-        watch.alerts,
+        watched,
+        state.alerts,
         sequential(policy.triggers) if policy else (),
         cause.at,
         rules=rules.alerts,
-        environment=watch.environment,
+        environment=state.environment,
         findings=of_clocks,
     )
-    if assessed.watched is not watch.targets[str(state.target)]:
-        watch = _with_target(watch, assessed.watched)
-    return add_alerts(watch, assessed.alerts, assessed.facts, cause, assessed.watched)
+    if assessed.watched is not state.targets[str(watched.target)]:
+        state = _with_target(state, assessed.watched)
+    return add_alerts(state, assessed.alerts, assessed.facts, cause, assessed.watched)
 
 
 def add_alerts(
-    watch: Watch, alerts: dict[str, AlertState], facts: Sequence[AlertFact], cause: Cause, state: TargetState
-) -> Watch:
+    state: MonitorState, alerts: dict[str, AlertState], facts: Sequence[AlertFact], cause: Cause, watched: TargetState
+) -> MonitorState:
     """Return the record with the decided alerts, and with their facts in the outbox."""
-    if alerts == watch.alerts:
-        return watch
-    watch = watch.model_copy(update={"alerts": alerts})
-    return _say(watch, cause, [(f"{fact.alert_id}:{cause.at.isoformat()}", fact) for fact in facts], state)
+    if alerts == state.alerts:
+        return state
+    state = state.model_copy(update={"alerts": alerts})
+    return _publish(state, cause, [(f"{fact.alert_id}:{cause.at.isoformat()}", fact) for fact in facts], watched)
 
 
-def _assess_canary(watch: Watch, state: TargetState, cause: Cause, rules: Rules) -> Watch:
-    policy = watch.policies.get(str(state.target.version))
-    if state.role != "canary" or policy is None or state.assessed.startswith(("pass", "fail")):
-        return watch
-    fact = assess_canary(policy, state)
+def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules) -> MonitorState:
+    policy = state.policies.get(str(watched.target.version))
+    if watched.role != "canary" or policy is None or watched.assessed.startswith(("pass", "fail")):
+        return state
+    fact = assess_canary(policy, watched)
     mark = f"{fact.verdict}:{fact.requests}"
-    last = state.assessed_at
+    last = watched.assessed_at
     recently = last is not None and (cause.at - last).total_seconds() < rules.assess_every_s
-    if mark == state.assessed or (fact.verdict == "inconclusive" and recently):
-        return watch
-    state = state.model_copy(update={"assessed": mark, "assessed_at": cause.at})
-    key = f"{state.target}:{state.weight_ratio:g}:{state.epoch}:{mark}"
-    return _say(_with_target(watch, state), cause, [(key, fact)], state)
+    if mark == watched.assessed or (fact.verdict == "inconclusive" and recently):
+        return state
+    watched = watched.model_copy(update={"assessed": mark, "assessed_at": cause.at})
+    key = f"{watched.target}:{watched.weight_ratio:g}:{watched.epoch}:{mark}"
+    return _publish(_with_target(state, watched), cause, [(key, fact)], watched)
 
 
-def _leave(watch: Watch, state: TargetState, cause: Cause, rules: Rules, reason: str) -> Watch:
-    state, summaries = close_windows(state, cause.at, rules.windowing, all_of_them=True)
-    name = str(state.target)
-    watch = _say(watch, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], state)
-    decided = resolve_all(watch.alerts, state.target, cause.at, release_id=state.release_id or None, reason=reason)
-    watch = add_alerts(watch, decided.alerts, decided.facts, cause, state)
-    return watch.model_copy(update={"targets": {key: one for key, one in watch.targets.items() if key != name}})
+def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, reason: str) -> MonitorState:
+    watched, summaries = close_windows(watched, cause.at, rules.windowing, all_of_them=True)
+    name = str(watched.target)
+    state = _publish(state, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], watched)
+    decided = resolve_all(state.alerts, watched.target, cause.at, release_id=watched.release_id or None, reason=reason)
+    state = add_alerts(state, decided.alerts, decided.facts, cause, watched)
+    return state.model_copy(update={"targets": {key: one for key, one in state.targets.items() if key != name}})
 
 
-def _say(watch: Watch, cause: Cause, facts: Iterable[tuple[str, Fact]], state: TargetState) -> Watch:
-    correlation_id = state.release_id or cause.correlation_id or cause.id
-    said = tuple(
-        outgoing(fact, key=key, cause_id=cause.id, correlation_id=correlation_id, at=cause.at) for key, fact in facts
+def _publish(
+    state: MonitorState, cause: Cause, facts: Iterable[tuple[str, Fact]], watched: TargetState
+) -> MonitorState:
+    """Return the record with facts in its outbox."""
+    entries = tuple(
+        outbox_entry(
+            fact,
+            model=state.model,
+            environment=state.environment,
+            key=key,
+            cause_id=cause.id,
+            correlation_id=watched.release_id or cause.correlation_id or cause.id,
+            decided_at=cause.at,
+        )
+        for key, fact in facts
     )
-    return watch.model_copy(update={"outbox": (*watch.outbox, *said)}) if said else watch
+    return state.model_copy(update={"outbox": (*state.outbox, *entries)}) if entries else state
 
 
 def _sift(
-    watch: Watch, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
-) -> tuple[Watch, list[Inference]]:
+    state: MonitorState, records: Sequence[Inference], now: datetime, rules: Rules, offset_s: float
+) -> tuple[MonitorState, list[Inference]]:
     """Leave aside what came before and what cannot be true."""
-    order = [watch.seen[at : at + _KEY_CHARS] for at in range(0, len(watch.seen), _KEY_CHARS)]
+    order = [state.seen[at : at + _KEY_CHARS] for at in range(0, len(state.seen), _KEY_CHARS)]
     seen, fresh, duplicates, implausible = set(order), list[Inference](), 0, 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)
     for sent, record in zip(records, put_right(records, offset_s), strict=True):
-        mine = (record.target.model, record.environment) == (watch.model, watch.environment)
+        mine = (record.target.model, record.environment) == (state.model, state.environment)
         if not mine or not is_plausible(record) or ended_at(record) > newest:
             implausible += 1
             continue
@@ -245,10 +256,10 @@ def _sift(
         fresh.append(record)
     update = {
         "seen": "".join(order[-SEEN_KEPT:]),
-        "duplicates": watch.duplicates + duplicates,
-        "implausible": watch.implausible + implausible,
+        "duplicates": state.duplicates + duplicates,
+        "implausible": state.implausible + implausible,
     }
-    return watch.model_copy(update=update), fresh
+    return state.model_copy(update=update), fresh
 
 
 def _record_key(record: Inference) -> str:
@@ -257,26 +268,27 @@ def _record_key(record: Inference) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()[:9]).decode()
 
 
-def _newcomer(watch: Watch, record: Inference, now: datetime) -> TargetState | None:
-    """Begin to watch a target that no route named yet; a route that is known names all that is watched."""
-    if watch.route_known and watch.environment == "production":
+def _newcomer(state: MonitorState, record: Inference, now: datetime) -> TargetState | None:
+    """Begin to state a target that no route named yet; a route that is known names all that is watched."""
+    if state.route_known and state.environment == "production":
         return None
-    role: Role = "canary" if record.canary and watch.environment == "production" else "active"
-    return _fresh(watch, record.target, role, now)
+    role: Role = "canary" if record.canary and state.environment == "production" else "active"
+    return _fresh(state, record.target, role, now)
 
 
-def _fresh(watch: Watch, target: Target, role: Role, now: datetime) -> TargetState:
-    policy = watch.policies.get(str(target.version))
+def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> TargetState:
+    policy = state.policies.get(str(target.version))
     release = policy.release_id if policy else ""
     return TargetState(target=target, role=role, release_id=release, since=now, last_at=now, drift=DriftState())
 
 
-def _may_gather(watch: Watch, state: TargetState) -> bool:
+def _may_gather(state: MonitorState, watched: TargetState) -> bool:
     """Return whether requests may go into drift windows: not while something else is wrong with the target."""
     wrong = any(
-        one.open and one.target == state.target and one.kind not in ("drift", "clock") for one in watch.alerts.values()
+        one.open and one.target == watched.target and one.kind not in ("drift", "clock")
+        for one in state.alerts.values()
     )
-    return watch.environment == "production" and state.role == "active" and not wrong
+    return state.environment == "production" and watched.role == "active" and not wrong
 
 
 def _roles(route: Route) -> dict[str, tuple[Target, Role, float]]:
@@ -290,9 +302,9 @@ def _roles(route: Route) -> dict[str, tuple[Target, Role, float]]:
     return found
 
 
-def _with_target(watch: Watch, state: TargetState) -> Watch:
-    return watch.model_copy(update={"targets": {**watch.targets, str(state.target): state}})
+def _with_target(state: MonitorState, watched: TargetState) -> MonitorState:
+    return state.model_copy(update={"targets": {**state.targets, str(watched.target): watched}})
 
 
-def _applied(watch: Watch, cause_id: str) -> Watch:
-    return watch.model_copy(update={"applied": (*watch.applied, cause_id)[-APPLIED_KEPT:]})
+def _applied(state: MonitorState, cause_id: str) -> MonitorState:
+    return state.model_copy(update={"applied": (*state.applied, cause_id)[-APPLIED_KEPT:]})

@@ -9,7 +9,7 @@ from decisions.hard_failures import count_runs
 from decisions.observation import fresh_trigger
 from decisions.triggers import ended_at, observe, outcomes_of, sequential
 from services.monitor.domain.record import DriftState, Policy, TargetState
-from services.monitor.domain.windows import Windowing, add_records, features_of
+from services.monitor.domain.windows import Windowing, add_to_windows, features_of
 
 
 def observe_records(
@@ -43,7 +43,7 @@ def observe_records(
             "last_at": max(state.last_at, *(ended_at(record) for record in records)),
         }
     )
-    return add_records(changed, records, windowing)
+    return add_to_windows(changed, records, windowing)
 
 
 def pair_records(

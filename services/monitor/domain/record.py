@@ -1,12 +1,12 @@
-"""What the monitor remembers of a model in one environment: one record in the bucket `alerts`."""
+"""What the monitor keeps of a model in one environment: one record in the bucket `alerts`."""
 
 from datetime import datetime
 
 from pydantic import Field
 
-from contracts.outbox import OutboxRecord
 from contracts.policy import Canary, Trigger
-from contracts.vocabulary import ArtifactRef, Contract
+from contracts.records import OutboxRecord
+from contracts.vocabulary import ArtifactRef, Contract, Environment, ModelName
 from decisions.alerts import AlertState
 from decisions.observe_loop import WatchedTarget
 
@@ -85,14 +85,25 @@ class GatewayClock(Contract):
     last_at: datetime
 
 
-class Watch(OutboxRecord):
-    """Everything about one model in one environment.
+class MonitorState(OutboxRecord):
+    """The state of one model in one environment.
 
     Attributes:
-        clocks: of the gateways that sent records lately.
-        seen: the last request keys, concatenated, so that a record that comes twice counts once.
+        epoch: Epoch of the last route.
+        policies: By version.
+        targets: By name.
+        alerts: By target and key.
+        applied: Ids of the last events that were applied.
+        seen: The last request keys, concatenated, so that a record that is delivered twice counts once.
+        duplicates: Records that came before.
+        implausible: Records that cannot be true.
+        unwatched: Records of targets that are not in the route.
+        route_known: Whether a route was seen.
+        clocks: By gateway that sent records lately.
     """
 
+    model: ModelName
+    environment: Environment
     epoch: int = -1
     policies: dict[str, Policy] = Field(default_factory=dict)
     targets: dict[str, TargetState] = Field(default_factory=dict)

@@ -42,7 +42,7 @@ def features_of(record: Inference) -> dict[str, float]:
     }
 
 
-def add_records(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
+def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: Windowing) -> TargetState:
     """Sort records into their windows; what belongs to a window that is closed already is counted as late."""
     groups: dict[int, list[Inference]] = {}
     late = state.late

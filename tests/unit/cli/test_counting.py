@@ -8,7 +8,7 @@ from contracts.policy import Trigger
 from decisions.triggers import observe
 from services.monitor.domain import sketch
 from services.monitor.domain.record import TargetState
-from services.monitor.domain.windows import Windowing, add_records, close_windows
+from services.monitor.domain.windows import Windowing, add_to_windows, close_windows
 from tests.kit.factories import after, inference, target
 from tests.unit.cli.recordings import ERRORS, SLOW, window
 
@@ -133,7 +133,7 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
             )
         )
     state = TargetState(target=target(7), role="active", since=after(0), last_at=after(0))
-    _, summaries = close_windows(add_records(state, records, Windowing()), after(600), Windowing())
+    _, summaries = close_windows(add_to_windows(state, records, Windowing()), after(600), Windowing())
     seen = [outcome for outcome in (observe(trigger, record) for record in records) if outcome is not None]
     counted = [count_bad(trigger, summary, {}) for summary in summaries]
     assert sum(one.trials for one in counted) == len(seen)

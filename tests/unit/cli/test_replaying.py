@@ -11,8 +11,8 @@ from contracts.policy import Trigger
 from decisions.evidence import EDetector, observe_detector, plan_bet
 from decisions.rollback import Guard
 from decisions.triggers import detector_alpha, limit_of
-from services.monitor.domain.monitoring import Cause, Rules, assess, take_policy, take_records, take_route
-from services.monitor.domain.record import Watch
+from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
+from services.monitor.domain.record import MonitorState
 from tests.kit.factories import after, event, inference, policy
 from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, V3, changed, minutes, on_trial, opened, serving, window
 
@@ -279,7 +279,7 @@ def a_second(draw, second, which, *, is_bad):
 
 def watched(watch, second, records):
     """One second of telemetry through the real monitor's domain: what it knows then, and what it says."""
-    watch = take_records(watch, records, Cause(f"b-{second}", after(second + 2)), RULES)
+    watch = add_records(watch, records, Cause(f"b-{second}", after(second + 2)), RULES)
     return watch.model_copy(update={"outbox": ()}), watch.outbox
 
 
@@ -287,14 +287,14 @@ def watched(watch, second, records):
 def good_minutes(seed):
     """What all stories of a seed begin with: the monitor's state, what it said, and how chance goes on."""
     draw, said = random.Random(seed), []
-    watch = take_policy(
-        Watch(model="support-bot", environment="production"),
+    watch = add_policy(
+        MonitorState(model="support-bot", environment="production"),
         2,
         "r-2",
         policy(triggers=(SLOW, ERRORS)),
         Cause("p", after(0)),
     )
-    watch = take_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), RULES)
+    watch = follow_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), RULES)
     for second in range(GOOD_S):
         watch, more = watched(watch, second, a_second(draw, second, V2, is_bad=False))
         said += more
@@ -312,11 +312,11 @@ def monitored(seed, *, bad_from, goes_back):
         said += more
         if goes_back and not moved and any(one.type == f.AlertRaised.TYPE for one in more):
             moved = [changed(3, second + 2, 1, cause="rollback", quarantined=(V2,))]
-            watch = take_route(watch, moved[0].data.route, Cause("back", after(second + 2)), RULES)
+            watch = follow_route(watch, moved[0].data.route, Cause("back", after(second + 2)), RULES)
             which = V1
     said += assess(watch, Cause("end", after(1200)), RULES).outbox
     facts = [(one, f.FACTS[one.type].model_validate(one.data)) for one in said]
-    events = [event(fact, id=f"{one.type}-{one.key}", time=one.decided_at) for one, fact in facts]
+    events = [event(fact, id=one.id, time=one.decided_at) for one, fact in facts]
     return [*ROUTE, *moved, opened(2, [SLOW, ERRORS]), *events]
 
 

@@ -35,11 +35,11 @@ def alerts_after(records):
     """Return the alerts that the monitor raises for two thousand good requests and then these records."""
     now = records[-1].scheduled_at if records else f.START
     policy = f.policy(triggers=TRIGGERS, canary=Canary(steps=(0.2,), min_requests=100))
-    watch = watching.take_policy(
-        watching.Watch(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
+    watch = watching.add_policy(
+        watching.MonitorState(model=f.MODEL, environment="production"), 7, "r-7", policy, Cause("p", now)
     )
     route = f.route(active=f.served(7), canary=None, previous=None, history=(), quarantined=(), epoch=1)
-    watch = watching.take_route(watch, route, Cause("route", now), Rules())
+    watch = watching.follow_route(watch, route, Cause("route", now), Rules())
     good = [
         f.inference(
             request_id=f"good-{number}",
@@ -54,8 +54,8 @@ def alerts_after(records):
         )
         for number in range(2000)
     ]
-    watch = watching.take_records(watch, good, Cause("good", now), Rules())
-    watch = watching.take_records(watch, records, Cause("bad", now), Rules())
+    watch = watching.add_records(watch, good, Cause("good", now), Rules())
+    watch = watching.add_records(watch, records, Cause("bad", now), Rules())
     return [alert for alert in watch.outbox if alert.type == facts.AlertRaised.TYPE]
 
 

@@ -9,7 +9,7 @@ from contracts.facts.watch import Features
 from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
-from services.monitor.domain.record import Watch
+from services.monitor.domain.record import MonitorState
 from tests.kit import factories as f
 
 _numbers = itertools.count()
@@ -48,21 +48,21 @@ def cause(seconds, name="") -> Cause:
     return Cause(name or f"e-{next(_numbers)}", f.after(seconds), "correlation")
 
 
-def watch(*, environment="production", versions=(6, 7), the_policy=None) -> Watch:
-    made = Watch(model=f.MODEL, environment=environment)
+def watch(*, environment="production", versions=(6, 7), the_policy=None) -> MonitorState:
+    made = MonitorState(model=f.MODEL, environment=environment)
     for version in versions:
-        made = watching.take_policy(made, version, f"r-{version}", the_policy or policy(), cause(0))
+        made = watching.add_policy(made, version, f"r-{version}", the_policy or policy(), cause(0))
     return made
 
 
-def routed(*, canary=None, weight=0.2, active=7, epoch=12, of=None, at=0.0) -> Watch:
+def routed(*, canary=None, weight=0.2, active=7, epoch=12, of=None, at=0.0) -> MonitorState:
     share = f.CanaryShare(served=f.served(canary), weight_ratio=weight) if canary else None
     route = f.route(active=f.served(active), canary=share, previous=None, history=(), quarantined=(), epoch=epoch)
-    return watching.take_route(of or watch(), route, cause(at), RULES)
+    return watching.follow_route(of or watch(), route, cause(at), RULES)
 
 
 def take(state, records, seconds, rules=RULES):
-    return watching.take_records(state, records, cause(seconds), rules)
+    return watching.add_records(state, records, cause(seconds), rules)
 
 
 def feed(state, seconds, rate, make, *, start=0.0, batch_s=0.5, rules=RULES):
@@ -82,7 +82,7 @@ def mixed(ratio, seed=1, **about):
     return lambda at: record(at, ttft_ms=2000.0 if draw.random() < ratio else 100.0, e2e_ms=2500.0, **about)
 
 
-def said(state: Watch, kind) -> list:
+def said(state: MonitorState, kind) -> list:
     return [kind.model_validate(one.data) for one in state.outbox if one.type == kind.TYPE]
 
 

@@ -8,7 +8,7 @@ from contracts import facts as cf
 from contracts.facts.watch import Features
 from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
-from services.monitor.domain.record import Watch
+from services.monitor.domain.record import MonitorState
 from tests.kit import factories as f
 from tests.unit.monitor import factories as m
 
@@ -117,8 +117,8 @@ def test_a_target_that_leaves_the_route_resolves_its_alerts_and_is_not_watched()
 def test_duplicates_of_batches_and_of_records_count_once():
     records = [m.record(index * 0.1) for index in range(10)]
     cause = m.cause(2, "gateway-1")
-    once = watching.take_records(m.routed(), records, cause, m.RULES)
-    assert watching.take_records(once, records, cause, m.RULES) is once
+    once = watching.add_records(m.routed(), records, cause, m.RULES)
+    assert watching.add_records(once, records, cause, m.RULES) is once
     again = m.take(once, [*records, *records], 3)
     assert again.targets == once.targets
     assert again.duplicates == 20
@@ -183,8 +183,10 @@ def test_a_restart_in_mid_window_loses_nothing():
             for one, two in zip([again(number + index / 5) for index in range(5)], records, strict=True)
         ]
         cause = m.cause(number + 2)
-        going = watching.take_records(going, records, cause, m.RULES)
-        stopped = watching.take_records(Watch.model_validate_json(stopped.model_dump_json()), same, cause, m.RULES)
+        going = watching.add_records(going, records, cause, m.RULES)
+        stopped = watching.add_records(
+            MonitorState.model_validate_json(stopped.model_dump_json()), same, cause, m.RULES
+        )
     assert stopped.targets == going.targets
     assert stopped.alerts == going.alerts
     assert [one.data for one in stopped.outbox] == [one.data for one in going.outbox]

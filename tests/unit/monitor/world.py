@@ -1,0 +1,66 @@
+"""The monitor over the in-memory twin of its record store, in virtual time."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+
+from contracts.envelope import Event
+from contracts.facts import Inference, InferenceBatch
+from services.monitor.app import build, build_sweeper
+from services.monitor.domain.record import MonitorState
+from services.monitor.settings import MonitorSettings
+from shared.messaging.bus import Bus
+from shared.messaging.records import RecordStore
+from shared.runtime.clock import SystemClock
+from shared.runtime.settings import Connection
+from tests.kit import factories as f
+from tests.kit.records import MemoryPublisher, MemoryRecords
+from tests.kit.wiring import Unwired
+
+KEY = f"production.{f.MODEL}"
+
+
+class LoopClock:
+    """A clock that follows the loop's time, from a moment of the factories' story on."""
+
+    def __init__(self, starts_s: float) -> None:
+        self._starts_s = starts_s
+        self._began_s = asyncio.get_running_loop().time()
+
+    def now(self) -> datetime:
+        return f.after(self._starts_s + self.monotonic())
+
+    def monotonic(self) -> float:
+        return asyncio.get_running_loop().time() - self._began_s
+
+
+class World:
+    """A monitor as `main` builds it, on a bus that is not connected."""
+
+    def __init__(self, *, starts_s: float = 0.0, **settings) -> None:
+        self.records, self.publisher = MemoryRecords(MonitorState), MemoryPublisher()
+        chosen = MonitorSettings(**settings)
+        self.rules = chosen.rules()
+        self.monitor = build(
+            Bus(Connection(), "monitor", SystemClock()),
+            states=RecordStore("alerts", self.records, self.publisher, service="monitor"),
+            references=Unwired(),
+            reports=Unwired(),
+            own_offset_s=lambda: 0.0,
+            settings=chosen,
+            clock=LoopClock(starts_s),
+        )
+        self.sweeper = build_sweeper(self.monitor, chosen)
+
+
+def batch(event_id: str, records: Sequence[Inference], seconds: float) -> Event[InferenceBatch]:
+    """Return a batch of telemetry as it comes from the bus."""
+    return Event[InferenceBatch](
+        id=event_id,
+        source="/slipway/gateway",
+        type=InferenceBatch.TYPE,
+        subject=f.MODEL,
+        time=f.after(seconds),
+        correlationid="r-7",
+        data=InferenceBatch(gateway="g", records=tuple(records)),
+    )
