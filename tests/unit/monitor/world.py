@@ -11,7 +11,7 @@ from services.monitor.domain.record import MonitorState
 from services.monitor.settings import MonitorSettings
 from shared.messaging.bus import Bus
 from shared.messaging.records import RecordStore
-from shared.runtime.clock import SystemClock
+from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.settings import Connection
 from tests.kit import factories as f
 from tests.kit.records import MemoryPublisher, MemoryRecords
@@ -37,7 +37,7 @@ class LoopClock:
 class World:
     """A monitor as `main` builds it, on a bus that is not connected."""
 
-    def __init__(self, *, starts_s: float = 0.0, **settings) -> None:
+    def __init__(self, *, starts_s: float = 0.0, clock: Clock | None = None, **settings) -> None:
         self.records, self.publisher = MemoryRecords(MonitorState), MemoryPublisher()
         chosen = MonitorSettings(**settings)
         self.rules = chosen.rules()
@@ -48,7 +48,7 @@ class World:
             reports=Unwired(),
             own_offset_s=lambda: 0.0,
             settings=chosen,
-            clock=LoopClock(starts_s),
+            clock=clock or LoopClock(starts_s),
         )
         self.sweeper = build_sweeper(self.monitor, chosen)
 
