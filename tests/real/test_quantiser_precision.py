@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from contracts.facts import QuantiseSettings
-from services.quantiser.adapters import autoawq, compression, evaluation, processor, quantise_worker
+from services.quantiser.adapters import evaluation, processor, quantise_worker
 from services.quantiser.domain import INSTRUCTION_SETS, QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.domain.precision import WITH_BFLOAT16
 from services.quantiser.ports import QuantisationJob
@@ -86,6 +86,8 @@ def test_rotary_angles_are_those_of_float64_wherever_the_worker_computes(merged,
 @pytest.mark.skipif("AVX512_CORE_BF16" not in AVAILABLE, reason="this CPU has no bfloat16: nothing is fast")
 def test_linear_layers_are_bfloat16_where_calibration_computes(merged, tmp_path, monkeypatch):
     """The passes inside both libraries are fast, and the Hessian is not rounded."""
+    from services.quantiser.adapters import autoawq, compression  # seconds, which other workers need not spend
+
     kinds = set()
 
     class Watched(torch.overrides.TorchFunctionMode):
