@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,7 @@ class Kept:
 
         self.runner = Runner(
             Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5),
-            marks=Marks("stack-1", folder),
+            marks=Marks(f"stack-{uuid.uuid4().hex}", folder),
             keys=KEYS,
             log=folder / "log",
             inherited=dict(os.environ),

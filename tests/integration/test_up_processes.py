@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from shared.runtime import process
 from shared.runtime.process import child_command
 from tests.kit.servers import wait_until
 
+OURS, THEIRS, STUBBORN = (f"stack-{uuid.uuid4().hex}" for _ in range(3))
+"""Other tests on this machine look for marked processes, too, and end them."""
 LAUNCHER = Path(process.__file__).with_name("launch.py")
 # The leader starts a child that carries no mark in its environment, as an engine does that writes its title over it.
 LEADER = "env -i sleep 600 & echo $!; exec sleep 600"
@@ -67,14 +70,14 @@ def folder(tmp_path):
 
 @pytest.fixture
 def session(folder):
-    one = Session(folder.run_folder, "stack-1")
+    one = Session(folder.run_folder, OURS)
     yield one
     one.close()
 
 
 @pytest.fixture
 def stranger(tmp_path):
-    one = Session(tmp_path, "stack-2")
+    one = Session(tmp_path, THEIRS)
     yield one
     one.close()
 
@@ -84,7 +87,7 @@ def pids(found):
 
 
 def test_the_child_of_a_killed_part_is_found_though_it_carries_no_mark(folder, session, stranger):
-    marks = Marks("stack-1", folder.run_folder)
+    marks = Marks(OURS, folder.run_folder)
     session.kill_leader()
     assert "SLIPWAY_STACK" not in processes.variables_of(session.child)
     found = processes.find_part_leftovers(marks, "triton", session.recorded, living_sessions=[])
@@ -93,12 +96,12 @@ def test_the_child_of_a_killed_part_is_found_though_it_carries_no_mark(folder, s
 
 
 def test_everything_of_a_living_part_is_found_by_its_mark_alone(folder, session, stranger):
-    found = processes.find_leftovers(Marks("stack-1", folder.run_folder), [])
+    found = processes.find_leftovers(Marks(OURS, folder.run_folder), [])
     assert pids(found) == {session.leader.pid, session.child}
 
 
 def test_living_parts_are_not_leftovers(folder, session):
-    marks = Marks("stack-1", folder.run_folder)
+    marks = Marks(OURS, folder.run_folder)
     found = processes.find_part_leftovers(marks, "triton", session.recorded, living_sessions=[session.leader.pid])
     assert found == []
 
@@ -106,10 +109,10 @@ def test_living_parts_are_not_leftovers(folder, session):
 def test_a_session_with_a_used_again_number_is_a_strangers(folder, tmp_path):
     stranger = Session(tmp_path, "", marked=False)
     try:
-        marks = Marks("stack-1", folder.run_folder)
+        marks = Marks(OURS, folder.run_folder)
         assert processes.find_leftovers(marks, [stranger.recorded]) == []
         younger = Recorded(stranger.leader.pid, stranger.recorded.started_ticks + 1_000_000)
-        assert processes.find_leftovers(Marks("stack-1", tmp_path), [younger]) == []
+        assert processes.find_leftovers(Marks(OURS, tmp_path), [younger]) == []
     finally:
         stranger.close()
 
@@ -126,7 +129,7 @@ def test_a_stack_is_ended_with_its_unmarked_children_and_strangers_stay(folder, 
     description = new_description()
     row = PartState("triton", session.recorded.pid, session.recorded.started_ticks, 1, "ready", 0, None, "triton")
     folder.write_table(Table("ready", 1, 1, (row,)))
-    marked = type(description)(**{**vars(description), "stack_id": "stack-1"})
+    marked = type(description)(**{**vars(description), "stack_id": OURS})
     assert end_stack(folder, marked) == []
     wait_until(lambda: not is_alive(session.leader.pid) and not is_alive(session.child), what="the end")
     assert is_alive(stranger.leader.pid)
@@ -141,10 +144,10 @@ def test_one_that_ignores_sigterm_is_killed_after_the_grace(folder, tmp_path):
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "SLIPWAY_STACK": "stack-3"},
+        env={**os.environ, "SLIPWAY_STACK": STUBBORN},
     )
     stubborn.stdout.readline()
-    marks = Marks("stack-3", folder.run_folder)
+    marks = Marks(STUBBORN, folder.run_folder)
     left = processes.end_all(lambda: processes.find_leftovers(marks, []), grace_s=0.3)
     assert left == []
     assert not is_alive(stubborn.pid)
