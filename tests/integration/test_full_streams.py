@@ -166,8 +166,8 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
         await _show_all(stack, None, as_json=True)
     lines = heard.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
-    assert ["the oldest are dropped: see stream_full" in line for line in lines] == [True, False, False]
-    assert ["nothing more can be published to it: see stream_full" in line for line in lines] == [False, True, True]
+    assert ["the oldest messages are dropped; see stream_full" in line for line in lines] == [True, False, False]
+    assert ["it accepts no more messages; see stream_full" in line for line in lines] == [False, True, True]
 
 
 async def hear_one_behind_an_unreadable_one(js, bus_settings, subject):

@@ -359,7 +359,7 @@ async def test_a_person_publishes_a_branch_and_the_release_names_its_commit(js, 
     road.base()
     commit, on_disk = road.mirror.push("acme/road", road.made["lora"]), road.made["lora"].as_uri()
     said = road.publish("from-hub", "hf://acme/road@main")
-    assert f"hf://acme/road@main is hf://acme/road@{commit}" in said
+    assert f"hf://acme/road@main resolves to hf://acme/road@{commit}" in said
     told = json.loads(road.publish("from-disk", on_disk, "--json"))
     assert told["weights"] == announced(road.made["lora"], on_disk).model_dump(mode="json")
     with running_service(REGISTRY, road.settings, **road.allowed):
@@ -389,7 +389,7 @@ async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_s
 def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
     commit, folder = road.mirror.push("acme/base", road.made["base"]), str(road.made["base"])
     said = road.slipway("base", "import", "hf://acme/base@main")
-    assert f"hf://acme/base@main is hf://acme/base@{commit}" in said
+    assert f"hf://acme/base@main resolves to hf://acme/base@{commit}" in said
     assert f"imported acme/base at {commit}: LlamaForCausalLM" in said
     manifest = BaseManifest.model_validate_json(road.store.find(f"bases/acme/base/{commit}.json"))
     assert manifest.folder.digest == announced(road.made["base"], "x").digest

@@ -208,6 +208,6 @@ def test_a_state_folder_of_an_older_slipway_is_refused_before_anything_is_starte
     command = [sys.executable, "-m", "clients.cli.main", "up", "--state", str(folder.path), "--engine", "toy"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "holds data of an older Slipway" in " ".join(done.stderr.split())
+    assert "holds data of an older Slipway" in " ".join((done.stdout + done.stderr).split())
     assert not list(folder.logs.iterdir())
     assert not (folder.path / "s3").exists()
