@@ -124,7 +124,7 @@ def broken(source, folder, kind):
 
 async def test_each_bad_checkpoint_is_rejected_and_the_next_one_merged(js, settings, harbour):
     expected = {}
-    kinds = ("pickle_refused", "non_finite_weights")  # without torch and with it; the others are in test_refusals.py
+    kinds = ("pickle_refused", "non_finite_weights")  # without torch and with it; the others are in test_rejections.py
     for kind in kinds:
         folder = broken(harbour.made["lora"], harbour.folder / kind, kind)
         event = opened(harbour.base, harbour.put(folder))
