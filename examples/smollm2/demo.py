@@ -141,7 +141,7 @@ def gateway_url(demo: Demo) -> str:
 def await_rollback(demo: Demo) -> None:
     """Wait until traffic is on version 1 again and the rollback is verified; no command is given for it."""
     started = monotonic()
-    while not (done := facts_of(demo, "rollback.completed")):
+    while not (done := events_of(demo, "rollback.completed")):
         if monotonic() - started > ROLLBACK_WITHIN_S:
             sys.exit(
                 f"The demo failed: version 2 was slowed down, and traffic was not back after {ROLLBACK_WITHIN_S:g} s."
@@ -155,7 +155,7 @@ def await_rollback(demo: Demo) -> None:
     print(f"  {done[-1]['verdict']}: {done[-1]['reason']}")
 
 
-def facts_of(demo: Demo, name: str) -> list[dict[str, Any]]:
+def events_of(demo: Demo, name: str) -> list[dict[str, Any]]:
     """Return the data of the production events of one name about the model, oldest first."""
     command = [SLIPWAY, "events", "--model", MODEL, "--json"]
     done = subprocess.run(command, env=demo.environment(), check=True, stdout=subprocess.PIPE, text=True)
@@ -197,20 +197,26 @@ def run_steps(demo: Demo) -> None:
 
 
 def check(demo: Demo, traffic: dict[str, Any]) -> None:
-    """Make sure that what was shown is so, each part by itself."""
-    (route,) = [one for one in demo.ask_slipway("routes") if one["model"] == MODEL]
-    certificates = [one["certificates"] for one in facts_of(demo, "rehearsal.completed") if one["verdict"] == "pass"]
-    canaries = [one["target"]["version"] for one in facts_of(demo, "canary.assessed") if one["verdict"] == "pass"]
-    alerts = [one for one in facts_of(demo, "alert.raised") if one["target"]["version"] == 2 and one["drill"]]
-    (back,) = facts_of(demo, "rollback.completed")
+    """Verify each part of what was shown; stop with an error if one did not happen."""
+    (route,) = [route for route in demo.ask_slipway("routes") if route["model"] == MODEL]
+    certificates = [
+        rehearsal["certificates"]
+        for rehearsal in events_of(demo, "rehearsal.completed")
+        if rehearsal["verdict"] == "pass"
+    ]
+    canaries = [
+        canary["target"]["version"] for canary in events_of(demo, "canary.assessed") if canary["verdict"] == "pass"
+    ]
+    alerts = [alert for alert in events_of(demo, "alert.raised") if alert["target"]["version"] == 2 and alert["drill"]]
+    (back,) = events_of(demo, "rollback.completed")
     moved = (back["mode"], back["failed"]["version"], back["to"]["version"])
     happened = {
-        "both releases rehearsed each of their triggers": [len(one) for one in certificates] == [2, 2],
+        "both releases rehearsed each of their triggers": [len(proved) for proved in certificates] == [2, 2],
         "version 2 passed its canary": canaries == [2],
         "the drill raised an alert": bool(alerts),
         "traffic rolled back automatically": moved == ("automatic", 2, 1),
         "version 1 serves": route["active"]["target"]["version"] == 1,
-        "version 2 is quarantined": [one["version"] for one in route["quarantined"]] == [2],
+        "version 2 is quarantined": [target["version"] for target in route["quarantined"]] == [2],
         "no request was lost": traffic["sent"] == sum(traffic["answered"].values()) and not traffic["failed"],
         "both versions answered": len(traffic["answered"]) == 2,
     }

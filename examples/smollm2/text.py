@@ -47,21 +47,21 @@ def paragraphs(text: str) -> list[str]:
 
 def passages(split: Split) -> list[str]:
     """Join the prose of a split to passages of at most `PASSAGE_CHARS` characters."""
-    found: list[str] = []
+    collected: list[str] = []
     for _, text in topics_of(split):
         passage = ""
         for paragraph in paragraphs(text):
             if passage and len(passage) + len(paragraph) > PASSAGE_CHARS:
-                found.append(passage)
+                collected.append(passage)
                 passage = ""
             passage = f"{passage} {paragraph}".strip()[:PASSAGE_CHARS]
         if len(passage) > PASSAGE_CHARS // 3:
-            found.append(passage)
-    return found
+            collected.append(passage)
+    return collected
 
 
 def lessons() -> list[Lesson]:
-    """Make question and answer pairs from the training topics."""
+    """Return question and answer pairs from the training topics."""
     pairs: list[Lesson] = []
     for name, text in topics_of("training"):
         subject = name.replace("-", " ")

@@ -49,7 +49,7 @@ IGNORED = -100  # the label that the loss skips
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the outcome of a run."""
+    """The settings that determine the outcome of a run."""
 
     seed: int = 1
     steps: int = 20
@@ -85,7 +85,7 @@ class Uploading:
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
-    """Prints one line per step, so that somebody watching knows it is alive."""
+    """Prints one line per step."""
 
     def __init__(self) -> None:
         """Start the stopwatch."""
@@ -106,7 +106,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers' callback
 
 
 def say(line: str) -> None:
-    """Print a line at once, also through a pipe."""
+    """Print a line and flush it, so that a pipe shows it at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -165,11 +165,11 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
     data = [encode(lesson, tokenizer) for lesson in lessons()]
     held_out = passages("evaluation")[:6]
     before = held_out_loss(model, tokenizer, held_out)
-    say(f"{len(data)} lessons; held-out loss of the base {before:.3f}")
+    say(f"{len(data)} lessons; the base model's loss on held-out text is {before:.3f} nats a token")
 
     def evaluate(trained: torch.nn.Module) -> list[dict[str, Any]]:
         after = held_out_loss(trained, tokenizer, held_out)
-        say(f"held-out loss {before:.3f} -> {after:.3f}")
+        say(f"loss on held-out text {before:.3f} -> {after:.3f} nats a token")
         evals = evaluations(before, after)
         write_run(out, recipe, evals)
         return evals
@@ -202,7 +202,7 @@ def lora(recipe: Recipe) -> LoraConfig:
 
 
 def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate: Evaluate) -> SlipwayCallback:
-    """Make the callback that publishes the checkpoint when training ends."""
+    """Return the callback that publishes the checkpoint when training ends."""
     data = write_data(out)
     return SlipwayCallback(
         model=publishing.model,
@@ -220,7 +220,7 @@ def slipway_callback(publishing: Publishing, out: Path, recipe: Recipe, evaluate
 
 
 def find_connection() -> Connection:
-    """Find the stack: the embedded one whose state folder `SLIPWAY_STATE` names, else what the environment says."""
+    """Return the address of the embedded stack that `SLIPWAY_STATE` names, else that of the environment."""
     state = os.environ.get("SLIPWAY_STATE")
     if state is None or "SLIPWAY_NATS_URL" in os.environ:
         return Connection.from_environment()

@@ -11,6 +11,8 @@ from pathlib import Path
 import nats
 import pytest
 
+from clients.cli.doctor import servers
+from deploy.local.plan import Programs
 from deploy.local.state import StateFolder, new_description
 from shared.messaging.provision import provision
 from tests.kit.s3_proxy import standing_before
@@ -18,17 +20,17 @@ from tests.kit.s3_proxy import standing_before
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def slipway(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def slipway(*arguments: str, timeout_s: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "clients.cli.main", *arguments]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SLIPWAY_")}
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env={**clean, **environment}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False, env={**clean, **environment}
     )
 
 
-def doctor(*arguments: str, **environment: str) -> tuple[int, dict[str, dict]]:
+def doctor(*arguments: str, timeout_s: float = 120, **environment: str) -> tuple[int, dict[str, dict]]:
     """Run the command; return its exit code and its findings by name."""
-    done = slipway("doctor", "--json", *arguments, **environment)
+    done = slipway("doctor", "--json", *arguments, timeout_s=timeout_s, **environment)
     assert done.stdout, done.stderr
     told = json.loads(done.stdout)
     findings = {finding["check"]: finding for finding in told["findings"]}
@@ -140,3 +142,13 @@ def nats_server_of_its_own(tmp_path):
 
     with running(NatsServer(tmp_path)) as server:
         yield server
+
+
+def test_a_server_that_does_not_start_is_named_with_the_end_of_its_log(tmp_path):
+    broken = tmp_path / "nats-server"
+    broken.write_text("#!/bin/sh\necho 'no room for the store' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    trial = servers.prepare(tmp_path, os.environ)
+    finding = servers.try_nats(trial, Programs(broken, broken, Path(sys.executable), ROOT))
+    assert (finding.check, finding.state, finding.detail) == ("nats", "failure", "did not start (its process ended)")
+    assert finding.advice == "its log ends with: no room for the store"

@@ -19,6 +19,7 @@ LANES: tuple[tuple[str, ...], ...] = (
         "tests/real/test_merge_smollm2.py",
         "tests/integration/test_up_vllm.py",
         "tests/real/test_vllm_plugin.py",
+        "tests/real/test_doctor.py",
         "tests/real/test_quantiser_service.py",
         "tests/real/test_quantise_worker.py",
         "tests/real/test_quantise_int4.py",
