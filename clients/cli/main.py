@@ -13,7 +13,6 @@ from clients.cli.commands import (
     doctor,
     drill,
     events,
-    inspect,
     orders,
     publish,
     quarantine,
@@ -21,6 +20,8 @@ from clients.cli.commands import (
     rollback,
     stack,
     status,
+    trace,
+    versions,
 )
 from clients.cli.output import EXIT_CODES, Exit, Refused
 from shared.errors import SlipwayError
@@ -45,10 +46,10 @@ for name, function, panel in (
     ("status", status.status, RELEASES),
     ("approve", orders.approve, RELEASES),
     ("cancel", orders.cancel, RELEASES),
-    ("versions", inspect.versions, INSPECT),
-    ("show", inspect.show, INSPECT),
-    ("trace", inspect.trace, INSPECT),
-    ("routes", inspect.routes, INSPECT),
+    ("versions", versions.versions, INSPECT),
+    ("show", versions.show, INSPECT),
+    ("trace", trace.trace, INSPECT),
+    ("routes", trace.routes, INSPECT),
     ("ask", ask.ask, INSPECT),
     ("events", events.events, OPERATE),
     ("alerts", alerts.alerts, OPERATE),

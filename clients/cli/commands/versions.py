@@ -1,4 +1,4 @@
-"""`slipway versions`, `show`, `trace` and `routes`: registered versions, their lineage, and what serves now."""
+"""`slipway versions` and `show`: registered versions, their lineage, and a comparison of their variants."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,14 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, find_stack
-from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs, show_table
+from clients.cli.connection import JsonOption, ModelArgument, StateOption, find_stack
+from clients.cli.output import Refused, show_json, show_line, show_pairs, show_table
 from clients.cli.version_records import (
-    FINGERPRINT,
-    VERSION,
     Version,
     find_version,
-    gather_version,
     kept_variant,
     look_up_version,
     open_store,
@@ -25,12 +22,11 @@ from clients.cli.version_records import (
 )
 from clients.cli.views import comparison
 from clients.cli.views.comparison import VariantSummary
-from clients.cli.views.release import join, project
 from contracts.envelope import Event
 from contracts.facts import ReleaseOpened, VariantBenchmarked
 from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
-from contracts.routes import Route, ServedTarget
+from contracts.routes import Route
 from shared.storage.blobs import Store
 
 
@@ -42,7 +38,7 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
     route = asyncio.run(read_routes(stack)).get(model)
     if as_json:
         show_json(
-            [{**_version_data(version), "serving": _roles(route, version.manifest.version)} for version in registered]
+            [{**version_data(version), "serving": _roles(route, version.manifest.version)} for version in registered]
         )
         return
     if not registered:
@@ -54,7 +50,7 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
             ", ".join(variant.variant for variant in version.manifest.variants),
             version.manifest.base.name,
             version.manifest.training.run_id,
-            _short(version.manifest.training.data_hash),
+            short_digest(version.manifest.training.data_hash),
             f"{version.manifest.registered_at:%Y-%m-%d %H:%M}",
             len(version.deployments),
         )
@@ -75,11 +71,13 @@ def _roles(route: Route | None, version: int) -> str:
     return ", ".join(role for role, served in roles.items() if served is not None and served.target.version == version)
 
 
-def _short(digest: str) -> str:
+def short_digest(digest: str) -> str:
+    """Return the first 12 characters of a digest."""
     return digest.removeprefix("sha256:")[:12]
 
 
-def _version_data(version: Version) -> dict[str, Any]:
+def version_data(version: Version) -> dict[str, Any]:
+    """Return a version as JSON data."""
     return {
         "manifest": version.manifest.model_dump(mode="json"),
         "manifest_digest": version.digest,
@@ -104,9 +102,7 @@ def show(
     version = None if registered is None else with_benchmarks(registered, events)
     compared = _compared(store, events, opened, version)
     if as_json:
-        data = (
-            {"manifest": None, "release": opened and opened.release_id} if version is None else _version_data(version)
-        )
+        data = {"manifest": None, "release": opened and opened.release_id} if version is None else version_data(version)
         show_json({**data, "variants": [each.as_data() for each in compared]})
         return
     _show_identity(f"{model}@v{number}", version, opened, events)
@@ -158,13 +154,14 @@ def _show_history(version: Version) -> None:
     if version.deployments:
         show_line()
         rows = [
-            (record.epoch, record.target, record.cause, f"{record.weight_ratio:.0%}", _when(record))
+            (record.epoch, record.target, record.cause, f"{record.weight_ratio:.0%}", deployment_time(record))
             for record in version.deployments
         ]
         show_table(("epoch", "deployed", "cause", "share", "at"), rows)
 
 
-def _when(record: DeploymentRecord) -> str:
+def deployment_time(record: DeploymentRecord) -> str:
+    """Return the time of a deployment as text."""
     return f"{record.deployed_at:%Y-%m-%d %H:%M:%S}"
 
 
@@ -199,7 +196,7 @@ def _show_benchmark(benchmark: VariantBenchmarked) -> None:
         rows.append((name, left, right, interval))
     show_table(("figure", str(benchmark.target), str(benchmark.baseline), "ratio"), rows)
     gates = [(gate.name, gate.verdict, gate.attributed_to or "-", gate.reason) for gate in benchmark.gates]
-    show_table(("gate", "verdict", "at fault", "reason"), gates)
+    show_table(("gate", "verdict", "attributed to", "reason"), gates)
 
 
 _FIGURES = (
@@ -227,104 +224,3 @@ def _figures(side: SideSummary) -> list[str]:
             value = getattr(value, part)
         figures.append("-" if value is None else f"{value:.4g}")
     return figures
-
-
-def trace(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="FINGERPRINT|MODEL@vN|RELEASE", help="system_fingerprint of an answer, version, or release id."
-        ),
-    ],
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Trace the system_fingerprint of an answer, a version or a release to its weights, data and base model."""
-    stack = find_stack(state)
-    model, number, variant, digest = asyncio.run(_resolve(stack, what))
-    if number == 0:
-        asyncio.run(_trace_base(stack, model, as_json))
-        return
-    version = asyncio.run(gather_version(stack, model, number))
-    chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
-    if digest is not None and not any(_short(each.manifest.digest).startswith(digest) for each in chosen):
-        raise Refused(
-            f"the fingerprint {what} is unknown: {model}@v{number} has no variant {variant} with manifest {digest}…; "
-            "it may come from another stack"
-        )
-    if as_json:
-        show_json(
-            {"target": what, "variants": [each.model_dump(mode="json") for each in chosen], **_version_data(version)}
-        )
-        return
-    show_pairs(
-        {
-            "traced": what,
-            "version": f"{model}@v{number} ({version.digest})",
-            "release": version.manifest.release_id,
-            **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
-            **lineage(version),
-            **{
-                f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in version.benchmarks
-            },
-            **{f"deployed {each.epoch}": f"{each.target} {each.cause} {_when(each)}" for each in version.deployments},
-        }
-    )
-
-
-async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:
-    """Return the model, version, variant and digest that a text names; the last two may be None."""
-    if (match := FINGERPRINT.match(what)) is not None:
-        return match["model"], int(match["version"]), match["variant"], match["digest"]
-    if VERSION.match(what):
-        return (*parse_version(what), None, None)
-    releases = join(project(await read_events(stack, None)))
-    release = next((release for release in releases.values() if release.release_id == what), None)
-    if release is None or release.version is None:
-        raise Refused(
-            f"{what!r} is not a known fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE
-        )
-    return release.model, release.version, None, None
-
-
-async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
-    """Print the base model of the model's releases, which is version 0."""
-    opened = [event.data for event in await read_events(stack, model) if isinstance(event.data, ReleaseOpened)]
-    if not opened:
-        raise Refused(f"{model} has no release yet, so its base model is not known; see `slipway base list`")
-    base = opened[-1].base
-    if as_json:
-        show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
-        return
-    show_pairs({"version": f"{model}@v0, the base model", **base.model_dump()})
-
-
-def routes(
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
-    state: StateOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show the production route of each model: active, canary, previous and quarantined targets."""
-    routes = asyncio.run(read_routes(find_stack(state)))
-    chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
-    if as_json:
-        show_json([route.model_dump(mode="json") for route in chosen])
-        return
-    if not chosen:
-        raise Refused(f"no target serves {model or 'production'} yet; see `slipway status`")
-    rows = [
-        (
-            route.model,
-            route.epoch,
-            _name(route.active),
-            f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
-            _name(route.previous),
-            ", ".join(str(target) for target in route.quarantined) or "-",
-        )
-        for route in chosen
-    ]
-    show_table(("model", "epoch", "active", "canary", "previous", "quarantined"), rows)
-
-
-def _name(served: ServedTarget | None) -> str:
-    return "-" if served is None else str(served.target)

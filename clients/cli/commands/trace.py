@@ -1,0 +1,118 @@
+"""`slipway trace` and `routes`: the lineage of an answer, and what serves production now."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
+from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
+from clients.cli.output import Exit, Refused, show_json, show_pairs, show_table
+from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
+from clients.cli.views.release import join, project
+from contracts.facts import ReleaseOpened
+from contracts.routes import ServedTarget
+
+
+def trace(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="FINGERPRINT|MODEL@vN|RELEASE", help="system_fingerprint of an answer, version, or release id."
+        ),
+    ],
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Trace the system_fingerprint of an answer, a version or a release to its weights, data and base model."""
+    stack = find_stack(state)
+    model, number, variant, digest = asyncio.run(_resolve(stack, what))
+    if number == 0:
+        asyncio.run(_trace_base(stack, model, as_json))
+        return
+    version = asyncio.run(gather_version(stack, model, number))
+    chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
+    if digest is not None and not any(short_digest(each.manifest.digest).startswith(digest) for each in chosen):
+        raise Refused(
+            f"the fingerprint {what} is unknown: {model}@v{number} has no variant {variant} with manifest {digest}…; "
+            "it may come from another stack"
+        )
+    if as_json:
+        show_json(
+            {"target": what, "variants": [each.model_dump(mode="json") for each in chosen], **version_data(version)}
+        )
+        return
+    show_pairs(
+        {
+            "traced": what,
+            "version": f"{model}@v{number} ({version.digest})",
+            "release": version.manifest.release_id,
+            **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
+            **lineage(version),
+            **{
+                f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in version.benchmarks
+            },
+            **{
+                f"deployed {each.epoch}": f"{each.target} {each.cause} {deployment_time(each)}"
+                for each in version.deployments
+            },
+        }
+    )
+
+
+async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:
+    """Return the model, version, variant and digest that a text names; the last two may be None."""
+    if (match := FINGERPRINT.match(what)) is not None:
+        return match["model"], int(match["version"]), match["variant"], match["digest"]
+    if VERSION.match(what):
+        return (*parse_version(what), None, None)
+    releases = join(project(await read_events(stack, None)))
+    release = next((release for release in releases.values() if release.release_id == what), None)
+    if release is None or release.version is None:
+        raise Refused(
+            f"{what!r} is not a known fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE
+        )
+    return release.model, release.version, None, None
+
+
+async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
+    """Print the base model of the model's releases, which is version 0."""
+    opened = [event.data for event in await read_events(stack, model) if isinstance(event.data, ReleaseOpened)]
+    if not opened:
+        raise Refused(f"{model} has no release yet, so its base model is not known; see `slipway base list`")
+    base = opened[-1].base
+    if as_json:
+        show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
+        return
+    show_pairs({"version": f"{model}@v0, the base model", **base.model_dump()})
+
+
+def routes(
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only this model.")] = None,
+    state: StateOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the production route of each model: active, canary, previous and quarantined targets."""
+    routes = asyncio.run(read_routes(find_stack(state)))
+    chosen = [route for name, route in sorted(routes.items()) if model in (None, name)]
+    if as_json:
+        show_json([route.model_dump(mode="json") for route in chosen])
+        return
+    if not chosen:
+        raise Refused(f"no target serves {model or 'production'} yet; see `slipway status`")
+    rows = [
+        (
+            route.model,
+            route.epoch,
+            _name(route.active),
+            f"{_name(route.canary.served)} {route.canary.weight_ratio:.0%}" if route.canary else "-",
+            _name(route.previous),
+            ", ".join(str(target) for target in route.quarantined) or "-",
+        )
+        for route in chosen
+    ]
+    show_table(("model", "epoch", "active", "canary", "previous", "quarantined"), rows)
+
+
+def _name(served: ServedTarget | None) -> str:
+    return "-" if served is None else str(served.target)
