@@ -1,4 +1,4 @@
-"""`slipway doctor`: whether everything that a stack needs is there and works; `slipway up` runs its quick part."""
+"""`slipway doctor`: check the requirements of a stack; `slipway up` runs the quick checks."""
 
 import contextlib
 import os
@@ -24,12 +24,14 @@ NAME_WIDTH = max(len(name) for name in ("engine packages", "shared memory"))
 
 def doctor(
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="Only what takes no longer than a second or two.")] = False,
-    engine_env: Annotated[Path | None, typer.Option(help="Environment that holds Triton and vLLM.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only checks that take at most 2 s.")] = False,
+    engine_env: Annotated[
+        Path | None, typer.Option(help="Python environment with Triton and vLLM (default: .venv-engine).")
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check what a stack needs, or the stack that runs: one line each, ok or what to do. Exit code 1 if one fails."""
+    """Check this machine, or the running stack: one line per check, with what to do. Exit code 1 if a check fails."""
     settings = CliSettings()
     elsewhere = find_stack(None).connection if state is None and settings.nats_url is not None else None
     with tempfile.TemporaryDirectory(prefix="slipway-doctor-") as scratch:
@@ -52,7 +54,7 @@ def doctor(
 
 
 def _report(check: Check, *, as_json: bool) -> tuple[Finding, float]:
-    """Make a check; show what it does while it runs, and its line when it has ended."""
+    """Run a check and return its finding and seconds; show what it does, then its line."""
     with _status(check.doing, shown=not as_json):
         finding, seconds = run_check(check)
     if not as_json:
@@ -62,7 +64,7 @@ def _report(check: Check, *, as_json: bool) -> tuple[Finding, float]:
 
 @contextlib.contextmanager
 def _status(doing: str, *, shown: bool) -> Iterator[None]:
-    """Show on a terminal what is done; elsewhere on standard error, if that is one."""
+    """Show a spinner with a text, on standard output or standard error if one of them is a terminal."""
     if not shown or not (is_terminal() or sys.stderr.isatty()):
         yield
         return
@@ -73,12 +75,14 @@ def _status(doing: str, *, shown: bool) -> Iterator[None]:
 
 
 def preflight(folder: StateFolder, config: StackConfig, engine_root: Path, environment: Mapping[str, str]) -> None:
-    """Make the quick checks before a stack is started; print what is not well, and end if something would fail."""
+    """Run the quick checks before a stack is started; print warnings and failures, and end if a check fails."""
     subject = Subject(folder, config, engine_root, environment, folder.path)
     findings = [run_check(check)[0] for check in plan_checks(subject, quick=True)]
     for finding in findings:
         if finding.state in ("warning", "failure"):
             show_line(as_line(finding, NAME_WIDTH))
     if not passed(findings):
-        show_line("the stack is not started; `slipway doctor` shows every check, --no-preflight starts it all the same")
+        show_line(
+            "the stack was not started; see `slipway doctor`, or skip the checks with `slipway up --no-preflight`"
+        )
         raise typer.Exit(int(Exit.FAILED))
