@@ -29,12 +29,14 @@ class OutboxEntry(Contract):
 
     Attributes:
         id: Id of the event. It follows from the cause, so that the same decision always names the same fact.
+        key: Tells it from other facts of its type with the same cause.
         data: The fact as JSON.
         cause_id: The event that led to it; None if time alone did.
         decided_at: When it was decided: the log is searched from then on.
     """
 
     id: str
+    key: str
     type: str
     data: dict[str, Any]
     model: ModelName
@@ -81,6 +83,7 @@ def outbox_entry(
         raise ValueError(msg)
     return OutboxEntry(
         id=id if id is not None else derived_id(str(cause_id), fact.TYPE, key),
+        key=key,
         type=fact.TYPE,
         data=fact.model_dump(mode="json", by_alias=True),
         model=model,

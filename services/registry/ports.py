@@ -1,6 +1,6 @@
 """What the registry needs from outside."""
 
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -8,40 +8,36 @@ from pydantic import BaseModel
 from contracts.envelope import Event
 from contracts.facts import CheckpointReady
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.policy import ReleasePolicy
+from contracts.routes import Route
 from contracts.vocabulary import ArtifactRef
-from shared.messaging.bus import Emit
+from services.registry.domain.announcements import Announcements
+from services.registry.domain.record import Release
+from services.registry.domain.versions import ModelRecord
+from shared.messaging.records import RecordStore
 from shared.storage.kv import Entry
 
 M = TypeVar("M", bound=BaseModel)
 
 
-class Records(Protocol[M]):
-    """Records under compare-and-set."""
+class Lookup(Protocol[M]):
+    """Records that others write."""
 
     async def get(self, key: str) -> Entry[M] | None:
-        """Read a record; None when there is none."""
-
-    async def create(self, key: str, value: M) -> int:
-        """Write a record that must not exist yet; raise `shared.storage.kv.Conflict` when it does."""
-
-    async def update(self, key: str, value: M, revision: int) -> int:
-        """Write a record that must still be at `revision`; raise `shared.storage.kv.Conflict` when it is not."""
-
-    async def keys(self) -> list[str]:
-        """List all keys."""
+        """Return a record; None if there is none."""
 
 
 class Artifacts(Protocol):
     """The object store, as far as the registry reads and writes it."""
 
     async def find_base(self, key: str) -> BaseManifest | None:
-        """Read the manifest of an imported base model; None when there is none."""
+        """Return the manifest of an imported base model; None if there is none."""
 
     async def verify(self, ref: ArtifactRef) -> None:
         """Raise Permanent unless the artifact may be used and, in the store, is what was announced."""
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
-        """Write the manifest of a version, create-only; give the ref of the one that exists then."""
+        """Write the manifest of a version, create-only; return the ref of the one that exists then."""
 
     async def put_deployment(self, record: DeploymentRecord) -> None:
         """Append a deployment record, create-only; one that exists stays as it is."""
@@ -54,11 +50,37 @@ class Inbox(Protocol):
         """Return the announcement with this sequence; None if it is not there (any more)."""
 
 
-class Publisher(Protocol):
-    """Says facts on the bus."""
+@dataclass(frozen=True)
+class Ports:
+    """Everything around the registry.
 
-    async def publish(self, emit: Emit) -> object:
-        """Publish a fact and return once the stream has it; raise Transient when it has not."""
+    Attributes:
+        releases: Records of releases, by `release_key`.
+        models: Records of models, by `model_key`.
+        announcements: Records of announced checkpoints, by `announcements_key`.
+        policies: Stored policies, by model.
+        routes: Production routes, by model.
+    """
 
-    async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the stream has this very fact already, decided at `since`, however long ago that was."""
+    releases: RecordStore[Release]
+    models: RecordStore[ModelRecord]
+    announcements: RecordStore[Announcements]
+    inbox: Inbox
+    policies: Lookup[ReleasePolicy]
+    routes: Lookup[Route]
+    artifacts: Artifacts
+
+
+def release_key(model: str, release_id: str) -> str:
+    """Return the key of a release's record."""
+    return f"{model}.{release_id}"
+
+
+def model_key(model: str) -> str:
+    """Return the key of a model's record, in the same bucket as its releases."""
+    return f"{model}.model"
+
+
+def announcements_key(model: str) -> str:
+    """Return the key of the record of a model's announcements, in the same bucket as its releases."""
+    return f"{model}.announcements"

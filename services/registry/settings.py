@@ -3,6 +3,8 @@
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.runtime.settings import SourceSettings
+
 
 class RegistrySettings(BaseSettings):
     """Prefix `REGISTRY_`."""
@@ -17,3 +19,6 @@ class RegistrySettings(BaseSettings):
 
     admission_wait_s: float = Field(default=2.0, gt=0)
     """Seconds that other models' announcements wait for one that is being admitted."""
+
+    sources: SourceSettings = Field(default_factory=SourceSettings)
+    """Where weights may come from besides the store: `SLIPWAY_FILE_ROOTS`, `SLIPWAY_HF_ENDPOINT`."""

@@ -15,16 +15,12 @@ from contracts.policy import ReleasePolicy
 from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
-from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
 from services.registry.domain.admission import Places
-from services.registry.domain.announcements import Announcements
-from services.registry.domain.record import Release
-from services.registry.domain.versions import ModelRecord
-from services.registry.ledger import Outside
+from services.registry.main import connect_ports
+from services.registry.settings import RegistrySettings
 from shared.messaging.bus import Bus, publish_event
-from shared.messaging.event_log import LoggedPublisher
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
@@ -66,31 +62,22 @@ def checkpoint(store, base):
     return make
 
 
-def outside(js, settings, publisher):
-    return Outside(
-        releases=Bucket(js, "releases", Release, service=SERVICE),
-        models=Bucket(js, "releases", ModelRecord, service=SERVICE),
-        announcements=Bucket(js, "releases", Announcements, service=SERVICE),
-        inbox=StreamInbox(js),
-        policies=Bucket(js, "policies", ReleasePolicy),
-        routes=Bucket(js, "routes", Route),
-        artifacts=StoredArtifacts(Store(settings)),
-        publisher=publisher,
-        clock=SystemClock(),
-    )
-
-
 @contextlib.asynccontextmanager
-async def registry(js, settings):
+async def registry(js, settings, wrap=lambda artifacts: artifacts):
+    """Run a registry in this process; `wrap` may put something between it and its artifacts."""
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
-    house = build(bus, outside(bus.js, settings, LoggedPublisher(bus)), Places(bucket=settings.s3_bucket))
+    ports = connect_ports(bus, wrap(StoredArtifacts(Store(settings))))
+    places, every = Places(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2)
+    started = build(bus, ports=ports, places=places, settings=every, clock=SystemClock())
     await bus.broker.start()
-    sweeping = asyncio.create_task(house.keep_sweeping(0.2))
+    sweeping = [asyncio.create_task(sweeper.run()) for sweeper in started.sweepers]
     try:
-        yield house
+        yield started
     finally:
-        sweeping.cancel()
+        for task in sweeping:
+            task.cancel()
+        await started.admissions.stop()
         await bus.broker.stop()
 
 

@@ -1,21 +1,15 @@
 """Announcements on a real bus: a stuck one holds up no other model's, and one that comes again changes nothing."""
 
-import contextlib
-import dataclasses
+import asyncio
 
 from clients.cli import dead_letters as deadletters
 from contracts import facts as f
 from contracts.policy import ReleasePolicy
 from contracts.services import INBOX, durable_name
-from services.registry.app import SERVICE, build
-from services.registry.domain.admission import Places
 from shared.errors import Transient
-from shared.messaging.bus import Bus
-from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
-from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from tests.integration.test_registry import Log, base, checkpoint, outside, say, store
+from tests.integration.test_registry import Log, base, checkpoint, registry, say, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures
@@ -39,23 +33,16 @@ class Failing:
         return getattr(self._inner, name)
 
 
-@contextlib.asynccontextmanager
-async def registry(js, settings):
-    bus = Bus(settings, SERVICE, SystemClock())
-    await bus.connect()
-    around = outside(bus.js, settings, LoggedPublisher(bus))
-    failing = Failing(around.artifacts)
-    house = build(bus, dataclasses.replace(around, artifacts=failing), Places(bucket=settings.s3_bucket))
-    await bus.broker.start()
-    try:
-        yield house, failing
-    finally:
-        await bus.broker.stop()
-
-
 async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_place(js, settings, checkpoint):
     log = Log(js)
-    async with registry(js, settings) as (house, failing):
+    failing = None
+
+    def wrap(artifacts):
+        nonlocal failing
+        failing = Failing(artifacts)
+        return failing
+
+    async with registry(js, settings, wrap):
         failing.models = {k.MODEL}
         await say(js, checkpoint(), "first")
         await say(js, checkpoint(attempt=2), "second")
@@ -64,12 +51,8 @@ async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_pl
         assert opened.subject == OTHER
         assert (await js.consumer_info(INBOX, ADMISSION)).num_ack_pending <= 1
         failing.models = set()
-        for _ in range(200):
-            await house.sweep()
-            if len(await log.of(f.ReleaseOpened)) == 3:
-                break
-        mine = [one.data for one in await log.of(f.ReleaseOpened, 3) if one.subject == k.MODEL]
-        assert [(one.version, one.attempt) for one in mine] == [(1, 1), (2, 2)]
+        releases = [event.data for event in await log.of(f.ReleaseOpened, 3) if event.subject == k.MODEL]
+        assert [(opened.version, opened.attempt) for opened in releases] == [(1, 1), (2, 2)]
 
 
 async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes_of_it(
@@ -88,9 +71,9 @@ async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes
     assert (await js.consumer_info(INBOX, ADMISSION)).num_pending == 2
     # what was refused for its absence would be admitted now
     await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, k.policy())
-    async with registry(js, settings) as (house, _):
+    async with registry(js, settings):
         await log.settled(f.CheckpointReady, INBOX)
-        await house.sweep()
+        await asyncio.sleep(0.5)  # two sweeps
     assert [(event.id, event.type) for event in await log.all()] == before
 
 

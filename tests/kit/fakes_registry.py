@@ -1,6 +1,5 @@
 """Facts, records and ports for tests of the registry, all handwritten."""
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from contracts import facts as f
@@ -10,10 +9,14 @@ from contracts.manifests import BaseManifest, DeploymentRecord, FileEntry, Folde
 from contracts.policy import ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
-from services.registry.domain.record import ManifestWritten, SlotGranted
-from services.registry.ledger import Outside
+from services.registry.domain.announcements import Announcements
+from services.registry.domain.record import ManifestWritten, Release, SlotGranted
+from services.registry.domain.versions import ModelRecord
+from services.registry.ports import Ports
 from shared.errors import Permanent
+from shared.messaging.records import RecordStore
 from shared.storage.kv import Conflict, Entry
+from tests.kit.records import MemoryBucket, MemoryPublisher, MemoryRecords, no_wait
 
 MODEL = "support-bot"
 START = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -312,6 +315,11 @@ def refused(variant: str = "int8", code: str = "stale_epoch") -> f.PromotionRefu
     return f.PromotionRefused(target=target(variant), code=code, reason="the route moved")
 
 
+def key_of(entry) -> str:
+    """Return the key of an outbox entry within its release."""
+    return entry.key.removeprefix(f"{entry.correlation_id}:")
+
+
 # -- ports ------------------------------------------------------------------------------------------------------------
 
 
@@ -407,40 +415,35 @@ class FakeInbox:
         return self.stored.get(sequence)
 
 
-@dataclass
-class FakePublisher:
-    """Remembers what was said; fails on demand."""
-
-    said: list = field(default_factory=list)
-    failing: Exception | None = None
-    failing_model: str | None = None
-
-    async def publish(self, emit):
-        if self.failing is not None and self.failing_model in (None, emit.model):
-            raise self.failing
-        self.said.append(emit)
-
-    async def was_published(self, emit, since):  # noqa: ARG002 - the fake remembers everything
-        return emit in self.said
-
-    def of(self, kind):
-        return [emit.fact for emit in self.said if isinstance(emit.fact, kind)]
-
-    def types(self):
-        return [emit.fact.TYPE.removeprefix("slipway.").removesuffix(".v1") for emit in self.said]
+FakePublisher = MemoryPublisher
 
 
-def outside(**changes) -> Outside:
-    kept: dict[str, Entry] = {}
-    given = {
-        "releases": FakeRecords(kept),
-        "models": FakeRecords(kept),
-        "announcements": FakeRecords(kept),
-        "inbox": FakeInbox(),
-        "policies": FakeRecords(),
-        "routes": FakeRecords(),
-        "artifacts": FakeArtifacts(),
-        "publisher": FakePublisher(),
-        "clock": FixedClock(),
-    }
-    return Outside(**{**given, **changes})
+class World:
+    """Everything around a registry, in memory; `ports()` is a process's, which knows nothing of an earlier one."""
+
+    def __init__(self, **changes) -> None:
+        self.bucket = MemoryBucket()
+        self.releases = MemoryRecords(Release, self.bucket)
+        self.models = MemoryRecords(ModelRecord, self.bucket)
+        self.announcements = MemoryRecords(Announcements, self.bucket)
+        self.inbox = FakeInbox()
+        self.policies = FakeRecords()
+        self.routes = FakeRecords()
+        self.artifacts = FakeArtifacts()
+        self.publisher = MemoryPublisher()
+        self.clock = FixedClock()
+        vars(self).update(changes)
+
+    def ports(self) -> Ports:
+        def store(records):
+            return RecordStore("releases", records, self.publisher, service="registry", sleep=no_wait)
+
+        return Ports(
+            releases=store(self.releases),
+            models=store(self.models),
+            announcements=store(self.announcements),
+            inbox=self.inbox,
+            policies=self.policies,
+            routes=self.routes,
+            artifacts=self.artifacts,
+        )

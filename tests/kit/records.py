@@ -38,6 +38,8 @@ class MemoryRecords:
     def __init__(self, kind, bucket: MemoryBucket | None = None) -> None:
         self.kind = kind
         self.bucket = MemoryBucket() if bucket is None else bucket
+        self.conflicts = 0
+        """How many of the next writes meet another writer's."""
 
     async def get(self, key):
         await self._reach()
@@ -64,7 +66,8 @@ class MemoryRecords:
             limit = f"the limit of the bus is {self.bucket.limit_bytes:,}"
             raise Transient("too_large", f"The record memory/{key} has {len(data):,} bytes; {limit}.")
         current = self.bucket.data.get(key, (None, b""))[0]
-        if current != revision:
+        if self.conflicts or current != revision:
+            self.conflicts = max(self.conflicts - 1, 0)
             raise Conflict(key)
         self.bucket.last_revision += 1
         self.bucket.data[key] = (self.bucket.last_revision, data)

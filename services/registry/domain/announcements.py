@@ -3,6 +3,8 @@
 from datetime import datetime, timedelta
 
 from contracts.codes import Code
+from contracts.facts import CheckpointRejected
+from contracts.records import OutboxRecord, outbox_entry
 from contracts.vocabulary import Contract, Environment, Instant, ModelName
 
 UNKNOWN_ERROR_TRIES = 5
@@ -32,7 +34,7 @@ class Announcement(Contract):
     reason: str = ""
 
 
-class Announcements(Contract):
+class Announcements(OutboxRecord):
     """The record of a model's announcements.
 
     Attributes:
@@ -47,27 +49,29 @@ class Announcements(Contract):
     last_stored_at: Instant | None = None
 
 
-def add(record: Announcements, one: Announcement) -> Announcements:
+def add(record: Announcements, announcement: Announcement) -> Announcements:
     """Return the record with an announcement at the end; unchanged if it was here before, settled or not."""
-    if is_known(record, one):
+    if is_known(record, announcement):
         return record
-    return pass_over(record, one).model_copy(update={"waiting": (*record.waiting, one)})
+    return _noted(record, announcement).model_copy(update={"waiting": (*record.waiting, announcement)})
 
 
-def is_known(record: Announcements, one: Announcement) -> bool:
+def is_known(record: Announcements, announcement: Announcement) -> bool:
     """Return whether an announcement was here before, settled or not."""
     last = record.last_stored_at
-    return last is not None and one.sequence <= record.last_sequence and one.stored_at <= last
+    return last is not None and announcement.sequence <= record.last_sequence and announcement.stored_at <= last
 
 
-def pass_over(record: Announcements, one: Announcement) -> Announcements:
-    """Return the record with an announcement known that does not wait in it: it is refused."""
-    return record.model_copy(update={"last_sequence": one.sequence, "last_stored_at": one.stored_at})
-
-
-def has_room(record: Announcements, one: Announcement) -> bool:
+def has_room(record: Announcements, announcement: Announcement) -> bool:
     """Return whether an announcement can wait here; one that was here before can."""
-    return is_known(record, one) or len(record.waiting) < MOST_WAITING
+    return is_known(record, announcement) or len(record.waiting) < MOST_WAITING
+
+
+def turn_away(
+    record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
+) -> Announcements:
+    """Return the record with an announcement noted and rejected that found no room in it."""
+    return _with_rejection(_noted(record, announcement), announcement, rejection, now)
 
 
 def recall(record: Announcements, failed: Announcement | None) -> Announcements:
@@ -89,26 +93,37 @@ def due(record: Announcements, now: datetime) -> Announcement | None:
     return None if timedelta() < first.next_try_at - now <= LONGEST_WAIT else first
 
 
-def settle(record: Announcements, one: Announcement) -> Announcements:
-    """Return the record without an announcement that was admitted or rejected."""
-    return record.model_copy(update={"waiting": tuple(other for other in record.waiting if not _same(one, other))})
-
-
-def postpone(
-    record: Announcements, one: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime
-) -> Announcements:
-    """Return the record with an announcement's failed try noted, to be tried again after `wait_s`."""
-    failed = failed_try(one, code=code, reason=reason, wait_s=wait_s, now=now)
+def settle(record: Announcements, announcement: Announcement) -> Announcements:
+    """Return the record without an announcement that was admitted."""
     return record.model_copy(
-        update={"waiting": tuple(failed if _same(one, other) else other for other in record.waiting)}
+        update={"waiting": tuple(other for other in record.waiting if not _same(announcement, other))}
     )
 
 
-def failed_try(one: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime) -> Announcement:
+def reject(
+    record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
+) -> Announcements:
+    """Return the record without an announcement, its rejection in the outbox; unchanged if it does not wait here."""
+    if not any(_same(announcement, other) for other in record.waiting):
+        return record
+    return _with_rejection(settle(record, announcement), announcement, rejection, now)
+
+
+def postpone(
+    record: Announcements, announcement: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime
+) -> Announcements:
+    """Return the record with an announcement's failed try noted, to be tried again after `wait_s`."""
+    failed = failed_try(announcement, code=code, reason=reason, wait_s=wait_s, now=now)
+    return record.model_copy(
+        update={"waiting": tuple(failed if _same(announcement, other) else other for other in record.waiting)}
+    )
+
+
+def failed_try(announcement: Announcement, *, code: Code, reason: str, wait_s: float, now: datetime) -> Announcement:
     """Return an announcement with one more failed try, to be tried again after `wait_s`."""
-    return one.model_copy(
+    return announcement.model_copy(
         update={
-            "tries": one.tries + 1,
+            "tries": announcement.tries + 1,
             "next_try_at": now + timedelta(seconds=wait_s),
             "code": code,
             "reason": reason[:2000],
@@ -116,5 +131,24 @@ def failed_try(one: Announcement, *, code: Code, reason: str, wait_s: float, now
     )
 
 
-def _same(one: Announcement, other: Announcement) -> bool:
-    return (one.sequence, one.event_id) == (other.sequence, other.event_id)
+def _noted(record: Announcements, announcement: Announcement) -> Announcements:
+    """Return the record that knows an announcement when it is delivered again."""
+    return record.model_copy(update={"last_sequence": announcement.sequence, "last_stored_at": announcement.stored_at})
+
+
+def _with_rejection(
+    record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
+) -> Announcements:
+    entry = outbox_entry(
+        rejection,
+        model=record.model,
+        cause_id=announcement.event_id,
+        correlation_id=announcement.correlation_id,
+        decided_at=now,
+        environment=announcement.environment,
+    )
+    return record.model_copy(update={"outbox": (*record.outbox, entry)})
+
+
+def _same(announcement: Announcement, other: Announcement) -> bool:
+    return (announcement.sequence, announcement.event_id) == (other.sequence, other.event_id)

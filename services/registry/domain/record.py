@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pydantic import Field
 
@@ -23,6 +22,7 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.policy import ReleasePolicy
+from contracts.records import OutboxRecord
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Instant, Target, Variant
 
 
@@ -68,15 +68,6 @@ class Input:
     cause_id: str = ""
 
 
-class Outgoing(Contract):
-    """A fact that was decided and must be published; kept in the record until the bus has it."""
-
-    key: str
-    type: str
-    cause_id: str
-    data: dict[str, Any]
-
-
 class Deployed(Contract):
     """A traffic order that was carried out."""
 
@@ -105,7 +96,7 @@ class Again(Contract):
     benchmarked: VariantBenchmarked | None = None
 
 
-class Release(Contract):
+class Release(OutboxRecord):
     """The record of a release: slots for facts (the first of each wins), and what was emitted.
 
     `times` holds when each slot was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
@@ -118,7 +109,6 @@ class Release(Contract):
     applied: tuple[str, ...] = ()
     times: dict[str, Instant] = Field(default_factory=dict)
     emitted: dict[str, Instant] = Field(default_factory=dict)
-    outbox: tuple[Outgoing, ...] = ()
 
     merged: CheckpointMerged | None = None
     made: dict[Variant, VariantQuantised] = Field(default_factory=dict)

@@ -10,13 +10,14 @@ from datetime import datetime
 from typing import get_args
 
 from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
+from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
 from services.registry.domain import gates
 from services.registry.domain import outcomes as endings
 from services.registry.domain import plan as road
 from services.registry.domain.comparison import explain
 from services.registry.domain.plan import Emission
-from services.registry.domain.record import SECOND, Input, Outgoing, Release
+from services.registry.domain.record import SECOND, Input, Release
 from services.registry.domain.recording import record
 from services.registry.domain.timeline import timeline
 
@@ -26,7 +27,7 @@ class Decision:
     """The new record, and the facts that its outbox gained by this input."""
 
     release: Release
-    publish: tuple[Outgoing, ...]
+    publish: tuple[OutboxEntry, ...]
 
 
 def open_release(opened: ReleaseOpened, *, cause_id: str, now: datetime) -> Decision:
@@ -45,26 +46,27 @@ def decide(release: Release, happened: Input, now: datetime) -> Decision:
     return _advance(recorded.model_copy(update={"applied": applied}), happened.cause_id or happened.id, now)
 
 
-def without_published(release: Release, published: tuple[Outgoing, ...]) -> Release:
-    """Clear from the outbox what the bus has acknowledged."""
-    keys = {outgoing.key for outgoing in published}
-    return release.model_copy(update={"outbox": tuple(one for one in release.outbox if one.key not in keys)})
-
-
 def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
     """Emit whatever holds now and was not said before."""
     fresh = {key: fact for key, fact in _emissions(release, now) if key not in release.emitted}
-    outgoing = tuple(
-        Outgoing(key=key, type=fact.TYPE, cause_id=cause_id, data=fact.model_dump(mode="json"))
+    entries = tuple(
+        outbox_entry(
+            fact,
+            model=release.model,
+            key=f"{release.id}:{key}",
+            cause_id=cause_id,
+            correlation_id=release.id,
+            decided_at=now,
+        )
         for key, fact in fresh.items()
     )
     finished = [fact for fact in fresh.values() if isinstance(fact, ReleaseFinished)]
     update = {
         "emitted": {**release.emitted, **dict.fromkeys(fresh, now)},
-        "outbox": (*release.outbox, *outgoing),
+        "outbox": (*release.outbox, *entries),
         "finished": finished[0] if finished else None,
     }
-    return Decision(release.model_copy(update=update), outgoing)
+    return Decision(release.model_copy(update=update), entries)
 
 
 def _emissions(release: Release, now: datetime) -> Iterator[Emission]:

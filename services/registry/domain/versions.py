@@ -6,16 +6,17 @@ from pydantic import Field
 
 from contracts.facts import CheckpointReady, DeploymentChanged, ReleaseOpened
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
+from contracts.records import OutboxRecord
 from contracts.routes import Route
-from contracts.vocabulary import Contract, Deployable, ModelName, Target, digest_of_json
+from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from services.registry.domain import gates
 from services.registry.domain.record import Release, SlotGranted
 
 
-class ModelRecord(Contract):
+class ModelRecord(OutboxRecord):
     """The record of a model. Version numbers only rise, and a reservation is never taken back.
 
-    `open` lists the releases that are not yet known to be finished; `occupant` is the one beyond registration,
+    `open` lists the releases that are not yet known to be finished; `in_progress` is the one beyond registration,
     `queue` those that wait for its place. `opening` is the last admission in full: whoever finds its release record
     missing (the registry was killed between the two writes) creates it from here, with the number that it has.
     """
@@ -24,7 +25,7 @@ class ModelRecord(Contract):
     next_version: int = 1
     reservations: dict[str, int] = Field(default_factory=dict)
     open: tuple[str, ...] = ()
-    occupant: str | None = None
+    in_progress: str | None = None
     queue: tuple[str, ...] = ()
     opening: ReleaseOpened | None = None
 
@@ -57,27 +58,27 @@ def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
 
 def claim(record: ModelRecord, release_id: str) -> ModelRecord:
     """Take the place beyond registration if it is free, else a place in the queue; again changes nothing."""
-    if record.occupant == release_id or release_id in record.queue or release_id not in record.open:
+    if record.in_progress == release_id or release_id in record.queue or release_id not in record.open:
         return record
-    if record.occupant is None:
-        return record.model_copy(update={"occupant": release_id})
+    if record.in_progress is None:
+        return record.model_copy(update={"in_progress": release_id})
     return record.model_copy(update={"queue": (*record.queue, release_id)})
 
 
-def leave(record: ModelRecord, release_id: str) -> ModelRecord:
-    """Strike out a finished release; the place that it had goes to the lowest version that waits."""
+def remove(record: ModelRecord, release_id: str) -> ModelRecord:
+    """Return the record without a finished release; the lowest version that waits takes its place in progress."""
     queue = tuple(one for one in record.queue if one != release_id)
-    occupant = record.occupant
-    if occupant == release_id:
-        occupant = min(queue, key=lambda one: record.reservations[one], default=None)
-        queue = tuple(one for one in queue if one != occupant)
+    in_progress = record.in_progress
+    if in_progress == release_id:
+        in_progress = min(queue, key=lambda release_id: record.reservations[release_id], default=None)
+        queue = tuple(one for one in queue if one != in_progress)
     still_open = tuple(one for one in record.open if one != release_id)
-    return record.model_copy(update={"open": still_open, "occupant": occupant, "queue": queue})
+    return record.model_copy(update={"open": still_open, "in_progress": in_progress, "queue": queue})
 
 
 def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bool:
     """Return whether a registered release makes way for a newer one that waits behind it."""
-    ahead = older.id == record.occupant or older.id in record.queue
+    ahead = older.id == record.in_progress or older.id in record.queue
     return ahead and older.version < newer.version and older.policy.on_newer == "supersede"
 
 

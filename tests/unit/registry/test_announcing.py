@@ -6,17 +6,20 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nats.errors import ConnectionClosedError
 
 from contracts import facts as f
-from services.registry.announcing import announcements_record
 from services.registry.app import Registry
 from services.registry.domain import announcements
 from services.registry.domain.admission import RECORD_BYTES, Places
 from services.registry.domain.announcements import Announcement, Announcements
+from services.registry.ports import announcements_key
+from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import ITEM_LIMIT_S, OUTAGE_LIMIT_S
-from shared.storage.kv import Conflict, Entry
+from shared.storage.kv import Entry
 from tests.kit import fakes_registry as k
+from tests.kit.records import Faults, FaultyRecords, raising
 
 OTHER = "other-bot"
 
@@ -47,15 +50,18 @@ class House:
     """A registry on fakes, and the stream before it."""
 
     def __init__(self, **limits):
-        self.out = k.outside()
-        self.artifacts = Stuck(self.out.artifacts)
-        self.out = type(self.out)(**{**vars(self.out), "artifacts": self.artifacts})
-        self.limits = {"try_s": 5.0, "wait_s": 5.0, **limits}
-        self.registry = Registry(self.out, Places(bucket="slipway"), **self.limits)
+        self.out = k.World()
+        self.artifacts = self.out.artifacts = Stuck(self.out.artifacts)
+        self.settings = RegistrySettings(**{"admission_try_s": 5.0, "admission_wait_s": 5.0, **limits})
+        self.registry = self.started()
         self.sequence = 0
 
+    def started(self):
+        places = Places(bucket="slipway")
+        return Registry(self.out.ports(), places=places, settings=self.settings, clock=self.out.clock)
+
     def restarted(self):
-        self.registry = Registry(self.out, Places(bucket="slipway"), **self.limits)
+        self.registry = self.started()
 
     def store(self, model=k.MODEL, event_id=None, **changes):
         """Put an announcement into the stream, and give it as the handler gets it."""
@@ -74,10 +80,14 @@ class House:
         )
 
     async def announce(self, model=k.MODEL, **changes):
-        await self.registry.admissions.announced(*self.store(model, **changes))
+        await self.announced(self.store(model, **changes))
+
+    async def announced(self, stored):
+        event, announcement = stored
+        await self.registry.admissions.receive(event.subject, announcement)
 
     async def sweep(self):
-        await self.registry.admissions.start_all()
+        await self.registry.sweepers[0].sweep()
         await asyncio.gather(*self.registry.admissions._running.values())
 
     def opened(self, model):
@@ -90,7 +100,7 @@ class House:
         ]
 
     async def record(self, model=k.MODEL):
-        return (await self.out.announcements.get(announcements_record(model))).value
+        return (await self.out.announcements.get(announcements_key(model))).value
 
 
 @pytest.fixture
@@ -118,7 +128,7 @@ async def test_a_stuck_announcement_holds_up_no_other_models(house):
 
 
 async def test_one_that_never_answers_holds_up_no_other_models_either():
-    house = House(try_s=0.2, wait_s=0.05)
+    house = House(admission_try_s=0.2, admission_wait_s=0.05)
     house.artifacts.failing[k.MODEL] = None
     await house.announce()
     await house.announce(OTHER)
@@ -130,7 +140,7 @@ async def test_one_that_never_answers_holds_up_no_other_models_either():
 
 
 async def test_of_a_hanging_model_only_the_first_announcement_is_waited_for():
-    house = House(try_s=5.0, wait_s=0.2)
+    house = House(admission_try_s=5.0, admission_wait_s=0.2)
     house.artifacts.failing[k.MODEL] = None
     started = asyncio.get_running_loop().time()
     for attempt in (1, 2, 3, 4):
@@ -148,13 +158,13 @@ async def test_more_announcements_than_may_wait_are_answered_and_forgotten(house
         await house.announce(attempt=attempt)
     refused = house.store(attempt=1000)
     for _ in range(2):
-        await house.registry.admissions.announced(*refused)
+        await house.announced(refused)
     assert house.rejected() == [(k.MODEL, "too_large")]
     assert len((await house.record()).waiting) == announcements.MOST_WAITING
     del house.artifacts.failing[k.MODEL]
     house.out.clock.advance(60)
     await house.sweep()
-    await house.registry.admissions.announced(*refused)
+    await house.announced(refused)
     assert (await house.record()).waiting == ()
     assert len(house.opened(k.MODEL)) == announcements.MOST_WAITING
     assert house.rejected() == [(k.MODEL, "too_large")]
@@ -164,15 +174,14 @@ async def test_tries_that_cannot_be_written_are_counted_and_wait_all_the_same(ho
     house.artifacts.failing[k.MODEL] = STORE_AWAY
     _, announcement = house.store()
     await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
-    written = house.out.announcements.update
-    house.out.announcements.update = _conflicting
+    house.out.announcements.conflicts = 10**9
     for _ in range(10):
         await house.sweep()
     assert house.artifacts.asked == [k.MODEL]
     house.out.clock.advance(0.3)
     await house.sweep()
     assert house.artifacts.asked == [k.MODEL] * 2
-    house.out.announcements.update = written
+    house.out.announcements.conflicts = 0
     house.out.clock.advance(1.1)
     await house.sweep()
     assert (await house.record()).waiting[0].tries == 3
@@ -218,8 +227,8 @@ async def test_what_stays_stuck_is_rejected_after_the_limit_and_the_next_comes_i
         wait_s=1,
         now=k.START,
     )
-    entry = await house.out.announcements.get(announcements_record(k.MODEL))
-    await house.out.announcements.update(announcements_record(k.MODEL), shortly_before, entry.revision)
+    entry = await house.out.announcements.get(announcements_key(k.MODEL))
+    await house.out.announcements.update(announcements_key(k.MODEL), shortly_before, entry.revision)
     for _ in range(12):
         house.out.clock.advance(31)
         await house.sweep()
@@ -242,15 +251,15 @@ async def test_delivered_again_after_a_lost_consumer_nothing_comes_of_it(house):
     bases = dict(house.out.artifacts.bases)
     house.out.artifacts.bases.clear()
     first = house.store()
-    await house.registry.admissions.announced(*first)
+    await house.announced(first)
     house.out.artifacts.bases.update(bases)
     second = house.store(attempt=2)
-    await house.registry.admissions.announced(*second)
+    await house.announced(second)
     said = list(house.out.publisher.said)
     house.out.clock.advance(30 * 86_400)
     house.restarted()
     for again in (first, second):
-        await house.registry.admissions.announced(*again)
+        await house.announced(again)
     await house.sweep()
     assert house.out.publisher.said == said
     assert house.rejected() == [(k.MODEL, "unknown_base")]
@@ -271,36 +280,40 @@ async def test_a_crash_after_the_announcement_was_written_loses_nothing(house):
     house.restarted()
     await house.sweep()
     assert house.opened(k.MODEL) == [1]
-    await house.registry.admissions.announced(event, announcement)
+    await house.announced((event, announcement))
     assert house.opened(k.MODEL) == [1]
 
 
-async def test_a_crash_after_the_rejection_says_it_once(house):
-    _, announcement = house.store(policy=None)
-    await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
-    await house.registry.admissions._reject(
-        k.MODEL, announcement, Permanent("policy_missing", "Neither the event nor the model declares a release policy.")
-    )
+@pytest.mark.parametrize("step", ["write 2 before", "write 2 after", "write 3 before", "write 3 after"])
+async def test_a_crash_around_the_rejection_says_it_once(house, step):
+    """Written down (1), rejected and settled in one write (2), cleared (3)."""
+    faults, store = Faults(), house.registry.admissions._ports.announcements
+    store._records = FaultyRecords(store._records, faults)
+    faults.at[step] = raising(ConnectionClosedError())
+    await house.announced(house.store(policy=None))
+    assert not faults.at
+    house.out.publisher.forget()
     house.restarted()
     await house.sweep()
     assert house.rejected() == [(k.MODEL, "policy_missing")]
     assert (await house.record()).waiting == ()
+    assert (await house.record()).outbox == ()
 
 
 async def test_a_message_that_is_gone_from_the_stream_is_answered(house):
     event, announcement = house.store()
     house.out.inbox.stored.clear()
-    await house.registry.admissions.announced(event, announcement)
+    await house.announced((event, announcement))
     assert house.rejected() == [(k.MODEL, "internal_error")]
 
 
 async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(house):
-    other = Registry(house.out, Places(bucket="slipway"), try_s=5.0, wait_s=5.0)
+    other = house.started()
     first, second = house.store(attempt=2), house.store(attempt=1)
     house.artifacts.failing[k.MODEL] = STORE_AWAY
-    await house.registry.admissions.announced(*first)
+    await house.announced(first)
     del house.artifacts.failing[k.MODEL]
-    await other.admissions.announced(*second)
+    await other.admissions.receive(second[0].subject, second[1])
     assert house.opened(k.MODEL) == []
     house.out.clock.advance(60)
     await asyncio.gather(*(one.admissions.start(k.MODEL) for one in (house.registry, other)))
@@ -309,13 +322,9 @@ async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(ho
 
 
 async def test_while_the_bus_does_not_take_the_record_the_message_stays(house):
-    house.out.announcements.create = _conflicting
+    house.out.announcements.conflicts = 10**9
     with pytest.raises(Transient):
         await house.announce()
-
-
-async def _conflicting(*_):
-    raise Conflict("key")
 
 
 # -- measured before anything is reserved -----------------------------------------------------------------------------
@@ -328,7 +337,7 @@ async def test_what_would_make_a_record_too_large_reserves_nothing_and_the_next_
     assert house.rejected() == [(k.MODEL, "too_large")]
     reason = house.out.publisher.said[0].fact.reason
     assert f"{RECORD_BYTES:,}" in reason
-    assert (await house.out.models.get(f"{k.MODEL}.model")).value.next_version == 1
+    assert (await house.registry.records.model(k.MODEL)).next_version == 1
     house.out.policies.kept.clear()
     await house.announce()
     assert house.opened(k.MODEL) == [1]
@@ -390,7 +399,7 @@ def test_a_clock_that_is_set_back_a_day_leaves_nothing_waiting_for_a_day():
 
 async def ordered(house, fact, *, at=0.0, stored=0.0, event_id="o1"):
     event = k.event(fact, event_id, correlation=fact.release_id, at=k.START + timedelta(seconds=at))
-    await house.registry.ordered(event, k.START + timedelta(seconds=stored))
+    await house.registry.handle_order(event, k.START + timedelta(seconds=stored))
 
 
 async def opened_release(house):

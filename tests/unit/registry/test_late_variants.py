@@ -158,7 +158,7 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     release = fed(release, before, k.START, [f"t{number}" for number in range(len(before))])
     then = k.START + timedelta(seconds=LIMIT_S)
     release = fed(release, [LATE], then, ["d"])
-    keys = [one.key for one in release.outbox]
+    keys = [k.key_of(one) for one in release.outbox]
     assert release.given_up == (tuple(late) if made else ())
     assert [key for key in keys if key.startswith("variant.failed:")] == [
         f"variant.failed:{v}" for v in release.given_up
@@ -172,14 +172,14 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     noise = data.draw(st.lists(st.sampled_from([*afterwards, LATE, k.merged()]), max_size=8))
     order = data.draw(st.permutations([*road, *noise, *([ABANDONED] if late else [])]))
     end = fed(release, order, then, [f"r{number}" for number in range(len(order))])
-    asked = {one.key for one in end.outbox if one.type == "slipway.stage.requested.v1"}
+    asked = {k.key_of(one) for one in end.outbox if one.type == "slipway.stage.requested.v1"}
     assert asked == {f"stage.requested:{v}" for v in made}
     assert set(end.made) == set(made)
-    traffic = [one for one in end.outbox if one.key == "traffic.requested:1"]
+    traffic = [one for one in end.outbox if k.key_of(one) == "traffic.requested:1"]
     assert len(traffic) == 1
     told = {one["variant"]: (one["verdict"], one["code"]) for one in traffic[0].data["comparison"]["variants"]}
     assert {v: told[v] for v in late} == dict.fromkeys(late, ("fail", "deadline_passed"))
     assert Release.model_validate_json(end.model_dump_json()) == end
-    assert {one.key for one in end.outbox if one.type == VariantRequested.TYPE} == {
+    assert {k.key_of(one) for one in end.outbox if one.type == VariantRequested.TYPE} == {
         f"variant.requested:{v}" for v in FOUR
     }

@@ -227,7 +227,7 @@ def test_in_any_order_and_however_often_it_is_measured_again_once(second, outcom
     release = open_release(k.opened(policy=k.policy(), variants=ON), cause_id="e0", now=k.START).release
     for number, fact in enumerate(order):
         release = decide(release, Input(f"e{number}", k.START, fact), k.START).release
-    said = [one.key for one in release.outbox]
+    said = [k.key_of(one) for one in release.outbox]
     assert len(said) == len(set(said))
     asked = [said.count(f"{kind}.requested:int8:2") for kind in ("variant", "stage")]
     assert asked == [1, 1] if outcome is None else max(asked) <= 1, "what ends at once asks for nothing more"

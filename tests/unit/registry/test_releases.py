@@ -37,7 +37,7 @@ class Walk:
             self.now += timedelta(seconds=10)
             decision = decide(self.release, Input(f"e{self.count}", self.now, fact), self.now)
             self.release = decision.release
-            said |= {one.key: one.data for one in decision.publish}
+            said |= {k.key_of(one): one.data for one in decision.publish}
         return said
 
     def to_staging(self, slot=None):

@@ -36,19 +36,19 @@ def test_the_same_event_again_is_found_but_not_another_that_reuses_its_id():
 def test_one_release_at_a_time_and_the_lowest_version_next():
     record = with_releases(4)
     record = versions.claim(record, IDS[1])
-    assert record.occupant == IDS[1]
+    assert record.in_progress == IDS[1]
     for waiting in (IDS[3], IDS[0], IDS[3], IDS[1]):
         record = versions.claim(record, waiting)
     assert record.queue == (IDS[3], IDS[0])
-    record = versions.leave(record, IDS[1])
-    assert (record.occupant, record.queue, record.open) == (IDS[0], (IDS[3],), (IDS[0], IDS[2], IDS[3]))
-    record = versions.leave(record, IDS[3])
-    assert (record.occupant, record.queue) == (IDS[0], ())
-    assert versions.leave(record, IDS[0]).occupant is None
+    record = versions.remove(record, IDS[1])
+    assert (record.in_progress, record.queue, record.open) == (IDS[0], (IDS[3],), (IDS[0], IDS[2], IDS[3]))
+    record = versions.remove(record, IDS[3])
+    assert (record.in_progress, record.queue) == (IDS[0], ())
+    assert versions.remove(record, IDS[0]).in_progress is None
 
 
 def test_who_has_left_cannot_claim_again():
-    record = versions.leave(with_releases(1), IDS[0])
+    record = versions.remove(with_releases(1), IDS[0])
     assert versions.claim(record, IDS[0]) == record
 
 

@@ -1,0 +1,179 @@
+"""Admits announced checkpoints: per model in the order of the stream, so that a stuck one delays only its own model."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from contracts.envelope import Event
+from contracts.facts import CheckpointReady, CheckpointRejected
+from services.registry.domain import announcements
+from services.registry.domain.announcements import MOST_WAITING, UNKNOWN_ERROR_TRIES, Announcement, Announcements
+from services.registry.ports import Ports, announcements_key
+from shared.errors import Permanent, SlipwayError, Transient, translate
+from shared.messaging.delivery import backoff_s, given_up
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+
+Admit = Callable[[Event[CheckpointReady]], Awaitable[None]]
+
+
+class Admissions:
+    """Writes each announcement into its model's record, and admits what is due there.
+
+    Args:
+        ports: What the registry needs from outside.
+        clock: The time.
+        admit: Opens the release of a checkpoint; raises Permanent for one that is refused.
+        try_s: Seconds that one try to admit a checkpoint may take.
+        wait_s: Seconds that other models' announcements wait for one that is being admitted.
+    """
+
+    def __init__(self, ports: Ports, clock: Clock, admit: Admit, *, try_s: float, wait_s: float) -> None:
+        self._ports = ports
+        self._clock = clock
+        self._admit = admit
+        self._try_s = try_s
+        self._wait_s = wait_s
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._unwritten: dict[str, Announcement] = {}
+
+    async def receive(self, model: str, announcement: Announcement) -> None:
+        """Write an announcement down and begin to admit it; return when it is settled or postponed, at most `wait_s`.
+
+        From then on the message may be acknowledged: what is written down is admitted or rejected, whatever happens.
+        Behind one of its model that is being admitted it is not waited for; other models' are next.
+        """
+        now, has_room = self._clock.now(), True
+
+        def add(record: Announcements) -> Announcements:
+            nonlocal has_room
+            has_room = announcements.has_room(record, announcement)
+            if has_room:
+                return announcements.add(record, announcement)
+            reason = (
+                f"{len(record.waiting)} announcements of {model} wait; the limit is {MOST_WAITING}. Publish it later."
+            )
+            return announcements.turn_away(record, announcement, rejection(Permanent("too_large", reason)), now)
+
+        await self._edit(model, add)
+        if not has_room:
+            return
+        failpoint("registry.after_announcement")
+        running = self._running.get(model)
+        if running is None or running.done():
+            await asyncio.wait({self.start(model)}, timeout=self._wait_s)
+
+    async def models(self) -> list[str]:
+        """Return the models that have announcements, settled or not."""
+        suffix = announcements_key("")
+        keys = await self._ports.announcements.keys()
+        return [key.removesuffix(suffix) for key in keys if key.endswith(suffix)]
+
+    async def sweep(self, model: str) -> None:
+        """Begin to admit what is due of a model, without waiting for it."""
+        self._running = {name: task for name, task in self._running.items() if not task.done()}
+        self.start(model)
+
+    def start(self, model: str) -> "asyncio.Task[None]":
+        """Return the task that admits what is due of a model; there is one at a time in this process."""
+        running = self._running.get(model)
+        if running is None or running.done():
+            running = self._running[model] = asyncio.create_task(self._guarded(self._admit_due(model), model))
+        return running
+
+    async def stop(self) -> None:
+        """End what is under way; it begins again from the records."""
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None], model: str) -> None:
+        try:
+            await work
+        except Exception as error:  # noqa: BLE001 - the sweep begins again; other models must not notice
+            structlog.get_logger().warning("could not admit", model=model, error=repr(error))
+
+    async def _admit_due(self, model: str) -> None:
+        while True:
+            record = await self._ports.announcements.publish(announcements_key(model))
+            recalled = announcements.recall(record, self._unwritten.get(model)) if record else None
+            announcement = announcements.due(recalled, self._clock.now()) if recalled else None
+            if announcement is None or not await self._settle(model, announcement):
+                return
+
+    async def _settle(self, model: str, announcement: Announcement) -> bool:
+        """Admit or reject one announcement and return True; False if it was postponed."""
+        limit = asyncio.timeout(self._try_s)
+        try:
+            async with limit:
+                await self._admit(await self._read(announcement))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hold up another model
+            failure = assess_failure(self._too_late() if limit.expired() else error, announcement)
+            if isinstance(failure, Transient):
+                await self._postpone(model, announcement, failure)
+                return False
+            await self._reject(model, announcement, failure)
+            return True
+        await self._edit(model, lambda record: announcements.settle(record, announcement))
+        return True
+
+    async def _read(self, announcement: Announcement) -> Event[CheckpointReady]:
+        event = await self._ports.inbox.read(announcement.sequence)
+        if event is None or event.id != announcement.event_id:
+            reason = f"Message {announcement.sequence} of the inbox is gone, or is another one."
+            raise Permanent("internal_error", reason)
+        return event
+
+    def _too_late(self) -> Transient:
+        reason = f"Admission took longer than {self._try_s:g} s; the object store does not answer in time."
+        return Transient("store_unavailable", reason)
+
+    async def _postpone(self, model: str, announcement: Announcement, failure: Transient) -> None:
+        wait_s = backoff_s(announcement.tries + 1)
+        structlog.get_logger().warning(
+            "announcement will be tried again",
+            model=model,
+            sequence=announcement.sequence,
+            code=failure.code,
+            reason=failure.reason,
+            delay_s=wait_s,
+        )
+        noted: Any = {"code": failure.code, "reason": failure.reason, "wait_s": wait_s, "now": self._clock.now()}
+        self._unwritten[model] = announcements.failed_try(announcement, **noted)
+        await self._edit(model, lambda record: announcements.postpone(record, announcement, **noted))
+        del self._unwritten[model]
+
+    async def _reject(self, model: str, announcement: Announcement, failure: SlipwayError) -> None:
+        structlog.get_logger().error(
+            "announcement rejected",
+            model=model,
+            sequence=announcement.sequence,
+            code=failure.code,
+            reason=failure.reason,
+        )
+        now = self._clock.now()
+        await self._edit(model, lambda record: announcements.reject(record, announcement, rejection(failure), now))
+
+    async def _edit(self, model: str, decide: Callable[[Announcements], Announcements]) -> None:
+        await self._ports.announcements.transact(
+            announcements_key(model), lambda record: decide(record or Announcements(model=model))
+        )
+
+
+def rejection(error: SlipwayError) -> CheckpointRejected:
+    """Return the fact that a checkpoint which may not come in becomes."""
+    return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
+
+
+def assess_failure(error: Exception, announcement: Announcement) -> SlipwayError:
+    """Return what a failed try means: Transient for another try, Permanent for a rejection."""
+    known = translate(error)
+    if isinstance(known, Transient):
+        return given_up(known, announcement.tries + 1) or known
+    if known is not None:
+        return known
+    reason = f"{type(error).__name__}: {error}."[:2000]
+    last_try = announcement.tries + 1 >= UNKNOWN_ERROR_TRIES
+    return Permanent("internal_error", reason) if last_try else Transient("internal_error", reason)

@@ -1,0 +1,174 @@
+"""The records of releases and models: decides on inputs, does what a release needs from the registry, hands over."""
+
+from collections.abc import Callable
+
+import structlog
+
+from contracts.facts import ReleaseOpened
+from contracts.manifests import BaseManifest
+from services.registry.domain import admission, deadlines, releases, versions
+from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, SlotGranted, Superseded
+from services.registry.domain.versions import ModelRecord
+from services.registry.ports import Ports, model_key, release_key
+from shared.errors import Permanent
+from shared.runtime.clock import Clock
+
+
+class ReleaseRecords:
+    """The records of releases and models."""
+
+    def __init__(self, ports: Ports, clock: Clock) -> None:
+        self._ports = ports
+        self._clock = clock
+
+    # -- releases -----------------------------------------------------------------------------------------------------
+
+    async def apply(self, model: str, release_id: str, received: Input | None, *, cause_id: str = "") -> Release | None:
+        """Apply an input to a release (None: only do what is due), publish what follows, and hand over when it ends.
+
+        Each step is written before the next begins: killed in between, the next input or sweep goes on from there.
+
+        Returns:
+            The release; None if it does not exist.
+        """
+        cause = (received.cause_id or received.id) if received else cause_id or release_id
+        release = await self._decide(model, release_id, received)
+        if release is None:
+            structlog.get_logger().info("no such release", model=model, release=release_id)
+            return None
+        release = await self._register(release, cause)
+        release = await self._enter_progress(release, cause)
+        if release.finished is not None:
+            await self._remove(release, cause)
+        elif deadlines.awaited_step(release) == "queue":
+            await self._supersede_older(release, cause)
+        return release
+
+    async def read(self, model: str, release_id: str) -> Release | None:
+        """Return a release; None if it does not exist."""
+        return await self._ports.releases.read(release_key(model, release_id))
+
+    async def sweep(self, model: str, release_id: str) -> None:
+        """Do what is due for one release: its deadline, its outbox, its place in progress, the hand-over at its end."""
+        release = await self.read(model, release_id)
+        if release is not None:
+            await self.apply(model, release_id, self._overdue(release), cause_id=f"{release_id}/sweep")
+
+    async def _decide(self, model: str, release_id: str, received: Input | None) -> Release | None:
+        now = self._clock.now()
+
+        def decide(release: Release | None) -> Release | None:
+            if release is None or received is None:
+                return release
+            return releases.decide(release, received, now).release
+
+        return await self._ports.releases.transact(release_key(model, release_id), decide)
+
+    async def _decide_own(
+        self, release: Release, name: str, data: ManifestWritten | SlotGranted, cause: str
+    ) -> Release:
+        received = Input(f"{release.id}/{name}", self._clock.now(), data, cause)
+        return await self._decide(release.model, release.id, received) or release
+
+    async def _register(self, release: Release, cause: str) -> Release:
+        """Write the manifest of the version once its variants are known."""
+        if release.manifest is not None or release.finished is not None:
+            return release
+        manifest = versions.plan_manifest(release, self._clock.now())
+        if manifest is None:
+            return release
+        ref = await self._ports.artifacts.put_version(manifest)
+        return await self._decide_own(release, "manifest", ManifestWritten(ref=ref), cause)
+
+    async def _enter_progress(self, release: Release, cause: str) -> Release:
+        """Take the model's place in progress, or a place in its queue."""
+        if deadlines.awaited_step(release) != "queue":
+            return release
+        record = await self._edit_model(release.model, lambda record: versions.claim(record, release.id))
+        if record.in_progress != release.id:
+            return release
+        route = await self._ports.routes.get(release.model)
+        granted = versions.decide_slot(release, route.value if route else None, await self._base(release))
+        return await self._decide_own(release, "slot", granted, cause)
+
+    async def _base(self, release: Release) -> BaseManifest:
+        key = admission.base_key(release.opened.base)
+        base = await self._ports.artifacts.find_base(key) if key else None
+        if base is None:
+            raise Permanent("unknown_base", f"The base model {release.opened.base.name} is not in the store any more.")
+        return base
+
+    async def _remove(self, release: Release, cause: str) -> None:
+        """Remove a finished release from the model's record, and start the one that takes its place."""
+        removed = False
+
+        def remove(record: ModelRecord) -> ModelRecord:
+            nonlocal removed
+            after = versions.remove(record, release.id)
+            removed = after != record
+            return after
+
+        record = await self._edit_model(release.model, remove)
+        if removed and record.in_progress is not None:
+            await self.apply(release.model, record.in_progress, None, cause_id=cause)
+
+    async def _supersede_older(self, newer: Release, cause: str) -> None:
+        record = await self.model(newer.model)
+        for release_id in filter(None, (record.in_progress, *record.queue)):
+            older = await self.read(newer.model, release_id)
+            if older is not None and versions.decide_superseded(record, newer, older):
+                superseded = Superseded(by=newer.id)
+                received = Input(f"{release_id}/superseded/{newer.id}", self._clock.now(), superseded, cause)
+                await self.apply(newer.model, release_id, received)
+
+    def _overdue(self, release: Release) -> Input | None:
+        step, at, now = deadlines.awaited_step(release), deadlines.deadline_at(release), self._clock.now()
+        if step is None or at is None or now < at:
+            return None
+        return Input(f"{release.id}/deadline/{step}/{at.isoformat()}", now, DeadlineReached(step=step))
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    async def models(self) -> list[str]:
+        """Return the models that have a record."""
+        suffix = model_key("")
+        return [key.removesuffix(suffix) for key in await self._ports.models.keys() if key.endswith(suffix)]
+
+    async def model(self, model: str) -> ModelRecord:
+        """Return a model's record; an empty one if there is none yet."""
+        return await self._ports.models.read(model_key(model)) or ModelRecord(model=model)
+
+    async def open_releases(self, model: str) -> tuple[str, ...]:
+        """Finish the model's last admission, then return its releases that are not known to be finished."""
+        return (await self.finish_opening(model)).open
+
+    async def finish_opening(self, model: str) -> ModelRecord:
+        """Create the release of the model's last admission if that was not done yet; return the model's record."""
+        record = await self.model(model)
+        opened = record.opening
+        if opened is not None and await self.read(model, opened.release_id) is None:
+            opening = releases.open_release(opened, cause_id=opened.source_event_id, now=self._clock.now())
+            key = release_key(model, opened.release_id)
+            await self._ports.releases.transact(key, lambda release: release or opening.release)
+        return record
+
+    async def reserve(self, model: str, known: ModelRecord, opened: ReleaseOpened) -> bool:
+        """Reserve a version for a release; False if another admission was faster.
+
+        That one must have its release created first: the record keeps one opening only.
+        """
+        reserved = False
+
+        def reserve(record: ModelRecord) -> ModelRecord:
+            nonlocal reserved
+            reserved = (record.opening, record.next_version) == (known.opening, known.next_version)
+            return versions.reserve(record, opened) if reserved else record
+
+        await self._edit_model(model, reserve)
+        return reserved
+
+    async def _edit_model(self, model: str, decide: Callable[[ModelRecord], ModelRecord]) -> ModelRecord:
+        def decide_or_begin(record: ModelRecord | None) -> ModelRecord:
+            return decide(record or ModelRecord(model=model))
+
+        return await self._ports.models.transact(model_key(model), decide_or_begin)
