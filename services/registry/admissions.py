@@ -45,12 +45,12 @@ class Admissions:
         From then on the message may be acknowledged: what is written down is admitted or rejected, whatever happens.
         Behind one of its model that is being admitted it is not waited for; other models' are next.
         """
-        now, has_room = self._clock.now(), True
+        now, can_wait = self._clock.now(), True
 
         def add(record: Announcements) -> Announcements:
-            nonlocal has_room
-            has_room = announcements.has_room(record, announcement)
-            if has_room:
+            nonlocal can_wait
+            can_wait = announcements.can_wait(record, announcement)
+            if can_wait:
                 return announcements.add(record, announcement)
             reason = (
                 f"{len(record.waiting)} announcements of {model} wait; the limit is {MOST_WAITING}. Publish it later."
@@ -58,7 +58,7 @@ class Admissions:
             return announcements.turn_away(record, announcement, rejection(Permanent("too_large", reason)), now)
 
         await self._edit(model, add)
-        if not has_room:
+        if not can_wait:
             return
         failpoint("registry.after_announcement")
         running = self._running.get(model)

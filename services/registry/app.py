@@ -28,7 +28,7 @@ from contracts.facts import (
 from contracts.policy import ReleasePolicy
 from services.registry.admissions import Admissions, rejection
 from services.registry.domain import admission, versions
-from services.registry.domain.admission import Places, Refusal
+from services.registry.domain.admission import AllowedLocations, Refusal
 from services.registry.domain.announcements import Announcement
 from services.registry.domain.record import Input
 from services.registry.ports import Ports
@@ -60,9 +60,9 @@ FROM_WORKERS: tuple[type[Fact], ...] = (
 class Registry:
     """What the registry does with each kind of fact."""
 
-    def __init__(self, ports: Ports, *, places: Places, settings: RegistrySettings, clock: Clock) -> None:
+    def __init__(self, ports: Ports, *, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> None:
         self._ports = ports
-        self._places = places
+        self._places = locations
         self._clock = clock
         self.records = ReleaseRecords(ports, clock)
         self.admissions = Admissions(
@@ -112,7 +112,7 @@ class Registry:
 
     async def _check(self, ready: CheckpointReady) -> None:
         """Raise Permanent, with its code, unless every artifact is where it may be and is what was announced."""
-        _refuse(admission.assess_places(ready, self._places))
+        _refuse(admission.assess_locations(ready, self._places))
         key = admission.base_key(ready.base)
         base = await self._ports.artifacts.find_base(key) if key else None
         _refuse(admission.assess_base(ready.base, base, self._places.bucket))
@@ -158,9 +158,9 @@ class Registry:
         ).sweep()
 
 
-def build(bus: Bus, *, ports: Ports, places: Places, settings: RegistrySettings, clock: Clock) -> Registry:
+def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> Registry:
     """Subscribe the registry's handlers and return the registry."""
-    registry = Registry(ports, places=places, settings=settings, clock=clock)
+    registry = Registry(ports, locations=locations, settings=settings, clock=clock)
 
     @bus.on(CheckpointReady, failure=lambda failed: rejection(failed.error))
     async def admit(event: Event[CheckpointReady]) -> None:

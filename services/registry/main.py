@@ -10,7 +10,7 @@ from contracts.routes import Route
 from services.registry.adapters.inbox import StreamInbox
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
-from services.registry.domain.admission import Places
+from services.registry.domain.admission import AllowedLocations
 from services.registry.domain.announcements import Announcements
 from services.registry.domain.record import Release
 from services.registry.domain.versions import ModelRecord
@@ -54,8 +54,8 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     await connect_patiently(bus)
     artifacts = StoredArtifacts(Store(connection), sources.file_roots)
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
-    places = Places(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
-    registry = build(bus, ports=connect_ports(bus, artifacts), places=places, settings=settings, clock=clock)
+    locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)
+    registry = build(bus, ports=connect_ports(bus, artifacts), locations=locations, settings=settings, clock=clock)
     try:
         await serve(
             bus,

@@ -7,7 +7,7 @@ import structlog
 from contracts.facts import ReleaseOpened
 from contracts.manifests import BaseManifest
 from services.registry.domain import admission, deadlines, releases, versions
-from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, SlotGranted, Superseded
+from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, Superseded, TurnGranted
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, model_key, release_key
 from shared.errors import Permanent
@@ -49,10 +49,14 @@ class ReleaseRecords:
         return await self._ports.releases.read(release_key(model, release_id))
 
     async def sweep(self, model: str, release_id: str) -> None:
-        """Do what is due for one release: its deadline, its outbox, its place in progress, the hand-over at its end."""
-        release = await self.read(model, release_id)
-        if release is not None:
-            await self.apply(model, release_id, self._overdue(release), cause_id=f"{release_id}/sweep")
+        """Do what is due for one release: its outbox, its manifest, its place in progress; then its deadline.
+
+        In this order: a step that the registry itself takes next must not expire because the fact before it came late.
+        """
+        release = await self.apply(model, release_id, None, cause_id=f"{release_id}/sweep")
+        overdue = self._overdue(release) if release is not None else None
+        if overdue is not None:
+            await self.apply(model, release_id, overdue)
 
     async def _decide(self, model: str, release_id: str, received: Input | None) -> Release | None:
         now = self._clock.now()
@@ -65,7 +69,7 @@ class ReleaseRecords:
         return await self._ports.releases.transact(release_key(model, release_id), decide)
 
     async def _decide_own(
-        self, release: Release, name: str, data: ManifestWritten | SlotGranted, cause: str
+        self, release: Release, name: str, data: ManifestWritten | TurnGranted, cause: str
     ) -> Release:
         received = Input(f"{release.id}/{name}", self._clock.now(), data, cause)
         return await self._decide(release.model, release.id, received) or release
@@ -88,8 +92,8 @@ class ReleaseRecords:
         if record.in_progress != release.id:
             return release
         route = await self._ports.routes.get(release.model)
-        granted = versions.decide_slot(release, route.value if route else None, await self._base(release))
-        return await self._decide_own(release, "slot", granted, cause)
+        granted = versions.decide_turn(release, route.value if route else None, await self._base(release))
+        return await self._decide_own(release, "turn", granted, cause)
 
     async def _base(self, release: Release) -> BaseManifest:
         key = admission.base_key(release.opened.base)

@@ -17,7 +17,7 @@ from contracts.services import EVENTS, INBOX, ORDERS, durable_name
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from services.registry.adapters.store import StoredArtifacts
 from services.registry.app import SERVICE, build
-from services.registry.domain.admission import Places
+from services.registry.domain.admission import AllowedLocations
 from services.registry.main import connect_ports
 from services.registry.settings import RegistrySettings
 from shared.messaging.bus import Bus, publish_event
@@ -68,8 +68,8 @@ async def registry(js, settings, wrap=lambda artifacts: artifacts):
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
     ports = connect_ports(bus, wrap(StoredArtifacts(Store(settings))))
-    places, every = Places(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2)
-    started = build(bus, ports=ports, places=places, settings=every, clock=SystemClock())
+    locations, every = AllowedLocations(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2)
+    started = build(bus, ports=ports, locations=locations, settings=every, clock=SystemClock())
     await bus.broker.start()
     sweeping = [asyncio.create_task(sweeper.run()) for sweeper in started.sweepers]
     try:
@@ -90,19 +90,19 @@ class Log:
     async def all(self):
         last = (await self.js.stream_info(EVENTS)).state.last_seq
         messages = [await self.js.get_msg(EVENTS, sequence) for sequence in range(1, last + 1)]
-        found = []
+        matching = []
         for message in messages:
             body = json.loads(message.data)
-            found.append(Event[FACTS[body["type"]]].model_validate(body))
-        return found
+            matching.append(Event[FACTS[body["type"]]].model_validate(body))
+        return matching
 
     async def of(self, kind, count=1, timeout_s=20.0):
         """Wait until at least `count` facts of a kind were said, and give all of them."""
         async with asyncio.timeout(timeout_s):
             while True:
-                found = [event for event in await self.all() if event.type == kind.TYPE]
-                if len(found) >= count:
-                    return found
+                matching = [event for event in await self.all() if event.type == kind.TYPE]
+                if len(matching) >= count:
+                    return matching
                 await asyncio.sleep(0.05)
 
     async def settled(self, kind, stream=EVENTS, timeout_s=20.0):
@@ -127,16 +127,16 @@ async def say(js, fact, event_id, *, release="run 1", model=k.MODEL, source="/tr
 
 
 async def answer(js, release, version, *facts):
-    """Say facts as the workers would."""
+    """Publish facts as the workers would."""
     for i, fact in enumerate(facts):
         await say(js, fact, f"{release}/{version}/{fact.TYPE}/{i}", release=release, source="/slipway/worker")
 
 
-async def walk_to_slot(js, release, version):
+async def run_to_turn(js, release, version):
     await answer(js, release, version, k.merged(), k.quantised("bf16"), k.quantised("int8"))
 
 
-async def walk_to_end(js, release, version, epoch):
+async def run_to_end(js, release, version, epoch):
     both = ("bf16", "int8")
     await answer(
         js, release, version, *(k.staged(v, version) for v in both), *(k.benchmarked(v, version) for v in both)
@@ -182,7 +182,7 @@ async def test_after_the_dedupe_window_it_is_still_one_version(js, settings, che
         assert (await js.stream_info(INBOX)).state.messages == 3
         assert len(await log.of(f.ReleaseOpened)) == 1
         await say(js, checkpoint(attempt=2), "e3")
-        assert [one.data.version for one in await log.of(f.ReleaseOpened, 2)] == [1, 2]
+        assert [event.data.version for event in await log.of(f.ReleaseOpened, 2)] == [1, 2]
 
 
 def _body(event):
@@ -195,26 +195,26 @@ async def test_two_at_once_get_versions_in_stream_order_though_the_second_is_qua
     await say(js, checkpoint(content=b"first"), "e1")
     await say(js, checkpoint(content=b"second"), "e2")
     async with registry(js, settings):
-        first, second = [one.data for one in await log.of(f.ReleaseOpened, 2)]
+        first, second = [event.data for event in await log.of(f.ReleaseOpened, 2)]
         assert (first.source_event_id, first.version, second.source_event_id, second.version) == ("e1", 1, "e2", 2)
-        await walk_to_slot(js, second.release_id, 2)
+        await run_to_turn(js, second.release_id, 2)
         (registered,) = await log.of(f.VersionRegistered)
         assert registered.data.version == 2
-        await walk_to_slot(js, first.release_id, 1)
-        assert [one.data.version for one in await log.of(f.VersionRegistered, 2)] == [2, 1]
+        await run_to_turn(js, first.release_id, 1)
+        assert [event.data.version for event in await log.of(f.VersionRegistered, 2)] == [2, 1]
         manifest = VersionManifest.model_validate_json(store.get(registered.data.manifest))
         assert manifest.weights == second.weights
         assert manifest.version == 2
 
 
-async def test_the_whole_road_with_workers_played_by_the_test(js, settings, store, checkpoint, log):
+async def test_the_whole_lifecycle_with_workers_played_by_the_test(js, settings, store, checkpoint, log):
     async with registry(js, settings):
         await say(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
-        await walk_to_slot(js, opened.release_id, 1)
-        asked = [one.data for one in await log.of(f.StageRequested, 2)]
-        assert {one.baseline.target.version for one in asked} == {0}
-        await walk_to_end(js, opened.release_id, 1, epoch=1)
+        await run_to_turn(js, opened.release_id, 1)
+        asked = [event.data for event in await log.of(f.StageRequested, 2)]
+        assert {request.baseline.target.version for request in asked} == {0}
+        await run_to_end(js, opened.release_id, 1, epoch=1)
         (finished,) = await log.of(f.ReleaseFinished)
         assert (finished.data.outcome, finished.data.target) == ("promoted", k.target("bf16", 1))
         manifest = VersionManifest.model_validate_json(store.find("versions/support-bot/1/manifest.json"))
@@ -225,9 +225,9 @@ async def test_the_whole_road_with_workers_played_by_the_test(js, settings, stor
         assert (record.target, record.weight_ratio) == (k.target("bf16", 1), 1.0)
         await say(js, checkpoint(content=b"next"), "e2")
         opened = (await log.of(f.ReleaseOpened, 2))[1].data
-        await walk_to_slot(js, opened.release_id, 2)
-        asked = [one.data for one in await log.of(f.StageRequested, 4)][2:]
-        assert {one.baseline.target for one in asked} == {k.target("bf16", 1)}
+        await run_to_turn(js, opened.release_id, 2)
+        asked = [event.data for event in await log.of(f.StageRequested, 4)][2:]
+        assert {request.baseline.target for request in asked} == {k.target("bf16", 1)}
         types = [event.type for event in await log.all() if event.correlationid == finished.correlationid]
         assert types[-1] == f.ReleaseFinished.TYPE
 
@@ -236,10 +236,10 @@ async def test_a_restarted_registry_takes_up_where_it_was(js, settings, checkpoi
     async with registry(js, settings):
         await say(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
-    await walk_to_slot(js, opened.release_id, 1)
+    await run_to_turn(js, opened.release_id, 1)
     async with registry(js, settings):
         await log.of(f.StageRequested, 2)
-    await walk_to_end(js, opened.release_id, 1, epoch=1)
+    await run_to_end(js, opened.release_id, 1, epoch=1)
     async with registry(js, settings), registry(js, settings):
         (finished,) = await log.of(f.ReleaseFinished)
         await log.settled(f.DeploymentChanged)
@@ -268,9 +268,9 @@ async def goes_on(js, log, checkpoint):
 
 async def dead_letters(js, count=1):
     async with asyncio.timeout(20):
-        while len(found := await deadletters.list_all(js)) < count:
+        while len(matching := await deadletters.list_all(js)) < count:
             await asyncio.sleep(0.05)
-    return found
+    return matching
 
 
 def elsewhere(uri):
@@ -400,7 +400,7 @@ async def test_a_rejection_of_its_own_never_ends_a_release_whatever_correlation_
         await say(js, checkpoint(policy=None), "evil", release=opened.release_id)
         await log.of(f.CheckpointRejected)
         await log.settled(f.CheckpointRejected)
-        await walk_to_slot(js, opened.release_id, 1)
+        await run_to_turn(js, opened.release_id, 1)
         await log.of(f.VersionRegistered)
         assert f.ReleaseFinished.TYPE not in {event.type for event in await log.all()}
 

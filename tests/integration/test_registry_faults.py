@@ -1,4 +1,4 @@
-"""The registry as a process, killed with -9 at each moment that matters: the road still ends once."""
+"""The registry as a process, killed with -9 at each moment that matters: the release still ends once."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,12 @@ from contracts.facts import FACTS
 from contracts.routes import Route
 from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
-from tests.integration.test_registry import Log, answer, base, checkpoint, say, store, walk_to_end, walk_to_slot
+from tests.integration.test_registry import Log, answer, base, checkpoint, run_to_end, run_to_turn, say, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures
 
-ROAD = {
+EXPECTED = {
     f.ReleaseOpened: 1,
     f.VariantRequested: 2,
     f.VersionRegistered: 1,
@@ -94,22 +94,22 @@ async def kept_running(settings, folder, failpoint, times=1):
         ("registry.before_ack", 1),
     ],
 )
-async def test_killed_at_any_moment_the_road_ends_once_with_one_version(js, settings, checkpoint, tmp_path, moment):
-    """More than once means: again and again, each time the process gets there, so that it dies all along the road."""
+async def test_killed_at_any_moment_the_release_ends_once_with_one_version(js, settings, checkpoint, tmp_path, moment):
+    """More than once means: again and again, each time the process gets there, so that it dies at each such moment of the release."""
     log = Log(js)
     failpoint, times = moment
     async with kept_running(settings, tmp_path, failpoint, times) as process:
         await say(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened, timeout_s=60))[0].data
-        await walk_to_slot(js, opened.release_id, 1)
+        await run_to_turn(js, opened.release_id, 1)
         await log.of(f.StageRequested, 2, timeout_s=60)
-        await walk_to_end(js, opened.release_id, 1, epoch=1)
+        await run_to_end(js, opened.release_id, 1, epoch=1)
         (finished,) = await log.of(f.ReleaseFinished, timeout_s=60)
         assert finished.data.outcome == "promoted"
         assert process.deaths == [-9] * times
         await _is_quiet(js, log)
-    said = Counter(FACTS[event.type] for event in await log.all() if event.source == "/slipway/registry")
-    assert said == ROAD
+    emitted = Counter(FACTS[event.type] for event in await log.all() if event.source == "/slipway/registry")
+    assert emitted == EXPECTED
 
 
 async def test_killed_between_two_releases_the_second_gets_the_place(js, settings, checkpoint, tmp_path):
@@ -118,15 +118,15 @@ async def test_killed_between_two_releases_the_second_gets_the_place(js, setting
     async with kept_running(settings, tmp_path, "") as process:
         await say(js, checkpoint(), "e1")
         await say(js, checkpoint(attempt=2), "e2")
-        first, second = [one.data.release_id for one in await log.of(f.ReleaseOpened, 2, timeout_s=60)]
-        await walk_to_slot(js, first, 1)
+        first, second = [event.data.release_id for event in await log.of(f.ReleaseOpened, 2, timeout_s=60)]
+        await run_to_turn(js, first, 1)
         await log.of(f.StageRequested, 2)
-        await walk_to_slot(js, second, 2)
+        await run_to_turn(js, second, 2)
         await log.of(f.VersionRegistered, 2)
     async with kept_running(settings, tmp_path, "registry.after_publish") as process:
         await answer(js, first, 1, k.abandoned())
         asked = await log.of(f.StageRequested, 4, timeout_s=60)
-        assert {one.data.release_id for one in asked[2:]} == {second}
+        assert {request.data.release_id for request in asked[2:]} == {second}
         assert process.deaths == [-9]
         assert len(await log.of(f.ReleaseFinished)) == 1
     assert await Bucket(js, "routes", Route).get(k.MODEL) is None

@@ -83,17 +83,17 @@ async def test_records_read_back_what_was_written(records):
 
 async def test_records_are_under_compare_and_set(records):
     _, models = records
-    one = ModelRecord(model="m")
-    first = await models.create("m.model", one)
+    record = ModelRecord(model="m")
+    first = await models.create("m.model", record)
     with pytest.raises(Conflict):
-        await models.create("m.model", one)
-    second = await models.update("m.model", one.model_copy(update={"next_version": 2}), first)
+        await models.create("m.model", record)
+    second = await models.update("m.model", record.model_copy(update={"next_version": 2}), first)
     with pytest.raises(Conflict):
-        await models.update("m.model", one.model_copy(update={"next_version": 9}), first)
+        await models.update("m.model", record.model_copy(update={"next_version": 9}), first)
     entry = await models.get("m.model")
     assert (entry.value.next_version, entry.revision) == (2, second)
-    await models.create("n.model", one)
-    await models.update("m.model", one, second)
+    await models.create("n.model", record)
+    await models.update("m.model", record, second)
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -136,9 +136,9 @@ async def test_the_first_manifest_of_a_version_stays(artifacts):
     ref = await artifacts.put_version(first)
     assert ref.uri == "s3://slipway/versions/support-bot/1/manifest.json"
     assert ref.digest == digest_of(canonical_json(first.model_dump(mode="json")))
-    again = versions.plan_manifest(release, k.START + timedelta(hours=1))
-    assert again != first
-    assert await artifacts.put_version(again) == ref
+    second = versions.plan_manifest(release, k.START + timedelta(hours=1))
+    assert second != first
+    assert await artifacts.put_version(second) == ref
 
 
 async def test_deployment_records_are_only_ever_added(artifacts):
@@ -198,14 +198,19 @@ async def test_what_was_published_is_known_for_ever_and_nothing_else_is(publishe
         fact = f.StageReleased(release_id=k.RELEASE, candidate=target)
         return Emit(fact, key=key, model=model, correlation_id=k.RELEASE, environment="production", cause_id="c")
 
-    async with publisher as said:
-        assert not await said.was_published(emit("a"), now)
+    async with publisher as logged:
+        assert not await logged.was_published(emit("a"), now)
         for key in ("a", "b", "c"):
-            await said.publish(emit(key))
-            assert await said.was_published(emit(key), now)
-        await said.publish(emit("d", "other-bot"))
-        assert [await said.was_published(emit(key), now) for key in ("a", "b", "c", "d")] == [True, True, True, False]
-        assert await said.was_published(emit("d", "other-bot"), now)
+            await logged.publish(emit(key))
+            assert await logged.was_published(emit(key), now)
+        await logged.publish(emit("d", "other-bot"))
+        assert [await logged.was_published(emit(key), now) for key in ("a", "b", "c", "d")] == [
+            True,
+            True,
+            True,
+            False,
+        ]
+        assert await logged.was_published(emit("d", "other-bot"), now)
 
 
 async def test_a_look_into_a_long_log_begins_when_the_fact_was_decided(js, settings, nats_server):
@@ -218,24 +223,24 @@ async def test_a_look_into_a_long_log_begins_when_the_fact_was_decided(js, setti
     async def count(message):
         asked.append(message)
 
-    async with connected_publisher(settings) as said:
-        subject = said._bus.envelope(emit("x")).nats_subject
+    async with connected_publisher(settings) as publisher:
+        subject = publisher._bus.envelope(emit("x")).nats_subject
         await asyncio.gather(*(js.publish(subject, b"{}", headers={"Nats-Msg-Id": f"before-{n}"}) for n in range(2000)))
         decided_at = (await js.get_last_msg(EVENTS, subject)).time + timedelta(microseconds=1) + CLOCK_SKEW
-        await said.publish(emit("a"))
-        await said.publish(emit("b"))
+        await publisher.publish(emit("a"))
+        await publisher.publish(emit("b"))
         async with await nats.connect(nats_server.url) as listener:
             await listener.subscribe("$JS.API.STREAM.MSG.GET.>", cb=count)
             await listener.flush()
-            assert [await said.was_published(emit(key), decided_at) for key in ("a", "b", "never")] == [
+            assert [await publisher.was_published(emit(key), decided_at) for key in ("a", "b", "never")] == [
                 True,
                 True,
                 False,
             ]
             await listener.flush()
             assert len(asked) <= 12
-        assert await said.was_published(emit("a"), old), "decided long ago, published only now"
-        assert not await said.was_published(emit("a"), decided_at + timedelta(hours=1))
+        assert await publisher.was_published(emit("a"), old), "decided long ago, published only now"
+        assert not await publisher.was_published(emit("a"), decided_at + timedelta(hours=1))
 
 
 async def test_folders_on_disk_are_looked_at_inside_the_allowed_roots_only(settings, tmp_path):

@@ -3,33 +3,33 @@
 import pytest
 
 from contracts import facts as f
-from tests.integration.test_registry import answer, base, checkpoint, log, registry, say, store, walk_to_slot
+from tests.integration.test_registry import answer, base, checkpoint, log, registry, run_to_turn, say, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "log", "store"]  # fixtures
 
 
 async def walk_to_rehearsal(js, release):
-    await walk_to_slot(js, release, 1)
+    await run_to_turn(js, release, 1)
     await answer(js, release, 1, *(k.staged(v) for v in ("bf16", "int8")), k.benchmarked("bf16", verdict="fail"))
     await answer(js, release, 1, k.benchmarked("int8"))
 
 
-async def test_the_way_back_is_rehearsed_before_any_traffic(js, settings, checkpoint, log):
+async def test_rollback_is_rehearsed_before_any_traffic(js, settings, checkpoint, log):
     async with registry(js, settings):
         await say(js, checkpoint(policy=k.careful_policy()), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
         await walk_to_rehearsal(js, opened.release_id)
         (asked,) = await log.of(f.RehearsalRequested)
         assert (asked.data.candidate.target, asked.data.triggers) == (k.target("int8"), k.AUTOMATIC)
-        assert [one.data.purpose for one in await log.of(f.StageRequested, 3)] == ["benchmark"] * 2 + ["rehearsal"]
+        assert [event.data.purpose for event in await log.of(f.StageRequested, 3)] == ["benchmark"] * 2 + ["rehearsal"]
         await answer(js, opened.release_id, 1, k.rehearsed())
         (order,) = await log.of(f.TrafficRequested)
         assert order.data.target.target == k.target("int8")
         await answer(js, opened.release_id, 1, k.changed(k.route(k.target("int8"))))
         (finished,) = await log.of(f.ReleaseFinished)
         assert finished.data.outcome == "promoted"
-        released = [one.data.purpose for one in await log.of(f.StageReleased, 3)]
+        released = [event.data.purpose for event in await log.of(f.StageReleased, 3)]
         assert released == ["benchmark", "benchmark", "rehearsal"]
 
 

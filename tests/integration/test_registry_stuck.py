@@ -89,8 +89,8 @@ async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_chec
         await say(js, checkpoint(), "good")
         (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
         assert opened.data.version == 1
-        refused = [one.data for one in await log.of(f.CheckpointRejected, 2)]
-    assert [one.code for one in refused] == ["too_large", "too_large"]
+        refused = [event.data for event in await log.of(f.CheckpointRejected, 2)]
+    assert [fact.code for fact in refused] == ["too_large", "too_large"]
     assert "the limit is 262,144" in refused[0].reason
     assert "the limit is 1,024" in refused[1].reason
-    assert {one.code for one in await deadletters.list_all(js)} <= {"too_large"}
+    assert {letter.code for letter in await deadletters.list_all(js)} <= {"too_large"}

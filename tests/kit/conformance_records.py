@@ -211,7 +211,7 @@ class RecordsConformance:
         assert caught.value.code == "record_too_new"
 
     @pytest.mark.parametrize(
-        "data", [b'{"causes":["a"]}', b'{"barred":[],"schema_version":null}', b'{"schema_version":0}']
+        "data", [b'{"causes":["a"]}', b'{"occupant":[],"schema_version":null}', b'{"schema_version":0}']
     )
     async def test_a_record_of_before_there_were_versions_is_refused_not_misread(self, world, data):
         await world.put(KEY, data)

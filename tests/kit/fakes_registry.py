@@ -10,7 +10,7 @@ from contracts.policy import ReleasePolicy, Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, canonical_json, digest_of, digest_of_json
 from services.registry.domain.announcements import Announcements
-from services.registry.domain.record import ManifestWritten, Release, SlotGranted
+from services.registry.domain.record import ManifestWritten, Release, TurnGranted
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports
 from shared.errors import Permanent
@@ -140,20 +140,20 @@ def target(variant: str, version: int = 1) -> Target:
     return Target(model=MODEL, version=version, variant=variant)
 
 
-def served(one: Target) -> ServedTarget:
-    manifest = ref(f"manifests/variant/{one.variant}.json")
-    return ServedTarget(target=one, manifest=manifest, weights_bytes=100, endpoints=("127.0.0.1:8001",))
+def served(target: Target) -> ServedTarget:
+    manifest = ref(f"manifests/variant/{target.variant}.json")
+    return ServedTarget(target=target, manifest=manifest, weights_bytes=100, endpoints=("127.0.0.1:8001",))
 
 
-def deployable(one: Target) -> Deployable:
-    return Deployable(target=one, manifest=ref(f"manifests/variant/{one.variant}.json"), weights_bytes=100)
+def deployable(target: Target) -> Deployable:
+    return Deployable(target=target, manifest=ref(f"manifests/variant/{target.variant}.json"), weights_bytes=100)
 
 
 BASELINE = Deployable(target=Target(model=MODEL, version=0, variant="bf16"), manifest=BASE_FOLDER, weights_bytes=10)
 
 
-def slot(*, first: bool = True, epoch: int = 0) -> SlotGranted:
-    return SlotGranted(baseline=BASELINE, epoch=epoch, first=first)
+def turn(*, first: bool = True, epoch: int = 0) -> TurnGranted:
+    return TurnGranted(baseline=BASELINE, epoch=epoch, first=first)
 
 
 def written(version: int = 1) -> ManifestWritten:
@@ -180,10 +180,10 @@ def staged(variant: str, version: int = 1, *, number: int = 1) -> f.VariantStage
     )
 
 
-def summary(one: Target, ttft_p95: float = 100.0, tps: float = 50.0) -> SideSummary:
+def summary(target: Target, ttft_p95: float = 100.0, tps: float = 50.0) -> SideSummary:
     figures = f.Statistics(count=40, mean=50.0, p50=50.0, p95=ttft_p95)
     return SideSummary(
-        target=one,
+        target=target,
         requests=40,
         errors=0,
         ttft_ms=figures,
@@ -203,15 +203,15 @@ def gate(name: str = "ttft_ms.p95", verdict: str = "pass") -> f.GateResult:
 def benchmarked(
     variant: str, version: int = 1, *, verdict: str = "pass", gates=None, number: int = 1, **figures
 ) -> f.VariantBenchmarked:
-    one, settled = target(variant, version), () if number == 1 else (gate("served_quality"),)
+    measured, settled = target(variant, version), () if number == 1 else (gate("served_quality"),)
     return f.VariantBenchmarked(
-        target=one,
+        target=measured,
         baseline=BASELINE.target,
         report=ref("reports/x.json"),
         attempt=1,
         hardware="a machine",
         measurement_number=number,
-        candidate_summary=summary(one, **figures),
+        candidate_summary=summary(measured, **figures),
         baseline_summary=summary(BASELINE.target),
         gates=(gate(verdict=verdict), *settled) if gates is None else gates,
         verdict=verdict,
@@ -220,11 +220,11 @@ def benchmarked(
 
 def suspect(variant: str, *, number: int = 1, others=()) -> f.VariantBenchmarked:
     """A benchmark that found the record wrong."""
-    found = gate("served_quality", "inconclusive").model_copy(
+    matching = gate("served_quality", "inconclusive").model_copy(
         update={"code": "measurement_suspect", "attributed_to": "measurement", "reason": "At fault: the record."}
     )
-    verdict = "fail" if any(one.verdict == "fail" for one in others) else "inconclusive"
-    return benchmarked(variant, verdict=verdict, gates=(gate(), *others, found), number=number)
+    verdict = "fail" if any(result.verdict == "fail" for result in others) else "inconclusive"
+    return benchmarked(variant, verdict=verdict, gates=(gate(), *others, matching), number=number)
 
 
 def failed(
@@ -281,7 +281,7 @@ def certificate(trigger: str, *, of: ReleasePolicy | None = None, variant: str =
 def rehearsed(verdict: str = "pass", *, of: ReleasePolicy | None = None, variant: str = "int8", certificates=None):
     """A rehearsal of a policy (a careful one), by default with everything that a pass needs."""
     if certificates is None:
-        certificates = tuple(certificate(one.name, of=of, variant=variant) for one in AUTOMATIC)
+        certificates = tuple(certificate(trigger.name, of=of, variant=variant) for trigger in AUTOMATIC)
     return f.RehearsalCompleted(
         release_id=RELEASE,
         variant=variant,
@@ -365,8 +365,8 @@ class FakeRecords:
 
     def _write(self, key, value):
         revision = 1 + max((entry.revision for entry in self.kept.values()), default=0)
-        again = type(value).model_validate_json(value.model_dump_json())
-        self.kept[key] = Entry(again, revision)
+        second = type(value).model_validate_json(value.model_dump_json())
+        self.kept[key] = Entry(second, revision)
         return revision
 
     async def keys(self):
@@ -382,18 +382,22 @@ class FakeArtifacts:
         self.present: dict[str, bytes] = {ref(weights).uri: weights.encode()}
         self.versions: dict[str, VersionManifest] = {}
         self.deployments: dict[str, DeploymentRecord] = {}
+        self.failing: Exception | None = None
+        """What writing the manifest of a version raises."""
 
     async def find_base(self, key):
         return self.bases.get(key)
 
-    async def verify(self, one):
-        data = self.present.get(one.uri)
+    async def verify(self, artifact):
+        data = self.present.get(artifact.uri)
         if data is None:
-            raise Permanent("artifact_not_found", f"{one.uri} does not exist.")
-        if digest_of(data) != one.digest or len(data) != one.size_bytes:
-            raise Permanent("digest_mismatch", f"{one.uri} is something else.")
+            raise Permanent("artifact_not_found", f"{artifact.uri} does not exist.")
+        if digest_of(data) != artifact.digest or len(data) != artifact.size_bytes:
+            raise Permanent("digest_mismatch", f"{artifact.uri} is something else.")
 
     async def put_version(self, manifest):
+        if self.failing is not None:
+            raise self.failing
         key = f"versions/{manifest.model}/{manifest.version}/manifest.json"
         data = canonical_json(self.versions.setdefault(key, manifest).model_dump(mode="json"))
         return ArtifactRef(uri=f"s3://slipway/{key}", digest=digest_of(data), size_bytes=len(data))

@@ -88,7 +88,7 @@ class MemoryPublisher:
 
     def __init__(self) -> None:
         self.log = []
-        self.said = []
+        self.published = []
         self._remembered: set[str] = set()
         self.failing: Exception | None = None
         self.failing_model: str | None = None
@@ -97,24 +97,25 @@ class MemoryPublisher:
         await asyncio.sleep(0)
         if self.failing is not None and self.failing_model in (None, emit.model):
             raise self.failing
-        self.said.append(emit)
+        self.published.append(emit)
         if event_id(emit) not in self._remembered:
             self._remembered.add(event_id(emit))
             self.log.append(emit)
 
     async def was_published(self, emit, since):  # noqa: ARG002 - the twin searches all of its log
         await asyncio.sleep(0)
-        return event_id(emit) in {event_id(stored) for stored in self.log}
+        origin = (event_id(emit), emit.model, emit.environment)
+        return origin in {(event_id(stored), stored.model, stored.environment) for stored in self.log}
 
     def forget(self):
         """Let the dedupe window pass."""
         self._remembered.clear()
 
     def of(self, kind):
-        return [emit.fact for emit in self.said if isinstance(emit.fact, kind)]
+        return [emit.fact for emit in self.published if isinstance(emit.fact, kind)]
 
     def types(self):
-        return [emit.fact.TYPE.removeprefix("slipway.").removesuffix(".v1") for emit in self.said]
+        return [emit.fact.TYPE.removeprefix("slipway.").removesuffix(".v1") for emit in self.published]
 
 
 def event_id(emit) -> str:

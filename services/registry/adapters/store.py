@@ -35,7 +35,7 @@ class StoredArtifacts:
         if reading is None or reading.done():
             reading = self._reading[what] = self._threads.submit(contextvars.copy_context().run, call, *args)
         answer = asyncio.wrap_future(reading)
-        answer.add_done_callback(lambda one: self._ended(what, one))
+        answer.add_done_callback(lambda ended: self._ended(what, ended))
         return await asyncio.shield(answer)
 
     def _ended(self, what: str, answer: "asyncio.Future[Any]") -> None:
@@ -66,7 +66,7 @@ class StoredArtifacts:
         await self._read(ref.model_dump_json(), self._store.get, ref)
 
     async def put_version(self, manifest: VersionManifest) -> ArtifactRef:
-        """Write the manifest of a version, create-only; give the ref of the one that exists then."""
+        """Write the manifest of a version, create-only; return the ref of the one that exists then."""
         key = f"versions/{manifest.model}/{manifest.version}/manifest.json"
         ref, _created = await asyncio.to_thread(self._store.put_manifest, key, manifest)
         return ref

@@ -1,4 +1,4 @@
-"""Who may come in: the checks that a checkpoint must pass before it becomes a release."""
+"""Admission: the checks that a checkpoint must pass before it becomes a release."""
 
 import re
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _RELEASE_ID = re.compile(r"^r-[0-9a-f]{16}-[1-9][0-9]*\Z")
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a checkpoint may not come in."""
+    """Why a checkpoint is rejected at admission."""
 
     code: Code
     reason: str
@@ -31,11 +31,11 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where artifacts may lie: in one bucket below the model's own prefix; weights also on disk and in a model hub.
+class AllowedLocations:
+    """Where artifacts may be stored: in one bucket below the model's own prefix; weights also on disk or in a hub.
 
     Attributes:
-        file_roots: Folders on disk that weights may lie below.
+        file_roots: Folders on disk that may hold weights.
         hub: Whether a model hub is configured that weights may come from.
     """
 
@@ -51,14 +51,14 @@ class Places:
 def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> ReleasePolicy | Refusal:
     """Return the policy that a release is frozen with: the event's if it only tightens the stored one, else that.
 
-    Whichever it is, a way back that is walked by itself must have been rehearsed: no policy may waive that.
+    Either way, automatic rollback must have been rehearsed: no policy may waive that.
     """
     policy = asked or stored
     if policy is None:
         return Refusal("policy_missing", "Neither the event nor the model declares a release policy.")
-    found = weaknesses(asked, stored) if asked is not None and stored is not None else []
-    if found:
-        return Refusal("policy_weaker_than_stored", "; ".join(found) + ".", {"weaknesses": found})
+    weaker = weaknesses(asked, stored) if asked is not None and stored is not None else []
+    if weaker:
+        return Refusal("policy_weaker_than_stored", "; ".join(weaker) + ".", {"weaknesses": weaker})
     if policy.rehearsal == "not_required" and policy.automatic:
         names = [trigger.name for trigger in policy.automatic]
         reason = f"rehearsal: not_required is only for manual triggers, but these are automatic: {', '.join(names)}."
@@ -67,7 +67,7 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
-    """Return the identity of a release: the same inputs are the same release, whoever says so and whenever."""
+    """Return the identity of a release: the same inputs are the same release, from any publisher, at any time."""
     return digest_of_json(
         {
             "model": ready.model,
@@ -81,7 +81,7 @@ def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
 
 
 def release_id(key: Digest, attempt: int) -> str:
-    """Name a release: `r-<first 16 hex of its key>-<attempt>`."""
+    """Return the id of a release: `r-<first 16 hex of its key>-<attempt>`."""
     return f"r-{key.removeprefix('sha256:')[:16]}-{attempt}"
 
 
@@ -90,30 +90,30 @@ def is_release_id(text: str) -> bool:
     return _RELEASE_ID.match(text) is not None
 
 
-def assess_places(ready: CheckpointReady, places: Places) -> Refusal | None:
-    """Refuse artifacts that lie where they must not."""
+def assess_locations(ready: CheckpointReady, locations: AllowedLocations) -> Refusal | None:
+    """Return a refusal of artifacts that are outside the allowed locations."""
     refs = {"weights": ready.weights.ref, "calibration": ready.calibration, "evaluation": ready.evaluation}
     for name, ref in refs.items():
         if ref is None:
             continue
-        problem = _uri_problem(ref.uri, ready.model, places, weights=name == "weights")
+        problem = _uri_problem(ref.uri, ready.model, locations, weights=name == "weights")
         if problem is not None:
             return Refusal("uri_not_allowed", f"{name}: {problem}.", {"artifact": name, "uri": ref.uri[:300]})
     return None
 
 
-def _uri_problem(uri: str, model: str, places: Places, *, weights: bool) -> str | None:
+def _uri_problem(uri: str, model: str, locations: AllowedLocations, *, weights: bool) -> str | None:
     problem = _syntax_problem(uri)
     if problem is not None:
         return problem
     parts = urlsplit(uri)
     if parts.scheme == "s3":
-        return _s3_problem(parts.netloc, parts.path.removeprefix("/"), model, places)
+        return _s3_problem(parts.netloc, parts.path.removeprefix("/"), model, locations)
     if weights and parts.scheme == "file":
-        return _file_problem(uri, places)
+        return _file_problem(uri, locations)
     if weights and parts.scheme == "hf":
-        return _hub_problem(uri, places)
-    allowed = "s3, file or hf" if weights else "s3; only weights may lie elsewhere"
+        return _hub_problem(uri, locations)
+    allowed = "s3, file or hf" if weights else "s3; only weights may be elsewhere"
     return f"the scheme {parts.scheme[:20]!r} is not allowed; use {allowed}"
 
 
@@ -129,33 +129,33 @@ def _syntax_problem(uri: str) -> str | None:
     return None
 
 
-def _s3_problem(bucket: str, key: str, model: str, places: Places) -> str | None:
-    if bucket != places.bucket:
-        return f"the bucket must be {places.bucket}"
+def _s3_problem(bucket: str, key: str, model: str, locations: AllowedLocations) -> str | None:
+    if bucket != locations.bucket:
+        return f"the bucket must be {locations.bucket}"
     if not _SAFE_KEY.match(key):
         return "the key must be a plain path without empty, dot or dot-dot parts"
-    if not key.startswith(places.prefix(model)):
-        return f"the key must lie below {places.prefix(model)}"
+    if not key.startswith(locations.prefix(model)):
+        return f"the key must be below {locations.prefix(model)}"
     return None
 
 
-def _file_problem(uri: str, places: Places) -> str | None:
+def _file_problem(uri: str, locations: AllowedLocations) -> str | None:
     try:
         path = parse_file_uri(uri)
     except ValueError as error:
         return str(error)
-    if not any(path.is_relative_to(root) for root in places.file_roots):
-        return "the path lies outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS"
+    if not any(path.is_relative_to(root) for root in locations.file_roots):
+        return "the path is outside the allowed roots; operations may add one to SLIPWAY_FILE_ROOTS"
     return None
 
 
-def _hub_problem(uri: str, places: Places) -> str | None:
+def _hub_problem(uri: str, locations: AllowedLocations) -> str | None:
     """Refuse what is not pinned: a branch or tag may mean other bytes tomorrow."""
     try:
         folder = parse_hub_uri(uri)
     except ValueError as error:
         return str(error)
-    if not places.hub:
+    if not locations.hub:
         return "no model hub is configured here; operations may set SLIPWAY_HF_ENDPOINT"
     if not folder.pinned:
         return f"{folder.revision!r} is no commit; name its 40 hexadecimal digits, as slipway publish does"
@@ -186,8 +186,8 @@ def assess_record(opened: ReleaseOpened, model_record_bytes: int) -> Refusal | N
     sizes = {"The release": len(opened.model_dump_json()), f"The record of {opened.model}": model_record_bytes}
     for name, size in sizes.items():
         if size > RECORD_BYTES:
-            found = TooLarge(name, size, RECORD_BYTES, "bytes")
-            return Refusal("too_large", found.reason, found.details)
+            too_large = TooLarge(name, size, RECORD_BYTES, "bytes")
+            return Refusal("too_large", too_large.reason, too_large.details)
     return None
 
 

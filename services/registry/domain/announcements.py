@@ -62,7 +62,7 @@ def is_known(record: Announcements, announcement: Announcement) -> bool:
     return last is not None and announcement.sequence <= record.last_sequence and announcement.stored_at <= last
 
 
-def has_room(record: Announcements, announcement: Announcement) -> bool:
+def can_wait(record: Announcements, announcement: Announcement) -> bool:
     """Return whether an announcement can wait here; one that was here before can."""
     return is_known(record, announcement) or len(record.waiting) < MOST_WAITING
 
@@ -70,7 +70,7 @@ def has_room(record: Announcements, announcement: Announcement) -> bool:
 def turn_away(
     record: Announcements, announcement: Announcement, rejection: CheckpointRejected, now: datetime
 ) -> Announcements:
-    """Return the record with an announcement noted and rejected that found no room in it."""
+    """Return the record with an announcement noted and rejected because too many wait in it."""
     return _with_rejection(_noted(record, announcement), announcement, rejection, now)
 
 

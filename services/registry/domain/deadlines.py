@@ -6,9 +6,8 @@ from typing import Literal
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
-from services.registry.domain import gates, rehearsals
-from services.registry.domain import plan as road
-from services.registry.domain.record import SECOND, Release, weight_key
+from services.registry.domain import gates, plan, rehearsals
+from services.registry.domain.record import SECOND_MEASUREMENT, Release, weight_key
 
 Step = Literal[
     "merge",
@@ -26,14 +25,14 @@ Step = Literal[
 
 
 def awaited_step(release: Release) -> Step | None:
-    """Name the step that a release waits for; None when it is finished."""
+    """Return the step that a release waits for; None when it is finished."""
     if release.finished is not None:
         return None
     missing: tuple[tuple[bool, Step], ...] = (
         (release.merged is None, "merge"),
-        (not gates.all_made(release), "quantise"),
+        (not gates.all_quantised(release), "quantise"),
         (release.manifest is None, "register"),
-        (release.slot is None, "queue"),
+        (release.turn is None, "queue"),
         (not gates.all_judged(release), _staging_step(release)),
     )
     return next((step for is_missing, step in missing if is_missing), None) or _promotion_step(release)
@@ -48,13 +47,13 @@ def _staging_step(release: Release) -> Step:
 
 
 def _unjudged(release: Release) -> list[Variant]:
-    registered = [one.variant for one in gates.registered_variants(release)]
+    registered = [registered.variant for registered in gates.registered_variants(release)]
     return [variant for variant in registered if gates.verdict_on(release, variant) is None]
 
 
 def _is_staged(release: Release, variant: Variant) -> bool:
-    again = gates.again_of(release, variant)
-    return variant in release.staged if again is None else again.staged
+    second = gates.second_measurement_of(release, variant)
+    return variant in release.staged if second is None else second.staged
 
 
 def measuring(release: Release) -> tuple[Variant, ...]:
@@ -62,14 +61,14 @@ def measuring(release: Release) -> tuple[Variant, ...]:
     return tuple(
         variant
         for variant in _unjudged(release)
-        if gates.to_measure_again(release, variant) and gates.again_of(release, variant) is None
+        if gates.needs_second_measurement(release, variant) and gates.second_measurement_of(release, variant) is None
     )
 
 
 def gave_up_measuring(release: Release) -> bool:
     """Return whether a second measurement was not made before its deadline."""
-    failed = [again.failed for again in release.again.values() if again.failed is not None]
-    return any(one.step == "quantise" and one.code == "deadline_passed" for one in failed)
+    failed = [second.failed for second in release.second_measurements.values() if second.failed is not None]
+    return any(failure.step == "quantise" and failure.code == "deadline_passed" for failure in failed)
 
 
 def _promotion_step(release: Release) -> Step:
@@ -77,16 +76,16 @@ def _promotion_step(release: Release) -> Step:
         return "rehearsal"
     if release.policy.promotion.mode == "manual" and "traffic.requested" not in _kinds(release.emitted):
         return "approval"
-    if road.outstanding_order(release) is not None or not release.deployed:
+    if plan.outstanding_order(release) is not None or not release.deployed:
         return "traffic"
     return "canary"
 
 
 def awaited_weight(release: Release) -> str | None:
     """Return the deployed share that waits to be assessed; None when no canary is under way."""
-    for weight in road.weights(release):
+    for weight in plan.weights(release):
         key = weight_key(weight)
-        if key in release.deployed and not road.passed_canary(release, key):
+        if key in release.deployed and not plan.passed_canary(release, key):
             return key
     return None
 
@@ -101,7 +100,7 @@ def since(release: Release, step: Step) -> datetime:
     A second measurement has its time from its request on, whatever else of the release is answered meanwhile.
     """
     if step == "measure":
-        keys = [f"variant.requested:{variant}:{SECOND}" for variant in measuring(release)]
+        keys = [f"variant.requested:{variant}:{SECOND_MEASUREMENT}" for variant in measuring(release)]
         return max((release.emitted[key] for key in keys if key in release.emitted), default=release.opened_at)
     asked = {
         "merge": ("release.opened",),
@@ -145,7 +144,7 @@ def allowed_s(release: Release, step: Step) -> float:
 
 
 def deadline_at(release: Release) -> datetime | None:
-    """Say until when the awaited step may take; None when the release is finished."""
+    """Return the deadline of the awaited step; None when the release is finished."""
     step = awaited_step(release)
     if step is None:
         return None
@@ -153,7 +152,7 @@ def deadline_at(release: Release) -> datetime | None:
 
 
 def too_late(release: Release, variant: Variant) -> VariantFailed:
-    """Return the failure of a variant that was not made before the deadline."""
+    """Return the failure of a variant that was not quantised before the deadline."""
     reason = (
         f"It was not quantised within the {allowed_s(release, 'quantise'):g} s of the policy. Add quantisers or raise "
         "deadlines.quantise_s, then publish with a higher attempt."
@@ -169,5 +168,5 @@ def not_measured(release: Release, variant: Variant) -> VariantFailed:
         step="quantise",
         code="deadline_passed",
         reason=reason,
-        measurement_number=SECOND,
+        measurement_number=SECOND_MEASUREMENT,
     )

@@ -4,14 +4,14 @@ from contracts.codes import Code
 from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked, VariantQuantised
 from contracts.policy import QualityGate, ReleasePolicy
 from contracts.vocabulary import Deployable, Target, Variant, Verdict
-from services.registry.domain.record import Again, Release
+from services.registry.domain.record import Release, SecondMeasurement
 from services.registry.domain.selection import Entrant, Ranking, rank
 
 SUSPECT: Code = "measurement_suspect"
 SETTLES = "served_quality"
 """The gate that found the record suspect, and alone can clear it."""
 _WHAT_TO_DO = (
-    "Compare the machine that measures with the one that serves, mend or replace the one that is wrong, then publish "
+    "Compare the machine that measures with the one that serves, repair or replace the wrong one, then publish "
     "with a higher attempt."
 )
 
@@ -59,7 +59,7 @@ def requested_variants(release: Release) -> tuple[Variant, ...]:
     return tuple(dict.fromkeys(release.opened.variants))
 
 
-def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
+def why_excluded(release: Release, variant: Variant) -> tuple[Code, str] | None:
     """Return why a variant cannot be part of the version; None while it may.
 
     A variant that is the merged files themselves is measured on no text: their digests prove that nothing was lost.
@@ -67,42 +67,44 @@ def why_not_made(release: Release, variant: Variant) -> tuple[Code, str] | None:
     failed = release.failed.get(f"{variant}:quantise")
     if failed is not None:
         return failed.code, failed.reason
-    made = release.made.get(variant)
-    return None if made is None else _quality_lost(release, made)
+    quantised = release.quantised.get(variant)
+    return None if quantised is None else _quality_lost(release, quantised)
 
 
-def _quality_lost(release: Release, made: VariantQuantised) -> tuple[Code, str] | None:
-    if made.settings.get("engine") == "pass-through":
+def _quality_lost(release: Release, quantised: VariantQuantised) -> tuple[Code, str] | None:
+    if quantised.settings.get("engine") == "pass-through":
         return None
-    gate = release.policy.quality.get(made.variant)
-    lost = [one for one in assess_quality(made.quality, gate) if one.verdict != "pass"]
+    gate = release.policy.quality.get(quantised.variant)
+    lost = [result for result in assess_quality(quantised.quality, gate) if result.verdict != "pass"]
     if not lost:
         return None
-    firm = any(one.verdict == "fail" for one in lost)
-    return "quality_gate_failed" if firm else "inconclusive", "; ".join(f"{one.name}: {one.reason}" for one in lost)
+    firm = any(result.verdict == "fail" for result in lost)
+    return "quality_gate_failed" if firm else "inconclusive", "; ".join(
+        f"{result.name}: {result.reason}" for result in lost
+    )
 
 
-def unmade(release: Release) -> tuple[Variant, ...]:
+def not_quantised(release: Release) -> tuple[Variant, ...]:
     """List the requested variants that were neither quantised nor failed so far."""
     variants = requested_variants(release)
-    return tuple(v for v in variants if v not in release.made and f"{v}:quantise" not in release.failed)
+    return tuple(v for v in variants if v not in release.quantised and f"{v}:quantise" not in release.failed)
 
 
-def all_made(release: Release) -> bool:
+def all_quantised(release: Release) -> bool:
     """Return whether every requested variant was either quantised or failed."""
-    return not unmade(release)
+    return not not_quantised(release)
 
 
 def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
     """List the variants that make the version, in the order in which they were requested."""
-    good = [v for v in requested_variants(release) if v in release.made and why_not_made(release, v) is None]
+    good = [v for v in requested_variants(release) if v in release.quantised and why_excluded(release, v) is None]
     return tuple(
         RegisteredVariant(
             variant=v,
-            manifest=release.made[v].manifest,
-            weights_bytes=release.made[v].weights_bytes,
-            size_ratio=release.made[v].size_ratio,
-            quality=release.made[v].quality,
+            manifest=release.quantised[v].manifest,
+            weights_bytes=release.quantised[v].weights_bytes,
+            size_ratio=release.quantised[v].size_ratio,
+            quality=release.quantised[v].quality,
         )
         for v in good
     )
@@ -110,12 +112,12 @@ def registered_variants(release: Release) -> tuple[RegisteredVariant, ...]:
 
 def verdict_on(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
     """Return the outcome of a registered variant in staging: verdict, code and reason; None while it is awaited."""
-    if to_measure_again(release, variant):
-        return _second_verdict(release, release.again.get(variant, Again()))
+    if needs_second_measurement(release, variant):
+        return _second_verdict(release, release.second_measurements.get(variant, SecondMeasurement()))
     return _first_verdict(release, variant)
 
 
-def to_measure_again(release: Release, variant: Variant) -> bool:
+def needs_second_measurement(release: Release, variant: Variant) -> bool:
     """Return whether a variant's first benchmark says that its recorded quality cannot be relied upon.
 
     A benchmark that failed in something else has its verdict already.
@@ -124,16 +126,20 @@ def to_measure_again(release: Release, variant: Variant) -> bool:
     return first is not None and first[:2] == ("inconclusive", SUSPECT)
 
 
-def again_of(release: Release, variant: Variant) -> Again | None:
+def second_measurement_of(release: Release, variant: Variant) -> SecondMeasurement | None:
     """Return the second measurement of a variant where it counts and has a record; None elsewhere."""
-    again = release.again.get(variant)
-    return again if again is not None and again.made is not None and to_measure_again(release, variant) else None
+    second = release.second_measurements.get(variant)
+    return (
+        second
+        if second is not None and second.quantised is not None and needs_second_measurement(release, variant)
+        else None
+    )
 
 
 def benchmark_of(release: Release, variant: Variant) -> VariantBenchmarked | None:
     """Return the benchmark that the verdict on a variant rests on: the second where there is one that counts."""
-    again = again_of(release, variant)
-    return again.benchmarked if again and again.benchmarked else release.benchmarked.get(variant)
+    second = second_measurement_of(release, variant)
+    return second.benchmarked if second and second.benchmarked else release.benchmarked.get(variant)
 
 
 def _first_verdict(release: Release, variant: Variant) -> tuple[Verdict, Code, str] | None:
@@ -153,24 +159,24 @@ def _verdict(release: Release, benchmark: VariantBenchmarked) -> tuple[Verdict, 
     return verdict, SUSPECT if suspect else "inconclusive", reason
 
 
-def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str] | None:
+def _second_verdict(release: Release, second: SecondMeasurement) -> tuple[Verdict, Code, str] | None:
     """Judge by the second measurement; one that could not be made leaves the record suspect, and fails no variant.
 
     Except where the new record itself is outside the policy's gate, or the engine failed in the second benchmark.
     """
-    failed = again.failed
+    failed = second.failed
     if failed is not None and failed.step == "quantise" and failed.code != "quality_gate_failed":
         doubt = f"Its recorded quality is suspect, and was not measured again ({failed.code}: {failed.reason})"
         return "inconclusive", SUSPECT, f"{doubt} {_WHAT_TO_DO}"
     if failed is not None:
         return "fail", failed.code, failed.reason
-    lost = _quality_lost(release, again.made) if again.made is not None else None
+    lost = _quality_lost(release, second.quantised) if second.quantised is not None else None
     if lost is not None:
         return "inconclusive" if lost[0] == "inconclusive" else "fail", *lost
-    if again.made is None or again.benchmarked is None or not again.staged:
+    if second.quantised is None or second.benchmarked is None or not second.staged:
         return None
-    verdict, code, reason = _verdict(release, again.benchmarked)
-    if verdict == "pass" and not any(gate.name == SETTLES for gate in again.benchmarked.gates):
+    verdict, code, reason = _verdict(release, second.benchmarked)
+    if verdict == "pass" and not any(gate.name == SETTLES for gate in second.benchmarked.gates):
         verdict, code, reason = "inconclusive", SUSPECT, f"no evidence for {SETTLES}."
     if code == SUSPECT:
         reason = f"It was measured again, and still: {reason} {_WHAT_TO_DO}"
@@ -179,15 +185,15 @@ def _second_verdict(release: Release, again: Again) -> tuple[Verdict, Code, str]
 
 def all_judged(release: Release) -> bool:
     """Return whether the version's variants are known and each has its outcome in staging."""
-    return all_made(release) and all(
-        verdict_on(release, one.variant) is not None for one in registered_variants(release)
+    return all_quantised(release) and all(
+        verdict_on(release, registered.variant) is not None for registered in registered_variants(release)
     )
 
 
 def recorded_quality(release: Release, variant: Variant) -> Quality:
     """Return the quality of a variant by its last record."""
-    again = again_of(release, variant)
-    return again.made.quality if again and again.made else release.made[variant].quality
+    second = second_measurement_of(release, variant)
+    return second.quantised.quality if second and second.quantised else release.quantised[variant].quality
 
 
 def measured_quality(release: Release, variant: Variant) -> Quality:
@@ -200,30 +206,31 @@ def ranking(release: Release) -> Ranking | None:
     """Compare the variants that passed, by the policy's objective; None while any is awaited."""
     if not all_judged(release):
         return None
-    verdicts = {one: verdict_on(release, one.variant) for one in registered_variants(release)}
-    passed = [one for one, found in verdicts.items() if found is not None and found[0] == "pass"]
+    verdicts = {registered: verdict_on(release, registered.variant) for registered in registered_variants(release)}
+    passed = [registered for registered, verdict in verdicts.items() if verdict is not None and verdict[0] == "pass"]
     entrants = [
-        Entrant(one.variant, measured_quality(release, one.variant), one.weights_bytes, benchmark)
-        for one in passed
-        if (benchmark := benchmark_of(release, one.variant)) is not None
+        Entrant(registered.variant, measured_quality(release, registered.variant), registered.weights_bytes, benchmark)
+        for registered in passed
+        if (benchmark := benchmark_of(release, registered.variant)) is not None
     ]
     return rank(release.policy.objective, entrants)
 
 
 def choose(release: Release) -> RegisteredVariant | None:
     """Return the best of the variants that passed; None while any is awaited or none passed."""
-    found = ranking(release)
-    return next((one for one in registered_variants(release) if found and one.variant == found.winner), None)
+    ranked = ranking(release)
+    winner = ranked.winner if ranked else None
+    return next((registered for registered in registered_variants(release) if registered.variant == winner), None)
 
 
-def registered(release: Release, one: RegisteredVariant) -> Deployable:
+def deployable(release: Release, registered: RegisteredVariant) -> Deployable:
     """Return a registered variant as something that can be served, with the record that it was registered with."""
-    target = Target(model=release.model, version=release.version, variant=one.variant)
-    return Deployable(target=target, manifest=one.manifest, weights_bytes=one.weights_bytes)
+    target = Target(model=release.model, version=release.version, variant=registered.variant)
+    return Deployable(target=target, manifest=registered.manifest, weights_bytes=registered.weights_bytes)
 
 
-def candidate(release: Release, one: RegisteredVariant) -> Deployable:
+def candidate(release: Release, registered: RegisteredVariant) -> Deployable:
     """Return a registered variant as something that can be served, with its last record."""
-    again = again_of(release, one.variant)
-    record = again.made.manifest if again and again.made else None
-    return registered(release, one).model_copy(update={"measurement_manifest": record})
+    second = second_measurement_of(release, registered.variant)
+    record = second.quantised.manifest if second and second.quantised else None
+    return deployable(release, registered).model_copy(update={"measurement_manifest": record})

@@ -1,4 +1,4 @@
-"""How a release ends: exactly one outcome, with its code and a reason for a person."""
+"""How a release ends: exactly one outcome, with its code and a reason for people."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from datetime import datetime
 
 from contracts.codes import Code
 from contracts.facts.release import Outcome
-from services.registry.domain import gates, rehearsals
-from services.registry.domain import plan as road
+from services.registry.domain import gates, plan, rehearsals
 from services.registry.domain.record import Release
 
 
@@ -23,17 +22,17 @@ class Ending:
 def decide_ending(release: Release, now: datetime) -> Ending | None:
     """Return the end that a release has come to, or None while it goes on.
 
-    A target that already takes all traffic is promoted, whatever else came in: the record tells what is true.
+    A target that already takes all traffic is promoted, whatever else was received: the record holds what is true.
     """
-    if road.is_promoted(release, now):
+    if plan.is_promoted(release, now):
         return _promoted(release)
-    unrehearsed = _rehearsal_failed(release, now)
-    if unrehearsed is not None:
-        return unrehearsed
+    rehearsal_failed = _rehearsal_failed(release, now)
+    if rehearsal_failed is not None:
+        return rehearsal_failed
     for ending in _ENDINGS:
-        found = ending(release)
-        if found is not None:
-            return found
+        decided = ending(release)
+        if decided is not None:
+            return decided
     return None
 
 
@@ -41,7 +40,7 @@ def _promoted(release: Release) -> Ending:
     chosen = gates.choose(release)
     target = gates.candidate(release, chosen).target if chosen else None
     reason = f"{target} takes all production traffic."
-    if release.slot is not None and release.slot.first:
+    if release.turn is not None and release.turn.first:
         reason += " It is the model's first release, so there was no canary."
     if release.cancelled is not None:
         reason += " The order to cancel came after all traffic had been ordered; use a rollback."
@@ -53,15 +52,15 @@ def _rejected(release: Release) -> Ending | None:
     return None if fact is None else Ending("rejected", fact.code, fact.reason)
 
 
-def _nothing_made(release: Release) -> Ending | None:
-    if not gates.all_made(release) or gates.registered_variants(release):
+def _nothing_quantised(release: Release) -> Ending | None:
+    if not gates.all_quantised(release) or gates.registered_variants(release):
         return None
     return _no_variant(release)
 
 
 def _nothing_passed(release: Release) -> Ending | None:
     registered = gates.registered_variants(release)
-    if release.slot is None or not registered or not gates.all_judged(release) or gates.choose(release) is not None:
+    if release.turn is None or not registered or not gates.all_judged(release) or gates.choose(release) is not None:
         return None
     return _no_variant(release)
 
@@ -71,36 +70,38 @@ def _no_variant(release: Release) -> Ending:
 
     A record that is suspect is missing evidence, too, but says more than that there was too little.
     """
-    registered = [one.variant for one in gates.registered_variants(release)]
-    judged = [(v, *found[1:]) for v in registered if (found := gates.verdict_on(release, v)) is not None]
+    registered = [registered.variant for registered in gates.registered_variants(release)]
+    judged = [(v, *verdict[1:]) for v in registered if (verdict := gates.verdict_on(release, v)) is not None]
     variants = gates.requested_variants(release)
-    unmade = [(v, *why) for v in variants if (why := gates.why_not_made(release, v)) is not None]
-    codes = [code for _, code, _ in (*judged, *unmade) if code != "inconclusive"]
+    excluded = [(v, *why) for v in variants if (why := gates.why_excluded(release, v)) is not None]
+    codes = [code for _, code, _ in (*judged, *excluded) if code != "inconclusive"]
     firm = sorted(codes, key=lambda code: code == gates.SUSPECT)
-    reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *unmade))
+    reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *excluded))
     return Ending("rejected", firm[0] if firm else "inconclusive", f"No variant passed. {reasons}.")
 
 
 def _rehearsal_failed(release: Release, now: datetime) -> Ending | None:
-    found = rehearsals.assess_rehearsal(release, now)
-    return None if found is None or found[0] == "pass" else Ending("rejected", "rehearsal_failed", found[1])
+    rehearsal = rehearsals.assess_rehearsal(release, now)
+    if rehearsal is None or rehearsal[0] == "pass":
+        return None
+    return Ending("rejected", "rehearsal_failed", rehearsal[1])
 
 
 def _canary_failed(release: Release) -> Ending | None:
-    failed = [one for one in release.assessed.values() if one.verdict == "fail"]
+    failed = [assessed for assessed in release.assessed.values() if assessed.verdict == "fail"]
     if not failed:
         return None
     return Ending("aborted", "gate_failed", f"The canary failed at {failed[0].weight_ratio:g}: {failed[0].reason}")
 
 
-def _taken_back(release: Release) -> Ending | None:
+def _rolled_back(release: Release) -> Ending | None:
     route = release.route
     if route is None:
         return None
     ours = [target for target in route.quarantined if release.is_ours(target)]
     if ours:
         return Ending("aborted", "quarantined", f"{ours[0]} was rolled back.")
-    newest = max((one.epoch for one in release.deployed.values()), default=None)
+    newest = max((deployed.epoch for deployed in release.deployed.values()), default=None)
     if newest is not None and route.epoch > newest and not any(release.is_ours(t) for t in route.serving):
         return Ending("aborted", "stale_epoch", f"The route moved on to epoch {route.epoch} and dropped the canary.")
     return None
@@ -116,7 +117,7 @@ def _abandoned(release: Release) -> Ending | None:
 
 def _cancelled(release: Release) -> Ending | None:
     fact = release.cancelled
-    too_late = road.outstanding_order(release) == road.ALL_TRAFFIC and release.refused is None and not release.expired
+    too_late = plan.outstanding_order(release) == plan.ALL_TRAFFIC and release.refused is None and not release.expired
     if fact is None or too_late:
         return None
     return Ending("cancelled", "cancelled", f"{fact.actor}: {fact.reason}")
@@ -129,10 +130,10 @@ def _refused(release: Release) -> Ending | None:
 
 def _overtaken(release: Release) -> Ending | None:
     """An older version never replaces a newer one, however long it took to make."""
-    slot = release.slot
-    if slot is None or slot.first or slot.baseline.target.version <= release.version:
+    turn = release.turn
+    if turn is None or turn.first or turn.baseline.target.version <= release.version:
         return None
-    return Ending("superseded", "superseded", f"{slot.baseline.target} is newer and serves production already.")
+    return Ending("superseded", "superseded", f"{turn.baseline.target} is newer and serves production already.")
 
 
 def _superseded(release: Release) -> Ending | None:
@@ -151,10 +152,10 @@ def _expired(release: Release) -> Ending | None:
 
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _rejected,
-    _nothing_made,
+    _nothing_quantised,
     _nothing_passed,
     _canary_failed,
-    _taken_back,
+    _rolled_back,
     _abandoned,
     _cancelled,
     _refused,

@@ -1,4 +1,4 @@
-"""The order of the steps: what must have been said by now, given what is known about a release.
+"""The order of the steps: the facts that are due by now, given what is known about a release.
 
 Everything here is a function of the record alone, never of the order in which facts came in.
 """
@@ -21,7 +21,7 @@ from contracts.facts import (
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
 from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.comparison import explain
-from services.registry.domain.record import SECOND, Release, SlotGranted, weight_key
+from services.registry.domain.record import SECOND_MEASUREMENT, Release, TurnGranted, weight_key
 
 Emission = tuple[str, Fact]
 """The key of a fact within its release, and the fact."""
@@ -30,20 +30,20 @@ ALL_TRAFFIC = weight_key(1.0)
 
 
 def due(release: Release, now: datetime) -> Iterator[Emission]:
-    """List, in road order, every fact of the way forward that holds by now, said already or not."""
+    """Return every fact of the release plan that is due by now, in the order of the plan, published already or not."""
     yield "release.opened", release.opened
     yield from _waived_deadlines(release)
     if release.merged is None:
         return
     yield from _variant_requests(release)
-    yield from _given_up(release)
-    if release.manifest is None or not gates.all_made(release):
+    yield from _timed_out(release)
+    if release.manifest is None or not gates.all_quantised(release):
         return
     yield "version.registered", _registered(release)
-    if release.slot is None:
+    if release.turn is None:
         return
-    yield from _staging(release, release.slot)
-    yield from _promotion(release, release.slot, now)
+    yield from _staging(release, release.turn)
+    yield from _promotion(release, release.turn, now)
 
 
 def _waived_deadlines(release: Release) -> Iterator[Emission]:
@@ -72,15 +72,15 @@ def _variant_requests(release: Release) -> Iterator[Emission]:
         )
 
 
-def _given_up(release: Release) -> Iterator[Emission]:
-    """Return which variants the release goes on without, as whoever makes them would have said that they failed."""
-    if not release.given_up:
+def _timed_out(release: Release) -> Iterator[Emission]:
+    """Return the variants that the release continues without, each with a failure as its quantiser would publish it."""
+    if not release.timed_out:
         return
-    made = ", ".join(one.variant for one in gates.registered_variants(release))
-    awaited = f"variant.quantised of {', '.join(release.given_up)}; the release goes on with {made}"
+    quantised = ", ".join(registered.variant for registered in gates.registered_variants(release))
+    awaited = f"variant.quantised of {', '.join(release.timed_out)}; the release goes on with {quantised}"
     passed = DeadlinePassed(release_id=release.id, step="quantise", waiting_for=awaited)
     yield "deadline.passed:quantise", passed
-    for variant in release.given_up:
+    for variant in release.timed_out:
         yield f"variant.failed:{variant}", release.failed[f"{variant}:quantise"]
 
 
@@ -96,87 +96,89 @@ def _registered(release: Release) -> VersionRegistered:
     )
 
 
-def _staging(release: Release, slot: SlotGranted) -> Iterator[Emission]:
-    for one in gates.registered_variants(release):
+def _staging(release: Release, turn: TurnGranted) -> Iterator[Emission]:
+    for registered in gates.registered_variants(release):
         yield (
-            f"stage.requested:{one.variant}",
+            f"stage.requested:{registered.variant}",
             StageRequested(
                 release_id=release.id,
-                candidate=gates.registered(release, one),
-                baseline=slot.baseline,
+                candidate=gates.deployable(release, registered),
+                baseline=turn.baseline,
                 purpose="benchmark",
                 load=release.policy.load,
                 gates=release.policy.gates,
                 evaluation=release.opened.evaluation,
-                quality=one.quality,
-                quality_gate=release.policy.quality.get(one.variant),
+                quality=registered.quality,
+                quality_gate=release.policy.quality.get(registered.variant),
                 attempt=release.opened.attempt,
             ),
         )
-    for one in gates.registered_variants(release):
-        if gates.to_measure_again(release, one.variant):
-            yield from _second_measurement(release, slot, one)
-        elif gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
-            yield stage_released(release, one.variant, "benchmark")
+    for registered in gates.registered_variants(release):
+        if gates.needs_second_measurement(release, registered.variant):
+            yield from _second_measurement(release, turn, registered)
+        elif gates.verdict_on(release, registered.variant) is not None and not _keeps_lease(
+            release, registered.variant
+        ):
+            yield stage_released(release, registered.variant, "benchmark")
 
 
-def _second_measurement(release: Release, slot: SlotGranted, one: RegisteredVariant) -> Iterator[Emission]:
+def _second_measurement(release: Release, turn: TurnGranted, registered: RegisteredVariant) -> Iterator[Emission]:
     """Ask for the committed files to be measured again, then for the benchmark against the new record.
 
-    The first lease is given back meanwhile: a measurement may take longer than another release can wait.
+    The first lease is released meanwhile: a measurement may take longer than another release can wait.
     """
     assert release.merged is not None  # noqa: S101 - for the type checker
-    yield stage_released(release, one.variant, "benchmark")
+    yield stage_released(release, registered.variant, "benchmark")
     yield (
-        f"variant.requested:{one.variant}:{SECOND}",
+        f"variant.requested:{registered.variant}:{SECOND_MEASUREMENT}",
         VariantRequested(
             release_id=release.id,
             version=release.version,
-            variant=one.variant,
+            variant=registered.variant,
             merged=release.merged.manifest,
-            gate=release.policy.quality.get(one.variant),
+            gate=release.policy.quality.get(registered.variant),
             evaluation=release.opened.evaluation,
-            measurement_number=SECOND,
-            existing_manifest=one.manifest,
+            measurement_number=SECOND_MEASUREMENT,
+            existing_manifest=registered.manifest,
         ),
     )
-    again = release.again.get(one.variant)
-    if again is not None and again.failed == deadlines.not_measured(release, one.variant):
-        awaited = f"variant.quantised of {one.variant}, measurement {SECOND}; it stays inconclusive"
+    second = release.second_measurements.get(registered.variant)
+    if second is not None and second.failed == deadlines.not_measured(release, registered.variant):
+        awaited = f"variant.quantised of {registered.variant}, measurement {SECOND_MEASUREMENT}; it stays inconclusive"
         passed = DeadlinePassed(release_id=release.id, step="measure", waiting_for=awaited)
-        yield f"deadline.passed:measure:{one.variant}", passed
-        yield f"variant.failed:{one.variant}:{SECOND}", again.failed
-    if gates.again_of(release, one.variant) is None:
+        yield f"deadline.passed:measure:{registered.variant}", passed
+        yield f"variant.failed:{registered.variant}:{SECOND_MEASUREMENT}", second.failed
+    if gates.second_measurement_of(release, registered.variant) is None:
         return
     yield (
-        f"stage.requested:{lease_key(one.variant, 'benchmark', SECOND)}",
+        f"stage.requested:{lease_key(registered.variant, 'benchmark', SECOND_MEASUREMENT)}",
         StageRequested(
             release_id=release.id,
-            candidate=gates.candidate(release, one),
-            baseline=slot.baseline,
+            candidate=gates.candidate(release, registered),
+            baseline=turn.baseline,
             purpose="benchmark",
             load=release.policy.load,
             gates=release.policy.gates,
             evaluation=release.opened.evaluation,
-            quality=gates.recorded_quality(release, one.variant),
-            quality_gate=release.policy.quality.get(one.variant),
+            quality=gates.recorded_quality(release, registered.variant),
+            quality_gate=release.policy.quality.get(registered.variant),
             attempt=release.opened.attempt,
-            measurement_number=SECOND,
+            measurement_number=SECOND_MEASUREMENT,
         ),
     )
-    if gates.verdict_on(release, one.variant) is not None and not _keeps_lease(release, one.variant):
-        yield stage_released(release, one.variant, "benchmark", SECOND)
+    if gates.verdict_on(release, registered.variant) is not None and not _keeps_lease(release, registered.variant):
+        yield stage_released(release, registered.variant, "benchmark", SECOND_MEASUREMENT)
 
 
 def lease_key(variant: Variant, purpose: StagingPurpose, number: int = 1) -> str:
-    """Name a lease within its release: `int8` or `int8:2` while it is measured, `int8:rehearsal` in its rehearsal."""
+    """Return the key of a lease within its release: `int8`, `int8:2` or `int8:rehearsal`."""
     if purpose == "rehearsal":
         return f"{variant}:{purpose}"
     return variant if number == 1 else f"{variant}:{number}"
 
 
 def stage_released(release: Release, variant: Variant, purpose: StagingPurpose, number: int = 1) -> Emission:
-    """Return back one lease of one variant."""
+    """Return the fact that releases a lease of a variant."""
     target = Target(model=release.model, version=release.version, variant=variant)
     reason = "measured" if purpose == "benchmark" else "rehearsed"
     released = StageReleased(
@@ -188,7 +190,7 @@ def stage_released(release: Release, variant: Variant, purpose: StagingPurpose, 
 def _keeps_lease(release: Release, variant: Variant) -> bool:
     """Return whether a measured variant stays loaded: only the chosen one, and only if traffic comes at once.
 
-    A lease that waits for a person or for another variant would block the fleet; one given back a moment before the
+    A lease that waits for an approval or for another variant would block the fleet; one released just before the
     promotion would load the same model twice. A rehearsal asks for a lease of its own, with the same rule at its end.
     """
     chosen = gates.choose(release)
@@ -200,15 +202,15 @@ def _goes_live_at_once(release: Release) -> bool:
     return release.policy.promotion.mode == "automatic"
 
 
-def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[Emission]:
+def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[Emission]:
     chosen = gates.choose(release)
     if chosen is None:
         return
     target = gates.candidate(release, chosen)
     if rehearsals.is_needed(release.policy):
-        yield from _rehearsal(release, slot, target)
-        found = rehearsals.assess_rehearsal(release, now)
-        if found is None or found[0] != "pass":
+        yield from _rehearsal(release, turn, target)
+        rehearsal = rehearsals.assess_rehearsal(release, now)
+        if rehearsal is None or rehearsal[0] != "pass":
             return
         if not _goes_live_at_once(release):
             yield stage_released(release, chosen.variant, "rehearsal")
@@ -226,17 +228,17 @@ def _promotion(release: Release, slot: SlotGranted, now: datetime) -> Iterator[E
         )
         if target.manifest.digest not in release.approvals:
             return
-    yield from _traffic(release, slot, target)
+    yield from _traffic(release, turn, target)
 
 
-def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
-    """Ask for the way back to be walked, and for the pair that walks it."""
+def _rehearsal(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:
+    """Return the request for a rehearsal of the rollback, and for the pair that it needs."""
     yield (
         f"stage.requested:{lease_key(target.target.variant, 'rehearsal')}",
         StageRequested(
             release_id=release.id,
             candidate=target,
-            baseline=slot.baseline,
+            baseline=turn.baseline,
             purpose="rehearsal",
             load=release.policy.load,
             attempt=release.opened.attempt,
@@ -247,7 +249,7 @@ def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Itera
         RehearsalRequested(
             release_id=release.id,
             candidate=target,
-            fallback=slot.baseline,
+            fallback=turn.baseline,
             triggers=release.policy.automatic,
             policy_digest=rehearsals.policy_digest(release),
             valid_s=release.policy.rehearsal_valid_s,
@@ -256,11 +258,11 @@ def _rehearsal(release: Release, slot: SlotGranted, target: Deployable) -> Itera
     )
 
 
-def _traffic(release: Release, slot: SlotGranted, target: Deployable) -> Iterator[Emission]:
-    epoch = slot.epoch
+def _traffic(release: Release, turn: TurnGranted, target: Deployable) -> Iterator[Emission]:
+    epoch = turn.epoch
     for weight in weights(release):
         key = weight_key(weight)
-        yield f"traffic.requested:{key}", _traffic_order(release, slot, target, weight, epoch)
+        yield f"traffic.requested:{key}", _traffic_order(release, turn, target, weight, epoch)
         deployed = release.deployed.get(key)
         if deployed is None or not passed_canary(release, key):
             return
@@ -268,10 +270,10 @@ def _traffic(release: Release, slot: SlotGranted, target: Deployable) -> Iterato
 
 
 def _traffic_order(
-    release: Release, slot: SlotGranted, target: Deployable, weight: float, epoch: int
+    release: Release, turn: TurnGranted, target: Deployable, weight: float, epoch: int
 ) -> TrafficRequested:
-    fallback = slot.baseline if slot.first and release.policy.no_previous == "base" else None
-    reason = "The first release of this model: there is no live baseline, so no canary." if slot.first else ""
+    fallback = turn.baseline if turn.first and release.policy.no_previous == "base" else None
+    reason = "The first release of this model: there is no live baseline, so no canary." if turn.first else ""
     return TrafficRequested(
         release_id=release.id,
         target=target,
@@ -285,7 +287,7 @@ def _traffic_order(
 
 def weights(release: Release) -> tuple[float, ...]:
     """List the traffic shares of this release in order; a first release goes straight to all traffic."""
-    first = release.slot is not None and release.slot.first
+    first = release.turn is not None and release.turn.first
     return (1.0,) if first else (*release.policy.canary.steps, 1.0)
 
 
@@ -298,7 +300,7 @@ def passed_canary(release: Release, key: str) -> bool:
 
 
 def is_promoted(release: Release, now: datetime) -> bool:
-    """Return whether the road was walked to its end: the last traffic order was due, and it was carried out."""
+    """Return whether the plan is complete: the last traffic order was due, and it was carried out."""
     if ALL_TRAFFIC not in release.deployed:
         return False
     return any(key == f"traffic.requested:{ALL_TRAFFIC}" for key, _ in due(release, now))

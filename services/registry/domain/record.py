@@ -1,4 +1,4 @@
-"""What is known about one release: which facts were seen, and what was said because of them."""
+"""The record of one release: which facts were received, and which were emitted because of them."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,13 +27,13 @@ from contracts.vocabulary import ArtifactRef, Contract, Deployable, Instant, Tar
 
 
 class ManifestWritten(Contract):
-    """The immutable version manifest lies in the store."""
+    """The immutable version manifest is in the store."""
 
     ref: ArtifactRef
 
 
-class SlotGranted(Contract):
-    """This release may go beyond registration: what serves production now, and at which epoch of the route."""
+class TurnGranted(Contract):
+    """This release is in progress now: what serves production, and at which epoch of the route."""
 
     baseline: Deployable
     epoch: int
@@ -41,30 +41,30 @@ class SlotGranted(Contract):
 
 
 class DeadlineReached(Contract):
-    """The clock says that a step may have waited too long; decided against the release, stale ones are ignored."""
+    """A step may have waited too long, by the clock; checked against the release, a stale one is ignored."""
 
     step: str
 
 
 class Superseded(Contract):
-    """A newer release of the same model takes this one's place."""
+    """A newer release of the same model replaces this one."""
 
     by: str
 
 
-Heard = Fact | ManifestWritten | SlotGranted | DeadlineReached | Superseded
+InputData = Fact | ManifestWritten | TurnGranted | DeadlineReached | Superseded
 
 
 @dataclass(frozen=True)
 class Input:
-    """Something that happened: its id, when (for a fact: its event's time), and what.
+    """An input of the state machine: its id, its time (of a fact: its event's), and its data.
 
-    `cause_id` is the event that what follows is due to, where that is not the input itself.
+    `cause_id` is the event that caused it, where that is not the input itself.
     """
 
     id: str
     at: datetime
-    what: Heard
+    data: InputData
     cause_id: str = ""
 
 
@@ -76,32 +76,32 @@ class Deployed(Contract):
 
 
 class RouteSeen(Contract):
-    """The newest route of the model that was heard of."""
+    """The newest route of the model that was received."""
 
     epoch: int
     serving: tuple[Target, ...]
     quarantined: tuple[Target, ...]
 
 
-SECOND = 2
-"""Number of the measurement that a suspect record is answered with; there is no third."""
+SECOND_MEASUREMENT = 2
+"""Number of the measurement that a suspect record leads to; there is no third."""
 
 
-class Again(Contract):
-    """What came of the second measurement of a variant: the same slots as for the first."""
+class SecondMeasurement(Contract):
+    """The second measurement of a variant: the same fields as for the first."""
 
-    made: VariantQuantised | None = None
+    quantised: VariantQuantised | None = None
     failed: VariantFailed | None = None
     staged: bool = False
     benchmarked: VariantBenchmarked | None = None
 
 
 class Release(OutboxRecord):
-    """The record of a release: slots for facts (the first of each wins), and what was emitted.
+    """The record of a release: a field for each fact (the first of each wins), and what was emitted.
 
-    `times` holds when each slot was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
-    `given_up` lists the variants that the registry itself failed, because they were not made in time. `again` holds the
-    second measurement of variants; it counts only where the first benchmark asks for one.
+    `times` holds when each field was filled, `emitted` when each fact was decided. Only `outbox` ever shrinks.
+    `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.
+    `second_measurements` counts only where the first benchmark asks for one.
     """
 
     opened: ReleaseOpened
@@ -111,14 +111,14 @@ class Release(OutboxRecord):
     emitted: dict[str, Instant] = Field(default_factory=dict)
 
     merged: CheckpointMerged | None = None
-    made: dict[Variant, VariantQuantised] = Field(default_factory=dict)
+    quantised: dict[Variant, VariantQuantised] = Field(default_factory=dict)
     failed: dict[str, VariantFailed] = Field(default_factory=dict)
-    given_up: tuple[Variant, ...] = ()
+    timed_out: tuple[Variant, ...] = ()
     manifest: ArtifactRef | None = None
-    slot: SlotGranted | None = None
+    turn: TurnGranted | None = None
     staged: tuple[Variant, ...] = ()
     benchmarked: dict[Variant, VariantBenchmarked] = Field(default_factory=dict)
-    again: dict[Variant, Again] = Field(default_factory=dict)
+    second_measurements: dict[Variant, SecondMeasurement] = Field(default_factory=dict)
     rehearsed: RehearsalCompleted | None = None
     approvals: dict[str, ApprovalGranted] = Field(default_factory=dict)
     deployed: dict[str, Deployed] = Field(default_factory=dict)
@@ -141,7 +141,7 @@ class Release(OutboxRecord):
 
     @property
     def model(self) -> str:
-        """Name of the model that this is a release of."""
+        """The model that this is a release of."""
         return self.opened.model
 
     @property
@@ -160,5 +160,5 @@ class Release(OutboxRecord):
 
 
 def weight_key(weight_ratio: float) -> str:
-    """Name a share of traffic the same way everywhere: `0.1`, `1`."""
+    """Return a share of traffic as it is written in keys: `0.1`, `1`."""
     return f"{weight_ratio:g}"

@@ -1,4 +1,4 @@
-"""Puts what happened into its slot of the release's record; the first to come wins."""
+"""Writes an input into its field of the release's record; the first to arrive wins."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -22,69 +22,68 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target, Variant
-from services.registry.domain import deadlines, gates, rehearsals
-from services.registry.domain import plan as road
+from services.registry.domain import deadlines, gates, plan, rehearsals
 from services.registry.domain.record import (
-    SECOND,
-    Again,
+    SECOND_MEASUREMENT,
     DeadlineReached,
     Deployed,
     Input,
     ManifestWritten,
     Release,
     RouteSeen,
-    SlotGranted,
+    SecondMeasurement,
     Superseded,
+    TurnGranted,
     weight_key,
 )
 
 Changes = dict[str, Any]
 
 
-def record(release: Release, happened: Input, now: datetime) -> Release | None:
-    """Return the record with this input in its slot; None when it changes nothing."""
-    if isinstance(happened.what, DeadlineReached):
-        return _deadline(release, happened.what, happened.at, now)
-    recorder = _RECORDERS.get(type(happened.what))
+def record(release: Release, received: Input, now: datetime) -> Release | None:
+    """Return the record with this input in its field; None if it changes nothing."""
+    if isinstance(received.data, DeadlineReached):
+        return _deadline(release, received.data, received.at, now)
+    recorder = _RECORDERS.get(type(received.data))
     if recorder is None:
         return None
-    name, changes = recorder(release, happened.what) or ("", {})
+    name, changes = recorder(release, received.data) or ("", {})
     if not changes:
         return None
     if name and name not in release.times:
-        changes = {**changes, "times": {**release.times, name: happened.at}}
+        changes = {**changes, "times": {**release.times, name: received.at}}
     return release.model_copy(update=changes)
 
 
-Found = tuple[str, Changes] | None
+Recorded = tuple[str, Changes] | None
 """Name of the moment for the timeline (empty for none) and the fields that change; None for nothing."""
 
 
-def _merged(release: Release, fact: CheckpointMerged) -> Found:
+def _merged(release: Release, fact: CheckpointMerged) -> Recorded:
     return None if release.merged else ("merged", {"merged": fact})
 
 
-def _again(release: Release, variant: Variant, number: int, name: str, changes: Changes) -> Found:
-    """Fill slots of a variant's second measurement; there is no third."""
-    if number != SECOND or variant not in gates.requested_variants(release):
+def _again(release: Release, variant: Variant, number: int, name: str, changes: Changes) -> Recorded:
+    """Fill fields of a variant's second measurement; there is no third."""
+    if number != SECOND_MEASUREMENT or variant not in gates.requested_variants(release):
         return None
-    again = release.again.get(variant, Again()).model_copy(update=changes)
-    return f"{name}:{variant} {number}", {"again": {**release.again, variant: again}}
+    second = release.second_measurements.get(variant, SecondMeasurement()).model_copy(update=changes)
+    return f"{name}:{variant} {number}", {"second_measurements": {**release.second_measurements, variant: second}}
 
 
-def _quantised(release: Release, fact: VariantQuantised) -> Found:
+def _quantised(release: Release, fact: VariantQuantised) -> Recorded:
     variant = fact.variant
     if fact.measurement_number > 1:
-        known = release.again.get(variant, Again())
-        answered = known.made is not None or (known.failed is not None and known.failed.step == "quantise")
+        known = release.second_measurements.get(variant, SecondMeasurement())
+        answered = known.quantised is not None or (known.failed is not None and known.failed.step == "quantise")
         number = fact.measurement_number
-        return None if answered else _again(release, variant, number, "quantised", {"made": fact})
-    if variant not in gates.unmade(release):
+        return None if answered else _again(release, variant, number, "quantised", {"quantised": fact})
+    if variant not in gates.not_quantised(release):
         return None
-    return f"quantised:{variant}", {"made": {**release.made, variant: fact}}
+    return f"quantised:{variant}", {"quantised": {**release.quantised, variant: fact}}
 
 
-def _failed(release: Release, fact: VariantFailed) -> Found:
+def _failed(release: Release, fact: VariantFailed) -> Recorded:
     """Keep a failure under the stage that it ends.
 
     A pair that could not be staged says for which purpose: late, the benchmark's own failure must not look like the
@@ -98,47 +97,49 @@ def _failed(release: Release, fact: VariantFailed) -> Found:
     if key in release.failed or variant not in gates.requested_variants(release):
         return None
     judged = variant in release.staged and variant in release.benchmarked
-    if (fact.step == "quantise" and variant in release.made) or (fact.step != "quantise" and judged):
+    if (fact.step == "quantise" and variant in release.quantised) or (fact.step != "quantise" and judged):
         return None
     return f"failed:{variant} {fact.step}", {"failed": {**release.failed, key: fact}}
 
 
-def _failed_again(release: Release, fact: VariantFailed) -> Found:
-    again = release.again.get(fact.variant, Again())
-    answered = again.made is not None if fact.step == "quantise" else again.staged and again.benchmarked is not None
-    if again.failed is not None or answered:
+def _failed_again(release: Release, fact: VariantFailed) -> Recorded:
+    second = release.second_measurements.get(fact.variant, SecondMeasurement())
+    answered = (
+        second.quantised is not None if fact.step == "quantise" else second.staged and second.benchmarked is not None
+    )
+    if second.failed is not None or answered:
         return None
     return _again(release, fact.variant, fact.measurement_number, "failed", {"failed": fact})
 
 
-def _unrehearsed(release: Release, fact: VariantFailed) -> Found:
+def _unrehearsed(release: Release, fact: VariantFailed) -> Recorded:
     variant, key = fact.variant, rehearsals.failure_key(fact.variant)
     if key in release.failed or release.rehearsed is not None or variant not in gates.requested_variants(release):
         return None
     return f"failed:{variant} rehearsal", {"failed": {**release.failed, key: fact}}
 
 
-def _manifest(release: Release, what: ManifestWritten) -> Found:
-    return None if release.manifest else ("registered", {"manifest": what.ref})
+def _manifest(release: Release, data: ManifestWritten) -> Recorded:
+    return None if release.manifest else ("registered", {"manifest": data.ref})
 
 
-def _slot(release: Release, what: SlotGranted) -> Found:
-    return None if release.slot else ("slot granted", {"slot": what})
+def _turn(release: Release, data: TurnGranted) -> Recorded:
+    return None if release.turn else ("in progress", {"turn": data})
 
 
-def _staged(release: Release, fact: VariantStaged) -> Found:
+def _staged(release: Release, fact: VariantStaged) -> Recorded:
     target, number = fact.candidate.target, fact.request.measurement_number
     if fact.request.purpose != "benchmark" or not release.is_ours(target):
         return None
     if number > 1:
-        known = release.again.get(target.variant, Again()).staged
+        known = release.second_measurements.get(target.variant, SecondMeasurement()).staged
         return None if known else _again(release, target.variant, number, "staged", {"staged": True})
     if target.variant in release.staged:
         return None
     return f"staged:{target.variant}", {"staged": tuple(sorted((*release.staged, target.variant)))}
 
 
-def _benchmarked(release: Release, fact: VariantBenchmarked) -> Found:
+def _benchmarked(release: Release, fact: VariantBenchmarked) -> Recorded:
     variant = fact.target.variant
     if fact.measurement_number > 1:
         return _benchmarked_again(release, fact)
@@ -148,20 +149,20 @@ def _benchmarked(release: Release, fact: VariantBenchmarked) -> Found:
     return f"benchmarked:{variant}", {"benchmarked": {**release.benchmarked, variant: fact}}
 
 
-def _benchmarked_again(release: Release, fact: VariantBenchmarked) -> Found:
+def _benchmarked_again(release: Release, fact: VariantBenchmarked) -> Recorded:
     variant = fact.target.variant
-    again = release.again.get(variant, Again())
-    failed = again.failed is not None and again.failed.step != "quantise"
-    if not release.is_ours(fact.target) or again.benchmarked is not None or failed:
+    second = release.second_measurements.get(variant, SecondMeasurement())
+    failed = second.failed is not None and second.failed.step != "quantise"
+    if not release.is_ours(fact.target) or second.benchmarked is not None or failed:
         return None
     return _again(release, variant, fact.measurement_number, "benchmarked", {"benchmarked": fact})
 
 
-def _rehearsed(release: Release, fact: RehearsalCompleted) -> Found:
+def _rehearsed(release: Release, fact: RehearsalCompleted) -> Recorded:
     return None if release.rehearsed else ("rehearsed", {"rehearsed": fact})
 
 
-def _approved(release: Release, fact: ApprovalGranted) -> Found:
+def _approved(release: Release, fact: ApprovalGranted) -> Recorded:
     """Keep an approval under the digest that it cites: one of another artifact never counts."""
     if fact.manifest_digest in release.approvals:
         return None
@@ -169,7 +170,7 @@ def _approved(release: Release, fact: ApprovalGranted) -> Found:
     return name, {"approvals": {**release.approvals, fact.manifest_digest: fact}}
 
 
-def _deployed(release: Release, fact: DeploymentChanged) -> Found:
+def _deployed(release: Release, fact: DeploymentChanged) -> Recorded:
     route = fact.route
     if route.model != release.model:
         return None
@@ -187,7 +188,7 @@ def _deployed(release: Release, fact: DeploymentChanged) -> Found:
 def _carried_out(release: Release, fact: DeploymentChanged) -> tuple[str, Target] | None:
     active, canary = fact.route.active, fact.route.canary
     if fact.cause == "promote" and active is not None and release.is_ours(active.target):
-        return road.ALL_TRAFFIC, active.target
+        return plan.ALL_TRAFFIC, active.target
     if fact.cause == "canary" and canary is not None and release.is_ours(canary.served.target):
         return weight_key(canary.weight_ratio), canary.served.target
     return None
@@ -200,61 +201,61 @@ def _seen(route: Route) -> RouteSeen:
     return RouteSeen(epoch=route.epoch, serving=tuple(serving), quarantined=route.quarantined)
 
 
-def _assessed(release: Release, fact: CanaryAssessed) -> Found:
+def _assessed(release: Release, fact: CanaryAssessed) -> Recorded:
     key = weight_key(fact.weight_ratio)
     if fact.verdict == "inconclusive" or not release.is_ours(fact.target) or key in release.assessed:
         return None
     return f"assessed:{key}", {"assessed": {**release.assessed, key: fact}}
 
 
-def _rejected(release: Release, fact: CheckpointRejected) -> Found:
+def _rejected(release: Release, fact: CheckpointRejected) -> Recorded:
     return None if release.rejected else ("rejected", {"rejected": fact})
 
 
-def _refused(release: Release, fact: PromotionRefused) -> Found:
-    outstanding = road.outstanding_order(release) is not None
+def _refused(release: Release, fact: PromotionRefused) -> Recorded:
+    outstanding = plan.outstanding_order(release) is not None
     if release.refused or not outstanding or not release.is_ours(fact.target):
         return None
     return "refused", {"refused": fact}
 
 
-def _abandoned(release: Release, fact: WorkAbandoned) -> Found:
-    """Keep that work was given up, unless it is that of a variant for which nobody waits any more."""
-    given_up = release.given_up or deadlines.gave_up_measuring(release)
-    if release.abandoned or (given_up and fact.cause_type == VariantRequested.TYPE):
+def _abandoned(release: Release, fact: WorkAbandoned) -> Recorded:
+    """Keep that work was given up, unless it is that of a variant that is no longer awaited."""
+    timed_out = release.timed_out or deadlines.gave_up_measuring(release)
+    if release.abandoned or (timed_out and fact.cause_type == VariantRequested.TYPE):
         return None
     return "abandoned", {"abandoned": fact}
 
 
-def _cancelled(release: Release, fact: ReleaseCancelled) -> Found:
+def _cancelled(release: Release, fact: ReleaseCancelled) -> Recorded:
     return None if release.cancelled else ("cancelled", {"cancelled": fact})
 
 
-def _superseded(release: Release, what: Superseded) -> Found:
-    return None if release.superseded else ("superseded", {"superseded": what})
+def _superseded(release: Release, data: Superseded) -> Recorded:
+    return None if release.superseded else ("superseded", {"superseded": data})
 
 
-def _deadline(release: Release, what: DeadlineReached, happened_at: datetime, now: datetime) -> Release | None:
+def _deadline(release: Release, data: DeadlineReached, received_at: datetime, now: datetime) -> Release | None:
     """Take a deadline seriously only while its step is still awaited and its time is really over."""
     at = deadlines.deadline_at(release)
-    if at is None or now < at or deadlines.awaited_step(release) != what.step:
+    if at is None or now < at or deadlines.awaited_step(release) != data.step:
         return None
-    if what.step == "quantise" and gates.registered_variants(release):
-        return _given_up(release, happened_at)
-    if what.step == "measure":
-        return _not_measured(release, happened_at)
-    weight = deadlines.awaited_weight(release) if what.step == "canary" else None
+    if data.step == "quantise" and gates.registered_variants(release):
+        return _time_out(release, received_at)
+    if data.step == "measure":
+        return _not_measured(release, received_at)
+    weight = deadlines.awaited_weight(release) if data.step == "canary" else None
     if weight is not None and release.policy.canary.on_deadline == "promote":
         return release.model_copy(update={"waived": (*release.waived, weight)})
-    return release.model_copy(update={"expired": what.step})
+    return release.model_copy(update={"expired": data.step})
 
 
-def _given_up(release: Release, at: datetime) -> Release:
-    """Fail the variants that are not made yet, so that the release goes on with those that are."""
-    late = {variant: deadlines.too_late(release, variant) for variant in gates.unmade(release)}
+def _time_out(release: Release, at: datetime) -> Release:
+    """Fail the variants that are not quantised yet, so that the release continues with the others."""
+    late = {variant: deadlines.too_late(release, variant) for variant in gates.not_quantised(release)}
     return release.model_copy(
         update={
-            "given_up": tuple(late),
+            "timed_out": tuple(late),
             "failed": {**release.failed, **{f"{variant}:quantise": fact for variant, fact in late.items()}},
             "times": {**release.times, **{f"failed:{variant} quantise": at for variant in late}},
         }
@@ -262,19 +263,24 @@ def _given_up(release: Release, at: datetime) -> Release:
 
 
 def _not_measured(release: Release, at: datetime) -> Release:
-    """Fail the second measurements that are not made yet: their variants stay inconclusive, the others go on."""
+    """Fail the second measurements that are not there yet: their variants stay inconclusive, the others continue."""
     late = {variant: deadlines.not_measured(release, variant) for variant in deadlines.measuring(release)}
-    again = {v: release.again.get(v, Again()).model_copy(update={"failed": fact}) for v, fact in late.items()}
-    times = {f"failed:{variant} {SECOND}": at for variant in late}
-    return release.model_copy(update={"again": {**release.again, **again}, "times": {**times, **release.times}})
+    second = {
+        v: release.second_measurements.get(v, SecondMeasurement()).model_copy(update={"failed": fact})
+        for v, fact in late.items()
+    }
+    times = {f"failed:{variant} {SECOND_MEASUREMENT}": at for variant in late}
+    return release.model_copy(
+        update={"second_measurements": {**release.second_measurements, **second}, "times": {**times, **release.times}}
+    )
 
 
-_RECORDERS: dict[type, Callable[[Release, Any], Found]] = {
+_RECORDERS: dict[type, Callable[[Release, Any], Recorded]] = {
     CheckpointMerged: _merged,
     VariantQuantised: _quantised,
     VariantFailed: _failed,
     ManifestWritten: _manifest,
-    SlotGranted: _slot,
+    TurnGranted: _turn,
     VariantStaged: _staged,
     VariantBenchmarked: _benchmarked,
     RehearsalCompleted: _rehearsed,

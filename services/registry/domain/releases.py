@@ -1,7 +1,7 @@
 """The state machine of a release: a pure, total function from a record and an input to a record and facts to publish.
 
-Every fact has a slot in the record; the first to come fills it, early ones are kept, later ones change nothing. What
-must be said is then derived from the slots alone, so that neither order nor repetition of facts matters.
+Every fact has a field in the record; the first to arrive fills it, early ones are kept, later ones change nothing. The
+facts to publish are derived from these fields alone, so that neither order nor repetition of facts matters.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,10 @@ from typing import get_args
 from contracts.facts import DeadlinePassed, ReleaseFinished, ReleaseOpened
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.vocabulary import StagingPurpose
-from services.registry.domain import gates
-from services.registry.domain import outcomes as endings
-from services.registry.domain import plan as road
+from services.registry.domain import gates, outcomes, plan
 from services.registry.domain.comparison import explain
 from services.registry.domain.plan import Emission
-from services.registry.domain.record import SECOND, Input, Release
+from services.registry.domain.record import SECOND_MEASUREMENT, Input, Release
 from services.registry.domain.recording import record
 from services.registry.domain.timeline import timeline
 
@@ -31,23 +29,23 @@ class Decision:
 
 
 def open_release(opened: ReleaseOpened, *, cause_id: str, now: datetime) -> Decision:
-    """Begin a release: its first fact is its own opening."""
+    """Return a new release; its first fact is its own opening."""
     return _advance(Release(opened=opened, opened_at=now), cause_id, now)
 
 
-def decide(release: Release, happened: Input, now: datetime) -> Decision:
-    """Take notice of one input and say what follows. Never raises; what is not for this release changes nothing."""
-    if release.finished is not None or happened.id in release.applied:
+def decide(release: Release, received: Input, now: datetime) -> Decision:
+    """Return the release after an input, and what follows; never raise. What is not for it changes nothing."""
+    if release.finished is not None or received.id in release.applied:
         return Decision(release, ())
-    recorded = record(release, happened, now)
+    recorded = record(release, received, now)
     if recorded is None:
         return Decision(release, ())
-    applied = tuple(sorted((*recorded.applied, happened.id)))
-    return _advance(recorded.model_copy(update={"applied": applied}), happened.cause_id or happened.id, now)
+    applied = tuple(sorted((*recorded.applied, received.id)))
+    return _advance(recorded.model_copy(update={"applied": applied}), received.cause_id or received.id, now)
 
 
 def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
-    """Emit whatever holds now and was not said before."""
+    """Return the release with every fact in its outbox that is due now and was not emitted before."""
     fresh = {key: fact for key, fact in _emissions(release, now) if key not in release.emitted}
     entries = tuple(
         outbox_entry(
@@ -70,26 +68,26 @@ def _advance(release: Release, cause_id: str, now: datetime) -> Decision:
 
 
 def _emissions(release: Release, now: datetime) -> Iterator[Emission]:
-    ending = endings.decide_ending(release, now)
-    said = set(release.emitted)
+    ending = outcomes.decide_ending(release, now)
+    emitted = set(release.emitted)
     if ending is None or ending.outcome == "promoted":
-        for key, fact in road.due(release, now):
-            said.add(key)
+        for key, fact in plan.due(release, now):
+            emitted.add(key)
             yield key, fact
     if ending is None:
         return
     if ending.outcome == "expired":
         passed = DeadlinePassed(release_id=release.id, step=release.expired or "", waiting_for=release.expired or "")
         yield f"deadline.passed:{release.expired}", passed
-    for one in gates.registered_variants(release):
-        leases = [*((purpose, 1) for purpose in get_args(StagingPurpose)), ("benchmark", SECOND)]
+    for registered in gates.registered_variants(release):
+        leases = [*((purpose, 1) for purpose in get_args(StagingPurpose)), ("benchmark", SECOND_MEASUREMENT)]
         for purpose, number in leases:
-            if f"stage.requested:{road.lease_key(one.variant, purpose, number)}" in said:
-                yield road.stage_released(release, one.variant, purpose, number)
+            if f"stage.requested:{plan.lease_key(registered.variant, purpose, number)}" in emitted:
+                yield plan.stage_released(release, registered.variant, purpose, number)
     yield "release.finished", _finished(release, ending, now)
 
 
-def _finished(release: Release, ending: endings.Ending, now: datetime) -> ReleaseFinished:
+def _finished(release: Release, ending: outcomes.Ending, now: datetime) -> ReleaseFinished:
     chosen = gates.choose(release) if ending.outcome == "promoted" else None
     return ReleaseFinished(
         release_id=release.id,
@@ -100,5 +98,5 @@ def _finished(release: Release, ending: endings.Ending, now: datetime) -> Releas
         reason=ending.reason,
         target=gates.candidate(release, chosen).target if chosen else None,
         timeline=timeline(release, now),
-        comparison=explain(release) if release.made or release.failed else None,
+        comparison=explain(release) if release.quantised or release.failed else None,
     )

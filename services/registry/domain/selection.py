@@ -30,12 +30,12 @@ _Z95 = 1.96
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured cost with its 95 % interval, and how people say it."""
+    """A measured cost with its 95 % interval, and its text for people."""
 
     value: float
     low: float
     high: float
-    said: str
+    text: str
 
     def ties(self, best: "Figure") -> bool:
         """Return whether its distance to the best of a field may be noise: intervals touch, it is not far behind."""
@@ -57,7 +57,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Who won, who is on the front, and for each why."""
+    """The winner, the variants on the front, and why for each."""
 
     winner: Variant | None
     front: frozenset[Variant]
@@ -69,26 +69,28 @@ Reader = Callable[[Entrant], Figure | None]
 
 
 def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
-    """Choose one: total, and independent of the order of the entrants.
+    """Choose a winner: total, and independent of the order of the entrants.
 
     Of the front, those that tie with the best in the first criterion stay, of these the ones that tie in the second,
     and so on. What is still equal is decided by the plain figures in the same order, then by the order of `Variant`.
     """
-    field = sorted(entrants, key=lambda one: get_args(Variant).index(one.variant))
+    field = sorted(entrants, key=lambda entrant: get_args(Variant).index(entrant.variant))
     measured = measure(field)
-    dominators = {one: _dominators(one, measured) for one in measured}
-    front = [one for one in measured if not dominators[one]]
-    beaten = {one: next(by for by in front if by in them) for one, them in dominators.items() if them}
-    reasons = {one: _dominated(by) for one, by in beaten.items()}
+    dominators = {variant: _dominators(variant, measured) for variant in measured}
+    front = [variant for variant in measured if not dominators[variant]]
+    beaten = {variant: next(by for by in front if by in them) for variant, them in dominators.items() if them}
+    reasons = {variant: _dominated(by) for variant, by in beaten.items()}
     left, decisive = front, ""
     for criterion in CRITERIA[objective]:
-        best = min(left, key=lambda one: measured[one][criterion].value, default=None)
-        tied = [one for one in left if best and measured[one][criterion].ties(measured[best][criterion])]
+        best = min(left, key=lambda variant: measured[variant][criterion].value, default=None)
+        tied = [variant for variant in left if best and measured[variant][criterion].ties(measured[best][criterion])]
         if best is not None and tied != left:
             decisive = criterion
-            reasons |= {one: _behind(criterion, one, best, measured) for one in left if one not in tied}
+            reasons |= {variant: _behind(criterion, variant, best, measured) for variant in left if variant not in tied}
         left = tied
-    winner = min(left, key=lambda one: [measured[one][name].value for name in CRITERIA[objective]], default=None)
+    winner = min(
+        left, key=lambda variant: [measured[variant][name].value for name in CRITERIA[objective]], default=None
+    )
     reasons |= dict.fromkeys(left, f"As good as {winner} in everything.")
     if winner is not None:
         reasons[winner] = _won(objective, decisive, alone=len(field) == 1)
@@ -96,33 +98,35 @@ def rank(objective: Objective, entrants: Iterable[Entrant]) -> Ranking:
 
 
 def measure(field: Sequence[Entrant]) -> dict[Variant, dict[str, Figure]]:
-    """Return everybody's figures, each criterion on one scale: that of its first reader which all can answer."""
-    found: dict[Variant, dict[str, Figure]] = {one.variant: {} for one in field}
+    """Return the figures of all entrants, each criterion on the scale of its first reader that can read all."""
+    figures: dict[Variant, dict[str, Figure]] = {entrant.variant: {} for entrant in field}
     for criterion, readers in _READERS.items():
-        answers = [{one.variant: read(one) for one in field} for read in readers]
+        answers = [{entrant.variant: read(entrant) for entrant in field} for read in readers]
         scale = next((each for each in answers if None not in each.values()), answers[-1])
         for variant, figure in scale.items():
-            found[variant][criterion] = figure or UNMEASURED
-    return found
+            figures[variant][criterion] = figure or UNMEASURED
+    return figures
 
 
-def _dominators(one: Variant, measured: Mapping[Variant, Costs]) -> list[Variant]:
+def _dominators(variant: Variant, measured: Mapping[Variant, Costs]) -> list[Variant]:
     """List those that are at least as good in everything and better in something."""
-    mine = [figure.value for figure in measured[one].values()]
-    found = []
+    own = [figure.value for figure in measured[variant].values()]
+    dominators = []
     for other, costs in measured.items():
         theirs = [figure.value for figure in costs.values()]
-        if theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)):
-            found.append(other)
-    return found
+        if theirs != own and all(a <= b for a, b in zip(theirs, own, strict=True)):
+            dominators.append(other)
+    return dominators
 
 
 def _dominated(by: Variant) -> str:
     return f"Dominated: {by} is at least as good in everything, and better in something."
 
 
-def _behind(criterion: str, one: Variant, best: Variant, measured: Mapping[Variant, Costs]) -> str:
-    return f"Behind {best} in {criterion}: {measured[one][criterion].said} against {measured[best][criterion].said}."
+def _behind(criterion: str, variant: Variant, best: Variant, measured: Mapping[Variant, Costs]) -> str:
+    return (
+        f"Behind {best} in {criterion}: {measured[variant][criterion].text} against {measured[best][criterion].text}."
+    )
 
 
 def _won(objective: Objective, decisive: str, *, alone: bool) -> str:
@@ -134,16 +138,16 @@ def _won(objective: Objective, decisive: str, *, alone: bool) -> str:
 # -- figures, each reader on a scale of its own -----------------------------------------------------------------------
 
 
-def _as_served(one: Entrant) -> Figure | None:
+def _as_served(entrant: Entrant) -> Figure | None:
     """Read the perplexity ratio to the merged model as the serving engine has it; only where it scored given text."""
-    served = one.benchmark.served_quality
+    served = entrant.benchmark.served_quality
     if served is None or served.method != "prompt_logprobs" or served.perplexity_ratio is None:
         return None
-    return _perplexity(served.perplexity_ratio, one.quality.mean_kl, served.tokens)
+    return _perplexity(served.perplexity_ratio, entrant.quality.mean_kl, served.tokens)
 
 
-def _as_quantised(one: Entrant) -> Figure | None:
-    return _perplexity(one.quality.perplexity_ratio, one.quality.mean_kl, one.quality.tokens)
+def _as_quantised(entrant: Entrant) -> Figure | None:
+    return _perplexity(entrant.quality.perplexity_ratio, entrant.quality.mean_kl, entrant.quality.tokens)
 
 
 def _perplexity(ratio: float, mean_kl: float, tokens: int) -> Figure | None:
@@ -163,37 +167,37 @@ def _perplexity(ratio: float, mean_kl: float, tokens: int) -> Figure | None:
 def _against_baseline(metric: str, *, sign: float = 1.0) -> Reader:
     """Read a ratio to the baseline, which was measured in the same minutes: variants are measured one after another."""
 
-    def read(one: Entrant) -> Figure | None:
-        found = next((ratio for ratio in one.benchmark.ratios if ratio.metric == metric), None)
-        if found is None:
+    def read(entrant: Entrant) -> Figure | None:
+        measured = next((ratio for ratio in entrant.benchmark.ratios if ratio.metric == metric), None)
+        if measured is None:
             return None
-        ends = sorted((sign * found.low, sign * found.value, sign * found.high))
-        said = f"{found.value:.3g} times the baseline's"
-        return Figure(sign * found.value, ends[0], ends[2], said)
+        ends = sorted((sign * measured.low, sign * measured.value, sign * measured.high))
+        text = f"{measured.value:.3g} times the baseline's"
+        return Figure(sign * measured.value, ends[0], ends[2], text)
 
     return read
 
 
 def _ttft(statistic: str) -> Reader:
-    def read(one: Entrant) -> Figure | None:
-        value: float | None = getattr(one.benchmark.candidate_summary.ttft_ms, statistic)
+    def read(entrant: Entrant) -> Figure | None:
+        value: float | None = getattr(entrant.benchmark.candidate_summary.ttft_ms, statistic)
         return None if value is None else _around(value, UNKNOWN_NOISE_RATIO, f"{value:.4g} ms")
 
     return read
 
 
-def _throughput(one: Entrant) -> Figure | None:
-    found = one.benchmark.candidate_summary.tps_system
-    return _around(-found, UNKNOWN_NOISE_RATIO, f"{found:.4g} tokens/s")
+def _throughput(entrant: Entrant) -> Figure | None:
+    rate = entrant.benchmark.candidate_summary.tps_system
+    return _around(-rate, UNKNOWN_NOISE_RATIO, f"{rate:.4g} tokens/s")
 
 
-def _size(one: Entrant) -> Figure | None:
-    return _around(float(one.weights_bytes), BYTES_NOISE_RATIO, f"{one.weights_bytes / 1e6:.4g} MB")
+def _size(entrant: Entrant) -> Figure | None:
+    return _around(float(entrant.weights_bytes), BYTES_NOISE_RATIO, f"{entrant.weights_bytes / 1e6:.4g} MB")
 
 
-def _around(value: float, noise_ratio: float, said: str) -> Figure:
+def _around(value: float, noise_ratio: float, text: str) -> Figure:
     margin = abs(value) * noise_ratio
-    return Figure(value, value - margin, value + margin, said)
+    return Figure(value, value - margin, value + margin, text)
 
 
 _READERS: Mapping[str, tuple[Reader, ...]] = {

@@ -1,4 +1,4 @@
-"""What is known about one model: its version numbers, its releases, and which of them may go forward."""
+"""The record of one model: its version numbers, its releases, and which of them is in progress."""
 
 from datetime import datetime
 
@@ -10,15 +10,15 @@ from contracts.records import OutboxRecord
 from contracts.routes import Route
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from services.registry.domain import gates
-from services.registry.domain.record import Release, SlotGranted
+from services.registry.domain.record import Release, TurnGranted
 
 
 class ModelRecord(OutboxRecord):
     """The record of a model. Version numbers only rise, and a reservation is never taken back.
 
-    `open` lists the releases that are not yet known to be finished; `in_progress` is the one beyond registration,
-    `queue` those that wait for its place. `opening` is the last admission in full: whoever finds its release record
-    missing (the registry was killed between the two writes) creates it from here, with the number that it has.
+    `open` lists the releases that are not yet known to be finished; `in_progress` is the one that may be staged and
+    promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
+    missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     """
 
     model: ModelName
@@ -44,7 +44,7 @@ def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str)
 
 
 def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
-    """Keep the next version number for a release that has none yet; `opened` must carry that number."""
+    """Return the record with the next version number reserved for a release; `opened` must carry that number."""
     if opened.release_id in record.reservations:
         return record
     update = {
@@ -57,7 +57,7 @@ def reserve(record: ModelRecord, opened: ReleaseOpened) -> ModelRecord:
 
 
 def claim(record: ModelRecord, release_id: str) -> ModelRecord:
-    """Take the place beyond registration if it is free, else a place in the queue; again changes nothing."""
+    """Return the record with a release in progress if none is, else in the queue; unchanged if it is there already."""
     if record.in_progress == release_id or release_id in record.queue or release_id not in record.open:
         return record
     if record.in_progress is None:
@@ -67,12 +67,12 @@ def claim(record: ModelRecord, release_id: str) -> ModelRecord:
 
 def remove(record: ModelRecord, release_id: str) -> ModelRecord:
     """Return the record without a finished release; the lowest version that waits takes its place in progress."""
-    queue = tuple(one for one in record.queue if one != release_id)
+    queue = tuple(queued for queued in record.queue if queued != release_id)
     in_progress = record.in_progress
     if in_progress == release_id:
         in_progress = min(queue, key=lambda release_id: record.reservations[release_id], default=None)
-        queue = tuple(one for one in queue if one != in_progress)
-    still_open = tuple(one for one in record.open if one != release_id)
+        queue = tuple(queued for queued in queue if queued != in_progress)
+    still_open = tuple(other for other in record.open if other != release_id)
     return record.model_copy(update={"open": still_open, "in_progress": in_progress, "queue": queue})
 
 
@@ -82,13 +82,13 @@ def decide_superseded(record: ModelRecord, newer: Release, older: Release) -> bo
     return ahead and older.version < newer.version and older.policy.on_newer == "supersede"
 
 
-def decide_slot(release: Release, route: Route | None, base: BaseManifest) -> SlotGranted:
+def decide_turn(release: Release, route: Route | None, base: BaseManifest) -> TurnGranted:
     """Return what a release is measured against: the active target, or the base model as version 0 while none is."""
     if route is not None and route.active is not None:
         active = route.active
         baseline = Deployable(**{name: getattr(active, name) for name in Deployable.model_fields})
-        return SlotGranted(baseline=baseline, epoch=route.epoch, first=False)
-    return SlotGranted(baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True)
+        return TurnGranted(baseline=baseline, epoch=route.epoch, first=False)
+    return TurnGranted(baseline=base_deployable(release.model, base), epoch=route.epoch if route else 0, first=True)
 
 
 def base_deployable(model: str, base: BaseManifest) -> Deployable:
@@ -100,7 +100,7 @@ def base_deployable(model: str, base: BaseManifest) -> Deployable:
 def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
     """Return the immutable manifest of the version once its variants are known; None before, or if there are none."""
     variants = gates.registered_variants(release)
-    if release.merged is None or not gates.all_made(release) or not variants:
+    if release.merged is None or not gates.all_quantised(release) or not variants:
         return None
     opened = release.opened
     return VersionManifest(

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from contracts.facts import BaseModelRef, Weights
 from contracts.vocabulary import ArtifactRef, digest_of
 from services.registry.domain import admission
-from services.registry.domain.admission import Places, Refusal
+from services.registry.domain.admission import AllowedLocations, Refusal
 from tests.kit import fakes_registry as k
 
-PLACES = Places(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),), hub=True)
+PLACES = AllowedLocations(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),), hub=True)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OWN = "s3://slipway/checkpoints/support-bot/"
 
@@ -32,7 +32,7 @@ def at(uri: str):
     ],
 )
 def test_artifacts_in_their_own_place_are_let_in(uri):
-    assert admission.assess_places(at(uri), PLACES) is None
+    assert admission.assess_locations(at(uri), PLACES) is None
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_artifacts_in_their_own_place_are_let_in(uri):
     ],
 )
 def test_artifacts_elsewhere_are_refused(uri):
-    refusal = admission.assess_places(at(uri), PLACES)
+    refusal = admission.assess_locations(at(uri), PLACES)
     assert refusal is not None
     assert refusal.code == "uri_not_allowed"
     assert refusal.reason.startswith("weights: ")
@@ -93,7 +93,7 @@ def test_artifacts_elsewhere_are_refused(uri):
 # what separates, climbs, hides or ends a path, and a few letters; also signs that only look like a dot or a slash
 @given(st.text(st.sampled_from("ab2efEF./\\%:?#@~ \t\r\n\0\u2024\uff0e\uff0f\u2215"), max_size=60))
 def test_no_suffix_leads_out_of_the_prefix(suffix):
-    if admission.assess_places(at((OWN + suffix)[:2048]), PLACES) is None:
+    if admission.assess_locations(at((OWN + suffix)[:2048]), PLACES) is None:
         key = (OWN + suffix).removeprefix("s3://slipway/")
         assert key.startswith("checkpoints/support-bot/")
         assert ".." not in key.split("/")
@@ -104,14 +104,14 @@ def test_no_suffix_leads_out_of_the_prefix(suffix):
 @pytest.mark.parametrize(
     ("uri", "says"),
     [
-        ("s3://slipway/versions/x", "must lie below"),
-        ("file:///srv/checkpoints/run", "only weights may lie elsewhere"),
-        (f"hf://acme/lora@{COMMIT}", "only weights may lie elsewhere"),
+        ("s3://slipway/versions/x", "must be below"),
+        ("file:///srv/checkpoints/run", "only weights may be elsewhere"),
+        (f"hf://acme/lora@{COMMIT}", "only weights may be elsewhere"),
     ],
 )
 def test_calibration_and_evaluation_are_looked_at_too_and_lie_in_the_store(name, uri, says):
     elsewhere = ArtifactRef(uri=uri, digest=digest_of(b"a"), size_bytes=1)
-    refusal = admission.assess_places(k.ready(**{name: elsewhere}), PLACES)
+    refusal = admission.assess_locations(k.ready(**{name: elsewhere}), PLACES)
     assert refusal is not None
     assert (refusal.code, refusal.details["artifact"]) == ("uri_not_allowed", name)
     assert says in refusal.reason
@@ -122,14 +122,14 @@ def test_calibration_and_evaluation_are_looked_at_too_and_lie_in_the_store(name,
     [("file:///srv/checkpoints/x", "SLIPWAY_FILE_ROOTS"), (f"hf://acme/lora@{COMMIT}", "SLIPWAY_HF_ENDPOINT")],
 )
 def test_places_outside_the_store_are_refused_until_operations_allow_them_by_a_setting_that_is_named(uri, setting):
-    refusal = admission.assess_places(at(uri), Places(bucket="slipway"))
+    refusal = admission.assess_locations(at(uri), AllowedLocations(bucket="slipway"))
     assert refusal is not None
     assert refusal.code == "uri_not_allowed"
     assert setting in refusal.reason
 
 
 def test_a_branch_is_refused_with_the_way_to_a_commit():
-    refusal = admission.assess_places(at("hf://acme/lora@main"), PLACES)
+    refusal = admission.assess_locations(at("hf://acme/lora@main"), PLACES)
     assert refusal is not None
     assert "'main' is no commit" in refusal.reason
     assert "slipway publish" in refusal.reason
@@ -170,8 +170,8 @@ def test_a_tightening_of_a_stored_policy_that_waives_it_must_not_waive_it_either
     stored = k.policy(triggers=k.AUTOMATIC)
     tighter = k.policy(triggers=k.AUTOMATIC, objective="cost")
     assert admission.decide_policy(tighter, stored).code == "policy_invalid"
-    mended = tighter.model_copy(update={"rehearsal": "required"})
-    assert admission.decide_policy(mended, stored) == mended
+    stricter = tighter.model_copy(update={"rehearsal": "required"})
+    assert admission.decide_policy(stricter, stored) == stricter
 
 
 def test_the_release_key_is_about_what_goes_in_and_nothing_else():

@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 from contracts import facts as f
 from services.registry.app import Registry
 from services.registry.domain import announcements
-from services.registry.domain.admission import RECORD_BYTES, Places
+from services.registry.domain.admission import RECORD_BYTES, AllowedLocations
 from services.registry.domain.announcements import Announcement, Announcements
 from services.registry.ports import announcements_key
 from services.registry.settings import RegistrySettings
@@ -46,7 +46,7 @@ class Stuck:
         return getattr(self.inner, name)
 
 
-class House:
+class Harness:
     """A registry on fakes, and the stream before it."""
 
     def __init__(self, **limits):
@@ -57,8 +57,8 @@ class House:
         self.sequence = 0
 
     def started(self):
-        places = Places(bucket="slipway")
-        return Registry(self.out.ports(), places=places, settings=self.settings, clock=self.out.clock)
+        locations = AllowedLocations(bucket="slipway")
+        return Registry(self.out.ports(), locations=locations, settings=self.settings, clock=self.out.clock)
 
     def restarted(self):
         self.registry = self.started()
@@ -91,12 +91,14 @@ class House:
         await asyncio.gather(*self.registry.admissions._running.values())
 
     def opened(self, model):
-        emits = self.out.publisher.said
-        return [one.fact.version for one in emits if isinstance(one.fact, f.ReleaseOpened) and one.model == model]
+        emits = self.out.publisher.published
+        return [emit.fact.version for emit in emits if isinstance(emit.fact, f.ReleaseOpened) and emit.model == model]
 
     def rejected(self):
         return [
-            (one.model, one.fact.code) for one in self.out.publisher.said if isinstance(one.fact, f.CheckpointRejected)
+            (emit.model, emit.fact.code)
+            for emit in self.out.publisher.published
+            if isinstance(emit.fact, f.CheckpointRejected)
         ]
 
     async def record(self, model=k.MODEL):
@@ -104,243 +106,243 @@ class House:
 
 
 @pytest.fixture
-def house():
-    return House()
+def harness():
+    return Harness()
 
 
 STORE_AWAY = Transient("store_unavailable", "It does not answer.")
 
 
-async def test_an_announcement_is_admitted_before_its_message_is_acknowledged(house):
-    await house.announce()
-    assert house.opened(k.MODEL) == [1]
-    assert (await house.record()).waiting == ()
+async def test_an_announcement_is_admitted_before_its_message_is_acknowledged(harness):
+    await harness.announce()
+    assert harness.opened(k.MODEL) == [1]
+    assert (await harness.record()).waiting == ()
 
 
-async def test_a_stuck_announcement_holds_up_no_other_models(house):
-    house.artifacts.failing[k.MODEL] = STORE_AWAY
-    await house.announce()
-    await house.announce(OTHER)
-    assert house.opened(OTHER) == [1]
-    assert house.opened(k.MODEL) == []
-    (waiting,) = (await house.record()).waiting
+async def test_a_stuck_announcement_holds_up_no_other_models(harness):
+    harness.artifacts.failing[k.MODEL] = STORE_AWAY
+    await harness.announce()
+    await harness.announce(OTHER)
+    assert harness.opened(OTHER) == [1]
+    assert harness.opened(k.MODEL) == []
+    (waiting,) = (await harness.record()).waiting
     assert (waiting.tries, waiting.code) == (1, "store_unavailable")
 
 
 async def test_one_that_never_answers_holds_up_no_other_models_either():
-    house = House(admission_try_s=0.2, admission_wait_s=0.05)
-    house.artifacts.failing[k.MODEL] = None
-    await house.announce()
-    await house.announce(OTHER)
-    assert house.opened(OTHER) == [1]
-    await house.sweep()
-    (waiting,) = (await house.record()).waiting
+    harness = Harness(admission_try_s=0.2, admission_wait_s=0.05)
+    harness.artifacts.failing[k.MODEL] = None
+    await harness.announce()
+    await harness.announce(OTHER)
+    assert harness.opened(OTHER) == [1]
+    await harness.sweep()
+    (waiting,) = (await harness.record()).waiting
     assert waiting.tries == 1
     assert "longer than 0.2 s" in waiting.reason
 
 
 async def test_of_a_hanging_model_only_the_first_announcement_is_waited_for():
-    house = House(admission_try_s=5.0, admission_wait_s=0.2)
-    house.artifacts.failing[k.MODEL] = None
+    harness = Harness(admission_try_s=5.0, admission_wait_s=0.2)
+    harness.artifacts.failing[k.MODEL] = None
     started = asyncio.get_running_loop().time()
     for attempt in (1, 2, 3, 4):
-        await house.announce(attempt=attempt)
-    await house.announce(OTHER)
+        await harness.announce(attempt=attempt)
+    await harness.announce(OTHER)
     assert asyncio.get_running_loop().time() - started < 0.4
-    assert house.opened(OTHER) == [1]
-    assert len((await house.record()).waiting) == 4
-    await house.registry.admissions.stop()
+    assert harness.opened(OTHER) == [1]
+    assert len((await harness.record()).waiting) == 4
+    await harness.registry.admissions.stop()
 
 
-async def test_more_announcements_than_may_wait_are_answered_and_forgotten(house):
-    house.artifacts.failing[k.MODEL] = STORE_AWAY
+async def test_more_announcements_than_may_wait_are_answered_and_forgotten(harness):
+    harness.artifacts.failing[k.MODEL] = STORE_AWAY
     for attempt in range(1, announcements.MOST_WAITING + 1):
-        await house.announce(attempt=attempt)
-    refused = house.store(attempt=1000)
+        await harness.announce(attempt=attempt)
+    refused = harness.store(attempt=1000)
     for _ in range(2):
-        await house.announced(refused)
-    assert house.rejected() == [(k.MODEL, "too_large")]
-    assert len((await house.record()).waiting) == announcements.MOST_WAITING
-    del house.artifacts.failing[k.MODEL]
-    house.out.clock.advance(60)
-    await house.sweep()
-    await house.announced(refused)
-    assert (await house.record()).waiting == ()
-    assert len(house.opened(k.MODEL)) == announcements.MOST_WAITING
-    assert house.rejected() == [(k.MODEL, "too_large")]
+        await harness.announced(refused)
+    assert harness.rejected() == [(k.MODEL, "too_large")]
+    assert len((await harness.record()).waiting) == announcements.MOST_WAITING
+    del harness.artifacts.failing[k.MODEL]
+    harness.out.clock.advance(60)
+    await harness.sweep()
+    await harness.announced(refused)
+    assert (await harness.record()).waiting == ()
+    assert len(harness.opened(k.MODEL)) == announcements.MOST_WAITING
+    assert harness.rejected() == [(k.MODEL, "too_large")]
 
 
-async def test_tries_that_cannot_be_written_are_counted_and_wait_all_the_same(house):
-    house.artifacts.failing[k.MODEL] = STORE_AWAY
-    _, announcement = house.store()
-    await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
-    house.out.announcements.conflicts = 10**9
+async def test_tries_that_cannot_be_written_are_counted_and_wait_all_the_same(harness):
+    harness.artifacts.failing[k.MODEL] = STORE_AWAY
+    _, announcement = harness.store()
+    await harness.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
+    harness.out.announcements.conflicts = 10**9
     for _ in range(10):
-        await house.sweep()
-    assert house.artifacts.asked == [k.MODEL]
-    house.out.clock.advance(0.3)
-    await house.sweep()
-    assert house.artifacts.asked == [k.MODEL] * 2
-    house.out.announcements.conflicts = 0
-    house.out.clock.advance(1.1)
-    await house.sweep()
-    assert (await house.record()).waiting[0].tries == 3
+        await harness.sweep()
+    assert harness.artifacts.asked == [k.MODEL]
+    harness.out.clock.advance(0.3)
+    await harness.sweep()
+    assert harness.artifacts.asked == [k.MODEL] * 2
+    harness.out.announcements.conflicts = 0
+    harness.out.clock.advance(1.1)
+    await harness.sweep()
+    assert (await harness.record()).waiting[0].tries == 3
 
 
-async def test_versions_of_a_model_follow_the_stream_also_behind_a_stuck_announcement(house):
-    house.artifacts.failing[k.MODEL] = STORE_AWAY
+async def test_versions_of_a_model_follow_the_stream_also_behind_a_stuck_announcement(harness):
+    harness.artifacts.failing[k.MODEL] = STORE_AWAY
     for attempt in (3, 1, 2):
-        await house.announce(attempt=attempt)
-    assert len(house.artifacts.asked) == 1, "those behind it are not tried"
-    del house.artifacts.failing[k.MODEL]
-    await house.sweep()
-    assert house.opened(k.MODEL) == [], "the first one's next try is later"
-    house.out.clock.advance(60)
-    await house.sweep()
-    assert [one.attempt for one in house.out.publisher.of(f.ReleaseOpened)] == [3, 1, 2]
-    assert house.opened(k.MODEL) == [1, 2, 3]
+        await harness.announce(attempt=attempt)
+    assert len(harness.artifacts.asked) == 1, "those behind it are not tried"
+    del harness.artifacts.failing[k.MODEL]
+    await harness.sweep()
+    assert harness.opened(k.MODEL) == [], "the first one's next try is later"
+    harness.out.clock.advance(60)
+    await harness.sweep()
+    assert [emit.attempt for emit in harness.out.publisher.of(f.ReleaseOpened)] == [3, 1, 2]
+    assert harness.opened(k.MODEL) == [1, 2, 3]
 
 
-async def test_one_that_is_refused_is_answered_and_the_next_comes_in(house):
-    await house.announce(policy=None)
-    await house.announce()
-    assert house.rejected() == [(k.MODEL, "policy_missing")]
-    assert house.opened(k.MODEL) == [1]
-    (emit,) = [one for one in house.out.publisher.said if isinstance(one.fact, f.CheckpointRejected)]
+async def test_one_that_is_refused_is_answered_and_the_next_comes_in(harness):
+    await harness.announce(policy=None)
+    await harness.announce()
+    assert harness.rejected() == [(k.MODEL, "policy_missing")]
+    assert harness.opened(k.MODEL) == [1]
+    (emit,) = [emit for emit in harness.out.publisher.published if isinstance(emit.fact, f.CheckpointRejected)]
     assert (emit.cause_id, emit.correlation_id) == ("e1", "run 1")
 
 
 @pytest.mark.parametrize(
     ("error", "limit_s"), [(Transient("engine_failed", "No."), ITEM_LIMIT_S), (STORE_AWAY, OUTAGE_LIMIT_S)]
 )
-async def test_what_stays_stuck_is_rejected_after_the_limit_and_the_next_comes_in(house, error, limit_s):
-    house.artifacts.failing[k.MODEL] = error
-    await house.announce()
-    await house.announce(attempt=2)
-    first = (await house.record()).waiting[0]
+async def test_what_stays_stuck_is_rejected_after_the_limit_and_the_next_comes_in(harness, error, limit_s):
+    harness.artifacts.failing[k.MODEL] = error
+    await harness.announce()
+    await harness.announce(attempt=2)
+    first = (await harness.record()).waiting[0]
     tries = int(limit_s / 30)
     shortly_before = announcements.postpone(
-        await house.record(),
+        await harness.record(),
         first.model_copy(update={"tries": tries}),
         code=error.code,
         reason="No.",
         wait_s=1,
         now=k.START,
     )
-    entry = await house.out.announcements.get(announcements_key(k.MODEL))
-    await house.out.announcements.update(announcements_key(k.MODEL), shortly_before, entry.revision)
+    entry = await harness.out.announcements.get(announcements_key(k.MODEL))
+    await harness.out.announcements.update(announcements_key(k.MODEL), shortly_before, entry.revision)
     for _ in range(12):
-        house.out.clock.advance(31)
-        await house.sweep()
-    assert house.rejected() == [(k.MODEL, "retries_exhausted")]
-    assert (await house.record()).waiting[0].event_id == "e2"
+        harness.out.clock.advance(31)
+        await harness.sweep()
+    assert harness.rejected() == [(k.MODEL, "retries_exhausted")]
+    assert (await harness.record()).waiting[0].event_id == "e2"
 
 
-async def test_an_error_that_nothing_maps_is_tried_five_times(house):
-    house.artifacts.failing[k.MODEL] = ZeroDivisionError("boom")
-    await house.announce()
+async def test_an_error_that_nothing_maps_is_tried_five_times(harness):
+    harness.artifacts.failing[k.MODEL] = ZeroDivisionError("boom")
+    await harness.announce()
     for _ in range(4):
-        assert house.rejected() == []
-        house.out.clock.advance(31)
-        await house.sweep()
-    assert house.rejected() == [(k.MODEL, "internal_error")]
+        assert harness.rejected() == []
+        harness.out.clock.advance(31)
+        await harness.sweep()
+    assert harness.rejected() == [(k.MODEL, "internal_error")]
 
 
-async def test_delivered_again_after_a_lost_consumer_nothing_comes_of_it(house):
+async def test_delivered_again_after_a_lost_consumer_nothing_comes_of_it(harness):
     """What was refused weeks ago must not come in because the base was imported since."""
-    bases = dict(house.out.artifacts.bases)
-    house.out.artifacts.bases.clear()
-    first = house.store()
-    await house.announced(first)
-    house.out.artifacts.bases.update(bases)
-    second = house.store(attempt=2)
-    await house.announced(second)
-    said = list(house.out.publisher.said)
-    house.out.clock.advance(30 * 86_400)
-    house.restarted()
-    for again in (first, second):
-        await house.announced(again)
-    await house.sweep()
-    assert house.out.publisher.said == said
-    assert house.rejected() == [(k.MODEL, "unknown_base")]
+    bases = dict(harness.out.artifacts.bases)
+    harness.out.artifacts.bases.clear()
+    first = harness.store()
+    await harness.announced(first)
+    harness.out.artifacts.bases.update(bases)
+    second = harness.store(attempt=2)
+    await harness.announced(second)
+    published = list(harness.out.publisher.published)
+    harness.out.clock.advance(30 * 86_400)
+    harness.restarted()
+    for stored in (first, second):
+        await harness.announced(stored)
+    await harness.sweep()
+    assert harness.out.publisher.published == published
+    assert harness.rejected() == [(k.MODEL, "unknown_base")]
 
 
-async def test_a_stream_that_was_made_anew_begins_at_one_and_is_heard(house):
+async def test_a_stream_that_was_made_anew_begins_at_one_and_is_heard(harness):
     for attempt in (1, 2, 3):
-        await house.announce(attempt=attempt)
-    house.out.clock.advance(60)
-    house.sequence = 0
-    await house.announce(attempt=4, event_id="anew")
-    assert house.opened(k.MODEL) == [1, 2, 3, 4]
+        await harness.announce(attempt=attempt)
+    harness.out.clock.advance(60)
+    harness.sequence = 0
+    await harness.announce(attempt=4, event_id="anew")
+    assert harness.opened(k.MODEL) == [1, 2, 3, 4]
 
 
-async def test_a_crash_after_the_announcement_was_written_loses_nothing(house):
-    event, announcement = house.store()
-    await house.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
-    house.restarted()
-    await house.sweep()
-    assert house.opened(k.MODEL) == [1]
-    await house.announced((event, announcement))
-    assert house.opened(k.MODEL) == [1]
+async def test_a_crash_after_the_announcement_was_written_loses_nothing(harness):
+    event, announcement = harness.store()
+    await harness.registry.admissions._edit(k.MODEL, lambda record: announcements.add(record, announcement))
+    harness.restarted()
+    await harness.sweep()
+    assert harness.opened(k.MODEL) == [1]
+    await harness.announced((event, announcement))
+    assert harness.opened(k.MODEL) == [1]
 
 
 @pytest.mark.parametrize("step", ["write 2 before", "write 2 after", "write 3 before", "write 3 after"])
-async def test_a_crash_around_the_rejection_says_it_once(house, step):
+async def test_a_crash_around_the_rejection_says_it_once(harness, step):
     """Written down (1), rejected and settled in one write (2), cleared (3)."""
-    faults, store = Faults(), house.registry.admissions._ports.announcements
+    faults, store = Faults(), harness.registry.admissions._ports.announcements
     store._records = FaultyRecords(store._records, faults)
     faults.at[step] = raising(ConnectionClosedError())
-    await house.announced(house.store(policy=None))
+    await harness.announced(harness.store(policy=None))
     assert not faults.at
-    house.out.publisher.forget()
-    house.restarted()
-    await house.sweep()
-    assert house.rejected() == [(k.MODEL, "policy_missing")]
-    assert (await house.record()).waiting == ()
-    assert (await house.record()).outbox == ()
+    harness.out.publisher.forget()
+    harness.restarted()
+    await harness.sweep()
+    assert harness.rejected() == [(k.MODEL, "policy_missing")]
+    assert (await harness.record()).waiting == ()
+    assert (await harness.record()).outbox == ()
 
 
-async def test_a_message_that_is_gone_from_the_stream_is_answered(house):
-    event, announcement = house.store()
-    house.out.inbox.stored.clear()
-    await house.announced((event, announcement))
-    assert house.rejected() == [(k.MODEL, "internal_error")]
+async def test_a_message_that_is_gone_from_the_stream_is_answered(harness):
+    event, announcement = harness.store()
+    harness.out.inbox.stored.clear()
+    await harness.announced((event, announcement))
+    assert harness.rejected() == [(k.MODEL, "internal_error")]
 
 
-async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(house):
-    other = house.started()
-    first, second = house.store(attempt=2), house.store(attempt=1)
-    house.artifacts.failing[k.MODEL] = STORE_AWAY
-    await house.announced(first)
-    del house.artifacts.failing[k.MODEL]
+async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(harness):
+    other = harness.started()
+    first, second = harness.store(attempt=2), harness.store(attempt=1)
+    harness.artifacts.failing[k.MODEL] = STORE_AWAY
+    await harness.announced(first)
+    del harness.artifacts.failing[k.MODEL]
     await other.admissions.receive(second[0].subject, second[1])
-    assert house.opened(k.MODEL) == []
-    house.out.clock.advance(60)
-    await asyncio.gather(*(one.admissions.start(k.MODEL) for one in (house.registry, other)))
-    assert [one.attempt for one in house.out.publisher.of(f.ReleaseOpened)] == [2, 1]
-    assert house.opened(k.MODEL) == [1, 2]
+    assert harness.opened(k.MODEL) == []
+    harness.out.clock.advance(60)
+    await asyncio.gather(*(registry.admissions.start(k.MODEL) for registry in (harness.registry, other)))
+    assert [emit.attempt for emit in harness.out.publisher.of(f.ReleaseOpened)] == [2, 1]
+    assert harness.opened(k.MODEL) == [1, 2]
 
 
-async def test_while_the_bus_does_not_take_the_record_the_message_stays(house):
-    house.out.announcements.conflicts = 10**9
+async def test_while_the_bus_does_not_take_the_record_the_message_stays(harness):
+    harness.out.announcements.conflicts = 10**9
     with pytest.raises(Transient):
-        await house.announce()
+        await harness.announce()
 
 
 # -- measured before anything is reserved -----------------------------------------------------------------------------
 
 
-async def test_what_would_make_a_record_too_large_reserves_nothing_and_the_next_checkpoint_comes_in(house):
+async def test_what_would_make_a_record_too_large_reserves_nothing_and_the_next_checkpoint_comes_in(harness):
     huge = k.policy(gates=tuple(f_gate(number) for number in range(20_000)))
-    house.out.policies.kept[k.MODEL] = Entry(huge, 1)
-    await house.announce(policy=None)
-    assert house.rejected() == [(k.MODEL, "too_large")]
-    reason = house.out.publisher.said[0].fact.reason
+    harness.out.policies.kept[k.MODEL] = Entry(huge, 1)
+    await harness.announce(policy=None)
+    assert harness.rejected() == [(k.MODEL, "too_large")]
+    reason = harness.out.publisher.published[0].fact.reason
     assert f"{RECORD_BYTES:,}" in reason
-    assert (await house.registry.records.model(k.MODEL)).next_version == 1
-    house.out.policies.kept.clear()
-    await house.announce()
-    assert house.opened(k.MODEL) == [1]
+    assert (await harness.registry.records.model(k.MODEL)).next_version == 1
+    harness.out.policies.kept.clear()
+    await harness.announce()
+    assert harness.opened(k.MODEL) == [1]
 
 
 def f_gate(number):
@@ -373,7 +375,7 @@ def test_however_often_it_is_delivered_each_is_settled_once_and_in_order(deliver
         if record.waiting and data.draw(st.booleans()):
             settled.append(record.waiting[0].sequence)
             record = announcements.settle(record, record.waiting[0])
-    everything = settled + [one.sequence for one in record.waiting]
+    everything = settled + [waiting.sequence for waiting in record.waiting]
     assert everything == list(range(1, highest + 1))
 
 
@@ -383,8 +385,8 @@ def test_a_postponed_announcement_is_due_when_its_wait_is_over_and_blocks_those_
     after = announcements.postpone(
         record, record.waiting[0], code="engine_failed", reason="No.", wait_s=wait_s, now=k.START
     )
-    found = announcements.due(after, k.START + timedelta(seconds=later))
-    assert (found.sequence if found else None) == (1 if later >= wait_s else None)
+    due = announcements.due(after, k.START + timedelta(seconds=later))
+    assert (due.sequence if due else None) == (1 if later >= wait_s else None)
 
 
 def test_a_clock_that_is_set_back_a_day_leaves_nothing_waiting_for_a_day():
@@ -397,42 +399,42 @@ def test_a_clock_that_is_set_back_a_day_leaves_nothing_waiting_for_a_day():
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
-async def ordered(house, fact, *, at=0.0, stored=0.0, event_id="o1"):
+async def ordered(harness, fact, *, at=0.0, stored=0.0, event_id="o1"):
     event = k.event(fact, event_id, correlation=fact.release_id, at=k.START + timedelta(seconds=at))
-    await house.registry.handle_order(event, k.START + timedelta(seconds=stored))
+    await harness.registry.handle_order(event, k.START + timedelta(seconds=stored))
 
 
-async def opened_release(house):
-    await house.announce()
-    (opened,) = house.out.publisher.of(f.ReleaseOpened)
+async def opened_release(harness):
+    await harness.announce()
+    (opened,) = harness.out.publisher.of(f.ReleaseOpened)
     return opened.release_id
 
 
 @pytest.mark.parametrize(("at", "stored"), [(-86_400, 0), (0, -86_400)])
-async def test_a_cancel_or_approval_of_yesterday_changes_nothing_and_is_refused(house, at, stored):
-    release_id = await opened_release(house)
-    before = await house.out.releases.get(f"{k.MODEL}.{release_id}")
+async def test_a_cancel_or_approval_of_yesterday_changes_nothing_and_is_refused(harness, at, stored):
+    release_id = await opened_release(harness)
+    before = await harness.out.releases.get(f"{k.MODEL}.{release_id}")
     for fact in (k.cancel(release_id), k.approval(k.ref("x").digest, release_id)):
         with pytest.raises(Permanent) as caught:
-            await ordered(house, fact, at=at, stored=stored)
+            await ordered(harness, fact, at=at, stored=stored)
         assert caught.value.code == "order_expired"
-    assert await house.out.releases.get(f"{k.MODEL}.{release_id}") == before
+    assert await harness.out.releases.get(f"{k.MODEL}.{release_id}") == before
 
 
-async def test_a_cancel_that_was_carried_out_comes_again_late_and_is_not_refused(house):
-    release_id = await opened_release(house)
-    await ordered(house, k.cancel(release_id))
-    assert house.out.publisher.of(f.ReleaseFinished)[0].outcome == "cancelled"
-    house.out.clock.advance(30 * 86_400)
-    await ordered(house, k.cancel(release_id))
-    assert len(house.out.publisher.of(f.ReleaseFinished)) == 1
+async def test_a_cancel_that_was_carried_out_comes_again_late_and_is_not_refused(harness):
+    release_id = await opened_release(harness)
+    await ordered(harness, k.cancel(release_id))
+    assert harness.out.publisher.of(f.ReleaseFinished)[0].outcome == "cancelled"
+    harness.out.clock.advance(30 * 86_400)
+    await ordered(harness, k.cancel(release_id))
+    assert len(harness.out.publisher.of(f.ReleaseFinished)) == 1
 
 
-async def test_an_approval_given_while_something_else_served_is_refused(house):
-    release_id = await opened_release(house)
-    house.out.routes.kept[k.MODEL] = Entry(k.route(k.target("bf16"), epoch=5), 1)
+async def test_an_approval_given_while_something_else_served_is_refused(harness):
+    release_id = await opened_release(harness)
+    harness.out.routes.kept[k.MODEL] = Entry(k.route(k.target("bf16"), epoch=5), 1)
     approval = k.approval(k.ref("x").digest, release_id)
     with pytest.raises(Permanent) as caught:
-        await ordered(house, approval.model_copy(update={"epoch": 4}))
+        await ordered(harness, approval.model_copy(update={"epoch": 4}))
     assert caught.value.code == "stale_epoch"
-    await ordered(house, approval.model_copy(update={"epoch": 5}))
+    await ordered(harness, approval.model_copy(update={"epoch": 5}))

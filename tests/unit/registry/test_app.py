@@ -8,17 +8,17 @@ from contracts import facts as f
 from contracts.policy import Promotion
 from services.registry.admissions import rejection
 from services.registry.app import Registry
-from services.registry.domain.admission import Places
+from services.registry.domain.admission import AllowedLocations
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
 from shared.storage.kv import Entry
 from tests.kit import fakes_registry as k
 from tests.kit.records import Faults, FaultyRecords, Killed, raising
 
-PLACES = Places(bucket="slipway")
+PLACES = AllowedLocations(bucket="slipway")
 
 
-class House:
+class Harness:
     """A registry on fakes."""
 
     def __init__(self):
@@ -27,7 +27,7 @@ class House:
         self.count = 0
 
     def started(self):
-        return Registry(self.out.ports(), places=PLACES, settings=RegistrySettings(), clock=self.out.clock)
+        return Registry(self.out.ports(), locations=PLACES, settings=RegistrySettings(), clock=self.out.clock)
 
     def restarted(self):
         """The same world, a new process."""
@@ -41,9 +41,9 @@ class House:
     async def admit(self, event_id="e1", **changes):
         checkpoint = k.ready(**changes)
         await self.registry.admit(k.event(checkpoint, event_id, model=checkpoint.model))
-        return self.said(f.ReleaseOpened)
+        return self.published(f.ReleaseOpened)
 
-    async def hear(self, release_id, *facts):
+    async def handle(self, release_id, *facts):
         for fact in facts:
             self.count += 1
             await self.registry.handle(k.event(fact, f"f{self.count}", correlation=release_id), release_id)
@@ -53,16 +53,16 @@ class House:
         await self.registry.handle_deployment(k.event(k.changed(to, cause), f"f{self.count}", correlation=release_id))
 
     async def to_registered(self, release_id, variants=("bf16", "int8")):
-        await self.hear(release_id, k.merged(), *(k.quantised(variant) for variant in variants))
+        await self.handle(release_id, k.merged(), *(k.quantised(variant) for variant in variants))
 
     async def to_end(self, release_id, version):
-        await self.hear(release_id, *(k.staged(v, version) for v in ("bf16", "int8")))
-        await self.hear(release_id, *(k.benchmarked(v, version) for v in ("bf16", "int8")))
+        await self.handle(release_id, *(k.staged(v, version) for v in ("bf16", "int8")))
+        await self.handle(release_id, *(k.benchmarked(v, version) for v in ("bf16", "int8")))
         active = k.target("bf16", version)
         await self.deployed(release_id, k.route(active, epoch=version))
         self.out.routes.kept[k.MODEL] = Entry(k.route(active, epoch=version), version)
 
-    def said(self, kind):
+    def published(self, kind):
         return self.out.publisher.of(kind)
 
     async def release(self, release_id):
@@ -74,31 +74,31 @@ class House:
 
 
 @pytest.fixture
-def house():
-    return House()
+def harness():
+    return Harness()
 
 
-async def test_a_checkpoint_opens_a_release_with_the_first_version(house):
-    (opened,) = await house.admit()
+async def test_a_checkpoint_opens_a_release_with_the_first_version(harness):
+    (opened,) = await harness.admit()
     assert opened.version == 1
     assert opened.policy == k.policy()
     assert opened.source_event_id == "e1"
-    (emit,) = house.out.publisher.said
+    (emit,) = harness.out.publisher.published
     assert (emit.cause_id, emit.correlation_id, emit.model) == ("e1", opened.release_id, k.MODEL)
-    assert (await house.release(opened.release_id)).outbox == ()
+    assert (await harness.release(opened.release_id)).outbox == ()
 
 
-async def test_one_checkpoint_under_many_ids_and_again_is_one_release(house):
+async def test_one_checkpoint_under_many_ids_and_again_is_one_release(harness):
     for event_id in ("e1", "e1", "e2", "e3", "e1"):
-        await house.admit(event_id)
-    assert len(house.said(f.ReleaseOpened)) == 1
-    assert (await house.model()).next_version == 2
+        await harness.admit(event_id)
+    assert len(harness.published(f.ReleaseOpened)) == 1
+    assert (await harness.model()).next_version == 2
 
 
-async def test_a_higher_attempt_is_another_release_of_the_next_version(house):
-    await house.admit()
-    assert [one.version for one in await house.admit("e2", attempt=2)] == [1, 2]
-    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
+async def test_a_higher_attempt_is_another_release_of_the_next_version(harness):
+    await harness.admit()
+    assert [opened.version for opened in await harness.admit("e2", attempt=2)] == [1, 2]
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
     assert (first[:-2], second[:-2]) == (second[:-2], first[:-2])
 
 
@@ -113,298 +113,311 @@ async def test_a_higher_attempt_is_another_release_of_the_next_version(house):
         ({"calibration": k.ref("checkpoints/support-bot/nothing-here")}, "artifact_not_found"),
     ],
 )
-async def test_what_may_not_come_in_is_refused_with_its_code(house, changes, code):
+async def test_what_may_not_come_in_is_refused_with_its_code(harness, changes, code):
     with pytest.raises(Permanent) as caught:
-        await house.admit(**changes)
+        await harness.admit(**changes)
     assert caught.value.code == code
-    assert house.out.publisher.said == []
-    assert (await house.model()).next_version == 1
-    assert len(await house.admit("e2")) == 1
+    assert harness.out.publisher.published == []
+    assert (await harness.model()).next_version == 1
+    assert len(await harness.admit("e2")) == 1
 
 
-async def test_weights_that_are_not_what_was_announced_are_refused(house):
+async def test_weights_that_are_not_what_was_announced_are_refused(harness):
     uri = k.ready().weights.ref.uri
-    house.out.artifacts.present[uri] = b"something else"
+    harness.out.artifacts.present[uri] = b"something else"
     with pytest.raises(Permanent) as caught:
-        await house.admit()
+        await harness.admit()
     assert caught.value.code == "digest_mismatch"
 
 
-async def test_the_stored_policy_is_used_and_may_only_be_tightened(house):
-    house.out.policies.kept[k.MODEL] = Entry(k.policy(promotion=Promotion(mode="manual")), 1)
+async def test_the_stored_policy_is_used_and_may_only_be_tightened(harness):
+    harness.out.policies.kept[k.MODEL] = Entry(k.policy(promotion=Promotion(mode="manual")), 1)
     with pytest.raises(Permanent) as caught:
-        await house.admit()
+        await harness.admit()
     assert caught.value.code == "policy_weaker_than_stored"
-    (opened,) = await house.admit(policy=None)
+    (opened,) = await harness.admit(policy=None)
     assert opened.policy.promotion.mode == "manual"
 
 
-async def test_a_stored_policy_that_waives_the_rehearsal_of_automatic_triggers_lets_nothing_in(house):
-    house.out.policies.kept[k.MODEL] = Entry(k.policy(triggers=k.AUTOMATIC), 1)
+async def test_a_stored_policy_that_waives_the_rehearsal_of_automatic_triggers_lets_nothing_in(harness):
+    harness.out.policies.kept[k.MODEL] = Entry(k.policy(triggers=k.AUTOMATIC), 1)
     with pytest.raises(Permanent) as caught:
-        await house.admit(policy=None)
+        await harness.admit(policy=None)
     assert caught.value.code == "policy_invalid"
 
 
-async def test_a_crash_after_the_reservation_keeps_the_number(house):
+async def test_a_crash_after_the_reservation_keeps_the_number(harness):
     """The model's record was written, the release's was not: neither redelivery nor the sweeper takes another."""
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
 
-    for heal in (lambda: house.admit("e1"), house.sweep, lambda: house.admit("e9", attempt=3)):
-        del house.out.bucket.data[f"{k.MODEL}.{opened.release_id}"]
-        house.restarted()
+    for heal in (lambda: harness.admit("e1"), harness.sweep, lambda: harness.admit("e9", attempt=3)):
+        del harness.out.bucket.data[f"{k.MODEL}.{opened.release_id}"]
+        harness.restarted()
         await heal()
-        assert (await house.release(opened.release_id)).version == 1
-    assert (await house.model()).next_version == 3
+        assert (await harness.release(opened.release_id)).version == 1
+    assert (await harness.model()).next_version == 3
 
 
-async def test_a_redelivered_event_stays_its_release_although_the_stored_policy_changed(house):
-    house.out.policies.kept[k.MODEL] = Entry(k.policy(), 1)
-    await house.admit("e1", policy=None)
-    house.out.policies.kept[k.MODEL] = Entry(k.policy(objective="cost"), 2)
-    await house.admit("e1", policy=None)
-    assert (await house.model()).next_version == 2
+async def test_a_redelivered_event_stays_its_release_although_the_stored_policy_changed(harness):
+    harness.out.policies.kept[k.MODEL] = Entry(k.policy(), 1)
+    await harness.admit("e1", policy=None)
+    harness.out.policies.kept[k.MODEL] = Entry(k.policy(objective="cost"), 2)
+    await harness.admit("e1", policy=None)
+    assert (await harness.model()).next_version == 2
 
 
-async def test_a_crash_after_the_write_publishes_the_same_again(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    house.out.publisher.failing = Transient("bus_unavailable", "away")
+async def test_a_crash_after_the_write_publishes_the_same_again(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    harness.out.publisher.failing = Transient("bus_unavailable", "away")
     with pytest.raises(Transient):
-        await house.hear(opened.release_id, k.merged())
-    assert len((await house.release(opened.release_id)).outbox) == 2
-    house.out.publisher.failing = None
-    await house.restarted().sweep()
-    asked = [emit for emit in house.out.publisher.said if isinstance(emit.fact, f.VariantRequested)]
+        await harness.handle(opened.release_id, k.merged())
+    assert len((await harness.release(opened.release_id)).outbox) == 2
+    harness.out.publisher.failing = None
+    await harness.restarted().sweep()
+    asked = [emit for emit in harness.out.publisher.published if isinstance(emit.fact, f.VariantRequested)]
     assert [emit.cause_id for emit in asked] == ["f1", "f1"]
-    assert (await house.release(opened.release_id)).outbox == ()
+    assert (await harness.release(opened.release_id)).outbox == ()
 
 
-async def test_redelivery_publishes_what_the_outbox_still_holds(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    house.out.publisher.failing = Transient("bus_unavailable", "away")
+async def test_redelivery_publishes_what_the_outbox_still_holds(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    harness.out.publisher.failing = Transient("bus_unavailable", "away")
     merged = k.event(k.merged(), "m1", correlation=opened.release_id)
     with pytest.raises(Transient):
-        await house.registry.handle(merged, opened.release_id)
-    house.out.publisher.failing = None
-    await house.registry.handle(merged, opened.release_id)
-    assert len(house.said(f.VariantRequested)) == 2
-    await house.registry.handle(merged, opened.release_id)
-    assert len(house.said(f.VariantRequested)) == 2
+        await harness.registry.handle(merged, opened.release_id)
+    harness.out.publisher.failing = None
+    await harness.registry.handle(merged, opened.release_id)
+    assert len(harness.published(f.VariantRequested)) == 2
+    await harness.registry.handle(merged, opened.release_id)
+    assert len(harness.published(f.VariantRequested)) == 2
 
 
-async def test_a_crash_after_the_publish_says_nothing_twice_however_late_the_restart(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    faults, store = Faults(), house.registry.records._ports.releases
+async def test_a_crash_after_the_publish_says_nothing_twice_however_late_the_restart(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    faults, store = Faults(), harness.registry.records._ports.releases
     store._records = FaultyRecords(store._records, faults)
     faults.at["write 2 before"] = raising(Killed())  # it is published and not cleared
     with pytest.raises(Killed):
-        await house.hear(opened.release_id, k.merged())
-    house.out.publisher.forget()
-    await house.restarted().sweep()
-    assert len(house.said(f.VariantRequested)) == 2
-    assert (await house.release(opened.release_id)).outbox == ()
+        await harness.handle(opened.release_id, k.merged())
+    harness.out.publisher.forget()
+    await harness.restarted().sweep()
+    assert len(harness.published(f.VariantRequested)) == 2
+    assert (await harness.release(opened.release_id)).outbox == ()
 
 
-async def test_a_conflicting_write_is_decided_again(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    house.out.releases.conflicts = 3
-    await house.hear(opened.release_id, k.merged())
-    assert len(house.said(f.VariantRequested)) == 2
+async def test_a_conflicting_write_is_decided_again(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    harness.out.releases.conflicts = 3
+    await harness.handle(opened.release_id, k.merged())
+    assert len(harness.published(f.VariantRequested)) == 2
 
 
-async def test_a_record_that_never_stops_changing_is_tried_again_later(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    house.out.releases.conflicts = 10_000
+async def test_a_record_that_never_stops_changing_is_tried_again_later(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    harness.out.releases.conflicts = 10_000
     with pytest.raises(Transient):
-        await house.hear(opened.release_id, k.merged())
+        await harness.handle(opened.release_id, k.merged())
 
 
-async def test_facts_at_the_same_moment_are_all_applied(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
+async def test_facts_at_the_same_moment_are_all_applied(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
     facts = (k.merged(), k.quantised("bf16"), k.quantised("int8"))
-    await asyncio.gather(*(house.hear(opened.release_id, fact) for fact in facts))
-    assert len(house.said(f.VersionRegistered)) == 1
+    await asyncio.gather(*(harness.handle(opened.release_id, fact) for fact in facts))
+    assert len(harness.published(f.VersionRegistered)) == 1
 
 
-async def test_the_manifest_is_written_before_the_version_is_said_to_exist(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    await house.to_registered(opened.release_id)
-    (registered,) = house.said(f.VersionRegistered)
-    assert list(house.out.artifacts.versions) == ["versions/support-bot/1/manifest.json"]
+async def test_the_manifest_is_written_before_the_version_is_said_to_exist(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.to_registered(opened.release_id)
+    (registered,) = harness.published(f.VersionRegistered)
+    assert list(harness.out.artifacts.versions) == ["versions/support-bot/1/manifest.json"]
     assert registered.manifest.uri.endswith("versions/support-bot/1/manifest.json")
-    assert {asked.baseline.target.version for asked in house.said(f.StageRequested)} == {0}
+    assert {asked.baseline.target.version for asked in harness.published(f.StageRequested)} == {0}
 
 
-async def test_the_road_to_production_and_the_next_release_against_it(house):
-    await house.admit("e1")
-    await house.admit("e2", attempt=2)
-    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
-    await house.to_registered(second)
-    await house.to_registered(first)
-    assert {asked.release_id for asked in house.said(f.StageRequested)} == {second}
-    await house.to_end(second, 2)
-    assert [(one.release_id, one.outcome) for one in house.said(f.ReleaseFinished)] == [(second, "promoted")]
-    asked = [one for one in house.said(f.StageRequested) if one.release_id == first]
+async def test_the_lifecycle_to_production_and_the_next_release_against_it(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(second)
+    await harness.to_registered(first)
+    assert {asked.release_id for asked in harness.published(f.StageRequested)} == {second}
+    await harness.to_end(second, 2)
+    assert [(fact.release_id, fact.outcome) for fact in harness.published(f.ReleaseFinished)] == [(second, "promoted")]
+    asked = [fact for fact in harness.published(f.StageRequested) if fact.release_id == first]
     assert len(asked) == 2
-    record = await house.model()
+    record = await harness.model()
     assert (record.in_progress, record.open) == (first, (first,))
 
 
-async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_for_once(house):
-    (opened,) = await house.admit(variants=("int8",))
+async def test_a_suspect_record_is_measured_again_through_a_restart_and_asked_for_once(harness):
+    (opened,) = await harness.admit(variants=("int8",))
     first = [k.merged(), k.quantised("int8"), k.staged("int8"), k.suspect("int8")]
-    await house.hear(opened.release_id, *first)
-    await house.restarted().hear(opened.release_id, *first[2:], k.quantised("int8", number=2))
-    requests = house.said(f.VariantRequested)
-    assert [one.measurement_number for one in requests] == [1, 2]
+    await harness.handle(opened.release_id, *first)
+    await harness.restarted().handle(opened.release_id, *first[2:], k.quantised("int8", number=2))
+    requests = harness.published(f.VariantRequested)
+    assert [request.measurement_number for request in requests] == [1, 2]
     assert requests[1].existing_manifest == k.quantised("int8").manifest
-    assert [one.measurement_number for one in house.said(f.StageRequested)] == [1, 2]
-    (manifest,) = house.out.artifacts.versions.values()
-    assert [one.manifest for one in manifest.variants] == [k.quantised("int8").manifest]
-    await house.hear(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
-    (order,) = house.said(f.TrafficRequested)
+    assert [fact.measurement_number for fact in harness.published(f.StageRequested)] == [1, 2]
+    (manifest,) = harness.out.artifacts.versions.values()
+    assert [variant.manifest for variant in manifest.variants] == [k.quantised("int8").manifest]
+    await harness.handle(opened.release_id, k.staged("int8", number=2), k.benchmarked("int8", number=2))
+    (order,) = harness.published(f.TrafficRequested)
     assert order.target.measurement_manifest == k.quantised("int8", number=2).manifest
 
 
-async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(house):
-    await house.admit("e1")
-    await house.admit("e2", attempt=2)
-    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
-    await house.to_registered(first)
-    await house.to_registered(second)
-    before = await house.out.models.get(f"{k.MODEL}.model")
-    await house.hear(first, k.cancel(first))
+async def test_the_place_is_handed_over_even_if_the_process_died_before_doing_so(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    before = await harness.out.models.get(f"{k.MODEL}.model")
+    await harness.handle(first, k.cancel(first))
     # the model's record as it was when the process died between the release's end and the hand-over
-    current = await house.out.models.get(f"{k.MODEL}.model")
-    await house.out.models.update(f"{k.MODEL}.model", before.value, current.revision)
-    await house.restarted().sweep()
-    record = await house.model()
+    current = await harness.out.models.get(f"{k.MODEL}.model")
+    await harness.out.models.update(f"{k.MODEL}.model", before.value, current.revision)
+    await harness.restarted().sweep()
+    record = await harness.model()
     assert (record.in_progress, record.open) == (second, (second,))
-    assert len(house.said(f.ReleaseFinished)) == 1
+    assert len(harness.published(f.ReleaseFinished)) == 1
 
 
-async def test_a_newer_release_supersedes_where_the_older_ones_policy_says_so(house):
+async def test_a_newer_release_supersedes_where_the_older_ones_policy_says_so(harness):
     policy = k.policy(on_newer="supersede")
-    await house.admit("e1", policy=policy)
-    await house.admit("e2", policy=policy, attempt=2)
-    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
-    await house.to_registered(first)
-    await house.to_registered(second)
-    (finished,) = house.said(f.ReleaseFinished)
+    await harness.admit("e1", policy=policy)
+    await harness.admit("e2", policy=policy, attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    (finished,) = harness.published(f.ReleaseFinished)
     assert (finished.release_id, finished.outcome) == (first, "superseded")
-    assert (await house.model()).in_progress == second
-    assert {one.release_id for one in house.said(f.StageReleased)} == {first}
+    assert (await harness.model()).in_progress == second
+    assert {fact.release_id for fact in harness.published(f.StageReleased)} == {first}
 
 
-async def test_the_sweeper_ends_what_waits_too_long(house):
-    await house.admit()
-    await house.sweep()
-    assert house.said(f.ReleaseFinished) == []
-    house.out.clock.advance(k.policy().deadlines.merge_s)
-    await house.sweep()
-    (finished,) = house.said(f.ReleaseFinished)
+async def test_the_sweeper_ends_what_waits_too_long(harness):
+    await harness.admit()
+    await harness.sweep()
+    assert harness.published(f.ReleaseFinished) == []
+    harness.out.clock.advance(k.policy().deadlines.merge_s)
+    await harness.sweep()
+    (finished,) = harness.published(f.ReleaseFinished)
     assert (finished.outcome, finished.code) == ("expired", "deadline_passed")
-    assert house.out.publisher.types() == ["release.opened", "deadline.passed", "release.finished"]
-    assert (await house.model()).open == ()
+    assert harness.out.publisher.types() == ["release.opened", "deadline.passed", "release.finished"]
+    assert (await harness.model()).open == ()
 
 
-async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    await house.hear(opened.release_id, k.merged(), k.quantised("int8"))
-    house.out.clock.advance(k.policy().deadlines.quantise_s)
-    await house.sweep()
-    assert house.out.publisher.types()[-4:] == [
+async def test_the_sweeper_goes_on_without_what_was_not_made_in_time(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.handle(opened.release_id, k.merged(), k.quantised("int8"))
+    harness.out.clock.advance(k.policy().deadlines.quantise_s)
+    await harness.sweep()
+    assert harness.out.publisher.types()[-4:] == [
         "deadline.passed",
         "variant.failed",
         "version.registered",
         "stage.requested",
     ]
-    (failed,) = house.said(f.VariantFailed)
+    (failed,) = harness.published(f.VariantFailed)
     assert (failed.variant, failed.code) == ("bf16", "deadline_passed")
-    assert [one.variant for one in house.said(f.VersionRegistered)[0].variants] == ["int8"]
-    said = len(house.out.publisher.said)
-    await house.hear(opened.release_id, failed, k.quantised("bf16"))
-    await house.restarted().sweep()
-    assert len(house.out.publisher.said) == said
+    assert [variant.variant for variant in harness.published(f.VersionRegistered)[0].variants] == ["int8"]
+    published = len(harness.out.publisher.published)
+    await harness.handle(opened.release_id, failed, k.quantised("bf16"))
+    await harness.restarted().sweep()
+    assert len(harness.out.publisher.published) == published
 
 
-async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(house):
-    await house.admit()
+async def test_a_version_whose_facts_came_late_is_registered_after_a_crash_and_does_not_expire(harness):
+    """The last variant was quantised long ago, and the registry died before it wrote the manifest."""
+    (opened,) = await harness.admit()
+    harness.out.clock.advance(10 * k.policy().deadlines.stage_s)
+    harness.out.artifacts.failing = Transient("store_unavailable", "away")
+    with pytest.raises(Transient):
+        await harness.to_registered(opened.release_id)
+    harness.out.artifacts.failing = None
+    await harness.restarted().sweep()
+    assert harness.published(f.ReleaseFinished) == []
+    assert len(harness.published(f.VersionRegistered)) == 1
+
+
+async def test_a_model_that_cannot_be_swept_does_not_stop_the_others(harness):
+    await harness.admit()
     weights = k.ready().weights.model_copy(update={"ref": k.ref("checkpoints/a-bot/x")})
-    house.out.artifacts.present[weights.ref.uri] = b"checkpoints/a-bot/x"
-    await house.admit("e2", model="a-bot", weights=weights)
-    house.out.clock.advance(k.policy().deadlines.merge_s)
-    house.out.publisher.failing, house.out.publisher.failing_model = Transient("bus_unavailable", "away"), "a-bot"
-    await house.sweep()
-    assert [one.model for one in house.said(f.ReleaseFinished)] == [k.MODEL]
-    house.out.publisher.failing = None
-    await house.sweep()
-    assert [one.model for one in house.said(f.ReleaseFinished)] == [k.MODEL, "a-bot"]
+    harness.out.artifacts.present[weights.ref.uri] = b"checkpoints/a-bot/x"
+    await harness.admit("e2", model="a-bot", weights=weights)
+    harness.out.clock.advance(k.policy().deadlines.merge_s)
+    harness.out.publisher.failing, harness.out.publisher.failing_model = Transient("bus_unavailable", "away"), "a-bot"
+    await harness.sweep()
+    assert [fact.model for fact in harness.published(f.ReleaseFinished)] == [k.MODEL]
+    harness.out.publisher.failing = None
+    await harness.sweep()
+    assert [fact.model for fact in harness.published(f.ReleaseFinished)] == [k.MODEL, "a-bot"]
 
 
-async def test_a_release_that_cannot_be_swept_does_not_stop_the_next_of_its_model(house):
-    await house.admit("e1")
-    await house.admit("e2", attempt=2)
-    first, second = (one.release_id for one in house.said(f.ReleaseOpened))
-    house.out.clock.advance(k.policy().deadlines.merge_s)
-    house.out.bucket.data[f"{k.MODEL}.{first}"] = (99, b"not a record at all")
-    await house.sweep()
-    assert [one.release_id for one in house.said(f.ReleaseFinished)] == [second]
+async def test_a_release_that_cannot_be_swept_does_not_stop_the_next_of_its_model(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    harness.out.clock.advance(k.policy().deadlines.merge_s)
+    harness.out.bucket.data[f"{k.MODEL}.{first}"] = (99, b"not a record at all")
+    await harness.sweep()
+    assert [fact.release_id for fact in harness.published(f.ReleaseFinished)] == [second]
 
 
-async def test_deployments_are_recorded_once_per_epoch_and_never_overwritten(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    await house.deployed(opened.release_id, k.route(k.target("int8"), epoch=1))
-    kept = dict(house.out.artifacts.deployments)
-    await house.deployed(opened.release_id, k.route(k.target("int8"), epoch=1), "restore")
-    assert house.out.artifacts.deployments == kept
+async def test_deployments_are_recorded_once_per_epoch_and_never_overwritten(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.deployed(opened.release_id, k.route(k.target("int8"), epoch=1))
+    kept = dict(harness.out.artifacts.deployments)
+    await harness.deployed(opened.release_id, k.route(k.target("int8"), epoch=1), "restore")
+    assert harness.out.artifacts.deployments == kept
     assert list(kept) == ["versions/support-bot/1/deployments/1.json"]
 
 
-async def test_the_in_progress_hears_of_a_rollback_that_was_not_its_own(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    await house.to_registered(opened.release_id)
+async def test_the_in_progress_hears_of_a_rollback_that_was_not_its_own(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.to_registered(opened.release_id)
     quarantined = k.route(k.target("int8", 9), epoch=3, quarantined=(k.target("int8", 1),))
-    await house.deployed("an-order-of-ops", quarantined, "rollback")
-    (finished,) = house.said(f.ReleaseFinished)
+    await harness.deployed("an-order-of-ops", quarantined, "rollback")
+    (finished,) = harness.published(f.ReleaseFinished)
     assert (finished.outcome, finished.code) == ("aborted", "quarantined")
 
 
-async def test_a_promoted_release_stays_promoted_when_it_is_rolled_back_later(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    await house.to_registered(opened.release_id)
-    await house.to_end(opened.release_id, 1)
-    before = await house.release(opened.release_id)
+async def test_a_promoted_release_stays_promoted_when_it_is_rolled_back_later(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    await harness.to_registered(opened.release_id)
+    await harness.to_end(opened.release_id, 1)
+    before = await harness.release(opened.release_id)
     quarantined = k.route(k.target("bf16", 0), epoch=2, quarantined=(k.target("bf16", 1),))
-    await house.deployed(opened.release_id, quarantined, "rollback")
-    assert await house.release(opened.release_id) == before
-    assert [one.outcome for one in house.said(f.ReleaseFinished)] == ["promoted"]
+    await harness.deployed(opened.release_id, quarantined, "rollback")
+    assert await harness.release(opened.release_id) == before
+    assert [fact.outcome for fact in harness.published(f.ReleaseFinished)] == ["promoted"]
 
 
-async def test_facts_about_no_release_are_left_alone(house):
-    await house.hear("run 1", k.merged())
-    await house.hear(k.RELEASE, k.merged())
-    assert house.out.publisher.said == []
+async def test_facts_about_no_release_are_left_alone(harness):
+    await harness.handle("run 1", k.merged())
+    await harness.handle(k.RELEASE, k.merged())
+    assert harness.out.publisher.published == []
 
 
-async def test_a_base_that_vanished_fails_for_good(house):
-    await house.admit()
-    (opened,) = house.said(f.ReleaseOpened)
-    house.out.artifacts.bases.clear()
+async def test_a_base_that_vanished_fails_for_good(harness):
+    await harness.admit()
+    (opened,) = harness.published(f.ReleaseOpened)
+    harness.out.artifacts.bases.clear()
     with pytest.raises(Permanent) as caught:
-        await house.to_registered(opened.release_id)
+        await harness.to_registered(opened.release_id)
     assert caught.value.code == "unknown_base"
 
 

@@ -28,7 +28,7 @@ class Hanging:
         return k.ref(manifest.model), True
 
 
-async def given_up(reading):
+async def timed_out(reading):
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await reading
@@ -44,7 +44,7 @@ def store():
 async def test_a_read_that_hangs_is_not_begun_again_and_its_answer_counts(store):
     artifacts = StoredArtifacts(store)
     for _ in range(5):
-        await given_up(artifacts.verify(k.ref("checkpoints/m/a")))
+        await timed_out(artifacts.verify(k.ref("checkpoints/m/a")))
     assert store.begun == 1
     store.refusal = Permanent("digest_mismatch", "No.")
     store.let.set()
@@ -56,7 +56,7 @@ async def test_a_read_that_hangs_is_not_begun_again_and_its_answer_counts(store)
 
 async def test_reads_that_hang_leave_threads_for_everything_else(store):
     artifacts = StoredArtifacts(store)
-    await asyncio.gather(*(given_up(artifacts.verify(k.ref(f"checkpoints/m{one}/a"))) for one in range(60)))
+    await asyncio.gather(*(timed_out(artifacts.verify(k.ref(f"checkpoints/m{number}/a"))) for number in range(60)))
     async with asyncio.timeout(5):
         await asyncio.to_thread(lambda: None)
     assert store.begun <= 32

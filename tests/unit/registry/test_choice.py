@@ -37,16 +37,16 @@ ALL = (BF16, INT8, AWQ, GPTQ)
 
 @pytest.mark.parametrize(("objective", "winner"), [("quality", "bf16"), ("latency", "bf16"), ("cost", "awq-int4")])
 def test_each_objective_takes_its_best_of_what_was_seen_on_smollm2(objective, winner):
-    found = rank(objective, ALL)
-    assert found.winner == winner
-    assert found.front == {"bf16", "int8", "awq-int4"}
-    assert found.reasons["gptq-int4"].startswith("Dominated: ")
-    assert found.reasons[winner] == f"Best by {objective}, decided by {CRITERIA[objective][0]}."
+    ranking = rank(objective, ALL)
+    assert ranking.winner == winner
+    assert ranking.front == {"bf16", "int8", "awq-int4"}
+    assert ranking.reasons["gptq-int4"].startswith("Dominated: ")
+    assert ranking.reasons[winner] == f"Best by {objective}, decided by {CRITERIA[objective][0]}."
 
 
 def test_a_loser_is_told_what_it_lost_by():
-    found = rank("quality", ALL)
-    assert found.reasons["int8"] == "Behind bf16 in perplexity_ratio: 1.014 against 1."
+    ranking = rank("quality", ALL)
+    assert ranking.reasons["int8"] == "Behind bf16 in perplexity_ratio: 1.014 against 1."
     assert rank("cost", ALL).reasons["bf16"] == "Behind awq-int4 in weights_bytes: 270 MB against 114 MB."
     assert rank("quality", [AWQ]).reasons == {"awq-int4": "The only one that passed."}
 
@@ -64,9 +64,9 @@ def test_a_difference_in_perplexity_within_noise_is_no_difference():
     assert rank("quality", [BF16, many]).winner == "bf16"
 
 
-def served(one, method, ratio):
+def served(measured, method, ratio):
     quality = ServedQuality(method=method, tokens=6000, perplexity_ratio=ratio, verdict="pass", reason="as measured")
-    return replace(one, benchmark=one.benchmark.model_copy(update={"served_quality": quality}))
+    return replace(measured, benchmark=measured.benchmark.model_copy(update={"served_quality": quality}))
 
 
 def test_quality_is_what_the_engine_serves_where_all_were_scored():
@@ -110,15 +110,15 @@ def test_more_tokens_per_second_than_the_baseline_are_better():
 
 
 def test_what_is_as_good_in_some_and_worse_in_others_is_dominated():
-    found = rank("cost", [entrant("bf16", p95=90.0), entrant("int8", p95=100.0)])
-    assert (found.winner, found.front) == ("bf16", {"bf16"})
-    assert found.reasons["int8"] == "Dominated: bf16 is at least as good in everything, and better in something."
+    ranking = rank("cost", [entrant("bf16", p95=90.0), entrant("int8", p95=100.0)])
+    assert (ranking.winner, ranking.front) == ("bf16", {"bf16"})
+    assert ranking.reasons["int8"] == "Dominated: bf16 is at least as good in everything, and better in something."
 
 
 def test_what_ties_in_everything_is_decided_by_the_plain_figures():
-    found = rank("latency", [entrant("bf16", p95=101.0, p50=49.9), entrant("int8", p95=100.0, p50=50.0)])
-    assert (found.winner, found.front) == ("int8", {"bf16", "int8"})
-    assert found.reasons == {"int8": "Best by latency.", "bf16": "As good as int8 in everything."}
+    ranking = rank("latency", [entrant("bf16", p95=101.0, p50=49.9), entrant("int8", p95=100.0, p50=50.0)])
+    assert (ranking.winner, ranking.front) == ("int8", {"bf16", "int8"})
+    assert ranking.reasons == {"int8": "Best by latency.", "bf16": "As good as int8 in everything."}
 
 
 def test_what_is_equal_in_everything_goes_to_the_plainest_precision():
@@ -131,13 +131,13 @@ def figures(low, high):
 
 @st.composite
 def fields(draw):
-    found = []
+    ranking = []
     for variant in draw(st.lists(st.sampled_from(get_args(Variant)), unique=True, max_size=4)):
         ratios = [
             (metric, *sorted(draw(st.tuples(*[figures(0.5, 2.0)] * 3))))
             for metric in draw(st.sets(st.sampled_from(["ttft_ms.p95", "ttft_ms.p50", "tps_system"])))
         ]
-        found.append(
+        ranking.append(
             entrant(
                 variant,
                 ppl=draw(figures(0.9, 1.5)),
@@ -150,26 +150,26 @@ def fields(draw):
                 ratios=ratios,
             )
         )
-    return found
+    return ranking
 
 
 @given(field=fields(), objective=st.sampled_from(get_args(Objective)), data=st.data())
 @settings(max_examples=often(200), deadline=None)
 def test_the_choice_is_total_whatever_the_order_and_its_winner_is_on_the_front(field, objective, data):
-    found = rank(objective, field)
-    assert rank(objective, data.draw(st.permutations(field))) == found
-    assert set(found.reasons) == {one.variant for one in field}
-    assert (found.winner is None) == (not field)
-    assert found.winner is None or found.winner in found.front
+    ranking = rank(objective, field)
+    assert rank(objective, data.draw(st.permutations(field))) == ranking
+    assert set(ranking.reasons) == {entrant.variant for entrant in field}
+    assert (ranking.winner is None) == (not field)
+    assert ranking.winner is None or ranking.winner in ranking.front
 
 
-def measured_alike(one):
+def measured_alike(measured):
     return {
-        "ppl": one.quality.perplexity_ratio,
-        "size": one.weights_bytes,
-        "tps": -one.benchmark.candidate_summary.tps_system,
-        "p95": one.benchmark.candidate_summary.ttft_ms.p95,
-        "p50": one.benchmark.candidate_summary.ttft_ms.p50,
+        "ppl": measured.quality.perplexity_ratio,
+        "size": measured.weights_bytes,
+        "tps": -measured.benchmark.candidate_summary.tps_system,
+        "p95": measured.benchmark.candidate_summary.ttft_ms.p95,
+        "p50": measured.benchmark.candidate_summary.ttft_ms.p50,
     }
 
 
@@ -194,30 +194,30 @@ def measured_fields(draw):
 @settings(max_examples=often(200), deadline=None)
 def test_nothing_dominated_is_chosen_and_the_objective_is_best_but_for_noise(field, objective):
     """Judged here by the plain figures, in other words than the domain's."""
-    found = rank(objective, field)
-    costs = {one.variant: measured_alike(one) for one in field}
-    mine = costs[found.winner]
-    assert not any(theirs != mine and all(theirs[name] <= mine[name] for name in mine) for theirs in costs.values())
+    ranking = rank(objective, field)
+    costs = {entrant.variant: measured_alike(entrant) for entrant in field}
+    own = costs[ranking.winner]
+    assert not any(theirs != own and all(theirs[name] <= own[name] for name in own) for theirs in costs.values())
     name = {"quality": "ppl", "latency": "p95", "cost": "size"}[objective]
-    best = min(costs[variant][name] for variant in found.front)
+    best = min(costs[variant][name] for variant in ranking.front)
     assert best == min(theirs[name] for theirs in costs.values())
     limit = {"ppl": MOST_BEHIND_RATIO, "p95": 0.052, "size": 0.0203}[name]
-    assert mine[name] <= best * (1.0 + limit) + 1e-9
+    assert own[name] <= best * (1.0 + limit) + 1e-9
 
 
 def test_the_interval_of_a_perplexity_ratio_holds_as_often_as_it_says():
     """Tokens drawn from a model, and how much less likely a slightly different one finds them, 2000 times 500 tokens."""
     chance = np.random.default_rng(7)
     merged = chance.dirichlet(np.full(50, 0.5)) * 0.98 + 0.02 / 50
-    made = merged * np.exp(chance.normal(0.0, 0.2, 50))
-    made /= made.sum()
-    lost = np.log(merged / made)
+    quantised = merged * np.exp(chance.normal(0.0, 0.2, 50))
+    quantised /= quantised.sum()
+    lost = np.log(merged / quantised)
     divergence = float((merged * lost).sum())
     drawn = lost[chance.choice(50, p=merged, size=(2000, 500))].mean(axis=1)
     truth = math.exp(divergence)
     inside = 0
     for ratio in np.exp(drawn):
-        one = entrant("int8", ppl=float(ratio), kl=divergence, tokens=500)
-        figure = choice.measure([one])["int8"]["perplexity_ratio"]
+        measured = entrant("int8", ppl=float(ratio), kl=divergence, tokens=500)
+        figure = choice.measure([measured])["int8"]["perplexity_ratio"]
         inside += figure.low <= truth <= figure.high
     assert 0.92 < inside / 2000 < 0.98

@@ -22,8 +22,8 @@ STRICT = QualityGate(max_perplexity_ratio=1.05, max_mean_kl=0.02)
 )
 def test_quality_against_its_gate(measured, verdicts):
     results = gates.assess_quality(k.quality(**measured), STRICT)
-    assert [one.verdict for one in results] == verdicts
-    assert all(one.reason for one in results)
+    assert [result.verdict for result in results] == verdicts
+    assert all(result.reason for result in results)
 
 
 def test_no_quality_gate_asks_nothing():
@@ -43,14 +43,14 @@ def test_no_quality_gate_asks_nothing():
 )
 def test_a_benchmark_passes_only_with_evidence_for_every_gate_of_the_policy(given, verdict, says):
     policy = k.policy(gates=(MetricGate(metric="ttft_ms", max_value=500.0),))
-    found, reason = gates.assess_benchmark(policy, given)
-    assert found == verdict
+    assessed, reason = gates.assess_benchmark(policy, given)
+    assert assessed == verdict
     assert says in reason
 
 
 def staged_release(policy, *facts, variants=("bf16", "int8")):
     release = open_release(k.opened(policy=policy, variants=variants), cause_id="e0", now=k.START).release
-    for i, fact in enumerate((k.merged(), k.written(), k.slot(), *facts)):
+    for i, fact in enumerate((k.merged(), k.written(), k.turn(), *facts)):
         release = decide(release, Input(f"e{i + 1}", k.START, fact), k.START).release
     return release
 
@@ -117,13 +117,13 @@ def test_a_variant_below_its_quality_gate_never_joins_the_version():
     release = staged_release(
         k.policy(quality={"int8": STRICT}), k.quantised("bf16"), k.quantised("int8", perplexity_ratio=2.0)
     )
-    assert [one.variant for one in gates.registered_variants(release)] == ["bf16"]
-    assert gates.why_not_made(release, "int8")[0] == "quality_gate_failed"
+    assert [variant.variant for variant in gates.registered_variants(release)] == ["bf16"]
+    assert gates.why_excluded(release, "int8")[0] == "quality_gate_failed"
 
 
 def test_a_variant_measured_on_no_text_is_inconclusive_unless_it_is_the_merged_files_themselves():
     gate = {"bf16": STRICT, "int8": STRICT}
     unmeasured = k.quantised("bf16", perplexity_ratio=1.0, mean_kl=0.0, tokens=0)
     identical = unmeasured.model_copy(update={"settings": {"engine": "pass-through"}})
-    assert gates.why_not_made(staged_release(k.policy(quality=gate), unmeasured), "bf16")[0] == "inconclusive"
-    assert gates.why_not_made(staged_release(k.policy(quality=gate), identical), "bf16") is None
+    assert gates.why_excluded(staged_release(k.policy(quality=gate), unmeasured), "bf16")[0] == "inconclusive"
+    assert gates.why_excluded(staged_release(k.policy(quality=gate), identical), "bf16") is None

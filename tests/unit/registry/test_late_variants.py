@@ -30,20 +30,20 @@ def policy(**changes):
 def overdue(variants, *facts, **changes):
     """A release at the deadline of `quantise`, and what it said when the deadline passed."""
     walk = Walk(policy(**changes), variants=variants)
-    walk.hear(k.merged(), *facts)
+    walk.handle(k.merged(), *facts)
     walk.now += timedelta(seconds=LIMIT_S)
-    return walk, walk.hear(LATE)
+    return walk, walk.handle(LATE)
 
 
 def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
-    walk, said = overdue(("bf16", "int8", "awq-int4"), k.quantised("int8"))
-    assert list(said) == ["deadline.passed:quantise", "variant.failed:bf16", "variant.failed:awq-int4"]
-    passed = DeadlinePassed.model_validate(said["deadline.passed:quantise"])
+    walk, emitted = overdue(("bf16", "int8", "awq-int4"), k.quantised("int8"))
+    assert list(emitted) == ["deadline.passed:quantise", "variant.failed:bf16", "variant.failed:awq-int4"]
+    passed = DeadlinePassed.model_validate(emitted["deadline.passed:quantise"])
     assert (passed.step, passed.waiting_for) == (
         "quantise",
         "variant.quantised of bf16, awq-int4; the release goes on with int8",
     )
-    failed = VariantFailed.model_validate(said["variant.failed:awq-int4"])
+    failed = VariantFailed.model_validate(emitted["variant.failed:awq-int4"])
     assert (failed.variant, failed.step, failed.code, failed.reason) == (
         "awq-int4",
         "quantise",
@@ -52,36 +52,36 @@ def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
     )
     assert awaited_step(walk.release) == "register"
     assert deadline_at(walk.release) == walk.now + timedelta(seconds=walk.release.policy.deadlines.stage_s)
-    registered = VersionRegistered.model_validate(walk.hear(k.written())["version.registered"])
-    assert [one.variant for one in registered.variants] == ["int8"]
+    registered = VersionRegistered.model_validate(walk.handle(k.written())["version.registered"])
+    assert [variant.variant for variant in registered.variants] == ["int8"]
 
 
 def test_at_its_end_the_late_one_stands_beside_the_others_with_its_reason():
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
-    walk.hear(k.written(), k.slot(), k.staged("int8"), k.benchmarked("int8"), k.changed(k.route(k.target("int8"))))
+    walk.handle(k.written(), k.turn(), k.staged("int8"), k.benchmarked("int8"), k.changed(k.route(k.target("int8"))))
     assert (walk.end.outcome, walk.end.comparison.winner) == ("promoted", "int8")
-    late = {one.variant: one for one in walk.end.comparison.variants}["awq-int4"]
+    late = {variant.variant: variant for variant in walk.end.comparison.variants}["awq-int4"]
     assert (late.verdict, late.code, late.reason) == ("fail", "deadline_passed", TOLD)
     assert "failed awq-int4 quantise" in {step.step for step in walk.end.timeline}
 
 
 def test_when_the_others_fail_later_the_late_one_is_among_the_reasons():
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
-    walk.hear(k.written(), k.slot(), k.staged("int8"), k.benchmarked("int8", verdict="fail"))
+    walk.handle(k.written(), k.turn(), k.staged("int8"), k.benchmarked("int8", verdict="fail"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "gate_failed")
     assert f"awq-int4: {TOLD}" in walk.end.reason
 
 
 @pytest.mark.parametrize(
-    "heard",
+    "received",
     [(), (k.failed("int8"),), (k.quantised("int8", mean_kl=0.9),)],
     ids=["nothing", "a failure", "one outside its gate"],
 )
-def test_without_one_to_go_on_with_the_release_expires(heard):
-    walk, said = overdue(("int8", "awq-int4"), *heard, quality={"int8": QualityGate(max_mean_kl=0.1)})
-    assert list(said) == ["deadline.passed:quantise", "release.finished"]
+def test_without_one_to_go_on_with_the_release_expires(received):
+    walk, emitted = overdue(("int8", "awq-int4"), *received, quality={"int8": QualityGate(max_mean_kl=0.1)})
+    assert list(emitted) == ["deadline.passed:quantise", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("expired", "deadline_passed")
-    assert walk.release.given_up == ()
+    assert walk.release.timed_out == ()
 
 
 ABANDONED = k.abandoned()
@@ -95,52 +95,52 @@ ABANDONED = k.abandoned()
 def test_what_comes_late_of_a_variant_that_was_given_up_is_ignored(late):
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
     before = walk.release
-    assert walk.hear(late) == {}
+    assert walk.handle(late) == {}
     assert walk.release == before
-    walk.hear(k.written(), k.slot())
+    walk.handle(k.written(), k.turn())
     before = walk.release
-    assert walk.hear(late) == {}
+    assert walk.handle(late) == {}
     assert walk.release == before
 
 
 def test_work_that_is_abandoned_while_it_is_awaited_or_is_another_services_still_ends_the_release():
     walk = Walk(policy(), variants=("int8", "awq-int4"))
-    walk.hear(k.merged(), k.quantised("int8"), ABANDONED)
+    walk.handle(k.merged(), k.quantised("int8"), ABANDONED)
     assert walk.end.code == "work_abandoned"
     walk, _ = overdue(("int8", "awq-int4"), k.quantised("int8"))
-    walk.hear(ABANDONED.model_copy(update={"service": "server-manager", "cause_type": "slipway.stage.requested.v1"}))
+    walk.handle(ABANDONED.model_copy(update={"service": "server-manager", "cause_type": "slipway.stage.requested.v1"}))
     assert walk.end.code == "work_abandoned"
 
 
 def test_its_own_word_that_a_variant_failed_changes_nothing_when_it_comes_back():
-    walk, said = overdue(("int8", "awq-int4"), k.quantised("int8"))
+    walk, emitted = overdue(("int8", "awq-int4"), k.quantised("int8"))
     before = walk.release
-    assert walk.hear(VariantFailed.model_validate(said["variant.failed:awq-int4"])) == {}
+    assert walk.handle(VariantFailed.model_validate(emitted["variant.failed:awq-int4"])) == {}
     assert walk.release == before
 
 
 def test_a_record_from_before_variants_could_be_given_up_goes_on_as_any_other():
     walk = Walk(policy(), variants=("int8", "awq-int4"))
-    walk.hear(k.merged(), k.quantised("int8"))
+    walk.handle(k.merged(), k.quantised("int8"))
     old = walk.release.model_dump(mode="json")
-    del old["given_up"]
+    del old["timed_out"]
     walk.release = Release.model_validate(old)
     walk.now += timedelta(seconds=LIMIT_S)
-    assert "variant.failed:awq-int4" in walk.hear(LATE)
+    assert "variant.failed:awq-int4" in walk.handle(LATE)
 
 
 def test_a_release_that_expired_before_variants_could_be_given_up_stays_expired():
     walk, _ = overdue(("int8", "awq-int4"))
     old = walk.release.model_dump(mode="json")
-    del old["given_up"]
+    del old["timed_out"]
     walk.release = Release.model_validate(old)
-    assert walk.hear(k.quantised("int8"), LATE) == {}
+    assert walk.handle(k.quantised("int8"), LATE) == {}
     assert walk.end.outcome == "expired"
 
 
 def fed(release, facts, now, ids):
-    for one, fact in zip(ids, facts, strict=True):
-        release = decide(release, Input(one, now, fact), now).release
+    for input_id, fact in zip(ids, facts, strict=True):
+        release = decide(release, Input(input_id, now, fact), now).release
     return release
 
 
@@ -148,9 +148,9 @@ def fed(release, facts, now, ids):
 @settings(max_examples=often(150), deadline=None)
 def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     """The fates of four variants: made or failed in time, or late; and what is said of the late ones afterwards."""
-    fates = {variant: data.draw(st.sampled_from(("made", "failed", "late")), variant) for variant in FOUR}
-    in_time = [k.quantised(v) if fate == "made" else k.failed(v) for v, fate in fates.items() if fate != "late"]
-    made = [v for v, fate in fates.items() if fate == "made"]
+    fates = {variant: data.draw(st.sampled_from(("quantised", "failed", "late")), variant) for variant in FOUR}
+    in_time = [k.quantised(v) if fate == "quantised" else k.failed(v) for v, fate in fates.items() if fate != "late"]
+    quantised = [v for v, fate in fates.items() if fate == "quantised"]
     late = [v for v, fate in fates.items() if fate == "late"]
     release = open_release(k.opened(policy=policy(), variants=FOUR), cause_id="e0", now=k.START).release
     release = fed(release, [k.merged()], k.START, ["m"])
@@ -158,28 +158,31 @@ def test_whatever_is_made_in_time_and_whatever_comes_late_in_any_order(data):
     release = fed(release, before, k.START, [f"t{number}" for number in range(len(before))])
     then = k.START + timedelta(seconds=LIMIT_S)
     release = fed(release, [LATE], then, ["d"])
-    keys = [k.key_of(one) for one in release.outbox]
-    assert release.given_up == (tuple(late) if made else ())
+    keys = [k.key_of(entry) for entry in release.outbox]
+    assert release.timed_out == (tuple(late) if quantised else ())
     assert [key for key in keys if key.startswith("variant.failed:")] == [
-        f"variant.failed:{v}" for v in release.given_up
+        f"variant.failed:{v}" for v in release.timed_out
     ]
     assert keys.count("deadline.passed:quantise") == (1 if late else 0)
-    if not made:
+    if not quantised:
         assert release.finished.outcome == ("expired" if late else "rejected")
         return
-    road = [k.written(), k.slot(), *(fact for v in made for fact in (k.staged(v), k.benchmarked(v)))]
+    plan = [k.written(), k.turn(), *(fact for v in quantised for fact in (k.staged(v), k.benchmarked(v)))]
     afterwards = [fact for v in late for fact in (k.quantised(v), k.failed(v), k.staged(v), k.benchmarked(v))]
     noise = data.draw(st.lists(st.sampled_from([*afterwards, LATE, k.merged()]), max_size=8))
-    order = data.draw(st.permutations([*road, *noise, *([ABANDONED] if late else [])]))
+    order = data.draw(st.permutations([*plan, *noise, *([ABANDONED] if late else [])]))
     end = fed(release, order, then, [f"r{number}" for number in range(len(order))])
-    asked = {k.key_of(one) for one in end.outbox if one.type == "slipway.stage.requested.v1"}
-    assert asked == {f"stage.requested:{v}" for v in made}
-    assert set(end.made) == set(made)
-    traffic = [one for one in end.outbox if k.key_of(one) == "traffic.requested:1"]
+    asked = {k.key_of(entry) for entry in end.outbox if entry.type == "slipway.stage.requested.v1"}
+    assert asked == {f"stage.requested:{v}" for v in quantised}
+    assert set(end.quantised) == set(quantised)
+    traffic = [entry for entry in end.outbox if k.key_of(entry) == "traffic.requested:1"]
     assert len(traffic) == 1
-    told = {one["variant"]: (one["verdict"], one["code"]) for one in traffic[0].data["comparison"]["variants"]}
-    assert {v: told[v] for v in late} == dict.fromkeys(late, ("fail", "deadline_passed"))
+    verdicts = {
+        variant["variant"]: (variant["verdict"], variant["code"])
+        for variant in traffic[0].data["comparison"]["variants"]
+    }
+    assert {v: verdicts[v] for v in late} == dict.fromkeys(late, ("fail", "deadline_passed"))
     assert Release.model_validate_json(end.model_dump_json()) == end
-    assert {k.key_of(one) for one in end.outbox if one.type == VariantRequested.TYPE} == {
+    assert {k.key_of(entry) for entry in end.outbox if entry.type == VariantRequested.TYPE} == {
         f"variant.requested:{v}" for v in FOUR
     }

@@ -16,7 +16,7 @@ from tests.kit import fakes_registry as k
 from tests.kit.soak import often
 from tests.unit.registry.test_releases import Walk
 
-SECOND = {"number": 2}
+SECOND_MEASUREMENT = {"number": 2}
 ON = ("int8",)
 WHAT_TO_DO = "then publish with a higher attempt"
 
@@ -24,19 +24,19 @@ WHAT_TO_DO = "then publish with a higher attempt"
 def suspected(policy=None, variants=ON):
     """A release whose int8 has a suspect record, and what it said then."""
     walk = Walk(policy, variants=variants).to_staging()
-    return walk, walk.hear(k.staged("int8"), k.suspect("int8"))
+    return walk, walk.handle(k.staged("int8"), k.suspect("int8"))
 
 
 def measured(walk, *benchmarks):
-    walk.hear(k.quantised("int8", **SECOND), k.staged("int8", **SECOND))
-    return walk.hear(*(benchmarks or (k.benchmarked("int8", **SECOND),)))
+    walk.handle(k.quantised("int8", **SECOND_MEASUREMENT), k.staged("int8", **SECOND_MEASUREMENT))
+    return walk.handle(*(benchmarks or (k.benchmarked("int8", **SECOND_MEASUREMENT),)))
 
 
 def test_a_suspect_record_is_measured_again_and_its_lease_given_back_meanwhile():
     gate = QualityGate(max_mean_kl=0.1)
-    walk, said = suspected(k.policy(quality={"int8": gate}))
-    assert list(said) == ["stage.released:int8", "variant.requested:int8:2"]
-    asked = VariantRequested.model_validate(said["variant.requested:int8:2"])
+    walk, emitted = suspected(k.policy(quality={"int8": gate}))
+    assert list(emitted) == ["stage.released:int8", "variant.requested:int8:2"]
+    asked = VariantRequested.model_validate(emitted["variant.requested:int8:2"])
     assert (asked.measurement_number, asked.existing_manifest, asked.gate) == (2, k.quantised("int8").manifest, gate)
     assert (asked.merged, asked.version, asked.release_id) == (k.merged().manifest, 1, walk.release.id)
     assert (walk.end, deadlines.awaited_step(walk.release)) == (None, "measure")
@@ -44,24 +44,24 @@ def test_a_suspect_record_is_measured_again_and_its_lease_given_back_meanwhile()
 
 def test_with_the_new_record_it_is_staged_again_as_what_was_registered():
     walk, _ = suspected()
-    again = k.quantised("int8", perplexity_ratio=1.005, **SECOND)
-    said = walk.hear(again)
-    assert list(said) == ["stage.requested:int8:2"]
-    asked = StageRequested.model_validate(said["stage.requested:int8:2"])
-    assert (asked.measurement_number, asked.quality, asked.purpose) == (2, again.quality, "benchmark")
+    second = k.quantised("int8", perplexity_ratio=1.005, **SECOND_MEASUREMENT)
+    emitted = walk.handle(second)
+    assert list(emitted) == ["stage.requested:int8:2"]
+    asked = StageRequested.model_validate(emitted["stage.requested:int8:2"])
+    assert (asked.measurement_number, asked.quality, asked.purpose) == (2, second.quality, "benchmark")
     assert asked.candidate.manifest == k.quantised("int8").manifest, "the version is immutable"
-    assert asked.candidate.measurement_manifest == again.manifest
+    assert asked.candidate.measurement_manifest == second.manifest
     assert deadlines.awaited_step(walk.release) == "stage"
-    walk.hear(k.staged("int8", **SECOND))
+    walk.handle(k.staged("int8", **SECOND_MEASUREMENT))
     assert deadlines.awaited_step(walk.release) == "benchmark"
 
 
 def test_a_second_benchmark_that_passes_promotes_with_the_record_it_rests_on():
     walk, _ = suspected()
-    said = measured(walk)
-    order = TrafficRequested.model_validate(said["traffic.requested:1"])
-    assert order.target.measurement_manifest == k.quantised("int8", **SECOND).manifest
-    end = walk.hear(k.changed(k.route(k.target("int8"))))
+    emitted = measured(walk)
+    order = TrafficRequested.model_validate(emitted["traffic.requested:1"])
+    assert order.target.measurement_manifest == k.quantised("int8", **SECOND_MEASUREMENT).manifest
+    end = walk.handle(k.changed(k.route(k.target("int8"))))
     assert list(end) == ["stage.released:int8:2", "release.finished"]
     released = StageReleased.model_validate(end["stage.released:int8:2"])
     assert (released.measurement_number, released.purpose) == (2, "benchmark")
@@ -70,26 +70,26 @@ def test_a_second_benchmark_that_passes_promotes_with_the_record_it_rests_on():
 
 def test_the_record_goes_on_with_the_target_when_it_is_the_baseline_of_the_next():
     target = k.deployable(k.target("int8")).model_copy(
-        update={"measurement_manifest": k.quantised("int8", **SECOND).manifest}
+        update={"measurement_manifest": k.quantised("int8", **SECOND_MEASUREMENT).manifest}
     )
     active = ServedTarget(**target.model_dump(), endpoints=("127.0.0.1:8001",))
     route = k.route(k.target("int8")).model_copy(update={"active": active})
-    assert versions.decide_slot(k.opened, route, k.BASE).baseline == target
+    assert versions.decide_turn(k.opened, route, k.BASE).baseline == target
 
 
 def test_suspect_twice_ends_inconclusive_and_says_what_to_do():
     walk, _ = suspected()
-    said = measured(walk, k.suspect("int8", **SECOND))
-    assert list(said) == ["stage.released:int8:2", "release.finished"]
+    emitted = measured(walk, k.suspect("int8", **SECOND_MEASUREMENT))
+    assert list(emitted) == ["stage.released:int8:2", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("rejected", "measurement_suspect")
     assert "It was measured again, and still: served_quality: At fault: the record." in walk.end.reason
     assert WHAT_TO_DO in walk.end.reason
-    assert [one.verdict for one in walk.end.comparison.variants] == ["inconclusive"]
+    assert [variant.verdict for variant in walk.end.comparison.variants] == ["inconclusive"]
 
 
 def test_a_second_benchmark_that_says_nothing_of_the_quality_settles_nothing():
     walk, _ = suspected()
-    measured(walk, k.benchmarked("int8", gates=(k.gate(),), **SECOND))
+    measured(walk, k.benchmarked("int8", gates=(k.gate(),), **SECOND_MEASUREMENT))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "measurement_suspect")
     assert "no evidence for served_quality" in walk.end.reason
 
@@ -97,38 +97,38 @@ def test_a_second_benchmark_that_says_nothing_of_the_quality_settles_nothing():
 @pytest.mark.parametrize(
     ("fact", "verdict", "code"),
     [
-        (k.failed("int8", code="out_of_memory", **SECOND), "inconclusive", "measurement_suspect"),
-        (k.failed("int8", code="inconclusive", **SECOND), "inconclusive", "measurement_suspect"),
-        (k.failed("int8", code="quality_gate_failed", **SECOND), "fail", "quality_gate_failed"),
-        (k.quantised("int8", mean_kl=0.9, **SECOND), "fail", "quality_gate_failed"),
+        (k.failed("int8", code="out_of_memory", **SECOND_MEASUREMENT), "inconclusive", "measurement_suspect"),
+        (k.failed("int8", code="inconclusive", **SECOND_MEASUREMENT), "inconclusive", "measurement_suspect"),
+        (k.failed("int8", code="quality_gate_failed", **SECOND_MEASUREMENT), "fail", "quality_gate_failed"),
+        (k.quantised("int8", mean_kl=0.9, **SECOND_MEASUREMENT), "fail", "quality_gate_failed"),
     ],
 )
 def test_a_second_measurement_that_fails_leaves_the_record_suspect_unless_it_is_outside_the_gate(fact, verdict, code):
     walk, _ = suspected(k.policy(quality={"int8": QualityGate(max_mean_kl=0.1)}))
-    walk.hear(fact)
+    walk.handle(fact)
     assert (walk.end.outcome, walk.end.code) == ("rejected", code)
-    assert [one.verdict for one in walk.end.comparison.variants] == [verdict]
+    assert [variant.verdict for variant in walk.end.comparison.variants] == [verdict]
     assert (WHAT_TO_DO in walk.end.reason) == (verdict == "inconclusive")
 
 
 @pytest.mark.parametrize("stage", ["stage", "benchmark"])
 def test_what_fails_in_the_second_staging_fails_the_variant(stage):
     walk, _ = suspected()
-    walk.hear(k.quantised("int8", **SECOND), k.failed("int8", stage, "engine_dead", **SECOND))
+    walk.handle(k.quantised("int8", **SECOND_MEASUREMENT), k.failed("int8", stage, "engine_dead", **SECOND_MEASUREMENT))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "engine_dead")
 
 
 def test_a_benchmark_that_failed_in_something_else_is_not_measured_again():
     walk = Walk().to_staging()
-    said = walk.hear(k.staged("int8"), k.suspect("int8", others=(k.gate("itl_ms.p95", "fail"),)))
-    assert list(said) == ["stage.released:int8", "release.finished"]
+    emitted = walk.handle(k.staged("int8"), k.suspect("int8", others=(k.gate("itl_ms.p95", "fail"),)))
+    assert list(emitted) == ["stage.released:int8", "release.finished"]
     assert walk.end.code == "gate_failed"
 
 
 def test_others_that_failed_for_good_name_the_end():
     walk, _ = suspected(variants=("int8", "bf16"))
-    walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"))
-    measured(walk, k.suspect("int8", **SECOND))
+    walk.handle(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"))
+    measured(walk, k.suspect("int8", **SECOND_MEASUREMENT))
     assert walk.end.code == "gate_failed"
     assert WHAT_TO_DO in walk.end.reason
 
@@ -137,7 +137,7 @@ def test_others_that_failed_for_good_name_the_end():
 def test_there_is_no_third_measurement(later):
     walk, _ = suspected()
     before = walk.release
-    assert walk.hear(later) == {}
+    assert walk.handle(later) == {}
     assert walk.release == before
 
 
@@ -146,8 +146,8 @@ LATE = [
     k.benchmarked("int8"),
     k.quantised("int8"),
     k.staged("int8"),
-    k.quantised("int8", **SECOND),
-    k.failed("int8", **SECOND),
+    k.quantised("int8", **SECOND_MEASUREMENT),
+    k.failed("int8", **SECOND_MEASUREMENT),
     k.failed("int8", "benchmark"),
 ]
 
@@ -155,18 +155,22 @@ LATE = [
 @pytest.mark.parametrize("fact", LATE)
 def test_duplicated_and_late_facts_yield_nothing(fact):
     walk, _ = suspected()
-    walk.hear(k.quantised("int8", **SECOND))
+    walk.handle(k.quantised("int8", **SECOND_MEASUREMENT))
     before = walk.release
-    assert walk.hear(fact) == {}
+    assert walk.handle(fact) == {}
     assert walk.release == before
 
 
 def test_a_second_measurement_that_nobody_asked_for_counts_for_nothing():
     walk = Walk(k.careful_policy()).to_staging()
-    walk.hear(k.quantised("int8", mean_kl=9.0, **SECOND), k.staged("int8", **SECOND), k.suspect("int8", **SECOND))
-    said = walk.hear(k.staged("int8"), k.benchmarked("int8"))
-    assert said["rehearsal.requested"]["candidate"]["measurement_manifest"] is None
-    assert not any(key.endswith(":2") for key in said)
+    walk.handle(
+        k.quantised("int8", mean_kl=9.0, **SECOND_MEASUREMENT),
+        k.staged("int8", **SECOND_MEASUREMENT),
+        k.suspect("int8", **SECOND_MEASUREMENT),
+    )
+    emitted = walk.handle(k.staged("int8"), k.benchmarked("int8"))
+    assert emitted["rehearsal.requested"]["candidate"]["measurement_manifest"] is None
+    assert not any(key.endswith(":2") for key in emitted)
 
 
 LIMIT_S = 1000.0
@@ -176,47 +180,48 @@ def test_a_second_measurement_has_its_time_from_its_request_on_whatever_else_is_
     walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), variants=("bf16", "int8"))
     asked_at = walk.release.emitted["variant.requested:int8:2"]
     walk.now += timedelta(seconds=LIMIT_S / 2)
-    walk.hear(k.staged("bf16"), k.benchmarked("bf16"))
+    walk.handle(k.staged("bf16"), k.benchmarked("bf16"))
     assert deadlines.deadline_at(walk.release) == asked_at + timedelta(seconds=LIMIT_S)
 
 
 def test_what_is_not_measured_in_time_stays_inconclusive_and_the_others_go_on():
     walk, _ = suspected(k.policy(deadlines=Deadlines(quantise_s=LIMIT_S)), variants=("bf16", "int8"))
-    walk.hear(k.staged("bf16"), k.benchmarked("bf16"))
+    walk.handle(k.staged("bf16"), k.benchmarked("bf16"))
     assert deadlines.awaited_step(walk.release) == "measure"
     walk.now += timedelta(seconds=LIMIT_S)
-    said = walk.hear(DeadlineReached(step="measure"))
-    assert TrafficRequested.model_validate(said["traffic.requested:1"]).target.target == k.target("bf16")
-    assert said["deadline.passed:measure:int8"]["step"] == "measure"
-    failed = said["variant.failed:int8:2"]
+    emitted = walk.handle(DeadlineReached(step="measure"))
+    assert TrafficRequested.model_validate(emitted["traffic.requested:1"]).target.target == k.target("bf16")
+    assert emitted["deadline.passed:measure:int8"]["step"] == "measure"
+    failed = emitted["variant.failed:int8:2"]
     assert (failed["code"], failed["measurement_number"]) == ("deadline_passed", 2)
-    told = {
-        one["variant"]: (one["verdict"], one["code"]) for one in said["traffic.requested:1"]["comparison"]["variants"]
+    verdicts = {
+        variant["variant"]: (variant["verdict"], variant["code"])
+        for variant in emitted["traffic.requested:1"]["comparison"]["variants"]
     }
-    assert told["int8"] == ("inconclusive", "measurement_suspect")
+    assert verdicts["int8"] == ("inconclusive", "measurement_suspect")
     before = walk.release
-    assert walk.hear(k.abandoned(), k.quantised("int8", **SECOND)) == {}, "it is no longer awaited"
+    assert walk.handle(k.abandoned(), k.quantised("int8", **SECOND_MEASUREMENT)) == {}, "it is no longer awaited"
     assert walk.release == before
 
 
 def test_a_record_from_before_there_were_second_measurements_goes_on():
     walk = Walk().to_staging()
     old = walk.release.model_dump(mode="json")
-    del old["again"]
+    del old["second_measurements"]
     walk.release = Release.model_validate(old)
-    assert "variant.requested:int8:2" in walk.hear(k.staged("int8"), k.suspect("int8"))
+    assert "variant.requested:int8:2" in walk.handle(k.staged("int8"), k.suspect("int8"))
 
 
-FIRST = [k.merged(), k.quantised("int8"), k.written(), k.slot(), k.staged("int8"), k.suspect("int8")]
-THEN = [k.quantised("int8", **SECOND), k.staged("int8", **SECOND)]
+FIRST = [k.merged(), k.quantised("int8"), k.written(), k.turn(), k.staged("int8"), k.suspect("int8")]
+THEN = [k.quantised("int8", **SECOND_MEASUREMENT), k.staged("int8", **SECOND_MEASUREMENT)]
 
 
 @pytest.mark.parametrize(
     ("second", "outcome", "code"),
     [
-        (k.benchmarked("int8", **SECOND), None, None),
-        (k.suspect("int8", **SECOND), "rejected", "measurement_suspect"),
-        (k.benchmarked("int8", verdict="fail", **SECOND), "rejected", "gate_failed"),
+        (k.benchmarked("int8", **SECOND_MEASUREMENT), None, None),
+        (k.suspect("int8", **SECOND_MEASUREMENT), "rejected", "measurement_suspect"),
+        (k.benchmarked("int8", verdict="fail", **SECOND_MEASUREMENT), "rejected", "gate_failed"),
     ],
 )
 @given(data=st.data())
@@ -227,11 +232,11 @@ def test_in_any_order_and_however_often_it_is_measured_again_once(second, outcom
     release = open_release(k.opened(policy=k.policy(), variants=ON), cause_id="e0", now=k.START).release
     for number, fact in enumerate(order):
         release = decide(release, Input(f"e{number}", k.START, fact), k.START).release
-    said = [k.key_of(one) for one in release.outbox]
-    assert len(said) == len(set(said))
-    asked = [said.count(f"{kind}.requested:int8:2") for kind in ("variant", "stage")]
+    emitted = [k.key_of(entry) for entry in release.outbox]
+    assert len(emitted) == len(set(emitted))
+    asked = [emitted.count(f"{kind}.requested:int8:2") for kind in ("variant", "stage")]
     assert asked == [1, 1] if outcome is None else max(asked) <= 1, "what ends at once asks for nothing more"
     ended = release.finished
     assert (ended and ended.outcome, ended and ended.code) == (outcome, code)
-    assert ("traffic.requested:1" in said) == (outcome is None)
+    assert ("traffic.requested:1" in emitted) == (outcome is None)
     assert Release.model_validate_json(release.model_dump_json()) == release

@@ -29,31 +29,31 @@ class Walk:
         self.release = open_release(opened, cause_id="e0", now=self.now).release
         self.count = 0
 
-    def hear(self, *facts):
+    def handle(self, *facts):
         """Feed facts, ten seconds apart; give what they caused as {key: data}."""
-        said = {}
+        emitted = {}
         for fact in facts:
             self.count += 1
             self.now += timedelta(seconds=10)
             decision = decide(self.release, Input(f"e{self.count}", self.now, fact), self.now)
             self.release = decision.release
-            said |= {k.key_of(one): one.data for one in decision.publish}
-        return said
+            emitted |= {k.key_of(entry): entry.data for entry in decision.publish}
+        return emitted
 
-    def to_staging(self, slot=None):
-        made = [k.quantised(variant) for variant in self.release.opened.variants]
-        self.hear(k.merged(), *made, k.written(), slot or k.slot())
+    def to_staging(self, turn=None):
+        quantised = [k.quantised(variant) for variant in self.release.opened.variants]
+        self.handle(k.merged(), *quantised, k.written(), turn or k.turn())
         return self
 
-    def to_verdict(self, slot=None):
-        self.to_staging(slot)
+    def to_verdict(self, turn=None):
+        self.to_staging(turn)
         for variant in self.release.opened.variants:
-            self.hear(k.staged(variant))
-            self.last = self.hear(k.benchmarked(variant))
+            self.handle(k.staged(variant))
+            self.last = self.handle(k.benchmarked(variant))
         return self
 
     def to_rehearsed(self, **changes):
-        self.last = self.to_verdict().hear(k.rehearsed(of=self.release.policy, **changes))
+        self.last = self.to_verdict().handle(k.rehearsed(of=self.release.policy, **changes))
         return self
 
     @property
@@ -65,12 +65,12 @@ def test_merged_asks_for_every_wanted_precision_with_its_gate():
     gate = QualityGate(max_mean_kl=0.1)
     sets = {"calibration": k.ref("checkpoints/c.jsonl"), "evaluation": k.ref("checkpoints/e.jsonl")}
     walk = Walk(k.policy(quality={"int8": gate}), variants=("bf16", "int8"), **sets)
-    said = walk.hear(k.merged())
-    asked = VariantRequested.model_validate(said["variant.requested:int8"])
-    assert set(said) == {"variant.requested:bf16", "variant.requested:int8"}
+    emitted = walk.handle(k.merged())
+    asked = VariantRequested.model_validate(emitted["variant.requested:int8"])
+    assert set(emitted) == {"variant.requested:bf16", "variant.requested:int8"}
     assert (asked.gate, asked.merged, asked.version) == (gate, k.merged().manifest, 1)
     assert (asked.calibration, asked.evaluation) == (sets["calibration"], sets["evaluation"])
-    assert said["variant.requested:int8"]["settings"] == {
+    assert emitted["variant.requested:int8"]["settings"] == {
         "calibration_samples": 16,
         "calibration_tokens": 384,
         "seed": 0,
@@ -79,10 +79,10 @@ def test_merged_asks_for_every_wanted_precision_with_its_gate():
 
 def test_registered_names_the_variants_that_were_good():
     walk = Walk(variants=("bf16", "int8"))
-    walk.hear(k.merged(), k.quantised("int8"), k.failed("bf16"))
-    said = walk.hear(k.written())
-    registered = VersionRegistered.model_validate(said["version.registered"])
-    assert [one.variant for one in registered.variants] == ["int8"]
+    walk.handle(k.merged(), k.quantised("int8"), k.failed("bf16"))
+    emitted = walk.handle(k.written())
+    registered = VersionRegistered.model_validate(emitted["version.registered"])
+    assert [variant.variant for variant in registered.variants] == ["int8"]
     assert registered.training == k.ready().training
     assert registered.evals == k.ready().evals
     assert awaited_step(walk.release) == "queue"
@@ -90,14 +90,14 @@ def test_registered_names_the_variants_that_were_good():
 
 def test_the_slot_sends_every_variant_to_staging_beside_the_baseline():
     walk = Walk(variants=("bf16", "int8"))
-    walk.hear(k.merged(), k.quantised("int8"), k.quantised("bf16"), k.written())
-    said = walk.hear(k.slot())
-    asked = StageRequested.model_validate(said["stage.requested:int8"])
+    walk.handle(k.merged(), k.quantised("int8"), k.quantised("bf16"), k.written())
+    emitted = walk.handle(k.turn())
+    asked = StageRequested.model_validate(emitted["stage.requested:int8"])
     assert asked.candidate.target == k.target("int8")
     assert asked.baseline == k.BASELINE
     assert asked.purpose == "benchmark"
     assert asked.quality_gate == walk.release.policy.quality.get("int8")
-    assert set(said) == {"stage.requested:bf16", "stage.requested:int8"}
+    assert set(emitted) == {"stage.requested:bf16", "stage.requested:int8"}
 
 
 def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_and_says_so():
@@ -105,8 +105,8 @@ def test_first_release_gets_all_traffic_at_once_with_the_base_to_fall_back_on_an
     order = TrafficRequested.model_validate(walk.last["traffic.requested:1"])
     assert (order.weight_ratio, order.epoch, order.fallback) == (1.0, 0, k.BASELINE)
     assert "first release" in order.reason
-    said = walk.hear(k.changed(k.route(k.target("int8"))))
-    assert list(said) == ["stage.released:int8", "release.finished"]
+    emitted = walk.handle(k.changed(k.route(k.target("int8"))))
+    assert list(emitted) == ["stage.released:int8", "release.finished"]
     assert walk.end.outcome == "promoted"
     assert "no canary" in walk.end.reason
     assert walk.end.target == k.target("int8")
@@ -118,24 +118,24 @@ def test_no_fallback_when_the_policy_says_hold():
 
 
 def test_a_later_release_walks_the_canary_steps_with_the_epoch_of_each_change():
-    walk = Walk(k.policy(canary=Canary(steps=(0.1, 0.5)))).to_verdict(k.slot(first=False, epoch=7))
+    walk = Walk(k.policy(canary=Canary(steps=(0.1, 0.5)))).to_verdict(k.turn(first=False, epoch=7))
     old = k.target("int8", 9)
     assert walk.last["traffic.requested:0.1"]["epoch"] == 7
     assert walk.last["traffic.requested:0.1"]["fallback"] is None
     assert awaited_step(walk.release) == "traffic"
-    assert walk.hear(k.changed(k.route(old, k.target("int8"), weight=0.1, epoch=8), "canary")) == {}
+    assert walk.handle(k.changed(k.route(old, k.target("int8"), weight=0.1, epoch=8), "canary")) == {}
     assert awaited_step(walk.release) == "canary"
-    assert walk.hear(k.assessed("int8", 0.1, "inconclusive")) == {}
-    assert walk.hear(k.assessed("int8", 0.1))["traffic.requested:0.5"]["epoch"] == 8
-    walk.hear(k.changed(k.route(old, k.target("int8"), weight=0.5, epoch=12), "canary"))
-    assert walk.hear(k.assessed("int8", 0.5))["traffic.requested:1"]["epoch"] == 12
-    walk.hear(k.changed(k.route(k.target("int8"), epoch=13)))
+    assert walk.handle(k.assessed("int8", 0.1, "inconclusive")) == {}
+    assert walk.handle(k.assessed("int8", 0.1))["traffic.requested:0.5"]["epoch"] == 8
+    walk.handle(k.changed(k.route(old, k.target("int8"), weight=0.5, epoch=12), "canary"))
+    assert walk.handle(k.assessed("int8", 0.5))["traffic.requested:1"]["epoch"] == 12
+    walk.handle(k.changed(k.route(k.target("int8"), epoch=13)))
     assert walk.end.outcome == "promoted"
 
 
 def test_another_releases_deployment_is_none_of_ours():
-    walk = Walk().to_verdict(k.slot(first=False, epoch=7))
-    walk.hear(k.changed(k.route(k.target("int8", 9), epoch=7)))
+    walk = Walk().to_verdict(k.turn(first=False, epoch=7))
+    walk.handle(k.changed(k.route(k.target("int8", 9), epoch=7)))
     assert walk.end is None
     assert awaited_step(walk.release) == "traffic"
 
@@ -149,8 +149,8 @@ def test_the_lease_of_the_chosen_variant_is_kept_only_if_traffic_comes_at_once()
 
 def test_the_lease_of_a_measured_variant_is_freed_for_the_next():
     walk = Walk(variants=("bf16", "int8")).to_staging()
-    walk.hear(k.staged("bf16"))
-    assert list(walk.hear(k.benchmarked("bf16"))) == ["stage.released:bf16"]
+    walk.handle(k.staged("bf16"))
+    assert list(walk.handle(k.benchmarked("bf16"))) == ["stage.released:bf16"]
 
 
 def test_approval_must_cite_the_digest_of_what_would_be_deployed():
@@ -158,22 +158,22 @@ def test_approval_must_cite_the_digest_of_what_would_be_deployed():
     awaited = ApprovalRequested.model_validate(walk.last["approval.requested"])
     assert awaited.manifest_digest == k.quantised("int8").manifest.digest
     assert awaited.deadline_at == walk.now + timedelta(seconds=60) == deadline_at(walk.release)
-    assert walk.hear(k.approval(k.ref("something else").digest)) == {}
+    assert walk.handle(k.approval(k.ref("something else").digest)) == {}
     assert awaited_step(walk.release) == "approval"
-    assert "traffic.requested:1" in walk.hear(k.approval(awaited.manifest_digest))
+    assert "traffic.requested:1" in walk.handle(k.approval(awaited.manifest_digest))
 
 
 def test_a_rejected_checkpoint_ends_with_its_code():
     from contracts.facts import CheckpointRejected
 
     walk = Walk()
-    walk.hear(CheckpointRejected(code="adapter_is_zero", reason="all zero"))
+    walk.handle(CheckpointRejected(code="adapter_is_zero", reason="all zero"))
     assert (walk.end.outcome, walk.end.code, walk.end.reason) == ("rejected", "adapter_is_zero", "all zero")
 
 
 def test_when_no_variant_could_be_made_the_release_is_rejected_with_why():
     walk = Walk(variants=("bf16", "int8"))
-    walk.hear(k.merged(), k.failed("bf16", code="out_of_memory"), k.failed("int8"))
+    walk.handle(k.merged(), k.failed("bf16", code="out_of_memory"), k.failed("int8"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "out_of_memory")
     assert "bf16: it broke" in walk.end.reason
     assert "int8: it broke" in walk.end.reason
@@ -182,8 +182,8 @@ def test_when_no_variant_could_be_made_the_release_is_rejected_with_why():
 @pytest.mark.parametrize(("verdict", "code"), [("fail", "gate_failed"), ("inconclusive", "inconclusive")])
 def test_when_no_variant_passed_the_release_is_rejected(verdict, code):
     walk = Walk().to_staging()
-    said = walk.hear(k.staged("int8"), k.benchmarked("int8", verdict=verdict))
-    assert list(said) == ["stage.released:int8", "release.finished"]
+    emitted = walk.handle(k.staged("int8"), k.benchmarked("int8", verdict=verdict))
+    assert list(emitted) == ["stage.released:int8", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("rejected", code)
 
 
@@ -195,22 +195,24 @@ OUTSIDE = k.failed(
 
 def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_do_not():
     walk = Walk(k.policy(quality={"awq-int4": QualityGate(max_mean_kl=0.1)}), variants=FOUR)
-    walk.hear(k.merged(), OUTSIDE, k.quantised("awq-int4", mean_kl=0.2), k.quantised("bf16"), k.quantised("int8"))
-    walk.hear(k.written(), k.slot(), k.failed("bf16", "stage", "insufficient_memory"), k.staged("int8"))
-    order = TrafficRequested.model_validate(walk.hear(k.benchmarked("int8"))["traffic.requested:1"])
-    walk.hear(k.changed(k.route(k.target("int8"))))
+    walk.handle(k.merged(), OUTSIDE, k.quantised("awq-int4", mean_kl=0.2), k.quantised("bf16"), k.quantised("int8"))
+    walk.handle(k.written(), k.turn(), k.failed("bf16", "stage", "insufficient_memory"), k.staged("int8"))
+    order = TrafficRequested.model_validate(walk.handle(k.benchmarked("int8"))["traffic.requested:1"])
+    walk.handle(k.changed(k.route(k.target("int8"))))
     assert walk.end.comparison == order.comparison
     assert (walk.end.outcome, order.comparison.winner, order.comparison.objective) == ("promoted", "int8", "quality")
-    told = {one.variant: (one.verdict, one.code, one.reason) for one in order.comparison.variants}
-    assert told == {
+    verdicts = {
+        variant.variant: (variant.verdict, variant.code, variant.reason) for variant in order.comparison.variants
+    }
+    assert verdicts == {
         "bf16": ("fail", "insufficient_memory", "it broke"),
         "int8": ("pass", None, "The only one that passed."),
         "gptq-int4": ("fail", "quality_gate_failed", "it broke"),
         "awq-int4": ("fail", "quality_gate_failed", "mean_kl: 0.2 is above 0.1"),
     }
     figures = {
-        one.variant: (one.perplexity_ratio, one.mean_kl, one.size_bytes, one.ttft_p95_ms)
-        for one in order.comparison.variants
+        variant.variant: (variant.perplexity_ratio, variant.mean_kl, variant.size_bytes, variant.ttft_p95_ms)
+        for variant in order.comparison.variants
     }
     assert figures == {
         "bf16": (1.01, 0.01, 100, None),
@@ -222,118 +224,118 @@ def test_a_release_goes_on_with_the_variants_that_pass_and_keeps_why_the_others_
 
 def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_the_one_that_came_furthest():
     walk = Walk(variants=("gptq-int4", "bf16", "int8"))
-    walk.hear(k.merged(), OUTSIDE, k.quantised("bf16"), k.quantised("int8"), k.written(), k.slot())
-    walk.hear(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.failed("int8", "benchmark", "engine_dead"))
+    walk.handle(k.merged(), OUTSIDE, k.quantised("bf16"), k.quantised("int8"), k.written(), k.turn())
+    walk.handle(k.staged("bf16"), k.benchmarked("bf16", verdict="fail"), k.failed("int8", "benchmark", "engine_dead"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "gate_failed")
     assert walk.end.reason == (
         "No variant passed. bf16: ttft_ms.p95: it is a fail; int8: it broke; gptq-int4: it broke."
     )
     assert walk.end.comparison.winner is None
-    assert {one.verdict for one in walk.end.comparison.variants} == {"fail"}
+    assert {variant.verdict for variant in walk.end.comparison.variants} == {"fail"}
 
 
 def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
     walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), variants=("bf16", "int8")).to_verdict()
     asked = walk.last["rehearsal.requested"]["comparison"]
-    assert [(one["variant"], one["reason"]) for one in asked["variants"]] == [
+    assert [(variant["variant"], variant["reason"]) for variant in asked["variants"]] == [
         ("bf16", "Best by quality."),
         ("int8", "As good as bf16 in everything."),
     ]
-    awaited = walk.hear(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.requested"]
+    awaited = walk.handle(k.rehearsed(of=walk.release.policy, variant="bf16"))["approval.requested"]
     assert awaited["comparison"] == asked
 
 
 def test_what_was_not_judged_says_so_at_the_end():
     walk = Walk(variants=("bf16", "int8")).to_staging()
-    walk.hear(k.cancel())
-    assert {(one.verdict, one.reason) for one in walk.end.comparison.variants} == {
+    walk.handle(k.cancel())
+    assert {(variant.verdict, variant.reason) for variant in walk.end.comparison.variants} == {
         ("inconclusive", "It was not judged.")
     }
     walk = Walk()
-    walk.hear(k.cancel())
+    walk.handle(k.cancel())
     assert walk.end.comparison is None
 
 
 def test_a_failed_canary_aborts():
-    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
-    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
-    walk.hear(k.assessed("int8", 0.1, "fail"))
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.turn(first=False, epoch=1))
+    walk.handle(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk.handle(k.assessed("int8", 0.1, "fail"))
     assert (walk.end.outcome, walk.end.code) == ("aborted", "gate_failed")
 
 
 def test_a_rolled_back_canary_aborts():
-    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
-    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.turn(first=False, epoch=1))
+    walk.handle(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
     taken_back = k.route(k.target("int8", 9), k.target("int8"), weight=0.0, epoch=3, quarantined=(k.target("int8"),))
-    walk.hear(k.changed(taken_back, "abort"))
+    walk.handle(k.changed(taken_back, "abort"))
     assert (walk.end.outcome, walk.end.code) == ("aborted", "quarantined")
 
 
 def test_a_canary_that_fell_with_its_baseline_aborts():
-    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.slot(first=False, epoch=1))
-    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
-    walk.hear(k.changed(k.route(k.target("int8", 8), epoch=3, quarantined=(k.target("int8", 9),)), "rollback"))
+    walk = Walk(k.policy(canary=Canary(steps=(0.1,)))).to_verdict(k.turn(first=False, epoch=1))
+    walk.handle(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk.handle(k.changed(k.route(k.target("int8", 8), epoch=3, quarantined=(k.target("int8", 9),)), "rollback"))
     assert (walk.end.outcome, walk.end.code) == ("aborted", "stale_epoch")
 
 
 def test_a_refused_order_rejects_with_its_code():
     walk = Walk().to_verdict()
-    walk.hear(k.refused(code="insufficient_memory"))
+    walk.handle(k.refused(code="insufficient_memory"))
     assert (walk.end.outcome, walk.end.code) == ("rejected", "insufficient_memory")
 
 
 def test_abandoned_work_rejects_and_names_the_dead_letter():
     walk = Walk()
-    walk.hear(k.abandoned())
+    walk.handle(k.abandoned())
     assert (walk.end.outcome, walk.end.code) == ("rejected", "work_abandoned")
     assert "dead letter 7" in walk.end.reason
 
 
 def test_cancelled_gives_back_what_is_staged():
     walk = Walk(variants=("bf16", "int8")).to_staging()
-    said = walk.hear(k.cancel())
-    assert list(said) == ["stage.released:bf16", "stage.released:int8", "release.finished"]
+    emitted = walk.handle(k.cancel())
+    assert list(emitted) == ["stage.released:bf16", "stage.released:int8", "release.finished"]
     assert (walk.end.outcome, walk.end.code) == ("cancelled", "cancelled")
 
 
 def test_a_cancel_after_all_traffic_was_ordered_waits_for_the_truth():
     walk = Walk().to_verdict()
-    assert walk.hear(k.cancel()) == {}
-    walk.hear(k.changed(k.route(k.target("int8"))))
+    assert walk.handle(k.cancel()) == {}
+    walk.handle(k.changed(k.route(k.target("int8"))))
     assert walk.end.outcome == "promoted"
     assert "use a rollback" in walk.end.reason
     walk = Walk().to_verdict()
-    walk.hear(k.cancel(), k.refused())
+    walk.handle(k.cancel(), k.refused())
     assert walk.end.outcome == "cancelled"
 
 
 def test_superseded_unless_traffic_was_ordered():
     walk = Walk().to_staging()
-    walk.hear(Superseded(by="r-newer"))
+    walk.handle(Superseded(by="r-newer"))
     assert (walk.end.outcome, walk.end.code) == ("superseded", "superseded")
     walk = Walk().to_verdict()
-    walk.hear(Superseded(by="r-newer"))
+    walk.handle(Superseded(by="r-newer"))
     assert walk.end is None
 
 
 def test_after_its_end_nothing_changes_a_release():
     walk = Walk()
-    walk.hear(k.cancel())
+    walk.handle(k.cancel())
     before = walk.release
-    assert walk.hear(k.merged(), k.cancel(), k.changed(k.route(k.target("int8")))) == {}
+    assert walk.handle(k.merged(), k.cancel(), k.changed(k.route(k.target("int8")))) == {}
     assert walk.release == before
 
 
 STEPS = {
     "merge": (lambda walk: walk, 100),
-    "quantise": (lambda walk: walk.hear(k.merged()), 200),
-    "register": (lambda walk: walk.hear(k.merged(), k.quantised("int8")), 300),
-    "queue": (lambda walk: walk.hear(k.merged(), k.quantised("int8"), k.written()), 700),
+    "quantise": (lambda walk: walk.handle(k.merged()), 200),
+    "register": (lambda walk: walk.handle(k.merged(), k.quantised("int8")), 300),
+    "queue": (lambda walk: walk.handle(k.merged(), k.quantised("int8"), k.written()), 700),
     "stage": (lambda walk: walk.to_staging(), 300),
-    "benchmark": (lambda walk: walk.to_staging().hear(k.staged("int8")), 400),
+    "benchmark": (lambda walk: walk.to_staging().handle(k.staged("int8")), 400),
     "rehearsal": (lambda walk: walk.to_verdict(), 500),
     "approval": (lambda walk: walk.to_rehearsed(), 800),
-    "traffic": (lambda walk: walk.to_rehearsed().hear(k.approval(k.quantised("int8").manifest.digest)), 600),
+    "traffic": (lambda walk: walk.to_rehearsed().handle(k.approval(k.quantised("int8").manifest.digest)), 600),
 }
 LIMITS = Deadlines(
     merge_s=100, quantise_s=200, stage_s=300, benchmark_s=400, rehearsal_s=500, traffic_s=600, queue_s=700
@@ -349,40 +351,40 @@ def test_every_step_that_waits_has_its_own_deadline_and_ends_expired(step):
     assert awaited_step(walk.release) == step
     assert deadline_at(walk.release) == walk.now + timedelta(seconds=seconds)
     walk.now += timedelta(seconds=seconds)
-    said = walk.hear(DeadlineReached(step=step))
-    assert DeadlinePassed.model_validate(said[f"deadline.passed:{step}"]).step == step
-    assert ReleaseFinished.model_validate(said["release.finished"]) == walk.end
+    emitted = walk.handle(DeadlineReached(step=step))
+    assert DeadlinePassed.model_validate(emitted[f"deadline.passed:{step}"]).step == step
+    assert ReleaseFinished.model_validate(emitted["release.finished"]) == walk.end
     assert walk.end.outcome == "expired"
     assert walk.end.code == ("approval_expired" if step == "approval" else "deadline_passed")
 
 
 def test_stale_and_early_deadlines_are_ignored():
     walk = Walk()
-    assert walk.hear(DeadlineReached(step="merge")) == {}
-    walk.hear(k.merged())
+    assert walk.handle(DeadlineReached(step="merge")) == {}
+    walk.handle(k.merged())
     walk.now += timedelta(days=1)
-    assert walk.hear(DeadlineReached(step="merge")) == {}
+    assert walk.handle(DeadlineReached(step="merge")) == {}
     assert walk.end is None
 
 
 @pytest.mark.parametrize(("rule", "outcome"), [("abort", "expired"), ("promote", None)])
 def test_a_canary_without_evidence_does_what_the_policy_says(rule, outcome):
     canary = Canary(steps=(0.1,), deadline_s=50, on_deadline=rule)
-    walk = Walk(k.policy(canary=canary)).to_verdict(k.slot(first=False, epoch=1))
-    walk.hear(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
+    walk = Walk(k.policy(canary=canary)).to_verdict(k.turn(first=False, epoch=1))
+    walk.handle(k.changed(k.route(k.target("int8", 9), k.target("int8"), epoch=2), "canary"))
     walk.now += timedelta(seconds=50)
-    said = walk.hear(DeadlineReached(step="canary"))
+    emitted = walk.handle(DeadlineReached(step="canary"))
     assert (walk.end.outcome if walk.end else None) == outcome
-    assert ("traffic.requested:1" in said) == (rule == "promote")
-    assert any(key.startswith("deadline.passed:canary") for key in said)
+    assert ("traffic.requested:1" in emitted) == (rule == "promote")
+    assert any(key.startswith("deadline.passed:canary") for key in emitted)
 
 
 def test_the_timeline_tells_when_each_step_happened():
     walk = Walk().to_verdict()
-    walk.hear(k.changed(k.route(k.target("int8"))))
+    walk.handle(k.changed(k.route(k.target("int8"))))
     steps = {step.step: step for step in walk.end.timeline}
     assert next(iter(steps)) == "opened"
     assert list(steps)[-1] == "finished"
     assert steps["quantised int8"].at - steps["merged"].at == timedelta(seconds=10)
     assert steps["quantised int8"].duration_s == 10.0
-    assert {"registered", "slot granted", "staged int8", "benchmarked int8", "deployed 1"} <= set(steps)
+    assert {"registered", "in progress", "staged int8", "benchmarked int8", "deployed 1"} <= set(steps)

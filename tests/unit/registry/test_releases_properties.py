@@ -29,7 +29,7 @@ STRAIGHT = (
         k.quantised("bf16", perplexity_ratio=1.0),
         k.quantised("int8"),
         k.written(),
-        k.slot(),
+        k.turn(),
         k.staged("bf16"),
         k.benchmarked("bf16"),
         k.staged("int8"),
@@ -45,7 +45,7 @@ ONE_FAILS = (
         k.quantised("int8"),
         k.failed("gptq-int4"),
         k.written(),
-        k.slot(),
+        k.turn(),
         k.staged("bf16"),
         k.benchmarked("bf16", verdict="fail"),
         k.failed("int8", "stage", "insufficient_memory"),
@@ -66,7 +66,7 @@ CAREFUL = (
         k.quantised("bf16", weights_bytes=200),
         k.quantised("int8"),
         k.written(),
-        k.slot(first=False, epoch=3),
+        k.turn(first=False, epoch=3),
         k.staged("int8"),
         k.benchmarked("int8"),
         k.staged("bf16"),
@@ -85,7 +85,7 @@ MEASURED = (
     k.quantised("bf16", perplexity_ratio=1.2),
     k.quantised("int8", perplexity_ratio=1.0),
     k.written(),
-    k.slot(),
+    k.turn(),
     k.staged("bf16"),
     k.benchmarked("bf16"),
     k.staged("int8"),
@@ -102,7 +102,7 @@ AGAIN = (
         k.quantised("bf16", perplexity_ratio=1.2),
         k.quantised("int8", perplexity_ratio=1.3),
         k.written(),
-        k.slot(),
+        k.turn(),
         k.staged("bf16"),
         k.benchmarked("bf16"),
         k.staged("int8"),
@@ -121,9 +121,9 @@ NOT_REHEARSED = {
     "unstaged": k.unstaged("int8"),
     "of another policy": k.rehearsed(of=CAREFUL_POLICY),
     "of another variant": k.rehearsed(variant="bf16"),
-    "expired": k.rehearsed(certificates=tuple(k.certificate(one.name, expires_at=NOW) for one in k.AUTOMATIC)),
+    "expired": k.rehearsed(certificates=tuple(k.certificate(trigger.name, expires_at=NOW) for trigger in k.AUTOMATIC)),
 }
-ROADS = {
+HISTORIES = {
     "straight": STRAIGHT,
     "one fails": ONE_FAILS,
     "careful": CAREFUL,
@@ -132,10 +132,10 @@ ROADS = {
 }
 
 
-def walk(opening, happened, now=NOW):
+def walk(opening, received, now=NOW):
     release = open_release(opening, cause_id="e0", now=k.START).release
-    for one in happened:
-        decision = decide(release, one, now)
+    for event in received:
+        decision = decide(release, event, now)
         assert decision.publish == decision.release.outbox[len(release.outbox) :]
         release = decision.release
     return release
@@ -143,11 +143,11 @@ def walk(opening, happened, now=NOW):
 
 @cache
 def walked_in_order(name):
-    return walk(*ROADS[name])
+    return walk(*HISTORIES[name])
 
 
-def said(release):
-    return {k.key_of(one): (one.type, one.data) for one in release.outbox}
+def emitted(release):
+    return {k.key_of(entry): (entry.type, entry.data) for entry in release.outbox}
 
 
 def without_order(release: Release):
@@ -155,9 +155,9 @@ def without_order(release: Release):
     return release.model_copy(update={"outbox": ()})
 
 
-@pytest.mark.parametrize("name", ROADS)
-def test_in_order_the_road_ends(name):
-    release = walk(*ROADS[name])
+@pytest.mark.parametrize("name", HISTORIES)
+def test_in_order_the_release_ends(name):
+    release = walk(*HISTORIES[name])
     assert release.finished is not None
     assert release.finished.outcome == ("rejected" if name == "one fails" else "promoted")
     assert k.key_of(release.outbox[-1]) == "release.finished"
@@ -167,18 +167,18 @@ def test_in_order_the_road_ends(name):
 @given(data=st.data())
 @settings(max_examples=often(150), deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):
-    opening, happened = ROADS[name]
-    copies = data.draw(st.lists(st.sampled_from(happened), max_size=6))
-    order = data.draw(st.permutations([*happened, *copies]))
+    opening, received = HISTORIES[name]
+    copies = data.draw(st.lists(st.sampled_from(received), max_size=6))
+    order = data.draw(st.permutations([*received, *copies]))
     expected, got = walked_in_order(name), walk(opening, order)
-    assert said(got) == said(expected)
+    assert emitted(got) == emitted(expected)
     assert without_order(got) == without_order(expected)
     assert len(got.outbox) == len(expected.outbox)
 
 
 @given(order=st.permutations(ONE_FAILS[1]))
 @settings(max_examples=often(100), deadline=None)
-def test_a_road_where_nothing_passes_is_rejected_in_any_order(order):
+def test_a_release_where_nothing_passes_is_rejected_in_any_order(order):
     release = walk(ONE_FAILS[0], order)
     assert release.finished.outcome == "rejected"
     assert release.finished.code == "gate_failed"
@@ -189,11 +189,11 @@ def test_a_road_where_nothing_passes_is_rejected_in_any_order(order):
 @settings(max_examples=often(60), deadline=None)
 def test_without_a_good_rehearsal_traffic_is_never_ordered_in_any_order(name, data):
     """Not even when the route says that the target serves already: nobody ordered that."""
-    happened = inputs(*MEASURED, NOT_REHEARSED[name], k.changed(k.route(k.target("int8"))))
-    copies = data.draw(st.lists(st.sampled_from(happened), max_size=4))
-    release = walk(REHEARSED[0], data.draw(st.permutations([*happened, *copies])))
+    received = inputs(*MEASURED, NOT_REHEARSED[name], k.changed(k.route(k.target("int8"))))
+    copies = data.draw(st.lists(st.sampled_from(received), max_size=4))
+    release = walk(REHEARSED[0], data.draw(st.permutations([*received, *copies])))
     assert (release.finished.outcome, release.finished.code) == ("rejected", "rehearsal_failed")
-    assert not any(key.startswith("traffic.requested") for key in said(release))
+    assert not any(key.startswith("traffic.requested") for key in emitted(release))
 
 
 ENDERS = [
@@ -255,19 +255,19 @@ ENDERS = [
 ]
 
 
-@pytest.mark.parametrize("name", ROADS)
+@pytest.mark.parametrize("name", HISTORIES)
 @given(data=st.data())
 @settings(max_examples=often(250), deadline=None)
 def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
-    opening, happened = ROADS[name]
+    opening, received = HISTORIES[name]
     chosen = data.draw(st.lists(st.sampled_from(ENDERS), min_size=1, max_size=8))
     enders = [Input(f"x{i}", k.START + timedelta(seconds=500 + i), what) for i, what in enumerate(chosen)]
-    order = data.draw(st.permutations([*happened, *enders]))
+    order = data.draw(st.permutations([*received, *enders]))
     far = data.draw(st.booleans())
     release = walk(opening, order, NOW + timedelta(days=30) if far else NOW)
-    keys = [k.key_of(one) for one in release.outbox]
+    keys = [k.key_of(entry) for entry in release.outbox]
     assert len(keys) == len(set(keys))
-    finished = [i for i, one in enumerate(release.outbox) if one.type == "slipway.release.finished.v1"]
+    finished = [i for i, entry in enumerate(release.outbox) if entry.type == "slipway.release.finished.v1"]
     assert len(finished) <= 1
     assert (release.finished is not None) == (finished == [len(keys) - 1])
     staged = {key.partition(":")[2] for key in keys if key.startswith("stage.requested:")}
@@ -277,7 +277,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
     else:
         assert deadlines.deadline_at(release) is not None
     if opening.policy.rehearsal == "required" and any(key.startswith("traffic.requested") for key in keys):
-        assert release.rehearsed == k.rehearsed(of=opening.policy), "the one good rehearsal of its road"
+        assert release.rehearsed == k.rehearsed(of=opening.policy), "the one good rehearsal of its history"
     assert Release.model_validate_json(release.model_dump_json()) == release
 
 
@@ -285,8 +285,8 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 @settings(max_examples=often(100), deadline=None)
 def test_whoever_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
-    opening, happened = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN]))
-    order = data.draw(st.permutations(happened))
+    opening, received = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN]))
+    order = data.draw(st.permutations(received))
     release = walk(opening, order[: data.draw(st.integers(0, len(order)))])
     for i in range(5):
         step, at = deadlines.awaited_step(release), deadlines.deadline_at(release)
@@ -299,9 +299,9 @@ def test_whoever_waits_too_long_always_ends(data):
 
 
 def test_what_follows_cites_the_input_or_its_cause():
-    opening, happened = STRAIGHT
-    release = walk(opening, [happened[0], *happened[1:3], replace(happened[3], id="r/manifest", cause_id="e3")])
-    causes = {k.key_of(one): one.cause_id for one in release.outbox}
+    opening, received = STRAIGHT
+    release = walk(opening, [received[0], *received[1:3], replace(received[3], id="r/manifest", cause_id="e3")])
+    causes = {k.key_of(entry): entry.cause_id for entry in release.outbox}
     assert causes["release.opened"] == "e0"
     assert causes["variant.requested:int8"] == "e1"
     assert causes["version.registered"] == "e3"

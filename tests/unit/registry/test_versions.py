@@ -69,20 +69,20 @@ def test_an_older_release_makes_way_only_if_its_policy_says_so():
 
 
 def test_the_baseline_is_the_base_model_until_a_version_is_active():
-    first = versions.decide_slot(release(1, IDS[0]), None, k.BASE)
+    first = versions.decide_turn(release(1, IDS[0]), None, k.BASE)
     assert (first.first, first.epoch, first.baseline) == (True, 0, k.BASELINE)
-    emptied = versions.decide_slot(release(1, IDS[0]), k.route(epoch=4), k.BASE)
+    emptied = versions.decide_turn(release(1, IDS[0]), k.route(epoch=4), k.BASE)
     assert (emptied.first, emptied.epoch) == (True, 4)
-    later = versions.decide_slot(release(1, IDS[0]), k.route(k.target("int8", 9), epoch=5), k.BASE)
+    later = versions.decide_turn(release(1, IDS[0]), k.route(k.target("int8", 9), epoch=5), k.BASE)
     assert (later.first, later.epoch, later.baseline.target) == (False, 5, k.target("int8", 9))
 
 
 def test_the_manifest_holds_the_whole_lineage():
-    one = release(3, IDS[0])
-    assert versions.plan_manifest(one, k.START) is None
+    opened = release(3, IDS[0])
+    assert versions.plan_manifest(opened, k.START) is None
     for i, fact in enumerate((k.merged(), k.quantised("int8"), k.failed("bf16"))):
-        one = decide(one, Input(f"e{i}", k.START, fact), k.START).release
-    manifest = versions.plan_manifest(one, k.START)
+        opened = decide(opened, Input(f"e{i}", k.START, fact), k.START).release
+    manifest = versions.plan_manifest(opened, k.START)
     assert manifest.version == 3
     assert manifest.base == k.ready().base
     assert manifest.training.data_hash == k.ready().training.data_hash
@@ -97,10 +97,10 @@ def test_the_manifest_holds_the_whole_lineage():
 
 
 def test_no_manifest_without_any_variant():
-    one = release(3, IDS[0], variants=("int8",))
+    opened = release(3, IDS[0], variants=("int8",))
     for i, fact in enumerate((k.merged(), k.failed("int8"))):
-        one = decide(one, Input(f"e{i}", k.START, fact), k.START).release
-    assert versions.plan_manifest(one, k.START) is None
+        opened = decide(opened, Input(f"e{i}", k.START, fact), k.START).release
+    assert versions.plan_manifest(opened, k.START) is None
 
 
 def test_deployment_records_are_about_the_version_whose_share_changed():
