@@ -9,7 +9,15 @@ import pytest
 from faststream.specification import AsyncAPI
 
 import services
-from contracts.facts import FACTS, AlertRaised, AlertResolved, AlertUpdated, WorkAbandoned, WorkProgressed
+from contracts.facts import (
+    FACTS,
+    AlertRaised,
+    AlertResolved,
+    AlertUpdated,
+    OrderRefused,
+    WorkAbandoned,
+    WorkProgressed,
+)
 from contracts.services import (
     EVENTS,
     FROM_OUTSIDE,
@@ -26,7 +34,7 @@ from tests.kit.wiring import ROOT, built, module_name, services_with_handlers
 each_service = pytest.mark.parametrize("name", services_with_handlers())
 LATER = {"console"}
 """Services of the design that come with the next issue; their facts are in the contracts already."""
-SAID_THROUGH = {WorkProgressed: "progress_reporter"} | dict.fromkeys(
+SAID_THROUGH = {WorkProgressed: "progress_reporter", OrderRefused: "order_refused"} | dict.fromkeys(
     (AlertRaised, AlertUpdated, AlertResolved), "observe_loop"
 )
 """Facts that a part of `shared` or `decisions` makes for a service; the service names that part."""
