@@ -126,6 +126,12 @@ def test_no_code_switches_how_its_whole_process_computes(switch):
     assert [str(path.relative_to(ROOT)) for path in named] == []
 
 
+def test_no_file_holds_the_markers_of_a_merge_conflict():
+    marker = re.compile("^(?:" + "<" * 7 + " |" + ">" * 7 + " )", re.MULTILINE)
+    files = list(committed("*.py", "*.md", "*.toml", "*.yaml", "*.sh", "*.json", "Makefile"))
+    assert [str(path.relative_to(ROOT)) for path in files if marker.search(path.read_text())] == []
+
+
 OF_THIS_MACHINE = {
     "a folder of the machine": r"/(?:work|root|opt)" + r"/(?:main|shared|wheels|\.library|\.cache|\.mirror)",
     "a home folder": r"/(?:home|Users)" + r"/(?!me/)[a-z]",
