@@ -12,8 +12,12 @@ from typing import Any, Literal
 from clients.cli.views.progress import OngoingWork
 from contracts import facts as f
 from contracts.envelope import Event
+from contracts.policy import ReleasePolicy
+from decisions.release_plan import PlannedStep, next_step, plan_release, with_earlier
+from decisions.release_plan import Step as ReleaseStep
 
 State = Literal["waiting", "running", "done", "failed"]
+_SHORTEST: tuple[ReleaseStep, ...] = ("merge", "quantise", "register", "queue", "stage", "benchmark")
 
 STEPS = (
     "admitted",
@@ -29,7 +33,25 @@ STEPS = (
     "finished",
 )
 OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
-"""Steps that are shown only if the policy requires them, or if they happened."""
+"""Steps that are shown only if the plan has them and they are still to come, or if they happened."""
+_NAMES: Mapping[ReleaseStep, str] = {
+    "merge": "merged",
+    "quantise": "quantised",
+    "register": "registered",
+    "queue": "staged",
+    "stage": "staged",
+    "benchmark": "benchmarked",
+    "rehearsal": "rehearsed",
+    "approval": "approved",
+    "canary": "canary",
+}
+
+
+def name_of(step: PlannedStep) -> str:
+    """Return the name under which a step of the plan is shown; all traffic shares below 1 are the canary."""
+    if step.step == "traffic":
+        return "in traffic" if step.share == 1.0 else "canary"
+    return _NAMES[step.step]
 
 
 @dataclass(frozen=True)
@@ -59,8 +81,8 @@ class ReleaseProgress:
     code: str | None = None
     reason: str = ""
     finished_at: datetime | None = None
-    manual: bool = False
-    rehearsal: bool = False
+    policy: ReleasePolicy | None = None
+    first: bool = False
     source_id: str = ""
     inputs: tuple[str, ...] = ()
 
@@ -69,18 +91,33 @@ class ReleaseProgress:
         """Return the display name: `support-bot v3`, or the model alone before a version was reserved."""
         return f"{self.model} v{self.version}" if self.version is not None else self.model
 
+    @property
+    def plan(self) -> tuple[PlannedStep, ...]:
+        """Return the registry's plan of the release; before its policy is known, the shortest one."""
+        if self.policy is not None:
+            return plan_release(self.policy, first=self.first)
+        return (*(PlannedStep(step) for step in _SHORTEST), PlannedStep("traffic", 1.0))
+
     def listed(self) -> list[Step]:
-        """Return the steps in order; while the release is in progress, the first that is not done is running."""
-        needed = {name for name, required in (("approved", self.manual), ("rehearsed", self.rehearsal)) if required}
-        shown = [name for name in STEPS if name not in OPTIONAL or name in needed or name in self.steps]
+        """Return the steps in order; while the release is in progress, the next one of its plan is running."""
+        plan = self.plan
+        done = with_earlier(plan, [step for step in plan if self._is_done(name_of(step))])
+        planned = {name_of(step) for step in plan if step not in done and self.outcome is None}
+        shown = [name for name in STEPS if name not in OPTIONAL or name in planned or name in self.steps]
         steps = [self.steps.get(name, Step(name)) for name in shown]
-        last_done = max((index for index, step in enumerate(steps) if step.state == "done"), default=-1)
         if self.outcome is not None:
             return steps
+        following = next_step(plan, done)
+        running = "admitted" if not self._is_done("admitted") and not done else "finished"
+        if following is not None and running != "admitted":
+            running = name_of(following)
         return [
-            replace(step, state="running") if index == last_done + 1 and step.state == "waiting" else step
-            for index, step in enumerate(steps)
+            replace(step, state="running") if step.name == running and step.state == "waiting" else step
+            for step in steps
         ]
+
+    def _is_done(self, name: str) -> bool:
+        return name in self.steps and self.steps[name].state == "done"
 
     def with_step(self, name: str, at: datetime, detail: str = "", state: State = "done") -> "ReleaseProgress":
         """Return the release with a step recorded: the first completion counts, details of variants are joined."""
@@ -181,8 +218,7 @@ def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseP
         version=data.version,
         run_id=data.training.run_id,
         variants=tuple(data.variants),
-        manual=data.policy.promotion.mode == "manual",
-        rehearsal=data.policy.rehearsal == "required" and bool(data.policy.automatic),
+        policy=data.policy,
         began_at=min(release.began_at, event.time),
         source_id=data.source_event_id,
         inputs=_inputs(data),
@@ -242,6 +278,7 @@ def _staged(release: ReleaseProgress, event: Event[f.VariantStaged]) -> ReleaseP
     if data.request.purpose != "benchmark" or data.request.measurement_number > 1:
         return release
     against = data.baseline.target
+    release = replace(release, first=against.version == 0)
     detail = f"{data.candidate.target.variant} next to v{against.version}.{against.variant} in {data.load_s:.0f} s"
     return release.with_step("staged", event.time, detail)
 
@@ -278,11 +315,11 @@ def _awaited(release: ReleaseProgress, event: Event[f.ApprovalRequested]) -> Rel
     detail = f"waiting until {event.data.deadline_at:%Y-%m-%d %H:%M} UTC"
     if "approved" in release.steps and release.steps["approved"].state == "done":
         return release
-    return replace(release, manual=True).with_step("approved", event.time, detail, "running")
+    return release.with_step("approved", event.time, detail, "running")
 
 
 def _approved(release: ReleaseProgress, event: Event[f.ApprovalGranted]) -> ReleaseProgress:
-    return replace(release, manual=True).with_step("approved", event.time, f"by {event.data.actor}")
+    return release.with_step("approved", event.time, f"by {event.data.actor}")
 
 
 def _deployed(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:

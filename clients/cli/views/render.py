@@ -8,6 +8,7 @@ from typing import Any
 from clients.cli.views.progress import Progress
 from clients.cli.views.release import ReleaseProgress, Step
 from contracts.envelope import Event
+from decisions.release_plan import needs_approval, needs_rehearsal
 
 MARKS = {"waiting": "·", "running": "…", "done": "✓", "failed": "✗"}
 COLOURS = {"waiting": "dim", "running": "yellow", "done": "green", "failed": "red"}
@@ -92,8 +93,11 @@ def as_data(release: ReleaseProgress) -> dict[str, Any]:
     data = asdict(release)
     data["steps"] = [asdict(step) for step in release.listed()]
     data["progress"] = [asdict(progress) for progress in release.work.progress]
-    for hidden in ("key", "inputs", "source_id", "work"):
+    for hidden in ("key", "inputs", "source_id", "work", "policy", "first"):
         del data[hidden]
+    policy = release.policy
+    data["manual"] = policy is not None and needs_approval(policy)
+    data["rehearsal"] = policy is not None and needs_rehearsal(policy)
     return data
 
 

@@ -1,0 +1,80 @@
+"""The plan of a release: the steps that its policy requires, in order, and which of them is next.
+
+The registry moves releases by it, `slipway status` shows them by it.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from contracts.policy import ReleasePolicy
+
+Step = Literal[
+    "merge",
+    "quantise",
+    "register",
+    "queue",
+    "stage",
+    "benchmark",
+    "measure",
+    "rehearsal",
+    "approval",
+    "traffic",
+    "canary",
+]
+"""`measure` is the second measurement of a variant; it is part of `benchmark` and in no plan."""
+
+
+class PlannedStep(NamedTuple):
+    """A step of a plan; `traffic` and `canary` are planned once per traffic share."""
+
+    step: Step
+    share: float | None = None
+
+
+def needs_rehearsal(policy: ReleasePolicy) -> bool:
+    """Return whether a rollback is rehearsed: only if the policy requires it and has an automatic trigger."""
+    return policy.rehearsal == "required" and bool(policy.automatic)
+
+
+def needs_approval(policy: ReleasePolicy) -> bool:
+    """Return whether an operator must approve the release."""
+    return policy.promotion.mode == "manual"
+
+
+def traffic_shares(policy: ReleasePolicy, *, first: bool) -> tuple[float, ...]:
+    """Return the traffic shares of a release in order; the first release of a model goes straight to all traffic."""
+    return (1.0,) if first else (*policy.canary.steps, 1.0)
+
+
+def plan_release(policy: ReleasePolicy, *, first: bool = False) -> tuple[PlannedStep, ...]:
+    """Return the steps of a release in order.
+
+    Args:
+        policy: The policy of the release.
+        first: Nothing of the model is active yet, so that there is no baseline for a canary.
+    """
+    steps: list[Step] = ["merge", "quantise", "register", "queue", "stage", "benchmark"]
+    if needs_rehearsal(policy):
+        steps.append("rehearsal")
+    if needs_approval(policy):
+        steps.append("approval")
+    plan = [PlannedStep(step) for step in steps]
+    for share in traffic_shares(policy, first=first):
+        plan.append(PlannedStep("traffic", share))
+        if share < 1.0:
+            plan.append(PlannedStep("canary", share))
+    return tuple(plan)
+
+
+def next_step(plan: Iterable[PlannedStep], done: Collection[PlannedStep]) -> PlannedStep | None:
+    """Return the first step that is not done; None after the last one."""
+    return next((step for step in plan if step not in done), None)
+
+
+def with_earlier(plan: Sequence[PlannedStep], done: Collection[PlannedStep]) -> frozenset[PlannedStep]:
+    """Return the steps that are done, and every step before the last of them.
+
+    For readers of a log, whose events may arrive in any order and which may begin anywhere.
+    """
+    last = max((index for index, step in enumerate(plan) if step in done), default=-1)
+    return frozenset(plan[: last + 1])

@@ -1,0 +1,61 @@
+"""The plan of a release, and which of its steps is next."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.policy import Canary, Promotion
+from decisions.release_plan import PlannedStep, needs_rehearsal, next_step, plan_release, traffic_shares, with_earlier
+from tests.kit import factories as f
+
+ALWAYS = ["merge", "quantise", "register", "queue", "stage", "benchmark"]
+
+
+def steps(policy, **about):
+    return [
+        step.step if step.share is None else f"{step.step} {step.share:g}" for step in plan_release(policy, **about)
+    ]
+
+
+def test_the_policy_decides_about_rehearsal_approval_and_canary():
+    policy = f.policy(promotion=Promotion(mode="manual"), canary=Canary(steps=(0.05, 0.25)))
+    assert steps(policy) == [
+        *ALWAYS,
+        "rehearsal",
+        "approval",
+        "traffic 0.05",
+        "canary 0.05",
+        "traffic 0.25",
+        "canary 0.25",
+        "traffic 1",
+    ]
+    bare = f.policy(promotion=Promotion(mode="automatic"), canary=Canary(), rehearsal="not_required")
+    assert steps(bare) == [*ALWAYS, "traffic 1"]
+
+
+def test_a_first_release_has_no_canary():
+    assert traffic_shares(f.policy(), first=True) == (1.0,)
+    assert steps(f.policy(), first=True)[-1] == "traffic 1"
+    assert not [name for name in steps(f.policy(), first=True) if name.startswith("canary")]
+
+
+@pytest.mark.parametrize("action", ["automatic", "manual"])
+def test_only_automatic_triggers_need_a_rehearsal(action):
+    policy = f.policy(triggers=(f.trigger(action=action),))
+    assert needs_rehearsal(policy) == (action == "automatic")
+
+
+@given(done=st.sets(st.sampled_from(plan_release(f.policy()))))
+def test_the_next_step_is_the_first_that_is_not_done(done):
+    plan = plan_release(f.policy())
+    following = next_step(plan, done)
+    before = plan if following is None else plan[: plan.index(following)]
+    assert set(before) <= done
+    assert following not in done
+    assert with_earlier(plan, done) >= done
+
+
+def test_a_later_step_stands_for_the_earlier_ones():
+    plan = plan_release(f.policy())
+    assert next_step(plan, with_earlier(plan, [PlannedStep("register")])) == PlannedStep("queue")
+    assert with_earlier(plan, []) == frozenset()
