@@ -80,7 +80,7 @@ def too_large(data: BaseModel) -> TooLarge | None:
 
 def _of_model(model: BaseModel, path: str) -> Iterator[TooLarge]:
     for name, field in type(model).model_fields.items():
-        stated = next((one for one in field.metadata if isinstance(one, AtMost)), AtMost())
+        stated = next((annotation for annotation in field.metadata if isinstance(annotation, AtMost)), AtMost())
         yield from _of_value(getattr(model, name), f"{path}.{name}" if path else name, stated)
 
 
@@ -96,9 +96,9 @@ def _of_value(value: Any, path: str, stated: AtMost) -> Iterator[TooLarge]:
             yield from _above(path, _json_bytes(value), stated.json_bytes, "bytes as JSON")
             return
         inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-        for key, one in inner:
+        for key, item in inner:
             yield from _above(f"a key of {path}", len(str(key)), TEXT_CHARACTERS, "characters")
-            yield from _of_value(one, f"{path}.{str(key)[:80]}", AtMost())
+            yield from _of_value(item, f"{path}.{str(key)[:80]}", AtMost())
 
 
 def _above(path: str, size: int, limit: int, unit: str) -> Iterator[TooLarge]:

@@ -1,4 +1,4 @@
-"""Texts that a checkpoint brings along, to calibrate and to be measured with: JSON lines, read alike by everybody."""
+"""Texts of a checkpoint, for calibration and evaluation: JSON lines, read the same way everywhere."""
 
 import json
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from typing import Any
 
 SYSTEM_ROLES = ("system", "developer")
 EVALUATION_RECORDS = 2_000
-"""So many records of an evaluation set are asked, and must be right; a set may have more."""
+"""How many records of an evaluation set are used and must be valid; a set may have more."""
 
 
 @dataclass(frozen=True)
 class TextRecord:
-    """One line: a conversation, a question with perhaps its answer, or a text as it is; one of the three.
+    """One line: a conversation, a prompt with an optional completion, or a plain text.
 
     Attributes:
         messages: The conversation, as a chat template takes it; roles and contents may be anything.
@@ -25,11 +25,11 @@ class TextRecord:
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """What is said, in order, without what a system prompt says before."""
+        """Return the texts in order, without the system prompt."""
         if self.messages:
-            said = (one.get("content") for one in self.messages if one.get("role") not in SYSTEM_ROLES)
-            return tuple(one for one in said if isinstance(one, str) and one.strip())
-        return tuple(one for one in (self.prompt, self.completion, self.text) if one.strip())
+            texts = (message.get("content") for message in self.messages if message.get("role") not in SYSTEM_ROLES)
+            return tuple(text for text in texts if isinstance(text, str) and text.strip())
+        return tuple(value for value in (self.prompt, self.completion, self.text) if value.strip())
 
 
 def read_text_records(data: bytes) -> Iterator[tuple[int, TextRecord | str]]:
@@ -49,17 +49,17 @@ def evaluation_records(data: bytes) -> tuple[TextRecord, ...]:
     Raises:
         ValueError: A line cannot be read or asks nothing, or there is no line; the message says which and why.
     """
-    found: list[TextRecord] = []
+    records: list[TextRecord] = []
     for number, record in read_text_records(data):
         problem = record if isinstance(record, str) else _problem(record)
         if problem is not None or isinstance(record, str):
             raise ValueError(f"line {number}: {problem}")
-        found.append(record)
-        if len(found) == EVALUATION_RECORDS:
+        records.append(record)
+        if len(records) == EVALUATION_RECORDS:
             break
-    if not found:
+    if not records:
         raise ValueError("it holds no line")
-    return tuple(found)
+    return tuple(records)
 
 
 def _read(line: bytes) -> TextRecord | str:
@@ -79,7 +79,7 @@ def _record_of(value: Any) -> TextRecord | str:
     if isinstance(value, dict):
         messages, prompt, completion = (value.get(name) for name in ("messages", "prompt", "completion"))
         if isinstance(messages, list) and messages:
-            objects = all(isinstance(one, dict) for one in messages)
+            objects = all(isinstance(message, dict) for message in messages)
             return TextRecord(messages=tuple(messages)) if objects else "a message needs a role"
         if isinstance(prompt, str) and (_is_text(prompt) or _is_text(completion)):
             return TextRecord(prompt=prompt, completion=completion if isinstance(completion, str) else "")

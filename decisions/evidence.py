@@ -94,10 +94,10 @@ class EDetector(Evidence):
 
 
 def log_mean_exp(logs: Iterable[float], log_weight: float) -> float:
-    """Return log of sum of exp(log_weight + one) without overflow."""
+    """Return log of sum of exp(log_weight + value) without overflow."""
     values = tuple(logs)
     top = max(values)
-    return log_weight + top + math.log(math.fsum(math.exp(one - top) for one in values))
+    return log_weight + top + math.log(math.fsum(math.exp(value - top) for value in values))
 
 
 def process_log_e(bet: Bet, trials: int, hits: int) -> float:
@@ -123,8 +123,8 @@ def step_sums(sums: tuple[float, ...], bet: Bet, outcome: bool) -> tuple[float, 
     if not sums:
         return gains
     return tuple(
-        gain + (one + math.log1p(math.exp(-one)) if one > 0.0 else math.log1p(math.exp(one)))
-        for one, gain in zip(sums, gains, strict=True)
+        gain + (log_sum + math.log1p(math.exp(-log_sum)) if log_sum > 0.0 else math.log1p(math.exp(log_sum)))
+        for log_sum, gain in zip(sums, gains, strict=True)
     )
 
 

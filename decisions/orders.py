@@ -54,5 +54,5 @@ _NOW_AT = re.compile(r"which is at epoch (\d+) now\.")
 
 def epoch_in_reason(reason: str) -> int | None:
     """Return the current epoch that the reason of a `stale_epoch` names; None if it names none."""
-    found = _NOW_AT.search(reason)
-    return int(found[1]) if found else None
+    match = _NOW_AT.search(reason)
+    return int(match[1]) if match else None

@@ -7,72 +7,80 @@ _LOWER = ("min_value", "min_ratio")
 
 
 def weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
-    """Name everything in which a policy asks for less than the stored one; empty when it only tightens."""
-    found = _quality_weaknesses(policy, stored)
-    found += _gate_weaknesses(policy, stored)
-    found += _trigger_weaknesses(policy, stored)
+    """Return everything in which a policy asks for less than the stored one; empty if it only tightens."""
+    weaker = _quality_weaknesses(policy, stored)
+    weaker += _gate_weaknesses(policy, stored)
+    weaker += _trigger_weaknesses(policy, stored)
     if stored.promotion.mode == "manual" and policy.promotion.mode == "automatic":
-        found.append("promotion.mode is automatic where the stored policy says manual")
+        weaker.append("promotion.mode is automatic where the stored policy says manual")
     if stored.rehearsal == "required" and policy.rehearsal == "not_required":
-        found.append("rehearsal is not_required where the stored policy says required")
+        weaker.append("rehearsal is not_required where the stored policy says required")
     if policy.rehearsal_valid_s > stored.rehearsal_valid_s:
-        found.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
+        weaker.append(f"rehearsal_valid_s is above the stored {stored.rehearsal_valid_s:g}")
     if stored.no_previous == "base" and policy.no_previous == "hold":
-        found.append("no_previous is hold where the stored policy says base")
-    return found + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)
+        weaker.append("no_previous is hold where the stored policy says base")
+    return weaker + _canary_weaknesses(policy.canary, stored.canary) + _load_weaknesses(policy.load, stored.load)
 
 
-def _canary_weaknesses(mine: Canary, theirs: Canary) -> list[str]:
-    found = []
-    if len(mine.steps) < len(theirs.steps) or any(a > b for a, b in zip(mine.steps, theirs.steps, strict=False)):
-        found.append(f"canary.steps {list(mine.steps)} are fewer or larger than the stored {list(theirs.steps)}")
-    if theirs.steps and mine.min_requests < theirs.min_requests:
-        found.append(f"canary.min_requests is {mine.min_requests}, below the stored {theirs.min_requests}")
-    if theirs.on_deadline == "abort" and mine.on_deadline == "promote":
-        found.append("canary.on_deadline is promote where the stored policy says abort")
-    if theirs.steps and mine.on_deadline == theirs.on_deadline == "promote" and mine.deadline_s < theirs.deadline_s:
-        found.append(
-            f"canary.deadline_s promotes after {mine.deadline_s:g} s, before the stored {theirs.deadline_s:g} s"
+def _canary_weaknesses(proposed: Canary, stored: Canary) -> list[str]:
+    weaker = []
+    if len(proposed.steps) < len(stored.steps) or any(
+        a > b for a, b in zip(proposed.steps, stored.steps, strict=False)
+    ):
+        weaker.append(f"canary.steps {list(proposed.steps)} are fewer or larger than the stored {list(stored.steps)}")
+    if stored.steps and proposed.min_requests < stored.min_requests:
+        weaker.append(f"canary.min_requests is {proposed.min_requests}, below the stored {stored.min_requests}")
+    if stored.on_deadline == "abort" and proposed.on_deadline == "promote":
+        weaker.append("canary.on_deadline is promote where the stored policy says abort")
+    if (
+        stored.steps
+        and proposed.on_deadline == stored.on_deadline == "promote"
+        and proposed.deadline_s < stored.deadline_s
+    ):
+        weaker.append(
+            f"canary.deadline_s promotes after {proposed.deadline_s:g} s, before the stored {stored.deadline_s:g} s"
         )
-    return found
+    return weaker
 
 
-def _load_weaknesses(mine: LoadProfile, theirs: LoadProfile) -> list[str]:
+def _load_weaknesses(proposed: LoadProfile, stored: LoadProfile) -> list[str]:
     """A lighter load passes gates that the stored load might not."""
     fields = ("requests", "rate_rps", "output_tokens")
-    lighter = [field for field in fields if getattr(mine, field) < getattr(theirs, field)]
-    return [f"load.{field} is {getattr(mine, field)}, below the stored {getattr(theirs, field)}" for field in lighter]
+    lighter = [field for field in fields if getattr(proposed, field) < getattr(stored, field)]
+    return [
+        f"load.{field} is {getattr(proposed, field)}, below the stored {getattr(stored, field)}" for field in lighter
+    ]
 
 
-def _upper_is_weaker(mine: float | None, theirs: float | None) -> bool:
-    return theirs is not None and (mine is None or mine > theirs)
+def _upper_is_weaker(proposed: float | None, stored: float | None) -> bool:
+    return stored is not None and (proposed is None or proposed > stored)
 
 
-def _lower_is_weaker(mine: float | None, theirs: float | None) -> bool:
-    return theirs is not None and (mine is None or mine < theirs)
+def _lower_is_weaker(proposed: float | None, stored: float | None) -> bool:
+    return stored is not None and (proposed is None or proposed < stored)
 
 
 def _quality_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
-    found = []
-    for variant, theirs in stored.quality.items():
-        mine = policy.quality.get(variant, QualityGate())
+    lines = []
+    for variant, gate in stored.quality.items():
+        proposed = policy.quality.get(variant, QualityGate())
         fields = ("max_perplexity_ratio", "max_mean_kl")
-        weaker = [field for field in fields if _upper_is_weaker(getattr(mine, field), getattr(theirs, field))]
-        found += [f"quality.{variant}.{field} is weaker than the stored {getattr(theirs, field)}" for field in weaker]
-    return found
+        weaker = [field for field in fields if _upper_is_weaker(getattr(proposed, field), getattr(gate, field))]
+        lines += [f"quality.{variant}.{field} is weaker than the stored {getattr(gate, field)}" for field in weaker]
+    return lines
 
 
 def _gate_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
-    found = []
+    weaker = []
     for name in dict.fromkeys(gate.name for gate in stored.gates):
-        mine, theirs = _tightest(policy.gates, name), _tightest(stored.gates, name)
-        if all(bound is None for bound in mine.values()):
-            found.append(f"gate {name} of the stored policy is missing")
+        proposed, required = _tightest(policy.gates, name), _tightest(stored.gates, name)
+        if all(bound is None for bound in proposed.values()):
+            weaker.append(f"gate {name} of the stored policy is missing")
             continue
-        upper = [field for field in _UPPER if _upper_is_weaker(mine[field], theirs[field])]
-        lower = [field for field in _LOWER if _lower_is_weaker(mine[field], theirs[field])]
-        found += [f"gate {name}: {field} is weaker than the stored {theirs[field]}" for field in upper + lower]
-    return found
+        upper = [field for field in _UPPER if _upper_is_weaker(proposed[field], required[field])]
+        lower = [field for field in _LOWER if _lower_is_weaker(proposed[field], required[field])]
+        weaker += [f"gate {name}: {field} is weaker than the stored {required[field]}" for field in upper + lower]
+    return weaker
 
 
 def _tightest(gates: tuple[MetricGate, ...], name: str) -> dict[str, float | None]:
@@ -86,21 +94,21 @@ def _tightest(gates: tuple[MetricGate, ...], name: str) -> dict[str, float | Non
 
 
 def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
-    mine_by_name = {trigger.name: trigger for trigger in policy.triggers}
-    found = []
-    for theirs in stored.triggers:
-        mine = mine_by_name.get(theirs.name)
-        if mine is None or mine.metric != theirs.metric:
-            found.append(f"trigger {theirs.name} ({theirs.metric}) of the stored policy is missing")
+    proposed_by_name = {trigger.name: trigger for trigger in policy.triggers}
+    weaker = []
+    for trigger in stored.triggers:
+        proposed = proposed_by_name.get(trigger.name)
+        if proposed is None or proposed.metric != trigger.metric:
+            weaker.append(f"trigger {trigger.name} ({trigger.metric}) of the stored policy is missing")
             continue
-        if mine.threshold > theirs.threshold or mine.allowed_ratio > theirs.allowed_ratio:
-            found.append(f"trigger {theirs.name}: threshold or allowed_ratio is above the stored one")
-        if theirs.action == "automatic" and mine.action == "manual":
-            found.append(f"trigger {theirs.name}: action is manual where the stored policy says automatic")
-        if mine.min_requests > theirs.min_requests or mine.alpha < theirs.alpha:
-            found.append(f"trigger {theirs.name}: needs more evidence than the stored one")
-        if mine.window_s != theirs.window_s:  # longer is slower to notice, shorter may never hold enough evidence
-            found.append(f"trigger {theirs.name}: window_s is not the stored {theirs.window_s:g}")
-        if mine.cooldown_s > theirs.cooldown_s:
-            found.append(f"trigger {theirs.name}: cooldown_s is above the stored {theirs.cooldown_s:g}")
-    return found
+        if proposed.threshold > trigger.threshold or proposed.allowed_ratio > trigger.allowed_ratio:
+            weaker.append(f"trigger {trigger.name}: threshold or allowed_ratio is above the stored one")
+        if trigger.action == "automatic" and proposed.action == "manual":
+            weaker.append(f"trigger {trigger.name}: action is manual where the stored policy says automatic")
+        if proposed.min_requests > trigger.min_requests or proposed.alpha < trigger.alpha:
+            weaker.append(f"trigger {trigger.name}: needs more evidence than the stored one")
+        if proposed.window_s != trigger.window_s:  # longer is slower to notice, shorter may never hold enough evidence
+            weaker.append(f"trigger {trigger.name}: window_s is not the stored {trigger.window_s:g}")
+        if proposed.cooldown_s > trigger.cooldown_s:
+            weaker.append(f"trigger {trigger.name}: cooldown_s is above the stored {trigger.cooldown_s:g}")
+    return weaker

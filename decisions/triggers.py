@@ -20,9 +20,9 @@ KINDS: dict[str, AlertKind] = {
     "drift": "drift",
 }
 REPETITIVE = 0.5
-"""An answer of which half the word triples are repeats is going round in circles."""
-ROOM_TOKENS = 16
-"""There is room for text in so many tokens: none in them is an empty answer, also where the caller allows no more."""
+"""The share of repeated word triples from which an answer is repetitive."""
+TEXT_TOKENS = 16
+"""An answer of this many tokens can hold text: without any it is empty, even at the caller's token limit."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,12 @@ def _is_bound(record: Inference) -> bool:
 def _shows_text(record: Inference) -> bool:
     """Return whether an answer would hold text if the target gave any, whatever the caller's parameters.
 
-    So it is without a stop sequence or forced length, and under a limit of tokens that leaves room for text.
+    This holds without a stop sequence and forced length, and under a token limit of `TEXT_TOKENS` or more.
     """
     if not _is_bound(record):
         return True
     return (
-        record.finish_reason == "length" and not record.length_forced_by_caller and record.output_tokens >= ROOM_TOKENS
+        record.finish_reason == "length" and not record.length_forced_by_caller and record.output_tokens >= TEXT_TOKENS
     )
 
 

@@ -98,18 +98,18 @@ def test_every_service_is_a_container_of_its_own(service):
 
 
 def test_every_image_that_is_built_has_its_stage():
-    targets = {one["build"]["target"] for one in COMPOSE["services"].values() if "build" in one}
+    targets = {service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service}
     assert targets <= set(stages())
 
 
 def test_images_of_others_are_pinned():
-    images = [one["image"] for one in COMPOSE["services"].values() if "image" in one]
+    images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     assert {image.split("/")[-1].split(":")[0] for image in images} == {"nats", "minio", "tritonserver"}
     assert all(re.search(r":[\w.-]*\d[\w.-]*\}?$", image) for image in images)
 
 
 def test_only_the_gateway_is_reachable_from_outside_and_only_from_this_machine_unless_told():
-    published = {name: one["ports"] for name, one in COMPOSE["services"].items() if "ports" in one}
+    published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
     assert published == {"gateway": ["${SLIPWAY_GATEWAY_ADDRESS:-127.0.0.1:8080}:8080"]}
 
 
@@ -156,8 +156,10 @@ def test_settings_are_ones_that_the_services_know():
 
 
 def test_the_hubs_token_reaches_those_who_download_and_nobody_else():
-    holders = {name for name, one in COMPOSE["services"].items() if "HF_TOKEN" in one.get("environment", {})}
-    readers = {name for name, one in COMPOSE["services"].items() if "SLIPWAY_HF_ENDPOINT" in one.get("environment", {})}
+    holders = {name for name, service in COMPOSE["services"].items() if "HF_TOKEN" in service.get("environment", {})}
+    readers = {
+        name for name, service in COMPOSE["services"].items() if "SLIPWAY_HF_ENDPOINT" in service.get("environment", {})
+    }
     assert (holders, readers) == ({"merger", "cli"}, {"merger", "cli", "registry"})
 
 
@@ -191,8 +193,8 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
         return
     words = " ".join(container["entrypoint"])
     assert "/slipway/keep.sh" in words or "deploy.docker.keep" in words
-    mounted = [one for one in container["volumes"] if one.startswith("./deploy")]
-    assert all(one.endswith(":ro") and (ROOT / one.split(":")[0]).exists() for one in mounted)
+    mounted = [item for item in container["volumes"] if item.startswith("./deploy")]
+    assert all(mount.endswith(":ro") and (ROOT / mount.split(":")[0]).exists() for mount in mounted)
     assert mounted
 
 
@@ -278,7 +280,7 @@ def missing(folders: list[str], requirements: str) -> dict[str, str]:
     return {
         name: place
         for name, place in imported(*folders).items()
-        if not have & {normalised(one) for one in distributions.get(name, [name])}
+        if not have & {normalised(item) for item in distributions.get(name, [name])}
     }
 
 

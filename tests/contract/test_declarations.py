@@ -48,7 +48,7 @@ def test_every_service_folder_is_declared():
 @each_service
 def test_handlers_are_exactly_the_declared_ones(name):
     declared = {durable_name(name, fact, where): fact for fact, where in SERVICES[name].reads}
-    handled = {durable: one.fact for durable, one in built(name).consumptions.items()}
+    handled = {durable: consumption.fact for durable, consumption in built(name).consumptions.items()}
     assert handled == declared
 
 
@@ -59,10 +59,11 @@ def test_subscriptions_meet_the_provisioned_consumers(name):
     }
     bus = built(name)
     subscribed = {
-        one.extra_options["durable"]: (one.stream.name, one.subject.broker_address) for one in bus.broker.subscribers
+        subscriber.extra_options["durable"]: (subscriber.stream.name, subscriber.subject.broker_address)
+        for subscriber in bus.broker.subscribers
     }
     assert subscribed == {durable: provisioned[durable] for durable in bus.consumptions}
-    assert all(one.stream.declare is False for one in bus.broker.subscribers)
+    assert all(subscriber.stream.declare is False for subscriber in bus.broker.subscribers)
 
 
 @each_service
@@ -72,7 +73,7 @@ def test_a_service_names_in_its_code_whatever_it_declares_to_emit(name):
     text = "\n".join(path.read_text() for path in folder.rglob("*.py"))
     words = set(re.findall(r"\w+", text))
     emits = SERVICES[name].emits
-    assert [one.__name__ for one in emits if not words & {one.__name__, SAID_THROUGH.get(one)}] == []
+    assert [fact.__name__ for fact in emits if not words & {fact.__name__, SAID_THROUGH.get(fact)}] == []
 
 
 @each_service
@@ -109,11 +110,11 @@ def test_every_stored_fact_has_exactly_one_stream():
     streams = {config.name: config.subjects for config in topology.streams()}
     for fact in FACTS.values():
         subject = f"{fact.TYPE}.support-bot"
-        holding = [name for name, subjects in streams.items() if any(matches(subject, one) for one in subjects)]
+        holding = [name for name, subjects in streams.items() if any(matches(subject, item) for item in subjects)]
         assert holding == ([] if fact in NOT_STORED else [stream_of(fact)]), fact.TYPE
         if stream_of(fact) == EVENTS:
             staging = subject.replace("slipway.", "slipway.staging.", 1)
-            assert any(matches(staging, one) for one in streams[EVENTS])
+            assert any(matches(staging, stream) for stream in streams[EVENTS])
         if stream_of(fact) is not None:
             assert matches(subject, filter_subject(fact))
 
@@ -126,7 +127,7 @@ def resolved(schema, definitions):
         kept = {key: value for key, value in schema.items() if key not in ("title", "description", "$defs")}
         return {key: resolved(value, definitions) for key, value in kept.items()}
     if isinstance(schema, list):
-        return [resolved(one, definitions) for one in schema]
+        return [resolved(part, definitions) for part in schema]
     return schema
 
 
@@ -139,7 +140,7 @@ def test_faststream_derives_the_payloads_that_we_publish_as_schemas(name):
     seen = set()
     for fact, where in SERVICES[name].reads:
         prefix = "staging " if where == "staging" else ""
-        (message,) = [one for key, one in messages.items() if key.startswith(f"{name}: {prefix}{fact.TYPE}:")]
+        (message,) = [message for key, message in messages.items() if key.startswith(f"{name}: {prefix}{fact.TYPE}:")]
         theirs = resolved(message["payload"], schemas)
         ours = event_schema(fact)
         ours = resolved({key: value for key, value in ours.items() if key not in ("$id", "$schema")}, ours["$defs"])

@@ -148,8 +148,8 @@ def test_each_fact_has_one_channel_with_its_message_and_schema(document):
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_operations_of_a_service_are_what_it_declares(document, name):
-    mine = {key: one for key, one in document["operations"].items() if key.startswith(f"{name}.")}
-    said = {(one["action"], one["channel"]["$ref"].removeprefix("#/channels/")) for one in mine.values()}
+    mine = {key: item for key, item in document["operations"].items() if key.startswith(f"{name}.")}
+    said = {(item["action"], item["channel"]["$ref"].removeprefix("#/channels/")) for item in mine.values()}
     service = SERVICES[name]
     declared = {("receive", fact.TYPE) for fact in service.consumes} | {("send", fact.TYPE) for fact in service.emits}
     assert said == declared
@@ -160,8 +160,8 @@ def test_operations_of_a_service_are_what_it_declares(document, name):
 
 def test_outsiders_may_send_exactly_the_inbox(document):
     outside = {
-        one["channel"]["$ref"].removeprefix("#/channels/")
-        for key, one in document["operations"].items()
+        item["channel"]["$ref"].removeprefix("#/channels/")
+        for key, item in document["operations"].items()
         if key.startswith("outside.")
     }
     assert outside == {fact.TYPE for fact in FROM_OUTSIDE}
@@ -177,5 +177,5 @@ def test_permissions_let_each_service_do_its_work_and_nothing_of_anothers():
             assert f"{fact.TYPE}.*" in allowed
         foreign = {fact for other in SERVICES.values() for fact in other.emits} - set(SERVICES[name].emits)
         assert not {f"{fact.TYPE}.*" for fact in foreign} & allowed
-        buckets = {one for one in allowed if one.startswith("$KV.")}
+        buckets = {item for item in allowed if item.startswith("$KV.")}
         assert buckets == {f"$KV.{bucket}.>" for bucket in (*SERVICES[name].owns, *SERVICES[name].edits)}

@@ -28,7 +28,7 @@ def page(name):
 
 def entries():
     """Return each entry of the families' pages: page, code, text."""
-    return [(name, *found) for name in FAMILIES for found in ENTRY.findall(page(name))]
+    return [(name, *item) for name in FAMILIES for item in ENTRY.findall(page(name))]
 
 
 def pages():

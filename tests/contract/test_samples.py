@@ -54,7 +54,7 @@ def lost(sample, kept, at="$"):
         return [name for key, value in sample.items() for name in lost(value, kept.get(key, ...), f"{at}.{key}")]
     if isinstance(sample, list) and isinstance(kept, list) and len(sample) == len(kept):
         pairs = enumerate(zip(sample, kept, strict=True))
-        return [name for number, (one, other) in pairs for name in lost(one, other, f"{at}[{number}]")]
+        return [name for number, (pair, other) in pairs for name in lost(pair, other, f"{at}[{number}]")]
     same = sample == kept and isinstance(kept, bool) == isinstance(sample, bool)
     return [] if same else [f"{at}: {sample!r} became {kept!r}"]
 

@@ -1,4 +1,4 @@
-"""`slipway replay`: what another policy would have made of what was recorded."""
+"""`slipway replay`: recorded traffic through the triggers of another policy."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from clients.cli.connection import JsonOption, StackAddress, StateOption, connec
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import Refused, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
-from clients.cli.replay.compare import COLUMNS, Line, as_data, beside, happened, row
+from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
 from clients.cli.replay.engine import Replay, replay
 from contracts.envelope import Event
 from contracts.policy import Trigger
@@ -34,14 +34,14 @@ def replay_command(
 ) -> None:
     """Replay recorded windows of live traffic through the triggers of a policy; nothing is changed.
 
-    Shows what would have fired and when, what would have come of it (rolled back, held and why, or left to a person),
-    and beside it what really happened then.
+    Shows which alerts would have been raised and when, what each would have led to (rolled back, held and why, or left
+    to an operator), and next to it the recorded alerts and rollbacks.
 
     A window says how many requests were bad, not which: bad ones are spread evenly over the window, so times are right
     to about a window (a minute); where an alert was really raised, from that moment on. Latencies are counted again at
-    the policy's threshold, errors as they were; what nobody counted then cannot be replayed, and is named.
+    the policy's threshold, errors as they were; what was not counted then cannot be replayed, and is listed.
 
-    Off a terminal tab-separated: at, target, trigger, bad requests, would have, really.
+    Off a terminal tab-separated: at, target, trigger, bad requests, replayed, recorded.
     """
     check_model(model)
     triggers = load_policy(policy).triggers
@@ -54,7 +54,7 @@ def replay_command(
             f"no window of {model} was summarised in the last {since}; the monitor does that for every minute with "
             "traffic (see `slipway ps`), and --since goes further back"
         )
-    lines = beside(found, happened(events, begin))
+    lines = match(found, read_recorded(events, begin))
     if as_json:
         show_json(report(model, found, lines, triggers))
     else:
@@ -106,6 +106,6 @@ def _show(model: str, policy: Path, found: Replay, lines: Sequence[Line], trigge
         back = sum(one.outcome in ("rolled back", "canary aborted") for one in found.fired if one.trigger == trigger)
         gaps = missing.get(trigger.name, [])
         if sum(gap.windows for gap in gaps) < found.windows:
-            show_line(f"  {trigger.name} would have fired {len(fired)} times, and led back {back} times")
+            show_line(f"  {trigger.name} would have fired {len(fired)} times, and caused {back} rollbacks")
         for gap in gaps:
             show_line(f"  {trigger.name} cannot be replayed in {gap.windows} windows: {gap.reason}")

@@ -1,1 +1,1 @@
-"""What another policy would have made of recorded traffic."""
+"""Recorded traffic through the triggers of another policy."""

@@ -1,4 +1,4 @@
-"""What really happened, by the log, beside what would have happened. Pure."""
+"""The alerts and rollbacks of the log next to those of the replay. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from contracts.vocabulary import Target
 from decisions.triggers import kind_of, limit_of
 
 NEAR = timedelta(seconds=120)
-"""So near to what would have happened, what really did is shown beside it; long windows of a trigger reach further."""
-COLUMNS = ("at", "target", "trigger", "bad requests", "would have", "really")
+"""Recorded events this close to a replayed one are shown on its line; long windows of a trigger reach further."""
+COLUMNS = ("at", "target", "trigger", "bad requests", "replayed", "recorded")
 
 
 @dataclass(frozen=True)
-class Happened:
+class Recorded:
     """An alert or a rollback of the log; `until` is when the alert was resolved."""
 
     at: datetime
@@ -37,9 +37,9 @@ class Happened:
         """Return whether it is an alert, else a rollback."""
         return self.kind is not None
 
-    def told(self, beside: datetime) -> str:
-        """Return what happened, and how far from a moment."""
-        seconds = (self.at - beside).total_seconds()
+    def describe(self, relative_to: datetime) -> str:
+        """Return what happened, and how far from a time."""
+        seconds = (self.at - relative_to).total_seconds()
         if abs(seconds) < 0.5:
             return f"{self.what} at the same time"
         return f"{self.what} {short_span(abs(seconds))} {'later' if seconds > 0 else 'earlier'}"
@@ -58,21 +58,21 @@ class Happened:
 
 @dataclass(frozen=True)
 class Line:
-    """A moment: what would have happened (None: nothing), and what really did."""
+    """One line of the comparison: the replayed event (None: none), and the recorded ones."""
 
     at: datetime
     fired: Fired | None
-    really: tuple[Happened, ...]
+    recorded: tuple[Recorded, ...]
 
 
-def happened(events: Sequence[Event[Any]], since: datetime) -> list[Happened]:
-    """List the alerts and rollbacks of a log that fall into the time since a moment; events in the log's order."""
-    found = []
+def read_recorded(events: Sequence[Event[Any]], since: datetime) -> list[Recorded]:
+    """Return the alerts and rollbacks of a log since a time; events are in the order of the log."""
+    recorded = []
     for alarm in fold(events):
         fact = alarm.fact
         what = f"alert {fact.trigger or fact.kind} raised"
-        found.append(
-            Happened(alarm.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alarm.resolved_at)
+        recorded.append(
+            Recorded(alarm.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alarm.resolved_at)
         )
     ends: dict[str, RollbackFact] = {}
     for event in events:
@@ -80,70 +80,70 @@ def happened(events: Sequence[Event[Any]], since: datetime) -> list[Happened]:
             known = ends.get(event.data.rollback_id)
             if not isinstance(known, RollbackCompleted | RollbackFailed):
                 ends[event.data.rollback_id] = event.data
-    found += [_rollback(fact) for fact in ends.values()]
+    recorded += [_rollback(fact) for fact in ends.values()]
     return sorted(
-        (one for one in found if (one.until or one.at) > since or (one.is_alert and one.until is None)),
-        key=lambda one: one.at,
+        (item for item in recorded if (item.until or item.at) > since or (item.is_alert and item.until is None)),
+        key=lambda item: item.at,
     )
 
 
-def _rollback(fact: RollbackFact) -> Happened:
+def _rollback(fact: RollbackFact) -> Recorded:
     at = fact.timeline.switched_at or fact.timeline.decided_at or fact.timeline.detected_at
     manual = fact.mode == "manual"
     by = " by order" if manual else ""
     if isinstance(fact, RollbackFailed):
-        return Happened(at, fact.failed, f"not rolled back{by} ({fact.code})", manual=manual)
+        return Recorded(at, fact.failed, f"not rolled back{by} ({fact.code})", manual=manual)
     if isinstance(fact, RollbackCompleted):
-        return Happened(at, fact.failed, f"rolled back to {fact.to}{by}", manual=manual)
-    return Happened(at, fact.failed, f"rollback begun{by}, its end is not in the log", manual=manual)
+        return Recorded(at, fact.failed, f"rolled back to {fact.to}{by}", manual=manual)
+    return Recorded(at, fact.failed, f"rollback begun{by}, its end is not in the log", manual=manual)
 
 
-def beside(replay: Replay, real: Iterable[Happened]) -> list[Line]:
-    """Put what really happened beside what would have happened; what stands alone gets a line of its own."""
-    left = list(real)
+def match(replay: Replay, recorded: Iterable[Recorded]) -> list[Line]:
+    """Return a line per replayed event, with the recorded events near it, and a line per other recorded event."""
+    left = list(recorded)
     lines = []
     for fired in replay.fired:
-        mine = tuple(one for one in left if _belongs(one, fired))
-        lines.append(Line(fired.at, fired, mine))
-    told = {id(one) for line in lines for one in line.really}
-    lines += [Line(one.at, None, (one,)) for one in left if id(one) not in told]
+        near = tuple(fact for fact in left if _belongs(fact, fired))
+        lines.append(Line(fired.at, fired, near))
+    shown = {id(fact) for line in lines for fact in line.recorded}
+    lines += [Line(fact.at, None, (fact,)) for fact in left if id(fact) not in shown]
     return sorted(lines, key=lambda line: line.at)
 
 
-def _belongs(one: Happened, fired: Fired) -> bool:
-    if one.target != fired.target:
+def _belongs(event: Recorded, fired: Fired) -> bool:
+    if event.target != fired.target:
         return False
     near = max(NEAR, timedelta(seconds=2.0 * fired.trigger.window_s))
-    if one.kind is not None:
-        same = one.trigger == fired.trigger.name or one.kind == kind_of(fired.trigger)
-        lasts = one.at <= fired.at and (one.until is None or fired.at <= one.until)
-        return same and (lasts or abs(one.at - fired.at) <= near)
-    return abs(one.at - fired.at) <= near
+    if event.kind is not None:
+        same = event.trigger == fired.trigger.name or event.kind == kind_of(fired.trigger)
+        lasts = event.at <= fired.at and (event.until is None or fired.at <= event.until)
+        return same and (lasts or abs(event.at - fired.at) <= near)
+    return abs(event.at - fired.at) <= near
 
 
 def would(fired: Fired) -> str:
-    """Return what would have come of an alert."""
+    """Return what an alert would have led to."""
     again = " (asked again)" if fired.again else ""
     if fired.outcome == "rolled back":
         return f"rolled back to {fired.to}{again}"
     if fired.outcome == "canary aborted":
-        return f"canary aborted, {fired.to} goes on{again}"
+        return f"canary aborted, {fired.to} stays active{again}"
     code = f" {fired.code}" if fired.code else ""
     return f"{fired.outcome}{code}: {fired.reason}{again}"
 
 
-def why_not(one: Happened, replay: Replay, triggers: Sequence[Trigger]) -> str:
-    """Return why nothing would have happened where something really did."""
-    if not one.is_alert and one.manual:
-        return "-: a person ordered it"
-    if replay.is_away(one.target, one.at):
+def why_not(event: Recorded, replay: Replay, triggers: Sequence[Trigger]) -> str:
+    """Return why the replay has nothing where something was recorded."""
+    if not event.is_alert and event.manual:
+        return "-: an operator ordered it"
+    if replay.is_away(event.target, event.at):
         return "-: it would have been out of traffic"
-    if one.is_alert and (one.trigger is None or one.kind == "drift"):
+    if event.is_alert and (event.trigger is None or event.kind == "drift"):
         return "-: such alerts are not replayed"
-    wanted = [trigger for trigger in triggers if one.kind is None or kind_of(trigger) == one.kind]
-    if not wanted:
+    fitting = [trigger for trigger in triggers if event.kind is None or kind_of(trigger) == event.kind]
+    if not fitting:
         return "-: the policy has no such trigger"
-    if {trigger.name for trigger in wanted} <= {gap.trigger for gap in replay.gaps}:
+    if {trigger.name for trigger in fitting} <= {gap.trigger for gap in replay.gaps}:
         return "-: it cannot be replayed"
     return "nothing"
 
@@ -152,25 +152,25 @@ def row(line: Line, replay: Replay, triggers: Sequence[Trigger]) -> tuple[str, .
     """Return a line as cells, in the order of `COLUMNS`."""
     at = f"{line.at:%Y-%m-%d %H:%M:%S}"
     if line.fired is None:
-        (one,) = line.really
-        return at, str(one.target), one.trigger or "-", "-", why_not(one, replay, triggers), one.what
+        (event,) = line.recorded
+        return at, str(event.target), event.trigger or "-", "-", why_not(event, replay, triggers), event.what
     fired = line.fired
     bad = f"{fired.hits} of {fired.trials}, {100 * limit_of(fired.trigger):.3g} % allowed"
-    really = "; ".join(one.told(fired.at) for one in line.really) or "nothing"
-    return at, str(fired.target), fired.trigger.name, bad, would(fired), really
+    recorded = "; ".join(fact.describe(fired.at) for fact in line.recorded) or "nothing"
+    return at, str(fired.target), fired.trigger.name, bad, would(fired), recorded
 
 
 def as_data(line: Line, replay: Replay, triggers: Sequence[Trigger]) -> dict[str, Any]:
     """Return a line as JSON data."""
-    fired, really = line.fired, [one.as_data() for one in line.really]
+    fired, recorded = line.fired, [fact.as_data() for fact in line.recorded]
     if fired is None:
         return {
             "at": line.at.isoformat(),
             "fired": None,
-            "why_not": why_not(line.really[0], replay, triggers),
-            "really": really,
+            "why_not": why_not(line.recorded[0], replay, triggers),
+            "recorded": recorded,
         }
-    told = {
+    fields = {
         "target": str(fired.target),
         "role": fired.role,
         "trigger": fired.trigger.name,
@@ -185,4 +185,4 @@ def as_data(line: Line, replay: Replay, triggers: Sequence[Trigger]) -> dict[str
         "again": fired.again,
         "to": str(fired.to) if fired.to is not None else None,
     }
-    return {"at": line.at.isoformat(), "fired": told, "really": really}
+    return {"at": line.at.isoformat(), "fired": fields, "recorded": recorded}

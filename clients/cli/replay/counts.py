@@ -67,7 +67,7 @@ def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:
 
 
 def _of_observed(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
-    names = [name for name, one in recorded.items() if one.metric == trigger.metric and name in summary.observed]
+    names = [name for name, item in recorded.items() if item.metric == trigger.metric and name in summary.observed]
     if not names:
         return Unknown(f"nothing counted {trigger.metric} then: the policy of that time declared no trigger for it")
     trials, hits = summary.observed[names[0]]

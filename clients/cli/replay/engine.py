@@ -2,8 +2,8 @@
 
 A window summary holds how many requests were bad, not which: bad ones are spread evenly over the window (over the part
 of it in which the target took traffic). Where an alert of the same kind was really raised, they are laid from that
-moment on, and close together where that leaves no room: the good requests before it would otherwise outweigh a
-regression that was rolled back after a few seconds. There the replay errs on the side of firing.
+moment on, without gaps if few requests follow it: the good requests before it would otherwise outweigh a regression
+that was rolled back after a few seconds. There the replay errs on the side of firing.
 
 Alerts are those of `decisions.observe_loop`, which the monitor runs too; hard failures and the comparison of a canary
 with the active target need single requests and are not replayed. The route is the recorded one: the replay does not

@@ -39,7 +39,7 @@ class Routes:
                 newest.setdefault(event.data.route.epoch, event.data)
         self.changes: Sequence[DeploymentChanged] = [newest[epoch] for epoch in sorted(newest)]
         # two services write routes, each by its own clock; the order is that of the epochs
-        self._times = list(accumulate((one.at for one in self.changes), max))
+        self._times = list(accumulate((change.at for change in self.changes), max))
 
     def at(self, moment: datetime) -> Route | None:
         """Return the route at a moment; None before the log knows any."""
@@ -47,22 +47,22 @@ class Routes:
         return self.changes[index - 1].route if index else None
 
     def began(self) -> datetime | None:
-        """Say from when on routes are known."""
+        """Return since when routes are known."""
         return self._times[0] if self._times else None
 
     def spans(self, target: Target) -> list[Span]:
         """List when a target took traffic."""
-        found: list[Span] = []
+        spans: list[Span] = []
         for change, at in zip(self.changes, self._times, strict=True):
             share = share_of(change.route, target)
-            last = found[-1] if found else None
+            last = spans[-1] if spans else None
             if last is not None and last.until is None:
                 if share == (last.role, last.weight_ratio):
                     continue
-                found[-1] = replace(last, until=at)
+                spans[-1] = replace(last, until=at)
             if share is not None:
-                found.append(Span(*share, since=at))
-        return [span for span in found if span.until is None or span.until > span.since]
+                spans.append(Span(*share, since=at))
+        return [span for span in spans if span.until is None or span.until > span.since]
 
     def returns(self, target: Target, after: datetime) -> datetime | None:
         """Return when a target was given traffic anew, by a promotion or as a canary; None where it was not."""

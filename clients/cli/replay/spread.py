@@ -20,7 +20,7 @@ def spread(trials: int, hits: int) -> list[bool]:
 
 
 def spread_late(trials: int, hits: int, late: int) -> list[bool]:
-    """Spread the bad ones evenly over the last so many requests, of which the last one is bad; they must have room."""
+    """Spread the bad ones evenly over the last `late` requests (at least `hits`), of which the last one is bad."""
     so_far = [index * hits // max(late, 1) for index in range(late + 1)]
     return [*([False] * (trials - late)), *(after > before for before, after in pairwise(so_far))]
 
@@ -37,9 +37,9 @@ def lay_out(
     places = [(i + 0.5) / counted.trials * ends[-1] for i in range(counted.trials)]
     outcomes = spread(counted.trials, counted.hits)
     first_at, last_at = parts[0][1], parts[-1][2]
-    alarm = next((one for one in raised if first_at <= one <= last_at + RAISED_WITHIN), None)
-    if alarm is not None:
-        after = max(0.0, (last_at - alarm).total_seconds()) / (last_at - first_at).total_seconds()
+    raised_at = next((at for at in raised if first_at <= at <= last_at + RAISED_WITHIN), None)
+    if raised_at is not None:
+        after = max(0.0, (last_at - raised_at).total_seconds()) / (last_at - first_at).total_seconds()
         outcomes = spread_late(counted.trials, counted.hits, max(counted.hits, round(after * counted.trials)))
     cuts = [bisect_right(places, end) for end in ends[:-1]] + [len(places)]
     first = 0

@@ -47,7 +47,7 @@ class StoredReferences:
         return (await asyncio.to_thread(self._read, reference.ref)).columns
 
     def _latest(self, target: Target) -> Reference | None:
-        numbers = [int(found[1]) for key in self._store.keys(_prefix(target)) if (found := _NUMBERED.search(key))]
+        numbers = [int(match[1]) for key in self._store.keys(_prefix(target)) if (match := _NUMBERED.search(key))]
         if not numbers:
             return None
         ref = self._store.ref_to(_key(target, max(numbers)))

@@ -83,15 +83,17 @@ def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
 
 
 def _parts(policy: Policy, state: TargetState) -> list[Part]:
-    found = []
+    parts = []
     for trigger in sequential(policy.triggers):
-        one = state.triggers.get(trigger.name)
-        found.append(against_limit(trigger, one))
-        found.append(against_baseline(trigger, one.pair if one else None, wanted=policy.canary.min_requests))
-    return found
+        trigger_state = state.triggers.get(trigger.name)
+        parts.append(against_limit(trigger, trigger_state))
+        parts.append(
+            against_baseline(trigger, trigger_state.pair if trigger_state else None, wanted=policy.canary.min_requests)
+        )
+    return parts
 
 
 def _e_values(state: TargetState) -> dict[str, float]:
-    found = {name: as_e_value(one.evidence.log_e) for name, one in state.triggers.items()}
-    pairs = {name: one.pair for name, one in state.triggers.items() if one.pair is not None}
-    return found | {f"{name}:baseline": as_e_value(pair.discordant.log_e) for name, pair in pairs.items()}
+    e_values = {name: as_e_value(trigger.evidence.log_e) for name, trigger in state.triggers.items()}
+    pairs = {name: trigger.pair for name, trigger in state.triggers.items() if trigger.pair is not None}
+    return e_values | {f"{name}:baseline": as_e_value(pair.discordant.log_e) for name, pair in pairs.items()}

@@ -19,15 +19,15 @@ def note_clock(state: MonitorState, gateway: str, offset: float, now: datetime) 
     known = state.clocks.get(gateway)
     wrong = (known.wrong if known else 0) + 1 if is_wrong(offset) else 0
     clocks = {**state.clocks, gateway: GatewayClock(offset_s=offset, wrong=wrong, last_at=now)}
-    silent = [name for name, one in clocks.items() if now - one.last_at > FORGOTTEN and name != gateway]
+    silent = [name for name, clock in clocks.items() if now - clock.last_at > FORGOTTEN and name != gateway]
     oldest = sorted((name for name in clocks if name != gateway), key=lambda name: clocks[name].last_at)
     surplus = oldest[: max(0, len(clocks) - GATEWAYS_KEPT)]
     gone = {name for name in (*silent, *surplus) if not _is_alerted(state, name)}
     if gone:
         keys = {_key(name) for name in gone}
-        kept = {key: one for key, one in state.alerts.items() if key.partition("/")[2] not in keys}
+        kept = {key: alert for key, alert in state.alerts.items() if key.partition("/")[2] not in keys}
         state = state.model_copy(update={"alerts": kept})
-    return state.model_copy(update={"clocks": {name: one for name, one in clocks.items() if name not in gone}})
+    return state.model_copy(update={"clocks": {name: clock for name, clock in clocks.items() if name not in gone}})
 
 
 def find_wrong_clocks(state: MonitorState, own_offset: float, now: datetime) -> tuple[Finding, ...]:
@@ -41,21 +41,23 @@ def find_wrong_clocks(state: MonitorState, own_offset: float, now: datetime) -> 
         own_offset: By how many seconds the monitor's own clock is ahead of the bus's.
         now: The time by the bus's clock.
     """
-    present = {name: one for name, one in state.clocks.items() if now - one.last_at <= SILENT}
-    mine = is_wrong(own_offset)
-    same = mine and bool(present) and all(not is_wrong(one.offset_s - own_offset) for one in present.values())
-    own = mine and not same
-    found = [
+    present = {name: clock for name, clock in state.clocks.items() if now - clock.last_at <= SILENT}
+    own_is_wrong = is_wrong(own_offset)
+    same = own_is_wrong and bool(present) and all(not is_wrong(item.offset_s - own_offset) for item in present.values())
+    own = own_is_wrong and not same
+    findings = [
         _finding("bus", "the message bus", -own_offset, "that of the gateways and of the monitor", wrong=same),
         _finding(
             "monitor", "the monitor", own_offset, "that of the message bus", wrong=own and bool(present), calm=not own
         ),
     ]
-    for name, one in state.clocks.items():
-        wrong = name in present and one.wrong >= BATCHES and not same
-        calm = not is_wrong(one.offset_s) or name not in present or same
-        found.append(_finding(name, f"gateway {name}", one.offset_s, "that of the message bus", wrong=wrong, calm=calm))
-    return tuple(found)
+    for name, clock in state.clocks.items():
+        wrong = name in present and clock.wrong >= BATCHES and not same
+        calm = not is_wrong(clock.offset_s) or name not in present or same
+        findings.append(
+            _finding(name, f"gateway {name}", clock.offset_s, "that of the message bus", wrong=wrong, calm=calm)
+        )
+    return tuple(findings)
 
 
 def _finding(name: str, whose: str, offset: float, beside: str, *, wrong: bool, calm: bool | None = None) -> Finding:
@@ -83,4 +85,4 @@ def _key(name: str) -> str:
 
 
 def _is_alerted(state: MonitorState, gateway: str) -> bool:
-    return any(one.open and key.partition("/")[2] == _key(gateway) for key, one in state.alerts.items())
+    return any(alert.open and key.partition("/")[2] == _key(gateway) for key, alert in state.alerts.items())

@@ -38,23 +38,24 @@ class DriftVerdict(Contract):
     @property
     def drifted(self) -> tuple[ColumnDrift, ...]:
         """The columns that drifted, the farthest first."""
-        return tuple(sorted((one for one in self.columns if one.drifted), key=lambda one: -one.statistic))
+        return tuple(sorted((column for column in self.columns if column.drifted), key=lambda item: -item.statistic))
 
 
-def ks_statistic(one: Sequence[float], other: Sequence[float]) -> float:
+def ks_statistic(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the largest distance between two samples' distribution functions."""
-    first, second = sorted(one), sorted(other)
-    points = sorted({*first, *second})
+    first_sorted, second_sorted = sorted(first), sorted(second)
+    points = sorted({*first_sorted, *second_sorted})
     return max(
-        abs(bisect_right(first, point) / len(first) - bisect_right(second, point) / len(second)) for point in points
+        abs(bisect_right(first_sorted, point) / len(first) - bisect_right(second_sorted, point) / len(second))
+        for point in points
     )
 
 
-def ks_p_value(statistic: float, one: int, other: int) -> float:
+def ks_p_value(statistic: float, first: int, second: int) -> float:
     """Return the two-sided p-value of a distance between samples of these sizes, as for samples without ties."""
-    if one * other > EXACT_PRODUCT:
-        return _limit_p_value(statistic * math.sqrt(one * other / (one + other)))
-    return _exact_p_value(statistic, min(one, other), max(one, other))
+    if first * second > EXACT_PRODUCT:
+        return _limit_p_value(statistic * math.sqrt(first * second / (first + second)))
+    return _exact_p_value(statistic, min(first, second), max(first, second))
 
 
 def _exact_p_value(statistic: float, rows: int, columns: int) -> float:
@@ -90,18 +91,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def calibrate(reference: Columns, rows: int, *, seed: int, resamples: int = RESAMPLES) -> dict[str, float]:
-    """Give, per column, the largest distance seen between resamples of the reference: what no drift can look like.
+    """Return, per column, the largest distance between resamples of the reference: distances that occur without drift.
 
     Both sides are drawn anew, of the sizes that will be compared, so that ties and heavy tails are as in the data.
     """
     draw = random.Random(seed)  # noqa: S311 - a seeded resampling, the same for the same reference
-    found = {}
+    distances = {}
     for name, values in reference.items():
         sample = list(values)
-        found[name] = max(
+        distances[name] = max(
             ks_statistic(draw.choices(sample, k=len(sample)), draw.choices(sample, k=rows)) for _ in range(resamples)
         )
-    return found
+    return distances
 
 
 def assess_drift(

@@ -39,13 +39,13 @@ class FullWindow:
 
 def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
     """List the targets that have enough rows."""
-    found = []
+    windows = []
     for watched in state.targets.values():
         drift = watched.drift
         rows = min((len(values) for values in drift.columns.values()), default=0)
         if rows >= rules.drift_rows and drift.began_at is not None and drift.ended_at is not None:
             trigger = trigger_of(state.policies.get(str(watched.target.version)))
-            found.append(
+            windows.append(
                 FullWindow(
                     target=watched.target,
                     columns=drift.columns,
@@ -56,7 +56,7 @@ def full_windows(state: MonitorState, rules: Rules) -> tuple[FullWindow, ...]:
                     floor=max(trigger.threshold, 0.0) if trigger else DEFAULT_FLOOR,
                 )
             )
-    return tuple(found)
+    return tuple(windows)
 
 
 def trigger_of(policy: Policy | None) -> Trigger | None:
@@ -106,9 +106,9 @@ def _finding(
     window: FullWindow, verdict: DriftVerdict, evidence: ArtifactRef | None, trigger: Trigger | None
 ) -> Finding:
     drifted = verdict.drifted
-    farthest = max(verdict.columns, key=lambda one: one.statistic, default=None)
+    farthest = max(verdict.columns, key=lambda item: item.statistic, default=None)
     shown = drifted[0] if drifted else farthest
-    names = ", ".join(f"{one.column} ({one.statistic:.2f})" for one in drifted)
+    names = ", ".join(f"{item.column} ({item.statistic:.2f})" for item in drifted)
     version = window.reference.version if window.reference else 0
     message = (
         f"Drift against reference {version}: {names}; Kolmogorov-Smirnov distance over {verdict.current_rows} answers."

@@ -86,7 +86,7 @@ def add_policy(state: MonitorState, version: int, release_id: str, policy: Relea
         return state
     known = dict(state.policies)
     known.setdefault(str(version), Policy(release_id=release_id, triggers=policy.triggers, canary=policy.canary))
-    serving = {str(one.target.version) for one in state.targets.values()}
+    serving = {str(target.target.version) for target in state.targets.values()}
     spare = [name for name in sorted(known, key=int) if name not in serving]
     for name in spare[: max(0, len(known) - POLICIES_KEPT)]:
         del known[name]
@@ -112,7 +112,7 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
                 update={"weight_ratio": weight, "epoch": route.epoch}
             )
             kept = ("windows", "closed_until_s", "late", "drift") if known is not None else ()
-            targets[name] = fresh.model_copy(update={one: getattr(known, one) for one in kept})
+            targets[name] = fresh.model_copy(update={item: getattr(known, item) for item in kept})
     return state.model_copy(update={"targets": targets, "epoch": route.epoch, "route_known": True})
 
 
@@ -156,7 +156,9 @@ def assess(state: MonitorState, cause: Cause, rules: Rules, names: Iterable[str]
             continue
         watched, summaries = close_windows(watched, cause.at, rules.windowing)
         state = _with_target(state, watched) if summaries else state
-        state = _publish(state, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], watched)
+        state = _publish(
+            state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched
+        )
         state = _decide_alerts(state, watched, cause, rules)
         state = _assess_canary(state, state.targets[name], cause, rules)
     return state
@@ -210,10 +212,12 @@ def _assess_canary(state: MonitorState, watched: TargetState, cause: Cause, rule
 def _leave(state: MonitorState, watched: TargetState, cause: Cause, rules: Rules, reason: str) -> MonitorState:
     watched, summaries = close_windows(watched, cause.at, rules.windowing, all_of_them=True)
     name = str(watched.target)
-    state = _publish(state, cause, [(f"{name}:{one.window.from_.isoformat()}", one) for one in summaries], watched)
+    state = _publish(
+        state, cause, [(f"{name}:{summary.window.from_.isoformat()}", summary) for summary in summaries], watched
+    )
     decided = resolve_all(state.alerts, watched.target, cause.at, release_id=watched.release_id or None, reason=reason)
     state = add_alerts(state, decided.alerts, decided.facts, cause, watched)
-    return state.model_copy(update={"targets": {key: one for key, one in state.targets.items() if key != name}})
+    return state.model_copy(update={"targets": {key: target for key, target in state.targets.items() if key != name}})
 
 
 def _publish(
@@ -243,8 +247,8 @@ def _sift(
     seen, fresh, duplicates, implausible = set(order), list[Inference](), 0, 0
     newest = now + timedelta(seconds=rules.windowing.ahead_s)
     for sent, record in zip(records, put_right(records, offset_s), strict=True):
-        mine = (record.target.model, record.environment) == (state.model, state.environment)
-        if not mine or not is_plausible(record) or ended_at(record) > newest:
+        is_ours = (record.target.model, record.environment) == (state.model, state.environment)
+        if not is_ours or not is_plausible(record) or ended_at(record) > newest:
             implausible += 1
             continue
         key = _record_key(sent)
@@ -285,21 +289,21 @@ def _fresh(state: MonitorState, target: Target, role: Role, now: datetime) -> Ta
 def _may_gather(state: MonitorState, watched: TargetState) -> bool:
     """Return whether requests may go into drift windows: not while something else is wrong with the target."""
     wrong = any(
-        one.open and one.target == watched.target and one.kind not in ("drift", "clock")
-        for one in state.alerts.values()
+        alert.open and alert.target == watched.target and alert.kind not in ("drift", "clock")
+        for alert in state.alerts.values()
     )
     return state.environment == "production" and watched.role == "active" and not wrong
 
 
 def _roles(route: Route) -> dict[str, tuple[Target, Role, float]]:
-    found: dict[str, tuple[Target, Role, float]] = {}
+    roles: dict[str, tuple[Target, Role, float]] = {}
     if route.canary is not None and route.canary.weight_ratio > 0.0:
         target = route.canary.served.target
         if not route.is_quarantined(target):
-            found[str(target)] = (target, "canary", route.canary.weight_ratio)
+            roles[str(target)] = (target, "canary", route.canary.weight_ratio)
     if route.active is not None:
-        found[str(route.active.target)] = (route.active.target, "active", 1.0)
-    return found
+        roles[str(route.active.target)] = (route.active.target, "active", 1.0)
+    return roles
 
 
 def _with_target(state: MonitorState, watched: TargetState) -> MonitorState:

@@ -97,7 +97,7 @@ def close_windows(
         return state, ()
     until = max(state.closed_until_s, *(window.start_s + window.length_s for window in due))
     kept = tuple(window for window in state.windows if window not in due)
-    e_values = {name: as_e_value(one.evidence.log_e) for name, one in state.triggers.items()}
+    e_values = {name: as_e_value(trigger.evidence.log_e) for name, trigger in state.triggers.items()}
     summaries = tuple(_summary(state, window, e_values) for window in due)
     return state.model_copy(update={"windows": kept, "closed_until_s": until}), summaries
 

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from clients.cli.commands.replay import report
-from clients.cli.replay.compare import COLUMNS, as_data, beside, happened, row, why_not, would
+from clients.cli.replay.compare import COLUMNS, as_data, match, read_recorded, row, why_not, would
 from clients.cli.replay.engine import replay
 from contracts import facts as f
 from contracts.policy import Trigger
@@ -30,10 +30,10 @@ def rollback(kind, at, *, rollback_id="rb-1", which=V2, mode="automatic", **chan
 
 def lines_of(events, triggers=(ERRORS,)):
     found = replay(triggers, events, since=LONG_AGO)
-    return found, beside(found, happened(events, LONG_AGO))
+    return found, match(found, read_recorded(events, LONG_AGO))
 
 
-def test_what_really_happened_stands_beside_what_would_have_happened():
+def test_what_really_happened_stands_beside_what_would_have_read_recorded():
     events = [
         *REGRESSION,
         alert(f.AlertRaised, 630),
@@ -42,7 +42,7 @@ def test_what_really_happened_stands_beside_what_would_have_happened():
     ]
     found, lines = lines_of(events)
     (line,) = lines
-    assert [one.what for one in line.really] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
+    assert [one.what for one in line.recorded] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
     cells = row(line, found, (ERRORS,))
     assert len(cells) == len(COLUMNS)
     assert cells[1:5] == (
@@ -83,13 +83,13 @@ def test_an_alert_far_away_or_of_another_target_or_kind_is_another_story():
         if other.time == after(10):
             events.append(alert(f.AlertResolved, 100))
         _, lines = lines_of(events)
-        assert [len(line.really) for line in lines if line.fired is not None] == [0]
+        assert [len(line.recorded) for line in lines if line.fired is not None] == [0]
         assert len(lines) == 2
 
 
 def test_an_alert_that_has_lasted_for_long_stands_beside_it():
     _, (line,) = lines_of([*REGRESSION, alert(f.AlertRaised, 10)])
-    assert line.really[0].told(line.at).endswith("earlier")
+    assert line.recorded[0].describe(line.at).endswith("earlier")
 
 
 def test_a_trigger_of_another_name_but_the_same_kind_is_the_same_story():
@@ -100,11 +100,11 @@ def test_a_trigger_of_another_name_but_the_same_kind_is_the_same_story():
 def test_a_rollback_is_told_once_by_its_end():
     events = [rollback(f.RollbackStarted, 5), rollback(f.RollbackFailed, 5, code="previous_not_ready")]
     for told in (events, events[::-1]):
-        (one,) = happened(told, LONG_AGO)
+        (one,) = read_recorded(told, LONG_AGO)
         assert one.what == "not rolled back (previous_not_ready)"
-    (begun,) = happened(events[:1], LONG_AGO)
+    (begun,) = read_recorded(events[:1], LONG_AGO)
     assert "its end is not in the log" in begun.what
-    (ordered,) = happened([rollback(f.RollbackCompleted, 5, mode="manual")], LONG_AGO)
+    (ordered,) = read_recorded([rollback(f.RollbackCompleted, 5, mode="manual")], LONG_AGO)
     assert ordered.what == "rolled back to support-bot.v1.bf16 by order"
 
 
@@ -118,13 +118,13 @@ def test_only_what_reaches_into_the_time_asked_for_is_told():
         rollback(f.RollbackCompleted, 40),
         rollback(f.RollbackCompleted, 140, rollback_id="rb-2"),
     ]
-    assert [one.at for one in happened(story, after(100))] == [after(20), after(30), after(140)]
+    assert [one.at for one in read_recorded(story, after(100))] == [after(20), after(30), after(140)]
 
 
 @pytest.mark.parametrize(
     ("real", "said"),
     [
-        (rollback(f.RollbackCompleted, 5, mode="manual"), "a person ordered it"),
+        (rollback(f.RollbackCompleted, 5, mode="manual"), "an operator ordered it"),
         (alert(f.AlertRaised, 5, trigger=None), "such alerts are not replayed"),
         (alert(f.AlertRaised, 5, trigger="drift", about="drift"), "such alerts are not replayed"),
         (alert(f.AlertRaised, 5, trigger="slow", about="latency"), "no such trigger"),
@@ -136,7 +136,7 @@ def test_only_what_reaches_into_the_time_asked_for_is_told():
 def test_why_nothing_would_have_happened_is_said(real, said):
     triggers = (ERRORS, Trigger(name="circles", metric="repetition_ratio", threshold=0.1))
     found = replay(triggers, REGRESSION, since=LONG_AGO)
-    (one,) = happened([real], LONG_AGO)
+    (one,) = read_recorded([real], LONG_AGO)
     assert said in why_not(one, found, triggers)
 
 
@@ -161,7 +161,7 @@ def test_the_report_is_plain_json():
     assert data["not_replayed"][0]["trigger"] == "drift"
     first, second = data["moments"]
     assert (first["fired"]["outcome"], first["fired"]["to"]) == ("rolled back", "support-bot.v1.bf16")
-    assert first["really"][0]["what"] == "alert errors raised"
+    assert first["recorded"][0]["what"] == "alert errors raised"
     assert (second["fired"], second["why_not"]) == (None, "-: it would have been out of traffic")
 
 

@@ -76,9 +76,9 @@ def test_what_was_written_before_there_were_limits_can_still_be_read():
 def texts(value):
     """List every text, list and mapping in JSON data."""
     if isinstance(value, dict):
-        return [value, *(found for one in value.values() for found in texts(one))]
+        return [value, *(text for item in value.values() for text in texts(item))]
     if isinstance(value, list):
-        return [value, *(found for one in value for found in texts(one))]
+        return [value, *(text for item in value for text in texts(item))]
     return [value] if isinstance(value, str) else []
 
 
@@ -99,7 +99,7 @@ def test_whatever_passes_has_no_part_above_any_limit(changed):
         dumped = json.loads(changed.model_dump_json())
         hyperparameters = dumped["training"].pop("hyperparameters")
         assert len(json.dumps(hyperparameters, ensure_ascii=False)) <= 32_768
-        assert max(len(one) for one in texts(dumped)) <= max(TEXT_CHARACTERS, ITEMS)
+        assert max(len(text) for text in texts(dumped)) <= max(TEXT_CHARACTERS, ITEMS)
 
 
 @given(st.text(alphabet="ab/é\ud800", max_size=2000))

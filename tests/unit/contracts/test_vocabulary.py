@@ -111,7 +111,7 @@ def test_digest_of_known_bytes():
 def test_derived_ids_repeat_and_differ(parts):
     ids = [derived_id(*part) for part in parts]
     assert ids == [derived_id(*part) for part in parts]
-    assert all(uuid.UUID(one).version == 5 for one in ids)
+    assert all(uuid.UUID(identifier).version == 5 for identifier in ids)
     if not any("|" in text for part in parts for text in part):
         assert len(set(ids)) == len(ids)
 

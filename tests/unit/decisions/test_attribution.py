@@ -39,8 +39,8 @@ def kinds_in(path: Path) -> set[str]:
         given += node.args[where : where + 1] if where is not None else []
         found |= {
             leaf.value
-            for one in given
-            for leaf in ast.walk(one)
+            for argument in given
+            for leaf in ast.walk(argument)
             if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
         }
     return found

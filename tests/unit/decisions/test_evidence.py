@@ -56,8 +56,8 @@ def test_the_e_detector_finds_a_late_change_as_fast_as_an_early_one():
     def delay(quiet):
         state = ev.observe_detector(EDetector(), bet, stream(0.01, quiet, 3))
         assert not state.crossed(0.001)
-        for number, one in enumerate(stream(0.5, 500, 4)):
-            state = ev.observe_detector(state, bet, [one])
+        for number, outcome in enumerate(stream(0.5, 500, 4)):
+            state = ev.observe_detector(state, bet, [outcome])
             if state.crossed(0.001):
                 return number
         raise AssertionError("never found")
@@ -154,7 +154,7 @@ def test_pairs_count_each_request_once(observations):
     state = PairTest()
     for side, outcome in observations:
         state = ev.observe_pair(state, side, outcome)
-    most = min(sum(side == one for side, _ in observations) for one in ("candidate", "baseline"))
+    most = min(sum(side == value for side, _ in observations) for value in ("candidate", "baseline"))
     assert state.pairs <= most
     assert state.discordant.trials <= state.pairs
     assert PairTest.model_validate_json(state.model_dump_json()) == state

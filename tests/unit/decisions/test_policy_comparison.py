@@ -201,7 +201,7 @@ policies = st.builds(
     ),
     rehearsal=st.sampled_from(["required", "not_required"]),
     no_previous=st.sampled_from(["base", "hold"]),
-    triggers=st.lists(triggers, min_size=1, max_size=3, unique_by=lambda one: one.name).map(tuple),
+    triggers=st.lists(triggers, min_size=1, max_size=3, unique_by=lambda item: item.name).map(tuple),
 )
 
 
@@ -219,12 +219,12 @@ def test_tightening_twice_is_tightening(a, b, c):
 @given(policies, st.floats(0.01, 0.99))
 def test_scaling_every_upper_bound_of_a_policy_down_is_silent_and_up_is_named(stored, factor):
     def scaled(by):
-        return tuple(one.model_copy(update={"threshold": one.threshold * by}) for one in stored.triggers)
+        return tuple(trigger.model_copy(update={"threshold": trigger.threshold * by}) for trigger in stored.triggers)
 
     tighter = stored.model_copy(update={"triggers": scaled(factor)})
     assert weaknesses(tighter, stored) == []
     looser = stored.model_copy(update={"triggers": scaled(1 / factor)})
-    raised = [one.name for one in stored.triggers if one.threshold / factor > one.threshold]
+    raised = [trigger.name for trigger in stored.triggers if trigger.threshold / factor > trigger.threshold]
     assert len(weaknesses(looser, stored)) == len(raised)
 
 

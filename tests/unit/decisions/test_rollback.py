@@ -35,7 +35,7 @@ def test_there_are_never_more_automatic_rollbacks_than_the_guard_allows(moments,
     for number, at in enumerate(sorted(moments)):
         if isinstance(decide_rollback(f.trigger(name=f"t{number}"), past, f.after(at), guard), RollBack):
             past.append(PastRollback(f"t{number}", f.after(at)))
-        assert len([one for one in past if f.after(at) - one.at < timedelta(hours=1)]) <= most
+        assert len([rollback for rollback in past if f.after(at) - rollback.at < timedelta(hours=1)]) <= most
 
 
 def drill(**changes) -> Drill:

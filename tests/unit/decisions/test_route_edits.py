@@ -233,7 +233,7 @@ def check(state):
     assert Route.model_validate(state.model_dump()) == state
     quarantined = set(state.quarantined)
     assert len(quarantined) == len(state.quarantined)
-    names = [one.target for one in (state.active, state.previous, *state.history) if one is not None]
+    names = [value.target for value in (state.active, state.previous, *state.history) if value is not None]
     assert len(names) == len(set(names)), "no target stands in the line twice"
     assert not quarantined & set(names), "nothing quarantined serves or waits to serve"
     if state.canary is not None and state.canary.weight_ratio > 0.0:

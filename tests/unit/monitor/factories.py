@@ -83,7 +83,7 @@ def mixed(ratio, seed=1, **about):
 
 
 def said(state: MonitorState, kind) -> list:
-    return [kind.model_validate(one.data) for one in state.outbox if one.type == kind.TYPE]
+    return [kind.model_validate(entry.data) for entry in state.outbox if entry.type == kind.TYPE]
 
 
 def later(seconds):

@@ -18,10 +18,10 @@ OFFSETS = [HOUR, -HOUR, 45.0, -45.0]
 def send(state, records, at, *, gateway="gateway-east-1", offset=0.0, own=0.0):
     """Take a batch that a gateway sent at a time by the bus's clock, with its own clock off by so much."""
     shifted = [
-        one.model_copy(
-            update={name: getattr(one, name) + timedelta(seconds=offset) for name in ("scheduled_at", "sent_at")}
+        record.model_copy(
+            update={name: getattr(record, name) + timedelta(seconds=offset) for name in ("scheduled_at", "sent_at")}
         )
-        for one in records
+        for record in records
     ]
     cause = Cause(f"batch-{gateway}-{at}", f.after(at), "correlation", own)
     return watching.add_records(state, shifted, cause, m.RULES, Sender(gateway, offset))
@@ -32,7 +32,7 @@ def sweep(state, at, own=0.0):
 
 
 def clock_alerts(state, kind=AlertRaised):
-    return [one for one in m.said(state, kind) if one.kind == "clock"]
+    return [fact for fact in m.said(state, kind) if fact.kind == "clock"]
 
 
 def slow(at, count=20):
@@ -44,7 +44,7 @@ def test_a_bad_release_is_seen_through_a_gateway_whose_clock_is_wrong(offset):
     state = m.routed()
     for number in range(30):
         state = send(state, slow(10.0 * number), 10.0 * number + 3, offset=offset)
-    assert [one.trigger for one in m.said(state, AlertRaised) if one.kind == "latency"] == ["slow-first-token"]
+    assert [fact.trigger for fact in m.said(state, AlertRaised) if fact.kind == "latency"] == ["slow-first-token"]
     assert state.implausible == 0
 
 
@@ -66,13 +66,13 @@ def test_a_gateway_with_a_wrong_clock_changes_nothing_in_what_others_send():
         state = send(state, [m.record(number)], number + 1.0, offset=HOUR, gateway="gateway-wrong")
         state = send(state, [m.record(number)], number + 1.0, gateway="gateway-right")
     (target,) = state.targets.values()
-    assert (target.requests, target.late, sum(one.requests for one in target.windows)) == (12, 0, 12)
+    assert (target.requests, target.late, sum(window.requests for window in target.windows)) == (12, 0, 12)
 
 
 def test_a_record_that_no_clock_explains_is_left_aside():
     state = m.routed()
     state = send(state, [m.record(HOUR), m.record(1.0)], 2.0, offset=2 * HOUR)
-    assert (state.implausible, sum(one.requests for one in state.targets.values())) == (1, 1)
+    assert (state.implausible, sum(target.requests for target in state.targets.values())) == (1, 1)
 
 
 @pytest.mark.parametrize(("offset", "side"), [(HOUR, "ahead of"), (-45.0, "behind")])
@@ -93,7 +93,7 @@ def test_the_gateway_is_named_once_and_resolved_when_its_clock_is_right_again(of
     state = send(state, [m.record(20)], 21.0)
     assert not clock_alerts(state, AlertResolved)
     state = send(state, [m.record(90)], 91.0)
-    assert [one.alert_id for one in clock_alerts(state, AlertResolved)] == [raised.alert_id]
+    assert [alert.alert_id for alert in clock_alerts(state, AlertResolved)] == [raised.alert_id]
 
 
 def test_one_batch_that_waited_for_the_bus_is_no_wrong_clock():
@@ -149,9 +149,9 @@ def test_where_all_others_agree_the_bus_is_named():
 
 def test_without_a_gateway_to_compare_with_nobody_is_named_and_nothing_resolved():
     (bus, monitor) = find_wrong_clocks(m.routed(), HOUR, f.after(5))
-    assert [(one.fired, one.calm) for one in (bus, monitor)] == [(False, True), (False, False)]
+    assert [(value.fired, value.calm) for value in (bus, monitor)] == [(False, True), (False, False)]
     (bus, monitor) = find_wrong_clocks(m.routed(), 0.0, f.after(5))
-    assert [(one.fired, one.calm) for one in (bus, monitor)] == [(False, True), (False, True)]
+    assert [(value.fired, value.calm) for value in (bus, monitor)] == [(False, True), (False, True)]
 
 
 def test_a_wrong_monitor_and_a_wrong_gateway_are_both_named():
@@ -159,7 +159,7 @@ def test_a_wrong_monitor_and_a_wrong_gateway_are_both_named():
     for number in range(5):
         state = send(state, [m.record(number)], number + 1.0, gateway="gateway-1", offset=HOUR, own=-300.0)
         state = send(state, [m.record(number)], number + 1.0, gateway="gateway-2", own=-300.0)
-    named = {one.key: one.fired for one in find_wrong_clocks(state, -300.0, f.after(5))}
+    named = {clock.key: clock.fired for clock in find_wrong_clocks(state, -300.0, f.after(5))}
     assert named == {"clock-bus": False, "clock-monitor": True, "clock-gateway-1": True, "clock-gateway-2": False}
 
 

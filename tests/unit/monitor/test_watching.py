@@ -55,7 +55,7 @@ def test_the_next_time_is_another_alert_with_fresh_evidence():
     state = m.feed(m.routed(), 30, 3, m.mixed(1.0))
     state = m.feed(state, 240, 3, m.mixed(0.0), start=30)
     state = m.feed(state, 30, 3, m.mixed(1.0), start=270)
-    assert [one.alert_id for one in raised(state)] == [f"{SLOW}/1", f"{SLOW}/2"]
+    assert [alert.alert_id for alert in raised(state)] == [f"{SLOW}/1", f"{SLOW}/2"]
 
 
 def test_a_short_calm_does_not_resolve():
@@ -179,8 +179,8 @@ def test_a_restart_in_mid_window_loses_nothing():
     for number in range(40):
         records = [make(number + index / 5) for index in range(5)]
         same = [
-            one.model_copy(update={"request_id": two.request_id})
-            for one, two in zip([again(number + index / 5) for index in range(5)], records, strict=True)
+            item.model_copy(update={"request_id": two.request_id})
+            for item, two in zip([again(number + index / 5) for index in range(5)], records, strict=True)
         ]
         cause = m.cause(number + 2)
         going = watching.add_records(going, records, cause, m.RULES)
@@ -189,7 +189,7 @@ def test_a_restart_in_mid_window_loses_nothing():
         )
     assert stopped.targets == going.targets
     assert stopped.alerts == going.alerts
-    assert [one.data for one in stopped.outbox] == [one.data for one in going.outbox]
+    assert [entry.data for entry in stopped.outbox] == [entry.data for entry in going.outbox]
 
 
 # -- staging ----------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_a_silent_staging_target_is_forgotten_so_that_the_next_rehearsal_starts_
     assert len(m.said(state, cf.AlertResolved)) == 1
     assert state.targets == {}
     state = m.feed(state, 30, 3, m.mixed(1.0, environment="staging"), start=300)
-    assert [one.alert_id for one in raised(state)] == [f"staging/{SLOW}/1", f"staging/{SLOW}/2"]
+    assert [alert.alert_id for alert in raised(state)] == [f"staging/{SLOW}/1", f"staging/{SLOW}/2"]
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
@@ -217,10 +217,10 @@ def test_each_window_is_summarised_once_after_its_lateness():
     state = m.feed(m.routed(), 130, 2, m.mixed(0.0))
     state = watching.assess(state, m.cause(200), m.RULES)
     windows = m.said(state, cf.WindowSummarised)
-    assert sum(one.requests for one in windows) == 260
-    assert len({one.window.from_ for one in windows}) == len(windows)
-    assert all(set(one.observed) == {"slow-first-token", "errors"} for one in windows)
-    assert sum(one.observed["errors"][0] for one in windows) >= 120, "slots are kept for two windows"
+    assert sum(window.requests for window in windows) == 260
+    assert len({window.window.from_ for window in windows}) == len(windows)
+    assert all(set(window.observed) == {"slow-first-token", "errors"} for window in windows)
+    assert sum(window.observed["errors"][0] for window in windows) >= 120, "slots are kept for two windows"
     late = m.take(state, [m.record(3)], 201)
     assert late.targets[ACTIVE].late == 1
     assert watching.assess(late, m.cause(300), m.RULES).outbox == state.outbox
@@ -245,13 +245,13 @@ def canary_state():
 
 
 def verdicts(state):
-    return [(one.verdict, one.requests_needed) for one in m.said(state, cf.CanaryAssessed)]
+    return [(fact.verdict, fact.requests_needed) for fact in m.said(state, cf.CanaryAssessed)]
 
 
 def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_before():
     state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
     assessed = m.said(state, cf.CanaryAssessed)
-    assert [one.verdict for one in assessed[:-1]] == ["inconclusive"] * (len(assessed) - 1)
+    assert [assessment.verdict for assessment in assessed[:-1]] == ["inconclusive"] * (len(assessed) - 1)
     assert assessed[0].requests_needed > assessed[-2].requests_needed > 0
     assert assessed[-1].verdict == "pass"
     assert assessed[-1].requests >= 100
@@ -263,8 +263,8 @@ def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_
 def test_a_slow_canary_fails_and_raises_an_alert_while_its_baseline_is_left_alone():
     state = m.feed(canary_state(), 60, 10, both(0.5, 0.01))
     assert verdicts(state)[-1] == ("fail", 0)
-    assert {str(one.target) for one in raised(state)} == {str(f.target(8))}
-    assert [one.correlation_id for one in state.outbox if one.type == cf.CanaryAssessed.TYPE][-1] == "r-8"
+    assert {str(alert.target) for alert in raised(state)} == {str(f.target(8))}
+    assert [entry.correlation_id for entry in state.outbox if entry.type == cf.CanaryAssessed.TYPE][-1] == "r-8"
 
 
 def test_a_canary_within_its_limit_but_worse_than_the_baseline_fails():
