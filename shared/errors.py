@@ -31,7 +31,7 @@ class SlipwayError(Exception):
 
 
 class Transient(SlipwayError):  # noqa: N818 - the design's word
-    """May succeed later without anybody changing the input."""
+    """May succeed later with the same input."""
 
 
 class Permanent(SlipwayError):  # noqa: N818 - the design's word
@@ -50,9 +50,9 @@ def translate(error: BaseException) -> SlipwayError | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Transient("disk_full", f"No space left: {error}.")
     for translator in (_from_nats, _from_minio, _from_triton):
-        found = translator(error)
-        if found is not None:
-            return found
+        translated = translator(error)
+        if translated is not None:
+            return translated
     return None
 
 

@@ -1,4 +1,4 @@
-"""The delivery rules, once: parse, act, publish what follows, then acknowledge; fail in the open."""
+"""One service's connection to the bus: subscribes handlers under the delivery rules, and publishes."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ __all__ = ["Bus", "Emit", "Failed", "Outcome", "Received", "publish_event"]
 
 @dataclass(frozen=True)
 class Received:
-    """Where the message that is being handled is stored, and since when: by the server's word, not the publisher's."""
+    """Where the message that is being handled is stored, and since when, by the server's clock."""
 
     sequence: int
     stored_at: datetime
@@ -93,12 +93,12 @@ class Bus:
 
     @property
     def received(self) -> Received:
-        """Where the message is stored whose handler asks; raise LookupError outside of handlers."""
-        found = _received.get()
-        if found is None:
+        """Where the message that is being handled is stored; raise LookupError outside of handlers."""
+        received = _received.get()
+        if received is None:
             msg = "no message is being handled"
             raise LookupError(msg)
-        return found
+        return received
 
     # -- connection -------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Bus:
         return self.client.jetstream(timeout=PUBLISH_TIMEOUT_S)
 
     async def connect(self) -> Client:
-        """Connect to the bus and give the client."""
+        """Connect to the bus and return the client."""
         await self.broker.connect()
         return self.client
 
@@ -136,8 +136,8 @@ class Bus:
     ) -> "Callable[[Handler[F]], Handler[F]]":
         """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
 
-        `failure` gives the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
-        messages are handled at once; the next one is asked for when one of them is done.
+        `failure` returns the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
+        messages are handled at once; the next one is requested when one of them is done.
         """
         if (fact, environment) not in self._contract.reads:
             msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
@@ -187,7 +187,7 @@ class Bus:
             failpoint(f"{self.service}.before_ack")
 
     async def _unless_stopping(self, handling: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """Wait for a handler; when the service stops first, end it and give its message back at once."""
+        """Return what a handler returns; when the service stops first, end it and return its message at once."""
         if self._stopping:
             handling.close()
             raise NackMessage(delay=0)
@@ -204,7 +204,7 @@ class Bus:
             self._running.discard(task)
 
     async def stop(self) -> None:
-        """Stop consuming: handlers get a moment to finish, then are ended and their messages given back."""
+        """Stop consuming: handlers have 2 s to finish, then they are ended and their messages returned."""
         self._stopping = True
         if self._running:
             await asyncio.wait(self._running, timeout=STOP_GRACE_S)
@@ -214,7 +214,7 @@ class Bus:
         await self.broker.stop()
 
     def count(self, fact: type[Fact], outcome: str) -> None:
-        """Count a handled, retried, rejected or buried fact."""
+        """Count a handled, retried, rejected or dead-lettered fact."""
         self._handled.labels(fact.TYPE, outcome).inc()
 
     # -- publishing -------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ class Bus:
         return event
 
     async def progress(self, cause: Event[Any], progress: WorkProgressed) -> None:
-        """Tell whoever watches how far work is; live only, and never a reason to fail."""
+        """Publish how far work is; live only, and never a reason to fail."""
         event = self.envelope(Emit(progress, id=f"{cause.id}-{progress.step}-{progress.done}"), cause)
         with contextlib.suppress(NatsError, asyncio.TimeoutError):
             await self.client.publish(event.nats_subject, canonical_json(plain(event)))
@@ -239,8 +239,8 @@ class Bus:
 
 def stored_at() -> datetime | None:
     """Return when the stream stored the message that is being handled, by the bus's own clock; None outside of one."""
-    found = _received.get()
-    return found.stored_at if found is not None else None
+    received = _received.get()
+    return received.stored_at if received is not None else None
 
 
 def _as_emits(outcome: Outcome) -> list[Emit]:

@@ -30,7 +30,7 @@ _REASON_CHARS = 2000
 _HEADERS_BYTES = 8192
 """More than the headers of a dead letter can take; they count as part of the message."""
 _KEPT_HEADERS = ("content-type", "traceparent")
-"""What goes on with a dead letter. A stranger's other headers may steer the server (`Nats-Expected-Stream` …)."""
+"""Headers that are kept in a dead letter. Others may steer the server (`Nats-Expected-Stream` …)."""
 _BACKOFF_S = (0.2, 1.0, 3.0, 10.0, 30.0)
 ITEM_LIMIT_S, OUTAGE_LIMIT_S = 6 * 3600.0, 7 * 86_400.0
 """How long one message is tried again, counted by the waits between its tries; no clock can cut it short.
@@ -49,7 +49,7 @@ OUTAGES: frozenset[Code] = frozenset(
         "record_too_old",
     }
 )
-"""Failures of what all messages need: they are waited for so long that no outage ends good work.
+"""Failures of what all messages need: these are retried for so long that no outage ends good work.
 
 A record that another version wrote is one of them: the message is for a process of that version.
 """
@@ -57,7 +57,7 @@ A record that another version wrote is one of them: the message is for a process
 
 @dataclass(frozen=True)
 class Failed:
-    """A message that failed for good: the event if it could be parsed, why, and the model it is about."""
+    """A message that failed for good: the event if it could be parsed, the error, and the model."""
 
     event: Event[Any] | None
     error: SlipwayError
@@ -129,7 +129,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         self._beat: asyncio.Task[None] | None = None
 
     async def on_receive(self) -> None:
-        """Keep telling the bus that the work goes on."""
+        """Send heartbeats to the bus while the message is handled."""
         if self.msg is not None:
             self._beat = asyncio.create_task(_keep_alive(self.msg))
         await super().on_receive()
@@ -140,7 +140,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         exc_val: BaseException | None = None,
         exc_tb: TracebackType | None = None,
     ) -> bool | None:
-        """Decide what becomes of a failed message."""
+        """Acknowledge, return, reject or dead-letter a failed message."""
         if self._beat is not None:
             self._beat.cancel()
         if exc_val is None or isinstance(exc_val, HandlerException) or self.msg is None:
@@ -178,22 +178,23 @@ class Delivery(BaseMiddleware[Any, Any]):
         raise NackMessage(delay=delay) from error
 
     async def _bury(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
-        """Turn a failed message into a rejection fact, or else a dead letter; tell which."""
+        """Turn a failed message into a rejection fact, or else a dead letter; return whether it became a fact."""
         event = _parsed(message, consumption)
         failed = Failed(event=event, error=error, model=model_in(message.subject))
-        told = await self._tell(consumption, failed, f"{message.metadata.stream}:{message.metadata.sequence.stream}")
-        if event is not None and not told:
+        source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
+        published = await self._publish_failure(consumption, failed, source)
+        if event is not None and not published:
             await self._abandon(event, error, await bury(self._bus, message, error, consumption.durable))
-        elif not told:
+        elif not published:
             await bury(self._bus, message, error, consumption.durable)
         elif event is None:
             await self._keep_copy(message, consumption, error)
-        return told
+        return published
 
     async def _keep_copy(self, message: Msg, consumption: Consumption, error: SlipwayError) -> None:
-        """Copy a message whose failure is told already; without room for the copy, its stream alone has it.
+        """Copy a message whose failure is published already; if the copy does not fit, its stream alone has it.
 
-        To wait for room would hold up everything behind the message, and tell its failure again and again.
+        To wait for space would delay everything behind the message, and publish its failure again and again.
         """
         try:
             await bury(self._bus, message, error, consumption.durable)
@@ -209,8 +210,8 @@ class Delivery(BaseMiddleware[Any, Any]):
             )
             self._bus.count(consumption.fact, "letter_refused")
 
-    async def _tell(self, consumption: Consumption, failed: Failed, source: str) -> bool:
-        """Publish the fact that a failure becomes; False when there is none, or when it cannot be told."""
+    async def _publish_failure(self, consumption: Consumption, failed: Failed, source: str) -> bool:
+        """Publish the fact that a failure becomes; return False if there is none, or if it cannot be published."""
         if consumption.failure is None or failed.model is None:
             return False
         try:
@@ -220,8 +221,8 @@ class Delivery(BaseMiddleware[Any, Any]):
             await self._bus.publish(_caused(fact, source, failed), cause=failed.event)
         except (TimeoutError, NatsError, Transient):
             raise
-        except Exception:  # noqa: BLE001 - a defect in telling of a failure must not bring the message back for ever
-            structlog.get_logger().exception("failure could not be told", fact=consumption.fact.TYPE)
+        except Exception:  # noqa: BLE001 - a defect here must not bring the message back for ever
+            structlog.get_logger().exception("failure could not be published", fact=consumption.fact.TYPE)
             return False
         return True
 
@@ -252,14 +253,14 @@ def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
 
 
 async def bury(bus: Host, message: Msg, error: SlipwayError, durable: str) -> int:
-    """Copy a message to the dead letters with the reason, once; give its sequence there.
+    """Copy a message to the dead letters with the reason, once; return its sequence there.
 
-    Of a message that leaves no room for the reason only the beginning is copied; its stream still has it whole.
+    Of a message that is too large to fit with the reason only the beginning is copied; its stream still has it whole.
     """
     metadata = message.metadata
     kept = {key: _header_safe(value) for key, value in (message.headers or {}).items() if key.lower() in _KEPT_HEADERS}
-    room = bus.client.max_payload - _HEADERS_BYTES
-    if len(message.data) > room:
+    limit = bus.client.max_payload - _HEADERS_BYTES
+    if len(message.data) > limit:
         kept["Slipway-Truncated"] = str(len(message.data))
     headers = {
         **kept,
@@ -274,7 +275,7 @@ async def bury(bus: Host, message: Msg, error: SlipwayError, durable: str) -> in
         "Slipway-Deliveries": str(metadata.num_delivered),
         "Slipway-At": bus.clock.now().isoformat(),
     }
-    body = message.data[:room]
+    body = message.data[:limit]
     ack = await bus.js.publish(f"{DEADLETTER_PREFIX}.{bus.service}", body, headers=headers, timeout=10)
     return ack.seq
 

@@ -1,4 +1,4 @@
-"""Looks up in the log whether a fact was said already, before it is said again."""
+"""Publishes facts, and looks up in the log whether a fact was published already."""
 
 import json
 from datetime import datetime, timedelta
@@ -47,7 +47,7 @@ class LoggedPublisher:
         return True
 
     async def _first(self, subject: str, since: datetime) -> int:
-        """Return the number of the first message on a subject since a time; the client has no call for it."""
+        """Return the sequence of the first message on a subject since a time; the client has no call for it."""
         js = self._bus.js
         question = json.dumps({"next_by_subj": subject, "start_time": since.isoformat()}).encode()
         answer = await js._api_request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", question)  # noqa: SLF001

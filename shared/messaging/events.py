@@ -1,4 +1,4 @@
-"""Parses what arrives on a subject into an event, or says exactly why it is none."""
+"""Parses a message into an event, or raises with what exactly is wrong with it."""
 
 import json
 import re
@@ -21,8 +21,8 @@ _SUBJECT = re.compile(r"^slipway\.(?:staging\.)?(?P<name>[a-z]+(?:\.[a-z]+)*)\.(
 
 def model_in(subject: str) -> str | None:
     """Return the model name at the end of a NATS subject if it is a valid one."""
-    found = _SUBJECT.fullmatch(subject)
-    model = found["model"] if found else ""
+    parts = _SUBJECT.fullmatch(subject)
+    model = parts["model"] if parts else ""
     return model if re.fullmatch(MODEL_NAME_PATTERN, model) else None
 
 
@@ -54,15 +54,15 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
     return event
 
 
-def _refuse(found: TooLarge | None) -> None:
-    if found is not None:
-        raise Permanent("too_large", found.reason, **found.details)
+def _refuse(excess: TooLarge | None) -> None:
+    if excess is not None:
+        raise Permanent("too_large", excess.reason, **excess.details)
 
 
 def _load(body: bytes) -> dict[str, Any]:
     try:
         envelope = json.loads(body)
-        canonical_json(envelope)  # Python also reads NaN, 1e999 and lone surrogates, which nobody could publish again
+        canonical_json(envelope)  # Python also reads NaN, 1e999 and lone surrogates; none can be published again
     except (ValueError, RecursionError) as error:
         raise Permanent("malformed_event", f"The message is not JSON: {error}.") from error
     if not isinstance(envelope, dict):

@@ -1,4 +1,4 @@
-"""Orders of people: refuses one that is void by its age, and answers one that was not carried out."""
+"""Orders of operators: refuses one that is void by its age, and answers one that was not carried out."""
 
 from datetime import datetime
 from typing import Any

@@ -66,7 +66,7 @@ async def provision(
         if error.err_code not in _STORE_TOO_SMALL:
             raise
         msg = (
-            f"The message bus has no room for its streams and buckets ({error.description}): they may take "
+            f"The file store of the bus is too small for its streams and buckets ({error.description}): they may take "
             f"{topology.file_bytes(allowed)} bytes. Set max_file_store in its configuration to at least that, on a "
             "disk that holds as much, or lower SLIPWAY_EVENTS_MAX_BYTES."
         )

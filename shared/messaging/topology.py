@@ -1,4 +1,4 @@
-"""Says which streams, consumers and buckets exist and how they are set, as data."""
+"""Declares which streams, consumers and buckets exist and how they are configured."""
 
 from collections.abc import Mapping
 

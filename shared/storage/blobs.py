@@ -110,16 +110,16 @@ class Store:
 
     def key_of(self, uri: str) -> str:
         """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other place."""
-        found = _URI.match(uri)
-        if found is None or found["bucket"] != self.bucket or ".." in found["key"].split("/"):
+        match = _URI.match(uri)
+        if match is None or match["bucket"] != self.bucket or ".." in match["key"].split("/"):
             raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
-        return found["key"]
+        return match["key"]
 
     def prefix_of(self, ref: ArtifactRef) -> str:
         """Return what lies before `manifests/` in a ref's key: its blobs are stored under the same prefix."""
         key = self.key_of(ref.uri)
-        head, found, _ = key.partition("manifests/")
-        return head if found else ""
+        head, separator, _ = key.partition("manifests/")
+        return head if separator else ""
 
     # -- small objects ----------------------------------------------------------------------------------------------
 
@@ -140,9 +140,9 @@ class Store:
         data = self._read(self.key_of(ref.uri), ref.size_bytes)
         if data is None:
             raise Permanent("artifact_not_found", f"{ref.uri} does not exist.")
-        found = digest_of(data)
-        if found != ref.digest:
-            raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
+        digest = digest_of(data)
+        if digest != ref.digest:
+            raise Permanent("digest_mismatch", f"{ref.uri} is {digest}, announced as {ref.digest}.", found=digest)
         return data
 
     def _read(self, key: str, size: int | None = None) -> bytes | None:
@@ -183,8 +183,8 @@ class Store:
     def keys(self, prefix: str) -> list[str]:
         """List the keys below a prefix."""
         with _translated(prefix):
-            found = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
-            return [one.object_name for one in found if one.object_name]
+            listed = self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True)
+            return [entry.object_name for entry in listed if entry.object_name]
 
     # -- files and folders ------------------------------------------------------------------------------------------
 
@@ -221,11 +221,11 @@ class Store:
                 with _translated(key), self._client.creating():
                     self._client.write(self.bucket, key, data, sent)
             except AlreadyExists:
-                found = self._size_of(key)
-                if found != entry.size_bytes:
+                stored = self._size_of(key)
+                if stored != entry.size_bytes:
                     raise Permanent(
                         "digest_mismatch",
-                        f"The object {key} has {found} bytes instead of {entry.size_bytes}; remove it from the store.",
+                        f"The object {key} has {stored} bytes instead of {entry.size_bytes}; remove it from the store.",
                     ) from None
         return entry
 
@@ -267,9 +267,11 @@ class Store:
         try:
             with _translated(key), os.fdopen(descriptor, "wb") as out:
                 self._client.download(self.bucket, key, file.size_bytes, out, saw)
-            found = f"sha256:{hasher.hexdigest()}"
-            if found != file.digest:
-                raise Permanent("digest_mismatch", f"{file.path} is {found}, announced as {file.digest}.", found=found)
+            digest = f"sha256:{hasher.hexdigest()}"
+            if digest != file.digest:
+                raise Permanent(
+                    "digest_mismatch", f"{file.path} is {digest}, announced as {file.digest}.", digest=digest
+                )
             temporary.chmod(0o644)
             temporary.replace(path)
         finally:

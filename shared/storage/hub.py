@@ -51,7 +51,7 @@ class Hub:
             info = self._api().model_info(
                 folder.repo, revision=folder.revision, files_metadata=True, timeout=LIST_TIMEOUT_S
             )
-            files = tuple(_file(one) for one in info.siblings or ())
+            files = tuple(_file(listed) for listed in info.siblings or ())
             pinned = HubFolder(folder.repo, str(info.sha))
         if not pinned.pinned:
             raise self._odd(folder, "it names no commit")
@@ -59,14 +59,16 @@ class Hub:
             raise Permanent("digest_mismatch", f"The hub answered commit {pinned.revision} for {folder.uri}.")
         return pinned, files
 
-    def fetch(self, folder: HubFolder, file: HubFile, into: Path, told: Callable[[int], None] | None = None) -> Path:
+    def fetch(
+        self, folder: HubFolder, file: HubFile, into: Path, on_bytes: Callable[[int], None] | None = None
+    ) -> Path:
         """Download one file of a pinned repository into a folder and verify it; no copy is kept anywhere else.
 
         Args:
             folder: The repository at a commit.
             file: One of its files.
             into: The folder.
-            told: Called with bytes as they come; a negative count takes back those of a download that starts over.
+            on_bytes: Called with bytes as they come; a negative count takes back those of a download that starts over.
 
         Raises:
             Permanent: artifact_not_found, uri_not_allowed, digest_mismatch.
@@ -79,8 +81,8 @@ class Hub:
             come += chunk
             if come > file.size_bytes + _SURPLUS_BYTES:
                 raise Permanent("digest_mismatch", f"{file.path} of {folder.uri} is larger than the hub lists.")
-            if told is not None:
-                told(chunk)
+            if on_bytes is not None:
+                on_bytes(chunk)
 
         with self._explained(folder):
             path = Path(
@@ -90,7 +92,7 @@ class Hub:
                     revision=folder.revision,
                     local_dir=into,
                     force_download=True,
-                    tqdm_class=_bar_that_tells(count),
+                    tqdm_class=_progress_bar(count),
                 )
             )
             problem = _difference(file, path)
@@ -122,12 +124,14 @@ class Hub:
         known = translate(error)
         if known is not None:
             return known
-        for one in (error, error.__cause__):
-            if isinstance(one, theirs.HfHubHTTPError):
-                missing = isinstance(one, theirs.RepositoryNotFoundError) and not isinstance(one, theirs.GatedRepoError)
-                return self._answered(404 if missing else one.response.status_code, folder)
-            if isinstance(one, httpx.HTTPError | theirs.FileMetadataError | theirs.OfflineModeIsEnabled):
-                reason = f"{self._endpoint} does not answer for {folder.uri} ({type(one).__name__})."
+        for cause in (error, error.__cause__):
+            if isinstance(cause, theirs.HfHubHTTPError):
+                missing = isinstance(cause, theirs.RepositoryNotFoundError) and not isinstance(
+                    cause, theirs.GatedRepoError
+                )
+                return self._answered(404 if missing else cause.response.status_code, folder)
+            if isinstance(cause, httpx.HTTPError | theirs.FileMetadataError | theirs.OfflineModeIsEnabled):
+                reason = f"{self._endpoint} does not answer for {folder.uri} ({type(cause).__name__})."
                 return Transient("hub_unavailable", reason)
         if isinstance(error, OSError) and error.errno is None:
             return Permanent("digest_mismatch", f"A file of {folder.uri} has another size than the hub says.")
@@ -169,7 +173,7 @@ def _go_online() -> None:
     logging.set_verbosity_error()  # its warnings hold signed addresses
 
 
-def _bar_that_tells(told: Callable[[int], None]) -> type:
+def _progress_bar(on_bytes: Callable[[int], None]) -> type:
     """Return what the hub's library takes for a progress bar; it draws nothing."""
 
     class Bar:
@@ -183,16 +187,16 @@ def _bar_that_tells(told: Callable[[int], None]) -> type:
             pass
 
         def update(self, count: float = 1) -> None:
-            told(int(count))
+            on_bytes(int(count))
 
     return Bar
 
 
-def _file(one: Any) -> HubFile:
+def _file(listed: Any) -> HubFile:
     """Read a listed file; the sha256 of large-file storage is that of the content, the git id that of its pointer."""
-    if one.lfs is not None:
-        return HubFile(one.rfilename, int(one.lfs.size), str(one.lfs.sha256), None)
-    return HubFile(one.rfilename, int(one.size), None, str(one.blob_id))
+    if listed.lfs is not None:
+        return HubFile(listed.rfilename, int(listed.lfs.size), str(listed.lfs.sha256), None)
+    return HubFile(listed.rfilename, int(listed.size), None, str(listed.blob_id))
 
 
 def _difference(file: HubFile, path: Path) -> str | None:
@@ -201,10 +205,10 @@ def _difference(file: HubFile, path: Path) -> str | None:
         return f"{size} bytes instead of {file.size_bytes}"
     with path.open("rb") as stream:
         if file.sha256 is not None:
-            found, listed = hashlib.file_digest(stream, "sha256").hexdigest(), file.sha256
+            digest, listed = hashlib.file_digest(stream, "sha256").hexdigest(), file.sha256
         else:
             named = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
             for chunk in iter(lambda: stream.read(1024 * 1024), b""):
                 named.update(chunk)
-            found, listed = named.hexdigest(), str(file.git_id)
-    return None if found == listed else f"{found} instead of {listed}"
+            digest, listed = named.hexdigest(), str(file.git_id)
+    return None if digest == listed else f"{digest} instead of {listed}"

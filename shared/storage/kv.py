@@ -30,7 +30,7 @@ EDIT_ATTEMPTS = 50
 
 
 class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
-    """Somebody else wrote this record since it was read."""
+    """Another writer wrote this record since it was read."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class Bucket(Generic[M]):
         return sorted(subject.removeprefix(prefix) for subject in state.subjects or {})
 
     async def all(self) -> dict[str, Entry[M]]:
-        """Read all records."""
-        found = {key: await self.get(key) for key in await self.keys()}
-        return {key: entry for key, entry in found.items() if entry is not None}
+        """Return all records."""
+        entries = {key: await self.get(key) for key in await self.keys()}
+        return {key: entry for key, entry in entries.items() if entry is not None}
 
     async def raw(self, key: str) -> tuple[int, bytes] | None:
         """Return the revision and the bytes of a record; None when there is none."""
@@ -161,7 +161,7 @@ class _Follower(Generic[M]):
         self._client = client
         self._on_change = on_change
         self._on_look = on_look
-        self._told: dict[str, tuple[int, bytes]] = {}
+        self._reported: dict[str, tuple[int, bytes]] = {}
         self._identity: str | None = None
         self._again = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -199,8 +199,8 @@ class _Follower(Generic[M]):
         try:
             async for entry in watcher:
                 value, revision = (entry.value, entry.revision) if entry is not None else (None, None)
-                if value and revision and revision > self._told.get(entry.key, (0, b""))[0]:
-                    await self._tell(entry.key, revision, value)
+                if value and revision and revision > self._reported.get(entry.key, (0, b""))[0]:
+                    await self._report(entry.key, revision, value)
         finally:
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
@@ -235,27 +235,27 @@ class _Follower(Generic[M]):
             self._identity = identity
         present = set()
         for key in [] if identity is None else await self._bucket.keys():
-            before = self._told.get(key)
+            before = self._reported.get(key)
             now = await self._bucket.raw(key)
             if now is None or not now[1]:
                 continue
             present.add(key)
-            if now != before and self._told.get(key) == before:
+            if now != before and self._reported.get(key) == before:
                 if before is None or now[0] > before[0]:
                     self._again.set()  # the watch should have told it
-                await self._tell(key, *now)
+                await self._report(key, *now)
         if self._on_look is not None:
             await self._on_look(Look(identity, frozenset(present)))
 
-    async def _tell(self, key: str, revision: int, value: bytes) -> None:
-        self._told[key] = (revision, value)
+    async def _report(self, key: str, revision: int, value: bytes) -> None:
+        self._reported[key] = (revision, value)
         record = self._bucket.read(key, value)
         if record is None:
             return
         try:
             await self._on_change(key, record, revision)
         except BaseException:
-            self._told.pop(key, None)  # the next look tells it again
+            self._reported.pop(key, None)  # the next look tells it again
             raise
 
 

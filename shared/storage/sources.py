@@ -25,7 +25,7 @@ from shared.storage.hub import Hub
 T = TypeVar("T")
 Count = Callable[[int], None]
 """Called with bytes as they are read; a negative count takes back those of a download that starts over."""
-Told = Callable[[float, float], None]
+Report = Callable[[float, float], None]
 """Called with bytes done and bytes in all, from any thread, one call at a time."""
 CHUNK_BYTES = 4 * 1024 * 1024
 PREFIX = "sources/"
@@ -148,7 +148,7 @@ class Sources:
         self.quota = Quota(settings.source_max_bytes, settings.source_max_files)
 
     def open(self, uri: str) -> Source:
-        """Look into a folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
+        """Return an open folder; a branch or tag is followed to its commit, which the source's own `uri` then names.
 
         Raises:
             Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large.
@@ -169,9 +169,9 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
     Raises:
         Permanent: pickle_refused or artifact_not_found when no weights are among them.
     """
-    found = tuple(sorted(name for name in names if travels(name)))
-    if any(is_weights(name) for name in found):
-        return found
+    chosen = tuple(sorted(name for name in names if travels(name)))
+    if any(is_weights(name) for name in chosen):
+        return chosen
     pickles = pickles_in(names)
     if pickles:
         raise Permanent("pickle_refused", f"{uri} holds its weights as {pickles[0]} and not as safetensors.")
@@ -179,38 +179,38 @@ def choose(uri: str, names: list[str]) -> tuple[str, ...]:
 
 
 def read_folder(
-    source: Source, room: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
+    source: Source, scratch: Path, keep: Callable[[Path, str], FileEntry], count: Count | None = None
 ) -> FolderManifest:
-    """Hand each file of a folder to `keep`; no more than one of them lies in `room` at any time.
+    """Pass each file of a folder to `keep` and return the manifest; one file at most is in `scratch` at any time.
 
     Args:
         source: The folder.
-        room: An empty folder on a disk that the largest file fits on.
-        keep: Called with a file and its name; gives its entry in the manifest.
+        scratch: An empty folder on a disk that the largest file fits on.
+        keep: Called with a file and its name; returns its entry in the manifest.
         count: Called with bytes as they are read from the source.
     """
     entries = []
     for name in source.names:
-        path = source.fetch(name, room, count)
+        path = source.fetch(name, scratch, count)
         entries.append(keep(path, name))
         path.unlink()
     return FolderManifest(files=tuple(entries))
 
 
 def store_folder(
-    store: Store, source: Source, room: Path, prefix: str = "", told: Told | None = None
+    store: Store, source: Source, scratch: Path, prefix: str = "", report: Report | None = None
 ) -> FolderManifest:
-    """Copy each file of a folder into the store as a blob and give the manifest, which is not committed yet.
+    """Copy each file of a folder into the store as a blob and return the manifest, which is not committed yet.
 
     Args:
-        store: Where the files come to lie.
+        store: The object store.
         source: The folder.
-        room: An empty folder on a disk that the largest file fits on.
+        scratch: An empty folder on a disk that the largest file fits on.
         prefix: Of the blobs' keys.
-        told: Called while bytes travel. One that was read counts half, one that is stored counts whole: both can take
-            minutes, and neither may look like standing still.
+        report: Called with bytes done and bytes in total. A byte that was read counts half, one that is stored counts
+            whole: both can take minutes, and neither may look like standing still.
     """
-    halves = _Halves(source.size_bytes, told)
+    halves = _Halves(source.size_bytes, report)
 
     def keep(path: Path, name: str) -> FileEntry:
         before = halves.sent
@@ -218,7 +218,7 @@ def store_folder(
         halves.send(entry.size_bytes - (halves.sent - before))  # what was there already counts, too
         return entry
 
-    return read_folder(source, room, keep, halves.read)
+    return read_folder(source, scratch, keep, halves.read)
 
 
 def describe_file(path: Path, name: str) -> FileEntry:
@@ -228,15 +228,17 @@ def describe_file(path: Path, name: str) -> FileEntry:
     return FileEntry(path=name, digest=digest, size_bytes=path.stat().st_size)
 
 
-def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: Told | None = None) -> ArtifactRef:
-    """Copy a folder from outside into the store and give the ref of its manifest there; once for each digest.
+def bring(
+    store: Store, sources: Sources, ref: ArtifactRef, scratch_root: Path, report: Report | None = None
+) -> ArtifactRef:
+    """Copy a folder from outside into the store and return the ref of its manifest there; once for each digest.
 
     Args:
-        store: Where the folder comes to lie.
-        sources: Where it may lie now.
+        store: The object store.
+        sources: What may be read outside of it.
         ref: Its name there and its digest.
-        rooms: A folder on a disk that the largest file fits on.
-        told: Called while bytes travel, as by `store_folder`; never when the folder is in the store already.
+        scratch_root: A folder on a disk that the largest file fits on.
+        report: Called as by `store_folder`; never when the folder is in the store already.
 
     Raises:
         Permanent: uri_not_allowed, artifact_not_found, pickle_refused, too_large, digest_mismatch.
@@ -251,15 +253,17 @@ def bring(store: Store, sources: Sources, ref: ArtifactRef, rooms: Path, told: T
     source = sources.open(ref.uri)
     log = structlog.get_logger().bind(uri=ref.uri, files=len(source.names), bytes=source.size_bytes)
     log.info("bringing a folder into the store")
-    rooms.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=rooms, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True) as room:
-        manifest = store_folder(store, source, Path(room), PREFIX, told)
+    scratch_root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=scratch_root, prefix=f"{os.getpid()}-source-", ignore_cleanup_errors=True
+    ) as scratch:
+        manifest = store_folder(store, source, Path(scratch), PREFIX, report)
     data = manifest.to_bytes()
-    found = digest_of(data)
-    if found != ref.digest:
-        raise Permanent("digest_mismatch", f"{ref.uri} is {found}, announced as {ref.digest}.", found=found)
+    digest = digest_of(data)
+    if digest != ref.digest:
+        raise Permanent("digest_mismatch", f"{ref.uri} is {digest}, announced as {ref.digest}.", found=digest)
     store.put_manifest(key, manifest)
-    return ArtifactRef(uri=store.uri(key), digest=found, size_bytes=len(data))
+    return ArtifactRef(uri=store.uri(key), digest=digest, size_bytes=len(data))
 
 
 def parsed(parse: Callable[[str], T], uri: str) -> T:
@@ -273,10 +277,10 @@ def parsed(parse: Callable[[str], T], uri: str) -> T:
 class _Halves:
     """Adds up bytes read and bytes sent, each worth a half; called from the threads that carry them."""
 
-    def __init__(self, total: int, told: Told | None) -> None:
+    def __init__(self, total: int, report: Report | None) -> None:
         self.sent = 0
         self._read = 0
-        self._total, self._told, self._last, self._lock = total, told, 0.0, threading.Lock()
+        self._total, self._report, self._last, self._lock = total, report, 0.0, threading.Lock()
 
     def read(self, count: int) -> None:
         """Count bytes that were read from the source."""
@@ -291,9 +295,9 @@ class _Halves:
             self._read += read
             self.sent += sent
             done = min((self._read + self.sent) / 2, float(self._total))  # a folder on disk may grow meanwhile
-            if self._told is not None and done != self._last:
+            if self._report is not None and done != self._last:
                 self._last = done
-                self._told(done, float(self._total))
+                self._report(done, float(self._total))
 
 
 def resolved(path: Path) -> Path:

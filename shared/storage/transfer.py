@@ -103,10 +103,12 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         return True
 
     def abort_uploads(self, bucket: str, wanted: Callable[[str], bool], before: datetime) -> int:
-        """Abort the uploads in parts of wanted keys that began before some time, of the first 1000; give how many."""
+        """Abort the uploads in parts of wanted keys that began before some time, of the first 1000; return how many."""
         uploads = self._list_multipart_uploads(bucket).uploads
-        stale = [one for one in uploads if wanted(one.object_name) and (one.initiated_time or before) < before]
-        return sum(self._abort(bucket, one.object_name, one.upload_id) for one in stale)
+        stale = [
+            upload for upload in uploads if wanted(upload.object_name) and (upload.initiated_time or before) < before
+        ]
+        return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 
     def read(self, bucket: str, key: str, most: int, size: int | None = None) -> bytes:
         """Read an object whole, and no byte more than it may have, whatever the server says of its size.

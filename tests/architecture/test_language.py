@@ -39,9 +39,7 @@ NOT_YET: dict[str, frozenset[str]] = {
             "clients/cli/commands",
             "services/rollback_controller",
             "services/server_manager",
-            "shared",
             "shared/messaging",
-            "shared/storage",
             "tests/chaos",
             "tests/contract",
             "tests/e2e",
@@ -54,7 +52,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "tests/unit/monitor",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
-            "tests/unit/shared",
         }
     ),
     "metaphors": frozenset(
@@ -65,7 +62,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "services/rollback_controller",
             "services/server_manager",
             "shared/messaging",
-            "shared/storage",
             "tests/chaos",
             "tests/contract",
             "tests/e2e",
@@ -77,7 +73,6 @@ NOT_YET: dict[str, frozenset[str]] = {
             "tests/unit/monitor",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
-            "tests/unit/shared",
         }
     ),
 }

@@ -171,7 +171,7 @@ def import_from_hub(store: Store, uri: str, name: str | None, revision: str | No
             advance(done - shown)
             shown = done
 
-        content = store_folder(store, source, Path(scratch), told=report)
+        content = store_folder(store, source, Path(scratch), report=report)
     return commit_base(
         store, content, name, revision, architecture=architecture, source=source.uri, default_revision=folder.revision
     )

@@ -25,9 +25,9 @@ class FixedClock:
 
 @pytest.fixture
 async def templates():
-    one = ChatTemplates(FixedClock(), limit_s=2.0)
-    yield one
-    await one.close()
+    templates = ChatTemplates(FixedClock(), limit_s=2.0)
+    yield templates
+    await templates.close()
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ async def patient_templates():
 
     None of them would take more than a few gigabytes if that limit were gone.
     """
-    one = ChatTemplates(FixedClock(), limit_s=60.0)
-    yield one
-    await one.close()
+    templates = ChatTemplates(FixedClock(), limit_s=60.0)
+    yield templates
+    await templates.close()
 
 
 async def test_renders_as_the_model_expects_it(templates):

@@ -34,14 +34,14 @@ ODD_CONSTRUCTORS = {
 
 
 def errors_of(*modules):
-    found = {
+    classes = {
         kind
         for module in modules
         for kind in vars(module).values()
         if inspect.isclass(kind) and issubclass(kind, Exception) and not issubclass(kind, Warning)
         if kind.__module__ == module.__name__  # not what it imports from elsewhere
     }
-    return sorted(found, key=lambda kind: (kind.__module__, kind.__name__))
+    return sorted(classes, key=lambda kind: (kind.__module__, kind.__name__))
 
 
 def make(kind):
@@ -224,7 +224,7 @@ def test_a_store_without_space_is_a_full_disk(answer, status):
 
 
 @pytest.mark.parametrize(("answer", "status"), FOR_GOOD.items())
-def test_answers_of_the_store_that_no_repetition_mends(answer, status):
+def test_answers_of_the_store_that_no_repetition_changes(answer, status):
     error = check(translate(s3_error(answer, status)))
     assert (type(error), error.code) == (Permanent, "store_refused")
     assert answer in error.reason

@@ -111,14 +111,14 @@ def test_each_way_of_being_wrong_has_its_code(code, body):
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
-def test_numbers_that_are_not_json_are_refused_at_the_door(number):
+def test_numbers_that_are_not_json_are_refused_at_admission(number):
     """They would pass where any value is allowed, and then nobody could publish the fact that follows."""
     body = with_data(training=GOOD["data"]["training"] | {"hyperparameters": {"clip": "HERE"}})
     assert refused(body.replace(b'"HERE"', number)).code == "malformed_event"
 
 
 @pytest.mark.parametrize("where", ["hyperparameters", "id"])
-def test_lone_surrogates_are_refused_at_the_door(where):
+def test_lone_surrogates_are_refused_at_admission(where):
     body = with_data(training=GOOD["data"]["training"] | {"hyperparameters": {"note": "HERE"}})
     body = body if where == "hyperparameters" else sent(id="HERE")
     assert refused(body.replace(b"HERE", rb"\ud800")).code == "malformed_event"

@@ -47,11 +47,11 @@ def test_sigkill_is_blamed_on_memory_only_when_the_kernel_counted_one():
 
 
 @pytest.mark.parametrize(
-    ("free", "total", "said"), [(0, 1000, True), (1, 1000, True), (500, 1000, False), (0, 0, False)]
+    ("free", "total", "full"), [(0, 1000, True), (1, 1000, True), (500, 1000, False), (0, 0, False)]
 )
-def test_a_file_system_is_full_when_hardly_anything_is_free(free, total, said):
+def test_a_file_system_is_full_when_hardly_anything_is_free(free, total, full):
     text = describe_space(Path("/dev/shm"), free * 2**20, total * 2**20)
-    assert text == (f"/dev/shm is full now ({free} of {total} MiB free)" if said else "")
+    assert text == (f"/dev/shm is full now ({free} of {total} MiB free)" if full else "")
 
 
 def test_the_space_of_shared_memory_is_looked_at_after_sigbus_only():
@@ -75,9 +75,9 @@ def test_a_real_process_that_dies_of_sigill_is_told_so():
     ],
 )
 def test_the_codes_in_another_programs_message_are_explained(text, name):
-    told = explain_codes(text)
-    assert f"signal {name}" in told
-    assert told.startswith(text.split("-")[0])
+    explained = explain_codes(text)
+    assert f"signal {name}" in explained
+    assert explained.startswith(text.split("-")[0])
 
 
 @pytest.mark.parametrize("text", ["temperature must be at least -1", "exit code 1", "a-4 b", "exit code -99999"])

@@ -39,15 +39,15 @@ def response(**values):
 
 
 def test_a_piece():
-    found = tensors.read_delta(
+    delta = tensors.read_delta(
         response(text_output="hi", finish_reason="None", num_input_tokens=5, num_output_tokens=2)
     )
-    assert found == Delta("hi", None, 5, 2)
+    assert delta == Delta("hi", None, 5, 2)
 
 
 def test_a_last_piece():
-    found = tensors.read_delta(response(finish_reason="stop", text_output="", num_output_tokens=1))
-    assert found == Delta("", "stop", 0, 1)
+    delta = tensors.read_delta(response(finish_reason="stop", text_output="", num_output_tokens=1))
+    assert delta == Delta("", "stop", 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_the_final_flag_alone_is_no_piece():
     ],
 )
 def test_errors_of_the_engine(message, kind, code):
-    found = inference.classify_engine_error(message, "m.v1.int8")
-    assert (type(found), found.code) == (kind, code)
+    classified = inference.classify_engine_error(message, "m.v1.int8")
+    assert (type(classified), classified.code) == (kind, code)
 
 
 @pytest.mark.parametrize(("begun", "code", "silent_s"), [(False, "no_first_token", 6.0), (True, "engine_dead", 2.0)])
 def test_silence_says_how_long_it_was_and_a_reported_death_does_not(begun, code, silent_s):
-    found = inference._silence_error("m.v1.int8", inference.Deadlines(6.0, 2.0), has_started=begun)
-    assert (found.code, found.details["silent_s"]) == (code, silent_s)
+    classified = inference._silence_error("m.v1.int8", inference.Deadlines(6.0, 2.0), has_started=begun)
+    assert (classified.code, classified.details["silent_s"]) == (code, silent_s)
     assert "silent_s" not in inference.classify_engine_error("engine_dead: gone", "m.v1.int8").details
 
 
@@ -108,8 +108,8 @@ def test_silence_says_how_long_it_was_and_a_reported_death_does_not(begun, code,
 )
 def test_errors_of_the_call(status, kind, code):
     error = SimpleNamespace(code=lambda: SimpleNamespace(name=status), details=lambda: "why")
-    found = inference.classify_rpc_error(error, "m.v1.int8")
-    assert (type(found), found.code) == (kind, code)
+    classified = inference.classify_rpc_error(error, "m.v1.int8")
+    assert (type(classified), classified.code) == (kind, code)
 
 
 @pytest.mark.parametrize("name", ["grpc", "tritonclient"])

@@ -18,7 +18,7 @@ def laid_out(root, files):
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("files", "expected"),
     [
         ({}, MACHINE),
         ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/b/memory.max": f"{GIB}\n"}, GIB),
@@ -58,8 +58,8 @@ def laid_out(root, files):
         "another controller",
     ],
 )
-def test_memory_is_the_machines_or_what_control_groups_leave_of_it(tmp_path, files, found):
-    assert memory_bytes(laid_out(tmp_path, files)) == found
+def test_memory_is_the_machines_or_what_control_groups_leave_of_it(tmp_path, files, expected):
+    assert memory_bytes(laid_out(tmp_path, files)) == expected
 
 
 def test_memory_of_this_process():
