@@ -31,7 +31,7 @@ from benchmarks.parts import MODEL, Parts, Steady, quantile, show_table, steady,
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.routes import Route
-from services.rollback_controller.domain.record import Book
+from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.bus import publish_event
 from shared.serving.inference import Channels, first_token
 from shared.storage.kv import Bucket
@@ -156,7 +156,7 @@ async def open_releases(parts: Parts) -> None:
         policy = k.policy(triggers=(TRIGGER,))
         opened = k.fact(f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=policy)
         await publish_event(parts.js, event_of(opened))
-    bucket = Bucket(parts.js, "rollbacks", Book)
+    bucket = Bucket(parts.js, "rollbacks", RollbackState)
 
     async def known() -> bool:
         entry = await bucket.get(f"production.{MODEL}")

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from contracts.policy import Trigger
+from decisions.orders import CLOCK_SKEW
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def decide_rollback(
         return Hold(None, "No declared trigger raised this alert.")
     if trigger.action != "automatic":
         return Hold(None, f"The policy declares {trigger.name} as manual: an operator decides.")
-    rollbacks, limit = tuple(past), guard or Guard()
+    # A clock that was ahead and is right again must not hold rollbacks until the time that it showed.
+    rollbacks = [rollback for rollback in past if rollback.at - now < CLOCK_SKEW]
+    limit = guard or Guard()
     last = max((rollback.at for rollback in rollbacks if rollback.trigger == trigger.name), default=None)
     if last is not None and now - last < timedelta(seconds=trigger.cooldown_s):
         since = (now - last).total_seconds()

@@ -11,6 +11,8 @@ from tests.kit.soak import TIMES, often
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
 from tests.kit.triton import TritonServer
 
+hypothesis.settings.register_profile("fast", deadline=None)
+hypothesis.settings.load_profile("fast")
 if TIMES > 1:
     hypothesis.settings.register_profile("soak", max_examples=often(100), deadline=None)
     hypothesis.settings.load_profile("soak")

@@ -6,16 +6,18 @@ from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.gateway import GatewayTraffic
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.triton import TritonProbe
-from services.rollback_controller.app import SERVICE, Controller, build
-from services.rollback_controller.domain.record import Book
-from services.rollback_controller.rehearsal import Rehearsal
+from services.rollback_controller.app import build
+from services.rollback_controller.controller import SERVICE
+from services.rollback_controller.domain.record import RollbackState
 from services.rollback_controller.settings import RollbackControllerSettings
+from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
-from shared.messaging.ledger import Ledger
+from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import connect_patiently, serve
 from shared.runtime.settings import Connection
+from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
 from shared.serving.inference import Channels
 from shared.storage.kv import Bucket
@@ -26,38 +28,35 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     clock, channels = SystemClock(), Channels()
     bus = Bus(connection, SERVICE, clock)
     await connect_patiently(bus)
-    ledger = Ledger(
-        Bucket(bus.js, "rollbacks", Book, service=SERVICE),
-        LoggedPublisher(bus),
-        lambda model, environment: Book(model=model, environment=environment),
-        service=SERVICE,
+    states = RollbackStates(
+        RecordStore(
+            "rollbacks",
+            Bucket(bus.js, "rollbacks", RollbackState, service=SERVICE),
+            LoggedPublisher(bus),
+            service=SERVICE,
+        )
     )
-    routes, drills = KvRoutes(lambda: bus.js), KvDrills(lambda: bus.js)
-    controller = Controller(
-        ledger=ledger,
+    routes = KvRoutes(lambda: bus.js)
+    controller = build(
+        bus,
+        states=states,
         routes=routes,
-        drills=drills,
+        drills=KvDrills(lambda: bus.js),
         alerts=LoggedAlerts(lambda: bus.js),
         probe=TritonProbe(channels, deadline_s=settings.probe_s),
+        traffic=GatewayTraffic(
+            settings.gateway_url,
+            rps=settings.rehearsal_rps,
+            tokens=settings.rehearsal_tokens,
+            timeout_s=settings.rehearsal_detect_s,
+        ),
+        settings=settings,
         clock=clock,
-        rules=settings.rules(),
     )
-    traffic = GatewayTraffic(
-        settings.gateway_url,
-        rps=settings.rehearsal_rps,
-        tokens=settings.rehearsal_tokens,
-        timeout_s=settings.rehearsal_detect_s,
-    )
-    rehearsal = Rehearsal(
-        bus=bus, ledger=ledger, routes=routes, drills=drills, traffic=traffic, clock=clock, pace=settings.pace()
-    )
-    build(bus, controller=controller, rehearsal=rehearsal)
 
-    async def sweeping() -> None:
-        await controller.keep_sweeping(settings.sweep_s)
-
+    sweeper = Sweeper("rollbacks", states.keys, controller.sweep, every_s=settings.sweep_s)
     try:
-        await serve(bus, connection, background=[sweeping, lambda: routes.follow(bus.client)])
+        await serve(bus, connection, background=[sweeper.run, lambda: routes.follow(bus.client)])
     finally:
         await channels.close()
 

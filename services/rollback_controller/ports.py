@@ -6,6 +6,7 @@ from typing import Protocol
 from contracts.drills import Drill
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Environment
+from shared.messaging.bus import Emit
 from shared.storage.kv import Entry
 
 
@@ -30,14 +31,21 @@ class Drills(Protocol):
 
 
 class Alerts(Protocol):
-    """What was said about alerts."""
+    """The log of alerts."""
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log has the resolution of an alert behind a place in it."""
 
 
+class Publisher(Protocol):
+    """Publishes facts."""
+
+    async def publish(self, emit: Emit) -> object:
+        """Publish a fact and return once the stream has it; raise Transient when it has not."""
+
+
 class Probe(Protocol):
-    """Asks a target for a real token."""
+    """Proves that a target generates."""
 
     async def answers(self, served: ServedTarget) -> str | None:
         """Return None when any of its endpoints generates a token in time, else why none does."""

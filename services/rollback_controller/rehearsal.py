@@ -1,4 +1,4 @@
-"""Walks the way back in staging, on the real parts, before a version may go live."""
+"""Rehearses rollback in staging, on the real parts, before a version may serve production."""
 
 import asyncio
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ from contracts.facts import (
 from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
-from services.rollback_controller.domain import rehearsal_plan as rehearsing
-from services.rollback_controller.domain.record import Book, Rollback
-from services.rollback_controller.ports import Drills, Flow, Routes, Traffic
+from services.rollback_controller.domain import rehearsal_plan
+from services.rollback_controller.domain.record import Rollback
+from services.rollback_controller.ports import Alerts, Drills, Flow, Publisher, Routes, Traffic
+from services.rollback_controller.states import RollbackStates
 from shared.errors import Transient
-from shared.messaging.bus import Bus, Emit
-from shared.messaging.ledger import Ledger
+from shared.messaging.bus import Emit
 from shared.runtime.clock import Clock
-from shared.storage.kv import Conflict
+from shared.storage.kv import EDIT_ATTEMPTS, Conflict, kept_changing
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _NO_FAULT = DrillFault()
 ACTOR = "rehearsal"
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How patient a rehearsal is.
+    """Limits of a rehearsal.
 
     Attributes:
-        healthy_requests: how many must be answered well, without any alert, before a fault is injected.
-        healthy_s: how long that may take.
-        detect_s: how long the alert may take, and the switch.
-        verify_s: how long after that the fallback may take to be verified.
+        healthy_requests: Requests that must succeed, without any alert, before a fault is injected.
+        healthy_s: Seconds that this may take.
+        detect_s: Seconds that the alert and the switch may take.
+        verify_s: Seconds that the verification of the fallback may take after that.
     """
 
     healthy_requests: int = 5
@@ -52,7 +52,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What is rehearsed: who falls, who catches, under which policy, for whom."""
+    """One rehearsal: the candidate that fails, the fallback that takes over, the policy, the event that asked."""
 
     event: Event[VariantStaged]
     candidate: ServedTarget
@@ -67,63 +67,71 @@ class _Stage:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """Injects the declared fault of each automatic trigger, and watches the real monitor and controller."""
+    """Injects the declared fault of each automatic trigger, and observes the real monitor and controller."""
 
-    bus: Bus
-    ledger: Ledger[Book]
+    bus: Publisher
+    states: RollbackStates
     routes: Routes
     drills: Drills
+    alerts: Alerts
     traffic: Traffic
     clock: Clock
     pace: Pace
 
+    async def record_request(self, event: Event[RehearsalRequested]) -> None:
+        """Record what is to be rehearsed for a release; the rehearsal begins when its targets are staged."""
+        await self.states.transact(
+            "production", event.subject, lambda state: rehearsal_plan.record_request(state, event.data)
+        )
+
     async def rehearse(self, event: Event[VariantStaged]) -> RehearsalCompleted | None:
-        """Rehearse what was staged for it; asked again, give the same answer.
+        """Rehearse what was staged for it and return the outcome; the same one when the event comes again.
 
         Raises:
-            Transient: nobody has told yet what to rehearse, or a part does not answer.
+            Transient: The request has not arrived yet, or a part does not answer.
         """
         if event.data.request.purpose != "rehearsal":
             return None
         release_id, model = event.data.request.release_id, event.subject
-        book = await self.ledger.read("production", model) or Book(model=model, environment="production")
-        if release_id in book.rehearsed:
-            return book.rehearsed[release_id]
-        requested = book.rehearsals.get(release_id)
+        state = await self.states.read("production", model)
+        if release_id in state.rehearsed:
+            return state.rehearsed[release_id]
+        requested = state.rehearsals.get(release_id)
         if requested is None:
-            raise Transient("bus_unavailable", f"What to rehearse for {release_id} was not heard yet.")
-        completed = await self._walk(event, requested)
-        after = await self.ledger.apply("production", model, lambda book: rehearsing.conclude(book, completed))
-        return after.rehearsed[release_id]
+            raise Transient("bus_unavailable", f"The request for the rehearsal of {release_id} has not arrived yet.")
+        completed = await self._run(event, requested)
+        state = await self.states.transact(
+            "production", model, lambda state: rehearsal_plan.record_outcome(state, completed)
+        )
+        return state.rehearsed[release_id]
 
-    async def _walk(self, event: Event[VariantStaged], requested: RehearsalRequested) -> RehearsalCompleted:
-        now = self.clock.now()
+    async def _run(self, event: Event[VariantStaged], requested: RehearsalRequested) -> RehearsalCompleted:
         stage = _Stage(
             event,
             event.data.candidate,
             event.data.baseline,
             requested.policy_digest,
-            now + timedelta(seconds=requested.valid_s),
+            self.clock.now() + timedelta(seconds=requested.valid_s),
         )
         certificates: list[RehearsalCertificate] = []
         reason = ""
         try:
             for trigger in requested.triggers:
-                found = await self._rehearse_trigger(stage, trigger)
-                if isinstance(found, str):
-                    reason = found
+                outcome = await self._rehearse_trigger(stage, trigger)
+                if isinstance(outcome, str):
+                    reason = outcome
                     break
-                certificates.append(found)
+                certificates.append(outcome)
                 structlog.get_logger().info(
                     "rehearsed",
                     trigger=trigger.name,
-                    detect_s=found.detect_s,
-                    switch_s=found.switch_s,
-                    verify_s=found.verify_s,
+                    detect_s=outcome.detect_s,
+                    switch_s=outcome.switch_s,
+                    verify_s=outcome.verify_s,
                 )
         finally:
             await self._clear(stage)
-        names = ", ".join(one.trigger for one in certificates)
+        names = ", ".join(certificate.trigger for certificate in certificates)
         return RehearsalCompleted(
             release_id=requested.release_id,
             variant=requested.candidate.target.variant,
@@ -134,26 +142,25 @@ class Rehearsal:
         )
 
     async def _rehearse_trigger(self, stage: _Stage, trigger: Trigger) -> RehearsalCertificate | str:
-        fault = rehearsing.declared_fault(trigger)
+        """Return the certificate of one trigger, or why there is none."""
+        fault = rehearsal_plan.plan_fault(trigger)
         if fault is None:
             return f"{trigger.name}: {trigger.metric} cannot be rehearsed by a fault; declare it manual."
-        await self.ledger.apply("staging", stage.model, lambda book: rehearsing.begin(book, trigger.name))
-        await self._drill(stage, trigger.name, _NO_FAULT)
-        await self._route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger.name}")
+        await self._set_stage(stage, trigger)
         async with self.traffic.flow(stage.model) as flow:
-            unwell = await self._await_healthy(stage, trigger, flow)
-            if unwell:
-                return unwell
+            trouble = await self._await_healthy(stage, trigger, flow)
+            if trouble:
+                return trouble
             injected_at = self.clock.now()
-            await self._drill(stage, trigger.name, fault)
-            one = await self._await_way_back(stage, trigger)
-        if one is None:
-            what = rehearsing.describe(fault)
-            return f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {what}."
-        return rehearsing.certify(
+            await self._put_drill(stage, trigger.name, fault)
+            rollback = await self._await_rollback(stage, trigger)
+        if rollback is None:
+            injected = rehearsal_plan.describe_fault(fault)
+            return f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {injected}."
+        return rehearsal_plan.assess_rehearsal(
             trigger,
             fault,
-            one,
+            rollback,
             injected_at,
             candidate=stage.candidate.manifest.digest,
             fallback=stage.fallback.manifest.digest,
@@ -161,38 +168,46 @@ class Rehearsal:
             expires_at=stage.expires_at,
         )
 
+    async def _set_stage(self, stage: _Stage, trigger: Trigger) -> None:
+        """Let the candidate serve staging, the fallback ready behind it, without a fault."""
+        await self.states.transact(
+            "staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, trigger.name)
+        )
+        await self._put_drill(stage, trigger.name, _NO_FAULT)
+        await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger.name}")
+
     async def _await_healthy(self, stage: _Stage, trigger: Trigger, flow: Flow) -> str:
-        """Wait until the candidate answers well; say what is wrong if it does not."""
+        """Wait until the candidate answers well; return what is wrong if it does not, else an empty text."""
         deadline = self.clock.monotonic() + self.pace.healthy_s
         while flow.answered < self.pace.healthy_requests:
             if self.clock.monotonic() > deadline:
                 trouble = flow.trouble or "nothing came back"
                 return f"{trigger.name}: {stage.candidate.target} does not answer in staging without a fault: {trouble}"
-            await asyncio.sleep(_LOOK_S)
-        if await self._seen(stage, trigger) is not None:
+            await asyncio.sleep(_POLL_S)
+        if await self._find_rollback(stage, trigger) is not None:
             return f"{trigger.name}: it fires on healthy traffic in staging; its threshold is too tight."
         return ""
 
-    async def _await_way_back(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
+    async def _await_rollback(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
+        """Return the rollback that the fault led to, as far as it came in time; None if there is none."""
         started = self.clock.monotonic()
-        one: Rollback | None = None
+        rollback: Rollback | None = None
         while self.clock.monotonic() < started + self.pace.detect_s:
-            one = await self._seen(stage, trigger)
-            if one is not None and one.state != "decided":
+            rollback = await self._find_rollback(stage, trigger)
+            if rollback is not None and rollback.phase != "decided":
                 break
-            await asyncio.sleep(_LOOK_S)
-        started = self.clock.monotonic()
-        while one is not None and one.state == "switched" and self.clock.monotonic() < started + self.pace.verify_s:
-            await asyncio.sleep(_LOOK_S)
-            one = await self._seen(stage, trigger)
-        return one
+            await asyncio.sleep(_POLL_S)
+        deadline = self.clock.monotonic() + self.pace.verify_s
+        while rollback is not None and rollback.phase == "switched" and self.clock.monotonic() < deadline:
+            await asyncio.sleep(_POLL_S)
+            rollback = await self._find_rollback(stage, trigger)
+        return rollback
 
-    async def _seen(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
-        book = await self.ledger.read("staging", stage.model)
-        return rehearsing.alarmed(book, trigger) if book is not None else None
+    async def _find_rollback(self, stage: _Stage, trigger: Trigger) -> Rollback | None:
+        return rehearsal_plan.find_rollback(await self.states.read("staging", stage.model), trigger)
 
-    async def _drill(self, stage: _Stage, trigger: str, fault: DrillFault) -> None:
-        """Inject a fault; none at all ends the one before."""
+    async def _put_drill(self, stage: _Stage, trigger: str, fault: DrillFault) -> None:
+        """Inject a fault; a fault that does nothing ends the one before."""
         now = self.clock.now()
         lasts = timedelta(seconds=self.pace.detect_s + self.pace.verify_s)
         await self.drills.put(
@@ -209,13 +224,13 @@ class Rehearsal:
             )
         )
 
-    async def _route(
+    async def _put_route(
         self, stage: _Stage, active: ServedTarget | None, previous: ServedTarget | None, cause_id: str
     ) -> None:
-        """Set the route of staging, and say so."""
-        while True:
+        """Write the route of staging and publish it."""
+        for _ in range(EDIT_ATTEMPTS):
             entry = await self.routes.get("staging", stage.model)
-            route = rehearsing.staging_route(
+            route = rehearsal_plan.plan_staging_route(
                 entry.value if entry else None, stage.model, active, previous, cause_id=cause_id
             )
             try:
@@ -223,14 +238,16 @@ class Rehearsal:
             except Conflict:
                 continue
             break
+        else:
+            raise kept_changing("staging-routes", stage.model)
         fact = DeploymentChanged(route=route, cause="promote" if active else "restore", at=self.clock.now())
-        told = derived_id(cause_id, DeploymentChanged.TYPE, str(route.epoch))
+        event_id = derived_id(cause_id, DeploymentChanged.TYPE, str(route.epoch))
         await self.bus.publish(
-            Emit(fact, model=stage.model, environment="staging", id=told, correlation_id=stage.event.correlationid)
+            Emit(fact, model=stage.model, environment="staging", id=event_id, correlation_id=stage.event.correlationid)
         )
 
     async def _clear(self, stage: _Stage) -> None:
-        """Leave staging as if nothing had been: no fault, nobody serving."""
-        await self._drill(stage, "none", _NO_FAULT)
-        await self._route(stage, None, None, f"{stage.event.id}/end")
-        await self.ledger.apply("staging", stage.model, lambda book: rehearsing.begin(book, ""))
+        """Leave staging as it was before: no fault, no target that serves."""
+        await self._put_drill(stage, "none", _NO_FAULT)
+        await self._put_route(stage, None, None, f"{stage.event.id}/end")
+        await self.states.transact("staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, ""))

@@ -38,8 +38,9 @@ class RollbackControllerSettings(BaseSettings):
     rehearsal_healthy_s: Seconds = 60.0
     rehearsal_detect_s: Seconds = 120.0
 
+    @property
     def rules(self) -> Rules:
-        """Return the rules of decisions as the domain takes them."""
+        """The rules of decisions."""
         return Rules(
             guard=Guard(self.most_rollbacks, self.within_s),
             retry_s=self.retry_s,
@@ -47,8 +48,9 @@ class RollbackControllerSettings(BaseSettings):
             verify_s=self.verify_s,
         )
 
+    @property
     def pace(self) -> Pace:
-        """Return the patience of rehearsals."""
+        """The limits of rehearsals."""
         return Pace(
             healthy_requests=self.rehearsal_healthy_requests,
             healthy_s=self.rehearsal_healthy_s,

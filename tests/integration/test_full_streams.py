@@ -19,16 +19,17 @@ from contracts.routes import Route
 from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, durable_name, stream_subjects
 from services.registry.app import rejection
 from services.rollback_controller.adapters.alerts import LoggedAlerts
-from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.app import SERVICE, Controller
+from services.rollback_controller.adapters.kv import KvRoutes
+from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.decision import Rules
-from services.rollback_controller.domain.record import Book
+from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.states import RollbackStates
 from shared.errors import Permanent, Transient
 from shared.messaging import topology
-from shared.messaging.bus import Bus, publish_event
+from shared.messaging.bus import Bus, Received, publish_event
 from shared.messaging.event_log import LoggedPublisher
-from shared.messaging.ledger import Ledger
 from shared.messaging.provision import provision
+from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from tests.kit import factories as k
@@ -100,16 +101,11 @@ def alert():
 
 
 def controller_on(bus):
-    ledger = Ledger(
-        Bucket(bus.js, "rollbacks", Book),
-        LoggedPublisher(bus),
-        lambda model, environment: Book(model=model, environment=environment),
-        service=SERVICE,
-    )
+    bucket = Bucket(bus.js, "rollbacks", RollbackState)
+    states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
     return Controller(
-        ledger=ledger,
+        states=states,
         routes=KvRoutes(lambda: bus.js),
-        drills=KvDrills(lambda: bus.js),
         alerts=LoggedAlerts(lambda: bus.js),
         probe=Answers(),
         clock=CLOCK,
@@ -127,33 +123,35 @@ async def test_a_publisher_is_told_at_once_that_the_stream_is_full(js):
 
 async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
     controller = controller_on(bus)
-    await controller.learn(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
+    await controller.record_policy(
+        k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),))))
+    )
     routes = Bucket(js, "routes", Route)
     await routes.create(k.MODEL, k.route(canary=None))
     await fill(js)
     with pytest.raises(Transient, match="stream_full"):
-        await controller.alerted(alert())
+        await controller.handle_alert(alert(), Received(1, CLOCK.now()))
     route = (await routes.get(k.MODEL)).value
     assert (route.active.target, route.epoch) == (k.target(6), 13)
-    await controller.sweep()
+    await controller.sweep(("production", k.MODEL))
     assert (await routes.get(k.MODEL)).value == route, "the same flip is made once"
     assert not await stored_facts(js, f.DeploymentChanged)
     await provision(js, limits=LARGER)
-    await controller.sweep()
-    await controller.sweep()
+    await controller.sweep(("production", k.MODEL))
+    await controller.sweep(("production", k.MODEL))
     assert [one.data.route for one in await stored_facts(js, f.DeploymentChanged)] == [route]
     assert len(await stored_facts(js, f.RollbackStarted)) == 1
 
 
 async def test_what_one_process_decided_and_could_not_publish_the_next_one_publishes(js, bus):
     first = controller_on(bus)
-    await first.learn(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
+    await first.record_policy(k.event(k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),)))))
     await Bucket(js, "routes", Route).create(k.MODEL, k.route(canary=None))
     await fill(js)
     with pytest.raises(Transient, match="stream_full"):
-        await first.alerted(alert())
+        await first.handle_alert(alert(), Received(1, CLOCK.now()))
     await provision(js, limits=LARGER)
-    await controller_on(bus).sweep()
+    await controller_on(bus).sweep(("production", k.MODEL))
     assert len(await stored_facts(js, f.DeploymentChanged)) == len(await stored_facts(js, f.RollbackStarted)) == 1
 
 

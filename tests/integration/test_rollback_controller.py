@@ -15,7 +15,7 @@ from contracts.envelope import Event
 from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
 from decisions.route_edits import promote
-from services.rollback_controller.domain.record import Book
+from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
@@ -88,7 +88,7 @@ async def learn(js, *versions, triggers=TRIGGERS):
             f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=k.policy(triggers=triggers)
         )
         await say(js, opened)
-    bucket = Bucket(js, "rollbacks", Book)
+    bucket = Bucket(js, "rollbacks", RollbackState)
     async with asyncio.timeout(60):
         while not (entry := await bucket.get(f"production.{MODEL}")) or set(entry.value.triggers) < set(
             map(str, versions)

@@ -15,13 +15,15 @@ from contracts.routes import Route
 from contracts.services import SERVICES, durable_name, stream_of
 from services.rollback_controller.adapters.alerts import LoggedAlerts
 from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
-from services.rollback_controller.app import SERVICE, Controller, build
-from services.rollback_controller.domain.decision import Rules
-from services.rollback_controller.domain.record import Book
+from services.rollback_controller.app import build
+from services.rollback_controller.controller import SERVICE
+from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.settings import RollbackControllerSettings
+from services.rollback_controller.states import RollbackStates
 from shared.messaging.bus import Bus, publish_event
 from shared.messaging.event_log import LoggedPublisher
-from shared.messaging.ledger import Ledger
 from shared.messaging.provision import provision
+from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from tests.kit import factories as k
@@ -57,22 +59,19 @@ async def controller(bus_settings, ahead=timedelta()):
     clock = Shifted(ahead)
     bus = Bus(bus_settings, SERVICE, clock)
     await bus.connect()
-    ledger = Ledger(
-        Bucket(bus.js, "rollbacks", Book),
-        LoggedPublisher(bus),
-        lambda model, environment: Book(model=model, environment=environment),
-        service=SERVICE,
-    )
-    one = Controller(
-        ledger=ledger,
+    bucket = Bucket(bus.js, "rollbacks", RollbackState)
+    states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
+    one = build(
+        bus,
+        states=states,
         routes=KvRoutes(lambda: bus.js),
         drills=KvDrills(lambda: bus.js),
-        probe=Answers(),
-        clock=clock,
         alerts=LoggedAlerts(lambda: bus.js),
-        rules=Rules(),
+        probe=Answers(),
+        traffic=Unwired(),
+        settings=RollbackControllerSettings(),
+        clock=clock,
     )
-    build(bus, controller=one, rehearsal=Unwired())
     await bus.broker.start()
     try:
         yield one
@@ -120,7 +119,7 @@ async def route_of(js):
 
 async def learn(js):
     await say(js, k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),))))
-    bucket = Bucket(js, "rollbacks", Book)
+    bucket = Bucket(js, "rollbacks", RollbackState)
     async with asyncio.timeout(30):
         while not (entry := await bucket.get(f"production.{k.MODEL}")) or not entry.value.triggers:
             await asyncio.sleep(0.05)
@@ -230,7 +229,7 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
     await provision(js, dedupe_window_s=2.0)
     async with controller(bus_settings, ahead=MONTH) as again:
         await handled(js)
-        await again.sweep()
+        await again.sweep(("production", k.MODEL))
     assert await route_of(js) == before
     assert [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)] == said
     assert await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}") == drill
@@ -243,18 +242,18 @@ async def test_a_decision_of_a_process_that_died_is_not_carried_out_once_it_is_v
         await learn(js)
         before = await serve(js)
         event = k.event(alert(), id="a-1", time=SystemClock().now())
-        await one.ledger.apply("production", k.MODEL, lambda book: _decided(book, event, before, one.rules))
+        await one.states.transact("production", k.MODEL, lambda state: _decided(state, event, before, one.rules))
         if resolved:
             await say(js, alert(f.AlertResolved))
     async with controller(bus_settings, ahead=later) as again:
-        await again.sweep()
+        await again.sweep(("production", k.MODEL))
         (failed,) = await wait_for_fact(js, f.RollbackFailed)
     assert failed.data.code == ("alert_resolved" if resolved else "order_expired")
     assert await route_of(js) == before
 
 
-def _decided(book, event, route, rules):
-    from services.rollback_controller.domain import decision as deciding
+def _decided(state, event, route, rules):
+    from services.rollback_controller.domain import decision
 
-    cause = deciding.Cause(event.id, event.correlationid, event.time, SystemClock().now())
-    return deciding.take_alert(book, event.data, route, cause, rules)
+    cause = decision.Cause(event.id, event.correlationid, event.time, SystemClock().now())
+    return decision.decide_on_alert(state, event.data, route, cause, rules)

@@ -11,7 +11,8 @@ from contracts.drills import Drill, drill_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
-from shared.storage.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
+from shared.storage.compare_and_set import edit_record
+from shared.storage.kv import Bucket, Entry
 
 SERVICE = "rollback-controller"
 ROUTES: dict[Environment, str] = {"production": "routes", "staging": "staging-routes"}
@@ -31,10 +32,10 @@ class KvRoutes:
     async def follow(self, client: Client) -> None:
         """Remember the newest route of every model in production, for ever."""
 
-        async def learn(model: str, route: Route, _revision: int) -> None:
+        async def remember(model: str, route: Route, _revision: int) -> None:
             self._remember(model, route)
 
-        await self._bucket("production").follow(client, learn)
+        await self._bucket("production").follow(client, remember)
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
         """Return the newest known route and the revision to write at (0: it must not exist); None: no route."""
@@ -56,7 +57,7 @@ class KvRoutes:
         return Entry(route, entry.revision if entry else 0)
 
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
-        """Write a route by compare-and-set; raise `shared.storage.kv.Conflict`."""
+        """Write a route by compare-and-set; raise `shared.storage.kv.Conflict` if another writer was first."""
         bucket = self._bucket(environment)
         if not revision:
             await bucket.create(route.model, route)
@@ -87,19 +88,9 @@ class KvDrills:
         return entry.value if entry else None
 
     async def put(self, drill: Drill) -> None:
-        """Make this the drill of its model and environment; the last word counts."""
-        bucket, key = self._bucket(), drill_key(drill.environment, drill.target.model)
-        for _ in range(EDIT_ATTEMPTS):
-            entry = await bucket.get(key)
-            try:
-                if entry is None:
-                    await bucket.create(key, drill)
-                else:
-                    await bucket.update(key, drill, entry.revision)
-            except Conflict:
-                continue
-            return
-        raise kept_changing("drills", key)
+        """Make this the drill of its model and environment; the last one written counts."""
+        key = drill_key(drill.environment, drill.target.model)
+        await edit_record(self._bucket(), key, lambda _: drill, name=f"drills/{key}")
 
     def _bucket(self) -> Bucket[Drill]:
         return Bucket(self._js(), "drills", Drill, service=SERVICE)

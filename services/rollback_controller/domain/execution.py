@@ -7,132 +7,175 @@ from typing import Any, Literal
 from contracts.codes import Code
 from contracts.envelope import derived_id
 from contracts.facts import DeploymentChanged, Fact, Inference, RollbackCompleted, RollbackFailed
-from contracts.outbox import outgoing
+from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Verdict
 from decisions.attribution import is_excused
 from decisions.triggers import CANCELLED, observe
 from services.rollback_controller.domain.decision import Rules
-from services.rollback_controller.domain.record import Book, Rollback
+from services.rollback_controller.domain.record import Rollback, RollbackState
 
 
-def to_carry_out(book: Book) -> tuple[Rollback, ...]:
-    """List what is decided and not done."""
-    return tuple(one for one in book.rollbacks if one.state == "decided")
+def pending(state: RollbackState) -> tuple[Rollback, ...]:
+    """Return the rollbacks that are decided and not carried out."""
+    return tuple(rollback for rollback in state.rollbacks if rollback.phase == "decided")
 
 
-def to_verify(book: Book) -> tuple[Rollback, ...]:
-    """List what is switched and not verified."""
-    return tuple(one for one in book.rollbacks if one.state == "switched")
+def unverified(state: RollbackState) -> tuple[Rollback, ...]:
+    """Return the rollbacks that moved traffic and are not verified."""
+    return tuple(rollback for rollback in state.rollbacks if rollback.phase == "switched")
 
 
-def switched(book: Book, rollback_id: str, route: Route, cause: Literal["rollback", "abort"], now: datetime) -> Book:
-    """Note that traffic moved, and say so; once."""
-    one = book.rollback(rollback_id)
-    if one is None or one.state != "decided":
-        return book
+def record_switch(
+    state: RollbackState, rollback_id: str, route: Route, cause: Literal["rollback", "abort"], now: datetime
+) -> RollbackState:
+    """Record that traffic moved, and publish it; once."""
+    rollback = state.rollback(rollback_id)
+    if rollback is None or rollback.phase != "decided":
+        return state
     fact = DeploymentChanged(route=route, cause=cause, at=now)
     changes = {
-        "state": "switched",
+        "phase": "switched",
         "to": route.active.target if route.active else None,
-        "timeline": one.timeline.model_copy(update={"switched_at": now}),
-        "route_event_id": derived_id(one.cause_id, DeploymentChanged.TYPE, one.rollback_id),
+        "timeline": rollback.timeline.model_copy(update={"switched_at": now}),
+        "route_event_id": derived_id(rollback.cause_id, DeploymentChanged.TYPE, rollback.rollback_id),
     }
-    return _with(book, one, changes, fact, now)
+    return _apply(state, rollback, changes, fact, now)
 
 
-def failed(book: Book, rollback_id: str, code: Code, reason: str, now: datetime) -> Book:
-    """Note that the way back could not be walked, and say so; once."""
-    one = book.rollback(rollback_id)
-    if one is None or one.state != "decided":
-        return book
+def record_failure(state: RollbackState, rollback_id: str, code: Code, reason: str, now: datetime) -> RollbackState:
+    """Record that the rollback could not be carried out, and publish it; once."""
+    rollback = state.rollback(rollback_id)
+    if rollback is None or rollback.phase != "decided":
+        return state
     fact = RollbackFailed(
-        rollback_id=one.rollback_id,
-        cause_id=one.cause_id,
-        failed=one.failed,
-        mode=one.mode,
-        timeline=one.timeline,
+        rollback_id=rollback.rollback_id,
+        cause_id=rollback.cause_id,
+        failed=rollback.failed,
+        mode=rollback.mode,
+        timeline=rollback.timeline,
         code=code,
         reason=reason,
     )
-    return _with(book, one, {"state": "failed", "code": code}, fact, now)
+    return _apply(state, rollback, {"phase": "failed", "code": code}, fact, now)
 
 
-def take_records(book: Book, records: Sequence[Inference], now: datetime, rules: Rules) -> Book:
-    """Look at live requests after a switch: enough of them tell whether it helped."""
-    for one in to_verify(book):
-        good, bad = _count(book, one, records)
+def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
+    """Return whether a rollback moved traffic although the route has another cause by now.
+
+    A process that died after the flip recorded nothing, and a promotion or a lifted quarantine may have followed. The
+    target took traffic when the rollback was decided, so a rollback quarantined it since: this one, if no other has.
+    """
+    others = [
+        other
+        for other in state.rollbacks
+        if other.failed == rollback.failed and other.rollback_id != rollback.rollback_id
+    ]
+    by_another = any(
+        other.rollback_id == route.cause_id or (other.phase in ("switched", "completed") and _since(other, rollback))
+        for other in others
+    )
+    return route.is_quarantined(rollback.failed) and not by_another
+
+
+def _since(other: Rollback, rollback: Rollback) -> bool:
+    """Return whether another rollback moved traffic after this one was decided."""
+    decided_at, switched_at = rollback.timeline.decided_at, other.timeline.switched_at
+    return decided_at is None or (switched_at is not None and switched_at >= decided_at)
+
+
+def assess_requests(state: RollbackState, records: Sequence[Inference], now: datetime, rules: Rules) -> RollbackState:
+    """Count live requests after a switch: enough of them tell whether it helped."""
+    for rollback in unverified(state):
+        good, bad = _count(state, rollback, records)
         if not good and not bad:
             continue
-        counted = one.model_copy(update={"good": one.good + good, "bad": one.bad + bad})
+        counted = rollback.model_copy(update={"good": rollback.good + good, "bad": rollback.bad + bad})
         if counted.good + counted.bad >= rules.verify_requests:
-            verdict, reason = _judge(counted)
-            book = _complete(book, counted, verdict, reason, now)
+            verdict, reason = _assess_counts(counted)
+            state = _complete(state, counted, verdict, reason, now)
         else:
-            book = _replace(book, counted)
-    return book
+            state = _replace(state, counted)
+    return state
 
 
-def overdue(book: Book, now: datetime, rules: Rules) -> tuple[Rollback, ...]:
-    """List the switched ones that too little traffic came for."""
+def overdue_verifications(state: RollbackState, now: datetime, rules: Rules) -> tuple[Rollback, ...]:
+    """Return the rollbacks that too little traffic verified in time, or before a clock was set back by as much."""
     limit = timedelta(seconds=rules.verify_s)
-    return tuple(one for one in to_verify(book) if now - (one.timeline.switched_at or now) >= limit)
+    return tuple(
+        rollback for rollback in unverified(state) if abs(now - (rollback.timeline.switched_at or now)) >= limit
+    )
 
 
-def give_up_waiting(book: Book, rollback_id: str, *, answers: bool, now: datetime) -> Book:
+def assess_by_probe(state: RollbackState, rollback_id: str, *, answers: bool, now: datetime) -> RollbackState:
     """End a verification that too little traffic came for; the switch stands."""
-    one = book.rollback(rollback_id)
-    if one is None or one.state != "switched":
-        return book
-    seen = one.good + one.bad
-    traffic = f"{one.good} of {seen} requests were well" if seen else "No request came"
-    probe = f"{one.to} answered a probe" if answers else f"{one.to} did not answer a probe"
-    return _complete(book, one, "inconclusive" if answers else "fail", f"{traffic}; {probe}.", now)
+    rollback = state.rollback(rollback_id)
+    if rollback is None or rollback.phase != "switched":
+        return state
+    seen = rollback.good + rollback.bad
+    traffic = f"{rollback.good} of {seen} requests were good" if seen else "No request came"
+    probe = f"{rollback.to} answered a probe" if answers else f"{rollback.to} did not answer a probe"
+    return _complete(state, rollback, "inconclusive" if answers else "fail", f"{traffic}; {probe}.", now)
 
 
-def _count(book: Book, one: Rollback, records: Sequence[Inference]) -> tuple[int, int]:
-    trigger = book.trigger(one.failed, one.trigger)
+def _count(state: RollbackState, rollback: Rollback, records: Sequence[Inference]) -> tuple[int, int]:
+    trigger = state.trigger(rollback.failed, rollback.trigger)
     good = bad = 0
     for record in records:
-        since = one.timeline.switched_at
-        if record.target != one.to or since is None or record.scheduled_at < since:
+        since = rollback.timeline.switched_at
+        if record.target != rollback.to or since is None or record.scheduled_at < since:
             continue
         if record.finish_reason == CANCELLED or is_excused(record):
             continue
-        judged = observe(trigger, record) if trigger is not None and trigger.metric != "drift" else None
-        is_bad = record.error is not None if judged is None else judged or record.error is not None
+        exceeded = observe(trigger, record) if trigger is not None and trigger.metric != "drift" else None
+        is_bad = record.error is not None if exceeded is None else exceeded or record.error is not None
         good, bad = good + (not is_bad), bad + is_bad
     return good, bad
 
 
-def _judge(one: Rollback) -> tuple[Verdict, str]:
-    seen = one.good + one.bad
-    if one.good * 2 > seen:
-        return "pass", f"{one.good} of the first {seen} requests on {one.to} were well."
-    return "fail", f"Only {one.good} of the first {seen} requests on {one.to} were well: it is hardly the version."
+def _assess_counts(rollback: Rollback) -> tuple[Verdict, str]:
+    seen = rollback.good + rollback.bad
+    if rollback.good * 2 > seen:
+        return "pass", f"{rollback.good} of the first {seen} requests on {rollback.to} were good."
+    reason = f"Only {rollback.good} of the first {seen} requests on {rollback.to} were good"
+    return "fail", f"{reason}: the version is hardly the cause."
 
 
-def _complete(book: Book, one: Rollback, verdict: Verdict, reason: str, now: datetime) -> Book:
-    timeline = one.timeline.model_copy(update={"verified_at": now if verdict == "pass" else None})
+def _complete(state: RollbackState, rollback: Rollback, verdict: Verdict, reason: str, now: datetime) -> RollbackState:
+    timeline = rollback.timeline.model_copy(update={"verified_at": now if verdict == "pass" else None})
     fact = RollbackCompleted(
-        rollback_id=one.rollback_id,
-        cause_id=one.cause_id,
-        failed=one.failed,
-        to=one.to,
-        mode=one.mode,
+        rollback_id=rollback.rollback_id,
+        cause_id=rollback.cause_id,
+        failed=rollback.failed,
+        to=rollback.to,
+        mode=rollback.mode,
         timeline=timeline,
         verdict=verdict,
         reason=reason,
     )
-    return _with(book, one, {"state": "completed", "verdict": verdict, "timeline": timeline}, fact, now)
+    changes = {"phase": "completed", "verdict": verdict, "timeline": timeline}
+    return _apply(state, rollback, changes, fact, now)
 
 
-def _with(book: Book, one: Rollback, changes: dict[str, Any], fact: Fact, now: datetime) -> Book:
-    said = outgoing(fact, key=one.rollback_id, cause_id=one.cause_id, correlation_id=one.correlation_id, at=now)
-    book = _replace(book, one.model_copy(update=changes))
-    return book.model_copy(update={"outbox": (*book.outbox, said)})
+def _apply(
+    state: RollbackState, rollback: Rollback, changes: dict[str, Any], fact: Fact, now: datetime
+) -> RollbackState:
+    """Return the record with a changed rollback, and the fact about it in the outbox."""
+    entry = outbox_entry(
+        fact,
+        key=rollback.rollback_id,
+        model=state.model,
+        environment=state.environment,
+        cause_id=rollback.cause_id,
+        correlation_id=rollback.correlation_id,
+        decided_at=now,
+    )
+    state = _replace(state, rollback.model_copy(update=changes))
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})
 
 
-def _replace(book: Book, changed: Rollback) -> Book:
-    kept = tuple(changed if one.rollback_id == changed.rollback_id else one for one in book.rollbacks)
-    return book.model_copy(update={"rollbacks": kept})
+def _replace(state: RollbackState, changed: Rollback) -> RollbackState:
+    rollbacks = tuple(
+        changed if rollback.rollback_id == changed.rollback_id else rollback for rollback in state.rollbacks
+    )
+    return state.model_copy(update={"rollbacks": rollbacks})

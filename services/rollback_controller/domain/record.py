@@ -1,4 +1,4 @@
-"""What the rollback-controller remembers of a model in one environment: one record in the bucket `rollbacks`."""
+"""The record of a model in one environment, in the bucket `rollbacks`."""
 
 import hashlib
 from typing import Literal
@@ -7,34 +7,37 @@ from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import RehearsalCompleted, RehearsalRequested, RollbackTimeline
-from contracts.outbox import OutboxRecord
 from contracts.policy import Trigger
-from contracts.vocabulary import Contract, Instant, Target, Verdict
+from contracts.records import OutboxRecord
+from contracts.vocabulary import Contract, Environment, Instant, ModelName, Target, Verdict
 
 ROLLBACKS_KEPT = 50
 VERSIONS_KEPT = 64
 HELD_KEPT = 100
 REHEARSALS_KEPT = 20
 
-State = Literal["decided", "switched", "completed", "failed"]
-Asked = Literal["alert", "order", "canary", "release"]
+Phase = Literal["decided", "switched", "completed", "failed"]
+Origin = Literal["alert", "order", "canary", "release"]
 
 
 class Rollback(Contract):
-    """One way back, from the decision to its end.
+    """One rollback, from the decision to its end.
 
     Attributes:
-        cause_id: the fact that asked for it, and `cause_sequence` its place in the log.
-        expires_at: when the order that asked for it is void; None where none asked.
-        epoch: the route's epoch that the order named, if any.
-        good: requests since the switch that were well, as far as `trigger` says; without one, that were answered.
-        route_event_id: the `deployment.changed` that says that traffic moved.
+        cause_id: The event that led to it.
+        cause_sequence: The place of that event in the log.
+        origin: What kind of event that was.
+        expires_at: When the order that asked for it is void; None without an order.
+        epoch: The epoch of the route that the order named, if any.
+        good: Requests since the switch that `trigger` finds good; without a trigger, those that were answered.
+        bad: The other ones.
+        route_event_id: The `deployment.changed` that says that traffic moved.
     """
 
     rollback_id: str
     cause_id: str
     correlation_id: str
-    asked: Asked
+    origin: Origin
     mode: Literal["automatic", "manual"]
     failed: Target
     timeline: RollbackTimeline
@@ -46,7 +49,7 @@ class Rollback(Contract):
     epoch: int | None = None
     to_version: int | None = None
     to: Target | None = None
-    state: State = "decided"
+    phase: Phase = "decided"
     route_event_id: str = ""
     good: int = 0
     bad: int = 0
@@ -54,33 +57,38 @@ class Rollback(Contract):
     code: Code | None = None
 
 
-class Book(OutboxRecord):
+class RollbackState(OutboxRecord):
     """Everything about one model in one environment.
 
     Attributes:
-        triggers: by version, as its frozen policy declares them.
-        held: alerts that a guard kept from leading back, and by which code: each is said once.
-        rehearsals: by release, what was asked for; `rehearsed`: what came of it (both in production's record).
-        rehearsing: the trigger under rehearsal: staging alerts of others lead nowhere meanwhile.
+        triggers: The triggers of the frozen policy, by version.
+        held: Alerts that a guard kept from starting a rollback, with its code: each is published once.
+        rehearsals: What was requested, by release (in production's record).
+        rehearsed: The outcome, by release (in production's record).
+        rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
+        rehearsing_since: The place in the log from which on alerts belong to this rehearsal.
     """
 
+    model: ModelName
+    environment: Environment
     triggers: dict[str, tuple[Trigger, ...]] = Field(default_factory=dict)
     rollbacks: tuple[Rollback, ...] = ()
     held: dict[str, str] = Field(default_factory=dict)
     rehearsals: dict[str, RehearsalRequested] = Field(default_factory=dict)
     rehearsed: dict[str, RehearsalCompleted] = Field(default_factory=dict)
     rehearsing: str = ""
+    rehearsing_since: int = 0
 
     def trigger(self, target: Target, name: str | None) -> Trigger | None:
         """Return the declared trigger of a target's version by name."""
         declared = self.triggers.get(str(target.version), ())
-        return next((one for one in declared if one.name == name), None)
+        return next((trigger for trigger in declared if trigger.name == name), None)
 
     def rollback(self, rollback_id: str) -> Rollback | None:
         """Return a rollback by its id."""
-        return next((one for one in self.rollbacks if one.rollback_id == rollback_id), None)
+        return next((rollback for rollback in self.rollbacks if rollback.rollback_id == rollback_id), None)
 
 
 def rollback_id(cause_id: str) -> str:
-    """Name the rollback that a fact leads to: always the same one."""
+    """Return the id of the rollback that an event leads to: always the same one."""
     return "rb-" + hashlib.sha256(cause_id.encode()).hexdigest()[:16]

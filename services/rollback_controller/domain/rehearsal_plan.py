@@ -1,4 +1,4 @@
-"""What a rehearsal injects, and what it proved. Pure."""
+"""Plans what a rehearsal injects, and assesses what it proved. Pure."""
 
 from datetime import datetime, timedelta
 
@@ -6,13 +6,13 @@ from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted
 from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest
-from services.rollback_controller.domain.record import REHEARSALS_KEPT, Book, Rollback
+from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
 
-def declared_fault(trigger: Trigger) -> DrillFault | None:
-    """Return the fault that a trigger must notice; None for what no fault of seconds can show.
+def plan_fault(trigger: Trigger) -> DrillFault | None:
+    """Return the fault that a trigger must detect; None for drift, which no fault of seconds can show.
 
-    Every touched request is bad without doubt: latencies come out at twice the threshold and more.
+    Every affected request exceeds the threshold clearly: latencies come out at twice the threshold and more.
     """
     if trigger.metric in ("ttft_ms", "e2e_ms"):
         return DrillFault(delay_ms=min(int(2 * trigger.threshold) + 100, 600_000))
@@ -24,18 +24,18 @@ def declared_fault(trigger: Trigger) -> DrillFault | None:
     }.get(trigger.metric)
 
 
-def describe(fault: DrillFault) -> str:
-    """Name a fault as the command line takes it."""
-    told = {
+def describe_fault(fault: DrillFault) -> str:
+    """Return a fault in the words of the command line."""
+    settings = {
         f"delay_ms={fault.delay_ms}": fault.delay_ms,
         f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
         "garble": fault.garble,
         f"answer={fault.answer}": fault.answer,
     }
-    return " ".join(name for name, on in told.items() if on)
+    return " ".join(name for name, on in settings.items() if on)
 
 
-def staging_route(
+def plan_staging_route(
     before: Route | None, model: str, candidate: ServedTarget | None, fallback: ServedTarget | None, *, cause_id: str
 ) -> Route:
     """Return the route of staging as a rehearsal begins: the candidate serves, the fallback is hot behind it."""
@@ -43,36 +43,42 @@ def staging_route(
     return Route(model=model, epoch=epoch, active=candidate, previous=fallback, cause_id=cause_id)
 
 
-def begin(book: Book, trigger: str) -> Book:
-    """Forget earlier rehearsals in staging's record: their cooldowns are not those of production."""
-    return book.model_copy(update={"rehearsing": trigger, "rollbacks": (), "held": {}})
+def start_rehearsal(state: RollbackState, trigger: str, since: int = 0) -> RollbackState:
+    """Remove earlier rehearsals from staging's record: their cooldowns are not those of production.
+
+    Args:
+        state: Staging's record.
+        trigger: The trigger under rehearsal; empty: none is.
+        since: The place in the log from which on alerts belong to this rehearsal.
+    """
+    return state.model_copy(update={"rehearsing": trigger, "rehearsing_since": since, "rollbacks": (), "held": {}})
 
 
-def ask(book: Book, requested: RehearsalRequested) -> Book:
-    """Remember what is to be rehearsed for a release."""
-    if requested.release_id in book.rehearsals:
-        return book
-    kept = dict([*book.rehearsals.items(), (requested.release_id, requested)][-REHEARSALS_KEPT:])
-    return book.model_copy(update={"rehearsals": kept})
+def record_request(state: RollbackState, requested: RehearsalRequested) -> RollbackState:
+    """Record what is to be rehearsed for a release."""
+    if requested.release_id in state.rehearsals:
+        return state
+    rehearsals = dict([*state.rehearsals.items(), (requested.release_id, requested)][-REHEARSALS_KEPT:])
+    return state.model_copy(update={"rehearsals": rehearsals})
 
 
-def conclude(book: Book, completed: RehearsalCompleted) -> Book:
-    """Keep the outcome: whoever asks again gets the same."""
-    if completed.release_id in book.rehearsed:
-        return book
-    kept = dict([*book.rehearsed.items(), (completed.release_id, completed)][-REHEARSALS_KEPT:])
-    return book.model_copy(update={"rehearsed": kept})
+def record_outcome(state: RollbackState, completed: RehearsalCompleted) -> RollbackState:
+    """Record the outcome of a rehearsal; the first one counts."""
+    if completed.release_id in state.rehearsed:
+        return state
+    rehearsed = dict([*state.rehearsed.items(), (completed.release_id, completed)][-REHEARSALS_KEPT:])
+    return state.model_copy(update={"rehearsed": rehearsed})
 
 
-def alarmed(book: Book, trigger: Trigger) -> Rollback | None:
-    """Return the rollback that this trigger led to in staging, if any."""
-    return next((one for one in book.rollbacks if one.trigger == trigger.name), None)
+def find_rollback(state: RollbackState, trigger: Trigger) -> Rollback | None:
+    """Return the rollback that a trigger led to in staging, if any."""
+    return next((rollback for rollback in state.rollbacks if rollback.trigger == trigger.name), None)
 
 
-def certify(
+def assess_rehearsal(
     trigger: Trigger,
     fault: DrillFault,
-    one: Rollback,
+    rollback: Rollback,
     injected_at: datetime,
     *,
     candidate: Digest,
@@ -80,25 +86,25 @@ def certify(
     policy: Digest | None,
     expires_at: datetime,
 ) -> RehearsalCertificate | str:
-    """Return the certificate of a way back that was walked to its end, or say what is missing."""
-    timeline = one.timeline
+    """Return the certificate of a rollback that was carried out and verified, or what is missing."""
+    timeline = rollback.timeline
     if policy is None:
         return "The request does not name the policy that it is rehearsed for."
-    if one.state == "failed":
-        return f"{trigger.name}: the alert came, but the way back failed ({one.code})."
+    if rollback.phase == "failed":
+        return f"{trigger.name}: the alert came, but the rollback failed ({rollback.code})."
     if timeline.switched_at is None:
         return f"{trigger.name}: the alert came, but traffic was not switched in time."
     if timeline.detected_at < injected_at:
         return f"{trigger.name}: the alert came before the fault; its threshold is too tight for healthy traffic."
-    if one.verdict != "pass" or timeline.verified_at is None:
-        verdict = one.verdict or "no verdict"
+    if rollback.verdict != "pass" or timeline.verified_at is None:
+        verdict = rollback.verdict or "no verdict"
         return f"{trigger.name}: traffic was switched, but the fallback was not verified ({verdict})."
     return RehearsalCertificate(
         trigger=trigger.name,
-        fault=describe(fault),
+        fault=describe_fault(fault),
         injected_at=injected_at,
-        alert_event_id=one.cause_id,
-        route_event_id=one.route_event_id,
+        alert_event_id=rollback.cause_id,
+        route_event_id=rollback.route_event_id,
         detect_s=_seconds(timeline.detected_at - injected_at),
         switch_s=_seconds(timeline.switched_at - timeline.detected_at),
         verify_s=_seconds(timeline.verified_at - timeline.switched_at),

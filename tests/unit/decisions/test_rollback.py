@@ -64,3 +64,11 @@ def test_a_drill_ends_when_it_was_declared_to_and_after_an_hour_at_the_latest():
 def test_a_fault_that_does_nothing_says_so():
     assert DrillFault().does_nothing
     assert not DrillFault(answer="empty").does_nothing
+
+
+@pytest.mark.parametrize("ahead_s", [600, 86_400])
+def test_rollbacks_of_a_clock_that_was_ahead_hold_nothing(ahead_s):
+    past = [PastRollback("slow-first-token", f.after(ahead_s))] * 3
+    assert isinstance(decide_rollback(f.trigger(), past, f.after(0)), RollBack)
+    skewed = [PastRollback("slow-first-token", f.after(1))]
+    assert decide_rollback(f.trigger(), skewed, f.after(0)).code == "cooldown"

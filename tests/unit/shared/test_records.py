@@ -29,7 +29,7 @@ from tests.kit.records import (
     raising,
     tally_store,
 )
-from tests.kit.virtual_time import run_leaping
+from tests.kit.virtual_time import run_virtual
 
 
 class MemoryWorld:
@@ -142,7 +142,7 @@ def test_processes_that_write_all_the_time_all_get_through(seed):
         assert len(publisher.log) == len(attempts) == 120
         assert max(attempts) <= ATTEMPTS / 2, sorted(attempts)[-5:]
 
-    run_leaping(play())
+    run_virtual(play())
 
 
 def test_writers_of_one_process_take_turns_in_the_order_in_which_they_came():
@@ -151,7 +151,7 @@ def test_writers_of_one_process_take_turns_in_the_order_in_which_they_came():
         await asyncio.gather(*(store.transact(KEY, count(f"{number:02}")) for number in range(20)))
         return (await store.read(KEY)).causes
 
-    causes = run_leaping(play())
+    causes = run_virtual(play())
     assert causes == tuple(sorted(causes))
 
 

@@ -7,7 +7,7 @@ import structlog
 
 from shared.errors import Transient
 from shared.runtime.sweeper import Sweeper
-from tests.kit.virtual_time import run_leaping
+from tests.kit.virtual_time import run_virtual
 
 
 def now_s():
@@ -40,7 +40,7 @@ def test_every_item_is_swept_again_and_again_and_a_failure_stops_neither_others_
             ("bad", "disk_full", "warning"),
         ]
 
-    run_leaping(play())
+    run_virtual(play())
 
 
 def test_an_item_that_hangs_is_given_up_and_the_others_go_on():
@@ -55,7 +55,7 @@ def test_an_item_that_hangs_is_given_up_and_the_others_go_on():
         assert await Sweeper("things", lambda: listed("hangs", "b"), do, every_s=1.0, item_limit_s=30.0).sweep() == 1
         assert done == [("b", pytest.approx(30.0, abs=0.2))]
 
-    run_leaping(play())
+    run_virtual(play())
 
 
 def test_a_sweep_that_cannot_list_its_items_is_tried_again():
@@ -76,7 +76,7 @@ def test_a_sweep_that_cannot_list_its_items_is_tried_again():
         running.cancel()
         assert done == ["a"]
 
-    run_leaping(play())
+    run_virtual(play())
 
 
 def test_the_first_sweep_comes_when_it_is_due_and_a_wake_brings_the_next_one_forward():
@@ -94,7 +94,7 @@ def test_the_first_sweep_comes_when_it_is_due_and_a_wake_brings_the_next_one_for
         running.cancel()
         assert swept == [pytest.approx(at, abs=0.2) for at in (10.0, 15.0, 75.0)]
 
-    run_leaping(play())
+    run_virtual(play())
 
 
 def test_cancelling_ends_the_loop_also_within_an_item():
@@ -108,4 +108,4 @@ def test_cancelling_ends_the_loop_also_within_an_item():
         with pytest.raises(asyncio.CancelledError):
             await running
 
-    run_leaping(play())
+    run_virtual(play())

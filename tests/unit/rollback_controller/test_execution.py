@@ -4,20 +4,19 @@ import pytest
 
 from contracts import facts as cf
 from contracts.envelope import derived_id
-from services.rollback_controller.domain import execution as walking
-from services.rollback_controller.domain import rehearsal_plan as rehearsing
+from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.decision import Rules
-from services.rollback_controller.domain.record import Book, rollback_id
+from services.rollback_controller.domain.record import RollbackState, rollback_id
 from tests.kit import factories as f
-from tests.unit.rollback_controller.test_deciding import alert, book, route, said, take
+from tests.unit.rollback_controller.test_decision import alert, route, said, state, take
 
 RULES = Rules(verify_requests=4, verify_s=30)
 ID = rollback_id("a-1")
 POLICY = f.digest("policy")
 
 
-def switched(at=1.0) -> Book:
-    return walking.switched(take(book(), alert(), fact_id="a-1"), ID, route(6, None), "rollback", f.after(at))
+def switched(at=1.0) -> RollbackState:
+    return execution.record_switch(take(state(), alert(), fact_id="a-1"), ID, route(6, None), "rollback", f.after(at))
 
 
 def request(at, *, version=6, ttft_ms=100.0, error=None, **changes):
@@ -35,7 +34,7 @@ def request(at, *, version=6, ttft_ms=100.0, error=None, **changes):
 
 
 def watch(one, records, at=5.0):
-    return walking.take_records(one, records, f.after(at), RULES)
+    return execution.assess_requests(one, records, f.after(at), RULES)
 
 
 def test_a_switch_is_said_once_with_the_whole_route():
@@ -43,16 +42,18 @@ def test_a_switch_is_said_once_with_the_whole_route():
     (changed,) = said(one, cf.DeploymentChanged)
     assert (changed.cause, changed.route.active.target, changed.at) == ("rollback", f.target(6), f.after(1))
     assert one.rollback(ID).route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
-    assert walking.switched(one, ID, route(6, None), "rollback", f.after(9)) is one
-    assert walking.failed(one, ID, "previous_not_ready", "late", f.after(9)) is one
-    assert walking.switched(one, "rb-unknown", route(6, None), "rollback", f.after(9)) is one
+    assert execution.record_switch(one, ID, route(6, None), "rollback", f.after(9)) is one
+    assert execution.record_failure(one, ID, "previous_not_ready", "late", f.after(9)) is one
+    assert execution.record_switch(one, "rb-unknown", route(6, None), "rollback", f.after(9)) is one
 
 
 def test_a_way_back_that_fails_is_said_once():
-    one = walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_ready", "v6 is dead", f.after(1))
+    one = execution.record_failure(
+        take(state(), alert(), fact_id="a-1"), ID, "previous_not_ready", "v6 is dead", f.after(1)
+    )
     (failed,) = said(one, cf.RollbackFailed)
     assert (failed.code, failed.reason, failed.timeline.switched_at) == ("previous_not_ready", "v6 is dead", None)
-    assert walking.failed(one, ID, "previous_not_ready", "again", f.after(2)) is one
+    assert execution.record_failure(one, ID, "previous_not_ready", "again", f.after(2)) is one
 
 
 def test_enough_good_requests_after_the_switch_verify_it():
@@ -86,20 +87,20 @@ def test_a_fallback_that_shows_the_same_is_said_to_be_no_better(bad):
     (done,) = said(one, cf.RollbackCompleted)
     assert done.verdict == "fail"
     assert done.timeline.verified_at is None
-    assert "hardly the version" in done.reason
+    assert "hardly the cause" in done.reason
 
 
 def test_without_traffic_a_probe_decides_and_the_flip_stands():
     one = switched(at=1)
-    assert walking.overdue(one, f.after(30), RULES) == ()
-    assert [late.rollback_id for late in walking.overdue(one, f.after(31), RULES)] == [ID]
-    answered = walking.give_up_waiting(one, ID, answers=True, now=f.after(31))
+    assert execution.overdue_verifications(one, f.after(30), RULES) == ()
+    assert [late.rollback_id for late in execution.overdue_verifications(one, f.after(31), RULES)] == [ID]
+    answered = execution.assess_by_probe(one, ID, answers=True, now=f.after(31))
     (done,) = said(answered, cf.RollbackCompleted)
     assert done.verdict == "inconclusive"
     assert done.reason.startswith("No request came;")
-    (silent,) = said(walking.give_up_waiting(one, ID, answers=False, now=f.after(31)), cf.RollbackCompleted)
+    (silent,) = said(execution.assess_by_probe(one, ID, answers=False, now=f.after(31)), cf.RollbackCompleted)
     assert silent.verdict == "fail"
-    assert walking.give_up_waiting(answered, ID, answers=False, now=f.after(40)) is answered
+    assert execution.assess_by_probe(answered, ID, answers=False, now=f.after(40)) is answered
 
 
 # -- rehearsals -------------------------------------------------------------------------------------------------------
@@ -118,15 +119,15 @@ def test_without_traffic_a_probe_decides_and_the_flip_stands():
 )
 def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, told):
     trigger = f.trigger(metric=metric, threshold=800.0 if metric.endswith("_ms") else 0.1)
-    assert rehearsing.describe(rehearsing.declared_fault(trigger)) == told
+    assert rehearsal_plan.describe_fault(rehearsal_plan.plan_fault(trigger)) == told
 
 
 def test_drift_has_no_fault():
-    assert rehearsing.declared_fault(f.trigger(metric="drift")) is None
+    assert rehearsal_plan.plan_fault(f.trigger(metric="drift")) is None
 
 
 def certified(one, injected=-1.0, policy=POLICY):
-    return rehearsing.certify(
+    return rehearsal_plan.assess_rehearsal(
         f.trigger(name="slow"),
         cf.DrillFault(delay_ms=1700),
         one.rollback(ID),
@@ -150,11 +151,11 @@ def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
 @pytest.mark.parametrize(
     ("one", "injected", "policy", "why"),
     [
-        (take(book(), alert(), fact_id="a-1"), -1, "policy", "not switched in time"),
+        (take(state(), alert(), fact_id="a-1"), -1, "policy", "not switched in time"),
         (switched(), -1, "policy", "not verified (no verdict)"),
         (watch(switched(), [request(2, error="engine_dead")] * 4), -1, "policy", "not verified (fail)"),
         (
-            walking.failed(take(book(), alert(), fact_id="a-1"), ID, "previous_not_ready", "", f.after(1)),
+            execution.record_failure(take(state(), alert(), fact_id="a-1"), ID, "previous_not_ready", "", f.after(1)),
             -1,
             "policy",
             "failed (previous_not_ready)",
@@ -170,21 +171,21 @@ def test_whatever_is_missing_is_no_certificate(one, injected, policy, why):
 
 
 def test_a_rehearsal_starts_with_no_past_and_its_outcome_is_kept():
-    began = rehearsing.begin(switched().model_copy(update={"environment": "staging"}), "slow")
+    began = rehearsal_plan.start_rehearsal(switched().model_copy(update={"environment": "staging"}), "slow")
     assert (began.rehearsing, began.rollbacks, began.held) == ("slow", (), {})
     asked = f.fact(cf.RehearsalRequested)
-    one = rehearsing.ask(book(), asked)
-    assert rehearsing.ask(one, asked) is one
+    one = rehearsal_plan.record_request(state(), asked)
+    assert rehearsal_plan.record_request(one, asked) is one
     done = f.fact(cf.RehearsalCompleted)
-    one = rehearsing.conclude(one, done)
-    assert rehearsing.conclude(one, done.model_copy(update={"verdict": "fail"})) is one
+    one = rehearsal_plan.record_outcome(one, done)
+    assert rehearsal_plan.record_outcome(one, done.model_copy(update={"verdict": "fail"})) is one
     for number in range(50):
-        one = rehearsing.ask(one, asked.model_copy(update={"release_id": f"r-{number}"}))
-        one = rehearsing.conclude(one, done.model_copy(update={"release_id": f"r-{number}"}))
+        one = rehearsal_plan.record_request(one, asked.model_copy(update={"release_id": f"r-{number}"}))
+        one = rehearsal_plan.record_outcome(one, done.model_copy(update={"release_id": f"r-{number}"}))
     assert len(one.rehearsals) == len(one.rehearsed) == 20
 
 
 def test_each_staging_route_is_newer_than_the_one_before():
-    first = rehearsing.staging_route(None, f.MODEL, f.served(7), f.served(6), cause_id="s/slow")
-    second = rehearsing.staging_route(first, f.MODEL, None, None, cause_id="s/end")
+    first = rehearsal_plan.plan_staging_route(None, f.MODEL, f.served(7), f.served(6), cause_id="s/slow")
+    second = rehearsal_plan.plan_staging_route(first, f.MODEL, None, None, cause_id="s/end")
     assert (first.epoch, second.epoch, second.active, second.quarantined) == (1, 2, None, ())

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from contracts import facts as cf
 from contracts.routes import CanaryShare
 from decisions.rollback import Guard
-from services.rollback_controller.domain import decision as deciding
-from services.rollback_controller.domain import execution as walking
-from services.rollback_controller.domain.decision import Cause, NotServing, Rules
-from services.rollback_controller.domain.record import Book, rollback_id
+from services.rollback_controller.domain import decision, execution
+from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
+from services.rollback_controller.domain.record import RollbackState, rollback_id
 from tests.kit import factories as f
 from tests.kit.soak import often
 
@@ -21,7 +20,7 @@ RULES = Rules()
 _ids = itertools.count()
 
 
-def book(*, environment="production", **changes) -> Book:
+def state(*, environment="production", **changes) -> RollbackState:
     triggers = {
         "7": (
             f.trigger(name="slow"),
@@ -29,7 +28,7 @@ def book(*, environment="production", **changes) -> Book:
         )
     }
     triggers["6"] = (f.trigger(name="slow"),)
-    return Book(**({"model": f.MODEL, "environment": environment, "triggers": triggers} | changes))
+    return RollbackState(**({"model": f.MODEL, "environment": environment, "triggers": triggers} | changes))
 
 
 def route(active=7, previous=6, *, canary=None, weight=0.2, **changes):
@@ -61,24 +60,24 @@ def alert(version=7, trigger="slow", *, kind=cf.AlertRaised, number=1, **changes
     return kind(**(about | changes))
 
 
-def said(one: Book, kind) -> list:
+def said(one: RollbackState, kind) -> list:
     return [kind.model_validate(out.data) for out in one.outbox if out.type == kind.TYPE]
 
 
 def take(one, what, *, at=0.0, on=None, fact_id=""):
-    return deciding.take_alert(one, what, on or route(), cause(at, fact_id), RULES)
+    return decision.decide_on_alert(one, what, on or route(), cause(at, fact_id), RULES)
 
 
-def switch(one: Book, at=0.1) -> Book:
-    (todo,) = walking.to_carry_out(one)
-    return walking.switched(one, todo.rollback_id, route(6, None), "rollback", f.after(at))
+def switch(one: RollbackState, at=0.1) -> RollbackState:
+    (todo,) = execution.pending(one)
+    return execution.record_switch(one, todo.rollback_id, route(6, None), "rollback", f.after(at))
 
 
 # -- alerts -----------------------------------------------------------------------------------------------------------
 
 
 def test_an_automatic_trigger_of_what_serves_leads_back():
-    one = take(book(), alert(), fact_id="a-1")
+    one = take(state(), alert(), fact_id="a-1")
     (started,) = said(one, cf.RollbackStarted)
     assert (started.rollback_id, started.cause_id, started.failed, started.mode) == (
         rollback_id("a-1"),
@@ -89,7 +88,7 @@ def test_an_automatic_trigger_of_what_serves_leads_back():
     assert started.timeline.first_bad_at == f.after(-3)
     assert started.timeline.detected_at == f.after(0)
     assert started.timeline.decided_at == f.after(0)
-    assert [todo.rollback_id for todo in walking.to_carry_out(one)] == [rollback_id("a-1")]
+    assert [todo.rollback_id for todo in execution.pending(one)] == [rollback_id("a-1")]
 
 
 @pytest.mark.parametrize(
@@ -103,24 +102,24 @@ def test_an_automatic_trigger_of_what_serves_leads_back():
     ],
 )
 def test_what_was_not_declared_or_does_not_serve_leads_nowhere(what):
-    before = book()
+    before = state()
     assert take(before, what) is before
 
 
 def test_a_model_without_a_route_has_no_way_back():
-    before = book()
-    assert deciding.take_alert(before, alert(), None, cause(), RULES) is before
+    before = state()
+    assert decision.decide_on_alert(before, alert(), None, cause(), RULES) is before
 
 
 def test_a_canary_is_taken_out_too():
-    one = take(book(), alert(version=7), on=route(6, 5, canary=7))
-    assert len(walking.to_carry_out(one)) == 1
+    one = take(state(), alert(version=7), on=route(6, 5, canary=7))
+    assert len(execution.pending(one)) == 1
     ended = route(6, 5, canary=7, weight=0.0)
-    assert take(book(), alert(version=7), on=ended) == book()
+    assert take(state(), alert(version=7), on=ended) == state()
 
 
 def test_the_same_alert_leads_back_once_however_often_it_is_said():
-    one = take(book(), alert(), fact_id="a-1")
+    one = take(state(), alert(), fact_id="a-1")
     again = take(one, alert(), fact_id="a-1", at=1)
     updated = take(again, alert(kind=cf.AlertUpdated), fact_id="a-2", at=20)
     assert updated is one
@@ -129,54 +128,54 @@ def test_the_same_alert_leads_back_once_however_often_it_is_said():
 
 
 def test_a_way_back_that_could_not_be_walked_is_tried_again_while_the_alert_lasts():
-    one = take(book(), alert(), fact_id="a-1")
-    one = walking.failed(one, rollback_id("a-1"), "previous_not_ready", "v6 is dead", f.after(1))
+    one = take(state(), alert(), fact_id="a-1")
+    one = execution.record_failure(one, rollback_id("a-1"), "previous_not_ready", "v6 is dead", f.after(1))
     assert take(one, alert(), fact_id="a-1", at=30) is one  # the very same fact
     assert take(one, alert(kind=cf.AlertUpdated), fact_id="a-2", at=5) is one  # too soon
     retried = take(one, alert(kind=cf.AlertUpdated), fact_id="a-3", at=15)
-    assert [todo.rollback_id for todo in walking.to_carry_out(retried)] == [rollback_id("a-3")]
+    assert [todo.rollback_id for todo in execution.pending(retried)] == [rollback_id("a-3")]
 
 
 def test_a_second_alert_does_not_start_a_second_way_back_for_the_same_target():
-    one = take(book(triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))}), alert())
+    one = take(state(triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))}), alert())
     assert take(one, alert(trigger="late")) is one
 
 
 def test_within_the_cooldown_of_its_trigger_an_alert_is_held_and_that_is_said_once():
-    gone = switch(take(book(), alert()))
+    gone = switch(take(state(), alert()))
     on = route(6, 5)
     held = take(gone, alert(version=6), at=30, on=on)
     (failed,) = said(held, cf.RollbackFailed)
     assert failed.code == "cooldown"
     assert "30 s ago" in failed.reason
-    assert walking.to_carry_out(held) == ()
+    assert execution.pending(held) == ()
     assert take(held, alert(version=6, kind=cf.AlertUpdated), at=60, on=on) is held
     later = take(held, alert(version=6, kind=cf.AlertUpdated), at=400, on=on)
-    assert len(walking.to_carry_out(later)) == 1
+    assert len(execution.pending(later)) == 1
 
 
 def test_too_many_automatic_rollbacks_within_the_hour_are_held():
     rules = Rules(guard=Guard(most=2, within_s=3600))
     names = ["one", "two", "three"]
-    one = book(triggers={"7": tuple(f.trigger(name=name) for name in names)})
+    one = state(triggers={"7": tuple(f.trigger(name=name) for name in names)})
     for at, name in enumerate(names):
-        one = deciding.take_alert(one, alert(trigger=name), route(), cause(at), rules)
-        if walking.to_carry_out(one):
+        one = decision.decide_on_alert(one, alert(trigger=name), route(), cause(at), rules)
+        if execution.pending(one):
             one = switch(one, at + 0.1)
     assert [failed.code for failed in said(one, cf.RollbackFailed)] == ["too_many_rollbacks"]
     assert len(said(one, cf.RollbackStarted)) == 2
-    after = deciding.take_alert(one, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
-    assert len(walking.to_carry_out(after)) == 1
+    after = decision.decide_on_alert(one, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
+    assert len(execution.pending(after)) == 1
 
 
 def test_in_staging_only_the_trigger_under_rehearsal_leads_back():
-    one = book(
+    one = state(
         environment="staging",
         rehearsing="slow",
         triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))},
     )
     assert take(one, alert(trigger="late")) is one
-    assert len(walking.to_carry_out(take(one, alert(trigger="slow")))) == 1
+    assert len(execution.pending(take(one, alert(trigger="slow")))) == 1
 
 
 # -- canaries ---------------------------------------------------------------------------------------------------------
@@ -206,9 +205,9 @@ def finished(outcome="expired", version=7):
     ],
 )
 def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expected):
-    take_it = deciding.take_assessment if isinstance(what, cf.CanaryAssessed) else deciding.take_finish
-    one = take_it(book(), what, on, cause(fact_id="c-1"))
-    assert len(walking.to_carry_out(one)) == expected
+    take_it = decision.decide_on_assessment if isinstance(what, cf.CanaryAssessed) else decision.decide_on_release_end
+    one = take_it(state(), what, on, cause(fact_id="c-1"))
+    assert len(execution.pending(one)) == expected
     assert take_it(one, what, on, cause(fact_id="c-1")) is one
     assert take_it(one, what, on, cause(fact_id="c-2")) is one or not expected
 
@@ -223,30 +222,30 @@ def order(failed=7, to_version=None):
 
 
 def test_an_order_is_never_held():
-    gone = switch(take(book(), alert()))
-    one = deciding.take_order(gone, order(6, 4), route(6, 5), cause(1), RULES)
-    (todo,) = walking.to_carry_out(one)
+    gone = switch(take(state(), alert()))
+    one = decision.decide_on_order(gone, order(6, 4), route(6, 5), cause(1), RULES)
+    (todo,) = execution.pending(one)
     assert (todo.mode, todo.failed, todo.to_version, todo.reason) == ("manual", f.target(6), 4, "ops: looks odd")
 
 
 def test_an_order_that_names_nothing_means_the_active_target_but_not_right_after_a_rollback():
-    (todo,) = walking.to_carry_out(deciding.take_order(book(), order(None), route(), cause(), RULES))
+    (todo,) = execution.pending(decision.decide_on_order(state(), order(None), route(), cause(), RULES))
     assert todo.failed == f.target(7)
-    gone = switch(take(book(), alert()))
-    refused = deciding.take_order(gone, order(None), route(6, 5), cause(20), RULES)
-    assert isinstance(refused, NotServing)
+    gone = switch(take(state(), alert()))
+    refused = decision.decide_on_order(gone, order(None), route(6, 5), cause(20), RULES)
+    assert isinstance(refused, VoidOrder)
     assert "name the target" in refused.reason
-    assert not isinstance(deciding.take_order(gone, order(None), route(6, 5), cause(500), RULES), NotServing)
+    assert not isinstance(decision.decide_on_order(gone, order(None), route(6, 5), cause(500), RULES), VoidOrder)
 
 
 @pytest.mark.parametrize("on", [None, route(6, 5)])
 def test_an_order_about_what_takes_no_traffic_is_refused(on):
-    assert isinstance(deciding.take_order(book(), order(7), on, cause(), RULES), NotServing)
+    assert isinstance(decision.decide_on_order(state(), order(7), on, cause(), RULES), VoidOrder)
 
 
 def test_an_order_that_comes_twice_is_carried_out_once():
-    one = deciding.take_order(book(), order(), route(), cause(fact_id="o-1"), RULES)
-    assert deciding.take_order(one, order(), route(), cause(fact_id="o-1"), RULES) is one
+    one = decision.decide_on_order(state(), order(), route(), cause(fact_id="o-1"), RULES)
+    assert decision.decide_on_order(one, order(), route(), cause(fact_id="o-1"), RULES) is one
 
 
 # -- policies ---------------------------------------------------------------------------------------------------------
@@ -257,10 +256,10 @@ def test_the_first_word_about_a_version_stands_and_versions_are_bounded():
         about = {"release_id": f"r-{version}", "version": version, "policy": f.policy(triggers=(f.trigger(name=name),))}
         return release_opened(**about)
 
-    one = deciding.learn(Book(model=f.MODEL, environment="production"), opened(1))
-    assert deciding.learn(one, opened(1, "other")) is one
+    one = decision.record_policy(RollbackState(model=f.MODEL, environment="production"), opened(1))
+    assert decision.record_policy(one, opened(1, "other")) is one
     for version in range(2, 101):
-        one = deciding.learn(one, opened(version))
+        one = decision.record_policy(one, opened(version))
     assert sorted(map(int, one.triggers)) == list(range(37, 101))
 
 
@@ -286,39 +285,39 @@ moves = st.sampled_from(["raise", "update", "other", "order", "assess", "finish"
 @settings(max_examples=often(200), deadline=None)
 @given(st.lists(st.tuples(moves, st.integers(0, 3)), max_size=25))
 def test_a_target_never_has_two_ways_back_under_way_and_every_decision_is_said_once(played):
-    one, on = book(), route(6, 5, canary=7)
+    one, on = state(), route(6, 5, canary=7)
     for at, (move, number) in enumerate(played):
         now = cause(at, f"{move}-{number}")
         if move in ("raise", "update"):
             kind = cf.AlertRaised if move == "raise" else cf.AlertUpdated
-            one = deciding.take_alert(one, alert(kind=kind, number=number), on, now, RULES)
+            one = decision.decide_on_alert(one, alert(kind=kind, number=number), on, now, RULES)
         elif move == "other":
-            one = deciding.take_alert(one, alert(version=6, number=number), on, now, RULES)
+            one = decision.decide_on_alert(one, alert(version=6, number=number), on, now, RULES)
         elif move == "order":
-            decided = deciding.take_order(one, order(7), on, now, RULES)
-            one = one if isinstance(decided, NotServing) else decided
+            decided = decision.decide_on_order(one, order(7), on, now, RULES)
+            one = one if isinstance(decided, VoidOrder) else decided
         elif move == "assess":
-            one = deciding.take_assessment(one, assessed(), on, now)
+            one = decision.decide_on_assessment(one, assessed(), on, now)
         elif move == "finish":
-            one = deciding.take_finish(one, finished(), on, now)
+            one = decision.decide_on_release_end(one, finished(), on, now)
         elif move in ("switch", "fail"):
-            for todo in walking.to_carry_out(one)[:1]:
+            for todo in execution.pending(one)[:1]:
                 if move == "switch":
-                    one = walking.switched(one, todo.rollback_id, route(6, 5), "abort", f.after(at))
+                    one = execution.record_switch(one, todo.rollback_id, route(6, 5), "abort", f.after(at))
                 else:
-                    one = walking.failed(one, todo.rollback_id, "previous_not_ready", "cold", f.after(at))
+                    one = execution.record_failure(one, todo.rollback_id, "previous_not_ready", "cold", f.after(at))
         else:
-            one = walking.give_up_waiting(one, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))
-        automatic = [todo.failed for todo in walking.to_carry_out(one) if todo.mode == "automatic"]
+            one = execution.assess_by_probe(one, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))
+        automatic = [todo.failed for todo in execution.pending(one) if todo.mode == "automatic"]
         assert len(automatic) == len(set(automatic))
-    identities = [out.identity for out in one.outbox]
+    identities = [out.id for out in one.outbox]
     assert len(identities) == len(set(identities))
     assert len(said(one, cf.RollbackStarted)) == len(one.rollbacks)
-    assert one == Book.model_validate_json(one.model_dump_json())
+    assert one == RollbackState.model_validate_json(one.model_dump_json())
 
 
 def test_a_rollback_is_dated_by_the_alert_not_by_its_delivery():
-    one = deciding.take_alert(book(), alert(raised_at=f.after(-9)), route(), cause(2), RULES)
-    (todo,) = walking.to_carry_out(one)
+    one = decision.decide_on_alert(state(), alert(raised_at=f.after(-9)), route(), cause(2), RULES)
+    (todo,) = execution.pending(one)
     assert todo.timeline.detected_at == f.after(-9)
     assert todo.timeline.decided_at - todo.timeline.detected_at == timedelta(seconds=11)

@@ -1,0 +1,258 @@
+"""Decides, carries out and verifies rollbacks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import structlog
+
+from contracts.codes import Code
+from contracts.envelope import Event
+from contracts.facts import (
+    AlertRaised,
+    AlertUpdated,
+    CanaryAssessed,
+    InferenceBatch,
+    ReleaseFinished,
+    ReleaseOpened,
+    RollbackOrdered,
+)
+from contracts.routes import Route
+from contracts.vocabulary import Environment
+from decisions.clocks import offset_s, put_right
+from decisions.route_edits import Changed, Refused, roll_back
+from services.rollback_controller.domain import decision, execution
+from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
+from services.rollback_controller.domain.record import Rollback, RollbackState
+from services.rollback_controller.ports import Alerts, Probe, Routes
+from services.rollback_controller.states import RollbackStates
+from shared.errors import Permanent, Transient
+from shared.messaging.bus import Received
+from shared.runtime.clock import Clock
+from shared.runtime.failpoints import failpoint
+from shared.storage.kv import EDIT_ATTEMPTS, Conflict, kept_changing
+
+SERVICE = "rollback-controller"
+ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
+_RESUMED = timedelta(seconds=2)
+"""Older decisions are those of a process that has died: they are looked at again before they are carried out."""
+
+
+@dataclass(frozen=True)
+class Controller:
+    """What the rollback-controller does with each kind of fact, and between them."""
+
+    states: RollbackStates
+    routes: Routes
+    alerts: Alerts
+    probe: Probe
+    clock: Clock
+    rules: Rules
+    _executing: set[str] = field(default_factory=set)
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    async def record_policy(self, event: Event[ReleaseOpened]) -> None:
+        """Record a version's triggers when its release opens: later the registry may not answer."""
+        for environment in ENVIRONMENTS:
+            await self.states.transact(
+                environment, event.subject, lambda state: decision.record_policy(state, event.data)
+            )
+
+    async def handle_alert(self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received) -> None:
+        """Decide what an alert leads to, and carry it out; an alert that is old or resolved leads nowhere."""
+        now, log = self.clock.now(), structlog.get_logger().bind(model=event.subject, alert=event.data.alert_id)
+        if (now - min(received.stored_at, event.time)).total_seconds() >= self.rules.alert_s:
+            log.warning(
+                "the alert is old; if it is not, a clock is wrong",
+                raised_at=event.time.isoformat(),
+                stored_at=received.stored_at.isoformat(),
+                now=now.isoformat(),
+            )
+            return
+        if await self.alerts.resolved_since(event.environment, event.subject, event.data.alert_id, received.sequence):
+            log.info("the alert is resolved")
+            return
+
+        def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
+            if decision.lacks_policy(state, event.data.target, route):
+                reason = f"The policy of version {event.data.target.version} of {event.subject} has not arrived yet."
+                raise Transient("bus_unavailable", reason)
+            return decision.decide_on_alert(state, event.data, route, cause, self.rules)
+
+        await self._decide(event, decide, received)
+
+    async def handle_assessment(self, event: Event[CanaryAssessed], received: Received) -> None:
+        """Roll back a canary that failed its test."""
+        await self._decide(
+            event,
+            lambda state, route, cause: decision.decide_on_assessment(state, event.data, route, cause),
+            received,
+        )
+
+    async def handle_release_end(self, event: Event[ReleaseFinished], received: Received) -> None:
+        """Roll back the canary of a release that ended otherwise than promoted."""
+        await self._decide(
+            event,
+            lambda state, route, cause: decision.decide_on_release_end(state, event.data, route, cause),
+            received,
+        )
+
+    async def handle_order(self, event: Event[RollbackOrdered], received: Received) -> None:
+        """Carry out an operator's order; raise Permanent when the order is void."""
+        void: VoidOrder | None = None
+
+        def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
+            nonlocal void
+            decided = decision.decide_on_order(state, event.data, route, cause, self.rules)
+            void = decided if isinstance(decided, VoidOrder) else None
+            return state if isinstance(decided, VoidOrder) else decided
+
+        await self._decide(event, decide, received)
+        if void is not None:
+            raise Permanent(void.code, void.reason)
+
+    async def measure(self, event: Event[InferenceBatch], stored_at: datetime) -> None:
+        """Assess live requests where a rollback waits for verification, at the bus's time if the gateway's is wrong."""
+        now, records = self.clock.now(), put_right(event.data.records, offset_s(event.time, stored_at))
+        await self.states.transact(
+            event.environment,
+            event.subject,
+            lambda state: execution.assess_requests(state, records, now, self.rules),
+        )
+
+    async def _decide(
+        self,
+        event: Event[Any],
+        decide: Callable[[RollbackState, Route | None, Cause], RollbackState],
+        received: Received,
+    ) -> None:
+        environment, model = event.environment, event.subject
+        entry = await self.routes.get(environment, model)
+        route = entry.value if entry else None
+        cause = Cause(
+            event.id, event.correlationid, event.time, self.clock.now(), received.stored_at, received.sequence
+        )
+        state = await self.states.write(environment, model, lambda state: decide(state, route, cause))
+        failpoint(f"{SERVICE}.after_decision")
+        # Before anything is published: a log that is full must not keep traffic where it is.
+        await self.execute_pending(state)
+        await self.states.publish(environment, model)
+
+    # -- execution --------------------------------------------------------------------------------------------------
+
+    async def execute_pending(self, state: RollbackState) -> None:
+        """Carry out every rollback that is decided and not done."""
+        for rollback in execution.pending(state):
+            if rollback.rollback_id not in self._executing:
+                self._executing.add(rollback.rollback_id)
+                try:
+                    await self._execute(state.environment, state.model, rollback)
+                finally:
+                    self._executing.discard(rollback.rollback_id)
+
+    async def _execute(self, environment: Environment, model: str, rollback: Rollback) -> None:
+        """Probe the target that traffic would move to, flip the route, record it. Killed in between, it flips once."""
+        for _ in range(EDIT_ATTEMPTS):
+            entry = await self.routes.get(environment, model)
+            route = entry.value if entry else Route(model=model)
+            edit = roll_back(route, rollback.failed, cause_id=rollback.rollback_id, to_version=rollback.to_version)
+            if isinstance(edit, Refused):
+                if execution.has_moved(await self.states.read(environment, model), rollback, route):
+                    await self._record_switch(environment, rollback, route)
+                    return
+                code: Code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
+                await self._record_failure(environment, model, rollback, code, edit.reason)
+                return
+            if isinstance(edit, Changed):
+                void = await self._assess_resumed(environment, route, rollback)
+                if void is not None:
+                    await self._record_failure(environment, model, rollback, *void)
+                    return
+                if edit.cause == "rollback" and not await self._is_hot(environment, model, rollback, edit.route):
+                    return
+                try:
+                    await self.routes.put(environment, edit.route, entry.revision if entry else None)
+                except Conflict:
+                    continue
+            failpoint(f"{SERVICE}.after_flip")
+            await self._record_switch(environment, rollback, edit.route)
+            return
+        raise kept_changing("routes", model)
+
+    async def _assess_resumed(
+        self, environment: Environment, route: Route, rollback: Rollback
+    ) -> tuple[Code, str] | None:
+        """Return why a rollback that a process decided before it died is not carried out; None if it is."""
+        age = self.clock.now() - (rollback.timeline.decided_at or rollback.timeline.detected_at)
+        if timedelta() <= age < _RESUMED:
+            return None
+        if age >= timedelta(seconds=self.rules.decided_s):
+            return "order_expired", f"It was decided {age.total_seconds():.0f} s ago and never carried out."
+        void = decision.assess_order(rollback, route, self.clock.now())
+        if void is not None:
+            return void.code, void.reason
+        alert_id = rollback.alert_id if rollback.origin == "alert" else ""
+        if alert_id and await self.alerts.resolved_since(environment, route.model, alert_id, rollback.cause_sequence):
+            return "alert_resolved", f"The alert {alert_id} was resolved before traffic moved."
+        return None
+
+    async def _is_hot(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
+        """Return whether the target that becomes active generates; record the failure if it does not."""
+        served = after.active
+        trouble = await self.probe.answers(served) if served is not None else "there is none"
+        if trouble is None:
+            return True
+        name = served.target if served is not None else "the previous target"
+        reason = f"{name} does not generate: {trouble}"
+        await self._record_failure(environment, model, rollback, "previous_not_ready", reason)
+        return False
+
+    async def _record_switch(self, environment: Environment, rollback: Rollback, route: Route) -> None:
+        now, aborted = self.clock.now(), route.canary is not None and route.canary.served.target == rollback.failed
+        cause: Literal["abort", "rollback"] = "abort" if aborted else "rollback"
+        await self.states.write(
+            environment,
+            route.model,
+            lambda state: execution.record_switch(state, rollback.rollback_id, route, cause, now),
+        )
+        structlog.get_logger().info(
+            "traffic moved",
+            model=route.model,
+            environment=environment,
+            failed=str(rollback.failed),
+            to=str(route.active.target) if route.active else None,
+        )
+
+    async def _record_failure(
+        self, environment: Environment, model: str, rollback: Rollback, code: Code, reason: str
+    ) -> None:
+        now = self.clock.now()
+        await self.states.write(
+            environment,
+            model,
+            lambda state: execution.record_failure(state, rollback.rollback_id, code, reason, now),
+        )
+
+    # -- between facts ----------------------------------------------------------------------------------------------
+
+    async def sweep(self, key: tuple[Environment, str]) -> None:
+        """Carry out what an earlier process left pending, and end verifications that no traffic comes for."""
+        environment, model = key
+        await self.execute_pending(await self.states.read(environment, model))
+        state = await self.states.publish(environment, model)
+        for rollback in execution.overdue_verifications(state, self.clock.now(), self.rules):
+            await self._verify_by_probe(state, rollback)
+
+    async def _verify_by_probe(self, state: RollbackState, rollback: Rollback) -> None:
+        """End a verification that too little traffic came for: a probe tells whether the target generates."""
+        entry = await self.routes.get(state.environment, state.model)
+        active = entry.value.active if entry else None
+        answers = active is not None and active.target == rollback.to and await self.probe.answers(active) is None
+        now = self.clock.now()
+        await self.states.transact(
+            state.environment,
+            state.model,
+            lambda state: execution.assess_by_probe(state, rollback.rollback_id, answers=answers, now=now),
+        )

@@ -1,0 +1,86 @@
+"""Carries out what operators order about routes and drills: lift a quarantine, start or end a drill."""
+
+from dataclasses import dataclass
+
+from contracts.drills import LONGEST, Drill
+from contracts.envelope import Event
+from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted
+from decisions.route_edits import Changed, Refused, lift_quarantine
+from services.rollback_controller.controller import Controller
+from services.rollback_controller.ports import Drills, Routes
+from shared.errors import Permanent
+from shared.messaging.bus import Received
+from shared.messaging.orders import check_age, check_epoch
+from shared.runtime.clock import Clock
+from shared.storage.kv import EDIT_ATTEMPTS, Conflict, kept_changing
+
+
+@dataclass(frozen=True)
+class OperatorOrders:
+    """Orders that change a route or a drill and start no rollback."""
+
+    controller: Controller
+    routes: Routes
+    drills: Drills
+    clock: Clock
+
+    async def lift_quarantine(self, event: Event[QuarantineLifted], received: Received) -> DeploymentChanged:
+        """Lift the quarantine of a target and return the changed route; raise Permanent when the order is void.
+
+        A rollback that moved traffic is recorded first: afterwards its route would not tell that it did.
+        """
+        await self.controller.execute_pending(await self.controller.states.read("production", event.subject))
+        for _ in range(EDIT_ATTEMPTS):
+            entry = await self.routes.get("production", event.subject)
+            if entry is None or entry.value.cause_id != event.id:  # else it is done, and only published again
+                check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
+                check_epoch(event, entry.value.epoch if entry else None)
+            if entry is None:
+                raise Permanent(
+                    "not_quarantined", f"{event.subject} has no route; {event.data.target} is not quarantined."
+                )
+            edit = lift_quarantine(entry.value, event.data.target, cause_id=event.id)
+            if isinstance(edit, Refused):
+                raise Permanent("not_quarantined", edit.reason)
+            if isinstance(edit, Changed):
+                try:
+                    await self.routes.put("production", edit.route, entry.revision)
+                except Conflict:
+                    continue
+            return DeploymentChanged(route=edit.route, cause="restore", at=self.clock.now())
+        raise kept_changing("routes", event.subject)
+
+    async def order_drill(self, event: Event[DrillOrdered], received: Received) -> None:
+        """Write the ordered fault where gateways look for it; raise Permanent when the order is void.
+
+        An order that comes again after a later one changes nothing. An order to end a drill does not expire when the
+        drill ends: it counts as long as an order without an expiry.
+        """
+        order, now, stored_at = event.data, self.clock.now(), received.stored_at
+        before = await self.drills.get(order.environment, event.subject)
+        if before is not None and before.ordered_at is not None and stored_at <= before.ordered_at:
+            return
+        check_age(event, stored_at, now, until=order.expires_at if order.share_ratio > 0.0 else None)
+        route = await self.routes.get(order.environment, event.subject)
+        check_epoch(event, route.value.epoch if route else None)
+        if order.target.model != event.subject:
+            raise Permanent("malformed_event", f"The drill on {order.target} was ordered for {event.subject}.")
+        if order.fault.does_nothing and order.share_ratio > 0.0:
+            raise Permanent("malformed_event", "The drill has no fault; give delay_ms, error_ratio, garble or answer.")
+        if order.expires_at - now > LONGEST:
+            until = order.expires_at.isoformat()
+            raise Permanent("malformed_event", f"A drill lasts at most {LONGEST}; this one would end at {until}.")
+        await self.drills.put(
+            Drill(
+                drill_id=event.id,
+                target=order.target,
+                environment=order.environment,
+                fault=order.fault,
+                share_ratio=order.share_ratio,
+                starts_at=min(event.time, now),
+                expires_at=order.expires_at,
+                actor=order.actor,
+                reason=order.reason,
+                ordered_at=stored_at,
+            )
+        )

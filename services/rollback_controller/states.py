@@ -1,0 +1,63 @@
+"""Reads and changes the controller's records: one for each model and environment, in the bucket `rollbacks`."""
+
+from collections.abc import Callable
+
+from contracts.vocabulary import Environment
+from services.rollback_controller.domain.record import RollbackState
+from shared.messaging.records import RecordStore
+
+Decide = Callable[[RollbackState], RollbackState]
+
+
+class RollbackStates:
+    """The records of all models. A decision is written with the facts that follow from it, which are then published."""
+
+    def __init__(self, store: RecordStore[RollbackState]) -> None:
+        self._store = store
+
+    async def transact(self, environment: Environment, model: str, decide: Decide) -> RollbackState:
+        """Decide, write the record if it changed, publish its outbox; return the record.
+
+        Raises:
+            Transient: The bus does not answer. What was written stands; the next call, or a sweep, publishes it.
+        """
+        empty = RollbackState(model=model, environment=environment)
+        after = await self._store.transact(_key(environment, model), lambda state: _changed(state, empty, decide))
+        return after or empty
+
+    async def write(self, environment: Environment, model: str, decide: Decide) -> RollbackState:
+        """Decide and write the record; `publish` publishes what follows."""
+        empty = RollbackState(model=model, environment=environment)
+        after = await self._store.write(_key(environment, model), lambda state: _changed(state, empty, decide))
+        return after or empty
+
+    async def publish(self, environment: Environment, model: str) -> RollbackState:
+        """Publish what a record has in its outbox; return the record."""
+        return await self.transact(environment, model, lambda state: state)
+
+    async def read(self, environment: Environment, model: str) -> RollbackState:
+        """Return a record as it is now; an empty one if there is none."""
+        state = await self._store.read(_key(environment, model))
+        return state or RollbackState(model=model, environment=environment)
+
+    async def keys(self) -> list[tuple[Environment, str]]:
+        """Return environment and model of every record."""
+        keys: list[tuple[Environment, str]] = []
+        for key in await self._store.keys():
+            environment, _, model = key.partition(".")
+            if environment == "staging":
+                keys.append(("staging", model))
+            elif environment == "production":
+                keys.append(("production", model))
+        return keys
+
+
+def _key(environment: Environment, model: str) -> str:
+    return f"{environment}.{model}"
+
+
+def _changed(state: RollbackState | None, empty: RollbackState, decide: Decide) -> RollbackState | None:
+    """Return what a decision makes of a record; None if there is none and the decision needs none."""
+    before = empty if state is None else state
+    after = decide(before)
+    return state if after is before else after

@@ -1,0 +1,153 @@
+"""What the rollback-controller's ports must do, whether real or not."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from contracts.envelope import Event
+from contracts.facts import AlertRaised, AlertResolved
+from shared.storage.kv import Conflict
+from tests.kit import factories as f
+from tests.kit.drills import drill
+
+
+class RoutesConformance:
+    """Needs the fixture `routes` (Routes without a route)."""
+
+    async def test_there_is_no_route_before_the_first_write(self, routes):
+        assert await routes.get("production", f.MODEL) is None
+
+    async def test_a_route_is_created_once_and_read_back(self, routes):
+        await routes.put("production", f.route(epoch=1), None)
+        assert (await routes.get("production", f.MODEL)).value == f.route(epoch=1)
+        with pytest.raises(Conflict):
+            await routes.put("production", f.route(epoch=2), None)
+        assert (await routes.get("production", f.MODEL)).value.epoch == 1
+
+    async def test_of_two_writers_that_read_the_same_route_one_is_refused(self, routes):
+        await routes.put("production", f.route(epoch=1), None)
+        entry = await routes.get("production", f.MODEL)
+        await routes.put("production", f.route(epoch=2, cause_id="first"), entry.revision)
+        with pytest.raises(Conflict):
+            await routes.put("production", f.route(epoch=2, cause_id="second"), entry.revision)
+        assert (await routes.get("production", f.MODEL)).value.cause_id == "first"
+
+    async def test_of_writers_at_once_one_wins(self, routes):
+        await routes.put("production", f.route(epoch=1), None)
+        entry = await routes.get("production", f.MODEL)
+        writes = (routes.put("production", f.route(epoch=2, cause_id=str(n)), entry.revision) for n in range(5))
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        assert sorted(str(type(result).__name__) for result in results) == ["Conflict"] * 4 + ["NoneType"]
+
+    async def test_staging_and_production_are_two_routes(self, routes):
+        await routes.put("production", f.route(epoch=1), None)
+        await routes.put("staging", f.route(epoch=9), None)
+        assert (await routes.get("production", f.MODEL)).value.epoch == 1
+        assert (await routes.get("staging", f.MODEL)).value.epoch == 9
+
+
+class DrillsConformance:
+    """Needs the fixture `drills` (Drills without a drill)."""
+
+    async def test_there_is_no_drill_before_the_first(self, drills):
+        assert await drills.get("production", f.MODEL) is None
+
+    async def test_the_last_drill_of_a_model_and_environment_counts(self, drills):
+        await drills.put(drill())
+        second = drill(drill_id="drill-2")
+        await drills.put(second)
+        await drills.put(drill(drill_id="drill-3", environment="staging"))
+        assert await drills.get("production", f.MODEL) == second
+        assert (await drills.get("staging", f.MODEL)).drill_id == "drill-3"
+
+    async def test_a_drill_that_is_over_is_still_read(self, drills):
+        over = drill(datetime.now(UTC) - timedelta(days=1))
+        await drills.put(over)
+        assert await drills.get("production", f.MODEL) == over
+
+
+class AlertsConformance:
+    """Needs the fixture `alerts` (Alerts on an empty log) and the method `store(event)`, which returns its sequence."""
+
+    async def test_an_alert_is_open_until_its_own_resolution_is_stored_behind_it(self, alerts):
+        raised = await self.store(about(AlertRaised, "a-1"))
+        assert not await alerts.resolved_since("production", f.MODEL, "a-1", raised)
+        await self.store(about(AlertResolved, "a-2"))
+        assert not await alerts.resolved_since("production", f.MODEL, "a-1", raised)
+        resolved = await self.store(about(AlertResolved, "a-1"))
+        assert await alerts.resolved_since("production", f.MODEL, "a-1", raised)
+        assert await alerts.resolved_since("production", f.MODEL, "a-1", 0)
+        assert not await alerts.resolved_since("production", f.MODEL, "a-1", resolved)
+
+    async def test_another_model_and_another_environment_resolve_nothing(self, alerts):
+        await self.store(about(AlertResolved, "a-1", model="another"))
+        await self.store(about(AlertResolved, "a-1", environment="staging"))
+        assert not await alerts.resolved_since("production", f.MODEL, "a-1", 0)
+        assert await alerts.resolved_since("staging", f.MODEL, "a-1", 0)
+
+    async def test_a_resolution_behind_many_others_is_found(self, alerts):
+        for number in range(30):
+            await self.store(about(AlertResolved, f"other-{number}"))
+        await self.store(about(AlertResolved, "a-1"))
+        assert await alerts.resolved_since("production", f.MODEL, "a-1", 0)
+
+
+def about(kind, alert_id, *, model=f.MODEL, environment="production"):
+    """Return an event of a monitor about an alert."""
+    fact = f.fact(kind, alert_id=alert_id)
+    event = f.event(fact)
+    return Event[kind](
+        **(dict(event) | {"id": f"{kind.TYPE}-{alert_id}-{model}-{environment}", "subject": model})
+        | {"environment": environment, "data": fact}
+    )
+
+
+class ProbeConformance:
+    """Needs the fixtures `probe` (deadline 1 s), `hot` and `cold` (served targets), and `hanging` if it can hang."""
+
+    async def test_a_target_that_generates_answers(self, probe, hot):
+        assert await probe.answers(hot) is None
+
+    async def test_a_target_that_is_not_loaded_says_where_and_why(self, probe, cold):
+        why = await probe.answers(cold)
+        assert cold.endpoints[0] in why
+
+    async def test_a_target_that_hangs_is_given_up_in_time(self, probe, hanging):
+        async with asyncio.timeout(5):
+            why = await probe.answers(hanging)
+        assert hanging.endpoints[0] in why
+        assert "within 1 s" in why
+
+
+class TrafficConformance:
+    """Needs the fixtures `traffic` (about 50 requests per second) and `gateway` (`mode`: well, refusing or silent)."""
+
+    async def test_good_answers_are_counted_while_it_lasts_and_then_no_more(self, traffic):
+        async with traffic.flow(f.MODEL) as flow:
+            await until(lambda: flow.answered >= 5)
+            assert flow.trouble == ""
+        after = flow.answered
+        await asyncio.sleep(0.2)
+        assert flow.answered == after
+
+    async def test_refusals_are_not_counted_and_their_reason_is_kept(self, traffic, gateway):
+        gateway.mode = "refusing"
+        async with traffic.flow(f.MODEL) as flow:
+            await until(lambda: flow.trouble)
+            assert "503" in flow.trouble
+            assert flow.answered == 0
+
+    async def test_a_silent_gateway_answers_nothing_and_holds_nothing_up(self, traffic, gateway):
+        gateway.mode = "silent"
+        async with asyncio.timeout(10):
+            async with traffic.flow(f.MODEL) as flow:
+                await asyncio.sleep(0.3)
+            assert flow.answered == 0
+
+
+async def until(condition, within_s=10.0):
+    """Wait until a condition holds."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)

@@ -1,0 +1,220 @@
+"""Handwritten stand-ins for what the rollback-controller needs; each passes the suite that the real adapter passes."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from contracts.drills import Drill, drill_key
+from contracts.envelope import Event, derived_id
+from contracts.facts import AlertResolved
+from contracts.routes import Route, ServedTarget
+from shared.errors import Transient
+from shared.messaging.bus import Emit
+from shared.runtime.clock import Clock
+from shared.storage.kv import Conflict, Entry
+
+SERVICE = "rollback-controller"
+DEDUPE_WINDOW_S = 120.0
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A message of the log."""
+
+    sequence: int
+    event: Event[Any]
+    stored_at: datetime
+
+
+class FakeLog:
+    """The log of facts in memory: publishes into it, and looks up what it has (ports `Publisher` and `Alerts`)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.stored: list[Stored] = []
+        self.lost = False
+        self.full = False
+
+    def _check(self) -> None:
+        if self.lost:
+            raise Transient("bus_unavailable", "The message bus does not answer: lost.")
+
+    def append(self, event: Event[Any]) -> Stored:
+        """Store an event, unless the log has stored its id within the dedupe window."""
+        now = self._clock.true_time() if hasattr(self._clock, "true_time") else self._clock.now()
+        for message in self.stored:
+            if message.event.id == event.id and now - message.stored_at < timedelta(seconds=DEDUPE_WINDOW_S):
+                return message
+        message = Stored(len(self.stored) + 1, event, now)
+        self.stored.append(message)
+        return message
+
+    def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Wrap a fact like the bus does."""
+        fact = emit.fact
+        cause_id = emit.cause_id or (cause.id if cause else None)
+        return Event[type(fact)](
+            id=emit.id or derived_id(str(cause_id), fact.TYPE, emit.key),
+            source=f"/slipway/{SERVICE}",
+            type=fact.TYPE,
+            subject=emit.model or (cause.subject if cause else fact.model),
+            time=self._clock.now(),
+            correlationid=emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id)),
+            causationid=cause_id,
+            environment=emit.environment or (cause.environment if cause else "production"),
+            data=fact,
+        )
+
+    async def publish(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Publish a fact and return once the log has it."""
+        self._check()
+        if self.full:
+            raise Transient("stream_full", "A stream of the message bus is full.")
+        event = self.envelope(emit, cause)
+        self.append(event)
+        return event
+
+    async def was_published(self, emit: Emit, since: datetime) -> bool:
+        """Return whether the log has the fact of this id, stored not long before `since` or later."""
+        self._check()
+        begin = since - timedelta(minutes=5)
+        found = self.envelope(emit)
+        return any(message.event.id == found.id and message.stored_at >= begin for message in self.stored)
+
+    async def resolved_since(self, environment: str, model: str, alert_id: str, sequence: int) -> bool:
+        """Return whether the log has the resolution of an alert behind a place in it."""
+        self._check()
+        return any(
+            message.sequence > sequence
+            and (message.event.environment, message.event.subject) == (environment, model)
+            and isinstance(message.event.data, AlertResolved)
+            and message.event.data.alert_id == alert_id
+            for message in self.stored
+        )
+
+    def facts(self, kind: type, environment: str = "production") -> list[Any]:
+        """Return the facts of a type in the order of the log."""
+        events = [message.event for message in self.stored]
+        return [one.data for one in events if isinstance(one.data, kind) and one.environment == environment]
+
+
+class FakeRoutes:
+    """Routes of production and staging under compare-and-set."""
+
+    def __init__(self) -> None:
+        self.entries: dict[tuple[str, str], Entry[Route]] = {}
+        self.history: list[tuple[str, Route]] = []
+        self.lost = False
+        self.conflicts = 0
+        """How many of the next writes come too late, because somebody else changed the route."""
+
+    async def get(self, environment: str, model: str) -> Entry[Route] | None:
+        """Read a route; None when there is none."""
+        self._check()
+        return self.entries.get((environment, model))
+
+    async def put(self, environment: str, route: Route, revision: int | None) -> None:
+        """Write a route that must still be at `revision` (None or 0: must not exist); raise Conflict else."""
+        self._check()
+        entry = self.entries.get((environment, route.model))
+        if self.conflicts:
+            self.conflicts -= 1
+            raise Conflict(route.model)
+        if (entry.revision if entry else 0) != (revision or 0):
+            raise Conflict(route.model)
+        self.set(environment, route)
+
+    def set(self, environment: str, route: Route) -> None:
+        """Write a route, whatever was there."""
+        again = Route.model_validate_json(route.model_dump_json())
+        self.history.append((environment, again))
+        self.entries[environment, route.model] = Entry(again, len(self.history))
+
+    def _check(self) -> None:
+        if self.lost:
+            raise Transient("bus_unavailable", "The message bus does not answer: lost.")
+
+
+class FakeDrills:
+    """The drill of each model and environment."""
+
+    def __init__(self) -> None:
+        self.drills: dict[str, Drill] = {}
+
+    async def get(self, environment: str, model: str) -> Drill | None:
+        """Read the drill of a model and environment, on or over."""
+        return self.drills.get(drill_key(environment, model))
+
+    async def put(self, drill: Drill) -> None:
+        """Make this the drill of its model and environment."""
+        self.drills[drill_key(drill.environment, drill.target.model)] = drill
+
+
+class FakeProbe:
+    """Engines that generate, are cold, or hang."""
+
+    def __init__(self, *, deadline_s: float = 5.0) -> None:
+        self.deadline_s = deadline_s
+        self.takes_s = 0.0
+        self.cold: set[str] = set()
+        self.hanging: set[str] = set()
+        self.asked: list[str] = []
+
+    async def answers(self, served: ServedTarget) -> str | None:
+        """Return None when any of the target's endpoints generates a token in time, else why none does."""
+        name = str(served.target)
+        self.asked.append(name)
+        endpoints = ", ".join(served.endpoints)
+        if name in self.hanging:
+            await asyncio.sleep(self.deadline_s)
+            return f"{endpoints}: no token within {self.deadline_s:g} s"
+        await asyncio.sleep(self.takes_s)
+        return f"{endpoints}: {name} is not loaded there" if name in self.cold else None
+
+
+class FakeFlow:
+    """Requests that are being sent."""
+
+    def __init__(self) -> None:
+        self.answered = 0
+        self.trouble = ""
+
+
+class FakeTraffic:
+    """A gateway that answers each request after a while, refuses it, or is silent."""
+
+    def __init__(self, *, rps: float = 4.0) -> None:
+        self.rps = rps
+        self.refusing = ""
+        self.silent = False
+        self.flows = 0
+        self.open = 0
+
+    @asynccontextmanager
+    async def flow(self, model: str) -> AsyncGenerator[FakeFlow, None]:
+        """Send requests at a steady rate for as long as the context lasts."""
+        flow = FakeFlow()
+        self.flows += 1
+        self.open += 1
+        sending = asyncio.create_task(self._send(model, flow))
+        try:
+            yield flow
+        finally:
+            self.open -= 1
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send(self, model: str, flow: FakeFlow) -> None:
+        while True:
+            if self.refusing:
+                flow.trouble = f"the gateway answered 503: {self.refusing}"
+            elif not self.silent:
+                await self.answer(model)
+                flow.answered += 1
+            await asyncio.sleep(1.0 / self.rps)
+
+    async def answer(self, model: str) -> None:
+        """Do what an answered request leads to; nothing here."""

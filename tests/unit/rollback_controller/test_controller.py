@@ -1,0 +1,245 @@
+"""The controller as a whole, in virtual time, on fakes: each branch, and what it says about it."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as cf
+from tests.kit import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+
+def started(**settings) -> World:
+    world = World(**settings)
+    world.serve()
+    world.open_releases(6, 7)
+    world.start()
+    return world
+
+
+@virtual_time
+async def test_an_alert_moves_traffic_at_once_and_live_requests_verify_it():
+    world = started()
+    await asyncio.sleep(1)
+    world.say(world.alert(), event_id="a-1")
+    await asyncio.sleep(0.1)
+    route = world.route()
+    assert (route.active.target, route.quarantined, route.epoch) == (f.target(6), (f.target(7),), 13)
+    world.requests(6)
+    await asyncio.sleep(0.1)
+    (changed,), (done,) = world.log.facts(cf.DeploymentChanged), world.log.facts(cf.RollbackCompleted)
+    assert (changed.route, changed.cause) == (route, "rollback")
+    assert (done.verdict, done.failed, done.to, done.mode) == ("pass", f.target(7), f.target(6), "automatic")
+    world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_without_traffic_a_probe_ends_the_verification_and_the_flip_stands():
+    world = started()
+    world.say(world.alert())
+    await asyncio.sleep(29)
+    assert world.log.facts(cf.RollbackCompleted) == []
+    await asyncio.sleep(3)
+    (done,) = world.log.facts(cf.RollbackCompleted)
+    assert done.verdict == "inconclusive"
+    assert world.route().active.target == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_a_fallback_that_dies_after_the_flip_fails_the_verification():
+    world = started()
+    world.say(world.alert())
+    await asyncio.sleep(1)
+    world.probe.cold.add(str(f.target(6)))
+    await asyncio.sleep(40)
+    (done,) = world.log.facts(cf.RollbackCompleted)
+    assert done.verdict == "fail"
+    await world.stop()
+
+
+@pytest.mark.parametrize("trouble", ["cold", "hanging"])
+@virtual_time
+async def test_a_previous_target_that_does_not_generate_keeps_traffic_until_it_does(trouble):
+    world = started()
+    ill = getattr(world.probe, trouble)
+    ill.add(str(f.target(6)))
+    world.say(world.alert())
+    await asyncio.sleep(8)
+    (failed,) = world.log.facts(cf.RollbackFailed)
+    assert failed.code == "previous_not_ready"
+    assert str(f.target(6)) in failed.reason or "no token" in failed.reason
+    assert world.route().active.target == f.target(7)
+    ill.clear()
+    for _ in range(3):  # the alert lasts, and is said again every 5 s
+        world.say(world.alert(kind=cf.AlertUpdated))
+        await asyncio.sleep(5)
+    assert world.route().active.target == f.target(6)
+    assert len(world.log.facts(cf.DeploymentChanged)) == 1
+    world.check()
+    await world.stop()
+
+
+@pytest.mark.parametrize(
+    "about",
+    [{"trigger": "refusals"}, {"trigger": "unheard-of"}, {"trigger": None}, {"version": 5}, {"version": 6}],
+)
+@virtual_time
+async def test_what_no_automatic_trigger_of_what_serves_asks_for_changes_nothing(about):
+    world = started()
+    before = world.route()
+    world.say(world.alert(**about))
+    await asyncio.sleep(60)
+    assert world.route() == before
+    assert world.published() == []
+    await world.stop()
+
+
+@virtual_time
+async def test_a_stale_alert_and_a_resolved_one_change_nothing():
+    world = started()
+    before = world.route()
+    world.say(world.alert(), at_s=-901)
+    world.say(world.alert(number=2), event_id="a-2")
+    world.log.append(f.event(world.alert(number=2, kind=cf.AlertResolved), id="a-2-over"))
+    await asyncio.sleep(60)
+    assert world.route() == before
+    assert world.published() == []
+    await world.stop()
+
+
+@virtual_time
+async def test_an_alert_that_waited_out_an_outage_of_the_controller_counts_while_it_is_open():
+    world = World()
+    world.serve()
+    world.open_releases(6, 7)
+    world.say(world.alert())
+    await asyncio.sleep(600)
+    world.start()
+    await asyncio.sleep(1)
+    assert world.route().active.target == f.target(6)
+    await world.stop()
+
+
+@virtual_time
+async def test_without_a_previous_target_nothing_moves_and_that_is_said():
+    world = World()
+    world.serve(previous=None, history=())
+    world.open_releases(7)
+    world.start()
+    world.say(world.alert())
+    await asyncio.sleep(1)
+    (failed,) = world.log.facts(cf.RollbackFailed)
+    assert failed.code == "no_previous_target"
+    await world.stop()
+
+
+@virtual_time
+async def test_an_order_goes_further_back_and_one_that_is_void_is_answered():
+    world = started()
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=9))
+    await asyncio.sleep(1)
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=5))
+    await asyncio.sleep(1)
+    world.say(cf.RollbackOrdered(actor="ops", reason="again", failed=f.target(7)))
+    world.say(cf.RollbackOrdered(actor="ops", reason="old", failed=f.target(5)), at_s=-901)
+    world.say(cf.RollbackOrdered(actor="ops", reason="unclear"))
+    world.say(cf.RollbackOrdered(actor="ops", reason="other epoch", failed=f.target(5), epoch=12))
+    await asyncio.sleep(1)
+    codes = [failed.code for failed in world.log.facts(cf.RollbackFailed)]
+    assert codes == ["no_previous_target", "not_in_traffic", "order_expired", "stale_epoch"]
+    assert [refused.code for refused in world.log.facts(cf.OrderRefused)] == ["not_in_traffic"]
+    assert world.route().active.target == f.target(5)
+    await world.stop()
+
+
+@virtual_time
+async def test_an_order_that_expires_while_the_bucket_is_silent_is_not_carried_out():
+    world = started()
+    world.routes.lost = True
+    until = world.clock.now() + f.timedelta(seconds=30)
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), expires_at=until))
+    await asyncio.sleep(60)
+    world.routes.lost = False
+    await asyncio.sleep(60)
+    (failed,) = world.log.facts(cf.RollbackFailed)
+    assert failed.code == "order_expired"
+    assert world.route().active.target == f.target(7)
+    await world.stop()
+
+
+@virtual_time
+async def test_canaries_that_fail_or_lose_their_release_are_taken_out_once():
+    world = World()
+    world.serve(6, 5, canary=7)
+    world.open_releases(7)
+    world.start()
+    world.say(cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"))
+    world.say(cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"))
+    await asyncio.sleep(60)
+    (changed,) = world.log.facts(cf.DeploymentChanged)
+    assert (changed.cause, changed.route.canary.weight_ratio) == ("abort", 0.0)
+    assert world.route().quarantined == (f.target(7),)
+    world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_a_full_log_keeps_no_rollback_from_being_carried_out():
+    world = started()
+    await asyncio.sleep(1)
+    world.log.full = True
+    world.say(world.alert())
+    await asyncio.sleep(0.1)
+    assert world.route().active.target == f.target(6)
+    assert world.published() == []
+    await asyncio.sleep(300)
+    world.log.full = False
+    await asyncio.sleep(60)
+    types = [kind for kind, _ in world.published()]
+    assert types == [cf.RollbackStarted.TYPE, cf.DeploymentChanged.TYPE, cf.RollbackCompleted.TYPE]
+    world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_a_route_that_keeps_changing_only_delays_a_rollback():
+    world = started()
+    await asyncio.sleep(1)
+    world.routes.conflicts = 60
+    world.say(world.alert())
+    await asyncio.sleep(0.1)
+    assert world.route().active.target == f.target(7)
+    await asyncio.sleep(5)
+    assert world.route().active.target == f.target(6)
+    world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_an_alert_that_comes_before_the_policy_of_its_version_is_kept():
+    world = World()
+    world.serve()
+    world.start()
+    world.say(world.alert())
+    await asyncio.sleep(20)
+    assert world.published() == []
+    world.open_releases(7)
+    await asyncio.sleep(30)
+    assert world.route().active.target == f.target(6)
+    assert world.streams.unacknowledged() == []
+    await world.stop()
+
+
+@virtual_time
+async def test_an_alert_about_a_version_whose_policy_never_comes_is_given_up_when_it_is_old():
+    world = World()
+    before = world.serve()
+    world.start()
+    world.say(world.alert())
+    await asyncio.sleep(1000)
+    assert world.streams.unacknowledged() == []
+    assert world.route() == before
+    await world.stop()

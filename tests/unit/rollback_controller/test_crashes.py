@@ -1,0 +1,165 @@
+"""Killed between any two steps and started again, the controller ends where it would have ended undisturbed."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import facts as cf
+from decisions.route_edits import promote
+from tests.kit import factories as f
+from tests.kit.virtual_time import run_virtual
+from tests.unit.rollback_controller.world import World
+
+LATER = f.START + f.timedelta(minutes=10)
+
+
+async def by_alert(world):
+    """An alert, told again while it lasts, and requests on the version behind."""
+    world.serve()
+    world.open_releases(6, 7)
+    await asyncio.sleep(10)
+    world.say(world.alert(), event_id="a-1")
+    for number in range(3):
+        await asyncio.sleep(6)
+        world.say(world.alert(kind=cf.AlertUpdated), event_id=f"a-1-{number}")
+    for _ in range(4):
+        world.requests(6)
+        await asyncio.sleep(4)
+
+
+async def without_traffic(world):
+    """An alert, and nothing to verify the rollback by."""
+    world.serve()
+    world.open_releases(7)
+    await asyncio.sleep(10)
+    world.say(world.alert(), event_id="a-1")
+
+
+async def by_order(world):
+    """An operator's order, two versions back, and a second one that is void by then."""
+    world.serve()
+    await asyncio.sleep(10)
+    about = {"actor": "ops", "reason": "odd", "failed": f.target(7)}
+    world.say(cf.RollbackOrdered(**about, to_version=5), event_id="o-1")
+    await asyncio.sleep(20)
+    world.say(cf.RollbackOrdered(**about), event_id="o-2")
+
+
+async def canary(world):
+    """A canary fails its test, and its release ends by that."""
+    world.serve(6, 5, canary=7)
+    await asyncio.sleep(10)
+    world.say(
+        cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"),
+        event_id="c-1",
+    )
+    await asyncio.sleep(20)
+    world.say(
+        cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"),
+        event_id="c-2",
+    )
+
+
+async def cold_previous(world):
+    """The version behind does not generate, and that is all."""
+    world.serve()
+    world.open_releases(7)
+    world.probe.cold.add(str(f.target(6)))
+    await asyncio.sleep(10)
+    world.say(world.alert(), event_id="a-1")
+
+
+async def lifted(world):
+    """A quarantine is lifted, once with success and once for what is not quarantined."""
+    world.serve(6, 5, quarantined=(f.target(7),))
+    await asyncio.sleep(10)
+    world.say(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7)), event_id="l-1")
+    await asyncio.sleep(20)
+    world.say(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(4)), event_id="l-2")
+
+
+async def drilled(world):
+    """A drill is ordered, and ended."""
+    world.serve()
+    await asyncio.sleep(10)
+    about = {"actor": "ops", "reason": "practice", "target": f.target(7), "environment": "production"}
+    fault = cf.DrillFault(delay_ms=800)
+    world.say(cf.DrillOrdered(**about, fault=fault, share_ratio=0.5, expires_at=LATER), event_id="d-1")
+    await asyncio.sleep(20)
+    world.say(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
+
+
+STORIES = [by_alert, without_traffic, by_order, canary, cold_previous, lifted, drilled]
+
+
+async def play(story, *kills):
+    """Play a story to its end; processes die at the given steps of their lives. Return the world."""
+    world = World(retry_s=600.0, sweep_s=5.0)
+    running = asyncio.create_task(world.keep_running(*kills))
+    await story(world)
+    await asyncio.sleep(75)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await world.stop()
+    world.check()
+    return world
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_killed_at_any_step_it_ends_like_one_that_lived(story):
+    undisturbed = run_virtual(play(story))
+    expected, steps = undisturbed.outcome(), len(undisturbed.life.steps)
+    eventful = [
+        number
+        for number, name in enumerate(undisturbed.life.steps, start=1)
+        if not name.endswith(("MemoryRecords.keys", "MemoryRecords.get"))
+    ]
+    assert len(eventful) > 5
+    for kill_at in eventful:
+        world = run_virtual(play(story, kill_at))
+        assert world.outcome() == expected, (
+            f"killed at step {kill_at} of {steps}: {undisturbed.life.steps[kill_at - 1]}"
+        )
+
+
+@given(story=st.sampled_from(STORIES), kills=st.lists(st.integers(1, 60), min_size=2, max_size=4))
+def test_killed_again_and_again_it_ends_like_one_that_lived(story, kills):
+    expected = run_virtual(play(story)).outcome()
+    assert run_virtual(play(story, *kills)).outcome() == expected
+
+
+@pytest.mark.parametrize("later", ["promoted", "lifted"])
+def test_a_flip_that_was_not_recorded_is_no_failure_when_the_route_has_changed_since(later):
+    """The process dies after the flip; before it is back, another change gives the route another cause."""
+
+    async def story():
+        world = World()
+        world.serve()
+        world.open_releases(7)
+        world.start(kill_at="after FakeRoutes.put")
+        world.say(world.alert(), event_id="a-1")
+        await world.life.ended.wait()
+        await world.stop()
+        route = world.route()
+        if later == "promoted":
+            world.routes.set("production", promoted(route, 8))
+        else:
+            lifting = cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7))
+            world.say(lifting, event_id="l-1")
+        world.start()
+        await asyncio.sleep(60)
+        await world.stop()
+        world.check()
+        return world
+
+    world = run_virtual(story())
+    assert world.log.facts(cf.RollbackFailed) == []
+    (completed,) = world.log.facts(cf.RollbackCompleted)
+    assert (completed.failed, completed.verdict) == (f.target(7), "inconclusive")
+    assert [kind for kind, _ in world.published()].count(cf.DeploymentChanged.TYPE) == 1 + (later == "lifted")
+
+
+def promoted(route, version):
+    return promote(route, f.served(version), weight_ratio=1.0, epoch=route.epoch, cause_id="p-8").route

@@ -1,0 +1,202 @@
+"""The rollback-controller and everything around it, in virtual time: processes die and start, the rest goes on."""
+
+import asyncio
+import functools
+from collections import Counter
+
+from contracts import facts as cf
+from contracts.envelope import Event
+from services.rollback_controller.app import build
+from services.rollback_controller.controller import SERVICE, Controller
+from services.rollback_controller.domain.record import RollbackState
+from services.rollback_controller.settings import RollbackControllerSettings
+from services.rollback_controller.states import RollbackStates
+from shared.messaging.records import RecordStore
+from shared.runtime.sweeper import Sweeper
+from shared.storage.record_format import parse
+from tests.kit import factories as f
+from tests.kit.fake_bus import FakeBus, Life, Message, Streams
+from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
+from tests.kit.records import MemoryBucket, MemoryRecords
+from tests.kit.virtual_time import VirtualClock
+
+RESTART_S = 3.0
+TRIGGERS = (f.trigger(name="slow"), f.trigger(name="refusals", metric="refusal_ratio", threshold=0.2, action="manual"))
+
+
+@functools.cache
+def _settings(**settings) -> RollbackControllerSettings:
+    """Return settings; to read the environment takes longer than most stories here."""
+    return RollbackControllerSettings(**settings)
+
+
+class World:
+    """What outlives the process, and the process that lives now."""
+
+    def __init__(self, **settings) -> None:
+        self.clock = VirtualClock(f.START)
+        self.log = FakeLog(self.clock)
+        self.streams = Streams()
+        self.bucket = MemoryBucket()
+        self.routes = FakeRoutes()
+        self.drills = FakeDrills()
+        self.probe = FakeProbe()
+        self.traffic = FakeTraffic()
+        self.settings = _settings(**settings)
+        self.life: Life | None = None
+        self.bus: FakeBus | None = None
+        self.controller: Controller | None = None
+        self._ids = 0
+
+    # -- the process ------------------------------------------------------------------------------------------------
+
+    def start(self, kill_at=None) -> Life:
+        """Start a process; it dies at its step number `kill_at`."""
+        life = self.life = Life(kill_at)
+        log = life.mortal(self.log, "publish", "was_published", "resolved_since")
+        records = life.mortal(MemoryRecords(RollbackState, self.bucket), "get", "create", "update", "keys")
+        states = RollbackStates(RecordStore("rollbacks", records, log, service=SERVICE, jitter=lambda: 0.5))
+        self.bus = FakeBus(SERVICE, self.streams, log, life)
+        self.controller = build(
+            self.bus,
+            states=states,
+            routes=life.mortal(self.routes, "get", "put"),
+            drills=life.mortal(self.drills, "get", "put"),
+            alerts=log,
+            probe=life.mortal(self.probe, "answers"),
+            traffic=self.traffic,
+            settings=self.settings,
+            clock=self.clock,
+        )
+        life.spawn(Sweeper("rollbacks", states.keys, self.controller.sweep, every_s=self.settings.sweep_s).run())
+        self.bus.start()
+        return life
+
+    async def keep_running(self, *kills) -> None:
+        """Start a process, and a new one some seconds after each death; the n-th dies at its step `kills[n]`."""
+        kills = list(kills)
+        while True:
+            life = self.start(kills.pop(0) if kills else None)
+            await life.ended.wait()
+            await life.close()
+            await asyncio.sleep(RESTART_S)
+
+    async def stop(self) -> None:
+        """End the process; raise what its handlers raised by mistake."""
+        if self.life is not None:
+            await self.life.close()
+        if self.streams.defects:
+            raise self.streams.defects[0]
+
+    # -- facts ------------------------------------------------------------------------------------------------------
+
+    def say(self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None) -> Event:
+        """Publish a fact of another service; `at_s` seconds off the true time, by its publisher's clock."""
+        self._ids += 1
+        event = Event[type(fact)](
+            id=event_id or f"e-{self._ids}",
+            source="/slipway/tests",
+            type=fact.TYPE,
+            subject=f.MODEL,
+            time=self.clock.true_time() + f.timedelta(seconds=at_s),
+            correlationid="r-7",
+            environment=environment,
+            data=fact,
+        )
+        message = self.log.append(event) if not isinstance(fact, cf.InferenceBatch) else None
+        stored_at = message.stored_at if message else self.clock.true_time()
+        place = sequence or (message.sequence if message else 0)
+        self.streams.put(Message(place, message.event if message else event, stored_at))
+        if self.bus is not None:
+            self.bus.deliver()
+        return event
+
+    def open_releases(self, *versions, triggers=TRIGGERS) -> None:
+        """Say that versions were released under a policy."""
+        for version in versions:
+            policy = f.policy(triggers=triggers)
+            self.say(f.fact(cf.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy))
+
+    def serve(self, active=7, previous=6, *, canary=None, history=(5,), **changes):
+        """Set production's route."""
+        share = f.CanaryShare(served=f.served(canary), weight_ratio=0.2) if canary else None
+        route = f.route(
+            **{
+                "active": f.served(active) if active else None,
+                "previous": f.served(previous) if previous else None,
+                "canary": share,
+                "history": tuple(map(f.served, history)),
+                "quarantined": (),
+                "cause_id": "before",
+            }
+            | changes
+        )
+        self.routes.set("production", route)
+        return route
+
+    def alert(self, version=7, *, trigger="slow", kind=cf.AlertRaised, number=1, **about):
+        """Return a fact about an alert, raised now."""
+        whole = {
+            "alert_id": f"{f.target(version)}/{trigger}/{number}",
+            "kind": "latency",
+            "severity": "critical",
+            "target": f.target(version),
+            "trigger": trigger,
+            "message": "slow",
+            "first_bad_at": self.clock.true_time(),
+            "raised_at": self.clock.true_time(),
+        }
+        return kind(**(whole | about))
+
+    def requests(self, version=6, count=8, environment="production", **changes) -> None:
+        """Say how requests to a version fared just now."""
+        now = self.clock.true_time()
+        about = {"target": f.target(version), "scheduled_at": now, "sent_at": now, "ttft_ms": 50.0, "e2e_ms": 90.0}
+        plain = {"error": None, "drill": None, "canary": False, "environment": environment}
+        records = [
+            f.inference(**(about | plain | {"request_id": f"q-{self._ids}-{n}"} | changes)) for n in range(count)
+        ]
+        self.say(cf.InferenceBatch(gateway="g", records=tuple(records)), environment=environment)
+
+    # -- what came of it --------------------------------------------------------------------------------------------
+
+    def route(self, environment="production"):
+        """Return a route as gateways see it."""
+        entry = self.routes.entries.get((environment, f.MODEL))
+        return entry.value if entry else None
+
+    def state(self, environment="production") -> RollbackState:
+        """Return the record."""
+        _, data = self.bucket.data.get(f"{environment}.{f.MODEL}", (0, b""))
+        if not data:
+            return RollbackState(model=f.MODEL, environment=environment)
+        return parse(RollbackState, data, "rollbacks")[0]
+
+    def published(self, environment="production"):
+        """Return what the controller published: type, and what identifies it, in the order of the log."""
+        ours = [one.event for one in self.log.stored if one.event.source == f"/slipway/{SERVICE}"]
+        return [(event.type, event.id) for event in ours if event.environment == environment]
+
+    def check(self) -> None:
+        """Check what must hold at any time: nothing twice, epochs rise, and no quarantined target takes traffic."""
+        twice = [key for key, count in Counter(self.published()).items() if count > 1]
+        assert twice == []
+        routes = [route for environment, route in self.routes.history if environment == "production"]
+        epochs = [route.epoch for route in routes]
+        assert epochs == sorted(set(epochs))
+        for route in routes:
+            serving = [route.active, route.canary.served if route.canary and route.canary.weight_ratio > 0 else None]
+            assert not {one.target for one in serving if one is not None} & set(route.quarantined)
+        switches = Counter(route.cause_id for route in routes)
+        assert [cause for cause, count in switches.items() if count > 1] == []
+
+    def outcome(self):
+        """Return the end of it all, without its times: two runs of one story must end alike."""
+        return {
+            "route": self.route(),
+            "published": sorted(self.published()),
+            "states": sorted((one.rollback_id, one.phase, one.verdict, one.code) for one in self.state().rollbacks),
+            "outbox": self.state().outbox,
+            "unacknowledged": self.streams.unacknowledged(),
+            "dead_letters": self.streams.dead_letters,
+        }
