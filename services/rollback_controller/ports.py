@@ -36,6 +36,9 @@ class Alerts(Protocol):
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log has the resolution of an alert behind a place in it."""
 
+    async def last_route_change(self, environment: Environment, model: str) -> int:
+        """Return the place in the log of the last `deployment.changed`; 0 if there is none."""
+
 
 class Publisher(Protocol):
     """Publishes facts."""

@@ -169,11 +169,19 @@ class Rehearsal:
         )
 
     async def _set_stage(self, stage: _Stage, trigger: Trigger) -> None:
-        """Let the candidate serve staging, the fallback ready behind it, without a fault."""
-        await self.states.transact(
-            "staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, trigger.name)
-        )
+        """Route staging to the candidate, with the fallback ready behind it and without a fault.
+
+        An attempt that was interrupted may have left an alert: the monitor resolves it when the candidate leaves the
+        route, and what it published before that does not count.
+        """
         await self._put_drill(stage, trigger.name, _NO_FAULT)
+        entry = await self.routes.get("staging", stage.model)
+        if entry is not None and entry.value.active is not None:
+            await self._put_route(stage, None, None, f"{stage.event.id}/{trigger.name}/begin")
+        since = await self.alerts.last_route_change("staging", stage.model)
+        await self.states.transact(
+            "staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, trigger.name, since)
+        )
         await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger.name}")
 
     async def _await_healthy(self, stage: _Stage, trigger: Trigger, flow: Flow) -> str:

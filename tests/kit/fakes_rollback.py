@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from contracts.drills import Drill, drill_key
 from contracts.envelope import Event, derived_id
-from contracts.facts import AlertResolved
+from contracts.facts import AlertResolved, DeploymentChanged
 from contracts.routes import Route, ServedTarget
 from shared.errors import Transient
 from shared.messaging.bus import Emit
@@ -94,6 +94,17 @@ class FakeLog:
             and message.event.data.alert_id == alert_id
             for message in self.stored
         )
+
+    async def last_route_change(self, environment: str, model: str) -> int:
+        """Return the place in the log of the last change of a route; 0 if there is none."""
+        self._check()
+        changes = [
+            message.sequence
+            for message in self.stored
+            if (message.event.environment, message.event.subject) == (environment, model)
+            and isinstance(message.event.data, DeploymentChanged)
+        ]
+        return max(changes, default=0)
 
     def facts(self, kind: type, environment: str = "production") -> list[Any]:
         """Return the facts of a type in the order of the log."""
@@ -188,8 +199,7 @@ class FakeTraffic:
 
     def __init__(self, *, rps: float = 4.0) -> None:
         self.rps = rps
-        self.refusing = ""
-        self.silent = False
+        self.mode: Literal["well", "refusing", "silent"] = "well"
         self.flows = 0
         self.open = 0
 
@@ -209,9 +219,9 @@ class FakeTraffic:
 
     async def _send(self, model: str, flow: FakeFlow) -> None:
         while True:
-            if self.refusing:
-                flow.trouble = f"the gateway answered 503: {self.refusing}"
-            elif not self.silent:
+            if self.mode == "refusing":
+                flow.trouble = "the gateway answered 503: the engine is dead"
+            elif self.mode == "well":
                 await self.answer(model)
                 flow.answered += 1
             await asyncio.sleep(1.0 / self.rps)

@@ -88,3 +88,11 @@ def virtual_time(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         return run_virtual(test(*args, **kwargs))
 
     return run
+
+
+class VirtualTimePolicy(asyncio.DefaultEventLoopPolicy):
+    """For the fixture `event_loop_policy`: every async test of a module runs in virtual time."""
+
+    def new_event_loop(self) -> VirtualTimeLoop:
+        """Return a loop in virtual time."""
+        return VirtualTimeLoop()

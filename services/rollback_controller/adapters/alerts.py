@@ -1,4 +1,4 @@
-"""Whether an alert is still open, as the log of facts says: one stream has both, so its order decides."""
+"""Looks up in the log of facts whether an alert was resolved: one stream has both facts, so their order decides."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import nats_subject
-from contracts.facts import AlertResolved
+from contracts.facts import AlertResolved, DeploymentChanged
 from contracts.services import EVENTS
 from contracts.vocabulary import Environment
 
@@ -37,3 +37,11 @@ class LoggedAlerts:
             if resolves(message.data or b"", alert_id):
                 return True
             sequence = message.seq or sequence + 1
+
+    async def last_route_change(self, environment: Environment, model: str) -> int:
+        """Return the place in the log of the last change of a route; 0 if there is none."""
+        try:
+            message = await self._js().get_last_msg(EVENTS, nats_subject(DeploymentChanged.TYPE, model, environment))
+        except NotFoundError:
+            return 0
+        return message.seq or 0

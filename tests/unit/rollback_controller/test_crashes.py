@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
 from decisions.route_edits import promote
 from tests.kit import factories as f
+from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World
 
@@ -124,6 +125,7 @@ def test_killed_at_any_step_it_ends_like_one_that_lived(story):
         )
 
 
+@settings(max_examples=often(60))
 @given(story=st.sampled_from(STORIES), kills=st.lists(st.integers(1, 60), min_size=2, max_size=4))
 def test_killed_again_and_again_it_ends_like_one_that_lived(story, kills):
     expected = run_virtual(play(story)).outcome()

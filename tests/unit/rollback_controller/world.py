@@ -6,6 +6,7 @@ from collections import Counter
 
 from contracts import facts as cf
 from contracts.envelope import Event
+from contracts.services import SERVICES
 from services.rollback_controller.app import build
 from services.rollback_controller.controller import SERVICE, Controller
 from services.rollback_controller.domain.record import RollbackState
@@ -53,7 +54,7 @@ class World:
     def start(self, kill_at=None) -> Life:
         """Start a process; it dies at its step number `kill_at`."""
         life = self.life = Life(kill_at)
-        log = life.mortal(self.log, "publish", "was_published", "resolved_since")
+        log = life.mortal(self.log, "publish", "was_published", "resolved_since", "last_route_change")
         records = life.mortal(MemoryRecords(RollbackState, self.bucket), "get", "create", "update", "keys")
         states = RollbackStates(RecordStore("rollbacks", records, log, service=SERVICE, jitter=lambda: 0.5))
         self.bus = FakeBus(SERVICE, self.streams, log, life)
@@ -106,7 +107,8 @@ class World:
         message = self.log.append(event) if not isinstance(fact, cf.InferenceBatch) else None
         stored_at = message.stored_at if message else self.clock.true_time()
         place = sequence or (message.sequence if message else 0)
-        self.streams.put(Message(place, message.event if message else event, stored_at))
+        if (type(fact), environment) in SERVICES[SERVICE].reads:
+            self.streams.put(Message(place, message.event if message else event, stored_at))
         if self.bus is not None:
             self.bus.deliver()
         return event

@@ -1,0 +1,222 @@
+"""Rehearsals in virtual time: a monitor and a gateway in memory around the real controller, and what can go wrong."""
+
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as cf
+from tests.kit import factories as f
+from tests.kit.soak import often
+from tests.kit.virtual_time import run_virtual, virtual_time
+from tests.unit.rollback_controller.world import RESTART_S, World
+
+SLOW, ERRORS = f.trigger(name="slow"), f.trigger(name="errors", metric="error_ratio", threshold=0.02)
+DETECT_S = 6.0
+
+
+class Stage(World):
+    """Staging with a candidate (7) and a fallback (6), telemetry, and a monitor that detects what is injected."""
+
+    def __init__(self, triggers=(SLOW, ERRORS)) -> None:
+        super().__init__(rehearsal_detect_s=30.0)
+        self.triggers = triggers
+        self.numb = False
+        self.nervous = False
+        self.alerts = 0
+        self.open_alert = None
+
+    async def observe(self) -> None:
+        """Publish telemetry of the serving target, and alerts about faults, as gateway and monitor do; for ever."""
+        bad_s, seen = 0.0, 0
+        while True:
+            await asyncio.sleep(1.0)
+            changes = [route for environment, route in self.routes.history if environment == "staging"]
+            left = any(route.active is None or route.active.target != f.target(7) for route in changes[seen:])
+            seen = len(changes)
+            route, drill = self.route("staging"), self.drills.drills.get(f"staging.{f.MODEL}")
+            serving = route.active.target if route and route.active else None
+            if left:  # from a target that takes no traffic everything is taken back
+                self.resolve()
+                bad_s = 0.0
+            if serving is None or not self.traffic.open or self.traffic.mode != "well":
+                continue
+            ill = drill is not None and drill.share_ratio > 0 and drill.target == serving
+            self.requests(serving.version, 4, "staging", ttft_ms=5000.0 if ill else 50.0)
+            if serving == f.target(7):
+                bad_s += 1.0 if ill or self.nervous else 0.0
+                if bad_s >= DETECT_S and not self.numb:
+                    self.tell(self.state("staging").rehearsing)
+
+    def tell(self, trigger) -> None:
+        """Raise an alert, or tell again that it lasts."""
+        if self.open_alert is None:
+            self.alerts += 1
+            self.open_alert = (trigger, self.alerts, self.clock.true_time())
+            kind = cf.AlertRaised
+        else:
+            kind = cf.AlertUpdated
+        name, number, raised_at = self.open_alert
+        self.say(self.alert(7, trigger=name, number=number, kind=kind, raised_at=raised_at), environment="staging")
+
+    def resolve(self) -> None:
+        """Resolve the alert: its target takes no traffic."""
+        if self.open_alert is not None:
+            name, number, _ = self.open_alert
+            self.say(self.alert(7, trigger=name, number=number, kind=cf.AlertResolved), environment="staging")
+            self.open_alert = None
+
+    def request(self) -> None:
+        """Ask for a rehearsal: the policy, what to rehearse, and that it is staged, in this order."""
+        self.open_releases(7, triggers=self.triggers)
+        self.say(
+            cf.RehearsalRequested(
+                release_id="r-7",
+                candidate=f.deployable(7),
+                fallback=f.deployable(6),
+                triggers=self.triggers,
+                policy_digest=f.digest("policy"),
+            )
+        )
+        self.stage()
+
+    def stage(self) -> None:
+        """Say that candidate and fallback are served in staging."""
+        asked = f.staging_request(purpose="rehearsal", release_id="r-7", candidate=f.deployable(7))
+        self.say(f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked), event_id="s-1")
+
+    def outcome_of_rehearsal(self):
+        """Return the one outcome that was published."""
+        (completed,) = self.log.facts(cf.RehearsalCompleted)
+        return completed
+
+
+async def play(stage, *kills, lasts_s=400.0, then=None):
+    running = [asyncio.create_task(stage.observe()), asyncio.create_task(stage.keep_running(*kills))]
+    await asyncio.sleep(0)
+    stage.request()
+    if then is not None:
+        await then(stage)
+    await asyncio.sleep(lasts_s)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await stage.stop()
+    assert stage.streams.unacknowledged() == []
+    assert stage.route().active is None if stage.route() else True
+    return stage
+
+
+def check_cleared(stage):
+    """Check that nothing is left of a rehearsal."""
+    assert stage.route("staging").active is None
+    assert stage.drills.drills[f"staging.{f.MODEL}"].share_ratio == 0.0
+    assert (stage.state("staging").rehearsing, stage.traffic.open) == ("", 0)
+
+
+@virtual_time
+async def test_each_trigger_is_detected_switched_and_verified():
+    stage = await play(Stage())
+    completed = stage.outcome_of_rehearsal()
+    assert (completed.verdict, [one.trigger for one in completed.certificates]) == ("pass", ["slow", "errors"])
+    for certificate in completed.certificates:
+        assert DETECT_S - 1 < certificate.detect_s < DETECT_S + 3
+        assert certificate.switch_s < 1
+    check_cleared(stage)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (lambda stage: setattr(stage.traffic, "mode", "silent"), "does not answer in staging without a fault: nothing"),
+        (lambda stage: setattr(stage.traffic, "mode", "refusing"), "the gateway answered 503"),
+        (lambda stage: setattr(stage, "numb", True), "no alert within 30 s"),
+        (lambda stage: stage.probe.cold.add(str(f.target(6))), "previous_not_ready"),
+        (lambda stage: stage.probe.hanging.add(str(f.target(6))), "previous_not_ready"),
+        (lambda stage: setattr(stage, "triggers", (f.trigger(name="drift", metric="drift"),)), "declare it manual"),
+    ],
+    ids=["silent gateway", "gateway refuses", "blind monitor", "cold fallback", "hanging fallback", "drift"],
+)
+@virtual_time
+async def test_whatever_is_missing_fails_the_rehearsal_and_says_what(prepare, reason):
+    stage = Stage()
+    prepare(stage)
+    await play(stage)
+    completed = stage.outcome_of_rehearsal()
+    assert completed.verdict == "fail"
+    assert reason in completed.reason
+    if "manual" not in reason:
+        check_cleared(stage)
+
+
+@virtual_time
+async def test_a_trigger_that_fires_without_a_fault_fails_the_rehearsal():
+    stage = Stage()
+    stage.nervous = True
+    stage.traffic.rps = 0.5  # the healthy requests take longer than the detection
+    await play(stage)
+    assert "too tight" in stage.outcome_of_rehearsal().reason
+
+
+@virtual_time
+async def test_what_was_staged_for_a_benchmark_is_not_rehearsed():
+    stage = Stage()
+    stage.start()
+    asked = f.staging_request(purpose="benchmark", release_id="r-7")
+    stage.say(f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked))
+    await asyncio.sleep(60)
+    assert stage.log.facts(cf.RehearsalCompleted) == []
+    assert stage.streams.unacknowledged() == []
+    await stage.stop()
+
+
+@virtual_time
+async def test_staged_again_after_its_outcome_the_same_outcome_is_published():
+    async def staged_again(stage):
+        await asyncio.sleep(300)
+        stage.stage()
+
+    stage = await play(Stage(), then=staged_again)
+    assert stage.traffic.flows == 2
+    first, second = stage.log.facts(cf.RehearsalCompleted)
+    assert first == second
+    assert len({event_id for kind, event_id in stage.published() if kind == cf.RehearsalCompleted.TYPE}) == 1
+
+
+@virtual_time
+async def test_staged_before_the_request_arrives_it_waits_for_it():
+    stage = Stage()
+    stage.start()
+    stage.stage()
+    await asyncio.sleep(20)
+    assert stage.log.facts(cf.RehearsalCompleted) == []
+    await stage.stop()
+    await play(stage)
+    assert stage.outcome_of_rehearsal().verdict == "pass"
+
+
+@virtual_time
+async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_attempt():
+    """The process dies after the fault was detected, and before it handles the alert; the rehearsal begins anew."""
+    stage = Stage(triggers=(SLOW,))
+
+    async def die(stage):
+        while stage.open_alert is None:
+            await asyncio.sleep(1.0)
+        stage.life.kill()
+        (waiting,) = stage.streams.waiting[cf.AlertRaised, "staging"]
+        waiting.not_before = stage.clock.monotonic() + RESTART_S + 0.5  # it comes when the next attempt has begun
+
+    await play(stage, then=die)
+    completed = stage.outcome_of_rehearsal()
+    assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: slow.")
+
+
+@settings(max_examples=often(25))
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=3))
+def test_killed_at_any_step_a_rehearsal_ends_with_one_certificate_and_leaves_nothing(kills):
+    stage = run_virtual(play(Stage(triggers=(SLOW,)), *kills, lasts_s=300.0))
+    completed = stage.outcome_of_rehearsal()
+    assert (completed.verdict, len(completed.certificates)) == ("pass", 1), completed.reason
+    check_cleared(stage)
