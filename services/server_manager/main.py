@@ -1,19 +1,20 @@
-"""Starts server-manager: `python -m services.server_manager.main`."""
+"""Starts server-manager: the only place where its parts are put together."""
 
 import asyncio
 import uuid
 
-import psutil
-
 from services.server_manager.adapters.artifact_cache import ArtifactCache
-from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvState
+from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvServers
 from services.server_manager.adapters.repository_files import LeaseFile, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
+from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
 from services.server_manager.settings import ServerManagerSettings
 from shared.messaging.bus import Bus
+from shared.messaging.event_log import LoggedPublisher
+from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
@@ -21,14 +22,12 @@ from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
 
 
-async def main() -> None:
-    """Wire the adapters and run."""
-    connection, settings, clock = Connection(), ServerManagerSettings(), SystemClock()
-    configure_logging(SERVICE, connection.log_level)
+async def run(connection: Connection, settings: ServerManagerSettings) -> None:
+    """Connect, subscribe and serve until told to stop."""
+    clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     store = Store(connection)
-    holder = uuid.uuid4().hex
-    lead = KvLeadership(lambda: bus.js, settings.fleet, holder, clock, LeaseFile(settings.repository))
+    lead = KvLeadership(lambda: bus.js, settings.fleet, uuid.uuid4().hex, clock, LeaseFile(settings.repository))
     engine = TritonEngine(
         settings.triton_grpc,
         settings.repository,
@@ -41,22 +40,19 @@ async def main() -> None:
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
-    state = KvState(lambda: bus.js, settings.fleet)
+    records = KvServers(lambda: bus.js)
+    state = FleetState(RecordStore("servers", records, LoggedPublisher(bus), service=SERVICE), settings.fleet)
     routes = KvRoutes(lambda: bus.js)
-    known = KnownRoutes(routes, RoutesFile(settings.repository))
-    manager = Manager(
+    manager = build(
+        bus,
         engine=engine,
         artifacts=artifacts,
         state=state,
-        routes=known,
+        routes=KnownRoutes(routes, RoutesFile(settings.repository)),
         lead=lead,
-        publish=bus.publish,
-        tell=bus.progress,
+        settings=settings,
         clock=clock,
-        limits=settings.limits(psutil.virtual_memory().total),
-        tick_s=settings.tick_s,
     )
-    build(bus, manager=manager, state=state, clock=clock)
 
     async def triton_answers() -> None:
         await engine.check_life()
@@ -84,5 +80,12 @@ async def follow_routes(bus: Bus, routes: KvRoutes, manager: Manager) -> None:
     await routes.bucket().follow(bus.client, look)
 
 
+def main() -> None:
+    """Run server-manager."""
+    connection = Connection()
+    configure_logging(SERVICE, connection.log_level)
+    asyncio.run(run(connection, ServerManagerSettings()))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -12,8 +12,6 @@ from contracts.routes import Route
 from contracts.vocabulary import Deployable, Digest
 from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
-from services.server_manager.domain.records import Servers
-from shared.messaging.bus import Emit
 
 Progress = Callable[[int, int], None]
 Permit = Callable[[], Awaitable[None]]
@@ -61,7 +59,7 @@ class Engine(Protocol):
 
 
 class Artifacts(Protocol):
-    """The local copy of what lies in the store."""
+    """Local copies of artifacts in the store."""
 
     async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
         """Return a folder with the target's files, every digest verified.
@@ -76,16 +74,6 @@ class Artifacts(Protocol):
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
         """Remove the folders of every other manifest."""
-
-
-class State(Protocol):
-    """The one record of this fleet."""
-
-    async def read(self) -> Servers:
-        """Return the record; an empty one when there is none yet."""
-
-    async def edit(self, change: Callable[[Servers], Servers]) -> Servers:
-        """Apply a pure edit by compare-and-set, again and again until it holds."""
 
 
 class Routes(Protocol):
@@ -114,7 +102,7 @@ class Leadership(Protocol):
     """Lets one replica act at a time, under a term that is written on the bus and beside the engine."""
 
     async def hold(self) -> bool:
-        """Take, renew or miss the lead; tell whether it is held now."""
+        """Take or renew the lead if possible; return whether it is held now."""
 
     async def confirm(self) -> Extent:
         """Renew the lead and return what may be done; asked immediately before each action on the engine."""
@@ -129,15 +117,8 @@ class Leadership(Protocol):
         """Release the lead."""
 
 
-class Publish(Protocol):
-    """Publishes a fact and waits until it is stored."""
-
-    async def __call__(self, emit: Emit, cause: Event[Any] | None = None) -> object:
-        """Publish."""
-
-
-class Tell(Protocol):
-    """Tells whoever watches how far work is; live only."""
+class ReportProgress(Protocol):
+    """Publishes the progress of work; live only, never stored."""
 
     async def __call__(self, cause: Event[Any], progress: WorkProgressed) -> None:
-        """Tell."""
+        """Publish the progress of what a fact asked for."""

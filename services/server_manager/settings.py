@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.server_manager.domain.fleet import Limits
 from services.server_manager.domain.model_config import EngineConfig, EngineKind
+from services.server_manager.domain.reconcile import Limits
 
 _MIB = 1024 * 1024
 _OVERHEAD_BYTES: dict[EngineKind, int] = {"slipway": 2800 * _MIB, "vllm": 3072 * _MIB, "toy": 64 * _MIB}
@@ -29,7 +30,7 @@ class ServerManagerSettings(BaseSettings):
         toy: parameters of the toy engine, as JSON.
         memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.
         overhead_bytes: what a target reserves besides its weights; 0 takes the engine's usual figure.
-        standby_grace_s: how long a model may be without a hot way back before an alert says so.
+        standby_grace_s: seconds that a model may be without a ready standby before an alert is raised.
     """
 
     model_config = SettingsConfigDict(env_prefix="SERVER_MANAGER_", frozen=True, extra="ignore")
@@ -64,10 +65,11 @@ class ServerManagerSettings(BaseSettings):
             toy=self.toy,
         )
 
-    def limits(self, machine_memory_bytes: int) -> Limits:
-        """Return the limits on a machine with so much memory."""
+    @property
+    def limits(self) -> Limits:
+        """The limits of this machine."""
         return Limits(
-            memory_budget_bytes=self.memory_budget_bytes or int(machine_memory_bytes * 0.7),
+            memory_budget_bytes=self.memory_budget_bytes or int(psutil.virtual_memory().total * 0.7),
             overhead_bytes=self.overhead_bytes or _OVERHEAD_BYTES[self.engine],
             probe_interval_s=self.probe_interval_s,
             linger_s=self.linger_s,

@@ -5,16 +5,16 @@ import asyncio
 import pytest
 from nats.js.errors import BadRequestError
 
-from contracts.drills import Drill
 from contracts.routes import Route
 from decisions.route_edits import Changed
-from services.rollback_controller.adapters.kv import KvDrills
-from services.server_manager.adapters.kv_state import KvRoutes, KvState
+from services.server_manager.adapters.kv_state import KvRoutes, KvServers
 from services.server_manager.domain.records import Servers
+from services.server_manager.fleet_state import FleetState
 from shared.errors import Permanent, Transient, translate
+from shared.messaging.records import RecordStore
 from shared.storage.kv import Bucket
 from tests.kit import factories as k
-from tests.kit.drills import drill
+from tests.kit.records import MemoryPublisher
 
 KEY = k.MODEL
 
@@ -41,7 +41,7 @@ class Contended(Bucket):
         return await super().update(key, value, revision)
 
 
-class ContendedState(KvState):
+class ContendedServers(KvServers):
     def _bucket(self):
         return Contended(self._js(), "servers", Servers)
 
@@ -51,9 +51,9 @@ class ContendedRoutes(KvRoutes):
         return Contended(self._js(), "routes", Route)
 
 
-class ContendedDrills(KvDrills):
-    def _bucket(self):
-        return Contended(self._js(), "drills", Drill)
+def contended_state(js):
+    store = RecordStore("servers", ContendedServers(lambda: js), MemoryPublisher(), service="server-manager")
+    return FleetState(store, "main")
 
 
 def edits(js):
@@ -63,15 +63,14 @@ def edits(js):
         return servers.model_copy(update={"endpoint": f"a:{next(numbers)}"})
 
     return {
-        "servers": lambda: ContendedState(lambda: js, "main").edit(load),
+        "servers": lambda: contended_state(js).write(load),
         "routes": lambda: ContendedRoutes(lambda: js).edit(
             KEY, lambda route: Changed(route=route.model_copy(update={"epoch": route.epoch + 1}), cause="restore")
         ),
-        "drills": lambda: ContendedDrills(lambda: js).put(drill()),
     }
 
 
-@pytest.mark.parametrize("record", ["servers", "routes", "drills"])
+@pytest.mark.parametrize("record", ["servers", "routes"])
 async def test_an_edit_that_always_loses_ends_and_names_the_record(js, record):
     async with asyncio.timeout(20):
         with pytest.raises(Transient, match="kept changing") as caught:

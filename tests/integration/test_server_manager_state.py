@@ -4,12 +4,15 @@ import asyncio
 
 import pytest
 
-from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvState
+from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvServers
 from services.server_manager.adapters.repository_files import LeaseFile
 from services.server_manager.domain.records import Leader
+from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent
+from shared.messaging.records import RecordStore
 from tests.kit.conformance_serving import LeadershipConformance, RoutesConformance, StateConformance
 from tests.kit.fakes_serving import FakeClock
+from tests.kit.records import MemoryPublisher
 
 
 @pytest.fixture
@@ -22,15 +25,16 @@ async def clean(js):
     return js
 
 
-class TestKvState(StateConformance):
+class TestFleetState(StateConformance):
     @pytest.fixture
     def state(self, clean):
-        return KvState(lambda: clean, "main")
+        store = RecordStore("servers", KvServers(lambda: clean), MemoryPublisher(), service="server-manager")
+        return FleetState(store, "main")
 
     async def test_an_edit_that_changes_nothing_writes_nothing(self, state, clean):
-        await state.edit(lambda record: record.model_copy(update={"endpoint": "a:1"}))
+        await state.write(lambda record: record.model_copy(update={"endpoint": "a:1"}))
         before = (await (await clean.key_value("servers")).get("main")).revision
-        await state.edit(lambda record: record)
+        await state.write(lambda record: record)
         assert (await (await clean.key_value("servers")).get("main")).revision == before
 
 

@@ -87,7 +87,7 @@ class StateConformance:
         assert await state.read() == Servers()
 
     async def test_an_edit_is_read_back(self, state):
-        after = await state.edit(lambda record: record.model_copy(update={"endpoint": "a:1"}))
+        after = await state.write(lambda record: record.model_copy(update={"endpoint": "a:1"}))
         assert after.endpoint == "a:1"
         assert await state.read() == after
 
@@ -97,7 +97,7 @@ class StateConformance:
             one = OpenAlert(target=target, raised_at=START, message="x")
             return lambda record: record.model_copy(update={"alerts": (*record.alerts, one)})
 
-        await asyncio.gather(*(state.edit(alert(version)) for version in range(8)))
+        await asyncio.gather(*(state.write(alert(version)) for version in range(8)))
         assert {one.target.version for one in (await state.read()).alerts} == set(range(8))
 
 

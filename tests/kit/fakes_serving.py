@@ -7,8 +7,12 @@ from contracts.routes import Route
 from decisions.route_edits import Changed
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Servers
+from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent, Indexed, allow
 from shared.errors import Transient
+from shared.messaging.records import RecordStore
+from shared.storage.record_format import parse
+from tests.kit.records import MemoryBucket, MemoryPublisher, MemoryRecords
 
 
 class FakeClock:
@@ -99,19 +103,32 @@ class FakeArtifacts:
         self.kept = set(digests)
 
 
-class FakeState:
+class FakeState(FleetState):
+    """The fleet's record: the real store over a bucket and a log in memory."""
+
     def __init__(self) -> None:
-        self.record = Servers()
-        self.lost = False
+        self.bucket = MemoryBucket()
+        self.log = MemoryPublisher()
+        records = MemoryRecords(Servers, self.bucket)
+        super().__init__(
+            RecordStore("servers", records, self.log, service="server-manager", jitter=lambda: 0.5), "main"
+        )
 
-    async def read(self):
-        if self.lost:
-            raise Transient("bus_unavailable", "lost")
-        return self.record
+    @property
+    def record(self) -> Servers:
+        """The record as it is now, without its outbox."""
+        _, data = self.bucket.data.get("main", (0, b""))
+        return parse(Servers, data, "servers/main")[0].model_copy(update={"outbox": ()}) if data else Servers()
 
-    async def edit(self, change):
-        self.record = change(await self.read())
-        return self.record
+    @property
+    def lost(self) -> bool:
+        """Whether the bus is lost: neither records nor facts can be written."""
+        return self.bucket.lost
+
+    @lost.setter
+    def lost(self, value: bool) -> None:
+        self.bucket.lost = value
+        self.log.failing = Transient("bus_unavailable", "lost") if value else None
 
 
 class FakeRoutes:
@@ -184,18 +201,11 @@ class FakeLead:
             self.lapse()
 
 
-class Published:
-    """Everything that was said, in order."""
+class Progress:
+    """The progress that was reported, in order."""
 
     def __init__(self) -> None:
-        self.emits = []
-        self.told = []
+        self.reports = []
 
-    async def __call__(self, emit, cause=None):
-        self.emits.append((emit, cause))
-
-    async def tell(self, cause, progress):
-        self.told.append((cause.id, progress))
-
-    def facts(self, kind):
-        return [emit.fact for emit, _ in self.emits if isinstance(emit.fact, kind)]
+    async def __call__(self, cause, progress):
+        self.reports.append((cause.id, progress))

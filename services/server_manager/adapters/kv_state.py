@@ -1,4 +1,4 @@
-"""The fleet's record and the routes, in JetStream key-value buckets."""
+"""The routes, and the lease of a fleet, in JetStream key-value buckets."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,8 @@ from decisions.route_edits import Changed, Edit
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.ports import Extent
 from shared.runtime.clock import Clock
-from shared.storage.kv import EDIT_ATTEMPTS, Bucket, Conflict, Entry, kept_changing
+from shared.storage.compare_and_set import edit_record
+from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
 SERVICE = "server-manager"
@@ -29,36 +30,33 @@ async def _write(bucket: Bucket[M], key: str, entry: Entry[M] | None, value: M) 
         await bucket.update(key, value, entry.revision)
 
 
-class KvState:
-    """The record `servers/<fleet>`."""
+class KvServers:
+    """The records of the bucket `servers` (implements `shared.storage.compare_and_set.Records`).
 
-    def __init__(self, js: Callable[[], JetStreamContext], fleet: str) -> None:
+    The bus is asked for at each call: the service starts and answers `/healthz` before the bus is there.
+    """
+
+    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
         self._js = js
-        self._fleet = fleet
 
     def _bucket(self) -> Bucket[Servers]:
         return Bucket(self._js(), "servers", Servers, service=SERVICE)
 
-    async def read(self) -> Servers:
-        """Return the record; an empty one when there is none yet."""
-        entry = await self._bucket().get(self._fleet)
-        return Servers() if entry is None else entry.value
+    async def get(self, key: str) -> Entry[Servers] | None:
+        """Return a record; None if there is none."""
+        return await self._bucket().get(key)
 
-    async def edit(self, change: Callable[[Servers], Servers]) -> Servers:
-        """Apply a pure edit by compare-and-set; writes nothing when nothing changes."""
-        bucket = self._bucket()
-        for _ in range(EDIT_ATTEMPTS):
-            entry = await bucket.get(self._fleet)
-            before = Servers() if entry is None else entry.value
-            after = change(before)
-            if after == before:
-                return before
-            try:
-                await _write(bucket, self._fleet, entry, after)
-            except Conflict:
-                continue
-            return after
-        raise kept_changing("servers", self._fleet)
+    async def create(self, key: str, value: Servers) -> int:
+        """Write a record that must not exist yet; raise Conflict if it does."""
+        return await self._bucket().create(key, value)
+
+    async def update(self, key: str, value: Servers, revision: int) -> int:
+        """Write a record that must still be at `revision`; raise Conflict if it is not."""
+        return await self._bucket().update(key, value, revision)
+
+    async def keys(self) -> list[str]:
+        """Return all keys, those of leases too."""
+        return await self._bucket().keys()
 
 
 class KvRoutes:
@@ -79,19 +77,17 @@ class KvRoutes:
             return {}
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
-        """Decide on the route as it is, and write what was decided only if it still is so."""
-        bucket = self.bucket()
-        for _ in range(EDIT_ATTEMPTS):
-            entry = await bucket.get(model)
-            edit = change(Route(model=model) if entry is None else entry.value)
-            if not isinstance(edit, Changed):
-                return edit
-            try:
-                await _write(bucket, model, entry, edit.route)
-            except Conflict:
-                continue
-            return edit
-        raise kept_changing("routes", model)
+        """Decide on the route as it is, and write what was decided by compare-and-set."""
+        edit: Edit | None = None
+
+        def decide(stored: Route | None) -> Route | None:
+            nonlocal edit
+            edit = change(stored or Route(model=model))
+            return edit.route if isinstance(edit, Changed) else stored
+
+        await edit_record(self.bucket(), model, decide, name=f"routes/{model}")
+        assert edit is not None  # noqa: S101 - it decides at least once
+        return edit
 
 
 class Terms(Protocol):

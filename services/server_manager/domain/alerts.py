@@ -1,4 +1,4 @@
-"""What to say aloud: a target of production that does not generate, and a way back that is not there."""
+"""Plans alerts: a target of production that does not generate, and a model without a ready standby."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ from typing import Literal
 
 from contracts.routes import Route
 from contracts.vocabulary import Target
-from services.server_manager.domain.fleet import Held, Phase
+from services.server_manager.domain.reconcile import Held, Phase
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
 
 _SILENT_SERVER = "its server does not answer"
 
 
 @dataclass(frozen=True)
-class SayAlert:
-    """An alert to raise (or to raise again, when nobody knows whether it was said) or to resolve."""
+class AlertChange:
+    """An alert to raise or to resolve."""
 
-    what: Literal["raise", "resolve"]
+    kind: Literal["raise", "resolve"]
     alert: OpenAlert
     message: str
 
@@ -31,7 +31,7 @@ def plan_alerts(
     disarmed_s: Mapping[str, float],
     grace_s: float,
     now: datetime,
-) -> list[SayAlert]:
+) -> list[AlertChange]:
     """Compare the open alerts with what production needs.
 
     Args:
@@ -39,8 +39,8 @@ def plan_alerts(
         routes: what production needs, by model.
         held: what the fleet holds.
         server_ready: whether the fleet's server answers.
-        disarmed_s: seconds for which each model has had no hot way back.
-        grace_s: how long that may last before it is said.
+        disarmed_s: seconds for which each model has had no ready standby.
+        grace_s: seconds that this may last before an alert is raised.
         now: the moment that a new alert is raised at.
     """
     opened = {alert.alert_id for alert in record.alerts}
@@ -51,21 +51,17 @@ def plan_alerts(
         for model, why in sorted(disarmed.items())
         if disarmed_s.get(model, 0.0) >= grace_s
     ]
-    fresh = [
-        OpenAlert(kind=kind, target=target, raised_at=now, message=message, said=False)
-        for kind, target, message in wrong
-    ]
-    changes = [SayAlert("raise", one, one.message) for one in record.alerts if not one.said]
-    changes += [SayAlert("raise", one, one.message) for one in fresh if one.alert_id not in opened]
+    fresh = [OpenAlert(kind=kind, target=target, raised_at=now, message=message) for kind, target, message in wrong]
+    changes = [AlertChange("raise", one, one.message) for one in fresh if one.alert_id not in opened]
     for one in record.alerts:
-        over = _why_over(one, routes, held, disarmed, server_ready=server_ready) if one.said else None
+        over = _why_over(one, routes, held, disarmed, server_ready=server_ready)
         if over is not None:
-            changes.append(SayAlert("resolve", one, over))
+            changes.append(AlertChange("resolve", one, over))
     return changes
 
 
 def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool) -> dict[str, str]:
-    """Say for every model that serves and has no hot way back why that is so."""
+    """Return why automatic rollback is disarmed, for each model that serves and has no ready standby."""
     found = {}
     for model, route in routes.items():
         why = _why_disarmed(route, held, server_ready=server_ready)

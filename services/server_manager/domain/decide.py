@@ -11,7 +11,7 @@ from contracts.facts import WorkProgressed
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import Refused, promote
-from services.server_manager.domain.fleet import Held, Limits, Phase, plan_production
+from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_production
 from services.server_manager.domain.records import Lease, Order, Servers
 
 
@@ -34,7 +34,7 @@ class FailLease:
 
 @dataclass(frozen=True)
 class AnnounceStaged:
-    """Candidate and baseline generate: say so."""
+    """Candidate and baseline generate: publish it."""
 
     lease: Lease
 
@@ -55,31 +55,31 @@ class ApplyOrder:
     order: Order
 
 
-Step = GrantLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
+Answer = GrantLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
 
 
-def decide_steps(
+def decide_answers(
     record: Servers, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime
-) -> list[Step]:
-    """Return every answer that is due now. Each step is applied with an edit after which it is no longer due."""
-    steps: list[Step] = []
+) -> list[Answer]:
+    """Return every answer that is due now. Each is written with an edit after which it is no longer due."""
+    answers: list[Answer] = []
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
-        step = decide_order(order, routes, held, limits, now, ended=order.event.data.release_id in ended)
-        if step is not None:
-            steps.append(step)
+        answer = decide_order(order, routes, held, limits, now, ended=order.event.data.release_id in ended)
+        if answer is not None:
+            answers.append(answer)
     if record.lease is not None:
-        step = decide_held_lease(record.lease, held, limits)
-        if step is not None:
-            steps.append(step)
-    steps += decide_waiting(record, routes, limits, now)
-    return steps
+        answer = decide_held_lease(record.lease, held, limits)
+        if answer is not None:
+            answers.append(answer)
+    answers += decide_waiting(record, routes, limits, now)
+    return answers
 
 
 # -- staging --------------------------------------------------------------------------------------------------------
 
 
-def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits) -> Step | None:
+def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits) -> Answer | None:
     """Announce a lease whose targets are both hot; fail it when one of them cannot be loaded."""
     if lease.state != "loading":
         return None
@@ -98,12 +98,12 @@ def has_failed(held: Held, limits: Limits) -> bool:
     return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
 
 
-def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime) -> list[Step]:
+def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime) -> list[Answer]:
     """Fail at once what can never fit; grant the first of the rest when nothing else comes first.
 
     Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself.
     """
-    steps: list[Step] = []
+    answers: list[Answer] = []
     production = plan_production(routes)
     first: Lease | None = None
     for lease in record.waiting:
@@ -111,19 +111,19 @@ def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits,
         pair = {str(one.target): one for one in (request.candidate, request.baseline)}
         age_s = (now - lease.event.time).total_seconds()
         if age_s > limits.lease_age_s:
-            steps.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
+            answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
-            steps.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
+            answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
         elif first is None:
             first = lease
             everything = {**production, **pair}
             needed = needed_bytes(everything.values(), limits)
             if record.lease is None and not record.orders:
                 fits = needed <= limits.memory_budget_bytes
-                steps.append(
+                answers.append(
                     GrantLease(lease.lease_id) if fits else _too_big(lease, needed, limits, "beside production")
                 )
-    return steps
+    return answers
 
 
 def _old(kind: str, age_s: float, limit_s: float) -> str:
@@ -152,7 +152,7 @@ def decide_order(
     now: datetime,
     *,
     ended: bool = False,
-) -> Step | None:
+) -> Answer | None:
     """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait.
 
     `ended` says that the order's release has ended: what comes of it now was delivered again.
@@ -191,7 +191,7 @@ def _void(order: Order, now: datetime, limits: Limits, *, ended: bool) -> str | 
     return f"The release {order.event.data.release_id} has ended, so its traffic orders are void." if ended else None
 
 
-def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: Limits, now: datetime) -> Step | None:
+def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: Limits, now: datetime) -> Answer | None:
     request = order.event.data
     candidate = held.get(str(request.target.target))
     if candidate is not None and has_failed(candidate, limits):

@@ -1,9 +1,10 @@
-"""What server-manager remembers: one record in the bucket `servers`, edited by compare-and-set."""
+"""The record of a fleet, in the bucket `servers`, and the lease on it."""
 
 from typing import Literal
 
 from contracts.envelope import Event
 from contracts.facts import StageRequested, TrafficRequested
+from contracts.records import OutboxRecord
 from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
 CLOSED_KEPT = 500
@@ -74,24 +75,20 @@ class LoadedTarget(Contract):
 
 
 class OpenAlert(Contract):
-    """An alert that is open: a target that does not generate, or a model without a hot way back.
-
-    `target` is the one that serves; `said` tells whether the bus is known to have it.
-    """
+    """An open alert about `target`, which serves: it does not generate, or there is no ready target to roll back to."""
 
     target: Target
     raised_at: Instant
     message: str
     kind: FleetAlert = "engine"
-    said: bool = True
 
     @property
     def alert_id(self) -> str:
-        """Stable name of the alert: one per target, or per model for the way back."""
+        """Stable name of the alert: one per target, or per model for its standby."""
         return f"engine-{self.target}" if self.kind == "engine" else f"standby-{self.target.model}"
 
 
-class Servers(Contract):
+class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
     endpoint: str = ""

@@ -4,6 +4,7 @@ from datetime import datetime
 
 from contracts.envelope import Event
 from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
+from contracts.records import OutboxEntry
 from services.server_manager.domain.records import CLOSED_KEPT, Closed, Lease, OpenAlert, Order, Servers
 
 
@@ -44,7 +45,7 @@ def _close(record: Servers, closed: Closed) -> Servers:
     if closed in record.closed:
         return record
     lease = None if record.lease is not None and closed.covers(record.lease.event) else record.lease
-    waiting = tuple(one for one in record.waiting if not closed.covers(one.event))
+    waiting = tuple(waiting for waiting in record.waiting if not closed.covers(waiting.event))
     kept = (*record.closed, closed)[-CLOSED_KEPT:]
     return record.model_copy(update={"lease": lease, "waiting": waiting, "closed": kept})
 
@@ -60,49 +61,48 @@ def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime
 
 
 def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:
-    """Return the lease to a waiting order, if nobody holds it."""
+    """Grant the lease to a waiting order, if it is free."""
     if record.lease is not None:
         return record
-    chosen = next((one for one in record.waiting if one.lease_id == lease_id), None)
+    chosen = next((lease for lease in record.waiting if lease.lease_id == lease_id), None)
     if chosen is None:
         return record
-    rest = tuple(one for one in record.waiting if one.lease_id != lease_id)
+    rest = tuple(lease for lease in record.waiting if lease.lease_id != lease_id)
     held = chosen.model_copy(update={"state": "loading", "granted_at": now})
     return record.model_copy(update={"lease": held, "waiting": rest})
 
 
 def mark_staged(record: Servers, lease_id: str) -> Servers:
-    """Note that `variant.staged` was published for the held lease."""
+    """Record that the targets of the held lease are staged."""
     if record.lease is None or record.lease.lease_id != lease_id:
         return record
     return record.model_copy(update={"lease": record.lease.model_copy(update={"state": "staged"})})
 
 
 def drop_lease(record: Servers, lease_id: str) -> Servers:
-    """Forget an order that was answered with a failure."""
+    """Remove a staging order that was answered with a failure."""
     lease = None if record.lease is not None and record.lease.lease_id == lease_id else record.lease
-    waiting = tuple(one for one in record.waiting if one.lease_id != lease_id)
+    waiting = tuple(lease for lease in record.waiting if lease.lease_id != lease_id)
     return record.model_copy(update={"lease": lease, "waiting": waiting})
 
 
 def drop_order(record: Servers, order_id: str) -> Servers:
-    """Forget a traffic order that was answered."""
-    return record.model_copy(update={"orders": tuple(one for one in record.orders if one.order_id != order_id)})
+    """Remove a traffic order that was answered."""
+    return record.model_copy(update={"orders": tuple(order for order in record.orders if order.order_id != order_id)})
 
 
 def open_alert(record: Servers, alert: OpenAlert) -> Servers:
-    """Note an alert; the first one of its name stays."""
-    if any(one.alert_id == alert.alert_id for one in record.alerts):
+    """Record an alert; the first one of its name counts."""
+    if any(known.alert_id == alert.alert_id for known in record.alerts):
         return record
     return record.model_copy(update={"alerts": (*record.alerts, alert)})
 
 
-def mark_said(record: Servers, alert_id: str) -> Servers:
-    """Note that an open alert was published."""
-    alerts = tuple(one.model_copy(update={"said": True}) if one.alert_id == alert_id else one for one in record.alerts)
-    return record.model_copy(update={"alerts": alerts})
-
-
 def close_alert(record: Servers, alert_id: str) -> Servers:
-    """Forget an alert that was resolved."""
-    return record.model_copy(update={"alerts": tuple(one for one in record.alerts if one.alert_id != alert_id)})
+    """Remove an alert that was resolved."""
+    return record.model_copy(update={"alerts": tuple(alert for alert in record.alerts if alert.alert_id != alert_id)})
+
+
+def publish_if_changed(before: Servers, after: Servers, entry: OutboxEntry) -> Servers:
+    """Return the record after an edit with the fact that follows from it; as it was, where the edit changed nothing."""
+    return before if after == before else after.model_copy(update={"outbox": (*after.outbox, entry)})

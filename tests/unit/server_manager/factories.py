@@ -7,7 +7,7 @@ from contracts.facts import ReleaseFinished, StageReleased, StageRequested, Traf
 from contracts.policy import LoadProfile
 from contracts.routes import CanaryShare, Route, ServedTarget
 from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
-from services.server_manager.domain.fleet import Held, Limits, Phase
+from services.server_manager.domain.reconcile import Held, Limits, Phase
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LIMITS = Limits(memory_budget_bytes=1000, overhead_bytes=100, weights_ratio=1.0)

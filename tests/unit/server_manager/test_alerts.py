@@ -3,7 +3,7 @@
 import pytest
 
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
-from services.server_manager.domain.fleet import Phase
+from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import OpenAlert, Servers
 from tests.unit.server_manager.factories import START, at, deployable, held, route
 
@@ -31,7 +31,7 @@ def plan(holding, *alerts, routes=None, server_ready=True, disarmed_s=0.0):
 
 
 def names(*args, **more):
-    return [(one.what, one.alert.alert_id) for one in plan(*args, **more)]
+    return [(one.kind, one.alert.alert_id) for one in plan(*args, **more)]
 
 
 # -- engine ------------------------------------------------------------------------------------------------------------
@@ -42,12 +42,7 @@ ENGINE = "engine-bot.v1.bf16"
 def test_it_is_raised_once_for_what_died_and_resolved_when_hot():
     dead = {**HOT, V1: held(1, Phase.DEAD, reason="killed")}
     (change,) = plan(dead)
-    assert (change.what, change.alert.alert_id, change.alert.raised_at, change.alert.said) == (
-        "raise",
-        ENGINE,
-        at(7),
-        False,
-    )
+    assert (change.kind, change.alert.alert_id, change.alert.raised_at) == ("raise", ENGINE, at(7))
     assert change.message == f"{V1} does not generate: killed"
     assert names(dead, opened("engine", 1)) == []
     assert names({**HOT, V1: held(1, Phase.LOADING)}, opened("engine", 1)) == []
@@ -96,7 +91,7 @@ def test_a_way_back_that_is_not_hot_is_said_after_a_moment_and_only_once(name):
     cold = {V1: held(1)} | ({V0: one} if one is not None else {})
     assert plan(cold, disarmed_s=GRACE_S - 0.1) == []
     (change,) = plan(cold, disarmed_s=GRACE_S)
-    assert (change.what, change.alert.kind, change.alert.alert_id) == ("raise", "standby", "standby-bot")
+    assert (change.kind, change.alert.kind, change.alert.alert_id) == ("raise", "standby", "standby-bot")
     assert change.alert.target == deployable(1).target, "the alert is about what serves"
     assert change.message == f"Automatic rollback of bot is disarmed: {why}."
     assert plan(cold, opened("standby", 1), disarmed_s=600) == []
@@ -111,7 +106,7 @@ def test_no_way_back_at_all_is_said_too():
 
 def test_it_is_resolved_as_soon_as_the_way_back_is_hot():
     (change,) = plan(HOT, opened("standby", 1), disarmed_s=0)
-    assert (change.what, change.message) == ("resolve", f"Automatic rollback of bot is armed: {V0} generates.")
+    assert (change.kind, change.message) == ("resolve", f"Automatic rollback of bot is armed: {V0} generates.")
 
 
 def test_it_stays_open_while_the_reason_changes_and_across_a_rollback():
@@ -124,7 +119,7 @@ def test_it_stays_open_while_the_reason_changes_and_across_a_rollback():
 def test_a_model_that_serves_nothing_needs_no_way_back(routes):
     assert plan({}, routes=routes, disarmed_s=600) == []
     (change,) = plan({}, opened("standby", 1), routes=routes)
-    assert (change.what, change.message) == ("resolve", "bot serves nothing.")
+    assert (change.kind, change.message) == ("resolve", "bot serves nothing.")
 
 
 def test_a_dead_previous_is_no_engine_alert_and_a_dead_active_no_standby_alert():
@@ -150,17 +145,3 @@ def test_each_model_is_looked_at_by_itself():
 
 
 # -- what was not said --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["engine", "standby"])
-@pytest.mark.parametrize("holding", [HOT, {V1: held(1, Phase.DEAD)}])
-def test_an_alert_that_was_written_down_and_perhaps_never_said_is_said_first(kind, holding):
-    unsaid = opened(kind, 1, said=False)
-    changes = [one for one in plan(holding, unsaid) if one.alert.kind == kind]
-    assert [(one.what, one.alert, one.message) for one in changes] == [("raise", unsaid, "it broke")]
-
-
-def test_an_alert_of_an_earlier_time_is_one_of_an_engine_and_was_said():
-    old = {"target": deployable(1).target.model_dump(), "raised_at": START.isoformat(), "message": "x"}
-    (alert,) = Servers.model_validate({"alerts": [old]}).alerts
-    assert (alert.kind, alert.said, alert.alert_id) == ("engine", True, ENGINE)

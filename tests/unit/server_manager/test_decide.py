@@ -10,10 +10,10 @@ from services.server_manager.domain.decide import (
     FailLease,
     GrantLease,
     RefuseOrder,
-    decide_steps,
+    decide_answers,
     next_previous,
 )
-from services.server_manager.domain.fleet import Phase
+from services.server_manager.domain.reconcile import Phase
 from services.server_manager.domain.records import Servers
 from tests.unit.server_manager.factories import (
     LIMITS,
@@ -31,7 +31,7 @@ V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
 def decide(record, routes=None, holding=None, *, seconds=0.0):
-    return decide_steps(record, routes or {}, holding or {}, LIMITS, at(seconds))
+    return decide_answers(record, routes or {}, holding or {}, LIMITS, at(seconds))
 
 
 def waiting(*events):

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.server_manager.domain import staging
-from services.server_manager.domain.fleet import (
+from services.server_manager.domain.reconcile import (
     Action,
+    Desired,
     Phase,
     Rank,
-    Wanted,
     plan_desired,
     plan_production,
     plan_reconcile,
@@ -32,7 +32,7 @@ V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
 def wanted(*versions, rank=Rank.PRODUCTION, weights=100):
-    return {f"bot.v{one}.bf16": Wanted(deployable(one, weights_bytes=weights), rank) for one in versions}
+    return {f"bot.v{one}.bf16": Desired(deployable(one, weights_bytes=weights), rank) for one in versions}
 
 
 def plan(desired, holding):

@@ -14,11 +14,11 @@ from contracts.facts import (
 )
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.domain import staging
-from services.server_manager.domain.fleet import Limits
+from services.server_manager.domain.reconcile import Limits
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import DOWN_AFTER_S, Manager
 from shared.errors import Permanent, Transient
-from tests.kit.fakes_serving import FakeArtifacts, FakeClock, FakeEngine, FakeLead, FakeRoutes, FakeState, Published
+from tests.kit.fakes_serving import FakeArtifacts, FakeClock, FakeEngine, FakeLead, FakeRoutes, FakeState, Progress
 from tests.unit.server_manager.factories import (
     deployable,
     route,
@@ -28,6 +28,20 @@ from tests.unit.server_manager.factories import (
 )
 
 V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
+
+
+class Said:
+    """What was published, in order."""
+
+    def __init__(self, log) -> None:
+        self._log = log
+
+    @property
+    def emits(self):
+        return self._log.said
+
+    def facts(self, kind):
+        return self._log.of(kind)
 
 
 class World:
@@ -40,7 +54,8 @@ class World:
         self.state = FakeState()
         self.routes = FakeRoutes()
         self.lead = FakeLead(self.state)
-        self.said = Published()
+        self.said = Said(self.state.log)
+        self.progress = Progress()
         self.limits = Limits(memory_budget_bytes=1000, overhead_bytes=100, weights_ratio=1.0, linger_s=30)
         self.memory = RoutesFile(folder / "repository")
         self.start()
@@ -59,8 +74,7 @@ class World:
             state=self.state,
             routes=self.known,
             lead=self.lead,
-            publish=self.said,
-            tell=self.said.tell,
+            report_progress=self.progress,
             clock=self.clock,
             limits=self.limits,
         )
@@ -69,14 +83,14 @@ class World:
         for _ in range(count):
             self.clock.seconds += seconds
             await self.manager.tick()
-            for _ in range(20):
+            for _ in range(60):
                 await asyncio.sleep(0)
 
     async def order(self, event) -> None:
-        await self.state.edit(lambda record: staging.enqueue_order(record, event, self.clock.now()))
+        await self.state.write(lambda record: staging.enqueue_order(record, event, self.clock.now()))
 
     def phases(self):
-        return {name: held.phase for name, held in self.manager.fleet.held().items()}
+        return {name: held.phase for name, held in self.manager.executor.held().items()}
 
 
 @pytest.fixture
@@ -96,25 +110,26 @@ async def test_an_order_is_loaded_probed_applied_said_and_forgotten(world):
     assert {str(one.target): one.phase for one in world.state.record.loaded} == {V0: "hot", V1: "hot"}
 
 
-async def test_an_order_whose_answer_was_not_forgotten_is_said_again_under_the_same_cause(world):
+async def test_an_order_that_comes_again_after_its_answer_changes_and_publishes_nothing(world):
     await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
     await world.order(traffic_requested("t1", 1, fallback=0))
     await world.ticks()
-    assert len(world.said.facts(DeploymentChanged)) == 2
-    assert {cause.id for _, cause in world.said.emits} == {"t1"}
+    assert len(world.said.facts(DeploymentChanged)) == 1
+    assert {emit.cause_id for emit in world.said.emits} == {"t1"}
+    assert not world.state.record.orders
     assert world.routes.routes["bot"].epoch == 1
 
 
 async def test_staging_is_granted_announced_and_released(world):
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks()
     (staged,) = world.said.facts(VariantStaged)
     assert (staged.lease_id, staged.first_token) == ("s1", "keel")
     assert staged.load_s > 0
     await world.ticks(3)
     assert len(world.said.facts(VariantStaged)) == 1
-    await world.state.edit(lambda record: staging.release_staging(record, stage_released(1)))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(1)))
     await world.ticks(4)
     assert set(world.phases()) == {V0, V1}, "what was staged lingers"
     await world.ticks(4, seconds=20)
@@ -126,7 +141,7 @@ async def test_staging_is_granted_announced_and_released(world):
 async def test_a_corrupt_artifact_fails_the_lease_without_loading_and_says_which(world, purpose):
     world.artifacts.broken[deployable(1).manifest.digest] = Permanent("digest_mismatch", "not those bytes")
     asked = stage_requested("s1", 1, 0, purpose=purpose)
-    await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
+    await world.state.write(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
     assert (failed.code, failed.step, failed.purpose) == ("digest_mismatch", "stage", purpose)
@@ -140,10 +155,10 @@ async def test_a_rehearsal_is_staged_after_the_benchmark_of_the_same_candidate(w
         lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)),
         lambda record: staging.enqueue_staging(record, stage_requested("s2", 1, 0, purpose="rehearsal")),
     ):
-        await world.state.edit(edit)
+        await world.state.write(edit)
     await world.ticks()
     assert [one.lease_id for one in world.said.facts(VariantStaged)] == ["s1"]
-    await world.state.edit(lambda record: staging.release_staging(record, ended))
+    await world.state.write(lambda record: staging.release_staging(record, ended))
     await world.ticks()
     first, second = world.said.facts(VariantStaged)
     assert (second.lease_id, second.request.purpose) == ("s2", "rehearsal")
@@ -217,7 +232,7 @@ async def test_without_the_bus_nothing_is_unloaded_and_the_dead_are_still_healed
     for _ in range(12):
         with pytest.raises(Transient):
             await world.ticks(1)
-        for _ in range(20):
+        for _ in range(60):
             await asyncio.sleep(0)
     assert world.engine.loads == [V1, V1]
     assert world.phases() == {V1: "hot"}
@@ -266,9 +281,9 @@ async def test_an_index_older_than_a_load_does_not_undo_it(world):
     stale = await world.engine.index()
     asked_at = world.clock.monotonic()
     await world.ticks()
-    world.manager.fleet.note_index(stale, asked_at)
+    world.manager.executor.note_index(stale, asked_at)
     assert world.phases() == {V1: "hot"}
-    world.manager.fleet.note_index(stale, world.clock.monotonic() + 1)
+    world.manager.executor.note_index(stale, world.clock.monotonic() + 1)
     assert world.phases() == {}
 
 
@@ -284,15 +299,15 @@ async def test_an_engine_that_is_loading_says_nothing_of_what_it_holds_and_nothi
 
 
 async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(world):
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks(1)
-    (cause, progress) = world.said.told[0]
+    (cause, progress) = world.progress.reports[0]
     assert (cause, progress.step, progress.done, progress.total) == ("s1", "stage", 0, 2)
     assert V1 in progress.detail
     await world.ticks(3)
-    told = len(world.said.told)
+    told = len(world.progress.reports)
     await world.ticks(3)
-    assert len(world.said.told) == told
+    assert len(world.progress.reports) == told
 
 
 async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(world):
@@ -305,7 +320,7 @@ async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(wor
 
 async def test_a_second_staging_that_fails_says_which_measurement_it_was_for(world):
     asked = stage_requested("s1", 1, 0, number=2, weights=5000)
-    await world.state.edit(lambda record: staging.enqueue_staging(record, asked))
+    await world.state.write(lambda record: staging.enqueue_staging(record, asked))
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
     assert (failed.code, failed.measurement_number) == ("insufficient_memory", 2)

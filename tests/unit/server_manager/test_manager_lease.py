@@ -21,7 +21,7 @@ def world(tmp_path):
 
 
 async def settle():
-    for _ in range(20):
+    for _ in range(60):
         await asyncio.sleep(0)
 
 
@@ -92,7 +92,7 @@ async def test_a_retry_that_is_not_allowed_keeps_the_failures(world):
     world.routes.routes["bot"] = route(1)
     world.artifacts.broken[deployable(1).manifest.digest] = Transient("store_unavailable", "no")
     await world.ticks(8)
-    before = world.manager.fleet.held()[V1].failures
+    before = world.manager.executor.held()[V1].failures
     assert before == 2
     del world.artifacts.broken[deployable(1).manifest.digest]
     confirm = world.lead.confirm
@@ -104,7 +104,7 @@ async def test_a_retry_that_is_not_allowed_keeps_the_failures(world):
     await world.ticks(1, seconds=20)
     world.lead.confirm = confirm
     assert world.phases() == {V1: "failed"}
-    assert world.manager.fleet.held()[V1].failures == before
+    assert world.manager.executor.held()[V1].failures == before
     await world.ticks(2, seconds=20)
     assert world.phases() == {V1: "hot"}
 
@@ -128,11 +128,13 @@ async def test_paused_between_the_decision_to_unload_and_the_request_the_request
     world.routes.routes["bot"] = route(2, 1, epoch=2)
     await world.ticks(2)
     world.clock.seconds += 60
-    await world.manager.tick()  # decides to unload version 0; its work begins at the next pause of this test
-    assert world.phases()[V0] == "unloading"
+    ticking = asyncio.create_task(world.manager.tick())
+    while world.phases()[V0] != "unloading":
+        await asyncio.sleep(0)
     world.lead.lapse()
     assert await FakeLead(world.state, world.lead.lease).hold()
     world.state.lost = bus_lost
+    await asyncio.gather(ticking, return_exceptions=True)
     await settle()
     assert V0 in world.engine.models
 

@@ -66,7 +66,7 @@ async def test_the_same_without_the_bus(world):
 
 async def test_production_of_a_lost_route_is_not_taken_for_temporary_before_the_engine_answered(world):
     await served_since_before(world, 0)
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     world.engine.loading = True
     await world.ticks(3)
     assert world.state.record.temporary == ()
@@ -76,9 +76,9 @@ async def test_production_of_a_lost_route_is_not_taken_for_temporary_before_the_
 
 
 async def stage_and_release(world):
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks(3)
-    await world.state.edit(lambda record: staging.release_staging(record, stage_released(1)))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(1)))
 
 
 @pytest.mark.parametrize("silent", [{"down": True}, {"loading": True}])
@@ -106,9 +106,9 @@ async def test_a_staged_target_that_was_given_up_for_unreachable_and_is_there_al
             raise Transient("endpoint_unreachable", "broken off")
 
     world.engine.load = load_and_break
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks(3)
-    await world.state.edit(lambda record: staging.release_staging(record, stage_released(1)))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(1)))
     await world.ticks(3)
     world.engine.down = False
     await world.ticks(4, seconds=20)

@@ -57,10 +57,10 @@ async def test_memory_that_is_short_takes_nothing_from_a_model_without_a_route(w
 
 async def test_what_was_only_staged_goes_also_when_its_model_has_no_route(world):
     """Also after a restart: the record says what was loaded only for a staging order."""
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks()
     assert set(world.engine.models) == {V0, V1}
-    await world.state.edit(lambda record: staging.release_staging(record, stage_released(1)))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(1)))
     world.start()
     await world.ticks(6, seconds=20)
     assert world.engine.models == {}
@@ -68,11 +68,11 @@ async def test_what_was_only_staged_goes_also_when_its_model_has_no_route(world)
 
 
 async def test_a_staged_target_that_was_promoted_is_no_longer_temporary(world):
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
     await world.ticks()
     world.routes.routes["bot"] = route(2, 1)
     await world.ticks()
-    await world.state.edit(lambda record: staging.release_staging(record, stage_released(2)))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(2)))
     world.routes.routes.clear()
     world.forget_routes()
     await world.ticks(6, seconds=20)
@@ -81,9 +81,9 @@ async def test_a_staged_target_that_was_promoted_is_no_longer_temporary(world):
 
 async def test_production_without_a_known_route_that_is_staged_as_baseline_stays_afterwards(world):
     await load(world, 1)
-    await world.state.edit(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
+    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 2, 1)))
     await world.ticks()
-    await world.state.edit(lambda record: staging.release_staging(record, stage_released(2)))
+    await world.state.write(lambda record: staging.release_staging(record, stage_released(2)))
     await world.ticks(6, seconds=20)
     assert set(world.engine.models) == {V1}
 

@@ -1,10 +1,11 @@
 """A way back that is not hot, tick by tick: said once, kept over restarts, resolved when it is hot again."""
 
+import contextlib
+
 import pytest
 
 from contracts.facts import AlertRaised, AlertResolved
 from shared.errors import Transient
-from tests.kit.fakes_serving import Published
 from tests.unit.server_manager.factories import deployable, route
 from tests.unit.server_manager.test_manager import V1, V2, World
 
@@ -92,35 +93,36 @@ async def test_a_replica_that_takes_over_begins_its_own_count(world):
     assert said(world) == ["standby-bot"]
 
 
-class Unlucky(Published):
-    """Says nothing at all for a while."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.away = True
-
-    async def __call__(self, emit, cause=None):
-        if self.away:
-            raise Transient("bus_unavailable", "away")
-        await super().__call__(emit, cause)
-
-
-async def test_an_alert_that_could_not_be_said_is_said_later_as_the_same_fact(world):
-    world.said = Unlucky()
+async def test_an_alert_that_could_not_be_published_is_published_later_as_the_same_fact(world):
+    world.state.log.failing = Transient("stream_full", "full")
     world.start()
     world.routes.routes["bot"] = route(1)
-    await world.ticks(5)
-    with pytest.raises(Transient):
-        await world.ticks(1)
+    for _ in range(6):
+        with contextlib.suppress(Transient):
+            await world.ticks(1)
     (alert,) = world.state.record.alerts
-    assert not alert.said
-    world.said.away = False
+    assert world.said.emits == []
+    world.state.log.failing = None
     world.start()
     await world.ticks(3)
-    (emit,) = [emit for emit, _ in world.said.emits]
+    (emit,) = world.said.emits
     assert emit.id == f"standby-bot-{alert.raised_at.isoformat()}-raised"
     assert emit.fact.raised_at == alert.raised_at
-    assert world.state.record.alerts[0].said
+
+
+async def test_a_full_log_keeps_no_engine_from_being_healed(world):
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    world.state.log.failing = Transient("stream_full", "full")
+    world.engine.dead.add(V1)
+    for _ in range(12):
+        with contextlib.suppress(Transient):
+            await world.ticks(1)
+    assert world.phases()[V1] == "hot"
+    assert world.said.emits == []
+    world.state.log.failing = None
+    await world.ticks(2)
+    assert [type(emit.fact).__name__ for emit in world.said.emits] == ["AlertRaised", "AlertResolved"]
 
 
 async def test_active_and_previous_both_dead_are_both_said(world):

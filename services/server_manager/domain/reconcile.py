@@ -38,7 +38,7 @@ _ORDER = (Rank.PRODUCTION, Rank.ORDERED, Rank.STAGING)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Desired:
     """A target that should be loaded."""
 
     deployable: Deployable
@@ -122,24 +122,24 @@ def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
     return found
 
 
-def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Wanted]:
+def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:
     """Return all that should be loaded: what production keeps, what was ordered into it, what is staged."""
-    wanted = {name: Wanted(one, Rank.PRODUCTION) for name, one in plan_production(routes).items()}
+    wanted = {name: Desired(one, Rank.PRODUCTION) for name, one in plan_production(routes).items()}
     for order in record.orders:
         for one in (order.event.data.target, order.event.data.fallback):
             if one is not None:
-                wanted.setdefault(str(one.target), Wanted(plain_deployable(one), Rank.ORDERED))
+                wanted.setdefault(str(one.target), Desired(plain_deployable(one), Rank.ORDERED))
     if record.lease is not None:
         request = record.lease.event.data
         for one in (request.baseline, request.candidate):
-            wanted.setdefault(str(one.target), Wanted(plain_deployable(one), Rank.STAGING))
+            wanted.setdefault(str(one.target), Desired(plain_deployable(one), Rank.STAGING))
     return wanted
 
 
 def plan_temporary(
     record: Servers,
     routes: Mapping[str, Route],
-    desired: Mapping[str, Wanted],
+    desired: Mapping[str, Desired],
     held: Collection[str],
     listed: Collection[str] | None = (),
 ) -> tuple[Target, ...]:
@@ -177,7 +177,7 @@ def plan_kept(routes: Mapping[str, Route], temporary: Collection[Target], held: 
     return frozenset(name for name in held if name.split(".")[0] not in routes and name not in passing)
 
 
-def plan_alone(desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits) -> list[Action]:
+def plan_alone(desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits) -> list[Action]:
     """Decide what to do without the bus: probe, recycle in place, load production that the engine lost.
 
     Nothing is unloaded, nothing is replaced by another manifest, and nothing is loaded for an order or a lease: another
@@ -197,7 +197,7 @@ def plain_deployable(one: Deployable) -> Deployable:
 
 
 def plan_reconcile(
-    desired: Mapping[str, Wanted], held: Mapping[str, Held], limits: Limits, kept: Collection[str] = ()
+    desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits, kept: Collection[str] = ()
 ) -> list[Action]:
     """Decide what to do now so that what is held becomes what is desired.
 
@@ -224,7 +224,7 @@ def plan_reconcile(
 
 
 def plan_unloads(
-    desired: Mapping[str, Wanted],
+    desired: Mapping[str, Desired],
     held: Mapping[str, Held],
     limits: Limits,
     short_bytes: int,
@@ -244,7 +244,7 @@ def plan_unloads(
     return actions
 
 
-def _act_on_wanted(name: str, wanted: Wanted, held: Held | None, limits: Limits) -> Action | None:
+def _act_on_wanted(name: str, wanted: Desired, held: Held | None, limits: Limits) -> Action | None:
     if held is None:
         return Action("load", name, wanted.deployable)
     if held.phase in BUSY or held.probing:

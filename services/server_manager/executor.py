@@ -1,4 +1,4 @@
-"""The targets of one engine as they are now, and the work that is being done on them."""
+"""Holds the targets of one engine as they are now, and carries out actions on them."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import structlog
 
 from contracts.codes import Code
 from contracts.vocabulary import Deployable, Digest
-from services.server_manager.domain.fleet import BUSY, Action, Held, Limits, Phase
+from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase
 from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost, Permit
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.runtime.clock import Clock
@@ -18,8 +18,8 @@ SUSPICIONS = 2
 
 
 @dataclass
-class Slot:
-    """One target: its phase, and since when."""
+class TargetState:
+    """One target: its phase, and since when (monotonic seconds)."""
 
     digest: Digest
     memory_bytes: int
@@ -36,8 +36,8 @@ class Slot:
     work: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
-class Fleet:
-    """Does actions on an engine, each target's one after the other, different targets' side by side."""
+class Executor:
+    """Carries out actions on an engine: those of one target one after the other, those of several at once."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Fleet:
         self._on_change = on_change
         self._load_probe_s = load_probe_s
         self._probe_s = probe_s
-        self._slots: dict[str, Slot] = {}
+        self._targets: dict[str, TargetState] = {}
         self._known = False
         self._log = structlog.get_logger()
 
@@ -76,34 +76,34 @@ class Fleet:
         now = self._clock.monotonic()
         return {
             name: Held(
-                digest=slot.digest,
-                memory_bytes=slot.memory_bytes,
-                phase=slot.phase,
-                failures=slot.failures,
-                code=slot.code,
-                reason=slot.reason,
-                hopeless=slot.hopeless,
-                since_s=now - slot.since,
-                since_probe_s=float("inf") if slot.probed is None else now - slot.probed,
-                unwanted_s=None if slot.unwanted is None else now - slot.unwanted,
-                probing=slot.work is not None,
+                digest=state.digest,
+                memory_bytes=state.memory_bytes,
+                phase=state.phase,
+                failures=state.failures,
+                code=state.code,
+                reason=state.reason,
+                hopeless=state.hopeless,
+                since_s=now - state.since,
+                since_probe_s=float("inf") if state.probed is None else now - state.probed,
+                unwanted_s=None if state.unwanted is None else now - state.unwanted,
+                probing=state.work is not None,
             )
-            for name, slot in self._slots.items()
+            for name, state in self._targets.items()
         }
 
     def token(self, name: str) -> str:
         """Return the first text that a target generated at its last probe."""
-        slot = self._slots.get(name)
-        return slot.token if slot else ""
+        state = self._targets.get(name)
+        return state.token if state else ""
 
     def note_wanted(self, names: Mapping[str, object]) -> None:
         """Note which targets are wanted now, so that the others' patience can run out."""
         now = self._clock.monotonic()
-        for name, slot in self._slots.items():
+        for name, state in self._targets.items():
             if name in names:
-                slot.unwanted = None
-            elif slot.unwanted is None:
-                slot.unwanted = now
+                state.unwanted = None
+            elif state.unwanted is None:
+                state.unwanted = now
 
     def note_index(self, index: Mapping[str, Indexed], asked_at: float) -> None:
         """Take over what the engine says it holds. READY means only that it may be probed.
@@ -113,46 +113,46 @@ class Fleet:
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
         """
         self._known = True
-        for name, slot in list(self._slots.items()):
-            there = (name in index and index[name].ready) or slot.since >= asked_at
-            if slot.work is None and not there and slot.phase is not Phase.FAILED:
-                self._log.warning("target is gone from the engine", target=name, phase=slot.phase)
-                del self._slots[name]
+        for name, state in list(self._targets.items()):
+            there = (name in index and index[name].ready) or state.since >= asked_at
+            if state.work is None and not there and state.phase is not Phase.FAILED:
+                self._log.warning("target is gone from the engine", target=name, phase=state.phase)
+                del self._targets[name]
         for name, entry in index.items():
-            if entry.ready and name not in self._slots:
+            if entry.ready and name not in self._targets:
                 digest = entry.digest or "sha256:" + "0" * 64
-                self._slots[name] = Slot(digest, entry.memory_bytes, Phase.UNPROVEN, self._clock.monotonic())
+                self._targets[name] = TargetState(digest, entry.memory_bytes, Phase.UNPROVEN, self._clock.monotonic())
 
     def start(self, action: Action) -> None:
         """Begin an action; it goes on by itself, and `on_change` is called when it ends."""
-        slot = self._slots.get(action.name)
-        if slot is not None and slot.work is not None:
+        state = self._targets.get(action.name)
+        if state is not None and state.work is not None:
             return
-        if action.kind == "probe" and slot is not None:
-            work = self._probe(action.name, slot)
-        elif action.kind == "unload" and slot is not None:
-            self._enter(slot, Phase.UNLOADING)
-            work = self._unload(action.name, slot)
+        if action.kind == "probe" and state is not None:
+            work = self._probe(action.name, state)
+        elif action.kind == "unload" and state is not None:
+            self._enter(state, Phase.UNLOADING)
+            work = self._unload(action.name, state)
         elif action.deployable is not None:
-            replaces = slot is not None and slot.digest != action.deployable.manifest.digest
+            replaces = state is not None and state.digest != action.deployable.manifest.digest
             needed = Extent.ALL if replaces else Extent.RECYCLE
-            slot = self._prepare_slot(action.name, action.deployable, slot)
-            work = self._load(action.name, action.deployable, slot, needed, heal=action.kind == "heal")
+            state = self._prepare(action.name, action.deployable, state)
+            work = self._load(action.name, action.deployable, state, needed, heal=action.kind == "heal")
         else:
             return
-        slot.work = asyncio.create_task(work, name=f"{action.kind} {action.name}")
-        slot.work.add_done_callback(lambda task: self._ended(slot, task))
+        state.work = asyncio.create_task(work, name=f"{action.kind} {action.name}")
+        state.work.add_done_callback(lambda task: self._ended(state, task))
 
-    def _ended(self, slot: Slot, task: asyncio.Task[None]) -> None:
-        slot.work = None
+    def _ended(self, state: TargetState, task: asyncio.Task[None]) -> None:
+        state.work = None
         if not task.cancelled() and task.exception() is not None:
             self._log.error("work on a target broke", work=task.get_name(), exc_info=task.exception())
         self._on_change()
 
     async def stop(self) -> None:
         """Cancel what is being done and forget everything; the engine's index tells it again."""
-        tasks = [slot.work for slot in self._slots.values() if slot.work is not None]
-        self._slots.clear()
+        tasks = [state.work for state in self._targets.values() if state.work is not None]
+        self._targets.clear()
         self._known = False
         for task in tasks:
             task.cancel()
@@ -160,18 +160,18 @@ class Fleet:
 
     # -- actions ----------------------------------------------------------------------------------------------------
 
-    def _prepare_slot(self, name: str, deployable: Deployable, slot: Slot | None) -> Slot:
+    def _prepare(self, name: str, deployable: Deployable, state: TargetState | None) -> TargetState:
         memory = self._limits.memory_bytes(deployable)
         digest = deployable.manifest.digest
-        if slot is None or slot.digest != digest:
-            slot = self._slots[name] = Slot(digest, memory, Phase.LOADING, self._clock.monotonic())
-        slot.memory_bytes = memory
-        self._enter(slot, Phase.LOADING)
-        return slot
+        if state is None or state.digest != digest:
+            state = self._targets[name] = TargetState(digest, memory, Phase.LOADING, self._clock.monotonic())
+        state.memory_bytes = memory
+        self._enter(state, Phase.LOADING)
+        return state
 
-    def _enter(self, slot: Slot, phase: Phase) -> None:
-        slot.phase = phase
-        slot.since = self._clock.monotonic()
+    def _enter(self, state: TargetState, phase: Phase) -> None:
+        state.phase = phase
+        state.since = self._clock.monotonic()
 
     def _permission(self, needed: Extent) -> Permit:
         """Return what raises LeaseLost unless this process may do so much at that moment."""
@@ -183,25 +183,25 @@ class Fleet:
 
         return permit
 
-    def _put_off(self, name: str, slot: Slot, error: LeaseLost) -> None:
+    def _put_off(self, name: str, state: TargetState, error: LeaseLost) -> None:
         """Forget a target whose action was not allowed: the next look at the engine says what it is.
 
         One whose loads failed stays failed, with their number, or it would be tried again at every tick.
         """
         self._log.warning("not done: the lease is not certain", target=name, why=str(error))
-        if self._slots.get(name) is not slot:
+        if self._targets.get(name) is not state:
             return
-        if slot.failures:
-            self._enter(slot, Phase.FAILED)
+        if state.failures:
+            self._enter(state, Phase.FAILED)
         else:
-            del self._slots[name]
+            del self._targets[name]
 
     def _check_after(self, name: str) -> None:
         """Log that the engine was taken over while it was asked: the next holder loads it again if it wants it."""
         if self._lead.superseded():
             self._log.error("another process took the engine over during this action", target=name)
 
-    async def _load(self, name: str, deployable: Deployable, slot: Slot, needed: Extent, *, heal: bool) -> None:
+    async def _load(self, name: str, deployable: Deployable, state: TargetState, needed: Extent, *, heal: bool) -> None:
         began = self._clock.monotonic()
         self._log.info("loading", target=name, heal=heal)
         try:
@@ -210,75 +210,75 @@ class Fleet:
                 await self._engine.unload(name, wait=False, permit=self._permission(needed))
                 needed = Extent.RECYCLE  # it is gone by now: only another holder's order stops the load
             await self._engine.load(
-                name, folder, digest=slot.digest, memory_bytes=slot.memory_bytes, permit=self._permission(needed)
+                name, folder, digest=state.digest, memory_bytes=state.memory_bytes, permit=self._permission(needed)
             )
             self._check_after(name)
-            slot.token = await self._engine.probe(name, self._load_probe_s)
+            state.token = await self._engine.probe(name, self._load_probe_s)
         except LeaseLost as error:
-            self._put_off(name, slot, error)
+            self._put_off(name, state, error)
             return
         except Exception as error:  # noqa: BLE001 - every failure of a load is a state of the target
-            await self._load_failed(name, slot, error)
+            await self._load_failed(name, state, error)
             return
-        slot.failures, slot.suspicions, slot.code, slot.reason, slot.hopeless = 0, 0, None, "", False
-        slot.probed = self._clock.monotonic()
-        self._enter(slot, Phase.HOT)
-        self._log.info("hot", target=name, load_s=round(slot.since - began, 2), first_token=slot.token)
+        state.failures, state.suspicions, state.code, state.reason, state.hopeless = 0, 0, None, "", False
+        state.probed = self._clock.monotonic()
+        self._enter(state, Phase.HOT)
+        self._log.info("hot", target=name, load_s=round(state.since - began, 2), first_token=state.token)
 
-    async def _load_failed(self, name: str, slot: Slot, error: Exception) -> None:
+    async def _load_failed(self, name: str, state: TargetState, error: Exception) -> None:
         known = _as_ours(error)
         self._log.warning("load failed", target=name, code=known.code, reason=known.reason)
         if known.code == "endpoint_unreachable":
             # The engine went away, which says nothing about the target: it is loaded when the engine is back.
-            self._slots.pop(name, None)
+            self._targets.pop(name, None)
             return
-        slot.failures += 1
-        slot.code, slot.reason, slot.hopeless = known.code, known.reason, isinstance(known, Permanent)
-        self._enter(slot, Phase.FAILED)
+        state.failures += 1
+        state.code, state.reason, state.hopeless = known.code, known.reason, isinstance(known, Permanent)
+        self._enter(state, Phase.FAILED)
         try:
             await self._engine.unload(name, permit=self._permission(Extent.ALL))
         except LeaseLost as lost:
-            self._put_off(name, slot, lost)
+            self._put_off(name, state, lost)
         except SlipwayError as also:
             self._log.warning("unload after a failed load failed", target=name, reason=also.reason)
 
-    async def _probe(self, name: str, slot: Slot) -> None:
+    async def _probe(self, name: str, state: TargetState) -> None:
         try:
-            slot.token = await self._engine.probe(name, self._probe_s)
+            state.token = await self._engine.probe(name, self._probe_s)
         except Exception as error:  # noqa: BLE001 - every failure of a probe is a state of the target
-            self._probe_failed(name, slot, _as_ours(error))
+            self._probe_failed(name, state, _as_ours(error))
         else:
-            slot.failures, slot.suspicions, slot.code, slot.reason = 0, 0, None, ""
-            if slot.phase is not Phase.HOT:
-                self._enter(slot, Phase.HOT)
-        slot.probed = self._clock.monotonic()
+            state.failures, state.suspicions, state.code, state.reason = 0, 0, None, ""
+            if state.phase is not Phase.HOT:
+                self._enter(state, Phase.HOT)
+        state.probed = self._clock.monotonic()
 
-    def _probe_failed(self, name: str, slot: Slot, error: SlipwayError) -> None:
+    def _probe_failed(self, name: str, state: TargetState, error: SlipwayError) -> None:
         if error.code == "endpoint_unreachable":
             return
-        slot.suspicions += 1
-        slot.code, slot.reason = error.code, error.reason
-        self._log.warning("probe failed", target=name, code=error.code, reason=error.reason, times=slot.suspicions)
-        if error.code == "engine_dead" or slot.suspicions >= SUSPICIONS:
-            slot.failures = 0
-            self._enter(slot, Phase.DEAD)
+        state.suspicions += 1
+        state.code, state.reason = error.code, error.reason
+        self._log.warning("probe failed", target=name, code=error.code, reason=error.reason, times=state.suspicions)
+        if error.code == "engine_dead" or state.suspicions >= SUSPICIONS:
+            state.failures = 0
+            self._enter(state, Phase.DEAD)
 
-    async def _unload(self, name: str, slot: Slot) -> None:
+    async def _unload(self, name: str, state: TargetState) -> None:
         try:
             await self._engine.unload(name, permit=self._permission(Extent.ALL))
             self._check_after(name)
         except LeaseLost as error:
-            self._put_off(name, slot, error)
+            self._put_off(name, state, error)
             return
         except SlipwayError as error:
             self._log.warning("unload failed", target=name, code=error.code, reason=error.reason)
-        self._slots.pop(name, None)
+        self._targets.pop(name, None)
         self._log.info("unloaded", target=name)
 
     @property
     def busy(self) -> bool:
         """Return whether a target is being loaded or unloaded."""
-        return any(slot.phase in BUSY for slot in self._slots.values())
+        return any(state.phase in BUSY for state in self._targets.values())
 
 
 def _as_ours(error: Exception) -> SlipwayError:

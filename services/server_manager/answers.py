@@ -1,0 +1,201 @@
+"""Answers orders and raises alerts: each answer is written with the edit after which it is no longer due."""
+
+from collections.abc import Callable
+from typing import Any
+
+from contracts.codes import Code
+from contracts.envelope import Event
+from contracts.facts import (
+    AlertRaised,
+    AlertResolved,
+    DeploymentChanged,
+    Fact,
+    PromotionRefused,
+    VariantFailed,
+    VariantStaged,
+)
+from contracts.facts.watch import Severity
+from contracts.records import OutboxEntry, outbox_entry
+from contracts.routes import Route, ServedTarget
+from contracts.vocabulary import Deployable
+from decisions.route_edits import Changed, Edit, Refused, promote
+from services.server_manager.domain import staging
+from services.server_manager.domain.alerts import AlertChange
+from services.server_manager.domain.decide import (
+    AnnounceStaged,
+    Answer,
+    ApplyOrder,
+    FailLease,
+    GrantLease,
+    RefuseOrder,
+)
+from services.server_manager.domain.reconcile import Limits
+from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
+from services.server_manager.fleet_state import FleetState
+from services.server_manager.ports import Artifacts, Engine, Routes
+from shared.runtime.clock import Clock
+
+SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning"}
+
+
+class Answers:
+    """Carries out what `decide_answers` and `plan_alerts` found due. Killed in between, it is due again, not twice."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        artifacts: Artifacts,
+        state: FleetState,
+        routes: Routes,
+        clock: Clock,
+        limits: Limits,
+        token: Callable[[str], str],
+    ) -> None:
+        self._engine = engine
+        self._artifacts = artifacts
+        self._state = state
+        self._routes = routes
+        self._clock = clock
+        self._limits = limits
+        self._token = token
+
+    async def carry_out(self, answer: Answer) -> None:
+        """Carry out one answer."""
+        if isinstance(answer, GrantLease):
+            now = self._clock.now()
+            await self._state.write(lambda record: staging.grant_lease(record, answer.lease_id, now))
+        elif isinstance(answer, FailLease):
+            await self._fail_lease(answer)
+        elif isinstance(answer, AnnounceStaged):
+            await self._announce(answer)
+        elif isinstance(answer, RefuseOrder):
+            await self._refuse(answer.order.event, answer.code, answer.reason)
+        else:
+            await self._apply(answer)
+
+    async def change_alert(self, change: AlertChange) -> None:
+        """Raise or resolve an alert."""
+        alert = change.alert
+        if change.kind == "raise":
+            raised = AlertRaised(**_about(alert), message=alert.message)
+            await self._write(
+                lambda record: staging.open_alert(record, alert), self._alert_entry(alert, raised, "raised")
+            )
+        else:
+            resolved = AlertResolved(**_about(alert), message=change.message)
+            entry = self._alert_entry(alert, resolved, "resolved")
+            await self._write(lambda record: staging.close_alert(record, alert.alert_id), entry)
+
+    async def _write(self, edit: Callable[[Servers], Servers], entry: OutboxEntry) -> None:
+        """Edit the record and put a fact into its outbox; neither, where the edit changes nothing any more."""
+        await self._state.write(lambda record: staging.publish_if_changed(record, edit(record), entry))
+
+    async def _fail_lease(self, answer: FailLease) -> None:
+        event = answer.lease.event
+        failed = VariantFailed(
+            variant=event.data.candidate.target.variant,
+            step="stage",
+            code=answer.code,
+            reason=answer.reason,
+            details=dict(answer.details),
+            purpose=event.data.purpose,
+            measurement_number=event.data.measurement_number,
+        )
+        lease_id = answer.lease.lease_id
+        await self._write(lambda record: staging.drop_lease(record, lease_id), self._entry(failed, event))
+
+    async def _announce(self, answer: AnnounceStaged) -> None:
+        event, granted_at = answer.lease.event, answer.lease.granted_at
+        request = event.data
+        staged = VariantStaged(
+            lease_id=answer.lease.lease_id,
+            candidate=await self._served(request.candidate),
+            baseline=await self._served(request.baseline),
+            request=request,
+            load_s=(self._clock.now() - granted_at).total_seconds() if granted_at else 0.0,
+            memory_bytes=self._limits.memory_bytes(request.candidate),
+            first_token=self._token(str(request.candidate.target)),
+        )
+        lease_id = answer.lease.lease_id
+        await self._write(lambda record: staging.mark_staged(record, lease_id), self._entry(staged, event))
+
+    async def _refuse(self, event: Event[Any], code: Code, reason: str) -> None:
+        refused = PromotionRefused(target=event.data.target.target, code=code, reason=reason)
+        await self._write(lambda record: staging.drop_order(record, event.id), self._entry(refused, event))
+
+    async def _apply(self, answer: ApplyOrder) -> None:
+        """Edit the route, then remove the order and publish the route; killed in between, it only publishes again."""
+        event = answer.order.event
+        request = event.data
+        served = await self._served(request.target)
+        fallback = await self._served(request.fallback) if request.fallback is not None else None
+
+        def change(route: Route) -> Edit:
+            return promote(
+                route,
+                served,
+                weight_ratio=request.weight_ratio,
+                epoch=request.epoch,
+                cause_id=event.id,
+                fallback=fallback,
+            )
+
+        edit = await self._routes.edit(event.subject, change)
+        if isinstance(edit, Refused):
+            await self._refuse(event, edit.code, edit.reason)
+            return
+        ordered = "canary" if request.weight_ratio < 1.0 else "promote"
+        cause = edit.cause if isinstance(edit, Changed) else ordered
+        changed = DeploymentChanged(route=edit.route, cause=cause, at=self._clock.now())
+        await self._write(lambda record: staging.drop_order(record, event.id), self._entry(changed, event))
+
+    async def _served(self, deployable: Deployable) -> ServedTarget:
+        description = await self._artifacts.describe(deployable)
+        return ServedTarget(
+            target=deployable.target,
+            manifest=deployable.manifest,
+            weights_bytes=deployable.weights_bytes,
+            measurement_manifest=deployable.measurement_manifest,
+            serving=deployable.serving,
+            runtime=deployable.runtime,
+            endpoints=(self._engine.endpoint,),
+            chat_template=description.chat_template,
+            bos_token=description.bos_token,
+            eos_token=description.eos_token,
+            context_tokens=description.context_tokens,
+        )
+
+    def _entry(self, fact: Fact, event: Event[Any]) -> OutboxEntry:
+        """Return the answer to an event; its id follows from the event, so a second answer is a duplicate."""
+        return outbox_entry(
+            fact,
+            model=event.subject,
+            cause_id=event.id,
+            correlation_id=event.correlationid,
+            environment=event.environment,
+            decided_at=self._clock.now(),
+        )
+
+    def _alert_entry(self, alert: OpenAlert, fact: AlertRaised | AlertResolved, change: str) -> OutboxEntry:
+        """Return the fact of an alert; its id names the moment at which the alert was raised."""
+        return outbox_entry(
+            fact,
+            model=alert.target.model,
+            cause_id=None,
+            id=f"{alert.alert_id}-{alert.raised_at.isoformat()}-{change}",
+            correlation_id=alert.alert_id,
+            decided_at=self._clock.now(),
+        )
+
+
+def _about(alert: OpenAlert) -> dict[str, Any]:
+    """Return what the facts of an alert have in common."""
+    return {
+        "alert_id": alert.alert_id,
+        "kind": alert.kind,
+        "severity": SEVERITY[alert.kind],
+        "target": alert.target,
+        "runbook": f"docs/runbooks/{alert.kind}.md",
+        "raised_at": alert.raised_at,
+    }
