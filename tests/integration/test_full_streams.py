@@ -133,7 +133,8 @@ async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
         await controller.handle_alert(alert(), Received(1, CLOCK.now()))
     route = (await routes.get(k.MODEL)).value
     assert (route.active.target, route.epoch) == (k.target(6), 13)
-    await controller.sweep(("production", k.MODEL))
+    with pytest.raises(Transient, match="stream_full"):
+        await controller.sweep(("production", k.MODEL))
     assert (await routes.get(k.MODEL)).value == route, "the same flip is made once"
     assert not await stored_facts(js, f.DeploymentChanged)
     await provision(js, limits=LARGER)

@@ -299,7 +299,7 @@ async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, contro
 async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, controller):
     await learn(js, 2, 3)
     await put_route(js, toy, active=2, previous=1, canary=3)
-    assessed = f.CanaryAssessed(target=target(3), weight_ratio=0.3, events=90, verdict="fail", reason="worse")
+    assessed = f.CanaryAssessed(target=target(3), weight_ratio=0.3, requests=90, verdict="fail", reason="worse")
     finished = f.ReleaseFinished(release_id="r-3", model=MODEL, version=3, outcome="aborted", reason="failed canary")
     await asyncio.gather(say(js, assessed), say(js, finished), say(js, alert(version=3)))
     await wait_for_fact(js, f.DeploymentChanged)
