@@ -12,7 +12,16 @@ from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ["benchmarker", "gateway", "merger", "monitor", "quantiser", "registry"]
+SERVICES = [
+    "benchmarker",
+    "gateway",
+    "merger",
+    "monitor",
+    "quantiser",
+    "registry",
+    "rollback_controller",
+    "server_manager",
+]
 WORKERS = {"worker.py", "quantise_worker.py", "processor.py", "report_worker.py"}
 """Programs that run as child processes: each reads its own environment, as `main` does."""
 

@@ -82,7 +82,7 @@ class Stage(World):
         self.stage()
 
     def stage(self) -> None:
-        """Say that candidate and fallback are served in staging."""
+        """Publish that candidate and fallback are served in staging."""
         asked = f.staging_request(purpose="rehearsal", release_id="r-7", candidate=f.deployable(7))
         self.say(f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked), event_id="s-1")
 

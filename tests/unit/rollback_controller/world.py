@@ -114,7 +114,7 @@ class World:
         return event
 
     def open_releases(self, *versions, triggers=TRIGGERS) -> None:
-        """Say that versions were released under a policy."""
+        """Publish that versions were released under a policy."""
         for version in versions:
             policy = f.policy(triggers=triggers)
             self.say(f.fact(cf.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy))
@@ -151,7 +151,7 @@ class World:
         return kind(**(whole | about))
 
     def requests(self, version=6, count=8, environment="production", **changes) -> None:
-        """Say how requests to a version fared just now."""
+        """Publish how requests to a version fared just now."""
         now = self.clock.true_time()
         about = {"target": f.target(version), "scheduled_at": now, "sent_at": now, "ttft_ms": 50.0, "e2e_ms": 90.0}
         plain = {"error": None, "drill": None, "canary": False, "environment": environment}
