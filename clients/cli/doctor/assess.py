@@ -1,4 +1,4 @@
-"""Judges facts about a machine: pure functions from facts to findings."""
+"""Assesses facts about a machine: pure functions from facts to findings."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ class Numbers:
 
 
 def assess_platform(facts: Platform) -> Finding:
-    """Judge operating system and architecture."""
+    """Return the finding about operating system and architecture."""
     detail = f"{facts.system} {facts.machine}"
     if facts.system != "Linux":
         return failure("platform", detail, "use Linux; Triton and the supervisor run on nothing else")
@@ -108,7 +108,7 @@ def assess_platform(facts: Platform) -> Finding:
 
 
 def assess_python(check: str, version: Version | None, supported: Sequence[Version], *, advice: str) -> Finding:
-    """Judge the version of an interpreter; None if there is none."""
+    """Return the finding about the version of an interpreter; None if there is none."""
     versions = ", ".join(f"{major}.{minor}" for major, minor in supported)
     if version is None:
         return failure(check, f"no interpreter, one of {versions} needed", advice)
@@ -119,7 +119,7 @@ def assess_python(check: str, version: Version | None, supported: Sequence[Versi
 
 
 def assess_cpu(cpu: Cpu) -> Finding:
-    """Judge the processor's instruction sets."""
+    """Return the finding about the processor's instruction sets."""
     if "avx2" not in cpu.flags:
         return failure("cpu", f"{cpu.name} without AVX2", "use a CPU with AVX2; the engine has no code for others")
     width = "AVX-512" if "avx512f" in cpu.flags else "AVX2"
@@ -134,14 +134,14 @@ def assess_cpu(cpu: Cpu) -> Finding:
 
 
 def assess_cores(cores: int) -> Finding:
-    """Judge how many processes can compute at once."""
+    """Return the finding about how many processes can compute at once."""
     if cores < 2:
         return warning("cores", f"{cores} usable", "give it 2 or more; the demo takes twice as long on one")
     return ok("cores", f"{cores} usable")
 
 
 def assess_memory(memory: Memory, *, weights_bytes: int, engine: str) -> Finding:
-    """Judge memory against what two and three loaded models reserve, which a first and a second release need."""
+    """Return whether two loaded models fit, which a first release needs, and three, for a second one."""
     each = weights_bytes + ENGINE_OVERHEAD_BYTES[engine]
     needed, wished = (round(count * each / BUDGET_RATIO) for count in (2, 3))
     detail = f"{_gib(memory.available)} of {_gib(memory.total)} GiB available"
@@ -157,7 +157,7 @@ def assess_memory(memory: Memory, *, weights_bytes: int, engine: str) -> Finding
 
 
 def assess_disk(space: Space) -> Finding:
-    """Judge the file system of the state folder."""
+    """Return the finding about the file system of the state folder."""
     detail = f"{_gib(space.free)} GiB free for {space.path}"
     if space.free < DISK_FAILS_BYTES:
         return failure("disk", detail, f"free {_gib(DISK_FAILS_BYTES)} GiB, or name another folder with --state")
@@ -167,7 +167,7 @@ def assess_disk(space: Space) -> Finding:
 
 
 def assess_shared_memory(space: Space) -> Finding:
-    """Judge shared memory, through which Triton talks to its models."""
+    """Return the finding about shared memory, through which Triton talks to its models."""
     detail = f"{space.free // MIB} MiB free in {space.path}"
     advice = f"give it {SHM_LOW_BYTES // MIB} MiB (containers: --shm-size); Triton dies of SIGBUS when it is full"
     if space.free < SHM_FAILS_BYTES:
@@ -176,7 +176,7 @@ def assess_shared_memory(space: Space) -> Finding:
 
 
 def assess_ports(ports: Ports) -> Finding:
-    """Judge whether every part of the stack can have a port, and the one that it had."""
+    """Return whether every part of the stack can have a port, and the one that it had."""
     if ports.free < ports.needed:
         detail = f"{ports.free} of {ports.needed} ports free on 127.0.0.1"
         return failure("ports", detail, "end programs that listen between 10000 and 31999")
@@ -188,7 +188,7 @@ def assess_ports(ports: Ports) -> Finding:
 
 
 def assess_packages(check: str, packages: Packages) -> Finding:
-    """Judge an environment against its pins."""
+    """Return the finding about an environment against its pins."""
     if not packages.pins:
         return skipped(check, "no list of pins beside this installation")
     if packages.wrong:
@@ -198,14 +198,14 @@ def assess_packages(check: str, packages: Packages) -> Finding:
 
 
 def assess_programs(check: str, missing: Collection[str]) -> Finding:
-    """Judge whether the programs that packages carry are installed."""
+    """Return whether the programs that packages carry are installed."""
     if missing:
         return failure(check, f"{_named(sorted(missing))} not installed", "run `make setup`")
     return ok(check, "nats-server, weed and tritonserver installed")
 
 
 def assess_numbers(numbers: Numbers) -> Finding:
-    """Judge whether torch computes a small model truly, in each precision that measurements use."""
+    """Return whether torch computes a small model truly, in each precision that measurements use."""
     paths = {"float32": numbers.float32, "bfloat16": numbers.bfloat16}
     used = {name: value for name, value in paths.items() if value is not None}
     detail = ", ".join(f"{name} {value:.1e}" if value else f"{name} 0" for name, value in used.items())
@@ -219,7 +219,7 @@ def assess_numbers(numbers: Numbers) -> Finding:
 
 
 def assess_engine_numbers(differs: float) -> Finding:
-    """Judge the engine's answer about a small model: the mean difference of its log-probabilities from float64."""
+    """Return the finding about the engine's answer about a small model: the mean difference of its log-probabilities from float64."""
     detail = f"log-probabilities of vLLM in bfloat16 are {differs:.3f} nats a token from float64"
     if not differs <= MAX_ENGINE_NATS:
         advice = f"allowed {MAX_ENGINE_NATS:g}: the engine computes wrongly on this CPU"

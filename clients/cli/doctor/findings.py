@@ -78,10 +78,10 @@ def summary(findings: list[Finding]) -> str:
     failures = sum(finding.state == "failure" for finding in findings)
     warnings = sum(finding.state == "warning" for finding in findings)
     if failures:
-        return f"{_counted(failures, 'check')} failed; what to do stands behind each"
+        return f"{_counted(failures, 'check')} failed; each line says what to do"
     if warnings:
-        return f"nothing would fail; {_counted(warnings, 'warning')}"
-    return "everything is well"
+        return f"all checks passed, {_counted(warnings, 'warning')}"
+    return "all checks passed"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -41,10 +41,10 @@ def test_programs_read_tabs_and_json():
 @pytest.mark.parametrize(
     ("findings", "well", "sentence"),
     [
-        ([ok("a", "")], True, "everything is well"),
-        ([ok("a", ""), warning("b", "", "")], True, "nothing would fail; 1 warning"),
-        ([skipped("a", "")], True, "everything is well"),
-        ([failure("a", "", ""), failure("b", "", "")], False, "2 checks failed; what to do stands behind each"),
+        ([ok("a", "")], True, "all checks passed"),
+        ([ok("a", ""), warning("b", "", "")], True, "all checks passed, 1 warning"),
+        ([skipped("a", "")], True, "all checks passed"),
+        ([failure("a", "", ""), failure("b", "", "")], False, "2 checks failed; each line says what to do"),
     ],
 )
 def test_only_a_failure_fails(findings, well, sentence):
