@@ -205,7 +205,7 @@ def assess_programs(check: str, missing: Collection[str]) -> Finding:
 
 
 def assess_numbers(numbers: Numbers) -> Finding:
-    """Return whether torch computes a small model truly, in each precision that measurements use."""
+    """Return whether torch computes a small model correctly, in each precision that measurements use."""
     paths = {"float32": numbers.float32, "bfloat16": numbers.bfloat16}
     used = {name: value for name, value in paths.items() if value is not None}
     detail = ", ".join(f"{name} {value:.1e}" if value else f"{name} 0" for name, value in used.items())
@@ -219,7 +219,7 @@ def assess_numbers(numbers: Numbers) -> Finding:
 
 
 def assess_engine_numbers(differs: float) -> Finding:
-    """Return the finding about the engine's answer about a small model: the mean difference of its log-probabilities from float64."""
+    """Return whether the log-probabilities of the engine are near those of float64, given their mean difference."""
     detail = f"log-probabilities of vLLM in bfloat16 are {differs:.3f} nats a token from float64"
     if not differs <= MAX_ENGINE_NATS:
         advice = f"allowed {MAX_ENGINE_NATS:g}: the engine computes wrongly on this CPU"
