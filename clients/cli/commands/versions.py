@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.connection import JsonOption, ModelArgument, StateOption, find_stack
-from clients.cli.output import Refused, show_json, show_line, show_pairs, show_table
+from clients.cli.output import Refused, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.version_records import (
     Version,
     find_version,
@@ -108,6 +108,8 @@ def show(
     _show_identity(f"{model}@v{number}", version, opened, events)
     show_line()
     show_table(comparison.COLUMNS, [each.row() for each in compared])
+    if is_terminal():
+        show_line(f"  {comparison.LEGEND}")
     for each in compared:
         if each.reason:
             show_line(f"  {each.why()}")
