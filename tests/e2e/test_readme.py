@@ -13,7 +13,7 @@ import pytest
 from tests.contract.test_runbooks import problem_of
 from tests.kit.stack import DATA_HASH, ROOT
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

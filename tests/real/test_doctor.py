@@ -4,7 +4,7 @@ import pytest
 
 from tests.integration.test_doctor import doctor
 
-pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(400)]
 
 
 def test_every_part_works_here_and_computes_correctly(tmp_path):

@@ -13,7 +13,7 @@ COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1",
 """`ratio` is the size relative to the merged model. Perplexities are ratios to the merged model's: `ppl` by the files,
 `served` through the engine. KL is the mean, TTFT is p50/p95."""
 LEGEND = (
-    "ratio: size to the merged model's; ppl: perplexity to the merged model's, by the files; served: through the engine; "
+    "ratio: size to the merged model's; ppl: perplexity to the merged model's, by the files; served: by the engine; "
     "KL in nats a token; top-1: share of the same likeliest token; TTFT: p50/p95"
 )
 
