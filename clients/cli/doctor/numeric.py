@@ -50,23 +50,23 @@ def check_engine(folder: Path, engine: triton.Engine, inherited: Mapping[str, st
     """Let vLLM score a text with the model that `check_torch` left, and compare."""
     log = folder / "engine.log"
     command = [str(engine.root / "bin" / "python"), "-P", str(ENGINE_CHECK), str(folder)]
-    with log.open("wb") as err:
+    with log.open("wb") as out:
         process = subprocess.Popen(
             child_command(command),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=err,
+            stdout=out,
+            stderr=out,
             env=triton.build_environment(engine, folder, inherited),
             cwd=folder,
         )
     try:
-        printed, _ = process.communicate(timeout=ENGINE_S)
+        process.wait(ENGINE_S)
     except subprocess.TimeoutExpired:
         terminate_tree(process.pid)
-        process.communicate()
+        process.wait()
         advice = "see docs/runbooks/engine.md"
         return failure("engine numbers", f"vLLM did not answer about a small model within {ENGINE_S:g} s", advice)
     if process.returncode != 0:
         detail = f"vLLM ended with {describe_exit(process.returncode)}"
         return failure("engine numbers", detail, f"its log ends with: {' | '.join(last_lines(log, LOG_LINES))}")
-    return assess_engine_numbers(float(json.loads(printed.decode().splitlines()[-1])["difference"]))
+    return assess_engine_numbers(float(json.loads((folder / "difference.json").read_text())))

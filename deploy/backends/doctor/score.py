@@ -1,7 +1,7 @@
 """Run by the engine environment's interpreter: `python score.py FOLDER`, with what the quantiser's self-check left.
 
-Loads the model into vLLM as server-manager's engine does, scores the text, and prints the mean absolute difference
-from the expected log-probabilities, in nats a token.
+Loads the model into vLLM as the serving backend does, scores the text, and writes `difference.json`: the mean absolute
+difference from the expected log-probabilities, in nats a token. vLLM writes its log to standard output.
 """
 
 import json
@@ -27,7 +27,7 @@ def score(folder: Path, token_ids: list[int]) -> list[float]:
 
 
 def main() -> None:
-    """Print the difference as JSON on the last line of standard output."""
+    """Write the difference."""
     folder = Path(sys.argv[1])
     # vLLM cannot be imported under an ASCII locale, and asks the network when it is not told otherwise.
     locale.setlocale(locale.LC_ALL, "C.UTF-8")
@@ -36,7 +36,7 @@ def main() -> None:
     scored = score(folder, expected["token_ids"])
     pairs = zip(scored, expected["log_probabilities"], strict=True)
     difference = sum(abs(ours - theirs) for ours, theirs in pairs) / len(scored)
-    print(json.dumps({"difference": difference}), flush=True)
+    (folder / "difference.json").write_text(json.dumps(difference))
 
 
 if __name__ == "__main__":
