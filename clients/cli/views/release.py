@@ -83,6 +83,7 @@ class ReleaseProgress:
     finished_at: datetime | None = None
     policy: ReleasePolicy | None = None
     first: bool = False
+    passed: frozenset[float] = frozenset()
     source_id: str = ""
     inputs: tuple[str, ...] = ()
 
@@ -307,8 +308,13 @@ def _assessed(release: ReleaseProgress, event: Event[f.CanaryAssessed]) -> Relea
     if data.verdict == "inconclusive":
         more = f"{data.requests} requests, {data.requests_needed} more needed"
         return release.with_step("canary", event.time, more, "running")
-    state: State = "done" if data.verdict == "pass" else "failed"
-    return release.with_step("canary", event.time, f"{data.verdict} after {data.requests} requests", state)
+    detail = f"{data.verdict} after {data.requests} requests"
+    if data.verdict != "pass":
+        return release.with_step("canary", event.time, detail, "failed")
+    release = replace(release, passed=release.passed | {data.weight_ratio})
+    shares = {step.share for step in release.plan if step.step == "canary"}
+    state: State = "done" if shares <= release.passed else "running"
+    return release.with_step("canary", event.time, detail, state)
 
 
 def _awaited(release: ReleaseProgress, event: Event[f.ApprovalRequested]) -> ReleaseProgress:

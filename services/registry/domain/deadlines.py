@@ -2,48 +2,53 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Literal
 
 from contracts.facts import VariantFailed
 from contracts.vocabulary import Variant
-from services.registry.domain import gates, plan, rehearsals
+from decisions.release_plan import PlannedStep, Step, next_step, plan_release
+from services.registry.domain import gates, plan
 from services.registry.domain.record import SECOND_MEASUREMENT, Release, weight_key
-
-Step = Literal[
-    "merge",
-    "quantise",
-    "register",
-    "queue",
-    "stage",
-    "benchmark",
-    "measure",
-    "rehearsal",
-    "approval",
-    "traffic",
-    "canary",
-]
 
 
 def awaited_step(release: Release) -> Step | None:
-    """Return the step that a release waits for; None when it is finished."""
+    """Return the step that a release waits for; None when it is finished.
+
+    Once all traffic is deployed, it is the last canary, until the release is finished.
+    """
     if release.finished is not None:
         return None
-    missing: tuple[tuple[bool, Step], ...] = (
-        (release.merged is None, "merge"),
-        (not gates.all_quantised(release), "quantise"),
-        (release.manifest is None, "register"),
-        (release.turn is None, "queue"),
-        (not gates.all_judged(release), _staging_step(release)),
-    )
-    return next((step for is_missing, step in missing if is_missing), None) or _promotion_step(release)
-
-
-def _staging_step(release: Release) -> Step:
-    measured = measuring(release)
-    waiting = [v for v in _unjudged(release) if v not in measured]
-    if not waiting:
+    following = next_step(plan_release(release.policy, first=plan.is_first(release)), _done(release))
+    if following is None:
+        return "canary"
+    if following.step in ("stage", "benchmark") and not _waiting(release):
         return "measure"
-    return "benchmark" if any(_is_staged(release, variant) for variant in waiting) else "stage"
+    return following.step
+
+
+def _done(release: Release) -> frozenset[PlannedStep]:
+    """Return the steps of the plan that are done."""
+    judged = gates.all_judged(release)
+    staged = any(_is_staged(release, variant) for variant in _waiting(release))
+    done: dict[Step, bool] = {
+        "merge": release.merged is not None,
+        "quantise": gates.all_quantised(release),
+        "register": release.manifest is not None,
+        "queue": release.turn is not None,
+        "stage": judged or staged,
+        "benchmark": judged,
+        "rehearsal": release.rehearsed is not None,
+        "approval": "traffic.requested" in _kinds(release.emitted),
+    }
+    shares = plan.weights(release)
+    deployed = [PlannedStep("traffic", share) for share in shares if weight_key(share) in release.deployed]
+    passed = [PlannedStep("canary", share) for share in shares if plan.passed_canary(release, weight_key(share))]
+    return frozenset((*(PlannedStep(step) for step, is_done in done.items() if is_done), *deployed, *passed))
+
+
+def _waiting(release: Release) -> list[Variant]:
+    """Return the variants without a verdict that are not measured a second time."""
+    measured = measuring(release)
+    return [variant for variant in _unjudged(release) if variant not in measured]
 
 
 def _unjudged(release: Release) -> list[Variant]:
@@ -69,16 +74,6 @@ def gave_up_measuring(release: Release) -> bool:
     """Return whether a second measurement was not made before its deadline."""
     failed = [second.failed for second in release.second_measurements.values() if second.failed is not None]
     return any(failure.step == "quantise" and failure.code == "deadline_passed" for failure in failed)
-
-
-def _promotion_step(release: Release) -> Step:
-    if rehearsals.is_needed(release.policy) and release.rehearsed is None:
-        return "rehearsal"
-    if release.policy.promotion.mode == "manual" and "traffic.requested" not in _kinds(release.emitted):
-        return "approval"
-    if plan.outstanding_order(release) is not None or not release.deployed:
-        return "traffic"
-    return "canary"
 
 
 def awaited_weight(release: Release) -> str | None:

@@ -19,6 +19,7 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.vocabulary import Deployable, StagingPurpose, Target, Variant
+from decisions.release_plan import needs_approval, traffic_shares
 from services.registry.domain import deadlines, gates, rehearsals
 from services.registry.domain.comparison import explain
 from services.registry.domain.record import SECOND_MEASUREMENT, Release, TurnGranted, weight_key
@@ -199,7 +200,7 @@ def _keeps_lease(release: Release, variant: Variant) -> bool:
 
 
 def _goes_live_at_once(release: Release) -> bool:
-    return release.policy.promotion.mode == "automatic"
+    return not needs_approval(release.policy)
 
 
 def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[Emission]:
@@ -214,7 +215,7 @@ def _promotion(release: Release, turn: TurnGranted, now: datetime) -> Iterator[E
             return
         if not _goes_live_at_once(release):
             yield stage_released(release, chosen.variant, "rehearsal")
-    if release.policy.promotion.mode == "manual":
+    if needs_approval(release.policy):
         deadline_at = now + timedelta(seconds=release.policy.promotion.approval_deadline_s)
         yield (
             "approval.requested",
@@ -287,8 +288,12 @@ def _traffic_order(
 
 def weights(release: Release) -> tuple[float, ...]:
     """List the traffic shares of this release in order; a first release goes straight to all traffic."""
-    first = release.turn is not None and release.turn.first
-    return (1.0,) if first else (*release.policy.canary.steps, 1.0)
+    return traffic_shares(release.policy, first=is_first(release))
+
+
+def is_first(release: Release) -> bool:
+    """Return whether nothing of the model was active when the release got its turn."""
+    return release.turn is not None and release.turn.first
 
 
 def passed_canary(release: Release, key: str) -> bool:

@@ -6,6 +6,7 @@ from contracts.codes import Code
 from contracts.facts import RegisteredVariant, RehearsalCertificate
 from contracts.policy import ReleasePolicy
 from contracts.vocabulary import Digest, Variant, Verdict, digest_of_json
+from decisions.release_plan import needs_rehearsal
 from services.registry.domain import gates
 from services.registry.domain.record import Release, TurnGranted
 
@@ -15,7 +16,7 @@ def is_needed(policy: ReleasePolicy) -> bool:
 
     Without a trigger that rolls back automatically there is nothing to rehearse: that counts as passed.
     """
-    return policy.rehearsal == "required" and bool(policy.automatic)
+    return needs_rehearsal(policy)
 
 
 def policy_digest(release: Release) -> Digest:
