@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from deploy.local.plan import BUCKET, Keys, Part, Probe
 from deploy.local.ports import LOOPBACK
@@ -40,7 +41,9 @@ async def _probe_nats(port: int, _keys: Keys) -> str | None:
     async def ignore(_error: Exception) -> None:
         """Drop the error: the failed attempt itself is the answer."""
 
-    client = await nats.connect(f"nats://{LOOPBACK}:{port}", connect_timeout=2, allow_reconnect=False, error_cb=ignore)
+    # Without `allow_reconnect` nats-py still tries again and again, 2 s apart, until `max_reconnect_attempts`.
+    once: dict[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.05}
+    client = await nats.connect(f"nats://{LOOPBACK}:{port}", connect_timeout=2, error_cb=ignore, **once)
     try:
         await client.jetstream(timeout=ANSWER_S).account_info()
     finally:
