@@ -59,11 +59,11 @@ def python_files(*folders):
 
 def test_shared_is_a_closed_list():
     modules = [path.relative_to(ROOT / "shared") for path in python_files("shared") if path.stem != "__init__"]
-    found = {
+    by_package = {
         package: {path.stem for path in modules if package == path.parent.as_posix()} for package in SHARED if package
     }
     top = {path.stem for path in modules if len(path.parts) == 1}
-    assert {"": top, **found} == SHARED
+    assert {"": top, **by_package} == SHARED
     assert {path.parts[0] for path in modules if len(path.parts) > 1} == set(SHARED) - {""}
 
 
@@ -75,8 +75,8 @@ def test_no_code_of_ours_runs_between_fork_and_exec():
     calls = [
         (path, node) for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
     ]
-    found = [path for path, call in calls if any(keyword.arg == "preexec_fn" for keyword in call.keywords)]
-    assert found == []
+    with_preexec = [path for path, call in calls if any(keyword.arg == "preexec_fn" for keyword in call.keywords)]
+    assert with_preexec == []
 
 
 @pytest.mark.parametrize("path", python_files("shared"), ids=lambda path: str(path.relative_to(ROOT)))
@@ -88,8 +88,8 @@ def test_every_shared_module_says_what_it_is(path):
 
 
 def test_no_module_has_a_name_that_says_nothing():
-    found = python_files("contracts", "decisions", "shared", "services", "clients", "deploy", "tests")
-    assert [str(path.relative_to(ROOT)) for path in found if path.stem in VAGUE or path.parent.name in VAGUE] == []
+    modules = python_files("contracts", "decisions", "shared", "services", "clients", "deploy", "tests")
+    assert [str(path.relative_to(ROOT)) for path in modules if path.stem in VAGUE or path.parent.name in VAGUE] == []
 
 
 def test_no_folder_shadows_a_library():
@@ -150,17 +150,17 @@ OF_THIS_MACHINE = {
 
 @pytest.mark.parametrize("what", OF_THIS_MACHINE)
 def test_no_committed_file_names(what):
-    wrong = re.compile(OF_THIS_MACHINE[what])
-    found = []
+    pattern = re.compile(OF_THIS_MACHINE[what])
+    wrong = []
     for path in committed():
         try:
             text = path.read_text()
         except UnicodeDecodeError:
             continue
-        found += [
-            f"{path.relative_to(ROOT)}:{line}" for line, part in enumerate(text.splitlines(), 1) if wrong.search(part)
+        wrong += [
+            f"{path.relative_to(ROOT)}:{line}" for line, part in enumerate(text.splitlines(), 1) if pattern.search(part)
         ]
-    assert found == []
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

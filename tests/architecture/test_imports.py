@@ -81,8 +81,8 @@ def test_every_service_has_the_parts_of_a_service():
     missing = []
     for module in pkgutil.iter_modules(services.__path__):
         folder = ROOT / "services" / module.name
-        wanted = ["README.md", "app.py", "main.py", "settings.py", "ports.py", "adapters/__init__.py"]
-        missing += [f"{module.name}/{part}" for part in wanted if not (folder / part).is_file()]
+        parts = ["README.md", "app.py", "main.py", "settings.py", "ports.py", "adapters/__init__.py"]
+        missing += [f"{module.name}/{part}" for part in parts if not (folder / part).is_file()]
         if not (folder / "domain.py").is_file() and not (folder / "domain").is_dir():
             missing.append(f"{module.name}/domain")
     assert missing == []

@@ -27,13 +27,13 @@ def files() -> list[Path]:
 
 def modules_named(tree: ast.AST) -> dict[str, str]:
     """Return what each imported name of a file stands for, whole."""
-    found = {}
+    modules = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
+            modules |= {alias.asname or alias.name.split(".")[0]: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
 
 
 def mocks_in(source: str) -> list[str]:
@@ -60,12 +60,12 @@ def replaced_in(source: str) -> list[str]:
     What is not known to be another library's counts as ours.
     """
     tree = ast.parse(source)
-    modules, found = modules_named(tree), []
+    modules, names = modules_named(tree), []
 
     def note(target: str | None, name: str) -> None:
         module = modules.get(target, OURS[0]) if target else OURS[0]
         if module.split(".")[0] in OURS and not LIMIT.fullmatch(name):
-            found.append(name)
+            names.append(name)
 
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "setattr":
@@ -73,7 +73,7 @@ def replaced_in(source: str) -> list[str]:
             if isinstance(first, ast.Constant):
                 module, _, name = str(first.value).rpartition(".")
                 if module.split(".")[0] in OURS and not LIMIT.fullmatch(name):
-                    found.append(name)
+                    names.append(name)
             else:
                 note(root_of(first), second.value if isinstance(second, ast.Constant) else "?")
         elif isinstance(node, ast.Assign):
@@ -81,16 +81,16 @@ def replaced_in(source: str) -> list[str]:
                 holder = root_of(target.value) if isinstance(target, ast.Attribute) else None
                 if holder in modules:
                     note(holder, target.attr)
-    return found
+    return names
 
 
 def test_no_test_uses_a_mock():
-    assert {path.name: found for path in files() if (found := mocks_in(path.read_text()))} == {}
+    assert {path.name: mocks for path in files() if (mocks := mocks_in(path.read_text()))} == {}
 
 
 def test_no_test_replaces_our_code_but_those_that_say_why():
-    found = {(path.name, name) for path in files() for name in replaced_in(path.read_text())}
-    assert found == set(REPLACED)
+    replaced = {(path.name, name) for path in files() for name in replaced_in(path.read_text())}
+    assert replaced == set(REPLACED)
 
 
 @pytest.mark.parametrize(

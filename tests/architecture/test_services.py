@@ -34,9 +34,9 @@ def class_name(service: str) -> str:
 
 def settings_of(service: str) -> type[BaseSettings]:
     module = importlib.import_module(f"services.{service}.settings")
-    found = getattr(module, class_name(service))
-    assert issubclass(found, BaseSettings)
-    return found
+    settings_class = getattr(module, class_name(service))
+    assert issubclass(settings_class, BaseSettings)
+    return settings_class
 
 
 def functions(path: Path) -> dict[str, ast.FunctionDef | ast.AsyncFunctionDef]:

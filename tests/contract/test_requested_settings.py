@@ -28,9 +28,9 @@ def request(variant="awq-int4", **changes):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_request_that_chooses_nothing_says_the_methods_own_in_numbers(variant):
-    said = request(variant).model_dump(mode="json")["settings"]
-    assert said == CALIBRATION_DEFAULTS[variant].model_dump()
-    assert FirstSettings.model_validate(said, strict=True).model_dump() == said
+    settings = request(variant).model_dump(mode="json")["settings"]
+    assert settings == CALIBRATION_DEFAULTS[variant].model_dump()
+    assert FirstSettings.model_validate(settings, strict=True).model_dump() == settings
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -40,9 +40,9 @@ def test_settings_that_are_left_out_are_the_methods_own(variant):
     )
 
 
-@pytest.mark.parametrize("told", [{"calibration_tokens": 64}, QuantiseSettings(calibration_tokens=64)])
-def test_what_is_chosen_stands_and_the_rest_is_the_methods_own(told):
-    assert request(settings=told).settings == QuantiseSettings(calibration_samples=4, calibration_tokens=64)
+@pytest.mark.parametrize("chosen", [{"calibration_tokens": 64}, QuantiseSettings(calibration_tokens=64)])
+def test_what_is_chosen_stands_and_the_rest_is_the_methods_own(chosen):
+    assert request(settings=chosen).settings == QuantiseSettings(calibration_samples=4, calibration_tokens=64)
 
 
 def test_what_is_chosen_survives_the_bytes_we_publish():

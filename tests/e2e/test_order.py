@@ -23,9 +23,9 @@ async def say_again(stack, model: str, *, ids: list[str]) -> None:
     (event,) = stack.events("checkpoint.ready", model)[:1]
     client = await nats.connect(find_stack(stack.state).connection.nats_url)
     js = client.jetstream()
-    for one in ids:
-        body = json.dumps({**event, "id": one}).encode()
-        headers = {"Nats-Msg-Id": one, "content-type": CONTENT_TYPE}
+    for event_id in ids:
+        body = json.dumps({**event, "id": event_id}).encode()
+        headers = {"Nats-Msg-Id": event_id, "content-type": CONTENT_TYPE}
         await js.publish(f"slipway.checkpoint.ready.v1.{model}", body, headers=headers)
     await client.close()
 
@@ -55,8 +55,8 @@ def test_one_trace_leads_through_the_services_that_handled_a_release(stack, tiny
             services.setdefault(span["context"]["trace_id"], set()).add(name)
         return max(services.values(), key=len, default=set())
 
-    wanted = {f"slipway-{name}" for name in ("registry", "merger", "quantiser", "server-manager", "benchmarker")}
-    wait_until(lambda: services_of_longest_trace() >= wanted, timeout_s=30, what="one trace through all services")
+    expected = {f"slipway-{name}" for name in ("registry", "merger", "quantiser", "server-manager", "benchmarker")}
+    wait_until(lambda: services_of_longest_trace() >= expected, timeout_s=30, what="one trace through all services")
 
 
 def quantising(stack, variant: str) -> psutil.Process | None:
@@ -85,5 +85,5 @@ def test_versions_follow_admission_even_when_the_second_quantises_first(stack, t
     assert [event["data"]["version"] for event in stack.events("version.registered", "racer")] == [2, 1]
     outcomes = {event["data"]["version"]: event["data"]["outcome"] for event in finished}
     assert outcomes == {2: "promoted", 1: "superseded"}  # an older version never replaces a newer one
-    (route,) = [one for one in stack.says("routes") if one["model"] == "racer"]
+    (route,) = [listed for listed in stack.says("routes") if listed["model"] == "racer"]
     assert route["active"]["target"]["version"] == 2

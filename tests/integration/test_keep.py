@@ -61,10 +61,10 @@ def keep(request, tmp_path):
         return kept[-1]
 
     yield start
-    for one in kept:
-        if one.process.poll() is None:
-            os.kill(one.pid(), signal.SIGKILL)
-            one.process.wait(10)
+    for program in kept:
+        if program.process.poll() is None:
+            os.kill(program.pid(), signal.SIGKILL)
+            program.process.wait(10)
 
 
 def test_a_program_that_hangs_ends_its_container(keep):

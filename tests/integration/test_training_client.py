@@ -66,7 +66,7 @@ async def inbox(js) -> list[Event[CheckpointReady]]:
 async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, connection, store, made, tmp_path):
     calibration = tmp_path / "calibration.jsonl"
     calibration.write_text('{"text": "one"}\n')
-    told = []
+    advances = []
     published = await publish_checkpoint_async(
         made["lora"],
         model="support-bot",
@@ -76,7 +76,7 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, con
         variants=["bf16", "int8"],
         policy=policy().model_dump(mode="json"),
         calibration=calibration,
-        progress=lambda done, total: told.append((done, total)),
+        progress=lambda done, total: advances.append((done, total)),
     )
     (event,) = await inbox(js)
     assert event.id == published.event_id
@@ -94,8 +94,8 @@ async def test_publishes_what_admission_can_read_and_everyone_can_verify(js, con
     store.fetch_files(manifest.files, tmp_path / "back", store.prefix_of(fact.weights.ref))
     name = "adapter_model.safetensors"
     assert (tmp_path / "back" / name).read_bytes() == (made["lora"] / name).read_bytes()
-    assert told[-1] == (manifest.size_bytes, manifest.size_bytes)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert advances[-1] == (manifest.size_bytes, manifest.size_bytes)
+    assert [done for done, _ in advances] == sorted(done for done, _ in advances)
 
 
 async def test_publishing_again_moves_nothing_and_says_nothing_new(js, connection, store, made):

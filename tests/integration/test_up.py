@@ -80,7 +80,7 @@ class Up:
 def living(state: Path) -> dict[int, str]:
     """Everything of a stack, found without the code under test: its mark, its folder or its run folder says so."""
     stack_id = json.loads((state / "stack.json").read_text())["stack_id"]
-    found = {}
+    commands_by_pid = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -93,8 +93,8 @@ def living(state: Path) -> dict[int, str]:
         except OSError:
             continue
         if (marked or inside or f"{state}/" in command) and "clients.cli.main" not in command:
-            found[int(folder.name)] = command
-    return found
+            commands_by_pid[int(folder.name)] = command
+    return commands_by_pid
 
 
 @pytest.fixture(scope="module", autouse=True)

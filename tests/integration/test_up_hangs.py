@@ -113,93 +113,94 @@ class Kept:
 
 @contextlib.asynccontextmanager
 async def kept(folder: Path, how: str, **more):
-    one = Kept(folder, how, **more)
-    keeping = asyncio.create_task(one.runner.run())
+    keeper = Kept(folder, how, **more)
+    keeping = asyncio.create_task(keeper.runner.run())
     try:
-        yield one
+        yield keeper
     finally:
-        one.runner.kill()
+        keeper.runner.kill()
         await asyncio.wait_for(keeping, 10)
 
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGABRT])
 async def test_a_part_that_hangs_while_serving_is_started_again(tmp_path, number):
-    async with kept(tmp_path, "abort") as one:
-        await one.until(lambda: one.runner.state == "ready")
-        before = one.runner.pid
+    async with kept(tmp_path, "abort") as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        before = keeper.runner.pid
         os.kill(before, number)
-        took = await one.until(lambda: one.runner.pid not in (before, None) and one.runner.state == "ready")
-        assert took < 2 * (QUICK.starved_s + one.runner.part.start_limit_s), one.said  # its patience here, and a start
-        assert any("has not answered for" in text and "is killed" in text for text in one.said), one.said
-        assert one.runner.ended.startswith("killed by the supervisor: it has not answered")
+        took = await keeper.until(lambda: keeper.runner.pid not in (before, None) and keeper.runner.state == "ready")
+        limit_s = QUICK.starved_s + keeper.runner.part.start_limit_s
+        assert took < 2 * limit_s, keeper.said
+        assert any("has not answered for" in text and "is killed" in text for text in keeper.said), keeper.said
+        assert keeper.runner.ended.startswith("killed by the supervisor: it has not answered")
 
 
 @pytest.mark.parametrize("how", ["start", "start, aborting", "start, stopped"])
 async def test_a_part_that_hangs_before_it_was_ready_is_started_again(tmp_path, how):
-    async with kept(tmp_path, how) as one:
-        await one.until(lambda: one.runner.state == "ready")
-        assert one.runner.restarts == 1
-        assert any("did nothing for" in text for text in one.said), one.said
+    async with kept(tmp_path, how) as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        assert keeper.runner.restarts == 1
+        assert any("did nothing for" in text for text in keeper.said), keeper.said
 
 
 async def test_a_part_that_is_busy_but_not_ready_within_its_limit_is_started_again(tmp_path):
-    async with kept(tmp_path, "start, spinning") as one:
-        await one.until(lambda: one.runner.state == "ready")
-        assert any("was not ready within 2 s" in text for text in one.said), one.said
+    async with kept(tmp_path, "start, spinning") as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        assert any("was not ready within 2 s" in text for text in keeper.said), keeper.said
 
 
 async def test_a_part_that_answers_and_is_not_ready_within_its_limit_is_started_again(tmp_path):
-    async with kept(tmp_path, "not ready") as one:
-        await one.until(lambda: one.runner.state == "ready")
-        assert any("was not ready within 2 s" in text for text in one.said), one.said
+    async with kept(tmp_path, "not ready") as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        assert any("was not ready within 2 s" in text for text in keeper.said), keeper.said
 
 
 async def test_a_part_that_answers_and_is_not_ready_because_of_others_is_left_alone(tmp_path):
-    async with kept(tmp_path, "waiting") as one:
-        await one.until(lambda: "not connected" in one.runner.why)
-        pid, began = one.runner.pid, time.monotonic()
-        await one.until(lambda: time.monotonic() - began > 1.5 * one.runner.part.start_limit_s)
-        assert (one.runner.pid, one.runner.restarts, one.runner.state) == (pid, 0, "starting"), one.said
+    async with kept(tmp_path, "waiting") as keeper:
+        await keeper.until(lambda: "not connected" in keeper.runner.why)
+        pid, began = keeper.runner.pid, time.monotonic()
+        await keeper.until(lambda: time.monotonic() - began > 1.5 * keeper.runner.part.start_limit_s)
+        assert (keeper.runner.pid, keeper.runner.restarts, keeper.runner.state) == (pid, 0, "starting"), keeper.said
         (tmp_path / "told.others").touch()
-        await one.until(lambda: one.runner.state == "ready")
-        assert one.runner.pid == pid
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        assert keeper.runner.pid == pid
 
 
 async def test_a_healthy_part_is_left_alone(tmp_path):
-    async with kept(tmp_path, "serve") as one:
-        await one.until(lambda: one.runner.state == "ready")
-        pid = one.runner.pid
+    async with kept(tmp_path, "serve") as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        pid = keeper.runner.pid
         await asyncio.sleep(3 * QUICK.silent_s)
-        assert (one.runner.pid, one.runner.restarts) == (pid, 0), one.said
+        assert (keeper.runner.pid, keeper.runner.restarts) == (pid, 0), keeper.said
 
 
 async def test_a_part_that_is_asked_to_stop_is_not_taken_for_hung(tmp_path):
-    async with kept(tmp_path, "deaf") as one:
-        await one.until(lambda: one.runner.state == "ready")
-        os.kill(one.runner.pid, signal.SIGSTOP)
-        await one.runner.stop()
-        assert any("did not end within 1.5 s" in text for text in one.said), one.said
-        assert not any("has not answered" in text for text in one.said), one.said
+    async with kept(tmp_path, "deaf") as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        os.kill(keeper.runner.pid, signal.SIGSTOP)
+        await keeper.runner.stop()
+        assert any("did not end within 1.5 s" in text for text in keeper.said), keeper.said
+        assert not any("has not answered" in text for text in keeper.said), keeper.said
 
 
 async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_path):
-    async with kept(tmp_path, "serve") as one:
-        await one.until(lambda: one.runner.state == "ready")
-        os.kill(one.runner.pid, signal.SIGILL)
-        await one.until(lambda: one.runner.restarts == 1)
+    async with kept(tmp_path, "serve") as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        os.kill(keeper.runner.pid, signal.SIGILL)
+        await keeper.until(lambda: keeper.runner.restarts == 1)
         assert (
-            one.runner.ended
+            keeper.runner.ended
             == "signal SIGILL: it used an instruction that this CPU lacks, or is configured for another CPU's instruction set"
         )
-        assert any("SIGILL" in text for text in one.said)
+        assert any("SIGILL" in text for text in keeper.said)
 
 
 async def test_a_table_that_cannot_be_written_neither_ends_the_watch_nor_the_part(tmp_path):
-    async with kept(tmp_path, "abort", changed=on_a_full_disk) as one:
-        await one.until(lambda: one.runner.state == "ready")
-        before = one.runner.pid
+    async with kept(tmp_path, "abort", changed=on_a_full_disk) as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
+        before = keeper.runner.pid
         os.kill(before, signal.SIGSTOP)
-        await one.until(lambda: one.runner.pid not in (before, None) and one.runner.state == "ready")
+        await keeper.until(lambda: keeper.runner.pid not in (before, None) and keeper.runner.state == "ready")
 
 
 @pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
@@ -208,12 +209,14 @@ async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_pa
     if closed:
         output.close()
     try:
-        async with kept(tmp_path, "abort", say=lambda _part, text: print(text, file=output, flush=True)) as one:
-            await one.until(lambda: one.runner.state == "ready")
+        async with kept(tmp_path, "abort", say=lambda _part, text: print(text, file=output, flush=True)) as keeper:
+            await keeper.until(lambda: keeper.runner.state == "ready")
             for number in (signal.SIGSTOP, signal.SIGKILL):
-                before = one.runner.pid
+                before = keeper.runner.pid
                 os.kill(before, number)
-                await one.until(lambda old=before: one.runner.pid not in (old, None) and one.runner.state == "ready")
+                await keeper.until(
+                    lambda old=before: keeper.runner.pid not in (old, None) and keeper.runner.state == "ready"
+                )
     finally:
         with contextlib.suppress(OSError):
             output.close()
@@ -222,12 +225,12 @@ async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_pa
 @pytest.mark.parametrize("recent", [True, False])
 async def test_memory_is_named_as_a_cause_only_where_the_kernel_killed_something_just_before(tmp_path, recent):
     kills = 0
-    async with kept(tmp_path, "serve", count_kills=lambda: kills) as one:
-        await one.until(lambda: one.runner.state == "ready")
+    async with kept(tmp_path, "serve", count_kills=lambda: kills) as keeper:
+        await keeper.until(lambda: keeper.runner.state == "ready")
         kills += 1  # of another process of the group
         if not recent:
             noted = time.monotonic()
-            await one.until(lambda: time.monotonic() - noted > 20 * QUICK.look_s)
-        os.kill(one.runner.pid, signal.SIGKILL)
-        await one.until(lambda: one.runner.restarts == 1)
-        assert ("perhaps the kernel killed it" in one.runner.ended) == recent
+            await keeper.until(lambda: time.monotonic() - noted > 20 * QUICK.look_s)
+        os.kill(keeper.runner.pid, signal.SIGKILL)
+        await keeper.until(lambda: keeper.runner.restarts == 1)
+        assert ("perhaps the kernel killed it" in keeper.runner.ended) == recent

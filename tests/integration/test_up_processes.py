@@ -36,8 +36,8 @@ class Session:
         )
         self.child = int(self.leader.stdout.readline())
         wait_until(lambda: all(is_sleep(pid) for pid in (self.leader.pid, self.child)), what="both programs")
-        found = processes.read_process(self.leader.pid)
-        self.recorded = Recorded(self.leader.pid, found.started_ticks)
+        process = processes.read_process(self.leader.pid)
+        self.recorded = Recorded(self.leader.pid, process.started_ticks)
 
     def kill_leader(self) -> None:
         self.leader.kill()
@@ -63,47 +63,47 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture
 def folder(tmp_path):
-    one = StateFolder(tmp_path / "state")
-    one.create()
-    return one
+    state = StateFolder(tmp_path / "state")
+    state.create()
+    return state
 
 
 @pytest.fixture
 def session(folder):
-    one = Session(folder.run_folder, OURS)
-    yield one
-    one.close()
+    session = Session(folder.run_folder, OURS)
+    yield session
+    session.close()
 
 
 @pytest.fixture
 def stranger(tmp_path):
-    one = Session(tmp_path, THEIRS)
-    yield one
-    one.close()
+    session = Session(tmp_path, THEIRS)
+    yield session
+    session.close()
 
 
-def pids(found):
-    return {process.pid for process in found}
+def pids(listed):
+    return {process.pid for process in listed}
 
 
 def test_the_child_of_a_killed_part_is_found_though_it_carries_no_mark(folder, session, stranger):
     marks = Marks(OURS, folder.run_folder)
     session.kill_leader()
     assert "SLIPWAY_STACK" not in processes.variables_of(session.child)
-    found = processes.find_part_leftovers(marks, "triton", session.recorded, living_sessions=[])
-    assert pids(found) == {session.child}
+    leftovers = processes.find_part_leftovers(marks, "triton", session.recorded, living_sessions=[])
+    assert pids(leftovers) == {session.child}
     assert pids(processes.find_leftovers(marks, [session.recorded])) == {session.child}
 
 
 def test_everything_of_a_living_part_is_found_by_its_mark_alone(folder, session, stranger):
-    found = processes.find_leftovers(Marks(OURS, folder.run_folder), [])
-    assert pids(found) == {session.leader.pid, session.child}
+    leftovers = processes.find_leftovers(Marks(OURS, folder.run_folder), [])
+    assert pids(leftovers) == {session.leader.pid, session.child}
 
 
 def test_living_parts_are_not_leftovers(folder, session):
     marks = Marks(OURS, folder.run_folder)
-    found = processes.find_part_leftovers(marks, "triton", session.recorded, living_sessions=[session.leader.pid])
-    assert found == []
+    leftovers = processes.find_part_leftovers(marks, "triton", session.recorded, living_sessions=[session.leader.pid])
+    assert leftovers == []
 
 
 def test_a_session_with_a_used_again_number_is_a_strangers(folder, tmp_path):
@@ -118,11 +118,13 @@ def test_a_session_with_a_used_again_number_is_a_strangers(folder, tmp_path):
 
 
 def test_a_pid_with_another_owner_is_not_signalled(session):
-    found = processes.read_process(session.leader.pid)
-    processes.kill([processes.Process(found.pid, found.parent, found.session, found.started_ticks + 1, zombie=False)])
+    process = processes.read_process(session.leader.pid)
+    processes.kill(
+        [processes.Process(process.pid, process.parent, process.session, process.started_ticks + 1, zombie=False)]
+    )
     assert is_alive(session.leader.pid)
-    processes.kill([found])
-    wait_until(lambda: not is_alive(found.pid), what="the signal's effect")
+    processes.kill([process])
+    wait_until(lambda: not is_alive(process.pid), what="the signal's effect")
 
 
 def test_a_stack_is_ended_with_its_unmarked_children_and_strangers_stay(folder, session, stranger):

@@ -45,7 +45,7 @@ def engines(up: Up) -> dict[int, str]:
     """The processes that serve the model: Triton's stub and what vLLM starts below it."""
     leader = up.parts()["triton"]["pid"]
     sessions = {leader}
-    found = {}
+    commands_by_pid = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == leader:
             continue
@@ -55,8 +55,8 @@ def engines(up: Up) -> dict[int, str]:
         except OSError:
             continue
         if fields[0] not in "ZX" and int(fields[3]) in sessions:
-            found[int(folder.name)] = command
-    return found
+            commands_by_pid[int(folder.name)] = command
+    return commands_by_pid
 
 
 def state_of(pid: int) -> str:

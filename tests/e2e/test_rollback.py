@@ -1,4 +1,4 @@
-"""The whole way back on the embedded stack: rehearsed, tried under live traffic, slowed down, taken back, quarantined."""
+"""The full rollback lifecycle on the embedded stack: rehearsal, canary, regression, rollback, quarantine."""
 
 import asyncio
 import json
@@ -102,23 +102,23 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     stack.promoted(MODEL)
     (rehearsed,) = stack.events("rehearsal.completed", MODEL)
     certificates = rehearsed["data"]["certificates"]
-    assert [one["trigger"] for one in certificates] == ["slow", "errors"]
-    alerts = {one["id"]: one for one in stack.events("alert.raised", MODEL, "staging")}
-    routes = {one["id"]: one for one in stack.events("deployment.changed", MODEL, "staging")}
+    assert [certificate["trigger"] for certificate in certificates] == ["slow", "errors"]
+    alerts = {event["id"]: event for event in stack.events("alert.raised", MODEL, "staging")}
+    routes = {event["id"]: event for event in stack.events("deployment.changed", MODEL, "staging")}
     shown = stack.ok("events", "--model", MODEL, "--environment", "staging", "--json").splitlines()
-    assert {*alerts, *routes} <= {one["id"] for one in map(json.loads, shown)}
+    assert {*alerts, *routes} <= {alert["id"] for alert in map(json.loads, shown)}
     assert stack.says("routes", MODEL) == [route_of(stack)]
-    for one in certificates:
-        assert alerts[one["alert_event_id"]]["data"]["trigger"] == one["trigger"]
-        assert routes[one["route_event_id"]]["data"]["cause"] == "rollback"
-        assert 0 < one["detect_s"] < 60
+    for certificate in certificates:
+        assert alerts[certificate["alert_event_id"]]["data"]["trigger"] == certificate["trigger"]
+        assert routes[certificate["route_event_id"]]["data"]["cause"] == "rollback"
+        assert 0 < certificate["detect_s"] < 60
     assert stack.events("alert.raised", MODEL) == [], "a rehearsal pages nobody"
     assert staging_route_is_empty(stack)
 
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WAY_BACK)
     with Users(gateway(stack)) as users:
         stack.promoted(MODEL)
-        assert [one["data"]["verdict"] for one in stack.events("canary.assessed", MODEL)][-1] == "pass"
+        assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
         assert route_of(stack)["active"]["target"]["version"] == 2
         stack.ok("drill", MODEL, "--fault", "delay_ms=4000", "--share", "0.9", "--for", "120s", "--reason", "test")
         await_route(stack, 1)
@@ -130,7 +130,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     assert (back["data"]["verdict"], back["data"]["mode"]) == ("pass", "automatic")
     (alert,) = stack.events("alert.raised", MODEL)
     assert alert["data"]["drill"], "a drill is labelled everywhere"
-    assert [one["version"] for one in route_of(stack)["quarantined"]] == [2]
+    assert [quarantined["version"] for quarantined in route_of(stack)["quarantined"]] == [2]
 
 
 def staging_route_is_empty(stack) -> bool:
@@ -158,10 +158,12 @@ def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack
     for name in ("server-manager", "registry", "rollback-controller", "gateway"):
         stack.kill(name)
     assert route_of(stack) == before
-    late = [one for one in stack.events("traffic.requested", MODEL) if one["data"]["target"]["target"]["version"] == 2]
+    late = [
+        event for event in stack.events("traffic.requested", MODEL) if event["data"]["target"]["target"]["version"] == 2
+    ]
     asyncio.run(say_again(stack, late, epoch=before["epoch"]))
     refused = stack.await_event("promotion.refused", MODEL, count=2 * len(late))
-    assert {one["data"]["code"] for one in refused} == {"quarantined"}
+    assert {event["data"]["code"] for event in refused} == {"quarantined"}
     assert route_of(stack) == before
     stack.down()
     stack.up()
@@ -184,7 +186,7 @@ def test_forward_again_takes_a_person(stack, tiny):
         stack.ok("rollback", MODEL, "--to", "1", "--reason", "a person says so")
     assert users.failed == []
     assert route_of(stack)["active"]["target"]["version"] == 1
-    assert [one["data"]["mode"] for one in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
+    assert [event["data"]["mode"] for event in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
 
 
 def test_a_canary_that_nobody_asks_is_ended_by_its_deadline_and_takes_no_traffic_any_more(stack, tiny):
@@ -193,9 +195,9 @@ def test_a_canary_that_nobody_asks_is_ended_by_its_deadline_and_takes_no_traffic
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "3", policy=policy)
     ended = stack.await_event("release.finished", MODEL, count=4, timeout_s=240)[-1]["data"]
     assert (ended["outcome"], ended["code"]) == ("expired", "deadline_passed")
-    assert [one["data"]["verdict"] for one in stack.events("canary.assessed", MODEL)][-1] == "inconclusive"
+    assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "inconclusive"
     wait_until(
         lambda: route_of(stack)["canary"]["weight_ratio"] == 0.0, timeout_s=60, what="the canary taking no traffic"
     )
     assert route_of(stack)["active"] == before
-    assert ended["version"] in [one["version"] for one in route_of(stack)["quarantined"]]
+    assert ended["version"] in [quarantined["version"] for quarantined in route_of(stack)["quarantined"]]

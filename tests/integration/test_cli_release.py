@@ -1,4 +1,4 @@
-"""The command line walks the whole road: a tiny real model, every real service and server, the toy engine."""
+"""The command line runs the full release lifecycle: a tiny real model, every real service and server, the toy engine."""
 
 import json
 import os
@@ -139,7 +139,7 @@ def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
     traced = slipway.json("trace", answer["system_fingerprint"])
     assert traced["manifest"]["training"]["data_hash"] == DATA
     assert traced["manifest"]["training"]["hyperparameters"] == {"lr": 0.001}
-    assert [one["variant"] for one in traced["variants"]] == ["bf16"]
+    assert [variant["variant"] for variant in traced["variants"]] == ["bf16"]
     assert traced["benchmarks"][0]["verdict"] == "pass"
 
 
@@ -163,8 +163,8 @@ def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
 
 def test_the_same_checkpoint_again_is_the_same_release(slipway, models):
     publish(slipway, models, 1, "--policy", str(models / "policy.yaml"))
-    (road,) = slipway.json("status", "tiny")
-    assert (road["version"], road["outcome"]) == (1, "promoted")
+    (release,) = slipway.json("status", "tiny")
+    assert (release["version"], release["outcome"]) == (1, "promoted")
 
 
 def test_a_checkpoint_without_a_policy_is_refused_with_exit_code_3(slipway, models):
@@ -240,13 +240,13 @@ def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
         await client.close()
 
     asyncio.run(say_nonsense())
-    found = wait_until(lambda: slipway.json("deadletters", "list"), timeout_s=60, what="a dead letter")
-    letter = found[-1]
+    letters = wait_until(lambda: slipway.json("deadletters", "list"), timeout_s=60, what="a dead letter")
+    letter = letters[-1]
     assert (letter["service"], letter["code"], letter["body"]) == ("registry", "malformed_event", "this is no JSON")
     assert "what to do" in slipway("deadletters", "show", str(letter["sequence"])).stdout
     slipway("deadletters", "requeue", str(letter["sequence"]))
     again = wait_until(
-        lambda: [one for one in slipway.json("deadletters", "list") if one["sequence"] > letter["sequence"]],
+        lambda: [newer for newer in slipway.json("deadletters", "list") if newer["sequence"] > letter["sequence"]],
         timeout_s=60,
         what="the same dead letter again",
     )

@@ -39,7 +39,7 @@ MERGER, REGISTRY = "services.merger.main", "services.registry.main"
 
 
 @dataclass(frozen=True)
-class Road:
+class Harness:
     """A hub, a disk, a store, and the models that lie there.
 
     Attributes:
@@ -58,15 +58,19 @@ class Road:
 
     def slipway(self, *arguments: str, code: int = 0, **changes: str) -> str:
         """Run the command on this bus and store, in this process, and give what it says."""
-        said = io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        output = io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+        ):
             for name, value in {**environment(self.settings), **self.allowed, **changes}.items():
                 patch.setenv(name, value)
             patch.setattr(sys, "argv", ["slipway", *arguments])
             with pytest.raises(SystemExit) as ended:
                 main()
-        assert ended.value.code == code, said.getvalue()
-        return said.getvalue()
+        assert ended.value.code == code, output.getvalue()
+        return output.getvalue()
 
     def publish(self, model: str, adapter: str, *more: str, **given: Any) -> str:
         policy = self.folder / "policy.json"
@@ -106,14 +110,14 @@ def mirror():
 
 
 @pytest.fixture
-def road(settings, mirror, made, tmp_path):
+def harness(settings, mirror, made, tmp_path):
     mirror.failing = None
     allowed = {
         "HF_HUB_OFFLINE": "1",
         "SLIPWAY_HF_ENDPOINT": mirror.url,
         "SLIPWAY_FILE_ROOTS": json.dumps([str(made["root"])]),
     }
-    return Road(settings, Store(settings), mirror, made, tmp_path, allowed)
+    return Harness(settings, Store(settings), mirror, made, tmp_path, allowed)
 
 
 def announced(folder, uri) -> ArtifactRef:
@@ -126,53 +130,53 @@ def announced(folder, uri) -> ArtifactRef:
 # -- the merger -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, road):
-    lora = announced(road.made["lora"], f"hf://acme/lora@{road.mirror.push('acme/lora', road.made['lora'])}")
-    full = announced(road.made["full"], road.made["full"].as_uri())
-    with running_service(MERGER, road.settings, **road.allowed) as service:
-        await publish_event(js, opened(road.base(), lora))
-        await publish_event(js, opened(road.base(), full, kind="full"))
-        merged = {one.data.method.kind: one.data for one in await wait_for_fact(js, CheckpointMerged, count=2)}
+async def test_a_lora_in_the_hub_and_full_weights_on_disk_are_merged(js, harness):
+    lora = announced(harness.made["lora"], f"hf://acme/lora@{harness.mirror.push('acme/lora', harness.made['lora'])}")
+    full = announced(harness.made["full"], harness.made["full"].as_uri())
+    with running_service(MERGER, harness.settings, **harness.allowed) as service:
+        await publish_event(js, opened(harness.base(), lora))
+        await publish_event(js, opened(harness.base(), full, kind="full"))
+        merged = {logged.data.method.kind: logged.data for logged in await wait_for_fact(js, CheckpointMerged, count=2)}
         assert '"level": "error"' not in service.log
     assert merged["lora"].parity.mean_kl < 0.01 < merged["lora"].parity.effect_kl
     assert merged["full"].parity.max_abs_logit_difference == 0.0
-    manifest = MergedManifest.model_validate_json(road.store.get(merged["lora"].manifest))
+    manifest = MergedManifest.model_validate_json(harness.store.get(merged["lora"].manifest))
     assert manifest.weights.ref == lora, "where it came from stays in the lineage"
     assert {file.path for file in manifest.files} >= {"model.safetensors", "tokenizer.json", "config.json"}
-    assert "handler.py" not in road.mirror.downloads()
-    assert not list((road.settings.state_dir / "work/merger/scratch").glob("*"))
+    assert "handler.py" not in harness.mirror.downloads()
+    assert not list((harness.settings.state_dir / "work/merger/scratch").glob("*"))
 
 
-async def test_how_far_the_import_is_can_be_watched(js, road):
+async def test_how_far_the_import_is_can_be_watched(js, harness):
     """What the bus says while the weights travel is what `slipway watch` draws."""
-    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=14)
-    ref = announced(lora, f"hf://acme/watched@{road.mirror.push('acme/watched', lora)}")
-    event, heard = opened(road.base(), ref), []
+    lora = tiny_lora(harness.made["base"], harness.folder / "lora", seed=14)
+    ref = announced(lora, f"hf://acme/watched@{harness.mirror.push('acme/watched', lora)}")
+    event, progressed = opened(harness.base(), ref), []
 
     async def hear(message):
-        heard.append(Event[WorkProgressed].model_validate_json(message.data))
+        progressed.append(Event[WorkProgressed].model_validate_json(message.data))
 
     watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=hear)
-    with running_service(MERGER, road.settings, **road.allowed, MERGER_PROGRESS_INTERVAL_S="0"):
+    with running_service(MERGER, harness.settings, **harness.allowed, MERGER_PROGRESS_INTERVAL_S="0"):
         await publish_event(js, event)
         (merged,) = await wait_for_fact(js, CheckpointMerged)
     await watch.unsubscribe()
-    imported = [one for one in heard if one.data.step == "import"]
-    assert {one.correlationid for one in heard} == {event.correlationid}
-    assert [one.data.done for one in imported] == sorted(one.data.done for one in imported)
+    imported = [message for message in progressed if message.data.step == "import"]
+    assert {event.correlationid for event in progressed} == {event.correlationid}
+    assert [event.data.done for event in imported] == sorted(event.data.done for event in imported)
     size = sum(path.stat().st_size for path in lora.iterdir() if travels(path.name))
-    assert {(one.data.total, one.data.unit) for one in imported} == {(float(size), "bytes")}
+    assert {(event.data.total, event.data.unit) for event in imported} == {(float(size), "bytes")}
     assert len(imported) >= 4
     assert imported[-1].data.done == size
     (drawn,) = project([event, imported[1]]).values()
-    assert [(one.step, one.unit) for one in drawn.work.progress] == [("import", "bytes")]
+    assert [(progress.step, progress.unit) for progress in drawn.work.progress] == [("import", "bytes")]
     assert project([event, imported[1], merged])[drawn.key].work.progress == ()
 
 
-async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_that_is_down_is_waited_for(js, road):
-    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=11)
-    good = announced(lora, f"hf://acme/other@{road.mirror.push('acme/other', lora)}")
-    pickled = road.mirror.push("acme/pickled", {"adapter_model.bin": b"pickle"})
+async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_that_is_down_is_waited_for(js, harness):
+    lora = tiny_lora(harness.made["base"], harness.folder / "lora", seed=11)
+    good = announced(lora, f"hf://acme/other@{harness.mirror.push('acme/other', lora)}")
+    pickled = harness.mirror.push("acme/pickled", {"adapter_model.bin": b"pickle"})
     expected = {}
     refused = (
         ("digest_mismatch", {"digest": "sha256:" + "1" * 64}),
@@ -182,101 +186,101 @@ async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_tha
         ("uri_not_allowed", {"uri": "hf://acme/other@main"}),
     )
     for code, changes in refused:
-        event = opened(road.base(), good.model_copy(update=changes))
+        event = opened(harness.base(), good.model_copy(update=changes))
         expected[event.id] = code
         await publish_event(js, event)
-    with running_service(MERGER, road.settings, **road.allowed) as service:
+    with running_service(MERGER, harness.settings, **harness.allowed) as service:
         rejected = await wait_for_fact(js, CheckpointRejected, count=len(expected))
         assert {event.causationid: event.data.code for event in rejected} == expected
         assert all(event.data.reason.count(". ") >= 1 for event in rejected)
 
-        road.mirror.failing = 503
-        await publish_event(js, opened(road.base(), good))
+        harness.mirror.failing = 503
+        await publish_event(js, opened(harness.base(), good))
         async with asyncio.timeout(30):
             while service.log.count("hub_unavailable") < 2:
                 await asyncio.sleep(0.05)
-        road.mirror.failing = None
+        harness.mirror.failing = None
         await wait_for_fact(js, CheckpointMerged)
     assert len(await wait_for_fact(js, CheckpointRejected)) == len(expected)
 
 
-async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(road):
-    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=12)
-    ref = announced(lora, f"hf://acme/once@{road.mirror.push('acme/once', lora)}")
-    sources, rooms = Sources(SourceSettings(hf_endpoint=road.mirror.url)), road.folder / "rooms"
+async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(harness):
+    lora = tiny_lora(harness.made["base"], harness.folder / "lora", seed=12)
+    ref = announced(lora, f"hf://acme/once@{harness.mirror.push('acme/once', lora)}")
+    sources, rooms = Sources(SourceSettings(hf_endpoint=harness.mirror.url)), harness.folder / "rooms"
 
     async def bringing():
-        return await asyncio.to_thread(bring, road.store, sources, ref, rooms)
+        return await asyncio.to_thread(bring, harness.store, sources, ref, rooms)
 
     replicas = await asyncio.gather(*(bringing() for _ in range(3)))
-    road.mirror.failing = 500
-    found = {one.model_dump_json() for one in (*replicas, await bringing())}
-    (here,) = (ArtifactRef.model_validate_json(one) for one in found)
-    files = FolderManifest.model_validate_json(road.store.get(here)).files
-    road.store.fetch_files(files, road.folder / "back", road.store.prefix_of(here))
-    assert announced(road.folder / "back", "x").digest == ref.digest
+    harness.mirror.failing = 500
+    references = {reference.model_dump_json() for reference in (*replicas, await bringing())}
+    (here,) = (ArtifactRef.model_validate_json(reference) for reference in references)
+    files = FolderManifest.model_validate_json(harness.store.get(here)).files
+    harness.store.fetch_files(files, harness.folder / "back", harness.store.prefix_of(here))
+    assert announced(harness.folder / "back", "x").digest == ref.digest
     assert list(rooms.iterdir()) == []
 
 
-def bytes_told(road, ref):
+def bytes_told(harness, ref):
     """Bring a folder and give what was told: (bytes done, bytes in all) each time."""
-    told = []
-    sources = Sources(SourceSettings(hf_endpoint=road.mirror.url, file_roots=(road.folder,)))
-    bring(road.store, sources, ref, road.folder / "rooms", lambda done, total: told.append((done, total)))
-    return told
+    advances = []
+    sources = Sources(SourceSettings(hf_endpoint=harness.mirror.url, file_roots=(harness.folder,)))
+    bring(harness.store, sources, ref, harness.folder / "rooms", lambda done, total: advances.append((done, total)))
+    return advances
 
 
 @pytest.mark.parametrize("scheme", ["hf", "file"])
-def test_while_a_folder_is_brought_its_bytes_are_told_as_they_travel(road, scheme):
+def test_while_a_folder_is_brought_its_bytes_are_told_as_they_travel(harness, scheme):
     """The weights come in pieces of 10 or 4 MiB and go in parts of 16: all of that is heard, not just the end."""
-    folder = road.folder / "large"
+    folder = harness.folder / "large"
     folder.mkdir()
     (folder / "config.json").write_bytes(b"{}")
     (folder / "model.safetensors").write_bytes(os.urandom(40 * MIB))
-    uri = f"hf://acme/large@{road.mirror.push('acme/large', folder)}" if scheme == "hf" else folder.as_uri()
+    uri = f"hf://acme/large@{harness.mirror.push('acme/large', folder)}" if scheme == "hf" else folder.as_uri()
     ref, size = announced(folder, uri), 40 * MIB + 2
-    told = bytes_told(road, ref)
-    done = [one for one, _ in told]
-    assert {total for _, total in told} == {size}
+    advances = bytes_told(harness, ref)
+    done = [advance for advance, _ in advances]
+    assert {total for _, total in advances} == {size}
     assert done == sorted(set(done))
     assert done[-1] == size
     assert len(done) >= 4 + 3 + 2, "of the weights four pieces and three parts, of the configuration both halves"
     assert max(after - before for before, after in itertools.pairwise([0, *done])) <= 8 * MIB
     assert 2 + 20 * MIB in done, "read and not stored yet is half of the way"
-    assert bytes_told(road, ref) == [], "it is in the store, and nothing travels"
+    assert bytes_told(harness, ref) == [], "it is in the store, and nothing travels"
 
 
-def test_bytes_of_a_download_that_broke_off_and_of_blobs_that_are_there_count_once(road):
-    folder = road.folder / "again"
+def test_bytes_of_a_download_that_broke_off_and_of_blobs_that_are_there_count_once(harness):
+    folder = harness.folder / "again"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(os.urandom(11 * MIB))
     (folder / "tokenizer.json").write_bytes(b"{}")
-    road.store.put_file(folder / "model.safetensors", "model.safetensors", "sources/")
-    ref = announced(folder, f"hf://acme/again@{road.mirror.push('acme/again', folder)}")
-    road.mirror.cut["model.safetensors"] = 10 * MIB + 1000
-    told = bytes_told(road, ref)
-    assert [done for done, _ in told][-1] == 11 * MIB + 2
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    harness.store.put_file(folder / "model.safetensors", "model.safetensors", "sources/")
+    ref = announced(folder, f"hf://acme/again@{harness.mirror.push('acme/again', folder)}")
+    harness.mirror.cut["model.safetensors"] = 10 * MIB + 1000
+    advances = bytes_told(harness, ref)
+    assert [done for done, _ in advances][-1] == 11 * MIB + 2
+    assert [done for done, _ in advances] == sorted(done for done, _ in advances)
 
 
 @pytest.mark.parametrize(
     ("lie", "answer"), [("changed", (Permanent, "digest_mismatch")), ("failing", (Transient, "hub_unavailable"))]
 )
-def test_nothing_is_committed_of_a_folder_that_did_not_come_whole(road, lie, answer):
-    lora = tiny_lora(road.made["base"], road.folder / "lora", seed=13)
-    ref = announced(lora, f"hf://acme/half@{road.mirror.push('acme/half', lora)}")
-    source = Sources(SourceSettings(hf_endpoint=road.mirror.url))
+def test_nothing_is_committed_of_a_folder_that_did_not_come_whole(harness, lie, answer):
+    lora = tiny_lora(harness.made["base"], harness.folder / "lora", seed=13)
+    ref = announced(lora, f"hf://acme/half@{harness.mirror.push('acme/half', lora)}")
+    source = Sources(SourceSettings(hf_endpoint=harness.mirror.url))
     if lie == "changed":
-        road.mirror.changed["adapter_model.safetensors"] = b"x"
+        harness.mirror.changed["adapter_model.safetensors"] = b"x"
     else:
-        road.mirror.failing = 500
+        harness.mirror.failing = 500
     try:
         with pytest.raises(answer[0]) as caught:
-            bring(road.store, source, ref, road.folder / "rooms")
+            bring(harness.store, source, ref, harness.folder / "rooms")
     finally:
-        road.mirror.changed.clear()
+        harness.mirror.changed.clear()
     assert caught.value.code == answer[1]
-    assert not [key for key in road.store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
+    assert not [key for key in harness.store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
 
 
 ROOM_SCRIPT = """
@@ -328,86 +332,90 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["hf", "file"])
-def test_a_disk_that_fills_up_on_the_way_is_said_left_clean_and_waited_for(road, small_disk, scheme):
+def test_a_disk_that_fills_up_on_the_way_is_said_left_clean_and_waited_for(harness, small_disk, scheme):
     """A file system of 24 MiB with 20 MiB on it; the weights are 12 MiB."""
-    folder = road.folder / "wide"
+    folder = harness.folder / "wide"
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(os.urandom(12 * MIB))
-    uri = f"hf://acme/wide@{road.mirror.push('acme/wide', folder)}" if scheme == "hf" else folder.as_uri()
+    uri = f"hf://acme/wide@{harness.mirror.push('acme/wide', folder)}" if scheme == "hf" else folder.as_uri()
     ref = announced(folder, uri)
-    variables = {**environment(road.settings), **road.allowed, "SLIPWAY_FILE_ROOTS": json.dumps([str(road.folder)])}
+    variables = {
+        **environment(harness.settings),
+        **harness.allowed,
+        "SLIPWAY_FILE_ROOTS": json.dumps([str(harness.folder)]),
+    }
     child = [sys.executable, "-c", ROOM_SCRIPT, str(small_disk), ref.model_dump_json()]
     done = subprocess.run(
         on_a_small_disk(small_disk, 24 * MIB, child), env=variables, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["full"].startswith("Transient disk_full: "), said
-    assert "No space left on device" in said["full"]
-    assert (said["left"], said["committed"]) == ([], [])
-    assert said["heard"] < 12 * MIB / 2, "less than the whole file was read, and nothing was stored"
-    assert said["freed"] == road.store.uri(manifest_key("folder", ref.digest, PREFIX))
-    files = FolderManifest.model_validate_json(road.store.get(ref.model_copy(update={"uri": said["freed"]}))).files
-    road.store.fetch_files(files, road.folder / "back", PREFIX)
-    assert announced(road.folder / "back", uri) == ref
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["full"].startswith("Transient disk_full: "), answer
+    assert "No space left on device" in answer["full"]
+    assert (answer["left"], answer["committed"]) == ([], [])
+    assert answer["heard"] < 12 * MIB / 2, "less than the whole file was read, and nothing was stored"
+    assert answer["freed"] == harness.store.uri(manifest_key("folder", ref.digest, PREFIX))
+    files = FolderManifest.model_validate_json(harness.store.get(ref.model_copy(update={"uri": answer["freed"]}))).files
+    harness.store.fetch_files(files, harness.folder / "back", PREFIX)
+    assert announced(harness.folder / "back", uri) == ref
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_person_publishes_a_branch_and_the_release_names_its_commit(js, road):
-    road.base()
-    commit, on_disk = road.mirror.push("acme/road", road.made["lora"]), road.made["lora"].as_uri()
-    said = road.publish("from-hub", "hf://acme/road@main")
-    assert f"hf://acme/road@main resolves to hf://acme/road@{commit}" in said
-    told = json.loads(road.publish("from-disk", on_disk, "--json"))
-    assert told["weights"] == announced(road.made["lora"], on_disk).model_dump(mode="json")
-    with running_service(REGISTRY, road.settings, **road.allowed):
-        for model, uri in (("from-hub", f"hf://acme/road@{commit}"), ("from-disk", on_disk)):
+async def test_a_person_publishes_a_branch_and_the_release_names_its_commit(js, harness):
+    harness.base()
+    commit, on_disk = harness.mirror.push("acme/checkpoint", harness.made["lora"]), harness.made["lora"].as_uri()
+    output = harness.publish("from-hub", "hf://acme/checkpoint@main")
+    assert f"hf://acme/checkpoint@main resolves to hf://acme/checkpoint@{commit}" in output
+    published = json.loads(harness.publish("from-disk", on_disk, "--json"))
+    assert published["weights"] == announced(harness.made["lora"], on_disk).model_dump(mode="json")
+    with running_service(REGISTRY, harness.settings, **harness.allowed):
+        for model, uri in (("from-hub", f"hf://acme/checkpoint@{commit}"), ("from-disk", on_disk)):
             (release,) = await wait_for_fact(js, ReleaseOpened, model=model)
             assert release.data.weights.kind == "lora"
-            assert release.data.weights.ref == announced(road.made["lora"], uri)
+            assert release.data.weights.ref == announced(harness.made["lora"], uri)
 
 
-async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_setting(js, road):
-    road.base()
-    road.mirror.push("acme/closed", road.made["lora"])
+async def test_places_that_operations_did_not_allow_are_refused_by_name_of_the_setting(js, harness):
+    harness.base()
+    harness.mirror.push("acme/closed", harness.made["lora"])
     ways = (
         ("from-hub", "hf://acme/closed@main", "SLIPWAY_HF_ENDPOINT"),
-        ("from-disk", road.made["lora"].as_uri(), "SLIPWAY_FILE_ROOTS"),
+        ("from-disk", harness.made["lora"].as_uri(), "SLIPWAY_FILE_ROOTS"),
     )
     for model, adapter, setting in ways:
-        assert setting in road.publish(model, adapter, code=1, **{setting: ""})
-        road.publish(model, adapter)
-    with running_service(REGISTRY, road.settings):
+        assert setting in harness.publish(model, adapter, code=1, **{setting: ""})
+        harness.publish(model, adapter)
+    with running_service(REGISTRY, harness.settings):
         for model, _, setting in ways:
             (rejected,) = await wait_for_fact(js, CheckpointRejected, model=model)
             assert rejected.data.code == "uri_not_allowed"
             assert setting in rejected.data.reason
 
 
-def test_a_base_model_is_imported_once_wherever_it_comes_from(road):
-    commit, folder = road.mirror.push("acme/base", road.made["base"]), str(road.made["base"])
-    said = road.slipway("base", "import", "hf://acme/base@main")
-    assert f"hf://acme/base@main resolves to hf://acme/base@{commit}" in said
-    assert f"imported acme/base at {commit}: LlamaForCausalLM" in said
-    manifest = BaseManifest.model_validate_json(road.store.find(f"bases/acme/base/{commit}.json"))
-    assert manifest.folder.digest == announced(road.made["base"], "x").digest
+def test_a_base_model_is_imported_once_wherever_it_comes_from(harness):
+    commit, folder = harness.mirror.push("acme/base", harness.made["base"]), str(harness.made["base"])
+    output = harness.slipway("base", "import", "hf://acme/base@main")
+    assert f"hf://acme/base@main resolves to hf://acme/base@{commit}" in output
+    assert f"imported acme/base at {commit}: LlamaForCausalLM" in output
+    manifest = BaseManifest.model_validate_json(harness.store.find(f"bases/acme/base/{commit}.json"))
+    assert manifest.folder.digest == announced(harness.made["base"], "x").digest
     assert manifest.source == f"hf://acme/base@{commit}"
-    blobs, downloaded = set(road.store.keys("blobs/")), len(road.mirror.downloads())
+    blobs, downloaded = set(harness.store.keys("blobs/")), len(harness.mirror.downloads())
 
-    assert "was already imported, " in road.slipway("base", "import", f"hf://acme/base@{commit}")
-    assert len(road.mirror.downloads()) == downloaded
-    said = road.slipway("base", "import", folder, "--name", "acme/base")
-    assert f"acme/base at {commit} was already imported" in said
-    said = road.slipway("base", "import", folder, "--name", "ours")
-    assert f"its files are those of acme/base at {commit}, stored once" in said
-    assert json.loads(road.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"
-    assert set(road.store.keys("blobs/")) == blobs
-    assert len([key for key in road.store.keys("bases/") if "acme/base/" in key or "ours/" in key]) == 2
+    assert "was already imported, " in harness.slipway("base", "import", f"hf://acme/base@{commit}")
+    assert len(harness.mirror.downloads()) == downloaded
+    output = harness.slipway("base", "import", folder, "--name", "acme/base")
+    assert f"acme/base at {commit} was already imported" in output
+    output = harness.slipway("base", "import", folder, "--name", "ours")
+    assert f"its files are those of acme/base at {commit}, stored once" in output
+    assert json.loads(harness.slipway("base", "import", folder, "--name", "ours", "--json"))["name"] == "ours"
+    assert set(harness.store.keys("blobs/")) == blobs
+    assert len([key for key in harness.store.keys("bases/") if "acme/base/" in key or "ours/" in key]) == 2
 
 
-def test_what_is_no_base_model_in_the_hub_is_refused(road):
-    road.mirror.push("acme/lora-only", road.made["lora"])
-    assert "--adapter" in road.slipway("base", "import", "hf://acme/lora-only@main", code=1)
-    assert "hf://organisation/name@commit" in road.slipway("base", "import", "hf://acme/base", code=1)
+def test_what_is_no_base_model_in_the_hub_is_refused(harness):
+    harness.mirror.push("acme/lora-only", harness.made["lora"])
+    assert "--adapter" in harness.slipway("base", "import", "hf://acme/lora-only@main", code=1)
+    assert "hf://organisation/name@commit" in harness.slipway("base", "import", "hf://acme/base", code=1)
