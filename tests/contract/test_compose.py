@@ -191,8 +191,8 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
         assert 'ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--"]' in stages()[base[1]]
         assert "ENTRYPOINT" not in stages()[service]
         return
-    words = " ".join(container["entrypoint"])
-    assert "/slipway/keep.sh" in words or "deploy.docker.keep" in words
+    command_line = " ".join(container["entrypoint"])
+    assert "/slipway/keep.sh" in command_line or "deploy.docker.keep" in command_line
     mounted = [item for item in container["volumes"] if item.startswith("./deploy")]
     assert all(mount.endswith(":ro") and (ROOT / mount.split(":")[0]).exists() for mount in mounted)
     assert mounted
@@ -250,18 +250,18 @@ def test_what_keeps_programs_needs_only_the_standard_library():
 
 def required(name: str) -> set[str]:
     """Names in a requirements file, those that it includes too."""
-    found: set[str] = set()
+    used: set[str] = set()
     for line in (REQUIREMENTS / name).read_text().splitlines():
         if line.startswith("-r "):
-            found |= required(line.removeprefix("-r ").strip())
+            used |= required(line.removeprefix("-r ").strip())
         elif line.strip() and not line.startswith("#"):
-            found.add(normalised(re.split(r"[\[<>=;]", line)[0]))
-    return found
+            used.add(normalised(re.split(r"[\[<>=;]", line)[0]))
+    return used
 
 
 def imported(*folders: str) -> dict[str, str]:
     """Top-level names of other people's packages that the code imports, each with one place where."""
-    found: dict[str, str] = {}
+    imports: dict[str, str] = {}
     for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -270,16 +270,16 @@ def imported(*folders: str) -> dict[str, str]:
             for name in names:
                 top = name.split(".")[0]
                 if top not in sys.stdlib_module_names and top not in OURS:
-                    found.setdefault(top, str(path.relative_to(ROOT)))
-    return found
+                    imports.setdefault(top, str(path.relative_to(ROOT)))
+    return imports
 
 
 def missing(folders: list[str], requirements: str) -> dict[str, str]:
     distributions = importlib.metadata.packages_distributions()
     have = required(requirements)
     return {
-        name: place
-        for name, place in imported(*folders).items()
+        name: module
+        for name, module in imported(*folders).items()
         if not have & {normalised(item) for item in distributions.get(name, [name])}
     }
 

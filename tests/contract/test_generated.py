@@ -123,9 +123,9 @@ def test_document_has_the_shape_of_asyncapi_3(document):
 
 
 def test_every_reference_resolves(document):
-    found = set(references(document))
-    assert found
-    for reference in found:
+    targets = set(references(document))
+    assert targets
+    for reference in targets:
         if reference.startswith("#/"):
             assert follow(document, reference)
         else:
@@ -148,12 +148,12 @@ def test_each_fact_has_one_channel_with_its_message_and_schema(document):
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_operations_of_a_service_are_what_it_declares(document, name):
-    mine = {key: item for key, item in document["operations"].items() if key.startswith(f"{name}.")}
-    said = {(item["action"], item["channel"]["$ref"].removeprefix("#/channels/")) for item in mine.values()}
+    own = {key: item for key, item in document["operations"].items() if key.startswith(f"{name}.")}
+    documented = {(item["action"], item["channel"]["$ref"].removeprefix("#/channels/")) for item in own.values()}
     service = SERVICES[name]
     declared = {("receive", fact.TYPE) for fact in service.consumes} | {("send", fact.TYPE) for fact in service.emits}
-    assert said == declared
-    for operation in mine.values():
+    assert documented == declared
+    for operation in own.values():
         (message,) = operation["messages"]
         assert message["$ref"].startswith(operation["channel"]["$ref"] + "/messages/")
 

@@ -72,13 +72,13 @@ def test_the_index_lists_every_page_and_links_lead_somewhere():
 def problem_of(line):
     """Return what is wrong with a command line that a runbook gives; None if a person could type it."""
     command = get_command(app)
-    words = line.split()[1:]
+    arguments = line.split()[1:]
     while isinstance(command, TyperGroup):
-        if not words or words[0] not in command.commands:
+        if not arguments or arguments[0] not in command.commands:
             return f"{line}: no such command"
-        command = command.commands[words.pop(0)]
+        command = command.commands[arguments.pop(0)]
     known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
-    unknown = [word for word in words if word.startswith("-") and word not in known]
+    unknown = [argument for argument in arguments if argument.startswith("-") and argument not in known]
     return f"{line}: no option {unknown[0]}" if unknown else None
 
 
