@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Coroutine
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import structlog
@@ -69,9 +68,9 @@ class Registry:
             ports, clock, self.admit, try_s=settings.admission_try_s, wait_s=settings.admission_wait_s
         )
         every_s = settings.sweep_s
-        self.sweepers: tuple[Sweeper[str], ...] = (
+        self.sweepers: tuple[Sweeper[str] | Sweeper[tuple[str, str]], ...] = (
             Sweeper("admissions", self.admissions.models, self.admissions.sweep, every_s=every_s),
-            Sweeper("releases", self.records.models, self._sweep_model, every_s=every_s),
+            Sweeper("releases", self._list_open_releases, self._sweep_release, every_s=every_s),
         )
 
     async def admit(self, event: Event[CheckpointReady]) -> None:
@@ -148,14 +147,18 @@ class Registry:
             if release_id is not None:
                 await self.handle(event, release_id)
 
-    async def _sweep_model(self, model: str) -> None:
-        """Do what is due for each open release of a model; one that fails does not keep the others waiting."""
-        await Sweeper(
-            f"releases of {model}",
-            partial(self.records.open_releases, model),
-            partial(self.records.sweep, model),
-            every_s=0.0,
-        ).sweep()
+    async def _list_open_releases(self) -> list[tuple[str, str]]:
+        """Return model and id of every open release; a model whose record cannot be read is left out and logged."""
+        releases: list[tuple[str, str]] = []
+
+        async def list_model(model: str) -> None:
+            releases.extend((model, release_id) for release_id in await self.records.open_releases(model))
+
+        await Sweeper("open releases", self.records.models, list_model, every_s=0.0).sweep()
+        return releases
+
+    async def _sweep_release(self, release: tuple[str, str]) -> None:
+        await self.records.sweep(*release)
 
 
 def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> Registry:
