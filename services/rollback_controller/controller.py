@@ -31,7 +31,8 @@ from shared.errors import Permanent, Transient
 from shared.messaging.bus import Received
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
-from shared.storage.kv import EDIT_ATTEMPTS, Conflict, kept_changing
+from shared.storage.compare_and_set import ATTEMPTS, kept_changing
+from shared.storage.kv import Conflict
 
 SERVICE = "rollback-controller"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
@@ -154,7 +155,7 @@ class Controller:
 
     async def _execute(self, environment: Environment, model: str, rollback: Rollback) -> None:
         """Probe the target that traffic would move to, flip the route, record it. Killed in between, it flips once."""
-        for _ in range(EDIT_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             entry = await self.routes.get(environment, model)
             route = entry.value if entry else Route(model=model)
             edit = roll_back(route, rollback.failed, cause_id=rollback.rollback_id, to_version=rollback.to_version)
@@ -179,7 +180,7 @@ class Controller:
             failpoint(f"{SERVICE}.after_flip")
             await self._record_switch(environment, rollback, edit.route)
             return
-        raise kept_changing("routes", model)
+        raise kept_changing(f"routes/{model}")
 
     async def _assess_resumed(
         self, environment: Environment, route: Route, rollback: Rollback

@@ -12,7 +12,8 @@ from shared.errors import Permanent
 from shared.messaging.bus import Received
 from shared.messaging.orders import check_age, check_epoch
 from shared.runtime.clock import Clock
-from shared.storage.kv import EDIT_ATTEMPTS, Conflict, kept_changing
+from shared.storage.compare_and_set import ATTEMPTS, kept_changing
+from shared.storage.kv import Conflict
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class OperatorOrders:
         A rollback that moved traffic is recorded first: afterwards its route would not tell that it did.
         """
         await self.controller.execute_pending(await self.controller.states.read("production", event.subject))
-        for _ in range(EDIT_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             entry = await self.routes.get("production", event.subject)
             if entry is None or entry.value.cause_id != event.id:  # else it is done, and only published again
                 check_age(event, received.stored_at, self.clock.now(), until=event.data.expires_at)
@@ -48,7 +49,7 @@ class OperatorOrders:
                 except Conflict:
                     continue
             return DeploymentChanged(route=edit.route, cause="restore", at=self.clock.now())
-        raise kept_changing("routes", event.subject)
+        raise kept_changing(f"routes/{event.subject}")
 
     async def order_drill(self, event: Event[DrillOrdered], received: Received) -> None:
         """Write the ordered fault where gateways look for it; raise Permanent when the order is void.

@@ -26,7 +26,8 @@ from services.rollback_controller.states import RollbackStates
 from shared.errors import Transient
 from shared.messaging.bus import Emit
 from shared.runtime.clock import Clock
-from shared.storage.kv import EDIT_ATTEMPTS, Conflict, kept_changing
+from shared.storage.compare_and_set import ATTEMPTS, kept_changing
+from shared.storage.kv import Conflict
 
 _POLL_S = 0.1
 _NO_FAULT = DrillFault()
@@ -236,7 +237,7 @@ class Rehearsal:
         self, stage: _Stage, active: ServedTarget | None, previous: ServedTarget | None, cause_id: str
     ) -> None:
         """Write the route of staging and publish it."""
-        for _ in range(EDIT_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             entry = await self.routes.get("staging", stage.model)
             route = rehearsal_plan.plan_staging_route(
                 entry.value if entry else None, stage.model, active, previous, cause_id=cause_id
@@ -247,7 +248,7 @@ class Rehearsal:
                 continue
             break
         else:
-            raise kept_changing("staging-routes", stage.model)
+            raise kept_changing(f"staging-routes/{stage.model}")
         fact = DeploymentChanged(route=route, cause="promote" if active else "restore", at=self.clock.now())
         event_id = derived_id(cause_id, DeploymentChanged.TYPE, str(route.epoch))
         await self.bus.publish(

@@ -67,8 +67,7 @@ async def edit_record(
             await sleep(wait_s(attempt, jitter()))
         with failing_as_transient(name, "read"):
             entry = known if known is not None and not attempt else await records.get(key)
-        if entry is not None and entry.schema_version > schema_version(type(entry.value)):
-            raise too_new(type(entry.value), entry.schema_version, name)
+        check_writable(entry, name)
         before = entry.value if entry else None
         after = decide(before)
         if after is None or after is before or after == before:
@@ -76,8 +75,19 @@ async def edit_record(
         with contextlib.suppress(Conflict), failing_as_transient(name, "written"):
             revision = await (records.update(key, after, entry.revision) if entry else records.create(key, after))
             return Entry(after, revision, schema_version(type(after)))
+    raise kept_changing(name)
+
+
+def check_writable(entry: Entry[M] | None, name: str) -> None:
+    """Raise Transient `record_too_new` if a newer version wrote the record: a write would drop what it adds."""
+    if entry is not None and entry.schema_version > schema_version(type(entry.value)):
+        raise too_new(type(entry.value), entry.schema_version, name)
+
+
+def kept_changing(name: str) -> Transient:
+    """Return the error of a change that another writer was faster than at each attempt."""
     reason = f"The record {name} kept changing: other writers were first at each of {ATTEMPTS} attempts."
-    raise Transient("bus_unavailable", reason)
+    return Transient("bus_unavailable", reason)
 
 
 def wait_s(attempt: int, jitter: float) -> float:

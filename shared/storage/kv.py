@@ -25,8 +25,6 @@ _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
 _HEADER_BYTES = 512
 """More than the headers of a write take: a server that gets more than it allows closes the connection."""
-EDIT_ATTEMPTS = 50
-"""How often an edit decides again because another writer was first, before it gives up."""
 
 
 class Conflict(Exception):  # noqa: N818 - it is an answer, not a failure: read again and decide again
@@ -269,9 +267,3 @@ def on_reconnect(client: Client, callback: Callable[[], None]) -> None:
             await earlier()
 
     client._reconnected_cb = both  # noqa: SLF001
-
-
-def kept_changing(bucket: str, key: str) -> Transient:
-    """Return the error of an edit that another writer forestalled at each attempt."""
-    reason = f"The record {bucket}/{key} kept changing: each of {EDIT_ATTEMPTS} edits was too late."
-    return Transient("bus_unavailable", reason)

@@ -11,7 +11,6 @@ MAY_HOLD_FUNCTIONS = {
     "envelope.py": "subjects, derived ids, the JSON form",
     "limits.py": "what a publisher checks before it publishes; the training client ships it",
     "manifests.py": "validation of paths",
-    "outbox.py": "the form in which a fact waits in a record",
     "records.py": "the form in which a fact waits in a record",
     "services.py": "streams, subjects and names of consumers",
     "sources.py": "URIs and file names; the training client ships it",

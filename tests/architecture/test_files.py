@@ -16,7 +16,6 @@ SHARED = {
         "delivery",
         "event_log",
         "events",
-        "ledger",
         "orders",
         "provision",
         "publishing",

@@ -7,12 +7,14 @@ from nats.js.errors import BadRequestError
 
 from contracts.routes import Route
 from decisions.route_edits import Changed
+from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoutes
 from services.server_manager.adapters.kv_state import KvRoutes, KvServers
 from services.server_manager.domain.records import Servers
 from services.server_manager.fleet_state import FleetState
 from shared.errors import Permanent, Transient, translate
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Bucket
+from shared.storage.record_format import dump
 from tests.kit import factories as k
 from tests.kit.records import MemoryPublisher
 
@@ -76,3 +78,17 @@ async def test_an_edit_that_always_loses_ends_and_names_the_record(js, record):
         with pytest.raises(Transient, match="kept changing") as caught:
             await edits(js)[record]()
     assert caught.value.code == "bus_unavailable"
+
+
+async def test_a_route_of_a_newer_version_is_not_written_by_an_older_controller_or_manager(js):
+    """Either would drop the fields that it does not know."""
+    newer = dump(k.route()).replace(b'"schema_version":1', b'"schema_version":2,"added":"of version 2"')
+    await (await js.key_value("routes")).put(KEY, newer)
+    for call in (
+        ControllerRoutes(lambda: js).get("production", KEY),
+        KvRoutes(lambda: js).edit(KEY, lambda route: Changed(route.model_copy(update={"epoch": 99}), "promote")),
+    ):
+        with pytest.raises(Transient) as caught:
+            await call
+        assert caught.value.code == "record_too_new"
+    assert (await (await js.key_value("routes")).get(KEY)).value == newer

@@ -11,7 +11,7 @@ from contracts.drills import Drill, drill_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
-from shared.storage.compare_and_set import edit_record
+from shared.storage.compare_and_set import check_writable, edit_record
 from shared.storage.kv import Bucket, Entry
 
 SERVICE = "rollback-controller"
@@ -38,11 +38,16 @@ class KvRoutes:
         await self._bucket("production").follow(client, remember)
 
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
-        """Return the newest known route and the revision to write at (0: it must not exist); None: no route."""
+        """Return the newest known route and the revision to write at (0: it must not exist); None: no route.
+
+        Raises:
+            Transient: `record_too_new`: an edit would drop what a newer version wrote.
+        """
         try:
             entry = await self._bucket(environment).get(model)
         except NotFoundError:  # the bucket itself is gone
             entry = None
+        check_writable(entry, f"{ROUTES[environment]}/{model}")
         if environment == "staging":
             return entry
         route = self._remember(model, entry.value if entry else None)
