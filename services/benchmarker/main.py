@@ -1,6 +1,7 @@
 """Starts the benchmarker: `python -m services.benchmarker.main`."""
 
 import asyncio
+from functools import partial
 
 from services.benchmarker.adapters.chat_template import SandboxedTemplate
 from services.benchmarker.adapters.hardware import read_hardware
@@ -34,11 +35,8 @@ async def run(connection: Connection, settings: BenchmarkerSettings) -> None:
         clock=clock,
     )
 
-    async def check_store() -> None:
-        await asyncio.to_thread(store.reachable)
-
     try:
-        await serve(bus, connection, ready={"store": check_store})
+        await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
     finally:
         await templates.close()
         await channels.close()

@@ -67,9 +67,21 @@ def build(
         write_s=settings.write_s,
         lag_bytes=settings.max_lag_bytes,
     )
-    table, staging = tables["production"], tables["staging"]
-    created = int(clock.now().timestamp())
-    metrics.watch_routes(table)
+    metrics.watch_routes(tables["production"])
+    return Starlette(
+        routes=[
+            Route("/v1/chat/completions", Completions("chat", dependencies), methods=["POST"]),
+            Route("/v1/completions", Completions("completion", dependencies), methods=["POST"]),
+            *model_routes(tables, int(clock.now().timestamp())),
+            *probe_routes(dependencies, telemetry, is_connected),
+            Mount("/metrics", make_asgi_app(registry=bus.metrics)),
+        ],
+        exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
+    )
+
+
+def model_routes(tables: Mapping[Environment, RouteTable], created: int) -> list[Route]:
+    """Return the routes that list models; `created` is their time of creation, since routes have none."""
 
     def names(request: Request) -> list[str]:
         environment = environments.read_environment(request.headers.getlist(environments.HEADER))
@@ -84,15 +96,22 @@ def build(
             return problem_response(model_not_found(name))
         return JSONResponse(model_card(name, created))
 
+    return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]
+
+
+def probe_routes(dependencies: Dependencies, telemetry: Telemetry, is_connected: Callable[[], bool]) -> list[Route]:
+    """Return the routes `/healthz` and `/readyz`."""
+    table, staging = dependencies.tables["production"], dependencies.tables["staging"]
+
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"service": SERVICE, "status": "alive"})
 
     async def readyz(_request: Request) -> Response:
         connected = is_connected()
-        metrics.bus_connected.set(connected)
+        dependencies.metrics.bus_connected.set(connected)
         # Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve.
         ready = connected or bool(table.all())
-        active = [f"{drill.drill_id} on {drill.environment} {drill.target}" for drill in drills.active()]
+        active = [f"{drill.drill_id} on {drill.environment} {drill.target}" for drill in dependencies.drills.active()]
         checks = {
             "bus": "ok" if connected else "not connected",
             "routes": f"{len(table.all())} ({'live' if table.live else 'saved'})"
@@ -103,18 +122,7 @@ def build(
         }
         return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)
 
-    return Starlette(
-        routes=[
-            Route("/v1/chat/completions", Completions("chat", dependencies), methods=["POST"]),
-            Route("/v1/completions", Completions("completion", dependencies), methods=["POST"]),
-            Route("/v1/models", models),
-            Route("/v1/models/{name:path}", model),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Mount("/metrics", make_asgi_app(registry=bus.metrics)),
-        ],
-        exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
-    )
+    return [Route("/healthz", healthz), Route("/readyz", readyz)]
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

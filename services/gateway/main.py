@@ -7,6 +7,7 @@ import uuid
 
 import structlog
 import uvicorn
+from starlette.applications import Starlette
 
 from contracts.drills import Drill
 from contracts.routes import Route
@@ -70,21 +71,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         settings=settings,
         clock=clock,
     )
-    server = HttpServer(
-        uvicorn.Config(
-            app,
-            host=connection.http_host,
-            port=connection.http_port,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            http=limited_protocol(settings),
-            ws="none",
-            backlog=BACKLOG,
-            timeout_graceful_shutdown=settings.drain_s,
-            server_header=False,
-        )
-    )
+    server = make_server(app, connection, settings)
     on_stop_signal(server.stop)
     await templates.start()
     background = (
@@ -105,6 +92,25 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
         await _close(recorder, bus_connection, engine, templates)
         bus.tracing.shutdown()
+
+
+def make_server(app: Starlette, connection: Connection, settings: GatewaySettings) -> HttpServer:
+    """Return uvicorn with the gateway's limits of connections and headers."""
+    return HttpServer(
+        uvicorn.Config(
+            app,
+            host=connection.http_host,
+            port=connection.http_port,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            http=limited_protocol(settings),
+            ws="none",
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=settings.drain_s,
+            server_header=False,
+        )
+    )
 
 
 async def _close(

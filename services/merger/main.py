@@ -1,6 +1,7 @@
 """Starts the merger: `python -m services.merger.main`."""
 
 import asyncio
+from functools import partial
 
 from services.merger.adapters.engine import WorkerEngine
 from services.merger.adapters.store import StoredArtifacts
@@ -32,10 +33,7 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
     await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
     build(bus, artifacts=artifacts, engine=engine, settings=settings, clock=clock)
 
-    async def check_store() -> None:
-        await asyncio.to_thread(store.reachable)
-
-    await serve(bus, connection, ready={"store": check_store})
+    await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
 
 
 def main() -> None:

@@ -44,10 +44,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
         clock=clock,
     )
 
-    async def check_store() -> None:
-        await asyncio.to_thread(store.reachable)
-
-    await serve(bus, connection, ready={"store": check_store})
+    await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
 
 
 def main() -> None:

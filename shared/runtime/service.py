@@ -19,7 +19,8 @@ from shared.messaging.bus import Bus
 from shared.runtime.failpoints import arm
 from shared.runtime.settings import Connection
 
-Check = Callable[[], Awaitable[None]]
+Check = Callable[[], Awaitable[object]]
+"""Raises an error if a dependency does not work; what it returns is ignored."""
 _CHECK_TIMEOUT_S = 5.0
 
 

@@ -114,16 +114,7 @@ def assess_scored(
         reason += f", above the policy's limit of {limit:.4f} (the record says {recorded_ratio:.4f})."
     else:
         reason += f"; the record says {recorded_ratio:.4f}."
-    figures = (
-        {
-            "perplexity": _exp(served),
-            "reference_perplexity": _exp(reference),
-            "perplexity_ratio": ratio,
-            "recorded_ratio": recorded_ratio,
-        }
-        if finite
-        else {}
-    )
+    figures = _figures(served, recorded, reference) if finite else {}
     return ServedQuality.model_validate(
         {
             "method": "prompt_logprobs",
@@ -139,6 +130,16 @@ def assess_scored(
             else f"{reason} {_explain(attribution, evidence, baseline)}",
         }
     )
+
+
+def _figures(served: float, recorded: float, reference: float) -> dict[str, float]:
+    """Return perplexities and their ratios from mean negative log-likelihoods."""
+    return {
+        "perplexity": _exp(served),
+        "reference_perplexity": _exp(reference),
+        "perplexity_ratio": _exp(served - reference),
+        "recorded_ratio": _exp(recorded - reference),
+    }
 
 
 def _evidence(scores: Sequence[WindowScore], baseline: BaselineScores, *, measured_again: bool) -> Evidence:
