@@ -98,9 +98,19 @@ class Store:
                 log.info("stale uploads aborted", uploads=aborted)
 
     def reachable(self) -> bool:
-        """Return whether the bucket answers."""
+        """Return True if the bucket exists.
+
+        Raises:
+            Transient: `store_unavailable`: the store does not answer, or the bucket does not exist.
+        """
         with _translated("the bucket"):
-            return bool(self._client.bucket_exists(bucket_name=self.bucket))
+            exists = self._client.bucket_exists(bucket_name=self.bucket)
+        if not exists:
+            reason = (
+                f"The bucket {self.bucket} does not exist in the object store; create it, or set SLIPWAY_S3_BUCKET."
+            )
+            raise Transient("store_unavailable", reason)
+        return True
 
     # -- names ------------------------------------------------------------------------------------------------------
 

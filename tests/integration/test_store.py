@@ -30,6 +30,13 @@ def test_server_honours_create_only_puts(store):
     store.check_create_only()
 
 
+def test_a_bucket_that_does_not_exist_is_not_reachable(settings):
+    """The readiness of services depends on it: otherwise they are ready although no result can be stored."""
+    with pytest.raises(Transient, match="bucket missing does not exist") as caught:
+        Store(settings.model_copy(update={"s3_bucket": "missing"})).reachable()
+    assert caught.value.code == "store_unavailable"
+
+
 def test_second_create_is_refused_and_the_first_stays(store):
     store.create("t/one", b"first")
     with pytest.raises(AlreadyExists):
