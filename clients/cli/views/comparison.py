@@ -7,7 +7,9 @@ from typing import Any
 from contracts import facts as f
 from contracts.envelope import Event
 from contracts.manifests import VariantManifest
+from contracts.policy import ReleasePolicy
 from contracts.vocabulary import ArtifactRef, Variant
+from decisions.variant_verdicts import assess_benchmark, assess_quality_gate
 
 COLUMNS = ("variant", "size", "ratio", "ppl", "served", "KL", "p99 KL", "top-1", "TTFT ms", "TPS", "verdict")
 """`ratio` is the size relative to the merged model. Perplexities are ratios to the merged model's: `ppl` by the files,
@@ -103,7 +105,7 @@ def compare(
         variant = fact.target.variant if isinstance(fact, f.VariantBenchmarked) else getattr(fact, "variant", None)
         apply = _APPLY.get(type(fact))
         if apply is not None and variant in compared:
-            compared[variant] = apply(compared[variant], fact)
+            compared[variant] = apply(compared[variant], fact, opened.policy)
     choices = [fact.comparison for fact in facts if getattr(fact, "comparison", None) is not None]
     return list((_chosen(compared, choices[-1]) if choices else compared).values())
 
@@ -145,7 +147,16 @@ def _made(summary: VariantSummary, fact: f.VariantQuantised | f.RegisteredVarian
     )
 
 
-def _failed(summary: VariantSummary, fact: f.VariantFailed) -> VariantSummary:
+def _quantised(summary: VariantSummary, fact: f.VariantQuantised, policy: ReleasePolicy) -> VariantSummary:
+    summary = _made(summary, fact)
+    excluded = assess_quality_gate(policy, fact)
+    if excluded is None:
+        return summary
+    code, reason = excluded
+    return replace(summary, verdict="inconclusive" if code == "inconclusive" else "fail", code=code, reason=reason)
+
+
+def _failed(summary: VariantSummary, fact: f.VariantFailed, _policy: ReleasePolicy) -> VariantSummary:
     if fact.purpose == "rehearsal":
         return summary  # the variant was assessed before
     if fact.measurement_number > 1 and fact.step == "quantise" and fact.code != "quality_gate_failed":
@@ -160,10 +171,9 @@ def _failed(summary: VariantSummary, fact: f.VariantFailed) -> VariantSummary:
     )
 
 
-def _benchmarked(summary: VariantSummary, fact: f.VariantBenchmarked) -> VariantSummary:
+def _benchmarked(summary: VariantSummary, fact: f.VariantBenchmarked, policy: ReleasePolicy) -> VariantSummary:
     side, served = fact.candidate_summary, fact.served_quality
-    against = "; ".join(f"{gate.name}: {gate.reason}" for gate in fact.gates if gate.verdict != "pass")
-    codes = [gate.code for gate in fact.gates if gate.verdict == fact.verdict != "pass"]
+    verdict, code, reason = assess_benchmark(policy, fact)
     return replace(
         summary,
         quality=fact.quality or summary.quality,
@@ -171,9 +181,9 @@ def _benchmarked(summary: VariantSummary, fact: f.VariantBenchmarked) -> Variant
         ttft_p95_ms=side.ttft_ms.p95,
         served_perplexity_ratio=served.perplexity_ratio if served and served.method == "prompt_logprobs" else None,
         tps_system=side.tps_system,
-        verdict=fact.verdict,
-        code=next((code for code in codes if code), None),
-        reason=against,
+        verdict=verdict,
+        code=None if verdict == "pass" else code,
+        reason=reason,
         attributed_to=next((gate.attributed_to for gate in fact.gates if gate.attributed_to), None),
     )
 
@@ -197,7 +207,7 @@ def _chosen(compared: dict[Variant, VariantSummary], choice: f.Comparison) -> di
 
 
 _APPLY: dict[type, Any] = {
-    f.VariantQuantised: _made,
+    f.VariantQuantised: _quantised,
     f.VariantFailed: _failed,
     f.VariantBenchmarked: _benchmarked,
 }

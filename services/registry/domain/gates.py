@@ -1,57 +1,18 @@
 """Verdicts on variants, and the choice among those that passed. No evidence is never a pass."""
 
 from contracts.codes import Code
-from contracts.facts import GateResult, Quality, RegisteredVariant, VariantBenchmarked, VariantQuantised
-from contracts.policy import QualityGate, ReleasePolicy
+from contracts.facts import Quality, RegisteredVariant, VariantBenchmarked
 from contracts.vocabulary import Deployable, Target, Variant, Verdict
+from decisions.variant_verdicts import SUSPECT, assess_benchmark, assess_quality_gate
 from services.registry.domain.record import Release, SecondMeasurement
 from services.registry.domain.selection import Entrant, Ranking, rank
 
-SUSPECT: Code = "measurement_suspect"
 SETTLES = "served_quality"
 """The gate that found the record suspect, and alone can clear it."""
 _WHAT_TO_DO = (
     "Compare the machine that measures with the one that serves, repair or replace the wrong one, then publish "
     "with a higher attempt."
 )
-
-
-def assess_quality(quality: Quality, gate: QualityGate | None) -> list[GateResult]:
-    """Compare a variant's measured quality with its gate; no gate, no results."""
-    if gate is None:
-        return []
-    bounds = (
-        ("perplexity_ratio", quality.perplexity_ratio, gate.max_perplexity_ratio),
-        ("mean_kl", quality.mean_kl, gate.max_mean_kl),
-    )
-    return [_assess_upper(name, value, limit, quality.tokens) for name, value, limit in bounds if limit is not None]
-
-
-def _assess_upper(name: str, value: float, limit: float, tokens: int) -> GateResult:
-    if tokens == 0:
-        verdict, reason = "inconclusive", "measured on no text"
-    elif value <= limit:
-        verdict, reason = "pass", f"{value:.4g} is at most {limit:.4g}"
-    else:
-        verdict, reason = "fail", f"{value:.4g} is above {limit:.4g}"
-    return GateResult.model_validate(
-        {"name": name, "verdict": verdict, "value": value, "limit": limit, "reason": reason}
-    )
-
-
-def assess_benchmark(policy: ReleasePolicy, benchmark: VariantBenchmarked) -> tuple[Verdict, str]:
-    """Return the verdict of a benchmark and why; a gate of the policy that was not answered makes it inconclusive."""
-    failed = [gate for gate in benchmark.gates if gate.verdict == "fail"]
-    if benchmark.verdict == "fail" or failed:
-        return "fail", "; ".join(f"{gate.name}: {gate.reason}" for gate in failed) or "the benchmark failed"
-    answered = [gate.name for gate in benchmark.gates if gate.verdict == "pass"]
-    missing = [gate.name for gate in policy.gates if not any(name.startswith(gate.name) for name in answered)]
-    if missing:
-        return "inconclusive", f"no evidence for {', '.join(missing)}"
-    if benchmark.verdict == "inconclusive":
-        open_gates = [f"{gate.name}: {gate.reason}" for gate in benchmark.gates if gate.verdict == "inconclusive"]
-        return "inconclusive", "; ".join(open_gates) or "the benchmark was inconclusive"
-    return "pass", "every gate passed"
 
 
 def requested_variants(release: Release) -> tuple[Variant, ...]:
@@ -68,20 +29,7 @@ def why_excluded(release: Release, variant: Variant) -> tuple[Code, str] | None:
     if failed is not None:
         return failed.code, failed.reason
     quantised = release.quantised.get(variant)
-    return None if quantised is None else _quality_lost(release, quantised)
-
-
-def _quality_lost(release: Release, quantised: VariantQuantised) -> tuple[Code, str] | None:
-    if quantised.settings.get("engine") == "pass-through":
-        return None
-    gate = release.policy.quality.get(quantised.variant)
-    lost = [result for result in assess_quality(quantised.quality, gate) if result.verdict != "pass"]
-    if not lost:
-        return None
-    firm = any(result.verdict == "fail" for result in lost)
-    return "quality_gate_failed" if firm else "inconclusive", "; ".join(
-        f"{result.name}: {result.reason}" for result in lost
-    )
+    return None if quantised is None else assess_quality_gate(release.policy, quantised)
 
 
 def not_quantised(release: Release) -> tuple[Variant, ...]:
@@ -148,15 +96,7 @@ def _first_verdict(release: Release, variant: Variant) -> tuple[Verdict, Code, s
         if failed is not None:
             return "fail", failed.code, failed.reason
     benchmark = release.benchmarked.get(variant)
-    return _verdict(release, benchmark) if benchmark is not None and variant in release.staged else None
-
-
-def _verdict(release: Release, benchmark: VariantBenchmarked) -> tuple[Verdict, Code, str]:
-    verdict, reason = assess_benchmark(release.policy, benchmark)
-    if verdict != "inconclusive":
-        return verdict, "gate_failed", reason
-    suspect = any(gate.verdict == "inconclusive" and gate.code == SUSPECT for gate in benchmark.gates)
-    return verdict, SUSPECT if suspect else "inconclusive", reason
+    return assess_benchmark(release.policy, benchmark) if benchmark is not None and variant in release.staged else None
 
 
 def _second_verdict(release: Release, second: SecondMeasurement) -> tuple[Verdict, Code, str] | None:
@@ -170,12 +110,12 @@ def _second_verdict(release: Release, second: SecondMeasurement) -> tuple[Verdic
         return "inconclusive", SUSPECT, f"{doubt} {_WHAT_TO_DO}"
     if failed is not None:
         return "fail", failed.code, failed.reason
-    lost = _quality_lost(release, second.quantised) if second.quantised is not None else None
+    lost = assess_quality_gate(release.policy, second.quantised) if second.quantised is not None else None
     if lost is not None:
         return "inconclusive" if lost[0] == "inconclusive" else "fail", *lost
     if second.quantised is None or second.benchmarked is None or not second.staged:
         return None
-    verdict, code, reason = _verdict(release, second.benchmarked)
+    verdict, code, reason = assess_benchmark(release.policy, second.benchmarked)
     if verdict == "pass" and not any(gate.name == SETTLES for gate in second.benchmarked.gates):
         verdict, code, reason = "inconclusive", SUSPECT, f"no evidence for {SETTLES}."
     if code == SUSPECT:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from contracts.codes import Code
 from contracts.facts.release import Outcome
+from decisions.variant_verdicts import SUSPECT
 from services.registry.domain import gates, plan, rehearsals
 from services.registry.domain.record import Release
 
@@ -75,7 +76,7 @@ def _no_variant(release: Release) -> Ending:
     variants = gates.requested_variants(release)
     excluded = [(v, *why) for v in variants if (why := gates.why_excluded(release, v)) is not None]
     codes = [code for _, code, _ in (*judged, *excluded) if code != "inconclusive"]
-    firm = sorted(codes, key=lambda code: code == gates.SUSPECT)
+    firm = sorted(codes, key=lambda code: code == SUSPECT)
     reasons = "; ".join(f"{variant}: {reason.rstrip('.')}" for variant, _, reason in (*judged, *excluded))
     return Ending("rejected", firm[0] if firm else "inconclusive", f"No variant passed. {reasons}.")
 

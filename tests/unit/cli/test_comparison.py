@@ -7,11 +7,13 @@ import pytest
 from clients.cli.views import comparison
 from contracts import facts as f
 from contracts.manifests import VariantManifest
+from contracts.policy import QualityGate
 from contracts.vocabulary import canonical_json
-from tests.kit.factories import MODEL, after, event, fact, quality, ref, registered, target
+from tests.kit.factories import MODEL, after, event, fact, policy, quality, ref, registered, target
 
 RELEASE = "r-0123456789abcdef-1"
-OPENED = fact(f.ReleaseOpened, release_id=RELEASE, variants=("bf16", "int8", "gptq-int4", "awq-int4"))
+VARIANTS = ("bf16", "int8", "gptq-int4", "awq-int4")
+OPENED = fact(f.ReleaseOpened, release_id=RELEASE, variants=VARIANTS, policy=policy(gates=()))
 LOST = quality().model_copy(update={"perplexity_ratio": 1.4, "mean_kl": 0.3})
 SERVED = f.ServedQuality(
     method="prompt_logprobs", tokens=100, perplexity_ratio=1.02, verdict="pass", reason="as measured"
@@ -136,10 +138,22 @@ def test_the_comparison_of_the_registry_decides_which_variant_is_chosen_and_why(
         assert summaries["awq-int4"].code == "out_of_memory", "what it did not speak of stays as it was"
 
 
+def test_before_the_comparison_variants_are_judged_as_the_registry_judges_them():
+    strict = policy(quality={"int8": QualityGate(max_mean_kl=0.001)})
+    judged = {
+        summary.variant: (summary.verdict, summary.code)
+        for summary in comparison.compare(EVENTS, OPENED.model_copy(update={"policy": policy()}))
+    }
+    assert judged["int8"] == ("inconclusive", "inconclusive"), "a gate of the policy that was not measured is no pass"
+    quantised = logged(f.VariantQuantised, variant="int8")
+    (summary,) = comparison.compare([quantised], OPENED.model_copy(update={"policy": strict, "variants": ("int8",)}))
+    assert (summary.verdict, summary.code) == ("fail", "quality_gate_failed")
+
+
 def test_a_failed_gate_is_the_reason_before_the_comparison():
     gates = (fact(f.VariantBenchmarked).gates[0].model_copy(update={"verdict": "fail", "reason": "too slow"}),)
     summaries = by_variant([*EVENTS, benchmarked("int8", verdict="fail", gates=gates)])
-    assert (summaries["int8"].verdict, summaries["int8"].why()) == ("fail", "int8: ttft_ms.p95: too slow")
+    assert (summaries["int8"].verdict, summaries["int8"].why()) == ("fail", "int8: gate_failed: ttft_ms.p95: too slow")
 
 
 def test_a_failed_rehearsal_does_not_change_the_verdict_of_its_variant():

@@ -3,6 +3,7 @@
 import pytest
 
 from contracts.policy import MetricGate, QualityGate
+from decisions import variant_verdicts
 from services.registry.domain import gates
 from services.registry.domain.record import Input
 from services.registry.domain.releases import decide, open_release
@@ -21,13 +22,13 @@ STRICT = QualityGate(max_perplexity_ratio=1.05, max_mean_kl=0.02)
     ],
 )
 def test_quality_against_its_gate(measured, verdicts):
-    results = gates.assess_quality(k.quality(**measured), STRICT)
+    results = variant_verdicts.assess_quality(k.quality(**measured), STRICT)
     assert [result.verdict for result in results] == verdicts
     assert all(result.reason for result in results)
 
 
 def test_no_quality_gate_asks_nothing():
-    assert gates.assess_quality(k.quality(perplexity_ratio=99.0), None) == []
+    assert variant_verdicts.assess_quality(k.quality(perplexity_ratio=99.0), None) == []
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_no_quality_gate_asks_nothing():
 )
 def test_a_benchmark_passes_only_with_evidence_for_every_gate_of_the_policy(given, verdict, says):
     policy = k.policy(gates=(MetricGate(metric="ttft_ms", max_value=500.0),))
-    assessed, reason = gates.assess_benchmark(policy, given)
+    assessed, reason = variant_verdicts.assess_gates(policy, given)
     assert assessed == verdict
     assert says in reason
 
