@@ -14,6 +14,7 @@ from tests.contract.test_runbooks import problem_of
 from tests.kit.stack import DATA_HASH, ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+BASE = "smollm2-135m-instruct"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,8 +33,11 @@ def stack(module_stack):
 @pytest.fixture
 def shell(stack, tiny, tmp_path):
     """Run a script where `slipway` is the command, in a folder that holds what the first block leaves."""
-    stack.ok("base", "import", str(tiny["base"]), "--name", "smollm2-135m-instruct")
+    stack.ok("base", "import", str(tiny["base"]), "--name", BASE)
     shutil.copytree(tiny["one"], tmp_path / "runs/1/adapter")
+    config = tmp_path / "runs/1/adapter/adapter_config.json"
+    named = json.loads(config.read_text()) | {"base_model_name_or_path": BASE}
+    config.write_text(json.dumps(named))
     (tmp_path / "runs/1/run.json").write_text(json.dumps({"data_hash": DATA_HASH}))
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/slipway"
