@@ -32,14 +32,12 @@ NOT_YET: dict[str, frozenset[str]] = {
     ),
     "names": frozenset(
         {
-            "clients/cli/commands",
             "services/rollback_controller",
             "services/server_manager",
             "tests/chaos",
             "tests/integration",
             "tests/kit",
             "tests/real",
-            "tests/unit/cli",
             "tests/unit/contracts",
             "tests/unit/decisions",
             "tests/unit/monitor",

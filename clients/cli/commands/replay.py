@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.commands.orders import load_policy
-from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
+from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
 from clients.cli.output import Refused, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
@@ -26,50 +26,49 @@ WINDOWS = ("window.summarised",)
 
 def replay_command(
     *,
-    model: str,
+    model: ModelArgument,
     policy: Annotated[Path, typer.Option("--policy", help="Release policy, YAML or JSON: its triggers are replayed.")],
-    since: Annotated[str, typer.Option("--since", help="How far back: 12h, 7d.")] = "7d",
+    since: Annotated[str, typer.Option("--since", help="How far back, for example 12h or 7d.")] = "7d",
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay recorded windows of live traffic through the triggers of a policy; nothing is changed.
+    """Replay recorded windows of live traffic with the triggers of a policy. Nothing is changed.
 
     Shows which alerts would have been raised and when, what each would have led to (rolled back, held and why, or left
     to an operator), and next to it the recorded alerts and rollbacks.
 
-    A window says how many requests were bad, not which: bad ones are spread evenly over the window, so times are right
-    to about a window (a minute); where an alert was really raised, from that moment on. Latencies are counted again at
-    the policy's threshold, errors as they were; what was not counted then cannot be replayed, and is listed.
+    A window records how many requests were bad, not which: bad ones are spread evenly over the window, or from the time
+    of a recorded alert on, so times are accurate to about one window (one minute). Latencies are counted again at the
+    policy's threshold, errors as recorded. Metrics that were not recorded cannot be replayed, and are listed.
 
-    Off a terminal tab-separated: at, target, trigger, bad requests, replayed, recorded.
+    Without a terminal the output is tab-separated: at, target, trigger, bad requests, replayed, recorded.
     """
     check_model(model)
     triggers = load_policy(policy).triggers
     begin = SystemClock().now() - parse_duration(since)
     events = asyncio.run(_read(find_stack(state), model, begin))
     with _busy("replaying"):
-        found = replay(triggers, events, since=begin)
-    if not found.windows:
+        result = replay(triggers, events, since=begin)
+    if not result.windows:
         raise Refused(
-            f"no window of {model} was summarised in the last {since}; the monitor does that for every minute with "
-            "traffic (see `slipway ps`), and --since goes further back"
+            f"no windows of {model} in the last {since}: the monitor records one for every minute with traffic; "
+            "see `slipway ps`, or go further back with --since"
         )
-    lines = match(found, read_recorded(events, begin))
+    lines = match(result, read_recorded(events, begin))
     if as_json:
-        show_json(report(model, found, lines, triggers))
+        show_json(report(model, result, lines, triggers))
     else:
-        _show(model, policy, found, lines, triggers)
+        _show(model, policy, result, lines, triggers)
 
 
 async def _read(stack: StackAddress, model: str, begin: datetime) -> list[Event[Any]]:
-    """Read windows since a moment, and routes, policies, alerts and rollbacks from the first on."""
+    """Return the windows since a time, and all routes, policies, alerts and rollbacks, in the order of the log."""
     async with connected(stack) as client:
         js = client.jetstream(timeout=10)
         with _busy("reading the log"):
             course = await read_history(js, model, EventFilter(COURSE))
             windows = await read_history(js, model, EventFilter(WINDOWS, since=begin))
-    said = course + windows
-    return [one.event for one in sorted(said, key=lambda one: one.sequence)]
+    return [logged.event for logged in sorted(course + windows, key=lambda logged: logged.sequence)]
 
 
 def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
@@ -80,32 +79,35 @@ def _busy(what: str) -> contextlib.AbstractContextManager[Any]:
     return Console(stderr=True).status(what)
 
 
-def report(model: str, found: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> dict[str, Any]:
+def report(model: str, result: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> dict[str, Any]:
     """Return a replay as JSON data."""
     return {
         "model": model,
-        "windows": found.windows,
-        "requests": found.requests,
-        "from": found.begin.isoformat() if found.begin is not None else None,
-        "to": found.end.isoformat() if found.end is not None else None,
-        "triggers": {one.name: sum(one.name == each.trigger.name for each in found.fired) for one in triggers},
-        "not_replayed": [{"trigger": gap.trigger, "reason": gap.reason, "windows": gap.windows} for gap in found.gaps],
-        "moments": [as_data(line, found, triggers) for line in lines],
+        "windows": result.windows,
+        "requests": result.requests,
+        "from": result.begin.isoformat() if result.begin is not None else None,
+        "to": result.end.isoformat() if result.end is not None else None,
+        "triggers": {
+            trigger.name: sum(fired.trigger.name == trigger.name for fired in result.fired) for trigger in triggers
+        },
+        "not_replayed": [{"trigger": gap.trigger, "reason": gap.reason, "windows": gap.windows} for gap in result.gaps],
+        "moments": [as_data(line, result, triggers) for line in lines],
     }
 
 
-def _show(model: str, policy: Path, found: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> None:
-    show_table(COLUMNS, [row(line, found, triggers) for line in lines])
+def _show(model: str, policy: Path, result: Replay, lines: Sequence[Line], triggers: Sequence[Trigger]) -> None:
+    show_table(COLUMNS, [row(line, result, triggers) for line in lines])
     show_line(
-        f"{found.windows} windows of {model} with {found.requests} requests, {found.begin:%Y-%m-%d %H:%M} to "
-        f"{found.end:%Y-%m-%d %H:%M} UTC, through {policy}:"
+        f"{result.windows} windows of {model} with {result.requests} requests, {result.begin:%Y-%m-%d %H:%M} to "
+        f"{result.end:%Y-%m-%d %H:%M} UTC, through {policy}:"
     )
-    missing = {gap.trigger: [one for one in found.gaps if one.trigger == gap.trigger] for gap in found.gaps}
+    missing = {gap.trigger: [other for other in result.gaps if other.trigger == gap.trigger] for gap in result.gaps}
     for trigger in triggers:
-        fired = [one for one in found.fired if one.trigger.name == trigger.name and not one.again]
-        back = sum(one.outcome in ("rolled back", "canary aborted") for one in found.fired if one.trigger == trigger)
+        of_trigger = [fired for fired in result.fired if fired.trigger.name == trigger.name]
+        raised = [fired for fired in of_trigger if not fired.again]
+        rollbacks = sum(fired.outcome in ("rolled back", "canary aborted") for fired in of_trigger)
         gaps = missing.get(trigger.name, [])
-        if sum(gap.windows for gap in gaps) < found.windows:
-            show_line(f"  {trigger.name} would have fired {len(fired)} times, and caused {back} rollbacks")
+        if sum(gap.windows for gap in gaps) < result.windows:
+            show_line(f"  {trigger.name} would have raised {len(raised)} alerts and caused {rollbacks} rollbacks")
         for gap in gaps:
             show_line(f"  {trigger.name} cannot be replayed in {gap.windows} windows: {gap.reason}")

@@ -68,11 +68,11 @@ class Line:
 def read_recorded(events: Sequence[Event[Any]], since: datetime) -> list[Recorded]:
     """Return the alerts and rollbacks of a log since a time; events are in the order of the log."""
     recorded = []
-    for alarm in fold(events):
-        fact = alarm.fact
+    for alert in fold(events):
+        fact = alert.fact
         what = f"alert {fact.trigger or fact.kind} raised"
         recorded.append(
-            Recorded(alarm.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alarm.resolved_at)
+            Recorded(alert.since, fact.target, what, kind=fact.kind, trigger=fact.trigger, until=alert.resolved_at)
         )
     ends: dict[str, RollbackFact] = {}
     for event in events:
@@ -123,7 +123,7 @@ def _belongs(event: Recorded, fired: Fired) -> bool:
 
 def would(fired: Fired) -> str:
     """Return what an alert would have led to."""
-    again = " (asked again)" if fired.again else ""
+    again = " (evaluated again)" if fired.again else ""
     if fired.outcome == "rolled back":
         return f"rolled back to {fired.to}{again}"
     if fired.outcome == "canary aborted":

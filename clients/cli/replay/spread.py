@@ -34,16 +34,16 @@ def lay_out(
     """
     lengths = [(end - begin).total_seconds() for _, begin, end in parts]
     ends = [math.fsum(lengths[: index + 1]) for index in range(len(parts))]
-    places = [(i + 0.5) / counted.trials * ends[-1] for i in range(counted.trials)]
+    positions = [(i + 0.5) / counted.trials * ends[-1] for i in range(counted.trials)]
     outcomes = spread(counted.trials, counted.hits)
     first_at, last_at = parts[0][1], parts[-1][2]
     raised_at = next((at for at in raised if first_at <= at <= last_at + RAISED_WITHIN), None)
     if raised_at is not None:
         after = max(0.0, (last_at - raised_at).total_seconds()) / (last_at - first_at).total_seconds()
         outcomes = spread_late(counted.trials, counted.hits, max(counted.hits, round(after * counted.trials)))
-    cuts = [bisect_right(places, end) for end in ends[:-1]] + [len(places)]
+    cuts = [bisect_right(positions, end) for end in ends[:-1]] + [len(positions)]
     first = 0
     for (span, begin, _), length, end, last in zip(parts, lengths, ends, cuts, strict=True):
-        times = [begin + timedelta(seconds=place - (end - length)) for place in places[first:last]]
+        times = [begin + timedelta(seconds=position - (end - length)) for position in positions[first:last]]
         yield span, outcomes[first:last], times
         first = last

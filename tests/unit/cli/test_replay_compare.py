@@ -29,21 +29,21 @@ def rollback(kind, at, *, rollback_id="rb-1", which=V2, mode="automatic", **chan
 
 
 def lines_of(events, triggers=(ERRORS,)):
-    found = replay(triggers, events, since=LONG_AGO)
-    return found, match(found, read_recorded(events, LONG_AGO))
+    result = replay(triggers, events, since=LONG_AGO)
+    return result, match(result, read_recorded(events, LONG_AGO))
 
 
-def test_what_really_happened_stands_beside_what_would_have_read_recorded():
+def test_recorded_events_are_on_the_line_of_the_replayed_one():
     events = [
         *REGRESSION,
         alert(f.AlertRaised, 630),
         rollback(f.RollbackStarted, 631),
         rollback(f.RollbackCompleted, 631),
     ]
-    found, lines = lines_of(events)
+    result, lines = lines_of(events)
     (line,) = lines
-    assert [one.what for one in line.recorded] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
-    cells = row(line, found, (ERRORS,))
+    assert [event.what for event in line.recorded] == ["alert errors raised", "rolled back to support-bot.v1.bf16"]
+    cells = row(line, result, (ERRORS,))
     assert len(cells) == len(COLUMNS)
     assert cells[1:5] == (
         "support-bot.v2.bf16",
@@ -57,22 +57,22 @@ def test_what_really_happened_stands_beside_what_would_have_read_recorded():
     )
 
 
-def test_where_really_nothing_happened_that_is_said():
-    found, (line,) = lines_of(REGRESSION)
-    assert row(line, found, (ERRORS,))[-1] == "nothing"
+def test_a_line_without_recorded_events_shows_nothing():
+    result, (line,) = lines_of(REGRESSION)
+    assert row(line, result, (ERRORS,))[-1] == "nothing"
 
 
-def test_an_alert_that_would_not_have_been_gets_a_line_of_its_own():
+def test_an_alert_that_was_not_replayed_has_its_own_line():
     loose = ERRORS.model_copy(update={"threshold": 0.9})
     events = [*REGRESSION, alert(f.AlertRaised, 630), rollback(f.RollbackCompleted, 631)]
-    found, lines = lines_of(events, (loose,))
-    assert [row(line, found, (loose,))[2:] for line in lines] == [
+    result, lines = lines_of(events, (loose,))
+    assert [row(line, result, (loose,))[2:] for line in lines] == [
         ("errors", "-", "nothing", "alert errors raised"),
         ("-", "-", "nothing", "rolled back to support-bot.v1.bf16"),
     ]
 
 
-def test_an_alert_far_away_or_of_another_target_or_kind_is_another_story():
+def test_an_alert_far_away_or_of_another_target_or_kind_does_not_match():
     for other in (
         alert(f.AlertRaised, 10),
         alert(f.AlertRaised, 630, which=V1),
@@ -97,18 +97,18 @@ def test_a_trigger_of_another_name_but_the_same_kind_is_the_same_story():
     assert len(lines) == 1
 
 
-def test_a_rollback_is_told_once_by_its_end():
+def test_a_rollback_is_listed_once_by_its_end():
     events = [rollback(f.RollbackStarted, 5), rollback(f.RollbackFailed, 5, code="previous_not_ready")]
-    for told in (events, events[::-1]):
-        (one,) = read_recorded(told, LONG_AGO)
-        assert one.what == "not rolled back (previous_not_ready)"
+    for ordered in (events, events[::-1]):
+        (recorded,) = read_recorded(ordered, LONG_AGO)
+        assert recorded.what == "not rolled back (previous_not_ready)"
     (begun,) = read_recorded(events[:1], LONG_AGO)
     assert "its end is not in the log" in begun.what
-    (ordered,) = read_recorded([rollback(f.RollbackCompleted, 5, mode="manual")], LONG_AGO)
-    assert ordered.what == "rolled back to support-bot.v1.bf16 by order"
+    (manual,) = read_recorded([rollback(f.RollbackCompleted, 5, mode="manual")], LONG_AGO)
+    assert manual.what == "rolled back to support-bot.v1.bf16 by order"
 
 
-def test_only_what_reaches_into_the_time_asked_for_is_told():
+def test_only_events_within_the_requested_time_are_listed():
     story = [
         alert(f.AlertRaised, 10, alert_id="over"),
         alert(f.AlertResolved, 50, alert_id="over"),
@@ -118,11 +118,11 @@ def test_only_what_reaches_into_the_time_asked_for_is_told():
         rollback(f.RollbackCompleted, 40),
         rollback(f.RollbackCompleted, 140, rollback_id="rb-2"),
     ]
-    assert [one.at for one in read_recorded(story, after(100))] == [after(20), after(30), after(140)]
+    assert [event.at for event in read_recorded(story, after(100))] == [after(20), after(30), after(140)]
 
 
 @pytest.mark.parametrize(
-    ("real", "said"),
+    ("real", "reason"),
     [
         (rollback(f.RollbackCompleted, 5, mode="manual"), "an operator ordered it"),
         (alert(f.AlertRaised, 5, trigger=None), "such alerts are not replayed"),
@@ -133,14 +133,14 @@ def test_only_what_reaches_into_the_time_asked_for_is_told():
         (alert(f.AlertRaised, 5), "nothing"),
     ],
 )
-def test_why_nothing_would_have_happened_is_said(real, said):
+def test_the_reason_without_a_replayed_event_is_shown(real, reason):
     triggers = (ERRORS, Trigger(name="circles", metric="repetition_ratio", threshold=0.1))
-    found = replay(triggers, REGRESSION, since=LONG_AGO)
-    (one,) = read_recorded([real], LONG_AGO)
-    assert said in why_not(one, found, triggers)
+    result = replay(triggers, REGRESSION, since=LONG_AGO)
+    (recorded,) = read_recorded([real], LONG_AGO)
+    assert reason in why_not(recorded, result, triggers)
 
 
-def test_what_would_have_come_of_it_is_one_phrase():
+def test_the_consequence_is_one_phrase():
     manual = ERRORS.model_copy(update={"action": "manual"})
     (held,) = replay([manual], REGRESSION, since=LONG_AGO).fired
     assert would(held) == "manual: The policy declares errors as manual: an operator decides."
@@ -155,8 +155,8 @@ def test_the_report_is_plain_json():
         alert(f.AlertRaised, 630),
         alert(f.AlertRaised, 2000, alert_id="a-2", trigger=None, about="engine"),
     ]
-    found, lines = lines_of(events, triggers)
-    data = json.loads(json.dumps(report("support-bot", found, lines, triggers), allow_nan=False))
+    result, lines = lines_of(events, triggers)
+    data = json.loads(json.dumps(report("support-bot", result, lines, triggers), allow_nan=False))
     assert (data["windows"], data["requests"], data["triggers"]) == (15, 900, {"errors": 1, "slow": 0, "drift": 0})
     assert data["not_replayed"][0]["trigger"] == "drift"
     first, second = data["moments"]
@@ -166,6 +166,6 @@ def test_the_report_is_plain_json():
 
 
 def test_every_line_has_its_json():
-    found, lines = lines_of([*REGRESSION, alert(f.AlertRaised, 2000, alert_id="a-2")])
+    result, lines = lines_of([*REGRESSION, alert(f.AlertRaised, 2000, alert_id="a-2")])
     for line in lines:
-        assert as_data(line, found, (ERRORS,))["at"] == line.at.isoformat()
+        assert as_data(line, result, (ERRORS,))["at"] == line.at.isoformat()

@@ -33,14 +33,14 @@ def test_an_aborted_canary_takes_nothing():
     assert share_of(route, V1) == ("active", 1.0)
 
 
-def test_a_route_said_twice_or_out_of_order_is_the_same():
+def test_a_repeated_route_or_out_of_order_is_the_same():
     events = [changed(1, 0, 1), changed(2, 100, 2, 1), changed(3, 200, 3, 2)]
-    for told in ([*events, *events], events[::-1]):
-        assert Routes(told).spans(V2) == Routes(events).spans(V2) == [Span("active", 1.0, after(100), after(200))]
-        assert Routes(told).at(after(150)).active == serving(2)
+    for ordered in ([*events, *events], events[::-1]):
+        assert Routes(ordered).spans(V2) == Routes(events).spans(V2) == [Span("active", 1.0, after(100), after(200))]
+        assert Routes(ordered).at(after(150)).active == serving(2)
 
 
-def test_clocks_that_disagree_do_not_turn_the_order_of_epochs():
+def test_clocks_that_disagree_do_not_change_the_order_of_epochs():
     routes = Routes([changed(1, 100, 1), changed(2, 99.5, 2, 1), changed(3, 200, 3, 2)])
     assert routes.spans(V1) == []
     assert routes.spans(V2) == [Span("active", 1.0, after(100), after(200))]
@@ -70,7 +70,7 @@ def test_a_target_returns_by_a_promotion_of_its_own_only():
     assert routes.returns(V1, after(0)) is None
 
 
-def test_a_span_overlaps_what_lies_within():
+def test_a_span_overlaps_the_time_within():
     span = Span("active", 1.0, after(10), after(20))
     assert span.overlap(after(0), after(15)) == (after(10), after(15))
     assert span.overlap(after(12), after(40)) == (after(12), after(20))
@@ -92,7 +92,7 @@ def test_a_span_overlaps_what_lies_within():
 )
 def test_a_time_is_cut_out_of_spans(begin, end, kept):
     spans = [Span("active", 1.0, after(10), after(20)), Span("canary", 0.1, after(30))]
-    found = cut(spans, after(begin), after(end) if end is not None else None)
-    assert [(one.since, one.until) for one in found] == [
+    remaining = cut(spans, after(begin), after(end) if end is not None else None)
+    assert [(span.since, span.until) for span in remaining] == [
         (after(a), after(b) if b is not None else None) for a, b in kept
     ]

@@ -21,8 +21,8 @@ LONG_AGO = after(-86_400)
 CALM = Guard(most=100)
 
 
-def told(found):
-    return [(str(one.target), one.trigger.name, one.outcome, one.code) for one in found.fired]
+def outcomes(result):
+    return [(str(fired.target), fired.trigger.name, fired.outcome, fired.code) for fired in result.fired]
 
 
 def test_bad_requests_are_spread_evenly():
@@ -30,9 +30,9 @@ def test_bad_requests_are_spread_evenly():
     assert spread(4, 4) == [True] * 4
     assert spread(4, 0) == [False] * 4
     for trials, hits in ((60, 7), (61, 20), (7, 3), (1000, 999)):
-        found = spread(trials, hits)
-        assert (len(found), sum(found)) == (trials, hits)
-        so_far = [sum(found[:index]) for index in range(trials + 1)]
+        flags = spread(trials, hits)
+        assert (len(flags), sum(flags)) == (trials, hits)
+        so_far = [sum(flags[:index]) for index in range(trials + 1)]
         assert all(abs(count - index * hits / trials) <= 1.0 for index, count in enumerate(so_far))
 
 
@@ -41,19 +41,19 @@ def test_bad_requests_are_spread_over_the_last_ones():
     assert spread_late(6, 1, 3) == [False, False, False, False, False, True]
     assert spread_late(6, 2, 4) == [False, False, False, True, False, True]
     for trials, hits, late in ((60, 7, 10), (60, 20, 20), (60, 60, 60), (60, 0, 10), (5, 0, 0), (1, 1, 1), (4, 2, 4)):
-        found = spread_late(trials, hits, late)
-        assert (len(found), sum(found), sum(found[trials - late :])) == (trials, hits, hits)
+        flags = spread_late(trials, hits, late)
+        assert (len(flags), sum(flags), sum(flags[trials - late :])) == (trials, hits, hits)
 
 
 def test_healthy_traffic_fires_nothing():
-    found = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 60, slow=2)], since=LONG_AGO)
-    assert found.fired == ()
-    assert (found.windows, found.requests, found.begin, found.end) == (60, 3600, after(0), after(3600))
+    result = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 60, slow=2)], since=LONG_AGO)
+    assert result.fired == ()
+    assert (result.windows, result.requests, result.begin, result.end) == (60, 3600, after(0), after(3600))
 
 
-def test_a_regression_fires_and_leads_back_to_the_previous_target():
-    found = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 10), *minutes(600, 5, slow=30)], since=LONG_AGO)
-    (fired,) = found.fired
+def test_a_regression_fires_and_rolls_back_to_the_previous_target():
+    result = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 10), *minutes(600, 5, slow=30)], since=LONG_AGO)
+    (fired,) = result.fired
     assert (fired.target, fired.trigger, fired.outcome, fired.to) == (V2, SLOW, "rolled back", V1)
     assert after(600) < fired.at < after(660)
     assert (fired.trials, fired.hits, fired.role, fired.again) == (60, 30, "active", False)
@@ -61,7 +61,7 @@ def test_a_regression_fires_and_leads_back_to_the_previous_target():
 
 
 def test_it_fires_at_the_very_request_at_which_the_detector_does():
-    found = replay([SLOW], [*ROUTE, *minutes(0, 3), *minutes(180, 1, slow=30)], since=LONG_AGO)
+    result = replay([SLOW], [*ROUTE, *minutes(0, 3), *minutes(180, 1, slow=30)], since=LONG_AGO)
     outcomes = [*spread(60, 0) * 3, *spread(60, 30)]
     state, bet = EDetector(), plan_bet(limit_of(SLOW))
     index = -1
@@ -69,7 +69,7 @@ def test_it_fires_at_the_very_request_at_which_the_detector_does():
         index += 1
         state = observe_detector(state, bet, [outcomes[index]])
     assert index > 180
-    assert found.fired[0].at == after(180) + timedelta(seconds=index - 180 + 0.5)
+    assert result.fired[0].at == after(180) + timedelta(seconds=index - 180 + 0.5)
 
 
 def test_a_threshold_decides_what_is_slow():
@@ -80,36 +80,39 @@ def test_a_threshold_decides_what_is_slow():
     assert replay([tight], recorded, since=LONG_AGO).fired[0].at < after(60)
 
 
-def test_errors_fire_too_and_only_the_first_of_two_triggers_leads_back():
-    found = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 5, slow=20, failed=30)], since=LONG_AGO)
-    assert told(found) == [("support-bot.v2.bf16", "errors", "rolled back", None)]
+def test_errors_fire_too_and_only_the_first_of_two_triggers_rolls_back():
+    result = replay([SLOW, ERRORS], [*ROUTE, *minutes(0, 5, slow=20, failed=30)], since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v2.bf16", "errors", "rolled back", None)]
 
 
 def test_too_few_requests_are_no_evidence():
     patient = ERRORS.model_copy(update={"min_requests": 200})
-    found = replay([patient], [*ROUTE, *minutes(0, 3, requests=20, failed=20)], since=LONG_AGO)
-    assert found.fired == ()
-    found = replay([patient], [*ROUTE, *minutes(0, 11, requests=20, failed=20)], since=LONG_AGO)
-    assert after(540) <= found.fired[0].at < after(600)
+    result = replay([patient], [*ROUTE, *minutes(0, 3, requests=20, failed=20)], since=LONG_AGO)
+    assert result.fired == ()
+    result = replay([patient], [*ROUTE, *minutes(0, 11, requests=20, failed=20)], since=LONG_AGO)
+    assert after(540) <= result.fired[0].at < after(600)
 
 
-def test_a_manual_trigger_is_left_to_a_person_and_said_once():
+def test_a_manual_trigger_is_left_to_an_operator_and_listed_once():
     manual = ERRORS.model_copy(update={"action": "manual"})
-    found = replay([manual], [*ROUTE, *minutes(0, 10, failed=30)], since=LONG_AGO)
-    assert told(found) == [("support-bot.v2.bf16", "errors", "manual", None)]
-    assert "an operator decides" in found.fired[0].reason
+    result = replay([manual], [*ROUTE, *minutes(0, 10, failed=30)], since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v2.bf16", "errors", "manual", None)]
+    assert "an operator decides" in result.fired[0].reason
 
 
-def test_an_alert_is_resolved_by_calm_and_fires_again():
+def test_an_alert_is_resolved_by_healthy_traffic_and_fires_again():
     manual = ERRORS.model_copy(update={"action": "manual"})
     story = [*minutes(0, 3, failed=30), *minutes(180, 10), *minutes(780, 3, failed=30)]
-    assert [one.at < after(300) for one in replay([manual], [*ROUTE, *story], since=LONG_AGO).fired] == [True, False]
+    assert [fired.at < after(300) for fired in replay([manual], [*ROUTE, *story], since=LONG_AGO).fired] == [
+        True,
+        False,
+    ]
     # one calm minute is not enough: it must be calm for as long again
     story = [*minutes(0, 3, failed=30), *minutes(180, 1), *minutes(240, 3, failed=30)]
     assert len(replay([manual], [*ROUTE, *story], since=LONG_AGO).fired) == 1
 
 
-def test_a_long_window_of_a_trigger_takes_longer_to_calm_down():
+def test_a_long_window_of_a_trigger_takes_longer_to_resolve():
     slow_to_calm = ERRORS.model_copy(update={"action": "manual", "window_s": 600.0})
     story = [*minutes(0, 3, failed=30), *minutes(180, 10), *minutes(780, 3, failed=30)]
     assert len(replay([slow_to_calm], [*ROUTE, *story], since=LONG_AGO).fired) == 1
@@ -117,18 +120,18 @@ def test_a_long_window_of_a_trigger_takes_longer_to_calm_down():
 
 def test_after_a_rollback_the_target_takes_no_traffic_until_it_is_promoted_anew():
     story = minutes(0, 60, failed=30)
-    found = replay([ERRORS], [*ROUTE, *story], since=LONG_AGO, guard=CALM)
-    assert len(found.fired) == 1
-    assert found.is_away(V2, after(3000))
-    assert not found.is_away(V2, after(0))
+    result = replay([ERRORS], [*ROUTE, *story], since=LONG_AGO, guard=CALM)
+    assert len(result.fired) == 1
+    assert result.is_away(V2, after(3000))
+    assert not result.is_away(V2, after(0))
     anew = changed(3, 1800, 2, 1)
-    found = replay([ERRORS], [*ROUTE, *story, anew], since=LONG_AGO, guard=CALM)
-    assert [one.at < after(60) for one in found.fired] == [True, False]
-    assert after(1800) < found.fired[1].at < after(1860)
-    assert not found.is_away(V2, after(1801))
+    result = replay([ERRORS], [*ROUTE, *story, anew], since=LONG_AGO, guard=CALM)
+    assert [fired.at < after(60) for fired in result.fired] == [True, False]
+    assert after(1800) < result.fired[1].at < after(1860)
+    assert not result.is_away(V2, after(1801))
 
 
-def test_the_cooldown_holds_what_shows_the_same_on_the_previous_version():
+def test_the_cooldown_holds_a_fault_that_the_previous_version_has_as_well():
     """Both versions fail: the cause is hardly the version."""
     back = changed(3, 120, 1, cause="rollback", quarantined=(V2,))
     story = [*minutes(0, 2, failed=30), *minutes(120, 3, which=V1, failed=30)]
@@ -143,51 +146,51 @@ def test_the_cooldown_holds_what_shows_the_same_on_the_previous_version():
             }
         ),
     ]
-    found = replay([ERRORS], [*events, *story], since=LONG_AGO)
-    assert told(found) == [
+    result = replay([ERRORS], [*events, *story], since=LONG_AGO)
+    assert outcomes(result) == [
         ("support-bot.v2.bf16", "errors", "rolled back", None),
         ("support-bot.v1.bf16", "errors", "held", "cooldown"),
     ]
 
 
-def test_a_held_alert_asks_again_until_the_cooldown_is_over():
+def test_a_held_alert_is_evaluated_again_until_the_cooldown_is_over():
     brief = ERRORS.model_copy(update={"cooldown_s": 240.0})
     back = changed(3, 120, 1, 3, cause="rollback", quarantined=(V2,))
     story = [*minutes(0, 2, failed=30), *minutes(120, 8, which=V1, failed=30)]
-    found = replay([brief], [*ROUTE, back, *story], since=LONG_AGO)
-    assert told(found)[1:] == [
+    result = replay([brief], [*ROUTE, back, *story], since=LONG_AGO)
+    assert outcomes(result)[1:] == [
         ("support-bot.v1.bf16", "errors", "held", "cooldown"),
         ("support-bot.v1.bf16", "errors", "rolled back", None),
     ]
-    last = found.fired[-1]
+    last = result.fired[-1]
     assert (last.again, last.to) == (True, V3)
-    assert timedelta(seconds=240) <= last.at - found.fired[0].at <= timedelta(seconds=300)
+    assert timedelta(seconds=240) <= last.at - result.fired[0].at <= timedelta(seconds=300)
 
 
-def test_the_guard_against_flapping_holds():
+def test_the_flapping_protection_holds():
     triggers = [ERRORS.model_copy(update={"cooldown_s": 0.0})]
     events = [changed(1, -3600, 1)]
     for index in range(4):
         events += [changed(2 + 2 * index, 600 * index, 2, 1), *minutes(600 * index, 2, failed=30)]
         events += [changed(3 + 2 * index, 600 * index + 300, 1, cause="rollback")]
-    found = replay(triggers, events, since=LONG_AGO, guard=Guard(most=3, within_s=3600.0))
-    assert [one.outcome for one in found.fired] == ["rolled back"] * 3 + ["held"]
-    assert found.fired[-1].code == "too_many_rollbacks"
+    result = replay(triggers, events, since=LONG_AGO, guard=Guard(most=3, within_s=3600.0))
+    assert [fired.outcome for fired in result.fired] == ["rolled back"] * 3 + ["held"]
+    assert result.fired[-1].code == "too_many_rollbacks"
 
 
 def test_without_a_previous_target_it_is_refused_once():
-    found = replay([ERRORS], [changed(1, -3600, 1), *minutes(0, 10, which=V1, failed=30)], since=LONG_AGO)
-    assert told(found) == [("support-bot.v1.bf16", "errors", "refused", "no_previous_target")]
+    result = replay([ERRORS], [changed(1, -3600, 1), *minutes(0, 10, which=V1, failed=30)], since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v1.bf16", "errors", "refused", "no_previous_target")]
 
 
-def test_a_canary_is_aborted_and_the_active_target_goes_on():
+def test_a_canary_is_aborted_and_the_active_target_keeps_serving():
     trial = changed(3, 0, 2, 1, cause="canary", canary=on_trial(3))
     story = [*minutes(0, 5), *minutes(0, 5, which=V3, requests=30, failed=15)]
     (fired,) = replay([ERRORS], [*ROUTE, trial, *story], since=LONG_AGO).fired
     assert (fired.target, fired.role, fired.outcome, fired.to) == (V3, "canary", "canary aborted", V2)
 
 
-def test_a_canary_is_judged_by_an_e_process_which_needs_no_portions():
+def test_a_canary_is_assessed_by_an_e_process_which_needs_no_portions():
     """The same evidence convicts a canary sooner: nobody asks for a million requests to a false alarm."""
     story = minutes(0, 3, which=V3, requests=60, failed=9)
     as_canary = replay(
@@ -213,37 +216,37 @@ def test_a_minute_that_a_rollback_cut_short_is_spread_over_its_served_part():
 
 
 def test_a_target_out_of_traffic_is_not_watched():
-    found = replay([ERRORS], [*ROUTE, *minutes(0, 5, which=V1, failed=60)], since=LONG_AGO)
-    assert (found.fired, found.windows) == ((), 5)
+    result = replay([ERRORS], [*ROUTE, *minutes(0, 5, which=V1, failed=60)], since=LONG_AGO)
+    assert (result.fired, result.windows) == ((), 5)
 
 
 def test_before_any_route_is_known_what_would_follow_is_unknown():
-    found = replay([ERRORS], minutes(0, 5, failed=30), since=LONG_AGO)
-    assert told(found) == [("support-bot.v2.bf16", "errors", "unknown", None)]
-    found = replay([ERRORS], [changed(9, 600, 3, 2), *minutes(0, 5, failed=30)], since=LONG_AGO)
-    assert told(found) == [("support-bot.v2.bf16", "errors", "unknown", None)]
+    result = replay([ERRORS], minutes(0, 5, failed=30), since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v2.bf16", "errors", "unknown", None)]
+    result = replay([ERRORS], [changed(9, 600, 3, 2), *minutes(0, 5, failed=30)], since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v2.bf16", "errors", "unknown", None)]
 
 
-def test_what_lies_before_the_time_asked_for_is_no_evidence():
+def test_windows_before_the_requested_time_are_not_evidence():
     story = [*minutes(0, 5, failed=30), *minutes(300, 5)]
     assert replay([ERRORS], [*ROUTE, *story], since=after(300)).fired == ()
     assert replay([ERRORS], [*ROUTE, *story], since=after(299)).fired != ()
 
 
-def test_windows_said_twice_or_out_of_order_count_once():
+def test_repeated_windows_or_out_of_order_count_once():
     story = [*ROUTE, *minutes(0, 5), *minutes(300, 5, slow=10)]
     draw, shuffled = random.Random(5), [*story, *story]
     draw.shuffle(shuffled)
     assert replay([SLOW], shuffled, since=LONG_AGO) == replay([SLOW], story, since=LONG_AGO)
 
 
-def test_what_nobody_counted_is_named_and_the_rest_replayed():
+def test_unrecorded_metrics_are_listed_and_the_others_replayed():
     circles = Trigger(name="circles", metric="repetition_ratio", threshold=0.1)
     drift = Trigger(name="drift", metric="drift", threshold=0.2)
     events = [*ROUTE, opened(2, [circles]), *minutes(0, 5, observed={"circles": (60, 40)}), *minutes(300, 2, which=V1)]
-    found = replay([circles, drift, ERRORS], events, since=LONG_AGO)
-    assert told(found) == [("support-bot.v2.bf16", "circles", "rolled back", None)]
-    assert [(gap.trigger, gap.windows) for gap in found.gaps] == [("drift", 7), ("circles", 2)]
+    result = replay([circles, drift, ERRORS], events, since=LONG_AGO)
+    assert outcomes(result) == [("support-bot.v2.bf16", "circles", "rolled back", None)]
+    assert [(gap.trigger, gap.windows) for gap in result.gaps] == [("drift", 7), ("circles", 2)]
 
 
 def test_a_trigger_that_nothing_can_exceed_never_fires():
@@ -252,8 +255,8 @@ def test_a_trigger_that_nothing_can_exceed_never_fires():
 
 
 def test_nothing_recorded_is_nothing_replayed():
-    found = replay([ERRORS], ROUTE, since=LONG_AGO)
-    assert (found.windows, found.fired, found.begin, found.end) == (0, (), None, None)
+    result = replay([ERRORS], ROUTE, since=LONG_AGO)
+    assert (result.windows, result.fired, result.begin, result.end) == (0, (), None, None)
 
 
 RULES = Rules()
@@ -263,7 +266,7 @@ GOOD_S = 437
 def a_second(draw, second, which, *, is_bad):
     return [
         inference(
-            request_id=f"r-{second}-{one}",
+            request_id=f"r-{second}-{number}",
             target=which,
             drill=None,
             canary=False,
@@ -271,9 +274,9 @@ def a_second(draw, second, which, *, is_bad):
             features=None,
             ttft_ms=draw.lognormvariate(5.3, 0.3) + (800.0 if is_bad and draw.random() < 0.8 else 0.0),
             e2e_ms=1000.0,
-            scheduled_at=after(second + one / 3),
+            scheduled_at=after(second + number / 3),
         )
-        for one in range(3)
+        for number in range(3)
     ]
 
 
@@ -285,8 +288,8 @@ def watched(watch, second, records):
 
 @cache
 def good_minutes(seed):
-    """What all stories of a seed begin with: the monitor's state, what it said, and how chance goes on."""
-    draw, said = random.Random(seed), []
+    """Return the start of every history of a seed: the state of the monitor, its events, and the state of the generator."""
+    draw, published = random.Random(seed), []
     watch = add_policy(
         MonitorState(model="support-bot", environment="production"),
         2,
@@ -297,37 +300,37 @@ def good_minutes(seed):
     watch = follow_route(watch, ROUTE[-1].data.route, Cause("route", after(0)), RULES)
     for second in range(GOOD_S):
         watch, more = watched(watch, second, a_second(draw, second, V2, is_bad=False))
-        said += more
-    return watch, tuple(said), draw.getstate()
+        published += more
+    return watch, tuple(published), draw.getstate()
 
 
 def monitored(seed, *, bad_from, goes_back):
-    """Telemetry through the real monitor's domain: what it says, and the route that follows an alert at once."""
+    """Telemetry through the real monitor's domain: its events, and the route that follows an alert immediately."""
     watch, before, chance = good_minutes(seed)
-    draw, said, moved, which = random.Random(), list(before), [], V2
+    draw, published, moved, which = random.Random(), list(before), [], V2
     draw.setstate(chance)
     for second in range(GOOD_S, 560):
         is_bad = which is V2 and second >= bad_from
         watch, more = watched(watch, second, a_second(draw, second, which, is_bad=is_bad))
-        said += more
-        if goes_back and not moved and any(one.type == f.AlertRaised.TYPE for one in more):
+        published += more
+        if goes_back and not moved and any(sent.type == f.AlertRaised.TYPE for sent in more):
             moved = [changed(3, second + 2, 1, cause="rollback", quarantined=(V2,))]
             watch = follow_route(watch, moved[0].data.route, Cause("back", after(second + 2)), RULES)
             which = V1
-    said += assess(watch, Cause("end", after(1200)), RULES).outbox
-    facts = [(one, f.FACTS[one.type].model_validate(one.data)) for one in said]
-    events = [event(fact, id=one.id, time=one.decided_at) for one, fact in facts]
+    published += assess(watch, Cause("end", after(1200)), RULES).outbox
+    facts = [(sent, f.FACTS[sent.type].model_validate(sent.data)) for sent in published]
+    events = [event(fact, id=sent.id, time=sent.decided_at) for sent, fact in facts]
     return [*ROUTE, *moved, opened(2, [SLOW, ERRORS]), *events]
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("goes_back", [False, True])
 @pytest.mark.parametrize("bad_from", [GOOD_S, 475])
-def test_the_same_policy_replayed_does_what_really_happened(seed, goes_back, bad_from):
+def test_the_same_policy_replayed_does_what_was_recorded(seed, goes_back, bad_from):
     """Also where a rollback after a few seconds left a handful of bad requests in a minute of good ones."""
     events = monitored(seed, bad_from=bad_from, goes_back=goes_back)
-    (really,) = [one for one in events if isinstance(one.data, f.AlertRaised)]
-    found = replay([SLOW, ERRORS], events, since=LONG_AGO)
-    assert [(one.trigger.name, one.outcome, one.to) for one in found.fired] == [("slow", "rolled back", V1)]
+    (really,) = [event for event in events if isinstance(event.data, f.AlertRaised)]
+    result = replay([SLOW, ERRORS], events, since=LONG_AGO)
+    assert [(fired.trigger.name, fired.outcome, fired.to) for fired in result.fired] == [("slow", "rolled back", V1)]
     assert really.data.trigger == "slow"
-    assert abs(found.fired[0].at - really.time) < timedelta(seconds=15)
+    assert abs(result.fired[0].at - really.time) < timedelta(seconds=15)

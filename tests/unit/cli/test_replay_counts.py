@@ -23,14 +23,14 @@ def test_a_histogram_is_counted_again_at_any_threshold(threshold):
     values = latencies()
     total, over = count_over(sketch.add("", values), threshold)
     assert total == len(values)
-    certain = sum(one > threshold * 1.0011 for one in values)
-    assert certain <= over <= sum(one > threshold for one in values)
+    certain = sum(value > threshold * 1.0011 for value in values)
+    assert certain <= over <= sum(value > threshold for value in values)
 
 
 def test_merged_histograms_count_like_their_parts():
-    one, two = latencies(1, 80), latencies(2, 120)
-    merged = sketch.merge([sketch.add("", one), sketch.add("", two)])
-    parts = [count_over(sketch.add("", values), 400.0) for values in (one, two)]
+    first, second = latencies(1, 80), latencies(2, 120)
+    merged = sketch.merge([sketch.add("", first), sketch.add("", second)])
+    parts = [count_over(sketch.add("", values), 400.0) for values in (first, second)]
     assert count_over(merged, 400.0) == (sum(part[0] for part in parts), sum(part[1] for part in parts))
 
 
@@ -42,7 +42,7 @@ def test_nothing_recorded_is_nothing_over():
     "text",
     ["", "x", "HISTFAAA", "é", "aGVsbG8gd29ybGQgaGVsbG8gd29ybGQgaGVsbG8gd29ybGQ=", sketch.add("", [1.0, 900.0])[:-8]],
 )
-def test_what_is_no_histogram_is_said_to_be_none(text):
+def test_an_invalid_histogram_is_refused(text):
     with pytest.raises(UnreadableHistogramError):
         count_over(text, 1.0)
     assert isinstance(count_bad(SLOW, window(0, ttft_histogram=text).data, {}), Unknown)
@@ -69,7 +69,7 @@ def test_refusals_and_empty_answers_are_features_of_the_window(metric, flag):
     assert count_bad(trigger, summary, {}) == Counted(57, 4)
 
 
-def test_where_nothing_was_answered_nothing_was_refused():
+def test_without_answers_there_are_no_refusals():
     trigger = Trigger(name="t", metric="refusal_ratio", threshold=0.1)
     assert count_bad(trigger, window(0, requests=5, failed=5).data, {}) == Counted(0, 0)
 
@@ -90,15 +90,15 @@ def test_repetition_was_counted_only_where_a_trigger_of_the_same_metric_was_decl
     assert count_bad(trigger, summary, {"circles": trigger}) == Counted(60, 6)
     other = trigger.model_copy(update={"metric": "error_ratio"})
     for recorded in ({}, {"circles": other}, {"round": trigger.model_copy(update={"name": "round"})}):
-        found = count_bad(trigger, summary, recorded)
-        assert isinstance(found, Unknown)
-        assert "repetition_ratio" in found.reason
+        counted = count_bad(trigger, summary, recorded)
+        assert isinstance(counted, Unknown)
+        assert "repetition_ratio" in counted.reason
 
 
 def test_drift_is_not_in_window_summaries():
-    found = count_bad(Trigger(name="d", metric="drift", threshold=0.2), window(0).data, {})
-    assert isinstance(found, Unknown)
-    assert "drift" in found.reason
+    counted = count_bad(Trigger(name="d", metric="drift", threshold=0.2), window(0).data, {})
+    assert isinstance(counted, Unknown)
+    assert "drift" in counted.reason
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_drift_is_not_in_window_summaries():
         Trigger(name="r", metric="refusal_ratio", threshold=0.1),
         Trigger(name="e", metric="empty_ratio", threshold=0.1),
     ],
-    ids=lambda one: one.metric,
+    ids=lambda item: item.metric,
 )
 def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
     """What the monitor writes of a window gives the counts that its trigger saw request by request."""
@@ -136,5 +136,5 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
     _, summaries = close_windows(add_to_windows(state, records, Windowing()), after(600), Windowing())
     seen = [outcome for outcome in (observe(trigger, record) for record in records) if outcome is not None]
     counted = [count_bad(trigger, summary, {}) for summary in summaries]
-    assert sum(one.trials for one in counted) == len(seen)
-    assert sum(one.hits for one in counted) == pytest.approx(sum(seen), abs=1)
+    assert sum(item.trials for item in counted) == len(seen)
+    assert sum(item.hits for item in counted) == pytest.approx(sum(seen), abs=1)
