@@ -36,23 +36,23 @@ class KnownRoutes:
 
     async def all(self) -> dict[str, Route]:
         """Return the newest route of every model, and write back those that the bucket no longer holds."""
-        found = await self._bucket.all()
+        stored = await self._bucket.all()
         known = self._known()
         routes: dict[str, Route] = {}
-        for model in sorted({*found, *known}):
-            route = newest(known.get(model), found.get(model))
+        for model in sorted({*stored, *known}):
+            route = newest(known.get(model), stored.get(model))
             if route is not None:
                 routes[model] = route
         self._remember(routes)
         for model, route in routes.items():
-            if found.get(model) != route:
+            if stored.get(model) != route:
                 await self._write_back(model, route)
         return routes
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Edit the newest route of a model by compare-and-set on what the bucket holds."""
         known = self._known().get(model)
-        edit = await self._bucket.edit(model, lambda found: change(newest(known, found) or found))
+        edit = await self._bucket.edit(model, lambda stored: change(newest(known, stored) or stored))
         if isinstance(edit, Changed):
             self._remember({**self._known(), model: edit.route})
         return edit
@@ -73,8 +73,8 @@ class KnownRoutes:
             self._log.warning("routes could not be kept", error=repr(error))
 
     async def _write_back(self, model: str, route: Route) -> None:
-        def restore(found: Route) -> Edit:
-            return AlreadyApplied(found) if newest(route, found) == found else Changed(route, "restore")
+        def restore(stored: Route) -> Edit:
+            return AlreadyApplied(stored) if newest(route, stored) == stored else Changed(route, "restore")
 
         log = self._log.bind(model=model, epoch=route.epoch)
         try:

@@ -32,8 +32,6 @@ NOT_YET: dict[str, frozenset[str]] = {
     ),
     "names": frozenset(
         {
-            "services/rollback_controller",
-            "services/server_manager",
             "tests/chaos",
             "tests/integration",
             "tests/kit",
@@ -49,7 +47,6 @@ NOT_YET: dict[str, frozenset[str]] = {
         {
             "docs/adr",
             "services",
-            "services/server_manager",
             "tests/chaos",
             "tests/contract",
             "tests/e2e",

@@ -151,6 +151,9 @@ class FakeBus:
         event: Event[Any] = await self._log.publish(emit if isinstance(emit, Emit) else Emit(emit), cause)
         return event
 
+    async def progress(self, cause: Event[Any], progress: Fact) -> None:
+        """Publish progress; live only, nobody listens here."""
+
     def start(self) -> None:
         """Begin to deliver, also what an earlier process gave back to be delivered later."""
         loop = asyncio.get_running_loop()

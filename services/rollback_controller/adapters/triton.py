@@ -28,8 +28,8 @@ class TritonProbe:
                     return None
                 reasons.append(why)
         finally:
-            for one in asked:
-                one.cancel()
+            for attempt in asked:
+                attempt.cancel()
             await asyncio.gather(*asked, return_exceptions=True)
         return "; ".join(reasons)
 

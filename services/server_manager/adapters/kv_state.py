@@ -175,10 +175,10 @@ class KvLeadership:
         entry = await bucket.get(self._key)
         now = self._clock.monotonic()
         last = self._terms.read()
-        mine = Leader(holder=self._holder, term=self._term)
-        if entry is not None and entry.value == mine and (last is None or last == mine or last.term < mine.term):
+        own = Leader(holder=self._holder, term=self._term)
+        if entry is not None and entry.value == own and (last is None or last == own or last.term < own.term):
             if self._sent is not None and now - self._sent < after_s:
-                self._note(mine, last)
+                self._note(own, last)
                 return True
         elif not take or not self._may_take(entry, now):
             self._sent = None
@@ -186,14 +186,14 @@ class KvLeadership:
         else:
             # Above every term that was seen anywhere: the bucket may have been lost or restored since.
             known = [self._term, last.term if last else 0, entry.value.term if entry else 0]
-            mine = Leader(holder=self._holder, term=max(known) + 1)
+            own = Leader(holder=self._holder, term=max(known) + 1)
         try:
-            await _write(bucket, self._key, entry, mine)
+            await _write(bucket, self._key, entry, own)
         except Conflict:
             self._sent = None
             return False
-        self._term, self._sent = mine.term, now
-        self._note(mine, last)
+        self._term, self._sent = own.term, now
+        self._note(own, last)
         return True
 
     def _may_take(self, entry: Entry[Leader] | None, now: float) -> bool:
@@ -204,12 +204,12 @@ class KvLeadership:
             self._seen = (entry.revision, now)
         return now - self._seen[1] >= self._lease_s
 
-    def _note(self, mine: Leader, last: Leader | None) -> None:
+    def _note(self, own: Leader, last: Leader | None) -> None:
         """Write the term beside the engine, before anything is done on it under this term."""
-        if last == mine:
+        if last == own:
             return
         try:
-            self._terms.write(mine)
+            self._terms.write(own)
         except OSError as error:
             self._unwritten = last  # it stays there, though its term is over
-            self._log.warning("the term could not be written beside the engine", term=mine.term, error=repr(error))
+            self._log.warning("the term could not be written beside the engine", term=own.term, error=repr(error))

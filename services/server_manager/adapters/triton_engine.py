@@ -93,12 +93,12 @@ class TritonEngine:
             raise Transient("endpoint_unreachable", f"{self._endpoint} says that it is not live; see Triton's log")
 
     def _read_index(self, states: Mapping[str, str]) -> dict[str, Indexed]:
-        found = {}
+        index = {}
         for name, state in states.items():
             note = _read_sidecar(self._repository / name / SIDECAR)
             settled = state == READY or state in GONE
-            found[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)), settled)
-        return found
+            index[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)), settled)
+        return index
 
     async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int, permit: Permit = allow) -> None:
         """Write the model's configuration and load it; returns when Triton says READY."""
@@ -137,11 +137,11 @@ class TritonEngine:
 
         await self._change(permit, request)
 
-    async def _wait_for(self, name: str, wanted: Collection[str], limit_s: float) -> None:
+    async def _wait_for(self, name: str, awaited: Collection[str], limit_s: float) -> None:
         """Wait until the state of a model is one of these, for a while; a model that is not listed has none, ``""``."""
         deadline = asyncio.get_running_loop().time() + limit_s
         while asyncio.get_running_loop().time() < deadline:
-            if (await self._states()).get(name, "") in wanted:
+            if (await self._states()).get(name, "") in awaited:
                 break
             await asyncio.sleep(UNLOAD_POLL_S)
 

@@ -52,22 +52,22 @@ def plan_alerts(
         if disarmed_s.get(model, 0.0) >= grace_s
     ]
     fresh = [OpenAlert(kind=kind, target=target, raised_at=now, message=message) for kind, target, message in wrong]
-    changes = [AlertChange("raise", one, one.message) for one in fresh if one.alert_id not in opened]
-    for one in record.alerts:
-        over = _why_over(one, routes, held, disarmed, server_ready=server_ready)
+    changes = [AlertChange("raise", alert, alert.message) for alert in fresh if alert.alert_id not in opened]
+    for alert in record.alerts:
+        over = _why_over(alert, routes, held, disarmed, server_ready=server_ready)
         if over is not None:
-            changes.append(AlertChange("resolve", one, over))
+            changes.append(AlertChange("resolve", alert, over))
     return changes
 
 
 def assess_standby(routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool) -> dict[str, str]:
     """Return why automatic rollback is disarmed, for each model that serves and has no ready standby."""
-    found = {}
+    reasons = {}
     for model, route in routes.items():
         why = _why_disarmed(route, held, server_ready=server_ready)
         if why is not None:
-            found[model] = why
-    return found
+            reasons[model] = why
+    return reasons
 
 
 def _why_disarmed(route: Route, held: Mapping[str, Held], *, server_ready: bool) -> str | None:
@@ -76,21 +76,21 @@ def _why_disarmed(route: Route, held: Mapping[str, Held], *, server_ready: bool)
     if route.previous is None:
         return f"there is no version behind {route.active.target}"
     name = str(route.previous.target)
-    one = held.get(name)
+    state = held.get(name)
     if not server_ready:
         return f"{name} is out of reach, {_SILENT_SERVER}"
-    if one is None:
+    if state is None:
         return f"{name} is not loaded"
-    if one.phase is Phase.HOT:
+    if state.phase is Phase.HOT:
         return None
-    state = {
+    condition = {
         Phase.LOADING: "is being loaded",
         Phase.UNPROVEN: "has not generated yet",
         Phase.DEAD: "does not generate",
         Phase.FAILED: "could not be loaded",
         Phase.UNLOADING: "is being unloaded",
-    }[one.phase]
-    return f"{name} {state}" + (f" ({one.reason.rstrip('.')})" if one.reason else "")
+    }[state.phase]
+    return f"{name} {condition}" + (f" ({state.reason.rstrip('.')})" if state.reason else "")
 
 
 def _active(route: Route) -> Target:
@@ -100,24 +100,24 @@ def _active(route: Route) -> Target:
 
 def _serving(routes: Mapping[str, Route]) -> dict[str, Target]:
     """Return the targets that take production traffic now."""
-    found = {}
+    serving = {}
     for route in routes.values():
         trial = route.canary.served if route.canary is not None and route.canary.weight_ratio > 0 else None
-        found.update({str(served.target): served.target for served in (route.active, trial) if served is not None})
-    return found
+        serving.update({str(served.target): served.target for served in (route.active, trial) if served is not None})
+    return serving
 
 
 def _silent_targets(
     routes: Mapping[str, Route], held: Mapping[str, Held], *, server_ready: bool
 ) -> list[tuple[FleetAlert, Target, str]]:
     """Name the targets that should serve and do not generate; one on its first load is on its way."""
-    found: list[tuple[FleetAlert, Target, str]] = []
+    silent: list[tuple[FleetAlert, Target, str]] = []
     for name, target in sorted(_serving(routes).items()):
-        one = held.get(name)
-        if not server_ready or (one is not None and one.phase in {Phase.DEAD, Phase.FAILED}):
-            why = one.reason if one is not None and one.reason else _SILENT_SERVER
-            found.append(("engine", target, f"{name} does not generate: {why}"))
-    return found
+        state = held.get(name)
+        if not server_ready or (state is not None and state.phase in {Phase.DEAD, Phase.FAILED}):
+            why = state.reason if state is not None and state.reason else _SILENT_SERVER
+            silent.append(("engine", target, f"{name} does not generate: {why}"))
+    return silent
 
 
 def _why_over(
@@ -133,8 +133,8 @@ def _why_over(
     if alert.kind == "engine":
         if name not in _serving(routes):
             return f"{name} takes no production traffic."
-        one = held.get(name)
-        return f"{name} generates again." if server_ready and one is not None and one.phase is Phase.HOT else None
+        state = held.get(name)
+        return f"{name} generates again." if server_ready and state is not None and state.phase is Phase.HOT else None
     if model in disarmed:
         return None
     behind = routes[model].previous if model in routes and routes[model].active is not None else None

@@ -84,12 +84,14 @@ def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits) ->
     if lease.state != "loading":
         return None
     request = lease.event.data
-    targets = [held.get(str(one.target)) for one in (request.candidate, request.baseline)]
-    if all(one is not None and one.phase is Phase.HOT for one in targets):
+    targets = [held.get(str(deployable.target)) for deployable in (request.candidate, request.baseline)]
+    if all(target is not None and target.phase is Phase.HOT for target in targets):
         return AnnounceStaged(lease)
-    for deployable, one in zip((request.candidate, request.baseline), targets, strict=True):
-        if one is not None and has_failed(one, limits):
-            return FailLease(lease, one.code or "load_failed", f"{deployable.target} could not be loaded: {one.reason}")
+    for deployable, target in zip((request.candidate, request.baseline), targets, strict=True):
+        if target is not None and has_failed(target, limits):
+            return FailLease(
+                lease, target.code or "load_failed", f"{deployable.target} could not be loaded: {target.reason}"
+            )
     return None
 
 
@@ -108,7 +110,7 @@ def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits,
     first: Lease | None = None
     for lease in record.waiting:
         request = lease.event.data
-        pair = {str(one.target): one for one in (request.candidate, request.baseline)}
+        pair = {str(deployable.target): deployable for deployable in (request.candidate, request.baseline)}
         age_s = (now - lease.event.time).total_seconds()
         if age_s > limits.lease_age_s:
             answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
@@ -138,7 +140,7 @@ def _too_big(lease: Lease, needed: int, limits: Limits, how: str) -> FailLease:
 
 def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
     """Return what targets reserve together."""
-    return sum(limits.memory_bytes(one) for one in targets)
+    return sum(limits.memory_bytes(target) for target in targets)
 
 
 # -- traffic --------------------------------------------------------------------------------------------------------
@@ -214,11 +216,12 @@ def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: L
 
 
 def _cold(behind: Deployable | None, reason: str) -> str:
-    return f"{behind.target if behind else 'Nothing'} would be the way back, but it does not answer: {reason}"
+    name = behind.target if behind else "Nothing"
+    return f"{name} would be the target to roll back to, but it does not answer: {reason}"
 
 
 def next_previous(route: Route, target: Deployable, fallback: Deployable | None) -> Deployable | None:
-    """Return what would be the way back once `target` takes traffic; None when there is none."""
+    """Return the target to roll back to once `target` takes traffic; None if there is none."""
     if route.active is None:
         return fallback if fallback is not None and fallback.target != target.target else None
     if route.active.target == target.target:
@@ -258,11 +261,11 @@ def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Eve
 
 
 def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held: Mapping[str, Held]) -> WorkProgressed:
-    names = {str(one.target): held.get(str(one.target)) for one in needed}
-    hot = [name for name, one in names.items() if one is not None and one.phase is Phase.HOT]
+    names = {str(deployable.target): held.get(str(deployable.target)) for deployable in needed}
+    hot = [name for name, state in names.items() if state is not None and state.phase is Phase.HOT]
     notes = [
-        f"{name} waits for memory" if one is None else f"{name} {one.phase} for {one.since_s:.0f} s"
-        for name, one in names.items()
+        f"{name} waits for memory" if state is None else f"{name} {state.phase} for {state.since_s:.0f} s"
+        for name, state in names.items()
         if name not in hot
     ]
     return WorkProgressed(

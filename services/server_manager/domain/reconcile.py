@@ -114,26 +114,26 @@ class Action:
 def plan_production(routes: Mapping[str, Route]) -> dict[str, Deployable]:
     """Return the targets that production keeps loaded: active first, then canaries with traffic, then previous."""
     ordered = [routes[model] for model in sorted(routes)]
-    canaries = [one.canary.served for one in ordered if one.canary is not None and one.canary.weight_ratio > 0]
-    found: dict[str, Deployable] = {}
-    for served in (*(one.active for one in ordered), *canaries, *(one.previous for one in ordered)):
+    canaries = [route.canary.served for route in ordered if route.canary is not None and route.canary.weight_ratio > 0]
+    production: dict[str, Deployable] = {}
+    for served in (*(route.active for route in ordered), *canaries, *(route.previous for route in ordered)):
         if served is not None:
-            found.setdefault(str(served.target), plain_deployable(served))
-    return found
+            production.setdefault(str(served.target), plain_deployable(served))
+    return production
 
 
 def plan_desired(routes: Mapping[str, Route], record: Servers) -> dict[str, Desired]:
     """Return all that should be loaded: what production keeps, what was ordered into it, what is staged."""
-    wanted = {name: Desired(one, Rank.PRODUCTION) for name, one in plan_production(routes).items()}
+    desired = {name: Desired(deployable, Rank.PRODUCTION) for name, deployable in plan_production(routes).items()}
     for order in record.orders:
-        for one in (order.event.data.target, order.event.data.fallback):
-            if one is not None:
-                wanted.setdefault(str(one.target), Desired(plain_deployable(one), Rank.ORDERED))
+        for deployable in (order.event.data.target, order.event.data.fallback):
+            if deployable is not None:
+                desired.setdefault(str(deployable.target), Desired(plain_deployable(deployable), Rank.ORDERED))
     if record.lease is not None:
         request = record.lease.event.data
-        for one in (request.baseline, request.candidate):
-            wanted.setdefault(str(one.target), Desired(plain_deployable(one), Rank.STAGING))
-    return wanted
+        for deployable in (request.baseline, request.candidate):
+            desired.setdefault(str(deployable.target), Desired(plain_deployable(deployable), Rank.STAGING))
+    return desired
 
 
 def plan_temporary(
@@ -157,13 +157,13 @@ def plan_temporary(
             list: then none is left out because it is gone.
     """
     names = {
-        name: one
-        for one in record.temporary
-        if (name := str(one)) in desired or name in held or listed is None or name in listed
+        name: target
+        for target in record.temporary
+        if (name := str(target)) in desired or name in held or listed is None or name in listed
     }
-    for name, wanted in desired.items():
-        if wanted.rank is not Rank.PRODUCTION and name not in held:
-            names[name] = wanted.deployable.target
+    for name, target in desired.items():
+        if target.rank is not Rank.PRODUCTION and name not in held:
+            names[name] = target.deployable.target
     production = plan_production(routes)
     return tuple(names[name] for name in sorted(names) if name not in production)
 
@@ -173,7 +173,7 @@ def plan_kept(routes: Mapping[str, Route], temporary: Collection[Target], held: 
 
     A route that is absent says nothing about what serves: the bucket may have been lost or emptied.
     """
-    passing = {str(one) for one in temporary}
+    passing = {str(target) for target in temporary}
     return frozenset(name for name in held if name.split(".")[0] not in routes and name not in passing)
 
 
@@ -184,16 +184,16 @@ def plan_alone(desired: Mapping[str, Desired], held: Mapping[str, Held], limits:
     process may lead by now and want something else.
     """
     same = {
-        name: wanted
-        for name, wanted in desired.items()
-        if (held[name].digest == wanted.deployable.manifest.digest if name in held else wanted.rank is Rank.PRODUCTION)
+        name: target
+        for name, target in desired.items()
+        if (held[name].digest == target.deployable.manifest.digest if name in held else target.rank is Rank.PRODUCTION)
     }
     return plan_reconcile(same, held, limits, kept=held)
 
 
-def plain_deployable(one: Deployable) -> Deployable:
+def plain_deployable(deployable: Deployable) -> Deployable:
     """Return only what identifies a target and its files."""
-    return Deployable(target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes)
+    return Deployable(target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes)
 
 
 def plan_reconcile(
@@ -206,15 +206,15 @@ def plan_reconcile(
     memory is free. What is in `kept` is never unloaded. Among targets of one rank the order of `desired` holds.
     """
     ranked = sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
-    used = sum(one.memory_bytes for one in held.values() if one.phase is not Phase.FAILED)
+    used = sum(target.memory_bytes for target in held.values() if target.phase is not Phase.FAILED)
     actions: list[Action] = []
     short = 0
-    for name, wanted in ranked:
-        action = _act_on_wanted(name, wanted, held.get(name), limits)
+    for name, target in ranked:
+        action = _act_on_wanted(name, target, held.get(name), limits)
         if action is None:
             continue
         if action.kind == "load":
-            needed = limits.memory_bytes(wanted.deployable)
+            needed = limits.memory_bytes(target.deployable)
             if used + needed > limits.memory_budget_bytes:
                 short += used + needed - limits.memory_budget_bytes
                 continue
@@ -232,30 +232,32 @@ def plan_unloads(
 ) -> list[Action]:
     """Choose what nobody wants any more, the longest unwanted first, while memory is short or patience is over."""
     unwanted = [
-        (name, one) for name, one in held.items() if name not in desired and name not in kept and one.phase not in BUSY
+        (name, target)
+        for name, target in held.items()
+        if name not in desired and name not in kept and target.phase not in BUSY
     ]
     actions = []
-    for name, one in sorted(unwanted, key=lambda item: -(item[1].unwanted_s or 0.0)):
-        patient = one.phase is Phase.HOT and (one.unwanted_s or 0.0) < limits.linger_s
+    for name, target in sorted(unwanted, key=lambda item: -(item[1].unwanted_s or 0.0)):
+        patient = target.phase is Phase.HOT and (target.unwanted_s or 0.0) < limits.linger_s
         if patient and short_bytes <= 0:
             continue
-        short_bytes -= one.memory_bytes
+        short_bytes -= target.memory_bytes
         actions.append(Action("unload", name))
     return actions
 
 
-def _act_on_wanted(name: str, wanted: Desired, held: Held | None, limits: Limits) -> Action | None:
+def _act_on_wanted(name: str, desired: Desired, held: Held | None, limits: Limits) -> Action | None:
     if held is None:
-        return Action("load", name, wanted.deployable)
+        return Action("load", name, desired.deployable)
     if held.phase in BUSY or held.probing:
         return None
-    if held.digest != wanted.deployable.manifest.digest:
-        return Action("heal", name, wanted.deployable)
+    if held.digest != desired.deployable.manifest.digest:
+        return Action("heal", name, desired.deployable)
     if held.phase in {Phase.FAILED, Phase.DEAD}:
         # What failed reserves nothing, so it competes for memory again like something new.
         kind: Literal["load", "heal"] = "load" if held.phase is Phase.FAILED else "heal"
         due = held.failures == 0 or held.since_s >= retry_after_s(held, limits)
-        return Action(kind, name, wanted.deployable) if due else None
+        return Action(kind, name, desired.deployable) if due else None
     due = held.phase is Phase.UNPROVEN or held.since_probe_s >= limits.probe_interval_s
     return Action("probe", name) if due else None
 

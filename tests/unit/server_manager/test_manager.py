@@ -38,7 +38,7 @@ class Said:
 
     @property
     def emits(self):
-        return self._log.said
+        return self._log.published
 
     def facts(self, kind):
         return self._log.of(kind)

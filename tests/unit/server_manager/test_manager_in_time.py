@@ -1,0 +1,235 @@
+"""The manager as a process in virtual time: killed at any step, among failures of everything, it answers once."""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import facts as cf
+from services.server_manager.domain.reconcile import plan_production
+from shared.errors import Transient
+from tests.kit.soak import often
+from tests.kit.virtual_time import run_virtual
+from tests.unit.server_manager.factories import (
+    deployable,
+    release_finished,
+    route,
+    stage_released,
+    stage_requested,
+    traffic_requested,
+)
+from tests.unit.server_manager.fleet_world import FleetWorld, target
+
+
+async def promotion(world):
+    """A version is promoted with its fallback, then a second one; the first stays ready behind it."""
+    world.say(traffic_requested("t1", 1, fallback=0))
+    await asyncio.sleep(40)
+    world.say(traffic_requested("t2", 2, epoch=1, release="r2"))
+
+
+async def refusals(world):
+    """Orders that cannot be carried out: a broken artifact, another epoch, what does not fit."""
+    world.routes.routes["bot"] = route(1, 0)
+    world.artifacts.broken[deployable(2).manifest.digest] = Transient("disk_full", "no space")
+    world.say(traffic_requested("t2", 2, epoch=1, release="r2"))
+    world.say(traffic_requested("t3", 3, epoch=9, release="r3"))
+    world.say(traffic_requested("t4", 4, epoch=1, release="r4", weights=5000))
+
+
+async def staging(world):
+    """A candidate is staged for its benchmark, and again for its rehearsal; another one never fits."""
+    world.routes.routes["bot"] = route(1, 0)
+    world.say(stage_requested("s1", 2, 1))
+    world.say(stage_requested("s2", 3, 1, release="r3", weights=5000))
+    await asyncio.sleep(40)
+    world.say(stage_released(2, purpose="benchmark"))
+    world.say(stage_requested("s3", 2, 1, purpose="rehearsal"))
+
+
+async def death_of_the_engine(world):
+    """The active target dies, and is healed; an alert is raised and resolved."""
+    world.routes.routes["bot"] = route(1, 0)
+    await asyncio.sleep(40)
+    world.engine.dead.add(target(1))
+
+
+STORIES = [promotion, refusals, staging, death_of_the_engine]
+
+
+async def play(story, *kills):
+    with tempfile.TemporaryDirectory() as folder:
+        world = FleetWorld(Path(folder))
+        running = asyncio.create_task(world.keep_running(*kills))
+        await asyncio.sleep(0)
+        await story(world)
+        await asyncio.sleep(40)
+        world.busy_steps = len(world.life.steps)
+        await asyncio.sleep(50)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        hot = world.hot()
+        await world.stop()
+        assert world.violations == []
+        return world, hot
+
+
+def outcome(world, hot):
+    """Return the end of it all, without times and the alerts about the outage of the process itself."""
+    record = world.record()
+    return {
+        "hot": hot,
+        "routes": {model: (one.epoch, one.cause_id) for model, one in world.routes.routes.items()},
+        "answers": {event.id: [type(fact).__name__ for fact in world.answers(event)] for event in world.said},
+        "open": (record.orders, record.waiting, record.lease and record.lease.state, record.outbox),
+        "unacknowledged": world.streams.unacknowledged(),
+    }
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+def test_killed_at_any_step_it_ends_like_one_that_lived(story):
+    world, hot = run_virtual(play(story))
+    expected, steps = outcome(world, hot), world.life.steps
+    quiet = (
+        "MemoryRecords.get",
+        "FakeLead.hold",
+        "FakeLead.confirm",
+        "SlowEngine.index",
+        "LossyRoutes.all",
+        "keep_only",
+    )
+    eventful = [n for n, name in enumerate(steps[: world.busy_steps], start=1) if not name.endswith(quiet)]
+    for kill_at in eventful[:: max(1, len(eventful) // often(8))]:
+        again = outcome(*run_virtual(play(story, kill_at)))
+        assert again == expected, f"killed at step {kill_at}: {steps[kill_at - 1]}"
+
+
+# -- whatever comes ---------------------------------------------------------------------------------------------------
+
+
+def promoted(world, version):
+    epoch = world.routes.routes["bot"].epoch if "bot" in world.routes.routes else 0
+    world.say(traffic_requested(f"t-{len(world.said)}", version, epoch=epoch, release=f"r{version}"))
+
+
+def staged(world, version):
+    world.say(stage_requested(f"s-{len(world.said)}", version, 0, release=f"r{version}"))
+
+
+def unstaged(world, version):
+    world.say(stage_released(version, release=f"r{version}", seconds=len(world.said)))
+
+
+def finished(world, version):
+    world.say(release_finished(f"r{version}"))
+
+
+def rolled_back(world, _version):
+    world.roll_back()
+
+
+def restarted(world, _version):
+    world.engine.restart()
+
+
+def down(world, _version):
+    world.engine.down = not world.engine.down
+
+
+def dead(world, version):
+    if target(version) in world.engine.models:
+        world.engine.dead.add(target(version))
+
+
+def mute(world, version):
+    if target(version) in world.engine.models:
+        world.engine.mute.add(target(version))
+
+
+def endless(world, version):
+    world.engine.endless ^= {target(version)}
+
+
+def broken(world, version):
+    digest = deployable(version).manifest.digest
+    if world.artifacts.broken.pop(digest, None) is None:
+        world.artifacts.broken[digest] = Transient("store_unavailable", "no")
+
+
+def bus_lost(world, _version):
+    world.lose_bus(not world.bucket.lost)
+
+
+def log_full(world, _version):
+    if not world.bucket.lost:
+        world.log.failing = None if world.log.failing else Transient("stream_full", "full")
+
+
+def routes_lost(world, _version):
+    world.routes.routes.clear()
+
+
+def everything_forgotten(world, _version):
+    """The routes are lost, the file beside the models too, and the process that knew them dies."""
+    world.forgotten = world.known_routes()
+    world.routes.routes.clear()
+    world.memory.routes.clear()
+    world.life.kill()
+
+
+def superseded(world, _version):
+    """Another process takes the lease, and gives it up without having done anything."""
+    world.lease.holder = world.lease.beside = object()
+    asyncio.get_running_loop().call_later(5.0, lambda: setattr(world.lease, "holder", None))
+
+
+MOVES = [
+    promoted, promoted, promoted, staged, staged, unstaged, finished, rolled_back, restarted, down, dead, mute, endless,
+    broken, bus_lost, log_full, routes_lost, everything_forgotten, superseded,
+]  # fmt: skip
+
+
+async def whatever(moves, kills):
+    with tempfile.TemporaryDirectory() as folder:
+        world = FleetWorld(Path(folder))
+        running = asyncio.create_task(world.keep_running(*kills))
+        await asyncio.sleep(0)
+        for move, version, delay_s in moves:
+            move(world, version)
+            await asyncio.sleep(delay_s)
+        world.lose_bus(lost=False)
+        world.engine.down = False
+        world.engine.endless.clear()
+        world.artifacts.broken.clear()
+        await asyncio.sleep(900)
+        hot = world.hot()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await world.stop()
+        return world, hot
+
+
+@settings(max_examples=often(12))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(MOVES), st.integers(1, 3), st.sampled_from([0.0, 0.5, 2.0, 8.0, 40.0])), max_size=12
+    ),
+    st.lists(st.integers(1, 300), max_size=2),
+)
+def test_whatever_comes_orders_are_answered_once_and_what_serves_stays_loaded(moves, kills):
+    world, hot = run_virtual(whatever(moves, kills))
+    assert world.violations == []
+    assert set(plan_production(world.known_routes())) <= hot
+    record = world.record()
+    assert (record.orders, record.waiting, record.outbox) == ((), (), ()) or record.lease is not None
+    ended = {event.data.release_id for event in world.said if isinstance(event.data, cf.ReleaseFinished)}
+    for event in world.said:
+        if isinstance(event.data, cf.TrafficRequested) and event.data.release_id not in ended:
+            assert len(world.answers(event)) == 1, event.id
+        if isinstance(event.data, cf.StageRequested):
+            assert len({type(fact) for fact in world.answers(event)}) <= 1, event.id
+    ids = [(emit.cause_id, emit.id, type(emit.fact)) for emit in world.log.log]
+    assert len(ids) == len(set(ids)), "nothing is published twice"
