@@ -3,25 +3,18 @@
 import ast
 import importlib
 import inspect
+import pkgutil
 from pathlib import Path
 
 import pytest
 from pydantic_settings import BaseSettings
 
+import services
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = [
-    "benchmarker",
-    "gateway",
-    "merger",
-    "monitor",
-    "quantiser",
-    "registry",
-    "rollback_controller",
-    "server_manager",
-]
+SERVICES = sorted(module.name for module in pkgutil.iter_modules(services.__path__))
 WORKERS = {"worker.py", "quantise_worker.py", "processor.py", "report_worker.py"}
 """Programs that run as child processes: each reads its own environment, as `main` does."""
 
