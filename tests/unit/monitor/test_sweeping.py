@@ -9,7 +9,7 @@ import pytest
 from contracts import facts as cf
 from services.monitor.app import Monitor
 from tests.kit.records import MemoryPublisher, MemoryRecords
-from tests.kit.virtual_time import run_leaping
+from tests.kit.virtual_time import run_virtual
 from tests.unit.monitor import factories as m
 from tests.unit.monitor.world import KEY, World, batch
 
@@ -30,7 +30,7 @@ def restarted(story: Callable[[Monitor, MemoryRecords, MemoryPublisher], Awaitab
         finally:
             sweeping.cancel()
 
-    run_leaping(play())
+    run_virtual(play())
 
 
 def summarised(publisher):
