@@ -294,4 +294,4 @@ class _History:
         back = self._routes.returns(target, at)
         self.away.setdefault(target, []).append((at, back))
         self._spans[target] = cut(self._spans[target], at, back)
-        del self._watched[target]
+        self._watched.pop(target, None)  # twice in one window, if it really was promoted again in between

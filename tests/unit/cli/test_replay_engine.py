@@ -131,6 +131,14 @@ def test_after_a_rollback_the_target_takes_no_traffic_until_it_is_promoted_anew(
     assert not result.is_away(V2, after(1801))
 
 
+def test_a_target_that_was_promoted_again_within_a_window_is_rolled_back_twice():
+    route = [*ROUTE, changed(3, 20, 1, cause="rollback"), changed(4, 30, 2, 1)]
+    late = ERRORS.model_copy(update={"min_requests": 100})
+    result = replay([SLOW, late], [*route, window(0, requests=600, slow=250, failed=300)], since=LONG_AGO, guard=CALM)
+    assert [(fired.trigger.name, fired.outcome) for fired in result.fired].count(("slow", "rolled back")) == 1
+    assert len([fired for fired in result.fired if fired.outcome == "rolled back"]) == 2
+
+
 def test_the_cooldown_holds_a_fault_that_the_previous_version_has_as_well():
     """Both versions fail: the cause is hardly the version."""
     back = changed(3, 120, 1, cause="rollback", quarantined=(V2,))
