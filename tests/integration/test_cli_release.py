@@ -190,7 +190,7 @@ def test_a_manual_release_waits_for_a_person(slipway, models):
 
     def awaited():
         newest = slipway.json("status", "tiny")[-1]
-        return any(step["name"] == "approved" and "awaited" in step["detail"] for step in newest["steps"])
+        return any(step["name"] == "approved" and "waiting until" in step["detail"] for step in newest["steps"])
 
     wait_until(awaited, timeout_s=120, what="the question for approval")
     slipway("approve", "tiny", "--reason", "looks right")
