@@ -133,9 +133,9 @@ async def test_telemetry_of_an_unusable_record_is_acknowledged_and_counted(peris
 
 
 def test_only_telemetry_perishes():
-    consumptions = [one for service in services_with_handlers() for one in built(service).consumptions.values()]
-    assert {one.fact for one in consumptions if one.perishable} == {InferenceBatch}
-    assert all(one.perishable for one in consumptions if one.fact is InferenceBatch)
+    consumptions = [read for service in services_with_handlers() for read in built(service).consumptions.values()]
+    assert {read.fact for read in consumptions if read.perishable} == {InferenceBatch}
+    assert all(read.perishable for read in consumptions if read.fact is InferenceBatch)
 
 
 def test_messages_that_wait_for_one_model_do_not_stop_a_consumer():
