@@ -197,7 +197,7 @@ def build(
     monitor = Monitor(states, references, reports, own_offset_s, Meter(bus.metrics), settings.rules(), clock)
     for environment in ENVIRONMENTS:
 
-        @bus.on(InferenceBatch, environment=environment)
+        @bus.on(InferenceBatch, environment=environment, perishable=True)
         async def measure(event: Event[InferenceBatch]) -> None:
             await monitor.measure(event, stored_at())
 

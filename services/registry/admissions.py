@@ -12,7 +12,7 @@ from services.registry.domain import announcements
 from services.registry.domain.announcements import MOST_WAITING, UNKNOWN_ERROR_TRIES, Announcement, Announcements
 from services.registry.ports import Ports, announcements_key
 from shared.errors import Permanent, SlipwayError, Transient, translate
-from shared.messaging.delivery import backoff_s, given_up
+from shared.messaging.delivery import RECORD_FAILURES, RECORD_LIMIT_S, backoff_s, given_up
 from shared.runtime.clock import Clock
 from shared.runtime.failpoints import failpoint
 
@@ -28,14 +28,26 @@ class Admissions:
         admit: Opens the release of a checkpoint; raises Permanent for one that is refused.
         try_s: Seconds that one try to admit a checkpoint may take.
         wait_s: Seconds that other models' announcements wait for one that is being admitted.
+        record_wait_s: Seconds that they wait for a model's record that cannot be read or written.
     """
 
-    def __init__(self, ports: Ports, clock: Clock, admit: Admit, *, try_s: float, wait_s: float) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        clock: Clock,
+        admit: Admit,
+        *,
+        try_s: float,
+        wait_s: float,
+        record_wait_s: float = RECORD_LIMIT_S,
+    ) -> None:
         self._ports = ports
         self._clock = clock
         self._admit = admit
         self._try_s = try_s
         self._wait_s = wait_s
+        self._record_wait_s = record_wait_s
+        self._unusable_since_s: dict[str, float] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._unwritten: dict[str, Announcement] = {}
 
@@ -44,6 +56,10 @@ class Admissions:
 
         From then on the message may be acknowledged: what is written down is admitted or rejected, whatever happens.
         Behind one of its model that is being admitted it is not waited for; other models' are next.
+
+        Raises:
+            Transient: It is not written down; its message must come again.
+            Permanent: Its model's record has been unusable for `record_wait_s`: announcements of all models would wait.
         """
         now, can_wait = self._clock.now(), True
 
@@ -57,13 +73,26 @@ class Admissions:
             )
             return announcements.turn_away(record, announcement, rejection(Permanent("too_large", reason)), now)
 
-        await self._edit(model, add)
+        await self._note(model, add)
         if not can_wait:
             return
         failpoint("registry.after_announcement")
         running = self._running.get(model)
         if running is None or running.done():
             await asyncio.wait({self.start(model)}, timeout=self._wait_s)
+
+    async def _note(self, model: str, decide: Callable[[Announcements], Announcements]) -> None:
+        try:
+            await self._edit(model, decide)
+        except Transient as error:
+            if error.code not in RECORD_FAILURES:
+                raise
+            now_s = self._clock.monotonic()
+            waited_s = now_s - self._unusable_since_s.setdefault(model, now_s)
+            if waited_s < self._record_wait_s:
+                raise
+            raise Permanent(error.code, error.reason, **error.details) from error
+        self._unusable_since_s.pop(model, None)
 
     async def models(self) -> list[str]:
         """Return the models that have announcements, settled or not."""

@@ -65,7 +65,12 @@ class Registry:
         self._clock = clock
         self.records = ReleaseRecords(ports, clock)
         self.admissions = Admissions(
-            ports, clock, self.admit, try_s=settings.admission_try_s, wait_s=settings.admission_wait_s
+            ports,
+            clock,
+            self.admit,
+            try_s=settings.admission_try_s,
+            wait_s=settings.admission_wait_s,
+            record_wait_s=settings.record_wait_s,
         )
         every_s = settings.sweep_s
         self.sweepers: tuple[Sweeper[str] | Sweeper[tuple[str, str]], ...] = (
@@ -148,17 +153,26 @@ class Registry:
                 await self.handle(event, release_id)
 
     async def _list_open_releases(self) -> list[tuple[str, str]]:
-        """Return model and id of every open release; a model whose record cannot be read is left out and logged."""
+        """Return model and id of every open release; a model whose record cannot be read has one item without an id."""
+        models = await self.records.models()
         releases: list[tuple[str, str]] = []
+        unread = set(models)
+
+        async def list_models() -> list[str]:
+            return models
 
         async def list_model(model: str) -> None:
             releases.extend((model, release_id) for release_id in await self.records.open_releases(model))
+            unread.discard(model)
 
-        await Sweeper("open releases", self.records.models, list_model, every_s=0.0).sweep()
-        return releases
+        await Sweeper("open releases", list_models, list_model, every_s=0.0).sweep()
+        return [*releases, *((model, "") for model in sorted(unread))]
 
-    async def _sweep_release(self, release: tuple[str, str]) -> None:
-        await self.records.sweep(*release)
+    async def _sweep_release(self, item: tuple[str, str]) -> None:
+        """Do what is due for one release; without an id, for those of a model whose record could not be read before."""
+        model, release_id = item
+        for swept in (release_id,) if release_id else await self.records.open_releases(model):
+            await self.records.sweep(model, swept)
 
 
 def build(bus: Bus, *, ports: Ports, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> Registry:

@@ -1,17 +1,23 @@
 """The records of releases and models: decides on inputs, does what a release needs from the registry, hands over."""
 
+import asyncio
 from collections.abc import Callable
 
 import structlog
 
-from contracts.facts import ReleaseOpened
+from contracts.facts import CheckpointRejected, ReleaseOpened
 from contracts.manifests import BaseManifest
 from services.registry.domain import admission, deadlines, releases, versions
 from services.registry.domain.record import DeadlineReached, Input, ManifestWritten, Release, Superseded, TurnGranted
 from services.registry.domain.versions import ModelRecord
 from services.registry.ports import Ports, model_key, release_key
-from shared.errors import Permanent
+from shared.errors import Permanent, translate
 from shared.runtime.clock import Clock
+
+STUCK_GRACE_S = 3600.0
+"""How long sweeps of a release may fail before its deadline ends it all the same."""
+_SWEEP_STEPS_S = 40.0
+"""How long the steps of one sweep may take; less than the sweeper allows, to leave time for the deadline."""
 
 
 class ReleaseRecords:
@@ -20,13 +26,15 @@ class ReleaseRecords:
     def __init__(self, ports: Ports, clock: Clock) -> None:
         self._ports = ports
         self._clock = clock
+        self._stuck_since_s: dict[str, float] = {}
 
     # -- releases -----------------------------------------------------------------------------------------------------
 
     async def apply(self, model: str, release_id: str, received: Input | None, *, cause_id: str = "") -> Release | None:
         """Apply an input to a release (None: only do what is due), publish what follows, and hand over when it ends.
 
-        Each step is written before the next begins: killed in between, the next input or sweep goes on from there.
+        Each step is written before the next begins: killed in between, the next input or sweep goes on from there. A
+        step of the registry itself that fails for good ends the release; the input is not at fault.
 
         Returns:
             The release; None if it does not exist.
@@ -36,8 +44,7 @@ class ReleaseRecords:
         if release is None:
             structlog.get_logger().info("no such release", model=model, release=release_id)
             return None
-        release = await self._register(release, cause)
-        release = await self._enter_progress(release, cause)
+        release = await self._take_own_steps(release, cause)
         if release.finished is not None:
             await self._remove(release, cause)
         elif deadlines.awaited_step(release) == "queue":
@@ -52,11 +59,34 @@ class ReleaseRecords:
         """Do what is due for one release: its outbox, its manifest, its place in progress; then its deadline.
 
         In this order: a step that the registry itself takes next must not expire because the fact before it came late.
+        It does expire once it has failed for `STUCK_GRACE_S`, so that it does not hold its model's place for ever.
         """
-        release = await self.apply(model, release_id, None, cause_id=f"{release_id}/sweep")
+        try:
+            async with asyncio.timeout(_SWEEP_STEPS_S):
+                release = await self.apply(model, release_id, None, cause_id=f"{release_id}/sweep")
+        except Exception:
+            if not await self._expire_stuck(model, release_id):
+                raise
+            return
+        self._stuck_since_s.pop(release_id, None)
         overdue = self._overdue(release) if release is not None else None
         if overdue is not None:
             await self.apply(model, release_id, overdue)
+
+    async def _expire_stuck(self, model: str, release_id: str) -> bool:
+        """Return whether a release was ended whose steps have failed for too long and whose deadline is over.
+
+        What is in its outbox waits for the bus, and with it whoever is to answer: their time is not over.
+        """
+        now_s = self._clock.monotonic()
+        since_s = self._stuck_since_s.setdefault(release_id, now_s)
+        release = await self.read(model, release_id)
+        overdue = self._overdue(release) if release is not None and not release.outbox else None
+        if overdue is None or now_s - since_s < STUCK_GRACE_S:
+            return False
+        await self.apply(model, release_id, overdue)
+        del self._stuck_since_s[release_id]
+        return True
 
     async def _decide(self, model: str, release_id: str, received: Input | None) -> Release | None:
         now = self._clock.now()
@@ -73,6 +103,20 @@ class ReleaseRecords:
     ) -> Release:
         received = Input(f"{release.id}/{name}", self._clock.now(), data, cause)
         return await self._decide(release.model, release.id, received) or release
+
+    async def _take_own_steps(self, release: Release, cause: str) -> Release:
+        try:
+            return await self._enter_progress(await self._register(release, cause), cause)
+        except Exception as error:
+            known = translate(error)
+            if not isinstance(known, Permanent):
+                raise
+            structlog.get_logger().error(
+                "release failed for good", model=release.model, release=release.id, code=known.code, reason=known.reason
+            )
+            failed = CheckpointRejected(code=known.code, reason=known.reason, details=known.details)
+            received = Input(f"{release.id}/failed", self._clock.now(), failed, cause)
+            return await self._decide(release.model, release.id, received) or release
 
     async def _register(self, release: Release, cause: str) -> Release:
         """Write the manifest of the version once its variants are known."""
@@ -103,18 +147,30 @@ class ReleaseRecords:
         return base
 
     async def _remove(self, release: Release, cause: str) -> None:
-        """Remove a finished release from the model's record, and start the one that takes its place."""
-        removed = False
+        """Remove a finished release from the model's record, and start the one that takes its place.
+
+        A failure of that one is its own: the sweeper starts it again.
+        """
+        following: str | None = None
 
         def remove(record: ModelRecord) -> ModelRecord:
-            nonlocal removed
-            after = versions.remove(record, release.id)
-            removed = after != record
+            nonlocal following
+            after = versions.remove(record, release.id, published=not release.outbox)
+            following = after.in_progress if after.in_progress != record.in_progress else None
             return after
 
-        record = await self._edit_model(release.model, remove)
-        if removed and record.in_progress is not None:
-            await self.apply(release.model, record.in_progress, None, cause_id=cause)
+        await self._edit_model(release.model, remove)
+        if following is None:
+            return
+        try:
+            await self.apply(release.model, following, None, cause_id=cause)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it says nothing about the release that ended
+            structlog.get_logger().warning(
+                "the next release could not be started, the sweeper tries again",
+                model=release.model,
+                release=following,
+                error=repr(error),
+            )
 
     async def _supersede_older(self, newer: Release, cause: str) -> None:
         record = await self.model(newer.model)

@@ -20,5 +20,8 @@ class RegistrySettings(BaseSettings):
     admission_wait_s: float = Field(default=2.0, gt=0)
     """Seconds that other models' announcements wait for one that is being admitted."""
 
+    record_wait_s: float = Field(default=60.0, gt=0)
+    """Seconds that announcements of all models wait for one model's record that cannot be read or written."""
+
     sources: SourceSettings = Field(default_factory=SourceSettings)
     """Where weights may come from besides the store: `SLIPWAY_FILE_ROOTS`, `SLIPWAY_HF_ENDPOINT`."""

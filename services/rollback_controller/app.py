@@ -75,7 +75,7 @@ def _subscribe_watch(bus: Bus, controller: Controller) -> None:
         async def alert_updated(event: Event[AlertUpdated]) -> None:
             await controller.handle_alert(event, bus.received)
 
-        @bus.on(InferenceBatch, environment=environment)
+        @bus.on(InferenceBatch, environment=environment, perishable=True)
         async def inference(event: Event[InferenceBatch]) -> None:
             await controller.measure(event, bus.received.stored_at)
 

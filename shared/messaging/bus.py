@@ -66,6 +66,12 @@ class Bus:
         self._inbox = f"_INBOX_{service}".encode()
         self.tracing = tracer_provider(service, connection.trace_file)
         self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
+        self._unpublishable = Counter(
+            "slipway_facts_unpublishable",
+            "Tries to publish a fact that was refused for good and stays in its record",
+            ["fact"],
+            registry=self.metrics,
+        )
         self._seconds = Histogram(
             "slipway_handling_seconds",
             "Seconds from receipt to acknowledgement",
@@ -133,11 +139,13 @@ class Bus:
         failure: Callable[[Failed], Fact | Emit | None] | None = None,
         max_workers: int = 1,
         environment: Environment = "production",
+        perishable: bool = False,
     ) -> "Callable[[Handler[F]], Handler[F]]":
         """Subscribe a handler to a fact; what it returns is published, then the message is acknowledged.
 
         `failure` returns the fact that a Permanent error becomes; without one it becomes a dead letter. `max_workers`
-        messages are handled at once; the next one is requested when one of them is done.
+        messages are handled at once; the next one is requested when one of them is done. A `perishable` message is
+        dropped after a minute of tries whose failure is that of one record.
         """
         if (fact, environment) not in self._contract.reads:
             msg = f"{self.service} does not declare that it reads {environment} {fact.TYPE}; see contracts.services"
@@ -148,7 +156,7 @@ class Bus:
         if stream is None:
             msg = f"{fact.TYPE} is not stored"
             raise ValueError(msg)
-        self.consumptions[durable] = Consumption(fact=fact, stream=stream, durable=durable, failure=failure)
+        self.consumptions[durable] = Consumption(fact, stream, durable, failure, perishable)
 
         def register(handler: "Handler[F]") -> "Handler[F]":
             async def receive(event: Any) -> None:
@@ -214,8 +222,12 @@ class Bus:
         await self.broker.stop()
 
     def count(self, fact: type[Fact], outcome: str) -> None:
-        """Count a handled, retried, rejected or dead-lettered fact."""
+        """Count a handled, retried, rejected, dropped or dead-lettered fact."""
         self._handled.labels(fact.TYPE, outcome).inc()
+
+    def count_unpublishable(self, fact_type: str) -> None:
+        """Count a fact that cannot be published."""
+        self._unpublishable.labels(fact_type).inc()
 
     # -- publishing -------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,10 @@ OUTAGES: frozenset[Code] = frozenset(
 
 A record that another version wrote is one of them: the message is for a process of that version.
 """
+RECORD_FAILURES: frozenset[Code] = frozenset({"record_too_new", "record_too_old", "too_large", "internal_error"})
+"""Transient failures of one record: all other messages of its consumer can be handled."""
+RECORD_LIMIT_S = 60.0
+"""How long such a failure may hold up what cannot wait for it: the admission of all models, or fresh telemetry."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Consumption:
     stream: Stream
     durable: str
     failure: Callable[[Failed], Fact | Emit | None] | None
+    perishable: bool = False
 
 
 class Host(Protocol):
@@ -120,6 +125,12 @@ def given_up(error: Transient, deliveries: int) -> Permanent | None:
     return Permanent("retries_exhausted", reason, last_code=error.code, **error.details)
 
 
+def is_spoiled(error: SlipwayError, deliveries: int) -> bool:
+    """Return whether a perishable message failed at one record for so long that it is dropped."""
+    of_one_record = isinstance(error, Transient) and error.code in RECORD_FAILURES
+    return of_one_record and retried_s(deliveries) >= RECORD_LIMIT_S
+
+
 class Delivery(BaseMiddleware[Any, Any]):
     """FastStream middleware with the delivery rules (design, section 5, rules 4 to 6)."""
 
@@ -156,10 +167,14 @@ class Delivery(BaseMiddleware[Any, Any]):
         deliveries = message.metadata.num_delivered
         consumption = self._bus.consumptions[message.metadata.consumer]
         known = translate(error)
+        log = structlog.get_logger().bind(fact=consumption.fact.TYPE, subject=message.subject, deliveries=deliveries)
+        if known and consumption.perishable and is_spoiled(known, deliveries):
+            log.error("dropped", code=known.code, reason=known.reason)
+            self._bus.count(consumption.fact, "dropped")
+            raise AckMessage from error
         if isinstance(known, Transient):
             known = given_up(known, deliveries) or known
         exhausted = known is None and deliveries >= UNKNOWN_ERROR_DELIVERIES
-        log = structlog.get_logger().bind(fact=consumption.fact.TYPE, subject=message.subject, deliveries=deliveries)
         if isinstance(known, Permanent) or exhausted:
             known = known or Permanent("internal_error", f"{type(error).__name__}: {error}."[:_REASON_CHARS])
             log.error("failed for good", code=known.code, reason=known.reason, exc_info=error if exhausted else None)

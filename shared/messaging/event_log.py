@@ -23,6 +23,10 @@ class LoggedPublisher:
         """Publish a fact and return once the stream has it; raise Transient `bus_unavailable` when it has not."""
         return await self._bus.publish(emit)
 
+    def count_unpublishable(self, fact_type: str) -> None:
+        """Count a fact that was refused for good in the service's metrics."""
+        self._bus.count_unpublishable(fact_type)
+
     async def was_published(self, emit: Emit, since: datetime) -> bool:
         """Return whether the log has a fact of this id.
 

@@ -8,8 +8,11 @@ from datetime import datetime
 from typing import Generic, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
 
+import structlog
+
 from contracts.facts import FACTS
 from contracts.records import OutboxEntry, OutboxRecord
+from shared.errors import Transient, translate
 from shared.messaging.publishing import Emit
 from shared.runtime.failpoints import failpoint
 from shared.storage.compare_and_set import Jitter, Records, Sleep, edit_record, failing_as_transient
@@ -27,6 +30,9 @@ class Publisher(Protocol):
     async def was_published(self, emit: Emit, since: datetime) -> bool:
         """Return whether the stream has the fact of this id, decided at `since`, however long ago that was."""
 
+    def count_unpublishable(self, fact_type: str) -> None:
+        """Count a fact that was refused for good; its record is what publishes it, if ever."""
+
 
 @dataclass(frozen=True)
 class _Written(Generic[R]):
@@ -42,6 +48,10 @@ class RecordStore(Generic[R]):
     A change that returned is written, and its facts are in the stream. Every failure to get there is one `Transient`
     with a code: the caller's message comes again, the decision finds itself made, and the rest is done. Errors that
     `decide` raises pass through; nothing is written then.
+
+    One exception: a written fact that cannot be published (too large, unknown to this release) fails no caller, because
+    no message delivered again would change that. It stays in the outbox with those behind it, is logged and counted,
+    and is tried again by the next change or sweep of its record.
     """
 
     def __init__(
@@ -89,8 +99,8 @@ class RecordStore(Generic[R]):
             The record after it all.
 
         Raises:
-            Transient: The record could not be read or written, or a fact not published. What was written stands; the
-                next `transact`, `publish` or sweep of this key goes on from there.
+            Transient: The record could not be read or written, or a fact not published for now. What was written
+                stands; the next `transact`, `publish` or sweep of this key goes on from there.
         """
         async with self._lock(key):
             return await self._publish(key, await self._write(key, decide))
@@ -109,7 +119,7 @@ class RecordStore(Generic[R]):
         return entry.value if entry else None
 
     async def publish(self, key: str) -> R | None:
-        """Publish and clear what a record has in its outbox; return the record."""
+        """Publish and clear what a record has in its outbox; return the record with what could not be published."""
         return await self.transact(key, lambda record: record)
 
     def _lock(self, key: str) -> asyncio.Lock:
@@ -136,17 +146,39 @@ class RecordStore(Generic[R]):
         entry = written.entry
         if entry is None or not entry.value.outbox:
             return entry.value if entry else None
-        outbox = entry.value.outbox
-        with failing_as_transient(self._name_of(key), "published"):
-            for pending in outbox:
-                emit = _emit(pending)
-                if pending.id in written.left_over and await self._publisher.was_published(emit, pending.decided_at):
-                    continue
-                await self._publisher.publish(emit)
+        published: set[str] = set()
+        for pending in entry.value.outbox:
+            if not await self._publish_one(key, pending, left_over=pending.id in written.left_over):
+                break
+            published.add(pending.id)
         failpoint(f"{self._service}.after_publish")
-        published = frozenset(pending.id for pending in outbox)
-        cleared = await self._edit(key, lambda record: record and _without(record, published), known=entry)
+        cleared = await self._edit(key, lambda record: record and _without(record, frozenset(published)), known=entry)
         return cleared.value if cleared else None
+
+    async def _publish_one(self, key: str, pending: OutboxEntry, *, left_over: bool) -> bool:
+        """Return True once the stream has a fact, False if it was refused for good; raise Transient otherwise."""
+        name = self._name_of(key)
+        try:
+            emit = _emit(pending)
+            if not (left_over and await self._publisher.was_published(emit, pending.decided_at)):
+                await self._publisher.publish(emit)
+        except Transient:
+            raise
+        except Exception as error:
+            known = translate(error)
+            if isinstance(known, Transient):
+                raise Transient(known.code, f"The record {name} could not be published: {known.reason}") from error
+            structlog.get_logger().error(
+                "a fact cannot be published; it stays in the outbox of its record, with those behind it",
+                record=name,
+                fact=pending.type,
+                code=known.code if known else "internal_error",
+                reason=known.reason if known else repr(error),
+                exc_info=None if known else error,
+            )
+            self._publisher.count_unpublishable(pending.type)
+            return False
+        return True
 
     async def _edit(
         self, key: str, decide: Callable[[R | None], R | None], *, known: Entry[R] | None = None

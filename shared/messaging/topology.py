@@ -96,7 +96,11 @@ def streams(
 
 
 def consumer(service: str, fact: type[Fact], environment: Environment = "production") -> tuple[Stream, ConsumerConfig]:
-    """Return a service's durable consumer of a fact; admission is strictly one at a time, in stream order."""
+    """Return a service's durable consumer of a fact; admission is strictly one at a time, in stream order.
+
+    All others have no limit of unacknowledged messages: what is returned with a delay counts as one, so that with a
+    limit the waiting messages of one model would stop those of all. Each service asks for one message at a time anyway.
+    """
     stream = stream_of(fact)
     if stream is None:
         msg = f"{fact.TYPE} is not stored, so nothing can consume it durably"
@@ -108,7 +112,7 @@ def consumer(service: str, fact: type[Fact], environment: Environment = "product
         deliver_policy=DeliverPolicy.ALL,
         ack_wait=ACK_WAIT_S,
         max_deliver=-1,
-        max_ack_pending=1 if fact is CheckpointReady else 256,
+        max_ack_pending=1 if fact is CheckpointReady else -1,
     )
     return stream, config
 

@@ -63,12 +63,12 @@ def checkpoint(store, base):
 
 
 @contextlib.asynccontextmanager
-async def registry(js, settings, wrap=lambda artifacts: artifacts):
+async def registry(js, settings, wrap=lambda artifacts: artifacts, **limits):
     """Run a registry in this process; `wrap` may put something between it and its artifacts."""
     bus = Bus(settings, SERVICE, SystemClock())
     await bus.connect()
     ports = connect_ports(bus, wrap(StoredArtifacts(Store(settings))))
-    locations, every = AllowedLocations(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2)
+    locations, every = AllowedLocations(bucket=settings.s3_bucket), RegistrySettings(sweep_s=0.2, **limits)
     started = build(bus, ports=ports, locations=locations, settings=every, clock=SystemClock())
     await bus.broker.start()
     sweeping = [asyncio.create_task(sweeper.run()) for sweeper in started.sweepers]

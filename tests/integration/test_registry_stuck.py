@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
+
 from clients.cli import dead_letters as deadletters
 from contracts import facts as f
 from contracts.policy import ReleasePolicy
-from contracts.services import INBOX, durable_name
+from contracts.services import EVENTS, INBOX, durable_name
 from shared.errors import Transient
+from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from tests.integration.test_registry import Log, base, checkpoint, registry, say, store
@@ -14,6 +17,7 @@ from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures
 ADMISSION = durable_name("registry", f.CheckpointReady)
+MERGED = durable_name("registry", f.CheckpointMerged)
 OTHER = "other-bot"
 
 
@@ -53,6 +57,40 @@ async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_pl
         failing.models = set()
         releases = [event.data for event in await log.of(f.ReleaseOpened, 3) if event.subject == k.MODEL]
         assert [(opened.version, opened.attempt) for opened in releases] == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [(b'{"schema_version":2,"model":"support-bot"}', "record_too_new"), (b"{not json", "internal_error")],
+)
+async def test_a_record_of_another_version_holds_up_only_its_own_model(js, settings, checkpoint, data, code):
+    log = Log(js)
+    await (await js.key_value("releases")).put(f"{k.MODEL}.announcements", data)
+    async with registry(js, settings, record_wait_s=1.0):
+        await say(js, checkpoint(), "first")
+        await say(js, checkpoint(OTHER), "of another model", model=OTHER)
+        (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
+        assert opened.subject == OTHER
+        (refused,) = await log.of(f.CheckpointRejected)
+        assert (refused.subject, refused.causationid, refused.data.code) == (k.MODEL, "first", code)
+        await log.settled(f.CheckpointReady, INBOX)
+
+
+async def test_facts_that_wait_for_one_record_do_not_keep_those_of_other_models(js, settings):
+    """More of them than any limit of unacknowledged messages that a consumer once had (256)."""
+    await (await js.key_value("releases")).put(f"{k.MODEL}.{k.RELEASE}", b'{"schema_version":2}')
+    async with registry(js, settings):
+        for number in range(300):
+            await publish_event(js, k.event(k.merged(), f"m{number}", correlation=k.RELEASE, source="/slipway/merger"))
+        other = k.event(k.merged(), "of another", correlation=k.RELEASE, model=OTHER, source="/slipway/merger")
+        await publish_event(js, other)
+        async with asyncio.timeout(60):
+            while True:
+                info = await js.consumer_info(EVENTS, MERGED)
+                if (info.num_pending, info.num_ack_pending) == (0, 300):
+                    break
+                await asyncio.sleep(0.2)
+        assert info.config.max_ack_pending == -1
 
 
 async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes_of_it(

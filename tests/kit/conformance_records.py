@@ -170,11 +170,19 @@ class RecordsConformance:
         await process.transact(KEY, count("b"))
         assert await world.log() == [("a", "0"), ("a", "1"), ("a", "2"), ("b", "0")]
 
-    async def test_a_fact_that_is_refused_for_good_fails_no_message_for_good(self, world):
+    @pytest.mark.parametrize("refusal", [Permanent("too_large", "Too large for its stream."), ValueError("undeclared")])
+    async def test_a_fact_that_is_refused_for_good_fails_no_message_and_stays_in_the_outbox(self, world, refusal):
+        """The message is done: delivered again, it could only be refused for what its record holds."""
         faults = Faults()
-        faults.at["publish 1 before"] = raising(Permanent("too_large", "Too large for its stream."))
-        with pytest.raises(Transient, match="too_large"):
-            await self.process(world, faults).transact(KEY, count("a"))
+        process = self.process(world, faults)
+        faults.at["publish 2 before"] = raising(refusal)
+        tally = await process.transact(KEY, count("a", facts=3))
+        assert [pending.key for pending in tally.outbox] == ["1", "2"], "what is published is cleared all the same"
+        assert await process.read(KEY) == tally
+        assert await world.log() == [("a", "0")]
+        await world.forget()
+        assert await process.publish(KEY) == Tally(causes=("a",))
+        assert await world.log() == [("a", "0"), ("a", "1"), ("a", "2")]
 
     async def test_a_lost_bucket_is_transient_and_a_new_one_starts_empty(self, world):
         store = self.process(world)

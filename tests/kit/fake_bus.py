@@ -131,7 +131,13 @@ class FakeBus:
         self._in_flight: set[int] = set()
 
     def on(
-        self, fact: type[Fact], *, failure: Any = None, max_workers: int = 1, environment: str = "production"
+        self,
+        fact: type[Fact],
+        *,
+        failure: Any = None,
+        max_workers: int = 1,
+        environment: str = "production",
+        perishable: bool = False,  # noqa: ARG002 - every message is tried again here
     ) -> Any:
         """Subscribe a handler to a fact."""
 

@@ -35,6 +35,7 @@ class FakeLog:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.stored: list[Stored] = []
+        self.unpublishable: list[str] = []
         self.lost = False
         self.full = False
 
@@ -76,6 +77,10 @@ class FakeLog:
         event = self.envelope(emit, cause)
         self.append(event)
         return event
+
+    def count_unpublishable(self, fact_type: str) -> None:
+        """Count a fact that was refused for good."""
+        self.unpublishable.append(fact_type)
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
         """Return whether the log has the fact of this id, stored not long before `since` or later."""

@@ -89,6 +89,7 @@ class MemoryPublisher:
     def __init__(self) -> None:
         self.log = []
         self.published = []
+        self.unpublishable = []
         self._remembered: set[str] = set()
         self.failing: Exception | None = None
         self.failing_model: str | None = None
@@ -106,6 +107,9 @@ class MemoryPublisher:
         await asyncio.sleep(0)
         origin = (event_id(emit), emit.model, emit.environment)
         return origin in {(event_id(stored), stored.model, stored.environment) for stored in self.log}
+
+    def count_unpublishable(self, fact_type):
+        self.unpublishable.append(fact_type)
 
     def forget(self):
         """Let the dedupe window pass."""
@@ -200,6 +204,9 @@ class FaultyPublisher:
 
     async def was_published(self, emit, since):
         return await self._faults.around("look", self._inner.was_published(emit, since))
+
+    def count_unpublishable(self, fact_type):
+        self._inner.count_unpublishable(fact_type)
 
 
 # -- a record for tests -------------------------------------------------------------------------------------------

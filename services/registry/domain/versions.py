@@ -65,14 +65,17 @@ def claim(record: ModelRecord, release_id: str) -> ModelRecord:
     return record.model_copy(update={"queue": (*record.queue, release_id)})
 
 
-def remove(record: ModelRecord, release_id: str) -> ModelRecord:
-    """Return the record without a finished release; the lowest version that waits takes its place in progress."""
+def remove(record: ModelRecord, release_id: str, *, published: bool = True) -> ModelRecord:
+    """Return the record without a finished release; the lowest version that waits takes its place in progress.
+
+    One whose last facts are not `published` stays open, so that it is still swept.
+    """
     queue = tuple(queued for queued in record.queue if queued != release_id)
     in_progress = record.in_progress
     if in_progress == release_id:
         in_progress = min(queue, key=lambda release_id: record.reservations[release_id], default=None)
         queue = tuple(queued for queued in queue if queued != in_progress)
-    still_open = tuple(other for other in record.open if other != release_id)
+    still_open = tuple(other for other in record.open if other != release_id or not published)
     return record.model_copy(update={"open": still_open, "in_progress": in_progress, "queue": queue})
 
 

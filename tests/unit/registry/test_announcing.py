@@ -323,6 +323,58 @@ async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(ha
     assert harness.opened(k.MODEL) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b'{"schema_version":2,"model":"support-bot"}', "record_too_new"),
+        (b'{"model":"support-bot"}', "record_too_old"),
+        (b"{not json", "internal_error"),
+    ],
+)
+async def test_an_unusable_record_holds_up_other_models_for_a_minute_and_once_only(harness, data, code):
+    """The consumer has one message at a time: what cannot be written down keeps those of all models behind it."""
+    key = announcements_key(k.MODEL)
+    harness.out.bucket.data[key] = (1, data)
+    first = harness.store()
+    with pytest.raises(Transient, match=code):
+        await harness.announced(first)
+    harness.out.clock.advance(59)
+    with pytest.raises(Transient, match=code):
+        await harness.announced(first)
+    harness.out.clock.advance(1)
+    for refused in (first, harness.store(attempt=2)):
+        with pytest.raises(Permanent) as caught:
+            await harness.announced(refused)
+        assert (caught.value.code, key in caught.value.reason) == (code, True)
+    await harness.announce(OTHER)
+    assert harness.opened(OTHER) == [1]
+    assert harness.out.bucket.data[key] == (1, data)
+    del harness.out.bucket.data[key]
+    await harness.announce(attempt=3)
+    assert harness.opened(k.MODEL) == [1]
+    harness.out.bucket.data[key] = (1, data)
+    with pytest.raises(Transient, match=code):
+        await harness.announce(attempt=4)
+
+
+async def test_no_outage_rejects_an_announcement_before_it_is_written_down(harness):
+    harness.out.bucket.lost = True
+    stored = harness.store()
+    for _ in range(2):
+        with pytest.raises(Transient, match="bus_unavailable"):
+            await harness.announced(stored)
+        harness.out.clock.advance(86_400)
+
+
+async def test_a_rejection_that_cannot_be_published_holds_up_no_checkpoint_of_its_model(harness):
+    harness.out.publisher.failing = Permanent("too_large", "Too large for its stream.")
+    await harness.announce(policy=None)
+    harness.out.publisher.failing = None
+    await harness.announce()
+    assert harness.opened(k.MODEL) == [1]
+    assert harness.rejected() == [(k.MODEL, "policy_missing")]
+
+
 async def test_while_the_bus_does_not_take_the_record_the_message_stays(harness):
     harness.out.announcements.conflicts = 10**9
     with pytest.raises(Transient):

@@ -1,6 +1,7 @@
 """The registry around its domain, on fakes: what is written, what is said, and what a crash leaves behind."""
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -9,13 +10,22 @@ from contracts.policy import Promotion
 from services.registry.admissions import rejection
 from services.registry.app import Registry
 from services.registry.domain.admission import AllowedLocations
+from services.registry.release_records import STUCK_GRACE_S
 from services.registry.settings import RegistrySettings
 from shared.errors import Permanent, Transient
 from shared.storage.kv import Entry
 from tests.kit import fakes_registry as k
 from tests.kit.records import Faults, FaultyRecords, Killed, raising
+from tests.kit.virtual_time import run_virtual
 
 PLACES = AllowedLocations(bucket="slipway")
+
+
+class Unanswered:
+    """A call to a store that takes it and never answers."""
+
+    async def __call__(self, *_args):
+        await asyncio.Event().wait()
 
 
 class Harness:
@@ -412,13 +422,115 @@ async def test_facts_about_no_release_are_left_alone(harness):
     assert harness.out.publisher.published == []
 
 
-async def test_a_base_that_vanished_fails_for_good(harness):
-    await harness.admit()
-    (opened,) = harness.published(f.ReleaseOpened)
+async def test_a_base_that_vanished_ends_its_release_and_the_next_one_runs(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    bases = dict(harness.out.artifacts.bases)
     harness.out.artifacts.bases.clear()
-    with pytest.raises(Permanent) as caught:
-        await harness.to_registered(opened.release_id)
-    assert caught.value.code == "unknown_base"
+    await harness.to_registered(first)
+    (finished,) = harness.published(f.ReleaseFinished)
+    assert (finished.release_id, finished.outcome, finished.code) == (first, "rejected", "unknown_base")
+    assert "not in the store" in finished.reason
+    harness.out.artifacts.bases.update(bases)
+    await harness.to_registered(second)
+    assert {asked.release_id for asked in harness.published(f.StageRequested)} == {second}
+    record = await harness.model()
+    assert (record.in_progress, record.open) == (second, (second,))
+
+
+async def test_a_queued_release_whose_base_vanished_fails_no_message_about_the_one_before_it(harness):
+    for attempt in (1, 2, 3):
+        await harness.admit(f"e{attempt}", attempt=attempt)
+    releases = [fact.release_id for fact in harness.published(f.ReleaseOpened)]
+    for release_id in releases:
+        await harness.to_registered(release_id)
+    harness.out.artifacts.bases.clear()
+    await harness.handle(releases[0], k.cancel(releases[0]))
+    ended = {fact.release_id: fact.code for fact in harness.published(f.ReleaseFinished)}
+    assert ended == dict(zip(releases, ("cancelled", "unknown_base", "unknown_base"), strict=True))
+    assert (await harness.model()).open == ()
+
+
+async def test_a_queued_release_that_cannot_start_now_is_left_to_the_sweeper(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    damaged = harness.out.bucket.data[f"{k.MODEL}.{second}"]
+    harness.out.bucket.data[f"{k.MODEL}.{second}"] = (99, b"not a record at all")
+    await harness.handle(first, k.cancel(first))
+    assert (await harness.model()).in_progress == second
+    harness.out.bucket.data[f"{k.MODEL}.{second}"] = damaged
+    await harness.sweep()
+    assert second in {asked.release_id for asked in harness.published(f.StageRequested)}
+
+
+@pytest.mark.parametrize("error", [Transient("store_unavailable", "away"), ZeroDivisionError("a defect"), None])
+def test_a_step_of_the_registry_that_never_succeeds_ends_with_its_deadline_and_a_grace(error):
+    """None: it never answers."""
+
+    async def play():
+        harness = Harness()
+        await harness.admit("e1")
+        (opened,) = harness.published(f.ReleaseOpened)
+        await harness.handle(opened.release_id, k.merged(), k.quantised("bf16"))
+        put_version = harness.out.artifacts.put_version
+        harness.out.artifacts.put_version = Unanswered() if error is None else put_version
+        harness.out.artifacts.failing = error
+        with contextlib.suppress(Transient, ZeroDivisionError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await harness.handle(opened.release_id, k.quantised("int8"))
+        harness.out.clock.advance(100 * k.policy().deadlines.stage_s)
+        await harness.sweep()
+        assert harness.published(f.ReleaseFinished) == [], "nobody tried for long"
+        harness.out.clock.advance(STUCK_GRACE_S)
+        await harness.sweep()
+        (finished,) = harness.published(f.ReleaseFinished)
+        assert (finished.outcome, finished.code) == ("expired", "deadline_passed")
+        assert (await harness.model()).open == ()
+
+    run_virtual(play())
+
+
+async def test_while_the_bus_is_away_no_deadline_ends_a_release(harness):
+    (opened,) = await harness.admit()
+    harness.out.publisher.failing = Transient("stream_full", "full")
+    with pytest.raises(Transient):
+        await harness.handle(opened.release_id, k.merged())
+    for _ in range(3):
+        harness.out.clock.advance(100 * STUCK_GRACE_S)
+        await harness.sweep()
+    assert (await harness.release(opened.release_id)).expired is None
+
+
+async def test_an_order_whose_answer_cannot_be_published_is_carried_out_once_and_the_next_release_runs(harness):
+    await harness.admit("e1")
+    await harness.admit("e2", attempt=2)
+    first, second = (fact.release_id for fact in harness.published(f.ReleaseOpened))
+    await harness.to_registered(first)
+    await harness.to_registered(second)
+    harness.out.publisher.failing = Permanent("too_large", "Too large for its stream.")
+    await harness.handle(first, k.cancel(first))
+    assert (await harness.release(first)).finished is not None
+    record = await harness.model()
+    assert (record.in_progress, record.open) == (second, (first, second)), "the first is still swept"
+    harness.out.publisher.failing = None
+    await harness.restarted().sweep()
+    assert [fact.release_id for fact in harness.published(f.ReleaseFinished)] == [first]
+    assert second in {asked.release_id for asked in harness.published(f.StageRequested)}
+    assert (await harness.model()).open == (second,)
+
+
+async def test_a_sweep_that_could_not_read_a_models_record_counts_as_failed(harness):
+    await harness.admit()
+    _, releases = harness.registry.sweepers
+    assert await releases.sweep() == 0
+    harness.out.bucket.data[f"{k.MODEL}.model"] = (99, b"not a record at all")
+    assert await releases.sweep() == 1
+    harness.out.bucket.lost = True
+    assert await releases.sweep() == 1
 
 
 def test_a_refusal_becomes_a_rejection_that_says_what_to_do():

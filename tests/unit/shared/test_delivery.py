@@ -1,20 +1,32 @@
 """The pure parts of delivery: how long to wait, and what may stand in a header."""
 
+from types import SimpleNamespace
+
 import pytest
+from faststream.exceptions import AckMessage, NackMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.codes import ADVICE
+from contracts.facts import CheckpointReady, InferenceBatch
+from contracts.services import TELEMETRY, durable_name
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import (
     ITEM_LIMIT_S,
     OUTAGE_LIMIT_S,
     OUTAGES,
+    RECORD_FAILURES,
+    RECORD_LIMIT_S,
+    Consumption,
+    Delivery,
     _header_safe,
     backoff_s,
     given_up,
+    is_spoiled,
     retried_s,
 )
+from shared.messaging.topology import consumers
+from tests.kit.wiring import built, services_with_handlers
 
 
 def test_backoff_rises_and_stays_bounded():
@@ -51,6 +63,7 @@ def test_examples(text, safe):
 
 
 TRANSIENT_CODES = sorted(ADVICE)
+ADMISSION = durable_name("registry", CheckpointReady)
 
 
 @given(st.integers(min_value=1, max_value=40_000))
@@ -80,3 +93,52 @@ def test_an_outage_of_a_weekend_ends_nothing():
 def test_a_message_that_waited_long_but_was_not_tried_is_not_given_up():
     """Neither a backlog nor a clock that jumps counts: only tries do."""
     assert given_up(Transient("engine_dead", "No."), 1) is None
+
+
+# -- what must not wait for one record --------------------------------------------------------------------------------
+
+
+@given(st.sampled_from(TRANSIENT_CODES), st.integers(min_value=1, max_value=1000))
+def test_what_perishes_is_dropped_after_a_minute_at_one_record_and_for_no_outage(code, deliveries):
+    spoiled = is_spoiled(Transient(code, "No."), deliveries)
+    assert spoiled == (code in RECORD_FAILURES and retried_s(deliveries) >= RECORD_LIMIT_S)
+    assert not is_spoiled(Permanent(code, "No."), deliveries)
+
+
+class Counting:
+    """A host that only counts."""
+
+    def __init__(self, consumption):
+        self.consumptions = {consumption.durable: consumption}
+        self.counted = []
+
+    def count(self, fact, outcome):
+        self.counted.append((fact, outcome))
+
+
+@pytest.mark.parametrize(
+    ("perishable", "code", "ends", "outcome"),
+    [
+        (True, "record_too_new", AckMessage, "dropped"),
+        (True, "bus_unavailable", NackMessage, "retried"),
+        (False, "record_too_new", NackMessage, "retried"),
+    ],
+)
+async def test_telemetry_of_an_unusable_record_is_acknowledged_and_counted(perishable, code, ends, outcome):
+    host = Counting(Consumption(InferenceBatch, TELEMETRY, "monitor", None, perishable))
+    message = SimpleNamespace(metadata=SimpleNamespace(num_delivered=8, consumer="monitor"), subject="x")
+    with pytest.raises(ends):
+        await Delivery(message, context=None, bus=host)._settle(message, Transient(code, "No."))
+    assert host.counted == [(InferenceBatch, outcome)]
+
+
+def test_only_telemetry_perishes():
+    consumptions = [read for service in services_with_handlers() for read in built(service).consumptions.values()]
+    assert {read.fact for read in consumptions if read.perishable} == {InferenceBatch}
+    assert all(read.perishable for read in consumptions if read.fact is InferenceBatch)
+
+
+def test_messages_that_wait_for_one_model_do_not_stop_a_consumer():
+    """A message that is returned with a delay counts as unacknowledged on the server."""
+    limits = {config.durable_name: config.max_ack_pending for _, config in consumers()}
+    assert {name: limit for name, limit in limits.items() if limit != -1} == {ADMISSION: 1}

@@ -11,7 +11,7 @@ from nats.errors import ConnectionClosedError
 
 from contracts.facts import DeadlinePassed
 from contracts.records import outbox_entry
-from shared.errors import Transient
+from shared.errors import Permanent, Transient
 from shared.storage.compare_and_set import ATTEMPTS, edit_record, wait_s
 from shared.storage.kv import Conflict
 from tests.kit.conformance_records import KEY, RecordsConformance
@@ -105,6 +105,15 @@ def test_whatever_fails_or_is_killed_in_any_order_each_cause_counts_once(tries, 
         assert await world.log() == [(cause, str(number)) for cause in final.causes for number in range(facts)]
 
     asyncio.run(play())
+
+
+async def test_a_fact_that_cannot_be_published_is_counted_at_each_try():
+    world = MemoryWorld()
+    world.publisher.failing = Permanent("too_large", "Too large for its stream.")
+    process = tally_store(world.records(Tally), world.publisher, **world.options)
+    await process.transact(KEY, count("a"))
+    await process.publish(KEY)
+    assert world.publisher.unpublishable == [DeadlinePassed.TYPE] * 2
 
 
 # -- contention -------------------------------------------------------------------------------------------------------
