@@ -19,16 +19,16 @@ PROSE = {"title", "description"}
 
 def record_kinds() -> dict[str, type[StoredRecord]]:
     """Return every kind of record that a service stores, by module and name; only its own module is imported."""
-    names, found = {"StoredRecord", "OutboxRecord"}, {}
+    names, classes = {"StoredRecord", "OutboxRecord"}, {}
     trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "services").rglob("*.py"))}
     while True:
         for path, tree in trees.items():
             for node in ast.walk(tree):
                 if isinstance(node, ast.ClassDef) and any(names & named(base) for base in node.bases):
-                    found[f"{module_of(path)}.{node.name}"] = (module_of(path), node.name)
-        if names >= {name for _, name in found.values()}:
-            return {key: getattr(importlib.import_module(module), name) for key, (module, name) in found.items()}
-        names |= {name for _, name in found.values()}
+                    classes[f"{module_of(path)}.{node.name}"] = (module_of(path), node.name)
+        if names >= {name for _, name in classes.values()}:
+            return {key: getattr(importlib.import_module(module), name) for key, (module, name) in classes.items()}
+        names |= {name for _, name in classes.values()}
 
 
 def named(base: ast.expr) -> set[str]:

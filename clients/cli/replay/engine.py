@@ -91,7 +91,9 @@ class Replay:
 
     def is_out_of_traffic(self, target: Target, at: datetime) -> bool:
         """Return whether a target would have been out of traffic at a moment."""
-        return any(since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, ()))
+        return any(
+            since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, ())
+        )
 
 
 def replay(

@@ -14,7 +14,20 @@ from decisions.triggers import detector_alpha, limit_of
 from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
 from services.monitor.domain.record import MonitorState
 from tests.kit.factories import after, event, inference, policy
-from tests.unit.cli.recordings import ERRORS, MINUTE, SLOW, V1, V2, V3, changed, minutes, on_trial, opened, serving, window
+from tests.unit.cli.recordings import (
+    ERRORS,
+    MINUTE,
+    SLOW,
+    V1,
+    V2,
+    V3,
+    changed,
+    minutes,
+    on_trial,
+    opened,
+    serving,
+    window,
+)
 
 ROUTE = [changed(1, -3600, 1), changed(2, -1800, 2, 1)]
 LONG_AGO = after(-86_400)
