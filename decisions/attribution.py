@@ -82,10 +82,10 @@ def as_error_kind(code: str) -> ErrorKind:
 
 
 def attribute(error: str | None, caused_by: Party | None = None) -> Party | None:
-    """Return whose doing an error was; None if there was none, or if nothing is known about its kind.
+    """Return which party caused an error; None if there was none, or if nothing is known about its kind.
 
-    The target's only if the table says so and the record does not say otherwise. A record of an older gateway has no
-    `caused_by`: the table decides. A kind that the table does not know is never the target's, whatever its record says:
+    The target only if the table names it and the record names no other. A record of an older gateway has no
+    `caused_by`: the table decides. A kind that it does not know is never the target's, whatever the record names:
     a reader that does not know the kind cannot know that no caller causes it. So whatever reads records is upgraded
     before the gateways.
     """
@@ -101,5 +101,5 @@ def is_failure(record: Inference) -> bool:
 
 
 def is_excused(record: Inference) -> bool:
-    """Return whether a request ended as it did through something else than the target, so that it says nothing."""
+    """Return whether a request ended as it did through something else than the target, so that it is no evidence."""
     return (record.error is not None or record.caused_by is not None) and not is_failure(record)

@@ -66,17 +66,17 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
 
 
 def observe(trigger: Trigger, record: Inference) -> bool | None:
-    """Return whether a request is bad for a trigger; None where it says nothing about it.
+    """Return whether a request is bad for a trigger; None where it is neither good nor bad.
 
-    What the caller, the gateway or the infrastructure caused says nothing (`decisions.attribution`).
-    A request that failed through the target, or that was given up before the first token, says of its latency only
-    that it was at least so long as it was waited for; an answer that ended without any text says the same of its first
-    token. An answer that the caller cut off says nothing of its own length.
+    What the caller, the gateway or the infrastructure caused is no evidence (`decisions.attribution`).
+    The latency of a request that failed through the target, or that was given up before the first token, is only known
+    to be at least as long as it was waited for; so is the time to the first token of an answer that ended without any
+    text. The length of an answer that the caller cut off is unknown.
 
     The caller's own parameters (`length_set_by_caller`): a token limit and a stop sequence only make an answer shorter,
-    so that one that took too long is bad with them, too, and one that did not is good. A forced length says nothing of
-    how long an answer takes, a stop sequence or a small limit nothing of whether it is empty: neither good nor bad,
-    because to count the good ones alone would hide the bad ones.
+    so that one that took too long is bad with them, too, and one that did not is good. A forced length is no
+    evidence of how long an answer takes, a stop sequence or a small limit none of whether it is empty: neither good nor
+    bad, because to count the good ones alone would hide the bad ones.
     """
     cancelled = record.finish_reason == CANCELLED
     if is_excused(record) and not cancelled:
@@ -98,7 +98,7 @@ def ended_at(record: Inference) -> datetime:
 
 
 def outcomes_of(trigger: Trigger, records: Iterable[Inference]) -> list[Outcome]:
-    """Return what a trigger observes of some records; those that say nothing about it are left out."""
+    """Return what a trigger observes of some records; those that are neither good nor bad for it are left out."""
     observed = ((record, observe(trigger, record)) for record in records)
     return [
         Outcome(bad=bad, at=record.scheduled_at, ended_at=ended_at(record), drill=record.drill)

@@ -11,7 +11,7 @@ from decisions.route_edits import newest, revives_quarantined
 from services.gateway.domain import errors, routing
 from services.gateway.domain.errors import RequestRejected
 from shared.runtime.clock import Clock, SystemClock
-from shared.storage.kv import Look
+from shared.storage.kv import Snapshot
 
 Save = Callable[[dict[str, Route]], None]
 SETTLE_S = 10.0
@@ -122,11 +122,11 @@ class RouteTable:
         if self._environment == "staging" or self._is_newer(model, route):
             self._serve(model, route)
 
-    async def note_bucket(self, look: Look) -> None:
+    async def note_bucket(self, snapshot: Snapshot) -> None:
         """Record which routes the bucket has, and serve edits of restored routes that have waited long enough."""
         if self._environment == "staging":
             return
-        lost = set(self._routes) - look.keys
+        lost = set(self._routes) - snapshot.keys
         log = structlog.get_logger()
         for model in sorted(lost - self._lost):
             log.error("routes_lost: the bucket has no route of this model; the known route is served", model=model)

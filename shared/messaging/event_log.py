@@ -4,11 +4,13 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
+from nats.js.api import RawStreamMsg
 from nats.js.errors import NotFoundError
 
 from contracts.envelope import Event
 from contracts.services import EVENTS
 from shared.messaging.bus import Bus, Emit
+from shared.messaging.publishing import states_the_same
 
 CLOCK_SKEW = timedelta(minutes=5)
 
@@ -21,14 +23,14 @@ class LoggedPublisher:
 
     async def publish(self, emit: Emit) -> Event[Any]:
         """Publish a fact and return once the stream has it; raise Transient `bus_unavailable` when it has not."""
-        return await self._bus.publish(emit)
+        return await self._bus.publish(emit, exact=True)
 
     def count_unpublishable(self, fact_type: str) -> None:
         """Count a fact that was refused for good in the service's metrics."""
         self._bus.count_unpublishable(fact_type)
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the log has a fact of this id.
+        """Return whether the log has this fact under its id.
 
         Only facts of the same type and model are read, and only those since it was decided: the number of requests does
         not grow with the log.
@@ -41,7 +43,7 @@ class LoggedPublisher:
         if message.time is not None and message.time < begin:
             return False
         sequence = None
-        while (message.headers or {}).get("Nats-Msg-Id") != event.id:
+        while not _has(message, event):
             try:
                 sequence = await self._first(event.nats_subject, begin) if sequence is None else sequence + 1
                 message = await self._bus.js.get_msg(EVENTS, sequence, subject=event.nats_subject, next=True)
@@ -56,3 +58,7 @@ class LoggedPublisher:
         question = json.dumps({"next_by_subj": subject, "start_time": since.isoformat()}).encode()
         answer = await js._api_request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", question)  # noqa: SLF001
         return int(answer["message"]["seq"])
+
+
+def _has(message: RawStreamMsg, event: Event[Any]) -> bool:
+    return (message.headers or {}).get("Nats-Msg-Id") == event.id and states_the_same(event, message.data or b"")

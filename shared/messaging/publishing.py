@@ -1,6 +1,7 @@
 """Publishes facts: what a fact is wrapped into, and how its stream comes to have it once."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,10 +69,44 @@ def envelope(emit: Emit, cause: Event[Any] | None = None, *, service: str, clock
     )
 
 
-async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None) -> None:
+def message_of(
+    event: Event[Any], headers: Mapping[str, str] | None = None, *, limit_bytes: int
+) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of an event's message.
+
+    Raises:
+        Permanent: `internal_error` when it is larger than the bus allows.
+    """
+    all_headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE, **(headers or {})}
+    if event.traceparent:
+        all_headers["traceparent"] = event.traceparent
+    body = canonical_json(plain(event))
+    size = len(body) + sum(len(key) + len(value.encode()) + 4 for key, value in all_headers.items())
+    if size + _FRAME_BYTES > limit_bytes:  # nats-py checks the body alone, the server also headers
+        limit = f"the limit of the bus is {limit_bytes - _FRAME_BYTES:,}"
+        raise Permanent("internal_error", f"{event.type} has {size:,} bytes; {limit}. Make it smaller.")
+    return body, all_headers
+
+
+def states_the_same(event: Event[Any], body: bytes) -> bool:
+    """Return whether a stored message states the fact of an event; the times of publishing may differ.
+
+    Both are compared as this release reads them: a field that it adds has its default in an older message.
+    """
+    try:
+        return bool(type(event.data).model_validate(json.loads(body)["data"]) == event.data)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+async def publish_event(
+    js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None, *, exact: bool = False
+) -> None:
     """Publish an event to its stream; retried with the same message id, so that it is stored once.
 
-    A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
+    A duplicate acknowledgement counts as success only when the stored message is the publisher's own. With `exact` it
+    must also state the same fact. Work that is done again after a crash may measure other figures: its first result
+    stands, so handlers publish without.
 
     Raises:
         Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
@@ -79,13 +114,8 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
         Transient: `bus_unavailable` when the stream does not have it after several attempts; `stream_full` at once
             when the stream has reached its limit of size.
     """
-    all_headers = {"Nats-Msg-Id": event.id, "content-type": CONTENT_TYPE, **(headers or {})}
-    if event.traceparent:
-        all_headers["traceparent"] = event.traceparent
-    body = canonical_json(plain(event))
-    size = len(body) + sum(len(key) + len(value.encode()) + 4 for key, value in all_headers.items())
-    if size + _FRAME_BYTES > js._nc.max_payload:  # noqa: SLF001 - nats-py checks the body alone, the server also headers
-        raise Permanent("internal_error", f"{event.type} has {size} bytes, more than the bus allows.")
+    limit_bytes = js._nc.max_payload  # noqa: SLF001 - nats-py has no public name for it
+    body, all_headers = message_of(event, headers, limit_bytes=limit_bytes)
     for attempt in range(_PUBLISH_ATTEMPTS):
         try:
             ack = await js.publish(event.nats_subject, body, timeout=PUBLISH_TIMEOUT_S, headers=all_headers)
@@ -102,5 +132,11 @@ async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mappin
     if ack.duplicate:
         stored = await js.get_msg(ack.stream, ack.seq)
         own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
-        if not own:
-            raise Transient("bus_unavailable", f"Message id {event.id} is taken by another message.")
+        if not own or (exact and not states_the_same(event, stored.data or b"")):
+            raise id_taken(event)
+
+
+def id_taken(event: Event[Any]) -> Transient:
+    """Return the error of an event whose id another message has within the stream's dedupe window."""
+    reason = f"{event.type} could not be published: its id {event.id} is taken by another message."
+    return Transient("bus_unavailable", f"{reason} It is tried again until the stream no longer compares the two.")

@@ -14,21 +14,37 @@ from contracts.facts import FACTS
 from contracts.records import OutboxEntry, OutboxRecord
 from shared.errors import Transient, translate
 from shared.messaging.publishing import Emit
+from shared.messaging.topology import DEDUPE_WINDOW_S
+from shared.runtime.clock import Boottime, boottime
 from shared.runtime.failpoints import failpoint
-from shared.storage.compare_and_set import Jitter, Records, Sleep, edit_record, failing_as_transient
+from shared.storage.compare_and_set import (
+    Jitter,
+    Records,
+    Sleep,
+    check_not_newer,
+    edit_record,
+    failing_as_transient,
+)
 from shared.storage.kv import Entry
 
 R = TypeVar("R", bound=OutboxRecord)
+_KNOWN_UNPUBLISHED_S = DEDUPE_WINDOW_S / 2
+"""So long after a write its facts are published without a search of the log. The rest of the dedupe window is for the
+publish itself, which takes up to a minute."""
 
 
 class Publisher(Protocol):
     """Publishes facts, and looks up whether they were published."""
 
     async def publish(self, emit: Emit) -> object:
-        """Publish a fact and return once the stream has it. The same id within the dedupe window is stored once."""
+        """Publish a fact and return once the stream has it. The same id within the dedupe window is stored once.
+
+        Raises:
+            Transient: `bus_unavailable` if the stream does not have it, or has another fact under its id.
+        """
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the stream has the fact of this id, decided at `since`, however long ago that was."""
+        """Return whether the stream has this fact under its id, decided at `since`, however long ago that was."""
 
     def count_unpublishable(self, fact_type: str) -> None:
         """Count a fact that was refused for good; its record is what publishes it, if ever."""
@@ -36,10 +52,16 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True)
 class _Written(Generic[R]):
-    """A record after its decision, and the ids that were in its outbox before: perhaps published already."""
+    """A record after its decision.
+
+    Attributes:
+        left_over: The ids that were in its outbox before: perhaps published already.
+        at_s: When the last decision was made, just before its write.
+    """
 
     entry: Entry[R] | None
     left_over: frozenset[str]
+    at_s: float
 
 
 class RecordStore(Generic[R]):
@@ -63,6 +85,7 @@ class RecordStore(Generic[R]):
         service: str,
         jitter: Jitter = random.random,
         sleep: Sleep = asyncio.sleep,
+        boottime: Boottime = boottime,
     ) -> None:
         self.name = name
         self._records = records
@@ -70,12 +93,19 @@ class RecordStore(Generic[R]):
         self._service = service
         self._jitter = jitter
         self._sleep = sleep
+        self._boottime = boottime
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def read(self, key: str) -> R | None:
-        """Return a record as it is now; None if there is none."""
+        """Return a record as it is now; None if there is none.
+
+        Raises:
+            Transient: The record could not be read, or a newer version wrote it (`record_too_new`): whoever reads it
+                decides on it, and would decide without the fields that it does not know.
+        """
         with failing_as_transient(self._name_of(key), "read"):
             entry = await self._records.get(key)
+        check_not_newer(entry, self._name_of(key))
         return entry.value if entry else None
 
     async def keys(self) -> list[str]:
@@ -128,39 +158,43 @@ class RecordStore(Generic[R]):
 
     async def _write(self, key: str, decide: Callable[[R | None], R | None]) -> _Written[R]:
         before: R | None = None
+        at_s = self._boottime()
 
         def note_and_decide(record: R | None) -> R | None:
-            nonlocal before
-            before = record
+            nonlocal before, at_s
+            before, at_s = record, self._boottime()
             return decide(record)
 
         entry = await self._edit(key, note_and_decide)
-        return _Written(entry, frozenset(pending.id for pending in before.outbox) if before else frozenset())
+        left_over = frozenset(pending.id for pending in before.outbox) if before else frozenset()
+        return _Written(entry, left_over, at_s)
 
     async def _publish(self, key: str, written: _Written[R]) -> R | None:
         """Publish the outbox in its order, then clear it.
 
-        What stood there before may have been published longer ago than the stream's dedupe window remembers. It is
-        looked up in the log first, so that each fact is stored once.
+        What stood there before may have been published longer ago than the stream's dedupe window remembers. So may
+        all of it when this process stood still since its write (stopped, or suspended with its machine): another one
+        has published and cleared it. Either is looked up in the log first, so that each fact is stored once.
         """
         entry = written.entry
         if entry is None or not entry.value.outbox:
             return entry.value if entry else None
         published: set[str] = set()
         for pending in entry.value.outbox:
-            if not await self._publish_one(key, pending, left_over=pending.id in written.left_over):
+            doubtful = pending.id in written.left_over or self._boottime() - written.at_s > _KNOWN_UNPUBLISHED_S
+            if not await self._publish_one(key, pending, doubtful=doubtful):
                 break
             published.add(pending.id)
         failpoint(f"{self._service}.after_publish")
         cleared = await self._edit(key, lambda record: record and _without(record, frozenset(published)), known=entry)
         return cleared.value if cleared else None
 
-    async def _publish_one(self, key: str, pending: OutboxEntry, *, left_over: bool) -> bool:
+    async def _publish_one(self, key: str, pending: OutboxEntry, *, doubtful: bool) -> bool:
         """Return True once the stream has a fact, False if it was refused for good; raise Transient otherwise."""
         name = self._name_of(key)
         try:
             emit = _emit(pending)
-            if not (left_over and await self._publisher.was_published(emit, pending.decided_at)):
+            if not (doubtful and await self._publisher.was_published(emit, pending.decided_at)):
                 await self._publisher.publish(emit)
         except Transient:
             raise

@@ -1,8 +1,12 @@
 """The clock: the only module that reads the time."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+Boottime = Callable[[], float]
+"""The port for seconds since some moment, those in which the process was stopped or the machine suspended included."""
 
 
 class Clock(Protocol):
@@ -25,3 +29,8 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return seconds that never run backwards, for durations."""
         return time.monotonic()
+
+
+def boottime() -> float:
+    """Return seconds since the machine started, those of its suspension included; `monotonic` leaves these out."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

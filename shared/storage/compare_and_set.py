@@ -67,7 +67,7 @@ async def edit_record(
             await sleep(wait_s(attempt, jitter()))
         with failing_as_transient(name, "read"):
             entry = known if known is not None and not attempt else await records.get(key)
-        check_writable(entry, name)
+        check_not_newer(entry, name)
         before = entry.value if entry else None
         after = decide(before)
         if after is None or after is before or after == before:
@@ -78,8 +78,11 @@ async def edit_record(
     raise kept_changing(name)
 
 
-def check_writable(entry: Entry[M] | None, name: str) -> None:
-    """Raise Transient `record_too_new` if a newer version wrote the record: a write would drop what it adds."""
+def check_not_newer(entry: Entry[M] | None, name: str) -> None:
+    """Raise Transient `record_too_new` if a newer version wrote the record.
+
+    A decision would be made without the fields that this version does not know, and a write would drop them.
+    """
     if entry is not None and entry.schema_version > schema_version(type(entry.value)):
         raise too_new(type(entry.value), entry.schema_version, name)
 

@@ -20,7 +20,7 @@ from shared.storage.record_format import dump, parse
 
 M = TypeVar("M", bound=BaseModel)
 OnChange = Callable[[str, M, int], Awaitable[None]]
-OnLook = Callable[["Look"], Awaitable[None]]
+OnSnapshot = Callable[["Snapshot"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
 _HEADER_BYTES = 512
@@ -41,11 +41,11 @@ class Entry(Generic[M]):
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """What a bucket held when all of it was read.
 
     Attributes:
-        identity: when the bucket was made; another one means that it was deleted and made anew. None: there is none.
+        identity: when the bucket was made; another one if it was deleted and made anew; None if there is none.
         keys: the keys that had a record.
     """
 
@@ -126,13 +126,13 @@ class Bucket(Generic[M]):
             return None
         return made.isoformat() if made else ""
 
-    async def follow(self, client: Client, on_change: OnChange[M], on_look: OnLook | None = None) -> None:
+    async def follow(self, client: Client, on_change: OnChange[M], on_snapshot: OnSnapshot | None = None) -> None:
         """Call `on_change(key, value, revision)` for every record now and on every change, for ever.
 
         Revisions never go back while the bucket is the same. After it was made anew or restored from a backup, what
-        it holds is told again whatever its revisions are. `on_look` is called every 2 s with what there is.
+        it holds is reported again whatever its revisions are. `on_snapshot` is called every 2 s with its keys.
         """
-        await _Follower(self, client, on_change, on_look).run()
+        await _Follower(self, client, on_change, on_snapshot).run()
 
     def read(self, key: str, value: bytes) -> M | None:
         """Return a record; None, and a line in the log, when it cannot be read: it must not hide all the others."""
@@ -148,17 +148,19 @@ class Bucket(Generic[M]):
 
 
 class _Follower(Generic[M]):
-    """Reports every change of a bucket, from a watch and from looks at all of it.
+    """Reports every change of a bucket, from a watch and from regular reads of all of it.
 
     The stock watcher can stay silent for many seconds after the server was killed, and for ever once its bucket was
-    deleted. So the watch is made anew at every reconnect, for another bucket, and when a look finds what it missed.
+    deleted. So the watch is made anew at every reconnect, for another bucket, and when a read finds what it missed.
     """
 
-    def __init__(self, bucket: Bucket[M], client: Client, on_change: OnChange[M], on_look: OnLook | None) -> None:
+    def __init__(
+        self, bucket: Bucket[M], client: Client, on_change: OnChange[M], on_snapshot: OnSnapshot | None
+    ) -> None:
         self._bucket = bucket
         self._client = client
         self._on_change = on_change
-        self._on_look = on_look
+        self._on_snapshot = on_snapshot
         self._reported: dict[str, tuple[int, bytes]] = {}
         self._identity: str | None = None
         self._again = asyncio.Event()
@@ -166,7 +168,7 @@ class _Follower(Generic[M]):
 
     async def run(self) -> None:
         """Follow until cancelled."""
-        looking = asyncio.create_task(self._keep_looking())
+        reading = asyncio.create_task(self._keep_reading())
         on_reconnect(self._client, self._reconnected)
         try:
             while True:
@@ -175,7 +177,7 @@ class _Follower(Generic[M]):
                     await self._watch_once()
                 await asyncio.sleep(_RETRY_S)
         finally:
-            looking.cancel()
+            reading.cancel()
 
     def _reconnected(self) -> None:
         self._again.set()
@@ -202,12 +204,12 @@ class _Follower(Generic[M]):
         finally:
             await watcher.stop()  # type: ignore[no-untyped-call]  # nats-py leaves it untyped
 
-    async def _keep_looking(self) -> None:
-        """Look every `_SAFETY_NET_S`; at a reconnect give up what was asked of the connection before, and look soon."""
+    async def _keep_reading(self) -> None:
+        """Read all every `_SAFETY_NET_S`; at a reconnect cancel what the lost connection was asked, and read soon."""
         wait_s = _SAFETY_NET_S
         while True:
             self._at_once.clear()
-            tasks = [asyncio.ensure_future(self._look_after(wait_s)), asyncio.ensure_future(self._at_once.wait())]
+            tasks = [asyncio.ensure_future(self._read_after(wait_s)), asyncio.ensure_future(self._at_once.wait())]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -215,16 +217,16 @@ class _Follower(Generic[M]):
                     task.cancel()
             wait_s = _RETRY_S if self._at_once.is_set() else _SAFETY_NET_S
 
-    async def _look_after(self, wait_s: float) -> None:
+    async def _read_after(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
         try:
-            await self._look()
+            await self._read_all()
         except (nats.errors.Error, TimeoutError):
-            return  # the bus is away; what was told stays told
-        except Exception:  # noqa: BLE001 - a follower that stops looking would never learn of a restored bucket
-            structlog.get_logger().exception("a look at a bucket failed")
+            return  # the bus is unavailable; what was reported stays
+        except Exception:  # noqa: BLE001 - a follower that stops reading would never learn of a restored bucket
+            structlog.get_logger().exception("reading a bucket failed")
 
-    async def _look(self) -> None:
+    async def _read_all(self) -> None:
         """Report each record that differs from the last report, unless the watch reported it in the meantime."""
         identity = await self._bucket.identity()
         if identity is not None and identity != self._identity:
@@ -240,10 +242,10 @@ class _Follower(Generic[M]):
             present.add(key)
             if now != before and self._reported.get(key) == before:
                 if before is None or now[0] > before[0]:
-                    self._again.set()  # the watch should have told it
+                    self._again.set()  # the watch should have reported it
                 await self._report(key, *now)
-        if self._on_look is not None:
-            await self._on_look(Look(identity, frozenset(present)))
+        if self._on_snapshot is not None:
+            await self._on_snapshot(Snapshot(identity, frozenset(present)))
 
     async def _report(self, key: str, revision: int, value: bytes) -> None:
         self._reported[key] = (revision, value)
@@ -253,7 +255,7 @@ class _Follower(Generic[M]):
         try:
             await self._on_change(key, record, revision)
         except BaseException:
-            self._reported.pop(key, None)  # the next look tells it again
+            self._reported.pop(key, None)  # the next read reports it again
             raise
 
 

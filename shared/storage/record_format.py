@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from contracts.records import Migration
 from shared.errors import Transient
@@ -38,21 +38,24 @@ def parse(kind: type[M], data: bytes, name: str) -> tuple[M, int]:
 
     Raises:
         Transient: `record_too_old` if the record has no version, or one that no migration starts from;
-            `record_too_new` if it is of a newer version and cannot be read; `internal_error` if it is damaged.
+            `record_too_new` if it is of a newer version and cannot be read; `internal_error` if it is damaged,
+            whatever reading it raises: one damaged record must not end what reads all of them.
     """
     try:
         fields = json.loads(data)
-    except ValueError as error:
-        raise Transient("internal_error", f"The record {name} is not JSON: {error}.") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get(FIELD), int):
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, error) from error
+    version = fields.pop(FIELD, None) if isinstance(fields, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
         raise Transient("record_too_old", f"The record {name} has no schema version.")
-    version = fields.pop(FIELD)
     try:
         return kind.model_validate(migrated(kind, fields, version, name)), version
-    except ValidationError as error:
+    except Transient:
+        raise
+    except Exception as error:
         if version > schema_version(kind):
             raise too_new(kind, version, name) from error
-        raise Transient("internal_error", f"The record {name} cannot be read: {error}.") from error
+        raise _damaged(name, error) from error
 
 
 def migrated(kind: type[BaseModel], fields: dict[str, Any], version: int, name: str) -> dict[str, Any]:
@@ -72,3 +75,8 @@ def too_new(kind: type[BaseModel], version: int, name: str) -> Transient:
         f"The record {name} has schema version {version}; this process writes versions up to {schema_version(kind)}."
     )
     return Transient("record_too_new", reason)
+
+
+def _damaged(name: str, error: Exception) -> Transient:
+    reason = f"The record {name} cannot be read: {type(error).__name__}: {error}. Restore it from a backup."
+    return Transient("internal_error", reason)

@@ -86,15 +86,15 @@ class Follower:
         self.client = client
         self.told = []
         self.changed = asyncio.Event()
-        self.looks = []
+        self.snapshots = []
 
-    async def on_look(self, look):
-        self.looks.append(look)
+    async def on_snapshot(self, snapshot):
+        self.snapshots.append(snapshot)
         self.changed.set()
 
-    async def until_looked(self, condition, within_s=5.0):
+    async def until_snapshot(self, condition, within_s=5.0):
         async with asyncio.timeout(within_s):
-            while not any(condition(look) for look in self.looks):
+            while not any(condition(snapshot) for snapshot in self.snapshots):
                 self.changed.clear()
                 await self.changed.wait()
 
@@ -122,7 +122,7 @@ async def following(nats_server, *, again=False):
     )
     follower = Follower(client)
     routes = Bucket(client.jetstream(timeout=5), "routes", Route)
-    task = asyncio.create_task(routes.follow(client, follower.on_change, follower.on_look))
+    task = asyncio.create_task(routes.follow(client, follower.on_change, follower.on_snapshot))
     try:
         yield follower
         assert not task.done(), "a follower never stops by itself"
@@ -225,7 +225,7 @@ async def test_a_bucket_that_was_made_anew_is_followed_though_its_revisions_begi
     async with following(nats_server, again=True) as follower:
         await follower.until(MODEL, 8, 5)
         await js.delete_stream("KV_routes")
-        await follower.until_looked(lambda look: look.identity is None)
+        await follower.until_snapshot(lambda snapshot: snapshot.identity is None)
         await provision(js)
         lower = await bucket.create(MODEL, route(epoch=5))
         assert lower < revision
@@ -259,12 +259,12 @@ async def test_a_bucket_that_was_restored_in_place_is_followed(js, bucket, nats_
         assert (await bucket.get(MODEL)).revision > revision
 
 
-async def test_a_look_tells_which_records_there_are(js, bucket, nats_server):
+async def test_a_snapshot_lists_which_records_there_are(js, bucket, nats_server):
     """A deleted record hides none of the others, and an emptied bucket is told as empty."""
     for model in ("a-bot", "b-bot", "c-bot"):
         await bucket.create(model, route(model=model, epoch=1))
     async with following(nats_server) as follower:
         await (await js.key_value("routes")).delete("a-bot")
-        await follower.until_looked(lambda look: look.keys == {"b-bot", "c-bot"})
+        await follower.until_snapshot(lambda snapshot: snapshot.keys == {"b-bot", "c-bot"})
         await js.purge_stream("KV_routes")
-        await follower.until_looked(lambda look: look.identity is not None and not look.keys)
+        await follower.until_snapshot(lambda snapshot: snapshot.identity is not None and not snapshot.keys)

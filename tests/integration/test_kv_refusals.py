@@ -54,7 +54,9 @@ class ContendedRoutes(KvRoutes):
 
 
 def contended_state(js):
-    store = RecordStore("servers", ContendedServers(lambda: js), MemoryPublisher(), service="server-manager")
+    store = RecordStore(
+        "servers", ContendedServers(lambda: js), MemoryPublisher("server-manager"), service="server-manager"
+    )
     return FleetState(store, "main")
 
 

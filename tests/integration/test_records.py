@@ -10,6 +10,7 @@ from contracts.services import EVENTS
 from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.provision import provision
+from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
 from tests.kit.conformance_records import RecordsConformance
@@ -26,7 +27,8 @@ class KeyValueWorld:
         self._bus = bus
         self.publisher = LoggedPublisher(bus)
         self.limit_bytes = bus.client.max_payload - 512
-        self.options = {}
+        self.boottime_s = 0.0
+        self.options = {"boottime": lambda: self.boottime_s}
 
     def records(self, kind):
         return Bucket(self._bus.js, BUCKET, kind)
@@ -45,6 +47,7 @@ class KeyValueWorld:
         return [(event.subject, event.correlationid, event.environment, event.causationid) for event in stored]
 
     async def forget(self):
+        self.boottime_s += DEDUPE_WINDOW_S
         config = (await self._js.stream_info(EVENTS)).config
         for window_s in (0.1, config.duplicate_window):
             await self._js.update_stream(dataclasses.replace(config, duplicate_window=window_s))

@@ -28,7 +28,9 @@ async def clean(js):
 class TestFleetState(StateConformance):
     @pytest.fixture
     def state(self, clean):
-        store = RecordStore("servers", KvServers(lambda: clean), MemoryPublisher(), service="server-manager")
+        store = RecordStore(
+            "servers", KvServers(lambda: clean), MemoryPublisher("server-manager"), service="server-manager"
+        )
         return FleetState(store, "main")
 
     async def test_an_edit_that_changes_nothing_writes_nothing(self, state, clean):

@@ -7,8 +7,10 @@ from typing import ClassVar
 import pytest
 from nats.errors import ConnectionClosedError
 
+from contracts.facts import CheckpointMerged, DeadlinePassed
 from contracts.records import OutboxRecord
 from shared.errors import Permanent, Transient
+from shared.messaging.publishing import Emit
 from shared.messaging.records import RecordStore
 from shared.runtime.sweeper import Sweeper
 from shared.storage.compare_and_set import ATTEMPTS
@@ -45,7 +47,8 @@ class RecordsConformance:
     `async log()`: release_id and step of each stored fact, in order. `async origins()`: model, correlation id,
     environment and cause of each.
     `async forget()`: lets the dedupe window pass. `async lose()`, `async restore()`: the bucket.
-    `limit_bytes`: the largest record. `options`: more arguments of the store.
+    `limit_bytes`: the largest record. `options`: more arguments of the store, among them the `boottime` that `forget`
+    moves past the window.
     """
 
     def process(self, world, faults=None, **more):
@@ -137,6 +140,52 @@ class RecordsConformance:
         assert after.outbox == ()
         assert sorted(await world.log()) == [("a", "0"), ("b", "0")]
 
+    @pytest.mark.parametrize("step", ["write 1 after", "publish 1 after", "publish 2 after"])
+    async def test_a_process_that_stood_still_for_the_dedupe_window_publishes_nothing_again(self, world, step):
+        """Stopped, or suspended with its machine: another process publishes and clears meanwhile."""
+        faults, other = Faults(), self.process(world)
+
+        async def stand_still():
+            await other.publish(KEY)
+            await world.forget()
+
+        faults.at[step] = stand_still
+        stopped = self.process(world, faults)
+        await stopped.transact(KEY, count("a", facts=3))
+        assert not faults.at
+        assert await world.log() == [("a", "0"), ("a", "1"), ("a", "2")]
+        assert (await other.read(KEY)).outbox == ()
+
+    async def test_what_was_written_a_moment_ago_is_published_without_a_look_at_the_log(self, world):
+        faults = Faults()
+        await self.process(world, faults).transact(KEY, count("a"))
+        assert "look" not in faults.counts
+
+    async def test_another_fact_under_the_same_id_is_refused_not_taken_for_a_duplicate(self, world):
+        first = count("a")(None).outbox[0]
+        other = first.model_copy(update={"data": {**first.data, "waiting_for": "something else"}})
+        store = self.process(world)
+        await store.transact(KEY, lambda tally: tally or Tally(outbox=(other,)))
+        for _ in range(2):
+            with pytest.raises(Transient, match=first.id) as caught:
+                await store.transact("support-bot.second", count("a"))
+            assert caught.value.code == "bus_unavailable"
+        assert len((await store.read("support-bot.second")).outbox) == 1
+        await store.transact(KEY, lambda tally: tally.model_copy(update={"outbox": (other,)}))
+        assert await world.log() == [("a", "0")], "the same fact is a duplicate"
+
+    async def test_a_fact_that_the_service_does_not_declare_is_not_published(self, world):
+        fact = CheckpointMerged.model_construct()
+        with pytest.raises(ValueError, match="does not declare"):
+            await world.publisher.publish(Emit(fact, model="support-bot", id="a"))
+
+    async def test_a_fact_that_is_larger_than_the_bus_takes_is_refused(self, world):
+        fact = DeadlinePassed(release_id="a", step="0", waiting_for="x" * (world.limit_bytes + 600))
+        with pytest.raises(Permanent) as caught:
+            await world.publisher.publish(Emit(fact, model="support-bot", id="a"))
+        assert caught.value.code == "internal_error"
+        assert await world.log() == []
+
     async def test_all_of_many_writers_get_through_in_a_bounded_number_of_attempts(self, world):
         """Eight processes, each with two writers, all at one record: nobody needs half of the attempts that there are."""
         attempts, numbers = [], random.Random(7)
@@ -205,14 +254,13 @@ class RecordsConformance:
         assert f"{world.limit_bytes:,}" in caught.value.reason
         assert await store.read(KEY) == Tally(causes=("a",))
 
-    async def test_a_process_older_than_a_record_reads_it_and_refuses_to_write_it(self, world):
+    async def test_a_process_older_than_a_record_neither_decides_on_it_nor_writes_it(self, world):
         newer = RecordStore("releases", world.records(NewerTally), world.publisher, service="registry")
         await newer.transact(KEY, lambda tally: tally or NewerTally(causes=("a",)))
         before, older = await world.get(KEY), self.process(world)
-        assert (await older.read(KEY)).causes == ("a",)
-        for cause in ("a", "b"):
+        for call in (older.read(KEY), older.transact(KEY, count("a")), older.transact(KEY, count("b"))):
             with pytest.raises(Transient) as caught:
-                await older.transact(KEY, count(cause))
+                await call
             assert caught.value.code == "record_too_new"
         assert await world.get(KEY) == before
         assert (await newer.read(KEY)).added == "of version 2"
@@ -224,7 +272,14 @@ class RecordsConformance:
         assert caught.value.code == "record_too_new"
 
     @pytest.mark.parametrize(
-        "data", [b'{"causes":["a"]}', b'{"occupant":[],"schema_version":null}', b'{"schema_version":0}']
+        "data",
+        [
+            b'{"causes":["a"]}',
+            b'{"occupant":[],"schema_version":null}',
+            b'{"schema_version":0}',
+            b'{"schema_version":true}',
+            b'{"schema_version":1.0}',
+        ],
     )
     async def test_a_record_of_before_there_were_versions_is_refused_not_misread(self, world, data):
         await world.put(KEY, data)
@@ -235,13 +290,32 @@ class RecordsConformance:
             assert caught.value.code == "record_too_old"
         assert await world.get(KEY) == data
 
-    @pytest.mark.parametrize("data", [b"", b"{not json", b'{"schema_version":1,"causes":7}'])
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"{not json",
+            b"\xff\xfe",
+            b"[" * 100_000,
+            b'{"schema_version":1,"causes":' + b"[" * 100_000,
+            b'{"schema_version":1,"causes":7}',
+        ],
+        ids=["empty", "not JSON", "not text", "nested", "nested within", "of another type"],
+    )
     async def test_a_damaged_record_is_refused_and_named(self, world, data):
         await world.put(KEY, data)
         with pytest.raises(Transient, match=KEY) as caught:
             await self.process(world).transact(KEY, count("b"))
         assert caught.value.code == "internal_error"
+        assert "Restore it from a backup" in caught.value.reason
         assert await world.get(KEY) == data
+
+    async def test_an_older_record_that_its_migration_fails_on_is_damaged(self, world):
+        await world.put(KEY, b'{"schema_version":1}')
+        store = RecordStore("releases", world.records(Migrated), world.publisher, service="registry")
+        with pytest.raises(Transient, match=KEY) as caught:
+            await store.read(KEY)
+        assert caught.value.code == "internal_error"
 
     async def test_an_older_record_is_migrated_when_read_and_written_in_the_new_version(self, world):
         await world.put(KEY, b'{"schema_version":1,"count":7}')

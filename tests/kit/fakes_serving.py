@@ -108,7 +108,7 @@ class FakeState(FleetState):
 
     def __init__(self) -> None:
         self.bucket = MemoryBucket()
-        self.log = MemoryPublisher()
+        self.log = MemoryPublisher("server-manager")
         records = MemoryRecords(Servers, self.bucket)
         super().__init__(
             RecordStore("servers", records, self.log, service="server-manager", jitter=lambda: 0.5), "main"

@@ -10,7 +10,9 @@ from contracts.envelope import derived_id
 from contracts.facts import DeadlinePassed
 from contracts.records import OutboxRecord, outbox_entry
 from shared.errors import Transient
+from shared.messaging.publishing import envelope, id_taken, message_of, states_the_same
 from shared.messaging.records import RecordStore
+from shared.runtime.clock import SystemClock
 from shared.storage.kv import Conflict, Entry
 from shared.storage.record_format import dump, parse
 
@@ -82,15 +84,17 @@ class MemoryRecords:
 class MemoryPublisher:
     """The log of facts in memory (implements `shared.messaging.records.Publisher`).
 
-    `log` is what the stream holds, in order; `said` is each call, those of duplicates too. A fact that is published
-    again after `forget` is stored again, as after the stream's dedupe window.
+    `log` is what the stream holds, in order; `published` is each call, those of duplicates too. A fact that is
+    published again after `forget` is stored again, as after the stream's dedupe window.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = "registry", limit_bytes: int = LIMIT_BYTES) -> None:
+        self.service = service
+        self.limit_bytes = limit_bytes
         self.log = []
         self.published = []
         self.unpublishable = []
-        self._remembered: set[str] = set()
+        self._remembered: dict[str, tuple[str, bytes]] = {}
         self.failing: Exception | None = None
         self.failing_model: str | None = None
 
@@ -98,15 +102,23 @@ class MemoryPublisher:
         await asyncio.sleep(0)
         if self.failing is not None and self.failing_model in (None, emit.model):
             raise self.failing
+        event = self.envelope(emit)
+        body, _ = message_of(event, limit_bytes=self.limit_bytes)
         self.published.append(emit)
-        if event_id(emit) not in self._remembered:
-            self._remembered.add(event_id(emit))
+        subject, stored = self._remembered.setdefault(event.id, (event.nats_subject, body))
+        if stored is body:
             self.log.append(emit)
+        elif subject != event.nats_subject or not states_the_same(event, stored):
+            raise id_taken(event)
+
+    def envelope(self, emit):
+        return envelope(emit, service=self.service, clock=SystemClock())
 
     async def was_published(self, emit, since):  # noqa: ARG002 - the twin searches all of its log
         await asyncio.sleep(0)
-        origin = (event_id(emit), emit.model, emit.environment)
-        return origin in {(event_id(stored), stored.model, stored.environment) for stored in self.log}
+        event = self.envelope(emit)
+        known = [(stored, self.envelope(stored)) for stored in self.log if event_id(stored) == event.id]
+        return any(e.nats_subject == event.nats_subject and stored.fact == emit.fact for stored, e in known)
 
     def count_unpublishable(self, fact_type):
         self.unpublishable.append(fact_type)

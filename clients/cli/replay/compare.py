@@ -136,7 +136,7 @@ def why_not(event: Recorded, replay: Replay, triggers: Sequence[Trigger]) -> str
     """Return why the replay has nothing where something was recorded."""
     if not event.is_alert and event.manual:
         return "-: an operator ordered it"
-    if replay.is_away(event.target, event.at):
+    if replay.is_out_of_traffic(event.target, event.at):
         return "-: it would have been out of traffic"
     if event.is_alert and (event.trigger is None or event.kind == "drift"):
         return "-: such alerts are not replayed"

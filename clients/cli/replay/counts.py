@@ -1,4 +1,4 @@
-"""What a recorded window says about a trigger that perhaps was not declared then: how many requests, how many bad.
+"""Counts the requests and the bad ones of a recorded window for a trigger, perhaps not declared at the time.
 
 Pure; the histograms of latency are read by an adapter without I/O.
 """
@@ -16,7 +16,7 @@ _FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
 
 @dataclass(frozen=True)
 class Counted:
-    """So many requests, so many of them bad."""
+    """The number of requests, and of the bad ones among them."""
 
     trials: int
     hits: int
@@ -24,7 +24,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Unknown:
-    """The window does not say, and why."""
+    """The reason why a window does not show how many requests were bad."""
 
     reason: str
 
@@ -32,7 +32,7 @@ class Unknown:
 def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
     """Count what a trigger would have seen in a window.
 
-    `recorded` are the triggers that the target's own policy declared, by name: their counts lie in `observed`.
+    `recorded` are the triggers that the target's own policy declared, by name: their counts are in `observed`.
 
     Latencies are counted again at the trigger's threshold; a request that failed, or was given up, has none, and is
     not counted. The other figures are those of the window.

@@ -1,7 +1,7 @@
 """Recorded windows through the monitor's observe loop and the rollback-controller's decision: what would have happened.
 
 A window summary holds how many requests were bad, not which: bad ones are spread evenly over the window (over the part
-of it in which the target took traffic). Where an alert of the same kind was really raised, they are laid from that
+of it in which the target took traffic). Where an alert of the same kind was really raised, they come from that
 moment on, without gaps if few requests follow it: the good requests before it would otherwise outweigh a regression
 that was rolled back after a few seconds. There the replay errs on the side of firing.
 
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from clients.cli.replay.counts import Counted, Unknown, count_bad
 from clients.cli.replay.route_history import Routes, Span, cut
-from clients.cli.replay.spread import lay_out
+from clients.cli.replay.spread import spread_over
 from clients.cli.replay.watched import Watched
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertUpdated, ReleaseOpened, WindowSummarised
@@ -77,7 +77,7 @@ class Replay:
         fired: The alerts that lead to a decision, and the decisions.
         alerts: Every alert fact, in the order of its windows.
         gaps: What could not be replayed.
-        away: When a target would have been out of traffic.
+        out_of_traffic: When a target would have been out of traffic.
     """
 
     fired: tuple[Fired, ...]
@@ -87,11 +87,13 @@ class Replay:
     requests: int
     begin: datetime | None
     end: datetime | None
-    away: Mapping[Target, tuple[tuple[datetime, datetime | None], ...]] = field(default_factory=dict)
+    out_of_traffic: Mapping[Target, tuple[tuple[datetime, datetime | None], ...]] = field(default_factory=dict)
 
-    def is_away(self, target: Target, at: datetime) -> bool:
+    def is_out_of_traffic(self, target: Target, at: datetime) -> bool:
         """Return whether a target would have been out of traffic at a moment."""
-        return any(since <= at and (until is None or at < until) for since, until in self.away.get(target, ()))
+        return any(
+            since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, ())
+        )
 
 
 def replay(
@@ -120,7 +122,7 @@ def replay(
         gaps=tuple(Gap(*key, number) for key, number in history.gaps.items()),
         begin=ordered[0].window.from_ if ordered else None,
         end=max((summary.window.to for summary in ordered), default=None),
-        away={target: tuple(times) for target, times in history.away.items()},
+        out_of_traffic={target: tuple(times) for target, times in history.out_of_traffic.items()},
     )
 
 
@@ -171,7 +173,7 @@ class _History:
         self.fired: list[Fired] = []
         self.alerts: list[AlertFact] = []
         self.gaps: dict[tuple[str, str], int] = {}
-        self.away: dict[Target, list[tuple[datetime, datetime | None]]] = {}
+        self.out_of_traffic: dict[Target, list[tuple[datetime, datetime | None]]] = {}
         self._triggers, self._sequential = triggers, sequential(triggers)
         self._routes, self._declared, self._guard, self._raised = routes, declared, guard, raised
         self._past: list[PastRollback] = []
@@ -193,15 +195,15 @@ class _History:
         parts = self._parts(summary)
         if not parts or not counts:
             return []
-        laid_out: list[dict[str, list[Outcome]]] = [{} for _ in parts]
+        by_part: list[dict[str, list[Outcome]]] = [{} for _ in parts]
         for trigger, counted in counts.values():
             raised = self._raised.get((target, kind_of(trigger)), ())
-            for part, (_, outcomes, times) in zip(laid_out, lay_out(counted, parts, raised), strict=True):
+            for part, (_, outcomes, times) in zip(by_part, spread_over(counted, parts, raised), strict=True):
                 pairs = zip(outcomes, times, strict=True)
                 part[trigger.name] = [Outcome(bad=bad, at=at, ended_at=at) for bad, at in pairs]
         watched = self._watched.setdefault(target, Watched(target, self._sequential))
         questions = []
-        for (span, begin, end), observed in zip(parts, laid_out, strict=True):
+        for (span, begin, end), observed in zip(parts, by_part, strict=True):
             for fact in watched.advance(span, begin, end, observed):
                 self.alerts.append(fact)
                 if isinstance(fact, AlertRaised | AlertUpdated) and fact.trigger in counts:
@@ -234,7 +236,7 @@ class _History:
     def _decide(self, question: _Question) -> None:
         """Decide about a rollback as the rollback-controller does, and carry it out on the recorded route."""
         target, trigger, at = question.fact.target, question.trigger, question.at
-        if any(since <= at and (until is None or at < until) for since, until in self.away.get(target, [])):
+        if any(since <= at and (until is None or at < until) for since, until in self.out_of_traffic.get(target, [])):
             return
         before = self._held.pop((target, trigger.name), None)
         if question.again and before is None:
@@ -292,6 +294,6 @@ class _History:
     def _leave(self, target: Target, at: datetime) -> None:
         """Take a target out of traffic until it was promoted again."""
         back = self._routes.returns(target, at)
-        self.away.setdefault(target, []).append((at, back))
+        self.out_of_traffic.setdefault(target, []).append((at, back))
         self._spans[target] = cut(self._spans[target], at, back)
         self._watched.pop(target, None)  # twice in one window, if it really was promoted again in between

@@ -24,7 +24,7 @@ class Span:
     until: datetime | None = None
 
     def overlap(self, begin: datetime, end: datetime) -> tuple[datetime, datetime] | None:
-        """Return what lies within."""
+        """Return the part of a time during which the target took this share; None if there is none."""
         begin, end = max(begin, self.since), min(end, self.until or end)
         return (begin, end) if begin < end else None
 
@@ -34,7 +34,7 @@ class Routes:
 
     def __init__(self, events: Iterable[Event[Any]]) -> None:
         newest: dict[int, DeploymentChanged] = {}
-        for event in events:  # an epoch is one route, however often it was said
+        for event in events:  # an epoch is one route, however often it was published
             if isinstance(event.data, DeploymentChanged):
                 newest.setdefault(event.data.route.epoch, event.data)
         self.changes: Sequence[DeploymentChanged] = [newest[epoch] for epoch in sorted(newest)]

@@ -1,4 +1,4 @@
-"""Lays the requests of a window out in time, of which a summary says only how many were bad. Pure."""
+"""Spreads the requests of a window over its time: a summary holds only how many of them were bad. Pure."""
 
 import math
 from bisect import bisect_right
@@ -10,27 +10,27 @@ from clients.cli.replay.counts import Counted
 from clients.cli.replay.route_history import Span
 
 RAISED_WITHIN = timedelta(seconds=5)
-"""So long after the end of a window an alert may be raised about what lies in it."""
+"""So long after the end of a window an alert may be raised about its requests."""
 
 
 def spread(trials: int, hits: int) -> list[bool]:
-    """Spread the bad ones of some requests evenly: one of them lies in the middle."""
+    """Return which of some requests are bad, spread evenly: a single one is in the middle."""
     so_far = [(2 * i * hits + trials) // (2 * trials) for i in range(trials + 1)]
     return [after > before for before, after in pairwise(so_far)]
 
 
 def spread_late(trials: int, hits: int, late: int) -> list[bool]:
-    """Spread the bad ones evenly over the last `late` requests (at least `hits`), of which the last one is bad."""
+    """Return which are bad, spread evenly over the last `late` requests (at least `hits`), of which the last is bad."""
     so_far = [index * hits // max(late, 1) for index in range(late + 1)]
     return [*([False] * (trials - late)), *(after > before for before, after in pairwise(so_far))]
 
 
-def lay_out(
+def spread_over(
     counted: Counted, parts: Sequence[tuple[Span, datetime, datetime]], raised: Sequence[datetime]
 ) -> Iterable[tuple[Span, Sequence[bool], Sequence[datetime]]]:
-    """Lay requests evenly over the parts of a window, as if these followed upon each other.
+    """Yield outcomes and times for each part of a window: its requests, evenly, as if the parts were adjacent.
 
-    The bad ones lie where an alert was really raised, if one was.
+    The bad ones come from the moment on at which an alert was really raised, if one was.
     """
     lengths = [(end - begin).total_seconds() for _, begin, end in parts]
     ends = [math.fsum(lengths[: index + 1]) for index in range(len(parts))]

@@ -9,7 +9,7 @@ from clients.cli.replay.route_history import Span
 from contracts.policy import Trigger
 from contracts.vocabulary import Target
 from decisions.alerts import AlertFact, AlertState, resolve_all
-from decisions.observe_loop import AlertRules, WatchedTarget, assess, observe
+from decisions.observe_loop import AlertRules, WatchedTarget, assess, begins_anew, observe
 from decisions.triggers import Outcome
 
 Outcomes = Mapping[str, Sequence[Outcome]]
@@ -48,8 +48,11 @@ class Watched:
             end: Its end.
             outcomes: What the triggers observe in it.
         """
-        yield from self._wait_until(begin)
-        yield from self._enter(span, begin)
+        left_at = self._left_at(span)
+        yield from self._wait_until(begin if left_at is None else left_at)
+        if left_at is not None:
+            yield from self._leave(left_at)
+        self._enter(span)
         left = {name: list(of_trigger) for name, of_trigger in outcomes.items()}
         while True:
             if not self.is_open and not self._would_fire(left, end):
@@ -71,27 +74,37 @@ class Watched:
             yield from self._step({}, at)
             at += STEP
 
-    def _enter(self, span: Span, at: datetime) -> Iterator[AlertFact]:
-        """Begin anew where the target's role or share changes; its alerts are resolved if it was out of traffic."""
-        if self.state is not None and self.span == span:
-            return
-        if self.span is not None and (self.span.until is None or self.span.until < span.since):
-            decided = resolve_all(self.alerts, self.target, at, release_id=None, reason="It was out of traffic.")
-            self.alerts = decided.alerts
-            yield from decided.facts
-        self.state = WatchedTarget(target=self.target, role=span.role, weight_ratio=span.weight_ratio)
+    def _left_at(self, span: Span) -> datetime | None:
+        """Return since when the target was out of traffic before a span; None if it was not."""
+        until = self.span.until if self.span is not None else None
+        return until if until is not None and until < span.since else None
+
+    def _leave(self, at: datetime) -> Iterator[AlertFact]:
+        """Resolve the alerts of a target that leaves traffic, and forget its evidence."""
+        decided = resolve_all(self.alerts, self.target, at, release_id=None, reason="It was out of traffic.")
+        self.alerts, self.state = decided.alerts, None
+        yield from decided.facts
+
+    def _enter(self, span: Span) -> None:
+        """Begin anew where the monitor does: a route that only confirms role and share changes nothing."""
         self.span = span
+        if begins_anew(self.state, span.role, span.weight_ratio):
+            self.state = WatchedTarget(target=self.target, role=span.role, weight_ratio=span.weight_ratio)
 
     def _current(self) -> WatchedTarget:
         assert self.state is not None  # noqa: S101 - `advance` enters a span first
         return self.state
 
+    def _after(self, outcomes: Outcomes) -> WatchedTarget:
+        """Return the target with outcomes observed; without any, nothing begins, as in the monitor's sweep."""
+        return observe(self._current(), self.triggers, outcomes) if any(outcomes.values()) else self._current()
+
     def _observe(self, outcomes: Outcomes) -> None:
-        self.state = observe(self._current(), self.triggers, outcomes)
+        self.state = self._after(outcomes)
 
     def _would_fire(self, outcomes: Outcomes, end: datetime) -> bool:
         """Return whether an alert would be raised: evidence that was strong enough once stays so to the end."""
-        after = observe(self._current(), self.triggers, outcomes)
+        after = self._after(outcomes)
         return bool(assess(after, self.alerts, self.triggers, end, rules=RULES).facts)
 
     def _next_step(self, outcomes: Outcomes, end: datetime) -> datetime:
@@ -103,7 +116,7 @@ class Watched:
         return min(_next_second(since), end)
 
     def _step(self, outcomes: Outcomes, at: datetime) -> tuple[AlertFact, ...]:
-        after = observe(self._current(), self.triggers, outcomes)
+        after = self._after(outcomes)
         assessed = assess(after, self.alerts, self.triggers, at, rules=RULES)
         self.state, self.alerts, self.until = assessed.watched, assessed.alerts, at
         return assessed.facts

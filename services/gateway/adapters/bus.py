@@ -10,7 +10,7 @@ from contracts.vocabulary import Environment
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
 from shared.runtime.service import connect_patiently
-from shared.storage.kv import Bucket, M, OnChange, OnLook
+from shared.storage.kv import Bucket, M, OnChange, OnSnapshot
 
 _RETRY_S = 0.5
 
@@ -32,7 +32,9 @@ class BusConnection:
         await connect_patiently(self._bus)
         self._has_connected.set()
 
-    async def follow(self, bucket: str, record: type[M], apply: OnChange[M], note_bucket: OnLook | None = None) -> None:
+    async def follow(
+        self, bucket: str, record: type[M], apply: OnChange[M], note_bucket: OnSnapshot | None = None
+    ) -> None:
         """Call `apply` with every record and every change, for ever; after an error it starts again."""
         await self._has_connected.wait()
         records = Bucket(self._bus.js, bucket, record, service=self._bus.service)

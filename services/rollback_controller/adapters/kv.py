@@ -11,7 +11,7 @@ from contracts.drills import Drill, drill_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
-from shared.storage.compare_and_set import check_writable, edit_record
+from shared.storage.compare_and_set import check_not_newer, edit_record
 from shared.storage.kv import Bucket, Entry
 
 SERVICE = "rollback-controller"
@@ -47,7 +47,7 @@ class KvRoutes:
             entry = await self._bucket(environment).get(model)
         except NotFoundError:  # the bucket itself is gone
             entry = None
-        check_writable(entry, f"{ROUTES[environment]}/{model}")
+        check_not_newer(entry, f"{ROUTES[environment]}/{model}")
         if environment == "staging":
             return entry
         route = self._remember(model, entry.value if entry else None)

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clients.cli.replay.engine import replay
@@ -12,14 +12,13 @@ from contracts import facts as f
 from contracts.policy import Trigger
 from tests.kit.factories import after, event, fact, policy, target
 from tests.kit.records import event_id
-from tests.unit.cli.recordings import changed
+from tests.unit.cli.recordings import changed, on_trial
 from tests.unit.monitor import factories as m
 from tests.unit.monitor.world import World, batch
 
 MINUTE = 60
 VERSION = 2
 SERVED = target(VERSION, "bf16")
-ROUTE = changed(2, 0, VERSION)
 ERRORS = Trigger(name="errors", metric="error_ratio", threshold=0.05, min_requests=10, window_s=60.0, action="manual")
 SLOW = Trigger(
     name="slow", metric="ttft_ms", threshold=500.0, allowed_ratio=0.1, min_requests=20, window_s=120.0, action="manual"
@@ -30,6 +29,14 @@ ALERTS = (f.AlertRaised, f.AlertUpdated, f.AlertResolved)
 minutes = st.tuples(st.integers(min_value=0, max_value=40), st.floats(min_value=0.0, max_value=1.0))
 """Requests of a minute, and the share of bad ones."""
 stories = st.lists(minutes, min_size=1, max_size=7)
+SHARES = {
+    "active": {"active": VERSION, "previous": 1},
+    "small canary": {"active": 1, "canary": on_trial(VERSION, 0.1)},
+    "canary": {"active": 1, "canary": on_trial(VERSION, 0.5)},
+    "out": {"active": 1},
+}
+shares = st.lists(st.one_of(st.none(), st.sampled_from(sorted(SHARES))), min_size=7, max_size=7)
+"""What becomes of the target at the begin of each minute; None: its route is left as it is."""
 
 
 class SetClock:
@@ -45,9 +52,20 @@ class SetClock:
         return (self.time - after(0)).total_seconds()
 
 
-def requests_of(story, kind):
-    """Lay the bad requests of each minute out evenly, as the replay does."""
+def routes_of(shares):
+    """Return the routes by the minute in which they begin."""
+    return {
+        number: changed(number + 2, number * MINUTE, **SHARES[share]) for number, share in enumerate(shares) if share
+    }
+
+
+def requests_of(story, kind, shares):
+    """Spread the bad requests of each minute evenly, as the replay does; there are none without traffic."""
+    share = "active"
     for number, (count, ratio) in enumerate(story):
+        share = shares[number] or share
+        if share == "out":
+            continue
         for index, bad in enumerate(spread(count, round(ratio * count)) if count else ()):
             at = number * MINUTE + (index + 0.5) / count * MINUTE
             about = {"target": SERVED, "e2e_ms": 0.0, "ttft_ms": 100.0}
@@ -58,14 +76,16 @@ def requests_of(story, kind):
             yield m.record(at, **about)
 
 
-async def monitored(story, kind):
+async def monitored(story, kind, shares=("active", *[None] * 6)):
     """Return what the monitor publishes when a gateway sends what ended in each second at its end."""
     clock = SetClock()
     world = World(clock=clock, window_s=MINUTE, lateness_s=5.0, hard_run=10_000)  # a window does not hold runs
     opened = fact(f.ReleaseOpened, version=VERSION, release_id="r-2", policy=policy(triggers=TRIGGERS))
     await world.monitor.add_policy(event(opened, id="opened"))
-    await world.monitor.follow(ROUTE)
-    records = list(requests_of(story, kind))
+    routes = routes_of(shares)
+    if 0 in routes:
+        await world.monitor.follow(routes[0])
+    records = list(requests_of(story, kind, shares))
     for second in range(1, len(story) * MINUTE + 1):
         ended = [
             record for record in records if second - 1 < (record.scheduled_at - after(0)).total_seconds() <= second
@@ -74,6 +94,8 @@ async def monitored(story, kind):
         if ended:
             await world.monitor.measure(batch(f"b-{second}", ended, second))
         await world.monitor.sweep(("production", m.f.MODEL))
+        if second % MINUTE == 0 and second // MINUTE in routes and second // MINUTE < len(story):
+            await world.monitor.follow(routes[second // MINUTE])
     clock.time += timedelta(seconds=2 * MINUTE)
     windows_only = len(world.publisher.log)
     await world.monitor.sweep(("production", m.f.MODEL))
@@ -90,13 +112,25 @@ def shown(facts):
 
 
 @settings(max_examples=15, deadline=None)
-@given(story=stories, kind=st.sampled_from(["errors", "slow"]))
-def test_monitor_and_replay_publish_the_same_alerts_at_the_same_seconds(story, kind):
-    during, everything = asyncio.run(monitored(story, kind))
+@given(story=stories, kind=st.sampled_from(["errors", "slow"]), shares=shares)
+@example(  # a route that only confirms what is served begins nothing anew
+    story=[(8, 0.125)] * 7, kind="errors", shares=["active", "active", *[None] * 5]
+)
+@example(  # an alert of a canary that leaves, comes back and is promoted
+    story=[(30, 0.0), (30, 0.9), (30, 0.9), (30, 0.5), (30, 0.5), (30, 0.5), (30, 0.0)],
+    kind="errors",
+    shares=["canary", None, "out", "canary", "small canary", "active", None],
+)
+def test_monitor_and_replay_publish_the_same_alerts_at_the_same_seconds(story, kind, shares):
+    """Also while the route changes; the target is served from the first minute, and in the last one."""
+    shares = ["active" if shares[0] in (None, "out") else shares[0], *shares[1:]]
+    shares = [*shares[: len(story)], "active"]
+    story = [*story, (1, 0.0)]
+    during, everything = asyncio.run(monitored(story, kind, shares))
     live = [emit.fact for emit in during if isinstance(emit.fact, ALERTS)]
     summaries = [emit for emit in everything if isinstance(emit.fact, f.WindowSummarised)]
     log = [event(emit.fact, id=event_id(emit)) for emit in summaries]
-    replayed = replay(TRIGGERS, [ROUTE, *log], since=after(-1))
+    replayed = replay(TRIGGERS, [*routes_of(shares).values(), *log], since=after(-1))
     recorded = [alert for alert in live if replayed.end is not None and alert.window.to <= replayed.end]
     assert shown(replayed.alerts) == shown(recorded)
 

@@ -14,7 +14,20 @@ from decisions.triggers import detector_alpha, limit_of
 from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
 from services.monitor.domain.record import MonitorState
 from tests.kit.factories import after, event, inference, policy
-from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, V3, changed, minutes, on_trial, opened, serving, window
+from tests.unit.cli.recordings import (
+    ERRORS,
+    MINUTE,
+    SLOW,
+    V1,
+    V2,
+    V3,
+    changed,
+    minutes,
+    on_trial,
+    opened,
+    serving,
+    window,
+)
 
 ROUTE = [changed(1, -3600, 1), changed(2, -1800, 2, 1)]
 LONG_AGO = after(-86_400)
@@ -122,13 +135,13 @@ def test_after_a_rollback_the_target_takes_no_traffic_until_it_is_promoted_anew(
     story = minutes(0, 60, failed=30)
     result = replay([ERRORS], [*ROUTE, *story], since=LONG_AGO, guard=CALM)
     assert len(result.fired) == 1
-    assert result.is_away(V2, after(3000))
-    assert not result.is_away(V2, after(0))
+    assert result.is_out_of_traffic(V2, after(3000))
+    assert not result.is_out_of_traffic(V2, after(0))
     anew = changed(3, 1800, 2, 1)
     result = replay([ERRORS], [*ROUTE, *story, anew], since=LONG_AGO, guard=CALM)
     assert [fired.at < after(60) for fired in result.fired] == [True, False]
     assert after(1800) < result.fired[1].at < after(1860)
-    assert not result.is_away(V2, after(1801))
+    assert not result.is_out_of_traffic(V2, after(1801))
 
 
 def test_a_target_that_was_promoted_again_within_a_window_is_rolled_back_twice():
@@ -214,6 +227,14 @@ def test_evidence_begins_anew_when_the_share_changes():
     step = changed(4, 60, 2, 1, cause="canary", canary=on_trial(3, 0.2))
     assert len(replay([ERRORS], [*ROUTE, steady, *weak], since=LONG_AGO).fired) == 1
     assert replay([ERRORS], [*ROUTE, steady, step, *weak], since=LONG_AGO).fired == ()
+
+
+def test_a_first_route_that_only_confirms_what_was_served_begins_nothing_anew():
+    """The log's first route comes after the first windows, and states what they assume."""
+    story = [window(MINUTE * number, requests=8, failed=1) for number in range(12)]
+    known, later = ([changed(2, at, 2, 1), *story] for at in (-1800, 2 * MINUTE))
+    alerts = [replay([ERRORS], events, since=LONG_AGO).alerts for events in (known, later)]
+    assert alerts[0] == alerts[1] != ()
 
 
 def test_a_minute_that_a_rollback_cut_short_is_spread_over_its_served_part():

@@ -5,7 +5,7 @@ import pytest
 from contracts.routes import CanaryShare, Route
 from decisions.route_edits import lift_quarantine, promote, roll_back
 from services.gateway.route_table import SETTLE_S, RouteTable
-from shared.storage.kv import Look
+from shared.storage.kv import Snapshot
 from tests.kit.factories import MODEL, served
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import World
@@ -29,16 +29,16 @@ async def table(clock):
 
 
 def there(*models, identity="one"):
-    return Look(identity, frozenset(models))
+    return Snapshot(identity, frozenset(models))
 
 
 def active(table):
     return table.get(MODEL).active.target.version
 
 
-@pytest.mark.parametrize("look", [there(), there("other-bot"), Look(None, frozenset())])
-async def test_an_absent_route_goes_on_serving_and_is_named(table, look):
-    await table.note_bucket(look)
+@pytest.mark.parametrize("snapshot", [there(), there("other-bot"), Snapshot(None, frozenset())])
+async def test_an_absent_route_goes_on_serving_and_is_named(table, snapshot):
+    await table.note_bucket(snapshot)
     assert (active(table), table.lost, table.problem) == (6, [MODEL], f"routes_lost: {MODEL}")
     await table.note_bucket(there(MODEL))
     assert (table.lost, table.problem) == ([], "")
@@ -46,7 +46,7 @@ async def test_an_absent_route_goes_on_serving_and_is_named(table, look):
 
 async def test_saved_routes_are_lost_too_when_the_bucket_of_a_new_start_is_empty():
     table = RouteTable({MODEL: AFTER}, None)
-    assert table.lost == [], "nothing is known about the bucket before it was looked at"
+    assert table.lost == [], "nothing is known about the bucket before it was read"
     await table.note_bucket(there())
     assert (table.lost, active(table)) == ([MODEL], 6)
 

@@ -38,7 +38,7 @@ class World:
     """A monitor as `main` builds it, on a bus that is not connected."""
 
     def __init__(self, *, starts_s: float = 0.0, clock: Clock | None = None, **settings) -> None:
-        self.records, self.publisher = MemoryRecords(MonitorState), MemoryPublisher()
+        self.records, self.publisher = MemoryRecords(MonitorState), MemoryPublisher("monitor")
         chosen = MonitorSettings(**settings)
         self.rules = chosen.rules()
         self.monitor = build(

@@ -106,7 +106,7 @@ class FleetWorld:
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock(START)
         self.streams = Streams()
-        self.bucket, self.log = MemoryBucket(), MemoryPublisher()
+        self.bucket, self.log = MemoryBucket(), MemoryPublisher("server-manager")
         self.routes, self.memory = LossyRoutes(), Memory()
         self.lease = FakeLease()
         self.artifacts = FakeArtifacts(folder)

@@ -12,6 +12,7 @@ from nats.errors import ConnectionClosedError
 from contracts.facts import DeadlinePassed
 from contracts.records import outbox_entry
 from shared.errors import Permanent, Transient
+from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.storage.compare_and_set import ATTEMPTS, edit_record, wait_s
 from shared.storage.kv import Conflict
 from tests.kit.conformance_records import KEY, RecordsConformance
@@ -36,7 +37,8 @@ class MemoryWorld:
     """One bucket and one log in memory."""
 
     def __init__(self):
-        self.options = {"sleep": no_wait}
+        self.boottime_s = 0.0
+        self.options = {"sleep": no_wait, "boottime": lambda: self.boottime_s}
         self.bucket = MemoryBucket()
         self.publisher = MemoryPublisher()
         self.limit_bytes = self.bucket.limit_bytes
@@ -59,6 +61,7 @@ class MemoryWorld:
 
     async def forget(self):
         self.publisher.forget()
+        self.boottime_s += DEDUPE_WINDOW_S
 
     async def lose(self):
         self.bucket.lost = True
@@ -96,7 +99,7 @@ def test_whatever_fails_or_is_killed_in_any_order_each_cause_counts_once(tries, 
             with contextlib.suppress(Killed, Transient):
                 await process.transact(KEY, count(cause, facts))
             if window_passes:
-                world.publisher.forget()
+                await world.forget()
         process = tally_store(world.records(Tally), world.publisher, **world.options)
         for cause in "abc":
             await process.transact(KEY, count(cause, facts))

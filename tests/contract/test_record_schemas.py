@@ -1,0 +1,135 @@
+"""The fields of every stored record, by version: none changes without a new schema version."""
+
+import ast
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from contracts.records import OutboxRecord, StoredRecord
+from tests.kit.wiring import ROOT
+
+DIGESTS = "tests/contract/record_schemas.json"
+"""By the name of a record and its schema version: the digest of its fields."""
+PROSE = {"title", "description"}
+
+
+def record_kinds() -> dict[str, type[StoredRecord]]:
+    """Return every kind of record that a service stores, by module and name; only its own module is imported."""
+    names, classes = {"StoredRecord", "OutboxRecord"}, {}
+    trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "services").rglob("*.py"))}
+    while True:
+        for path, tree in trees.items():
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef) and any(names & named(base) for base in node.bases):
+                    classes[f"{module_of(path)}.{node.name}"] = (module_of(path), node.name)
+        if names >= {name for _, name in classes.values()}:
+            return {key: getattr(importlib.import_module(module), name) for key, (module, name) in classes.items()}
+        names |= {name for _, name in classes.values()}
+
+
+def named(base: ast.expr) -> set[str]:
+    return {part for node in ast.walk(base) if (part := getattr(node, "id", None) or getattr(node, "attr", None))}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def digest(kind: type[StoredRecord]) -> str:
+    """Return a digest of the fields of a record, prose left out."""
+    text = json.dumps(without_prose(kind.model_json_schema()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without_prose(schema: Any, *, is_names: bool = False) -> Any:
+    """Return a schema without titles and descriptions; `is_names`: its keys are names of fields or definitions."""
+    if isinstance(schema, list):
+        return [without_prose(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: without_prose(value, is_names=not is_names and key in ("properties", "$defs"))
+        for key, value in schema.items()
+        if is_names or key not in PROSE
+    }
+
+
+def complaint(name: str, kind: type[StoredRecord], known: dict[str, str]) -> str | None:
+    """Return what is wrong with a record and what to do; None if nothing is."""
+    version, now = kind.SCHEMA_VERSION, digest(kind)
+    if known.get(str(version)) == now:
+        unread = [number for number in map(int, known) if number < version and number not in kind.MIGRATIONS]
+        return f"{name} cannot be read from version {unread}: add it to MIGRATIONS." if unread else None
+    newest = max(map(int, known), default=0)
+    step = f"raise SCHEMA_VERSION to {newest + 1}" if version <= newest else f"keep SCHEMA_VERSION {version}"
+    migrate = f", write MIGRATIONS[{newest}]" if newest else ""
+    return f'{name} has other fields than {DIGESTS} lists: {step}{migrate}, add the new version\'s "{now}" to the file.'
+
+
+KINDS = record_kinds()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_record_changes_its_fields_without_a_new_schema_version(name):
+    known = json.loads((ROOT / DIGESTS).read_text())
+    assert complaint(name, KINDS[name], known.get(name, {})) is None
+
+
+def test_the_file_lists_the_records_that_there_are():
+    assert set(json.loads((ROOT / DIGESTS).read_text())) == set(KINDS)
+    assert len(KINDS) >= 6
+
+
+class Before(OutboxRecord):
+    """A record."""
+
+    count: int = 0
+
+
+class After(OutboxRecord):
+    """The same one, with one more field."""
+
+    count: int = 0
+    added: str = ""
+
+
+class Raised(After):
+    """With the version raised."""
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+
+
+class Migrating(Raised):
+    """And a migration."""
+
+    MIGRATIONS: ClassVar = {1: dict}
+
+
+class Reworded(OutboxRecord):
+    """Another text about the same fields."""
+
+    count: int = 0
+
+
+KNOWN = {"1": digest(Before)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "known", "asked"),
+    [
+        (Before, KNOWN, None),
+        (Reworded, KNOWN, None),
+        (After, KNOWN, "raise SCHEMA_VERSION to 2, write MIGRATIONS[1]"),
+        (Raised, KNOWN, "keep SCHEMA_VERSION 2, write MIGRATIONS[1]"),
+        (Raised, {**KNOWN, "2": digest(Raised)}, "cannot be read from version [1]"),
+        (Migrating, {**KNOWN, "2": digest(Raised)}, None),
+        (Before, {}, "add the new version's"),
+    ],
+)
+def test_a_change_of_fields_asks_for_a_version_and_a_migration(kind, known, asked):
+    complained = complaint("Record", kind, known)
+    assert (complained is None) if asked is None else (asked in complained)

@@ -1,0 +1,11 @@
+"""A bucket's records, read without a bus."""
+
+import pytest
+
+from shared.storage.kv import Bucket
+from tests.kit.conformance_records import Migrated
+
+
+@pytest.mark.parametrize("data", [b'{"schema_version":1}', b"[" * 100_000, b"{not json"])
+def test_a_follower_passes_over_a_damaged_record(data):
+    assert Bucket(None, "alerts", Migrated).read("support-bot", data) is None
