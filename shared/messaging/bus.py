@@ -235,13 +235,10 @@ class Bus:
         """Return the event of a fact, as this service publishes it."""
         return envelope(emit, cause, service=self.service, clock=self.clock)
 
-    async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None, *, exact: bool = False) -> Event[Any]:
-        """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` when it has not.
-
-        With `exact` the stream must have this very fact, not another one under the same id.
-        """
+    async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
+        """Publish a fact and wait until the stream has it; raise Transient `bus_unavailable` when it has not."""
         event = self.envelope(emit if isinstance(emit, Emit) else Emit(emit), cause)
-        await publish_event(self.js, event, exact=exact)
+        await publish_event(self.js, event)
         structlog.get_logger().info("published", fact=event.type, model=event.subject, release=event.correlationid)
         return event
 

@@ -10,7 +10,6 @@ from nats.js.errors import NotFoundError
 from contracts.envelope import Event
 from contracts.services import EVENTS
 from shared.messaging.bus import Bus, Emit
-from shared.messaging.publishing import states_the_same
 
 CLOCK_SKEW = timedelta(minutes=5)
 
@@ -23,14 +22,14 @@ class LoggedPublisher:
 
     async def publish(self, emit: Emit) -> Event[Any]:
         """Publish a fact and return once the stream has it; raise Transient `bus_unavailable` when it has not."""
-        return await self._bus.publish(emit, exact=True)
+        return await self._bus.publish(emit)
 
     def count_unpublishable(self, fact_type: str) -> None:
         """Count a fact that was refused for good in the service's metrics."""
         self._bus.count_unpublishable(fact_type)
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the log has this fact under its id.
+        """Return whether the log has a fact of this id.
 
         Only facts of the same type and model are read, and only those since it was decided: the number of requests does
         not grow with the log.
@@ -61,4 +60,4 @@ class LoggedPublisher:
 
 
 def _has(message: RawStreamMsg, event: Event[Any]) -> bool:
-    return (message.headers or {}).get("Nats-Msg-Id") == event.id and states_the_same(event, message.data or b"")
+    return (message.headers or {}).get("Nats-Msg-Id") == event.id

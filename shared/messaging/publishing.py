@@ -1,7 +1,6 @@
 """Publishes facts: what a fact is wrapped into, and how its stream comes to have it once."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,25 +87,10 @@ def message_of(
     return body, all_headers
 
 
-def states_the_same(event: Event[Any], body: bytes) -> bool:
-    """Return whether a stored message states the fact of an event; the times of publishing may differ.
-
-    Both are compared as this release reads them: a field that it adds has its default in an older message.
-    """
-    try:
-        return bool(type(event.data).model_validate(json.loads(body)["data"]) == event.data)
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
-async def publish_event(
-    js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None, *, exact: bool = False
-) -> None:
+async def publish_event(js: JetStreamContext, event: Event[Any], headers: Mapping[str, str] | None = None) -> None:
     """Publish an event to its stream; retried with the same message id, so that it is stored once.
 
-    A duplicate acknowledgement counts as success only when the stored message is the publisher's own. With `exact` it
-    must also state the same fact. Work that is done again after a crash may measure other figures: its first result
-    stands, so handlers publish without.
+    A duplicate acknowledgement counts as success only when the stored message is the publisher's own.
 
     Raises:
         Permanent: `internal_error` when the event is larger than the bus allows: the server would close the connection;
@@ -132,7 +116,7 @@ async def publish_event(
     if ack.duplicate:
         stored = await js.get_msg(ack.stream, ack.seq)
         own = (stored.headers or {}).get("Nats-Msg-Id") == event.id and stored.subject == event.nats_subject
-        if not own or (exact and not states_the_same(event, stored.data or b"")):
+        if not own:
             raise id_taken(event)
 
 

@@ -40,11 +40,11 @@ class Publisher(Protocol):
         """Publish a fact and return once the stream has it. The same id within the dedupe window is stored once.
 
         Raises:
-            Transient: `bus_unavailable` if the stream does not have it, or has another fact under its id.
+            Transient: `bus_unavailable` if the stream does not have it.
         """
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:
-        """Return whether the stream has this fact under its id, decided at `since`, however long ago that was."""
+        """Return whether the stream has the fact of this id, decided at `since`, however long ago that was."""
 
     def count_unpublishable(self, fact_type: str) -> None:
         """Count a fact that was refused for good; its record is what publishes it, if ever."""

@@ -161,19 +161,6 @@ class RecordsConformance:
         await self.process(world, faults).transact(KEY, count("a"))
         assert "look" not in faults.counts
 
-    async def test_another_fact_under_the_same_id_is_refused_not_taken_for_a_duplicate(self, world):
-        first = count("a")(None).outbox[0]
-        other = first.model_copy(update={"data": {**first.data, "waiting_for": "something else"}})
-        store = self.process(world)
-        await store.transact(KEY, lambda tally: tally or Tally(outbox=(other,)))
-        for _ in range(2):
-            with pytest.raises(Transient, match=first.id) as caught:
-                await store.transact("support-bot.second", count("a"))
-            assert caught.value.code == "bus_unavailable"
-        assert len((await store.read("support-bot.second")).outbox) == 1
-        await store.transact(KEY, lambda tally: tally.model_copy(update={"outbox": (other,)}))
-        assert await world.log() == [("a", "0")], "the same fact is a duplicate"
-
     async def test_a_fact_that_the_service_does_not_declare_is_not_published(self, world):
         fact = CheckpointMerged.model_construct()
         with pytest.raises(ValueError, match="does not declare"):

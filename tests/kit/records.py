@@ -10,7 +10,7 @@ from contracts.envelope import derived_id
 from contracts.facts import DeadlinePassed
 from contracts.records import OutboxRecord, outbox_entry
 from shared.errors import Transient
-from shared.messaging.publishing import envelope, id_taken, message_of, states_the_same
+from shared.messaging.publishing import envelope, id_taken, message_of
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Conflict, Entry
@@ -108,7 +108,7 @@ class MemoryPublisher:
         subject, stored = self._remembered.setdefault(event.id, (event.nats_subject, body))
         if stored is body:
             self.log.append(emit)
-        elif subject != event.nats_subject or not states_the_same(event, stored):
+        elif subject != event.nats_subject:
             raise id_taken(event)
 
     def envelope(self, emit):
@@ -118,7 +118,7 @@ class MemoryPublisher:
         await asyncio.sleep(0)
         event = self.envelope(emit)
         known = [(stored, self.envelope(stored)) for stored in self.log if event_id(stored) == event.id]
-        return any(e.nats_subject == event.nats_subject and stored.fact == emit.fact for stored, e in known)
+        return any(e.nats_subject == event.nats_subject for _, e in known)
 
     def count_unpublishable(self, fact_type):
         self.unpublishable.append(fact_type)
