@@ -261,7 +261,7 @@ async def walk(js, process):
     await say(js, batch([slow() for _ in range(5)]), event_id="more")
     await settled_watch(js, "more")
     await wait_for_fact(js, f.AlertRaised)
-    async with asyncio.timeout(120):  # each death costs the 12 s after which its message is delivered again
+    async with asyncio.timeout(240):  # each death costs the 12 s after which its message is delivered again
         while sum(one.data.requests for one in await stored_facts(js, f.WindowSummarised)) < 45:
             await asyncio.sleep(0.1)
 

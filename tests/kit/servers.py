@@ -139,6 +139,7 @@ class S3Server(Throwaway):
             "-admin.ui=false",
             "-webdav=false",
             "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
             "-master.telemetry=false",
             "-bucket=slipway",
             *(f"-{name}={port}" for name, port in self.ports.items()),

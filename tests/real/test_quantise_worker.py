@@ -233,7 +233,8 @@ async def test_cancelling_ends_the_child(merged, tmp_path):
     started = asyncio.Event()
     task = asyncio.create_task(child(tmp_path).quantise(order(merged, tmp_path), lambda *_step: started.set()))
     await asyncio.wait_for(started.wait(), 60)
-    (worker,) = [one for one in psutil.Process().children() if "quantise_worker" in " ".join(one.cmdline())]
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    (worker,) = [child for child in alive if "quantise_worker" in " ".join(child.cmdline())]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -242,12 +243,12 @@ async def test_cancelling_ends_the_child(merged, tmp_path):
 
 PARENT = """
 import asyncio, pathlib, sys
-from services.quantiser.adapters.engine import ChildProcess
+from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.ports import QuantisationJob
 
 folder = pathlib.Path(sys.argv[1])
 order = QuantisationJob.model_validate_json((folder / "order.json").read_text())
-child = ChildProcess(log_path=folder / "work.log", threads=1, memory_limit_bytes=None, timeout_s=240)
+child = WorkerEngine(log_path=folder / "work.log", threads=1, memory_limit_bytes=None, timeout_s=240)
 asyncio.run(child.quantise(order, lambda *step: print(*step, flush=True)))
 """
 
@@ -256,7 +257,7 @@ def test_kill_of_the_parent_takes_the_child_along(merged, tmp_path):
     (tmp_path / "order.json").write_text(order(merged, tmp_path).model_dump_json())
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, cwd=Path.cwd())
     try:
-        parent.stdout.readline()  # the child is at work
+        assert parent.stdout.readline(), "the child is at work"
         (worker,) = psutil.Process(parent.pid).children()
         parent.send_signal(signal.SIGKILL)
         parent.wait(10)

@@ -3,7 +3,12 @@
 import pytest
 
 MOST = 2
-"""Flaky tests that a run may have and still pass."""
+"""Flaky tests that a run may have and still pass, unless it says another number."""
+
+
+def pytest_addoption(parser):
+    """Add the number of flaky tests that a run may have."""
+    parser.addoption("--most-flaky", type=int, default=MOST, help="flaky tests that a run may have and still pass")
 
 
 def rename_reruns(stats: dict[str, list]) -> list:
@@ -21,7 +26,7 @@ def pytest_sessionfinish(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput"):
         return
-    if len(rename_reruns(reporter.stats)) > MOST and session.exitstatus == pytest.ExitCode.OK:
+    if len(rename_reruns(reporter.stats)) > session.config.getoption("most_flaky") and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -35,5 +40,6 @@ def pytest_terminal_summary(terminalreporter):
         crash = getattr(report.longrepr, "reprcrash", None)
         reason = str(crash.message if crash else report.longrepr).partition("\n")[0]
         terminalreporter.line(f"FLAKY {report.nodeid} ({report.when}) - {reason}")
-    if len(flaky) > MOST:
-        terminalreporter.line(f"More than {MOST} flaky tests fail the run.", red=True)
+    most = terminalreporter.config.getoption("most_flaky")
+    if len(flaky) > most:
+        terminalreporter.line(f"More than {most} flaky tests fail the run.", red=True)
