@@ -21,7 +21,7 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 demo: setup ## forward and back: train, rehearse, release, canary, a drill, and traffic returns by itself
 	@$(BIN)/python -m examples.smollm2.demo
 
-test: setup ## every check and every test, four at a time
+test: setup ## every check and every test, three at a time
 	$(PYTEST) @tests/everything.args
 
 test-full: setup ## all of `make test`, and the few tests that it leaves out for their minutes (docs/testing.md)

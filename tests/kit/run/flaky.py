@@ -26,7 +26,8 @@ def pytest_sessionfinish(session):
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput"):
         return
-    if len(rename_reruns(reporter.stats)) > session.config.getoption("most_flaky") and session.exitstatus == pytest.ExitCode.OK:
+    most = session.config.getoption("most_flaky")
+    if len(rename_reruns(reporter.stats)) > most and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
