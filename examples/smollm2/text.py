@@ -84,7 +84,7 @@ def whole_sentences(text: str, limit: int) -> str:
 
 
 def questions(split: Split) -> list[str]:
-    """Ask about each topic of a split, as somebody who talks to the model would."""
+    """Ask about each topic of a split, as a user of the model would."""
     asked = ("What does the Python reference say about {}?", "Tell me more about {} in Python.", "Explain {} briefly.")
     return [text.format(name.replace("-", " ")) for text in asked for name, _ in topics_of(split)]
 

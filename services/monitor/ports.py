@@ -18,7 +18,7 @@ class References(Protocol):
         """Return the newest reference of a target; None when there is none."""
 
     async def put(self, target: Target, columns: Columns, *, taken_at: datetime, source: str) -> Reference:
-        """Store a window as the target's next reference; gives the one that stands, which may be somebody else's."""
+        """Store a window as the target's next reference; return the one stored, maybe by another process."""
 
     async def rows(self, reference: Reference) -> dict[str, list[float]]:
         """Read a reference's rows, verified."""

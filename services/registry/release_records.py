@@ -76,7 +76,7 @@ class ReleaseRecords:
     async def _expire_stuck(self, model: str, release_id: str) -> bool:
         """Return whether a release was ended whose steps have failed for too long and whose deadline is over.
 
-        What is in its outbox waits for the bus, and with it whoever is to answer: their time is not over.
+        What is in its outbox waits for the bus, and so do the services that are to answer: their time is not over.
         """
         now_s = self._clock.monotonic()
         since_s = self._stuck_since_s.setdefault(release_id, now_s)

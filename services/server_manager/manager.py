@@ -193,7 +193,7 @@ class Manager:
     # -- what others see --------------------------------------------------------------------------------------------
 
     async def _alert(self, record: Servers, routes: Mapping[str, Route], *, answers: bool) -> None:
-        """Raise and resolve alerts, unless nobody knows what the engine holds."""
+        """Raise and resolve alerts, unless it is unknown what the engine holds."""
         now, held = self._clock.monotonic(), self.executor.held()
         up = answers or self._answered is None or now - self._answered < DOWN_AFTER_S
         if up and not (answers and self.executor.known):

@@ -100,7 +100,7 @@ class RecordStore(Generic[R]):
         """Return a record as it is now; None if there is none.
 
         Raises:
-            Transient: The record could not be read, or a newer version wrote it (`record_too_new`): whoever reads it
+            Transient: The record could not be read, or a newer version wrote it (`record_too_new`): its caller
                 decides on it, and would decide without the fields that it does not know.
         """
         with failing_as_transient(self._name_of(key), "read"):

@@ -158,7 +158,7 @@ def _go_online() -> None:
     """Let the hub's library reach a hub although this process runs with `HF_HUB_OFFLINE`, as all of ours do.
 
     That switch keeps libraries from calling home by themselves; it works in the library's own HTTP client, in whose
-    place this one comes as soon as somebody asks for a source on the hub that operations configured. Plain HTTP it
+    place this one comes as soon as a source is requested on the hub that operations configured. Plain HTTP it
     stays (as with `HF_HUB_DISABLE_XET`, read too early to be set here): a mirror speaks nothing else, and its errors
     are known.
     """

@@ -29,7 +29,7 @@ Report = Callable[[float, float], None]
 """Called with bytes done and bytes in all, from any thread, one call at a time."""
 CHUNK_BYTES = 4 * 1024 * 1024
 PREFIX = "sources/"
-"""Where the store keeps what came from outside: content-addressed, whoever publishes it."""
+"""Where the store keeps what came from outside: content-addressed, the same for all publishers."""
 
 
 class Source(Protocol):
@@ -93,7 +93,7 @@ class DiskFolder:
             quota.check(uri, len(self.names), self.size_bytes)
 
     def fetch(self, name: str, into: Path, count: Count | None = None) -> Path:
-        """Copy one file; where it really lies is asked of the open file, which nobody can exchange any more."""
+        """Copy one file; its real path is asked of the open file, which cannot be exchanged any more."""
         with _readable(f"{self.uri}/{name}"):
             descriptor = os.open(self._path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:

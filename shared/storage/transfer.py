@@ -209,7 +209,7 @@ def _receive(
     free: SimpleQueue[memoryview | None],
     full: SimpleQueue[memoryview | None],
 ) -> None:
-    """Write a body to a file by way of the free buffers until it ends or nobody wants more; None is the end."""
+    """Write a body to a file by way of the free buffers until it ends or the reader stops; None is the end."""
     try:
         for at in range(0, size, CHUNK_BYTES):
             buffer = free.get()

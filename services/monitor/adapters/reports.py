@@ -66,4 +66,4 @@ class EvidentlyReports:
 
 
 async def _ignore(_progress: dict[str, Any]) -> None:
-    """A report takes seconds; nobody waits for its progress."""
+    """A report takes seconds; its progress is not reported."""

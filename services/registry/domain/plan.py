@@ -10,6 +10,7 @@ from contracts.facts import (
     ApprovalRequested,
     DeadlinePassed,
     Fact,
+    Quality,
     RegisteredVariant,
     RehearsalRequested,
     StageReleased,
@@ -99,21 +100,8 @@ def _registered(release: Release) -> VersionRegistered:
 
 def _staging(release: Release, turn: TurnGranted) -> Iterator[Emission]:
     for registered in gates.registered_variants(release):
-        yield (
-            f"stage.requested:{registered.variant}",
-            StageRequested(
-                release_id=release.id,
-                candidate=gates.deployable(release, registered),
-                baseline=turn.baseline,
-                purpose="benchmark",
-                load=release.policy.load,
-                gates=release.policy.gates,
-                evaluation=release.opened.evaluation,
-                quality=registered.quality,
-                quality_gate=release.policy.quality.get(registered.variant),
-                attempt=release.opened.attempt,
-            ),
-        )
+        candidate = gates.deployable(release, registered)
+        yield _benchmark_requested(release, turn, candidate, registered.quality)
     for registered in gates.registered_variants(release):
         if gates.needs_second_measurement(release, registered.variant):
             yield from _second_measurement(release, turn, registered)
@@ -121,6 +109,29 @@ def _staging(release: Release, turn: TurnGranted) -> Iterator[Emission]:
             release, registered.variant
         ):
             yield stage_released(release, registered.variant, "benchmark")
+
+
+def _benchmark_requested(
+    release: Release, turn: TurnGranted, candidate: Deployable, quality: Quality, number: int = 1
+) -> Emission:
+    """Return the request to load a variant beside the baseline, to benchmark it for the `number`-th time."""
+    variant = candidate.target.variant
+    return (
+        f"stage.requested:{lease_key(variant, 'benchmark', number)}",
+        StageRequested(
+            release_id=release.id,
+            candidate=candidate,
+            baseline=turn.baseline,
+            purpose="benchmark",
+            load=release.policy.load,
+            gates=release.policy.gates,
+            evaluation=release.opened.evaluation,
+            quality=quality,
+            quality_gate=release.policy.quality.get(variant),
+            attempt=release.opened.attempt,
+            measurement_number=number,
+        ),
+    )
 
 
 def _second_measurement(release: Release, turn: TurnGranted, registered: RegisteredVariant) -> Iterator[Emission]:
@@ -151,22 +162,8 @@ def _second_measurement(release: Release, turn: TurnGranted, registered: Registe
         yield f"variant.failed:{registered.variant}:{SECOND_MEASUREMENT}", second.failed
     if gates.second_measurement_of(release, registered.variant) is None:
         return
-    yield (
-        f"stage.requested:{lease_key(registered.variant, 'benchmark', SECOND_MEASUREMENT)}",
-        StageRequested(
-            release_id=release.id,
-            candidate=gates.candidate(release, registered),
-            baseline=turn.baseline,
-            purpose="benchmark",
-            load=release.policy.load,
-            gates=release.policy.gates,
-            evaluation=release.opened.evaluation,
-            quality=gates.recorded_quality(release, registered.variant),
-            quality_gate=release.policy.quality.get(registered.variant),
-            attempt=release.opened.attempt,
-            measurement_number=SECOND_MEASUREMENT,
-        ),
-    )
+    quality = gates.recorded_quality(release, registered.variant)
+    yield _benchmark_requested(release, turn, gates.candidate(release, registered), quality, SECOND_MEASUREMENT)
     if gates.verdict_on(release, registered.variant) is not None and not _keeps_lease(release, registered.variant):
         yield stage_released(release, registered.variant, "benchmark", SECOND_MEASUREMENT)
 

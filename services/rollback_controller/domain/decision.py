@@ -8,7 +8,6 @@ from contracts.facts import (
     AlertRaised,
     AlertUpdated,
     CanaryAssessed,
-    Fact,
     ReleaseFinished,
     ReleaseOpened,
     RollbackFailed,
@@ -16,7 +15,6 @@ from contracts.facts import (
     RollbackStarted,
     RollbackTimeline,
 )
-from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from decisions.orders import assess_epoch, assess_expiry, expiry
@@ -27,6 +25,7 @@ from services.rollback_controller.domain.record import (
     VERSIONS_KEPT,
     Rollback,
     RollbackState,
+    publish,
     rollback_id,
 )
 
@@ -146,7 +145,7 @@ def decide_on_alert(
         code=decision.code,
         reason=decision.reason,
     )
-    return _publish(state.model_copy(update={"held": held}), failed, started, cause.now)
+    return publish(state.model_copy(update={"held": held}), failed, started, cause.now)
 
 
 def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause: Cause) -> bool:
@@ -297,18 +296,4 @@ def _start(state: RollbackState, started: Rollback) -> RollbackState:
     )
     rollbacks = (*state.rollbacks, started)[-ROLLBACKS_KEPT:]
     decided_at = started.timeline.decided_at or started.timeline.detected_at
-    return _publish(state.model_copy(update={"rollbacks": rollbacks}), fact, started, decided_at)
-
-
-def _publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datetime) -> RollbackState:
-    """Return the record with a fact in its outbox."""
-    entry = outbox_entry(
-        fact,
-        key=about.rollback_id,
-        model=state.model,
-        environment=state.environment,
-        cause_id=about.cause_id,
-        correlation_id=about.correlation_id,
-        decided_at=decided_at,
-    )
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    return publish(state.model_copy(update={"rollbacks": rollbacks}), fact, started, decided_at)

@@ -7,13 +7,12 @@ from typing import Any, Literal
 from contracts.codes import Code
 from contracts.envelope import derived_id
 from contracts.facts import DeploymentChanged, Fact, Inference, RollbackCompleted, RollbackFailed
-from contracts.records import outbox_entry
 from contracts.routes import Route
 from contracts.vocabulary import Verdict
 from decisions.attribution import is_excused
 from decisions.triggers import CANCELLED, observe
 from services.rollback_controller.domain.decision import Rules
-from services.rollback_controller.domain.record import Rollback, RollbackState
+from services.rollback_controller.domain.record import Rollback, RollbackState, publish
 
 
 def pending(state: RollbackState) -> tuple[Rollback, ...]:
@@ -161,17 +160,7 @@ def _apply(
     state: RollbackState, rollback: Rollback, changes: dict[str, Any], fact: Fact, now: datetime
 ) -> RollbackState:
     """Return the record with a changed rollback, and the fact about it in the outbox."""
-    entry = outbox_entry(
-        fact,
-        key=rollback.rollback_id,
-        model=state.model,
-        environment=state.environment,
-        cause_id=rollback.cause_id,
-        correlation_id=rollback.correlation_id,
-        decided_at=now,
-    )
-    state = _replace(state, rollback.model_copy(update=changes))
-    return state.model_copy(update={"outbox": (*state.outbox, entry)})
+    return publish(_replace(state, rollback.model_copy(update=changes)), fact, rollback, now)
 
 
 def _replace(state: RollbackState, changed: Rollback) -> RollbackState:

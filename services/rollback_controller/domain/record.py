@@ -1,14 +1,15 @@
 """The record of a model in one environment, in the bucket `rollbacks`."""
 
 import hashlib
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
 
 from contracts.codes import Code
-from contracts.facts import RehearsalCompleted, RehearsalRequested, RollbackTimeline
+from contracts.facts import Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
 from contracts.policy import Trigger
-from contracts.records import OutboxRecord
+from contracts.records import OutboxRecord, outbox_entry
 from contracts.vocabulary import Contract, Environment, Instant, ModelName, Target, Verdict
 
 ROLLBACKS_KEPT = 50
@@ -87,6 +88,20 @@ class RollbackState(OutboxRecord):
     def rollback(self, rollback_id: str) -> Rollback | None:
         """Return a rollback by its id."""
         return next((rollback for rollback in self.rollbacks if rollback.rollback_id == rollback_id), None)
+
+
+def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datetime) -> RollbackState:
+    """Return the record with a fact about a rollback in its outbox."""
+    entry = outbox_entry(
+        fact,
+        key=about.rollback_id,
+        model=state.model,
+        environment=state.environment,
+        cause_id=about.cause_id,
+        correlation_id=about.correlation_id,
+        decided_at=decided_at,
+    )
+    return state.model_copy(update={"outbox": (*state.outbox, entry)})
 
 
 def rollback_id(cause_id: str) -> str:

@@ -16,7 +16,7 @@ class Phase(StrEnum):
     """Where a target stands on the serving fleet."""
 
     LOADING = "loading"  # being fetched, loaded or probed for the first time
-    UNPROVEN = "unproven"  # Triton says READY, nobody has seen a token yet
+    UNPROVEN = "unproven"  # Triton reports READY, no token was generated yet
     HOT = "hot"  # a real token came out
     DEAD = "dead"  # it was loaded and does not generate
     FAILED = "failed"  # it could not be loaded
@@ -59,7 +59,7 @@ class Held:
         hopeless: trying again cannot help (missing or corrupt artifact).
         since_s: seconds since the phase began.
         since_probe_s: seconds since the last probe ended.
-        unwanted_s: seconds since nobody wanted it; None while somebody does.
+        unwanted_s: seconds since it was last needed; None while it is needed.
         probing: a probe is under way.
     """
 
@@ -201,7 +201,7 @@ def plan_reconcile(
 ) -> list[Action]:
     """Decide what to do now so that what is held becomes what is desired.
 
-    Nothing is done twice: what is busy is left alone. A target that nobody wants stays for a while, because the
+    Nothing is done twice: what is busy is left alone. A target that is not needed stays for a while, because the
     next step often wants it again, but goes at once when its memory is needed. A wanted one is loaded only when its
     memory is free. What is in `kept` is never unloaded. Among targets of one rank the order of `desired` holds.
     """
@@ -230,7 +230,7 @@ def plan_unloads(
     short_bytes: int,
     kept: Collection[str] = (),
 ) -> list[Action]:
-    """Choose what nobody wants any more, the longest unwanted first, while memory is short or patience is over."""
+    """Choose what is not needed any more, the longest unneeded first, while memory is short or patience is over."""
     unwanted = [
         (name, target)
         for name, target in held.items()
