@@ -90,7 +90,7 @@ class Manager:
                     self._log.warning("reconcile put off", code=error.code, reason=error.reason)
                 except LeaseLost as error:
                     self._log.warning("reconcile put off", why=str(error))
-                except Exception:  # noqa: BLE001
+                except Exception:  # noqa: BLE001 - the next round looks again
                     # Level-triggered: whatever went wrong, the next look starts from what is really there.
                     self._log.exception("reconcile failed")
                 await self._rest()

@@ -162,7 +162,7 @@ class Bus:
             async def receive(event: Any) -> None:
                 await self._handle(fact, handler, event)
 
-            receive.__annotations__["event"] = Event[fact]  # type: ignore[valid-type]
+            receive.__annotations__["event"] = Event[fact]  # type: ignore[valid-type]  # a class at run time
             receive.__name__ = getattr(handler, "__name__", "receive")
             subscriber = self.broker.subscriber(
                 filter_subject(fact, environment),

@@ -55,7 +55,7 @@ class LoggedPublisher:
         """Return the sequence of the first message on a subject since a time; the client has no call for it."""
         js = self._bus.js
         question = json.dumps({"next_by_subj": subject, "start_time": since.isoformat()}).encode()
-        answer = await js._api_request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", question)  # noqa: SLF001
+        answer = await js._api_request(f"$JS.API.STREAM.MSG.GET.{EVENTS}", question)  # noqa: SLF001 - no public call
         return int(answer["message"]["seq"])
 
 

@@ -40,7 +40,7 @@ def parse_event(fact: type[F], subject: str, body: bytes) -> Event[F]:
     _check_type(fact, envelope, subject)
     _check_model(envelope, subject)
     try:
-        event = Event[fact].model_validate(envelope)  # type: ignore[valid-type]
+        event = Event[fact].model_validate(envelope)  # type: ignore[valid-type]  # a class at run time
     except ValidationError as error:
         raise _explain(error) from error
     expected = nats_subject(event.type, event.subject, event.environment)

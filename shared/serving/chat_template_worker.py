@@ -108,7 +108,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print("ready", flush=True)  # noqa: T201 - standard output carries the results
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201
+        print(json.dumps(answer(json.loads(line))), flush=True)  # noqa: T201 - standard output is the channel
 
 
 if __name__ == "__main__":

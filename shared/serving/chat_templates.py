@@ -79,7 +79,7 @@ class ChatTemplates:
         async with self._lock:
             child = await self._running()
             assert child.stdin is not None  # noqa: S101 - it was started with pipes
-            assert child.stdout is not None  # noqa: S101
+            assert child.stdout is not None  # noqa: S101 - it was started with pipes
             answered = False
             try:
                 async with asyncio.timeout(self._limit_s):

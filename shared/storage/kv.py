@@ -268,4 +268,4 @@ def on_reconnect(client: Client, callback: Callable[[], None]) -> None:
         if earlier is not None:
             await earlier()
 
-    client._reconnected_cb = both  # noqa: SLF001
+    client._reconnected_cb = both  # noqa: SLF001 - there is no way to add a callback later

@@ -133,7 +133,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cancel_deadline()
         scope = self.scope
         super().on_headers_complete()
-        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}  # type: ignore[dict-item]
+        scope["extensions"] = {**scope.get("extensions", {}), ABORT: self.transport.abort}  # type: ignore[dict-item]  # an own key
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Remove the connection and its time limit."""

@@ -18,7 +18,7 @@ MAX_SHARD = "512MB"
 BITS = 4
 
 
-class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]
+class SafeAwqQuantizer(AwqQuantizer):  # type: ignore[misc]  # autoawq is untyped
     """AutoAWQ's quantiser, without its defect on CPUs.
 
     Its search for scales changes weights in place and restores them from copies made by `.cpu()`. On a CPU that is not

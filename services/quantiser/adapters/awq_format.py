@@ -39,7 +39,7 @@ def load_awq(folder: Path, dtype: str) -> Any:
     stored: dict[str, torch.Tensor] = {}
     for shard in sorted(folder.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as source:
-            stored |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+            stored |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no mapping
     state = {name: tensor.float() for name, tensor in stored.items() if not name.endswith(PACKED)}
     for layer in (name.removesuffix(".qweight") for name in stored if name.endswith(".qweight")):
         scales = stored[f"{layer}.scales"].to(getattr(torch, dtype))

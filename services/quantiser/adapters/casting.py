@@ -22,7 +22,7 @@ def cast_folder(merged: Path, output: Path, dtype: str, on_shard: Callable[[int,
     total_bytes = 0
     for done, shard in enumerate(shards, start=1):
         with safe_open(shard, framework="pt") as source:
-            tensors = {name: _cast(source.get_tensor(name), dtype) for name in source.keys()}  # noqa: SIM118
+            tensors = {name: _cast(source.get_tensor(name), dtype) for name in source.keys()}  # noqa: SIM118 - no mapping
         total_bytes += sum(tensor.nbytes for tensor in tensors.values())
         save_file(tensors, output / shard.name, metadata={"format": "pt"})
         on_shard(done, len(shards))

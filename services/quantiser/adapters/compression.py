@@ -43,7 +43,7 @@ class _LayerCount:
 def _reporting(modifier: type[Any], count: _LayerCount) -> type[Any]:
     """Return a modifier class that reports after each part of its sequential pass."""
 
-    class Reporting(modifier):  # type: ignore[misc]
+    class Reporting(modifier):  # type: ignore[misc]  # llmcompressor is untyped
         def on_sequential_epoch_end(self, *args: Any, **kwargs: Any) -> None:
             super().on_sequential_epoch_end(*args, **kwargs)
             count.part_ended()

@@ -56,7 +56,7 @@ def load_compressed(folder: Path) -> Any:
     return model.eval().to(device())
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
 def measure_quality(
     reference: Any,
     candidate: Any,
@@ -155,7 +155,7 @@ def _compare_precisions(reference: Any, candidate: Any, longest: list[list[int]]
     return assess_precision(fast, exact, _rounding_kl(reference, longest[0]))
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
 def _rounding_kl(reference: Any, window: list[int]) -> float:
     """Return the mean KL from a model in float32 to itself in bfloat16, in nats."""
     ids = torch.tensor([window], device=device())

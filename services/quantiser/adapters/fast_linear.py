@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from services.quantiser.domain import Precision
 
 
-class Bfloat16Linear(TorchFunctionMode):  # type: ignore[misc]
+class Bfloat16Linear(TorchFunctionMode):  # type: ignore[misc]  # torch is untyped
     """Computes `linear` on float32 tensors of the CPU in bfloat16, and returns float32.
 
     Accelerators are not affected: they have fast products of their own. Other products (rotary angles, Hessians,

@@ -68,7 +68,7 @@ class ExactAngles(torch.nn.Module):  # type: ignore[misc]  # torch is untyped he
         return angles.cos().to(hidden.dtype), angles.sin().to(hidden.dtype)
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
 def exact_log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """Return the log-probabilities [tokens - 1, vocabulary] of a model in float64, and leave the model in float32."""
     core, theta = model.model, model.config.rope_parameters["rope_theta"]
@@ -79,7 +79,7 @@ def exact_log_probabilities(model: Any, ids: torch.Tensor) -> torch.Tensor:
     return logits.log_softmax(-1)
 
 
-@torch.inference_mode()  # type: ignore[untyped-decorator]
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is untyped
 def mean_kl(model: Any, ids: torch.Tensor, exact: torch.Tensor, precision: Precision) -> float:
     """Return the mean KL, in nats, from float64 to the model in a precision."""
     computed = log_probabilities(model, ids, precision).double()
