@@ -80,40 +80,47 @@ class ChatTemplates:
             child = await self._running()
             assert child.stdin is not None  # noqa: S101 - it was started with pipes
             assert child.stdout is not None  # noqa: S101 - it was started with pipes
-            answered = False
+            reply: dict[str, str] | None = None
             try:
                 async with asyncio.timeout(self._limit_s):
                     child.stdin.write(line)
                     await child.stdin.drain()
-                    reply = await child.stdout.readline()
-                answered = reply.endswith(b"\n")
+                    reply = _parse(await child.stdout.readline())
             except TimeoutError:
                 return {"failed": f"it exceeded the time limit of {self._limit_s:g} s", "stopped": "late"}
             except (ConnectionError, ValueError) as error:
                 return {"failed": f"it ended its process ({type(error).__name__})", "stopped": "ended"}
             finally:
                 # Also if the caller was cancelled: a late reply must not be read as that of the next request.
-                if not answered:
+                if reply is None:
                     await self._end()
-            if not answered:
-                return {"failed": "it ended its process", "stopped": "ended"}
-            parsed: dict[str, str] = json.loads(reply)
-            return parsed
+            return reply or {"failed": "it ended its process", "stopped": "ended"}
 
     async def _running(self) -> Process:
         if self._child is not None and self._child.returncode is None:
             return self._child
-        # No environment: a template must not be able to read secrets of the service.
-        self._child = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", str(_WORKER), stdin=PIPE, stdout=PIPE, env={"LC_ALL": "C.UTF-8"}, limit=_LINE_BYTES
-        )
-        assert self._child.stdout is not None  # noqa: S101 - it was started with pipes
         ready = b""
-        with contextlib.suppress(TimeoutError):
+        try:
+            # No environment: a template must not be able to read secrets of the service.
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                str(_WORKER),
+                stdin=PIPE,
+                stdout=PIPE,
+                env={"LC_ALL": "C.UTF-8"},
+                limit=_LINE_BYTES,
+            )
+            assert self._child.stdout is not None  # noqa: S101 - it was started with pipes
             async with asyncio.timeout(_START_S):
                 ready = await self._child.stdout.readline()
-        if ready.strip() != b"ready":
-            await self._end()
+        except (TimeoutError, OSError, ValueError):
+            ready = b""
+        finally:
+            # Also if the caller was cancelled: else its `ready` would be read as the reply to the next request.
+            if ready.strip() != b"ready":
+                await self._end()
+        if self._child is None:
             raise Transient("internal_error", "The process that renders chat templates does not start.")
         return self._child
 
@@ -124,3 +131,11 @@ class ChatTemplates:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
+
+
+def _parse(line: bytes) -> dict[str, str] | None:
+    """Return a reply of the child process; None if it is cut off. Raise ValueError if it is not a reply."""
+    if not line.endswith(b"\n"):
+        return None
+    reply: dict[str, str] = json.loads(line)
+    return reply

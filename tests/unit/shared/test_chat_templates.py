@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.serving.chat_templates import ChatTemplates
 
 CHATML = (
@@ -138,6 +138,21 @@ async def test_a_caller_who_goes_away_leaves_no_late_answer_behind(templates):
     with pytest.raises(asyncio.CancelledError):
         await gone
     assert await templates.render("next", HELLO) == "next"
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.005, 0.02, 0.05])
+async def test_a_caller_who_goes_away_during_the_start_leaves_nothing_behind(templates, after_s):
+    gone = asyncio.create_task(templates.render("secret", HELLO))
+    await asyncio.sleep(after_s)  # the moment of the start at which it goes is what is shown
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    assert [await templates.render(text, HELLO) for text in ("one", "two", "three")] == ["one", "two", "three"]
+
+
+async def test_a_process_that_cannot_be_started_is_a_transient_error(monkeypatch, templates):
+    monkeypatch.setattr("sys.executable", "/no such program")
+    with pytest.raises(Transient, match="does not start"):
+        await templates.render("x", HELLO)
 
 
 async def test_the_environment_cannot_be_read(monkeypatch, templates):
