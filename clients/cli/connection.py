@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from clients.cli.output import Exit, Refused
 from clients.cli.settings import CliSettings
-from deploy.local.state import StateFolder
+from deploy.local.state import StateFolder, foreign_data
 from shared.runtime.settings import Connection
 
 StateOption = Annotated[
@@ -50,6 +50,9 @@ def find_stack(state: Path | None) -> StackAddress:
             "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
             Exit.UNREACHABLE,
         )
+    refusal = foreign_data(description, folder.path)
+    if refusal is not None:
+        raise Refused(refusal)
     values = description.variables
     connection = Connection(
         nats_url=values["SLIPWAY_NATS_URL"],

@@ -6,7 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ class StateFolder:
     def read_description(self) -> Description | None:
         """Return stack.json, or None if there never was a stack here."""
         data = self._read("stack.json")
-        return Description(**data) if data is not None else None
+        return Description(**_known(Description, data)) if data is not None else None
 
     def write_description(self, description: Description) -> None:
         """Write stack.json."""
@@ -164,7 +164,9 @@ class StateFolder:
         data = self._read("parts.json")
         if data is None:
             return None
-        return Table(**{**data, "parts": tuple(PartState(**row) for row in data["parts"])})
+        return Table(
+            **{**_known(Table, data), "parts": tuple(PartState(**_known(PartState, row)) for row in data["parts"])}
+        )
 
     def write_table(self, table: Table) -> None:
         """Write parts.json."""
@@ -184,6 +186,12 @@ class StateFolder:
         with os.fdopen(handle, "w") as file:
             json.dump(value, file, indent=1)
         draft.replace(self.path / name)
+
+
+def _known(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that this release knows: a newer one's file is refused by its format, not by its fields."""
+    names = {known.name for known in fields(kind)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def new_description() -> Description:

@@ -65,6 +65,7 @@ def test_a_check_beside_the_tests_counts_and_the_summary_stays_last(run, code, s
     done.stdout.fnmatch_lines([f"*exit {code}: {shown}*"])
     assert ("what it says" in done.outlines) == bool(code)
     assert "1 passed" in done.outlines[-1]
+    assert ("1 check failed" in done.outlines[-1]) == bool(code)
 
 
 FILES = ("tests/unit/cli/test_ask.py", "tests/real/test_triton_vllm.py", "tests/chaos/test_failpoints.py")

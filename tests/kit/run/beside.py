@@ -28,9 +28,17 @@ class Beside:
         if session.exitstatus == pytest.ExitCode.INTERRUPTED:
             os.killpg(self._process.pid, signal.SIGTERM)
         code = self._process.wait()
+        if code:
+            reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+            reporter.stats["check failed"] = [self]  # named in the last line as well
         if code and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._line = f"{self._command}: {f'failed with exit code {code}' if code else 'passed'}"
+
+    def pytest_unconfigure(self):
+        """End the command if the run ends before its summary."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGTERM)
 
     def pytest_terminal_summary(self, terminalreporter):
         """Show what the command printed if it failed, else that it passed."""

@@ -95,7 +95,8 @@ class LaneScheduling(LoadScopeScheduling):
         return file_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        alive = sorted(self.nodes, key=lambda one: int(one.gateway.id.removeprefix("gw")))
+        busy = [one for one in self.nodes if not one.shutting_down]  # the others take nothing more
+        alive = sorted(busy, key=lambda one: int(one.gateway.id.removeprefix("gw")))
         file = choose(list(self.workqueue), alive.index(node), len(alive))
         if file is None:
             node.shutdown()  # after what it has: a worker begins its last test only when it knows what follows

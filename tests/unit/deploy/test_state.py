@@ -33,3 +33,9 @@ def test_data_of_another_format_is_refused_in_one_sentence_that_says_what_to_do(
     assert f"holds data of {which} Slipway (format {data_format or 0}, this one uses {DATA_FORMAT})" in sentence
     assert "--state FOLDER" in sentence
     assert "\n" not in sentence
+
+
+def test_the_file_of_a_newer_slipway_is_refused_by_its_format_whatever_fields_it_adds(folder):
+    newer = OLD | {"data_format": DATA_FORMAT + 1, "a_field_of_the_future": {}}
+    (folder.path / "stack.json").write_text(json.dumps(newer))
+    assert "a newer Slipway" in foreign_data(folder.read_description(), folder.path)
