@@ -1,1 +1,1 @@
-"""The services, each a small house of its own; they never import each other."""
+"""The services, one package each; they never import each other."""
