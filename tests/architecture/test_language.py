@@ -21,6 +21,8 @@ METAPHOR = re.compile(
     re.IGNORECASE,
 )
 """Underscores count as the end of a word, so that names are searched as well."""
+QUOTED = re.compile(r"`[^`\n]*`")
+"""A name that a document quotes: it is checked where it is defined (docs/adr/0010 lists names that are gone)."""
 HERE = "tests/architecture"
 
 NOT_YET: dict[str, frozenset[str]] = {
@@ -32,30 +34,16 @@ NOT_YET: dict[str, frozenset[str]] = {
     ),
     "names": frozenset(
         {
-            "tests/chaos",
             "tests/integration",
             "tests/kit",
-            "tests/real",
-            "tests/unit/contracts",
-            "tests/unit/decisions",
-            "tests/unit/monitor",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
         }
     ),
     "metaphors": frozenset(
         {
-            "docs/adr",
-            "services",
-            "tests/chaos",
-            "tests/contract",
-            "tests/e2e",
             "tests/integration",
             "tests/kit",
-            "tests/real",
-            "tests/unit/decisions",
-            "tests/unit/deploy",
-            "tests/unit/monitor",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
         }
@@ -96,7 +84,7 @@ def findings(rule: str, path: Path) -> list[str]:
     """Return what breaks a rule in a file."""
     text = path.read_text()
     if rule == "metaphors":
-        return METAPHOR.findall(text)
+        return METAPHOR.findall(QUOTED.sub("", text) if path.suffix == ".md" else text)
     tree = ast.parse(text)
     return first_words(tree) if rule == "docstrings" else [name for name in bound_names(tree) if name in FILLERS]
 

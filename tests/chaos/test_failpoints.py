@@ -1,4 +1,4 @@
-"""kill -9 at every point of the delivery rules, in every service: the road completes, once."""
+"""kill -9 at every point of the delivery rules, in every service: the release completes, once."""
 
 import pytest
 
@@ -12,7 +12,7 @@ POINTS = [
 ] + ["registry.after_cas", "server-manager.after_cas"]
 
 
-def test_the_road_completes_once_though_every_service_is_killed_at_every_point(stack_of, tiny):
+def test_the_release_completes_once_though_every_service_is_killed_at_every_point(stack_of, tiny):
     stack = stack_of(SLIPWAY_FAILPOINT=",".join(POINTS))
     stack.publish("bot", tiny["one"], "--variant", "bf16", "--variant", "int8")
     stack.promoted("bot", timeout_s=420)
@@ -22,7 +22,7 @@ def test_the_road_completes_once_though_every_service_is_killed_at_every_point(s
     for name in ("release.opened", "checkpoint.merged", "version.registered", "release.finished"):
         assert len(stack.events(name, "bot")) == 1, name
     assert len(stack.events("variant.quantised", "bot")) == 2
-    assert [one["manifest"]["version"] for one in stack.says("versions", "bot")] == [1]
+    assert [version["manifest"]["version"] for version in stack.says("versions", "bot")] == [1]
     assert stack.says("deadletters", "list") == []
     assert stack.check_artifacts() > 0
     stack.ok("ask", "bot", "hello", "--max-tokens", "4")

@@ -1,4 +1,4 @@
-"""kill -9 of the servers that everything stands on: the road completes, and serving comes back by itself."""
+"""kill -9 of the servers that all services need: the release completes, and serving recovers without an operator."""
 
 import asyncio
 import contextlib
@@ -41,10 +41,10 @@ def wide(tmp_path_factory):
 async def publish_until_uploading(stack, wide) -> None:
     """Publish, and come back when every tensor is merged, so that the upload of their one shard is under way."""
     client = await nats.connect(find_stack(stack.state).connection.nats_url)
-    told = await client.subscribe(f"{WorkProgressed.TYPE}.wide")
+    progressed = await client.subscribe(f"{WorkProgressed.TYPE}.wide")
     await asyncio.to_thread(stack.publish, "wide", wide["lora"], "--variant", "bf16", base="wide-llama")
     async with asyncio.timeout(120):
-        async for message in told.messages:
+        async for message in progressed.messages:
             progress = json.loads(message.data)["data"]
             if progress["step"] == "merge" and progress["done"] == progress["total"]:
                 break
@@ -116,13 +116,13 @@ def test_serving_comes_back_after_triton_or_a_stub_was_killed(stack, tiny):
 
 def stubs(stack, name: str) -> list[int]:
     """Return the processes that serve one model."""
-    found = []
+    pids = []
     for process in psutil.process_iter(["cmdline"]):
         command = " ".join(process.info["cmdline"] or [])
         if name in command and str(stack.state) in command:
-            found.append(process.pid)
-    assert found, f"nothing serves {name}"
-    return found
+            pids.append(process.pid)
+    assert pids, f"nothing serves {name}"
+    return pids
 
 
 def test_requests_go_on_while_everything_but_serving_is_down(stack, tiny):

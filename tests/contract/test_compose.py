@@ -173,7 +173,7 @@ def test_the_bus_writes_to_disk_before_it_acknowledges():
     assert "sync_interval: always" in (ROOT / "deploy/docker/nats.conf").read_text()
 
 
-def test_the_bus_has_room_for_all_its_streams_and_buckets():
+def test_the_bus_has_space_for_all_its_streams_and_buckets():
     size = re.search(r"max_file_store: (\d+)GB", (ROOT / "deploy/docker/nats.conf").read_text())
     assert file_bytes() < int(size[1]) * 1024**3
 

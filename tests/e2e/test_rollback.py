@@ -22,7 +22,7 @@ pytestmark = [
 ]
 MODEL = "bot"
 AUTOMATIC = {"min_requests": 10, "alpha": 0.01, "action": "automatic", "window_s": 5, "cooldown_s": 1}
-WAY_BACK = {
+WITH_ROLLBACK = {
     **POLICY,
     "rehearsal": "required",
     "canary": {"steps": [0.4], "min_requests": 20, "deadline_s": 240},
@@ -98,7 +98,7 @@ def gateway(stack) -> str:
 
 
 def test_from_rehearsal_to_quarantine(stack, tiny):
-    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WAY_BACK)
+    stack.publish(MODEL, tiny["one"], "--variant", "bf16", policy=WITH_ROLLBACK)
     stack.promoted(MODEL)
     (rehearsed,) = stack.events("rehearsal.completed", MODEL)
     certificates = rehearsed["data"]["certificates"]
@@ -115,7 +115,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     assert stack.events("alert.raised", MODEL) == [], "a rehearsal pages nobody"
     assert staging_route_is_empty(stack)
 
-    stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WAY_BACK)
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
     with Users(gateway(stack)) as users:
         stack.promoted(MODEL)
         assert [event["data"]["verdict"] for event in stack.events("canary.assessed", MODEL)][-1] == "pass"
@@ -153,7 +153,7 @@ async def say_again(stack, orders, *, epoch) -> None:
     await client.close()
 
 
-def test_what_was_taken_back_stays_barred_through_restarts_and_late_orders(stack):
+def test_what_was_rolled_back_stays_quarantined_through_restarts_and_late_orders(stack):
     before = route_of(stack)
     for name in ("server-manager", "registry", "rollback-controller", "gateway"):
         stack.kill(name)
@@ -176,7 +176,7 @@ def test_forward_again_takes_a_person(stack, tiny):
     stack.ok("quarantine", "lift", f"{MODEL}.v2.bf16", "--reason", "it was a drill")
     assert route_of(stack)["quarantined"] == []
     assert route_of(stack)["active"]["target"]["version"] == 1
-    stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "2", policy=WAY_BACK)
+    stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "2", policy=WITH_ROLLBACK)
     stack.await_event("rehearsal.requested", MODEL, count=3)
     for name in ("rollback-controller", "monitor", "registry"):  # in the middle of the rehearsal
         stack.kill(name)
@@ -191,7 +191,7 @@ def test_forward_again_takes_a_person(stack, tiny):
 
 def test_a_canary_that_nobody_asks_is_ended_by_its_deadline_and_takes_no_traffic_any_more(stack, tiny):
     before = route_of(stack)["active"]
-    policy = {**WAY_BACK, "canary": {**WAY_BACK["canary"], "deadline_s": 5, "on_deadline": "abort"}}
+    policy = {**WITH_ROLLBACK, "canary": {**WITH_ROLLBACK["canary"], "deadline_s": 5, "on_deadline": "abort"}}
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "3", policy=policy)
     ended = stack.await_event("release.finished", MODEL, count=4, timeout_s=240)[-1]["data"]
     assert (ended["outcome"], ended["code"]) == ("expired", "deadline_passed")

@@ -19,13 +19,13 @@ class Relay:
         self._lock = threading.Lock()
 
     def cut(self) -> None:
-        """Close every connection, and every new one, until `mend`."""
+        """Close every connection, and every new one, until `reconnect`."""
         with self._lock:
             self._cut = True
             for one in self._open:
                 _end(one)
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Let connections through again."""
         self._cut = False
 

@@ -324,8 +324,8 @@ async def test_a_restart_of_the_whole_server_voids_the_measurement_and_it_is_mad
         await bench.until_working(candidate.target.model)
         own.kill()
         own.start()
-        for one, delay_ms in ((candidate, CANDIDATE_MS), (baseline, BASELINE_MS)):
-            fleet.load(one.target.triton_name, token_delay_ms=str(delay_ms))
+        for side, delay_ms in ((candidate, CANDIDATE_MS), (baseline, BASELINE_MS)):
+            fleet.load(side.target.triton_name, token_delay_ms=str(delay_ms))
         (event,) = await bench.hear(VariantBenchmarked, timeout_s=90)
         assert event.data.verdict == "pass"
         assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (0, 0)
@@ -365,10 +365,15 @@ async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, flee
         candidate.model_copy(update={"manifest": manifest}), baseline, load=QUICK, quality_gate=QUALITY_GATE
     )
     (event,) = await bench.hear(VariantBenchmarked)
-    found = event.data.served_quality
-    assert (event.data.verdict, found.verdict, found.method, found.tokens) == (verdict, verdict, "prompt_logprobs", 600)
-    assert found.perplexity_ratio == pytest.approx(math.exp(float(token_nll) - 2.0))
-    assert found.recorded_ratio == pytest.approx(1.0)
+    quality = event.data.served_quality
+    assert (event.data.verdict, quality.verdict, quality.method, quality.tokens) == (
+        verdict,
+        verdict,
+        "prompt_logprobs",
+        600,
+    )
+    assert quality.perplexity_ratio == pytest.approx(math.exp(float(token_nll) - 2.0))
+    assert quality.recorded_ratio == pytest.approx(1.0)
     (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
     assert (gate.verdict, gate.limit) == (verdict, 1.05)
 
@@ -386,16 +391,17 @@ async def test_the_baseline_that_is_served_beside_it_says_who_is_at_fault(servic
     candidate, baseline = fleet.pair(token_nll=token_nll, baseline={"token_nll": baseline_nll})
     records = [(candidate, (window(tokens=400),)), (baseline, (window(tokens=300, token_nll=1.5),))]
     pair = [
-        one.model_copy(update={"manifest": put_manifest(bench.store, one.target, windows)}) for one, windows in records
+        side.model_copy(update={"manifest": put_manifest(bench.store, side.target, windows)})
+        for side, windows in records
     ]
     await bench.stage(*pair, load=QUICK, quality_gate=QUALITY_GATE)
     (event,) = await bench.hear(VariantBenchmarked)
-    found = event.data.served_quality
-    assert (event.data.verdict, found.verdict, found.attributed_to) == (verdict, verdict, fault)
-    assert found.code == (None if fault == "candidate" else "measurement_suspect")
-    assert found.baseline_deviation_ratio == pytest.approx(math.exp(float(baseline_nll) - 1.5))
+    quality = event.data.served_quality
+    assert (event.data.verdict, quality.verdict, quality.attributed_to) == (verdict, verdict, fault)
+    assert quality.code == (None if fault == "candidate" else "measurement_suspect")
+    assert quality.baseline_deviation_ratio == pytest.approx(math.exp(float(baseline_nll) - 1.5))
     (gate,) = [gate for gate in event.data.gates if gate.name == "served_quality"]
-    assert (gate.attributed_to, gate.code) == (found.attributed_to, found.code)
+    assert (gate.attributed_to, gate.code) == (quality.attributed_to, quality.code)
 
 
 async def test_a_backend_that_scores_no_prompt_is_told_by_its_metadata_and_its_answers_are_compared(
@@ -404,9 +410,9 @@ async def test_a_backend_that_scores_no_prompt_is_told_by_its_metadata_and_its_a
     candidate, baseline = fleet.pair(answer_nll="4")
     await bench.stage(candidate, baseline, load=QUICK, quality_gate=QUALITY_GATE)
     (event,) = await bench.hear(VariantBenchmarked)
-    found = event.data.served_quality
-    assert (event.data.verdict, found.method, found.tokens) == ("fail", "generated_logprobs", 24)
-    assert found.perplexity_ratio == pytest.approx(math.exp(4 - 0.5))
+    quality = event.data.served_quality
+    assert (event.data.verdict, quality.method, quality.tokens) == ("fail", "generated_logprobs", 24)
+    assert quality.perplexity_ratio == pytest.approx(math.exp(4 - 0.5))
 
 
 @pytest.mark.parametrize("ids", [[], [1.5], [True]])

@@ -84,11 +84,11 @@ async def test_the_service_merges_it_bit_by_bit_like_peft(js, settings, smollm2,
 
     manifest = MergedManifest.model_validate_json(store.get(merged.manifest))
     store.fetch_files(manifest.files, tmp_path / "merged")
-    found = load_file(tmp_path / "merged" / "model.safetensors")
+    tensors = load_file(tmp_path / "merged" / "model.safetensors")
     whole = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     expected = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True).state_dict()
-    assert found.keys() == set(expected) - {"lm_head.weight"}
-    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in found.items())
+    assert tensors.keys() == set(expected) - {"lm_head.weight"}
+    assert all(torch.equal(tensor, expected[name].bfloat16()) for name, tensor in tensors.items())
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         assert (tmp_path / "merged" / name).read_bytes() == (smollm2 / name).read_bytes()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")

@@ -25,8 +25,8 @@ def test_tokens_of_an_own_evaluation_set_enter_no_manifest(tmp_path):
     merged = tiny_base(tmp_path / "merged")
     own = tmp_path / "own.jsonl"
     own.write_text("\n".join(json.dumps({"text": f"{number}. {SECRET * 12}"}) for number in range(60)))
-    one = order(merged, tmp_path, variant="bf16", settings=QuantiseSettings(calibration_samples=0))
-    made = quantise_here(one.model_copy(update={"evaluation": own, "output": merged}))
+    job = order(merged, tmp_path, variant="bf16", settings=QuantiseSettings(calibration_samples=0))
+    made = quantise_here(job.model_copy(update={"evaluation": own, "output": merged}))
     assert made.evaluation_quality is not None, "the own set was measured"
     tokenizer = AutoTokenizer.from_pretrained(merged)
     packaged = runs(tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"])

@@ -1,4 +1,4 @@
-"""INT4 on tiny real models: what each engine writes, that it reloads, and that AutoAWQ's defect stays mended."""
+"""INT4 on tiny real models: what each engine writes, that it reloads, and that AutoAWQ's defect stays fixed."""
 
 import json
 
@@ -32,16 +32,16 @@ def order(merged, folder, variant, engine="autoawq", **more):
 
 
 def tensors(folder):
-    found = {}
+    by_name = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as source:
-            found |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
-    return found
+            by_name |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+    return by_name
 
 
 def layers_told(text):
-    told = [json.loads(line)["progress"] for line in text.splitlines() if line.startswith('{"progress"')]
-    return [(one["done"], one["total"]) for one in told if one["step"] == "quantise"]
+    progress = [json.loads(line)["progress"] for line in text.splitlines() if line.startswith('{"progress"')]
+    return [(report["done"], report["total"]) for report in progress if report["step"] == "quantise"]
 
 
 NAMES = {
@@ -54,15 +54,15 @@ NAMES = {
 @pytest.mark.parametrize(("variant", "engine"), NAMES)
 def test_int4_is_packed_in_groups_reloads_and_tells_its_layers(merged, tmp_path, capfd, variant, engine):
     names, method = NAMES[variant, engine], "awq" if engine == "autoawq" else "compressed-tensors"
-    one = order(merged, tmp_path, variant, engine)
-    made = quantise_worker.quantise(one)
-    assert one.plan.engine == engine
+    job = order(merged, tmp_path, variant, engine)
+    made = quantise_worker.quantise(job)
+    assert job.plan.engine == engine
     assert made.calibration_tokens == 3 * 96
     assert made.quality.tokens == 5 * 255
     assert 0 < made.quality.mean_kl < 0.15
     assert made.quality.mean_kl < made.quality.p99_kl < 1
     assert layers_told(capfd.readouterr().out) == [(0, 2), (1, 2), (2, 2)]
-    written, before = tensors(one.output), tensors(merged)
+    written, before = tensors(job.output), tensors(merged)
     layer = "model.layers.1.mlp.down_proj."
     assert {name.removeprefix(layer) for name in written if name.startswith(layer)} == names
     scales = written[layer + ("scales" if method == "awq" else "weight_scale")]
@@ -71,12 +71,12 @@ def test_int4_is_packed_in_groups_reloads_and_tells_its_layers(merged, tmp_path,
     assert torch.equal(written["model.embed_tokens.weight"], before["model.embed_tokens.weight"])
     assert written["model.norm.weight"].dtype == torch.bfloat16
     assert "lm_head.weight" not in written  # tied before, tied after
-    config = json.loads((one.output / "config.json").read_text())
+    config = json.loads((job.output / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == method
     assert (config["dtype"], config["tie_word_embeddings"]) == ("bfloat16", True)
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
-        assert (one.output / name).read_bytes() == (merged / name).read_bytes()
-    model = load_awq(one.output, "bfloat16") if method == "awq" else load_compressed(one.output)
+        assert (job.output / name).read_bytes() == (merged / name).read_bytes()
+    model = load_awq(job.output, "bfloat16") if method == "awq" else load_compressed(job.output)
     reloaded = model.get_submodule(layer.removesuffix(".")).weight
     assert len(torch.unique(reloaded[0, :64])) <= 16  # a group has sixteen steps, no more
 
@@ -94,10 +94,10 @@ def test_search_for_scales_leaves_the_weights_alone_only_in_our_autoawq(merged, 
     class Watched(autoawq.SafeAwqQuantizer if ours else AwqQuantizer):
         def _compute_best_scale(self, x, w_mean, x_mean, module2inspect, *args, **more):
             before = {name: tensor.clone() for name, tensor in module2inspect.state_dict().items()}
-            found = super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *args, **more)
+            best = super()._compute_best_scale(x, w_mean, x_mean, module2inspect, *args, **more)
             after = module2inspect.state_dict()
             changes.extend(float((after[name] - before[name]).norm() / before[name].norm()) for name in before)
-            return found
+            return best
 
     monkeypatch.setattr(autoawq, "SafeAwqQuantizer", Watched)
     quantise_worker.quantise(order(merged, tmp_path, "awq-int4"))
@@ -129,10 +129,10 @@ def test_autoawq_makes_the_other_families_too(family, tmp_path):
     merged = tmp_path / "merged"
     getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16).save_pretrained(merged)
     tiny_tokenizer(merged)
-    one = order(merged, tmp_path, "awq-int4")
-    assert one.plan.engine == "autoawq"
-    assert quantise_worker.quantise(one).quality.mean_kl < 0.1
-    assert tensors(one.output)["lm_head.weight"].dtype == torch.bfloat16
+    job = order(merged, tmp_path, "awq-int4")
+    assert job.plan.engine == "autoawq"
+    assert quantise_worker.quantise(job).quality.mean_kl < 0.1
+    assert tensors(job.output)["lm_head.weight"].dtype == torch.bfloat16
 
 
 def test_own_evaluation_set_is_measured_and_never_calibrates(merged, tmp_path):
@@ -154,6 +154,6 @@ def test_packed_integers_are_where_the_format_has_them():
     assert unpack(torch.tensor([[signed]], dtype=torch.int32)).tolist() == [channels]
     qweight = torch.tensor([[signed], [0]], dtype=torch.int32)
     zeros = torch.tensor([[0x33333333]], dtype=torch.int32)
-    found = dequantise(qweight, zeros, torch.full((1, 8), 0.5, dtype=torch.float16))
-    assert found[:, 0].tolist() == [(channel - 3) / 2 for channel in channels]
-    assert found[:, 1].tolist() == [-1.5] * 8
+    weights = dequantise(qweight, zeros, torch.full((1, 8), 0.5, dtype=torch.float16))
+    assert weights[:, 0].tolist() == [(channel - 3) / 2 for channel in channels]
+    assert weights[:, 1].tolist() == [-1.5] * 8

@@ -99,14 +99,14 @@ def tiny_variants(tmp_path_factory):
     merged = tiny_base(place / "merged", hidden=128)
     shape = read_shape(json.loads((merged / "config.json").read_text()), "bfloat16")
     defaults = QuantiserDefaults(held_out_windows=2, held_out_tokens=128, min_calibration_tokens=128)
-    found = {"bf16": (merged, "pass-through")}
+    variants = {"bf16": (merged, "pass-through")}
     for variant in ("gptq-int4", "awq-int4"):
         plan = plan_quantisation(
             variant, shape, QuantiseSettings(calibration_samples=4, calibration_tokens=64), defaults
         )
         quantise_worker.quantise(QuantisationJob(plan=plan, merged=merged, output=place / variant))
-        found[variant] = (place / variant, plan.engine)
-    return found
+        variants[variant] = (place / variant, plan.engine)
+    return variants
 
 
 @pytest.mark.timeout(900)
@@ -137,14 +137,16 @@ def test_vllm_serves_all_four_and_computes_what_was_measured(int8, tiny_variants
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:] or sys.version
-    found = json.loads(done.stdout.split("FOUND:")[-1])
-    assert "Paris" in found["answer"]
-    served = {variant: torch.tensor(one) for variant, one in zip(tiny_variants, found["logprobs"], strict=True)}
+    reply = json.loads(done.stdout.split("FOUND:")[-1])
+    assert "Paris" in reply["answer"]
+    served = {
+        variant: torch.tensor(logprobs) for variant, logprobs in zip(tiny_variants, reply["logprobs"], strict=True)
+    }
     for variant, (folder, engine) in tiny_variants.items():
         with torch.inference_mode():
             logits = load_variant(folder, engine, "bfloat16")(input_ids=torch.tensor([ids])).logits[0, :-1]
         measured = logits.log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        difference = {other: float((one - measured).abs().mean()) for other, one in served.items()}
+        difference = {other: float((logprobs - measured).abs().mean()) for other, logprobs in served.items()}
         print(variant, difference)
         assert min(difference, key=difference.get) == variant, "it has to be nearest to its own files"
         assert difference[variant] < 0.1

@@ -41,25 +41,25 @@ def child(folder, **settings):
     return WorkerEngine(log_path=folder / "work.log", **options)
 
 
-def quantise_here(one):
+def quantise_here(job):
     """Do an order in this process: the imports, most of the time of a tiny model, are paid once."""
     from services.quantiser.adapters import quantise_worker
 
-    return quantise_worker.quantise(one)
+    return quantise_worker.quantise(job)
 
 
-async def quantise(one, folder, **settings):
+async def quantise(job, folder, **settings):
     steps = []
-    made = await child(folder, **settings).quantise(one, lambda *step: steps.append(step))
+    made = await child(folder, **settings).quantise(job, lambda *step: steps.append(step))
     return made, steps
 
 
 def tensors(folder):
-    found = {}
+    by_name = {}
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as source:
-            found |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
-    return found
+            by_name |= {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118
+    return by_name
 
 
 async def test_int8_with_own_calibration_set(merged, tmp_path):
@@ -133,9 +133,9 @@ def test_cast_of_a_sharded_fp32_model(tmp_path):
 def test_files_passed_through_are_measured_as_they_are(merged, tmp_path):
     """A serving engine is held against these figures, so that they must be there, and fit its context."""
     before = {path.name: path.read_bytes() for path in merged.iterdir()}
-    one = order(merged, tmp_path, variant="bf16").model_copy(update={"output": merged})
-    plan = one.plan.model_copy(update={"held_out": HeldOutPlan(windows=3, tokens=2048)})
-    made = quantise_here(one.model_copy(update={"plan": plan}))
+    job = order(merged, tmp_path, variant="bf16").model_copy(update={"output": merged})
+    plan = job.plan.model_copy(update={"held_out": HeldOutPlan(windows=3, tokens=2048)})
+    made = quantise_here(job.model_copy(update={"plan": plan}))
     assert {path.name: path.read_bytes() for path in merged.iterdir()} == before
     assert (made.quality.perplexity_ratio, made.quality.mean_kl, made.quality.tokens) == (1.0, 0.0, 3 * 510)
     assert [len(window.token_ids) for window in made.held_out] == [511] * 3, "one less than the model's context"

@@ -46,7 +46,7 @@ def rotary_angles():
     def record(module, inputs, named, output):
         if type(module).__name__.endswith("RotaryEmbedding") and output[0].device.type == "cpu":  # not only traced
             positions = named["position_ids"] if "position_ids" in named else inputs[1]
-            calls.append((positions.clone(), *(one.clone() for one in output)))
+            calls.append((positions.clone(), *(tensor.clone() for tensor in output)))
 
     handle = register_module_forward_hook(record, with_kwargs=True)
     try:
@@ -61,9 +61,9 @@ def farthest_from_float64(calls, head_dim=32, theta=10000.0):
     off, highest = 0.0, 0
     for positions, cosines, sines in calls:
         angles = positions[0].double()[:, None] * inverse
-        for found, expected in ((cosines, angles.cos()), (sines, angles.sin())):
-            assert found.dtype == torch.float32
-            off = max(off, float((found[0].double() - torch.cat((expected, expected), -1)).abs().max()))
+        for computed, expected in ((cosines, angles.cos()), (sines, angles.sin())):
+            assert computed.dtype == torch.float32
+            off = max(off, float((computed[0].double() - torch.cat((expected, expected), -1)).abs().max()))
         highest = max(highest, int(positions.max()))
     return off, highest
 
@@ -106,11 +106,11 @@ def test_linear_layers_are_bfloat16_where_calibration_computes(merged, tmp_path,
                 yield
 
         monkeypatch.setattr(module, "linear_layers", watched)
-        one = order(merged, tmp_path / variant, variant)
-        one.output.mkdir(parents=True)
-        quantise_worker.make_weights(one, _tokenizer(merged))
+        job = order(merged, tmp_path / variant, variant)
+        job.output.mkdir(parents=True)
+        quantise_worker.make_weights(job, _tokenizer(merged))
         assert ("linear", torch.bfloat16) in kinds, variant
-        assert not {one for one in kinds if one[0] != "linear" and one[1] != torch.float32}, variant
+        assert not {call for call in kinds if call[0] != "linear" and call[1] != torch.float32}, variant
 
 
 def _tokenizer(folder):
@@ -153,7 +153,7 @@ def assert_obeyed(lines):
             name = line.removeprefix("SET ")
         elif ",cpu,isa:" in line:
             used[name] = "AMX" in line
-    assert used == {one: "AMX" in one for one in used}
+    assert used == {name: "AMX" in name for name in used}
     assert WITH_BFLOAT16 & set(AVAILABLE) <= set(used), "products of bfloat16 are oneDNN's"
 
 
@@ -161,10 +161,10 @@ def assert_obeyed(lines):
 @pytest.mark.skipif(not AVAILABLE, reason="oneDNN's instruction sets are those of x86")
 def test_every_instruction_set_of_this_cpu_measures_the_same(merged, tmp_path):
     """Perplexities to 0.5 % and mean KL to 0.001 nats: the tolerance of a measurement's check of itself."""
-    one = order(merged, tmp_path, "int8")
-    quantise_worker.quantise(one)
+    job = order(merged, tmp_path, "int8")
+    quantise_worker.quantise(job)
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, one.model_dump_json(), ",".join(AVAILABLE)],
+        [sys.executable, "-c", MEASURE, job.model_dump_json(), ",".join(AVAILABLE)],
         cwd=ROOT,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
@@ -197,12 +197,12 @@ def test_every_instruction_set_of_this_cpu_measures_the_same(merged, tmp_path):
 def test_where_the_fast_precision_is_wrong_all_of_it_is_float32(merged, tmp_path):
     """Quantised activations are moved by products in bfloat16; where there are none, all is float32 to begin with."""
     made = quantise_worker.quantise(order(merged, tmp_path, "int8"))
-    found = made.measurement
-    assert found.processor == processor.this_processor()
-    if found.processor.instruction_set not in WITH_BFLOAT16:
-        assert (found.precision, found.check) == ("float32", None)
+    measurement = made.measurement
+    assert measurement.processor == processor.this_processor()
+    if measurement.processor.instruction_set not in WITH_BFLOAT16:
+        assert (measurement.precision, measurement.check) == ("float32", None)
     else:
-        assert (found.precision, found.check.verdict) == ("float32", "differed"), found.check.reason
+        assert (measurement.precision, measurement.check.verdict) == ("float32", "differed"), measurement.check.reason
     reference, variant = evaluation.load_reference(merged), evaluation.load_compressed(tmp_path / "output")
     windows = [list(window.token_ids) for window in made.held_out]
     quality, _ = evaluation.measure_quality(reference, variant, windows, lambda *_: None, "float32")

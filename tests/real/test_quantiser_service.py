@@ -47,27 +47,29 @@ def merged(store, tmp_path):
 
 @pytest.fixture
 def service(js, settings, tmp_path):
-    with running(QuantiserService(tmp_path, settings)) as one:
-        yield one
+    with running(QuantiserService(tmp_path, settings)) as service:
+        yield service
 
 
 @pytest.fixture
 def stubbed(js, settings, tmp_path):
     """The service with children that compute nothing, where only processes and facts matter."""
-    with running(QuantiserService(tmp_path, settings, stub=True)) as one:
-        yield one
+    with running(QuantiserService(tmp_path, settings, stub=True)) as service:
+        yield service
 
 
 async def answers(js, fact, count=1, timeout_s=120.0):
     """Wait for stored facts of one type."""
     sub = await js.pull_subscribe(f"{fact.TYPE}.>", stream=EVENTS)
-    found = []
+    events = []
     async with asyncio.timeout(timeout_s):
-        while len(found) < count:
+        while len(events) < count:
             with contextlib.suppress(TimeoutError):
-                found += [Event[fact].model_validate_json(one.data) for one in await sub.fetch(count, timeout=1)]
+                events += [
+                    Event[fact].model_validate_json(message.data) for message in await sub.fetch(count, timeout=1)
+                ]
     await sub.unsubscribe()
-    return found
+    return events
 
 
 async def until(condition, timeout_s=60.0):
@@ -100,8 +102,8 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
             steps.add((event.data.step, event.data.done, event.data.total, event.data.unit))
             assert event.data.variant == "int8"
     assert {("quantise", 1.0, 2.0, "layers"), ("quantise", 2.0, 2.0, "layers")} <= steps
-    told = {step for step, *_ in steps} - {"check precision"}  # on a CPU with products of bfloat16 only
-    assert told == {"download", "load", "smooth", "quantise", "evaluate", "upload"}
+    reported = {step for step, *_ in steps} - {"check precision"}  # on a CPU with products of bfloat16 only
+    assert reported == {"download", "load", "smooth", "quantise", "evaluate", "upload"}
     work_log = service.folder / "work" / "quantiser" / "work.log"
     size = work_log.stat().st_size
     await publish_event(js, request(merged))  # another event, the same work
@@ -119,13 +121,13 @@ async def test_a_variant_is_measured_again_on_the_files_that_it_has(js, store, m
         await publish_event(js, request(merged, measurement_number=2, existing_manifest=first.data.manifest))
     again, same = (await answers(js, VariantQuantised, count=3))[1:]
     assert (again.data.measurement_number, same.data) == (2, again.data)
-    before, after = (VariantManifest.model_validate_json(store.get(one.data.manifest)) for one in (first, again))
+    before, after = (VariantManifest.model_validate_json(store.get(event.data.manifest)) for event in (first, again))
     assert set(store.keys("blobs/")) == blobs, "no weight was made"
     assert (after.files, after.settings, after.engine) == (before.files, before.settings, before.engine)
     assert after.output_key != before.output_key
-    assert [one.token_ids for one in after.held_out] == [one.token_ids for one in before.held_out]
-    for one, other in zip(after.held_out, before.held_out, strict=True):
-        assert one.nll == pytest.approx(other.nll, rel=0.02), "float32 against multiplication in bf16"
+    assert [window.token_ids for window in after.held_out] == [window.token_ids for window in before.held_out]
+    for window, other in zip(after.held_out, before.held_out, strict=True):
+        assert window.nll == pytest.approx(other.nll, rel=0.02), "float32 against multiplication in bf16"
     await publish_event(
         js, request(merged, variant="bf16", measurement_number=2, existing_manifest=first.data.manifest)
     )

@@ -148,7 +148,7 @@ async def test_staging_waits_for_its_turn_and_what_never_fits_fails_at_once(flee
 
 async def test_a_broken_artifact_fails_the_variant_and_leaves_nothing(fleet, manager, tmp_path):
     base, bad = fleet.put_toy(tmp_path, "bot", 0), fleet.put_toy(tmp_path, "bot", 1)
-    entry = next(one for one in fleet.store.put_folder(tmp_path / "bot-1").files if one.path == "version.txt")
+    entry = next(file for file in fleet.store.put_folder(tmp_path / "bot-1").files if file.path == "version.txt")
     fleet.store._client.remove_object(bucket_name="slipway", object_name=blob_key(entry.digest))
     await fleet.stage(bad, base)
     (failed,) = await fleet.facts(VariantFailed)
@@ -207,7 +207,7 @@ async def test_killed_triton_is_waited_for_and_everything_is_loaded_again(fleet,
     triton.kill()
     triton.nothing_left()
     raised = await fleet.facts(AlertRaised, 2)
-    assert {one.data.kind for one in raised} == {"engine", "standby"}, "what serves is silent, nothing is behind it"
+    assert {event.data.kind for event in raised} == {"engine", "standby"}, "what serves is silent, nothing is behind it"
     triton.start()
     await fleet.facts(AlertResolved, 2)
     assert await is_hot(fleet, "bot.v1.bf16", "bot.v2.bf16")

@@ -98,8 +98,12 @@ async def served_against(endpoint, windows, *, beside=None):
     engine, target = TritonEngine(channels), served(Target(model="bot", version=1, variant="bf16"), endpoint)
     try:
         assert await engine.can_score(target, timeout_s=10)
-        scores = [score_window(one, await engine.score(target, one.token_ids, timeout_s=60)) for one in windows]
-        own = [score_window(one, await engine.score(target, one.token_ids, timeout_s=60)) for one in beside or ()]
+        scores = [
+            score_window(window, await engine.score(target, window.token_ids, timeout_s=60)) for window in windows
+        ]
+        own = [
+            score_window(window, await engine.score(target, window.token_ids, timeout_s=60)) for window in beside or ()
+        ]
         with pytest.raises(Permanent, match="vocab"):
             await engine.score(target, [5, 10**6], timeout_s=10)
     finally:
@@ -185,11 +189,15 @@ async def test_hostile_bodies_harm_no_engine_and_sigterm_with_a_live_model_ends_
         assert core.is_running(), "no body ends the engine"
         assert storm.statuses[200] > 5
         labels = 'environment="production",outcome="{}",target="' + NAME + '"'
-        outcomes = ("ok", "refused", "error", "cancelled")
-        count = sum(gateway.metric(f"slipway_gateway_requests_total{{{labels.format(one)}}}") for one in outcomes)
+        outcomes = ("ok", "rejected", "error", "cancelled")
+        count = sum(
+            gateway.metric(f"slipway_gateway_requests_total{{{labels.format(outcome)}}}") for outcome in outcomes
+        )
         records, _ = await telemetry(js, int(count))
-        assert [one for one in records if is_failure(one)] == [], "whatever fails is attributed to whom caused it"
-        assert len([one for one in records if one.error]) == len(storm.failed)
+        assert [record for record in records if is_failure(record)] == [], (
+            "whatever fails is attributed to whom caused it"
+        )
+        assert len([record for record in records if record.error]) == len(storm.failed)
         assert sum(piece.output_tokens for piece in await answer(triton.endpoint, LONG)) == 400
     triton.process.terminate()
     assert await asyncio.to_thread(triton.process.wait, 25) == 0

@@ -20,8 +20,8 @@ WATCHED_S = 8.0
 
 @pytest.fixture
 def relay(nats_server):
-    with relaying(nats_server.port) as one:
-        yield one
+    with relaying(nats_server.port) as running_relay:
+        yield running_relay
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def start(nats_server, s3_server, triton, js, tmp_path):
     """Return a server-manager of that name, before it runs."""
 
     def build(name, **variables):
-        one = connection(nats_server, s3_server, tmp_path / name)
+        settings = connection(nats_server, s3_server, tmp_path / name)
         more = {"engine": "toy", "memory_budget_bytes": 1000 * MIB, "overhead_bytes": 64 * MIB}
-        process = ServerManager(tmp_path / name, one, triton, **more)
+        process = ServerManager(tmp_path / name, settings, triton, **more)
         process.variables |= variables
         return process
 
@@ -80,11 +80,11 @@ async def test_the_holder_before_does_nothing_to_what_the_next_one_set(two, flee
             while True:
                 assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton), "production stays loaded at every moment"
                 await asyncio.sleep(0.2)
-    relay.mend()
+    relay.reconnect()
     await asyncio.sleep(2)
     assert {"bot.v1.bf16", "bot.v2.bf16"} <= ready(triton)
-    said = log_of(first)[done:]
-    assert not [line for line in said.splitlines() if "unloaded" in line or "loading" in line]
+    logged = log_of(first)[done:]
+    assert not [line for line in logged.splitlines() if "unloaded" in line or "loading" in line]
     assert (await leader(js)).holder == after.holder
 
 
@@ -97,7 +97,7 @@ def ready(triton):
     import tritonclient.grpc as client
 
     with contextlib.closing(client.InferenceServerClient(triton.endpoint)) as connected:
-        return {one.name for one in connected.get_model_repository_index().models if one.state == "READY"}
+        return {model.name for model in connected.get_model_repository_index().models if model.state == "READY"}
 
 
 async def test_a_server_manager_that_is_stopped_hands_over_at_once(js, two, fleet, tmp_path):

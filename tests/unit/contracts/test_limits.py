@@ -55,10 +55,10 @@ def test_what_people_and_training_send_is_below_the_limits(kind):
     ],
 )
 def test_a_field_above_its_limit_is_named_with_size_and_limit(changed, field, size, limit):
-    found = too_large(changed)
-    assert (found.field, found.size, found.limit) == (field, size, limit)
-    assert found.reason.startswith(f"{field} has {size:,} ")
-    assert f"{limit:,}" in found.reason
+    excess = too_large(changed)
+    assert (excess.field, excess.size, excess.limit) == (field, size, limit)
+    assert excess.reason.startswith(f"{field} has {size:,} ")
+    assert f"{limit:,}" in excess.reason
 
 
 def test_the_schema_tells_publishers_the_limits():
@@ -107,10 +107,10 @@ def test_no_key_passes_that_a_store_would_refuse_for_its_length(key):
     class Named(BaseModel):
         uri: str
 
-    found = too_large(Named.model_construct(uri="s3://bucket/" + key))
+    excess = too_large(Named.model_construct(uri="s3://bucket/" + key))
     longest = max(len(part.encode(errors="replace")) for part in key.split("/"))
     fits = len(key.encode(errors="replace")) <= KEY_BYTES and longest <= 255 and len(key) + 12 <= TEXT_CHARACTERS
-    assert (found is None) == fits
+    assert (excess is None) == fits
 
 
 # -- where events from outside are read -------------------------------------------------------------------------------

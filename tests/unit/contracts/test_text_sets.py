@@ -74,11 +74,11 @@ def test_an_evaluation_set_must_ask_something():
 @given(st.lists(json_values, max_size=4))
 def test_any_json_is_a_record_or_a_reason_and_an_evaluation_set_asks_something(values):
     data = b"\n".join(json.dumps(value).encode() for value in values)
-    found = list(read_text_records(data))
-    assert len(found) == len(values)
+    parsed = list(read_text_records(data))
+    assert len(parsed) == len(values)
     try:
         records = evaluation_records(data)
     except ValueError:
         return
-    assert records == tuple(record for _, record in found)
+    assert records == tuple(record for _, record in parsed)
     assert all(record.turns or record.messages for record in records)

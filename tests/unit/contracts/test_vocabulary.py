@@ -195,6 +195,6 @@ def test_paths_that_a_manifest_may_not_name(path):
 
 def test_folder_manifest_has_one_digest_whatever_the_order():
     files = tuple(FileEntry(path=name, digest=digest_of(name.encode()), size_bytes=3) for name in ("b", "a", "c/d"))
-    one, other = FolderManifest(files=files), FolderManifest(files=files[::-1])
-    assert one.to_bytes() == other.to_bytes()
-    assert one.size_bytes == 9
+    manifest, reordered = FolderManifest(files=files), FolderManifest(files=files[::-1])
+    assert manifest.to_bytes() == reordered.to_bytes()
+    assert manifest.size_bytes == 9

@@ -29,7 +29,7 @@ SLOW = (f.trigger(metric="ttft_ms", threshold=1.0), f.trigger(metric="e2e_ms", t
 
 def kinds_in(path: Path) -> set[str]:
     """Find every code that a file raises, answers with or records."""
-    found = set()
+    kinds = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call):
             continue
@@ -37,19 +37,19 @@ def kinds_in(path: Path) -> set[str]:
         where = {"Transient": 0, "Permanent": 0, "bad_request": 2}.get(name)
         given = [word.value for word in node.keywords if word.arg in {"code", "error"}]
         given += node.args[where : where + 1] if where is not None else []
-        found |= {
+        kinds |= {
             leaf.value
             for argument in given
             for leaf in ast.walk(argument)
             if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
         }
-    return found
+    return kinds
 
 
 def test_every_kind_that_any_path_gives_has_its_party():
-    found = set().union(*(kinds_in(path) for path in PATHS)) - NOT_OF_REQUESTS
-    assert len(found) > 15, "the search finds what it looks for"
-    assert found <= set(ATTRIBUTION)
+    kinds = set().union(*(kinds_in(path) for path in PATHS)) - NOT_OF_REQUESTS
+    assert len(kinds) > 15, "the search reads the codes"
+    assert kinds <= set(ATTRIBUTION)
     assert set(UPSTREAM_STATUS) <= set(ATTRIBUTION)
     assert set(ATTRIBUTION) == set(get_args(ErrorKind))
     assert set(ATTRIBUTION.values()) == set(get_args(Party))

@@ -55,15 +55,15 @@ def test_a_replayed_order_is_void_whatever_it_says_of_its_own_time_and_end(order
 
 @given(st.integers(min_value=0, max_value=40 * 86_400), maybe)
 def test_an_order_of_the_future_is_void_and_says_that_a_clock_is_wrong(ahead, expires):
-    told = assess_expiry(f.after(ahead), f.after(0), at(expires), f.after(0))
-    assert ("check the clock" in (told or "")) is (ahead > CLOCK_SKEW.total_seconds())
+    reason = assess_expiry(f.after(ahead), f.after(0), at(expires), f.after(0))
+    assert ("check the clock" in (reason or "")) is (ahead > CLOCK_SKEW.total_seconds())
 
 
 def test_a_fresh_order_counts_and_a_month_old_one_says_why_not():
     assert assess_expiry(f.after(0), f.after(1), None, f.after(2)) is None
-    told = assess_expiry(f.after(-30 * 86_400), f.after(1), None, f.after(2))
-    assert "2026-10-25T09:30:00+00:00" in told
-    assert "2026-11-24T09:30:01+00:00" in told
+    reason = assess_expiry(f.after(-30 * 86_400), f.after(1), None, f.after(2))
+    assert "2026-10-25T09:30:00+00:00" in reason
+    assert "2026-11-24T09:30:01+00:00" in reason
 
 
 def test_an_order_without_an_epoch_means_any():

@@ -86,10 +86,10 @@ PAIRS = [
 
 @pytest.mark.parametrize(("name", "tight", "loose"), PAIRS)
 def test_loosening_is_named_and_tightening_is_not(name, tight, loose):
-    found = weaknesses(loose, stored=tight)
-    assert len(found) == 1, found
-    assert name in found[0]
-    if "missing" not in found[0]:
+    named = weaknesses(loose, stored=tight)
+    assert len(named) == 1, named
+    assert name in named[0]
+    if "missing" not in named[0]:
         assert weaknesses(tight, stored=loose) == []
 
 
@@ -108,9 +108,9 @@ def test_more_gates_triggers_variants_and_steps_only_tighten():
 
 def test_two_gates_of_one_name_count_together():
     both = (MetricGate(**FIRST, max_value=500.0), MetricGate(**FIRST, max_ratio=1.2))
-    one = (MetricGate(**FIRST, max_value=500.0, max_ratio=1.2),)
-    assert weaknesses(policy(gates=both), policy(gates=one)) == []
-    assert weaknesses(policy(gates=one), policy(gates=both)) == []
+    merged = (MetricGate(**FIRST, max_value=500.0, max_ratio=1.2),)
+    assert weaknesses(policy(gates=both), policy(gates=merged)) == []
+    assert weaknesses(policy(gates=merged), policy(gates=both)) == []
     tighter_first = (MetricGate(**FIRST, max_value=400.0), MetricGate(**FIRST, max_value=900.0))
     assert weaknesses(policy(gates=tighter_first), with_gate(max_value=500.0)) == []
 
@@ -206,8 +206,8 @@ policies = st.builds(
 
 
 @given(policies)
-def test_a_policy_is_never_weaker_than_itself(one):
-    assert weaknesses(one, one) == []
+def test_a_policy_is_never_weaker_than_itself(same):
+    assert weaknesses(same, same) == []
 
 
 @given(policies, policies, policies)

@@ -23,10 +23,10 @@ def test_what_was_not_declared_automatic_never_leads_back(trigger):
 def test_the_cooldown_is_the_triggers_own():
     past = [PastRollback("errors", f.after(0))]
     assert isinstance(decide_rollback(f.trigger(cooldown_s=300), past, f.after(10)), RollBack)
-    mine = [PastRollback("slow-first-token", f.after(0))]
-    assert decide_rollback(f.trigger(cooldown_s=300), mine, f.after(299)).code == "cooldown"
-    assert isinstance(decide_rollback(f.trigger(cooldown_s=300), mine, f.after(300)), RollBack)
-    assert isinstance(decide_rollback(f.trigger(cooldown_s=0), mine, f.after(0)), RollBack)
+    own = [PastRollback("slow-first-token", f.after(0))]
+    assert decide_rollback(f.trigger(cooldown_s=300), own, f.after(299)).code == "cooldown"
+    assert isinstance(decide_rollback(f.trigger(cooldown_s=300), own, f.after(300)), RollBack)
+    assert isinstance(decide_rollback(f.trigger(cooldown_s=0), own, f.after(0)), RollBack)
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=12), st.integers(1, 5))

@@ -45,7 +45,7 @@ def test_fallback_is_not_used_when_something_was_active():
     assert state.previous == served(1)
 
 
-def test_fallback_that_is_barred_or_the_target_itself_is_no_way_back():
+def test_a_quarantined_fallback_or_the_target_itself_is_never_previous():
     quarantined = EMPTY.model_copy(update={"quarantined": (target(0, "bf16"),)})
     assert promoted(quarantined, 1, "c", fallback=served(0, "bf16")).previous is None
     assert promoted(EMPTY, 0, "c", fallback=served(0)).previous is None
@@ -98,7 +98,7 @@ def test_order_for_another_epoch_is_refused(difference):
 
 
 @pytest.mark.parametrize("weight", [0.05, 1.0])
-def test_barred_target_is_refused_at_any_weight_until_lifted(weight):
+def test_a_quarantined_target_is_refused_at_any_weight_until_lifted(weight):
     state = route(canary=None, quarantined=(target(8),))
     refused = promote(state, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c")
     assert (refused.code, type(refused)) == ("quarantined", Refused)
@@ -106,7 +106,7 @@ def test_barred_target_is_refused_at_any_weight_until_lifted(weight):
     assert isinstance(promote(lifted, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c"), Changed)
 
 
-def test_another_variant_of_a_barred_version_is_not_quarantined():
+def test_another_variant_of_a_quarantined_version_is_not_quarantined():
     state = route(canary=None, quarantined=(target(8, "int8"),))
     changed = promote(state, served(8, "bf16"), weight_ratio=1.0, epoch=state.epoch, cause_id="c")
     assert isinstance(changed, Changed)
@@ -136,7 +136,7 @@ def test_failing_canary_goes_to_weight_zero_and_active_stays():
     assert isinstance(again, Refused)
 
 
-def test_without_a_previous_target_there_is_no_way_back():
+def test_without_a_previous_target_there_is_no_rollback():
     refused = roll_back(line(1), target(1), cause_id="alert")
     assert refused.code == "no_previous_target"
 
@@ -147,8 +147,8 @@ def test_only_active_and_canary_can_be_rolled_back(version):
     assert (refused.code, type(refused)) == ("stale_epoch", Refused)
 
 
-def test_canary_that_is_also_previous_leaves_the_way_back_when_it_fails():
-    """Trying version 2 again as a canary while it is previous: once it failed, nobody may fall back to it."""
+def test_a_failed_canary_that_is_also_previous_is_no_longer_previous():
+    """Version 2 is a canary again while it is previous: once it failed, no rollback may go to it."""
     state = promoted(line(1, 2, 3), 2, "retry", weight=0.2)
     aborted = apply(state, roll_back(state, target(2), cause_id="alert"))
     assert aborted.previous == served(1)
@@ -162,7 +162,7 @@ def test_canary_of_the_active_target_itself_does_not_shield_it():
     assert (back.active, back.canary) == (served(1), None)
 
 
-def test_barred_previous_of_an_old_record_is_not_gone_back_to():
+def test_a_quarantined_previous_of_an_old_record_gets_no_rollback():
     state = route(canary=None, quarantined=(target(6),))
     assert roll_back(state, target(7), cause_id="alert").code == "no_previous_target"
 
@@ -295,20 +295,24 @@ def check_edit(state, order, edit):
 
 @given(ORDERS, ORDERS)
 def test_two_writers_that_decide_on_the_same_route_cannot_both_be_right(first, second):
-    """Whoever loses the compare-and-set decides again, and a promotion decided before then finds a later epoch."""
+    """The writer that loses the compare-and-set decides again, and a promotion decided before then finds a later epoch."""
     state = EMPTY
     for number, order in enumerate(first):
         edit = run(state, order, f"a{number}")
         state = edit.route if isinstance(edit, Changed) else state
     for number, order in enumerate(second):
-        mine, theirs = run(state, order, f"b{number}"), run(state, order, f"c{number}")
-        if isinstance(theirs, Changed) and order.kind == "promote":
+        first_edit, second_edit = run(state, order, f"b{number}"), run(state, order, f"c{number}")
+        if isinstance(second_edit, Changed) and order.kind == "promote":
             late = promote(
-                theirs.route, served(order.version), weight_ratio=order.weight, epoch=state.epoch, cause_id=f"b{number}"
+                second_edit.route,
+                served(order.version),
+                weight_ratio=order.weight,
+                epoch=state.epoch,
+                cause_id=f"b{number}",
             )
-            assert isinstance(mine, Changed)
+            assert isinstance(first_edit, Changed)
             assert late.code == "stale_epoch"
-            state = theirs.route
+            state = second_edit.route
 
 
 # -- further back, and forward again -------------------------------------------------------------------------------

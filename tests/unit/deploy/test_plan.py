@@ -46,7 +46,7 @@ def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     assert "0.0.0.0" not in config
     assert config.count("127.0.0.1") == 2
     size = re.search(r"max_file_store: (\d+)GB", config)
-    assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave room for records"
+    assert topology.file_bytes() < int(size[1]) * 1024**3, "full streams must leave space for records"
 
 
 def test_the_store_gets_every_port_explicitly_and_no_secret_on_its_command_line():

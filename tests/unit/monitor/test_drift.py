@@ -14,21 +14,21 @@ samples = st.lists(st.floats(-100, 100, allow_subnormal=False), min_size=1, max_
 
 
 @given(samples, samples)
-def test_statistic_and_p_value_are_scipys(one, other):
+def test_statistic_and_p_value_are_scipys(sample, other):
     with warnings.catch_warnings(record=True) as gave_up:
         warnings.simplefilter("always")
-        theirs = ks_2samp(one, other, method="exact")
-    ours = drift.ks_statistic(one, other)
+        theirs = ks_2samp(sample, other, method="exact")
+    ours = drift.ks_statistic(sample, other)
     assert ours == pytest.approx(theirs.statistic)
     assume(not gave_up)  # scipy then gives its approximation instead, and says so
-    assert drift.ks_p_value(ours, len(one), len(other)) == pytest.approx(theirs.pvalue, abs=1e-9)
+    assert drift.ks_p_value(ours, len(sample), len(other)) == pytest.approx(theirs.pvalue, abs=1e-9)
 
 
 def test_large_samples_are_close_to_scipys():
     draw = random.Random(1)
-    one, other = [draw.gauss(0, 1) for _ in range(2000)], [draw.gauss(0.05, 1) for _ in range(1500)]
-    theirs = ks_2samp(one, other, method="asymp")
-    assert drift.ks_p_value(drift.ks_statistic(one, other), 2000, 1500) == pytest.approx(theirs.pvalue, rel=0.1)
+    sample, other = [draw.gauss(0, 1) for _ in range(2000)], [draw.gauss(0.05, 1) for _ in range(1500)]
+    theirs = ks_2samp(sample, other, method="asymp")
+    assert drift.ks_p_value(drift.ks_statistic(sample, other), 2000, 1500) == pytest.approx(theirs.pvalue, rel=0.1)
 
 
 def test_holm_by_hand():
@@ -50,9 +50,9 @@ def test_no_drift_is_rarely_called_drift_and_drift_is_found():
     assert floors == drift.calibrate(reference, 300, seed=1)
     healthy = [drift.assess_drift(reference, rows(seed), floors=floors, alpha=0.05).drifted for seed in range(1, 61)]
     assert sum(map(bool, healthy)) <= 3
-    (found,) = drift.assess_drift(reference, rows(99, shift=2.0), floors=floors).drifted
-    assert found.column == "prompt_chars"
-    assert found.statistic > found.floor
+    (drifted,) = drift.assess_drift(reference, rows(99, shift=2.0), floors=floors).drifted
+    assert drifted.column == "prompt_chars"
+    assert drifted.statistic > drifted.floor
 
 
 def test_what_is_significant_but_small_stays_below_the_floor():

@@ -96,7 +96,7 @@ def test_text(metric, features, seen):
         ({"output_tokens": 1}, False, False, 0),
     ],
 )
-def test_emptiness_is_judged_only_where_the_callers_parameters_leave_room_for_text(about, empty, seen, run):
+def test_emptiness_is_judged_only_where_the_callers_parameters_allow_text(about, empty, seen, run):
     trigger = f.trigger(metric="empty_ratio", threshold=0.1)
     record = m.record(features=Features(prompt_chars=1, output_chars=0 if empty else 9, empty=empty), **about)
     assert meaning.observe(trigger, record) is seen
@@ -130,9 +130,9 @@ def test_what_nothing_can_exceed_and_drift_are_not_sequential():
 
 
 def test_sketches_merge_and_stay_silent_where_the_sample_is_small():
-    one = sketch.add("", [float(value) for value in range(1, 51)])
-    both = sketch.merge([one, sketch.add("", [float(value) for value in range(51, 101)])])
+    small = sketch.add("", [float(value) for value in range(1, 51)])
+    both = sketch.merge([small, sketch.add("", [float(value) for value in range(51, 101)])])
     assert sketch.count(both) == 100
     assert sketch.percentile_ms(both, 50.0) == pytest.approx(50, rel=0.01)
     assert sketch.percentile_ms(both, 99.0) == pytest.approx(99, rel=0.01)
-    assert sketch.percentile_ms(one, 99.0) is None
+    assert sketch.percentile_ms(small, 99.0) is None

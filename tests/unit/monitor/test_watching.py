@@ -132,8 +132,8 @@ def test_one_request_id_for_many_requests_hides_nothing():
 def test_order_does_not_matter_to_windows_and_counts():
     records = [m.record(index * 0.5, ttft_ms=100 + index) for index in range(200)]
     shuffled = random.Random(3).sample(records, len(records))
-    one, other = m.take(m.routed(), records, 100), m.take(m.routed(), shuffled, 100)
-    ours, theirs = one.targets[ACTIVE], other.targets[ACTIVE]
+    in_order, out_of_order = m.take(m.routed(), records, 100), m.take(m.routed(), shuffled, 100)
+    ours, theirs = in_order.targets[ACTIVE], out_of_order.targets[ACTIVE]
     assert ours.windows == theirs.windows
     assert ours.triggers["errors"].evidence.trials == theirs.triggers["errors"].evidence.trials == 200
     assert ours.triggers["slow-first-token"].slots == theirs.triggers["slow-first-token"].slots
