@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.kit.run.flaky import MOST
 from tests.kit.run.lanes import FIRST, LANES, choose, lane_of
 
 PLUGINS = ("pytest_rerunfailures", "xdist.plugin", "tests.kit.run.flaky", "tests.kit.run.beside", "no:cacheprovider")
@@ -56,6 +57,22 @@ def test_what_fails_twice_fails_and_is_not_flaky(run):
     assert done.ret == pytest.ExitCode.TESTS_FAILED
     assert "1 failed" in done.outlines[-1]
     assert "flaky" not in done.outlines[-1]
+
+
+def test_a_run_with_too_many_flaky_tests_tries_no_further_test_again(run):
+    done = run(5, f"--max-suite-reruns={MOST + 1}")
+    assert done.ret == pytest.ExitCode.TESTS_FAILED
+    assert "2 failed, 4 passed, 3 flaky" in done.outlines[-1]
+
+
+def test_make_test_allows_as_many_flaky_tests_as_its_documents_say(request):
+    arguments = (request.config.rootpath / "tests/everything.args").read_text().splitlines()
+    assert "--reruns=1" in arguments
+    assert f"--max-suite-reruns={MOST + 1}" in arguments, "one more than the run may have shows that it had too many"
+    assert [argument for argument in arguments if argument.startswith("--most-flaky")] == []
+    for page in ("CONTRIBUTING.md", "docs/testing.md"):
+        text = " ".join((request.config.rootpath / page).read_text().split())
+        assert "ore than two of them fail" in text, page
 
 
 @pytest.mark.parametrize(("code", "shown"), [(0, "passed"), (3, "failed with exit code 3")])
