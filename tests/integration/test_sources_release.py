@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from clients.cli.main import main
-from clients.cli.views.release import project
+from clients.cli.views.projection import project
 from contracts.envelope import Event
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
 from contracts.manifests import BaseManifest, FolderManifest, MergedManifest

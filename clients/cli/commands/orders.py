@@ -22,7 +22,8 @@ from clients.cli.output import Exit, Refused, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.serving import read_route
 from clients.cli.settings import CliSettings
-from clients.cli.views.release import ReleaseProgress, join, project
+from clients.cli.views.projection import join, project
+from clients.cli.views.release import ReleaseProgress
 from contracts.envelope import Event
 from contracts.facts import ApprovalGranted, ApprovalRequested, Fact, OrderRefused, ReleaseCancelled
 from contracts.limits import too_large

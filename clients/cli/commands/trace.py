@@ -9,7 +9,7 @@ from clients.cli.commands.versions import deployment_time, lineage, short_digest
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.output import Exit, Refused, show_json, show_pairs, show_table
 from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
-from clients.cli.views.release import join, project
+from clients.cli.views.projection import join, project
 from contracts.facts import ReleaseOpened
 from contracts.routes import ServedTarget
 

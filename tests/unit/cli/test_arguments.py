@@ -15,7 +15,7 @@ from clients.cli.commands.status import model_of, pick
 from clients.cli.main import app
 from clients.cli.output import Exit, Refused
 from clients.cli.version_records import FINGERPRINT, parse_version
-from clients.cli.views.release import join, project
+from clients.cli.views.projection import join, project
 from contracts import facts as f
 from contracts.vocabulary import Variant
 from tests.kit.factories import digest, fact

@@ -2,7 +2,8 @@ from itertools import permutations
 
 import pytest
 
-from clients.cli.views.release import STEPS, advance, join, latest, project
+from clients.cli.views.projection import advance, join, latest, project
+from clients.cli.views.release import STEPS
 from contracts import facts as f
 from contracts.policy import Promotion
 from tests.kit.factories import MODEL, after, event, fact, policy, route, served, staging_request

@@ -3,7 +3,7 @@ import pytest
 from clients.cli.commands.status import PlainDrawing
 from clients.cli.event_log import parse, subject_filter
 from clients.cli.views.progress import Progress
-from clients.cli.views.release import join, project
+from clients.cli.views.projection import join, project
 from clients.cli.views.render import as_data, bar, duration, event_line, plain_block, rich_block, work_line
 from contracts import facts as f
 from contracts.envelope import plain

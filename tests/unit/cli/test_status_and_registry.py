@@ -4,7 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from clients.cli.views.release import name_of, project
+from clients.cli.views.projection import project
+from clients.cli.views.release import name_of
 from contracts import facts as f
 from contracts.policy import Canary, Promotion
 from contracts.records import OutboxEntry

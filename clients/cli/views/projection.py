@@ -1,0 +1,66 @@
+"""The progress of all releases, computed from the event log. Pure.
+
+A checkpoint and the release that it opens are in different streams, whose events may arrive in any order; `join` merges
+them.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from clients.cli.views.release import ReleaseProgress
+from clients.cli.views.release_events import apply_event
+from contracts import facts as f
+from contracts.envelope import Event
+
+Releases = Mapping[str, ReleaseProgress]
+_BEGINNINGS = (f.CheckpointReady, f.ReleaseOpened, f.CheckpointRejected, f.ReleaseFinished)
+
+
+def project(events: Iterable[Event[Any]]) -> dict[str, ReleaseProgress]:
+    """Return the progress of all releases that the events are about."""
+    releases: dict[str, ReleaseProgress] = {}
+    for event in events:
+        releases = advance(releases, event)
+    return releases
+
+
+def advance(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress]:
+    """Return the releases after one more event; events of staging or of no known release change nothing."""
+    key = _key_of(event)
+    known = releases.get(key)
+    if event.environment != "production" or (known is None and not isinstance(event.data, _BEGINNINGS)):
+        return dict(releases)
+    return {**releases, key: apply_event(known or ReleaseProgress(key, event.subject, event.time), event)}
+
+
+def latest(releases: Releases, model: str | None = None) -> ReleaseProgress | None:
+    """Return the release that began last, or None."""
+    candidates = [release for release in releases.values() if model is None or release.model == model]
+    return max(candidates, key=lambda release: (release.began_at, release.version or 0), default=None)
+
+
+def _key_of(event: Event[Any]) -> str:
+    """Return the key of the release of an event: the id of checkpoint.ready, until the release has an id."""
+    data = event.data
+    if isinstance(data, f.CheckpointReady):
+        return event.id
+    if isinstance(data, f.CheckpointRejected) and event.source.endswith("/registry"):
+        return event.causationid or event.correlationid
+    return event.correlationid
+
+
+def join(releases: Releases) -> dict[str, ReleaseProgress]:
+    """Return the releases, each merged with the checkpoint that opened it; repeated checkpoints are dropped."""
+    opened = [release for release in releases.values() if release.release_id is not None]
+    opened_by = {release.source_id: release for release in opened}
+    known_inputs = {release.inputs for release in opened if release.inputs}
+    joined = {release.key: release for release in opened}
+    for checkpoint in releases.values():
+        if checkpoint.release_id is not None:
+            continue
+        if (release := opened_by.get(checkpoint.key)) is not None:
+            joined[release.key] = replace(release, began_at=min(release.began_at, checkpoint.began_at))
+        elif checkpoint.outcome is not None or checkpoint.inputs not in known_inputs:
+            joined[checkpoint.key] = checkpoint
+    return joined

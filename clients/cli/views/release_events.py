@@ -1,0 +1,209 @@
+"""How each event changes the progress of its release. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from clients.cli.views.progress import OngoingWork
+from clients.cli.views.release import ReleaseProgress, State
+from contracts import facts as f
+from contracts.envelope import Event
+
+
+def apply_event(release: ReleaseProgress, event: Event[Any]) -> ReleaseProgress:
+    """Return the release after an event about it; one that is no part of its progress changes nothing."""
+    apply = _APPLY.get(type(event.data))
+    return release if apply is None else apply(release, event)
+
+
+def _inputs(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
+    """Return the inputs that identify a checkpoint: two with the same inputs are the same one."""
+    return (
+        fact.model,
+        fact.weights.ref.digest,
+        fact.base.digest,
+        fact.training.run_id,
+        str(fact.attempt),
+        *sorted(set(fact.variants)),
+    )
+
+
+def _announced(release: ReleaseProgress, event: Event[f.CheckpointReady]) -> ReleaseProgress:
+    data = event.data
+    return replace(
+        release,
+        began_at=min(release.began_at, event.time),
+        run_id=data.training.run_id,
+        variants=tuple(data.variants),
+        inputs=_inputs(data),
+    )
+
+
+def _opened(release: ReleaseProgress, event: Event[f.ReleaseOpened]) -> ReleaseProgress:
+    data = event.data
+    opened = replace(
+        release,
+        release_id=data.release_id,
+        version=data.version,
+        run_id=data.training.run_id,
+        variants=tuple(data.variants),
+        policy=data.policy,
+        began_at=min(release.began_at, event.time),
+        source_id=data.source_event_id,
+        inputs=_inputs(data),
+    )
+    return opened.with_step("admitted", event.time, f"version {data.version} reserved")
+
+
+def _rejected(release: ReleaseProgress, event: Event[f.CheckpointRejected]) -> ReleaseProgress:
+    data = event.data
+    step = "admitted" if event.source.endswith("/registry") else "merged"
+    failed = release.with_step(step, event.time, data.code, "failed")
+    if step == "merged":
+        return failed
+    return replace(failed, outcome="rejected", code=data.code, reason=data.reason, finished_at=event.time)
+
+
+def _merged(release: ReleaseProgress, event: Event[f.CheckpointMerged]) -> ReleaseProgress:
+    return release.with_step("merged", event.time, _merge_detail(event.data)).settled(event)
+
+
+def _merge_detail(data: f.CheckpointMerged) -> str:
+    """Return how close the merged model is to base + LoRA, and why it need not be the same."""
+    if data.parity is None:
+        return ""
+    agreement = f"{data.parity.top1_agreement_ratio:.1%} of likeliest tokens as with base + LoRA"
+    rounded = data.parity.top1_agreement_ratio < 1.0 and data.method.dtype != "float32"
+    return agreement + (f" (rounding to {data.method.dtype} decides near-ties)" if rounded else "")
+
+
+def _quantised(release: ReleaseProgress, event: Event[f.VariantQuantised]) -> ReleaseProgress:
+    data = event.data
+    if data.measurement_number > 1:  # the same files: a benchmark contradicted their recorded quality
+        again = f"{data.variant}: measured again, perplexity x{data.quality.perplexity_ratio:.3f}"
+        return release.with_step("benchmarked", event.time, again).settled(event, data.variant)
+    detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
+    detail += " of the merged model" + (" (embeddings are not quantised)" if data.size_ratio < 1.0 else "")
+    return release.with_step("quantised", event.time, detail).settled(event, data.variant)
+
+
+def _variant_failed(release: ReleaseProgress, event: Event[f.VariantFailed]) -> ReleaseProgress:
+    data, release = event.data, release.settled(event, event.data.variant)
+    step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.step]
+    if data.measurement_number > 1:
+        step = "benchmarked"
+    earlier = release.steps.get(step)
+    if earlier is not None and earlier.state == "done":
+        return release.with_step(step, event.time, f"{data.variant}: {data.code}")
+    return release.with_step(step, event.time, f"{data.variant}: {data.code}", "failed")
+
+
+def _registered(release: ReleaseProgress, event: Event[f.VersionRegistered]) -> ReleaseProgress:
+    return release.with_step("registered", event.time, f"version {event.data.version}")
+
+
+def _staged(release: ReleaseProgress, event: Event[f.VariantStaged]) -> ReleaseProgress:
+    data, release = event.data, release.settled(event, event.data.candidate.target.variant)
+    if data.request.purpose != "benchmark" or data.request.measurement_number > 1:
+        return release
+    against = data.baseline.target
+    release = replace(release, first=against.version == 0)
+    detail = f"{data.candidate.target.variant} next to v{against.version}.{against.variant} in {data.load_s:.0f} s"
+    return release.with_step("staged", event.time, detail)
+
+
+def _benchmarked(release: ReleaseProgress, event: Event[f.VariantBenchmarked]) -> ReleaseProgress:
+    data = event.data
+    p95 = data.candidate_summary.ttft_ms.p95
+    faults = "".join(f" ({gate.code}: {gate.attributed_to})" for gate in data.gates if gate.code and gate.attributed_to)
+    detail = f"{data.target.variant}: {data.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
+    return release.with_step("benchmarked", event.time, detail).settled(event, data.target.variant)
+
+
+def _rehearsed(release: ReleaseProgress, event: Event[f.RehearsalCompleted]) -> ReleaseProgress:
+    data = event.data
+    took = [
+        f"{certificate.trigger} rolled back in {certificate.detect_s + certificate.switch_s:.1f} s"
+        for certificate in data.certificates
+    ]
+    if data.verdict == "pass":
+        return release.with_step("rehearsed", event.time, ", ".join(took))
+    return release.with_step("rehearsed", event.time, data.reason, "failed")
+
+
+def _assessed(release: ReleaseProgress, event: Event[f.CanaryAssessed]) -> ReleaseProgress:
+    data = event.data
+    if data.verdict == "inconclusive":
+        more = f"{data.requests} requests, {data.requests_needed} more needed"
+        return release.with_step("canary", event.time, more, "running")
+    detail = f"{data.verdict} after {data.requests} requests"
+    if data.verdict != "pass":
+        return release.with_step("canary", event.time, detail, "failed")
+    release = replace(release, passed=release.passed | {data.weight_ratio})
+    shares = {step.share for step in release.plan if step.step == "canary"}
+    state: State = "done" if shares <= release.passed else "running"
+    return release.with_step("canary", event.time, detail, state)
+
+
+def _awaited(release: ReleaseProgress, event: Event[f.ApprovalRequested]) -> ReleaseProgress:
+    detail = f"waiting until {event.data.deadline_at:%Y-%m-%d %H:%M} UTC"
+    if "approved" in release.steps and release.steps["approved"].state == "done":
+        return release
+    return release.with_step("approved", event.time, detail, "running")
+
+
+def _approved(release: ReleaseProgress, event: Event[f.ApprovalGranted]) -> ReleaseProgress:
+    return release.with_step("approved", event.time, f"by {event.data.actor}")
+
+
+def _deployed(release: ReleaseProgress, event: Event[f.DeploymentChanged]) -> ReleaseProgress:
+    route = event.data.route
+    for served in (route.active, route.canary.served if route.canary else None):
+        if served is not None and served.target.version == release.version:
+            release = release.settled(event, served.target.variant)
+    if event.data.cause == "promote" and route.active is not None:
+        return release.with_step("in traffic", event.time, f"{route.active.target} takes all traffic")
+    if event.data.cause == "canary" and route.canary is not None:
+        share = f"{route.canary.served.target} takes {route.canary.weight_ratio:.0%}"
+        return release.with_step("canary", event.time, share, "running")
+    return release
+
+
+def _progressed(release: ReleaseProgress, event: Event[f.WorkProgressed]) -> ReleaseProgress:
+    return release if release.outcome else replace(release, work=release.work.advance(event, release.variants))
+
+
+def _finished(release: ReleaseProgress, event: Event[f.ReleaseFinished]) -> ReleaseProgress:
+    data = event.data
+    state: State = "done" if data.outcome == "promoted" else "failed"
+    ended = replace(
+        release,
+        outcome=data.outcome,
+        code=data.code,
+        reason=data.reason,
+        finished_at=event.time,
+        work=OngoingWork(),
+        release_id=data.release_id,
+        version=data.version,
+    )
+    return ended.with_step("finished", event.time, data.outcome, state)
+
+
+_APPLY: Mapping[type, Callable[[ReleaseProgress, Any], ReleaseProgress]] = {
+    f.CheckpointReady: _announced,
+    f.ReleaseOpened: _opened,
+    f.CheckpointRejected: _rejected,
+    f.CheckpointMerged: _merged,
+    f.VariantQuantised: _quantised,
+    f.VariantFailed: _variant_failed,
+    f.VersionRegistered: _registered,
+    f.VariantStaged: _staged,
+    f.VariantBenchmarked: _benchmarked,
+    f.RehearsalCompleted: _rehearsed,
+    f.CanaryAssessed: _assessed,
+    f.ApprovalRequested: _awaited,
+    f.ApprovalGranted: _approved,
+    f.DeploymentChanged: _deployed,
+    f.WorkProgressed: _progressed,
+    f.ReleaseFinished: _finished,
+}
