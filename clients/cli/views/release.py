@@ -29,6 +29,8 @@ STEPS = (
 )
 OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
 """Steps that are shown only if the plan has them and they are still to come, or if they happened."""
+PER_VARIANT = ("quantised", "staged", "benchmarked")
+"""Steps that each variant takes for itself; they are done when all of them have an answer."""
 _NAMES: Mapping[ReleaseStep, str] = {
     "merge": "merged",
     "quantise": "quantised",
@@ -61,7 +63,10 @@ class Step:
 
 @dataclass(frozen=True)
 class ReleaseProgress:
-    """The progress of one release, from its checkpoint to its end."""
+    """The progress of one release, from its checkpoint to its end.
+
+    `registered` are the variants of its version; `answered` those that have a result in a step, or failed there.
+    """
 
     key: str
     model: str
@@ -70,6 +75,8 @@ class ReleaseProgress:
     release_id: str | None = None
     version: int | None = None
     variants: tuple[str, ...] = ()
+    registered: tuple[str, ...] = ()
+    answered: Mapping[str, frozenset[str]] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
     work: OngoingWork = field(default_factory=OngoingWork)
     outcome: str | None = None
@@ -107,21 +114,46 @@ class ReleaseProgress:
         running = "admitted" if not self._is_done("admitted") and not done else "finished"
         if following is not None and running != "admitted":
             running = name_of(following)
-        return [
-            replace(step, state="running") if step.name == running and step.state == "waiting" else step
-            for step in steps
-        ]
+        last = max((STEPS.index(name_of(step)) for step in done), default=-1)
+        return [self._counted(step, running, closed=STEPS.index(step.name) < last) for step in steps]
+
+    def _counted(self, step: Step, running: str, *, closed: bool) -> Step:
+        """Return a step as running while variants are under way in it, unless a later step is done."""
+        if step.state == "waiting":
+            return replace(step, state="running") if step.name == running else step
+        given, expected = self._answers(step.name)
+        if closed or given == expected or step.name not in PER_VARIANT:
+            return step
+        return replace(step, state="running", detail=f"{given} of {expected}; {step.detail}")
+
+    def _answers(self, name: str) -> tuple[int, int]:
+        """Return how many variants have an answer in a step, and how many it waits for."""
+        expected = set(self.variants if name == "quantised" else self.registered or self.variants)
+        return len(expected & self.answered.get(name, frozenset())), len(expected)
 
     def _is_done(self, name: str) -> bool:
-        return name in self.steps and self.steps[name].state == "done"
+        """Return whether the release can go on after a step: the first staged variant is benchmarked at once."""
+        if name not in self.steps or self.steps[name].state != "done":
+            return False
+        given, expected = self._answers(name)
+        return name not in PER_VARIANT or name == "staged" or given == expected
 
     def with_step(self, name: str, at: datetime, detail: str = "", state: State = "done") -> "ReleaseProgress":
         """Return the release with a step recorded: the first completion counts, details of variants are joined."""
         earlier = self.steps.get(name)
-        if earlier is not None and (earlier.state == "done" or earlier.state == state == "failed"):
-            parts = [part for part in (*earlier.detail.split("; "), detail) if part]
-            at, detail, state = max(at, earlier.at or at), "; ".join(sorted(set(parts))), earlier.state
+        ended = None if earlier is None or earlier.state not in ("done", "failed") else earlier
+        if ended is not None and (ended.state in ("done", state) or name in PER_VARIANT):
+            parts = [part for part in (*ended.detail.split("; "), detail) if part]
+            at, detail = max(at, ended.at or at), "; ".join(sorted(set(parts)))
+            state = "done" if "done" in (ended.state, state) else state
         return replace(self, steps={**self.steps, name: Step(name, state, at, detail)})
+
+    def with_answer(
+        self, name: str, variant: str, at: datetime, detail: str, state: State = "done"
+    ) -> "ReleaseProgress":
+        """Return the release with the result of a variant in a step."""
+        answered = {**self.answered, name: self.answered.get(name, frozenset()) | {variant}}
+        return replace(self, answered=answered).with_step(name, at, detail, state)
 
     def settled(self, event: Event[Any], variant: str = "") -> "ReleaseProgress":
         """Return the release without the progress of the work that an event answers."""

@@ -84,7 +84,7 @@ def _quantised(release: ReleaseProgress, event: Event[f.VariantQuantised]) -> Re
         return release.with_step("benchmarked", event.time, again).settled(event, data.variant)
     detail = f"{data.variant}: perplexity x{data.quality.perplexity_ratio:.3f}, size x{data.size_ratio:.2f}"
     detail += " of the merged model" + (" (embeddings are not quantised)" if data.size_ratio < 1.0 else "")
-    return release.with_step("quantised", event.time, detail).settled(event, data.variant)
+    return release.with_answer("quantised", data.variant, event.time, detail).settled(event, data.variant)
 
 
 def _variant_failed(release: ReleaseProgress, event: Event[f.VariantFailed]) -> ReleaseProgress:
@@ -92,14 +92,18 @@ def _variant_failed(release: ReleaseProgress, event: Event[f.VariantFailed]) -> 
     step = {"quantise": "quantised", "stage": "staged", "benchmark": "benchmarked"}[data.step]
     if data.measurement_number > 1:
         step = "benchmarked"
-    earlier = release.steps.get(step)
-    if earlier is not None and earlier.state == "done":
-        return release.with_step(step, event.time, f"{data.variant}: {data.code}")
-    return release.with_step(step, event.time, f"{data.variant}: {data.code}", "failed")
+    if step == "staged":  # what cannot be loaded is not benchmarked
+        answered = {
+            **release.answered,
+            "benchmarked": release.answered.get("benchmarked", frozenset()) | {data.variant},
+        }
+        release = replace(release, answered=answered)
+    return release.with_answer(step, data.variant, event.time, f"{data.variant}: {data.code}", "failed")
 
 
 def _registered(release: ReleaseProgress, event: Event[f.VersionRegistered]) -> ReleaseProgress:
-    return release.with_step("registered", event.time, f"version {event.data.version}")
+    names = tuple(registered.variant for registered in event.data.variants)
+    return replace(release, registered=names).with_step("registered", event.time, f"version {event.data.version}")
 
 
 def _staged(release: ReleaseProgress, event: Event[f.VariantStaged]) -> ReleaseProgress:
@@ -109,7 +113,7 @@ def _staged(release: ReleaseProgress, event: Event[f.VariantStaged]) -> ReleaseP
     against = data.baseline.target
     release = replace(release, first=against.version == 0)
     detail = f"{data.candidate.target.variant} next to v{against.version}.{against.variant} in {data.load_s:.0f} s"
-    return release.with_step("staged", event.time, detail)
+    return release.with_answer("staged", data.candidate.target.variant, event.time, detail)
 
 
 def _benchmarked(release: ReleaseProgress, event: Event[f.VariantBenchmarked]) -> ReleaseProgress:
@@ -117,7 +121,9 @@ def _benchmarked(release: ReleaseProgress, event: Event[f.VariantBenchmarked]) -
     p95 = data.candidate_summary.ttft_ms.p95
     faults = "".join(f" ({gate.code}: {gate.attributed_to})" for gate in data.gates if gate.code and gate.attributed_to)
     detail = f"{data.target.variant}: {data.verdict}{faults}" + ("" if p95 is None else f", TTFT p95 {p95:.0f} ms")
-    return release.with_step("benchmarked", event.time, detail).settled(event, data.target.variant)
+    return release.with_answer("benchmarked", data.target.variant, event.time, detail).settled(
+        event, data.target.variant
+    )
 
 
 def _rehearsed(release: ReleaseProgress, event: Event[f.RehearsalCompleted]) -> ReleaseProgress:

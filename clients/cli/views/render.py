@@ -93,7 +93,7 @@ def as_data(release: ReleaseProgress) -> dict[str, Any]:
     data = asdict(release)
     data["steps"] = [asdict(step) for step in release.listed()]
     data["progress"] = [asdict(progress) for progress in release.work.progress]
-    for hidden in ("key", "inputs", "source_id", "work", "policy", "first", "passed"):
+    for hidden in ("key", "inputs", "source_id", "work", "policy", "first", "passed", "registered", "answered"):
         del data[hidden]
     policy = release.policy
     data["manual"] = policy is not None and needs_approval(policy)

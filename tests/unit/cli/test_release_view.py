@@ -6,7 +6,7 @@ from clients.cli.views.projection import advance, join, latest, project
 from clients.cli.views.release import STEPS
 from contracts import facts as f
 from contracts.policy import Promotion
-from tests.kit.factories import MODEL, after, event, fact, policy, route, served, staging_request
+from tests.kit.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
 
 RELEASE = "r-0123456789abcdef-1"
 READY_ID = "ready-1"
@@ -14,7 +14,8 @@ AUTOMATIC = policy(promotion=Promotion(mode="automatic"))
 
 
 def ready(**changes):
-    return event(f.CheckpointReady, **({"id": READY_ID, "correlationid": "run", "time": after(0)} | changes))
+    ours = {"id": READY_ID, "correlationid": "run", "time": after(0)}
+    return event(fact(f.CheckpointReady, variants=("int8",)), **(ours | changes))
 
 
 def logged(kind, seconds, **fields):
@@ -22,7 +23,7 @@ def logged(kind, seconds, **fields):
 
 
 def opened(**fields):
-    whole = {"release_id": RELEASE, "source_event_id": READY_ID, "policy": AUTOMATIC} | fields
+    whole = {"release_id": RELEASE, "source_event_id": READY_ID, "policy": AUTOMATIC, "variants": ("int8",)} | fields
     return logged(f.ReleaseOpened, 1, **whole)
 
 
@@ -154,6 +155,62 @@ def test_several_variants_that_failed_are_all_named():
 
 
 THREE = ("int8", "gptq-int4", "awq-int4")
+
+
+def quantised(release):
+    return next(step for step in release.listed() if step.name == "quantised")
+
+
+def test_a_step_of_several_variants_is_done_when_each_has_an_answer():
+    events = [ready(), opened(variants=THREE), logged(f.CheckpointMerged, 12)]
+    step = quantised(only(project(events)))
+    assert (step.state, step.detail) == ("running", "")
+    events.append(logged(f.VariantQuantised, 50, variant="int8"))
+    step = quantised(only(project(events)))
+    assert step.state == "running"
+    assert step.detail.startswith("1 of 3; int8: perplexity x1.014")
+    events.append(logged(f.VariantFailed, 51, step="quantise", variant="gptq-int4"))
+    step = quantised(only(project([*events, events[-1]])))
+    assert (step.state, step.detail[:7]) == ("running", "2 of 3;")
+    assert states(only(project(events)))["registered"] == "waiting"
+    events.append(logged(f.VariantQuantised, 52, variant="awq-int4"))
+    step = quantised(only(project(events)))
+    assert (step.state, step.detail[:5]) == ("done", "awq-i")
+    assert states(only(project(events)))["registered"] == "running"
+
+
+def test_a_step_whose_first_variant_failed_is_running_while_others_are_under_way():
+    events = [ready(), opened(variants=THREE), logged(f.VariantFailed, 50, step="quantise", variant="gptq-int4")]
+    step = quantised(only(project(events)))
+    assert (step.state, step.detail) == ("running", "1 of 3; gptq-int4: group_size_impossible")
+
+
+def test_staging_and_benchmarks_count_the_registered_variants():
+    two = tuple(registered().model_copy(update={"variant": variant}) for variant in ("int8", "awq-int4"))
+    events = [
+        *(ready(), opened(variants=THREE), logged(f.CheckpointMerged, 12)),
+        logged(f.VariantFailed, 51, step="quantise", variant="gptq-int4"),
+        *(logged(f.VariantQuantised, 52 + i, variant=variant) for i, variant in enumerate(("int8", "awq-int4"))),
+        logged(f.VersionRegistered, 60, variants=two),
+        logged(f.VariantStaged, 70),
+    ]
+    shown = states(only(project(events)))
+    assert (shown["staged"], shown["benchmarked"]) == ("running", "running"), "one is loaded and the other benchmarked"
+    events.append(logged(f.VariantBenchmarked, 80))
+    steps = {step.name: step for step in only(project(events)).listed()}
+    assert [steps[name].detail[:6] for name in ("staged", "benchmarked")] == ["1 of 2", "1 of 2"]
+    assert steps["rehearsed"].state == "waiting"
+    events.append(logged(f.VariantFailed, 81, step="stage", variant="awq-int4"))
+    shown = states(only(project(events)))
+    assert (shown["staged"], shown["benchmarked"], shown["rehearsed"]) == ("done", "done", "running")
+
+
+def test_a_step_is_done_once_a_later_one_is():
+    events = whole_release()
+    events[1] = opened(variants=THREE)
+    assert set(states(only(project(events[:8]))).values()) <= {"done", "running", "waiting"}
+    assert states(only(project(events[:5])))["quantised"] == "done", "the version was registered without the others"
+    assert "of 3" not in quantised(only(project(events))).detail
 
 
 def progressed(variant, seconds, **fields):
