@@ -24,11 +24,22 @@ def child_command(argv: Sequence[str], *, memory_limit_bytes: int | None = None)
 
 def memory_bytes(root: Path = Path("/")) -> int:
     """Return the memory that this process may use: that of the machine, or the lowest limit of its control groups."""
-    return min([psutil.virtual_memory().total, *_group_limits(root)])
+    return min([psutil.virtual_memory().total, *(limit for _, limit in _group_limits(root))])
 
 
-def _group_limits(root: Path) -> Iterator[int]:
-    """Yield the limits of the process's control groups and of all their parents.
+def available_memory_bytes(root: Path = Path("/"), *, machine: int | None = None) -> int:
+    """Return the memory that this process could still take: of the machine, or what its control groups leave of theirs.
+
+    Args:
+        root: Where `proc` and `sys` are.
+        machine: What is available on the machine, in bytes; read from the kernel if not given.
+    """
+    available = psutil.virtual_memory().available if machine is None else machine
+    return max(0, min([available, *(limit - _used_bytes(group) for group, limit in _group_limits(root))]))
+
+
+def _group_limits(root: Path) -> Iterator[tuple[Path, int]]:
+    """Yield the folder and limit of each control group of the process, and of all their parents.
 
     In a container the named group may not be mounted; its own limit is then at the mount point.
     """
@@ -36,9 +47,24 @@ def _group_limits(root: Path) -> Iterator[int]:
         file = "memory.max" if control_group.version == 2 else "memory.limit_in_bytes"
         for folder in (control_group.group, *control_group.group.parents):
             with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
-                yield int((folder / file).read_text())
+                yield folder, int((folder / file).read_text())
             if folder == control_group.top:
                 break
+
+
+def _used_bytes(group: Path) -> int:
+    """Return what a control group uses, without cached files, which the kernel gives up; 0 if it is not known."""
+    used = 0
+    for file in ("memory.current", "memory.usage_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            used = int((group / file).read_text())
+    counters: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        for line in (group / "memory.stat").read_text().splitlines():
+            name, value = line.split()
+            counters[name] = int(value)
+    cached = sum(counters.get(f"total_{name}", counters.get(name, 0)) for name in ("inactive_file", "active_file"))
+    return max(0, used - cached)
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from clients.cli.doctor.assess import Cpu, Memory, Packages, Platform, Ports, Space
 from deploy.local.ports import choose_ports, is_free
-from shared.runtime.process import memory_bytes
+from shared.runtime.process import available_memory_bytes, memory_bytes
 
 SHM = Path("/dev/shm")  # noqa: S108 - only its free space is read
 _INSTALLED = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)\.dist-info")
@@ -43,11 +43,8 @@ def parse_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
 
 
 def read_memory() -> Memory:
-    """Return how much memory this process may use, and how much of that is available."""
-    import psutil
-
-    total = memory_bytes()
-    return Memory(total, min(total, psutil.virtual_memory().available))
+    """Return how much memory this process may use, in its container if it has a limit, and how much is available."""
+    return Memory(memory_bytes(), available_memory_bytes())
 
 
 def read_space(folder: Path, shown: str) -> Space:
