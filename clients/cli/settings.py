@@ -19,4 +19,5 @@ class CliSettings(BaseSettings):
     s3_bucket: str = "slipway"
     s3_secure: bool = False
     gateway_url: str | None = None
+    triton_url: str | None = None
     user: str | None = None

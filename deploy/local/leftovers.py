@@ -15,6 +15,13 @@ def end_stack(folder: StateFolder, description: Description, *, grace_s: float =
     return [process.pid for process in left]
 
 
+def is_living(folder: StateFolder, description: Description) -> bool:
+    """Return whether a process of a stack still runs, as after its supervisor was killed."""
+    table = folder.read_table()
+    recorded = [part.recorded for part in table.parts if part.recorded] if table else []
+    return bool(processes.find_leftovers(marks_of(folder, description), recorded, spare=_ancestors()))
+
+
 def marks_of(folder: StateFolder, description: Description) -> processes.Marks:
     """Return how the processes of a stack are recognised."""
     return processes.Marks(description.stack_id, folder.run_folder)

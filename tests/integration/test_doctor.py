@@ -5,16 +5,21 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nats
 import pytest
 
-from clients.cli.doctor import servers
+from clients.cli.doctor import servers, stack
+from clients.cli.doctor.findings import failure
 from deploy.local.plan import Programs
-from deploy.local.state import StateFolder, new_description
+from deploy.local.processes import STACK_VARIABLE
+from deploy.local.state import StateFolder, Table, new_description
 from shared.messaging.provision import provision
+from shared.runtime.process import free_port
 from tests.kit.s3_proxy import standing_before
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,9 +80,75 @@ def test_without_an_engine_environment_it_says_what_to_do_and_nothing_is_started
     assert not (tmp_path / "state" / "stack.json").exists()
 
 
-def test_a_limit_of_instruction_sets_is_found_before_the_engine_dies_of_it(tmp_path):
+def test_a_limit_of_instruction_sets_is_a_warning(tmp_path):
     code, findings = doctor("--quick", "--state", str(tmp_path / "state"), ONEDNN_MAX_CPU_ISA="AVX2")
-    assert (code, findings["cpu"]["state"]) == (1, "failure")
+    assert (code, findings["cpu"]["state"]) == (0, "warning")
+
+
+def test_a_damaged_state_folder_is_one_failure_and_no_traceback(tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    (folder.path / "stack.json").write_text('{"stack_id": ')
+    code, findings = doctor("--quick", "--state", str(folder.path))
+    assert (code, [name for name, one in findings.items() if one["state"] == "failure"]) == (1, ["state folder"])
+    assert f"{folder.path} cannot be read (JSONDecodeError" in findings["state folder"]["detail"]
+
+
+def test_no_temporary_folder_is_a_sentence(tmp_path):
+    code = "import tempfile; tempfile.tempdir = sys.argv.pop(1); from clients.cli import main; main.main()"
+    command = [sys.executable, "-c", f"import sys; {code}", str(tmp_path / "none"), "doctor", "--quick"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("slipway: no temporary folder can be made")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def earlier_run(tmp_path):
+    """A folder whose supervisor was killed, with its description and a process of its stack that still listens."""
+    folder, port = StateFolder(tmp_path / "state"), free_port()
+    folder.create()
+    description = replace(new_description(), ports={"gateway": port})
+    folder.write_description(description)
+    listen = f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", listen],
+        stdout=subprocess.PIPE,
+        env={**os.environ, STACK_VARIABLE: description.stack_id},
+    )
+    process.stdout.readline()
+    yield folder, process
+    process.kill()
+    process.communicate()
+
+
+def test_what_an_earlier_run_uses_is_no_reason_to_refuse_its_folder(earlier_run):
+    folder, process = earlier_run
+    full = failure("memory", "1 GiB available", "end other programs")
+    assert stack.ease_if_ours(full, folder).state == "warning"
+    code, findings = doctor("--quick", "--state", str(folder.path))
+    assert (code, findings["ports"]["state"]) == (0, "ok"), "it is the stack's own process"
+    process.kill()
+    process.wait()
+    assert stack.ease_if_ours(full, folder) == full
+
+
+@pytest.mark.parametrize(
+    "phase", [None, "starting", "ready"], ids=["nothing yet", "starting", "an earlier run's table"]
+)
+def test_a_stack_that_is_starting_is_no_failure(tmp_path, phase):
+    folder = StateFolder(tmp_path / "state")
+    folder.create()
+    if phase is not None:
+        folder.write_description(replace(new_description(), variables={"SLIPWAY_NATS_URL": "nats://127.0.0.1:1"}))
+        folder.write_table(Table(phase, 2**22, 1))
+    folder.take_lock()
+    try:
+        code, findings = doctor("--quick", "--state", str(folder.path))
+    finally:
+        folder.release_lock()
+    assert code == 0, findings
+    assert [findings[name]["state"] for name in ("parts", "nats", "s3")] == ["warning", "skipped", "skipped"]
 
 
 def test_a_port_of_the_stack_that_another_program_took_is_named(tmp_path):
@@ -110,6 +181,39 @@ async def test_a_deployment_elsewhere_is_asked_where_it_is(nats_server, s3_serve
     code, findings = doctor(**variables)
     assert code == 0, findings
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
+
+
+class Ready(BaseHTTPRequestHandler):
+    """Answers as a gateway without routes does."""
+
+    def do_GET(self):
+        self.send_response(503 if self.path == "/readyz" else 404)
+        self.end_headers()
+        self.wfile.write(b'{"checks": {"routes": "none yet"}}')
+
+    def log_message(self, *_):
+        """Print nothing."""
+
+
+def test_gateway_and_triton_elsewhere_are_asked_where_their_addresses_are_known():
+    def ask(gateway, triton):
+        addresses = {"SLIPWAY_GATEWAY_URL": gateway, "SLIPWAY_TRITON_URL": triton}
+        code, findings = doctor(SLIPWAY_NATS_URL="nats://127.0.0.1:1", SLIPWAY_S3_ENDPOINT="127.0.0.1:1", **addresses)
+        assert code == 1
+        assert (findings["gateway"]["state"], findings["triton"]["state"]) == ("failure", "failure")
+        return findings["gateway"]["detail"], findings["triton"]["detail"]
+
+    closed = free_port()
+    gateway, triton = ask(f"http://127.0.0.1:{closed}", f"127.0.0.1:{closed}")
+    assert gateway == f"http://127.0.0.1:{closed} does not answer (ConnectError)"
+    assert f"127.0.0.1:{closed} does not answer" in triton
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        gateway, triton = ask(url, url)
+        server.shutdown()
+    assert gateway == f'{url}/readyz answers 503: {{"checks": {{"routes": "none yet"}}}}'
+    assert triton == f"SLIPWAY_TRITON_URL={url} is no gRPC address"
 
 
 def test_a_bus_without_streams_and_one_that_does_not_answer(nats_server_of_its_own, s3_server):

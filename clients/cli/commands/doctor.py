@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from clients.cli.connection import JsonOption, StateOption, find_stack
-from clients.cli.doctor.checks import Check, Subject, plan_checks, run_check
+from clients.cli.doctor.checks import Check, Elsewhere, Subject, plan_checks, run_check
 from clients.cli.doctor.findings import Finding, as_data, as_line, as_row, passed, summary
-from clients.cli.output import Exit, is_terminal, show_json, show_line
+from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line
 from clients.cli.settings import CliSettings
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
@@ -33,14 +33,16 @@ def doctor(
 ) -> None:
     """Check this machine, or the running stack: one line per check, with what to do. Exit code 1 if a check fails."""
     settings = CliSettings()
-    elsewhere = find_stack(None).connection if state is None and settings.nats_url is not None else None
-    with tempfile.TemporaryDirectory(prefix="slipway-doctor-") as scratch:
+    elsewhere = None
+    if state is None and settings.nats_url is not None:
+        elsewhere = Elsewhere(find_stack(None).connection, settings.gateway_url, settings.triton_url)
+    with _scratch_folder() as scratch:
         subject = Subject(
             folder=StateFolder(state or settings.state),
             config=StackConfig(),
             engine_root=engine_env or settings.engine_env or default_engine_root(),
             environment=os.environ,
-            scratch=Path(scratch),
+            scratch=scratch,
             elsewhere=elsewhere,
         )
         made = [_report(check, as_json=as_json) for check in plan_checks(subject, quick=quick)]
@@ -51,6 +53,19 @@ def doctor(
         show_line(summary(findings))
     if not passed(findings):
         raise typer.Exit(int(Exit.FAILED))
+
+
+@contextlib.contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """Make a temporary folder for the duration of the block."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="slipway-doctor-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise Refused(
+            f"no temporary folder can be made ({error}); free space in it, or set TMPDIR to another"
+        ) from None
+    with folder as name:
+        yield Path(name)
 
 
 def _report(check: Check, *, as_json: bool) -> tuple[Finding, float]:

@@ -7,14 +7,14 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from clients.cli.doctor import assess, gather, numeric, servers
-from clients.cli.doctor.findings import Finding, failure, ok, skipped
+from clients.cli.doctor import assess, gather, numeric, servers, stack
+from clients.cli.doctor.findings import Finding, failure, skipped
 from deploy.local import plan, triton
 from deploy.local.plan import StackConfig
-from deploy.local.state import StateFolder, foreign_data
+from deploy.local.state import StateFolder
 from deploy.local.supervisor import ROOT, programs_of
 from shared.runtime.settings import Connection
 
@@ -39,6 +39,15 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """A deployment that is reached by addresses: bus and store, and gateway and Triton if their addresses are known."""
+
+    connection: Connection
+    gateway_url: str | None = None
+    triton_url: str | None = None
+
+
+@dataclass(frozen=True)
 class Subject:
     """What is checked.
 
@@ -48,7 +57,7 @@ class Subject:
         engine_root: The engine environment.
         environment: Variables that the stack would inherit.
         scratch: A temporary folder for servers that run for a moment.
-        elsewhere: How a deployment elsewhere is reached; None for the embedded stack.
+        elsewhere: The addresses of a deployment elsewhere; None for the embedded stack.
     """
 
     folder: StateFolder
@@ -56,7 +65,7 @@ class Subject:
     engine_root: Path
     environment: Mapping[str, str]
     scratch: Path
-    elsewhere: Connection | None = None
+    elsewhere: Elsewhere | None = None
 
 
 def run_check(check: Check) -> tuple[Finding, float]:
@@ -70,10 +79,10 @@ def run_check(check: Check) -> tuple[Finding, float]:
 
 
 def plan_checks(subject: Subject, *, quick: bool) -> list[Check]:
-    """List the checks of a subject, the quick ones first."""
+    """List the checks of a subject, the quick ones first. Only a check reads anything, so that each can fail alone."""
     if subject.elsewhere is not None:
         return [*_elsewhere(subject.elsewhere)]
-    running = subject.folder.is_held()
+    running = stack.is_running(subject.folder)
     checks = [*_machine(subject, running=running)]
     if running:
         checks += _running_stack(subject.folder)
@@ -84,12 +93,15 @@ def plan_checks(subject: Subject, *, quick: bool) -> list[Check]:
     return checks
 
 
-def _elsewhere(connection: Connection) -> Iterator[Check]:
-    version = (sys.version_info.major, sys.version_info.minor)
-    pythons = partial(assess.assess_python, "python", version, assess.MAIN_PYTHONS, advice=SET_UP)
-    yield Check("python", "reading the version of Python", pythons)
+def _elsewhere(addresses: Elsewhere) -> Iterator[Check]:
+    connection, gateway, engine = addresses.connection, addresses.gateway_url, addresses.triton_url
+    yield Check("python", "reading the version of Python", _python)
     yield Check("nats", f"asking {connection.nats_url}", partial(servers.ask_nats, connection))
     yield Check("s3", f"asking {connection.s3_endpoint}", partial(servers.ask_s3, connection))
+    if gateway is not None:
+        yield Check("gateway", f"asking {gateway}", partial(servers.ask_gateway, gateway))
+    if engine is not None:
+        yield Check("triton", f"asking {engine}", partial(servers.ask_triton, engine))
 
 
 def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
@@ -102,9 +114,9 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
     yield Check("cpu", "reading the CPU's features", lambda: assess.assess_cpu(gather.read_cpu(subject.environment)))
     yield Check("cores", "counting cores", lambda: assess.assess_cores(gather.read_cpu({}).cores))
     if not running:  # its own models fill memory, and its own parts listen on its ports
-        yield Check("memory", "reading memory", partial(_memory, subject.config))
+        yield Check("memory", "reading memory", partial(_memory, subject.folder, subject.config))
         yield Check("ports", "trying ports", partial(_ports, subject.folder, subject.config))
-    yield Check("state folder", "reading the state folder", partial(_state_folder, subject.folder))
+    yield Check("state folder", "reading the state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", "reading free space", partial(_disk, subject.folder))
     yield Check("shared memory", "reading free space", _shared_memory)
 
@@ -155,28 +167,24 @@ def _programs(root: Path) -> Finding:
     return assess.assess_programs("programs", [*missing, *(() if engine else ("tritonserver",))])
 
 
-def _memory(config: StackConfig) -> Finding:
-    return assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=config.engine)
+def _memory(folder: StateFolder, config: StackConfig) -> Finding:
+    finding = assess.assess_memory(gather.read_memory(), weights_bytes=WEIGHTS_BYTES, engine=config.engine)
+    return stack.ease_if_ours(finding, folder)
 
 
 def _ports(folder: StateFolder, config: StackConfig) -> Finding:
-    description = folder.read_description()
-    kept = description.ports if description is not None else {}
-    return assess.assess_ports(gather.read_ports(plan.port_names(config), kept))
-
-
-def _state_folder(folder: StateFolder) -> Finding:
-    description = folder.read_description()
-    if description is None:
-        return ok("state folder", f"{folder.shown} is new")
-    problem = foreign_data(description, folder.path)
-    if problem is not None:
-        return failure("state folder", *problem.split("; ", 1))
-    return ok("state folder", f"{folder.shown} holds data of this version")
+    description = stack.read_description(folder)
+    if description is None or stack.has_living_processes(folder):  # its own processes listen on the ports that it had
+        kept: Mapping[str, int] = {}
+    else:
+        kept = description.ports
+    finding = assess.assess_ports(gather.read_ports(plan.port_names(config), kept))
+    return stack.ease_if_ours(finding, folder)
 
 
 def _disk(folder: StateFolder) -> Finding:
-    return assess.assess_disk(gather.read_space(folder.path, folder.shown))
+    finding = assess.assess_disk(gather.read_space(folder.path, folder.shown))
+    return stack.ease_if_ours(finding, folder)
 
 
 def _shared_memory() -> Finding:
@@ -184,32 +192,24 @@ def _shared_memory() -> Finding:
 
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:
-    description, table = folder.read_description(), folder.read_table()
-    if description is None or table is None or not description.variables:
-        yield Check("parts", "reading the state folder", partial(_still_starting, folder))
-        return
-    connection = Connection.model_validate(
-        {name.removeprefix("SLIPWAY_").lower(): value for name, value in description.variables.items()}
-    )
-    yield Check("parts", "asking every part", partial(servers.ask_parts, table.parts, description))
-    yield Check("nats", "asking the message bus", partial(servers.ask_nats, connection))
-    yield Check("s3", "trying a create-only put", partial(servers.ask_s3, connection))
-
-
-def _still_starting(folder: StateFolder) -> Finding:
-    return failure("parts", f"the stack in {folder.shown} is only starting", "try again in a moment")
+    yield Check("parts", "asking every part", partial(stack.check_parts, folder))
+    yield Check("nats", "asking the message bus", partial(stack.ask_when_ready, folder, "nats", servers.ask_nats))
+    yield Check("s3", "trying a create-only put", partial(stack.ask_when_ready, folder, "s3", servers.ask_s3))
 
 
 def _servers_alone(subject: Subject) -> Iterator[Check]:
-    trial = servers.prepare(subject.scratch, subject.environment)
+    @cache
+    def trial() -> servers.Trial:
+        return servers.prepare(subject.scratch, subject.environment)
+
     python = Path(sys.executable)
 
     def with_engine() -> Finding:
         engine = find_engine(subject.engine_root)
-        return servers.try_triton(trial, engine) if engine else skipped("triton", "no engine environment")
+        return servers.try_triton(trial(), engine) if engine else skipped("triton", "no engine environment")
 
-    yield Check("nats", "starting a message bus", lambda: servers.try_nats(trial, programs_of(python)))
-    yield Check("s3", "starting an object store", lambda: servers.try_s3(trial, programs_of(python)))
+    yield Check("nats", "starting a message bus", lambda: servers.try_nats(trial(), programs_of(python)))
+    yield Check("s3", "starting an object store", lambda: servers.try_s3(trial(), programs_of(python)))
     yield Check("triton", "starting Triton without models", with_engine)
 
 

@@ -23,6 +23,7 @@ from shared.storage.blobs import Store
 
 START_S = 30.0
 STOP_S = 10.0
+ASK_S = 3.0
 LOG_LINES = 5
 NAMES = ("nats", "nats-monitor", *plan.S3_PORTS, *plan.TRITON_PORTS)
 
@@ -170,6 +171,41 @@ async def _streams(url: str) -> set[str]:
     finally:
         await client.close()
     return {str(info.config.name) for info in infos}
+
+
+def ask_gateway(url: str) -> Finding:
+    """Ask a gateway whether it is ready."""
+    import httpx
+
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/readyz", timeout=ASK_S, trust_env=False)
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol):
+        return failure("gateway", f"SLIPWAY_GATEWAY_URL={url} is no address", "write http://HOST:PORT")
+    except httpx.HTTPError as error:
+        advice = "start it, or set SLIPWAY_GATEWAY_URL to where it is"
+        return failure("gateway", f"{url} does not answer ({type(error).__name__})", advice)
+    if answer.status_code != httpx.codes.OK:
+        detail = f"{url}/readyz answers {answer.status_code}: {answer.text[:200].strip()}"
+        return failure("gateway", detail, "see the gateway's log")
+    return ok("gateway", f"{url} is ready")
+
+
+def ask_triton(address: str) -> Finding:
+    """Ask a Triton server whether it is live, over gRPC."""
+    from tritonclient.grpc import InferenceServerClient
+    from tritonclient.utils import InferenceServerException
+
+    if "//" in address or ":" not in address:
+        return failure(
+            "triton", f"SLIPWAY_TRITON_URL={address} is no gRPC address", "write HOST:PORT, usually port 8001"
+        )
+    try:
+        with InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)]) as client:
+            live = client.is_server_live(client_timeout=ASK_S)
+    except InferenceServerException as error:
+        advice = "start it, or set SLIPWAY_TRITON_URL to its gRPC address"
+        return failure("triton", f"{address} does not answer ({error.status() or error.message()})", advice)
+    return ok("triton", f"{address} is live") if live else failure("triton", f"{address} is not live", "see its log")
 
 
 def ask_parts(parts: tuple[PartState, ...], description: Description) -> Finding:

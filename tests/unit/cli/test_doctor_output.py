@@ -10,6 +10,7 @@ from clients.cli.doctor.findings import (
     as_data,
     as_line,
     as_row,
+    ease,
     failure,
     ok,
     passed,
@@ -50,6 +51,12 @@ def test_programs_read_tabs_and_json():
 def test_only_a_failure_fails(findings, well, sentence):
     assert passed(findings) is well
     assert summary(findings) == sentence
+
+
+def test_a_cause_that_ends_by_itself_makes_a_failure_a_warning_and_leaves_the_rest():
+    eased = ease(failure("memory", "1 GiB available", "end other programs"), "`slipway up` ends them")
+    assert eased == warning("memory", "1 GiB available", "`slipway up` ends them")
+    assert ease(ok("memory", "8 GiB"), "why") == ok("memory", "8 GiB")
 
 
 def test_a_check_that_breaks_is_a_failure_and_hides_no_other():
