@@ -1,18 +1,31 @@
 """Prepare the bus and the store before the services start; idempotent: `python -m deploy.docker.prepare`."""
 
 import asyncio
+import sys
 
 import nats
+from nats.js import JetStreamContext
 
+from deploy.data_format import DATA_FORMAT, refuse
+from shared.errors import SlipwayError
+from shared.messaging import topology
 from shared.messaging.provision import limits_of, provision
 from shared.runtime.settings import Connection
-from shared.storage.blobs import Store
+from shared.storage.blobs import AlreadyExists, Store
+
+FORMAT_KEY = "data-format"
+"""Object of the store that holds the `DATA_FORMAT` of the Slipway that was here first."""
+
+
+class ForeignData(Exception):  # noqa: N818 - the sentence is the point
+    """Bus or store hold data of another format."""
 
 
 async def prepare(connection: Connection) -> None:
     """Create streams, consumers, KV buckets and the store's bucket; check that the store honours create-only puts.
 
     Raises:
+        ForeignData: bus or store hold data that this Slipway cannot read; no stream was changed.
         SlipwayError: the store does not answer, or would let commits be overwritten.
     """
     store = Store(connection)
@@ -20,10 +33,41 @@ async def prepare(connection: Connection) -> None:
     await asyncio.to_thread(store.check_create_only)
     client = await nats.connect(connection.nats_url)
     try:
-        await provision(client.jetstream(timeout=30), replicas=connection.replicas, limits=limits_of(connection))
+        js = client.jetstream(timeout=30)
+        await _check_format(store, js, connection)
+        await provision(js, replicas=connection.replicas, limits=limits_of(connection))
     finally:
         await client.close()
 
 
+async def _check_format(store: Store, js: JetStreamContext, connection: Connection) -> None:
+    """Refuse data of another format; record ours where there is no data yet."""
+    recorded = await asyncio.to_thread(store.find, FORMAT_KEY)
+    if recorded is None and await asyncio.to_thread(store.is_empty) and not await _holds_messages(js):
+        try:
+            await asyncio.to_thread(store.create, FORMAT_KEY, str(DATA_FORMAT).encode())
+        except AlreadyExists:  # another run of this program was faster
+            recorded = await asyncio.to_thread(store.find, FORMAT_KEY)
+        else:
+            return
+    text = (recorded or b"0").decode(errors="replace")
+    where = f"bucket {connection.s3_bucket} at {connection.s3_endpoint} and the streams at {connection.nats_url} hold"
+    advice = "start with empty ones (`docker compose down --volumes` deletes those of compose)"
+    refusal = refuse(where, int(text) if text.isdecimal() else 0, advice)
+    if refusal is not None:
+        raise ForeignData(refusal)
+
+
+async def _holds_messages(js: JetStreamContext) -> bool:
+    """Return whether a stream or bucket of Slipway holds a message."""
+    names = {*(stream.name for stream in topology.streams()), *(f"KV_{bucket.bucket}" for bucket in topology.buckets())}
+    return any(info.config.name in names and info.state.messages for info in await js.streams_info())
+
+
 if __name__ == "__main__":
-    asyncio.run(prepare(Connection()))
+    try:
+        asyncio.run(prepare(Connection()))
+    except ForeignData as error:
+        sys.exit(f"prepare: {error}")
+    except SlipwayError as error:
+        sys.exit(f"prepare: {error.sentence()}")

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from deploy.data_format import DATA_FORMAT, refuse
 from deploy.local.plan import Keys, Probe
 from deploy.local.processes import Recorded
 
 LOCK_TRIES = 10
-DATA_FORMAT = 1
-"""Number of what a state folder holds: facts, records and artifacts. It rises when older data can no longer be read."""
 
 
 def shorten(path: Path) -> str:
@@ -201,11 +200,5 @@ def new_description() -> Description:
 
 def foreign_data(description: Description, path: Path) -> str | None:
     """Return why the data of a state folder cannot be used, or None if it can be."""
-    data_format = description.data_format
-    if data_format == DATA_FORMAT:
-        return None
-    which = "an older" if data_format < DATA_FORMAT else "a newer"
-    return (
-        f"{path} holds data of {which} Slipway (format {data_format}, this one uses {DATA_FORMAT}); "
-        f"start a new stack with --state FOLDER, or move {path} away"
-    )
+    advice = f"start a new stack with --state FOLDER, or move {path} away"
+    return refuse(f"{path} holds", description.data_format, advice)

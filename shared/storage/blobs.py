@@ -31,6 +31,7 @@ WHOLE_BYTES = 128 * 1024**2
 STALE_UPLOAD = timedelta(days=1)
 """After how long an upload that has not ended is taken for one whose process was killed."""
 
+_PROBES = "probe/"
 _ABSENT = ("NoSuchKey", "NoSuchBucket", "NoSuchVersion")
 _PRECONDITION_FAILED = "PreconditionFailed"
 _BLOB = re.compile(r"(^|/)blobs/sha256/[0-9a-f]{2}/[0-9a-f]{64}$")
@@ -61,12 +62,18 @@ class Store:
             if not self._client.bucket_exists(bucket_name=self.bucket):
                 self._client.make_bucket(bucket_name=self.bucket)
 
+    def is_empty(self) -> bool:
+        """Return whether the bucket holds nothing but what `check_create_only` may have left."""
+        with _translated("the bucket"):
+            tops = self._client.list_objects(bucket_name=self.bucket)
+            return all(entry.object_name == _PROBES for entry in tops)
+
     def check_create_only(self) -> None:
         """Prove that the server honours create-only puts; raise Permanent when it does not.
 
         A server that ignores `If-None-Match` would let two writers overwrite each other's commits.
         """
-        key = f"probe/{secrets.token_hex(8)}"
+        key = f"{_PROBES}{secrets.token_hex(8)}"
         self.create(key, b"first")
         try:
             self.create(key, b"second")

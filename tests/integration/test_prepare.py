@@ -1,15 +1,96 @@
 """What the containers run once before the services: bus and store are ready afterwards, however often it is run."""
 
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
 from contracts.services import EVENTS, INBOX
-from deploy.docker.prepare import prepare
+from deploy.data_format import DATA_FORMAT
+from deploy.docker.prepare import FORMAT_KEY, ForeignData, prepare
+from shared.messaging import topology
+from shared.messaging.provision import provision
 from shared.storage.blobs import Store
 
 
-async def test_bus_and_store_are_ready_also_the_second_time(js, settings):
+@pytest.fixture
+async def bus(js):
+    """A bus without any stream."""
     for stream in await js.streams_info():
         await js.delete_stream(stream.config.name)
-    elsewhere = settings.model_copy(update={"s3_bucket": "another"})
-    for _ in range(2):
-        await prepare(elsewhere)
-    assert {EVENTS, INBOX} <= {stream.config.name for stream in await js.streams_info()}
-    assert Store(elsewhere).reachable()
+    return js
+
+
+@pytest.fixture
+def fresh(settings, request):
+    """Settings with a bucket of the test's own, which does not exist yet."""
+    name = hashlib.sha256(request.node.name.encode()).hexdigest()[:16]
+    return settings.model_copy(update={"s3_bucket": f"prepare-{name}"})
+
+
+async def write_record(bus):
+    await bus.create_key_value(topology.buckets()[0])
+    await (await bus.key_value(topology.buckets()[0].bucket)).put("support-bot", b"{}")
+
+
+async def test_bus_and_store_are_ready_also_the_second_time_with_data_in_them(bus, fresh):
+    await prepare(fresh)
+    assert {EVENTS, INBOX} <= {stream.config.name for stream in await bus.streams_info()}
+    assert Store(fresh).reachable()
+    assert Store(fresh).find(FORMAT_KEY) == str(DATA_FORMAT).encode()
+    Store(fresh).create("manifests/version.json", b"{}")
+    await write_record(bus)
+    await prepare(fresh)
+
+
+async def test_a_provisioned_bus_without_messages_holds_no_data(bus, fresh):
+    await provision(bus)
+    await prepare(fresh)
+    assert Store(fresh).find(FORMAT_KEY) == str(DATA_FORMAT).encode()
+
+
+@pytest.mark.parametrize("where", ["store", "bus"])
+async def test_volumes_of_an_older_slipway_are_refused_and_no_stream_is_changed(bus, fresh, where):
+    Store(fresh).ensure_bucket()
+    if where == "store":
+        Store(fresh).create("manifests/version.json", b"{}")
+    else:
+        await write_record(bus)
+    before = await bus.streams_info()
+    with pytest.raises(ForeignData, match=rf"hold data of an older Slipway \(format 0, this one uses {DATA_FORMAT}\)"):
+        await prepare(fresh)
+    assert await bus.streams_info() == before
+    assert Store(fresh).find(FORMAT_KEY) is None
+
+
+async def test_data_of_a_newer_slipway_ends_the_program_with_one_sentence(bus, fresh):
+    Store(fresh).ensure_bucket()
+    Store(fresh).create(FORMAT_KEY, str(DATA_FORMAT + 1).encode())
+    variables = {
+        "SLIPWAY_NATS_URL": fresh.nats_url,
+        "SLIPWAY_S3_ENDPOINT": fresh.s3_endpoint,
+        "SLIPWAY_S3_ACCESS_KEY": fresh.s3_access_key,
+        "SLIPWAY_S3_SECRET_KEY": fresh.s3_secret_key.get_secret_value(),
+        "SLIPWAY_S3_BUCKET": fresh.s3_bucket,
+        "SLIPWAY_S3_SECURE": str(fresh.s3_secure),
+    }
+    command = [sys.executable, "-m", "deploy.docker.prepare"]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"prepare: bucket {fresh.s3_bucket} at {fresh.s3_endpoint} and the streams at {fresh.nats_url} hold data of "
+        f"a newer Slipway (format {DATA_FORMAT + 1}, this one uses {DATA_FORMAT}); "
+        "start with empty ones (`docker compose down --volumes` deletes those of compose)\n"
+    )
+    assert await bus.streams_info() == []

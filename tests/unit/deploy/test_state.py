@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from deploy.local.state import DATA_FORMAT, StateFolder, foreign_data, new_description
+from deploy.data_format import DATA_FORMAT
+from deploy.local.state import StateFolder, foreign_data, new_description
 
 OLD = {"stack_id": "a", "ports": {}, "s3_access_key": "k", "s3_secret_key": "s", "variables": {}, "engine": "toy"}
 

@@ -1,0 +1,18 @@
+"""The format of what a stack holds (events, records, artifacts), and the sentence that refuses data of another one."""
+
+DATA_FORMAT = 1
+"""It rises when older data can no longer be read."""
+
+
+def refuse(where: str, data_format: int, advice: str) -> str | None:
+    """Return why data of a format cannot be used, and what to do; None if it can be.
+
+    Args:
+        where: What holds the data; the subject of the sentence, with its verb.
+        data_format: The format of the data, 0 if it carries none.
+        advice: What to do instead.
+    """
+    if data_format == DATA_FORMAT:
+        return None
+    which = "an older" if data_format < DATA_FORMAT else "a newer"
+    return f"{where} data of {which} Slipway (format {data_format}, this one uses {DATA_FORMAT}); {advice}"
