@@ -30,7 +30,9 @@ from shared.messaging.bus import Bus, Failed
 from shared.messaging.orders import order_refused
 from shared.runtime.clock import Clock
 
-_ALERTS_AT_ONCE = 8
+_AT_ONCE = 8
+"""Messages of one kind that may lead to a rollback and are handled at once: a previous target that does not answer its
+probe, or a log that hangs, must not keep other models where they are."""
 
 
 def build(
@@ -45,7 +47,7 @@ def build(
     settings: RollbackControllerSettings,
     clock: Clock,
 ) -> Controller:
-    """Subscribe the handlers; return the controller, whose `keep_sweeping` must run beside them."""
+    """Subscribe the handlers; return the controller, whose `sweep` must be run for each record beside them."""
     controller = Controller(states=states, routes=routes, alerts=alerts, probe=probe, clock=clock, rules=settings.rules)
     rehearsal = Rehearsal(
         bus=bus,
@@ -67,11 +69,11 @@ def _subscribe_watch(bus: Bus, controller: Controller) -> None:
     """Subscribe to alerts and telemetry, of staging beside production."""
     for environment in ENVIRONMENTS:
 
-        @bus.on(AlertRaised, environment=environment, max_workers=_ALERTS_AT_ONCE)
+        @bus.on(AlertRaised, environment=environment, max_workers=_AT_ONCE)
         async def alert_raised(event: Event[AlertRaised]) -> None:
             await controller.handle_alert(event, bus.received)
 
-        @bus.on(AlertUpdated, environment=environment)
+        @bus.on(AlertUpdated, environment=environment, max_workers=_AT_ONCE)
         async def alert_updated(event: Event[AlertUpdated]) -> None:
             await controller.handle_alert(event, bus.received)
 
@@ -85,11 +87,11 @@ def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) 
     async def release_opened(event: Event[ReleaseOpened]) -> None:
         await controller.record_policy(event)
 
-    @bus.on(CanaryAssessed)
+    @bus.on(CanaryAssessed, max_workers=_AT_ONCE)
     async def canary_assessed(event: Event[CanaryAssessed]) -> None:
         await controller.handle_assessment(event, bus.received)
 
-    @bus.on(ReleaseFinished)
+    @bus.on(ReleaseFinished, max_workers=_AT_ONCE)
     async def release_finished(event: Event[ReleaseFinished]) -> None:
         await controller.handle_release_end(event, bus.received)
 
@@ -103,7 +105,7 @@ def _subscribe_releases(bus: Bus, controller: Controller, rehearsal: Rehearsal) 
 
 
 def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) -> None:
-    @bus.on(RollbackOrdered, failure=order_failed)
+    @bus.on(RollbackOrdered, failure=order_failed, max_workers=_AT_ONCE)
     async def rollback_ordered(event: Event[RollbackOrdered]) -> None:
         await controller.handle_order(event, bus.received)
 

@@ -1,5 +1,6 @@
 """Decides, carries out and verifies rollbacks."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -36,6 +37,8 @@ from shared.storage.kv import Conflict
 
 SERVICE = "rollback-controller"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
+_PUBLISH_S = 5.0
+"""How long a handler tries to publish what its record has: a log that hangs fails a publication after 50 s."""
 _RESUMED = timedelta(seconds=2)
 """Older decisions are those of a process that has died: they are looked at again before they are carried out."""
 
@@ -117,11 +120,17 @@ class Controller:
     async def measure(self, event: Event[InferenceBatch], stored_at: datetime) -> None:
         """Assess live requests where a rollback waits for verification, at the bus's time if the gateway's is wrong."""
         now, records = self.clock.now(), put_right(event.data.records, offset_s(event.time, stored_at))
-        await self.states.transact(
-            event.environment,
-            event.subject,
-            lambda state: execution.assess_requests(state, records, now, self.rules),
-        )
+        completed = False
+
+        def assess(state: RollbackState) -> RollbackState:
+            nonlocal completed
+            after = execution.assess_requests(state, records, now, self.rules)
+            completed = after.outbox != state.outbox
+            return after
+
+        await self.states.write(event.environment, event.subject, assess)
+        if completed:
+            await self._publish(event.environment, event.subject)
 
     async def _decide(
         self,
@@ -139,7 +148,21 @@ class Controller:
         failpoint(f"{SERVICE}.after_decision")
         # Before anything is published: a log that is full must not keep traffic where it is.
         await self.execute_pending(state)
-        await self.states.publish(environment, model)
+        await self._publish(environment, model)
+
+    async def _publish(self, environment: Environment, model: str) -> None:
+        """Publish what is written; what the log does not take within seconds is left to the sweep.
+
+        The record has it, so nothing is gained by another delivery of the message: one of telemetry would be counted
+        again, and one that waits here keeps the next one from its handler.
+        """
+        try:
+            async with asyncio.timeout(_PUBLISH_S):
+                await self.states.publish(environment, model)
+        except (Transient, TimeoutError) as error:
+            structlog.get_logger().warning(
+                "not published, left to the sweep", model=model, environment=environment, error=repr(error)
+            )
 
     # -- execution --------------------------------------------------------------------------------------------------
 

@@ -41,7 +41,9 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
     records = KvServers(lambda: bus.js)
-    state = FleetState(RecordStore("servers", records, LoggedPublisher(bus), service=SERVICE), settings.fleet)
+    state = FleetState(
+        RecordStore("servers", records, LoggedPublisher(bus), service=SERVICE, decides_again=True), settings.fleet
+    )
     routes = KvRoutes(lambda: bus.js)
     manager = build(
         bus,

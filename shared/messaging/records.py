@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar, overload
 from weakref import WeakValueDictionary
@@ -50,26 +49,15 @@ class Publisher(Protocol):
         """Count a fact that was refused for good; its record is what publishes it, if ever."""
 
 
-@dataclass(frozen=True)
-class _Written(Generic[R]):
-    """A record after its decision.
-
-    Attributes:
-        left_over: The ids that were in its outbox before: perhaps published already.
-        at_s: When the last decision was made, just before its write.
-    """
-
-    entry: Entry[R] | None
-    left_over: frozenset[str]
-    at_s: float
-
-
 class RecordStore(Generic[R]):
     """Records of one kind, each under a key, with what they have yet to publish.
 
     A change that returned is written, and its facts are in the stream. Every failure to get there is one `Transient`
     with a code: the caller's message comes again, the decision finds itself made, and the rest is done. Errors that
     `decide` raises pass through; nothing is written then.
+
+    The facts of a key are published one change after the other. No write waits for that: a stream that does not answer
+    holds back only what is to be published.
 
     One exception: a written fact that cannot be published (too large, unknown to this release) fails no caller, because
     no message delivered again would change that. It stays in the outbox with those behind it, is logged and counted,
@@ -86,7 +74,21 @@ class RecordStore(Generic[R]):
         jitter: Jitter = random.random,
         sleep: Sleep = asyncio.sleep,
         boottime: Boottime = boottime,
+        decides_again: bool = False,
     ) -> None:
+        """Set up the store.
+
+        Args:
+            name: The bucket.
+            records: What it holds.
+            publisher: Publishes the facts.
+            service: Who decides.
+            jitter: Random numbers from 0 to 1.
+            sleep: Waits for some seconds.
+            boottime: Seconds since the machine started, those of its suspension too.
+            decides_again: A decision of `write` may be made again after its facts were published and cleared: each
+                fact is looked up in the log before it is published.
+        """
         self.name = name
         self._records = records
         self._publisher = publisher
@@ -94,7 +96,10 @@ class RecordStore(Generic[R]):
         self._jitter = jitter
         self._sleep = sleep
         self._boottime = boottime
+        self._decides_again = decides_again
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._decided_s: dict[str, float] = {}
+        """When this process decided on each fact that it wrote, just before the write."""
 
     async def read(self, key: str) -> R | None:
         """Return a record as it is now; None if there is none.
@@ -132,8 +137,7 @@ class RecordStore(Generic[R]):
             Transient: The record could not be read or written, or a fact not published for now. What was written
                 stands; the next `transact`, `publish` or sweep of this key goes on from there.
         """
-        async with self._lock(key):
-            return await self._publish(key, await self._write(key, decide))
+        return await self._publish(key, await self._write(key, decide))
 
     @overload
     async def write(self, key: str, decide: Callable[[R | None], R]) -> R: ...
@@ -144,19 +148,20 @@ class RecordStore(Generic[R]):
 
         For what must be acted on even while nothing can be published.
         """
-        async with self._lock(key):
-            entry = (await self._write(key, decide)).entry
+        entry = await self._write(key, decide, unpublished=not self._decides_again)
         return entry.value if entry else None
 
     async def publish(self, key: str) -> R | None:
         """Publish and clear what a record has in its outbox; return the record with what could not be published."""
         return await self.transact(key, lambda record: record)
 
-    def _lock(self, key: str) -> asyncio.Lock:
-        """Return the lock of a key: writers of one process take turns, first come first served."""
-        return self._locks.setdefault(key, asyncio.Lock())
+    def _lock(self, name: str) -> asyncio.Lock:
+        """Return the lock of this name: within one process, turns are first come first served."""
+        return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _write(self, key: str, decide: Callable[[R | None], R | None]) -> _Written[R]:
+    async def _write(
+        self, key: str, decide: Callable[[R | None], R | None], *, unpublished: bool = True
+    ) -> Entry[R] | None:
         before: R | None = None
         at_s = self._boottime()
 
@@ -165,36 +170,56 @@ class RecordStore(Generic[R]):
             before, at_s = record, self._boottime()
             return decide(record)
 
-        entry = await self._edit(key, note_and_decide)
-        left_over = frozenset(pending.id for pending in before.outbox) if before else frozenset()
-        return _Written(entry, left_over, at_s)
+        async with self._lock(key):
+            entry = await self._edit(key, note_and_decide)
+        if entry is not None and entry.value.outbox and unpublished:
+            left_over = {pending.id for pending in before.outbox} if before else set()
+            self._remember([pending.id for pending in entry.value.outbox if pending.id not in left_over], at_s)
+        return entry
 
-    async def _publish(self, key: str, written: _Written[R]) -> R | None:
-        """Publish the outbox in its order, then clear it.
+    def _remember(self, fact_ids: list[str], at_s: float) -> None:
+        """Remember that this process wrote facts; forget those whose publication is doubtful by now."""
+        recent = {fact_id: since_s for fact_id, since_s in self._decided_s.items() if not self._is_doubtful(fact_id)}
+        self._decided_s = recent | dict.fromkeys(fact_ids, at_s)
 
-        What stood there before may have been published longer ago than the stream's dedupe window remembers. So may
-        all of it when this process stood still since its write (stopped, or suspended with its machine): another one
-        has published and cleared it. Either is looked up in the log first, so that each fact is stored once.
+    def _is_doubtful(self, fact_id: str) -> bool:
+        """Return whether a fact may have been published longer ago than the stream's dedupe window remembers.
+
+        So it is with what another process wrote, or this one some time ago: it may have stood still since (stopped, or
+        suspended with its machine) while another one published and cleared the record. A write whose answer was lost
+        counts as another process's.
         """
-        entry = written.entry
+        at_s = self._decided_s.get(fact_id)
+        return at_s is None or self._boottime() - at_s > _KNOWN_UNPUBLISHED_S
+
+    async def _publish(self, key: str, entry: Entry[R] | None) -> R | None:
+        """Publish the outbox in its order, then clear it; what is doubtful is looked up first, so it is stored once."""
         if entry is None or not entry.value.outbox:
             return entry.value if entry else None
+        turn = self._lock(f"{key}\0publish")  # no key of a bucket has a NUL
+        waits = turn.locked()
+        async with turn:
+            if waits:  # the change before may have published the facts of this one too
+                entry = await self._edit(key, lambda record: record)
+            return await self._publish_in_turn(key, entry)
+
+    async def _publish_in_turn(self, key: str, entry: Entry[R] | None) -> R | None:
         published: set[str] = set()
-        for pending in entry.value.outbox:
-            doubtful = pending.id in written.left_over or self._boottime() - written.at_s > _KNOWN_UNPUBLISHED_S
-            if not await self._publish_one(key, pending, doubtful=doubtful):
+        for pending in entry.value.outbox if entry else ():
+            if not await self._publish_one(key, pending):
                 break
             published.add(pending.id)
         failpoint(f"{self._service}.after_publish")
-        cleared = await self._edit(key, lambda record: record and _without(record, frozenset(published)), known=entry)
-        return cleared.value if cleared else None
+        async with self._lock(key):
+            left = await self._edit(key, lambda record: record and _without(record, frozenset(published)), known=entry)
+        return left.value if left else None
 
-    async def _publish_one(self, key: str, pending: OutboxEntry, *, doubtful: bool) -> bool:
+    async def _publish_one(self, key: str, pending: OutboxEntry) -> bool:
         """Return True once the stream has a fact, False if it was refused for good; raise Transient otherwise."""
         name = self._name_of(key)
         try:
             emit = _emit(pending)
-            if not (doubtful and await self._publisher.was_published(emit, pending.decided_at)):
+            if not (self._is_doubtful(pending.id) and await self._publisher.was_published(emit, pending.decided_at)):
                 await self._publisher.publish(emit)
         except Transient:
             raise

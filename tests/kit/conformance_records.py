@@ -158,8 +158,67 @@ class RecordsConformance:
 
     async def test_what_was_written_a_moment_ago_is_published_without_a_look_at_the_log(self, world):
         faults = Faults()
-        await self.process(world, faults).transact(KEY, count("a"))
+        process = self.process(world, faults)
+        await process.transact(KEY, count("a"))
+        await process.write(KEY, count("b"))
+        await process.write(KEY, count("c"))
+        await process.publish(KEY)
         assert "look" not in faults.counts
+        assert [cause for cause, _ in await world.log()] == ["a", "b", "c"]
+
+    async def test_what_another_process_wrote_or_this_one_long_ago_is_looked_up_once(self, world):
+        faults = Faults()
+        process = self.process(world, faults)
+        await self.process(world).write(KEY, count("another"))
+        await process.publish(KEY)
+        assert faults.counts["look"] == 1
+        await process.write(KEY, count("own"))
+        await world.forget()
+        await process.publish(KEY)
+        assert faults.counts["look"] == 2
+        assert [cause for cause, _ in await world.log()] == ["another", "own"]
+
+    async def test_where_a_decision_may_be_made_again_each_written_fact_is_looked_up(self, world):
+        faults = Faults()
+        process = self.process(world, faults, decides_again=True)
+        for looks in (1, 2):
+            await process.write(KEY, lambda tally: count("a")(tally and tally.model_copy(update={"causes": ()})))
+            await process.publish(KEY)
+            assert faults.counts["look"] == looks
+        assert faults.counts["publish"] == 1
+        assert await world.log() == [("a", "0")]
+
+    async def test_while_a_publication_waits_its_record_is_written_and_the_order_of_facts_stays(self, world):
+        faults, later = Faults(), []
+        process = self.process(world, faults)
+
+        async def write_meanwhile():
+            async with asyncio.timeout(10):
+                later.append(asyncio.create_task(process.transact(KEY, count("b"))))
+                await asyncio.sleep(0)  # it is first in the queue
+                assert (await process.write(KEY, count("c"))).causes == ("a", "b", "c")
+
+        faults.at["publish 1 before"] = write_meanwhile
+        await process.transact(KEY, count("a"))
+        assert not faults.at
+        assert (await later[0]).causes == ("a", "b", "c")
+        assert [cause for cause, _ in await world.log()] == ["a", "b", "c"]
+        assert (await process.read(KEY)).outbox == ()
+
+    async def test_a_publication_that_fails_is_done_by_the_one_that_waits_for_it(self, world):
+        faults, later = Faults(), []
+        process = self.process(world, faults)
+
+        async def fail():
+            later.append(asyncio.create_task(process.transact(KEY, count("b"))))
+            await asyncio.sleep(0.01)
+            raise Transient("stream_full", "Full.")
+
+        faults.at["publish 1 before"] = fail
+        with pytest.raises(Transient, match="stream_full"):
+            await process.transact(KEY, count("a"))
+        assert await later[0] == Tally(causes=("a", "b"))
+        assert [cause for cause, _ in await world.log()] == ["a", "b"]
 
     async def test_a_fact_that_the_service_does_not_declare_is_not_published(self, world):
         fact = CheckpointMerged.model_construct()

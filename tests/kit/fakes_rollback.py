@@ -38,6 +38,8 @@ class FakeLog:
         self.unpublishable: list[str] = []
         self.lost = False
         self.full = False
+        self.silent_s = 0.0
+        """Seconds after which a publication fails without an answer; 0 for a log that answers."""
 
     def _check(self) -> None:
         if self.lost:
@@ -72,6 +74,9 @@ class FakeLog:
     async def publish(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
         """Publish a fact and return once the log has it."""
         self._check()
+        if self.silent_s:
+            await asyncio.sleep(self.silent_s)
+            raise Transient("bus_unavailable", "The message bus does not answer: silent.")
         if self.full:
             raise Transient("stream_full", "A stream of the message bus is full.")
         event = self.envelope(emit, cause)

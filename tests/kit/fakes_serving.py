@@ -111,7 +111,8 @@ class FakeState(FleetState):
         self.log = MemoryPublisher("server-manager")
         records = MemoryRecords(Servers, self.bucket)
         super().__init__(
-            RecordStore("servers", records, self.log, service="server-manager", jitter=lambda: 0.5), "main"
+            RecordStore("servers", records, self.log, service="server-manager", jitter=lambda: 0.5, decides_again=True),
+            "main",
         )
 
     @property

@@ -205,6 +205,62 @@ async def test_a_full_log_keeps_no_rollback_from_being_carried_out():
 
 
 @virtual_time
+async def test_a_log_that_hangs_keeps_no_rollback_from_being_carried_out():
+    world = World()
+    world.serve(6, 5, canary=7)
+    world.open_releases(6, 7, triggers=(f.trigger(name="slow"), f.trigger(name="errors", metric="error_ratio")))
+    world.start()
+    await asyncio.sleep(1)
+    world.log.silent_s = 53.0  # five tries of ten seconds, and the waits between them
+    world.say(world.alert(7))
+    await asyncio.sleep(0.5)
+    assert world.route().canary.weight_ratio == 0.0
+    world.say(world.alert(6, trigger="errors"))
+    await asyncio.sleep(0.5)
+    assert world.route().active.target == f.target(5), "although the facts of the first rollback still wait"
+    world.log.silent_s = 0.0
+    await asyncio.sleep(120)
+    kinds = [kind for kind, _ in world.published()]
+    assert kinds.count(cf.DeploymentChanged.TYPE) == kinds.count(cf.RollbackStarted.TYPE) == 2
+    world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_a_log_that_hangs_delays_no_order():
+    world = started()
+    await asyncio.sleep(1)
+    world.log.silent_s = 53.0
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
+    await asyncio.sleep(0.5)
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(6)))
+    await asyncio.sleep(0.5)
+    assert world.route().active.target == f.target(5)
+    await asyncio.sleep(6)
+    assert world.streams.unacknowledged() == [], "the records have what is still to be published"
+    world.log.silent_s = 0.0
+    await asyncio.sleep(120)
+    assert len(world.log.facts(cf.DeploymentChanged)) == len(world.log.facts(cf.RollbackCompleted)) == 2
+    world.check()
+    await world.stop()
+
+
+@virtual_time
+async def test_requests_count_once_however_often_they_come_while_the_log_is_full():
+    world = started()
+    await asyncio.sleep(1)
+    world.log.full = True
+    world.say(world.alert())
+    await asyncio.sleep(0.1)
+    world.requests(count=2)
+    await asyncio.sleep(20)
+    (rollback,) = world.state().rollbacks
+    assert (rollback.phase, rollback.good, rollback.bad) == ("switched", 2, 0)
+    world.log.full = False
+    await world.stop()
+
+
+@virtual_time
 async def test_a_route_that_keeps_changing_only_delays_a_rollback():
     world = started()
     await asyncio.sleep(1)

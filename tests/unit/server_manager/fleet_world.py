@@ -127,9 +127,14 @@ class FleetWorld:
         life = self.life = Life(kill_at)
         records = life.mortal(MemoryRecords(Servers, self.bucket), "get", "create", "update", "keys")
         log = life.mortal(self.log, "publish", "was_published")
-        state = FleetState(RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5), "main")
+        state = FleetState(
+            RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5, decides_again=True), "main"
+        )
         lead = FakeLead(
-            FleetState(RecordStore("servers", MemoryRecords(Servers, self.bucket), log, service=SERVICE), "main"),
+            FleetState(
+                RecordStore("servers", MemoryRecords(Servers, self.bucket), log, service=SERVICE, decides_again=True),
+                "main",
+            ),
             self.lease,
         )
         self.bus = FakeBus(SERVICE, self.streams, log, life)
