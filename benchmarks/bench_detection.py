@@ -43,9 +43,9 @@ from services.monitor.domain.record import MonitorState
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.servers import NatsServer, S3Server, connection, running
-from tests.kit.services import running_service
+from testbed import factories as k
+from testbed.servers import NatsServer, S3Server, connection, running
+from testbed.services import running_service
 
 RATE_RPS = 3.0
 RUNS = 10

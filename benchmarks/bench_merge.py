@@ -34,7 +34,7 @@ from services.merger.adapters.engine import ENVIRONMENT, dump_job
 from services.merger.ports import Folder, MergeJob
 from shared.runtime.settings import Connection
 from shared.storage.blobs import Store, blob_key
-from tests.kit.servers import S3Server, connection, running
+from testbed.servers import S3Server, connection, running
 
 DIGEST = "sha256:" + "0" * 64
 VOCABULARY = 49_152  # that of the packaged tokenizer

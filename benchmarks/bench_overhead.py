@@ -42,8 +42,8 @@ from contracts.routes import Route
 from contracts.services import EVENTS, INBOX, ORDERS
 from shared.serving.inference import Channels, generate
 from shared.storage.kv import Bucket
-from tests.kit import stack
-from tests.kit.models import tiny_base, tiny_lora
+from testbed import stack
+from testbed.models import tiny_base, tiny_lora
 
 TOKENS = 32
 TOKEN_DELAY_MS = 5

@@ -45,8 +45,8 @@ from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.blobs import Store
-from tests.kit.quantiser import ROOT, QuantiserService, request, stored_merged
-from tests.kit.servers import NatsServer, S3Server, connection, running
+from testbed.quantiser import ROOT, QuantiserService, request, stored_merged
+from testbed.servers import NatsServer, S3Server, connection, running
 
 LIMITS = {"int8": 1.02, "awq-int4": 1.15, "gptq-int4": 1.22}
 ENGINES: tuple[tuple[Variant, str], ...] = (

@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import httpx
 
 from benchmarks.parts import quantile
-from tests.kit.models import tiny_base, tiny_lora
-from tests.kit.stack import Stack
+from testbed.models import tiny_base, tiny_lora
+from testbed.stack import Stack
 
 MODELS = ("one", "two")
 LIMIT_S = 150.0

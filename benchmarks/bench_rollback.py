@@ -35,10 +35,10 @@ from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.bus import publish_event
 from shared.serving.inference import Channels, first_token
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.gateway import order
-from tests.kit.servers import connection
-from tests.kit.services import running_service
+from testbed import factories as k
+from testbed.gateway import order
+from testbed.servers import connection
+from testbed.services import running_service
 
 RATE_RPS = 100
 ROLLBACKS = 20

@@ -34,8 +34,8 @@ from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read
 from services.quantiser.ports import QuantisationJob
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
 from shared.serving.inference import Channels
-from tests.kit.servers import running
-from tests.kit.triton import TritonServer
+from testbed.servers import running
+from testbed.triton import TritonServer
 
 VARIANTS: tuple[Variant, ...] = ("bf16", "int8", "gptq-int4", "awq-int4")
 DAMAGED = ("model.layers.15.mlp.down_proj.weight", "model.layers.29.self_attn.o_proj.weight")

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.parts import show_table
 from shared.storage.blobs import Store
-from tests.kit.servers import S3Server, connection, running
+from testbed.servers import S3Server, connection, running
 
 Ways = dict[str, tuple[Callable[[Path, str], object], Callable[[str, Path], object]]]
 

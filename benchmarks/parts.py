@@ -14,9 +14,9 @@ from nats.js import JetStreamContext
 
 from contracts.routes import ServedTarget
 from shared.messaging.provision import provision
-from tests.kit.gateway import Gateway, load_toy
-from tests.kit.servers import NatsServer, connection, running
-from tests.kit.triton import TritonServer
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import NatsServer, connection, running
+from testbed.triton import TritonServer
 
 MODEL = "toy"
 

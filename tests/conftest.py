@@ -5,11 +5,11 @@ import nats
 import pytest
 
 from shared.messaging.provision import provision
+from testbed.servers import NatsServer, S3Server, connection, running
+from testbed.triton import TritonServer
 from tests.kit.process_settings import left_behind, process_settings
-from tests.kit.servers import NatsServer, S3Server, connection, running
 from tests.kit.soak import TIMES, often
 from tests.kit.tiny import module_stack, stack_of, tiny  # noqa: F401 - fixtures
-from tests.kit.triton import TritonServer
 
 hypothesis.settings.register_profile("fast", deadline=None)
 hypothesis.settings.load_profile("fast")

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from testbed.servers import wait_until
 from tests.chaos.test_servers_killed import answers
-from tests.kit.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

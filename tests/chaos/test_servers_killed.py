@@ -16,8 +16,8 @@ from nats.js.errors import NotFoundError
 from clients.cli.connection import find_stack
 from contracts.facts import WorkProgressed
 from contracts.services import TELEMETRY
-from tests.kit.models import edit_json, tiny_base, tiny_lora
-from tests.kit.servers import wait_until
+from testbed.models import edit_json, tiny_base, tiny_lora
+from testbed.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 from contracts.envelope import Event, plain
 from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings, VariantRequested
 from contracts.vocabulary import Variant, canonical_json
-from tests.kit import factories
+from testbed import factories
 
 VARIANTS = get_args(Variant)
 

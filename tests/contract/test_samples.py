@@ -12,7 +12,7 @@ from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import FACTS
 from contracts.policy import ReleasePolicy
 from contracts.vocabulary import canonical_json
-from tests.kit import factories
+from testbed import factories
 
 CONTRACTS = Path(__file__).resolve().parents[2] / "contracts"
 SAMPLES = sorted((CONTRACTS / "samples").glob("*.json"))

@@ -8,7 +8,7 @@ import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.stack import DATA_HASH, ROOT
 from tests.contract.test_runbooks import problem_of
-from tests.kit.stack import DATA_HASH, ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
 BASE = "smollm2-135m-instruct"

@@ -13,8 +13,8 @@ import pytest
 
 from clients.cli.connection import find_stack
 from contracts.envelope import CONTENT_TYPE
-from tests.kit.servers import wait_until
-from tests.kit.stack import POLICY
+from testbed.servers import wait_until
+from testbed.stack import POLICY
 
 pytestmark = [
     pytest.mark.real,

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.vocabulary import digest_of
 from shared.runtime.process import child_command
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -49,7 +49,7 @@ class Cli:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    from tests.kit.models import tiny_base, tiny_lora
+    from testbed.models import tiny_base, tiny_lora
 
     folder = tmp_path_factory.mktemp("models")
     tiny_base(folder / "tiny-llama")

@@ -16,8 +16,8 @@ from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.services import stored_facts
+from testbed import factories as k
+from testbed.services import stored_facts
 from tests.unit.monitor import factories as m
 
 HOUR = timedelta(hours=1)

@@ -242,7 +242,7 @@ def test_a_store_that_ignores_conditions_is_refused(nats_server, s3_server):
 
 @pytest.fixture
 def nats_server_of_its_own(tmp_path):
-    from tests.kit.servers import NatsServer, running
+    from testbed.servers import NatsServer, running
 
     with running(NatsServer(tmp_path)) as server:
         yield server

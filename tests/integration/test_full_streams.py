@@ -32,9 +32,9 @@ from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.servers import NatsServer, connection, running
-from tests.kit.services import stored_facts
+from testbed import factories as k
+from testbed.servers import NatsServer, connection, running
+from testbed.services import stored_facts
 
 KIBIBYTE = 1024
 SMALL = dict.fromkeys(topology.LIMITS, 64 * KIBIBYTE)

@@ -15,8 +15,8 @@ from contracts.services import TELEMETRY
 from services.gateway.adapters.triton import TritonEngine
 from shared.serving.inference import Deadlines
 from shared.storage.kv import Bucket
-from tests.kit.gateway import Gateway, load_toy
-from tests.kit.servers import connection, free_port, running
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, free_port, running
 from tests.unit.gateway.engine_conformance import EngineConformance
 
 pytestmark = pytest.mark.real

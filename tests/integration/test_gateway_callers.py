@@ -14,11 +14,11 @@ from contracts.routes import Route
 from decisions.attribution import is_failure
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
+from testbed import factories as f
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, running
 from tests.integration.test_gateway import put_route, telemetry
-from tests.kit import factories as f
 from tests.kit import hostile
-from tests.kit.gateway import Gateway, load_toy
-from tests.kit.servers import connection, running
 
 pytestmark = pytest.mark.real
 LIMITS = {

@@ -14,10 +14,10 @@ from contracts.routes import CanaryShare, Route
 from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from shared.storage.record_format import dump
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, running, wait_until
 from tests.integration.test_gateway import HELLO, put_route, telemetry
 from tests.kit.drills import drill
-from tests.kit.gateway import Gateway, load_toy
-from tests.kit.servers import connection, running, wait_until
 
 pytestmark = pytest.mark.real
 STAGING = {"x-slipway-environment": "staging"}

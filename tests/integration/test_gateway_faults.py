@@ -10,9 +10,9 @@ import pytest
 from contracts.routes import Route
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
+from testbed.gateway import Gateway, load_toy, order
+from testbed.servers import connection, running, wait_until
 from tests.integration.test_gateway import SWITCHES, put_route, telemetry
-from tests.kit.gateway import Gateway, load_toy, order
-from tests.kit.servers import connection, running, wait_until
 
 pytestmark = pytest.mark.real
 

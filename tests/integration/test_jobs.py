@@ -14,7 +14,7 @@ import pytest
 
 from shared.errors import Permanent, Transient
 from shared.runtime.jobs import ChildKilled, run_job
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 CHILD = "from shared.runtime.worker import job_main, report_progress\n"
 

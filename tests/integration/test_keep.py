@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shared.runtime.process import child_command, free_port
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """

@@ -11,7 +11,7 @@ import pytest
 from contracts.routes import Route
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket, Conflict
-from tests.kit.factories import MODEL, route
+from testbed.factories import MODEL, route
 
 WITHIN_S = 1.0
 

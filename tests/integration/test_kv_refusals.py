@@ -15,7 +15,7 @@ from shared.errors import Permanent, Transient, translate
 from shared.messaging.records import RecordStore
 from shared.storage.kv import Bucket
 from shared.storage.record_format import dump
-from tests.kit import factories as k
+from testbed import factories as k
 from tests.kit.records import MemoryPublisher
 
 KEY = k.MODEL

@@ -20,9 +20,9 @@ from contracts.vocabulary import ArtifactRef
 from shared.messaging.bus import publish_event
 from shared.runtime.process import memory_bytes
 from shared.storage.blobs import Store
+from testbed.models import tiny_base, tiny_full, tiny_lora
+from testbed.services import running_service, stored_facts, wait_for_fact
 from tests.kit.checkpoints import opened, put_base, put_folder
-from tests.kit.models import tiny_base, tiny_full, tiny_lora
-from tests.kit.services import running_service, stored_facts, wait_for_fact
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
 MODULE = "services.merger.main"

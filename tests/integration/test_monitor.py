@@ -19,8 +19,8 @@ from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.services import running_service, stored_facts, wait_for_fact
+from testbed import factories as k
+from testbed.services import running_service, stored_facts, wait_for_fact
 
 MODULE = "services.monitor.main"
 CLOCK = SystemClock()

@@ -13,8 +13,8 @@ from shared.messaging.provision import provision
 from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
+from testbed.services import stored_facts
 from tests.kit.conformance_records import RecordsConformance
-from tests.kit.services import stored_facts
 
 BUCKET = "releases"
 

@@ -20,11 +20,11 @@ from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.gateway import load_toy, order
-from tests.kit.servers import running
-from tests.kit.services import ServiceProcess, running_service, stored_facts, wait_for_fact
-from tests.kit.triton import TritonServer
+from testbed import factories as k
+from testbed.gateway import load_toy, order
+from testbed.servers import running
+from testbed.services import ServiceProcess, running_service, stored_facts, wait_for_fact
+from testbed.triton import TritonServer
 
 pytestmark = pytest.mark.real
 MODULE = "services.rollback_controller.main"

@@ -10,7 +10,8 @@ from services.rollback_controller.adapters.kv import KvDrills, KvRoutes
 from services.rollback_controller.adapters.triton import TritonProbe
 from shared.messaging.publishing import publish_event
 from shared.serving.inference import Channels
-from tests.kit import factories as f
+from testbed import factories as f
+from testbed.gateway import load_toy
 from tests.kit.conformance_rollback import (
     AlertsConformance,
     DrillsConformance,
@@ -18,7 +19,6 @@ from tests.kit.conformance_rollback import (
     RoutesConformance,
     TrafficConformance,
 )
-from tests.kit.gateway import load_toy
 
 pytestmark = pytest.mark.real
 MODEL = "toy"

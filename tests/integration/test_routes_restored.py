@@ -12,9 +12,9 @@ from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.known_routes import KnownRoutes
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from tests.kit.factories import MODEL, served
-from tests.kit.gateway import Gateway
-from tests.kit.servers import connection, running
+from testbed.factories import MODEL, served
+from testbed.gateway import Gateway
+from testbed.servers import connection, running
 
 V5, V6, V7 = (served(version, "bf16") for version in (5, 6, 7))
 BACKUP = Route(model=MODEL, epoch=9, active=V7, previous=V6, history=(V5,), cause_id="promoted")

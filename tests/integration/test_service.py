@@ -20,8 +20,8 @@ from contracts.services import EVENTS, durable_name
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.runtime.process import child_command, free_port
+from testbed.servers import wait_until
 from tests.integration.test_bus import facts, requested
-from tests.kit.servers import wait_until
 
 DURABLE = durable_name("quantiser", VariantRequested)
 

@@ -27,11 +27,11 @@ from shared.messaging.bus import publish_event
 from shared.runtime.settings import Connection, SourceSettings
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.sources import PREFIX, Sources, bring, describe_file
+from testbed.models import tiny_base, tiny_full, tiny_lora
+from testbed.services import environment, running_service, wait_for_fact
+from testbed.stack import DATA_HASH, POLICY
 from tests.kit.checkpoints import opened, put_base
 from tests.kit.hub import Mirror, running_mirror
-from tests.kit.models import tiny_base, tiny_full, tiny_lora
-from tests.kit.services import environment, running_service, wait_for_fact
-from tests.kit.stack import DATA_HASH, POLICY
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.timeout(300)]
 MIB = 1024 * 1024

@@ -26,8 +26,8 @@ from shared.messaging.provision import provision
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket
-from tests.kit import factories as k
-from tests.kit.services import stored_facts, wait_for_fact
+from testbed import factories as k
+from testbed.services import stored_facts, wait_for_fact
 from tests.kit.wiring import Unwired
 
 MONTH = timedelta(days=30)

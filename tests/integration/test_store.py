@@ -15,8 +15,8 @@ from contracts.vocabulary import ArtifactRef, digest_of
 from shared.errors import Permanent, Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key
+from testbed.servers import connection
 from tests.kit.s3_proxy import refuse, standing_before
-from tests.kit.servers import connection
 
 NOW = SystemClock().now
 

@@ -12,7 +12,7 @@ from contracts.services import DEADLETTER, EVENTS, INBOX, ORDERS, TELEMETRY, dur
 from shared.messaging import topology
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
-from tests.kit import factories
+from testbed import factories
 
 ADMISSION = durable_name("registry", CheckpointReady)
 

@@ -11,7 +11,7 @@ from contracts.services import EVENTS
 from shared.messaging import topology
 from shared.messaging.provision import provision
 from shared.runtime.process import free_port
-from tests.kit.servers import NatsServer, running
+from testbed.servers import NatsServer, running
 
 MEBIBYTE = 1024**2
 SMALL = dict.fromkeys(topology.LIMITS, MEBIBYTE)

@@ -20,9 +20,9 @@ from contracts.manifests import FolderManifest
 from contracts.services import INBOX
 from shared.messaging.events import parse_event
 from shared.storage.blobs import Store
+from testbed.factories import policy
+from testbed.models import tiny_base, tiny_lora
 from tests.kit.checkpoints import put_base
-from tests.kit.factories import policy
-from tests.kit.models import tiny_base, tiny_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 RUN = Run(

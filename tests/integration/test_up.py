@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shared.runtime.process import child_command
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 pytestmark = pytest.mark.real
 

@@ -15,7 +15,7 @@ from deploy.local.processes import Marks, Recorded
 from deploy.local.state import AlreadyUp, PartState, StateFolder, Table, new_description
 from shared.runtime import process
 from shared.runtime.process import child_command
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 OURS, THEIRS, STUBBORN = (f"stack-{uuid.uuid4().hex}" for _ in range(3))
 """Other tests on this machine look for marked processes, too, and end them."""

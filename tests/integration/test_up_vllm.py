@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from testbed.models import tiny_base
+from testbed.servers import wait_until
 from tests.integration.test_up import ENGINE, ROOT, Up, living
-from tests.kit.models import tiny_base
-from tests.kit.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm]
 

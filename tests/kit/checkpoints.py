@@ -9,7 +9,7 @@ from contracts.manifests import BaseManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import Store, manifest_key
-from tests.kit.factories import policy
+from testbed.factories import policy
 
 
 def put_folder(store: Store, folder: Path, prefix: str = "") -> ArtifactRef:

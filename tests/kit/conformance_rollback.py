@@ -8,7 +8,7 @@ import pytest
 from contracts.envelope import Event
 from contracts.facts import AlertRaised, AlertResolved, DeploymentChanged
 from shared.storage.kv import Conflict
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.drills import drill
 
 

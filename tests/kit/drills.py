@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from contracts.drills import Drill
 from contracts.facts import DrillFault
-from tests.kit.factories import target
+from testbed.factories import target
 
 NOW = datetime(2026, 3, 4, tzinfo=UTC)
 

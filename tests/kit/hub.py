@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import Route
 
 from shared.runtime.process import free_port
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 LARGE = ".safetensors"
 """Files in large-file storage: their bytes come from another host, without the credential."""

@@ -24,7 +24,7 @@ from shared.messaging.bus import publish_event
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store, manifest_key
 from shared.storage.kv import Bucket
-from tests.kit.servers import Server
+from testbed.servers import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY_FILES = {

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tests.kit.models import tiny_base, tiny_lora
-from tests.kit.stack import Stack
+from testbed.models import tiny_base, tiny_lora
+from testbed.stack import Stack
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ from importlib import metadata
 import pytest
 
 from shared.storage.blobs import Store
-from tests.kit.servers import running
+from testbed.servers import running
+from testbed.triton import TritonServer
 from tests.kit.serving import Fleet
-from tests.kit.triton import TritonServer
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from shared.messaging.bus import publish_event
 from shared.runtime.process import free_port
 from shared.serving.inference import Channels
 from shared.storage.blobs import Store
-from tests.kit.servers import Server, running
-from tests.kit.triton import TritonServer
+from testbed.servers import Server, running
+from testbed.triton import TritonServer
 from tests.unit.benchmarker.engine_conformance import TOKEN_NLL, EngineConformance
 from tests.unit.benchmarker.factories import served, staged, variant_manifest, window
 from tests.unit.benchmarker.reports_conformance import ReportsConformance

@@ -10,8 +10,8 @@ from contracts.facts import CheckpointMerged
 from contracts.manifests import MergedManifest
 from shared.messaging.bus import publish_event
 from shared.storage.blobs import Store
+from testbed.services import running_service, wait_for_fact
 from tests.kit.checkpoints import opened, put_base, put_folder
-from tests.kit.services import running_service, wait_for_fact
 
 pytestmark = [
     pytest.mark.real,

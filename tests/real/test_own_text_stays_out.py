@@ -8,7 +8,7 @@ from contracts.facts import Quality, QuantiseSettings
 from contracts.manifests import VariantManifest
 from services.quantiser.adapters.packaged_text import packaged_split
 from services.quantiser.ports import QuantisationResult
-from tests.kit.models import tiny_base
+from testbed.models import tiny_base
 from tests.real.test_quantise_worker import order, quantise_here
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]

@@ -12,7 +12,7 @@ from services.quantiser.adapters.awq_format import dequantise, load_awq, unpack
 from services.quantiser.adapters.evaluation import load_compressed
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
-from tests.kit.models import tiny_base, tiny_tokenizer
+from testbed.models import tiny_base, tiny_tokenizer
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 SETTINGS = QuantiseSettings(calibration_samples=3, calibration_tokens=96)

@@ -13,7 +13,7 @@ from contracts.facts import CALIBRATION_DEFAULTS, QuantiseSettings
 from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
-from tests.kit.models import tiny_base
+from testbed.models import tiny_base
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 ROOT = Path(__file__).resolve().parents[2]

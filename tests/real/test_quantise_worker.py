@@ -17,8 +17,8 @@ from services.quantiser.adapters.engine import WorkerEngine
 from services.quantiser.domain import HeldOutPlan, QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.ports import QuantisationJob
 from shared.errors import Permanent
-from tests.kit.models import edit_json, tiny_base, tiny_tokenizer
-from tests.kit.servers import wait_until
+from testbed.models import edit_json, tiny_base, tiny_tokenizer
+from testbed.servers import wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 DEFAULTS = QuantiserDefaults(held_out_windows=5, held_out_tokens=256, min_calibration_tokens=256)

@@ -16,7 +16,7 @@ from services.quantiser.adapters import evaluation, processor, quantise_worker
 from services.quantiser.domain import INSTRUCTION_SETS, QuantiserDefaults, plan_quantisation, read_shape
 from services.quantiser.domain.precision import WITH_BFLOAT16
 from services.quantiser.ports import QuantisationJob
-from tests.kit.models import tiny_base
+from testbed.models import tiny_base
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::UserWarning")]
 ROOT = Path(__file__).resolve().parents[2]

@@ -26,10 +26,10 @@ from shared.messaging.bus import publish_event
 from shared.messaging.topology import ACK_WAIT_S
 from shared.runtime.process import memory_bytes
 from shared.storage.blobs import Store
-from tests.kit import factories
-from tests.kit.models import tiny_base
-from tests.kit.quantiser import QuantiserService, request, stored_merged
-from tests.kit.servers import running, wait_until
+from testbed import factories
+from testbed.models import tiny_base
+from testbed.quantiser import QuantiserService, request, stored_merged
+from testbed.servers import running, wait_until
 
 pytestmark = [pytest.mark.real]
 

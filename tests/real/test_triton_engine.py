@@ -5,9 +5,9 @@ import pytest
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from shared.errors import SlipwayError
+from testbed.servers import running
+from testbed.triton import TritonServer
 from tests.kit.conformance_serving import DIGEST, NAME, EngineConformance
-from tests.kit.servers import running
-from tests.kit.triton import TritonServer
 
 pytestmark = pytest.mark.real
 

@@ -19,7 +19,7 @@ from shared.errors import Transient
 from shared.messaging.provision import provision
 from shared.serving.inference import Channels, generate
 from shared.storage.blobs import blob_key
-from tests.kit.servers import running
+from testbed.servers import running
 from tests.kit.serving import ServerManager
 
 pytestmark = [pytest.mark.real]

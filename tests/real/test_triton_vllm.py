@@ -15,11 +15,11 @@ from services.quantiser.adapters.evaluation import load_reference, measure_quali
 from shared.errors import Permanent, Transient
 from shared.serving.inference import Channels, Deadlines, generate
 from shared.storage.blobs import Store
+from testbed.gateway import Gateway
+from testbed.models import tiny_base
+from testbed.servers import connection, running, wait_until
 from tests.integration.test_gateway import telemetry
 from tests.kit import hostile
-from tests.kit.gateway import Gateway
-from tests.kit.models import tiny_base
-from tests.kit.servers import connection, running, wait_until
 from tests.kit.serving import Fleet, ServerManager
 from tests.unit.benchmarker.factories import served
 

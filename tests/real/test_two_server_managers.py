@@ -8,8 +8,8 @@ import pytest
 
 from services.server_manager.domain.records import Leader
 from shared.storage.kv import Bucket
+from testbed.servers import connection, running
 from tests.kit.relay import relaying
-from tests.kit.servers import connection, running
 from tests.kit.serving import ServerManager
 
 pytestmark = [pytest.mark.real]

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.kit.triton import ENGINE, ROOT
+from testbed.triton import ENGINE, ROOT
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm]
 PLUGINS = ROOT / "deploy" / "backends" / "slipway" / "plugins"

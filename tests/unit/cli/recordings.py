@@ -8,7 +8,7 @@ from contracts.facts.watch import Window
 from contracts.policy import Trigger
 from contracts.routes import CanaryShare, Route, ServedTarget
 from services.monitor.domain import sketch
-from tests.kit.factories import after, event, fact, policy, served, target
+from testbed.factories import after, event, fact, policy, served, target
 
 V1, V2, V3 = (target(number, "bf16") for number in (1, 2, 3))
 MINUTE = 60.0

@@ -9,7 +9,7 @@ from clients.cli.event_log import EventFilter, LoggedEvent, streams_of
 from clients.cli.views.alert import COLUMNS, alert_event_line, as_data, blocks, fold, row
 from contracts import facts as f
 from contracts.services import EVENTS, stream_subjects
-from tests.kit.factories import after, event, fact, ref, target
+from testbed.factories import after, event, fact, ref, target
 
 RAISED, UPDATED, RESOLVED = f.AlertRaised, f.AlertUpdated, f.AlertResolved
 

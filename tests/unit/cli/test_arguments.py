@@ -18,7 +18,7 @@ from clients.cli.version_records import FINGERPRINT, parse_version
 from clients.cli.views.projection import join, project
 from contracts import facts as f
 from contracts.vocabulary import Variant
-from tests.kit.factories import digest, fact
+from testbed.factories import digest, fact
 from tests.unit.cli.test_release_view import RELEASE, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"

@@ -9,7 +9,7 @@ from contracts import facts as f
 from contracts.manifests import VariantManifest
 from contracts.policy import QualityGate
 from contracts.vocabulary import canonical_json
-from tests.kit.factories import MODEL, after, event, fact, policy, quality, ref, registered, target
+from testbed.factories import MODEL, after, event, fact, policy, quality, ref, registered, target
 
 RELEASE = "r-0123456789abcdef-1"
 VARIANTS = ("bf16", "int8", "gptq-int4", "awq-int4")

@@ -5,7 +5,7 @@ from clients.cli.commands.quarantine import explain, pick_quarantined
 from clients.cli.output import Exit, Refused
 from contracts import facts as f
 from contracts.drills import Drill
-from tests.kit.factories import after, event, fact, route, target
+from testbed.factories import after, event, fact, route, target
 
 
 def a_drill(**changes):

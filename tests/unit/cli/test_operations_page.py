@@ -12,7 +12,7 @@ from clients.cli.main import app
 from clients.cli.output import EXIT_CODES
 from contracts import facts as f
 from contracts.services import EVENTS, stream_of
-from tests.kit.factories import event
+from testbed.factories import event
 from tests.kit.wiring import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()

@@ -10,7 +10,7 @@ from contracts import facts as f
 from contracts.codes import ADVICE
 from decisions.orders import ORDER_AGE
 from shared.runtime.clock import SystemClock
-from tests.kit.factories import fact
+from testbed.factories import fact
 
 
 def test_an_order_is_valid_for_15_minutes_by_default():

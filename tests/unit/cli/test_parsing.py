@@ -17,7 +17,7 @@ from clients.cli.parsing import (
     target_of,
 )
 from contracts.facts import DrillFault
-from tests.kit.factories import after, target
+from testbed.factories import after, target
 
 
 @pytest.mark.parametrize("text", ["support-bot.v7.int8", "a.v0.bf16", "a-b-2.v12.gptq-int4"])

@@ -6,7 +6,7 @@ from clients.cli.views.projection import advance, join, latest, project
 from clients.cli.views.release import STEPS
 from contracts import facts as f
 from contracts.policy import Promotion
-from tests.kit.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
+from testbed.factories import MODEL, after, event, fact, policy, registered, route, served, staging_request
 
 RELEASE = "r-0123456789abcdef-1"
 READY_ID = "ready-1"

@@ -8,7 +8,7 @@ from clients.cli.views.render import as_data, bar, duration, event_line, plain_b
 from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
-from tests.kit.factories import after, event
+from testbed.factories import after, event
 from tests.unit.cli.test_release_view import THREE, logged, only, opened, progressed, ready, whole_release
 
 

@@ -10,7 +10,7 @@ from clients.cli.replay.engine import replay
 from clients.cli.replay.spread import spread
 from contracts import facts as f
 from contracts.policy import Trigger
-from tests.kit.factories import after, event, fact, policy, target
+from testbed.factories import after, event, fact, policy, target
 from tests.kit.records import event_id
 from tests.unit.cli.recordings import changed, on_trial
 from tests.unit.monitor import factories as m

@@ -8,7 +8,7 @@ from clients.cli.replay.compare import COLUMNS, as_data, match, read_recorded, r
 from clients.cli.replay.engine import replay
 from contracts import facts as f
 from contracts.policy import Trigger
-from tests.kit.factories import after, event, fact
+from testbed.factories import after, event, fact
 from tests.unit.cli.recordings import ERRORS, SLOW, V1, V2, changed, minutes
 
 LONG_AGO = after(-86_400)

@@ -9,7 +9,7 @@ from decisions.triggers import observe
 from services.monitor.domain import sketch
 from services.monitor.domain.record import TargetState
 from services.monitor.domain.windows import Windowing, add_to_windows, close_windows
-from tests.kit.factories import after, inference, target
+from testbed.factories import after, inference, target
 from tests.unit.cli.recordings import ERRORS, SLOW, window
 
 

@@ -13,7 +13,7 @@ from decisions.rollback import Guard
 from decisions.triggers import detector_alpha, limit_of
 from services.monitor.domain.monitoring import Cause, Rules, add_policy, add_records, assess, follow_route
 from services.monitor.domain.record import MonitorState
-from tests.kit.factories import after, event, inference, policy
+from testbed.factories import after, event, inference, policy
 from tests.unit.cli.recordings import (
     ERRORS,
     MINUTE,

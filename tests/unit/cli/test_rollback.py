@@ -13,7 +13,7 @@ from contracts import facts as f
 from contracts.codes import ADVICE
 from contracts.routes import CanaryShare
 from decisions.orders import assess_epoch
-from tests.kit.factories import after, event, fact, route, served, target
+from testbed.factories import after, event, fact, route, served, target
 
 
 def test_a_plan_has_the_effect_of_an_order():

@@ -13,7 +13,7 @@ from decisions.release_plan import PlannedStep
 from services.registry.domain.deadlines import awaited_step
 from services.registry.domain.record import Input, ManifestWritten, TurnGranted
 from services.registry.domain.releases import decide, open_release
-from tests.kit import factories
+from testbed import factories
 from tests.kit import fakes_registry as k
 
 OLD = k.target("int8", 9)

@@ -15,7 +15,7 @@ from contracts.services import FROM_OUTSIDE
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
 from shared.messaging.events import parse_event
-from tests.kit import factories
+from testbed import factories
 
 READY = factories.fact(f.CheckpointReady)
 

@@ -21,7 +21,7 @@ from contracts.vocabulary import (
     digest_of,
     digest_of_json,
 )
-from tests.kit import factories
+from testbed import factories
 
 NAME = TypeAdapter(ModelName)
 json_values = st.recursive(

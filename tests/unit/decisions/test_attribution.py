@@ -12,7 +12,7 @@ from decisions.attribution import ATTRIBUTION, ErrorKind, as_error_kind, attribu
 from decisions.hard_failures import count_runs
 from decisions.triggers import observe
 from services.gateway.domain.errors import UPSTREAM_STATUS
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.monitor import factories as m
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions.orders import CLOCK_SKEW, LONGEST_ORDER, ORDER_AGE, assess_epoch, assess_expiry, epoch_in_reason, expiry
-from tests.kit import factories as f
+from testbed import factories as f
 
 seconds = st.integers(min_value=-40 * 86_400, max_value=40 * 86_400)
 maybe = st.none() | st.integers(min_value=-40 * 86_400, max_value=400 * 86_400)

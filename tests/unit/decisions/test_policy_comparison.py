@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contracts.policy import Canary, Deadlines, LoadProfile, MetricGate, Promotion, QualityGate, ReleasePolicy, Trigger
 from decisions.policy_comparison import weaknesses
-from tests.kit.factories import policy, trigger
+from testbed.factories import policy, trigger
 
 FIRST = {"metric": "ttft_ms", "statistic": "p95"}
 

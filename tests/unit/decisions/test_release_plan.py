@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from contracts.policy import Canary, Promotion
 from decisions.release_plan import PlannedStep, needs_rehearsal, next_step, plan_release, traffic_shares, with_earlier
-from tests.kit import factories as f
+from testbed import factories as f
 
 ALWAYS = ["merge", "quantise", "register", "queue", "stage", "benchmark"]
 

@@ -10,7 +10,7 @@ from contracts.drills import Drill, drill_key
 from contracts.facts import DrillFault
 from decisions.drills import is_in_progress
 from decisions.rollback import Guard, Hold, PastRollback, RollBack, decide_rollback
-from tests.kit import factories as f
+from testbed import factories as f
 
 
 @pytest.mark.parametrize("trigger", [None, f.trigger(action="manual")])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts.routes import Route
 from decisions.route_edits import HISTORY_KEPT, AlreadyApplied, Changed, Refused, lift_quarantine, promote, roll_back
-from tests.kit.factories import MODEL, route, served, target
+from testbed.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
 

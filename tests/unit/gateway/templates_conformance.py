@@ -3,7 +3,7 @@
 import pytest
 
 from services.gateway.ports import MessagesRejected, TemplateFailed
-from tests.kit.factories import CHATML
+from testbed.factories import CHATML
 
 MESSAGES = [{"role": "user", "content": "Hi <b>"}]
 

@@ -7,7 +7,7 @@ import pytest
 
 from contracts.routes import CanaryShare, Route
 from shared.errors import Permanent, Transient
-from tests.kit.factories import MODEL, route, served
+from testbed.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import World, only_active
 

@@ -9,8 +9,8 @@ from contracts.routes import CanaryShare, Route
 from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
 from shared.errors import Permanent, Transient
+from testbed.factories import MODEL, route, served, target
 from tests.kit.drills import drill
-from tests.kit.factories import MODEL, route, served, target
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import STAGING, World, only_active
 

@@ -10,7 +10,7 @@ from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
 from shared.errors import Transient
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import World, only_active
 

@@ -7,7 +7,7 @@ import pytest
 from decisions.triggers import observe
 from services.gateway.cross_checks import MAX_CONCURRENT, REQUEST_ID, CrossChecks, FailedRequest
 from shared.errors import Permanent, Transient
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.gateway.fakes import SLOW, FakeEngine, StepClock
 from tests.unit.gateway.world import World, only_active
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from services.gateway.drill_table import DrillTable
+from testbed.factories import MODEL, target
 from tests.kit.drills import NOW, drill
-from tests.kit.factories import MODEL, target
 from tests.unit.gateway.fakes import StepClock
 
 KEY = f"production.{MODEL}"

@@ -10,8 +10,8 @@ from contracts.drills import LONGEST
 from decisions.triggers import REPETITIVE
 from services.gateway.domain import drills, features
 from services.gateway.domain.drills import DrillEffect
+from testbed.factories import target
 from tests.kit.drills import NOW, drill
-from tests.kit.factories import target
 
 IDS = [f"request-{number}" for number in range(4000)]
 SOON_S = 1000.0

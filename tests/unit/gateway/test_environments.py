@@ -8,7 +8,7 @@ from contracts.routes import Route
 from services.gateway.domain.environments import read_environment
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.route_table import RouteTable
-from tests.kit.factories import MODEL, route, served
+from testbed.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import STAGING, World, only_active
 

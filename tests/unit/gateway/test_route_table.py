@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from services.gateway.adapters.route_file import RouteFile
 from services.gateway.route_table import RouteTable
-from tests.kit.factories import MODEL, route
+from testbed.factories import MODEL, route
 
 
 @given(st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=12))

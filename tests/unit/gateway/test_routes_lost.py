@@ -6,7 +6,7 @@ from contracts.routes import CanaryShare, Route
 from decisions.route_edits import lift_quarantine, promote, roll_back
 from services.gateway.route_table import SETTLE_S, RouteTable
 from shared.storage.kv import Snapshot
-from tests.kit.factories import MODEL, served
+from testbed.factories import MODEL, served
 from tests.unit.gateway.fakes import StepClock
 from tests.unit.gateway.world import World
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from contracts.routes import CanaryShare, Route
 from services.gateway.domain import routing
 from services.gateway.domain.routing import RequestedModel
-from tests.kit.factories import MODEL, route, served, target
+from testbed.factories import MODEL, route, served, target
 
 KEYS = [f"user-{number}" for number in range(4000)]
 weights = st.floats(min_value=0.0, max_value=0.99)

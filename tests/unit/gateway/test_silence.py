@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import Transient
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.gateway.fakes import FakeEngine
 from tests.unit.gateway.world import World
 

@@ -6,7 +6,7 @@ import pytest
 
 from services.gateway.telemetry import Recorder
 from shared.errors import Transient
-from tests.kit.factories import inference, target
+from testbed.factories import inference, target
 from tests.unit.gateway.fakes import FakeSink
 
 

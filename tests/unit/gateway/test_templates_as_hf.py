@@ -5,7 +5,7 @@ import json
 import pytest
 
 from shared.serving.chat_template_worker import answer
-from tests.kit.factories import CHATML
+from testbed.factories import CHATML
 
 LLAMA = (
     "{{- bos_token }}\n{%- set date = strftime_now('%Y') %}\n{%- for message in messages %}\n"

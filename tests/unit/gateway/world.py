@@ -11,7 +11,7 @@ from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
-from tests.kit.factories import MODEL, route, served
+from testbed.factories import MODEL, route, served
 from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InProcessTemplates, StepClock
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}

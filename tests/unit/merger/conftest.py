@@ -10,7 +10,7 @@ from contracts.facts import BaseModelRef, Parity
 from contracts.manifests import FileEntry
 from services.merger.ports import Folder, MergeJob
 from shared.storage.blobs import Store
-from tests.kit.servers import S3Server, connection, running
+from testbed.servers import S3Server, connection, running
 
 DIGEST = "sha256:" + "0" * 64
 BASE_REF = BaseModelRef(name="acme/tiny-llama", revision="1", uri="s3://slipway/bases/x", digest=DIGEST)
@@ -19,7 +19,7 @@ BASE_REF = BaseModelRef(name="acme/tiny-llama", revision="1", uri="s3://slipway/
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """Folders that no test may change."""
-    from tests.kit.models import tiny_base, tiny_full, tiny_gpt2, tiny_lora, tiny_qwen2
+    from testbed.models import tiny_base, tiny_full, tiny_gpt2, tiny_lora, tiny_qwen2
 
     root = tmp_path_factory.mktemp("models")
     base = tiny_base(root / "base")

@@ -14,8 +14,8 @@ from contracts.vocabulary import ArtifactRef
 from services.merger.app import Merger
 from services.merger.ports import Folder, MergeResult, Rendering
 from shared.errors import Permanent
+from testbed.factories import base
 from tests.kit.checkpoints import opened
-from tests.kit.factories import base
 
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64

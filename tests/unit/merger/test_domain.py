@@ -9,7 +9,7 @@ from contracts.facts import Parity, Weights
 from contracts.manifests import FileEntry
 from contracts.vocabulary import ArtifactRef
 from services.merger import domain
-from tests.kit.factories import base, weights
+from testbed.factories import base, weights
 
 LIMITS = domain.ParityLimits()
 DIGEST = "sha256:" + "a" * 64

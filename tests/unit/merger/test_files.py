@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from services.merger.adapters import tensors, torch_checks
 from shared.errors import Permanent
-from tests.kit.models import edit_json, tiny_base, tiny_lora
+from testbed.models import edit_json, tiny_base, tiny_lora
 from tests.unit.merger.test_merge import assert_same_bits, load_all, peft_merge
 from tests.unit.merger.test_rejections import WEIGHTS, edit_weights
 

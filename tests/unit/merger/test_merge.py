@@ -27,7 +27,7 @@ from services.merger.adapters import (
 from services.merger.adapters.streaming import SAVED
 from shared.errors import Permanent
 from shared.storage.blobs import blob_key
-from tests.kit.models import ATTENTION, CHAT_TEMPLATE, edit_json, tiny_base, tiny_full, tiny_lora
+from testbed.models import ATTENTION, CHAT_TEMPLATE, edit_json, tiny_base, tiny_full, tiny_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

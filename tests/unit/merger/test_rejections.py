@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from shared.errors import Permanent
-from tests.kit.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
+from testbed.models import ATTENTION, edit_json, tiny_base, tiny_full, tiny_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 WEIGHTS = "adapter_model.safetensors"

@@ -10,7 +10,7 @@ from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.monitoring import Cause, Rules
 from services.monitor.domain.record import MonitorState
-from tests.kit import factories as f
+from testbed import factories as f
 
 _numbers = itertools.count()
 RULES = Rules()

@@ -8,7 +8,7 @@ from contracts.facts import AlertRaised, AlertResolved
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.clocks import BATCHES, FORGOTTEN, find_wrong_clocks, note_clock
 from services.monitor.domain.monitoring import Cause, Sender
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.monitor import factories as m
 
 HOUR = 3600.0

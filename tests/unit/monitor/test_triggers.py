@@ -8,7 +8,7 @@ from contracts.facts.watch import Features
 from decisions import triggers as meaning
 from decisions.hard_failures import count_runs
 from services.monitor.domain import sketch
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.monitor import factories as m
 
 LATE = f.trigger(metric="ttft_ms", threshold=800)

@@ -9,7 +9,7 @@ from contracts.facts.watch import Features
 from contracts.policy import Canary
 from services.monitor.domain import monitoring as watching
 from services.monitor.domain.record import MonitorState
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.monitor import factories as m
 
 ACTIVE = str(f.target(7))

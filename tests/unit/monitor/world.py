@@ -13,7 +13,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.settings import Connection
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.records import MemoryPublisher, MemoryRecords
 from tests.kit.wiring import Unwired
 

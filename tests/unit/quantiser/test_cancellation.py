@@ -7,7 +7,7 @@ import pytest
 
 from contracts.facts import ReleaseFinished
 from services.quantiser import cancellation
-from tests.kit import factories
+from testbed import factories
 
 
 class Release:

@@ -17,7 +17,7 @@ from services.quantiser.domain import (
     plan_quantisation,
     read_shape,
 )
-from tests.kit import factories
+from testbed import factories
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"],

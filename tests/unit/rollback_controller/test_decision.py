@@ -13,7 +13,7 @@ from decisions.rollback import Guard
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
 from services.rollback_controller.domain.record import RollbackState, rollback_id
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.soak import often
 
 RULES = Rules()

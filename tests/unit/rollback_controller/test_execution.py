@@ -7,7 +7,7 @@ from contracts.envelope import derived_id
 from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import RollbackState, rollback_id
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.rollback_controller.test_decision import alert, route, said, state, take
 
 RULES = Rules(verify_requests=4, verify_s=30)

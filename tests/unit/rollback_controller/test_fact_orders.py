@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from contracts import facts as cf
 from decisions.route_edits import Changed, promote
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.fake_bus import Message
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.conformance_rollback import (
     AlertsConformance,
     DrillsConformance,

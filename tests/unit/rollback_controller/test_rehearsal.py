@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual, virtual_time
 from tests.unit.rollback_controller.world import RESTART_S, World

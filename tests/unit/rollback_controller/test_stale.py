@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from contracts import facts as cf
 from services.rollback_controller.domain import decision
 from services.rollback_controller.domain.decision import Cause, VoidOrder
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.unit.rollback_controller.test_decision import RULES, alert, route, said, state, switch, take
 
 MONTH_S = 30 * 86_400

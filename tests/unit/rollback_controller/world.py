@@ -15,7 +15,7 @@ from services.rollback_controller.states import RollbackStates
 from shared.messaging.records import RecordStore
 from shared.runtime.sweeper import Sweeper
 from shared.storage.record_format import parse
-from tests.kit import factories as f
+from testbed import factories as f
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
 from tests.kit.fakes_rollback import FakeDrills, FakeLog, FakeProbe, FakeRoutes, FakeTraffic
 from tests.kit.records import MemoryBucket, MemoryRecords

@@ -11,7 +11,7 @@ from contracts.facts import FACTS, CheckpointReady, VariantRequested
 from contracts.vocabulary import canonical_json
 from shared.errors import Permanent
 from shared.messaging.events import model_in, parse_event
-from tests.kit import factories
+from testbed import factories
 
 SUBJECT = f"{CheckpointReady.TYPE}.support-bot"
 GOOD = plain(factories.event(CheckpointReady))

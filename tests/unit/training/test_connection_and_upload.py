@@ -6,7 +6,7 @@ from clients.training import Connection, PublishError, Run
 from clients.training.publish import envelope
 from clients.training.upload import checkpoint_files
 from contracts.facts import CheckpointReady
-from tests.kit import factories
+from testbed import factories
 
 
 def ready(**changes):

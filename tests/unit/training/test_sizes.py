@@ -7,7 +7,7 @@ import pytest
 from clients.training import Connection, PublishError, Run, publish_checkpoint_async
 from contracts.codes import ADVICE
 from contracts.facts import Weights
-from tests.kit import factories
+from testbed import factories
 
 NOWHERE = Connection(nats_url="nats://127.0.0.1:1", s3_endpoint="127.0.0.1:1", s3_access_key="a", s3_secret_key="b")
 RUN = Run(run_id="run-1", data_hash="sha256:" + "a" * 64)

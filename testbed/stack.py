@@ -20,10 +20,10 @@ from contracts.envelope import plain
 from contracts.manifests import FileEntry
 from shared.runtime.process import child_command
 from shared.storage.blobs import Store
-from tests.kit.servers import wait_until
+from testbed.servers import wait_until
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 READY_S = 150.0
 DATA_HASH = "sha256:" + "d" * 64
 POLICY = {

@@ -10,10 +10,10 @@ import httpx
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
-from tests.kit import factories
-from tests.kit.servers import Server
+from testbed import factories
+from testbed.servers import Server
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Gateway(Server):

@@ -15,11 +15,11 @@ from contracts.facts import MergeMethod, QuantiseSettings, VariantRequested
 from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef, digest_of
 from shared.storage.blobs import Store, manifest_key
-from tests.kit import factories
-from tests.kit.servers import Server
+from testbed import factories
+from testbed.servers import Server
 
 SETTINGS = QuantiseSettings(calibration_samples=4, calibration_tokens=128)
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class QuantiserService(Server):

@@ -10,9 +10,9 @@ import psutil
 
 from deploy.local import triton
 from shared.runtime.process import free_port
-from tests.kit.servers import Server, accepts, wait_until
+from testbed.servers import Server, accepts, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 ENGINE = ROOT / ".venv-engine"
 
 
