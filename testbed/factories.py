@@ -1,4 +1,4 @@
-"""Facts, events and routes for tests: whole and plausible by default, changed by keyword where a test cares."""
+"""Facts, events and routes: complete and plausible by default, changed by keyword where the caller needs it."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -27,7 +27,7 @@ SOURCES = {
 
 
 def after(seconds: float) -> datetime:
-    """Return an instant so many seconds after the story starts."""
+    """Return the time so many seconds after START."""
     return START + timedelta(seconds=seconds)
 
 
@@ -36,9 +36,9 @@ def digest(word: str) -> str:
 
 
 def ref(word: str, kind: str = "manifests/merged", size_bytes: int = 4096) -> ArtifactRef:
-    found = digest(word)
-    uri = f"s3://slipway/{kind}/{found.removeprefix('sha256:')}.json"
-    return ArtifactRef(uri=uri, digest=found, size_bytes=size_bytes)
+    content = digest(word)
+    uri = f"s3://slipway/{kind}/{content.removeprefix('sha256:')}.json"
+    return ArtifactRef(uri=uri, digest=content, size_bytes=size_bytes)
 
 
 def target(version: int = 7, variant: str = "int8", model: str = MODEL) -> Target:
@@ -46,8 +46,8 @@ def target(version: int = 7, variant: str = "int8", model: str = MODEL) -> Targe
 
 
 def deployable(version: int = 7, variant: str = "int8", model: str = MODEL) -> Deployable:
-    one = target(version, variant, model)
-    return Deployable(target=one, manifest=ref(str(one), "manifests/variant"), weights_bytes=165_000_000)
+    named = target(version, variant, model)
+    return Deployable(target=named, manifest=ref(str(named), "manifests/variant"), weights_bytes=165_000_000)
 
 
 def served(version: int = 7, variant: str = "int8", model: str = MODEL, **changes) -> ServedTarget:
@@ -543,19 +543,19 @@ DEFAULTS: dict[type[f.Fact], dict] = {
 
 
 def fact(kind: type[f.Fact], **changes) -> f.Fact:
-    """Make a fact with every field set, some as asked for."""
+    """Return a fact with every field set, some by keyword."""
     known = {name: value for name, value in DEFAULTS[kind].items() if name in kind.model_fields}
     return kind(**(known | changes))
 
 
 def event(data: f.Fact | type[f.Fact], **changes) -> Event:
-    """Wrap a fact, or the default one of its kind, in an envelope with every attribute set."""
-    one = data if isinstance(data, f.Fact) else fact(data)
-    name = one.TYPE.split(".")[1]
+    """Return an event with every attribute set that carries a fact, or the default fact of a kind."""
+    content = data if isinstance(data, f.Fact) else fact(data)
+    name = content.TYPE.split(".")[1]
     envelope = {
-        "id": f"{one.TYPE.removeprefix('slipway.')}-1",
+        "id": f"{content.TYPE.removeprefix('slipway.')}-1",
         "source": SOURCES.get(name, "/slipway/registry"),
-        "type": one.TYPE,
+        "type": content.TYPE,
         "subject": MODEL,
         "time": START,
         "correlationid": RELEASE,
@@ -563,4 +563,4 @@ def event(data: f.Fact | type[f.Fact], **changes) -> Event:
         "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         "environment": "production",
     }
-    return Event[type(one)](**(envelope | changes), data=one)
+    return Event[type(content)](**(envelope | changes), data=content)

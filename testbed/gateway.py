@@ -41,7 +41,7 @@ class Gateway(Server):
         return self.get("/readyz") is not None
 
     def get(self, path: str) -> httpx.Response | None:
-        """Get a path; None unless it answers 200."""
+        """Return the response of a path, or None unless it is 200."""
         try:
             answer = httpx.get(self.base_url + path, timeout=5, follow_redirects=True)
         except httpx.HTTPError:
@@ -49,14 +49,14 @@ class Gateway(Server):
         return answer if answer.status_code == 200 else None
 
     def metric(self, line: str) -> float:
-        """Return a metric by its name and labels, as they stand in the exposition."""
+        """Return a metric by its name and labels, written as in the exposition."""
         text = self.get("/metrics/").text
-        found = [one.rsplit(" ", 1)[1] for one in text.splitlines() if one.rsplit(" ", 1)[0] == line]
-        return float(found[0]) if found else 0.0
+        samples = dict(sample.rsplit(" ", 1) for sample in text.splitlines())
+        return float(samples.get(line, 0.0))
 
 
 def load_toy(triton, model: str, version: int, **toy: str) -> ServedTarget:
-    """Load a toy model into Triton, started again should it have died, and give it as a served target."""
+    """Load a toy model into Triton, which is started again if it has died, and return it as a served target."""
     triton.revive()
     target = Target(model=model, version=version, variant="bf16")
     weights = triton.folder / "weights" / target.triton_name

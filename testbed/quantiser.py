@@ -1,4 +1,4 @@
-"""The quantiser as a process of its own, and what it is asked for."""
+"""The quantiser as a process of its own, and requests to it."""
 
 import contextlib
 import os
@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class QuantiserService(Server):
-    """`python -m services.quantiser.main` with its environment; `stub`: its children compute nothing."""
+    """`python -m services.quantiser.main` with its environment; `module`: another program in its place."""
 
     name = "quantiser"
 
-    def __init__(self, folder: Path, connection, *, stub: bool = False, **variables) -> None:
+    def __init__(self, folder: Path, connection, *, module: str = "services.quantiser.main", **variables) -> None:
         super().__init__(folder)
-        self.module = "tests.kit.stubs.quantiser" if stub else "services.quantiser.main"
+        self.module = module
         self.port = connection.http_port
         self.variables = {
             "SLIPWAY_NATS_URL": connection.nats_url,
@@ -56,16 +56,16 @@ class QuantiserService(Server):
         return False
 
     def workers(self) -> list[psutil.Process]:
-        """Return the quantising child processes at work; one that is still being launched has no limits yet."""
+        """Return the child processes that quantise, without those still being launched, whose limits are not set."""
         with contextlib.suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            lines = [(one, " ".join(one.cmdline())) for one in children]
-            return [one for one, line in lines if "quantise_worker" in line and "launch.py" not in line]
+            lines = [(child, " ".join(child.cmdline())) for child in children]
+            return [child for child, line in lines if "quantise_worker" in line and "launch.py" not in line]
         return []
 
 
 def stored_merged(store: Store, model: Path) -> ArtifactRef:
-    """Put a model's folder into the store as the merger does, and give its ref."""
+    """Put a model's folder into the store as the merger does, and return its reference."""
     folder = store.put_folder(model)
     weights = sum(file.size_bytes for file in folder.files if file.path.endswith(".safetensors"))
     manifest = MergedManifest(

@@ -1,4 +1,4 @@
-"""Real servers for tests: NATS with JetStream and an S3 server, on free loopback ports, killable and restartable."""
+"""Real servers: NATS with JetStream and an S3 server, on free loopback ports, killable and restartable."""
 
 import contextlib
 import os
@@ -19,12 +19,12 @@ BIN = Path(sys.executable).parent
 
 
 def wait_until(condition, *, timeout_s: float = 30.0, what: str = "the condition"):
-    """Poll a condition until it gives something truthy; fail when it does not in time."""
+    """Return the first true result of a condition that is polled; fail if there is none in time."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            if found := condition():
-                return found
+            if result := condition():
+                return result
         time.sleep(0.05)
     raise AssertionError(f"{what} did not come true within {timeout_s} s")
 
@@ -76,12 +76,12 @@ class Server:
             self.kill()
 
     def discard(self) -> None:
-        """End it for good, as its kind ends fastest."""
+        """End the process in the fastest way; it is not started again."""
         self.stop()
 
 
 class Throwaway(Server):
-    """A server whose data nobody needs once the test is over: it is killed, not asked to end."""
+    """A server whose data is not needed afterwards: it is killed, not asked to end."""
 
     def discard(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -158,19 +158,19 @@ class S3Server(Throwaway):
         )
         try:
             return client.bucket_exists(bucket_name="slipway")
-        except Exception:  # noqa: BLE001 - not ready yet, whatever it says
+        except Exception:  # noqa: BLE001 - any error means: not ready yet
             return False
 
 
 def _distinct_ports(count: int) -> list[int]:
-    found: set[int] = set()
-    while len(found) < count:
-        found.add(free_port())
-    return sorted(found)
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return sorted(ports)
 
 
 def connection(nats: NatsServer | None, s3: S3Server | None, folder: Path, **more) -> Connection:
-    """Return the settings that a service would get from its environment."""
+    """Return the settings that a service reads from its environment."""
     settings = {"state_dir": folder, "http_port": free_port(), **more}
     if nats is not None:
         settings["nats_url"] = nats.url

@@ -1,4 +1,4 @@
-"""Runs a service as its own process, as in production, and waits for what it says."""
+"""A service as a process of its own, as in production, and the facts that it publishes."""
 
 import asyncio
 import contextlib
@@ -77,7 +77,7 @@ def running_service(module: str, connection: Connection, **more: str) -> Iterato
 
 
 async def stored_facts(js, fact: type[Fact], model: str = "*") -> list[Event]:
-    """Read every stored fact of a type."""
+    """Return every stored fact of a type."""
     stream = stream_of(fact)
     subject = f"{fact.TYPE}.{model}"
     state = (await js.stream_info(stream, subjects_filter=subject)).state
@@ -95,8 +95,8 @@ async def stored_facts(js, fact: type[Fact], model: str = "*") -> list[Event]:
 async def wait_for_fact(
     js, fact: type[Fact], *, model: str = "*", count: int = 1, timeout_s: float = 90.0
 ) -> list[Event]:
-    """Wait until so many facts of a type are stored, and give them."""
+    """Return the stored facts of a type once there are so many."""
     async with asyncio.timeout(timeout_s):
-        while len(found := await stored_facts(js, fact, model)) < count:
+        while len(stored := await stored_facts(js, fact, model)) < count:
             await asyncio.sleep(0.1)
-    return found
+    return stored

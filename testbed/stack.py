@@ -1,4 +1,4 @@
-"""The whole embedded stack as a person starts it, for tests that need every part at once."""
+"""The whole embedded stack as a user starts it, where every part is needed at once."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ POLICY = {
 
 
 class Stack:
-    """A `slipway up` in the background of a test, with the commands that a person has."""
+    """`slipway up` in the background, with the commands of a user."""
 
     def __init__(self, state: Path, *arguments: str, engine: str = "toy", **environment: str) -> None:
         self.state = state
@@ -79,17 +79,17 @@ class Stack:
         return Store(find_stack(self.state).connection)
 
     def check_artifacts(self) -> int:
-        """Verify every file that a committed manifest names; give how many there were."""
+        """Verify every file that a committed manifest names; return their number."""
         store, checked = self.store, 0
         for key in store.keys("manifests/"):
             manifest = json.loads(store.find(key) or b"{}")
             files = [FileEntry.model_validate(plain) for plain in manifest.get("files", [])]
-            with tempfile.TemporaryDirectory() as room:
-                store.fetch_files(files, Path(room))  # refuses what is not whole
+            with tempfile.TemporaryDirectory() as scratch:
+                store.fetch_files(files, Path(scratch))  # raises for a file that is not intact
             checked += len(files)
         return checked
 
-    # -- what a person sees and does ----------------------------------------------------------------------------------
+    # -- what a user sees and does ------------------------------------------------------------------------------------
 
     def table(self) -> dict[str, Any]:
         return json.loads((self.state / "parts.json").read_text())
@@ -98,13 +98,13 @@ class Stack:
         return next(part for part in self.table()["parts"] if part["name"] == name)
 
     def kill(self, name: str) -> None:
-        """kill -9 one part, and wait until the supervisor has it back."""
+        """kill -9 one part, and wait until the supervisor has started it again."""
         before = self.part(name)
         os.kill(before["pid"], signal.SIGKILL)
         wait_until(
             lambda: self.part(name)["pid"] != before["pid"] and self.part(name)["state"] == "ready",
             timeout_s=90,
-            what=f"{name} being back",
+            what=f"the restart of {name}",
         )
 
     def slipway(self, *arguments: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
@@ -149,10 +149,10 @@ class Stack:
             "status", model, "--follow", "--until", "finished", "--timeout", str(timeout_s), timeout_s=timeout_s + 30
         )
 
-    # -- what a test looks at again and again: by the command's own functions, without a process for each look --------
+    # -- what is read again and again: by the command's own functions, without a process for each read ----------------
 
     def _run(self, main: Coroutine[Any, Any, T]) -> T:
-        with ThreadPoolExecutor(1) as thread:  # a test may have a loop of its own
+        with ThreadPoolExecutor(1) as thread:  # the caller may have a loop of its own
             return thread.submit(asyncio.run, main).result()
 
     def events(self, name: str, model: str | None = None, environment: str = "production") -> list[dict[str, Any]]:
@@ -161,10 +161,10 @@ class Stack:
 
         async def read() -> list[dict[str, Any]]:
             async with connected(find_stack(self.state)) as client:
-                said = await read_history(client.jetstream(timeout=10), model, part)
-            return [json.loads(json.dumps(plain(one.event))) for one in said]
+                history = await read_history(client.jetstream(timeout=10), model, part)
+            return [json.loads(json.dumps(plain(stored.event))) for stored in history]
 
-        return [one for one in self._run(read()) if (one["type"], one["environment"]) == (kind, environment)]
+        return [event for event in self._run(read()) if (event["type"], event["environment"]) == (kind, environment)]
 
     def route(self, model: str) -> dict[str, Any]:
         """Return what serves a model in production."""
@@ -172,7 +172,7 @@ class Stack:
 
     def await_event(self, name: str, model: str, *, count: int = 1, timeout_s: float = 120) -> list[dict[str, Any]]:
         deadline = time.monotonic() + timeout_s
-        while len(found := self.events(name, model)) < count:
+        while len(events := self.events(name, model)) < count:
             assert time.monotonic() < deadline, f"no {name} of {model} within {timeout_s} s\n{self.tail()}"
             time.sleep(0.2)
-        return found
+        return events

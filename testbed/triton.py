@@ -51,7 +51,7 @@ class TritonServer(Server):
                 return False
 
     def revive(self) -> bool:
-        """Start it again if it has died by itself, as a supervisor would; say whether it had."""
+        """Start it again if it has died by itself, as a supervisor would; return whether it had."""
         assert self.process is not None
         if self.process.poll() is None:
             return False
@@ -76,20 +76,20 @@ class TritonServer(Server):
         if self.process is not None:
             self.process.wait(10)
 
-    # -- looking for its processes ------------------------------------------------------------------------------------
+    # -- its processes ------------------------------------------------------------------------------------------------
 
     def processes(self) -> list[psutil.Process]:
-        """Everything alive that this server started, itself included."""
-        found = []
+        """Return the live processes of this server, itself included."""
+        alive = []
         for pid in triton.find_marked(self.folder):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    alive.append(process)
+        return alive
 
     def stub(self, name: str) -> psutil.Process:
-        """The process that runs a model's backend: the youngest, should an older one still be leaving."""
+        """Return the process that runs a model's backend: the youngest, if an older one is still ending."""
         stubs = [
             process
             for process in self.processes()
@@ -99,7 +99,7 @@ class TritonServer(Server):
         return max(stubs, key=psutil.Process.create_time)
 
     def engine_process(self, name: str) -> psutil.Process:
-        """vLLM's engine core below a model's stub."""
+        """Return the process of vLLM's engine core below a model's stub."""
         cores = [child for child in self.stub(name).children() if "EngineCore" in " ".join(child.cmdline())]
         assert cores, f"{name} has no engine process"
         return cores[0]

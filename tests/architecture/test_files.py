@@ -69,7 +69,16 @@ def test_shared_is_a_closed_list():
 def test_no_code_of_ours_runs_between_fork_and_exec():
     """A process with threads, gRPC among them, may hold a lock there; `shared.runtime.launch` prepares a child after exec."""
     files = python_files(
-        "contracts", "decisions", "shared", "services", "clients", "deploy", "tests", "benchmarks", "examples"
+        "contracts",
+        "decisions",
+        "shared",
+        "services",
+        "clients",
+        "deploy",
+        "tests",
+        "benchmarks",
+        "examples",
+        "testbed",
     )
     calls = [
         (path, node) for path in files for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
@@ -87,7 +96,7 @@ def test_every_shared_module_says_what_it_is(path):
 
 
 def test_no_module_has_a_name_that_says_nothing():
-    modules = python_files("contracts", "decisions", "shared", "services", "clients", "deploy", "tests")
+    modules = python_files("contracts", "decisions", "shared", "services", "clients", "deploy", "tests", "testbed")
     assert [str(path.relative_to(ROOT)) for path in modules if path.stem in VAGUE or path.parent.name in VAGUE] == []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("contracts", "shared", "services", "clients", "deploy", "decisions", "examples", "benchmarks")
+OURS = ("contracts", "shared", "services", "clients", "deploy", "decisions", "examples", "benchmarks", "testbed")
 MOCKS = {"mock", "unittest.mock", "pytest_mock", "mocker"}
 MOCK_NAMES = {"Mock", "MagicMock", "AsyncMock", "create_autospec", "mocker"}
 LIMIT = re.compile(r"_?[A-Z][A-Z0-9_]*")

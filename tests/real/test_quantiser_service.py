@@ -54,7 +54,7 @@ def service(js, settings, tmp_path):
 @pytest.fixture
 def stubbed(js, settings, tmp_path):
     """The service with children that compute nothing, where only processes and facts matter."""
-    with running(QuantiserService(tmp_path, settings, stub=True)) as service:
+    with running(QuantiserService(tmp_path, settings, module="tests.kit.stubs.quantiser")) as service:
         yield service
 
 
@@ -225,7 +225,7 @@ async def test_child_killed_from_outside_is_tried_again(js, merged, stubbed):
 
 
 async def test_work_that_takes_too_long_ends_as_a_fact(js, merged, settings, tmp_path):
-    service = QuantiserService(tmp_path, settings, stub=True, QUANTISER_TIMEOUT_S="0.5")
+    service = QuantiserService(tmp_path, settings, module="tests.kit.stubs.quantiser", QUANTISER_TIMEOUT_S="0.5")
     service.start()
     try:
         await publish_event(js, request(merged))
