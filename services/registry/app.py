@@ -42,6 +42,8 @@ from shared.runtime.sweeper import Sweeper
 from shared.storage.compare_and_set import ATTEMPTS
 
 SERVICE = "registry"
+_LIST_LIMIT_S = 5.0
+"""How long the record of one model may take to be read before the releases of all others are swept without it."""
 FROM_WORKERS: tuple[type[Fact], ...] = (
     CheckpointMerged,
     CheckpointRejected,
@@ -165,7 +167,7 @@ class Registry:
             releases.extend((model, release_id) for release_id in await self.records.open_releases(model))
             unread.discard(model)
 
-        await Sweeper("open releases", list_models, list_model, every_s=0.0).sweep()
+        await Sweeper("open releases", list_models, list_model, every_s=0.0, item_limit_s=_LIST_LIMIT_S).sweep()
         return [*releases, *((model, "") for model in sorted(unread))]
 
     async def _sweep_release(self, item: tuple[str, str]) -> None:

@@ -1,23 +1,27 @@
 """The one background loop over many items: does again and again what is due for each of them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Generic, TypeVar
+import contextlib
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from typing import Any, Generic, TypeVar
 
 import structlog
 
 from shared.errors import translate
 
-K = TypeVar("K")
-T = TypeVar("T")
-_Sleep = Callable[[float], Awaitable[None]]
+K = TypeVar("K", bound=Hashable)
+_SLOW_RATIO = 0.1
+"""An item that took a larger part of its time limit is slow."""
 
 
 class Sweeper(Generic[K]):
     """Does what is due for each item, for ever, with one rule for failures.
 
-    An item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others go on.
-    A sweep that cannot list its items is tried again after `every_s`. Sweeps do not overlap. Only cancelling ends them.
+    Up to `at_once` items are done at the same time, in the order of the list; an item is never done twice at once. An
+    item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others go on. The
+    next sweep does not wait for items that are still being done. Items that were slow the last time come after all
+    others, the one that has waited longest first, and leave one slot free: they delay the others only once.
+    A sweep that cannot list its items is tried again after `every_s`. Only cancelling ends the loop.
     """
 
     def __init__(
@@ -29,7 +33,7 @@ class Sweeper(Generic[K]):
         every_s: float,
         first_after_s: float = 0.0,
         item_limit_s: float = 60.0,
-        sleep: _Sleep = asyncio.sleep,
+        at_once: int = 4,
     ) -> None:
         """Set up the sweeper.
 
@@ -37,10 +41,10 @@ class Sweeper(Generic[K]):
             name: What is swept, for the log.
             items: Returns the items that there are now.
             do: Does what is due for one of them. It may be cancelled at any point.
-            every_s: Seconds from the end of a sweep to the next one.
+            every_s: Seconds from the begin of a sweep's last item to the next sweep.
             first_after_s: Seconds until the first sweep.
-            item_limit_s: Seconds that one item may take.
-            sleep: Waits for some seconds.
+            item_limit_s: Seconds that one item may take, and the list.
+            at_once: How many items may be done at the same time.
         """
         self._name = name
         self._items = items
@@ -48,8 +52,11 @@ class Sweeper(Generic[K]):
         self._every_s = every_s
         self._first_after_s = first_after_s
         self._item_limit_s = item_limit_s
-        self._sleep = sleep
+        self._at_once = at_once
         self._wake = asyncio.Event()
+        self._tasks: dict[K, asyncio.Task[bool]] = {}
+        self._slow: dict[K, None] = {}
+        """Items that were slow the last time, in the order in which that was noted."""
 
     def wake(self) -> None:
         """Begin the next sweep soon instead of after `every_s`."""
@@ -57,48 +64,112 @@ class Sweeper(Generic[K]):
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        if self._first_after_s > 0.0:
-            await self._sleep(self._first_after_s)
-        while True:
-            self._wake.clear()
-            await self.sweep()
-            await self._rest()
+        try:
+            await asyncio.sleep(self._first_after_s)
+            while True:
+                self._wake.clear()
+                await self._begin_all(slow_wait_s=self._every_s)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), self._every_s)
+        finally:
+            await self._cancel()
 
     async def sweep(self) -> int:
-        """Do what is due for each item once; return how many failed."""
-        listed = await self._guarded(self._items(), "all")
-        if listed is None:
-            return 1
-        failed = 0
-        for item in listed:
-            failed += await self._guarded(self._do_in_time(item), item) is None
-        return failed
-
-    async def _do_in_time(self, item: K) -> bool:
-        async with asyncio.timeout(self._item_limit_s):
-            await self._do(item)
-        return True
-
-    async def _guarded(self, work: Awaitable[T], item: object) -> T | None:
-        """Return what the work returns; None, and a line in the log, if it fails."""
+        """Do what is due for each item once; return how many failed. Not to be called while `run` runs."""
         try:
-            return await work
+            tasks = await self._begin_all(slow_wait_s=None)
+            if tasks is None:
+                return 1
+            await self._free_slot(1)
+            return sum(task.cancelled() or not task.result() for task in tasks)
+        finally:
+            await self._cancel()
+
+    async def _begin_all(self, *, slow_wait_s: float | None) -> list[asyncio.Task[bool]] | None:
+        """Begin each listed item that is not being done; return the tasks, None if there is no list.
+
+        The sweep ends without the slow items that have waited for a slot for `slow_wait_s`.
+        """
+        listed: list[K] = []
+
+        async def list_items() -> None:
+            listed.extend(await self._items())
+
+        if not await self._in_time(list_items, "all"):
+            return None
+        await self._reap(wait_s=0.0)
+        due = dict.fromkeys(item for item in listed if item not in self._tasks)
+        self._slow = {item: None for item in self._slow if item in due or item in self._tasks}
+        quick = [item for item in due if item not in self._slow]
+        slow = [item for item in self._slow if item in due]
+        begun = []
+        for item in quick:
+            await self._free_slot(self._at_once)
+            begun.append(self._begin(item))
+        slots = max(1, self._at_once - 1)
+        for item in slow:
+            all_slow = sum(task in self._slow for task in self._tasks) >= slots
+            if (slow_wait_s is not None and all_slow) or not await self._free_slot(slots, slow_wait_s):
+                break
+            begun.append(self._begin(item))
+        return begun
+
+    def _begin(self, item: K) -> asyncio.Task[bool]:
+        task = self._tasks[item] = asyncio.create_task(self._do_one(item))
+        return task
+
+    async def _do_one(self, item: K) -> bool:
+        """Do one item, note whether it is slow, and return whether it succeeded."""
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        done = await self._in_time(lambda: self._do(item), item)
+        self._slow.pop(item, None)
+        if loop.time() - began_s > _SLOW_RATIO * self._item_limit_s:
+            self._slow[item] = None
+        return done
+
+    async def _free_slot(self, slots: int, wait_s: float | None = None) -> bool:
+        """Return True once fewer than `slots` items are being done, False after `wait_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while len(self._tasks) >= slots:
+                    await self._reap()
+                return True
+        return False
+
+    async def _reap(self, wait_s: float | None = None) -> None:
+        """Remove the items that are done, at least one unless `wait_s` is over."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        for item, task in list(self._tasks.items()):
+            if task.done():
+                del self._tasks[item]
+                if task.cancelled():  # by what it waited for, not by us
+                    structlog.get_logger().warning(
+                        "sweep was cancelled, will be tried again", sweep=self._name, item=item
+                    )
+                else:
+                    task.result()
+
+    async def _cancel(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+    async def _in_time(self, work: Callable[[], Awaitable[Any]], item: object) -> bool:
+        """Return whether work was done within the time limit; log what ended it otherwise."""
+        limit = asyncio.timeout(self._item_limit_s)
+        try:
+            async with limit:
+                await work()
         except Exception as error:
             known, log = translate(error), structlog.get_logger().bind(sweep=self._name, item=str(item))
-            if known is not None:
-                log.warning("sweep failed, will be tried again", code=known.code, reason=known.reason)
-            elif isinstance(error, TimeoutError):
+            if limit.expired():
                 log.warning("sweep took too long, will be tried again", limit_s=self._item_limit_s)
+            elif known is not None:
+                log.warning("sweep failed, will be tried again", code=known.code, reason=known.reason)
             else:
                 log.exception("sweep failed, will be tried again")
-            return None
-
-    async def _rest(self) -> None:
-        """Wait `every_s`, or until woken."""
-        waits = [asyncio.ensure_future(self._sleep(self._every_s)), asyncio.ensure_future(self._wake.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            return False
+        return True
