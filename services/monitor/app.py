@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import structlog
@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
-from contracts.vocabulary import ArtifactRef, Environment
+from contracts.vocabulary import ArtifactRef, Environment, Target
 from decisions.clocks import is_wrong, offset_s
 from services.monitor.domain import drift, drift_windows, monitoring
 from services.monitor.domain.drift_windows import FullWindow
@@ -26,6 +26,8 @@ from shared.runtime.sweeper import Sweeper
 
 SERVICE = "monitor"
 ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
+_AROUND_A_REPORT_S = 30.0
+"""How long a comparison may take beside its report, and a sweep of a model beside its comparisons."""
 Watched = tuple[Environment, str]
 """The environment and the model of a record."""
 
@@ -72,6 +74,9 @@ class Monitor:
     meter: Meter
     rules: Rules
     clock: Clock
+    drift_limit_s: float
+    skipped_keys: set[str] = field(default_factory=set)
+    """Keys of the bucket that name no environment and model: logged once, and left alone."""
 
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
         """Add a batch of telemetry, which the bus stored at a time by its own clock."""
@@ -108,17 +113,33 @@ class Monitor:
             )
 
     async def watched(self) -> list[Watched]:
-        """Return the environment and the model of every record."""
-        return [(environment, model) for environment, model in map(_parse_key, await self.states.keys()) if model]
+        """Return the environment and the model of every record; a key that names neither is skipped."""
+        watched = {key: parse_key(key) for key in await self.states.keys()}
+        for key in {key for key, item in watched.items() if item is None} - self.skipped_keys:
+            self.skipped_keys.add(key)
+            structlog.get_logger().error(
+                "record skipped: its key must be an environment, a dot and a model", key=key, environments=ENVIRONMENTS
+            )
+        return [item for item in watched.values() if item is not None]
 
     async def sweep(self, item: Watched) -> None:
-        """Do what is due for one model: close windows, decide alerts, compare full drift windows."""
+        """Do what is due for one model: close windows, decide alerts, compare full drift windows.
+
+        A window that cannot be compared is logged and left to the next sweep; those of other targets are compared.
+        """
         environment, model = item
         now = self.clock.now()
         cause = Cause(f"{environment}.{model}/{now.isoformat()}", now, own_offset_s=self.own_offset_s())
         state = await self._transact(environment, model, lambda state: monitoring.assess(state, cause, self.rules))
-        for window in drift_windows.full_windows(state, self.rules):
-            await self._look_for_drift(state, window)
+        windows = {window.target: window for window in drift_windows.full_windows(state, self.rules)}
+
+        async def targets() -> list[Target]:
+            return list(windows)
+
+        async def compare_window(target: Target) -> None:
+            await self._look_for_drift(state, windows[target])
+
+        await Sweeper("drift windows", targets, compare_window, every_s=0.0, item_limit_s=self.drift_limit_s).sweep()
 
     async def _transact(
         self, environment: Environment, model: str, change: Callable[[MonitorState], MonitorState]
@@ -171,9 +192,11 @@ class Monitor:
         return Cause(cause_id, self.clock.now(), correlation_id, self.own_offset_s())
 
 
-def _parse_key(key: str) -> tuple[Environment, str]:
-    environment, _, model = key.partition(".")
-    return ("staging", model) if environment == "staging" else ("production", model)
+def parse_key(key: str) -> Watched | None:
+    """Return the environment and the model that a record's key names; None if it does not."""
+    prefix, _, model = key.partition(".")
+    environment = next((environment for environment in ENVIRONMENTS if environment == prefix), None)
+    return (environment, model) if environment and model else None
 
 
 def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:
@@ -194,7 +217,16 @@ def build(
     clock: Clock,
 ) -> Monitor:
     """Register the handlers on the bus, those of staging too, and return the use cases behind them."""
-    monitor = Monitor(states, references, reports, own_offset_s, Meter(bus.metrics), settings.rules(), clock)
+    monitor = Monitor(
+        states,
+        references,
+        reports,
+        own_offset_s,
+        Meter(bus.metrics),
+        settings.rules(),
+        clock,
+        drift_limit_s=settings.report_timeout_s + _AROUND_A_REPORT_S,
+    )
     for environment in ENVIRONMENTS:
 
         @bus.on(InferenceBatch, environment=environment, perishable=True)
@@ -224,5 +256,5 @@ def build_sweeper(monitor: Monitor, settings: MonitorSettings) -> Sweeper[Watche
         monitor.sweep,
         every_s=settings.sweep_s,
         first_after_s=settings.lateness_s,
-        item_limit_s=settings.report_timeout_s + 60.0,
+        item_limit_s=monitor.drift_limit_s + _AROUND_A_REPORT_S,
     )

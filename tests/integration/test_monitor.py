@@ -13,6 +13,7 @@ from contracts.facts.watch import Features
 from contracts.manifests import FolderManifest
 from contracts.policy import Canary
 from contracts.services import DEADLETTER
+from services.monitor.adapters.store import StoredReferences
 from services.monitor.domain import sketch
 from services.monitor.domain.record import MonitorState
 from shared.messaging.bus import publish_event
@@ -21,6 +22,7 @@ from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 from testbed import factories as k
 from testbed.services import running_service, stored_facts, wait_for_fact
+from tests.kit.conformance_monitor import ReferencesConformance
 
 MODULE = "services.monitor.main"
 CLOCK = SystemClock()
@@ -346,3 +348,18 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
     ours = {one["column"]: one["p_value"] for one in json.loads((folder / "verdict.json").read_text())["columns"]}
     assert theirs == pytest.approx(ours, abs=1e-9)
     assert "<html" in (folder / "report.html").read_text().lower()
+
+
+class TestStoredReferences(ReferencesConformance):
+    @pytest.fixture
+    def references(self, settings):
+        store = Store(settings)
+        for key in store.keys("references/"):
+            store._client.remove_object(bucket_name=store.bucket, object_name=key)
+        return StoredReferences(store)
+
+    async def damage(self, references, reference):
+        store = references._store
+        key = reference.ref.uri.removeprefix(f"s3://{store.bucket}/")
+        store._client.remove_object(bucket_name=store.bucket, object_name=key)
+        store.put_manifest(key, b"{}")

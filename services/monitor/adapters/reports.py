@@ -20,19 +20,21 @@ _MEMORY_BYTES = 2 * 1024**3
 
 
 class EvidentlyReports:
-    """Evidence of drift: Evidently's report as HTML and JSON, the rows, and our own verdict."""
+    """Evidence of drift: Evidently's report as HTML and JSON, the rows, and our own verdict; one at a time."""
 
     def __init__(self, store: Store, folder: Path, *, timeout_s: float) -> None:
         self._store = store
         self._folder = folder
         self._timeout_s = timeout_s
+        self._one_at_a_time = asyncio.Lock()
 
     async def make(self, target: Target, reference: Columns, current: Columns, verdict: DriftVerdict) -> ArtifactRef:
-        """Render and store a report; gives the ref of the manifest of its files."""
+        """Render and store a report; return the reference of the manifest of its files."""
         self._folder.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix="drift-", dir=self._folder))
         try:
-            await self.render(work, target, reference, current, verdict)
+            async with self._one_at_a_time:  # each child may take `_MEMORY_BYTES`
+                await self.render(work, target, reference, current, verdict)
             return await asyncio.to_thread(self._store_folder, work)
         finally:
             await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
@@ -40,7 +42,7 @@ class EvidentlyReports:
     async def render(
         self, work: Path, target: Target, reference: Columns, current: Columns, verdict: DriftVerdict
     ) -> dict[str, Any]:
-        """Render a report into a folder; gives Evidently's p-value per column."""
+        """Render a report into a folder; return Evidently's p-value per column."""
         rows = {
             "target": str(target),
             "alpha": verdict.alpha,

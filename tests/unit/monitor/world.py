@@ -37,14 +37,14 @@ class LoopClock:
 class World:
     """A monitor as `main` builds it, on a bus that is not connected."""
 
-    def __init__(self, *, starts_s: float = 0.0, clock: Clock | None = None, **settings) -> None:
+    def __init__(self, *, starts_s: float = 0.0, clock: Clock | None = None, references=None, **settings) -> None:
         self.records, self.publisher = MemoryRecords(MonitorState), MemoryPublisher("monitor")
         chosen = MonitorSettings(**settings)
         self.rules = chosen.rules()
         self.monitor = build(
             Bus(Connection(), "monitor", SystemClock()),
             states=RecordStore("alerts", self.records, self.publisher, service="monitor"),
-            references=Unwired(),
+            references=references or Unwired(),
             reports=Unwired(),
             own_offset_s=lambda: 0.0,
             settings=chosen,

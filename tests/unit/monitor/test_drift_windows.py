@@ -1,0 +1,69 @@
+"""Full drift windows of one model: one that cannot be compared does not stop the others. Keys that are none are skipped."""
+
+import structlog
+
+from contracts.vocabulary import Target
+from services.monitor.app import parse_key
+from services.monitor.domain.record import MonitorState
+from tests.kit.fakes_monitor import FakeReferences
+from tests.unit.monitor import factories as m
+from tests.unit.monitor.world import KEY, World
+
+ROWS = 50
+
+
+class StandingClock:
+    """A clock that shows one time of the factories' story."""
+
+    def now(self):
+        return m.f.after(20.0)
+
+    def monotonic(self):
+        return 0.0
+
+
+def full(first: int, second: int, rules) -> MonitorState:
+    """Return a state in which the windows of two versions are full: the active one's, and that of the one before it."""
+    state = m.take(m.routed(active=first), [m.record(5.0, version=first) for _ in range(ROWS)], 6.0, rules)
+    state = m.routed(active=second, canary=first, epoch=13, of=state)
+    return m.take(state, [m.record(7.0, version=second) for _ in range(ROWS)], 8.0, rules)
+
+
+def compared(state: MonitorState, target: Target) -> int:
+    return state.targets[str(target)].drift.compared
+
+
+async def test_a_reference_that_cannot_be_read_delays_only_its_own_target():
+    references = FakeReferences()
+    world = World(clock=StandingClock(), references=references, drift_rows=ROWS)
+    state = full(6, 7, world.rules)
+    targets = [watched.target for watched in state.targets.values() if watched.drift.columns]
+    assert [target.version for target in targets] == [6, 7]
+    for target in targets:
+        columns = state.targets[str(target)].drift.columns
+        reference = await references.put(target, columns, taken_at=m.f.after(0.0), source="a test")
+        if target.version == 6:
+            references.damaged.add(reference.ref.uri)
+    await world.records.create(KEY, state)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):  # the first sweep finds the references, the second one compares
+            await world.monitor.sweep(("production", m.f.MODEL))
+    after = (await world.records.get(KEY)).value
+    assert [compared(after, target) for target in targets] == [0, 1]
+    assert [(log["item"], log["code"]) for log in logs] == [(str(targets[0]), "digest_mismatch")]
+
+
+async def test_a_key_that_names_no_environment_or_no_model_is_skipped_and_logged_once():
+    world = World(clock=StandingClock())
+    state = m.routed()
+    for key in ("production.a", "staging.b", "stagign.c", "production", "production.", ".d", "a"):
+        await world.records.create(key, state)
+    with structlog.testing.capture_logs() as logs:
+        assert sorted(await world.monitor.watched()) == [("production", "a"), ("staging", "b")]
+        assert len(await world.monitor.watched()) == 2
+    assert sorted(log["key"] for log in logs) == [".d", "a", "production", "production.", "stagign.c"]
+
+
+def test_a_key_names_an_environment_and_a_model():
+    assert parse_key("staging.support-bot") == ("staging", "support-bot")
+    assert parse_key("prod.support-bot") is None
