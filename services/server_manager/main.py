@@ -3,11 +3,13 @@
 import asyncio
 import uuid
 
+from contracts.routes import Route
 from services.server_manager.adapters.artifact_cache import ArtifactCache
-from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvServers
+from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import LeaseFile, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.app import SERVICE, build
+from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import Manager
@@ -27,7 +29,8 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     clock = SystemClock()
     bus = Bus(connection, SERVICE, clock)
     store = Store(connection)
-    lead = KvLeadership(lambda: bus.js, settings.fleet, uuid.uuid4().hex, clock, LeaseFile(settings.repository))
+    leases = KvRecords(lambda: bus.js, "servers", Leader)
+    lead = KvLeadership(leases, settings.fleet, uuid.uuid4().hex, clock, LeaseFile(settings.repository))
     engine = TritonEngine(
         settings.triton_grpc,
         settings.repository,
@@ -40,17 +43,17 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
-    records = KvServers(lambda: bus.js)
+    records = KvRecords(lambda: bus.js, "servers", Servers)
     state = FleetState(
         RecordStore("servers", records, LoggedPublisher(bus), service=SERVICE, decides_again=True), settings.fleet
     )
-    routes = KvRoutes(lambda: bus.js)
+    routes = KvRecords(lambda: bus.js, "routes", Route)
     manager = build(
         bus,
         engine=engine,
         artifacts=artifacts,
         state=state,
-        routes=KnownRoutes(routes, RoutesFile(settings.repository)),
+        routes=KnownRoutes(KvRoutes(routes), RoutesFile(settings.repository)),
         lead=lead,
         settings=settings,
         clock=clock,
@@ -73,7 +76,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         await engine.close()
 
 
-async def follow_routes(bus: Bus, routes: KvRoutes, manager: Manager) -> None:
+async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) -> None:
     """Look again whenever a route changes."""
 
     async def look(_model: str, _route: object, _revision: int) -> None:

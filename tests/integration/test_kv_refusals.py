@@ -8,7 +8,7 @@ from nats.js.errors import BadRequestError
 from contracts.routes import Route
 from decisions.route_edits import Changed
 from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoutes
-from services.server_manager.adapters.kv_state import KvRoutes, KvServers
+from services.server_manager.adapters.kv_state import KvRecords, KvRoutes
 from services.server_manager.domain.records import Servers
 from services.server_manager.fleet_state import FleetState
 from shared.errors import Permanent, Transient, translate
@@ -43,21 +43,11 @@ class Contended(Bucket):
         return await super().update(key, value, revision)
 
 
-class ContendedServers(KvServers):
-    def _bucket(self):
-        return Contended(self._js(), "servers", Servers)
-
-
-class ContendedRoutes(KvRoutes):
-    def bucket(self):
-        return Contended(self._js(), "routes", Route)
-
-
 def contended_state(js):
-    store = RecordStore(
-        "servers", ContendedServers(lambda: js), MemoryPublisher("server-manager"), service="server-manager"
+    records = Contended(js, "servers", Servers)
+    return FleetState(
+        RecordStore("servers", records, MemoryPublisher("server-manager"), service="server-manager"), "main"
     )
-    return FleetState(store, "main")
 
 
 def edits(js):
@@ -68,7 +58,7 @@ def edits(js):
 
     return {
         "servers": lambda: contended_state(js).write(load),
-        "routes": lambda: ContendedRoutes(lambda: js).edit(
+        "routes": lambda: KvRoutes(Contended(js, "routes", Route)).edit(
             KEY, lambda route: Changed(route=route.model_copy(update={"epoch": route.epoch + 1}), cause="restore")
         ),
     }
@@ -88,7 +78,9 @@ async def test_a_route_of_a_newer_version_is_not_written_by_an_older_controller_
     await (await js.key_value("routes")).put(KEY, newer)
     for call in (
         ControllerRoutes(lambda: js).get("production", KEY),
-        KvRoutes(lambda: js).edit(KEY, lambda route: Changed(route.model_copy(update={"epoch": 99}), "promote")),
+        KvRoutes(KvRecords(lambda: js, "routes", Route)).edit(
+            KEY, lambda route: Changed(route.model_copy(update={"epoch": 99}), "promote")
+        ),
     ):
         with pytest.raises(Transient) as caught:
             await call

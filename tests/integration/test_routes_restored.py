@@ -7,7 +7,7 @@ import pytest
 from contracts.routes import Route
 from decisions.route_edits import Changed, roll_back
 from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoutes
-from services.server_manager.adapters.kv_state import KvRoutes
+from services.server_manager.adapters.kv_state import KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.known_routes import KnownRoutes
 from shared.messaging.provision import provision
@@ -30,7 +30,7 @@ def gateway(nats_server, js, tmp_path):
 @pytest.fixture
 def manager_routes(js, tmp_path):
     """Return server-manager's routes as after a start."""
-    return lambda: KnownRoutes(KvRoutes(lambda: js), RoutesFile(tmp_path / "repository"))
+    return lambda: KnownRoutes(KvRoutes(KvRecords(lambda: js, "routes", Route)), RoutesFile(tmp_path / "repository"))
 
 
 async def until(gateway, *, serving, routes):

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes, KvServers
+from contracts.routes import Route
+from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import LeaseFile
-from services.server_manager.domain.records import Leader
+from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Extent
 from shared.messaging.records import RecordStore
@@ -25,11 +26,18 @@ async def clean(js):
     return js
 
 
+def leases(js):
+    return KvRecords(lambda: js, "servers", Leader)
+
+
 class TestFleetState(StateConformance):
     @pytest.fixture
     def state(self, clean):
         store = RecordStore(
-            "servers", KvServers(lambda: clean), MemoryPublisher("server-manager"), service="server-manager"
+            "servers",
+            KvRecords(lambda: clean, "servers", Servers),
+            MemoryPublisher("server-manager"),
+            service="server-manager",
         )
         return FleetState(store, "main")
 
@@ -43,14 +51,14 @@ class TestFleetState(StateConformance):
 class TestKvRoutes(RoutesConformance):
     @pytest.fixture
     def routes(self, clean):
-        return KvRoutes(lambda: clean)
+        return KvRoutes(KvRecords(lambda: clean, "routes", Route))
 
 
 class TestKvLeadership(LeadershipConformance):
     @pytest.fixture
     def pair(self, clean, tmp_path):
         self.clock = FakeClock()
-        return [KvLeadership(lambda: clean, "main", name, self.clock, LeaseFile(tmp_path)) for name in ("one", "two")]
+        return [KvLeadership(leases(clean), "main", name, self.clock, LeaseFile(tmp_path)) for name in ("one", "two")]
 
     async def lapse(self, pair):
         await pair[1].hold()
@@ -64,14 +72,14 @@ class TestLeadership:
 
     async def test_one_of_many_leads(self, clean, terms):
         clock = FakeClock()
-        replicas = [KvLeadership(lambda: clean, "main", f"r{n}", clock, terms) for n in range(5)]
+        replicas = [KvLeadership(leases(clean), "main", f"r{n}", clock, terms) for n in range(5)]
         assert sum(await asyncio.gather(*(one.hold() for one in replicas))) == 1
         assert sum(await asyncio.gather(*(one.hold() for one in replicas))) == 1
 
     async def test_the_lead_is_kept_by_renewing_and_taken_when_it_lapses(self, clean, terms):
         clock = FakeClock()
-        first = KvLeadership(lambda: clean, "main", "first", clock, terms)
-        second = KvLeadership(lambda: clean, "main", "second", clock, terms)
+        first = KvLeadership(leases(clean), "main", "first", clock, terms)
+        second = KvLeadership(leases(clean), "main", "second", clock, terms)
         assert await first.hold()
         for _ in range(10):
             clock.seconds += 3
@@ -85,7 +93,7 @@ class TestLeadership:
 
     async def test_a_holder_takes_its_lease_for_over_before_others_may_take_it(self, clean, terms):
         clock = FakeClock()
-        holder = KvLeadership(lambda: clean, "main", "first", clock, terms)
+        holder = KvLeadership(leases(clean), "main", "first", clock, terms)
         assert await holder.hold()
         clock.seconds += 2.9
         assert holder.valid()
@@ -96,8 +104,8 @@ class TestLeadership:
 
     async def test_the_term_rises_with_every_holder_and_stands_beside_the_engine(self, clean, terms):
         clock = FakeClock()
-        first = KvLeadership(lambda: clean, "main", "first", clock, terms)
-        second = KvLeadership(lambda: clean, "main", "second", clock, terms)
+        first = KvLeadership(leases(clean), "main", "first", clock, terms)
+        second = KvLeadership(leases(clean), "main", "second", clock, terms)
         await first.hold()
         assert terms.read() == Leader(holder="first", term=1)
         await second.hold()
@@ -108,7 +116,7 @@ class TestLeadership:
     async def test_the_term_rises_also_when_the_bucket_was_emptied(self, clean, terms):
         clock = FakeClock()
         terms.write(Leader(holder="earlier", term=41))
-        first = KvLeadership(lambda: clean, "main", "first", clock, terms)
+        first = KvLeadership(leases(clean), "main", "first", clock, terms)
         assert await first.hold()
         assert terms.read() == Leader(holder="first", term=42)
         await (await clean.key_value("servers")).purge("main.leader")
@@ -117,7 +125,7 @@ class TestLeadership:
         assert terms.read() == Leader(holder="first", term=43)
 
     async def test_a_holder_whose_bucket_was_restored_takes_a_term_above_the_one_beside_the_engine(self, clean, terms):
-        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), terms)
+        first = KvLeadership(leases(clean), "main", "first", FakeClock(), terms)
         assert await first.hold()
         terms.write(Leader(holder="second", term=7))
         assert first.superseded()
@@ -126,7 +134,7 @@ class TestLeadership:
         assert terms.read() == Leader(holder="first", term=8)
 
     async def test_a_term_that_a_paused_process_wrote_late_is_written_over(self, clean, terms):
-        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), terms)
+        first = KvLeadership(leases(clean), "main", "first", FakeClock(), terms)
         terms.write(Leader(holder="earlier", term=3))
         assert await first.hold()
         terms.write(Leader(holder="late", term=2))
@@ -136,7 +144,7 @@ class TestLeadership:
     async def test_a_damaged_lease_file_stops_whoever_has_no_bus_and_is_written_over_by_the_holder(
         self, clean, terms, tmp_path
     ):
-        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), terms)
+        first = KvLeadership(leases(clean), "main", "first", FakeClock(), terms)
         assert await first.hold()
         (tmp_path / "models" / "slipway-lease.json").write_bytes(b'{"holder":"fi')
         assert first.superseded()
@@ -153,7 +161,7 @@ class TestLeadership:
                 raise OSError(28, "No space left on device")
 
         terms.write(Leader(holder="earlier", term=3))
-        first = KvLeadership(lambda: clean, "main", "first", FakeClock(), Full())
+        first = KvLeadership(leases(clean), "main", "first", FakeClock(), Full())
         assert await first.hold()
         assert await first.confirm() is Extent.ALL
         terms.write(Leader(holder="next", term=9))
@@ -167,7 +175,7 @@ class TestLeadership:
                 raise ConnectionRefusedError
             return clean
 
-        first = KvLeadership(js, "main", "first", FakeClock(), terms)
+        first = KvLeadership(KvRecords(js, "servers", Leader), "main", "first", FakeClock(), terms)
         assert await first.hold()
         lost.set()
         assert await first.confirm() is Extent.RECYCLE
@@ -176,8 +184,8 @@ class TestLeadership:
 
     async def test_a_process_started_again_waits_for_a_lease_that_was_not_released(self, clean, terms):
         clock = FakeClock()
-        before = KvLeadership(lambda: clean, "main", "before", clock, terms)
-        again = KvLeadership(lambda: clean, "main", "again", clock, terms)
+        before = KvLeadership(leases(clean), "main", "before", clock, terms)
+        again = KvLeadership(leases(clean), "main", "again", clock, terms)
         assert await before.hold()
         assert not await again.hold()
         await before.release()

@@ -1,18 +1,22 @@
 """Handwritten stand-ins for what server-manager needs; each is held to the suite that the real thing passes."""
 
+import itertools
+from collections.abc import MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from nats.js.errors import NotFoundError
+
 from contracts.routes import Route
-from decisions.route_edits import Changed
+from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes
 from services.server_manager.domain.description import Description
-from services.server_manager.domain.records import Servers
+from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.ports import Extent, Indexed, allow
+from services.server_manager.ports import Indexed, allow
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
-from shared.storage.record_format import parse
-from tests.kit.records import MemoryBucket, MemoryPublisher, MemoryRecords
+from shared.storage.record_format import dump, parse
+from tests.kit.records import Faults, FaultyRecords, MemoryBucket, MemoryPublisher, MemoryRecords, raising
 
 
 class FakeClock:
@@ -103,13 +107,39 @@ class FakeArtifacts:
         self.kept = set(digests)
 
 
+class FaultyBucket(MemoryBucket):
+    """A bucket that is lost or deleted for a time, and whose writes happen without an answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deleted = False
+        self.faults = Faults()
+
+    def lose_next_answer(self) -> None:
+        """Let the next write happen, and its writer wait in vain for the answer."""
+        number = self.faults.counts.get("write", 0) + 1
+        self.faults.at[f"write {number} after"] = raising(Transient("bus_unavailable", "no answer"))
+
+
+class _Records(MemoryRecords):
+    async def _reach(self):
+        await super()._reach()
+        if self.bucket.deleted:
+            raise NotFoundError(description="the bucket does not exist")
+
+
+def records_of(kind, bucket: FaultyBucket) -> FaultyRecords:
+    """Return the records of one kind in a bucket, as one process sees them."""
+    return FaultyRecords(_Records(kind, bucket), bucket.faults)
+
+
 class FakeState(FleetState):
     """The fleet's record: the real store over a bucket and a log in memory."""
 
     def __init__(self) -> None:
-        self.bucket = MemoryBucket()
+        self.bucket = FaultyBucket()
         self.log = MemoryPublisher("server-manager")
-        records = MemoryRecords(Servers, self.bucket)
+        records = records_of(Servers, self.bucket)
         super().__init__(
             RecordStore("servers", records, self.log, service="server-manager", jitter=lambda: 0.5, decides_again=True),
             "main",
@@ -132,74 +162,96 @@ class FakeState(FleetState):
         self.log.failing = Transient("bus_unavailable", "lost") if value else None
 
 
-class FakeRoutes:
+class StoredRoutes(MutableMapping[str, Route]):
+    """The routes in a bucket by model, as its bytes say; written as another service writes them."""
+
+    def __init__(self, bucket: MemoryBucket) -> None:
+        self._bucket = bucket
+
+    def __getitem__(self, model: str) -> Route:
+        return parse(Route, self._bucket.data[model][1], f"routes/{model}")[0]
+
+    def __setitem__(self, model: str, route: Route) -> None:
+        self.put(model, dump(route))
+
+    def __delitem__(self, model: str) -> None:
+        del self._bucket.data[model]
+
+    def __iter__(self):
+        return iter(dict(self._bucket.data))
+
+    def __len__(self) -> int:
+        return len(self._bucket.data)
+
+    def put(self, model: str, data: bytes) -> None:
+        """Write the bytes of a route."""
+        self._bucket.last_revision += 1
+        self._bucket.data[model] = (self._bucket.last_revision, data)
+
+
+class FakeRoutes(KvRoutes):
+    """The routes: the real adapter over a bucket in memory."""
+
     def __init__(self) -> None:
-        self.routes: dict[str, Route] = {}
+        self.bucket = FaultyBucket()
+        self.routes = StoredRoutes(self.bucket)
+        super().__init__(records_of(Route, self.bucket))
 
-    async def all(self):
-        return dict(self.routes)
 
-    async def edit(self, model, change):
-        edit = change(self.routes.get(model, Route(model=model)))
-        if isinstance(edit, Changed):
-            self.routes[model] = edit.route
-        return edit
+class MemoryTerms:
+    """The file of the term beside the engine (implements `kv_state.Terms`)."""
+
+    def __init__(self) -> None:
+        self.leader: Leader | None = None
+
+    def read(self) -> Leader | None:
+        return self.leader
+
+    def write(self, leader: Leader) -> None:
+        self.leader = leader
 
 
 class FakeLease:
-    """A lease that replicas in one process share: who holds it on the bus, and who wrote beside the engine last."""
+    """A lease that replicas share: its record on the bus, and the term beside the engine."""
 
-    def __init__(self) -> None:
-        self.holder: object = None
-        self.beside: object = None
-
-
-class FakeLead:
-    """One replica's side of a lease; `lapse` lets another one take it."""
-
-    def __init__(self, state: FakeState, lease: FakeLease | None = None) -> None:
-        self.state = state
-        self.lease = lease or FakeLease()
-        self.fresh = False
+    def __init__(self, bucket: FaultyBucket | None = None) -> None:
+        self.bucket = FaultyBucket() if bucket is None else bucket
+        self.terms = MemoryTerms()
 
     @property
-    def leads(self) -> bool:
-        return self.lease.holder in (None, self)
+    def leader(self) -> Leader | None:
+        """Who holds the lease, as the bus says."""
+        _, data = self.bucket.data.get("main.leader", (0, b""))
+        return parse(Leader, data, "servers/main.leader")[0] if data else None
 
-    @leads.setter
-    def leads(self, value: bool) -> None:
-        self.lease.holder = self if value else object()
-        self.lease.beside = self.lease.holder
+    def set(self, holder: str) -> None:
+        """Write another holder, or none, under the next term; a holder writes its term beside the engine too."""
+        known = [leader.term for leader in (self.leader, self.terms.leader) if leader is not None]
+        leader = Leader(holder=holder, term=max(known, default=0) + 1)
+        self.bucket.last_revision += 1
+        self.bucket.data["main.leader"] = (self.bucket.last_revision, dump(leader))
+        if holder:
+            self.terms.leader = leader
 
-    def lapse(self) -> None:
-        self.lease.holder, self.fresh = None, False
 
-    async def hold(self):
-        await self.state.read()
-        if self.leads:
-            self.lease.holder = self.lease.beside = self
-        self.fresh = self.leads
-        return self.leads
+class FakeLead(KvLeadership):
+    """One replica's side of a lease: the real one over a bucket and a term in memory; it lapses with its clock."""
 
-    async def confirm(self):
-        if self.superseded():
-            return Extent.NOTHING
-        try:
-            await self.state.read()
-        except Transient:
-            return Extent.RECYCLE
-        return Extent.ALL if self.lease.holder is self else Extent.NOTHING
+    def __init__(self, lease: FakeLease, clock, *, port=lambda records: records) -> None:
+        self.lease = lease
+        self.holder = f"replica-{next(_REPLICAS)}"
+        self.clock = clock
+        records = port(records_of(Leader, lease.bucket))
+        super().__init__(records, "main", self.holder, clock, lease.terms, lease_s=LEASE_S)
 
-    def valid(self):
-        return self.fresh
+    @property
+    def term(self) -> int:
+        """The term under which this replica acts."""
+        return self._term
 
-    def superseded(self):
-        return self.lease.beside not in (None, self)
 
-    async def release(self):
-        await self.state.read()
-        if self.lease.holder is self:
-            self.lapse()
+_REPLICAS = itertools.count(1)
+LEASE_S = 6.0
 
 
 class Progress:

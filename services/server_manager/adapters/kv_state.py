@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import nats.errors
 import structlog
@@ -13,68 +13,62 @@ from pydantic import BaseModel
 
 from contracts.routes import Route
 from decisions.route_edits import Changed, Edit
-from services.server_manager.domain.records import Leader, Servers
+from services.server_manager.domain.records import Leader
 from services.server_manager.ports import Extent
+from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
-from shared.storage.compare_and_set import edit_record
+from shared.storage.compare_and_set import Records, edit_record
 from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
 SERVICE = "server-manager"
 
 
-async def _write(bucket: Bucket[M], key: str, entry: Entry[M] | None, value: M) -> None:
-    if entry is None:
-        await bucket.create(key, value)
-    else:
-        await bucket.update(key, value, entry.revision)
-
-
-class KvServers:
-    """The records of the bucket `servers` (implements `shared.storage.compare_and_set.Records`).
+class KvRecords(Generic[M]):
+    """The records of one kind in one bucket (implements `shared.storage.compare_and_set.Records`).
 
     The bus is asked for at each call: the service starts and answers `/healthz` before the bus is there.
     """
 
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
+    def __init__(self, js: Callable[[], JetStreamContext], name: str, kind: type[M]) -> None:
         self._js = js
+        self._name = name
+        self._kind = kind
 
-    def _bucket(self) -> Bucket[Servers]:
-        return Bucket(self._js(), "servers", Servers, service=SERVICE)
+    def bucket(self) -> Bucket[M]:
+        """Return the bucket on the connection of this moment."""
+        return Bucket(self._js(), self._name, self._kind, service=SERVICE)
 
-    async def get(self, key: str) -> Entry[Servers] | None:
+    async def get(self, key: str) -> Entry[M] | None:
         """Return a record; None if there is none."""
-        return await self._bucket().get(key)
+        return await self.bucket().get(key)
 
-    async def create(self, key: str, value: Servers) -> int:
+    async def create(self, key: str, value: M) -> int:
         """Write a record that must not exist yet; raise Conflict if it does."""
-        return await self._bucket().create(key, value)
+        return await self.bucket().create(key, value)
 
-    async def update(self, key: str, value: Servers, revision: int) -> int:
+    async def update(self, key: str, value: M, revision: int) -> int:
         """Write a record that must still be at `revision`; raise Conflict if it is not."""
-        return await self._bucket().update(key, value, revision)
+        return await self.bucket().update(key, value, revision)
 
     async def keys(self) -> list[str]:
-        """Return all keys, those of leases too."""
-        return await self._bucket().keys()
+        """Return all keys of the bucket, those of other kinds too."""
+        return await self.bucket().keys()
 
 
 class KvRoutes:
-    """The bucket `routes`, one record per model."""
+    """The bucket `routes`, one record per model (implements `ports.Routes`)."""
 
-    def __init__(self, js: Callable[[], JetStreamContext]) -> None:
-        self._js = js
-
-    def bucket(self) -> Bucket[Route]:
-        """Return the bucket."""
-        return Bucket(self._js(), "routes", Route, service=SERVICE)
+    def __init__(self, records: Records[Route]) -> None:
+        self._records = records
 
     async def all(self) -> dict[str, Route]:
         """Return every route by model; none when the bucket does not exist."""
         try:
-            return {model: entry.value for model, entry in (await self.bucket().all()).items()}
+            entries = {model: await self._records.get(model) for model in await self._records.keys()}
         except NotFoundError:
             return {}
+        return {model: entry.value for model, entry in entries.items() if entry is not None}
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Decide on the route as it is, and write what was decided by compare-and-set."""
@@ -85,7 +79,7 @@ class KvRoutes:
             edit = change(stored or Route(model=model))
             return edit.route if isinstance(edit, Changed) else stored
 
-        await edit_record(self.bucket(), model, decide, name=f"routes/{model}")
+        await edit_record(self._records, model, decide, name=f"routes/{model}")
         assert edit is not None  # noqa: S101 - it decides at least once
         return edit
 
@@ -109,7 +103,7 @@ class KvLeadership:
 
     def __init__(
         self,
-        js: Callable[[], JetStreamContext],
+        records: Records[Leader],
         fleet: str,
         holder: str,
         clock: Clock,
@@ -118,7 +112,7 @@ class KvLeadership:
         lease_s: float = 6.0,
         answer_s: float = 2.0,
     ) -> None:
-        self._js = js
+        self._records = records
         self._key = f"{fleet}.leader"
         self._holder = holder
         self._clock = clock
@@ -144,7 +138,7 @@ class KvLeadership:
         try:
             async with asyncio.timeout(self._answer_s), self._one_at_a_time:
                 held = await self._renew(after_s=0.0, take=False)
-        except (nats.errors.Error, OSError, TimeoutError):
+        except (nats.errors.Error, OSError, TimeoutError, SlipwayError):
             return Extent.NOTHING if self.superseded() else Extent.RECYCLE
         return Extent.ALL if held and self.valid() and not self.superseded() else Extent.NOTHING
 
@@ -160,19 +154,14 @@ class KvLeadership:
     async def release(self) -> None:
         """Release the lease, so that another process need not wait until it lapses."""
         async with asyncio.timeout(self._answer_s), self._one_at_a_time:
-            bucket = self._bucket()
-            entry = await bucket.get(self._key)
+            entry = await self._records.get(self._key)
             self._sent = None
             if entry is not None and entry.value == Leader(holder=self._holder, term=self._term):
                 with contextlib.suppress(Conflict):
-                    await bucket.update(self._key, Leader(holder="", term=self._term), entry.revision)
-
-    def _bucket(self) -> Bucket[Leader]:
-        return Bucket(self._js(), "servers", Leader)
+                    await self._records.update(self._key, Leader(holder="", term=self._term), entry.revision)
 
     async def _renew(self, *, after_s: float, take: bool = True) -> bool:
-        bucket = self._bucket()
-        entry = await bucket.get(self._key)
+        entry = await self._records.get(self._key)
         now = self._clock.monotonic()
         last = self._terms.read()
         own = Leader(holder=self._holder, term=self._term)
@@ -188,7 +177,10 @@ class KvLeadership:
             known = [self._term, last.term if last else 0, entry.value.term if entry else 0]
             own = Leader(holder=self._holder, term=max(known) + 1)
         try:
-            await _write(bucket, self._key, entry, own)
+            if entry is None:
+                await self._records.create(self._key, own)
+            else:
+                await self._records.update(self._key, own, entry.revision)
         except Conflict:
             self._sent = None
             return False

@@ -12,17 +12,29 @@ from services.server_manager.domain.reconcile import Phase, plan_production
 from services.server_manager.domain.records import Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.known_routes import KnownRoutes
+from services.server_manager.ports import LeaseLost
 from services.server_manager.settings import ServerManagerSettings
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
 from shared.storage.record_format import parse
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
-from tests.kit.fakes_serving import FakeArtifacts, FakeEngine, FakeLead, FakeLease, FakeRoutes
-from tests.kit.records import MemoryBucket, MemoryPublisher, MemoryRecords
+from tests.kit.fakes_serving import (
+    FakeArtifacts,
+    FakeEngine,
+    FakeLead,
+    FakeLease,
+    FakeRoutes,
+    FaultyBucket,
+    records_of,
+)
+from tests.kit.records import MemoryPublisher
 from tests.kit.virtual_time import VirtualClock
 from tests.unit.server_manager.factories import START, deployable
 
-LEASE_S = 6.0
+ANSWER_S = 10.0
+"""So long the real engine's client waits for an answer."""
+SILENT_S = 53.0
+"""So long the real bus tries again to publish a fact."""
 MODEL = "bot"
 SETTINGS = ServerManagerSettings(
     memory_budget_bytes=1000, overhead_bytes=80, linger_s=20.0, order_deadline_s=120.0, tick_s=2.0
@@ -31,25 +43,29 @@ SETTINGS = ServerManagerSettings(
 
 
 class SlowEngine(FakeEngine):
-    """Loads take time and end even if nobody waits for them any more; every request is checked when it begins."""
+    """Loads take time and end even if nobody waits for them any more."""
 
     def __init__(self, world: "FleetWorld") -> None:
         super().__init__()
         self._world = world
-        self._turn = asyncio.Lock()
         self.load_s = 3.0
+        self.hanging = False
         self.endless: set[str] = set()
         self._loads: set[asyncio.Task[None]] = set()
 
-    async def load(self, name, folder: Path, *, digest, memory_bytes, permit=None):
-        async with self._turn:
-            await permit()
-            self._check()
-            self._world.check_memory(name, memory_bytes)
-            loading = asyncio.create_task(self._load(name, folder, digest, memory_bytes))
-            self._loads.add(loading)
-            loading.add_done_callback(self._loads.discard)
-            await asyncio.shield(loading)
+    async def index(self):
+        if self.hanging:
+            await asyncio.sleep(ANSWER_S)
+            raise Transient("endpoint_unreachable", f"no answer within {ANSWER_S:g} s")
+        return await super().index()
+
+    async def load(self, name, folder: Path, *, digest, memory_bytes, permit=None):  # noqa: ARG002
+        self._check()
+        self._world.check_memory(name, memory_bytes)
+        loading = asyncio.create_task(self._load(name, folder, digest, memory_bytes))
+        self._loads.add(loading)
+        loading.add_done_callback(self._loads.discard)
+        await asyncio.shield(loading)
 
     async def _load(self, name, folder, digest, memory_bytes):
         self.loading = True
@@ -61,12 +77,46 @@ class SlowEngine(FakeEngine):
         finally:
             self.loading = False
 
-    async def unload(self, name, *, wait=True, permit=None):
+    async def unload(self, name, *, wait=True, permit=None):  # noqa: ARG002
+        self._check()
+        self._world.check_unload(name)
+        await super().unload(name, wait=wait)
+
+
+class EngineClient:
+    """One process's side of the engine, which takes its loads and unloads one at a time.
+
+    As in the real one, the term beside the engine is read last, with nothing awaited before the request.
+    """
+
+    def __init__(self, engine: SlowEngine, process: "Process") -> None:
+        self._engine = engine
+        self._process = process
+        self._turn = asyncio.Lock()
+        self.endpoint = engine.endpoint
+
+    async def index(self):
+        return await self._engine.index()
+
+    async def probe(self, name, deadline_s):
+        return await self._engine.probe(name, deadline_s)
+
+    async def load(self, name, folder, *, digest, memory_bytes, permit):
         async with self._turn:
             await permit()
-            self._check()
-            self._world.check_unload(name)
-            await super().unload(name, wait=wait)
+            self._fence()
+            await self._engine.load(name, folder, digest=digest, memory_bytes=memory_bytes)
+
+    async def unload(self, name, *, wait=True, permit):
+        async with self._turn:
+            await permit()
+            self._fence()
+            await self._engine.unload(name, wait=wait)
+
+    def _fence(self) -> None:
+        if self._process.lead.superseded():
+            raise LeaseLost("another process took the engine over")
+        self._process.world.note_act(self._process)
 
 
 class Memory:
@@ -82,92 +132,173 @@ class Memory:
         self.routes = dict(routes)
 
 
-class LossyRoutes(FakeRoutes):
-    """Routes on a bus that may be lost, and whose bucket may be."""
+class SlowLog(MemoryPublisher):
+    """A log of facts that may keep silent for as long as its client tries again."""
 
-    lost = False
+    silent = False
 
-    async def all(self):
-        self._check()
-        return await super().all()
+    async def publish(self, emit):
+        if self.silent:
+            await asyncio.sleep(SILENT_S)
+            raise Transient("bus_unavailable", f"no answer within {SILENT_S:g} s")
+        return await super().publish(emit)
 
-    async def edit(self, model, change):
-        self._check()
-        return await super().edit(model, change)
 
-    def _check(self):
-        if self.lost:
-            raise Transient("bus_unavailable", "lost")
+class ProcessClock(VirtualClock):
+    """The clock of one process, which stands still while its machine is suspended."""
+
+    def __init__(self) -> None:
+        super().__init__(START)
+        self.stood_still_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() - self.stood_still_s
+
+
+class SharedBus(FakeBus):
+    """The bus of one of several processes: what one handles is not delivered to another."""
+
+    def __init__(self, service, streams, log, life, in_flight: set[int]) -> None:
+        super().__init__(service, streams, log, life)
+        self._in_flight = in_flight
+
+
+class Process:
+    """One process of server-manager: all that it asks of the outside can be its last step, and waits while it is paused."""
+
+    def __init__(self, world: "FleetWorld", kill_at=None) -> None:
+        self.world = world
+        self.life = life = Life(kill_at)
+        self.clock = ProcessClock()
+        self._running = asyncio.Event()
+        self._running.set()
+        self.lead = FakeLead(world.lease, self.clock, port=self._pausable("get", "create", "update", "keys"))
+        log = self.port(world.log, "publish", "was_published")
+        records = self.port(records_of(Servers, world.bucket), "get", "create", "update", "keys")
+        store = RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5, decides_again=True)
+        self.bus = SharedBus(SERVICE, world.streams, log, life, world.in_flight)
+        self.manager = build(
+            self.bus,
+            engine=self.port(EngineClient(world.engine, self), "index", "load", "unload", "probe"),
+            artifacts=self.port(world.artifacts, "materialise", "describe", "keep_only"),
+            state=FleetState(store, "main"),
+            routes=KnownRoutes(self.port(world.routes, "all", "edit"), world.memory),
+            lead=self.port(self.lead, "hold", "confirm", "release"),
+            settings=SETTINGS,
+            clock=self.clock,
+        )
+
+    def start(self) -> None:
+        """Begin to reconcile and to handle facts."""
+        self.life.spawn(self.manager.run())
+        self.bus.start()
+
+    def port(self, port, *names):
+        """Return a port whose methods are steps of this process."""
+        return self._pausable(*names)(self.life.mortal(port, *names))
+
+    def _pausable(self, *names):
+        return lambda port: _Pausable(port, self._running, names)
+
+    @property
+    def paused(self) -> bool:
+        return not self._running.is_set()
+
+    async def pause(self, seconds: float, *, with_clock: bool = False) -> None:
+        """Stop the process where it is, like SIGSTOP, or like its machine suspended with its clock; then let it go on."""
+        self._running.clear()
+        await asyncio.sleep(seconds)
+        self.clock.stood_still_s += seconds if with_clock else 0.0
+        self._running.set()
+
+
+class _Pausable:
+    def __init__(self, port, running: asyncio.Event, names) -> None:
+        self._port, self._running, self._names = port, running, names
+
+    def __getattr__(self, name):
+        attribute = getattr(self._port, name)
+        if name not in self._names:
+            return attribute
+
+        async def call(*args, **kwargs):
+            await self._running.wait()
+            try:
+                return await attribute(*args, **kwargs)
+            finally:
+                await self._running.wait()
+
+        return call
 
 
 class FleetWorld:
-    """What outlives the process, and the process that lives now."""
+    """What outlives the processes, and the processes."""
 
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock(START)
         self.streams = Streams()
-        self.bucket, self.log = MemoryBucket(), MemoryPublisher("server-manager")
-        self.routes, self.memory = LossyRoutes(), Memory()
-        self.lease = FakeLease()
+        self.in_flight: set[int] = set()
+        self.bucket, self.log = FaultyBucket(), SlowLog("server-manager")
+        self.routes, self.memory = FakeRoutes(), Memory()
+        self.lease = FakeLease(self.bucket)
         self.artifacts = FakeArtifacts(folder)
         self.engine = SlowEngine(self)
         self.violations: list[str] = []
         self.said: list[Event] = []
+        self.acts: list[tuple[int, str]] = []
+        """The term and the holder of each request that loaded or unloaded."""
         self.busy_steps = 0
+        self.steps: list[str] = []
         self.forgotten = {}
         """Routes that nobody knows any more."""
-        self.life: Life | None = None
-        self.bus: FakeBus | None = None
-        self.manager = None
+        self.processes: list[Process] = []
 
-    # -- the process ------------------------------------------------------------------------------------------------
+    # -- the processes ----------------------------------------------------------------------------------------------
 
-    def start(self, kill_at=None) -> Life:
+    def start(self, kill_at=None) -> Process:
         """Start a process; it dies at its step number `kill_at`."""
-        life = self.life = Life(kill_at)
-        records = life.mortal(MemoryRecords(Servers, self.bucket), "get", "create", "update", "keys")
-        log = life.mortal(self.log, "publish", "was_published")
-        state = FleetState(
-            RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5, decides_again=True), "main"
-        )
-        lead = FakeLead(
-            FleetState(
-                RecordStore("servers", MemoryRecords(Servers, self.bucket), log, service=SERVICE, decides_again=True),
-                "main",
-            ),
-            self.lease,
-        )
-        self.bus = FakeBus(SERVICE, self.streams, log, life)
-        self.manager = build(
-            self.bus,
-            engine=life.mortal(self.engine, "index", "load", "unload", "probe"),
-            artifacts=life.mortal(self.artifacts, "materialise", "describe", "keep_only"),
-            state=state,
-            routes=KnownRoutes(life.mortal(self.routes, "all", "edit"), self.memory),
-            lead=life.mortal(lead, "hold", "confirm", "release"),
-            settings=SETTINGS,
-            clock=self.clock,
-        )
-        life.spawn(self.manager.run())
-        self.bus.start()
-        return life
+        process = Process(self, kill_at)
+        self.processes.append(process)
+        process.start()
+        return process
 
     async def keep_running(self, *kills) -> None:
-        """Start a process, and a new one when the lease of a dead one has lapsed; the n-th dies at step `kills[n]`."""
+        """Start a process, and a new one a second after it died; the n-th dies at step `kills[n]`."""
         kills = list(kills)
         while True:
-            life = self.start(kills.pop(0) if kills else None)
-            await life.ended.wait()
-            await life.close()
-            await asyncio.sleep(LEASE_S)
-            self.lease.holder = None
+            process = self.start(kills.pop(0) if kills else None)
+            await process.life.ended.wait()
+            await process.life.close()
+            self.processes.remove(process)
+            await asyncio.sleep(1.0)
+
+    async def watch(self) -> None:
+        """Note it when two processes hold the lease at the same moment, for ever."""
+        while True:
+            holders = [process.lead.holder for process in self.processes if process.lead.valid()]
+            if len(holders) > 1:
+                self.violations.append(f"{holders} hold the lease at {self.clock.monotonic():g} s")
+            await asyncio.sleep(0.1)
+
+    @property
+    def process(self) -> Process:
+        """The process that leads, or else the one that was started last."""
+        leading = [process for process in self.processes if process.lead.valid()]
+        return (leading or self.processes)[-1]
 
     async def stop(self) -> None:
-        """End the process; raise what its handlers raised by mistake."""
-        if self.life is not None:
-            await self.life.close()
+        """End all processes; raise what their handlers raised by mistake."""
+        for process in self.processes:
+            await process.life.close()
         if self.streams.defects:
             raise self.streams.defects[0]
+
+    def note_act(self, process: Process) -> None:
+        """Note a request that loads or unloads; a violation if a later holder has acted before."""
+        leader = process.lead.term
+        if self.acts and leader < self.acts[-1][0]:
+            self.violations.append(f"{process.lead.holder} acted under term {leader} after term {self.acts[-1][0]}")
+        self.acts.append((leader, process.lead.holder))
 
     # -- facts and failures -----------------------------------------------------------------------------------------
 
@@ -177,13 +308,14 @@ class FleetWorld:
         assert (type(event.data), "production") in SERVICES[SERVICE].reads
         self.said.append(event)
         self.streams.put(Message(len(self.said), event, self.clock.now()))
-        if self.bus is not None:
-            self.bus.deliver()
+        for process in self.processes:
+            if not process.paused:
+                process.bus.deliver()
         return event
 
     def lose_bus(self, lost: bool) -> None:
         """Lose the bus, or get it back."""
-        self.bucket.lost = self.routes.lost = lost
+        self.bucket.lost = self.routes.bucket.lost = lost
         self.log.failing = Transient("bus_unavailable", "lost") if lost else None
 
     def roll_back(self) -> None:
@@ -228,7 +360,7 @@ class FleetWorld:
 
     def hot(self) -> set[str]:
         """Return the names of the targets that generate."""
-        return {name for name, held in self.manager.executor.held().items() if held.phase is Phase.HOT}
+        return {name for name, held in self.process.manager.executor.held().items() if held.phase is Phase.HOT}
 
 
 def target(version: int) -> str:

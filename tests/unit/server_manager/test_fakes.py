@@ -3,7 +3,7 @@
 import pytest
 
 from tests.kit.conformance_serving import EngineConformance, LeadershipConformance, RoutesConformance, StateConformance
-from tests.kit.fakes_serving import FakeEngine, FakeLead, FakeLease, FakeRoutes, FakeState
+from tests.kit.fakes_serving import LEASE_S, FakeClock, FakeEngine, FakeLead, FakeLease, FakeRoutes, FakeState
 
 
 class TestFakeEngine(EngineConformance):
@@ -34,8 +34,9 @@ class TestFakeRoutes(RoutesConformance):
 class TestFakeLead(LeadershipConformance):
     @pytest.fixture
     def pair(self):
-        state, lease = FakeState(), FakeLease()
-        return [FakeLead(state, lease), FakeLead(state, lease)]
+        lease, clock = FakeLease(), FakeClock()
+        return [FakeLead(lease, clock), FakeLead(lease, clock)]
 
     async def lapse(self, pair):
-        pair[0].lapse()
+        await pair[1].hold()
+        pair[0].clock.seconds += LEASE_S + 0.1

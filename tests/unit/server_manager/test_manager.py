@@ -18,7 +18,17 @@ from services.server_manager.domain.reconcile import Limits
 from services.server_manager.known_routes import KnownRoutes
 from services.server_manager.manager import DOWN_AFTER_S, Manager
 from shared.errors import Permanent, Transient
-from tests.kit.fakes_serving import FakeArtifacts, FakeClock, FakeEngine, FakeLead, FakeRoutes, FakeState, Progress
+from tests.kit.fakes_serving import (
+    LEASE_S,
+    FakeArtifacts,
+    FakeClock,
+    FakeEngine,
+    FakeLead,
+    FakeLease,
+    FakeRoutes,
+    FakeState,
+    Progress,
+)
 from tests.unit.server_manager.factories import (
     deployable,
     route,
@@ -53,7 +63,8 @@ class World:
         self.artifacts = FakeArtifacts(folder)
         self.state = FakeState()
         self.routes = FakeRoutes()
-        self.lead = FakeLead(self.state)
+        self.lease = FakeLease(self.state.bucket)
+        self.lead = FakeLead(self.lease, self.clock)
         self.said = Said(self.state.log)
         self.progress = Progress()
         self.limits = Limits(memory_budget_bytes=1000, overhead_bytes=100, weights_ratio=1.0, linger_s=30)
@@ -85,6 +96,11 @@ class World:
             await self.manager.tick()
             for _ in range(60):
                 await asyncio.sleep(0)
+
+    def supersede(self) -> None:
+        """Let this process stand still for longer than the lease, and another one take the engine over."""
+        self.clock.seconds += LEASE_S + 0.1
+        self.lease.set("another")
 
     async def order(self, event) -> None:
         await self.state.write(lambda record: staging.enqueue_order(record, event, self.clock.now()))
@@ -249,13 +265,13 @@ async def test_without_ever_having_seen_the_bus_nothing_is_touched(world):
 
 
 async def test_a_replica_without_the_lead_does_nothing(world):
-    world.lead.leads = False
+    world.lease.set("another")
     world.routes.routes["bot"] = route(1)
     await world.order(traffic_requested("t1", 2, epoch=1))
     await world.ticks()
     assert world.engine.models == {}
     assert world.said.emits == []
-    world.lead.leads = True
+    world.lease.set("")
     await world.ticks()
     assert set(world.engine.models) == {V1, V2}
 

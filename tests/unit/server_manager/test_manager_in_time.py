@@ -67,8 +67,9 @@ async def play(story, *kills):
         await asyncio.sleep(0)
         await story(world)
         await asyncio.sleep(40)
-        world.busy_steps = len(world.life.steps)
+        world.busy_steps = len(world.process.life.steps)
         await asyncio.sleep(50)
+        world.steps = world.process.life.steps
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         hot = world.hot()
@@ -92,13 +93,13 @@ def outcome(world, hot):
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_killed_at_any_step_it_ends_like_one_that_lived(story):
     world, hot = run_virtual(play(story))
-    expected, steps = outcome(world, hot), world.life.steps
+    expected, steps = outcome(world, hot), world.steps
     quiet = (
-        "MemoryRecords.get",
+        "FaultyRecords.get",
         "FakeLead.hold",
         "FakeLead.confirm",
-        "SlowEngine.index",
-        "LossyRoutes.all",
+        "EngineClient.index",
+        "FakeRoutes.all",
         "keep_only",
     )
     eventful = [n for n, name in enumerate(steps[: world.busy_steps], start=1) if not name.endswith(quiet)]
@@ -177,13 +178,14 @@ def everything_forgotten(world, _version):
     world.forgotten = world.known_routes()
     world.routes.routes.clear()
     world.memory.routes.clear()
-    world.life.kill()
+    for process in world.processes:
+        process.life.kill()
 
 
 def superseded(world, _version):
     """Another process takes the lease, and gives it up without having done anything."""
-    world.lease.holder = world.lease.beside = object()
-    asyncio.get_running_loop().call_later(5.0, lambda: setattr(world.lease, "holder", None))
+    world.lease.set("another")
+    asyncio.get_running_loop().call_later(5.0, lambda: world.lease.set(""))
 
 
 MOVES = [

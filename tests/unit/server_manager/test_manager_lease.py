@@ -8,9 +8,10 @@ import pytest
 from contracts.facts import PromotionRefused
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
+from services.server_manager.domain.records import Leader
 from services.server_manager.ports import Extent, LeaseLost
 from shared.errors import Transient
-from tests.kit.fakes_serving import FakeLead
+from tests.kit.fakes_serving import LEASE_S
 from tests.unit.server_manager.factories import deployable, route, traffic_requested
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
 
@@ -113,7 +114,7 @@ async def test_without_the_bus_a_holder_that_was_superseded_recycles_nothing_eit
     world.routes.routes["bot"] = route(1)
     await world.ticks()
     loads = list(world.engine.loads)
-    world.lead.lease.beside = object()
+    world.lease.terms.write(Leader(holder="another", term=9))
     world.engine.dead.add(V1)
     await without_the_bus(world)
     assert world.engine.loads == loads
@@ -131,8 +132,7 @@ async def test_paused_between_the_decision_to_unload_and_the_request_the_request
     ticking = asyncio.create_task(world.manager.tick())
     while world.phases()[V0] != "unloading":
         await asyncio.sleep(0)
-    world.lead.lapse()
-    assert await FakeLead(world.state, world.lead.lease).hold()
+    world.supersede()
     world.state.lost = bus_lost
     await asyncio.gather(ticking, return_exceptions=True)
     await settle()
@@ -150,8 +150,7 @@ async def test_a_lease_that_lapsed_while_an_artifact_was_fetched_stops_the_load(
     world.artifacts.materialise = slow
     world.routes.routes["bot"] = route(1)
     await world.ticks(1)
-    world.lead.lapse()
-    assert await FakeLead(world.state, world.lead.lease).hold()
+    world.supersede()
     gate.set()
     await settle()
     assert world.engine.loads == []
@@ -173,8 +172,7 @@ async def test_a_lease_that_lapsed_while_the_engine_made_a_request_wait_stops_th
     await world.ticks(1)
     await world.ticks(1, seconds=60 if what == "unload" else 1)
     assert world.phases()[V2 if what == "load" else V0] == f"{what}ing"
-    world.lead.lapse()
-    assert await FakeLead(world.state, world.lead.lease).hold()
+    world.supersede()
     gate.set()
     await settle()
     assert set(world.engine.models) == {V0, V1}
@@ -186,8 +184,7 @@ async def test_what_could_not_be_loaded_is_not_cleaned_up_without_the_lease(worl
 
     async def load(name, folder, **about):
         await fail(name, folder, **about)
-        world.lead.lapse()
-        await FakeLead(world.state, world.lead.lease).hold()
+        world.supersede()
         raise Transient("load_failed", "no")
 
     world.engine.load = load
@@ -203,8 +200,7 @@ async def test_a_holder_paused_in_the_middle_of_a_look_answers_nothing(world):
     index = world.engine.index
 
     async def paused():
-        world.lead.lapse()
-        await FakeLead(world.state, world.lead.lease).hold()
+        world.supersede()
         return await index()
 
     world.engine.index = paused
@@ -219,7 +215,7 @@ async def test_a_slow_look_renews_its_lease_and_goes_on(world):
     index = world.engine.index
 
     async def slow():
-        world.lead.fresh = False
+        world.clock.seconds += LEASE_S / 2
         return await index()
 
     world.engine.index = slow

@@ -41,9 +41,9 @@ async def test_what_serves_is_not_loaded_again_by_a_manager_that_was_not_told_ye
 async def test_the_same_after_a_takeover_by_another_process_and_back(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks()
-    world.lead.leads = False
+    world.lease.set("another")
     await world.ticks(2)
-    world.lead.leads = True
+    world.lease.set("")
     world.engine.loading = True
     await world.ticks(5)
     assert world.engine.loads == [V1]

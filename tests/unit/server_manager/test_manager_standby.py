@@ -84,9 +84,10 @@ async def test_a_first_release_with_nothing_behind_it_says_so_once_over_restarts
 async def test_a_replica_that_takes_over_begins_its_own_count(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks(4)
-    world.lead.leads = False
-    await world.ticks(30)
-    world.lead.leads = True
+    for _ in range(30):
+        world.lease.set("another")
+        await world.ticks(1)
+    world.lease.set("")
     await world.ticks(4)
     assert said(world) == []
     await world.ticks(3)

@@ -8,10 +8,11 @@ from services.server_manager.adapters.kv_state import KvLeadership
 from services.server_manager.adapters.repository_files import LeaseFile
 from services.server_manager.domain.records import Leader
 from tests.kit.fakes_serving import FakeClock
+from tests.kit.records import MemoryRecords
 
 
 def lead(terms, holder="one"):
-    return KvLeadership(lambda: None, "main", holder, FakeClock(), terms)
+    return KvLeadership(MemoryRecords(Leader), "main", holder, FakeClock(), terms)
 
 
 def test_two_processes_with_the_same_id_on_one_disk_write_different_partial_files(tmp_path, monkeypatch):
