@@ -6,7 +6,6 @@ from typing import Any
 
 import structlog
 
-from contracts.facts.watch import Severity
 from contracts.routes import Route
 from contracts.vocabulary import Target
 from services.server_manager.answers import Answers
@@ -22,15 +21,18 @@ from services.server_manager.domain.reconcile import (
     plan_reconcile,
     plan_temporary,
 )
-from services.server_manager.domain.records import FleetAlert, LoadedTarget, Servers
+from services.server_manager.domain.records import LoadedTarget, Servers
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Artifacts, Engine, Extent, Leadership, LeaseLost, ReportProgress, Routes
+from services.server_manager.publishing import BackgroundPublisher
+from services.server_manager.renewing import renewing
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 
 DOWN_AFTER_S = 3.0
-SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning"}
+PUBLISH_WAIT_S = 1.0
+"""How long a look waits until its facts are published."""
 
 
 class Manager:
@@ -64,6 +66,7 @@ class Manager:
         self._answered: float | None = None
         self._disarmed: dict[str, float] = {}
         self._listed: frozenset[str] | None = None
+        self._publisher = BackgroundPublisher(state)
         self.executor = Executor(engine, artifacts, clock, limits, lead, on_change=self.wake)
         self._answers = Answers(
             engine=engine,
@@ -96,6 +99,7 @@ class Manager:
                 await self._rest()
         finally:
             await self.executor.stop()
+            await self._publisher.stop()
             try:
                 await self._lead.release()
             except Exception as error:  # noqa: BLE001 - the lease lapses by itself
@@ -125,12 +129,23 @@ class Manager:
         if not leads:
             await self._stand_back()
             return
+        try:
+            async with renewing(self._lead):
+                await self._reconcile()
+        finally:
+            self._publisher.publish_soon()
+        await self._publisher.wait(PUBLISH_WAIT_S)
+        await self._remove_copies()
+
+    async def _reconcile(self) -> None:
         answers = await self._look()
         await self._answer_orders()
+        self._publisher.publish_soon()
         record, routes = await self._state.read(), await self._routes.all()
         await self._check_lease()
         # Before anything is healed, or what heals within a moment would never be told.
         await self._alert(record, routes, answers=answers)
+        self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
         if self.executor.known:
             temporary = plan_temporary(record, routes, desired, self.executor.held(), self._listed)
@@ -143,14 +158,20 @@ class Manager:
             await self._report_progress(cause, progress)
         await self._check_lease()
         await self._publish_view(answers=answers)
-        if self.executor.known and not self.executor.busy:
-            kept = {target.deployable.manifest.digest for target in desired.values()}
+
+    async def _remove_copies(self) -> None:
+        """Remove the local copies of what is neither desired nor held; one that cannot be removed stays."""
+        if self._desired is None or not self.executor.known or self.executor.busy:
+            return
+        kept = {target.deployable.manifest.digest for target in self._desired.values()}
+        try:
             await self._artifacts.keep_only(kept | {target.digest for target in self.executor.held().values()})
-        await self._state.publish()
+        except OSError as error:
+            self._log.warning("local copies could not be removed", error=repr(error))
 
     async def _stand_back(self) -> None:
         """Forget what was desired and drop what is being done: another process leads."""
-        self._desired, self._disarmed = None, {}
+        self._desired, self._disarmed, self._answered = None, {}, None
         await self.executor.stop()
 
     async def _check_lease(self) -> None:

@@ -90,6 +90,7 @@ class FakeArtifacts:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.kept: set[str] = set()
+        self.undeletable: OSError | None = None
         self.broken: dict[str, Exception] = {}
 
     async def materialise(self, deployable, progress=None):  # noqa: ARG002
@@ -104,6 +105,8 @@ class FakeArtifacts:
         return Description(chat_template="t", bos_token="<s>", eos_token="</s>", context_tokens=128)
 
     async def keep_only(self, digests):
+        if self.undeletable is not None:
+            raise self.undeletable
         self.kept = set(digests)
 
 
@@ -223,6 +226,11 @@ class FakeLease:
         """Who holds the lease, as the bus says."""
         _, data = self.bucket.data.get("main.leader", (0, b""))
         return parse(Leader, data, "servers/main.leader")[0] if data else None
+
+    @property
+    def revision(self) -> int:
+        """The revision of the lease on the bus: each renewal is one."""
+        return self.bucket.data.get("main.leader", (0, b""))[0]
 
     def set(self, holder: str) -> None:
         """Write another holder, or none, under the next term; a holder writes its term beside the engine too."""

@@ -59,6 +59,12 @@ class SlowEngine(FakeEngine):
             raise Transient("endpoint_unreachable", f"no answer within {ANSWER_S:g} s")
         return await super().index()
 
+    async def probe(self, name, deadline_s):
+        if self.hanging:
+            await asyncio.sleep(deadline_s)
+            raise Transient("no_first_token", f"nothing came within {deadline_s:g} s")
+        return await super().probe(name, deadline_s)
+
     async def load(self, name, folder: Path, *, digest, memory_bytes, permit=None):  # noqa: ARG002
         self._check()
         self._world.check_memory(name, memory_bytes)

@@ -29,6 +29,7 @@ from tests.kit.fakes_serving import (
     FakeState,
     Progress,
 )
+from tests.kit.records import raising
 from tests.unit.server_manager.factories import (
     deployable,
     route,
@@ -41,17 +42,17 @@ V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
 class Said:
-    """What was published, in order."""
+    """What the log of facts holds, in order."""
 
     def __init__(self, log) -> None:
         self._log = log
 
     @property
     def emits(self):
-        return self._log.published
+        return self._log.log
 
     def facts(self, kind):
-        return self._log.of(kind)
+        return [emit.fact for emit in self._log.log if isinstance(emit.fact, kind)]
 
 
 class World:
@@ -135,6 +136,16 @@ async def test_an_order_that_comes_again_after_its_answer_changes_and_publishes_
     assert {emit.cause_id for emit in world.said.emits} == {"t1"}
     assert not world.state.record.orders
     assert world.routes.routes["bot"].epoch == 1
+
+
+async def test_an_order_that_comes_again_after_hours_is_answered_once(world):
+    await world.order(traffic_requested("t1", 1, fallback=0))
+    await world.ticks()
+    world.state.log.forget()
+    await world.order(traffic_requested("t1", 1, fallback=0))
+    await world.ticks()
+    assert len(world.said.facts(DeploymentChanged)) == 1
+    assert not world.state.record.orders
 
 
 async def test_staging_is_granted_announced_and_released(world):
@@ -340,3 +351,38 @@ async def test_a_second_staging_that_fails_says_which_measurement_it_was_for(wor
     await world.ticks()
     (failed,) = world.said.facts(VariantFailed)
     assert (failed.code, failed.measurement_number) == ("insufficient_memory", 2)
+
+
+async def test_a_copy_that_cannot_be_deleted_holds_back_no_answer_and_no_alert(world):
+    world.artifacts.undeletable = PermissionError(13, "Permission denied")
+    world.routes.routes["bot"] = route(1)
+    await world.order(traffic_requested("t1", 2, epoch=9))
+    await world.ticks(10)
+    assert len(world.said.facts(PromotionRefused)) == len(world.said.facts(AlertRaised)) == 1
+    assert world.state.record.server_ready
+
+
+async def test_an_answer_is_published_though_what_follows_in_the_same_look_fails(world):
+    world.routes.routes["bot"] = route(1)
+    await world.ticks()
+    await world.order(traffic_requested("t1", 2, epoch=9))
+    faults = world.routes.bucket.faults
+    faults.at[f"get {faults.counts['get'] + 2} before"] = raising(Transient("bus_unavailable", "lost"))
+    with pytest.raises(Transient):
+        await world.ticks(1)
+    await asyncio.sleep(0.01)
+    assert len(world.said.facts(PromotionRefused)) == 1
+
+
+async def test_a_silence_of_the_engine_counts_from_when_this_process_leads_again(world):
+    world.routes.routes["bot"] = route(1, 0)
+    await world.ticks()
+    for _ in range(10):
+        world.lease.set("another")
+        await world.ticks(1)
+    world.lease.set("")
+    world.engine.down = True
+    await world.ticks(2)
+    world.engine.down = False
+    await world.ticks()
+    assert world.said.facts(AlertRaised) == []
