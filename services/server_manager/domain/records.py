@@ -1,13 +1,15 @@
 """The record of a fleet, in the bucket `servers`, and the lease on it."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from contracts.envelope import Event
 from contracts.facts import StageRequested, TrafficRequested
-from contracts.records import OutboxRecord
+from contracts.records import Migration, OutboxRecord
 from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
 CLOSED_KEPT = 500
+ANSWERED_KEPT = 500
 FleetAlert = Literal["engine", "standby"]
 
 
@@ -91,6 +93,9 @@ class OpenAlert(Contract):
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: lambda fields: fields}
+
     endpoint: str = ""
     server_ready: bool = False
     memory_budget_bytes: int = 0
@@ -102,6 +107,8 @@ class Servers(OutboxRecord):
     alerts: tuple[OpenAlert, ...] = ()
     temporary: tuple[Target, ...] = ()
     """Loaded for a staging lease or a traffic order only: may be unloaded though their model has no route."""
+    answered: tuple[str, ...] = ()
+    """The ids of orders that were answered; one that is delivered again is not answered a second time."""
 
 
 class Leader(Contract):

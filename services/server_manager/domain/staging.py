@@ -5,13 +5,13 @@ from datetime import datetime
 from contracts.envelope import Event
 from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
 from contracts.records import OutboxEntry
-from services.server_manager.domain.records import CLOSED_KEPT, Closed, Lease, OpenAlert, Order, Servers
+from services.server_manager.domain.records import ANSWERED_KEPT, CLOSED_KEPT, Closed, Lease, OpenAlert, Order, Servers
 
 
 def enqueue_staging(record: Servers, event: Event[StageRequested]) -> Servers:
-    """Put a staging order in the queue, unless it is known or was ended before it arrived."""
+    """Put a staging order in the queue, unless it is known, was answered, or was ended before it arrived."""
     known = [record.lease, *record.waiting]
-    if any(lease is not None and lease.lease_id == event.id for lease in known):
+    if event.id in record.answered or any(lease is not None and lease.lease_id == event.id for lease in known):
         return record
     if any(closed.covers(event) for closed in record.closed):
         return record
@@ -51,11 +51,11 @@ def _close(record: Servers, closed: Closed) -> Servers:
 
 
 def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime) -> Servers:
-    """Put a traffic order in the queue, unless it is there.
+    """Put a traffic order in the queue, unless it is there or was answered.
 
-    An order that was answered before may come again; deciding it again only publishes again.
+    A second decision could be another one: what was refused for its deadline may be ready by now.
     """
-    if any(order.order_id == event.id for order in record.orders):
+    if event.id in record.answered or any(order.order_id == event.id for order in record.orders):
         return record
     return record.model_copy(update={"orders": (*record.orders, Order(event=event, received_at=now))})
 
@@ -83,12 +83,21 @@ def drop_lease(record: Servers, lease_id: str) -> Servers:
     """Remove a staging order that was answered with a failure."""
     lease = None if record.lease is not None and record.lease.lease_id == lease_id else record.lease
     waiting = tuple(lease for lease in record.waiting if lease.lease_id != lease_id)
-    return record.model_copy(update={"lease": lease, "waiting": waiting})
+    if lease == record.lease and waiting == record.waiting:
+        return record
+    return record.model_copy(update={"lease": lease, "waiting": waiting, "answered": _answered(record, lease_id)})
 
 
 def drop_order(record: Servers, order_id: str) -> Servers:
     """Remove a traffic order that was answered."""
-    return record.model_copy(update={"orders": tuple(order for order in record.orders if order.order_id != order_id)})
+    orders = tuple(order for order in record.orders if order.order_id != order_id)
+    if orders == record.orders:
+        return record
+    return record.model_copy(update={"orders": orders, "answered": _answered(record, order_id)})
+
+
+def _answered(record: Servers, order_id: str) -> tuple[str, ...]:
+    return (*record.answered, order_id)[-ANSWERED_KEPT:]
 
 
 def open_alert(record: Servers, alert: OpenAlert) -> Servers:

@@ -253,8 +253,6 @@ class FleetWorld:
         self.said: list[Event] = []
         self.acts: list[tuple[int, str]] = []
         """The term and the holder of each request that loaded or unloaded."""
-        self.busy_steps = 0
-        self.steps: list[str] = []
         self.forgotten = {}
         """Routes that nobody knows any more."""
         self.processes: list[Process] = []
@@ -291,6 +289,10 @@ class FleetWorld:
         """The process that leads, or else the one that was started last."""
         leading = [process for process in self.processes if process.lead.valid()]
         return (leading or self.processes)[-1]
+
+    def steps(self) -> list[str]:
+        """Return the steps of all living processes until now."""
+        return [step for process in self.processes for step in process.life.steps]
 
     async def stop(self) -> None:
         """End all processes; raise what their handlers raised by mistake."""

@@ -148,6 +148,26 @@ async def test_an_order_that_comes_again_after_hours_is_answered_once(world):
     assert not world.state.record.orders
 
 
+async def test_an_order_that_was_refused_and_comes_again_is_not_carried_out(world):
+    world.artifacts.broken[deployable(1).manifest.digest] = Permanent("digest_mismatch", "not those bytes")
+    await world.order(traffic_requested("t1", 1))
+    await world.ticks()
+    world.artifacts.broken.clear()
+    await world.order(traffic_requested("t1", 1))
+    await world.ticks(8, seconds=10)
+    assert world.routes.routes == {}
+    assert [type(emit.fact).__name__ for emit in world.said.emits] == ["PromotionRefused"]
+
+
+async def test_a_staging_order_that_failed_and_comes_again_is_not_carried_out(world):
+    world.artifacts.broken[deployable(1).manifest.digest] = Permanent("digest_mismatch", "not those bytes")
+    for _ in range(2):
+        await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
+        await world.ticks(8, seconds=10)
+        world.artifacts.broken.clear()
+    assert [type(emit.fact).__name__ for emit in world.said.emits] == ["VariantFailed"]
+
+
 async def test_staging_is_granted_announced_and_released(world):
     await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks()

@@ -67,15 +67,14 @@ async def play(story, *kills):
         await asyncio.sleep(0)
         await story(world)
         await asyncio.sleep(40)
-        world.busy_steps = len(world.process.life.steps)
+        busy = world.steps()
         await asyncio.sleep(50)
-        world.steps = world.process.life.steps
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         hot = world.hot()
         await world.stop()
         assert world.violations == []
-        return world, hot
+        return world, hot, busy
 
 
 def outcome(world, hot):
@@ -92,8 +91,8 @@ def outcome(world, hot):
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_killed_at_any_step_it_ends_like_one_that_lived(story):
-    world, hot = run_virtual(play(story))
-    expected, steps = outcome(world, hot), world.steps
+    world, hot, steps = run_virtual(play(story))
+    expected = outcome(world, hot)
     quiet = (
         "FaultyRecords.get",
         "FakeLead.hold",
@@ -102,9 +101,10 @@ def test_killed_at_any_step_it_ends_like_one_that_lived(story):
         "FakeRoutes.all",
         "keep_only",
     )
-    eventful = [n for n, name in enumerate(steps[: world.busy_steps], start=1) if not name.endswith(quiet)]
+    eventful = [n for n, name in enumerate(steps, start=1) if not name.endswith(quiet)]
     for kill_at in eventful[:: max(1, len(eventful) // often(8))]:
-        again = outcome(*run_virtual(play(story, kill_at)))
+        world, hot, _ = run_virtual(play(story, kill_at))
+        again = outcome(world, hot)
         assert again == expected, f"killed at step {kill_at}: {steps[kill_at - 1]}"
 
 
