@@ -10,7 +10,7 @@ from services.server_manager.ports import Leadership
 
 RENEW_EVERY_S = 1.0
 LIMIT_S = 60.0
-"""Longer than a look lasts whose requests all run out of time. One that lasts longer hangs, and another process leads."""
+"""Longer than a look whose requests all run out of time. One that lasts longer hangs: another process leads then."""
 
 
 @contextlib.asynccontextmanager
