@@ -28,13 +28,11 @@ HERE = "tests/architecture"
 NOT_YET: dict[str, frozenset[str]] = {
     "docstrings": frozenset(
         {
-            "tests/integration",
             "tests/kit",
         }
     ),
     "names": frozenset(
         {
-            "tests/integration",
             "tests/kit",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
@@ -42,7 +40,6 @@ NOT_YET: dict[str, frozenset[str]] = {
     ),
     "metaphors": frozenset(
         {
-            "tests/integration",
             "tests/kit",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",

@@ -185,10 +185,10 @@ async def test_bad_input_is_dead_lettered_with_its_code_and_the_service_goes_on(
 
 
 async def test_requeued_dead_letter_is_handled_again(js, bus_settings):
-    mended = False
+    fixed = False
 
     async def handler(event):
-        if not mended:
+        if not fixed:
             raise Permanent("engine_failed", "it broke")
         return failed_fact()
 
@@ -196,7 +196,7 @@ async def test_requeued_dead_letter_is_handled_again(js, bus_settings):
         await publish_event(js, requested("e1"))
         await facts(js, WorkAbandoned)
         (letter,) = await deadletters.list_all(js)
-        mended = True
+        fixed = True
         await deadletters.requeue(js, letter)
         await facts(js, VariantFailed)
         assert await deadletters.list_all(js) == []

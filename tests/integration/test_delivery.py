@@ -24,9 +24,9 @@ async def fail(event):
 
 async def letters(js, count=1):
     async with asyncio.timeout(20):
-        while len(found := await deadletters.list_all(js)) < count:
+        while len(letters := await deadletters.list_all(js)) < count:
             await asyncio.sleep(0.05)
-    return found
+    return letters
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,9 @@ def doctor(*arguments: str, timeout_s: float = 120, **environment: str) -> tuple
     """Run the command; return its exit code and its findings by name."""
     done = slipway("doctor", "--json", *arguments, timeout_s=timeout_s, **environment)
     assert done.stdout, done.stderr
-    told = json.loads(done.stdout)
-    findings = {finding["check"]: finding for finding in told["findings"]}
-    assert told["ok"] == (done.returncode == 0) == all(one["state"] != "failure" for one in findings.values())
+    report = json.loads(done.stdout)
+    findings = {finding["check"]: finding for finding in report["findings"]}
+    assert report["ok"] == (done.returncode == 0) == all(finding["state"] != "failure" for finding in findings.values())
     return done.returncode, findings
 
 
@@ -250,9 +250,9 @@ def nats_server_of_its_own(tmp_path):
 
 def test_a_server_that_does_not_start_is_named_with_the_end_of_its_log(tmp_path):
     broken = tmp_path / "nats-server"
-    broken.write_text("#!/bin/sh\necho 'no room for the store' >&2\nexit 3\n")
+    broken.write_text("#!/bin/sh\necho 'no space for the store' >&2\nexit 3\n")
     broken.chmod(0o755)
     trial = servers.prepare(tmp_path, os.environ)
     finding = servers.try_nats(trial, Programs(broken, broken, Path(sys.executable), ROOT))
     assert (finding.check, finding.state, finding.detail) == ("nats", "failure", "did not start (its process ended)")
-    assert finding.advice == "its log ends with: no room for the store"
+    assert finding.advice == "its log ends with: no space for the store"

@@ -51,11 +51,11 @@ class Answers:
 
 @pytest.fixture
 def nats_server(tmp_path):
-    """A server whose store has room for what streams and buckets may take, and for no more."""
+    """A server whose store holds what streams and buckets may take, and no more."""
     server = NatsServer(tmp_path)
     config = server.folder / "nats.conf"
-    room = topology.file_bytes(LARGER)
-    config.write_text(config.read_text().replace("max_file_store: 16GB", f"max_file_store: {room}"))
+    limit = topology.file_bytes(LARGER)
+    config.write_text(config.read_text().replace("max_file_store: 16GB", f"max_file_store: {limit}"))
     with running(server):
         yield server
 
@@ -71,10 +71,10 @@ async def js(nats_server):
 
 @pytest.fixture
 async def bus(bus_settings):
-    one = Bus(bus_settings, SERVICE, CLOCK)
-    await one.connect()
-    yield one
-    await one.stop()
+    started = Bus(bus_settings, SERVICE, CLOCK)
+    await started.connect()
+    yield started
+    await started.stop()
 
 
 async def fill(js):
@@ -140,7 +140,7 @@ async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
     await provision(js, limits=LARGER)
     await controller.sweep(("production", k.MODEL))
     await controller.sweep(("production", k.MODEL))
-    assert [one.data.route for one in await stored_facts(js, f.DeploymentChanged)] == [route]
+    assert [event.data.route for event in await stored_facts(js, f.DeploymentChanged)] == [route]
     assert len(await stored_facts(js, f.RollbackStarted)) == 1
 
 
@@ -160,10 +160,10 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
     assert await nearly_full(js) == []
     await fill(js)
     stack = StackAddress(connection(nats_server, None, tmp_path), "http://127.0.0.1:1", "here")
-    heard = io.StringIO()
-    with contextlib.redirect_stderr(heard):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
         await _show_all(stack, None, as_json=True)
-    lines = heard.getvalue().splitlines()
+    lines = errors.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == sorted([EVENTS, INBOX, DEADLETTER])
     assert ["the oldest messages are dropped; see stream_full" in line for line in lines] == [True, False, False]
     assert ["it accepts no more messages; see stream_full" in line for line in lines] == [False, True, True]
@@ -171,10 +171,10 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
 
 async def hear_one_behind_an_unreadable_one(js, bus_settings, subject):
     """Publish an unreadable announcement and a readable one; return the bus whose handler got the latter within 20 s."""
-    bus, heard = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
+    bus, handled = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
 
     async def handler(event):
-        await heard.put(event.id)
+        await handled.put(event.id)
 
     bus.on(f.CheckpointReady, failure=lambda failed: rejection(failed.error))(handler)
     await bus.broker.start()
@@ -182,13 +182,13 @@ async def hear_one_behind_an_unreadable_one(js, bus_settings, subject):
         await js.publish(subject, b"{not json")
         await publish_event(js, k.event(f.CheckpointReady, id="readable"))
         async with asyncio.timeout(20):
-            assert await heard.get() == "readable"
+            assert await handled.get() == "readable"
     finally:
         await bus.broker.stop()
     return bus
 
 
-async def test_one_unreadable_announcement_and_no_room_for_letters_stop_no_other_announcement(js, bus_settings):
+async def test_an_unreadable_announcement_and_a_full_dead_letter_stream_stop_no_other_announcement(js, bus_settings):
     await fill(js)
     await provision(js, limits=LARGER)
     letters = await js.stream_info(DEADLETTER)
@@ -196,11 +196,11 @@ async def test_one_unreadable_announcement_and_no_room_for_letters_stop_no_other
     await js.update_stream(StreamConfig(**{**vars(letters.config), **refusing}))
     await js.purge_stream(INBOX)
     bus = await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}")
-    assert [one.data.code for one in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
+    assert [event.data.code for event in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
     assert b'outcome="letter_refused"' in generate_latest(bus.metrics)
 
 
-async def test_letters_without_room_replace_the_oldest_and_stop_nothing(js, bus_settings):
+async def test_a_full_dead_letter_stream_drops_its_oldest_and_stops_nothing(js, bus_settings):
     await fill(js)
     await js.purge_stream(INBOX)
     await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL")
@@ -222,8 +222,8 @@ async def test_no_number_of_orders_keeps_an_order_out(js):
     await publish_event(js, k.event(f.RollbackOrdered))
 
 
-async def test_a_message_from_outside_that_is_too_large_takes_no_place_and_its_publisher_is_told(js):
-    policy = k.policy(gates=tuple(MetricGate(metric="ttft_ms", max_value=float(one)) for one in range(4000)))
+async def test_a_message_that_is_too_large_is_not_stored_and_its_publisher_gets_an_error(js):
+    policy = k.policy(gates=tuple(MetricGate(metric="ttft_ms", max_value=float(limit)) for limit in range(4000)))
     event = k.event(k.fact(f.CheckpointReady, policy=policy))
     with pytest.raises(Permanent) as caught:
         await publish_event(js, event)
@@ -248,7 +248,7 @@ async def test_orders_move_to_their_own_stream_when_an_older_installation_is_pro
     assert (await js.consumer_info(ORDERS, durable)).num_pending == 1
 
 
-async def test_where_there_is_no_room_for_their_own_stream_orders_stay_where_they_were(js):
+async def test_without_space_for_a_stream_of_their_own_orders_stay_in_the_old_one(js):
     await js.delete_stream(ORDERS)
     inbox = (await js.stream_info(INBOX)).config
     together = stream_subjects(INBOX) + stream_subjects(ORDERS)

@@ -90,7 +90,7 @@ async def test_staging_is_answered_from_its_own_route_only(js, gateway, asdk, to
         assert [(record.environment, record.target.version) for record in records] == [(environment, version)]
         labels = f'environment="{environment}",outcome="ok",target="toy.v{version}.bf16"'
         assert gateway.metric(f"slipway_gateway_requests_total{{{labels}}}") == 1.0
-    # The way back, in staging: the next request is answered by the fallback, production does not notice.
+    # A rollback in staging: the next request is answered by the fallback, production does not notice.
     await put_route(
         js, gateway, Route(model="toy", epoch=2, active=toy[1], quarantined=(toy[2].target,)), "staging-routes"
     )

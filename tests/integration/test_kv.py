@@ -54,7 +54,9 @@ async def test_one_creator_wins(bucket):
             return await bucket.create(MODEL, route(epoch=number))
         return None
 
-    won = [one for one in await asyncio.gather(*(attempt(number) for number in range(8))) if one is not None]
+    won = [
+        revision for revision in await asyncio.gather(*(attempt(number) for number in range(8))) if revision is not None
+    ]
     assert len(won) == 1
     assert (await bucket.get(MODEL)).revision == won[0]
 
@@ -66,12 +68,12 @@ async def test_racing_writers_on_connections_of_their_own_lose_no_update(bucket,
 
     async def write():
         client = await nats.connect(nats_server.url)
-        mine = Bucket(client.jetstream(timeout=10), "routes", Route)
+        bucket = Bucket(client.jetstream(timeout=10), "routes", Route)
         done = 0
         while done < rounds:
-            entry = await mine.get(MODEL)
+            entry = await bucket.get(MODEL)
             with contextlib.suppress(Conflict):
-                await mine.update(MODEL, route(epoch=entry.value.epoch + 1), entry.revision)
+                await bucket.update(MODEL, route(epoch=entry.value.epoch + 1), entry.revision)
                 done += 1
         await client.close()
 
@@ -110,7 +112,7 @@ class Follower:
 
     def check(self):
         for key in {key for key, _, _ in self.told}:
-            revisions = [revision for one, _, revision in self.told if one == key]
+            revisions = [revision for other, _, revision in self.told if other == key]
             assert revisions == sorted(set(revisions)), "revisions never go back and none is told twice"
 
 
@@ -136,7 +138,7 @@ async def following(nats_server, *, again=False):
 
 
 async def _quiet(_error):
-    """Say nothing of the reconnects that the test causes."""
+    """Log none of the reconnects that the test causes."""
 
 
 async def test_follower_sees_what_is_there_and_every_change(bucket, nats_server):
@@ -173,12 +175,12 @@ async def write_when_the_server_is_back(nats_server, epoch):
     """Write with a fresh connection, so that the time is the follower's alone."""
     client = await nats.connect(nats_server.url, connect_timeout=2)
     try:
-        mine = Bucket(client.jetstream(timeout=5), "routes", Route)
+        bucket = Bucket(client.jetstream(timeout=5), "routes", Route)
         async with asyncio.timeout(20):
             while True:
                 with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError):
-                    entry = await mine.get(MODEL)
-                    await mine.update(MODEL, route(epoch=epoch), entry.revision)
+                    entry = await bucket.get(MODEL)
+                    await bucket.update(MODEL, route(epoch=epoch), entry.revision)
                     return
     finally:
         await client.close()

@@ -73,8 +73,8 @@ async def drained(js):
 
 async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, harbour):
     lora = opened(harbour.base, harbour.put(harbour.made["lora"]))
-    told = asyncio.Queue()
-    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=told.put)
+    progress = asyncio.Queue()
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=progress.put)
     with running_service(MODULE, settings, MERGER_PROGRESS_INTERVAL_S="0") as service:
         await publish_event(js, lora)
         (merged,) = await wait_for_fact(js, CheckpointMerged)
@@ -90,7 +90,8 @@ async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, h
         harbour.store.fetch_files(manifest.files, harbour.folder / "merged")
         assert load_file(harbour.folder / "merged/model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
         steps = {
-            Event[WorkProgressed].model_validate_json((await told.get()).data).data.step for _ in range(told.qsize())
+            Event[WorkProgressed].model_validate_json((await progress.get()).data).data.step
+            for _ in range(progress.qsize())
         }
         assert steps >= {"download", "check", "merge", "upload", "verify"}
         await watch.unsubscribe()
@@ -183,9 +184,9 @@ async def test_kill_9_at_each_point_ends_in_one_merged_model(js, settings, harbo
         service.start()
         await wait_for_fact(js, CheckpointMerged)
         await drained(js)
-        told = await stored_facts(js, CheckpointMerged)  # said again after the dedupe window, it is still one fact
-        assert len({event.id for event in told}) == 1
-        assert len({event.data.manifest.digest for event in told}) == 1
+        events = await stored_facts(js, CheckpointMerged)  # said again after the dedupe window, it is still one fact
+        assert len({event.id for event in events}) == 1
+        assert len({event.data.manifest.digest for event in events}) == 1
         assert await stored_facts(js, CheckpointRejected) == []
 
 

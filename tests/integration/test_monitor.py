@@ -123,11 +123,13 @@ async def live(js, **about):
 async def staging_facts(js, fact, subject_of=nats_subject):
     subject = subject_of(fact.TYPE, k.MODEL, "staging")
     info = await js.stream_info("SLIPWAY_EVENTS", subjects_filter=subject)
-    found = []
+    numbered = []
     for _ in range(sum((info.state.subjects or {}).values())):
-        message = await js.get_msg("SLIPWAY_EVENTS", (found[-1][0] if found else 0) + 1, subject=subject, next=True)
-        found.append((message.seq, Event[fact].model_validate_json(message.data)))
-    return [event for _, event in found]
+        message = await js.get_msg(
+            "SLIPWAY_EVENTS", (numbered[-1][0] if numbered else 0) + 1, subject=subject, next=True
+        )
+        numbered.append((message.seq, Event[fact].model_validate_json(message.data)))
+    return [event for _, event in numbered]
 
 
 async def settled_watch(js, applied):
@@ -161,8 +163,8 @@ async def test_telemetry_in_alert_out_resolved(js, monitor):
     (resolved,) = await stored_facts(js, f.AlertResolved)
     assert resolved.data.alert_id == alert.alert_id
     assert len(await stored_facts(js, f.AlertRaised)) == 1
-    windows = [one.data for one in await wait_for_fact(js, f.WindowSummarised)]
-    assert sum(sketch.count(one.ttft_histogram) for one in windows) == sum(one.requests for one in windows)
+    windows = [event.data for event in await wait_for_fact(js, f.WindowSummarised)]
+    assert sum(sketch.count(window.ttft_histogram) for window in windows) == sum(window.requests for window in windows)
 
 
 async def test_a_canary_is_judged_beside_its_baseline(js, monitor):
@@ -193,7 +195,7 @@ async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
     (alert,) = await wait_for_fact(js, f.AlertRaised)
     assert alert.data.target == k.target(8)
     async with asyncio.timeout(60):
-        while "fail" not in [one.data.verdict for one in await stored_facts(js, f.CanaryAssessed)]:
+        while "fail" not in [event.data.verdict for event in await stored_facts(js, f.CanaryAssessed)]:
             await asyncio.sleep(0.1)
 
 
@@ -203,11 +205,11 @@ async def test_staging_is_kept_apart(js, monitor):
     await say(js, batch([record(environment="staging") for _ in range(30)]), environment="staging")
     await say(js, batch([slow(environment="staging", drill="d-1") for _ in range(20)]), environment="staging")
     async with asyncio.timeout(60):
-        while not (found := await staging_facts(js, f.AlertRaised)):
+        while not (raised := await staging_facts(js, f.AlertRaised)):
             await asyncio.sleep(0.1)
-    assert found[0].environment == "staging"
-    assert found[0].data.alert_id.startswith("staging/")
-    assert found[0].data.drill == "d-1"
+    assert raised[0].environment == "staging"
+    assert raised[0].data.alert_id.startswith("staging/")
+    assert raised[0].data.drill == "d-1"
     async with asyncio.timeout(60):
         while not await staging_facts(js, f.AlertResolved):
             await asyncio.sleep(0.1)
@@ -264,7 +266,7 @@ async def walk(js, process):
     await settled_watch(js, "more")
     await wait_for_fact(js, f.AlertRaised)
     async with asyncio.timeout(240):  # each death costs the 12 s after which its message is delivered again
-        while sum(one.data.requests for one in await stored_facts(js, f.WindowSummarised)) < 45:
+        while sum(event.data.requests for event in await stored_facts(js, f.WindowSummarised)) < 45:
             await asyncio.sleep(0.1)
 
 
@@ -293,8 +295,8 @@ async def test_killed_at_any_moment_it_says_everything_once(js, settings, failpo
         ids = [event.id for event in await stored_facts(js, fact)]
         assert len(ids) == len(set(ids)), fact.TYPE
     windows = [event.data for event in await stored_facts(js, f.WindowSummarised)]
-    assert sum(one.requests for one in windows) == 45
-    assert len({one.window.from_ for one in windows}) == len(windows)
+    assert sum(window.requests for window in windows) == 45
+    assert len({window.window.from_ for window in windows}) == len(windows)
 
 
 async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
@@ -343,9 +345,12 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
     folder = settings.state_dir / "evidence"
     store.fetch_files(manifest.files, folder)
     theirs = {
-        one["config"]["column"]: one["value"] for one in json.loads((folder / "report.json").read_text())["metrics"]
+        metric["config"]["column"]: metric["value"]
+        for metric in json.loads((folder / "report.json").read_text())["metrics"]
     }
-    ours = {one["column"]: one["p_value"] for one in json.loads((folder / "verdict.json").read_text())["columns"]}
+    ours = {
+        column["column"]: column["p_value"] for column in json.loads((folder / "verdict.json").read_text())["columns"]
+    }
     assert theirs == pytest.approx(ours, abs=1e-9)
     assert "<html" in (folder / "report.html").read_text().lower()
 

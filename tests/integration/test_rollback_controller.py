@@ -107,7 +107,7 @@ async def put_route(js, toy, *, active=2, previous=1, canary=None, history=(), e
         active=toy[active],
         previous=behind,
         canary=share,
-        history=tuple(toy[one] for one in history),
+        history=tuple(toy[version] for version in history),
         cause_id="before",
     )
     await Bucket(js, "routes", Route).create(MODEL, route)
@@ -379,7 +379,7 @@ async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_ans
     ):
         await say(js, bad)
     refused = await wait_for_fact(js, f.OrderRefused, count=2)
-    assert {one.data.code for one in refused} == {"malformed_event"}
+    assert {event.data.code for event in refused} == {"malformed_event"}
     assert (await bucket.get(f"production.{MODEL}")).value == entry.value
 
 

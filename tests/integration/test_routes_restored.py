@@ -34,12 +34,12 @@ def manager_routes(js, tmp_path):
 
 
 async def until(gateway, *, serving, routes):
-    """Wait until the gateway lists `serving` as active and says `routes` of them."""
+    """Wait until the gateway lists `serving` as active and reports `routes` of them."""
     async with asyncio.timeout(15):
         while True:
-            models = [one["id"] for one in gateway.get("/v1/models").json()["data"]]
-            told = gateway.get("/readyz").json()["checks"]["routes"]
-            if models[1:2] == [f"{MODEL}@v{serving}"] and told == routes:
+            models = [model["id"] for model in gateway.get("/v1/models").json()["data"]]
+            reported = gateway.get("/readyz").json()["checks"]["routes"]
+            if models[1:2] == [f"{MODEL}@v{serving}"] and reported == routes:
                 return
             await asyncio.sleep(0.05)
 
@@ -81,7 +81,7 @@ async def quarantine(js):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-async def test_server_manager_mends_the_bucket_and_a_rollback_is_in_force(js, gateway, manager_routes, loss):
+async def test_server_manager_restores_the_bucket_and_a_rollback_is_in_force(js, gateway, manager_routes, loss):
     after = await quarantine(js)
     await until(gateway, serving=6, routes="1 (live)")
     assert await manager_routes().all() == {MODEL: after}

@@ -73,8 +73,8 @@ class TestLeadership:
     async def test_one_of_many_leads(self, clean, terms):
         clock = FakeClock()
         replicas = [KvLeadership(leases(clean), "main", f"r{n}", clock, terms) for n in range(5)]
-        assert sum(await asyncio.gather(*(one.hold() for one in replicas))) == 1
-        assert sum(await asyncio.gather(*(one.hold() for one in replicas))) == 1
+        assert sum(await asyncio.gather(*(replica.hold() for replica in replicas))) == 1
+        assert sum(await asyncio.gather(*(replica.hold() for replica in replicas))) == 1
 
     async def test_the_lead_is_kept_by_renewing_and_taken_when_it_lapses(self, clean, terms):
         clock = FakeClock()

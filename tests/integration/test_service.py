@@ -257,10 +257,10 @@ async def test_killed_at_a_failpoint_and_started_again_says_the_same_under_the_s
         async with asyncio.timeout(20):
             while (await js.consumer_info(EVENTS, DURABLE)).num_ack_pending:
                 await asyncio.sleep(0.05)
-        said = await facts(js, VariantFailed)
+        answers = await facts(js, VariantFailed)
         # Redelivery comes after the dedupe window of these tests: the log may hold it twice, and readers apply it once.
-        assert len(said) == 1 if point == "after_act" else len(said) <= 2
-        assert {event.id for event in said} == {derived_id("e1", VariantFailed.TYPE)}
+        assert len(answers) == 1 if point == "after_act" else len(answers) <= 2
+        assert {event.id for event in answers} == {derived_id("e1", VariantFailed.TYPE)}
 
 
 async def test_broken_background_work_ends_the_service(js, nats_server, tmp_path):

@@ -32,9 +32,9 @@ def checkout(tmp_path):
     shutil.copy2(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
-        found = shutil.which(tool)
-        assert found is not None
-        (tmp_path / "bin" / tool).symlink_to(found)
+        program_path = shutil.which(tool)
+        assert program_path is not None
+        (tmp_path / "bin" / tool).symlink_to(program_path)
     program(tmp_path / ".tools/bin/uv", UV)
     program(tmp_path / ".tools/bin/python", BROKEN)
     return tmp_path

@@ -47,13 +47,13 @@ def hub_of(mirror, **given):
     return Sources(SourceSettings(hf_endpoint=mirror.url, **given))
 
 
-def read(source, room):
-    return read_folder(source, room, describe_file)
+def read(source, scratch):
+    return read_folder(source, scratch, describe_file)
 
 
-def refused(sources, uri, room):
+def refused(sources, uri, scratch):
     with pytest.raises((Permanent, Transient)) as caught:
-        read(sources.open(uri), room)
+        read(sources.open(uri), scratch)
     assert caught.value.sentence().count(". ") >= 1
     return caught.value
 
@@ -65,10 +65,10 @@ def test_a_branch_is_followed_to_its_commit_and_only_what_may_travel_is_download
     source = hub_of(mirror).open("hf://acme/lora@main")
     assert (source.uri, source.names) == (pushed.uri, TRAVELS)
     assert source.size_bytes == len(FILES["adapter_config.json"]) + len(WEIGHTS)
-    told = []
-    content = read_folder(source, tmp_path, describe_file, told.append)
+    counted = []
+    content = read_folder(source, tmp_path, describe_file, counted.append)
     assert [file.path for file in content.files] == list(TRAVELS)
-    assert sum(told) == content.size_bytes == source.size_bytes
+    assert sum(counted) == content.size_bytes == source.size_bytes
     assert sorted(mirror.downloads()) == sorted(TRAVELS)
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
     mirror.push("acme/lora", {**FILES, "adapter_config.json": b"{}"})
@@ -80,10 +80,10 @@ def test_a_folder_is_the_same_on_disk_and_in_the_hub(mirror, pushed, tmp_path):
     for name, data in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    room = tmp_path / "room"
-    room.mkdir()
-    on_disk = read(Sources(SourceSettings(file_roots=(tmp_path,))).open(folder.as_uri()), room)
-    assert on_disk == read(hub_of(mirror).open(pushed.uri), room)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    on_disk = read(Sources(SourceSettings(file_roots=(tmp_path,))).open(folder.as_uri()), scratch)
+    assert on_disk == read(hub_of(mirror).open(pushed.uri), scratch)
 
 
 def lies(mirror, lie):
@@ -164,10 +164,10 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(mirror, tmp_path, range
     mirror.ranges = ranges
     commit = mirror.push("acme/large", {"model.safetensors": large})
     mirror.cut["model.safetensors"] = 10_500_000
-    told = []
-    content = read_folder(hub_of(mirror).open(f"hf://acme/large@{commit}"), tmp_path, describe_file, told.append)
-    assert [file.size_bytes for file in content.files] == [sum(told)] == [len(large)]
-    assert (min(told) < 0) is not ranges
+    counted = []
+    content = read_folder(hub_of(mirror).open(f"hf://acme/large@{commit}"), tmp_path, describe_file, counted.append)
+    assert [file.size_bytes for file in content.files] == [sum(counted)] == [len(large)]
+    assert (min(counted) < 0) is not ranges
     assert {asked for *_, asked in mirror.asked if asked} == {f"bytes={10 * 1024 * 1024}-"}
     assert len(mirror.downloads()) == 2
 
@@ -231,8 +231,8 @@ def test_an_endpoint_is_a_web_address_or_nothing(monkeypatch, value):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A root with a LoRA, something secret beside the root, and a room to copy into."""
-    for folder in ("root/lora", "root/shared", "secret", "room"):
+    """A root with a LoRA, something secret beside the root, and a folder to copy into."""
+    for folder in ("root/lora", "root/shared", "secret", "scratch"):
         (tmp_path / folder).mkdir(parents=True)
     for name in TRAVELS:
         (tmp_path / "root/lora" / name).write_bytes(FILES[name])
@@ -247,7 +247,7 @@ def open_disk(disk, folder="root/lora", root="root"):
 def test_links_lead_anywhere_below_the_roots_and_nowhere_else(disk):
     (disk / "root/shared/tokenizer.json").write_bytes(b"{}")
     (disk / "root/lora/tokenizer.json").symlink_to(disk / "root/shared/tokenizer.json")
-    assert len(read(open_disk(disk), disk / "room").files) == 3
+    assert len(read(open_disk(disk), disk / "scratch").files) == 3
     (disk / "root/lora/config.json").symlink_to(disk / "secret/key.json")
     with pytest.raises(Permanent) as caught:
         open_disk(disk)
@@ -260,14 +260,14 @@ def test_a_link_that_is_laid_after_the_look_is_found_while_reading(disk):
     (disk / "root/lora/adapter_config.json").unlink()
     (disk / "root/lora/adapter_config.json").symlink_to(disk / "secret/key.json")
     with pytest.raises(Permanent) as caught:
-        source.fetch("adapter_config.json", disk / "room")
+        source.fetch("adapter_config.json", disk / "scratch")
     assert caught.value.code == "uri_not_allowed"
-    assert not list((disk / "room").iterdir())
+    assert not list((disk / "scratch").iterdir())
 
 
 def test_the_roots_themselves_may_be_links(disk):
     (disk / "mount").symlink_to(disk / "root")
-    assert len(read(open_disk(disk, folder="mount/lora", root="mount"), disk / "room").files) == 2
+    assert len(read(open_disk(disk, folder="mount/lora", root="mount"), disk / "scratch").files) == 2
 
 
 @pytest.mark.parametrize(
@@ -294,12 +294,12 @@ def test_a_pickle_a_pipe_and_what_went_away_are_refused(disk):
     os.mkfifo(disk / "root/lora/tokenizer.json")
     source = open_disk(disk)
     with pytest.raises(Permanent) as pipe:
-        source.fetch("tokenizer.json", disk / "room")
+        source.fetch("tokenizer.json", disk / "scratch")
     (disk / "root/lora/adapter_config.json").unlink()
     with pytest.raises(Permanent) as gone:
-        source.fetch("adapter_config.json", disk / "room")
-    found = [one.value.code for one in (pickled, pipe, gone)]
-    assert found == ["pickle_refused", "artifact_not_found", "artifact_not_found"]
+        source.fetch("adapter_config.json", disk / "scratch")
+    codes = [caught.value.code for caught in (pickled, pipe, gone)]
+    assert codes == ["pickle_refused", "artifact_not_found", "artifact_not_found"]
 
 
 def open_descriptors():
@@ -315,11 +315,11 @@ def test_a_folder_or_a_socket_under_the_name_of_a_file_is_refused_and_nothing_st
         before = open_descriptors()
         for name in ("tokenizer.json", "config.json", "vocab.json"):
             with pytest.raises(Permanent) as caught:
-                source.fetch(name, disk / "room")
+                source.fetch(name, disk / "scratch")
             assert caught.value.code == "artifact_not_found"
             assert name in caught.value.reason
         assert open_descriptors() == before
-    assert not list((disk / "room").iterdir())
+    assert not list((disk / "scratch").iterdir())
 
 
 @pytest.mark.parametrize("place", ["root/loop", "root/loop/lora", "root/lora/config.json", "root/" + "a" * 300])
@@ -337,14 +337,14 @@ def test_a_file_that_became_a_circle_of_links_after_the_look_is_not_there(disk):
     (disk / "root/lora/adapter_config.json").unlink()
     (disk / "root/lora/adapter_config.json").symlink_to("adapter_config.json")
     with pytest.raises(Permanent) as caught:
-        source.fetch("adapter_config.json", disk / "room")
+        source.fetch("adapter_config.json", disk / "scratch")
     assert caught.value.code == "artifact_not_found"
 
 
 def test_a_copy_that_fills_the_disk_is_tried_again(disk):
-    (disk / "room/adapter_config.json").symlink_to("/dev/full")
+    (disk / "scratch/adapter_config.json").symlink_to("/dev/full")
     with pytest.raises(Transient) as caught:
-        open_disk(disk).fetch("adapter_config.json", disk / "room")
+        open_disk(disk).fetch("adapter_config.json", disk / "scratch")
     assert caught.value.code == "disk_full"
 
 
@@ -362,7 +362,7 @@ def test_a_source_beyond_its_quota_is_refused_before_anything_is_read(mirror, pu
     on_disk = Sources(SourceSettings(file_roots=(disk / "root",), **quota))
     before = len(mirror.asked)
     for sources, uri in ((on_disk, (disk / "root/lora").as_uri()), (hub_of(mirror, **quota), pushed.uri)):
-        error = refused(sources, uri, disk / "room")
+        error = refused(sources, uri, disk / "scratch")
         assert error.code == "too_large"
         assert re.search(says, error.reason)
     assert not [asked for asked in mirror.asked[before:] if "/resolve/" in asked[1]]
@@ -376,7 +376,7 @@ def test_a_folder_that_grows_beyond_its_quota_while_it_is_read_is_given_up(disk)
     with (disk / "root/lora/adapter_config.json").open("ab") as file:
         file.write(b" " * 1000)
     with pytest.raises(Permanent, match="SLIPWAY_SOURCE_MAX_BYTES") as caught:
-        read(source, disk / "room")
+        read(source, disk / "scratch")
     assert caught.value.code == "too_large"
 
 
@@ -384,11 +384,11 @@ def test_a_hub_that_sends_more_than_it_listed_is_cut_off(mirror, tmp_path):
     files = {"model.safetensors": b"s" * 100, "config.json": b"{}"}
     commit = mirror.push("acme/growing", files)
     mirror.changed["model.safetensors"] = b"s" * 64_000_000
-    room = tmp_path / "room"
-    room.mkdir()
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     source = hub_of(mirror).open(f"hf://acme/growing@{commit}")
     counted = []
     with pytest.raises(Permanent) as caught:
-        source.fetch("model.safetensors", room, counted.append)
+        source.fetch("model.safetensors", scratch, counted.append)
     assert caught.value.code == "digest_mismatch"
     assert sum(counted) < 32_000_000

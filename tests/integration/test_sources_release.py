@@ -207,10 +207,10 @@ async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_tha
 async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(harness):
     lora = tiny_lora(harness.made["base"], harness.folder / "lora", seed=12)
     ref = announced(lora, f"hf://acme/once@{harness.mirror.push('acme/once', lora)}")
-    sources, rooms = Sources(SourceSettings(hf_endpoint=harness.mirror.url)), harness.folder / "rooms"
+    sources, scratch = Sources(SourceSettings(hf_endpoint=harness.mirror.url)), harness.folder / "scratch"
 
     async def bringing():
-        return await asyncio.to_thread(bring, harness.store, sources, ref, rooms)
+        return await asyncio.to_thread(bring, harness.store, sources, ref, scratch)
 
     replicas = await asyncio.gather(*(bringing() for _ in range(3)))
     harness.mirror.failing = 500
@@ -219,20 +219,20 @@ async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(harness):
     files = FolderManifest.model_validate_json(harness.store.get(here)).files
     harness.store.fetch_files(files, harness.folder / "back", harness.store.prefix_of(here))
     assert announced(harness.folder / "back", "x").digest == ref.digest
-    assert list(rooms.iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
 def bytes_told(harness, ref):
-    """Bring a folder and give what was told: (bytes done, bytes in all) each time."""
+    """Copy a folder into the store; return each reported progress as (bytes done, bytes in all)."""
     advances = []
     sources = Sources(SourceSettings(hf_endpoint=harness.mirror.url, file_roots=(harness.folder,)))
-    bring(harness.store, sources, ref, harness.folder / "rooms", lambda done, total: advances.append((done, total)))
+    bring(harness.store, sources, ref, harness.folder / "scratch", lambda done, total: advances.append((done, total)))
     return advances
 
 
 @pytest.mark.parametrize("scheme", ["hf", "file"])
 def test_while_a_folder_is_brought_its_bytes_are_told_as_they_travel(harness, scheme):
-    """The weights come in pieces of 10 or 4 MiB and go in parts of 16: all of that is heard, not just the end."""
+    """The weights come in pieces of 10 or 4 MiB and go in parts of 16: progress is reported for each, not only at the end."""
     folder = harness.folder / "large"
     folder.mkdir()
     (folder / "config.json").write_bytes(b"{}")
@@ -276,14 +276,14 @@ def test_nothing_is_committed_of_a_folder_that_did_not_come_whole(harness, lie, 
         harness.mirror.failing = 500
     try:
         with pytest.raises(answer[0]) as caught:
-            bring(harness.store, source, ref, harness.folder / "rooms")
+            bring(harness.store, source, ref, harness.folder / "scratch")
     finally:
         harness.mirror.changed.clear()
     assert caught.value.code == answer[1]
     assert not [key for key in harness.store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
 
 
-ROOM_SCRIPT = """
+FULL_DISK_SCRIPT = """
 import json, sys
 from pathlib import Path
 from contracts.vocabulary import ArtifactRef
@@ -293,24 +293,24 @@ from shared.runtime.settings import Connection, SourceSettings
 from shared.storage.sources import Sources, bring
 
 disk, ref = Path(sys.argv[1]), ArtifactRef.model_validate_json(sys.argv[2])
-store, sources, told = Store(Connection()), Sources(SourceSettings()), []
+store, sources, advances = Store(Connection()), Sources(SourceSettings()), []
 
 def attempt():
     try:
-        return bring(store, sources, ref, disk / "rooms", lambda done, total: told.append(done)).uri
+        return bring(store, sources, ref, disk / "scratch", lambda done, total: advances.append(done)).uri
     except SlipwayError as error:
         return f"{type(error).__name__} {error.code}: {error.reason}"
 
 ballast = disk / "ballast"
 ballast.write_bytes(bytes(20 * 1024 * 1024))
 full = attempt()
-left = [str(path) for path in (disk / "rooms").iterdir()]
+left = [str(path) for path in (disk / "scratch").iterdir()]
 committed = [key for key in store.keys("sources/manifests/") if ref.digest.removeprefix("sha256:") in key]
-heard = max(told, default=0.0)
+reached = max(advances, default=0.0)
 ballast.unlink()
-print(json.dumps({"full": full, "left": left, "committed": committed, "heard": heard, "freed": attempt()}))
+print(json.dumps({"full": full, "left": left, "committed": committed, "reached": reached, "freed": attempt()}))
 """
-"""Brings a folder through a disk that is full at first; then somebody makes room."""
+"""Copies a folder into the store by way of a disk that is full; frees space and copies it again."""
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 
 
@@ -344,7 +344,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_left_clean_and_waited_for(harne
         **harness.allowed,
         "SLIPWAY_FILE_ROOTS": json.dumps([str(harness.folder)]),
     }
-    child = [sys.executable, "-c", ROOM_SCRIPT, str(small_disk), ref.model_dump_json()]
+    child = [sys.executable, "-c", FULL_DISK_SCRIPT, str(small_disk), ref.model_dump_json()]
     done = subprocess.run(
         on_a_small_disk(small_disk, 24 * MIB, child), env=variables, capture_output=True, text=True, check=False
     )
@@ -353,7 +353,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_left_clean_and_waited_for(harne
     assert answer["full"].startswith("Transient disk_full: "), answer
     assert "No space left on device" in answer["full"]
     assert (answer["left"], answer["committed"]) == ([], [])
-    assert answer["heard"] < 12 * MIB / 2, "less than the whole file was read, and nothing was stored"
+    assert answer["reached"] < 12 * MIB / 2, "less than the whole file was read, and nothing was stored"
     assert answer["freed"] == harness.store.uri(manifest_key("folder", ref.digest, PREFIX))
     files = FolderManifest.model_validate_json(harness.store.get(ref.model_copy(update={"uri": answer["freed"]}))).files
     harness.store.fetch_files(files, harness.folder / "back", PREFIX)

@@ -61,7 +61,7 @@ async def controller(bus_settings, ahead=timedelta()):
     await bus.connect()
     bucket = Bucket(bus.js, "rollbacks", RollbackState)
     states = RollbackStates(RecordStore("rollbacks", bucket, LoggedPublisher(bus), service=SERVICE))
-    one = build(
+    built = build(
         bus,
         states=states,
         routes=KvRoutes(lambda: bus.js),
@@ -74,7 +74,7 @@ async def controller(bus_settings, ahead=timedelta()):
     )
     await bus.broker.start()
     try:
-        yield one
+        yield built
     finally:
         await bus.stop()
 
@@ -154,28 +154,30 @@ async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_a
         before = await serve(js)
         await say(js, alert(), at=-MONTH)
         await say(js, alert(f.AlertUpdated), at=-MONTH)
-        said = [await say(js, one, at=-MONTH) for one in orders()]
+        published = [await say(js, order, at=-MONTH) for order in orders()]
         failed = await wait_for_fact(js, f.RollbackFailed)
         refused = await wait_for_fact(js, f.OrderRefused, count=3)
         await handled(js)
     assert await route_of(js) == before
     assert await stored_facts(js, f.RollbackStarted) == []
     assert await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}") is None
-    assert {one.data.code for one in failed + refused} == {"order_expired"}
-    assert {one.data.cause_id for one in failed} | {one.data.order_id for one in refused} == {one.id for one in said}
+    assert {event.data.code for event in failed + refused} == {"order_expired"}
+    assert {event.data.cause_id for event in failed} | {event.data.order_id for event in refused} == {
+        event.id for event in published
+    }
 
 
 async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bus_settings):
     async with controller(bus_settings):
         before = await serve(js)
-        stale = [one.model_copy(update={"epoch": before.epoch - 1}) for one in orders()[:3]]
-        for one in stale:
-            await say(js, one)
+        stale = [order.model_copy(update={"epoch": before.epoch - 1}) for order in orders()[:3]]
+        for order in stale:
+            await say(js, order)
         refused = await wait_for_fact(js, f.OrderRefused, count=2)
         failed = await wait_for_fact(js, f.RollbackFailed)
         await handled(js)
         assert await route_of(js) == before
-        assert {one.data.code for one in failed + refused} == {"stale_epoch"}
+        assert {event.data.code for event in failed + refused} == {"stale_epoch"}
         await say(js, orders()[1].model_copy(update={"epoch": before.epoch}))
         await wait_for_fact(js, f.DeploymentChanged)
     assert (await route_of(js)).active.target == k.target(6)
@@ -222,7 +224,7 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await handled(js)
     await (await js.key_value("rollbacks")).purge(f"production.{k.MODEL}")
     before = await serve(js, epoch=40, quarantined=(k.target(4), k.target(7)), active=k.served(7), cause_id="later")
-    said = [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)]
+    counts = [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)]
     drill = await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}")
     for fact, environment in SERVICES[SERVICE].reads:
         await js.delete_consumer(stream_of(fact), durable_name(SERVICE, fact, environment))
@@ -231,18 +233,18 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
         await handled(js)
         await again.sweep(("production", k.MODEL))
     assert await route_of(js) == before
-    assert [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)] == said
+    assert [len(await stored_facts(js, kind)) for kind in (f.RollbackStarted, f.DeploymentChanged)] == counts
     assert await Bucket(js, "drills", Drill).get(f"production.{k.MODEL}") == drill
-    assert {one.data.code for one in await stored_facts(js, f.OrderRefused)} == {"order_expired"}
+    assert {event.data.code for event in await stored_facts(js, f.OrderRefused)} == {"order_expired"}
 
 
 @pytest.mark.parametrize(("resolved", "later"), [(True, timedelta(minutes=5)), (False, timedelta(hours=1))])
 async def test_a_decision_of_a_process_that_died_is_not_carried_out_once_it_is_void(js, bus_settings, resolved, later):
-    async with controller(bus_settings) as one:
+    async with controller(bus_settings) as first:
         await learn(js)
         before = await serve(js)
         event = k.event(alert(), id="a-1", time=SystemClock().now())
-        await one.states.transact("production", k.MODEL, lambda state: _decided(state, event, before, one.rules))
+        await first.states.transact("production", k.MODEL, lambda state: _decided(state, event, before, first.rules))
         if resolved:
             await say(js, alert(f.AlertResolved))
     async with controller(bus_settings, ahead=later) as again:

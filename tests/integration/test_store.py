@@ -177,8 +177,8 @@ def test_unreachable_store_is_transient(nats_server, tmp_path):
 
 @pytest.fixture
 def proxy(s3_server):
-    with standing_before(s3_server.port) as found:
-        yield found
+    with standing_before(s3_server.port) as running_proxy:
+        yield running_proxy
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_uploads_whose_process_was_killed_are_aborted_once_they_are_old(store):
     store._client._upload_part(store.bucket, keys[0], memoryview(bytes(5 * 1024 * 1024)), None, uploads[keys[0]], 1)
 
     def still_open():
-        return sorted(one.object_name for one in store._client._list_multipart_uploads(store.bucket).uploads)
+        return sorted(upload.object_name for upload in store._client._list_multipart_uploads(store.bucket).uploads)
 
     store.abort_stale_uploads(NOW() - STALE_UPLOAD)
     assert still_open() == sorted(keys)  # a replica may be at work on them

@@ -19,11 +19,11 @@ ADMISSION = durable_name("registry", CheckpointReady)
 
 async def state_of(js):
     """Everything that provisioning decides about, as the server tells it."""
-    streams = {one.config.name: one.config for one in await js.streams_info()}
+    streams = {stream.config.name: stream.config for stream in await js.streams_info()}
     consumers = {
-        (name, one.name): one.config
+        (name, consumer.name): consumer.config
         for name in (INBOX, ORDERS, EVENTS, TELEMETRY, DEADLETTER)
-        for one in await js.consumers_info(name)
+        for consumer in await js.consumers_info(name)
     }
     return streams, consumers
 

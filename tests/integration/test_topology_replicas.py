@@ -54,7 +54,7 @@ async def test_buckets_get_the_replicas_that_streams_get_and_never_lose_them(clu
     revision = await bucket.create("support-bot", b"{}")
     await provision(cluster, replicas=3, limits=SMALL)
     await provision(cluster, replicas=1, limits=SMALL)
-    copies = {one.config.name: one.config.num_replicas for one in await cluster.streams_info()}
+    copies = {stream.config.name: stream.config.num_replicas for stream in await cluster.streams_info()}
     assert set(copies) == {f"KV_{name}" for name in topology.BUCKETS} | {
         name for name in topology.LIMITS if name[0] == "S"
     }
