@@ -29,8 +29,9 @@ CURRENT = [page for page in PAGES if page not in GONE]
 
 @cache
 def code() -> str:
-    patterns = ("*.py", "*.sh", "*.yaml", "*.toml", "*.conf", "Makefile", "deploy/*")
-    return "\n".join(path.read_text(errors="replace") for path in committed(*patterns) if path.suffix != ".md")
+    folders = ("benchmarks", "clients", "contracts", "decisions", "deploy", "examples", "services", "shared")
+    files = [path for path in committed(*folders, "compose.yaml", "Makefile") if path.suffix != ".md"]
+    return "\n".join(path.read_text(errors="replace") for path in files)
 
 
 def commands(page: str) -> set[str]:
