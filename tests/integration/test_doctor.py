@@ -90,7 +90,10 @@ def test_a_damaged_state_folder_is_one_failure_and_no_traceback(tmp_path):
     folder.create()
     (folder.path / "stack.json").write_text('{"stack_id": ')
     code, findings = doctor("--quick", "--state", str(folder.path))
-    assert (code, [name for name, one in findings.items() if one["state"] == "failure"]) == (1, ["state folder"])
+    assert (code, [name for name, finding in findings.items() if finding["state"] == "failure"]) == (
+        1,
+        ["state folder"],
+    )
     assert f"{folder.path} cannot be read (JSONDecodeError" in findings["state folder"]["detail"]
 
 
