@@ -10,10 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from contracts.envelope import Event
-from contracts.facts import Fact
-from shared.errors import Permanent, Transient, translate
+from contracts.facts import Fact, WorkAbandoned
+from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.bus import Emit, Received
-from shared.messaging.delivery import Failed, backoff_s
+from shared.messaging.delivery import UNKNOWN_ERROR_DELIVERIES, Failed, backoff_s, given_up, is_spoiled
+from shared.messaging.topology import ACK_WAIT_S, HEARTBEAT_S
 from tests.kit.records import Killed
 
 _received: ContextVar[Received] = ContextVar("received")
@@ -108,6 +109,8 @@ class Streams:
 
     waiting: dict[tuple[type[Fact], str], list[Message]] = field(default_factory=lambda: defaultdict(list))
     dead_letters: list[tuple[Event[Any], str]] = field(default_factory=list)
+    dropped: list[Event[Any]] = field(default_factory=list)
+    """What was perishable and failed at one record for too long."""
     defects: list[Exception] = field(default_factory=list)
     """What handlers raised that is no error of ours."""
 
@@ -120,13 +123,26 @@ class Streams:
         return [message.event for messages in self.waiting.values() for message in messages]
 
 
-class FakeBus:
-    """The bus as a service's `build` sees it: `on`, `received` and `publish`."""
+@dataclass(frozen=True)
+class _Subscription:
+    handler: Any
+    failure: Any
+    max_workers: int
+    perishable: bool
 
-    def __init__(self, service: str, streams: Streams, log: Any, life: Life) -> None:
+
+class FakeBus:
+    """The bus as a service's `build` sees it: `on`, `received` and `publish`.
+
+    Attributes:
+        ack_wait_s: Seconds after the last sign of life of its process in which a message is not delivered again.
+    """
+
+    def __init__(self, service: str, streams: Streams, log: Any, life: Life, *, ack_wait_s: float = ACK_WAIT_S) -> None:
         self.service = service
+        self.ack_wait_s = ack_wait_s
         self._streams, self._log, self._life = streams, log, life
-        self._handlers: dict[tuple[type[Fact], str], tuple[Any, Any, int]] = {}
+        self._subscriptions: dict[tuple[type[Fact], str], _Subscription] = {}
         self._running: dict[tuple[type[Fact], str], int] = defaultdict(int)
         self._in_flight: set[int] = set()
 
@@ -137,12 +153,12 @@ class FakeBus:
         failure: Any = None,
         max_workers: int = 1,
         environment: str = "production",
-        perishable: bool = False,  # noqa: ARG002 - every message is tried again here
+        perishable: bool = False,
     ) -> Any:
         """Subscribe a handler to a fact."""
 
         def register(handler: Any) -> Any:
-            self._handlers[fact, environment] = (handler, failure, max_workers)
+            self._subscriptions[fact, environment] = _Subscription(handler, failure, max_workers, perishable)
             return handler
 
         return register
@@ -172,52 +188,83 @@ class FakeBus:
         if self._life.dead:
             return
         now = asyncio.get_running_loop().time()
-        for consumer, (_, _, workers) in self._handlers.items():
+        for consumer, subscription in self._subscriptions.items():
             for message in list(self._streams.waiting[consumer]):
-                if self._running[consumer] >= workers:
+                if self._running[consumer] >= subscription.max_workers:
                     break
                 if id(message) not in self._in_flight and message.not_before <= now:
                     self._in_flight.add(id(message))
                     self._running[consumer] += 1
+                    message.deliveries += 1
+                    message.not_before = now + self.ack_wait_s
                     self._life.spawn(self._handle(consumer, message))
 
     async def _handle(self, consumer: tuple[type[Fact], str], message: Message) -> None:
-        handler, failure, _ = self._handlers[consumer]
-        message.deliveries += 1
         _received.set(Received(message.sequence, message.stored_at))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         try:
             self._life.step(f"receive {message.event.type}")
-            outcome = await handler(message.event)
+            outcome = await self._subscriptions[consumer].handler(message.event)
             for fact in outcome if isinstance(outcome, list | tuple) else [outcome] if outcome is not None else []:
                 await self.publish(fact, message.event)
-            self._life.step(f"acknowledge {message.event.type}")
-            self._streams.waiting[consumer].remove(message)
+            self._acknowledge(message)
         except Exception as error:  # noqa: BLE001 - the delivery rules decide
-            await self._settle(consumer, message, failure, error)
+            await self._settle(message, self._subscriptions[consumer], error)
         finally:
             self._in_flight.discard(id(message))
             self._running[consumer] -= 1
-            if not self._life.dead:
-                asyncio.get_running_loop().call_soon(self.deliver)
+            if self._life.dead:
+                heartbeats = (loop.time() - begun) // HEARTBEAT_S
+                message.not_before = begun + heartbeats * HEARTBEAT_S + self.ack_wait_s
+            else:
+                loop.call_soon(self.deliver)
 
-    async def _settle(self, consumer: tuple[type[Fact], str], message: Message, failure: Any, error: Exception) -> None:
+    def _acknowledge(self, message: Message) -> None:
+        self._life.step(f"acknowledge {message.event.type}")
+        self._streams.waiting[type(message.event.data), message.event.environment].remove(message)
+
+    async def _settle(self, message: Message, subscription: _Subscription, error: Exception) -> None:
+        """Acknowledge, return, reject or dead-letter a failed message, like `shared.messaging.delivery.Delivery`."""
         known = translate(error)
         if known is None:
             self._streams.defects.append(error)
+            if message.deliveries >= UNKNOWN_ERROR_DELIVERIES:
+                known = Permanent("internal_error", f"{type(error).__name__}: {error}.")
+        elif subscription.perishable and is_spoiled(known, message.deliveries):
+            self._acknowledge(message)
+            self._streams.dropped.append(message.event)
+            return
+        if isinstance(known, Transient):
+            known = given_up(known, message.deliveries) or known
         if not isinstance(known, Permanent):
             self._retry(message)
             return
-        fact = failure(Failed(message.event, known, message.event.subject)) if failure is not None else None
         try:
-            if fact is not None:
-                await self.publish(fact, message.event)
+            await self._bury(message, subscription, known)
         except Transient:
             self._retry(message)
             return
-        if fact is None:
-            self._streams.dead_letters.append((message.event, known.code))
-        self._life.step(f"acknowledge {message.event.type}")
-        self._streams.waiting[consumer].remove(message)
+        self._acknowledge(message)
+
+    async def _bury(self, message: Message, subscription: _Subscription, error: SlipwayError) -> None:
+        """Publish the fact that a failed message becomes; without one it is a dead letter, and its work abandoned."""
+        event = message.event
+        fact = subscription.failure(Failed(event, error, event.subject)) if subscription.failure is not None else None
+        if fact is not None:
+            await self.publish(fact, event)
+            return
+        if not any(letter is event for letter, _ in self._streams.dead_letters):
+            self._streams.dead_letters.append((event, error.code))
+        abandoned = WorkAbandoned(
+            service=self.service,
+            cause_type=event.type,
+            cause_id=event.id,
+            dead_letter_sequence=len(self._streams.dead_letters),
+            code=error.code,
+            reason=error.reason,
+        )
+        await self.publish(abandoned, event)
 
     def _retry(self, message: Message) -> None:
         """Deliver a message again after its backoff."""

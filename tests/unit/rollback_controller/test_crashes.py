@@ -13,6 +13,8 @@ from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 from tests.unit.rollback_controller.world import World
 
+LATER_S = 75.0
+"""Longer than a fact waits whose process dies four times with it: no later fact overtakes it."""
 LATER = f.START + f.timedelta(minutes=10)
 
 
@@ -44,7 +46,7 @@ async def by_order(world):
     await asyncio.sleep(10)
     about = {"actor": "ops", "reason": "odd", "failed": f.target(7)}
     world.say(cf.RollbackOrdered(**about, to_version=5), event_id="o-1")
-    await asyncio.sleep(20)
+    await asyncio.sleep(LATER_S)
     world.say(cf.RollbackOrdered(**about), event_id="o-2")
 
 
@@ -56,7 +58,7 @@ async def canary(world):
         cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"),
         event_id="c-1",
     )
-    await asyncio.sleep(20)
+    await asyncio.sleep(LATER_S)
     world.say(
         cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"),
         event_id="c-2",
@@ -77,7 +79,7 @@ async def lifted(world):
     world.serve(6, 5, quarantined=(f.target(7),))
     await asyncio.sleep(10)
     world.say(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7)), event_id="l-1")
-    await asyncio.sleep(20)
+    await asyncio.sleep(LATER_S)
     world.say(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(4)), event_id="l-2")
 
 
@@ -88,11 +90,26 @@ async def drilled(world):
     about = {"actor": "ops", "reason": "practice", "target": f.target(7), "environment": "production"}
     fault = cf.DrillFault(delay_ms=800)
     world.say(cf.DrillOrdered(**about, fault=fault, share_ratio=0.5, expires_at=LATER), event_id="d-1")
-    await asyncio.sleep(20)
+    await asyncio.sleep(LATER_S)
     world.say(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
 STORIES = [by_alert, without_traffic, by_order, canary, cold_previous, lifted, drilled]
+ALERT = f"{f.target(7)}/slow/1"
+STARTED, SWITCHED, COMPLETED, FAILED, REFUSED = (
+    fact.TYPE
+    for fact in (cf.RollbackStarted, cf.DeploymentChanged, cf.RollbackCompleted, cf.RollbackFailed, cf.OrderRefused)
+)
+ENDS = {
+    by_alert: (6, [(ALERT, "completed", "pass", None)], [SWITCHED, COMPLETED, STARTED]),
+    without_traffic: (6, [(ALERT, "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
+    by_order: (5, [("o-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, FAILED, STARTED]),
+    canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
+    cold_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
+    lifted: (6, [], [SWITCHED, REFUSED]),
+    drilled: (7, [], []),
+}
+"""What each story ends in: the version that serves, the rollbacks, what was published."""
 
 
 async def play(story, *kills):
@@ -112,6 +129,11 @@ async def play(story, *kills):
 def test_killed_at_any_step_it_ends_like_one_that_lived(story):
     undisturbed = run_virtual(play(story))
     expected, steps = undisturbed.outcome(), len(undisturbed.life.steps)
+    version, ends, published = ENDS[story]
+    assert (expected["route"].active.target, expected["ends"]) == (f.target(version), ends)
+    assert [kind for kind, _ in expected["published"]] == published
+    assert expected["outbox"] == ()
+    assert expected["unacknowledged"] == expected["dead_letters"] == []
     eventful = [
         number
         for number, name in enumerate(undisturbed.life.steps, start=1)

@@ -193,12 +193,20 @@ class World:
         assert [cause for cause, count in switches.items() if count > 1] == []
 
     def outcome(self):
-        """Return the end of it all, without its times: two runs of one story must end alike."""
+        """Return the end of it all, without its times: two runs of one story must end alike.
+
+        An alert that lasts is published again and again, and any of these facts may be the one that is decided on.
+        """
+        state = self.state()
+        causes = {one.event.id: getattr(one.event.data, "alert_id", one.event.id) for one in self.log.stored}
+        names = {one.rollback_id: causes.get(one.cause_id, one.cause_id) for one in state.rollbacks}
+        route = self.route()
+        ours = [one.event for one in self.log.stored if one.event.source == f"/slipway/{SERVICE}"]
         return {
-            "route": self.route(),
-            "published": sorted(self.published()),
-            "states": sorted((one.rollback_id, one.phase, one.verdict, one.code) for one in self.state().rollbacks),
-            "outbox": self.state().outbox,
+            "route": route.model_copy(update={"cause_id": names.get(route.cause_id, route.cause_id)}),
+            "published": sorted((event.type, causes.get(event.causationid, event.causationid)) for event in ours),
+            "ends": sorted((names[one.rollback_id], one.phase, one.verdict, one.code) for one in state.rollbacks),
+            "outbox": state.outbox,
             "unacknowledged": self.streams.unacknowledged(),
             "dead_letters": self.streams.dead_letters,
         }
