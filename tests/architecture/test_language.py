@@ -26,11 +26,7 @@ QUOTED = re.compile(r"`[^`\n]*`")
 HERE = "tests/architecture"
 
 NOT_YET: dict[str, frozenset[str]] = {
-    "docstrings": frozenset(
-        {
-            "tests/kit",
-        }
-    ),
+    "docstrings": frozenset(),
     "names": frozenset(
         {
             "tests/kit",
@@ -40,7 +36,6 @@ NOT_YET: dict[str, frozenset[str]] = {
     ),
     "metaphors": frozenset(
         {
-            "tests/kit",
             "tests/unit/rollback_controller",
             "tests/unit/server_manager",
         }

@@ -38,7 +38,7 @@ def put_base(store: Store, folder: Path, name: str = "acme/tiny-llama", revision
 def opened(
     base: BaseModelRef, weights: ArtifactRef, *, model: str = "support-bot", kind: str = "lora", version: int = 1
 ) -> Event[ReleaseOpened]:
-    """Say that a release was opened, as the registry does."""
+    """Return the event `release.opened`, as the registry publishes it."""
     release = f"r-{uuid.uuid4().hex[:16]}-1"
     fact = ReleaseOpened(
         release_id=release,

@@ -221,12 +221,12 @@ def corpus() -> list[tuple[str, bytes]]:
 
     In the file they are Latin-1, so that any byte can be written; `parts` are texts with how often they come.
     """
-    found = []
+    bodies = []
     for line in CORPUS.read_text().splitlines():
-        one = json.loads(line)
-        text = one["body"] if "body" in one else "".join(part * times for part, times in one["parts"])
-        found.append((CHAT if one["to"] == "chat" else COMPLETION, text.encode("latin-1")))
-    return found
+        record = json.loads(line)
+        text = record["body"] if "body" in record else "".join(part * times for part, times in record["parts"])
+        bodies.append((CHAT if record["to"] == "chat" else COMPLETION, text.encode("latin-1")))
+    return bodies
 
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=60)
@@ -275,8 +275,8 @@ def send_all(send: Callable[[str, bytes], None], model: str, count: int = COUNT,
         suppress_health_check=list(HealthCheck),
     )
     @given(requests(model))
-    def drawn(one: tuple[str, bytes]) -> None:
-        send(*one)
+    def drawn(request: tuple[str, bytes]) -> None:
+        send(*request)
 
     drawn()
 
@@ -296,15 +296,15 @@ class Storm:
 
 def storm(base_url: str, model: str, count: int = COUNT) -> Storm:
     """Send hostile requests to a gateway, one after another."""
-    found = Storm()
+    result = Storm()
     with httpx.Client(base_url=base_url, timeout=60) as http:
 
         def send(path: str, raw: bytes) -> None:
             answer = http.post(path, content=raw, headers={"content-type": "application/json"})
-            found.statuses[answer.status_code] += 1
+            result.statuses[answer.status_code] += 1
             broke_off = answer.status_code == 200 and b'"error"' in answer.content
             if answer.status_code >= 500 or broke_off:
-                found.failed.append((path, raw[:500], answer.status_code, answer.text[:500]))
+                result.failed.append((path, raw[:500], answer.status_code, answer.text[:500]))
 
         send_all(send, model, count)
-    return found
+    return result

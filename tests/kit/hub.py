@@ -53,10 +53,10 @@ class Mirror:
         return f"http://127.0.0.1:{self.port}"
 
     def push(self, repo: str, folder: Path | dict[str, bytes], branch: str = "main") -> str:
-        """Put files at a new commit of a branch; give the commit."""
+        """Store files at a new commit of a branch; return the commit."""
         if isinstance(folder, Path):
             folder = {
-                one.relative_to(folder).as_posix(): one.read_bytes() for one in folder.rglob("*") if one.is_file()
+                path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
             }
         named = repr([repo, sorted((name, git_id(data)) for name, data in folder.items())])
         commit = hashlib.sha1(named.encode(), usedforsecurity=False).hexdigest()
@@ -106,10 +106,10 @@ class Mirror:
     async def model_info(self, request: Request) -> Response:
         refused = self.refuse(request)
         repo = request.path_params["repo"]
-        found = refused or self.find(repo, request.path_params["revision"])
-        if isinstance(found, Response):
-            return found
-        commit, files = found
+        commit_or_error = refused or self.find(repo, request.path_params["revision"])
+        if isinstance(commit_or_error, Response):
+            return commit_or_error
+        commit, files = commit_or_error
         listed = [
             self.listed(name, data, blobs="blobs" in request.query_params) for name, data in sorted(files.items())
         ]
@@ -130,10 +130,10 @@ class Mirror:
     async def resolve(self, request: Request) -> Response:
         refused = self.refuse(request)
         repo, name = request.path_params["repo"], request.path_params["file"]
-        found = refused or self.find(repo, request.path_params["revision"])
-        if isinstance(found, Response):
-            return found
-        commit, files = found
+        commit_or_error = refused or self.find(repo, request.path_params["revision"])
+        if isinstance(commit_or_error, Response):
+            return commit_or_error
+        commit, files = commit_or_error
         if name not in files:
             return Response("", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         data = self.served(name, files[name])

@@ -33,17 +33,17 @@ AS_IMPORTED: dict[str, Any] = {
 
 def process_settings() -> dict[str, Any]:
     """Return the settings by name; torch's only where it is loaded."""
-    found: dict[str, Any] = {
+    current: dict[str, Any] = {
         "locale": locale.setlocale(locale.LC_ALL),
         "working folder": str(Path.cwd()),
         **{f"environment {name}": os.environ.get(name) for name in ENVIRONMENT},
     }
     if "torch" not in sys.modules:
-        return found
+        return current
     import torch
     from torch.overrides import _len_torch_function_stack
 
-    return found | {
+    return current | {
         "torch.backends.fp32_precision": torch.backends.fp32_precision,
         "torch.backends.mkldnn.fp32_precision": torch.backends.mkldnn.fp32_precision,
         "torch.backends.mkldnn.matmul.fp32_precision": torch.backends.mkldnn.matmul.fp32_precision,

@@ -22,8 +22,8 @@ class Relay:
         """Close every connection, and every new one, until `reconnect`."""
         with self._lock:
             self._cut = True
-            for one in self._open:
-                _end(one)
+            for connection in self._open:
+                _end(connection)
 
     def reconnect(self) -> None:
         """Let connections through again."""
@@ -49,8 +49,8 @@ class Relay:
             server.settimeout(None)
             self._open |= {client, server}
         pair = [threading.Thread(target=_pass, args=ends, daemon=True) for ends in ((client, server), (server, client))]
-        for one in pair:
-            one.start()
+        for pump in pair:
+            pump.start()
         self._pumps += pair
 
     def close(self) -> None:
@@ -60,8 +60,8 @@ class Relay:
         self._listener.close()
         for pump in self._pumps:
             pump.join(5)
-        for one in self._open:
-            one.close()
+        for connection in self._open:
+            connection.close()
 
 
 def _pass(source: socket.socket, sink: socket.socket) -> None:
@@ -72,9 +72,9 @@ def _pass(source: socket.socket, sink: socket.socket) -> None:
     _end(sink)
 
 
-def _end(one: socket.socket) -> None:
+def _end(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
-        one.shutdown(socket.SHUT_RDWR)
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

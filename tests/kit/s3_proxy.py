@@ -33,7 +33,7 @@ class S3Proxy(ThreadingHTTPServer):
 
     def of(self, method: str, part: str) -> list[Asked]:
         """Return the requests of a method whose path holds some text."""
-        return [one for one in self.asked if one.method == method and part in one.path]
+        return [request for request in self.asked if request.method == method and part in request.path]
 
 
 class _Relay(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ class _Relay(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def refuse(request: BaseHTTPRequestHandler, status: int, code: str) -> bool:

@@ -157,15 +157,15 @@ class Fleet:
         return Servers() if entry is None else entry.value
 
     async def phases(self) -> dict[str, str]:
-        return {str(one.target): one.phase for one in (await self.record()).loaded}
+        return {str(loaded.target): loaded.phase for loaded in (await self.record()).loaded}
 
     async def until(self, condition, *, timeout_s: float = 60.0, what: str = "the condition"):
-        """Wait until an async condition gives something truthy."""
+        """Wait until an async condition returns something true."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    if found := await condition():
-                        return found
+                    if result := await condition():
+                        return result
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise AssertionError(f"{what} did not come true in {timeout_s} s: {await self.record()}") from None

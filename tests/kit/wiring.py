@@ -40,9 +40,11 @@ def built(service: str) -> Bus:
     app = importlib.import_module(module_name(service) + ".app")
     bus = Bus(Connection(), service, SystemClock())
     parameters = list(inspect.signature(app.build).parameters.values())[1:]
-    needed = [one for one in parameters if one.default is inspect.Parameter.empty]
-    positional = [stand_in(one) for one in needed if one.kind is not inspect.Parameter.KEYWORD_ONLY]
-    named = {one.name: stand_in(one) for one in needed if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    needed = [parameter for parameter in parameters if parameter.default is inspect.Parameter.empty]
+    positional = [stand_in(parameter) for parameter in needed if parameter.kind is not inspect.Parameter.KEYWORD_ONLY]
+    named = {
+        parameter.name: stand_in(parameter) for parameter in needed if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
     app.build(bus, *positional, **named)
     return bus
 

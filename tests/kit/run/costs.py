@@ -47,8 +47,8 @@ def pytest_terminal_summary(terminalreporter):
     """Print the costs of the folders, and of the files that cost most."""
     reports = [
         report
-        for found in terminalreporter.stats.values()
-        for report in found
+        for same_outcome in terminalreporter.stats.values()
+        for report in same_outcome
         if hasattr(report, "duration") and getattr(report, "when", "collect") != "collect"
     ]
     if len({report.nodeid for report in reports}) < LEAST_TESTS:

@@ -79,24 +79,24 @@ def choose(waiting: Sequence[str], worker: int, workers: int) -> str | None:
 
     Args:
         waiting: Files that no worker has.
-        worker: The place of this worker among those alive, from 0.
+        worker: Index of this worker among those alive.
         workers: How many are alive; where there are fewer than lanes, the last worker has several.
     """
-    mine = {lane for lane in range(len(LANES)) if min(lane, workers - 1) == worker}
-    bound = [file for file in waiting if lane_of(file) in mine]
+    own_lanes = {lane for lane in range(len(LANES)) if min(lane, workers - 1) == worker}
+    bound = [file for file in waiting if lane_of(file) in own_lanes]
     free = [file for file in waiting if lane_of(file) is None]
     return min(bound or free, key=rank, default=None)
 
 
 class LaneScheduling(LoadScopeScheduling):
-    """Gives each worker the next file of its lane."""
+    """A scheduler that sends each worker the next file of its lane."""
 
     def _split_scope(self, nodeid: str) -> str:
         return file_of(nodeid)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        busy = [one for one in self.nodes if not one.shutting_down]  # the others take nothing more
-        alive = sorted(busy, key=lambda one: int(one.gateway.id.removeprefix("gw")))
+        busy = [node for node in self.nodes if not node.shutting_down]  # the others take nothing more
+        alive = sorted(busy, key=lambda node: int(node.gateway.id.removeprefix("gw")))
         file = choose(list(self.workqueue), alive.index(node), len(alive))
         if file is None:
             node.shutdown()  # after what it has: a worker begins its last test only when it knows what follows
@@ -106,7 +106,7 @@ class LaneScheduling(LoadScopeScheduling):
 
 
 def pytest_xdist_setupnodes():
-    """Give what computes in a worker one thread: the other cores are for the tests beside it."""
+    """Limit numeric libraries in a worker to one thread: the other cores are for the tests beside it."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
