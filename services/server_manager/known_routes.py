@@ -7,7 +7,7 @@ import structlog
 
 from contracts.routes import Route
 from decisions.route_edits import AlreadyApplied, Changed, Edit, newest
-from services.server_manager.ports import Routes
+from services.server_manager.ports import RouteListing, Routes
 from shared.errors import translate
 
 
@@ -34,10 +34,13 @@ class KnownRoutes:
         self._seen: dict[str, Route] = {}
         self._log = structlog.get_logger()
 
-    async def all(self) -> dict[str, Route]:
-        """Return the newest route of every model, and write back those that the bucket no longer holds."""
-        stored = await self._bucket.all()
-        known = self._known()
+    async def all(self) -> RouteListing:
+        """Return the newest route of every model, and write back those that the bucket no longer holds.
+
+        Of a route that cannot be read the newest that was seen is returned, and nothing is written in its place.
+        """
+        listing = await self._bucket.all()
+        stored, known = listing.routes, self._known()
         routes: dict[str, Route] = {}
         for model in sorted({*stored, *known}):
             route = newest(known.get(model), stored.get(model))
@@ -45,9 +48,9 @@ class KnownRoutes:
                 routes[model] = route
         self._remember(routes)
         for model, route in routes.items():
-            if stored.get(model) != route:
+            if stored.get(model) != route and model not in listing.unreadable:
                 await self._write_back(model, route)
-        return routes
+        return RouteListing(routes, listing.unreadable)
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Edit the newest route of a model by compare-and-set on what the bucket holds."""

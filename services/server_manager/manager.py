@@ -1,12 +1,10 @@
 """The reconcile loop: looks, decides, acts, and looks again; an event only makes it look sooner."""
 
 import asyncio
-from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
-from contracts.routes import Route
 from contracts.vocabulary import Target
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
@@ -24,7 +22,16 @@ from services.server_manager.domain.reconcile import (
 from services.server_manager.domain.records import LoadedTarget, Servers
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.ports import Artifacts, Engine, Extent, Leadership, LeaseLost, ReportProgress, Routes
+from services.server_manager.ports import (
+    Artifacts,
+    Engine,
+    Extent,
+    Leadership,
+    LeaseLost,
+    ReportProgress,
+    RouteListing,
+    Routes,
+)
 from services.server_manager.publishing import BackgroundPublisher
 from services.server_manager.renewing import renewing
 from shared.errors import SlipwayError
@@ -141,10 +148,11 @@ class Manager:
         answers = await self._look()
         await self._answer_orders()
         self._publisher.publish_soon()
-        record, routes = await self._state.read(), await self._routes.all()
+        record, listing = await self._state.read(), await self._routes.all()
+        routes = listing.routes
         await self._check_lease()
         # Before anything is healed, or what heals within a moment would never be told.
-        await self._alert(record, routes, answers=answers)
+        await self._alert(record, listing, answers=answers)
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
         if self.executor.known:
@@ -153,7 +161,7 @@ class Manager:
                 # Before anything of it is loaded: killed in between, it would never be unloaded.
                 await self._state.write(lambda record: record.model_copy(update={"temporary": temporary}))
             if answers:
-                self._begin(desired, plan_kept(routes, temporary, self.executor.held()))
+                self._begin(desired, plan_kept(routes, listing.unreadable, temporary, self.executor.held()))
         for cause, progress in assess_progress(record, self.executor.held()):
             await self._report_progress(cause, progress)
         await self._check_lease()
@@ -180,8 +188,15 @@ class Manager:
             raise LeaseLost("the lease was not renewed in time; the next look begins anew")
 
     async def _answer_orders(self) -> None:
-        record, routes = await self._state.read(), await self._routes.all()
-        for answer in decide_answers(record, routes, self.executor.held(), self._limits, self._clock.now()):
+        record, listing = await self._state.read(), await self._routes.all()
+        for answer in decide_answers(
+            record,
+            listing.routes,
+            self.executor.held(),
+            self._limits,
+            self._clock.now(),
+            unreadable=listing.unreadable,
+        ):
             await self._check_lease()
             await self._answers.carry_out(answer)
             self.wake()
@@ -213,18 +228,19 @@ class Manager:
 
     # -- what others see --------------------------------------------------------------------------------------------
 
-    async def _alert(self, record: Servers, routes: Mapping[str, Route], *, answers: bool) -> None:
+    async def _alert(self, record: Servers, listing: RouteListing, *, answers: bool) -> None:
         """Raise and resolve alerts, unless it is unknown what the engine holds."""
         now, held = self._clock.monotonic(), self.executor.held()
         up = answers or self._answered is None or now - self._answered < DOWN_AFTER_S
         if up and not (answers and self.executor.known):
             return
-        disarmed = assess_standby(routes, held, server_ready=up)
+        disarmed = assess_standby(listing.routes, held, server_ready=up)
         self._disarmed = {model: self._disarmed.get(model, now) for model in disarmed}
         for change in plan_alerts(
             record,
-            routes,
+            listing.routes,
             held,
+            unreadable=listing.unreadable,
             server_ready=up,
             grace_s=self._limits.standby_grace_s,
             now=self._clock.now(),

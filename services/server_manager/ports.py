@@ -76,11 +76,19 @@ class Artifacts(Protocol):
         """Remove the folders of every other manifest."""
 
 
+@dataclass(frozen=True)
+class RouteListing:
+    """The routes by model, and the models whose route exists and cannot be read: what they serve stays."""
+
+    routes: Mapping[str, Route]
+    unreadable: frozenset[str] = frozenset()
+
+
 class Routes(Protocol):
     """The desired production state of all models."""
 
-    async def all(self) -> dict[str, Route]:
-        """Return every route by model."""
+    async def all(self) -> RouteListing:
+        """Return every route that can be read, and the models of the others; raise Transient if the bus is silent."""
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Apply one of the two functions that edit a route, by compare-and-set."""

@@ -10,6 +10,7 @@ from services.rollback_controller.adapters.kv import KvRoutes as ControllerRoute
 from services.server_manager.adapters.kv_state import KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import RoutesFile
 from services.server_manager.known_routes import KnownRoutes
+from services.server_manager.ports import RouteListing
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
 from testbed.factories import MODEL, served
@@ -84,10 +85,10 @@ async def quarantine(js):
 async def test_server_manager_restores_the_bucket_and_a_rollback_is_in_force(js, gateway, manager_routes, loss):
     after = await quarantine(js)
     await until(gateway, serving=6, routes="1 (live)")
-    assert await manager_routes().all() == {MODEL: after}
+    assert await manager_routes().all() == RouteListing({MODEL: after})
     await loss(js)
     await until(gateway, serving=6, routes=f"1 (live); {LOSSES[loss]}")
-    assert await manager_routes().all() == {MODEL: after}, "also when server-manager was started again"
+    assert await manager_routes().all() == RouteListing({MODEL: after}), "also when server-manager was started again"
     await until(gateway, serving=6, routes="1 (live)")
     edit = await manager_routes().edit(MODEL, lambda route: roll_back(route, V6.target, cause_id="next"))
     assert isinstance(edit, Changed)
@@ -122,7 +123,7 @@ async def test_without_the_bucket_itself_server_manager_and_controller_know_the_
     after = await quarantine(js)
     controller = ControllerRoutes(lambda: js)
     assert (await controller.get("production", MODEL)).value == after
-    assert await manager_routes().all() == {MODEL: after}
+    assert await manager_routes().all() == RouteListing({MODEL: after})
     await js.delete_stream("KV_routes")
-    assert await manager_routes().all() == {MODEL: after}
+    assert await manager_routes().all() == RouteListing({MODEL: after})
     assert (await controller.get("production", MODEL)).value == after

@@ -21,7 +21,7 @@ async def clean(js):
     """Buckets that no earlier test wrote to."""
     for name in ("servers", "routes"):
         bucket = await js.key_value(name)
-        for key in ("main", "main.leader", "bot"):
+        for key in ("main", "main.leader", "bot", "cat"):
             await bucket.purge(key)
     return js
 
@@ -52,6 +52,13 @@ class TestKvRoutes(RoutesConformance):
     @pytest.fixture
     def routes(self, clean):
         return KvRoutes(KvRecords(lambda: clean, "routes", Route))
+
+    @pytest.fixture
+    def put(self, clean):
+        async def put(model, data):
+            await (await clean.key_value("routes")).put(model, data)
+
+        return put
 
 
 class TestKvLeadership(LeadershipConformance):

@@ -6,14 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from contracts.codes import ADVICE
+from contracts.routes import Route
 from contracts.vocabulary import Target, digest_of
 from decisions.route_edits import AlreadyApplied, Changed, Refused, promote
 from services.server_manager.domain.records import OpenAlert, Servers
-from services.server_manager.ports import Extent, LeaseLost
+from services.server_manager.ports import Extent, LeaseLost, RouteListing
 from shared.errors import SlipwayError, Transient
+from shared.storage.record_format import dump
 from tests.unit.server_manager.factories import START, served
 
 NAME = "bot.v1.bf16"
+SPOILT = {
+    "newer": (
+        "record_too_new",
+        dump(Route(model="cat", epoch=3)).replace(b'"schema_version":1', b'"schema_version":99,"added":1'),
+    ),
+    "newer and unknown": ("record_too_new", b'{"schema_version":99,"model":"cat","epoch":{}}'),
+    "without a version": ("record_too_old", b'{"model":"cat"}'),
+    "damaged": ("internal_error", b'{"schema_version":1,"model":"cat","epoch":'),
+}
+"""Bytes of a route that this process cannot read, with the code of the error."""
 DIGEST = digest_of(b"one")
 
 
@@ -102,7 +115,7 @@ class StateConformance:
 
 
 class RoutesConformance:
-    """Needs the fixture `routes` (Routes without a route)."""
+    """Needs the fixtures `routes` (Routes without a route) and `put` (writes the bytes of a model's route)."""
 
     async def test_promotions_race_and_one_wins(self, routes):
         def order(version):
@@ -112,9 +125,28 @@ class RoutesConformance:
         won = [edit for edit in edits if isinstance(edit, Changed)]
         assert len(won) == 1
         assert all(edit.code == "stale_epoch" for edit in edits if isinstance(edit, Refused))
-        assert (await routes.all()) == {"bot": won[0].route}
+        assert await routes.all() == RouteListing({"bot": won[0].route})
         winner = won[0].route.active.target.version
         assert isinstance(await routes.edit("bot", order(winner)), AlreadyApplied)
+
+    @pytest.mark.parametrize("spoilt", SPOILT, ids=list(SPOILT))
+    async def test_a_route_that_cannot_be_read_hides_no_other_and_is_named_in_the_log(
+        self, routes, put, spoilt, capsys
+    ):
+        code, data = SPOILT[spoilt]
+        await put("bot", dump(Route(model="bot", epoch=1)))
+        await put("cat", data)
+        for _ in range(3):
+            assert await routes.all() == RouteListing({"bot": Route(model="bot", epoch=1)}, frozenset({"cat"}))
+        lines = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
+        assert len(lines) == 1
+        assert "cat" in lines[0]
+        assert ADVICE[code] in lines[0]
+        with pytest.raises(Transient) as caught:
+            await routes.edit("cat", lambda route: Changed(route, "restore"))
+        assert caught.value.code == code
+        await put("cat", dump(Route(model="cat", epoch=2)))
+        assert (await routes.all()).unreadable == frozenset()
 
 
 class LeadershipConformance:

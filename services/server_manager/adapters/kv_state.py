@@ -14,10 +14,11 @@ from pydantic import BaseModel
 from contracts.routes import Route
 from decisions.route_edits import Changed, Edit
 from services.server_manager.domain.records import Leader
-from services.server_manager.ports import Extent
-from shared.errors import SlipwayError
+from services.server_manager.ports import Extent, RouteListing
+from shared.errors import SlipwayError, Transient
+from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
-from shared.storage.compare_and_set import Records, edit_record
+from shared.storage.compare_and_set import Records, check_not_newer, edit_record
 from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
@@ -61,14 +62,40 @@ class KvRoutes:
 
     def __init__(self, records: Records[Route]) -> None:
         self._records = records
+        self._unreadable: dict[str, str] = {}
 
-    async def all(self) -> dict[str, Route]:
-        """Return every route by model; none when the bucket does not exist."""
+    async def all(self) -> RouteListing:
+        """Return every route by model; none when the bucket does not exist.
+
+        A route that is damaged or of another version says nothing about other models: it is listed as unreadable.
+        """
+        routes: dict[str, Route] = {}
+        unreadable: dict[str, str] = {}
         try:
-            entries = {model: await self._records.get(model) for model in await self._records.keys()}
+            for model in await self._records.keys():
+                try:
+                    entry = await self._records.get(model)
+                    check_not_newer(entry, f"routes/{model}")
+                except Transient as error:
+                    if error.code not in RECORD_FAILURES:
+                        raise
+                    unreadable[model] = error.sentence()
+                    continue
+                if entry is not None:
+                    routes[model] = entry.value
         except NotFoundError:
-            return {}
-        return {model: entry.value for model, entry in entries.items() if entry is not None}
+            return RouteListing({})
+        self._log_changes(unreadable)
+        return RouteListing(routes, frozenset(unreadable))
+
+    def _log_changes(self, unreadable: dict[str, str]) -> None:
+        log = structlog.get_logger()
+        for model, reason in unreadable.items():
+            if self._unreadable.get(model) != reason:
+                log.error("the route of a model cannot be read; it keeps what it serves", model=model, reason=reason)
+        for model in sorted(set(self._unreadable) - set(unreadable)):
+            log.info("the route of a model can be read again", model=model)
+        self._unreadable = unreadable
 
     async def edit(self, model: str, change: Callable[[Route], Edit]) -> Edit:
         """Decide on the route as it is, and write what was decided by compare-and-set."""

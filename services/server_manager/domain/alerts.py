@@ -1,6 +1,6 @@
 """Plans alerts: a target of production that does not generate, and a model without a ready standby."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -31,6 +31,7 @@ def plan_alerts(
     disarmed_s: Mapping[str, float],
     grace_s: float,
     now: datetime,
+    unreadable: Collection[str] = (),
 ) -> list[AlertChange]:
     """Compare the open alerts with what production needs.
 
@@ -42,6 +43,7 @@ def plan_alerts(
         disarmed_s: seconds for which each model has had no ready standby.
         grace_s: seconds that this may last before an alert is raised.
         now: the moment that a new alert is raised at.
+        unreadable: models whose route cannot be read; `routes` has the newest that was seen, if any.
     """
     opened = {alert.alert_id for alert in record.alerts}
     wrong = _silent_targets(routes, held, server_ready=server_ready)
@@ -54,6 +56,8 @@ def plan_alerts(
     fresh = [OpenAlert(kind=kind, target=target, raised_at=now, message=message) for kind, target, message in wrong]
     changes = [AlertChange("raise", alert, alert.message) for alert in fresh if alert.alert_id not in opened]
     for alert in record.alerts:
+        if alert.target.model in unreadable and alert.target.model not in routes:
+            continue  # whether it still serves is not known
         over = _why_over(alert, routes, held, disarmed, server_ready=server_ready)
         if over is not None:
             changes.append(AlertChange("resolve", alert, over))

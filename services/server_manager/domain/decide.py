@@ -1,6 +1,6 @@
 """What to answer: which lease to grant, fail or announce; which traffic order to refuse or carry out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -59,9 +59,21 @@ Answer = GrantLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
 
 
 def decide_answers(
-    record: Servers, routes: Mapping[str, Route], held: Mapping[str, Held], limits: Limits, now: datetime
+    record: Servers,
+    routes: Mapping[str, Route],
+    held: Mapping[str, Held],
+    limits: Limits,
+    now: datetime,
+    *,
+    unreadable: Collection[str] = (),
 ) -> list[Answer]:
-    """Return every answer that is due now. Each is written with an edit after which it is no longer due."""
+    """Return every answer that is due now. Each is written with an edit after which it is no longer due.
+
+    The orders of a model whose route cannot be read wait, and nothing waits for them.
+    """
+    record = record.model_copy(
+        update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
+    )
     answers: list[Answer] = []
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:

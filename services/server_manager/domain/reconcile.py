@@ -168,13 +168,27 @@ def plan_temporary(
     return tuple(names[name] for name in sorted(names) if name not in production)
 
 
-def plan_kept(routes: Mapping[str, Route], temporary: Collection[Target], held: Collection[str]) -> frozenset[str]:
-    """Return the targets that are never unloaded: those of a model without a route, but for temporary ones.
+def plan_kept(
+    routes: Collection[str], unreadable: Collection[str], temporary: Collection[Target], held: Collection[str]
+) -> frozenset[str]:
+    """Return the targets that are never unloaded.
 
-    A route that is absent says nothing about what serves: the bucket may have been lost or emptied.
+    A route that is absent says nothing about what serves: the bucket may have been lost or emptied. Of such a model all
+    stays but for temporary targets. Of one whose route cannot be read these stay too: it may name them by now.
+
+    Args:
+        routes: the models whose route is known.
+        unreadable: the models whose route exists and cannot be read.
+        temporary: what was loaded for a lease or an order only.
+        held: what the fleet holds.
     """
     passing = {str(target) for target in temporary}
-    return frozenset(name for name in held if name.split(".")[0] not in routes and name not in passing)
+
+    def stays(name: str) -> bool:
+        model = name.split(".", maxsplit=1)[0]
+        return model in unreadable or (model not in routes and name not in passing)
+
+    return frozenset(name for name in held if stays(name))
 
 
 def plan_alone(desired: Mapping[str, Desired], held: Mapping[str, Held], limits: Limits) -> list[Action]:

@@ -30,6 +30,13 @@ class TestFakeRoutes(RoutesConformance):
     def routes(self):
         return FakeRoutes()
 
+    @pytest.fixture
+    def put(self, routes):
+        async def put(model, data):
+            routes.routes.put(model, data)
+
+        return put
+
 
 class TestFakeLead(LeadershipConformance):
     @pytest.fixture
