@@ -142,6 +142,9 @@ class Registry:
             if isinstance(event.data, ApprovalGranted):
                 route = await self._ports.routes.get(event.subject)
                 check_epoch(event, route.value.epoch if route else None)
+        elif not release.has_recorded(event.data):
+            reason = f"The id {event.id} is that of another event of release {release.id}. Give each event its own id."
+            raise Permanent("malformed_event", reason)
         await self.handle(event, event.data.release_id)
 
     async def handle_deployment(self, event: Event[DeploymentChanged]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 from contracts.codes import Code
 from contracts.envelope import Event
 from contracts.facts import Fact, WorkAbandoned
-from contracts.services import DEADLETTER_PREFIX, Stream
+from contracts.services import DEADLETTER_PREFIX, INBOX, ORDERS, Stream, stream_of
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.events import model_in, parse_event
 from shared.messaging.publishing import Emit, publish_event
@@ -233,7 +233,7 @@ class Delivery(BaseMiddleware[Any, Any]):
             fact = consumption.failure(failed)
             if fact is None:
                 return False
-            await self._bus.publish(_caused(fact, source, failed), cause=failed.event)
+            await self._bus.publish(answer(fact, source, failed), cause=failed.event)
         except (TimeoutError, NatsError, Transient):
             raise
         except Exception:  # noqa: BLE001 - a defect here must not bring the message back for ever
@@ -253,8 +253,14 @@ class Delivery(BaseMiddleware[Any, Any]):
         await publish_event(self._bus.js, self._bus.envelope(Emit(abandoned), event))
 
 
-def _caused(fact: Fact | Emit, source: str, failed: Failed) -> Emit:
+def answer(fact: Fact | Emit, source: str, failed: Failed) -> Emit:
+    """Return the fact that answers a failed message: one of its own for each message of an outsider.
+
+    An outsider may give one id to two events: the second answer must not look like the first one, published again.
+    """
     emit = fact if isinstance(fact, Emit) else Emit(fact)
+    if failed.event is not None and stream_of(type(failed.event.data)) in (INBOX, ORDERS):
+        return replace(emit, key=f"{emit.key}{source}")
     if failed.event is not None:
         return emit
     return Emit(emit.fact, key=emit.key, model=failed.model, cause_id=source, correlation_id=source)

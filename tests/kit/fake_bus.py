@@ -13,7 +13,7 @@ from contracts.envelope import Event
 from contracts.facts import Fact, WorkAbandoned
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.messaging.bus import Emit, Received
-from shared.messaging.delivery import UNKNOWN_ERROR_DELIVERIES, Failed, backoff_s, given_up, is_spoiled
+from shared.messaging.delivery import UNKNOWN_ERROR_DELIVERIES, Failed, answer, backoff_s, given_up, is_spoiled
 from shared.messaging.topology import ACK_WAIT_S, HEARTBEAT_S
 from tests.kit.records import Killed
 
@@ -250,9 +250,10 @@ class FakeBus:
     async def _bury(self, message: Message, subscription: _Subscription, error: SlipwayError) -> None:
         """Publish the fact that a failed message becomes; without one it is a dead letter, and its work abandoned."""
         event = message.event
-        fact = subscription.failure(Failed(event, error, event.subject)) if subscription.failure is not None else None
+        failed = Failed(event, error, event.subject)
+        fact = subscription.failure(failed) if subscription.failure is not None else None
         if fact is not None:
-            await self.publish(fact, event)
+            await self.publish(answer(fact, f"{message.sequence}", failed), event)
             return
         if not any(letter is event for letter, _ in self._streams.dead_letters):
             self._streams.dead_letters.append((event, error.code))

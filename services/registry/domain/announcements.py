@@ -142,6 +142,7 @@ def _with_rejection(
     entry = outbox_entry(
         rejection,
         model=record.model,
+        key=str(announcement.sequence),  # a publisher may give one id to two announcements
         cause_id=announcement.event_id,
         correlation_id=announcement.correlation_id,
         decided_at=now,

@@ -158,6 +158,12 @@ class Release(OutboxRecord):
         """Return whether a target is a variant of this release's version."""
         return target.model == self.model and target.version == self.version
 
+    def has_recorded(self, order: ApprovalGranted | ReleaseCancelled) -> bool:
+        """Return whether this very order was recorded, and not another one with its id."""
+        if isinstance(order, ReleaseCancelled):
+            return self.cancelled == order
+        return self.approvals.get(order.manifest_digest) == order
+
 
 def weight_key(weight_ratio: float) -> str:
     """Return a share of traffic as it is written in keys: `0.1`, `1`."""

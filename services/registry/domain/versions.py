@@ -34,12 +34,15 @@ def find_redelivered(record: ModelRecord, ready: CheckpointReady, event_id: str)
     """Return the release of the last admission if this is the very event that it came from, delivered again.
 
     Its policy may have been stored, and changed since: that must not make it another release. An event that only
-    reuses an id is none of this.
+    reuses an id is none of this: it is admitted, or rejected, as what it announces.
     """
     last = record.opening
-    if last is None or last.source_event_id != event_id or last.attempt != ready.attempt:
+    if last is None or last.source_event_id != event_id:
         return None
-    same = last.weights == ready.weights and last.base == ready.base and last.training == ready.training
+    announced = ready.model_copy(
+        update={"policy": ready.policy or last.policy, "variants": tuple(dict.fromkeys(ready.variants))}
+    )
+    same = all(getattr(announced, name) == getattr(last, name) for name in CheckpointReady.model_fields)
     return last.release_id if same else None
 
 

@@ -448,6 +448,17 @@ def test_a_clock_that_is_set_back_a_day_leaves_nothing_waiting_for_a_day():
     assert announcements.due(after, k.START) is not None
 
 
+def test_two_rejected_announcements_with_one_id_have_a_rejection_each():
+    first, second = announcement(1), announcement(2, at=1).model_copy(update={"event_id": "e1"})
+    record = announcements.add(announcements.add(Announcements(model="m"), first), second)
+    for rejected, code in ((first, "policy_missing"), (second, "unknown_base")):
+        reason = f.CheckpointRejected(code=code, reason="No.")
+        record = announcements.reject(record, rejected, reason, k.START)
+    assert [entry.data["code"] for entry in record.outbox] == ["policy_missing", "unknown_base"]
+    assert len({entry.id for entry in record.outbox}) == 2
+    assert [entry.cause_id for entry in record.outbox] == ["e1", "e1"]
+
+
 # -- orders -----------------------------------------------------------------------------------------------------------
 
 
@@ -490,3 +501,19 @@ async def test_an_approval_given_while_something_else_served_is_refused(harness)
         await ordered(harness, approval.model_copy(update={"epoch": 4}))
     assert caught.value.code == "stale_epoch"
     await ordered(harness, approval.model_copy(update={"epoch": 5}))
+
+
+@pytest.mark.parametrize("second", ["approval of another manifest", "cancel"])
+async def test_an_order_with_the_id_of_another_is_refused_and_the_same_order_again_is_not(harness, second):
+    release_id = await opened_release(harness)
+    first = k.approval(k.ref("x").digest, release_id)
+    await ordered(harness, first)
+    await ordered(harness, first)
+    before = await harness.out.releases.get(f"{k.MODEL}.{release_id}")
+    other = k.cancel(release_id) if second == "cancel" else k.approval(k.ref("y").digest, release_id)
+    with pytest.raises(Permanent) as caught:
+        await ordered(harness, other)
+    assert caught.value.code == "malformed_event"
+    assert await harness.out.releases.get(f"{k.MODEL}.{release_id}") == before
+    await ordered(harness, other, event_id="o2")
+    assert await harness.out.releases.get(f"{k.MODEL}.{release_id}") != before

@@ -1,5 +1,7 @@
 """Version numbers, the place beyond registration, and what is written about a version."""
 
+import pytest
+
 from contracts.vocabulary import digest_of_json
 from services.registry.domain import versions
 from services.registry.domain.record import Input
@@ -31,6 +33,23 @@ def test_the_same_event_again_is_found_but_not_another_that_reuses_its_id():
     assert versions.find_redelivered(record, k.ready(attempt=2), "e0") is None
     other = k.ready(training=k.ready().training.model_copy(update={"run_id": "run 2"}))
     assert versions.find_redelivered(record, other, "e0") is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variants": ("bf16",)},
+        {"policy": k.policy(on_newer="supersede")},
+        {"evals": ()},
+        {"calibration": k.ref("checkpoints/support-bot/c.jsonl")},
+        {"evaluation": k.ref("checkpoints/support-bot/e.jsonl")},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_an_event_with_the_id_of_another_is_not_taken_for_it(changes):
+    record = versions.reserve(ModelRecord(model=k.MODEL), k.opened(1, IDS[0]))
+    assert versions.find_redelivered(record, k.ready(), "e0") == IDS[0]
+    assert versions.find_redelivered(record, k.ready(**changes), "e0") is None
 
 
 def test_one_release_at_a_time_and_the_lowest_version_next():

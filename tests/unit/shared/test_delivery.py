@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.codes import ADVICE
-from contracts.facts import CheckpointReady, InferenceBatch
+from contracts.envelope import derived_id
+from contracts.facts import ApprovalGranted, CheckpointReady, InferenceBatch, OrderRefused, VariantFailed
 from contracts.services import TELEMETRY, durable_name
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import (
@@ -19,13 +20,18 @@ from shared.messaging.delivery import (
     RECORD_LIMIT_S,
     Consumption,
     Delivery,
+    Failed,
     _header_safe,
+    answer,
     backoff_s,
     given_up,
     is_spoiled,
     retried_s,
 )
+from shared.messaging.publishing import envelope
 from shared.messaging.topology import consumers
+from shared.runtime.clock import SystemClock
+from testbed import factories as k
 from tests.kit.wiring import built, services_with_handlers
 
 
@@ -93,6 +99,28 @@ def test_an_outage_of_a_weekend_ends_nothing():
 def test_a_message_that_waited_long_but_was_not_tried_is_not_given_up():
     """Neither a backlog nor a clock that jumps counts: only tries do."""
     assert given_up(Transient("engine_dead", "No."), 1) is None
+
+
+# -- what a failure becomes -------------------------------------------------------------------------------------------
+
+
+def identity(fact, event, source):
+    failed = Failed(event, Permanent("malformed_event", "No."), event.subject)
+    emit = answer(fact, source, failed)
+    return envelope(emit, event, service="registry", clock=SystemClock()).id
+
+
+def test_each_message_of_an_outsider_has_an_answer_of_its_own_and_a_message_that_comes_again_the_same():
+    order = k.event(k.fact(ApprovalGranted), id="o1")
+    refusal = k.fact(OrderRefused)
+    first, again, second = (identity(refusal, order, source) for source in ("ORDERS:1", "ORDERS:1", "ORDERS:2"))
+    assert first == again != second
+
+
+def test_the_answer_to_a_service_follows_from_the_event_alone():
+    event = k.event(k.fact(VariantFailed), id="f1")
+    first, second = (identity(k.fact(OrderRefused), event, source) for source in ("EVENTS:1", "EVENTS:2"))
+    assert first == second == derived_id("f1", OrderRefused.TYPE)
 
 
 # -- what must not wait for one record --------------------------------------------------------------------------------
