@@ -78,7 +78,7 @@ class Canary(_Strict):
     @model_validator(mode="after")
     def _steps_rise(self) -> "Canary":
         if list(self.steps) != sorted(set(self.steps)):
-            msg = "canary steps must rise"
+            msg = f"canary steps are {list(self.steps)}; each must be above the one before"
             raise ValueError(msg)
         return self
 
@@ -136,7 +136,8 @@ class ReleasePolicy(_Strict):
     @model_validator(mode="after")
     def _names_are_unique(self) -> "ReleasePolicy":
         names = [trigger.name for trigger in self.triggers]
-        if len(names) != len(set(names)):
-            msg = "trigger names must be unique"
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            msg = f"the trigger name {repeated[0]!r} is used more than once; trigger names must be unique"
             raise ValueError(msg)
         return self

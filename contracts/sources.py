@@ -56,9 +56,11 @@ def parse_hub_uri(uri: str) -> HubFolder:
     if not uri.startswith("hf://") or not separator:
         raise ValueError("write hf://organisation/name@commit")
     if not _REPO.fullmatch(repo) or len(repo) > _REPO_CHARS or ".." in repo or "--" in repo:
-        raise ValueError(f"{repo[:100]!r} is no name of a repository")
+        raise ValueError(f"{repo[:100]!r} is not a repository; write hf://organisation/name@commit")
     if not _REVISION.fullmatch(revision) or len(revision) > _REVISION_CHARS or ".." in revision:
-        raise ValueError(f"{revision[:100]!r} is no revision of a repository")
+        raise ValueError(
+            f"{revision[:100]!r} is not a revision; write a branch, a tag or the 40 hexadecimal digits of a commit"
+        )
     return HubFolder(repo, revision)
 
 

@@ -58,7 +58,7 @@ def evaluation_records(data: bytes) -> tuple[TextRecord, ...]:
         if len(records) == EVALUATION_RECORDS:
             break
     if not records:
-        raise ValueError("it holds no line")
+        raise ValueError("it contains no line")
     return tuple(records)
 
 
@@ -69,7 +69,7 @@ def _read(line: bytes) -> TextRecord | str:
     except UnicodeDecodeError:
         return "not UTF-8"
     except UnicodeEncodeError:
-        return "it holds half of a surrogate pair, which is valid JSON and no text"
+        return "it contains a lone surrogate, which is not a character"
     except (ValueError, RecursionError) as error:
         return str(error)
     return _record_of({"text": value} if isinstance(value, str) else value)
@@ -93,11 +93,11 @@ def _problem(record: TextRecord) -> str | None:
         if not isinstance(message.get("role"), str):
             return "a message needs a role"
         if not isinstance(message.get("content"), str):
-            return "a message needs its content as a text"
+            return "the content of a message must be a string"
     if record.messages and all(message["role"] == "assistant" for message in record.messages):
-        return "the messages ask nothing"
+        return "all messages are from the assistant: there is nothing to answer"
     if not (record.messages or _is_text(record.prompt) or record.text):
-        return "an empty prompt asks nothing"
+        return "the prompt is empty"
     return None
 
 

@@ -30,14 +30,14 @@ def assess_expiry(ordered_at: datetime, stored_at: datetime, expires_at: datetim
         return (
             f"The order's time is {ordered_at.isoformat(timespec='seconds')}, later than the bus stored it "
             f"({stored_at.isoformat(timespec='seconds')}) by more than the limit of {CLOCK_SKEW}, so it changes "
-            "nothing; check the clock of the sender, then give the order again."
+            "nothing; check the clock of the sender, then publish the order again."
         )
     until = expiry(ordered_at, stored_at, expires_at)
     if now < until:
         return None
     return (
         f"The order of {ordered_at.isoformat(timespec='seconds')} (stored by the bus at "
-        f"{stored_at.isoformat(timespec='seconds')}) counted until {until.isoformat(timespec='seconds')}; "
+        f"{stored_at.isoformat(timespec='seconds')}) was valid until {until.isoformat(timespec='seconds')}; "
         f"it is {now.isoformat(timespec='seconds')} now, so it changes nothing."
     )
 

@@ -1,4 +1,4 @@
-"""Open folders outside the store: resolve a branch to its commit, print it, compute the fingerprint."""
+"""Open folders outside the store: resolve a branch to its commit, print it, compute the digest."""
 
 import tempfile
 from pathlib import Path

@@ -40,7 +40,7 @@ class DrillTable:
         self._known[key] = known = drills.note_drill(drill, self._clock.now(), self._clock.monotonic())
         active = drills.is_active(known, self._clock.now(), self._clock.monotonic())
         log.info(
-            "drill on" if active else "drill over",
+            "drill started" if active else "drill ended",
             fault=drill.fault.model_dump(exclude_defaults=True),
             share_ratio=drill.share_ratio,
             expires_at=drill.expires_at.isoformat(),

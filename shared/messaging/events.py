@@ -87,7 +87,7 @@ def _check_model(envelope: dict[str, Any], subject: str) -> None:
     names = [envelope.get("subject"), data.get("model") if isinstance(data, dict) else None]
     for name in names:
         if isinstance(name, str) and not re.fullmatch(MODEL_NAME_PATTERN, name):
-            raise Permanent("invalid_model_name", f"{name[:80]!r} is no valid model name.", subject=subject)
+            raise Permanent("invalid_model_name", f"{name[:80]!r} is not a valid model name.", subject=subject)
 
 
 _UNITS = {"string_too_long": "characters", "too_long": "entries"}

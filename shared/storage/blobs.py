@@ -337,7 +337,7 @@ def _translated(what: str) -> Iterator[None]:
     except LargeObjectError as error:
         raise Permanent(
             "artifact_not_found",
-            f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is no manifest; name the manifest of a "
+            f"The object {what} has more than {WHOLE_BYTES >> 20} MiB, so it is not a manifest; name the manifest of a "
             "folder, and of a calibration or evaluation set a smaller sample.",
         ) from error
     except S3Error as error:

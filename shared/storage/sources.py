@@ -84,7 +84,7 @@ class DiskFolder:
         with _readable(uri):
             self._require_inside(resolved(self._path))
             if not self._path.is_dir():
-                raise Permanent("artifact_not_found", f"{uri} is no folder on this machine.")
+                raise Permanent("artifact_not_found", f"{uri} is not a folder on this machine.")
             self.names = choose(uri, [path.name for path in self._path.iterdir()])
             for name in self.names:
                 self._require_inside(resolved(self._path / name))
@@ -113,7 +113,7 @@ class DiskFolder:
 
     def _require_regular(self, name: str, mode: int) -> None:
         if not stat.S_ISREG(mode):
-            raise Permanent("artifact_not_found", f"{self.uri}/{name} is no regular file.")
+            raise Permanent("artifact_not_found", f"{self.uri}/{name} is not a regular file.")
 
     def _require_inside(self, path: Path) -> None:
         if not any(path.is_relative_to(root) for root in self._roots):

@@ -183,7 +183,7 @@ async def test_an_evaluation_set_that_the_benchmarker_could_not_read_ends_the_wo
     await publish_event(js, request(merged, evaluation=ref))
     (answer,) = await answers(js, VariantFailed)
     assert answer.data.code == "evaluation_invalid"
-    assert "line 2: a message needs its content as a text" in answer.data.reason
+    assert "line 2: the content of a message must be a string" in answer.data.reason
     assert not (stubbed.folder / "work" / "quantiser" / "work.log").exists()  # no child was started
 
 

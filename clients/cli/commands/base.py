@@ -36,7 +36,7 @@ class Imported:
 
     Attributes:
         new: Whether this import added it.
-        same_files_as: Another base model with the same fingerprint, whose files it shares.
+        same_files_as: Another base model with the same digest, whose files it shares.
     """
 
     manifest: BaseManifest
@@ -58,7 +58,7 @@ def import_command(
         str | None, typer.Option(help="Name of the base model (default: the name of the folder or repository).")
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Revision (default: the commit, or the start of the fingerprint).")
+        str | None, typer.Option(help="Revision (default: the commit, or the start of the folder's digest).")
     ] = None,
     keep_folder: Annotated[
         Path | None, typer.Option(help="With --from-smollm2: write the converted model here and keep it, to train on.")
@@ -203,18 +203,18 @@ def commit_base(
         store: The store that holds the files.
         content: The files.
         name: Name of the base model.
-        revision: Its revision; if None, a base model of that name with the same fingerprint is the same one.
+        revision: Its revision; if None, a base model of that name with the same digest is the same one.
         architecture: The architecture that its configuration names.
         source: Where it was imported from.
-        default_revision: Revision to use if `revision` is None (default: the start of the fingerprint).
+        default_revision: Revision to use if `revision` is None (default: the start of the digest).
     """
-    fingerprint = digest_of(content.to_bytes())
-    known = [base for base in list_bases(store) if base.folder.digest == fingerprint]
+    digest = digest_of(content.to_bytes())
+    known = [base for base in list_bases(store) if base.folder.digest == digest]
     for base in known:
         if base.name == name and revision in (None, base.revision):
             return Imported(base, new=False)
-    ref, _ = store.put_manifest(manifest_key("folder", fingerprint), content)
-    chosen = revision or default_revision or fingerprint.removeprefix("sha256:")[:REVISION_CHARS]
+    ref, _ = store.put_manifest(manifest_key("folder", digest), content)
+    chosen = revision or default_revision or digest.removeprefix("sha256:")[:REVISION_CHARS]
     manifest = BaseManifest(
         name=name,
         revision=chosen,

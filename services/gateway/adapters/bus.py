@@ -42,7 +42,9 @@ class BusConnection:
             try:
                 await records.follow(self._bus.client, apply, note_bucket)
             except Exception as error:  # noqa: BLE001 - a gateway that stops following routes would never roll back
-                structlog.get_logger().error("following failed", bucket=bucket, error=repr(error))
+                structlog.get_logger().error(
+                    "a bucket cannot be followed, will be tried again", bucket=bucket, error=repr(error)
+                )
             await asyncio.sleep(_RETRY_S)
 
     async def publish(self, batch: InferenceBatch, *, model: str, environment: Environment, batch_id: str) -> None:

@@ -67,8 +67,9 @@ def reject_by_headers(job: MergeJob, base: domain.FolderMetadata, checkpoint: do
     raise_rejection(domain.assess_distinct(base.weights))
     raise_rejection(domain.assess_base(base))
     if base.config is None or checkpoint.config is None:
-        reason = "A configuration file of the base or the checkpoint is not a JSON object."
-        raise Permanent("truncated_weights", reason)
+        of_checkpoint = domain.ADAPTER_CONFIG if job.kind == "lora" else domain.MODEL_CONFIG
+        name = f"base's {domain.MODEL_CONFIG}" if base.config is None else f"checkpoint's {of_checkpoint}"
+        raise Permanent("truncated_weights", f"The {name} is not a JSON object.")
     if job.kind == "lora":
         raise_rejection(domain.assess_adapter_config(checkpoint.config, job.base_ref))
         raise_rejection(domain.assess_recorded(checkpoint.config, job.hyperparameters))

@@ -51,5 +51,5 @@ class BusClock:
             try:
                 await self.compare()
             except (nats.errors.Error, TimeoutError) as error:
-                structlog.get_logger().warning("the bus did not tell its time", error=repr(error))
+                structlog.get_logger().warning("the time of the bus could not be read", error=repr(error))
             await asyncio.sleep(every_s)

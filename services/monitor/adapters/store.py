@@ -71,7 +71,7 @@ class StoredReferences:
         try:
             return ReferenceWindow.model_validate_json(data)
         except ValidationError as error:
-            raise Permanent("digest_mismatch", f"{ref.uri} is no reference window: {error}.") from error
+            raise Permanent("digest_mismatch", f"{ref.uri} is not a reference window: {error}.") from error
 
 
 def _described(ref: ArtifactRef, window: ReferenceWindow) -> Reference:

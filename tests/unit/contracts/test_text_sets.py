@@ -67,7 +67,7 @@ def test_what_is_never_asked_of_a_long_evaluation_set_need_not_be_right():
 
 
 def test_an_evaluation_set_must_ask_something():
-    with pytest.raises(ValueError, match="line 1: an empty prompt asks nothing"):
+    with pytest.raises(ValueError, match="line 1: the prompt is empty"):
         evaluation_records(b'{"prompt": "", "completion": "c"}')
 
 

@@ -96,7 +96,7 @@ async def test_what_is_said_about_a_drill():
         await DrillTable(StepClock()).apply(KEY, drill(share_ratio=0.5), 1)
     (line,) = logs
     assert (line["event"], line["drill"], line["fault"], line["share_ratio"], line["actor"]) == (
-        "drill on",
+        "drill started",
         "drill-1",
         {"delay_ms": 800},
         0.5,
