@@ -99,10 +99,12 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         client = Client()
         await client.connect(stack.connection.nats_url, max_reconnect_attempts=-1, **options)
     except (OSError, TimeoutError, nats.errors.Error) as error:
+        url = stack.connection.nats_url
+        advice = "see `slipway ps`, or start the stack with `slipway up`"
+        if stack.name == url:  # the address is from the environment
+            advice = "see `slipway doctor`, and correct SLIPWAY_NATS_URL, or unset it for the stack in a state folder"
         raise Refused(
-            f"the message bus at {stack.connection.nats_url} does not answer ({type(error).__name__}); "
-            "see `slipway ps`, or start the stack with `slipway up`",
-            Exit.UNREACHABLE,
+            f"the message bus at {url} does not answer ({type(error).__name__}); {advice}", Exit.UNREACHABLE
         ) from error
     try:
         yield client

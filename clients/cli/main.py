@@ -1,10 +1,13 @@
 """The `slipway` command line: its commands, each a function of its own module, and how errors end it."""
 
+import importlib.metadata
 import os
 import sys
+from typing import Annotated
 
 import nats.errors
 import typer
+from pydantic import ValidationError
 
 from clients.cli.commands import (
     alerts,
@@ -23,8 +26,11 @@ from clients.cli.commands import (
     trace,
     versions,
 )
-from clients.cli.output import EXIT_CODES, Exit, Refused
+from clients.cli.output import EXIT_CODES, Exit, Refused, show_line
+from clients.cli.parsing import describe_variables
+from clients.cli.settings import CliSettings
 from shared.errors import SlipwayError
+from shared.runtime.settings import Connection
 
 app = typer.Typer(
     name="slipway",
@@ -64,6 +70,27 @@ app.add_typer(quarantine.quarantine_app, name="quarantine", rich_help_panel=OPER
 app.add_typer(events.deadletters_app, name="deadletters", rich_help_panel=OPERATE)
 
 
+def _show_version(asked: bool) -> None:
+    if not asked:
+        return
+    try:
+        version = importlib.metadata.version("slipway")
+    except importlib.metadata.PackageNotFoundError:
+        version = "of no known version: it runs from its source files, without being installed"
+    show_line(f"slipway {version}")
+    raise typer.Exit
+
+
+@app.callback()
+def read_common_options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Release fine-tuned models to production traffic, and roll them back."""
+
+
 def main() -> None:
     """Run the command line; every error ends as one message and an exit code."""
     os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
@@ -76,6 +103,10 @@ def main() -> None:
         _end(error.sentence(), Exit.UNREACHABLE if unreachable else Exit.FAILED)
     except (TimeoutError, nats.errors.Error) as error:
         _end(f"the message bus does not answer ({type(error).__name__}); see `slipway ps`", Exit.UNREACHABLE)
+    except ValidationError as error:
+        if error.title not in (CliSettings.__name__, Connection.__name__):
+            raise
+        _end(describe_variables(error), Exit.USAGE)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -38,6 +38,16 @@ def describe_problems(error: ValidationError, whole: str = "value") -> str:
     return "; ".join(problems)
 
 
+def describe_variables(error: ValidationError) -> str:
+    """Return which SLIPWAY_ variables of the environment are not valid, each with its value; secrets are not shown."""
+    problems = []
+    for problem in error.errors():
+        name = f"SLIPWAY_{'_'.join(map(str, problem['loc'])).upper()}"
+        value = "…" if "KEY" in name else problem["input"]
+        problems.append(f"{name}={value}: {problem['msg']}")
+    return f"the environment is not valid: {'; '.join(problems)}; correct or unset it"
+
+
 def parse_target(text: str) -> Target:
     """Return the target that `MODEL.vN.variant` names.
 

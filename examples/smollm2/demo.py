@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,7 +34,8 @@ DRILL = ("--fault", "delay_ms=6000", "--share", "0.8", "--for", "180s")
 ROLLBACK_WITHIN_S = 180.0
 SHORTER = {"QUANTISER_HELD_OUT_WINDOWS": "4", "MONITOR_ASSESS_EVERY_S": "3"}
 """Settings of the demo's own stack, to save minutes: 2,048 tokens measure its small model well enough."""
-
+KEPT = frozenset({"SLIPWAY_ENGINE_ENV", "SLIPWAY_USER", "SLIPWAY_LOG_LEVEL"})
+"""Variables of Slipway that the demo passes on: they do not say where a stack is."""
 
 TIMELINE = (
     ("first_bad_at", "first bad request"),
@@ -81,7 +82,13 @@ class Demo:
 
     def environment(self) -> dict[str, str]:
         offline = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-        return {**SHORTER, **os.environ, "SLIPWAY_STATE": str(self.state), **offline, **PATIENT_THREADS}
+        inherited = {name: value for name, value in os.environ.items() if name not in other_stack(os.environ)}
+        return {**SHORTER, **inherited, "SLIPWAY_STATE": str(self.state), **offline, **PATIENT_THREADS}
+
+
+def other_stack(environment: Mapping[str, str]) -> list[str]:
+    """List the variables that would point the demo's commands to another stack; the demo goes without them."""
+    return sorted(name for name in environment if name.startswith("SLIPWAY_") and name not in KEPT)
 
 
 def train(demo: Demo, base: str, name: str, seed: int, steps: int) -> None:
@@ -267,6 +274,8 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # the commands below write to the same place
     demo = Demo(options.state.resolve())
     started = monotonic()
+    if ignored := other_stack(os.environ):
+        print(f"The demo starts a stack of its own in {demo.shown}, and ignores {', '.join(ignored)}.", flush=True)
     subprocess.run(
         [SLIPWAY, "down", "--state", str(demo.state)], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

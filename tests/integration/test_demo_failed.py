@@ -20,8 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 # Stands in for the command: a stack is "up" while it holds the folder's lock, and importing the base model fails.
 COMMAND = """#!{python}
 import fcntl, os, signal, subprocess, sys
-state = os.environ["SLIPWAY_STATE"]
 words = sys.argv[1:]
+if words[0] == "down" and "--state" in words:
+    sys.exit(0)
+state = os.environ["SLIPWAY_STATE"]
+with open(os.path.join(os.path.dirname(state), "variables"), "a") as variables:
+    ours = sorted(item for item in os.environ.items() if item[0].startswith("SLIPWAY_"))
+    variables.write(" ".join(map("=".join, ours)) + "\\n")
 with open(os.path.join(os.path.dirname(state), "asked"), "a") as asked:
     asked.write(" ".join(words) + "\\n")
 if words[0] == "up" and not os.environ.get("FAIL_UP"):
@@ -82,6 +87,23 @@ def test_elsewhere_it_is_stopped_and_no_command_that_asks_it_is_named(folder):
     with (folder / "out").open("wb") as out:
         assert start(folder, out=out.fileno()) == 1
     assert (folder / "asked").read_text().splitlines()[-1] == "down"
+
+
+def test_a_stack_that_the_environment_names_is_ignored_and_named(folder):
+    with (folder / "out").open("wb") as out:
+        start(
+            folder,
+            out=out.fileno(),
+            SLIPWAY_NATS_URL="nats://elsewhere:4222",
+            SLIPWAY_STATE="/other",
+            SLIPWAY_USER="ada",
+        )
+    told = (folder / "out").read_text().splitlines()[0]
+    assert told == (
+        f"The demo starts a stack of its own in {folder}/state, and ignores SLIPWAY_NATS_URL, SLIPWAY_STATE."
+    )
+    state = f"SLIPWAY_STATE={folder}/state"
+    assert set((folder / "variables").read_text().splitlines()) == {f"{state} SLIPWAY_USER=ada"}
 
 
 def test_a_stack_that_did_not_come_up_is_not_said_to_stay(folder):

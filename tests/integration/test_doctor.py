@@ -1,5 +1,6 @@
 """`slipway doctor` as a command: what it says of this machine, and of what was broken on purpose."""
 
+import importlib.metadata
 import json
 import os
 import socket
@@ -59,6 +60,13 @@ def test_this_machine_can_run_a_stack(tmp_path):
     assert findings["packages"]["state"] == findings["engine packages"]["state"] == "ok"
     assert "nats" not in findings, "servers are started by the long run only"
     assert not (tmp_path / "state").exists(), "looking changes nothing"
+
+
+def test_the_version_and_a_variable_that_is_not_valid():
+    assert slipway("--version").stdout == f"slipway {importlib.metadata.version('slipway')}\n"
+    refused = slipway("status", SLIPWAY_S3_SECURE="maybe")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("slipway: the environment is not valid: SLIPWAY_S3_SECURE=maybe: ")
 
 
 def test_programs_read_one_line_a_check(tmp_path):

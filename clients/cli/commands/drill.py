@@ -31,7 +31,7 @@ ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 def drill(
     *,
     model: ModelArgument,
-    fault: Annotated[list[str] | None, typer.Option("--fault", help=f"{FAULTS}; repeatable.")] = None,
+    fault: Annotated[list[str] | None, typer.Option("--fault", metavar="FAULT", help=f"{FAULTS}; repeatable.")] = None,
     share: Annotated[float, typer.Option(help="Share of the target's requests that get the fault.", max=1.0)] = 0.5,
     lasting: Annotated[
         str, typer.Option("--for", help="Duration, such as 30s or 5m, at most 1h; then the drill ends by itself.")

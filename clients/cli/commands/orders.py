@@ -216,10 +216,20 @@ def load_policy(path: Path) -> ReleasePolicy:
     """
     try:
         return ReleasePolicy.model_validate(yaml.safe_load(path.read_text()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Refused(f"the policy {path} cannot be read: {error}", Exit.USAGE) from error
+    except OSError as error:
+        raise Refused(f"the policy {path} cannot be read: {error.strerror}", Exit.USAGE) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Refused(f"the policy {path} is neither YAML nor JSON: {_in_one_line(error)}", Exit.USAGE) from error
     except ValidationError as error:
         raise Refused(f"the policy {path} is not valid: {describe_problems(error, 'policy')}", Exit.USAGE) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return what a parser found, and where."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 @policy_app.command("set")

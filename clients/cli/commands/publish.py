@@ -35,15 +35,24 @@ def publish(
         ),
     ],
     run_id: Annotated[str, typer.Option(help="Training run that produced the checkpoint.")],
-    data_hash: Annotated[str, typer.Option(help="Digest of the training data, sha256:<hex>.")],
-    hyperparameter: Annotated[list[str] | None, typer.Option(help="For example lr=0.0002; repeatable.")] = None,
+    data_hash: Annotated[str, typer.Option(help="Digest of the training data, sha256:HEX.")],
+    hyperparameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For example lr=0.0002; repeatable.")
+    ] = None,
     evaluated: Annotated[
         list[str] | None,
-        typer.Option("--eval", help="Evaluation result, for example tickets:accuracy=0.9; repeatable."),
+        typer.Option(
+            "--eval",
+            metavar="SUITE:METRIC=VALUE",
+            help="Evaluation result, for example tickets:accuracy=0.9; repeatable.",
+        ),
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Precision to produce: bf16, int8, gptq-int4, awq-int4; repeatable (default: int8)."),
+        typer.Option(
+            metavar="PRECISION",
+            help="Precision to produce: bf16, int8, gptq-int4, awq-int4; repeatable (default: int8).",
+        ),
     ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="Release policy, YAML or JSON (default: the stored policy of the model).")

@@ -44,7 +44,8 @@ EngineOption = Annotated[
     str, typer.Option(help="Serving engine: slipway (vLLM), or toy, which answers without a model, for tests.")
 ]
 ReplicasOption = Annotated[
-    list[str] | None, typer.Option(help="Number of processes of a service, for example quantiser=3; repeatable.")
+    list[str] | None,
+    typer.Option(metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."),
 ]
 
 

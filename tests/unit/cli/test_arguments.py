@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import typer
+from pydantic import ValidationError
 from typer.main import get_command
 
 from clients.cli.commands.orders import load_policy
@@ -14,6 +15,8 @@ from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of, pick
 from clients.cli.main import app
 from clients.cli.output import Exit, Refused
+from clients.cli.parsing import describe_variables
+from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT, parse_version
 from clients.cli.views.projection import join, project
 from contracts import facts as f
@@ -87,13 +90,39 @@ def test_a_policy_is_read_from_yaml_and_json(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("triggers: []", "triggers"), ("gatse: []\ntriggers: []", "gatse"), ("[", "cannot be read"), ("", "not valid")],
+    [("triggers: []", "triggers"), ("gatse: []\ntriggers: []", "gatse"), ("[", "neither YAML nor JSON"), ("", "not valid")],
 )
 def test_a_wrong_policy_is_refused_with_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "policy.yaml"
     file.write_text(text)
     with pytest.raises(Refused, match=message):
         load_policy(file)
+
+
+def test_a_file_that_is_no_yaml_is_refused_in_one_line_with_the_place(tmp_path):
+    (tmp_path / "policy.yaml").write_text("canary: {\n")
+    with pytest.raises(Refused, match=r"policy.yaml is neither YAML nor JSON: .* in line 2, column 1$"):
+        load_policy(tmp_path / "policy.yaml")
+
+
+def test_variables_that_are_not_valid_are_named_with_their_values_but_no_secret():
+    with pytest.raises(ValidationError) as refused:
+        CliSettings(s3_secure="maybe", s3_secret_key=["secret"])
+    text = describe_variables(refused.value)
+    assert "SLIPWAY_S3_SECURE=maybe: " in text
+    assert "SLIPWAY_S3_SECRET_KEY=…: " in text
+    assert "secret" not in text.replace("SECRET", "")
+
+
+def test_every_help_page_shows_what_values_look_like_and_loses_no_text():
+    def pages(command):
+        yield command
+        for sub in getattr(command, "commands", {}).values():
+            yield from pages(sub)
+
+    options = [option for command in pages(get_command(app)) for option in command.params]
+    assert [option.name for option in options if option.multiple and not option.metavar] == []
+    assert [option.name for option in options if "<" in (option.help or "")] == [], "Markdown drops <such> words"
 
 
 def test_a_missing_policy_file_is_refused(tmp_path):
