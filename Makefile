@@ -24,17 +24,18 @@ demo: setup ## forward and back: train, rehearse, release, canary, a drill, and 
 test: setup ## every check and every test, three at a time
 	$(PYTEST) @tests/everything.args
 
-test-full: setup ## all of `make test`, and the few tests that it leaves out for their minutes (docs/testing.md)
+test-full: setup ## all of `make test`, and what it leaves out for its minutes: INT8 of SmolLM2 with calibration
 	$(PYTEST) @tests/everything.args -m "full or not full"
 
-soak: setup ## what is drawn at random fifty times as often, what kills ten times over: hours
+soak: setup ## unit tests that draw at random, with fifty times the draws; tests that kill, ten times over: hours
 	SLIPWAY_TEST_SOAK=50 $(PYTEST) -n2 --timeout 7200 tests/unit tests/integration/test_gateway_callers.py
-	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or hang" || exit 1; done
+	for round in $$(seq 10); do $(PYTEST) -n2 tests/chaos tests/integration -k "kill or chaos or _hang" || exit 1; done
 
-test-unit: setup ## the tests that need no servers
+test-unit: setup ## the tests that start no stack: unit, contract, architecture
 	$(PYTEST) tests/unit tests/contract tests/architecture
 
-test-python: ## the unit tests on another Python: make test-python PYTHON=python3.13
+test-python: PYTHON ?= python3.13
+test-python: ## the unit tests on another Python, python3.13 unless named: make test-python PYTHON=python3.12
 	@deploy/setup/environment.sh main $(PYTHON)
 	.venv-$(notdir $(PYTHON))/bin/python -m pytest tests/unit
 

@@ -90,7 +90,12 @@ def test_a_policy_is_read_from_yaml_and_json(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("triggers: []", "triggers"), ("gatse: []\ntriggers: []", "gatse"), ("[", "neither YAML nor JSON"), ("", "not valid")],
+    [
+        ("triggers: []", "triggers"),
+        ("gatse: []\ntriggers: []", "gatse"),
+        ("[", "neither YAML nor JSON"),
+        ("", "not valid"),
+    ],
 )
 def test_a_wrong_policy_is_refused_with_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "policy.yaml"

@@ -12,6 +12,7 @@ from contracts import facts as f
 from contracts.policy import Trigger
 from testbed.factories import after, event, fact, policy, target
 from tests.kit.records import event_id
+from tests.kit.soak import often
 from tests.unit.cli.recordings import changed, on_trial
 from tests.unit.monitor import factories as m
 from tests.unit.monitor.world import World, batch
@@ -111,7 +112,7 @@ def shown(facts):
     ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=often(15), deadline=None)
 @given(story=stories, kind=st.sampled_from(["errors", "slow"]), shares=shares)
 @example(  # a route that only confirms what is served begins nothing anew
     story=[(8, 0.125)] * 7, kind="errors", shares=["active", "active", *[None] * 5]

@@ -30,6 +30,7 @@ from tests.kit.records import (
     raising,
     tally_store,
 )
+from tests.kit.soak import often
 from tests.kit.virtual_time import run_virtual
 
 
@@ -84,7 +85,7 @@ ENDS = st.sampled_from([None, Killed(), ConnectionClosedError(), Transient("stre
 TRIES = st.lists(st.tuples(CAUSES, st.sampled_from([*STEPS, "look 1 before", "look 1 after"]), ENDS, st.booleans()))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=often(200))
 @given(TRIES, st.integers(1, 3))
 def test_whatever_fails_or_is_killed_in_any_order_each_cause_counts_once(tries, facts):
     """Each message is delivered until it is handled; in between, processes die and the dedupe window passes."""
