@@ -98,8 +98,8 @@ def test_a_stack_that_the_environment_names_is_ignored_and_named(folder):
             SLIPWAY_STATE="/other",
             SLIPWAY_USER="ada",
         )
-    told = (folder / "out").read_text().splitlines()[0]
-    assert told == (
+    line = (folder / "out").read_text().splitlines()[0]
+    assert line == (
         f"The demo starts a stack of its own in {folder}/state, and ignores SLIPWAY_NATS_URL, SLIPWAY_STATE."
     )
     state = f"SLIPWAY_STATE={folder}/state"
