@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 import pytest
 
 from clients.cli import dead_letters as deadletters
-from contracts.envelope import CONTENT_TYPE, Event, derived_id, plain
+from contracts.envelope import CONTENT_TYPE, Event, plain
 from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
 from contracts.services import EVENTS
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus, publish_event
 from shared.runtime.clock import SystemClock
+from tests.kit.conformance_bus import SERVICE, BusConformance
 
 REF = ArtifactRef(uri="s3://slipway/manifests/merged/x.json", digest=digest_of(b"x"), size_bytes=1)
 
@@ -58,53 +59,6 @@ async def facts(js, fact, count=1, timeout_s=15.0):
     messages = await sub.fetch(100, timeout=1)
     await sub.unsubscribe()
     return [Event[fact].model_validate_json(message.data) for message in messages]
-
-
-async def test_returned_fact_is_published_with_a_derived_id_and_the_message_acked(js, bus_settings):
-    async def handler(event):
-        return failed_fact()
-
-    async with running_bus(bus_settings, handler):
-        await publish_event(js, requested("e1"))
-        (event,) = await facts(js, VariantFailed)
-        assert event.causationid == "e1"
-        assert event.correlationid == "r-1"
-        assert event.source == "/slipway/quantiser"
-        assert event.id == derived_id("e1", VariantFailed.TYPE)
-        async with asyncio.timeout(10):
-            while (await js.consumer_info(EVENTS, "quantiser__variant-requested-v1")).num_ack_pending:
-                await asyncio.sleep(0.05)
-
-
-async def test_same_cause_twice_yields_one_fact(js, bus_settings):
-    handled = asyncio.Queue()
-
-    async def handler(event):
-        await handled.put(event.id)
-        return failed_fact()
-
-    async with running_bus(bus_settings, handler):
-        await publish_event(js, requested("e1"))
-        await handled.get()
-        message = requested("e1")
-        await js.publish(message.nats_subject, canonical_json(plain(message)), headers={"Nats-Msg-Id": "another"})
-        await handled.get()
-        await asyncio.sleep(0.3)
-        assert len(await facts(js, VariantFailed)) == 1
-
-
-async def test_permanent_error_becomes_the_declared_failure_fact(js, bus_settings):
-    async def handler(event):
-        raise Permanent("engine_failed", "it broke")
-
-    def failure(failed):
-        return failed_fact(failed.error.code)
-
-    async with running_bus(bus_settings, handler, failure):
-        await publish_event(js, requested("e1"))
-        (event,) = await facts(js, VariantFailed)
-        assert event.data.code == "engine_failed"
-        assert await deadletters.list_all(js) == []
 
 
 async def test_permanent_error_without_a_failure_fact_is_dead_lettered_and_abandons_its_release(js, bus_settings):
@@ -260,3 +214,46 @@ async def test_a_slow_message_delays_none_of_those_that_other_workers_can_take(j
     finally:
         await bus.broker.stop()
     assert most <= 3
+
+
+class World:
+    """The bus of a service on a real server, with its streams."""
+
+    def __init__(self, js, settings) -> None:
+        self.js = js
+        self.bus = Bus(settings, SERVICE, SystemClock())
+
+    async def start(self):
+        await self.bus.broker.start()
+
+    async def put(self, event):
+        """Store an event without the id that the server would find a duplicate by."""
+        await self.js.publish(event.nats_subject, canonical_json(plain(event)))
+
+    async def facts(self, kind):
+        subscription = await self.js.subscribe("slipway.>", stream=EVENTS, ordered_consumer=True)
+        events = []
+        for _ in range((await self.js.stream_info(EVENTS)).state.messages):
+            message = await subscription.next_msg(timeout=5)
+            if json.loads(message.data)["type"] == kind.TYPE:
+                events.append(Event[kind].model_validate_json(message.data))
+        await subscription.unsubscribe()
+        return events
+
+    async def dead_letters(self):
+        return [letter.code for letter in await deadletters.list_all(self.js)]
+
+    async def unacknowledged(self):
+        left = 0
+        for durable, consumption in self.bus.consumptions.items():
+            info = await self.js.consumer_info(consumption.stream, durable)
+            left += info.num_pending + info.num_ack_pending
+        return left
+
+
+class TestBus(BusConformance):
+    @pytest.fixture
+    async def world(self, js, bus_settings):
+        world = World(js, bus_settings)
+        yield world
+        await world.bus.broker.stop()

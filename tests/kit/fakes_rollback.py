@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from contracts.drills import Drill, drill_key
-from contracts.envelope import Event, derived_id
+from contracts.envelope import Event
 from contracts.facts import AlertResolved, DeploymentChanged
 from contracts.routes import Route, ServedTarget
 from shared.errors import Transient
 from shared.messaging.bus import Emit
+from shared.messaging.publishing import envelope
 from shared.runtime.clock import Clock
 from shared.storage.kv import Conflict, Entry
 
@@ -56,20 +57,8 @@ class FakeLog:
         return message
 
     def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
-        """Wrap a fact like the bus does."""
-        fact = emit.fact
-        cause_id = emit.cause_id or (cause.id if cause else None)
-        return Event[type(fact)](
-            id=emit.id or derived_id(str(cause_id), fact.TYPE, emit.key),
-            source=f"/slipway/{SERVICE}",
-            type=fact.TYPE,
-            subject=emit.model or (cause.subject if cause else fact.model),
-            time=self._clock.now(),
-            correlationid=emit.correlation_id or (cause.correlationid if cause else str(cause_id or emit.id)),
-            causationid=cause_id,
-            environment=emit.environment or (cause.environment if cause else "production"),
-            data=fact,
-        )
+        """Return the event of a fact, as the service publishes it."""
+        return envelope(emit, cause, service=SERVICE, clock=self._clock)
 
     async def publish(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
         """Publish a fact and return once the log has it."""

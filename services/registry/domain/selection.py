@@ -2,6 +2,9 @@
 
 Figures are costs: lower is better, a throughput counts as its negative. Those whose difference may be noise are as
 good as each other, and the next criterion decides. A figure that was not measured is worse than any that was.
+
+It is the registry's alone and therefore not in `decisions/`: the ranking is published as `comparison` with the events
+that follow from it, and `slipway show` reads it there.
 """
 
 import math
