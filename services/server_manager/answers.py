@@ -106,14 +106,14 @@ class Answers:
         await self._write(lambda record: staging.drop_lease(record, lease_id), self._entry(failed, event))
 
     async def _announce(self, answer: AnnounceStaged) -> None:
-        event, granted_at = answer.lease.event, answer.lease.granted_at
+        event = answer.lease.event
         request = event.data
         staged = VariantStaged(
             lease_id=answer.lease.lease_id,
             candidate=await self._served(request.candidate),
             baseline=await self._served(request.baseline),
             request=request,
-            load_s=(self._clock.now() - granted_at).total_seconds() if granted_at else 0.0,
+            load_s=answer.load_s,
             memory_bytes=self._limits.memory_bytes(request.candidate),
             first_token=self._token(str(request.candidate.target)),
         )

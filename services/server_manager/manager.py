@@ -1,6 +1,7 @@
 """The reconcile loop: looks, decides, acts, and looks again; an event only makes it look sooner."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
@@ -8,7 +9,8 @@ import structlog
 from contracts.vocabulary import Target
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
-from services.server_manager.domain.decide import assess_progress, decide_answers
+from services.server_manager.domain.decide import GrantLease, decide_answers
+from services.server_manager.domain.progress import assess_progress
 from services.server_manager.domain.reconcile import (
     Desired,
     Held,
@@ -34,6 +36,7 @@ from services.server_manager.ports import (
 )
 from services.server_manager.publishing import BackgroundPublisher
 from services.server_manager.renewing import renewing
+from services.server_manager.waits import Waits
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
 
@@ -73,6 +76,7 @@ class Manager:
         self._answered: float | None = None
         self._disarmed: dict[str, float] = {}
         self._listed: frozenset[str] | None = None
+        self._waits = Waits(clock)
         self._publisher = BackgroundPublisher(state)
         self.executor = Executor(engine, artifacts, clock, limits, lead, on_change=self.wake)
         self._answers = Answers(
@@ -180,6 +184,7 @@ class Manager:
     async def _stand_back(self) -> None:
         """Forget what was desired and drop what is being done: another process leads."""
         self._desired, self._disarmed, self._answered = None, {}, None
+        self._waits.note(())
         await self.executor.stop()
 
     async def _check_lease(self) -> None:
@@ -195,11 +200,18 @@ class Manager:
             self.executor.held(),
             self._limits,
             self._clock.now(),
+            waited_s=self._note_waits(record),
             unreadable=listing.unreadable,
         ):
             await self._check_lease()
             await self._answers.carry_out(answer)
+            if isinstance(answer, GrantLease):
+                self._waits.begin(answer.lease_id)
             self.wake()
+
+    def _note_waits(self, record: Servers) -> Mapping[str, float]:
+        ids = {order.order_id for order in record.orders}
+        return self._waits.note(ids if record.lease is None else ids | {record.lease.lease_id})
 
     def _begin(self, desired: dict[str, Desired], kept: frozenset[str]) -> None:
         self.executor.note_wanted({**desired, **dict.fromkeys(kept)})

@@ -3,11 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from contracts.codes import Code
-from contracts.envelope import Event
-from contracts.facts import WorkProgressed
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import Refused, promote
@@ -34,9 +31,10 @@ class FailLease:
 
 @dataclass(frozen=True)
 class AnnounceStaged:
-    """Candidate and baseline generate: publish it."""
+    """Candidate and baseline generate, after so many seconds: publish it."""
 
     lease: Lease
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,11 +63,19 @@ def decide_answers(
     limits: Limits,
     now: datetime,
     *,
+    waited_s: Mapping[str, float],
     unreadable: Collection[str] = (),
 ) -> list[Answer]:
     """Return every answer that is due now. Each is written with an edit after which it is no longer due.
 
-    The orders of a model whose route cannot be read wait, and nothing waits for them.
+    Args:
+        record: The orders and leases.
+        routes: What production needs, by model.
+        held: What the fleet holds.
+        limits: How long orders count, and what fits.
+        now: The wall clock's time. Only the age of a staging order that waits in the queue is judged by it.
+        waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
+        unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
     """
     record = record.model_copy(
         update={"orders": tuple(order for order in record.orders if order.event.subject not in unreadable)}
@@ -77,11 +83,12 @@ def decide_answers(
     answers: list[Answer] = []
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
-        answer = decide_order(order, routes, held, limits, now, ended=order.event.data.release_id in ended)
+        has_ended = order.event.data.release_id in ended
+        answer = decide_order(order, routes, held, limits, waited_s.get(order.order_id, 0.0), ended=has_ended)
         if answer is not None:
             answers.append(answer)
     if record.lease is not None:
-        answer = decide_held_lease(record.lease, held, limits)
+        answer = decide_held_lease(record.lease, held, limits, waited_s.get(record.lease.lease_id, 0.0))
         if answer is not None:
             answers.append(answer)
     answers += decide_waiting(record, routes, limits, now)
@@ -91,14 +98,14 @@ def decide_answers(
 # -- staging --------------------------------------------------------------------------------------------------------
 
 
-def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits) -> Answer | None:
+def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits, waited_s: float) -> Answer | None:
     """Announce a lease whose targets are both hot; fail it when one of them cannot be loaded."""
     if lease.state != "loading":
         return None
     request = lease.event.data
     targets = [held.get(str(deployable.target)) for deployable in (request.candidate, request.baseline)]
     if all(target is not None and target.phase is Phase.HOT for target in targets):
-        return AnnounceStaged(lease)
+        return AnnounceStaged(lease, waited_s)
     for deployable, target in zip((request.candidate, request.baseline), targets, strict=True):
         if target is not None and has_failed(target, limits):
             return FailLease(
@@ -163,13 +170,14 @@ def decide_order(
     routes: Mapping[str, Route],
     held: Mapping[str, Held],
     limits: Limits,
-    now: datetime,
+    waited_s: float,
     *,
     ended: bool = False,
 ) -> Answer | None:
     """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait.
 
-    `ended` says that the order's release has ended: what comes of it now was delivered again.
+    `waited_s` says how long the order is known to the process that leads. `ended` says that the order's release has
+    ended: what comes of it now was delivered again.
     """
     request = order.event.data
     model = order.event.subject
@@ -185,7 +193,7 @@ def decide_order(
         return RefuseOrder(order, refused.code, refused.reason)
     if route.cause_id == order.order_id:
         return ApplyOrder(order)
-    void = _void(order, now, limits, ended=ended)
+    void = _void(order, waited_s, limits, ended=ended)
     if void is not None:
         return RefuseOrder(order, "order_expired", void)
     needed = {str(request.target.target): request.target, **plan_production(routes)}
@@ -195,17 +203,19 @@ def decide_order(
     if total > limits.memory_budget_bytes:
         reason = f"Serving {request.target.target} beside production needs {total} bytes of memory, there are "
         return RefuseOrder(order, "insufficient_memory", f"{reason}{limits.memory_budget_bytes}.")
-    return _decide_heat(order, route, held, limits, now)
+    return _decide_heat(order, route, held, limits, waited_s)
 
 
-def _void(order: Order, now: datetime, limits: Limits, *, ended: bool) -> str | None:
-    age_s = (now - order.event.time).total_seconds()
+def _void(order: Order, waited_s: float, limits: Limits, *, ended: bool) -> str | None:
+    age_s = (order.received_at - order.event.time).total_seconds() + waited_s
     if age_s > limits.order_age_s:
         return _old("traffic", age_s, limits.order_age_s)
     return f"The release {order.event.data.release_id} has ended, so its traffic orders are void." if ended else None
 
 
-def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: Limits, now: datetime) -> Answer | None:
+def _decide_heat(
+    order: Order, route: Route, held: Mapping[str, Held], limits: Limits, waited_s: float
+) -> Answer | None:
     request = order.event.data
     candidate = held.get(str(request.target.target))
     if candidate is not None and has_failed(candidate, limits):
@@ -218,7 +228,7 @@ def _decide_heat(order: Order, route: Route, held: Mapping[str, Held], limits: L
     standby_hot = behind is None or (standby is not None and standby.phase is Phase.HOT)
     if hot and standby_hot:
         return ApplyOrder(order)
-    if (now - order.received_at).total_seconds() < limits.order_deadline_s:
+    if waited_s < limits.order_deadline_s:
         return None
     if hot:
         return RefuseOrder(order, "previous_not_ready", _cold(behind, f"not hot after {limits.order_deadline_s:g} s"))
@@ -251,40 +261,4 @@ def provisional(deployable: Deployable, endpoint: str = "unknown") -> ServedTarg
         serving=deployable.serving,
         runtime=deployable.runtime,
         endpoints=(endpoint,),
-    )
-
-
-# -- progress -------------------------------------------------------------------------------------------------------
-
-
-def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Event[Any], WorkProgressed]]:
-    """Return how far the held lease and the pending orders are: how many targets are hot, and what the rest do."""
-    reports: list[tuple[Event[Any], WorkProgressed]] = []
-    lease = record.lease
-    if lease is not None and lease.state == "loading":
-        request = lease.event.data
-        pair = (request.candidate, request.baseline)
-        reports.append((lease.event, _progress("stage", request.candidate, pair, held)))
-    for order in record.orders:
-        ordered = order.event.data
-        needed = (ordered.target,) if ordered.fallback is None else (ordered.target, ordered.fallback)
-        reports.append((order.event, _progress("promote", ordered.target, needed, held)))
-    return reports
-
-
-def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held: Mapping[str, Held]) -> WorkProgressed:
-    names = {str(deployable.target): held.get(str(deployable.target)) for deployable in needed}
-    hot = [name for name, state in names.items() if state is not None and state.phase is Phase.HOT]
-    notes = [
-        f"{name} waits for memory" if state is None else f"{name} {state.phase} for {state.since_s:.0f} s"
-        for name, state in names.items()
-        if name not in hot
-    ]
-    return WorkProgressed(
-        step=step,
-        done=len(hot),
-        total=len(names),
-        unit="targets",
-        variant=about.target.variant,
-        detail=", ".join(notes),
     )

@@ -16,6 +16,7 @@ from services.server_manager.ports import LeaseLost
 from services.server_manager.settings import ServerManagerSettings
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
+from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.storage.record_format import parse
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
 from tests.kit.fakes_serving import (
@@ -27,7 +28,7 @@ from tests.kit.fakes_serving import (
     FaultyBucket,
     records_of,
 )
-from tests.kit.records import MemoryPublisher
+from tests.kit.records import MemoryPublisher, event_id
 from tests.kit.virtual_time import VirtualClock
 from tests.unit.server_manager.factories import START, deployable
 
@@ -139,14 +140,22 @@ class Memory:
 
 
 class SlowLog(MemoryPublisher):
-    """A log of facts that may keep silent for as long as its client tries again."""
+    """A log of facts that may keep silent for as long as its client tries again, and that forgets ids after a while."""
 
     silent = False
+
+    def __init__(self, service: str) -> None:
+        super().__init__(service)
+        self._stored_at: dict[str, float] = {}
 
     async def publish(self, emit):
         if self.silent:
             await asyncio.sleep(SILENT_S)
             raise Transient("bus_unavailable", f"no answer within {SILENT_S:g} s")
+        now = asyncio.get_running_loop().time()
+        if now - self._stored_at.setdefault(event_id(emit), now) > DEDUPE_WINDOW_S:
+            self._remembered.pop(event_id(emit), None)
+            self._stored_at[event_id(emit)] = now
         return await super().publish(emit)
 
 
@@ -172,8 +181,11 @@ class SharedBus(FakeBus):
 class Process:
     """One process of server-manager: all that it asks of the outside can be its last step, and waits while it is paused."""
 
-    def __init__(self, world: "FleetWorld", kill_at=None) -> None:
+    def __init__(self, world: "FleetWorld", kill_at=None, pause_at=None) -> None:
         self.world = world
+        self.pause_at = pause_at
+        """Before which step it is paused, for how many seconds, and whether its clock stands still meanwhile."""
+        self._steps = 0
         self.life = life = Life(kill_at)
         self.clock = ProcessClock()
         self._running = asyncio.Event()
@@ -204,23 +216,34 @@ class Process:
         return self._pausable(*names)(self.life.mortal(port, *names))
 
     def _pausable(self, *names):
-        return lambda port: _Pausable(port, self._running, names)
+        return lambda port: _Pausable(port, self, names)
+
+    async def step(self) -> None:
+        """Count a step, and wait before it while the process is paused."""
+        self._steps += 1
+        if self.pause_at is not None and self._steps == self.pause_at[0]:
+            self.pause(*self.pause_at[1:])
+        await self._running.wait()
 
     @property
     def paused(self) -> bool:
         return not self._running.is_set()
 
-    async def pause(self, seconds: float, *, with_clock: bool = False) -> None:
-        """Stop the process where it is, like SIGSTOP, or like its machine suspended with its clock; then let it go on."""
+    def pause(self, seconds: float, with_clock: bool = False) -> None:
+        """Stop the process where it is for a while, like SIGSTOP, or like its machine suspended with its clock."""
         self._running.clear()
-        await asyncio.sleep(seconds)
-        self.clock.stood_still_s += seconds if with_clock else 0.0
-        self._running.set()
+        self.world.pauses += 1
+
+        def go_on() -> None:
+            self.clock.stood_still_s += seconds if with_clock else 0.0
+            self._running.set()
+
+        asyncio.get_running_loop().call_later(seconds, go_on)
 
 
 class _Pausable:
-    def __init__(self, port, running: asyncio.Event, names) -> None:
-        self._port, self._running, self._names = port, running, names
+    def __init__(self, port, process: Process, names) -> None:
+        self._port, self._process, self._names = port, process, names
 
     def __getattr__(self, name):
         attribute = getattr(self._port, name)
@@ -228,11 +251,11 @@ class _Pausable:
             return attribute
 
         async def call(*args, **kwargs):
-            await self._running.wait()
+            await self._process.step()
             try:
                 return await attribute(*args, **kwargs)
             finally:
-                await self._running.wait()
+                await self._process.step()
 
         return call
 
@@ -255,31 +278,36 @@ class FleetWorld:
         """The term and the holder of each request that loaded or unloaded."""
         self.forgotten = {}
         """Routes that nobody knows any more."""
+        self.spoilt = {}
+        """Routes whose bytes nobody can read for now."""
+        self.deaths = self.pauses = 0
         self.processes: list[Process] = []
 
     # -- the processes ----------------------------------------------------------------------------------------------
 
-    def start(self, kill_at=None) -> Process:
-        """Start a process; it dies at its step number `kill_at`."""
-        process = Process(self, kill_at)
+    def start(self, kill_at=None, pause_at=None) -> Process:
+        """Start a process; it dies at its step number `kill_at`, or is paused (see `Process.pause_at`)."""
+        process = Process(self, kill_at, pause_at)
         self.processes.append(process)
         process.start()
         return process
 
-    async def keep_running(self, *kills) -> None:
+    async def keep_running(self, *kills, pause_at=None) -> None:
         """Start a process, and a new one a second after it died; the n-th dies at step `kills[n]`."""
         kills = list(kills)
         while True:
-            process = self.start(kills.pop(0) if kills else None)
+            process = self.start(kills.pop(0) if kills else None, pause_at)
             await process.life.ended.wait()
             await process.life.close()
             self.processes.remove(process)
+            self.deaths += 1
             await asyncio.sleep(1.0)
 
     async def watch(self) -> None:
         """Note it when two processes hold the lease at the same moment, for ever."""
         while True:
-            holders = [process.lead.holder for process in self.processes if process.lead.valid()]
+            clocks_run = [process for process in self.processes if not process.clock.stood_still_s]
+            holders = [process.lead.holder for process in clocks_run if process.lead.valid() and not process.paused]
             if len(holders) > 1:
                 self.violations.append(f"{holders} hold the lease at {self.clock.monotonic():g} s")
             await asyncio.sleep(0.1)
@@ -310,13 +338,13 @@ class FleetWorld:
 
     # -- facts and failures -----------------------------------------------------------------------------------------
 
-    def say(self, event: Event) -> Event:
-        """Publish a fact of another service."""
+    def say(self, event: Event, to: Process | None = None) -> Event:
+        """Publish a fact of another service; `to` names the process that receives it."""
         event = event.model_copy(update={"time": self.clock.now()})
         assert (type(event.data), "production") in SERVICES[SERVICE].reads
         self.said.append(event)
         self.streams.put(Message(len(self.said), event, self.clock.now()))
-        for process in self.processes:
+        for process in [to] if to is not None else self.processes:
             if not process.paused:
                 process.bus.deliver()
         return event
@@ -328,27 +356,41 @@ class FleetWorld:
 
     def roll_back(self) -> None:
         """Roll the active target back, as the rollback-controller does."""
-        route = self.routes.routes.get(MODEL)
-        if route is not None and route.active is not None:
+        route = self.stored_routes().get(MODEL)
+        if MODEL not in self.spoilt and route is not None and route.active is not None:
             edit = roll_back(route, route.active.target, cause_id=f"rb-{route.epoch}")
             if isinstance(edit, Changed):
                 self.routes.routes[MODEL] = edit.route
 
     # -- what must hold ---------------------------------------------------------------------------------------------
 
+    def spoil_route(self) -> None:
+        """Damage the bytes of the route, or restore them."""
+        if MODEL in self.spoilt:
+            self.routes.routes[MODEL] = self.spoilt.pop(MODEL)
+        elif MODEL in self.routes.routes:
+            self.spoilt[MODEL] = self.routes.routes[MODEL]
+            self.routes.routes.put(MODEL, b"{")
+
+    def stored_routes(self):
+        """Return the routes in the bucket, also those that nobody can read for now."""
+        if self.routes.bucket.deleted:
+            return {}
+        return {model: self.spoilt.get(model) or self.routes.routes[model] for model in self.routes.routes}
+
     def known_routes(self):
         """Return the newest routes: those of the bucket, or those that were in it before it was lost."""
-        return {**self.memory.routes, **self.routes.routes}
+        return {**self.memory.routes, **self.stored_routes()}
 
     def check_unload(self, name: str) -> None:
         """Note the unloading of what production needs and what is well."""
-        needed = plan_production(self.routes.routes).get(name)
+        needed = plan_production(self.stored_routes()).get(name)
         model = self.engine.models.get(name)
         well = name not in self.engine.dead and name not in self.engine.mute
         if needed is not None and model is not None and well and model.digest == needed.manifest.digest:
             self.violations.append(f"{name} was unloaded at {self.clock.monotonic():g} s, and production needs it")
         before = plan_production({**self.forgotten, **self.memory.routes})
-        if not self.routes.routes and name in before and model is not None and well:
+        if not self.stored_routes() and name in before and model is not None and well:
             self.violations.append(f"{name} was unloaded because its route is missing")
 
     def check_memory(self, name: str, memory_bytes: int) -> None:

@@ -31,7 +31,10 @@ V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
 def decide(record, routes=None, holding=None, *, seconds=0.0):
-    return decide_answers(record, routes or {}, holding or {}, LIMITS, at(seconds))
+    ids = [order.order_id for order in record.orders] + ([record.lease.lease_id] if record.lease else [])
+    return decide_answers(
+        record, routes or {}, holding or {}, LIMITS, at(seconds), waited_s=dict.fromkeys(ids, seconds)
+    )
 
 
 def waiting(*events):

@@ -1,0 +1,27 @@
+"""How long orders wait, by the monotonic clock of this process."""
+
+from collections.abc import Collection, Mapping
+
+from shared.runtime.clock import Clock
+
+
+class Waits:
+    """Counts from when this process, as the leader, first saw an order.
+
+    The times in the record are of other processes' wall clocks, which may be wrong and may jump. A process that was
+    started again counts anew.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._since: dict[str, float] = {}
+
+    def begin(self, order_id: str) -> None:
+        """Count from now."""
+        self._since[order_id] = self._clock.monotonic()
+
+    def note(self, order_ids: Collection[str]) -> Mapping[str, float]:
+        """Return the seconds for which each of these is known; forget all others."""
+        now = self._clock.monotonic()
+        self._since = {order_id: self._since.get(order_id, now) for order_id in order_ids}
+        return {order_id: now - since for order_id, since in self._since.items()}
