@@ -122,7 +122,7 @@ class Admissions:
         try:
             await work
         except Exception as error:  # noqa: BLE001 - the sweep begins again; other models must not notice
-            structlog.get_logger().warning("could not admit", model=model, error=repr(error))
+            structlog.get_logger().warning("checkpoint could not be admitted", model=model, error=repr(error))
 
     async def _admit_due(self, model: str) -> None:
         while True:
@@ -151,7 +151,9 @@ class Admissions:
     async def _read(self, announcement: Announcement) -> Event[CheckpointReady]:
         event = await self._ports.inbox.read(announcement.sequence)
         if event is None or event.id != announcement.event_id:
-            reason = f"Message {announcement.sequence} of the inbox is gone, or is another one."
+            reason = (
+                f"Message {announcement.sequence} of the inbox is lost or was replaced; publish the checkpoint again."
+            )
             raise Permanent("internal_error", reason)
         return event
 

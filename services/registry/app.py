@@ -92,7 +92,7 @@ class Registry:
             key = admission.release_key(ready, policy)
             release_id = admission.release_id(key, ready.attempt)
             if release_id in record.reservations:
-                structlog.get_logger().info("this checkpoint is known already", model=model, release=release_id)
+                structlog.get_logger().info("checkpoint is already known", model=model, release=release_id)
                 break
             await self._check(ready)
             opened = admission.plan_opening(
@@ -129,7 +129,7 @@ class Registry:
     async def handle(self, event: Event[Any], release_id: str) -> None:
         """Apply a fact to its release."""
         if not admission.is_release_id(release_id):
-            structlog.get_logger().info("not about a release", correlation=release_id)
+            structlog.get_logger().info("the event belongs to no release", correlation=release_id)
             return
         await self.records.apply(event.subject, release_id, Input(event.id, event.time, event.data))
 

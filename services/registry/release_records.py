@@ -42,7 +42,7 @@ class ReleaseRecords:
         cause = (received.cause_id or received.id) if received else cause_id or release_id
         release = await self._decide(model, release_id, received)
         if release is None:
-            structlog.get_logger().info("no such release", model=model, release=release_id)
+            structlog.get_logger().info("the event names an unknown release", model=model, release=release_id)
             return None
         release = await self._take_own_steps(release, cause)
         if release.finished is not None:
@@ -112,7 +112,11 @@ class ReleaseRecords:
             if not isinstance(known, Permanent):
                 raise
             structlog.get_logger().error(
-                "release failed for good", model=release.model, release=release.id, code=known.code, reason=known.reason
+                "release failed permanently",
+                model=release.model,
+                release=release.id,
+                code=known.code,
+                reason=known.reason,
             )
             failed = CheckpointRejected(code=known.code, reason=known.reason, details=known.details)
             received = Input(f"{release.id}/failed", self._clock.now(), failed, cause)

@@ -146,7 +146,9 @@ class Executor:
     def _ended(self, state: TargetState, task: asyncio.Task[None]) -> None:
         state.work = None
         if not task.cancelled() and task.exception() is not None:
-            self._log.error("work on a target broke", work=task.get_name(), exc_info=task.exception())
+            self._log.error(
+                "an action on a target failed unexpectedly", work=task.get_name(), exc_info=task.exception()
+            )
         self._on_change()
 
     async def stop(self) -> None:
@@ -188,7 +190,7 @@ class Executor:
 
         One whose loads failed stays failed, with their number, or it would be tried again at every tick.
         """
-        self._log.warning("not done: the lease is not certain", target=name, why=str(error))
+        self._log.warning("action skipped: the lease is not confirmed", target=name, why=str(error))
         if self._targets.get(name) is not state:
             return
         if state.failures:

@@ -73,7 +73,7 @@ class KnownRoutes:
         try:
             self._memory.save(routes)
         except OSError as error:
-            self._log.warning("routes could not be kept", error=repr(error))
+            self._log.warning("routes could not be saved", error=repr(error))
 
     async def _write_back(self, model: str, route: Route) -> None:
         def restore(stored: Route) -> Edit:

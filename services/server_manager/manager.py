@@ -101,9 +101,9 @@ class Manager:
                 try:
                     await self.tick()
                 except SlipwayError as error:
-                    self._log.warning("reconcile put off", code=error.code, reason=error.reason)
+                    self._log.warning("reconcile postponed", code=error.code, reason=error.reason)
                 except LeaseLost as error:
-                    self._log.warning("reconcile put off", why=str(error))
+                    self._log.warning("reconcile postponed", why=str(error))
                 except Exception:  # noqa: BLE001 - the next round looks again
                     # Level-triggered: whatever went wrong, the next look starts from what is really there.
                     self._log.exception("reconcile failed")
@@ -190,7 +190,7 @@ class Manager:
     async def _check_lease(self) -> None:
         """Raise LeaseLost when the last renewal is too long ago to answer for the fleet, and another one fails."""
         if not self._lead.valid() and await self._lead.confirm() is not Extent.ALL:
-            raise LeaseLost("the lease was not renewed in time; the next look begins anew")
+            raise LeaseLost("the lease was not renewed in time; the next pass starts again")
 
     async def _answer_orders(self) -> None:
         record, listing = await self._state.read(), await self._routes.all()

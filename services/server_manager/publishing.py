@@ -44,10 +44,10 @@ class BackgroundPublisher:
             try:
                 await self._state.publish()
             except SlipwayError as error:
-                self._log.warning("publishing put off", code=error.code, reason=error.reason)
+                self._log.warning("publishing postponed", code=error.code, reason=error.reason)
                 return
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
         if not task.cancelled() and task.exception() is not None:
-            self._log.error("publishing broke", exc_info=task.exception())
+            self._log.error("publishing failed unexpectedly", exc_info=task.exception())

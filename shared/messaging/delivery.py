@@ -177,7 +177,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         exhausted = known is None and deliveries >= UNKNOWN_ERROR_DELIVERIES
         if isinstance(known, Permanent) or exhausted:
             known = known or Permanent("internal_error", f"{type(error).__name__}: {error}."[:_REASON_CHARS])
-            log.error("failed for good", code=known.code, reason=known.reason, exc_info=error if exhausted else None)
+            log.error("failed permanently", code=known.code, reason=known.reason, exc_info=error if exhausted else None)
             try:
                 rejected = await self._bury(message, consumption, known)
             except (TimeoutError, NatsError, Transient) as bus_error:

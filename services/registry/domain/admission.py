@@ -158,7 +158,7 @@ def _hub_problem(uri: str, locations: AllowedLocations) -> str | None:
     if not locations.hub:
         return "no model hub is configured here; operations may set SLIPWAY_HF_ENDPOINT"
     if not folder.pinned:
-        return f"{folder.revision!r} is no commit; name its 40 hexadecimal digits, as slipway publish does"
+        return f"{folder.revision!r} is not a commit; name its 40 hexadecimal digits, as slipway publish does"
     return None
 
 

@@ -202,7 +202,7 @@ def assess_order(started: Rollback, route: Route, now: datetime) -> VoidOrder | 
     """Return why the order of a rollback that was decided and not carried out is void by now; None while it counts."""
     if started.expires_at is not None and now >= started.expires_at:
         until = started.expires_at.isoformat(timespec="seconds")
-        return VoidOrder(f"The order counted until {until} and was not carried out by then.", "order_expired")
+        return VoidOrder(f"The order was valid until {until} and was not carried out by then.", "order_expired")
     epoch = assess_epoch(started.epoch, route.epoch, route.model)
     return VoidOrder(epoch, "stale_epoch") if epoch is not None else None
 

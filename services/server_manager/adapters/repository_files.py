@@ -30,7 +30,7 @@ class RoutesFile:
         except FileNotFoundError:
             return {}
         except (OSError, ValidationError) as error:
-            structlog.get_logger().warning("kept routes are not usable", path=str(self._path), error=repr(error))
+            structlog.get_logger().warning("saved routes cannot be read", path=str(self._path), error=repr(error))
             return {}
         return dict(self._read[1])
 

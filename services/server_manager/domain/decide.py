@@ -148,7 +148,7 @@ def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits,
 
 
 def _old(kind: str, age_s: float, limit_s: float) -> str:
-    return f"The {kind} order was given {age_s / 3600:.0f} h ago; it counts for {limit_s / 3600:.0f} h."
+    return f"The {kind} order was given {age_s / 3600:.0f} h ago; it is valid for {limit_s / 3600:.0f} h."
 
 
 def _too_big(lease: Lease, needed: int, limits: Limits, how: str) -> FailLease:

@@ -131,7 +131,7 @@ def test_places_outside_the_store_are_refused_until_operations_allow_them_by_a_s
 def test_a_branch_is_refused_with_the_way_to_a_commit():
     refusal = admission.assess_locations(at("hf://acme/lora@main"), PLACES)
     assert refusal is not None
-    assert "'main' is no commit" in refusal.reason
+    assert "'main' is not a commit" in refusal.reason
     assert "slipway publish" in refusal.reason
 
 
