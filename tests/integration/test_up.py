@@ -121,6 +121,13 @@ def test_doctor_asks_the_stack_that_runs(stack):
     assert findings["parts"]["detail"] == "11 of 11 ready"
     assert [findings[name]["state"] for name in ("nats", "s3")] == ["ok", "ok"]
     assert "ports" not in findings, "they are its own"
+    variables = json.loads(slipway("env", "--json", state=stack.state).stdout)
+    command = [sys.executable, "-m", "clients.cli.main", "doctor", "--json"]
+    by_address = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=60, check=False
+    )
+    findings = {finding["check"]: finding["state"] for finding in json.loads(by_address.stdout)["findings"]}
+    assert findings == dict.fromkeys(("python", "nats", "s3", "gateway", "triton"), "ok")
 
 
 def test_every_part_answers(stack):

@@ -204,7 +204,8 @@ class _History:
         watched = self._watched.setdefault(target, Watched(target, self._sequential))
         questions = []
         for (span, begin, end), observed in zip(parts, by_part, strict=True):
-            for fact in watched.advance(span, begin, end, observed):
+            passed = watched.pass_through(self._spans[target], span.since)
+            for fact in (*passed, *watched.advance(span, begin, end, observed)):
                 self.alerts.append(fact)
                 if isinstance(fact, AlertRaised | AlertUpdated) and fact.trigger in counts:
                     questions.append(_Question(fact, *counts[fact.trigger], role=span.role))

@@ -39,6 +39,12 @@ class Watched:
         """Return whether an alert is open."""
         return any(alert.open for alert in self.alerts.values())
 
+    def pass_through(self, spans: Sequence[Span], until: datetime) -> Iterator[AlertFact]:
+        """Pass spans without a window that begin before a time, as the monitor follows routes without requests."""
+        for span in spans:
+            if self.span is not None and self.span.since < span.since < until:
+                yield from self._reach(span, span.since)
+
     def advance(self, span: Span, begin: datetime, end: datetime, outcomes: Outcomes) -> Iterator[AlertFact]:
         """Observe the outcomes of a part of a window, and yield the alert facts that follow, in their order.
 
@@ -48,11 +54,7 @@ class Watched:
             end: Its end.
             outcomes: What the triggers observe in it.
         """
-        left_at = self._left_at(span)
-        yield from self._wait_until(begin if left_at is None else left_at)
-        if left_at is not None:
-            yield from self._leave(left_at)
-        self._enter(span)
+        yield from self._reach(span, begin)
         left = {name: list(of_trigger) for name, of_trigger in outcomes.items()}
         while True:
             if not self.is_open and not self._would_fire(left, end):
@@ -63,6 +65,14 @@ class Watched:
             if at >= end:
                 break
         self.until = end
+
+    def _reach(self, span: Span, begin: datetime) -> Iterator[AlertFact]:
+        """Pass the time up to a part of a span."""
+        left_at = self._left_at(span)
+        yield from self._wait_until(begin if left_at is None else left_at)
+        if left_at is not None:
+            yield from self._leave(left_at)
+        self._enter(span)
 
     def _wait_until(self, begin: datetime) -> Iterator[AlertFact]:
         """Assess open alerts until the next part: without requests none is calm for long."""

@@ -122,6 +122,9 @@ def shown(facts):
     kind="errors",
     shares=["canary", None, "out", "canary", "small canary", "active", None],
 )
+@example(  # an alert while the route changes twice without a request
+    story=[(0, 0.0), (0, 0.0), (0, 0.0), (10, 1.0), (0, 0.0)], kind="errors", shares=[*[None] * 4, "canary", None, None]
+)
 def test_monitor_and_replay_publish_the_same_alerts_at_the_same_seconds(story, kind, shares):
     """Also while the route changes; the target is served from the first minute, and in the last one."""
     shares = ["active" if shares[0] in (None, "out") else shares[0], *shares[1:]]
