@@ -1,0 +1,94 @@
+"""Rollbacks that a process decided and left pending when it died: the next one looks again before it moves traffic."""
+
+import asyncio
+
+import pytest
+
+from contracts import facts as cf
+from decisions.route_edits import promote
+from testbed import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+
+async def left_pending(*facts) -> World:
+    """Return a world whose process died after its decision, before it moved traffic."""
+    world = World()
+    world.serve()
+    world.open_releases(6, 7)
+    life = world.start(kill_at="before FakeRoutes.put")
+    for number, fact in enumerate(facts):
+        world.say(fact(world), event_id=f"cause-{number}")
+    await life.ended.wait()
+    await world.stop()
+    assert [one.phase for one in world.state().rollbacks] == ["decided"]
+    return world
+
+
+async def resumed(world, code) -> None:
+    """Start the next process, and check that it does not move traffic and says why, once."""
+    before = world.route()
+    world.start()
+    await asyncio.sleep(60)
+    assert world.route() == before
+    assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == [code]
+    assert world.streams.unacknowledged() == []
+    world.check()
+    await world.stop()
+
+
+def ordered(**about):
+    return lambda _world: cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), **about)
+
+
+@virtual_time
+async def test_what_was_left_pending_a_moment_ago_is_carried_out():
+    world = await left_pending(World.alert)
+    world.start()
+    await asyncio.sleep(1)
+    assert world.route().active.target == f.target(6)
+    assert world.log.facts(cf.RollbackFailed) == []
+    await world.stop()
+
+
+@virtual_time
+async def test_an_alert_that_was_resolved_meanwhile_moves_nothing():
+    world = await left_pending(World.alert)
+    await asyncio.sleep(5)
+    world.say(world.alert(kind=cf.AlertResolved))
+    await resumed(world, "alert_resolved")
+
+
+@pytest.mark.parametrize("fact", [World.alert, ordered()], ids=["alert", "order"])
+@virtual_time
+async def test_a_decision_of_more_than_fifteen_minutes_ago_moves_nothing(fact):
+    world = await left_pending(fact)
+    await asyncio.sleep(901)
+    await resumed(world, "order_expired")
+
+
+@virtual_time
+async def test_an_order_that_expired_meanwhile_moves_nothing():
+    world = await left_pending(ordered(expires_at=f.START + f.timedelta(seconds=30)))
+    await asyncio.sleep(31)
+    await resumed(world, "order_expired")
+
+
+@virtual_time
+async def test_an_order_for_an_epoch_that_is_over_moves_nothing():
+    world = await left_pending(ordered(epoch=12))
+    route = world.route()
+    trial = promote(route, f.served(8), weight_ratio=0.2, epoch=route.epoch, cause_id="p-8").route
+    world.routes.set("production", trial)
+    await asyncio.sleep(5)
+    await resumed(world, "stale_epoch")
+
+
+@virtual_time
+async def test_a_clock_that_was_set_back_meanwhile_keeps_no_rollback_from_being_carried_out():
+    world = await left_pending(World.alert)
+    world.clock.jump(-86_400)
+    world.start()
+    await asyncio.sleep(1)
+    assert world.route().active.target == f.target(6)
+    await world.stop()
