@@ -220,6 +220,15 @@ class RecordsConformance:
         assert await later[0] == Tally(causes=("a", "b"))
         assert [cause for cause, _ in await world.log()] == ["a", "b"]
 
+    async def test_an_id_is_stored_once_within_the_dedupe_window_and_again_after_it(self, world):
+        emit = Emit(DeadlinePassed(release_id="a", step="0", waiting_for="nothing"), model="support-bot", id="a")
+        await world.publisher.publish(emit)
+        await world.publisher.publish(emit)
+        assert await world.log() == [("a", "0")]
+        await world.forget()
+        await world.publisher.publish(emit)
+        assert await world.log() == [("a", "0")] * 2
+
     async def test_a_fact_that_the_service_does_not_declare_is_not_published(self, world):
         fact = CheckpointMerged.model_construct()
         with pytest.raises(ValueError, match="does not declare"):

@@ -434,9 +434,12 @@ class World:
         self.policies = FakeRecords()
         self.routes = FakeRecords()
         self.artifacts = FakeArtifacts()
-        self.publisher = MemoryPublisher()
         self.clock = FixedClock()
+        self.publisher = MemoryPublisher(now_s=self.now_s)
         vars(self).update(changes)
+
+    def now_s(self) -> float:
+        return self.clock.monotonic()
 
     def ports(self) -> Ports:
         def store(records):

@@ -1,6 +1,7 @@
 """The in-memory twin of a bucket and of the log of facts, faults for both, and a record for tests of the store."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from contracts.records import OutboxRecord, outbox_entry
 from shared.errors import Transient
 from shared.messaging.publishing import envelope, id_taken, message_of
 from shared.messaging.records import RecordStore
+from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Conflict, Entry
 from shared.storage.record_format import dump, parse
@@ -85,16 +87,27 @@ class MemoryPublisher:
     """The log of facts in memory (implements `shared.messaging.records.Publisher`).
 
     `log` is what the stream holds, in order; `published` is each call, those of duplicates too. A fact that is
-    published again after `forget` is stored again, as after the stream's dedupe window.
+    published again once the stream's dedupe window has passed is stored again.
     """
 
-    def __init__(self, service: str = "registry", limit_bytes: int = LIMIT_BYTES) -> None:
+    def __init__(
+        self,
+        service: str = "registry",
+        limit_bytes: int = LIMIT_BYTES,
+        *,
+        dedupe_window_s: float = DEDUPE_WINDOW_S,
+        now_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.service = service
         self.limit_bytes = limit_bytes
+        self._dedupe_window_s = dedupe_window_s
+        self._now_s = now_s
+        self._passed_s = 0.0
         self.log = []
         self.published = []
         self.unpublishable = []
-        self._remembered: dict[str, tuple[str, bytes]] = {}
+        self._remembered: dict[str, tuple[str, float]] = {}
+        """Subject and time of the last stored fact of each id."""
         self.failing: Exception | None = None
         self.failing_model: str | None = None
 
@@ -103,10 +116,12 @@ class MemoryPublisher:
         if self.failing is not None and self.failing_model in (None, emit.model):
             raise self.failing
         event = self.envelope(emit)
-        body, _ = message_of(event, limit_bytes=self.limit_bytes)
+        message_of(event, limit_bytes=self.limit_bytes)
         self.published.append(emit)
-        subject, stored = self._remembered.setdefault(event.id, (event.nats_subject, body))
-        if stored is body:
+        now_s = self._now_s() + self._passed_s
+        subject, stored_s = self._remembered.get(event.id, (event.nats_subject, -math.inf))
+        if now_s - stored_s >= self._dedupe_window_s:
+            self._remembered[event.id] = (event.nats_subject, now_s)
             self.log.append(emit)
         elif subject != event.nats_subject:
             raise id_taken(event)
@@ -124,8 +139,8 @@ class MemoryPublisher:
         self.unpublishable.append(fact_type)
 
     def forget(self):
-        """Let the dedupe window pass."""
-        self._remembered.clear()
+        """Let the dedupe window pass, without a clock of the test's own."""
+        self._passed_s += self._dedupe_window_s
 
     def of(self, kind):
         return [emit.fact for emit in self.published if isinstance(emit.fact, kind)]

@@ -38,7 +38,8 @@ class World:
     """A monitor as `main` builds it, on a bus that is not connected."""
 
     def __init__(self, *, starts_s: float = 0.0, clock: Clock | None = None, references=None, **settings) -> None:
-        self.records, self.publisher = MemoryRecords(MonitorState), MemoryPublisher("monitor")
+        self.records = MemoryRecords(MonitorState)
+        self.publisher = MemoryPublisher("monitor", now_s=self.now_s)
         chosen = MonitorSettings(**settings)
         self.rules = chosen.rules()
         self.monitor = build(
@@ -51,6 +52,9 @@ class World:
             clock=clock or LoopClock(starts_s),
         )
         self.sweeper = build_sweeper(self.monitor, chosen)
+
+    def now_s(self) -> float:
+        return self.monitor.clock.monotonic()
 
 
 def batch(event_id: str, records: Sequence[Inference], seconds: float) -> Event[InferenceBatch]:

@@ -267,7 +267,7 @@ class FleetWorld:
         self.clock = VirtualClock(START)
         self.streams = Streams()
         self.in_flight: set[int] = set()
-        self.bucket, self.log = FaultyBucket(), SlowLog("server-manager")
+        self.bucket, self.log = FaultyBucket(), SlowLog("server-manager", now_s=self.clock.monotonic)
         self.routes, self.memory = FakeRoutes(), Memory()
         self.lease = FakeLease(self.bucket)
         self.artifacts = FakeArtifacts(folder)

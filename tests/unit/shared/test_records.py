@@ -41,7 +41,7 @@ class MemoryWorld:
         self.boottime_s = 0.0
         self.options = {"sleep": no_wait, "boottime": lambda: self.boottime_s}
         self.bucket = MemoryBucket()
-        self.publisher = MemoryPublisher()
+        self.publisher = MemoryPublisher(now_s=lambda: self.boottime_s)
         self.limit_bytes = self.bucket.limit_bytes
 
     def records(self, kind):
@@ -61,7 +61,6 @@ class MemoryWorld:
         return [(emit.model, emit.correlation_id, emit.environment, emit.cause_id) for emit in self.publisher.log]
 
     async def forget(self):
-        self.publisher.forget()
         self.boottime_s += DEDUPE_WINDOW_S
 
     async def lose(self):
