@@ -5,7 +5,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Coroutine
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -170,7 +170,7 @@ class FakeBus:
 
     async def publish(self, emit: Fact | Emit, cause: Event[Any] | None = None) -> Event[Any]:
         """Publish a fact and return once the log has it."""
-        event: Event[Any] = await self._log.publish(emit if isinstance(emit, Emit) else Emit(emit), cause)
+        event: Event[Any] = await self._log.publish(_caused(emit if isinstance(emit, Emit) else Emit(emit), cause))
         return event
 
     async def progress(self, cause: Event[Any], progress: Fact) -> None:
@@ -272,3 +272,16 @@ class FakeBus:
         delay_s, loop = backoff_s(message.deliveries), asyncio.get_running_loop()
         message.not_before = loop.time() + delay_s
         loop.call_later(delay_s, self.deliver)
+
+
+def _caused(emit: Emit, cause: Event[Any] | None) -> Emit:
+    """Return a fact with the defaults that it takes from its cause."""
+    if cause is None:
+        return emit
+    return replace(
+        emit,
+        model=emit.model or cause.subject,
+        correlation_id=emit.correlation_id or cause.correlationid,
+        environment=emit.environment or cause.environment,
+        cause_id=emit.cause_id or cause.id,
+    )

@@ -12,13 +12,13 @@ from contracts.envelope import Event
 from contracts.facts import AlertResolved, DeploymentChanged
 from contracts.routes import Route, ServedTarget
 from shared.errors import Transient
-from shared.messaging.bus import Emit
-from shared.messaging.publishing import envelope
+from shared.messaging.publishing import Emit, envelope, id_taken, message_of
+from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.runtime.clock import Clock
 from shared.storage.kv import Conflict, Entry
 
 SERVICE = "rollback-controller"
-DEDUPE_WINDOW_S = 120.0
+LIMIT_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,18 @@ class Stored:
 class FakeLog:
     """The log of facts in memory: publishes into it, and looks up what it has (ports `Publisher` and `Alerts`)."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, service: str = SERVICE, limit_bytes: int = LIMIT_BYTES) -> None:
         self._clock = clock
+        self._service = service
+        self.limit_bytes = limit_bytes
         self.stored: list[Stored] = []
         self.unpublishable: list[str] = []
         self.lost = False
         self.full = False
         self.silent_s = 0.0
         """Seconds after which a publication fails without an answer; 0 for a log that answers."""
+        self.unanswered = 0
+        """How many of the next publications are stored and fail all the same, because their answers are lost."""
 
     def _check(self) -> None:
         if self.lost:
@@ -56,20 +60,29 @@ class FakeLog:
         self.stored.append(message)
         return message
 
-    def envelope(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
+    def envelope(self, emit: Emit) -> Event[Any]:
         """Return the event of a fact, as the service publishes it."""
-        return envelope(emit, cause, service=SERVICE, clock=self._clock)
+        return envelope(emit, service=self._service, clock=self._clock)
 
-    async def publish(self, emit: Emit, cause: Event[Any] | None = None) -> Event[Any]:
+    async def publish(self, emit: Emit) -> Event[Any]:
         """Publish a fact and return once the log has it."""
+        await asyncio.sleep(0)
         self._check()
         if self.silent_s:
             await asyncio.sleep(self.silent_s)
             raise Transient("bus_unavailable", "The message bus does not answer: silent.")
         if self.full:
             raise Transient("stream_full", "A stream of the message bus is full.")
-        event = self.envelope(emit, cause)
-        self.append(event)
+        event = self.envelope(emit)
+        message_of(event, limit_bytes=self.limit_bytes)
+        stored = self.append(event)
+        if stored.event.nats_subject != event.nats_subject:
+            raise id_taken(event)
+        if self.unanswered:
+            self.unanswered -= 1
+            raise Transient(
+                "bus_unavailable", "The message bus does not answer: it stored the fact, the answer was lost."
+            )
         return event
 
     def count_unpublishable(self, fact_type: str) -> None:
@@ -80,8 +93,12 @@ class FakeLog:
         """Return whether the log has the fact of this id, stored not long before `since` or later."""
         self._check()
         begin = since - timedelta(minutes=5)
-        found = self.envelope(emit)
-        return any(message.event.id == found.id and message.stored_at >= begin for message in self.stored)
+        event = self.envelope(emit)
+        about = (event.id, event.nats_subject)
+        return any(
+            (message.event.id, message.event.nats_subject) == about and message.stored_at >= begin
+            for message in self.stored
+        )
 
     async def resolved_since(self, environment: str, model: str, alert_id: str, sequence: int) -> bool:
         """Return whether the log has the resolution of an alert behind a place in it."""

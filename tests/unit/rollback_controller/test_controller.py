@@ -204,6 +204,25 @@ async def test_a_full_log_keeps_no_rollback_from_being_carried_out():
     await world.stop()
 
 
+@pytest.mark.parametrize("lost_s", [0, 150], ids=["a moment", "longer than the dedupe window"])
+@virtual_time
+async def test_a_fact_that_is_stored_without_an_answer_is_published_once(lost_s):
+    world = started()
+    await asyncio.sleep(1)
+    world.log.unanswered = 1
+    world.say(world.alert())
+    await asyncio.sleep(0.1)
+    world.log.full = bool(lost_s)
+    await asyncio.sleep(lost_s)
+    world.log.full = False
+    await asyncio.sleep(60)
+    types = [kind for kind, _ in world.published()]
+    assert types == [cf.RollbackStarted.TYPE, cf.DeploymentChanged.TYPE, cf.RollbackCompleted.TYPE]
+    assert world.log.unanswered == 0
+    world.check()
+    await world.stop()
+
+
 @virtual_time
 async def test_a_log_that_hangs_keeps_no_rollback_from_being_carried_out():
     world = World()

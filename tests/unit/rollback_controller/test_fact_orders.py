@@ -118,6 +118,10 @@ def full(world, _version):
     world.log.full = not world.log.full
 
 
+def unanswered(world, version):
+    world.log.unanswered = version - 4
+
+
 def cold(world, version):
     world.probe.cold ^= {str(f.target(version))}
 
@@ -130,7 +134,7 @@ def clock(world, version):
     world.clock.jump([-86_400, -600, 600, 86_400][version % 4])
 
 
-MOVES = [promoted, lifted, ordered, alerted, silent, full, cold, hanging, clock]
+MOVES = [promoted, lifted, ordered, alerted, silent, full, unanswered, cold, hanging, clock]
 
 
 async def whatever(moves, kills):

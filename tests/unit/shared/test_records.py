@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.storage.compare_and_set import ATTEMPTS, edit_record, wait_s
 from shared.storage.kv import Conflict
 from tests.kit.conformance_records import KEY, RecordsConformance
+from tests.kit.fakes_rollback import FakeLog
 from tests.kit.records import (
     AT,
     STEPS,
@@ -75,6 +77,30 @@ class TestMemoryRecords(RecordsConformance):
     @pytest.fixture
     def world(self):
         return MemoryWorld()
+
+
+class LogWorld(MemoryWorld):
+    """One bucket, and the log that the rollback-controller is tested with."""
+
+    def __init__(self):
+        super().__init__()
+        self.publisher = FakeLog(self, service="registry", limit_bytes=self.limit_bytes)
+
+    def now(self):
+        return AT + timedelta(seconds=self.boottime_s)
+
+    async def log(self):
+        return [(fact.release_id, fact.step) for fact in self.publisher.facts(DeadlinePassed)]
+
+    async def origins(self):
+        events = [stored.event for stored in self.publisher.stored]
+        return [(event.subject, event.correlationid, event.environment, event.causationid) for event in events]
+
+
+class TestRecordsOnFakeLog(RecordsConformance):
+    @pytest.fixture
+    def world(self):
+        return LogWorld()
 
 
 # -- histories --------------------------------------------------------------------------------------------------------
