@@ -183,8 +183,9 @@ class Controller:
             route = entry.value if entry else Route(model=model)
             edit = roll_back(route, rollback.failed, cause_id=rollback.rollback_id, to_version=rollback.to_version)
             if isinstance(edit, Refused):
-                if execution.has_moved(await self.states.read(environment, model), rollback, route):
-                    await self._record_switch(environment, rollback, route)
+                moved = await self._find_switch(environment, rollback, route)
+                if moved is not None:
+                    await self._record_switch(environment, rollback, moved)
                     return
                 code: Code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
                 await self._record_failure(environment, model, rollback, code, edit.reason)
@@ -204,6 +205,16 @@ class Controller:
             await self._record_switch(environment, rollback, edit.route)
             return
         raise kept_changing(f"routes/{model}")
+
+    async def _find_switch(self, environment: Environment, rollback: Rollback, route: Route) -> Route | None:
+        """Return the route by which a rollback moved traffic before its process died; None if it did not.
+
+        The present route counts where the history of routes goes back less far, or was lost.
+        """
+        moved = await self.routes.find(environment, route.model, rollback.rollback_id)
+        if moved is None and execution.has_moved(await self.states.read(environment, route.model), rollback, route):
+            return route
+        return moved
 
     async def _assess_resumed(
         self, environment: Environment, route: Route, rollback: Rollback
@@ -273,7 +284,9 @@ class Controller:
         """End a verification that too little traffic came for: a probe tells whether the target generates."""
         entry = await self.routes.get(state.environment, state.model)
         active = entry.value.active if entry else None
-        answers = active is not None and active.target == rollback.to and await self.probe.answers(active) is None
+        answers = None
+        if active is not None and active.target == rollback.to:
+            answers = await self.probe.answers(active) is None
         now = self.clock.now()
         await self.states.transact(
             state.environment,

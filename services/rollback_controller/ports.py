@@ -16,6 +16,9 @@ class Routes(Protocol):
     async def get(self, environment: Environment, model: str) -> Entry[Route] | None:
         """Read a route; None when there is none."""
 
+    async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
+        """Return the route that an event led to, also if others followed; None if it is not among the last ones."""
+
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
         """Write a route that must still be at `revision` (None: must not exist); raise `kv.Conflict` else."""
 

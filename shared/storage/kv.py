@@ -23,6 +23,8 @@ OnChange = Callable[[str, M, int], Awaitable[None]]
 OnSnapshot = Callable[["Snapshot"], Awaitable[None]]
 _SAFETY_NET_S = 2.0
 _RETRY_S = 0.1
+_KV_OPERATION = "KV-Operation"
+"""The header of a deletion."""
 _HEADER_BYTES = 512
 """More than the headers of a write take: a server that gets more than it allows closes the connection."""
 
@@ -73,6 +75,19 @@ class Bucket(Generic[M]):
             return None
         record, version = parse(self._record, entry.value or b"", f"{self._name}/{key}")
         return Entry(record, entry.revision or 0, version)
+
+    async def history(self, key: str) -> list[M]:
+        """Return what a record held, oldest first, as far back as the bucket goes; what cannot be read is left out."""
+        subject, sequence = f"$KV.{self._name}.{key}", 0
+        values: list[M] = []
+        while True:
+            try:
+                message = await self._js.get_msg(f"KV_{self._name}", sequence + 1, subject=subject, next=True)
+            except NotFoundError:
+                return values
+            sequence = message.seq or sequence + 1
+            value = None if _KV_OPERATION in (message.headers or {}) else self.read(key, message.data or b"")
+            values += [] if value is None else [value]
 
     async def create(self, key: str, value: M) -> int:
         """Write a record that must not exist yet; raise Conflict when it does."""

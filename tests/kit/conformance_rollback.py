@@ -40,6 +40,16 @@ class RoutesConformance:
         results = await asyncio.gather(*writes, return_exceptions=True)
         assert sorted(str(type(result).__name__) for result in results) == ["Conflict"] * 4 + ["NoneType"]
 
+    async def test_a_route_is_found_by_its_cause_while_the_history_goes_back_to_it(self, routes):
+        assert await routes.find("production", f.MODEL, "cause-1") is None
+        for epoch in range(1, 19):
+            entry = await routes.get("production", f.MODEL)
+            revision = entry.revision if entry else None
+            await routes.put("production", f.route(epoch=epoch, cause_id=f"cause-{epoch}"), revision)
+        assert await routes.find("production", f.MODEL, "cause-3") == f.route(epoch=3, cause_id="cause-3")
+        assert await routes.find("production", f.MODEL, "cause-2") is None
+        assert await routes.find("staging", f.MODEL, "cause-3") is None
+
     async def test_staging_and_production_are_two_routes(self, routes):
         await routes.put("production", f.route(epoch=1), None)
         await routes.put("staging", f.route(epoch=9), None)

@@ -18,6 +18,7 @@ from shared.runtime.clock import Clock
 from shared.storage.kv import Conflict, Entry
 
 SERVICE = "rollback-controller"
+ROUTES_KEPT = 16
 LIMIT_BYTES = 8 * 1024 * 1024
 
 
@@ -142,6 +143,12 @@ class FakeRoutes:
         """Read a route; None when there is none."""
         self._check()
         return self.entries.get((environment, model))
+
+    async def find(self, environment: str, model: str, cause_id: str) -> Route | None:
+        """Return the route that an event led to; None if it is not among the last `ROUTES_KEPT`."""
+        self._check()
+        kept = [route for where, route in self.history if (where, route.model) == (environment, model)][-ROUTES_KEPT:]
+        return next((route for route in reversed(kept) if route.cause_id == cause_id), None)
 
     async def put(self, environment: str, route: Route, revision: int | None) -> None:
         """Write a route that must still be at `revision` (None or 0: must not exist); raise Conflict else."""

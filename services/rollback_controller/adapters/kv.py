@@ -61,6 +61,11 @@ class KvRoutes:
         )
         return Entry(route, entry.revision if entry else 0)
 
+    async def find(self, environment: Environment, model: str, cause_id: str) -> Route | None:
+        """Return the route that an event led to; None if it is not among those that the bucket's history keeps."""
+        routes = await self._bucket(environment).history(model)
+        return next((route for route in reversed(routes) if route.cause_id == cause_id), None)
+
     async def put(self, environment: Environment, route: Route, revision: int | None) -> None:
         """Write a route by compare-and-set; raise `shared.storage.kv.Conflict` if another writer was first."""
         bucket = self._bucket(environment)

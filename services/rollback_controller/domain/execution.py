@@ -106,15 +106,27 @@ def overdue_verifications(state: RollbackState, now: datetime, rules: Rules) -> 
     )
 
 
-def assess_by_probe(state: RollbackState, rollback_id: str, *, answers: bool, now: datetime) -> RollbackState:
-    """End a verification that too little traffic came for; the switch stands."""
+def assess_by_probe(state: RollbackState, rollback_id: str, *, answers: bool | None, now: datetime) -> RollbackState:
+    """End a verification that too little traffic came for; the switch stands.
+
+    Args:
+        state: The record.
+        rollback_id: The rollback.
+        answers: Whether its target answered a probe; None if another one serves by now, so it was not asked.
+        now: The time of the decision.
+    """
     rollback = state.rollback(rollback_id)
     if rollback is None or rollback.phase != "switched":
         return state
     seen = rollback.good + rollback.bad
     traffic = f"{rollback.good} of {seen} requests were good" if seen else "No request came"
-    probe = f"{rollback.to} answered a probe" if answers else f"{rollback.to} did not answer a probe"
-    return _complete(state, rollback, "inconclusive" if answers else "fail", f"{traffic}; {probe}.", now)
+    probe = {
+        True: f"{rollback.to} answered a probe",
+        False: f"{rollback.to} did not answer a probe",
+        None: f"{rollback.to} does not serve any more",
+    }[answers]
+    verdict: Verdict = "fail" if answers is False else "inconclusive"
+    return _complete(state, rollback, verdict, f"{traffic}; {probe}.", now)
 
 
 def _count(state: RollbackState, rollback: Rollback, records: Sequence[Inference]) -> tuple[int, int]:

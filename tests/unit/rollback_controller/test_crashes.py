@@ -182,6 +182,9 @@ def test_a_flip_that_was_not_recorded_is_no_failure_when_the_route_has_changed_s
     assert world.log.facts(cf.RollbackFailed) == []
     (completed,) = world.log.facts(cf.RollbackCompleted)
     assert (completed.failed, completed.verdict) == (f.target(7), "inconclusive")
+    (changed,) = (fact for fact in world.log.facts(cf.DeploymentChanged) if fact.cause == "rollback")
+    assert (changed.route.cause_id, changed.route.active.target) == (completed.rollback_id, f.target(6))
+    assert completed.to == f.target(6)
     assert [kind for kind, _ in world.published()].count(cf.DeploymentChanged.TYPE) == 1 + (later == "lifted")
 
 

@@ -61,7 +61,7 @@ class World:
         self.controller = build(
             self.bus,
             states=states,
-            routes=life.mortal(self.routes, "get", "put"),
+            routes=life.mortal(self.routes, "get", "find", "put"),
             drills=life.mortal(self.drills, "get", "put"),
             alerts=log,
             probe=life.mortal(self.probe, "answers"),
@@ -191,6 +191,19 @@ class World:
             assert not {one.target for one in serving if one is not None} & set(route.quarantined)
         switches = Counter(route.cause_id for route in routes)
         assert [cause for cause, count in switches.items() if count > 1] == []
+
+    def check_ends(self) -> None:
+        """Check that each rollback that began has one end, and that each one that moved traffic says so and has not failed."""
+        begun = [fact.rollback_id for fact in self.log.facts(cf.RollbackStarted)]
+        completed = [fact.rollback_id for fact in self.log.facts(cf.RollbackCompleted)]
+        failed = [fact.rollback_id for fact in self.log.facts(cf.RollbackFailed)]
+        ends = Counter([*completed, *failed])
+        assert {name: ends[name] for name in begun} == dict.fromkeys(begun, 1)
+        production = [route for where, route in self.routes.history if where == "production"]
+        flipped = [route for route in production if route.cause_id.startswith("rb-")]
+        assert {route.cause_id for route in flipped} == set(completed), "traffic moved, so it is no failure"
+        told = [fact.route for fact in self.log.facts(cf.DeploymentChanged) if fact.cause in ("rollback", "abort")]
+        assert sorted(told, key=str) == sorted(flipped, key=str), "each flip is told once, as it was"
 
     def outcome(self):
         """Return the end of it all, without its times: two runs of one story must end alike.
