@@ -10,7 +10,7 @@ LONGEST = timedelta(hours=1)
 
 
 class Drill(Contract):
-    """A fault that the gateway injects into a share of one target's requests; it ends by itself."""
+    """A fault that the gateway injects into a share of one target's requests until it expires."""
 
     drill_id: str
     target: Target

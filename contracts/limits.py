@@ -24,7 +24,7 @@ KEY_BYTES, KEY_PART_BYTES = 1024, 255
 class AtMost:
     """The limit of a field, stated in its annotation; it is published in the schema and checked by `too_large`.
 
-    It is no rule of parsing: what was written before a limit existed can still be read.
+    Parsing does not check it, so that what was written before a limit existed can still be read.
     """
 
     characters: int | None = None

@@ -44,7 +44,7 @@ def _safe_path(path: str) -> str:
 
 
 class FileEntry(Contract):
-    """One file of a folder; its bytes lie at `blobs/sha256/<2 hex>/<hex>` beside the manifests."""
+    """One file of a folder; its bytes are stored at `blobs/sha256/<2 hex>/<hex>` beside the manifests."""
 
     path: Annotated[str, AfterValidator(_safe_path)]
     digest: Digest
@@ -52,7 +52,7 @@ class FileEntry(Contract):
 
 
 class FolderManifest(Contract):
-    """A folder of files. The digest of its canonical JSON identifies the folder wherever it lies."""
+    """A folder of files. The digest of its canonical JSON identifies the folder wherever it is stored."""
 
     kind: Literal["folder"] = "folder"
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1)]
@@ -101,10 +101,10 @@ class MergedManifest(Contract):
 
 
 class HeldOutWindow(Contract):
-    """A stretch of held-out text as token ids, and what it cost two models.
+    """A window of held-out text as token ids, with its negative log-likelihood under two models.
 
     Attributes:
-        token_ids: The tokens, as the merged model's tokenizer cuts them.
+        token_ids: The tokens, as the merged model's tokenizer returns them.
         reference_nll: Negative log-likelihood of all tokens but the first under the merged model, in nats.
         nll: The same under the variant, reloaded from what was written.
     """
@@ -165,7 +165,7 @@ class VersionManifest(Contract):
 class DeploymentRecord(Contract):
     """One deployment of a version, appended: `versions/<model>/<version>/deployments/<epoch>.json`.
 
-    After epochs were counted anew, a second record of the same epoch is `<epoch>-<cause>.json`.
+    If epochs restarted, a second record of the same epoch is `<epoch>-<cause>.json`.
     """
 
     kind: Literal["deployment"] = "deployment"

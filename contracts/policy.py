@@ -1,6 +1,6 @@
-"""The release policy: what a release must prove, and when and how it goes back.
+"""The release policy: what a release must prove, and which regressions roll it back.
 
-Unknown fields are errors here, and only here: a misspelt gate must not become a missing one.
+Unknown fields are errors in a policy, and only there: a misspelt gate must not become a missing one.
 """
 
 from typing import Annotated, Literal
@@ -61,14 +61,14 @@ class LoadProfile(_Strict):
 
 
 class Promotion(_Strict):
-    """Whether a person must approve, and for how long that is awaited."""
+    """Whether an operator must approve, and how long the release waits for that."""
 
     mode: Literal["automatic", "manual"] = "automatic"
     approval_deadline_s: Seconds = 86_400.0
 
 
 class Canary(_Strict):
-    """Traffic shares before the whole; no steps means straight to 100 %."""
+    """Traffic shares before full promotion; without steps the release goes to 100 % at once."""
 
     steps: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
     min_requests: Annotated[int, Field(ge=1)] = 100
@@ -84,7 +84,7 @@ class Canary(_Strict):
 
 
 class Trigger(_Strict):
-    """Declared before deployment: which metric, at which threshold, leads back, and how."""
+    """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     metric: TriggerMetric
@@ -100,7 +100,7 @@ class Trigger(_Strict):
 class Deadlines(_Strict):
     """How long a release waits at each step before it ends as expired.
 
-    After `quantise_s` it goes on with the variants that are made, and ends only if there is none.
+    After `quantise_s` it continues with the variants that are quantised, and ends only if there is none.
     """
 
     merge_s: Seconds = 3_600.0
@@ -130,7 +130,7 @@ class ReleasePolicy(_Strict):
 
     @property
     def automatic(self) -> tuple[Trigger, ...]:
-        """The triggers that lead back by themselves; each of them must have been rehearsed."""
+        """The triggers that roll back without an operator; each of them must have been rehearsed."""
         return tuple(trigger for trigger in self.triggers if trigger.action == "automatic")
 
     @model_validator(mode="after")

@@ -29,7 +29,7 @@ class OutboxEntry(Contract):
 
     Attributes:
         id: Id of the event. It follows from the cause, so that the same decision always names the same fact.
-        key: Tells it from other facts of its type with the same cause.
+        key: Distinguishes it from other facts of its type with the same cause.
         data: The fact as JSON.
         cause_id: The event that led to it; None if time alone did.
         decided_at: When it was decided: the log is searched from then on.
@@ -71,7 +71,7 @@ def outbox_entry(
         cause_id: The event that led to it; None only together with an `id`.
         correlation_id: The release, alert or order that it belongs to.
         decided_at: The time of the decision.
-        key: Tells apart several facts of one type that follow from the same cause.
+        key: Distinguishes several facts of one type that follow from the same cause.
         environment: Where it is published.
         id: Id of the event, where it does not follow from the cause.
 

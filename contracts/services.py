@@ -24,7 +24,7 @@ NOT_STORED: tuple[type[Fact], ...] = (f.WorkProgressed,)
 
 @dataclass(frozen=True)
 class ServiceContract:
-    """What one service reads and says."""
+    """The events that one service consumes and emits."""
 
     name: str
     consumes: tuple[type[Fact], ...] = ()
@@ -120,7 +120,7 @@ def stream_subjects(stream: Stream) -> list[str]:
     """List the subjects of a stream explicitly.
 
     Inbox and orders take every version of what outsiders publish, so that an unknown version can be answered with a
-    rejection instead of silence. They are two streams, so that no number of announcements keeps an order out.
+    rejection instead of silence. They are two streams, so that any number of announcements blocks no order.
     """
     if stream == DEADLETTER:
         return [f"{DEADLETTER_PREFIX}.>"]

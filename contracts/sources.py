@@ -23,7 +23,7 @@ _REVISION_CHARS = 200
 
 @dataclass(frozen=True)
 class HubFolder:
-    """The top folder of a model hub's repository at a revision: a commit, or a branch or tag that leads to one."""
+    """The top folder of a model hub's repository at a revision: a commit, or a branch or tag that names one."""
 
     repo: str
     revision: str

@@ -44,10 +44,10 @@ def read_text_records(data: bytes) -> Iterator[tuple[int, TextRecord | str]]:
 
 
 def evaluation_records(data: bytes) -> tuple[TextRecord, ...]:
-    """Read what is asked of an evaluation set, its first `EVALUATION_RECORDS` at most; every line must be right.
+    """Read the records of an evaluation set, its first `EVALUATION_RECORDS` at most; every line must be right.
 
     Raises:
-        ValueError: A line cannot be read or asks nothing, or there is no line; the message says which and why.
+        ValueError: A line cannot be read or has nothing to answer, or there is no line; the message says which and why.
     """
     records: list[TextRecord] = []
     for number, record in read_text_records(data):

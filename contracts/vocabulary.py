@@ -41,7 +41,7 @@ class ArtifactRef(Contract):
 
 
 class Target(Contract):
-    """One servable thing: a variant of a version of a model. Version 0 is the base model."""
+    """A variant of a version of a model, as it can be served. Version 0 is the base model."""
 
     model: ModelName
     version: Annotated[int, Field(ge=0)]

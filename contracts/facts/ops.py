@@ -34,7 +34,7 @@ class ApprovalGranted(Fact):
 
 
 class ReleaseCancelled(Fact):
-    """An operator cancelled a release; it has no epoch, because a release is cancelled whatever serves meanwhile."""
+    """An operator cancelled a release; it has no epoch, because a cancellation does not depend on the route."""
 
     TYPE: ClassVar[str] = "slipway.release.cancelled.v1"
 
@@ -58,11 +58,11 @@ class RollbackOrdered(Fact):
 
 
 class DrillFault(Contract):
-    """What a drill does to the requests that it touches.
+    """What a drill does to the requests that it affects.
 
     Attributes:
         delay_ms: Delay before the request goes to the target.
-        error_ratio: Share of the touched requests that fail without reaching the target.
+        error_ratio: Share of the affected requests that fail without reaching the target.
         garble: The answer becomes one word, repeated.
         answer: The answer becomes empty, or a refusal.
     """
@@ -79,7 +79,7 @@ class DrillFault(Contract):
 
 
 class DrillOrdered(Fact):
-    """An operator ordered a drill: an injected fault that is labelled everywhere and ends by itself.
+    """An operator ordered a drill: a fault, labelled in answers, telemetry and alerts, that ends at its expiry.
 
     The order is void from `expires_at` on, which is also when the drill ends. `share_ratio` 0 ends the drill.
     """

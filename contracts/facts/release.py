@@ -55,7 +55,7 @@ class ApprovalRequested(Fact):
 class TrafficRequested(Fact):
     """A target is to take this share of production traffic; valid only while the route is at `epoch`.
 
-    `reason` explains a share that surprises, such as a first release without a canary.
+    `reason` explains an unusual share, such as that of a first release without a canary.
     """
 
     TYPE: ClassVar[str] = "slipway.traffic.requested.v1"
@@ -141,7 +141,7 @@ class DeadlinePassed(Fact):
 
 
 class WorkAbandoned(Fact):
-    """A work item was dead-lettered, so its release does not wait for it."""
+    """A message of a release was dead-lettered, so the release does not wait for its answer."""
 
     TYPE: ClassVar[str] = "slipway.work.abandoned.v1"
 

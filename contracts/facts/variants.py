@@ -93,11 +93,11 @@ class Measurement(Contract):
 
 
 class VariantRequested(Fact):
-    """A merged model is to be quantised to one precision: one work item, shared by all quantiser replicas.
+    """A merged model is to be quantised to one precision; one quantiser replica handles the request.
 
     Settings that are left out are the method's defaults.
 
-    A `measurement_number` above 1 asks for no new weights: the files of `existing_manifest` are measured again.
+    A `measurement_number` above 1 requests no new weights: the files of `existing_manifest` are measured again.
     """
 
     TYPE: ClassVar[str] = "slipway.variant.requested.v1"

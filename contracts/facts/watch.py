@@ -43,7 +43,7 @@ class Inference(Contract):
     """One request as observed by the gateway.
 
     Attributes:
-        caused_by: What caused that the request has no complete answer; None if it has one, or if the gateway does not
+        caused_by: What kept the request from a complete answer; None if it has one, or if the gateway does not
             know. `decisions.attribution` defines what counts as evidence.
         length_set_by_caller: The caller's parameters determined where the answer ends: a stop sequence, the token limit
             or a minimum length. `decisions.triggers` defines what follows.
@@ -87,7 +87,7 @@ class WindowSummarised(Fact):
     Attributes:
         errors: Requests that ended with an error, by code, whatever caused it.
         observed: Per trigger, how many requests it observed and how many of them were bad.
-        drills: Per drill, how many requests it touched.
+        drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.
         other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
     """
