@@ -52,7 +52,7 @@ async def publish_until_uploading(stack, wide) -> None:
 
 
 def answers(stack, model: str, timeout_s: float = 10) -> str | None:
-    """Ask over the OpenAI API; give the version that answered, None when nobody did."""
+    """Ask over the OpenAI API; return the version that answered, or None."""
     url = f"http://127.0.0.1:{stack.part('gateway')['port']}/v1/chat/completions"
     body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}
     try:

@@ -71,7 +71,7 @@ def test_the_file_is_valid(compose, profiles):
 
 
 @pytest.mark.parametrize("missing", ["SLIPWAY_S3_ACCESS_KEY", "SLIPWAY_S3_SECRET_KEY", "SLIPWAY_TRITON_ADMIN_KEY"])
-def test_it_starts_with_no_secret_that_somebody_else_knows(compose, missing):
+def test_it_starts_with_no_published_secret(compose, missing):
     variables = {name: value for name, value in SECRETS.items() if name != missing}
     done = compose("--profile", "gpu", "config", "-q", variables=variables)
     assert done.returncode != 0
@@ -155,7 +155,7 @@ def test_settings_are_ones_that_the_services_know():
                     assert name.removeprefix(prefix).lower() in settings.model_fields, name
 
 
-def test_the_hubs_token_reaches_those_who_download_and_nobody_else():
+def test_the_hubs_token_reaches_only_the_services_that_download():
     holders = {name for name, service in COMPOSE["services"].items() if "HF_TOKEN" in service.get("environment", {})}
     readers = {
         name for name, service in COMPOSE["services"].items() if "SLIPWAY_HF_ENDPOINT" in service.get("environment", {})

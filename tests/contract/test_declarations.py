@@ -68,7 +68,7 @@ def test_subscriptions_meet_the_provisioned_consumers(name):
 
 @each_service
 def test_a_service_names_in_its_code_whatever_it_declares_to_emit(name):
-    """A declared emission that no file of the service mentions is a promise that nobody keeps."""
+    """A declared emission that no file of the service mentions is never published."""
     folder = ROOT / module_name(name).replace(".", "/")
     text = "\n".join(path.read_text() for path in folder.rglob("*.py"))
     words = set(re.findall(r"\w+", text))
@@ -85,7 +85,7 @@ def test_returned_facts_are_declared(name):
     assert facts - set(SERVICES[name].emits) == set()
 
 
-def test_whatever_is_consumed_is_said_by_somebody():
+def test_every_consumed_event_is_emitted_by_a_service():
     emitted = {fact for service in SERVICES.values() for fact in service.emits} | set(FROM_OUTSIDE) | {WorkAbandoned}
     consumed = {fact for service in SERVICES.values() for fact in service.consumes}
     assert consumed - emitted == set()

@@ -43,7 +43,7 @@ def test_every_code_stands_in_exactly_one_page():
 def test_an_entry_says_how_to_see_it_and_what_to_do(name, code, text):
     assert COMMAND.search(text), f"{name}: {code} names no command"
     assert text.rstrip().endswith("."), f"{name}: {code}"
-    assert len(text.splitlines()) <= 3, f"{name}: {code} is longer than somebody with an alarm reads"
+    assert len(text.splitlines()) <= 3, f"{name}: {code} is longer than three lines"
 
 
 def test_every_kind_of_alert_has_its_page_and_the_monitor_names_it():

@@ -112,7 +112,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
         assert alerts[certificate["alert_event_id"]]["data"]["trigger"] == certificate["trigger"]
         assert routes[certificate["route_event_id"]]["data"]["cause"] == "rollback"
         assert 0 < certificate["detect_s"] < 60
-    assert stack.events("alert.raised", MODEL) == [], "a rehearsal pages nobody"
+    assert stack.events("alert.raised", MODEL) == [], "a rehearsal raises no alert in production"
     assert staging_route_is_empty(stack)
 
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", policy=WITH_ROLLBACK)
@@ -189,7 +189,7 @@ def test_forward_again_takes_a_person(stack, tiny):
     assert [event["data"]["mode"] for event in stack.events("rollback.completed", MODEL)] == ["automatic", "manual"]
 
 
-def test_a_canary_that_nobody_asks_is_ended_by_its_deadline_and_takes_no_traffic_any_more(stack, tiny):
+def test_a_canary_without_requests_is_ended_by_its_deadline_and_takes_no_more_traffic(stack, tiny):
     before = route_of(stack)["active"]
     policy = {**WITH_ROLLBACK, "canary": {**WITH_ROLLBACK["canary"], "deadline_s": 5, "on_deadline": "abort"}}
     stack.publish(MODEL, tiny["two"], "--variant", "bf16", "--attempt", "3", policy=policy)

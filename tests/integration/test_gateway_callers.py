@@ -147,7 +147,7 @@ async def test_a_caller_that_does_not_read_is_dropped(js, gateway, toy, dial):
     assert (await ask(gateway)).status_code == 200, "their places are free"
 
 
-async def test_slow_bodies_and_headers_keep_nobody_out(gateway, toy, dial):
+async def test_slow_bodies_and_headers_block_no_other_caller(gateway, toy, dial):
     bodies, heads = [dial() for _ in range(10)], [dial() for _ in range(10)]
     for caller in bodies:
         caller.sendall(head(100) + b'{"mod')

@@ -132,7 +132,7 @@ async def test_a_delay_is_felt_and_measured_from_the_arrival(js, gateway, asdk, 
 
 
 async def test_requests_fail_by_a_drill_without_reaching_the_target(js, gateway, asdk, toy):
-    # Nothing listens there: whoever asked the target would hear another error.
+    # Nothing listens there: a request to the target would get another error.
     unreachable = toy[1].model_copy(update={"endpoints": ("127.0.0.1:9",)})
     await put_route(js, gateway, Route(model="toy", epoch=1, active=unreachable))
     active = await put_drill(js, gateway, toy[1], fault={"error_ratio": 1.0})

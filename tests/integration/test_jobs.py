@@ -146,7 +146,7 @@ async def test_want_of_memory_is_told_however_a_library_says_it(tmp_path, error)
 
 
 async def test_child_killed_from_outside_says_nothing_about_the_input(tmp_path):
-    """Not Permanent: whoever killed it, and not the kernel for want of memory, may let the next attempt live."""
+    """Not Permanent: it was not killed for lack of memory, so the next attempt may succeed."""
     with pytest.raises(ChildKilled):
         await run(job("import os\nos.kill(os.getpid(), 9)"), tmp_path)
 

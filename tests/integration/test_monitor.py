@@ -213,7 +213,7 @@ async def test_staging_is_kept_apart(js, monitor):
     async with asyncio.timeout(60):
         while not await staging_facts(js, f.AlertResolved):
             await asyncio.sleep(0.1)
-    assert await stored_facts(js, f.AlertRaised) == [], "nobody is paged by a rehearsal"
+    assert await stored_facts(js, f.AlertRaised) == [], "a rehearsal raises no alert in production"
 
 
 async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, monitor):

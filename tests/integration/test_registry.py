@@ -405,7 +405,7 @@ async def test_a_rejection_of_its_own_never_ends_a_release_whatever_correlation_
         assert f.ReleaseFinished.TYPE not in {event.type for event in await log.all()}
 
 
-async def test_orders_about_releases_that_do_not_exist_hurt_nobody(js, settings, checkpoint, log):
+async def test_orders_about_unknown_releases_change_nothing(js, settings, checkpoint, log):
     async with registry(js, settings):
         await say(js, k.cancel("r-ffffffffffffffff-1"), "c1")
         await say(js, k.cancel("../../no release"), "c2")

@@ -1,4 +1,4 @@
-"""The bucket `routes` is emptied, deleted, or restored, on a real bus: nobody is restarted, and a rollback is in force."""
+"""The bucket `routes` is emptied, deleted, or restored, on a real bus: no process is restarted, and a rollback is in force."""
 
 import asyncio
 

@@ -187,7 +187,7 @@ def test_a_repository_without_safetensors_is_refused_before_anything_is_download
     assert mirror.downloads() == []
 
 
-def test_the_token_goes_to_the_hub_and_to_nobody_else(tmp_path, caplog, capfd, monkeypatch):
+def test_the_token_goes_to_the_hub_only(tmp_path, caplog, capfd, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", SECRET)
     caplog.set_level(logging.DEBUG)
     with running_mirror(token=SECRET) as mirror:

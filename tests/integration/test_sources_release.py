@@ -204,7 +204,7 @@ async def test_sources_that_are_not_what_was_announced_are_refused_and_a_hub_tha
     assert len(await wait_for_fact(js, CheckpointRejected)) == len(expected)
 
 
-async def test_a_folder_is_brought_once_and_then_nobody_asks_the_hub(harness):
+async def test_a_folder_is_copied_once_and_then_the_hub_is_not_asked(harness):
     lora = tiny_lora(harness.made["base"], harness.folder / "lora", seed=12)
     ref = announced(lora, f"hf://acme/once@{harness.mirror.push('acme/once', lora)}")
     sources, scratch = Sources(SourceSettings(hf_endpoint=harness.mirror.url)), harness.folder / "scratch"
@@ -322,12 +322,12 @@ def on_a_small_disk(disk, size_bytes, command):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Return a folder to mount on; whoever may make no namespaces is not asked to become root for this."""
+    """Return a folder to mount on; skip the test if user namespaces are not allowed."""
     disk = tmp_path / "disk"
     disk.mkdir()
     trial = on_a_small_disk(disk, MIB, ["true"])
     if shutil.which(NAMESPACE[0]) is None or subprocess.run(trial, capture_output=True, check=False).returncode:
-        pytest.skip("this machine lets nobody mount a small disk in a namespace of their own")
+        pytest.skip("this machine does not allow a mount in a user namespace")
     return disk
 
 

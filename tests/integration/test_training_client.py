@@ -125,7 +125,7 @@ async def test_pickles_beside_the_weights_stay_behind(js, connection, store, mad
     assert not {name for name in names if name.endswith((".pt", ".bin"))}
 
 
-async def test_an_evaluation_set_that_nobody_could_read_is_not_uploaded(connection, store, made, tmp_path):
+async def test_an_evaluation_set_that_cannot_be_read_is_not_uploaded(connection, store, made, tmp_path):
     path, before = tmp_path / "set.jsonl", set(store.keys("checkpoints/"))
     options = {"model": "new-bot", "base": "acme/tiny-llama", "run": RUN, "connection": connection, "evaluation": path}
     with pytest.raises(PublishError, match="No such file"):

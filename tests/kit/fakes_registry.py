@@ -345,7 +345,7 @@ class FakeRecords:
     def __init__(self, shared=None) -> None:
         self.kept: dict[str, Entry] = {} if shared is None else shared
         self.conflicts = 0
-        """How many of the next writes meet a conflict that somebody else caused."""
+        """How many of the next writes meet a conflict with another writer."""
 
     async def get(self, key):
         return self.kept.get(key)

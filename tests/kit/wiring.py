@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Unwired:
-    """Stands where a port goes while handlers are only registered; whoever calls it at that time is wrong."""
+    """A placeholder for a port while handlers are only registered; a call of it is an error."""
 
     def __getattr__(self, name: str) -> "Unwired":
         if name.startswith("__"):

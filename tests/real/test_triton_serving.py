@@ -82,7 +82,7 @@ async def test_staged_promoted_and_previous_kept_hot(fleet, manager, triton, tmp
     async def base_is_gone():
         return "bot.v0.bf16" not in await fleet.phases()
 
-    await fleet.until(base_is_gone, what="the base being unloaded once nobody wants it")
+    await fleet.until(base_is_gone, what="the base being unloaded once no route and no lease needs it")
     # The same order again, under the same id, changes nothing and says nothing new.
     await fleet.promote(second, 1, event_id=order)
     await fleet.until(lambda: _no_orders(fleet), what="the repeated order being answered")

@@ -209,5 +209,5 @@ def test_a_permanent_error_becomes_a_failed_variant():
     )
 
 
-def test_an_unreadable_message_is_nobodys_variant():
+def test_an_unreadable_message_is_about_no_variant():
     assert _failed(Failed(event=None, error=Permanent("malformed_event", "no"), model=None)) is None

@@ -104,7 +104,7 @@ def test_a_baseline_excuses_no_more_than_it_suffers_itself(candidate, baseline):
 
 @pytest.mark.parametrize("baseline", [math.nan, math.inf, 5.0])
 @pytest.mark.parametrize("again", [False, True])
-def test_a_baseline_that_is_broken_itself_excuses_nobody(baseline, again):
+def test_a_baseline_that_is_broken_itself_excuses_no_candidate(baseline, again):
     assert assess_evidence(Evidence(0.06, baseline, measured_again=again)) == CANDIDATE
     assert assess_evidence(Evidence(math.nan, math.nan, measured_again=again)) == MACHINE, "both alike"
 
@@ -115,9 +115,7 @@ def test_nothing_that_is_served_better_than_recorded_is_the_candidates_fault(can
 
 
 @given(candidate=st.floats(0.06, 50), baseline=st.floats(-50, 0.04), reference=maybe)
-def test_a_record_that_was_confirmed_excuses_nobody_beside_a_baseline_that_is_served_well(
-    candidate, baseline, reference
-):
+def test_a_confirmed_record_excuses_no_candidate_beside_a_baseline_that_is_served_well(candidate, baseline, reference):
     assert assess_evidence(Evidence(candidate, baseline, reference, measured_again=True)) == CANDIDATE
 
 

@@ -151,7 +151,7 @@ def test_errors_are_compared_with_the_baselines_also_where_it_has_none(ours, the
     assert (result.verdict, result.value) == (verdict, pytest.approx(value) if value else None)
 
 
-def test_errors_of_nobody_are_no_evidence():
+def test_errors_of_no_requests_are_no_evidence():
     gate = MetricGate(metric="error_ratio", max_ratio=2.0)
     results = assess_gates((gate,), side(requests=0), side(BASELINE, requests=0), NOTHING)
     assert [result.verdict for result in results] == ["inconclusive", "inconclusive"]

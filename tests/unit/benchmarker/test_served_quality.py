@@ -283,7 +283,7 @@ MACHINES = ("inconclusive", "inconclusive", "machine", "measurement_suspect")
         (2.3, Behaviour(token_nll=1.5), THEIRS, FAILED),  # damaged, and the baseline is as recorded
         (2.3, Behaviour(token_nll=1.8), THEIRS, MACHINES),  # both are worse than recorded, alike
         (2.9, Behaviour(token_nll=1.6), THEIRS, FAILED),  # both are worse, but not alike
-        (1.7, Behaviour(token_nll=1.5), THEIRS, SUSPECTED),  # nobody is served better than his files
+        (1.7, Behaviour(token_nll=1.5), THEIRS, SUSPECTED),  # no model is served better than its files
         (1.7, Behaviour(token_nll=1.2), THEIRS, MACHINES),  # both are better than recorded
         (2.3, Behaviour(token_nll=2.3), (window(token_nll=2.3),), SUSPECTED),  # its merged model is off as well
         (2.3, Behaviour(token_nll=2.0), None, FAILED),  # version 0 has no record

@@ -1,4 +1,4 @@
-"""What each fact about a machine means for somebody who wants to run a stack on it."""
+"""What each fact about a machine means for a stack that runs on it."""
 
 import math
 from dataclasses import replace

@@ -212,7 +212,7 @@ def test_a_canary_is_aborted_and_the_active_target_keeps_serving():
 
 
 def test_a_canary_is_assessed_by_an_e_process_which_needs_no_portions():
-    """The same evidence convicts a canary sooner: nobody asks for a million requests to a false alarm."""
+    """The same evidence fails a canary sooner: its test need not bound false alarms for a million requests."""
     story = minutes(0, 3, which=V3, requests=60, failed=9)
     as_canary = replay(
         [ERRORS], [*ROUTE, changed(3, 0, 2, 1, cause="canary", canary=on_trial(3)), *story], since=LONG_AGO

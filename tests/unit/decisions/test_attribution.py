@@ -73,7 +73,7 @@ def test_only_what_the_target_caused_is_evidence_against_it(kind, caused_by):
     assert (attribute(kind, caused_by) == "target") is counts
 
 
-def test_an_answer_is_nobodys_failure_and_neither_excused():
+def test_an_answer_is_neither_a_failure_nor_excused():
     assert attribute(None) is None
     assert not is_failure(m.record())
     assert not is_excused(m.record())

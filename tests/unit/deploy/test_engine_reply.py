@@ -11,7 +11,7 @@ FINAL = 1
 
 
 class FakeSender:
-    """Behaves like Triton's: whoever touches a stream after the final flag brings the server down."""
+    """Behaves like Triton's: using a stream after its final flag crashes the server."""
 
     def __init__(self) -> None:
         self.ended = False

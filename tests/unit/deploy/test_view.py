@@ -86,7 +86,7 @@ def test_the_end_of_a_log(tmp_path):
 
 @pytest.mark.parametrize("closed", [False, True], ids=["full", "closed"])
 def test_an_output_that_takes_nothing_more_ends_nothing(tmp_path, closed):
-    """As on a full disk, or in `slipway up | head`: what is said is lost, and whoever says it goes on."""
+    """As on a full disk, or in `slipway up | head`: output is lost, and the writer continues."""
     log, out = tmp_path / "gateway.log", Path("/dev/full").open("w")  # noqa: SIM115 - closing it may fail, too
     if closed:
         out.close()

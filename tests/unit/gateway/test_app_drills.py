@@ -182,7 +182,7 @@ async def test_a_retry_does_not_suffer_twice():
 
 
 class HeldPause:
-    """Holds whoever pauses; counts who is waiting."""
+    """Holds every pause until it is released; counts the waiting ones."""
 
     def __init__(self):
         self.waiting = 0

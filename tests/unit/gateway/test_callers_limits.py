@@ -130,7 +130,7 @@ async def test_an_answer_that_waits_for_a_slow_reader_is_bounded_and_aborted_in_
     assert world.engine.aborted
     (record,) = world.records
     assert (record.finish_reason, record.caused_by) == ("cancelled", "caller")
-    assert record.output_tokens < 300, "the engine is not asked for what nobody reads"
+    assert record.output_tokens < 300, "the engine does not generate what is not read"
 
 
 async def test_a_backlog_raises_what_the_engine_did_after_what_came_before():

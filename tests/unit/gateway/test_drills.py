@@ -34,7 +34,7 @@ def within(share: float, count: int) -> float:
     return 4 * (share * (1 - share) / count) ** 0.5
 
 
-def test_no_drill_touches_nobody():
+def test_without_a_drill_no_request_is_affected():
     assert drills.decide_effect(None, target(7), "r", NOW, 0.0) is None
 
 
@@ -57,7 +57,7 @@ def test_the_first_clock_that_says_it_is_over_ends_it(at_s, clock_s):
     assert effect(drill(lasts_s=60), at_s=at_s, clock_s=clock_s) is None
 
 
-def test_one_that_was_over_when_it_was_heard_of_touches_nobody():
+def test_a_drill_that_was_over_when_it_arrived_affects_no_request():
     assert effect(drill(lasts_s=-1)) is None
 
 
@@ -85,12 +85,12 @@ def test_whatever_the_clocks_say_it_ends(at_s, clock_s, lasts_s, starts_s):
 
 
 @given(st.text(max_size=40), st.text(max_size=40))
-def test_share_zero_is_nobody_and_share_one_everybody(drill_id, request_id):
+def test_share_zero_is_no_request_and_share_one_every_request(drill_id, request_id):
     assert effect(drill(drill_id=drill_id, share_ratio=0.0), request_id) is None
     assert effect(drill(drill_id=drill_id, share_ratio=1.0), request_id) is not None
 
 
-def test_a_fault_that_does_nothing_touches_nobody():
+def test_a_fault_that_does_nothing_affects_no_request():
     assert effect(drill(fault={})) is None
 
 
@@ -153,7 +153,7 @@ def test_faults_come_together():
     assert effect(drill(fault=fault)) == DrillEffect("drill-1", delay_s=0.25, fails=True, alteration="garble")
 
 
-def test_nobody_is_held_longer_than_the_drill_lasts():
+def test_no_request_is_held_longer_than_the_drill_lasts():
     assert effect(drill(lasts_s=10, fault={"delay_ms": 600_000}), at_s=7.0).delay_s == pytest.approx(3.0)
 
 

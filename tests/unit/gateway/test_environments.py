@@ -101,7 +101,7 @@ async def test_staging_is_not_counted_as_production():
         assert counts == {"staging": str(3 * tokens), "production": str(tokens)}, lines
 
 
-async def test_a_crowd_in_staging_turns_nobody_away_from_production():
+async def test_many_requests_in_staging_reject_none_in_production():
     gate = asyncio.Event()
     world = World(only_active(), staging=[rehearsal()], engine=FakeEngine(gate=gate), max_in_flight=1)
     staged = asyncio.ensure_future(world.chat(STAGING))

@@ -86,7 +86,7 @@ async def test_an_older_bucket_that_is_edited_is_followed_after_a_while(table, c
     await table.apply(MODEL, old, 3)
     await clock.pause(SETTLE_S * 3)
     await table.note_bucket(there(MODEL))
-    assert table.get(MODEL) == AFTER, "what nobody edits is not followed"
+    assert table.get(MODEL) == AFTER, "a bucket that is not edited is not followed"
     edited = roll_back(old, V6.target, cause_id="by hand").route
     await table.apply(MODEL, edited, 4)
     assert (table.get(MODEL), table.problem) == (edited, "")

@@ -28,14 +28,14 @@ def test_the_same_key_always_gets_the_same_target(weight, key):
 
 
 @given(weights, weights, st.text(max_size=40))
-def test_a_rising_weight_takes_nobody_off_the_canary(first, second, key):
+def test_a_rising_weight_removes_no_caller_from_the_canary(first, second, key):
     low, high = sorted((first, second))
     if routing.choose_target(on_trial(low), key).canary:
         assert routing.choose_target(on_trial(high), key).canary
 
 
 @given(st.text(max_size=40))
-def test_weight_zero_is_nobody(key):
+def test_weight_zero_is_no_caller(key):
     assert routing.choose_target(on_trial(0.0), key).served.target == target(7)
 
 

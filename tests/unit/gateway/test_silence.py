@@ -1,4 +1,4 @@
-"""Silence is a target's doing only where it gave nobody anything: a flood of valid requests makes others wait."""
+"""Silence is the target's failure only if it answered no other request: a flood of valid requests makes others wait."""
 
 import pytest
 
@@ -32,7 +32,7 @@ async def test_silence_while_others_are_answered_is_no_evidence_against_the_targ
 
 
 @pytest.mark.parametrize(("error", "long"), [(QUEUED, 31.0), (PREEMPTED, 11.0)])
-async def test_silence_in_which_nobody_got_anything_is_the_targets(error, long):
+async def test_silence_without_any_other_answer_is_the_targets(error, long):
     """Half of the time is enough: the streams that one dead engine leaves behind did not end in the same moment."""
     gateway = world(error)
     assert await parsed(gateway, "wait") == (error.code, "target")
@@ -41,7 +41,7 @@ async def test_silence_in_which_nobody_got_anything_is_the_targets(error, long):
     assert await parsed(gateway, "wait") == (error.code, "target")
 
 
-async def test_a_death_that_the_engine_tells_is_the_targets_whoever_was_answered_just_before():
+async def test_a_death_that_the_engine_reports_is_the_targets_whatever_was_answered_before():
     gateway = world(DEAD)
     await parsed(gateway, "others")
     assert await parsed(gateway, "wait") == ("engine_dead", "target")

@@ -153,7 +153,7 @@ def test_files_are_judged_by_name_and_size_alone():
         ({}, None),
         ({"lr": 1e-4, "r": 8, "lora_alpha": 16}, None),
         ({"lora_r": 8, "alpha": 16}, None),
-        ({"alpha": 0.5}, None),  # somebody else's alpha: no rank is recorded beside it
+        ({"alpha": 0.5}, None),  # the alpha of something else: no rank is recorded beside it
         ({"rank": 0, "lora_alpha": 16}, None),  # of a process
         ({"rank": 8, "alpha": 16}, None),
         ({"rank": 16, "alpha": 16}, "r"),

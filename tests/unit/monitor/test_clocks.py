@@ -147,7 +147,7 @@ def test_where_all_others_agree_the_bus_is_named():
     )
 
 
-def test_without_a_gateway_to_compare_with_nobody_is_named_and_nothing_resolved():
+def test_without_a_gateway_to_compare_with_no_clock_is_named_and_nothing_resolved():
     (bus, monitor) = find_wrong_clocks(m.routed(), HOUR, f.after(5))
     assert [(value.fired, value.calm) for value in (bus, monitor)] == [(False, True), (False, False)]
     (bus, monitor) = find_wrong_clocks(m.routed(), 0.0, f.after(5))

@@ -277,7 +277,7 @@ def test_a_canary_within_its_limit_but_worse_than_the_baseline_fails():
     assert "Worse than the concurrent baseline" in raised(state)[0].message
 
 
-def test_a_slow_hour_of_both_sides_fails_nobody_by_comparison():
+def test_a_slow_hour_of_both_sides_fails_neither_by_comparison():
     lenient = m.policy(triggers=(f.trigger(allowed_ratio=0.6),))
     state = m.routed(canary=8, weight=0.33, of=m.watch(versions=(7, 8), the_policy=lenient))
     state = m.feed(state, 60, 10, both(0.4, 0.4))

@@ -100,7 +100,7 @@ def test_useless_lines_are_counted_not_fatal(rendered, line):
     "messages", [[{"content": "x"}], [{"role": "user"}], [user(3)], [user("divide by zero")], [user("surrogate")]]
 )
 def test_a_template_that_fails_in_whatever_way_costs_its_own_record_only(rendered, messages):
-    """A template is somebody else's program: it may divide by zero, or give what is no text."""
+    """A template is a foreign program: it may divide by zero, or return something else than text."""
     assert rendered({"messages": messages}, {"text": "good"}) == (["good"], 0)
 
 

@@ -484,7 +484,7 @@ def test_a_step_of_the_registry_that_never_succeeds_ends_with_its_deadline_and_a
                 await harness.handle(opened.release_id, k.quantised("int8"))
         harness.out.clock.advance(100 * k.policy().deadlines.stage_s)
         await harness.sweep()
-        assert harness.published(f.ReleaseFinished) == [], "nobody tried for long"
+        assert harness.published(f.ReleaseFinished) == [], "it was not tried for long"
         harness.out.clock.advance(STUCK_GRACE_S)
         await harness.sweep()
         (finished,) = harness.published(f.ReleaseFinished)

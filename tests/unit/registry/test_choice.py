@@ -51,7 +51,7 @@ def test_a_loser_is_told_what_it_lost_by():
     assert rank("quality", [AWQ]).reasons == {"awq-int4": "The only one that passed."}
 
 
-def test_nobody_wins_where_nobody_passed():
+def test_no_variant_wins_where_none_passed():
     assert rank("quality", ()).winner is None
 
 

@@ -161,7 +161,7 @@ def test_duplicated_and_late_facts_yield_nothing(fact):
     assert walk.release == before
 
 
-def test_a_second_measurement_that_nobody_asked_for_counts_for_nothing():
+def test_a_second_measurement_that_was_not_requested_is_ignored():
     walk = Walk(k.careful_policy()).to_staging()
     walk.handle(
         k.quantised("int8", mean_kl=9.0, **SECOND_MEASUREMENT),

@@ -82,7 +82,7 @@ def test_where_nothing_leads_back_by_itself_nothing_is_asked(required):
     assert "traffic.requested:1" in walk.last
     assert not any("rehearsal" in key for key in walk.last)
     assert assess_rehearsal(walk.release, walk.now)[0] == "pass"
-    assert walk.handle(k.rehearsed("fail")) == {}, "nobody asked for it"
+    assert walk.handle(k.rehearsed("fail")) == {}, "it was not requested"
 
 
 @pytest.mark.parametrize("verdict", ["fail", "inconclusive"])

@@ -234,7 +234,7 @@ def test_when_each_fails_in_its_own_way_the_end_tells_of_all_and_its_code_is_of_
     assert {variant.verdict for variant in walk.end.comparison.variants} == {"fail"}
 
 
-def test_whoever_is_asked_about_the_chosen_variant_is_told_why():
+def test_events_about_the_chosen_variant_say_why_it_was_chosen():
     walk = Walk(k.careful_policy(promotion=Promotion(mode="manual")), variants=("bf16", "int8")).to_verdict()
     asked = walk.last["rehearsal.requested"]["comparison"]
     assert [(variant["variant"], variant["reason"]) for variant in asked["variants"]] == [

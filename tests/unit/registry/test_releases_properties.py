@@ -188,7 +188,7 @@ def test_a_release_where_nothing_passes_is_rejected_in_any_order(order):
 @given(data=st.data())
 @settings(max_examples=often(60), deadline=None)
 def test_without_a_good_rehearsal_traffic_is_never_ordered_in_any_order(name, data):
-    """Not even when the route says that the target serves already: nobody ordered that."""
+    """Not even when the route says that the target serves already: that was not ordered."""
     received = inputs(*MEASURED, NOT_REHEARSED[name], k.changed(k.route(k.target("int8"))))
     copies = data.draw(st.lists(st.sampled_from(received), max_size=4))
     release = walk(REHEARSED[0], data.draw(st.permutations([*received, *copies])))
@@ -283,7 +283,7 @@ def test_any_fact_in_any_state_never_raises_and_a_release_ends_once(name, data):
 
 @given(data=st.data())
 @settings(max_examples=often(100), deadline=None)
-def test_whoever_waits_too_long_always_ends(data):
+def test_a_release_that_waits_too_long_always_ends(data):
     """From any reachable state, feeding the deadline of the awaited step, again and again, ends the release."""
     opening, received = data.draw(st.sampled_from([CAREFUL, REHEARSED, AGAIN]))
     order = data.draw(st.permutations(received))

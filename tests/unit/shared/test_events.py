@@ -112,7 +112,7 @@ def test_each_way_of_being_wrong_has_its_code(code, body):
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999"])
 def test_numbers_that_are_not_json_are_refused_at_admission(number):
-    """They would pass where any value is allowed, and then nobody could publish the fact that follows."""
+    """They would pass where any value is allowed, and then the fact that follows could not be published."""
     body = with_data(training=GOOD["data"]["training"] | {"hyperparameters": {"clip": "HERE"}})
     assert refused(body.replace(b'"HERE"', number)).code == "malformed_event"
 
