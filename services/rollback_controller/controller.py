@@ -110,8 +110,11 @@ class Controller:
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
             nonlocal void
             decided = decision.decide_on_order(state, event.data, route, cause, self.rules)
-            void = decided if isinstance(decided, VoidOrder) else None
-            return state if isinstance(decided, VoidOrder) else decided
+            if isinstance(decided, VoidOrder):
+                void = decided
+                return decision.record_refusal(state, event.data, route, cause, decided)
+            void = None
+            return decided
 
         await self._decide(event, decide, received)
         if void is not None:

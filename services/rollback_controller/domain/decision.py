@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
+from contracts.codes import Code
 from contracts.facts import (
     AlertRaised,
     AlertUpdated,
@@ -21,13 +22,15 @@ from decisions.orders import assess_epoch, assess_expiry, expiry
 from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
 from services.rollback_controller.domain.record import (
     HELD_KEPT,
-    ROLLBACKS_KEPT,
     VERSIONS_KEPT,
     Rollback,
     RollbackState,
+    add_rollback,
     publish,
     rollback_id,
 )
+
+VoidCode = Literal["not_in_traffic", "order_expired", "stale_epoch"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class VoidOrder:
     """An order that is void: its target takes no traffic, it is too old or of another epoch, or it is ambiguous."""
 
     reason: str
-    code: Literal["not_in_traffic", "order_expired", "stale_epoch"] = "not_in_traffic"
+    code: VoidCode = "not_in_traffic"
 
 
 def record_policy(state: RollbackState, opened: ReleaseOpened) -> RollbackState:
@@ -158,9 +161,11 @@ def _is_rehearsed(state: RollbackState, alert: AlertRaised | AlertUpdated, cause
 def decide_on_order(
     state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, rules: Rules
 ) -> RollbackState | VoidOrder:
-    """Start what an operator ordered; neither cooldown nor guard hold it."""
-    if state.rollback(rollback_id(cause.event_id)) is not None:
-        return state
+    """Start what an operator ordered; neither cooldown nor guard hold it. What was refused once stays refused."""
+    known = state.rollback(rollback_id(cause.event_id))
+    if known is not None:
+        refused = known.phase == "failed" and known.timeline.decided_at is None
+        return VoidOrder(known.reason, _void_code(known.code)) if refused else state
     void = _void(state, order, route, cause)
     if void is not None:
         return void
@@ -188,6 +193,32 @@ def decide_on_order(
         reason=f"{order.actor}: {order.reason}",
     )
     return _start(state, started)
+
+
+def record_refusal(
+    state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause, void: VoidOrder
+) -> RollbackState:
+    """Record that an order was refused: delivered again, it is not carried out although its target serves by then."""
+    failed = order.failed or (route.active.target if route is not None and route.active is not None else None)
+    if failed is None or state.rollback(rollback_id(cause.event_id)) is not None:
+        return state
+    refused = Rollback(
+        rollback_id=rollback_id(cause.event_id),
+        cause_id=cause.event_id,
+        correlation_id=cause.correlation_id,
+        origin="order",
+        mode="manual",
+        failed=failed,
+        timeline=RollbackTimeline(detected_at=cause.published_at),
+        reason=void.reason,
+        phase="failed",
+        code=void.code,
+    )
+    return add_rollback(state, refused)
+
+
+def _void_code(code: Code | None) -> VoidCode:
+    return code if code in ("order_expired", "stale_epoch") else "not_in_traffic"
 
 
 def _void(state: RollbackState, order: RollbackOrdered, route: Route | None, cause: Cause) -> VoidOrder | None:
@@ -294,6 +325,5 @@ def _start(state: RollbackState, started: Rollback) -> RollbackState:
         mode=started.mode,
         timeline=started.timeline,
     )
-    rollbacks = (*state.rollbacks, started)[-ROLLBACKS_KEPT:]
     decided_at = started.timeline.decided_at or started.timeline.detected_at
-    return publish(state.model_copy(update={"rollbacks": rollbacks}), fact, started, decided_at)
+    return publish(add_rollback(state, started), fact, started, decided_at)

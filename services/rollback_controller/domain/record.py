@@ -90,6 +90,15 @@ class RollbackState(OutboxRecord):
         return next((rollback for rollback in self.rollbacks if rollback.rollback_id == rollback_id), None)
 
 
+def add_rollback(state: RollbackState, rollback: Rollback) -> RollbackState:
+    """Return the record with one more rollback; of more than `ROLLBACKS_KEPT` the first that have ended are removed."""
+    rollbacks = (*state.rollbacks, rollback)
+    ended = [known.rollback_id for known in rollbacks if known.phase in ("completed", "failed")]
+    removed = set(ended[: max(0, len(rollbacks) - ROLLBACKS_KEPT)])
+    kept = tuple(known for known in rollbacks if known.rollback_id not in removed)
+    return state.model_copy(update={"rollbacks": kept})
+
+
 def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datetime) -> RollbackState:
     """Return the record with a fact about a rollback in its outbox."""
     entry = outbox_entry(

@@ -156,6 +156,24 @@ async def test_an_order_goes_further_back_and_one_that_is_void_is_answered():
 
 
 @virtual_time
+async def test_an_order_that_was_refused_is_not_carried_out_when_it_comes_again():
+    world = World()
+    world.serve(5, 7)
+    world.start()
+    world.log.unanswered = 1
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
+    await asyncio.sleep(0.1)
+    assert len(world.streams.unacknowledged()) == 1, "the answer of the log was lost"
+    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(5)))
+    await asyncio.sleep(60)
+    assert world.route().active.target == f.target(7)
+    assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["not_in_traffic"]
+    assert world.streams.unacknowledged() == []
+    world.check_ends()
+    await world.stop()
+
+
+@virtual_time
 async def test_an_order_that_expires_while_the_bucket_is_silent_is_not_carried_out():
     world = started()
     world.routes.lost = True

@@ -103,7 +103,11 @@ STARTED, SWITCHED, COMPLETED, FAILED, REFUSED = (
 ENDS = {
     by_alert: (6, [(ALERT, "completed", "pass", None)], [SWITCHED, COMPLETED, STARTED]),
     without_traffic: (6, [(ALERT, "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
-    by_order: (5, [("o-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, FAILED, STARTED]),
+    by_order: (
+        5,
+        [("o-1", "completed", "inconclusive", None), ("o-2", "failed", None, "not_in_traffic")],
+        [SWITCHED, COMPLETED, FAILED, STARTED],
+    ),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
     cold_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
     lifted: (6, [], [SWITCHED, REFUSED]),

@@ -104,7 +104,7 @@ def full(world, _version):
 
 
 def unanswered(world, version):
-    world.log.unanswered = version - 4
+    world.log.unanswered = version - 4  # 1 to 4
 
 
 def cold(world, version):
