@@ -23,8 +23,3 @@ class Drill(Contract):
     reason: str
     ordered_at: Instant | None = None
     """When the bus stored the order; an order that was stored earlier changes nothing."""
-
-
-def drill_key(environment: Environment, model: str) -> str:
-    """Return the key of a drill's record."""
-    return f"{environment}.{model}"

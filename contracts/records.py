@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from .envelope import derived_id
 from .facts import Fact
-from .vocabulary import Contract, Environment, Instant, ModelName
+from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName
 
 Migration = Callable[[dict[str, Any]], dict[str, Any]]
 """A pure function from the JSON fields of one schema version to those of the next."""
@@ -92,3 +92,15 @@ def outbox_entry(
         cause_id=cause_id,
         decided_at=decided_at,
     )
+
+
+def record_key(environment: Environment, model: str) -> str:
+    """Return the key of a record that there is for each model and environment."""
+    return f"{environment}.{model}"
+
+
+def parse_record_key(key: str) -> tuple[Environment, str] | None:
+    """Return the environment and the model that a record's key names; None if it does not."""
+    prefix, _, model = key.partition(".")
+    environment = next((environment for environment in ENVIRONMENTS if environment == prefix), None)
+    return (environment, model) if environment and model else None

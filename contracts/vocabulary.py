@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -19,6 +19,7 @@ AttributedTo = Literal["candidate", "measurement", "machine"]
 """What a difference between served and recorded quality is attributed to: the candidate as it is served, the recorded
 measurement, or a machine that measured or serves."""
 Environment = Literal["production", "staging"]
+ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 Party = Literal["target", "caller", "gateway", "infrastructure"]
 """What can cause that a request fails."""
 StagingPurpose = Literal["benchmark", "rehearsal"]

@@ -2,7 +2,8 @@
 
 import structlog
 
-from contracts.drills import Drill, drill_key
+from contracts.drills import Drill
+from contracts.records import record_key
 from contracts.vocabulary import Environment
 from services.gateway.domain import drills
 from services.gateway.domain.drills import KnownDrill
@@ -18,7 +19,7 @@ class DrillTable:
 
     def get(self, environment: Environment, model: str) -> KnownDrill | None:
         """Return the drill of a model, active or not; None if there is none."""
-        return self._known.get(drill_key(environment, model))
+        return self._known.get(record_key(environment, model))
 
     def active(self) -> list[Drill]:
         """Return the active drills."""

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, InferenceBatch, ReleaseOpened
-from contracts.vocabulary import ArtifactRef, Environment, Target
+from contracts.records import parse_record_key, record_key
+from contracts.vocabulary import ENVIRONMENTS, ArtifactRef, Environment, Target
 from decisions.clocks import is_wrong, offset_s
 from services.monitor.domain import drift, drift_windows, monitoring
 from services.monitor.domain.drift_windows import FullWindow
@@ -25,7 +26,6 @@ from shared.runtime.clock import Clock
 from shared.runtime.sweeper import Sweeper
 
 SERVICE = "monitor"
-ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 _AROUND_A_REPORT_S = 30.0
 """How long a comparison may take beside its report, and a sweep of a model beside its comparisons."""
 Watched = tuple[Environment, str]
@@ -114,7 +114,7 @@ class Monitor:
 
     async def watched(self) -> list[Watched]:
         """Return the environment and the model of every record; a key that names neither is skipped."""
-        watched = {key: parse_key(key) for key in await self.states.keys()}
+        watched = {key: parse_record_key(key) for key in await self.states.keys()}
         for key in {key for key, item in watched.items() if item is None} - self.skipped_keys:
             self.skipped_keys.add(key)
             structlog.get_logger().error(
@@ -147,7 +147,7 @@ class Monitor:
         def decide(state: MonitorState | None) -> MonitorState:
             return change(state or MonitorState(model=model, environment=environment))
 
-        return await self.states.transact(f"{environment}.{model}", decide)
+        return await self.states.transact(record_key(environment, model), decide)
 
     async def _look_for_drift(self, state: MonitorState, window: FullWindow) -> None:
         if window.reference is None:
@@ -190,13 +190,6 @@ class Monitor:
 
     def _cause(self, cause_id: str, correlation_id: str) -> Cause:
         return Cause(cause_id, self.clock.now(), correlation_id, self.own_offset_s())
-
-
-def parse_key(key: str) -> Watched | None:
-    """Return the environment and the model that a record's key names; None if it does not."""
-    prefix, _, model = key.partition(".")
-    environment = next((environment for environment in ENVIRONMENTS if environment == prefix), None)
-    return (environment, model) if environment and model else None
 
 
 def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:

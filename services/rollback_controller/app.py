@@ -19,7 +19,8 @@ from contracts.facts import (
     RollbackTimeline,
     VariantStaged,
 )
-from services.rollback_controller.controller import ENVIRONMENTS, Controller
+from contracts.vocabulary import ENVIRONMENTS
+from services.rollback_controller.controller import Controller
 from services.rollback_controller.domain.record import rollback_id
 from services.rollback_controller.operator_orders import OperatorOrders
 from services.rollback_controller.ports import Alerts, Drills, Probe, Routes, Traffic

@@ -20,7 +20,7 @@ from contracts.facts import (
     RollbackOrdered,
 )
 from contracts.routes import Route
-from contracts.vocabulary import Environment
+from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
 from decisions.route_edits import Changed, Refused, roll_back
 from services.rollback_controller.domain import decision, execution
@@ -36,7 +36,6 @@ from shared.storage.compare_and_set import ATTEMPTS, kept_changing
 from shared.storage.kv import Conflict
 
 SERVICE = "rollback-controller"
-ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 _PUBLISH_S = 5.0
 """How long a handler tries to publish what its record has: a log that hangs fails a publication after 50 s."""
 _RESUMED = timedelta(seconds=2)

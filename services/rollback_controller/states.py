@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from contracts.records import parse_record_key, record_key
 from contracts.vocabulary import Environment
 from services.rollback_controller.domain.record import RollbackState
 from shared.messaging.records import RecordStore
@@ -22,13 +23,13 @@ class RollbackStates:
             Transient: The bus does not answer. What was written stands; the next call, or a sweep, publishes it.
         """
         empty = RollbackState(model=model, environment=environment)
-        after = await self._store.transact(_key(environment, model), lambda state: _changed(state, empty, decide))
+        after = await self._store.transact(record_key(environment, model), lambda state: _changed(state, empty, decide))
         return after or empty
 
     async def write(self, environment: Environment, model: str, decide: Decide) -> RollbackState:
         """Decide and write the record; `publish` publishes what follows."""
         empty = RollbackState(model=model, environment=environment)
-        after = await self._store.write(_key(environment, model), lambda state: _changed(state, empty, decide))
+        after = await self._store.write(record_key(environment, model), lambda state: _changed(state, empty, decide))
         return after or empty
 
     async def publish(self, environment: Environment, model: str) -> RollbackState:
@@ -37,23 +38,13 @@ class RollbackStates:
 
     async def read(self, environment: Environment, model: str) -> RollbackState:
         """Return a record as it is now; an empty one if there is none."""
-        state = await self._store.read(_key(environment, model))
+        state = await self._store.read(record_key(environment, model))
         return state or RollbackState(model=model, environment=environment)
 
     async def keys(self) -> list[tuple[Environment, str]]:
         """Return environment and model of every record."""
-        keys: list[tuple[Environment, str]] = []
-        for key in await self._store.keys():
-            environment, _, model = key.partition(".")
-            if environment == "staging":
-                keys.append(("staging", model))
-            elif environment == "production":
-                keys.append(("production", model))
-        return keys
-
-
-def _key(environment: Environment, model: str) -> str:
-    return f"{environment}.{model}"
+        keys = map(parse_record_key, await self._store.keys())
+        return [key for key in keys if key is not None]
 
 
 def _changed(state: RollbackState | None, empty: RollbackState, decide: Decide) -> RollbackState | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from minio.error import S3Error
@@ -22,6 +23,7 @@ from shared.errors import Permanent, Transient, translate
 from shared.runtime.settings import Connection
 from shared.storage.transfer import LargeObjectError, ShortObjectError, TransferClient
 
+M = TypeVar("M", bound=BaseModel)
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
@@ -189,6 +191,11 @@ class Store:
             return self.create(key, data), True
         except AlreadyExists:
             return self.ref_to(key), False
+
+    def commit(self, key: str, manifest: M) -> tuple[M, ArtifactRef]:
+        """Write a manifest, create-only, and return the committed one: another process may have been first."""
+        ref, created = self.put_manifest(key, manifest)
+        return (manifest if created else type(manifest).model_validate_json(self.get(ref))), ref
 
     def ref_to(self, key: str) -> ArtifactRef:
         """Return the ref of an object that exists; raise Permanent artifact_not_found when it does not."""

@@ -7,11 +7,10 @@ import pytest
 
 CONTRACTS = Path(__file__).resolve().parents[2] / "contracts"
 MAY_HOLD_FUNCTIONS = {
-    "drills.py": "the key of a record",
     "envelope.py": "subjects, derived ids, the JSON form",
     "limits.py": "what a publisher checks before it publishes; the training client ships it",
     "manifests.py": "validation of paths",
-    "records.py": "the form in which a fact waits in a record",
+    "records.py": "the form in which a fact waits in a record, and keys of records",
     "services.py": "streams, subjects and names of consumers",
     "sources.py": "URIs and file names; the training client ships it",
     "text_sets.py": "JSON lines; the training client ships it",

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from contracts.drills import drill_key
+from contracts.records import record_key
 from contracts.routes import CanaryShare, Route
 from decisions.triggers import REPETITIVE
 from services.gateway.domain.drills import REFUSAL
@@ -50,7 +50,7 @@ def checks(gateway) -> dict[str, str]:
 async def put_drill(js, gateway, served, *, lasts_s=60.0, environment="production", **changes):
     """Order a drill on a target and wait until this gateway has it."""
     active = drill(datetime.now(UTC), lasts_s=lasts_s, target=served.target, environment=environment, **changes)
-    await (await js.key_value("drills")).put(drill_key(environment, "toy"), dump(active))
+    await (await js.key_value("drills")).put(record_key(environment, "toy"), dump(active))
     await asyncio.to_thread(wait_until, lambda: active.drill_id in checks(gateway)["drills"], what="knowing the drill")
     return active
 

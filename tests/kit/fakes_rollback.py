@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from contracts.drills import Drill, drill_key
+from contracts.drills import Drill
 from contracts.envelope import Event
 from contracts.facts import AlertResolved, DeploymentChanged
+from contracts.records import record_key
 from contracts.routes import Route, ServedTarget
 from shared.errors import Transient
 from shared.messaging.publishing import Emit, envelope, id_taken, message_of
@@ -180,11 +181,11 @@ class FakeDrills:
 
     async def get(self, environment: str, model: str) -> Drill | None:
         """Read the drill of a model and environment, on or over."""
-        return self.drills.get(drill_key(environment, model))
+        return self.drills.get(record_key(environment, model))
 
     async def put(self, drill: Drill) -> None:
         """Make this the drill of its model and environment."""
-        self.drills[drill_key(drill.environment, drill.target.model)] = drill
+        self.drills[record_key(drill.environment, drill.target.model)] = drill
 
 
 class FakeProbe:

@@ -13,10 +13,11 @@ from clients.cli.output import Exit, Refused, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_duration, parse_fault, target_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
-from contracts.drills import LONGEST, Drill, drill_key
+from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
 from contracts.facts import DrillFault, DrillOrdered
-from contracts.vocabulary import Environment, Target
+from contracts.records import record_key
+from contracts.vocabulary import ENVIRONMENTS, Environment, Target
 from decisions.drills import is_in_progress
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
@@ -25,7 +26,6 @@ from shared.storage.kv import Bucket
 BUCKET = "drills"
 WAIT_S = 15.0
 POLL_S = 0.05
-ENVIRONMENTS: tuple[Environment, Environment] = ("production", "staging")
 
 
 def drill(
@@ -154,7 +154,7 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
     ordered: DrillOrdered = event.data
     await publish_event(js, event)
     records = Bucket(js, BUCKET, Drill)
-    key = drill_key(ordered.environment, event.subject)
+    key = record_key(ordered.environment, event.subject)
     deadline = asyncio.get_running_loop().time() + wait_s
     while asyncio.get_running_loop().time() < deadline:
         entry = await records.get(key)
@@ -180,7 +180,7 @@ async def _read_drills(js: JetStreamContext, model: str, environment: Environmen
     """Return the drills of a model that are running now."""
     records, now = Bucket(js, BUCKET, Drill), SystemClock().now()
     environments = ENVIRONMENTS if environment is None else (environment,)
-    entries = [await records.get(drill_key(environment, model)) for environment in environments]
+    entries = [await records.get(record_key(environment, model)) for environment in environments]
     return [entry.value for entry in entries if entry is not None and is_in_progress(entry.value, now)]
 
 

@@ -22,12 +22,12 @@ class StoredReports:
         key = manifest_key(KIND, output_key)
         if self._store.find(key) is None:
             return None
-        return self._read(self._store.ref_to(key))
+        ref = self._store.ref_to(key)
+        return BenchmarkReport.model_validate_json(self._store.get(ref)), ref
 
     def commit(self, report: BenchmarkReport) -> tuple[BenchmarkReport, ArtifactRef]:
         """Write a report, create-only, and return the committed one."""
-        ref, created = self._store.put_manifest(manifest_key(KIND, report.output_key), report)
-        return (report, ref) if created else self._read(ref)
+        return self._store.commit(manifest_key(KIND, report.output_key), report)
 
     def held_out(self, manifest: ArtifactRef) -> tuple[HeldOutWindow, ...]:
         """Return the windows of a variant's manifest; empty for the manifest of a base model."""
@@ -49,6 +49,3 @@ class StoredReports:
     def evaluation(self, ref: ArtifactRef) -> bytes:
         """Return an evaluation set, verified."""
         return read_text_set(self._store, ref)
-
-    def _read(self, ref: ArtifactRef) -> tuple[BenchmarkReport, ArtifactRef]:
-        return BenchmarkReport.model_validate_json(self._store.get(ref)), ref

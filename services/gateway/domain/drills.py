@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
-from contracts.drills import LONGEST, Drill, drill_key
+from contracts.drills import LONGEST, Drill
+from contracts.records import record_key
 from contracts.vocabulary import Target
 from decisions.drills import is_in_progress
 from services.gateway.domain.sampling import fraction
@@ -59,7 +60,7 @@ class DrillEffect:
 
 def has_wrong_key(key: str, drill: Drill) -> bool:
     """Return whether a record is stored under the key of another model or environment, so that it is not valid."""
-    return key != drill_key(drill.environment, drill.target.model)
+    return key != record_key(drill.environment, drill.target.model)
 
 
 def note_drill(drill: Drill, now: datetime, now_s: float) -> KnownDrill:

@@ -80,10 +80,7 @@ class StoredArtifacts:
 
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
-        ref, written = self._store.put_manifest(manifest_key(MERGED, manifest.output_key), manifest)
-        if written:
-            return manifest, ref
-        return MergedManifest.model_validate_json(self._store.get(ref)), ref
+        return self._store.commit(manifest_key(MERGED, manifest.output_key), manifest)
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""

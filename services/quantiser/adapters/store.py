@@ -80,10 +80,7 @@ class StoredArtifacts:
     def commit(self, merged: ArtifactRef, manifest: VariantManifest) -> tuple[VariantManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
         key = manifest_key(VARIANT, manifest.output_key, self._store.prefix_of(merged))
-        ref, written = self._store.put_manifest(key, manifest)
-        if written:
-            return manifest, ref
-        return VariantManifest.model_validate_json(self._store.get(ref)), ref
+        return self._store.commit(key, manifest)
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""

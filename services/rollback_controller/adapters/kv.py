@@ -7,7 +7,8 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from contracts.drills import Drill, drill_key
+from contracts.drills import Drill
+from contracts.records import record_key
 from contracts.routes import Route
 from contracts.vocabulary import Environment
 from decisions.route_edits import newest
@@ -94,12 +95,12 @@ class KvDrills:
 
     async def get(self, environment: Environment, model: str) -> Drill | None:
         """Read the drill of a model and environment, on or over."""
-        entry = await self._bucket().get(drill_key(environment, model))
+        entry = await self._bucket().get(record_key(environment, model))
         return entry.value if entry else None
 
     async def put(self, drill: Drill) -> None:
         """Make this the drill of its model and environment; the last one written counts."""
-        key = drill_key(drill.environment, drill.target.model)
+        key = record_key(drill.environment, drill.target.model)
         await edit_record(self._bucket(), key, lambda _: drill, name=f"drills/{key}")
 
     def _bucket(self) -> Bucket[Drill]:

@@ -11,9 +11,10 @@ from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import ANSWERS
 from shared.errors import Permanent, Transient
 from shared.messaging.delivery import Failed
+from tests.kit.virtual_time import VirtualClock
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, QUALITY, served, staged
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
-from tests.unit.benchmarker.virtual_time import EPOCH, LoopClock, run_virtually
+from tests.unit.benchmarker.virtual_time import EPOCH, run_virtually
 
 BOX = Hardware(cpu="test", cores=2, memory_bytes=2**34)
 P95 = MetricGate(metric="ttft_ms", max_value=200)
@@ -31,7 +32,7 @@ def make(candidate=None, baseline=None, *, reports=None, hardware=BOX):
         engine=engine,
         reports=FakeReports() if reports is None else reports,
         template=bracketed,
-        clock=LoopClock(),
+        clock=VirtualClock(EPOCH),
         hardware=hardware,
     )
 

@@ -7,9 +7,10 @@ import pytest
 from contracts.policy import LoadProfile
 from services.benchmarker.domain.plan import Arrival, plan_arrivals
 from services.benchmarker.load import WARMUP_PAIR, Load, LoadedSide
+from tests.kit.virtual_time import VirtualClock
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, served
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine
-from tests.unit.benchmarker.virtual_time import LoopClock, run_virtually
+from tests.unit.benchmarker.virtual_time import EPOCH, run_virtually
 
 PROFILE = LoadProfile(requests=25, rate_rps=2.0, output_tokens=5, warmup_requests=3, timeout_s=10.0)
 PLAN = plan_arrivals(requests=25, rate_rps=2.0, prompts=2, seed=3)
@@ -25,7 +26,7 @@ def make(candidate=None, baseline=None, *, profile=PROFILE, prompts=("p0", "p1")
         "candidate": LoadedSide(served(CANDIDATE), prompts),
         "baseline": LoadedSide(served(BASELINE), ("b0", "b1")),
     }
-    return engine, Load(engine=engine, clock=LoopClock(), sides=sides, profile=profile)
+    return engine, Load(engine=engine, clock=VirtualClock(EPOCH), sides=sides, profile=profile)
 
 
 def run(candidate=None, baseline=None, *, profile=PROFILE, prompts=("p0", "p1"), plan=PLAN, progress=ignore):
@@ -158,7 +159,7 @@ def test_a_defect_in_an_adapter_is_not_taken_for_an_error_of_the_engine():
         "candidate": LoadedSide(served(CANDIDATE), ("p", "p")),
         "baseline": LoadedSide(served(BASELINE), ("p", "p")),
     }
-    load = Load(engine=Broken({}), clock=LoopClock(), sides=sides, profile=PROFILE)
+    load = Load(engine=Broken({}), clock=VirtualClock(EPOCH), sides=sides, profile=PROFILE)
     with pytest.raises(ExceptionGroup) as caught:
         run_virtually(load.run(PLAN, ignore))
     assert caught.group_contains(KeyError)

@@ -20,9 +20,10 @@ from services.benchmarker.domain.served_quality import (
     not_measured,
     score_window,
 )
+from tests.kit.virtual_time import VirtualClock
 from tests.unit.benchmarker.factories import BASELINE, CANDIDATE, MEASUREMENT, served, staged, window
 from tests.unit.benchmarker.fakes import Behaviour, FakeEngine, FakeReports
-from tests.unit.benchmarker.virtual_time import EPOCH, LoopClock, run_virtually
+from tests.unit.benchmarker.virtual_time import EPOCH, run_virtually
 
 GATE = QualityGate(max_perplexity_ratio=1.05)
 RECORDED = math.log(1.02)
@@ -184,7 +185,7 @@ def measure(
         engine=engine,
         reports=reports,
         template=None,
-        clock=LoopClock(),
+        clock=VirtualClock(EPOCH),
         hardware=Hardware(cpu="test", cores=2, memory_bytes=2**34),
     )
     evaluation = reports.put("memory://evaluation", b'"one"\n"two"\n')

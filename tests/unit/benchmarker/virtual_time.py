@@ -1,8 +1,11 @@
-"""An event loop whose clock jumps to the next timer: load that takes minutes runs in milliseconds, and exactly."""
+"""An event loop whose clock jumps to the next timer: load that takes minutes runs in milliseconds, and exactly.
+
+Unlike `tests.kit.virtual_time` it waits for threads, in which the benchmarker reads the store and computes.
+"""
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -25,19 +28,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - see below
         """Wait for the threads without a limit: asyncio's, since Python 3.12, is in seconds of this loop."""
         await super().shutdown_default_executor()
-
-
-class LoopClock:
-    """The clock of the running loop."""
-
-    def __init__(self) -> None:
-        self.started = EPOCH
-
-    def now(self) -> datetime:
-        return self.started + timedelta(seconds=self.monotonic())
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def run_virtually(main: Coroutine[Any, Any, Any]) -> Any:

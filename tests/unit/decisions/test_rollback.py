@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.drills import Drill, drill_key
+from contracts.drills import Drill
 from contracts.facts import DrillFault
+from contracts.records import record_key
 from decisions.drills import is_in_progress
 from decisions.rollback import Guard, Hold, PastRollback, RollBack, decide_rollback
 from testbed import factories as f
@@ -58,7 +59,7 @@ def test_a_drill_ends_when_it_was_declared_to_and_after_an_hour_at_the_latest():
     assert not is_in_progress(drill(), f.after(60))
     assert not is_in_progress(drill(share_ratio=0.0), f.after(1))
     assert not is_in_progress(drill(expires_at=f.after(99_999)), f.after(3600))
-    assert drill_key("staging", "support-bot") == "staging.support-bot"
+    assert record_key("staging", "support-bot") == "staging.support-bot"
 
 
 def test_a_fault_that_does_nothing_says_so():

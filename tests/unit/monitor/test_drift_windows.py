@@ -3,23 +3,13 @@
 import structlog
 
 from contracts.vocabulary import Target
-from services.monitor.app import parse_key
 from services.monitor.domain.record import MonitorState
 from tests.kit.fakes_monitor import FakeReferences
+from tests.kit.fakes_registry import FixedClock
 from tests.unit.monitor import factories as m
 from tests.unit.monitor.world import KEY, World
 
 ROWS = 50
-
-
-class StandingClock:
-    """A clock that shows one time of the factories' story."""
-
-    def now(self):
-        return m.f.after(20.0)
-
-    def monotonic(self):
-        return 0.0
 
 
 def full(first: int, second: int, rules) -> MonitorState:
@@ -35,7 +25,7 @@ def compared(state: MonitorState, target: Target) -> int:
 
 async def test_a_reference_that_cannot_be_read_delays_only_its_own_target():
     references = FakeReferences()
-    world = World(clock=StandingClock(), references=references, drift_rows=ROWS)
+    world = World(clock=FixedClock(m.f.after(20.0)), references=references, drift_rows=ROWS)
     state = full(6, 7, world.rules)
     targets = [watched.target for watched in state.targets.values() if watched.drift.columns]
     assert [target.version for target in targets] == [6, 7]
@@ -54,7 +44,7 @@ async def test_a_reference_that_cannot_be_read_delays_only_its_own_target():
 
 
 async def test_a_key_that_names_no_environment_or_no_model_is_skipped_and_logged_once():
-    world = World(clock=StandingClock())
+    world = World(clock=FixedClock(m.f.after(20.0)))
     state = m.routed()
     for key in ("production.a", "staging.b", "stagign.c", "production", "production.", ".d", "a"):
         await world.records.create(key, state)
@@ -62,8 +52,3 @@ async def test_a_key_that_names_no_environment_or_no_model_is_skipped_and_logged
         assert sorted(await world.monitor.watched()) == [("production", "a"), ("staging", "b")]
         assert len(await world.monitor.watched()) == 2
     assert sorted(log["key"] for log in logs) == [".d", "a", "production", "production.", "stagign.c"]
-
-
-def test_a_key_names_an_environment_and_a_model():
-    assert parse_key("staging.support-bot") == ("staging", "support-bot")
-    assert parse_key("prod.support-bot") is None

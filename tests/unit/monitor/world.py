@@ -1,8 +1,6 @@
 """The monitor over the in-memory twin of its record store, in virtual time."""
 
-import asyncio
 from collections.abc import Sequence
-from datetime import datetime
 
 from contracts.envelope import Event
 from contracts.facts import Inference, InferenceBatch
@@ -15,23 +13,10 @@ from shared.runtime.clock import Clock, SystemClock
 from shared.runtime.settings import Connection
 from testbed import factories as f
 from tests.kit.records import MemoryPublisher, MemoryRecords
+from tests.kit.virtual_time import VirtualClock
 from tests.kit.wiring import Unwired
 
 KEY = f"production.{f.MODEL}"
-
-
-class LoopClock:
-    """A clock that follows the loop's time, from a moment of the factories' story on."""
-
-    def __init__(self, starts_s: float) -> None:
-        self._starts_s = starts_s
-        self._began_s = asyncio.get_running_loop().time()
-
-    def now(self) -> datetime:
-        return f.after(self._starts_s + self.monotonic())
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time() - self._began_s
 
 
 class World:
@@ -49,7 +34,7 @@ class World:
             reports=Unwired(),
             own_offset_s=lambda: 0.0,
             settings=chosen,
-            clock=clock or LoopClock(starts_s),
+            clock=clock or VirtualClock(f.after(starts_s)),
         )
         self.sweeper = build_sweeper(self.monitor, chosen)
 
