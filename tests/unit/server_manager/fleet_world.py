@@ -16,7 +16,6 @@ from services.server_manager.ports import LeaseLost
 from services.server_manager.settings import ServerManagerSettings
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
-from shared.messaging.topology import DEDUPE_WINDOW_S
 from shared.storage.record_format import parse
 from tests.kit.fake_bus import FakeBus, Life, Message, Streams
 from tests.kit.fakes_serving import (
@@ -28,7 +27,7 @@ from tests.kit.fakes_serving import (
     FaultyBucket,
     records_of,
 )
-from tests.kit.records import MemoryPublisher, event_id
+from tests.kit.records import MemoryPublisher
 from tests.kit.virtual_time import VirtualClock
 from tests.unit.server_manager.factories import START, deployable
 
@@ -44,7 +43,7 @@ SETTINGS = ServerManagerSettings(
 
 
 class SlowEngine(FakeEngine):
-    """Loads take time and end even if nobody waits for them any more."""
+    """Loads take time and end even if no caller waits for them any more."""
 
     def __init__(self, world: "FleetWorld") -> None:
         super().__init__()
@@ -140,22 +139,14 @@ class Memory:
 
 
 class SlowLog(MemoryPublisher):
-    """A log of facts that may keep silent for as long as its client tries again, and that forgets ids after a while."""
+    """A log of facts that may keep silent for as long as its client tries again."""
 
     silent = False
-
-    def __init__(self, service: str) -> None:
-        super().__init__(service)
-        self._stored_at: dict[str, float] = {}
 
     async def publish(self, emit):
         if self.silent:
             await asyncio.sleep(SILENT_S)
             raise Transient("bus_unavailable", f"no answer within {SILENT_S:g} s")
-        now = asyncio.get_running_loop().time()
-        if now - self._stored_at.setdefault(event_id(emit), now) > DEDUPE_WINDOW_S:
-            self._remembered.pop(event_id(emit), None)
-            self._stored_at[event_id(emit)] = now
         return await super().publish(emit)
 
 
@@ -277,9 +268,9 @@ class FleetWorld:
         self.acts: list[tuple[int, str]] = []
         """The term and the holder of each request that loaded or unloaded."""
         self.forgotten = {}
-        """Routes that nobody knows any more."""
+        """Routes that no process knows any more."""
         self.spoilt = {}
-        """Routes whose bytes nobody can read for now."""
+        """Routes whose bytes cannot be read for now."""
         self.deaths = self.pauses = 0
         self.processes: list[Process] = []
 
@@ -373,7 +364,7 @@ class FleetWorld:
             self.routes.routes.put(MODEL, b"{")
 
     def stored_routes(self):
-        """Return the routes in the bucket, also those that nobody can read for now."""
+        """Return the routes in the bucket, also those that cannot be read for now."""
         if self.routes.bucket.deleted:
             return {}
         return {model: self.spoilt.get(model) or self.routes.routes[model] for model in self.routes.routes}
