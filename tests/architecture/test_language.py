@@ -1,8 +1,6 @@
 """The words of code and documents: docstrings say what comes back, names say what they hold, no metaphors.
 
-The rules are in CONTRIBUTING.md, "Language". Folders that still break a rule are listed in `NOT_YET`; the lists only
-shrink: take a folder out once it is clean, so that it stays clean. `python -m tests.architecture.test_language` prints
-what each rule still finds, by folder.
+The rules are in CONTRIBUTING.md, "Language". `python -m tests.architecture.test_language` prints what each rule finds.
 """
 
 import ast
@@ -25,23 +23,7 @@ QUOTED = re.compile(r"`[^`\n]*`")
 """A name that a document quotes: it is checked where it is defined (docs/adr/0010 lists names that are gone)."""
 HERE = "tests/architecture"
 
-NOT_YET: dict[str, frozenset[str]] = {
-    "docstrings": frozenset(),
-    "names": frozenset(
-        {
-            "tests/kit",
-            "tests/unit/rollback_controller",
-            "tests/unit/server_manager",
-        }
-    ),
-    "metaphors": frozenset(
-        {
-            "tests/unit/rollback_controller",
-            "tests/unit/server_manager",
-        }
-    ),
-}
-"""Folders that still break a rule. Take a folder out once it is clean; none is ever added."""
+RULES = ("docstrings", "names", "metaphors")
 
 
 def folder_of(path: Path) -> str:
@@ -92,9 +74,9 @@ def broken(rule: str) -> dict[str, list[str]]:
     return by_folder
 
 
-@pytest.mark.parametrize("rule", NOT_YET)
-def test_the_rule_holds_outside_the_listed_folders(rule):
-    assert {folder: what for folder, what in broken(rule).items() if folder not in NOT_YET[rule]} == {}
+@pytest.mark.parametrize("rule", RULES)
+def test_the_rule_holds(rule):
+    assert broken(rule) == {}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +104,5 @@ def test_parts_of_other_words_are_left_alone(text, tmp_path):
 
 
 if __name__ == "__main__":
-    for each, listed in NOT_YET.items():
-        print(each, {folder: len(what) for folder, what in sorted(broken(each).items())})
-        print("  clean, take out of NOT_YET:", sorted(listed - set(broken(each))))
+    for each in RULES:
+        print(each, broken(each))

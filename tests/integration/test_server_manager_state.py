@@ -106,7 +106,7 @@ class TestLeadership:
         assert holder.valid()
         clock.seconds += 0.2
         assert not holder.valid()
-        assert await holder.confirm() is Extent.ALL, "nobody took it, so it is renewed"
+        assert await holder.confirm() is Extent.ALL, "no other process took it, so it is renewed"
         assert holder.valid()
 
     async def test_the_term_rises_with_every_holder_and_stands_beside_the_engine(self, clean, terms):
@@ -148,7 +148,7 @@ class TestLeadership:
         assert await first.hold()
         assert terms.read() == Leader(holder="first", term=4)
 
-    async def test_a_damaged_lease_file_stops_whoever_has_no_bus_and_is_written_over_by_the_holder(
+    async def test_a_damaged_lease_file_stops_processes_without_a_bus_and_is_written_over_by_the_holder(
         self, clean, terms, tmp_path
     ):
         first = KvLeadership(leases(clean), "main", "first", FakeClock(), terms)

@@ -242,7 +242,7 @@ class RecordsConformance:
         assert await world.log() == []
 
     async def test_all_of_many_writers_get_through_in_a_bounded_number_of_attempts(self, world):
-        """Eight processes, each with two writers, all at one record: nobody needs half of the attempts that there are."""
+        """Eight processes, each with two writers, all at one record: none needs half of the allowed attempts."""
         attempts, numbers = [], random.Random(7)
 
         async def write(store, cause):

@@ -42,8 +42,8 @@ class EngineConformance:
 
     async def test_loaded_is_ready_known_by_digest_and_generates(self, engine, folder):
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
-        found = (await engine.index())[NAME]
-        assert (found.ready, found.digest, found.memory_bytes) == (True, DIGEST, 7)
+        entry = (await engine.index())[NAME]
+        assert (entry.ready, entry.digest, entry.memory_bytes) == (True, DIGEST, 7)
         assert (await engine.probe(NAME, 10)).strip()
 
     async def test_unloaded_is_not_ready_and_does_not_generate(self, engine, folder):
@@ -107,11 +107,11 @@ class StateConformance:
     async def test_edits_side_by_side_are_all_kept(self, state):
         def alert(version):
             target = Target(model="bot", version=version, variant="bf16")
-            one = OpenAlert(target=target, raised_at=START, message="x")
-            return lambda record: record.model_copy(update={"alerts": (*record.alerts, one)})
+            opened = OpenAlert(target=target, raised_at=START, message="x")
+            return lambda record: record.model_copy(update={"alerts": (*record.alerts, opened)})
 
         await asyncio.gather(*(state.write(alert(version)) for version in range(8)))
-        assert {one.target.version for one in (await state.read()).alerts} == set(range(8))
+        assert {alert.target.version for alert in (await state.read()).alerts} == set(range(8))
 
 
 class RoutesConformance:

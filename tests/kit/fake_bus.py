@@ -174,7 +174,7 @@ class FakeBus:
         return event
 
     async def progress(self, cause: Event[Any], progress: Fact) -> None:
-        """Publish progress; live only, nobody listens here."""
+        """Publish progress; live only, without a subscriber here."""
 
     def start(self) -> None:
         """Begin to deliver, also what an earlier process gave back to be delivered later."""

@@ -127,7 +127,7 @@ class FakeLog:
     def facts(self, kind: type, environment: str = "production") -> list[Any]:
         """Return the facts of a type in the order of the log."""
         events = [message.event for message in self.stored]
-        return [one.data for one in events if isinstance(one.data, kind) and one.environment == environment]
+        return [event.data for event in events if isinstance(event.data, kind) and event.environment == environment]
 
 
 class FakeRoutes:
@@ -138,7 +138,7 @@ class FakeRoutes:
         self.history: list[tuple[str, Route]] = []
         self.lost = False
         self.conflicts = 0
-        """How many of the next writes come too late, because somebody else changed the route."""
+        """How many of the next writes come too late, because another writer changed the route."""
 
     async def get(self, environment: str, model: str) -> Entry[Route] | None:
         """Read a route; None when there is none."""

@@ -60,25 +60,25 @@ def alert(version=7, trigger="slow", *, kind=cf.AlertRaised, number=1, **changes
     return kind(**(about | changes))
 
 
-def said(one: RollbackState, kind) -> list:
-    return [kind.model_validate(out.data) for out in one.outbox if out.type == kind.TYPE]
+def published(state: RollbackState, kind) -> list:
+    return [kind.model_validate(out.data) for out in state.outbox if out.type == kind.TYPE]
 
 
-def take(one, what, *, at=0.0, on=None, fact_id=""):
-    return decision.decide_on_alert(one, what, on or route(), cause(at, fact_id), RULES)
+def take(before, what, *, at=0.0, on=None, fact_id=""):
+    return decision.decide_on_alert(before, what, on or route(), cause(at, fact_id), RULES)
 
 
-def switch(one: RollbackState, at=0.1) -> RollbackState:
-    (todo,) = execution.pending(one)
-    return execution.record_switch(one, todo.rollback_id, route(6, None), "rollback", f.after(at))
+def switch(before: RollbackState, at=0.1) -> RollbackState:
+    (todo,) = execution.pending(before)
+    return execution.record_switch(before, todo.rollback_id, route(6, None), "rollback", f.after(at))
 
 
 # -- alerts -----------------------------------------------------------------------------------------------------------
 
 
-def test_an_automatic_trigger_of_what_serves_leads_back():
-    one = take(state(), alert(), fact_id="a-1")
-    (started,) = said(one, cf.RollbackStarted)
+def test_an_automatic_trigger_of_an_active_target_starts_a_rollback():
+    decided = take(state(), alert(), fact_id="a-1")
+    (started,) = published(decided, cf.RollbackStarted)
     assert (started.rollback_id, started.cause_id, started.failed, started.mode) == (
         rollback_id("a-1"),
         "a-1",
@@ -88,14 +88,14 @@ def test_an_automatic_trigger_of_what_serves_leads_back():
     assert started.timeline.first_bad_at == f.after(-3)
     assert started.timeline.detected_at == f.after(0)
     assert started.timeline.decided_at == f.after(0)
-    assert [todo.rollback_id for todo in execution.pending(one)] == [rollback_id("a-1")]
+    assert [todo.rollback_id for todo in execution.pending(decided)] == [rollback_id("a-1")]
 
 
 @pytest.mark.parametrize(
     "what",
     [
         alert(trigger="refusals"),  # declared as manual
-        alert(trigger="unheard-of"),  # declared by nobody
+        alert(trigger="unheard-of"),  # not declared
         alert(trigger=None, alert_id="x"),  # a hard failure without a trigger
         alert(version=5),  # takes no traffic
         alert(version=6),  # hot behind the active target, but takes no traffic
@@ -106,46 +106,46 @@ def test_what_was_not_declared_or_does_not_serve_leads_nowhere(what):
     assert take(before, what) is before
 
 
-def test_a_model_without_a_route_has_no_way_back():
+def test_a_model_without_a_route_gets_no_rollback():
     before = state()
     assert decision.decide_on_alert(before, alert(), None, cause(), RULES) is before
 
 
 def test_a_canary_is_taken_out_too():
-    one = take(state(), alert(version=7), on=route(6, 5, canary=7))
-    assert len(execution.pending(one)) == 1
+    decided = take(state(), alert(version=7), on=route(6, 5, canary=7))
+    assert len(execution.pending(decided)) == 1
     ended = route(6, 5, canary=7, weight=0.0)
     assert take(state(), alert(version=7), on=ended) == state()
 
 
-def test_the_same_alert_leads_back_once_however_often_it_is_said():
-    one = take(state(), alert(), fact_id="a-1")
-    again = take(one, alert(), fact_id="a-1", at=1)
+def test_the_same_alert_starts_one_rollback_however_often_it_is_published():
+    decided = take(state(), alert(), fact_id="a-1")
+    again = take(decided, alert(), fact_id="a-1", at=1)
     updated = take(again, alert(kind=cf.AlertUpdated), fact_id="a-2", at=20)
-    assert updated is one
-    done = switch(one)
+    assert updated is decided
+    done = switch(decided)
     assert take(done, alert(kind=cf.AlertUpdated), at=40) is done
 
 
-def test_a_way_back_that_could_not_be_walked_is_tried_again_while_the_alert_lasts():
-    one = take(state(), alert(), fact_id="a-1")
-    one = execution.record_failure(one, rollback_id("a-1"), "previous_not_ready", "v6 is dead", f.after(1))
-    assert take(one, alert(), fact_id="a-1", at=30) is one  # the very same fact
-    assert take(one, alert(kind=cf.AlertUpdated), fact_id="a-2", at=5) is one  # too soon
-    retried = take(one, alert(kind=cf.AlertUpdated), fact_id="a-3", at=15)
+def test_a_rollback_that_failed_is_tried_again_while_the_alert_lasts():
+    failed = take(state(), alert(), fact_id="a-1")
+    failed = execution.record_failure(failed, rollback_id("a-1"), "previous_not_ready", "v6 is dead", f.after(1))
+    assert take(failed, alert(), fact_id="a-1", at=30) is failed  # the very same fact
+    assert take(failed, alert(kind=cf.AlertUpdated), fact_id="a-2", at=5) is failed  # too soon
+    retried = take(failed, alert(kind=cf.AlertUpdated), fact_id="a-3", at=15)
     assert [todo.rollback_id for todo in execution.pending(retried)] == [rollback_id("a-3")]
 
 
-def test_a_second_alert_does_not_start_a_second_way_back_for_the_same_target():
-    one = take(state(triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))}), alert())
-    assert take(one, alert(trigger="late")) is one
+def test_a_second_alert_does_not_start_a_second_rollback_of_the_same_target():
+    decided = take(state(triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))}), alert())
+    assert take(decided, alert(trigger="late")) is decided
 
 
 def test_within_the_cooldown_of_its_trigger_an_alert_is_held_and_that_is_said_once():
     gone = switch(take(state(), alert()))
     on = route(6, 5)
     held = take(gone, alert(version=6), at=30, on=on)
-    (failed,) = said(held, cf.RollbackFailed)
+    (failed,) = published(held, cf.RollbackFailed)
     assert failed.code == "cooldown"
     assert "30 s ago" in failed.reason
     assert execution.pending(held) == ()
@@ -157,25 +157,25 @@ def test_within_the_cooldown_of_its_trigger_an_alert_is_held_and_that_is_said_on
 def test_too_many_automatic_rollbacks_within_the_hour_are_held():
     rules = Rules(guard=Guard(most=2, within_s=3600))
     names = ["one", "two", "three"]
-    one = state(triggers={"7": tuple(f.trigger(name=name) for name in names)})
+    current = state(triggers={"7": tuple(f.trigger(name=name) for name in names)})
     for at, name in enumerate(names):
-        one = decision.decide_on_alert(one, alert(trigger=name), route(), cause(at), rules)
-        if execution.pending(one):
-            one = switch(one, at + 0.1)
-    assert [failed.code for failed in said(one, cf.RollbackFailed)] == ["too_many_rollbacks"]
-    assert len(said(one, cf.RollbackStarted)) == 2
-    after = decision.decide_on_alert(one, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
+        current = decision.decide_on_alert(current, alert(trigger=name), route(), cause(at), rules)
+        if execution.pending(current):
+            current = switch(current, at + 0.1)
+    assert [failed.code for failed in published(current, cf.RollbackFailed)] == ["too_many_rollbacks"]
+    assert len(published(current, cf.RollbackStarted)) == 2
+    after = decision.decide_on_alert(current, alert(trigger="three", kind=cf.AlertUpdated), route(), cause(4000), rules)
     assert len(execution.pending(after)) == 1
 
 
-def test_in_staging_only_the_trigger_under_rehearsal_leads_back():
-    one = state(
+def test_in_staging_only_the_trigger_under_rehearsal_starts_a_rollback():
+    rehearsing = state(
         environment="staging",
         rehearsing="slow",
         triggers={"7": (f.trigger(name="slow"), f.trigger(name="late", metric="e2e_ms"))},
     )
-    assert take(one, alert(trigger="late")) is one
-    assert len(execution.pending(take(one, alert(trigger="slow")))) == 1
+    assert take(rehearsing, alert(trigger="late")) is rehearsing
+    assert len(execution.pending(take(rehearsing, alert(trigger="slow")))) == 1
 
 
 # -- canaries ---------------------------------------------------------------------------------------------------------
@@ -206,10 +206,10 @@ def finished(outcome="expired", version=7):
 )
 def test_a_canary_that_failed_or_lost_its_release_is_taken_out(what, on, expected):
     take_it = decision.decide_on_assessment if isinstance(what, cf.CanaryAssessed) else decision.decide_on_release_end
-    one = take_it(state(), what, on, cause(fact_id="c-1"))
-    assert len(execution.pending(one)) == expected
-    assert take_it(one, what, on, cause(fact_id="c-1")) is one
-    assert take_it(one, what, on, cause(fact_id="c-2")) is one or not expected
+    decided = take_it(state(), what, on, cause(fact_id="c-1"))
+    assert len(execution.pending(decided)) == expected
+    assert take_it(decided, what, on, cause(fact_id="c-1")) is decided
+    assert take_it(decided, what, on, cause(fact_id="c-2")) is decided or not expected
 
 
 # -- orders -----------------------------------------------------------------------------------------------------------
@@ -223,8 +223,8 @@ def order(failed=7, to_version=None):
 
 def test_an_order_is_never_held():
     gone = switch(take(state(), alert()))
-    one = decision.decide_on_order(gone, order(6, 4), route(6, 5), cause(1), RULES)
-    (todo,) = execution.pending(one)
+    decided = decision.decide_on_order(gone, order(6, 4), route(6, 5), cause(1), RULES)
+    (todo,) = execution.pending(decided)
     assert (todo.mode, todo.failed, todo.to_version, todo.reason) == ("manual", f.target(6), 4, "ops: looks odd")
 
 
@@ -244,23 +244,23 @@ def test_an_order_about_what_takes_no_traffic_is_refused(on):
 
 
 def test_an_order_that_comes_twice_is_carried_out_once():
-    one = decision.decide_on_order(state(), order(), route(), cause(fact_id="o-1"), RULES)
-    assert decision.decide_on_order(one, order(), route(), cause(fact_id="o-1"), RULES) is one
+    decided = decision.decide_on_order(state(), order(), route(), cause(fact_id="o-1"), RULES)
+    assert decision.decide_on_order(decided, order(), route(), cause(fact_id="o-1"), RULES) is decided
 
 
 # -- policies ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_word_about_a_version_stands_and_versions_are_bounded():
+def test_the_first_policy_of_a_version_is_kept_and_versions_are_bounded():
     def opened(version, name="slow"):
         about = {"release_id": f"r-{version}", "version": version, "policy": f.policy(triggers=(f.trigger(name=name),))}
         return release_opened(**about)
 
-    one = decision.record_policy(RollbackState(model=f.MODEL, environment="production"), opened(1))
-    assert decision.record_policy(one, opened(1, "other")) is one
+    current = decision.record_policy(RollbackState(model=f.MODEL, environment="production"), opened(1))
+    assert decision.record_policy(current, opened(1, "other")) is current
     for version in range(2, 101):
-        one = decision.record_policy(one, opened(version))
-    assert sorted(map(int, one.triggers)) == list(range(37, 101))
+        current = decision.record_policy(current, opened(version))
+    assert sorted(map(int, current.triggers)) == list(range(37, 101))
 
 
 def release_opened(**about):
@@ -284,40 +284,42 @@ moves = st.sampled_from(["raise", "update", "other", "order", "assess", "finish"
 
 @settings(max_examples=often(200), deadline=None)
 @given(st.lists(st.tuples(moves, st.integers(0, 3)), max_size=25))
-def test_a_target_never_has_two_ways_back_under_way_and_every_decision_is_said_once(played):
-    one, on = state(), route(6, 5, canary=7)
+def test_a_target_never_has_two_rollbacks_in_progress_and_every_decision_is_published_once(played):
+    current, on = state(), route(6, 5, canary=7)
     for at, (move, number) in enumerate(played):
         now = cause(at, f"{move}-{number}")
         if move in ("raise", "update"):
             kind = cf.AlertRaised if move == "raise" else cf.AlertUpdated
-            one = decision.decide_on_alert(one, alert(kind=kind, number=number), on, now, RULES)
+            current = decision.decide_on_alert(current, alert(kind=kind, number=number), on, now, RULES)
         elif move == "other":
-            one = decision.decide_on_alert(one, alert(version=6, number=number), on, now, RULES)
+            current = decision.decide_on_alert(current, alert(version=6, number=number), on, now, RULES)
         elif move == "order":
-            decided = decision.decide_on_order(one, order(7), on, now, RULES)
-            one = one if isinstance(decided, VoidOrder) else decided
+            decided = decision.decide_on_order(current, order(7), on, now, RULES)
+            current = current if isinstance(decided, VoidOrder) else decided
         elif move == "assess":
-            one = decision.decide_on_assessment(one, assessed(), on, now)
+            current = decision.decide_on_assessment(current, assessed(), on, now)
         elif move == "finish":
-            one = decision.decide_on_release_end(one, finished(), on, now)
+            current = decision.decide_on_release_end(current, finished(), on, now)
         elif move in ("switch", "fail"):
-            for todo in execution.pending(one)[:1]:
+            for todo in execution.pending(current)[:1]:
                 if move == "switch":
-                    one = execution.record_switch(one, todo.rollback_id, route(6, 5), "abort", f.after(at))
+                    current = execution.record_switch(current, todo.rollback_id, route(6, 5), "abort", f.after(at))
                 else:
-                    one = execution.record_failure(one, todo.rollback_id, "previous_not_ready", "cold", f.after(at))
+                    current = execution.record_failure(
+                        current, todo.rollback_id, "previous_not_ready", "cold", f.after(at)
+                    )
         else:
-            one = execution.assess_by_probe(one, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))
-        automatic = [todo.failed for todo in execution.pending(one) if todo.mode == "automatic"]
+            current = execution.assess_by_probe(current, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))
+        automatic = [todo.failed for todo in execution.pending(current) if todo.mode == "automatic"]
         assert len(automatic) == len(set(automatic))
-    identities = [out.id for out in one.outbox]
+    identities = [out.id for out in current.outbox]
     assert len(identities) == len(set(identities))
-    assert len(said(one, cf.RollbackStarted)) == len(one.rollbacks)
-    assert one == RollbackState.model_validate_json(one.model_dump_json())
+    assert len(published(current, cf.RollbackStarted)) == len(current.rollbacks)
+    assert current == RollbackState.model_validate_json(current.model_dump_json())
 
 
 def test_a_rollback_is_dated_by_the_alert_not_by_its_delivery():
-    one = decision.decide_on_alert(state(), alert(raised_at=f.after(-9)), route(), cause(2), RULES)
-    (todo,) = execution.pending(one)
+    decided = decision.decide_on_alert(state(), alert(raised_at=f.after(-9)), route(), cause(2), RULES)
+    (todo,) = execution.pending(decided)
     assert todo.timeline.detected_at == f.after(-9)
     assert todo.timeline.decided_at - todo.timeline.detected_at == timedelta(seconds=11)

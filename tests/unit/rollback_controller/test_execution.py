@@ -8,7 +8,7 @@ from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import RollbackState, rollback_id
 from testbed import factories as f
-from tests.unit.rollback_controller.test_decision import alert, route, said, state, take
+from tests.unit.rollback_controller.test_decision import alert, published, route, state, take
 
 RULES = Rules(verify_requests=4, verify_s=30)
 ID = rollback_id("a-1")
@@ -33,36 +33,36 @@ def request(at, *, version=6, ttft_ms=100.0, error=None, **changes):
     return f.inference(**(about | changes))
 
 
-def watch(one, records, at=5.0):
-    return execution.assess_requests(one, records, f.after(at), RULES)
+def watch(before, records, at=5.0):
+    return execution.assess_requests(before, records, f.after(at), RULES)
 
 
-def test_a_switch_is_said_once_with_the_whole_route():
-    one = switched()
-    (changed,) = said(one, cf.DeploymentChanged)
+def test_a_switch_is_published_once_with_the_whole_route():
+    moved = switched()
+    (changed,) = published(moved, cf.DeploymentChanged)
     assert (changed.cause, changed.route.active.target, changed.at) == ("rollback", f.target(6), f.after(1))
-    assert one.rollback(ID).route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
-    assert execution.record_switch(one, ID, route(6, None), "rollback", f.after(9)) is one
-    assert execution.record_failure(one, ID, "previous_not_ready", "late", f.after(9)) is one
-    assert execution.record_switch(one, "rb-unknown", route(6, None), "rollback", f.after(9)) is one
+    assert moved.rollback(ID).route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
+    assert execution.record_switch(moved, ID, route(6, None), "rollback", f.after(9)) is moved
+    assert execution.record_failure(moved, ID, "previous_not_ready", "late", f.after(9)) is moved
+    assert execution.record_switch(moved, "rb-unknown", route(6, None), "rollback", f.after(9)) is moved
 
 
-def test_a_way_back_that_fails_is_said_once():
-    one = execution.record_failure(
+def test_a_failed_rollback_is_published_once():
+    recorded = execution.record_failure(
         take(state(), alert(), fact_id="a-1"), ID, "previous_not_ready", "v6 is dead", f.after(1)
     )
-    (failed,) = said(one, cf.RollbackFailed)
+    (failed,) = published(recorded, cf.RollbackFailed)
     assert (failed.code, failed.reason, failed.timeline.switched_at) == ("previous_not_ready", "v6 is dead", None)
-    assert execution.record_failure(one, ID, "previous_not_ready", "again", f.after(2)) is one
+    assert execution.record_failure(recorded, ID, "previous_not_ready", "again", f.after(2)) is recorded
 
 
 def test_enough_good_requests_after_the_switch_verify_it():
-    one = watch(switched(), [request(2), request(3)])
-    assert said(one, cf.RollbackCompleted) == []
-    one = watch(one, [request(4), request(5)], at=6)
-    (done,) = said(one, cf.RollbackCompleted)
+    watched = watch(switched(), [request(2), request(3)])
+    assert published(watched, cf.RollbackCompleted) == []
+    watched = watch(watched, [request(4), request(5)], at=6)
+    (done,) = published(watched, cf.RollbackCompleted)
     assert (done.verdict, done.to, done.timeline.verified_at) == ("pass", f.target(6), f.after(6))
-    assert watch(one, [request(7)], at=8) is one
+    assert watch(watched, [request(7)], at=8) is watched
 
 
 @pytest.mark.parametrize(
@@ -77,28 +77,28 @@ def test_enough_good_requests_after_the_switch_verify_it():
     ],
 )
 def test_only_requests_of_the_target_since_the_switch_count(ignored):
-    one = switched()
-    assert watch(one, [ignored] * 10) is one
+    moved = switched()
+    assert watch(moved, [ignored] * 10) is moved
 
 
 @pytest.mark.parametrize("bad", [request(2, ttft_ms=2000.0), request(2, error="engine_dead")])
-def test_a_fallback_that_shows_the_same_is_said_to_be_no_better(bad):
-    one = watch(switched(), [bad, bad, bad, request(3)])
-    (done,) = said(one, cf.RollbackCompleted)
+def test_a_fallback_with_the_same_regression_fails_the_verification(bad):
+    watched = watch(switched(), [bad, bad, bad, request(3)])
+    (done,) = published(watched, cf.RollbackCompleted)
     assert done.verdict == "fail"
     assert done.timeline.verified_at is None
     assert "hardly the cause" in done.reason
 
 
-def test_without_traffic_a_probe_decides_and_the_flip_stands():
-    one = switched(at=1)
-    assert execution.overdue_verifications(one, f.after(30), RULES) == ()
-    assert [late.rollback_id for late in execution.overdue_verifications(one, f.after(31), RULES)] == [ID]
-    answered = execution.assess_by_probe(one, ID, answers=True, now=f.after(31))
-    (done,) = said(answered, cf.RollbackCompleted)
+def test_without_traffic_a_probe_decides_and_the_route_stays_switched():
+    moved = switched(at=1)
+    assert execution.overdue_verifications(moved, f.after(30), RULES) == ()
+    assert [late.rollback_id for late in execution.overdue_verifications(moved, f.after(31), RULES)] == [ID]
+    answered = execution.assess_by_probe(moved, ID, answers=True, now=f.after(31))
+    (done,) = published(answered, cf.RollbackCompleted)
     assert done.verdict == "inconclusive"
     assert done.reason.startswith("No request came;")
-    (silent,) = said(execution.assess_by_probe(one, ID, answers=False, now=f.after(31)), cf.RollbackCompleted)
+    (silent,) = published(execution.assess_by_probe(moved, ID, answers=False, now=f.after(31)), cf.RollbackCompleted)
     assert silent.verdict == "fail"
     assert execution.assess_by_probe(answered, ID, answers=False, now=f.after(40)) is answered
 
@@ -107,7 +107,7 @@ def test_without_traffic_a_probe_decides_and_the_flip_stands():
 
 
 @pytest.mark.parametrize(
-    ("metric", "told"),
+    ("metric", "fault"),
     [
         ("ttft_ms", "delay_ms=1700"),
         ("e2e_ms", "delay_ms=1700"),
@@ -117,20 +117,20 @@ def test_without_traffic_a_probe_decides_and_the_flip_stands():
         ("repetition_ratio", "garble"),
     ],
 )
-def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, told):
+def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, fault):
     trigger = f.trigger(metric=metric, threshold=800.0 if metric.endswith("_ms") else 0.1)
-    assert rehearsal_plan.describe_fault(rehearsal_plan.plan_fault(trigger)) == told
+    assert rehearsal_plan.describe_fault(rehearsal_plan.plan_fault(trigger)) == fault
 
 
 def test_drift_has_no_fault():
     assert rehearsal_plan.plan_fault(f.trigger(metric="drift")) is None
 
 
-def certified(one, injected=-1.0, policy=POLICY):
+def certified(rehearsed, injected=-1.0, policy=POLICY):
     return rehearsal_plan.assess_rehearsal(
         f.trigger(name="slow"),
         cf.DrillFault(delay_ms=1700),
-        one.rollback(ID),
+        rehearsed.rollback(ID),
         f.after(injected),
         candidate=f.digest("c"),
         fallback=f.digest("f"),
@@ -140,16 +140,16 @@ def certified(one, injected=-1.0, policy=POLICY):
 
 
 def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
-    found = certified(watch(switched(), [request(2)] * 4))
-    assert (found.trigger, found.fault, found.alert_event_id) == ("slow", "delay_ms=1700", "a-1")
-    assert found.route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
-    assert (found.detect_s, found.switch_s, found.verify_s) == (1.0, 1.0, 4.0)
-    assert (found.candidate_digest, found.fallback_digest) == (f.digest("c"), f.digest("f"))
-    assert (found.policy_digest, found.expires_at) == (f.digest("policy"), f.after(900))
+    certificate = certified(watch(switched(), [request(2)] * 4))
+    assert (certificate.trigger, certificate.fault, certificate.alert_event_id) == ("slow", "delay_ms=1700", "a-1")
+    assert certificate.route_event_id == derived_id("a-1", cf.DeploymentChanged.TYPE, ID)
+    assert (certificate.detect_s, certificate.switch_s, certificate.verify_s) == (1.0, 1.0, 4.0)
+    assert (certificate.candidate_digest, certificate.fallback_digest) == (f.digest("c"), f.digest("f"))
+    assert (certificate.policy_digest, certificate.expires_at) == (f.digest("policy"), f.after(900))
 
 
 @pytest.mark.parametrize(
-    ("one", "injected", "policy", "why"),
+    ("rehearsed", "injected", "policy", "why"),
     [
         (take(state(), alert(), fact_id="a-1"), -1, "policy", "not switched in time"),
         (switched(), -1, "policy", "not verified (no verdict)"),
@@ -164,25 +164,25 @@ def test_a_certificate_names_the_facts_the_times_and_the_artifacts():
         (watch(switched(), [request(2)] * 4), -1, None, "does not name the policy"),
     ],
 )
-def test_whatever_is_missing_is_no_certificate(one, injected, policy, why):
-    found = certified(one, injected, f.digest(policy) if policy else None)
-    assert isinstance(found, str)
-    assert why in found
+def test_whatever_is_missing_is_no_certificate(rehearsed, injected, policy, why):
+    reason = certified(rehearsed, injected, f.digest(policy) if policy else None)
+    assert isinstance(reason, str)
+    assert why in reason
 
 
 def test_a_rehearsal_starts_with_no_past_and_its_outcome_is_kept():
     began = rehearsal_plan.start_rehearsal(switched().model_copy(update={"environment": "staging"}), "slow")
     assert (began.rehearsing, began.rollbacks, began.held) == ("slow", (), {})
     asked = f.fact(cf.RehearsalRequested)
-    one = rehearsal_plan.record_request(state(), asked)
-    assert rehearsal_plan.record_request(one, asked) is one
+    current = rehearsal_plan.record_request(state(), asked)
+    assert rehearsal_plan.record_request(current, asked) is current
     done = f.fact(cf.RehearsalCompleted)
-    one = rehearsal_plan.record_outcome(one, done)
-    assert rehearsal_plan.record_outcome(one, done.model_copy(update={"verdict": "fail"})) is one
+    current = rehearsal_plan.record_outcome(current, done)
+    assert rehearsal_plan.record_outcome(current, done.model_copy(update={"verdict": "fail"})) is current
     for number in range(50):
-        one = rehearsal_plan.record_request(one, asked.model_copy(update={"release_id": f"r-{number}"}))
-        one = rehearsal_plan.record_outcome(one, done.model_copy(update={"release_id": f"r-{number}"}))
-    assert len(one.rehearsals) == len(one.rehearsed) == 20
+        current = rehearsal_plan.record_request(current, asked.model_copy(update={"release_id": f"r-{number}"}))
+        current = rehearsal_plan.record_outcome(current, done.model_copy(update={"release_id": f"r-{number}"}))
+    assert len(current.rehearsals) == len(current.rehearsed) == 20
 
 
 def test_each_staging_route_is_newer_than_the_one_before():

@@ -119,7 +119,10 @@ def check_cleared(stage):
 async def test_each_trigger_is_detected_switched_and_verified():
     stage = await play(Stage())
     completed = stage.outcome_of_rehearsal()
-    assert (completed.verdict, [one.trigger for one in completed.certificates]) == ("pass", ["slow", "errors"])
+    assert (completed.verdict, [certificate.trigger for certificate in completed.certificates]) == (
+        "pass",
+        ["slow", "errors"],
+    )
     for certificate in completed.certificates:
         assert DETECT_S - 1 < certificate.detect_s < DETECT_S + 3
         assert certificate.switch_s < 1

@@ -21,7 +21,7 @@ async def left_pending(*facts) -> World:
         world.say(fact(world), event_id=f"cause-{number}")
     await life.ended.wait()
     await world.stop()
-    assert [one.phase for one in world.state().rollbacks] == ["decided"]
+    assert [rollback.phase for rollback in world.state().rollbacks] == ["decided"]
     return world
 
 

@@ -176,7 +176,7 @@ class World:
 
     def published(self, environment="production"):
         """Return what the controller published: type, and what identifies it, in the order of the log."""
-        ours = [one.event for one in self.log.stored if one.event.source == f"/slipway/{SERVICE}"]
+        ours = [message.event for message in self.log.stored if message.event.source == f"/slipway/{SERVICE}"]
         return [(event.type, event.id) for event in ours if event.environment == environment]
 
     def refusals(self):
@@ -186,10 +186,12 @@ class World:
         """
         begun = {fact.rollback_id for fact in self.log.facts(cf.RollbackStarted)}
         answers = [
-            one.event for one in self.log.stored if isinstance(one.event.data, cf.OrderRefused | cf.RollbackFailed)
+            message.event
+            for message in self.log.stored
+            if isinstance(message.event.data, cf.OrderRefused | cf.RollbackFailed)
         ]
-        manual = [one for one in answers if getattr(one.data, "mode", "manual") == "manual"]
-        return {(one.type, one.id) for one in manual if getattr(one.data, "rollback_id", None) not in begun}
+        manual = [event for event in answers if getattr(event.data, "mode", "manual") == "manual"]
+        return {(event.type, event.id) for event in manual if getattr(event.data, "rollback_id", None) not in begun}
 
     def check(self) -> None:
         """Check what must hold at any time: nothing twice, epochs rise, and no quarantined target takes traffic."""
@@ -200,7 +202,7 @@ class World:
         assert epochs == sorted(set(epochs))
         for route in routes:
             serving = [route.active, route.canary.served if route.canary and route.canary.weight_ratio > 0 else None]
-            assert not {one.target for one in serving if one is not None} & set(route.quarantined)
+            assert not {served.target for served in serving if served is not None} & set(route.quarantined)
         switches = Counter(route.cause_id for route in routes)
         assert [cause for cause, count in switches.items() if count > 1] == []
 
@@ -214,8 +216,8 @@ class World:
         production = [route for where, route in self.routes.history if where == "production"]
         flipped = [route for route in production if route.cause_id.startswith("rb-")]
         assert {route.cause_id for route in flipped} == set(completed), "traffic moved, so it is no failure"
-        told = [fact.route for fact in self.log.facts(cf.DeploymentChanged) if fact.cause in ("rollback", "abort")]
-        assert sorted(told, key=str) == sorted(flipped, key=str), "each flip is told once, as it was"
+        published = [fact.route for fact in self.log.facts(cf.DeploymentChanged) if fact.cause in ("rollback", "abort")]
+        assert sorted(published, key=str) == sorted(flipped, key=str), "each flip is told once, as it was"
 
     def outcome(self):
         """Return the end of it all, without its times: two runs of one story must end alike.
@@ -223,14 +225,19 @@ class World:
         An alert that lasts is published again and again, and any of these facts may be the one that is decided on.
         """
         state = self.state()
-        causes = {one.event.id: getattr(one.event.data, "alert_id", one.event.id) for one in self.log.stored}
-        names = {one.rollback_id: causes.get(one.cause_id, one.cause_id) for one in state.rollbacks}
+        causes = {
+            message.event.id: getattr(message.event.data, "alert_id", message.event.id) for message in self.log.stored
+        }
+        names = {rollback.rollback_id: causes.get(rollback.cause_id, rollback.cause_id) for rollback in state.rollbacks}
         route = self.route()
-        ours = [one.event for one in self.log.stored if one.event.source == f"/slipway/{SERVICE}"]
+        ours = [message.event for message in self.log.stored if message.event.source == f"/slipway/{SERVICE}"]
         return {
             "route": route.model_copy(update={"cause_id": names.get(route.cause_id, route.cause_id)}),
             "published": sorted((event.type, causes.get(event.causationid, event.causationid)) for event in ours),
-            "ends": sorted((names[one.rollback_id], one.phase, one.verdict, one.code) for one in state.rollbacks),
+            "ends": sorted(
+                (names[rollback.rollback_id], rollback.phase, rollback.verdict, rollback.code)
+                for rollback in state.rollbacks
+            ),
             "outbox": state.outbox,
             "unacknowledged": self.streams.unacknowledged(),
             "dead_letters": self.streams.dead_letters,

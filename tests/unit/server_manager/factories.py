@@ -25,9 +25,12 @@ def deployable(version: int, model: str = "bot", weights_bytes: int = 100) -> De
 
 
 def served(version: int, model: str = "bot") -> ServedTarget:
-    one = deployable(version, model)
+    loadable = deployable(version, model)
     return ServedTarget(
-        target=one.target, manifest=one.manifest, weights_bytes=one.weights_bytes, endpoints=("127.0.0.1:1",)
+        target=loadable.target,
+        manifest=loadable.manifest,
+        weights_bytes=loadable.weights_bytes,
+        endpoints=("127.0.0.1:1",),
     )
 
 

@@ -1,4 +1,4 @@
-"""What is said aloud: silent targets of production, and a way back that is not there."""
+"""Alerts: production targets that do not generate, and a missing standby."""
 
 import pytest
 
@@ -12,9 +12,9 @@ HOT = {V1: held(1), V0: held(0)}
 GRACE_S = 5.0
 
 
-def opened(kind, version, *, said=True):
+def opened(kind, version):
     target = deployable(version).target
-    return OpenAlert(kind=kind, target=target, raised_at=START, message="it broke", said=said)
+    return OpenAlert(kind=kind, target=target, raised_at=START, message="it broke")
 
 
 def plan(holding, *alerts, routes=None, server_ready=True, disarmed_s=0.0):
@@ -31,7 +31,7 @@ def plan(holding, *alerts, routes=None, server_ready=True, disarmed_s=0.0):
 
 
 def names(*args, **more):
-    return [(one.kind, one.alert.alert_id) for one in plan(*args, **more)]
+    return [(change.kind, change.alert.alert_id) for change in plan(*args, **more)]
 
 
 # -- engine ------------------------------------------------------------------------------------------------------------
@@ -86,9 +86,9 @@ COLD = {
 
 
 @pytest.mark.parametrize("name", COLD)
-def test_a_way_back_that_is_not_hot_is_said_after_a_moment_and_only_once(name):
-    one, why = COLD[name]
-    cold = {V1: held(1)} | ({V0: one} if one is not None else {})
+def test_a_standby_that_is_not_ready_raises_one_alert_after_the_grace_period(name):
+    previous, why = COLD[name]
+    cold = {V1: held(1)} | ({V0: previous} if previous is not None else {})
     assert plan(cold, disarmed_s=GRACE_S - 0.1) == []
     (change,) = plan(cold, disarmed_s=GRACE_S)
     assert (change.kind, change.alert.kind, change.alert.alert_id) == ("raise", "standby", "standby-bot")
@@ -97,14 +97,14 @@ def test_a_way_back_that_is_not_hot_is_said_after_a_moment_and_only_once(name):
     assert plan(cold, opened("standby", 1), disarmed_s=600) == []
 
 
-def test_no_way_back_at_all_is_said_too():
+def test_a_missing_standby_raises_an_alert_too():
     alone = {"bot": route(1)}
     (change,) = plan({V1: held(1)}, routes=alone, disarmed_s=GRACE_S)
     assert change.message == f"Automatic rollback of bot is disarmed: there is no version behind {V1}."
     assert plan({V1: held(1)}, opened("standby", 1), routes=alone, disarmed_s=600) == []
 
 
-def test_it_is_resolved_as_soon_as_the_way_back_is_hot():
+def test_the_alert_is_resolved_as_soon_as_the_standby_is_ready():
     (change,) = plan(HOT, opened("standby", 1), disarmed_s=0)
     assert (change.kind, change.message) == ("resolve", f"Automatic rollback of bot is armed: {V0} generates.")
 
@@ -116,7 +116,7 @@ def test_it_stays_open_while_the_reason_changes_and_across_a_rollback():
 
 
 @pytest.mark.parametrize("routes", [{}, {"bot": route()}])
-def test_a_model_that_serves_nothing_needs_no_way_back(routes):
+def test_a_model_without_an_active_target_needs_no_standby(routes):
     assert plan({}, routes=routes, disarmed_s=600) == []
     (change,) = plan({}, opened("standby", 1), routes=routes)
     assert (change.kind, change.message) == ("resolve", "bot serves nothing.")

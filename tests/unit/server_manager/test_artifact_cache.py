@@ -1,4 +1,4 @@
-"""The local copies: verified, whole or absent, and removed only when nobody needs them."""
+"""The local copies: verified, whole or absent, and removed only when no target needs them."""
 
 import asyncio
 import errno
@@ -72,40 +72,40 @@ FILES = {"config.json": b"{}", "deep/weights": b"1" * 1000}
 
 
 async def test_files_are_there_and_fetched_once(store, cache):
-    one = store.put("m", FILES)
-    folder = await cache.materialise(one)
+    stored = store.put("m", FILES)
+    folder = await cache.materialise(stored)
     assert (folder / "deep" / "weights").read_bytes() == FILES["deep/weights"]
-    assert await cache.materialise(one) == folder
+    assert await cache.materialise(stored) == folder
     assert store.fetches == 1
 
 
 @pytest.mark.parametrize("harm", ["change", "remove", "add"])
 async def test_a_harmed_copy_is_fetched_again(store, cache, harm):
-    one = store.put("m", FILES)
-    folder = await cache.materialise(one)
+    stored = store.put("m", FILES)
+    folder = await cache.materialise(stored)
     if harm == "change":
         (folder / "deep" / "weights").write_bytes(b"2" * 1000)
     elif harm == "remove":
         (folder / "config.json").unlink()
     else:
         (folder / "extra").write_text("x")
-    await cache.materialise(one)
+    await cache.materialise(stored)
     assert store.fetches == 2
-    assert is_intact(folder, FolderManifest.model_validate_json(store.get(one.manifest)).files)
+    assert is_intact(folder, FolderManifest.model_validate_json(store.get(stored.manifest)).files)
 
 
 async def test_a_download_that_breaks_off_leaves_no_folder(store, cache, tmp_path):
-    one = store.put("m", FILES)
+    stored = store.put("m", FILES)
     del store.blobs[digest_of(FILES["deep/weights"])]
     with pytest.raises(Permanent):
-        await cache.materialise(one)
+        await cache.materialise(stored)
     assert list((tmp_path / "artifacts").iterdir()) == []
 
 
 async def test_a_full_disk_says_so_and_gives_the_space_back(store, cache, tmp_path):
-    one = store.put("m", {"config.json": b"{}", "fills-the-disk": b"1", "z": b"2"})
+    stored = store.put("m", {"config.json": b"{}", "fills-the-disk": b"1", "z": b"2"})
     with pytest.raises(Transient) as caught:
-        await cache.materialise(one)
+        await cache.materialise(stored)
     assert caught.value.code == "disk_full"
     assert list((tmp_path / "artifacts").iterdir()) == []
 
@@ -130,9 +130,9 @@ async def test_a_path_out_of_the_folder_is_refused(store, cache, tmp_path):
     assert not list(tmp_path.rglob("evil"))
 
 
-async def test_only_what_nobody_needs_is_removed(store, cache, tmp_path):
+async def test_only_copies_that_no_target_needs_are_removed(store, cache, tmp_path):
     kept, dropped = store.put("a", FILES), store.put("b", {"config.json": b"{ }"})
-    folders = [await cache.materialise(one) for one in (kept, dropped)]
+    folders = [await cache.materialise(stored) for stored in (kept, dropped)]
     (tmp_path / "artifacts" / "partial-0123").mkdir()
     await cache.keep_only({kept.manifest.digest})
     assert folders[0].is_dir()
@@ -140,7 +140,7 @@ async def test_only_what_nobody_needs_is_removed(store, cache, tmp_path):
 
 
 async def test_a_download_under_way_is_not_removed(store, cache):
-    one = store.put("m", FILES)
+    stored = store.put("m", FILES)
     begun, go_on = threading.Event(), threading.Event()
     fetch = store.fetch_files
 
@@ -150,7 +150,7 @@ async def test_a_download_under_way_is_not_removed(store, cache):
         fetch(files, destination, prefix, progress)
 
     store.fetch_files = slow
-    loading = asyncio.create_task(cache.materialise(one))
+    loading = asyncio.create_task(cache.materialise(stored))
     await asyncio.to_thread(begun.wait, 10)
     await cache.keep_only(set())
     go_on.set()
@@ -158,7 +158,7 @@ async def test_a_download_under_way_is_not_removed(store, cache):
 
 
 async def test_description_is_read_from_the_copy(store, cache):
-    one = store.put(
+    stored = store.put(
         "m",
         {
             "config.json": b'{"max_position_embeddings": 64}',
@@ -166,8 +166,8 @@ async def test_description_is_read_from_the_copy(store, cache):
             "chat_template.jinja": "höflich".encode(),
         },
     )
-    await cache.materialise(one)
-    about = await cache.describe(one)
+    await cache.materialise(stored)
+    about = await cache.describe(stored)
     assert (about.chat_template, about.eos_token, about.context_tokens) == ("höflich", "</s>", 64)
 
 

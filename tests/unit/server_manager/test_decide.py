@@ -55,7 +55,7 @@ def test_the_first_waiting_order_gets_the_lease():
     assert decide(waiting(stage_requested("s1"), stage_requested("s2", 2))) == [GrantLease("s1")]
 
 
-def test_nobody_gets_the_lease_while_it_is_held_or_traffic_is_ordered():
+def test_the_lease_is_not_granted_while_it_is_held_or_traffic_is_ordered():
     record = staging.grant_lease(waiting(stage_requested("s1"), stage_requested("s2", 2)), "s1", START)
     assert decide(record) == []
     busy = ordered(traffic_requested("t1", 3), waiting(stage_requested("s1")))
@@ -111,7 +111,7 @@ def test_a_lease_fails_with_the_code_of_what_could_not_be_loaded(broken):
 # -- traffic ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_order_waits_until_target_and_way_back_are_hot():
+def test_an_order_waits_until_its_target_and_the_standby_are_ready():
     record = ordered(traffic_requested("t1", 2, epoch=1))
     routes = {"bot": route(1, 0)}
     assert decide(record, routes) == []
@@ -159,7 +159,7 @@ def test_an_order_that_made_the_route_is_applied_again_whatever_is_hot():
     assert decide(record, routes) == [ApplyOrder(record.orders[0])]
 
 
-def test_the_way_back():
+def test_the_next_previous_target():
     assert next_previous(Route(model="bot"), deployable(1), None) is None
     assert next_previous(Route(model="bot"), deployable(1), deployable(0)) == deployable(0)
     assert next_previous(route(1, 0), deployable(2), None).target == deployable(1).target

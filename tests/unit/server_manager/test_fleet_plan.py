@@ -32,7 +32,7 @@ V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
 def wanted(*versions, rank=Rank.PRODUCTION, weights=100):
-    return {f"bot.v{one}.bf16": Desired(deployable(one, weights_bytes=weights), rank) for one in versions}
+    return {f"bot.v{version}.bf16": Desired(deployable(version, weights_bytes=weights), rank) for version in versions}
 
 
 def plan(desired, holding):
@@ -63,7 +63,7 @@ def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():
     record = staging.grant_lease(record, "s1", START)
     record = staging.enqueue_order(record, traffic_requested("t1", 5, fallback=0), START)
     desired = plan_desired({"bot": route(2, 1)}, record)
-    assert {name: one.rank for name, one in desired.items()} == {
+    assert {name: target.rank for name, target in desired.items()} == {
         V2: Rank.PRODUCTION,
         V1: Rank.PRODUCTION,
         "bot.v3.bf16": Rank.STAGING,
@@ -174,11 +174,11 @@ def test_every_start_converges_without_exceeding_memory(start, versions):
         for action in actions:
             assert (action.kind == "unload") == (action.name not in desired)
             holding = _after(holding, action, desired)
-            reserved = sum(one.memory_bytes for one in holding.values() if one.phase is not Phase.FAILED)
+            reserved = sum(target.memory_bytes for target in holding.values() if target.phase is not Phase.FAILED)
             assert reserved <= LIMITS.memory_budget_bytes
     assert set(holding) == set(desired)
-    assert all(one.phase is Phase.HOT for one in holding.values())
-    assert all(one.digest == desired[name].deployable.manifest.digest for name, one in holding.items())
+    assert all(target.phase is Phase.HOT for target in holding.values())
+    assert all(target.digest == desired[name].deployable.manifest.digest for name, target in holding.items())
 
 
 def test_limits_count_weights_and_overhead():

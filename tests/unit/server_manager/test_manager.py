@@ -124,7 +124,7 @@ async def test_an_order_is_loaded_probed_applied_said_and_forgotten(world):
     assert changed.route.active.chat_template == "t"
     assert changed.route.previous.target == deployable(0).target
     assert not world.state.record.orders
-    assert {str(one.target): one.phase for one in world.state.record.loaded} == {V0: "hot", V1: "hot"}
+    assert {str(target.target): target.phase for target in world.state.record.loaded} == {V0: "hot", V1: "hot"}
 
 
 async def test_an_order_that_comes_again_after_its_answer_changes_and_publishes_nothing(world):
@@ -204,7 +204,7 @@ async def test_a_rehearsal_is_staged_after_the_benchmark_of_the_same_candidate(w
     ):
         await world.state.write(edit)
     await world.ticks()
-    assert [one.lease_id for one in world.said.facts(VariantStaged)] == ["s1"]
+    assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s1"]
     await world.state.write(lambda record: staging.release_staging(record, ended))
     await world.ticks()
     first, second = world.said.facts(VariantStaged)
@@ -253,7 +253,7 @@ async def test_a_restarted_engine_gets_everything_back_and_each_alert_is_said_on
     await world.ticks()
     world.engine.down = True
     await world.ticks(8)
-    assert {one.alert_id for one in world.said.facts(AlertRaised)} == {"engine-bot.v2.bf16", "standby-bot"}
+    assert {alert.alert_id for alert in world.said.facts(AlertRaised)} == {"engine-bot.v2.bf16", "standby-bot"}
     assert world.clock.seconds > DOWN_AFTER_S
     world.engine.restart()
     await world.ticks(4)
@@ -310,7 +310,7 @@ async def test_a_replica_without_the_lead_does_nothing(world):
 async def test_only_copies_of_what_is_held_are_kept(world):
     world.routes.routes["bot"] = route(2, 1)
     await world.ticks()
-    assert world.artifacts.kept == {deployable(one).manifest.digest for one in (1, 2)}
+    assert world.artifacts.kept == {deployable(version).manifest.digest for version in (1, 2)}
 
 
 async def test_a_moment_s_silence_of_the_server_is_no_alert(world):
@@ -352,9 +352,9 @@ async def test_progress_is_told_while_targets_are_on_their_way_and_not_after(wor
     assert (cause, progress.step, progress.done, progress.total) == ("s1", "stage", 0, 2)
     assert V1 in progress.detail
     await world.ticks(3)
-    told = len(world.progress.reports)
+    reports = len(world.progress.reports)
     await world.ticks(3)
-    assert len(world.progress.reports) == told
+    assert len(world.progress.reports) == reports
 
 
 async def test_a_later_record_of_quality_goes_into_the_route_with_its_target(world):

@@ -88,7 +88,7 @@ def outcome(world, hot):
     record = world.record()
     return {
         "hot": hot,
-        "routes": {model: (one.epoch, one.cause_id) for model, one in world.routes.routes.items()},
+        "routes": {model: (route.epoch, route.cause_id) for model, route in world.routes.routes.items()},
         "answers": {event.id: [type(fact).__name__ for fact in world.answers(event)] for event in world.said},
         "open": (record.orders, record.waiting, record.lease and record.lease.state, record.outbox),
         "unacknowledged": world.streams.unacknowledged(),

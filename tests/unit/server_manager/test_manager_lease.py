@@ -36,9 +36,9 @@ async def without_the_bus(world, count=12, seconds=20.0):
 
 
 async def put(world, version):
-    one = deployable(version)
-    folder = await world.artifacts.materialise(one)
-    await world.engine.load(str(one.target), folder, digest=one.manifest.digest, memory_bytes=100)
+    loadable = deployable(version)
+    folder = await world.artifacts.materialise(loadable)
+    await world.engine.load(str(loadable.target), folder, digest=loadable.manifest.digest, memory_bytes=100)
 
 
 async def test_without_the_bus_a_target_that_the_next_holder_loaded_is_not_unloaded(world):
@@ -89,7 +89,7 @@ async def test_without_the_bus_a_target_that_cannot_be_loaded_is_tried_later_and
 
 
 async def test_a_retry_that_is_not_allowed_keeps_the_failures(world):
-    """The engine lost it, it does not load, and one try comes in a moment in which the bus says nobody leads."""
+    """The engine lost it, it does not load, and one try comes in a moment in which the bus names no leader."""
     world.routes.routes["bot"] = route(1)
     world.artifacts.broken[deployable(1).manifest.digest] = Transient("store_unavailable", "no")
     await world.ticks(8)
@@ -143,9 +143,9 @@ async def test_a_lease_that_lapsed_while_an_artifact_was_fetched_stops_the_load(
     gate = asyncio.Event()
     fetch = world.artifacts.materialise
 
-    async def slow(one, progress=None):
+    async def slow(loadable, progress=None):
         await gate.wait()
-        return await fetch(one, progress)
+        return await fetch(loadable, progress)
 
     world.artifacts.materialise = slow
     world.routes.routes["bot"] = route(1)

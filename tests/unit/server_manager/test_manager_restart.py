@@ -18,9 +18,9 @@ def world(tmp_path):
 
 async def served_since_before(world, *versions):
     for version in versions:
-        one = deployable(version)
-        folder = await world.artifacts.materialise(one)
-        await world.engine.load(str(one.target), folder, digest=one.manifest.digest, memory_bytes=200)
+        loadable = deployable(version)
+        folder = await world.artifacts.materialise(loadable)
+        await world.engine.load(str(loadable.target), folder, digest=loadable.manifest.digest, memory_bytes=200)
     world.engine.loads.clear()
 
 

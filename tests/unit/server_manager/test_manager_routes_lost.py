@@ -15,9 +15,9 @@ def world(tmp_path):
 
 
 async def load(world, version):
-    one = deployable(version)
-    folder = await world.artifacts.materialise(one)
-    await world.engine.load(str(one.target), folder, digest=one.manifest.digest, memory_bytes=100)
+    loadable = deployable(version)
+    folder = await world.artifacts.materialise(loadable)
+    await world.engine.load(str(loadable.target), folder, digest=loadable.manifest.digest, memory_bytes=100)
 
 
 async def test_an_emptied_bucket_unloads_nothing_and_gets_its_routes_back(world):
@@ -121,7 +121,7 @@ async def test_an_edit_starts_from_the_known_route_not_from_the_restored_one(wor
     world.routes.routes["bot"] = known = route(2, 1, epoch=7)
     await world.ticks()
     world.routes.routes["bot"] = route(1, epoch=3)
-    edit = await world.known.edit("bot", lambda found: roll_back(found, known.active.target, cause_id="alert"))
+    edit = await world.known.edit("bot", lambda stored: roll_back(stored, known.active.target, cause_id="alert"))
     assert edit.route.epoch == 8
     assert edit.route.active.target == deployable(1).target
     assert world.routes.routes["bot"] == edit.route

@@ -1,4 +1,4 @@
-"""A way back that is not hot, tick by tick: said once, kept over restarts, resolved when it is hot again."""
+"""A standby that is not ready, tick by tick: one alert, kept over restarts, resolved when the standby is ready again."""
 
 import contextlib
 
@@ -16,11 +16,11 @@ def world(tmp_path):
 
 
 def said(world):
-    return [one.alert_id for one in world.said.facts(AlertRaised)]
+    return [alert.alert_id for alert in world.said.facts(AlertRaised)]
 
 
 def resolved(world):
-    return [one.message for one in world.said.facts(AlertResolved)]
+    return [alert.message for alert in world.said.facts(AlertResolved)]
 
 
 def keep_from_loading(world, version, reason="no space"):

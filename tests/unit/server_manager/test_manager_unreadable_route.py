@@ -30,7 +30,7 @@ async def test_the_other_model_is_healed_and_its_orders_are_carried_out(world):
     world.engine.dead.add(V1)
     await world.order(traffic_requested("t1", 2, epoch=1))
     await world.ticks(20)
-    assert [one.route.active.target for one in world.said.facts(DeploymentChanged)] == [deployable(2).target]
+    assert [changed.route.active.target for changed in world.said.facts(DeploymentChanged)] == [deployable(2).target]
     assert world.phases()[V1] == world.phases()[V2] == "hot"
 
 
@@ -82,7 +82,7 @@ async def test_its_orders_wait_and_hold_back_no_staging_of_the_other(world):
     assert len(world.said.facts(VariantStaged)) == 1
     world.routes.routes["cat"] = before
     await world.ticks(2)
-    assert [one.code for one in world.said.facts(PromotionRefused)] == ["stale_epoch"]
+    assert [refused.code for refused in world.said.facts(PromotionRefused)] == ["stale_epoch"]
 
 
 async def test_its_alert_is_not_resolved_because_nothing_is_known_of_it(world):
@@ -92,7 +92,7 @@ async def test_its_alert_is_not_resolved_because_nothing_is_known_of_it(world):
     world.spoil()
     world.forget_routes()
     await world.ticks(10)
-    assert [one.alert_id for one in world.state.record.alerts] == [f"engine-{C7}"]
+    assert [alert.alert_id for alert in world.state.record.alerts] == [f"engine-{C7}"]
     assert world.said.facts(AlertResolved) == []
 
 

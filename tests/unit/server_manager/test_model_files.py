@@ -41,8 +41,10 @@ def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides(
         EngineConfig("vllm"),
     ):
         model, _ = parse("bot.v1.bf16", "/models/x", config)
-        tensors.append({(one.name, one.data_type, tuple(one.dims)) for one in (*model.input, *model.output)})
-        assert [one.name for one in model.input if not one.optional] == ["text_input"]
+        tensors.append(
+            {(tensor.name, tensor.data_type, tuple(tensor.dims)) for tensor in (*model.input, *model.output)}
+        )
+        assert [tensor.name for tensor in model.input if not tensor.optional] == ["text_input"]
     assert tensors[0] == tensors[1] > tensors[2] == tensors[3]
     beyond = {name for name, _, _ in tensors[0] - tensors[2]}
     assert beyond == {"prompt_token_ids", "return_prompt_logprobs", "prompt_logprobs"}

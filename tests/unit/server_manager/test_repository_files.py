@@ -49,6 +49,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
 @pytest.mark.parametrize("torn", [b"", b'{"holder":"tw', b"\x00" * 32, b'{"holder":"two","term":2,"later":1}'])
 def test_a_torn_lease_file_counts_as_written_by_another_process(tmp_path, torn):
     terms = LeaseFile(tmp_path)
-    assert not lead(terms).superseded(), "nobody wrote"
+    assert not lead(terms).superseded(), "no process wrote"
     (tmp_path / "slipway-lease.json").write_bytes(torn)
     assert lead(terms).superseded()

@@ -22,7 +22,7 @@ from tests.unit.server_manager.factories import (
 def test_orders_wait_in_the_order_they_came():
     record = staging.enqueue_staging(Servers(), stage_requested("s1", 1))
     record = staging.enqueue_staging(record, stage_requested("s2", 2))
-    assert [one.lease_id for one in record.waiting] == ["s1", "s2"]
+    assert [lease.lease_id for lease in record.waiting] == ["s1", "s2"]
 
 
 def test_only_one_order_holds_the_lease():
@@ -49,8 +49,8 @@ def test_a_finished_release_loses_lease_queue_and_orders():
     record = staging.enqueue_order(record, traffic_requested("t2", release="r2"), START)
     record = staging.finish_release(record, release_finished("r1"))
     assert record.lease is None
-    assert [one.lease_id for one in record.waiting] == ["s3"]
-    assert [one.order_id for one in record.orders] == ["t2"]
+    assert [lease.lease_id for lease in record.waiting] == ["s3"]
+    assert [order.order_id for order in record.orders] == ["t2"]
 
 
 def test_a_request_that_arrives_after_its_release_is_void():
@@ -76,7 +76,7 @@ def test_the_end_of_the_benchmark_s_lease_never_ends_the_rehearsal_s(order):
     for edit, event in order:
         record = edit(record, event)
         record = staging.grant_lease(record, "s1", START)
-    assert [one.lease_id for one in record.waiting] == ["s2"]
+    assert [lease.lease_id for lease in record.waiting] == ["s2"]
     assert record.lease is None
     assert not staging.release_staging(record, stage_released(1, seconds=6, purpose="rehearsal")).waiting
 
@@ -157,6 +157,6 @@ def test_the_end_of_one_measurement_never_ends_the_staging_of_the_next(order):
     record = Servers()
     for index in order:
         record = edits[index](record)
-    assert [one.lease_id for one in record.waiting] == ["s2"]
+    assert [lease.lease_id for lease in record.waiting] == ["s2"]
     ended = staging.release_staging(record, stage_released(1, seconds=40, purpose="benchmark", number=2))
     assert not ended.waiting
