@@ -11,7 +11,7 @@ import pytest
 from minio.error import S3Error
 
 from contracts.manifests import FolderManifest
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.vocabulary import ArtifactRef, Target, digest_of
 from shared.errors import Permanent, Transient
 from shared.runtime.clock import SystemClock
 from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key
@@ -70,6 +70,13 @@ def test_put_manifest_returns_the_one_already_there(store):
     again, created_again = store.put_manifest("manifests/t/a.json", b'{"other":1}')
     assert (created, created_again) == (True, False)
     assert again == first
+
+
+def test_of_two_commits_under_one_key_the_first_stays_and_both_return_it(store):
+    first, second = (Target(model="m", version=version, variant="int8") for version in (1, 2))
+    committed = store.commit("manifests/t/commit.json", first)
+    assert committed[0] == first
+    assert store.commit("manifests/t/commit.json", second) == committed
 
 
 def test_folder_round_trip_verifies_and_keeps_bytes(store, tmp_path):
