@@ -69,10 +69,11 @@ class Watched:
     def _reach(self, span: Span, begin: datetime) -> Iterator[AlertFact]:
         """Pass the time up to a part of a span."""
         left_at = self._left_at(span)
-        yield from self._wait_until(begin if left_at is None else left_at)
+        yield from self._wait_until(min(begin, span.since) if left_at is None else left_at)
         if left_at is not None:
             yield from self._leave(left_at)
         self._enter(span)
+        yield from self._wait_until(begin)
 
     def _wait_until(self, begin: datetime) -> Iterator[AlertFact]:
         """Assess open alerts until the next part: without requests none is calm for long."""

@@ -125,6 +125,9 @@ def shown(facts):
 @example(  # an alert while the route changes twice without a request
     story=[(0, 0.0), (0, 0.0), (0, 0.0), (10, 1.0), (0, 0.0)], kind="errors", shares=[*[None] * 4, "canary", None, None]
 )
+@example(  # an alert while the route changes, and a request only a minute later
+    story=[*[(0, 0.0)] * 3, (10, 1.0), (0, 0.0), (1, 0.0)], kind="errors", shares=[*[None] * 4, "canary", None, None]
+)
 def test_monitor_and_replay_publish_the_same_alerts_at_the_same_seconds(story, kind, shares):
     """Also while the route changes; the target is served from the first minute, and in the last one."""
     shares = ["active" if shares[0] in (None, "out") else shares[0], *shares[1:]]
