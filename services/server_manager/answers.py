@@ -1,7 +1,9 @@
 """Answers orders and raises alerts: each answer is written with the edit after which it is no longer due."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import structlog
 
 from contracts.codes import Code
 from contracts.envelope import Event
@@ -33,6 +35,8 @@ from services.server_manager.domain.reconcile import Limits
 from services.server_manager.domain.records import FleetAlert, OpenAlert, Servers
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import Artifacts, Engine, Routes
+from shared.errors import Permanent, Transient, translate
+from shared.messaging.delivery import RECORD_FAILURES
 from shared.runtime.clock import Clock
 
 SEVERITY: dict[FleetAlert, Severity] = {"engine": "critical", "standby": "warning"}
@@ -73,6 +77,30 @@ class Answers:
             await self._refuse(answer.order.event, answer.code, answer.reason)
         else:
             await self._apply(answer)
+
+    async def settle_failure(
+        self, answer: Answer, error: Exception, routes: Mapping[str, Route], waited_s: Mapping[str, float]
+    ) -> None:
+        """Refuse an order whose answer failed for good, or until its deadline; raise what fails for all orders."""
+        known = translate(error) or Transient("internal_error", f"{type(error).__name__}: {error}.")
+        if isinstance(known, Transient) and known.code not in RECORD_FAILURES:
+            raise known from error
+        log = structlog.get_logger().bind(code=known.code, reason=known.reason)
+        if isinstance(answer, AnnounceStaged):
+            order_id, model = answer.lease.lease_id, answer.lease.event.subject
+        elif isinstance(answer, ApplyOrder):
+            order_id, model = answer.order.order_id, answer.order.event.subject
+        else:
+            log.error("an answer could not be written; the others go on", exc_info=error)
+            return
+        log.error("an order could not be answered; the others go on", order=order_id, model=model, exc_info=error)
+        final = isinstance(known, Permanent) or waited_s.get(order_id, 0.0) >= self._limits.order_deadline_s
+        if not final or (model in routes and routes[model].cause_id == order_id):
+            return
+        if isinstance(answer, AnnounceStaged):
+            await self._fail_lease(FailLease(answer.lease, known.code, known.reason))
+        else:
+            await self._refuse(answer.order.event, known.code, known.reason)
 
     async def change_alert(self, change: AlertChange) -> None:
         """Raise or resolve an alert."""

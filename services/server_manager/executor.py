@@ -9,6 +9,7 @@ import structlog
 from contracts.codes import Code
 from contracts.vocabulary import Deployable, Digest
 from services.server_manager.domain.reconcile import BUSY, Action, Held, Limits, Phase
+from services.server_manager.domain.records import target_of
 from services.server_manager.ports import Artifacts, Engine, Extent, Indexed, Leadership, LeaseLost, Permit
 from shared.errors import Permanent, SlipwayError, Transient, translate
 from shared.runtime.clock import Clock
@@ -108,6 +109,8 @@ class Executor:
     def note_index(self, index: Mapping[str, Indexed], asked_at: float) -> None:
         """Take over what the engine says it holds. READY means only that it may be probed.
 
+        Models that are no targets are another's and stay as they are.
+
         Args:
             index: the engine's answer.
             asked_at: monotonic time of the question; what changed since then is not judged by the answer.
@@ -119,7 +122,7 @@ class Executor:
                 self._log.warning("target is gone from the engine", target=name, phase=state.phase)
                 del self._targets[name]
         for name, entry in index.items():
-            if entry.ready and name not in self._targets:
+            if entry.ready and name not in self._targets and target_of(name) is not None:
                 digest = entry.digest or "sha256:" + "0" * 64
                 self._targets[name] = TargetState(digest, entry.memory_bytes, Phase.UNPROVEN, self._clock.monotonic())
 

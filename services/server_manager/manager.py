@@ -6,7 +6,6 @@ from typing import Any
 
 import structlog
 
-from contracts.vocabulary import Target
 from services.server_manager.answers import Answers
 from services.server_manager.domain.alerts import assess_standby, plan_alerts
 from services.server_manager.domain.decide import GrantLease, decide_answers
@@ -21,7 +20,7 @@ from services.server_manager.domain.reconcile import (
     plan_reconcile,
     plan_temporary,
 )
-from services.server_manager.domain.records import LoadedTarget, Servers
+from services.server_manager.domain.records import LoadedTarget, Servers, target_of
 from services.server_manager.executor import Executor
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.ports import (
@@ -194,17 +193,22 @@ class Manager:
 
     async def _answer_orders(self) -> None:
         record, listing = await self._state.read(), await self._routes.all()
+        waited_s = self._note_waits(record)
         for answer in decide_answers(
             record,
             listing.routes,
             self.executor.held(),
             self._limits,
             self._clock.now(),
-            waited_s=self._note_waits(record),
+            waited_s=waited_s,
             unreadable=listing.unreadable,
         ):
             await self._check_lease()
-            await self._answers.carry_out(answer)
+            try:
+                await self._answers.carry_out(answer)
+            except Exception as error:  # noqa: BLE001 - raised again where it concerns the others as well
+                await self._answers.settle_failure(answer, error, listing.routes, waited_s)
+                continue
             if isinstance(answer, GrantLease):
                 self._waits.begin(answer.lease_id)
             self.wake()
@@ -267,14 +271,17 @@ class Manager:
             "memory_budget_bytes": self._limits.memory_budget_bytes,
         }
         if self.executor.known:
-            view["loaded"] = tuple(_as_loaded(name, held) for name, held in sorted(self.executor.held().items()))
+            loaded = (_as_loaded(name, held) for name, held in sorted(self.executor.held().items()))
+            view["loaded"] = tuple(filter(None, loaded))
         await self._state.write(lambda record: record.model_copy(update=view))
 
 
-def _as_loaded(name: str, held: Held) -> LoadedTarget:
-    model, version, variant = name.split(".")
+def _as_loaded(name: str, held: Held) -> LoadedTarget | None:
+    target = target_of(name)
+    if target is None:
+        return None
     return LoadedTarget(
-        target=Target.model_validate({"model": model, "version": int(version[1:]), "variant": variant}),
+        target=target,
         manifest_digest=held.digest,
         phase=held.phase,
         memory_bytes=held.memory_bytes,

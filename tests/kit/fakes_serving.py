@@ -91,6 +91,7 @@ class FakeArtifacts:
         self.root = root
         self.kept: set[str] = set()
         self.undeletable: OSError | None = None
+        self.undescribable: dict[str, Exception] = {}
         self.broken: dict[str, Exception] = {}
 
     async def materialise(self, deployable, progress=None):  # noqa: ARG002
@@ -101,7 +102,9 @@ class FakeArtifacts:
         (folder / "config.json").write_text("{}")
         return folder
 
-    async def describe(self, deployable):  # noqa: ARG002
+    async def describe(self, deployable):
+        if deployable.manifest.digest in self.undescribable:
+            raise self.undescribable[deployable.manifest.digest]
         return Description(chat_template="t", bos_token="<s>", eos_token="</s>", context_tokens=128)
 
     async def keep_only(self, digests):

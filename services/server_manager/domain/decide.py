@@ -8,7 +8,7 @@ from contracts.codes import Code
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import Refused, promote
-from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_production
+from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Order, Servers
 
 
@@ -91,7 +91,8 @@ def decide_answers(
         answer = decide_held_lease(record.lease, held, limits, waited_s.get(record.lease.lease_id, 0.0))
         if answer is not None:
             answers.append(answer)
-    answers += decide_waiting(record, routes, limits, now)
+    kept = plan_kept(routes, unreadable, record.temporary, held)
+    answers += decide_waiting(record, routes, limits, now, kept_bytes={name: held[name].memory_bytes for name in kept})
     return answers
 
 
@@ -119,10 +120,13 @@ def has_failed(held: Held, limits: Limits) -> bool:
     return held.phase is Phase.FAILED and (held.hopeless or held.failures >= limits.load_attempts)
 
 
-def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime) -> list[Answer]:
+def decide_waiting(
+    record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime, kept_bytes: Mapping[str, int]
+) -> list[Answer]:
     """Fail at once what can never fit; grant the first of the rest when nothing else comes first.
 
-    Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself.
+    Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself. What is
+    never unloaded (`kept_bytes`) takes memory like production.
     """
     answers: list[Answer] = []
     production = plan_production(routes)
@@ -139,6 +143,7 @@ def decide_waiting(record: Servers, routes: Mapping[str, Route], limits: Limits,
             first = lease
             everything = {**production, **pair}
             needed = needed_bytes(everything.values(), limits)
+            needed += sum(size for name, size in kept_bytes.items() if name not in everything)
             if record.lease is None and not record.orders:
                 fits = needed <= limits.memory_budget_bytes
                 answers.append(

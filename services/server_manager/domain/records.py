@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+from pydantic import ValidationError
+
 from contracts.envelope import Event
 from contracts.facts import StageRequested, TrafficRequested
 from contracts.records import Migration, OutboxRecord
@@ -64,6 +66,19 @@ class Closed(Contract):
         if self.purpose is None:
             return event.time <= self.at
         return (request.purpose, request.measurement_number) == (self.purpose, self.measurement_number)
+
+
+def target_of(name: str) -> Target | None:
+    """Return the target that an engine's model serves; None for a model that is none of ours."""
+    parts = name.split(".")
+    if len(parts) != 3 or not parts[1].removeprefix("v").isdecimal():
+        return None
+    fields = {"model": parts[0], "version": int(parts[1].removeprefix("v")), "variant": parts[2]}
+    try:
+        target = Target.model_validate(fields)
+    except ValidationError:
+        return None
+    return target if str(target) == name else None
 
 
 class LoadedTarget(Contract):
