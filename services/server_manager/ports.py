@@ -70,7 +70,11 @@ class Artifacts(Protocol):
         """
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Return what a gateway must know about a materialised target."""
+        """Return what a gateway must know about a materialised target.
+
+        Raises:
+            Permanent: malformed_event.
+        """
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
         """Remove the folders of every other manifest."""

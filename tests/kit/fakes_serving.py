@@ -1,5 +1,6 @@
 """Handwritten stand-ins for what server-manager needs; each is held to the suite that the real thing passes."""
 
+import errno
 import itertools
 from collections.abc import MutableMapping
 from datetime import UTC, datetime, timedelta
@@ -209,11 +210,15 @@ class MemoryTerms:
 
     def __init__(self) -> None:
         self.leader: Leader | None = None
+        self.full = False
+        """Whether the disk is full, so that nobody's term is ever there."""
 
     def read(self) -> Leader | None:
         return self.leader
 
     def write(self, leader: Leader) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
         self.leader = leader
 
 

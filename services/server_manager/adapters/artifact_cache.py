@@ -19,6 +19,7 @@ from shared.storage.blobs import Store
 
 _FILES = TypeAdapter(tuple[FileEntry, ...])
 _PARTIAL = "partial-"
+_MAX_TEXT_BYTES = 32 * 1024 * 1024
 
 
 class ArtifactCache:
@@ -44,10 +45,14 @@ class ArtifactCache:
                 raise translate(error) or error from error
 
     async def describe(self, deployable: Deployable) -> Description:
-        """Return what a gateway must know about a materialised target."""
+        """Return what a gateway must know about a materialised target; raise Permanent if its files cannot say it."""
         folder = self.folder(deployable.manifest.digest)
-        texts = await asyncio.to_thread(_read_texts, folder)
-        return describe_model(texts, max_model_len=self._max_model_len)
+        try:
+            texts = await asyncio.to_thread(_read_texts, folder)
+            return describe_model(texts, max_model_len=self._max_model_len)
+        except ValueError as error:
+            reason = f"{deployable.target} cannot be described: {error}. Correct its tokenizer files."
+            raise Permanent("malformed_event", reason) from error
 
     async def keep_only(self, digests: Collection[Digest]) -> None:
         """Remove the folders of every other manifest, and what an interrupted download left."""
@@ -116,4 +121,12 @@ def is_intact(folder: Path, files: Sequence[FileEntry]) -> bool:
 
 
 def _read_texts(folder: Path) -> dict[str, str]:
-    return {name: (folder / name).read_text(encoding="utf-8") for name in DESCRIBING_FILES if (folder / name).is_file()}
+    texts = {}
+    for path in (folder / name for name in DESCRIBING_FILES):
+        if not path.is_file():
+            continue
+        if path.stat().st_size > _MAX_TEXT_BYTES:
+            msg = f"{path.name} has {path.stat().st_size:,} bytes; the limit is {_MAX_TEXT_BYTES:,}"
+            raise ValueError(msg)
+        texts[path.name] = path.read_text(encoding="utf-8")
+    return texts

@@ -1,11 +1,12 @@
 """Triton, through its gRPC model control and a model repository on a shared disk."""
 
 import asyncio
-import json
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from contracts.vocabulary import Digest
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files
@@ -21,6 +22,13 @@ UNLOAD_POLL_S = 0.25
 """How often Triton is asked whether an unloaded model is gone."""
 HEAL_WAIT_S = 5.0
 """How long a load of the same model waits for its unload, which may never end."""
+
+
+class Sidecar(BaseModel):
+    """The file beside a model's configuration: what the model was loaded from, and what it reserves."""
+
+    digest: Digest | None = None
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
 
 
 class TritonEngine:
@@ -95,15 +103,15 @@ class TritonEngine:
     def _read_index(self, states: Mapping[str, str]) -> dict[str, Indexed]:
         index = {}
         for name, state in states.items():
-            note = _read_sidecar(self._repository / name / SIDECAR)
+            note = read_sidecar(self._repository / name)
             settled = state == READY or state in GONE
-            index[name] = Indexed(state == READY, note.get("digest"), int(note.get("memory_bytes", 0)), settled)
+            index[name] = Indexed(state == READY, note.digest, note.memory_bytes, settled)
         return index
 
     async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int, permit: Permit = allow) -> None:
         """Write the model's configuration and load it; returns when Triton says READY."""
         files = plan_model_files(name, str(folder), self._config)
-        files[SIDECAR] = json.dumps({"digest": digest, "memory_bytes": memory_bytes})
+        files[SIDECAR] = Sidecar(digest=digest, memory_bytes=memory_bytes).model_dump_json()
 
         async def prepare() -> None:
             await permit()
@@ -239,12 +247,12 @@ def _first_line(text: str) -> str:
     return text.split("\n", 1)[0].strip()
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(folder: Path) -> Sidecar:
+    """Return what a model was loaded from; nothing is known where the file is missing or damaged."""
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
+        return Sidecar.model_validate_json((folder / SIDECAR).read_bytes())
     except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
+        return Sidecar()
 
 
 def _write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -171,6 +171,32 @@ async def test_description_is_read_from_the_copy(store, cache):
     assert (about.chat_template, about.eos_token, about.context_tokens) == ("höflich", "</s>", 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("chat_template.jinja", b"\xff\xfe", "utf-8"),
+        ("chat_template.jinja", b"x" * 200_001, "200,001 characters"),
+        ("tokenizer_config.json", b'{"chat_template": "' + b"x" * 300_000 + b'"}', "300,000 characters"),
+        ("tokenizer_config.json", b'{"eos_token": "\\ud800"}', "surrogates"),
+        ("tokenizer_config.json", b" " * (32 * 1024 * 1024 + 1), "bytes"),
+    ],
+)
+async def test_files_that_no_event_could_contain_fail_their_own_target_for_good(store, cache, name, content, named):
+    one = store.put("m", {"config.json": b"{}", name: content})
+    await cache.materialise(one)
+    with pytest.raises(Permanent) as caught:
+        await cache.describe(one)
+    assert caught.value.code == "malformed_event"
+    assert str(one.target) in caught.value.reason
+    assert named in caught.value.reason
+
+
+async def test_a_configuration_that_is_nested_too_deeply_counts_as_none(store, cache):
+    one = store.put("m", {"config.json": b"[" * 100_000, "tokenizer_config.json": b"[" * 100_000})
+    await cache.materialise(one)
+    assert (await cache.describe(one)).context_tokens > 0
+
+
 def test_intact_means_these_files_and_no_others(tmp_path):
     (tmp_path / "a").write_bytes(b"1")
     entry = FileEntry(path="a", digest=f"sha256:{hashlib.sha256(b'1').hexdigest()}", size_bytes=1)

@@ -6,6 +6,7 @@ import pytest
 
 from services.server_manager.adapters.kv_state import KvLeadership
 from services.server_manager.adapters.repository_files import LeaseFile
+from services.server_manager.adapters.triton_engine import SIDECAR, Sidecar, read_sidecar
 from services.server_manager.domain.records import Leader
 from tests.kit.fakes_serving import FakeClock
 from tests.kit.records import MemoryRecords
@@ -52,3 +53,12 @@ def test_a_torn_lease_file_counts_as_written_by_another_process(tmp_path, torn):
     assert not lead(terms).superseded(), "no process wrote"
     (tmp_path / "slipway-lease.json").write_bytes(torn)
     assert lead(terms).superseded()
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b"{", b"[]", b"\xff", b'{"digest":5,"memory_bytes":1}', b'{"digest":null,"memory_bytes":"much"}']
+)
+def test_a_torn_note_beside_a_model_says_nothing_of_what_it_was_loaded_from(tmp_path, torn):
+    assert read_sidecar(tmp_path) == Sidecar()
+    (tmp_path / SIDECAR).write_bytes(torn)
+    assert read_sidecar(tmp_path) == Sidecar()
