@@ -161,12 +161,23 @@ class ProcessClock(VirtualClock):
         return super().monotonic() - self.stood_still_s
 
 
+class InFlight(set[int]):
+    """The messages that one process handles; none of another's may be begun."""
+
+    def __init__(self, processes: "list[Process]") -> None:
+        super().__init__()
+        self._processes = processes
+
+    def __contains__(self, message: object) -> bool:
+        return any(set.__contains__(process.bus.in_flight, message) for process in self._processes)
+
+
 class SharedBus(FakeBus):
     """The bus of one of several processes: what one handles is not delivered to another."""
 
-    def __init__(self, service, streams, log, life, in_flight: set[int]) -> None:
+    def __init__(self, service, streams, log, life, processes: "list[Process]") -> None:
         super().__init__(service, streams, log, life)
-        self._in_flight = in_flight
+        self._in_flight = self.in_flight = InFlight(processes)
 
 
 class Process:
@@ -185,7 +196,7 @@ class Process:
         log = self.port(world.log, "publish", "was_published")
         records = self.port(records_of(Servers, world.bucket), "get", "create", "update", "keys")
         store = RecordStore("servers", records, log, service=SERVICE, jitter=lambda: 0.5, decides_again=True)
-        self.bus = SharedBus(SERVICE, world.streams, log, life, world.in_flight)
+        self.bus = SharedBus(SERVICE, world.streams, log, life, world.processes)
         self.manager = build(
             self.bus,
             engine=self.port(EngineClient(world.engine, self), "index", "load", "unload", "probe"),
@@ -257,7 +268,6 @@ class FleetWorld:
     def __init__(self, folder: Path) -> None:
         self.clock = VirtualClock(START)
         self.streams = Streams()
-        self.in_flight: set[int] = set()
         self.bucket, self.log = FaultyBucket(), SlowLog("server-manager", now_s=self.clock.monotonic)
         self.routes, self.memory = FakeRoutes(), Memory()
         self.lease = FakeLease(self.bucket)
@@ -292,6 +302,8 @@ class FleetWorld:
             await process.life.close()
             self.processes.remove(process)
             self.deaths += 1
+            for other in self.processes:
+                other.bus.deliver()
             await asyncio.sleep(1.0)
 
     async def watch(self) -> None:

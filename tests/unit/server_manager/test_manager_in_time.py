@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contracts import facts as cf
@@ -294,6 +294,7 @@ def open_staging(record):
 
 
 @settings(max_examples=often(12))
+@example([(promoted, 3, 0.0), (promoted, 2, 0.0), (promoted, 1, 0.0)], [1])
 @given(
     st.lists(
         st.tuples(st.sampled_from(MOVES), st.integers(1, 3), st.sampled_from([0.0, 0.5, 2.0, 8.0, 40.0])), max_size=12
