@@ -182,19 +182,19 @@ async def test_description_is_read_from_the_copy(store, cache):
     ],
 )
 async def test_files_that_no_event_could_contain_fail_their_own_target_for_good(store, cache, name, content, named):
-    one = store.put("m", {"config.json": b"{}", name: content})
-    await cache.materialise(one)
+    stored = store.put("m", {"config.json": b"{}", name: content})
+    await cache.materialise(stored)
     with pytest.raises(Permanent) as caught:
-        await cache.describe(one)
+        await cache.describe(stored)
     assert caught.value.code == "malformed_event"
-    assert str(one.target) in caught.value.reason
+    assert str(stored.target) in caught.value.reason
     assert named in caught.value.reason
 
 
 async def test_a_configuration_that_is_nested_too_deeply_counts_as_none(store, cache):
-    one = store.put("m", {"config.json": b"[" * 100_000, "tokenizer_config.json": b"[" * 100_000})
-    await cache.materialise(one)
-    assert (await cache.describe(one)).context_tokens > 0
+    stored = store.put("m", {"config.json": b"[" * 100_000, "tokenizer_config.json": b"[" * 100_000})
+    await cache.materialise(stored)
+    assert (await cache.describe(stored)).context_tokens > 0
 
 
 def test_intact_means_these_files_and_no_others(tmp_path):

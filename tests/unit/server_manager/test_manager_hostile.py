@@ -29,7 +29,7 @@ async def test_a_candidate_that_cannot_be_described_fails_its_staging_and_nothin
     await world.ticks(2)
     await world.order(traffic_requested("t1", 3, model="cat", release="r3"))
     await world.ticks(8)
-    assert [(one.code, one.reason) for one in world.said.facts(VariantFailed)] == [
+    assert [(fact.code, fact.reason) for fact in world.said.facts(VariantFailed)] == [
         ("malformed_event", "tokenizer_config.json is not text")
     ]
     assert len(world.said.facts(DeploymentChanged)) == 1
@@ -41,7 +41,7 @@ async def test_an_order_that_fails_for_an_unknown_reason_holds_nothing_up_and_is
     await world.order(traffic_requested("t1", 2, epoch=1))
     await world.order(traffic_requested("t2", 3, model="cat", release="r3"))
     await world.ticks(10)
-    assert [one.route.model for one in world.said.facts(DeploymentChanged)] == ["cat"]
+    assert [fact.route.model for fact in world.said.facts(DeploymentChanged)] == ["cat"]
     assert world.said.facts(PromotionRefused) == []
     world.engine.dead.add(V1)
     await world.ticks(10)
@@ -84,16 +84,16 @@ async def test_a_model_that_somebody_else_loaded_into_the_engine_is_left_alone(w
     await world.ticks(4)
     await world.ticks(4, seconds=60)
     assert name in world.engine.models
-    assert {str(one.target) for one in world.state.record.loaded} == {V0, V1}
+    assert {str(loaded.target) for loaded in world.state.record.loaded} == {V0, V1}
     assert world.artifacts.kept == {deployable(version).manifest.digest for version in (0, 1)}
 
 
 async def test_staging_is_not_granted_beside_what_must_stay_when_memory_is_short(world):
     """It would hold the lease for ever, and no other release could be staged."""
     for version in (5, 6):
-        one = deployable(version, "cat")
-        folder = await world.artifacts.materialise(one)
-        await world.engine.load(str(one.target), folder, digest=one.manifest.digest, memory_bytes=200)
+        kept = deployable(version, "cat")
+        folder = await world.artifacts.materialise(kept)
+        await world.engine.load(str(kept.target), folder, digest=kept.manifest.digest, memory_bytes=200)
     await world.ticks()
     await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 3, 2)))
     await world.ticks(3)
