@@ -60,7 +60,7 @@ def show_line(text: str = "") -> None:
 
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows: as a table on a terminal, as tab-separated lines elsewhere."""
+    """Print rows: as a table on a terminal, however narrow, as tab-separated lines elsewhere."""
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not is_terminal():
         for row in texts:
@@ -69,7 +69,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # names that are too long for the terminal are folded, never cut
     for row in texts:
         table.add_row(*row)
     Console().print(table)

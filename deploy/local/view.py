@@ -15,7 +15,7 @@ PROBLEM = re.compile(r"^[WEF]\d{4} |\[(WRN|ERR|FTL)\]|\b(panic|fatal|error)\b", 
 NOISE = re.compile(r"pinned system memory|CudaDriverHelper|worker stream|--auth")
 """Lines of third-party parts that are not shown. Of these parts only problems are; the log files hold all lines."""
 SHOWN_KEYS = ("model", "release", "variant", "code", "reason", "error")
-NAME_WIDTH = 16
+NAME_WIDTH = 20
 POLL_S = 0.1
 
 

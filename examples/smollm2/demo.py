@@ -229,16 +229,16 @@ def check(demo: Demo, traffic: dict[str, Any]) -> None:
     }
     print()
     for what, is_so in happened.items():
-        print(f"  {'yes' if is_so else 'NO'}\t{what}")
+        print(f"  {'yes' if is_so else 'NO':<5}{what}")
     if not all(happened.values()):
         sys.exit("The demo failed; see above for what did not happen.")
 
 
 def summarise(demo: Demo, total_s: float, keep: bool) -> None:
-    print("\nWhat happened" + " " * 60 + "seconds")
+    print("\nseconds  what happened")
     for title, seconds in demo.steps:
-        print(f"  {title[:70]:<71}{seconds:>6.1f}")
-    print(f"  {'in all':<71}{total_s:>6.1f}")
+        print(f"{seconds:>7.1f}  {title}")
+    print(f"{total_s:>7.1f}  in all")
     url = gateway_url(demo)
     print(f"""
 Version 1 serves production again; version 2 stays quarantined until an operator lifts that.

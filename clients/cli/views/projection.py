@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from clients.cli.views.release import ReleaseProgress
-from clients.cli.views.release_events import apply_event
+from clients.cli.views.release_events import apply_event, apply_rollback
 from contracts import facts as f
 from contracts.envelope import Event
 
@@ -27,6 +27,8 @@ def project(events: Iterable[Event[Any]]) -> dict[str, ReleaseProgress]:
 
 def advance(releases: Releases, event: Event[Any]) -> dict[str, ReleaseProgress]:
     """Return the releases after one more event; events of staging or of no known release change nothing."""
+    if isinstance(event.data, f.RollbackCompleted):
+        return {key: apply_rollback(release, event) for key, release in releases.items()}
     key = _key_of(event)
     known = releases.get(key)
     if event.environment != "production" or (known is None and not isinstance(event.data, _BEGINNINGS)):

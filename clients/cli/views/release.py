@@ -66,6 +66,7 @@ class ReleaseProgress:
     """The progress of one release, from its checkpoint to its end.
 
     `registered` are the variants of its version; `answered` those that have a result in a step, or failed there.
+    `rolled_back` tells what became of its version after it was promoted: the target, when, and by whom.
     """
 
     key: str
@@ -83,6 +84,7 @@ class ReleaseProgress:
     code: str | None = None
     reason: str = ""
     finished_at: datetime | None = None
+    rolled_back: str = ""
     policy: ReleasePolicy | None = None
     first: bool = False
     passed: frozenset[float] = frozenset()

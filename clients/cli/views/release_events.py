@@ -16,6 +16,19 @@ def apply_event(release: ReleaseProgress, event: Event[Any]) -> ReleaseProgress:
     return release if apply is None else apply(release, event)
 
 
+def apply_rollback(release: ReleaseProgress, event: Event[f.RollbackCompleted]) -> ReleaseProgress:
+    """Return a release after a rollback in production; it changes the one whose version it took out, after its end."""
+    failed = event.data.failed
+    if (failed.model, failed.version) != (release.model, release.version) or event.environment != "production":
+        return release
+    if release.finished_at is None:
+        return release
+    when = event.data.timeline.switched_at or event.time
+    cause = "automatically" if event.data.mode == "automatic" else "by an operator"
+    to = f" to {event.data.to}" if event.data.to is not None else ""
+    return replace(release, rolled_back=f"{failed} was rolled back{to} {cause} at {when:%Y-%m-%d %H:%M:%S} UTC.")
+
+
 def _inputs(fact: f.CheckpointReady | f.ReleaseOpened) -> tuple[str, ...]:
     """Return the inputs that identify a checkpoint: two with the same inputs are the same one."""
     return (

@@ -61,7 +61,8 @@ def ending(release: ReleaseProgress) -> str | None:
     if release.outcome is None:
         return None
     code = f"{release.code}: " if release.code else ""
-    return f"{release.outcome}: {code}{release.reason}"
+    later = f" Since then: {release.rolled_back}" if release.rolled_back else ""
+    return f"{release.outcome}: {code}{release.reason}{later}"
 
 
 def plain_block(release: ReleaseProgress, now: datetime) -> list[str]:
@@ -84,7 +85,8 @@ def rich_block(release: ReleaseProgress, now: datetime) -> Any:
         for text in [bar(progress) for progress in release.work.progress] or ["working"]:
             rows.append(Spinner("dots", text=Text(f" {text}", style="yellow")))
     elif (end := ending(release)) is not None:
-        rows.append(Text(f"  {end}", style="green" if release.outcome == "promoted" else "red"))
+        serves = release.outcome == "promoted" and not release.rolled_back
+        rows.append(Text(f"  {end}", style="green" if serves else "red"))
     return Group(*rows)
 
 

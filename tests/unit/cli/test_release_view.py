@@ -306,6 +306,29 @@ def test_a_rehearsal_and_a_canary_are_steps_with_their_results():
     assert (failed.steps["rehearsed"].state, failed.steps["rehearsed"].detail) == ("failed", "no alert came")
 
 
+def rolled_back(seconds, version=7, mode="automatic", **fields):
+    failed = served(version).target
+    return event(
+        fact(f.RollbackCompleted, failed=failed, to=served(5).target, mode=mode, **fields),
+        correlationid="alert-1",
+        time=after(seconds),
+        id=f"rollback-{seconds}",
+    )
+
+
+def test_a_rollback_after_the_release_ended_stands_beside_its_outcome():
+    promoted = [*whole_release()[:-1], finished(version=7)]
+    release = only(project([*promoted, rolled_back(120)]))
+    assert release.outcome == "promoted"
+    assert release.rolled_back.startswith(
+        f"{served(7).target} was rolled back to {served(5).target} automatically at 20"
+    )
+    assert "by an operator" in only(project([*promoted, rolled_back(120, mode="manual")])).rolled_back
+    assert not only(project([*promoted, rolled_back(120, version=8)])).rolled_back
+    staging = rolled_back(120).model_copy(update={"environment": "staging"})
+    assert not only(project([*promoted, staging])).rolled_back
+
+
 def test_events_of_staging_are_not_steps_of_the_release():
     moved = event(
         fact(f.DeploymentChanged, cause="promote"), correlationid=RELEASE, time=after(86), environment="staging"
