@@ -1,6 +1,7 @@
 """Decides, carries out and verifies rollbacks."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -59,9 +60,9 @@ class Controller:
     async def record_policy(self, event: Event[ReleaseOpened]) -> None:
         """Record a version's triggers when its release opens: later the registry may not answer."""
         for environment in ENVIRONMENTS:
-            await self.states.transact(
-                environment, event.subject, lambda state: decision.record_policy(state, event.data)
-            )
+            entry = await self.routes.get(environment, event.subject)
+            record = functools.partial(decision.record_policy, opened=event.data, route=entry.value if entry else None)
+            await self.states.transact(environment, event.subject, record)
 
     async def handle_alert(self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received) -> None:
         """Decide what an alert leads to, and carry it out; an alert that is old or resolved leads nowhere."""
@@ -79,7 +80,7 @@ class Controller:
             return
 
         def decide(state: RollbackState, route: Route | None, cause: Cause) -> RollbackState:
-            if decision.lacks_policy(state, event.data.target, route):
+            if decision.lacks_policy(state, event.data, route):
                 reason = f"The policy of version {event.data.target.version} of {event.subject} has not arrived yet."
                 raise Transient("bus_unavailable", reason)
             return decision.decide_on_alert(state, event.data, route, cause, self.rules)
@@ -277,8 +278,10 @@ class Controller:
     async def sweep(self, key: tuple[Environment, str]) -> None:
         """Carry out what an earlier process left pending, and end verifications that no traffic comes for."""
         environment, model = key
-        await self.execute_pending(await self.states.read(environment, model))
-        state = await self.states.publish(environment, model)
+        state = await self.states.read(environment, model)
+        if state.outbox or execution.pending(state):
+            await self.execute_pending(state)
+            state = await self.states.publish(environment, model)
         for rollback in execution.overdue_verifications(state, self.clock.now(), self.rules):
             await self._verify_by_probe(state, rollback)
 

@@ -180,8 +180,9 @@ class Rehearsal:
         if entry is not None and entry.value.active is not None:
             await self._put_route(stage, None, None, f"{stage.event.id}/{trigger.name}/begin")
         since = await self.alerts.last_route_change("staging", stage.model)
+        now = self.clock.now()
         await self.states.transact(
-            "staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, trigger.name, since)
+            "staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, trigger.name, now, since)
         )
         await self._put_route(stage, stage.candidate, stage.fallback, f"{stage.event.id}/{trigger.name}")
 
@@ -259,4 +260,5 @@ class Rehearsal:
         """Leave staging as it was before: no fault, no target that serves."""
         await self._put_drill(stage, "none", _NO_FAULT)
         await self._put_route(stage, None, None, f"{stage.event.id}/end")
-        await self.states.transact("staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, ""))
+        now = self.clock.now()
+        await self.states.transact("staging", stage.model, lambda state: rehearsal_plan.start_rehearsal(state, "", now))

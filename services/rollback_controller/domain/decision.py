@@ -90,22 +90,37 @@ class VoidOrder:
     code: VoidCode = "not_in_traffic"
 
 
-def record_policy(state: RollbackState, opened: ReleaseOpened) -> RollbackState:
-    """Record the triggers that a version was released under; the first policy of a version counts."""
+def record_policy(state: RollbackState, opened: ReleaseOpened, route: Route | None = None) -> RollbackState:
+    """Record the triggers that a version was released under; the first policy of a version counts.
+
+    Of more than `VERSIONS_KEPT` the lowest versions are removed that are not on the route: no alert about them counts.
+    """
     key = str(opened.version)
     if key in state.triggers:
         return state
     triggers = {**state.triggers, key: opened.policy.triggers}
-    for old in sorted(triggers, key=int)[: max(0, len(triggers) - VERSIONS_KEPT)]:
+    removable = sorted(triggers.keys() - _versions_on(route), key=int)
+    for old in removable[: max(0, len(triggers) - VERSIONS_KEPT)]:
         del triggers[old]
     return state.model_copy(update={"triggers": triggers})
 
 
-def lacks_policy(state: RollbackState, target: Target, route: Route | None) -> bool:
-    """Return whether a target takes traffic and the policy of its version has not arrived yet.
+def _versions_on(route: Route | None) -> set[str]:
+    if route is None:
+        return set()
+    canary = route.canary.served if route.canary is not None else None
+    served = [route.active, canary, route.previous, *route.history]
+    return {str(target.target.version) for target in served if target is not None}
+
+
+def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None) -> bool:
+    """Return whether an alert is of a trigger, and the policy that declares it has not arrived yet.
 
     Facts of different types arrive in any order. Version 0, the base model, has no policy.
     """
+    target = alert.target
+    if alert.trigger is None:
+        return False
     return target.version > 0 and str(target.version) not in state.triggers and takes_traffic(route, target)
 
 

@@ -98,6 +98,15 @@ def assess_requests(state: RollbackState, records: Sequence[Inference], now: dat
     return state
 
 
+def end_all(state: RollbackState, reason: str, now: datetime) -> RollbackState:
+    """End every rollback that has not ended, and publish it: nothing will carry it out or verify it any more."""
+    for rollback in pending(state):
+        state = record_failure(state, rollback.rollback_id, "cancelled", reason, now)
+    for rollback in unverified(state):
+        state = _complete(state, rollback, "inconclusive", reason, now)
+    return state
+
+
 def overdue_verifications(state: RollbackState, now: datetime, rules: Rules) -> tuple[Rollback, ...]:
     """Return the rollbacks that too little traffic verified in time, or before a clock was set back by as much."""
     limit = timedelta(seconds=rules.verify_s)

@@ -6,6 +6,7 @@ from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted
 from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest
+from services.rollback_controller.domain import execution
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
 
 
@@ -43,14 +44,16 @@ def plan_staging_route(
     return Route(model=model, epoch=epoch, active=candidate, previous=fallback, cause_id=cause_id)
 
 
-def start_rehearsal(state: RollbackState, trigger: str, since: int = 0) -> RollbackState:
-    """Remove earlier rehearsals from staging's record: their cooldowns are not those of production.
+def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: int = 0) -> RollbackState:
+    """End earlier rehearsals and remove them from staging's record: their cooldowns are not those of production.
 
     Args:
         state: Staging's record.
         trigger: The trigger under rehearsal; empty: none is.
+        now: The time of the decision.
         since: The place in the log from which on alerts belong to this rehearsal.
     """
+    state = execution.end_all(state, "Staging was cleared before this rollback ended.", now)
     return state.model_copy(update={"rehearsing": trigger, "rehearsing_since": since, "rollbacks": (), "held": {}})
 
 

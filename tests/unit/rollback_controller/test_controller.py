@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from contracts import facts as cf
+from services.rollback_controller.domain.record import VERSIONS_KEPT
 from testbed import factories as f
 from tests.kit.virtual_time import virtual_time
 from tests.unit.rollback_controller.world import World
@@ -323,6 +324,43 @@ async def test_an_alert_that_comes_before_the_policy_of_its_version_is_kept():
     await asyncio.sleep(30)
     assert world.route().active.target == f.target(6)
     assert world.streams.unacknowledged() == []
+    await world.stop()
+
+
+@virtual_time
+async def test_an_alert_without_a_trigger_waits_for_no_policy():
+    world = World()
+    world.serve()
+    world.start()
+    world.say(world.alert(trigger=None))
+    await asyncio.sleep(0.1)
+    assert world.streams.unacknowledged() == []
+    await world.stop()
+
+
+@virtual_time
+async def test_the_policy_of_what_serves_is_kept_however_many_versions_were_released_since():
+    world = World()
+    world.serve(2, 1, history=())
+    world.start()
+    world.open_releases(*range(1, 100))
+    await asyncio.sleep(1)
+    assert len(world.state().triggers) == VERSIONS_KEPT
+    world.say(world.alert(2))
+    await asyncio.sleep(0.1)
+    assert world.route().active.target == f.target(1)
+    assert world.streams.unacknowledged() == []
+    await world.stop()
+
+
+@virtual_time
+async def test_a_sweep_without_anything_to_do_reads_a_record_once():
+    world = started()
+    await asyncio.sleep(1)
+    reads = world.life.steps.count("before MemoryRecords.get")
+    await asyncio.sleep(10)
+    keys = len({"production", "staging"})
+    assert world.life.steps.count("before MemoryRecords.get") - reads == keys * 10
     await world.stop()
 
 

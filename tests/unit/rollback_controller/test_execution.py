@@ -171,8 +171,11 @@ def test_whatever_is_missing_is_no_certificate(rehearsed, injected, policy, why)
 
 
 def test_a_rehearsal_starts_with_no_past_and_its_outcome_is_kept():
-    began = rehearsal_plan.start_rehearsal(switched().model_copy(update={"environment": "staging"}), "slow")
+    began = rehearsal_plan.start_rehearsal(
+        switched().model_copy(update={"environment": "staging"}), "slow", f.after(60)
+    )
     assert (began.rehearsing, began.rollbacks, began.held) == ("slow", (), {})
+    assert [fact.verdict for fact in published(began, cf.RollbackCompleted)] == ["inconclusive"]
     asked = f.fact(cf.RehearsalRequested)
     current = rehearsal_plan.record_request(state(), asked)
     assert rehearsal_plan.record_request(current, asked) is current

@@ -113,6 +113,9 @@ def check_cleared(stage):
     assert stage.route("staging").active is None
     assert stage.drills.drills[f"staging.{f.MODEL}"].share_ratio == 0.0
     assert (stage.state("staging").rehearsing, stage.traffic.open) == ("", 0)
+    begun = [fact.rollback_id for fact in stage.log.facts(cf.RollbackStarted, "staging")]
+    ended = [*stage.log.facts(cf.RollbackCompleted, "staging"), *stage.log.facts(cf.RollbackFailed, "staging")]
+    assert sorted(fact.rollback_id for fact in ended) == sorted(begun), "each rollback that began says how it ended"
 
 
 @virtual_time
