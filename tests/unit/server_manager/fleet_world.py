@@ -310,7 +310,7 @@ class FleetWorld:
         """Note it when two processes hold the lease at the same moment, for ever."""
         while True:
             clocks_run = [process for process in self.processes if not process.clock.stood_still_s]
-            holders = [process.lead.holder for process in clocks_run if process.lead.valid() and not process.paused]
+            holders = [process.lead.holder for process in clocks_run if process.lead.valid()]
             if len(holders) > 1:
                 self.violations.append(f"{holders} hold the lease at {self.clock.monotonic():g} s")
             await asyncio.sleep(0.1)
