@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from datetime import UTC, datetime
 
@@ -9,11 +10,12 @@ import pytest
 
 from clients.cli import dead_letters as deadletters
 from contracts.envelope import CONTENT_TYPE, Event, plain
-from contracts.facts import VariantFailed, VariantRequested, WorkAbandoned
+from contracts.facts import AlertRaised, VariantFailed, VariantRequested, WorkAbandoned
 from contracts.services import EVENTS
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
 from shared.errors import Permanent, Transient
 from shared.messaging.bus import Bus, publish_event
+from shared.messaging.topology import consumer
 from shared.runtime.clock import SystemClock
 from tests.kit.conformance_bus import SERVICE, BusConformance
 
@@ -221,7 +223,18 @@ class World:
 
     def __init__(self, js, settings) -> None:
         self.js = js
+        self.settings = settings
         self.bus = Bus(settings, SERVICE, SystemClock())
+        self.ack_wait_s = 2.0
+
+    async def shorten_ack_wait(self):
+        stream, config = consumer(SERVICE, AlertRaised)
+        await self.js.add_consumer(stream, dataclasses.replace(config, ack_wait=self.ack_wait_s))
+
+    async def kill(self):
+        """Cut the connection: the process can neither acknowledge nor return a message any more."""
+        await self.bus.client.close()
+        self.bus = Bus(self.settings, SERVICE, SystemClock())
 
     async def start(self):
         await self.bus.broker.start()
@@ -255,5 +268,6 @@ class TestBus(BusConformance):
     @pytest.fixture
     async def world(self, js, bus_settings):
         world = World(js, bus_settings)
+        await world.shorten_ack_wait()
         yield world
         await world.bus.broker.stop()

@@ -8,6 +8,7 @@ import pytest
 from contracts.envelope import derived_id
 from contracts.facts import AlertRaised, OrderRefused, RollbackFailed, RollbackOrdered, WorkAbandoned
 from shared.errors import Permanent, Transient
+from shared.messaging.delivery import UNKNOWN_ERROR_DELIVERIES
 from shared.messaging.orders import order_refused
 from testbed import factories as f
 
@@ -26,7 +27,8 @@ def failed(reason="No."):
 class BusConformance:
     """A subclass gives the fixture `world`.
 
-    It has `bus`, and as coroutines `start`, `put` (stores an event for the service), `facts` (events of a type that the
+    It has `bus`, `ack_wait_s` (of `AlertRaised`), and as coroutines `start`, `kill` (ends the process of `bus` without a
+    word, and makes another `bus`), `put` (stores an event for the service), `facts` (events of a type that the
     service published), `dead_letters` (their codes) and `unacknowledged` (how many messages no handler has finished).
     """
 
@@ -188,3 +190,62 @@ class BusConformance:
             assert sorted(handled) == [("production", "a2"), ("staging", "a1")]
             (event,) = await world.facts(RollbackFailed)
             assert event.environment == "staging"
+
+    async def test_a_message_whose_process_is_killed_comes_again_after_the_ack_wait(self, world):
+        handled, begun = [], asyncio.Event()
+
+        async def hang(event):
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def handler(event):
+            handled.append(event.id)
+
+        async with self.handling(world, hang):
+            await world.put(alert("a1"))
+            await begun.wait()
+        begun_s = asyncio.get_running_loop().time()
+        await world.kill()
+        async with self.handling(world, handler):
+            await world.put(alert("a2", OTHER))
+            await self.settled(world, 1)
+            assert handled == ["a2"]
+            await self.settled(world)
+            assert handled == ["a2", "a1"]
+            assert asyncio.get_running_loop().time() - begun_s >= world.ack_wait_s - 0.1
+
+    async def test_an_unknown_error_is_a_dead_letter_after_five_tries(self, world, monkeypatch):
+        monkeypatch.setattr("shared.messaging.delivery._BACKOFF_S", (0.05,))
+        tries = []
+
+        async def handler(event):
+            tries.append(event.id)
+            raise ZeroDivisionError("a defect")
+
+        async with self.handling(world, handler):
+            await world.put(alert("a1"))
+            await self.settled(world)
+            assert tries == ["a1"] * UNKNOWN_ERROR_DELIVERIES
+            assert await world.dead_letters() == ["internal_error"]
+
+    @pytest.mark.parametrize("perishable", [True, False])
+    async def test_only_what_is_perishable_is_dropped_after_a_while_of_failures_at_one_record(
+        self, world, monkeypatch, perishable
+    ):
+        monkeypatch.setattr("shared.messaging.delivery._BACKOFF_S", (0.05,))
+        monkeypatch.setattr("shared.messaging.delivery.RECORD_LIMIT_S", 0.1)
+        tries = []
+
+        async def handler(event):
+            tries.append(event.id)
+            raise Transient("record_too_new", "Version 2.")
+
+        async def tried():
+            return len(tries) >= 6 or not await world.unacknowledged()
+
+        async with self.handling(world, handler, perishable=perishable):
+            await world.put(alert("a1"))
+            await self.until(tried)
+            assert await world.unacknowledged() == (0 if perishable else 1)
+            assert await world.dead_letters() == []
+            assert await world.facts(WorkAbandoned) == []

@@ -196,7 +196,7 @@ class FakeBus:
                     self._in_flight.add(id(message))
                     self._running[consumer] += 1
                     message.deliveries += 1
-                    message.not_before = now + self.ack_wait_s
+                    message.not_before = round(now + self.ack_wait_s, 9)
                     self._life.spawn(self._handle(consumer, message))
 
     async def _handle(self, consumer: tuple[type[Fact], str], message: Message) -> None:
@@ -216,7 +216,7 @@ class FakeBus:
             self._running[consumer] -= 1
             if self._life.dead:
                 heartbeats = (loop.time() - begun) // HEARTBEAT_S
-                message.not_before = begun + heartbeats * HEARTBEAT_S + self.ack_wait_s
+                message.not_before = round(begun + heartbeats * HEARTBEAT_S + self.ack_wait_s, 9)
             else:
                 loop.call_soon(self.deliver)
 
@@ -270,8 +270,8 @@ class FakeBus:
     def _retry(self, message: Message) -> None:
         """Deliver a message again after its backoff."""
         delay_s, loop = backoff_s(message.deliveries), asyncio.get_running_loop()
-        message.not_before = loop.time() + delay_s
-        loop.call_later(delay_s, self.deliver)
+        message.not_before = round(loop.time() + delay_s, 9)  # as exact as virtual time
+        loop.call_at(message.not_before, self.deliver)
 
 
 def _caused(emit: Emit, cause: Event[Any] | None) -> Emit:

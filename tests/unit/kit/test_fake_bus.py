@@ -20,9 +20,18 @@ class World:
 
     def __init__(self) -> None:
         self.clock = VirtualClock(f.START)
-        self.streams, self.log, self.life = Streams(), FakeLog(self.clock), Life()
-        self.bus = FakeBus(SERVICE, self.streams, self.log, self.life)
+        self.streams, self.log = Streams(), FakeLog(self.clock)
         self.count = 0
+        self.ack_wait_s = 2.0
+        self.begin()
+
+    def begin(self):
+        self.life = Life()
+        self.bus = FakeBus(SERVICE, self.streams, self.log, self.life, ack_wait_s=self.ack_wait_s)
+
+    async def kill(self):
+        await self.life.close()
+        self.begin()
 
     async def start(self):
         self.bus.start()
