@@ -291,8 +291,8 @@ def write_run(out: Path, recipe: Recipe, evals: list[dict[str, Any]]) -> None:
     (out / "run.json").write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    """Train from the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Train a LoRA on SmolLM2 with text that Python brings along.")
     parser.add_argument("--base", type=Path, required=True, help="Hugging Face folder of the base model")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run")
@@ -302,7 +302,12 @@ def main() -> None:
     parser.add_argument("--base-name", default=Publishing.base, help="name that the base model was imported under")
     parser.add_argument("--policy", type=Path, help="release policy to publish with (YAML)")
     parser.add_argument("--variant", action="append", help="variants precision, repeatable; int8 without it")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Train from the command line."""
+    given = make_parser().parse_args()
     transformers_logging.disable_progress_bar()  # a line per step says the same
     publishing = None
     if given.publish:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.smollm2 import train
 from testbed.stack import DATA_HASH, ROOT
 from tests.contract.test_runbooks import problem_of
 
@@ -61,10 +63,22 @@ def shell(stack, tiny, tmp_path):
     return run
 
 
-def test_the_first_block_can_be_typed():
+def test_the_commands_of_the_first_block_can_be_typed():
     commands = [line for line in blocks()[0].splitlines() if line.startswith("slipway ")]
     assert len(commands) == 2
     assert [problem for line in commands if (problem := problem_of(line))] == []
+
+
+def test_the_training_of_the_first_block_takes_the_folder_that_is_kept_and_leaves_the_one_that_is_published():
+    first, _, publish, _ = blocks()
+    kept = re.search(r"--keep-folder (\S+)", first)
+    (line,) = (line for line in first.splitlines() if line.startswith("python "))
+    module, *arguments = shlex.split(line.removeprefix("python -m "))
+    assert module == train.__name__
+    given = train.make_parser().parse_args(arguments)
+    assert (given.base, given.steps) == (Path(kept[1]), 12)
+    assert f"--adapter {given.out}/adapter" in publish
+    assert f"{given.out}/run.json" in publish
 
 
 def test_a_policy_a_publish_and_a_curl_lead_to_an_answer(shell):
