@@ -1,5 +1,6 @@
 """Facts, records and ports for tests of the registry, all handwritten."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 from contracts import facts as f
@@ -384,6 +385,8 @@ class FakeArtifacts:
         self.deployments: dict[str, DeploymentRecord] = {}
         self.failing: Exception | None = None
         """What writing the manifest of a version raises."""
+        self.silent = False
+        """Whether writing the manifest of a version never returns."""
 
     async def find_base(self, key):
         return self.bases.get(key)
@@ -396,6 +399,8 @@ class FakeArtifacts:
             raise Permanent("digest_mismatch", f"{artifact.uri} is something else.")
 
     async def put_version(self, manifest):
+        if self.silent:
+            await asyncio.Event().wait()
         if self.failing is not None:
             raise self.failing
         key = f"versions/{manifest.model}/{manifest.version}/manifest.json"

@@ -2,7 +2,7 @@
 
 import errno
 import itertools
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
 from services.server_manager.fleet_state import FleetState
-from services.server_manager.ports import Indexed, allow
+from services.server_manager.ports import Extent, Indexed, allow
 from shared.errors import Transient
 from shared.messaging.records import RecordStore
 from shared.storage.record_format import dump, parse
@@ -31,8 +31,23 @@ class FakeClock:
         return self.seconds
 
 
+class Hooks:
+    """What else happens at a step of a fake, each time: `at["load after"]` is awaited there, and may raise."""
+
+    def __init__(self) -> None:
+        self.at: dict[str, Callable[..., Awaitable[object]]] = {}
+
+    async def reach(self, step: str, *about: object) -> None:
+        if step in self.at:
+            await self.at[step](*about)
+
+
 class FakeEngine:
-    """An engine in memory: folders without config.json cannot be loaded, like in the real one."""
+    """An engine in memory: folders without config.json cannot be loaded, like in the real one.
+
+    Steps of its hooks, which take the target's name: `load queued` and `unload queued` (before the request's turn has
+    come), `load before` (permitted), `load after`. `index before` takes nothing.
+    """
 
     endpoint = "127.0.0.1:1"
 
@@ -43,6 +58,7 @@ class FakeEngine:
         self.dead: set[str] = set()
         self.mute: set[str] = set()
         self.loads: list[str] = []
+        self.hooks = Hooks()
 
     def _check(self) -> None:
         if self.down:
@@ -56,18 +72,23 @@ class FakeEngine:
         self.down = False
 
     async def index(self):
+        await self.hooks.reach("index before")
         self._check()
         return None if self.loading else dict(self.models)
 
     async def load(self, name, folder: Path, *, digest, memory_bytes, permit=allow):
+        await self.hooks.reach("load queued", name)
         await permit()
+        await self.hooks.reach("load before", name)
         self._check()
         self.loads.append(name)
         if not (folder / "config.json").is_file():
             raise Transient("load_failed", f"{folder} holds no config.json")
         self.models[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
+        await self.hooks.reach("load after", name)
 
     async def unload(self, name, *, wait=True, permit=allow):  # noqa: ARG002
+        await self.hooks.reach("unload queued", name)
         await permit()
         self._check()
         self.models.pop(name, None)
@@ -86,7 +107,7 @@ class FakeEngine:
 
 
 class FakeArtifacts:
-    """Folders that are simply there."""
+    """Folders that are simply there; its hooks know the step `materialise before`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -94,8 +115,10 @@ class FakeArtifacts:
         self.undeletable: OSError | None = None
         self.undescribable: dict[str, Exception] = {}
         self.broken: dict[str, Exception] = {}
+        self.hooks = Hooks()
 
     async def materialise(self, deployable, progress=None):  # noqa: ARG002
+        await self.hooks.reach("materialise before")
         if deployable.manifest.digest in self.broken:
             raise self.broken[deployable.manifest.digest]
         folder = self.root / str(deployable.target)
@@ -257,8 +280,13 @@ class FakeLead(KvLeadership):
         self.lease = lease
         self.holder = f"replica-{next(_REPLICAS)}"
         self.clock = clock
+        self.leaderless = False
+        """Whether the bus names no leader at the moments in which a request to the engine is due."""
         records = port(records_of(Leader, lease.bucket))
         super().__init__(records, "main", self.holder, clock, lease.terms, lease_s=LEASE_S)
+
+    async def confirm(self) -> Extent:
+        return Extent.NOTHING if self.leaderless else await super().confirm()
 
     @property
     def term(self) -> int:

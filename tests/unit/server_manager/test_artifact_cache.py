@@ -22,6 +22,8 @@ class MemoryStore:
         self.blobs: dict[str, bytes] = {}
         self.fetches = 0
         self.full = False
+        self.before_fetch = lambda: None
+        """Called before files are fetched."""
 
     def put(self, name, files):
         entries = []
@@ -46,6 +48,7 @@ class MemoryStore:
         return ""
 
     def fetch_files(self, files, destination, prefix="", progress=None):  # noqa: ARG002
+        self.before_fetch()
         self.fetches += 1
         for file in files:
             if self.full:
@@ -142,14 +145,12 @@ async def test_only_copies_that_no_target_needs_are_removed(store, cache, tmp_pa
 async def test_a_download_under_way_is_not_removed(store, cache):
     stored = store.put("m", FILES)
     begun, go_on = threading.Event(), threading.Event()
-    fetch = store.fetch_files
 
-    def slow(files, destination, prefix="", progress=None):
+    def wait():
         begun.set()
         assert go_on.wait(10)
-        fetch(files, destination, prefix, progress)
 
-    store.fetch_files = slow
+    store.before_fetch = wait
     loading = asyncio.create_task(cache.materialise(stored))
     await asyncio.to_thread(begun.wait, 10)
     await cache.keep_only(set())

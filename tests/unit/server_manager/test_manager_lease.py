@@ -9,7 +9,7 @@ from contracts.facts import PromotionRefused
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from services.server_manager.domain.records import Leader
-from services.server_manager.ports import Extent, LeaseLost
+from services.server_manager.ports import LeaseLost
 from shared.errors import Transient
 from tests.kit.fakes_serving import LEASE_S
 from tests.unit.server_manager.factories import deployable, route, traffic_requested
@@ -76,12 +76,11 @@ async def test_without_the_bus_a_target_that_cannot_be_loaded_is_tried_later_and
     world.engine.restart()
     tries = []
 
-    async def load(*_args, permit, **_about):
-        await permit()
+    async def fail(_name):
         tries.append(world.clock.seconds)
         raise Transient("load_failed", "no")
 
-    world.engine.load = load
+    world.engine.hooks.at["load before"] = fail
     await without_the_bus(world, count=60, seconds=1)
     waits = [after - before for before, after in itertools.pairwise(tries)]
     assert waits == [4, 8, 16]
@@ -96,14 +95,9 @@ async def test_a_retry_that_is_not_allowed_keeps_the_failures(world):
     before = world.manager.executor.held()[V1].failures
     assert before == 2
     del world.artifacts.broken[deployable(1).manifest.digest]
-    confirm = world.lead.confirm
-
-    async def refuse():
-        return Extent.NOTHING
-
-    world.lead.confirm = refuse
+    world.lead.leaderless = True
     await world.ticks(1, seconds=20)
-    world.lead.confirm = confirm
+    world.lead.leaderless = False
     assert world.phases() == {V1: "failed"}
     assert world.manager.executor.held()[V1].failures == before
     await world.ticks(2, seconds=20)
@@ -141,13 +135,7 @@ async def test_paused_between_the_decision_to_unload_and_the_request_the_request
 
 async def test_a_lease_that_lapsed_while_an_artifact_was_fetched_stops_the_load(world):
     gate = asyncio.Event()
-    fetch = world.artifacts.materialise
-
-    async def slow(loadable, progress=None):
-        await gate.wait()
-        return await fetch(loadable, progress)
-
-    world.artifacts.materialise = slow
+    world.artifacts.hooks.at["materialise before"] = gate.wait
     world.routes.routes["bot"] = route(1)
     await world.ticks(1)
     world.supersede()
@@ -161,13 +149,8 @@ async def test_a_lease_that_lapsed_while_the_engine_made_a_request_wait_stops_th
     """The engine takes one request at a time: the lease is asked for when the request's turn has come."""
     world.routes.routes["bot"] = route(1, 0)
     await world.ticks()
-    gate, do = asyncio.Event(), getattr(world.engine, what)
-
-    async def slow(*args, **about):
-        await gate.wait()
-        await do(*args, **about)
-
-    setattr(world.engine, what, slow)
+    gate = asyncio.Event()
+    world.engine.hooks.at[f"{what} queued"] = lambda _name: gate.wait()
     world.routes.routes["bot"] = route(2, 1, epoch=2) if what == "load" else route(1, epoch=2)
     await world.ticks(1)
     await world.ticks(1, seconds=60 if what == "unload" else 1)
@@ -180,14 +163,12 @@ async def test_a_lease_that_lapsed_while_the_engine_made_a_request_wait_stops_th
 
 async def test_what_could_not_be_loaded_is_not_cleaned_up_without_the_lease(world):
     """The next holder may have loaded it well in the meantime."""
-    fail = world.engine.load
 
-    async def load(name, folder, **about):
-        await fail(name, folder, **about)
+    async def fail(_name):
         world.supersede()
         raise Transient("load_failed", "no")
 
-    world.engine.load = load
+    world.engine.hooks.at["load after"] = fail
     world.routes.routes["bot"] = route(1)
     await world.ticks(1)
     assert set(world.engine.models) == {V1}
@@ -197,13 +178,11 @@ async def test_a_holder_paused_in_the_middle_of_a_look_answers_nothing(world):
     """An order that it would refuse belongs to the next holder by then."""
     world.routes.routes["bot"] = route(1, epoch=5)
     await world.order(traffic_requested("t1", 2, epoch=0))
-    index = world.engine.index
 
-    async def paused():
+    async def pause():
         world.supersede()
-        return await index()
 
-    world.engine.index = paused
+    world.engine.hooks.at["index before"] = pause
     with pytest.raises(LeaseLost):
         await world.ticks(1)
     assert world.said.facts(PromotionRefused) == []
@@ -212,13 +191,11 @@ async def test_a_holder_paused_in_the_middle_of_a_look_answers_nothing(world):
 
 async def test_a_slow_look_renews_its_lease_and_goes_on(world):
     world.routes.routes["bot"] = route(1)
-    index = world.engine.index
 
-    async def slow():
+    async def take_long():
         world.clock.seconds += LEASE_S / 2
-        return await index()
 
-    world.engine.index = slow
+    world.engine.hooks.at["index before"] = take_long
     await world.ticks()
     assert set(world.engine.models) == {V1}
 

@@ -81,14 +81,14 @@ async def stage_and_release(world):
     await world.state.write(lambda record: staging.release_staging(record, stage_released(1)))
 
 
-@pytest.mark.parametrize("silent", [{"down": True}, {"loading": True}])
+@pytest.mark.parametrize("silent", ["down", "loading"])
 async def test_staged_targets_are_unloaded_although_the_engine_did_not_answer_a_new_manager_at_first(world, silent):
     await stage_and_release(world)
     assert set(world.engine.models) == {V0, V1}
-    vars(world.engine).update(silent)
+    world.engine.down, world.engine.loading = silent == "down", silent == "loading"
     world.start()
     await world.ticks(3)
-    vars(world.engine).update(dict.fromkeys(silent, False))
+    world.engine.down = world.engine.loading = False
     await world.ticks(4, seconds=20)
     assert world.engine.models == {}
     assert world.state.record.temporary == ()
@@ -96,16 +96,15 @@ async def test_staged_targets_are_unloaded_although_the_engine_did_not_answer_a_
 
 async def test_a_staged_target_that_was_given_up_for_unreachable_and_is_there_all_the_same_is_unloaded(world):
     """The request broke off, the engine went on with it."""
-    load, broken = world.engine.load, [V1]
+    unbroken = [V1]
 
-    async def load_and_break(name, folder, **about):
-        await load(name, folder, **about)
-        if name in broken:
-            broken.remove(name)
+    async def break_off(name):
+        if name in unbroken:
+            unbroken.remove(name)
             world.engine.down = True
             raise Transient("endpoint_unreachable", "broken off")
 
-    world.engine.load = load_and_break
+    world.engine.hooks.at["load after"] = break_off
     await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 1, 0)))
     await world.ticks(3)
     await world.state.write(lambda record: staging.release_staging(record, stage_released(1)))
