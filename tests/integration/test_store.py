@@ -1,4 +1,4 @@
-"""The object store on a real S3 server: create-only commits, verified reads."""
+"""The object store on a real S3 server: create-only commits, verified reads, and server-manager's copies of it."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,13 @@ import pytest
 from minio.error import S3Error
 
 from contracts.manifests import FolderManifest
-from contracts.vocabulary import ArtifactRef, Target, digest_of
+from contracts.vocabulary import ArtifactRef, Deployable, Target, digest_of
+from services.server_manager.adapters.artifact_cache import ArtifactCache
 from shared.errors import Permanent, Transient
 from shared.runtime.clock import SystemClock
-from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key
+from shared.storage.blobs import STALE_UPLOAD, AlreadyExists, Store, blob_key, manifest_key
 from testbed.servers import connection
+from tests.kit.conformance_serving import ArtifactsConformance
 from tests.kit.s3_proxy import refuse, standing_before
 
 NOW = SystemClock().now
@@ -321,3 +323,30 @@ def test_no_more_is_read_than_an_object_may_have_whatever_the_server_says(watche
             watched.find("t/vast")
         assert caught.value.code == "artifact_not_found"
     assert sum(sent) < 50 * 1024 * 1024  # of 128; what the sockets hold is sent, too
+
+
+class TestArtifactCache(ArtifactsConformance):
+    @pytest.fixture
+    def artifacts(self, store, tmp_path):
+        return ArtifactCache(store, tmp_path / "artifacts")
+
+    @pytest.fixture
+    def stored(self, store, tmp_path):
+        def put(version):
+            folder = tmp_path / f"v{version}"
+            folder.mkdir()
+            for name, data in {**self.DESCRIBING, "weights": bytes([version])}.items():
+                (folder / name).write_bytes(data)
+            key = manifest_key("variant", digest_of(f"served {version}".encode()))
+            ref, _ = store.put_manifest(key, store.put_folder(folder))
+            return Deployable(
+                target=Target(model="bot", version=version, variant="bf16"), manifest=ref, weights_bytes=1
+            )
+
+        return put
+
+    @pytest.fixture
+    def missing(self, stored):
+        return stored(1).model_copy(
+            update={"manifest": ArtifactRef(uri="s3://slipway/nothing.json", digest=digest_of(b"x"), size_bytes=1)}
+        )

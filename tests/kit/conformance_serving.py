@@ -1,8 +1,9 @@
-"""What every engine, record and set of routes must do, whether real or not."""
+"""What every engine, cache of artifacts, record and set of routes must do, whether real or not."""
 
 import asyncio
 import json
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -10,9 +11,10 @@ from contracts.codes import ADVICE
 from contracts.routes import Route
 from contracts.vocabulary import Target, digest_of
 from decisions.route_edits import AlreadyApplied, Changed, Refused, promote
+from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import OpenAlert, Servers
 from services.server_manager.ports import Extent, LeaseLost, RouteListing
-from shared.errors import SlipwayError, Transient
+from shared.errors import Permanent, SlipwayError, Transient
 from shared.storage.record_format import dump
 from tests.unit.server_manager.factories import START, served
 
@@ -91,6 +93,47 @@ class EngineConformance:
         await engine.unload(NAME, wait=False)
         await engine.load(NAME, folder, digest=DIGEST, memory_bytes=7)
         assert (await engine.probe(NAME, 10)).strip()
+
+
+class ArtifactsConformance:
+    """Needs the fixtures `artifacts` (Artifacts), `stored` (returns the Deployable of a version) and `missing` (one).
+
+    The files of what is stored are `DESCRIBING`; those of what is missing are not in the store.
+    """
+
+    DESCRIBING = MappingProxyType(
+        {
+            "config.json": b'{"max_position_embeddings": 128}',
+            "tokenizer_config.json": b'{"bos_token": "<s>", "eos_token": "</s>"}',
+            "chat_template.jinja": b"t",
+        }
+    )
+
+    async def test_a_target_is_a_folder_that_the_engine_can_load_the_same_one_each_time(self, artifacts, stored):
+        first, second = stored(1), stored(2)
+        folder = await artifacts.materialise(first)
+        assert (folder / "config.json").is_file()
+        assert await artifacts.materialise(first) == folder
+        assert await artifacts.materialise(second) != folder
+
+    async def test_what_is_there_is_described(self, artifacts, stored):
+        deployable = stored(1)
+        await artifacts.materialise(deployable)
+        expected = Description(chat_template="t", bos_token="<s>", eos_token="</s>", context_tokens=128)
+        assert await artifacts.describe(deployable) == expected
+
+    async def test_only_what_is_kept_stays_and_the_rest_can_be_had_again(self, artifacts, stored):
+        kept, dropped = stored(1), stored(2)
+        folders = [await artifacts.materialise(deployable) for deployable in (kept, dropped)]
+        await artifacts.keep_only({kept.manifest.digest, DIGEST})
+        assert [(folder / "config.json").is_file() for folder in folders] == [True, False]
+        assert await artifacts.materialise(dropped) == folders[1]
+        assert (folders[1] / "config.json").is_file()
+
+    async def test_what_the_store_does_not_have_is_refused(self, artifacts, missing):
+        with pytest.raises(Permanent) as caught:
+            await artifacts.materialise(missing)
+        assert caught.value.code == "artifact_not_found"
 
 
 class StateConformance:

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import shutil
 from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -112,6 +113,8 @@ class FakeArtifacts:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.kept: set[str] = set()
+        self._folders: dict[str, Path] = {}
+        """The folder of each manifest's digest."""
         self.undeletable: OSError | None = None
         self.undescribable: dict[str, Exception] = {}
         self.broken: dict[str, Exception] = {}
@@ -121,7 +124,7 @@ class FakeArtifacts:
         await self.hooks.reach("materialise before")
         if deployable.manifest.digest in self.broken:
             raise self.broken[deployable.manifest.digest]
-        folder = self.root / str(deployable.target)
+        folder = self._folders[deployable.manifest.digest] = self.root / str(deployable.target)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text("{}")
         return folder
@@ -135,6 +138,8 @@ class FakeArtifacts:
         if self.undeletable is not None:
             raise self.undeletable
         self.kept = set(digests)
+        for digest in set(self._folders) - self.kept:
+            shutil.rmtree(self._folders.pop(digest))
 
 
 class FaultyBucket(MemoryBucket):

@@ -1,9 +1,10 @@
-"""The fake engine passes the suite of the real one."""
+"""The fake engine and the fake sink pass the suites of the real ones."""
 
 import pytest
 
 from tests.unit.gateway.engine_conformance import LOADED, EngineConformance
-from tests.unit.gateway.fakes import FakeEngine
+from tests.unit.gateway.fakes import FakeEngine, FakeSink
+from tests.unit.gateway.sink_conformance import SinkConformance
 
 
 class TestFakeEngine(EngineConformance):
@@ -14,3 +15,19 @@ class TestFakeEngine(EngineConformance):
     @pytest.fixture
     def endpoint(self):
         return "127.0.0.1:1"
+
+
+class TestFakeSink(SinkConformance):
+    @pytest.fixture
+    def sink(self):
+        return FakeSink()
+
+    @pytest.fixture
+    def unreachable(self):
+        return FakeSink(down=True)
+
+    async def stored(self, sink, _count):
+        return [
+            (model, environment, tuple(record.request_id for record in batch.records))
+            for model, environment, batch in sink.batches.values()
+        ]

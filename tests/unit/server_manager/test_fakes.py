@@ -1,9 +1,26 @@
-"""The fakes behave like the real engine, record and routes."""
+"""The fakes behave like the real engine, cache of artifacts, record and routes."""
 
 import pytest
 
-from tests.kit.conformance_serving import EngineConformance, LeadershipConformance, RoutesConformance, StateConformance
-from tests.kit.fakes_serving import LEASE_S, FakeClock, FakeEngine, FakeLead, FakeLease, FakeRoutes, FakeState
+from shared.errors import Permanent
+from tests.kit.conformance_serving import (
+    ArtifactsConformance,
+    EngineConformance,
+    LeadershipConformance,
+    RoutesConformance,
+    StateConformance,
+)
+from tests.kit.fakes_serving import (
+    LEASE_S,
+    FakeArtifacts,
+    FakeClock,
+    FakeEngine,
+    FakeLead,
+    FakeLease,
+    FakeRoutes,
+    FakeState,
+)
+from tests.unit.server_manager.factories import deployable
 
 
 class TestFakeEngine(EngineConformance):
@@ -17,6 +34,22 @@ class TestFakeEngine(EngineConformance):
             engine.dead.add(name)
 
         return kill
+
+
+class TestFakeArtifacts(ArtifactsConformance):
+    @pytest.fixture
+    def artifacts(self, tmp_path):
+        return FakeArtifacts(tmp_path)
+
+    @pytest.fixture
+    def stored(self):
+        return deployable
+
+    @pytest.fixture
+    def missing(self, artifacts):
+        gone = deployable(9)
+        artifacts.broken[gone.manifest.digest] = Permanent("artifact_not_found", "It does not exist.")
+        return gone
 
 
 class TestFakeState(StateConformance):

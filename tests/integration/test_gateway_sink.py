@@ -1,0 +1,42 @@
+"""The gateway's telemetry on a real bus."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from contracts.envelope import Event, nats_subject
+from contracts.facts import InferenceBatch
+from contracts.services import TELEMETRY
+from services.gateway.adapters.bus import BusConnection
+from services.gateway.app import SERVICE
+from shared.messaging.bus import Bus
+from shared.runtime.clock import SystemClock
+from tests.unit.gateway.sink_conformance import SinkConformance
+
+
+class TestBusConnection(SinkConformance):
+    @pytest.fixture
+    def unreachable(self, bus_settings):
+        return BusConnection(Bus(bus_settings, SERVICE, SystemClock()))
+
+    @pytest.fixture
+    async def sink(self, unreachable, js):
+        self.js = js
+        async with asyncio.timeout(10):
+            await unreachable.connect()
+        yield unreachable
+        await unreachable.close()
+
+    async def stored(self, _sink, count):
+        found = []
+        for environment in ("production", "staging"):
+            subject = nats_subject(InferenceBatch.TYPE, "*", environment)
+            subscription = await self.js.pull_subscribe(subject, stream=TELEMETRY)
+            with contextlib.suppress(TimeoutError):
+                for message in await subscription.fetch(10, timeout=1):
+                    event = Event[InferenceBatch].model_validate_json(message.data)
+                    ids = tuple(record.request_id for record in event.data.records)
+                    found.append((event.subject, event.environment, ids))
+        assert len(found) == count
+        return found
