@@ -29,7 +29,7 @@ class TestBusConnection(SinkConformance):
         await unreachable.close()
 
     async def stored(self, _sink, count):
-        found = []
+        stored = []
         for environment in ("production", "staging"):
             subject = nats_subject(InferenceBatch.TYPE, "*", environment)
             subscription = await self.js.pull_subscribe(subject, stream=TELEMETRY)
@@ -37,6 +37,6 @@ class TestBusConnection(SinkConformance):
                 for message in await subscription.fetch(10, timeout=1):
                     event = Event[InferenceBatch].model_validate_json(message.data)
                     ids = tuple(record.request_id for record in event.data.records)
-                    found.append((event.subject, event.environment, ids))
-        assert len(found) == count
-        return found
+                    stored.append((event.subject, event.environment, ids))
+        assert len(stored) == count
+        return stored

@@ -107,6 +107,12 @@ def assess_platform(facts: Platform) -> Finding:
     return ok("platform", detail)
 
 
+def advise_python(supported: Sequence[Version]) -> str:
+    """Return what to do about an interpreter of a version that is not supported."""
+    *others, last = (f"{major}.{minor}" for major, minor in supported)
+    return f"run `make setup`, which takes Python {', '.join(others)} or {last}, or downloads 3.11"
+
+
 def assess_python(check: str, version: Version | None, supported: Sequence[Version], *, advice: str) -> Finding:
     """Return the finding about the version of an interpreter; None if there is none."""
     versions = ", ".join(f"{major}.{minor}" for major, minor in supported)

@@ -20,7 +20,6 @@ from shared.runtime.settings import Connection
 
 WEIGHTS_BYTES = 270 * 1024**2
 """Of the demo's model in 16 bits; larger models need more memory than is checked."""
-SET_UP = "install python3.11 and run `make setup`"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,8 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
 
 def _python() -> Finding:
     version = (sys.version_info.major, sys.version_info.minor)
-    return assess.assess_python("python", version, assess.MAIN_PYTHONS, advice=SET_UP)
+    advice = f"{assess.advise_python(assess.MAIN_PYTHONS)}, and use its .venv"
+    return assess.assess_python("python", version, assess.MAIN_PYTHONS, advice=advice)
 
 
 def _packages() -> Finding:
@@ -148,7 +148,8 @@ def _engine_python(root: Path) -> Finding:
     engine = find_engine(root)
     if engine is None:
         return failure("engine python", f"no engine environment in {root}", "run `make setup`")
-    return assess.assess_python("engine python", _version_of(engine), assess.ENGINE_PYTHONS, advice=SET_UP)
+    advice = f"remove {root} and {assess.advise_python(assess.ENGINE_PYTHONS)}"
+    return assess.assess_python("engine python", _version_of(engine), assess.ENGINE_PYTHONS, advice=advice)
 
 
 def _engine_packages(root: Path) -> Finding:

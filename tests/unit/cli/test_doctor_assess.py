@@ -17,6 +17,7 @@ from clients.cli.doctor.assess import (
     Platform,
     Ports,
     Space,
+    advise_python,
     assess_cores,
     assess_cpu,
     assess_disk,
@@ -30,6 +31,7 @@ from clients.cli.doctor.assess import (
     assess_python,
     assess_shared_memory,
 )
+from tests.kit.wiring import ROOT
 
 SERVER = Cpu("AMD EPYC", frozenset({"avx2", "avx512f", "avx512_bf16"}), cores=2)
 SMALL = {"weights_bytes": 270 * MIB, "engine": "slipway"}
@@ -55,6 +57,17 @@ def test_a_python_that_is_not_supported_fails_and_the_advice_stands_behind_it(ve
 @pytest.mark.parametrize("version", MAIN_PYTHONS)
 def test_each_supported_python_is_well(version):
     assert assess_python("python", version, MAIN_PYTHONS, advice="").state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("supported", "names"), [(MAIN_PYTHONS, "Python 3.11, 3.12 or 3.13,"), (ENGINE_PYTHONS, "Python 3.11 or 3.12,")]
+)
+def test_the_advice_names_the_versions_that_set_up_takes_and_the_one_that_it_downloads(supported, names):
+    assert names in advise_python(supported)
+    script = (ROOT / "deploy/setup/environment.sh").read_text()
+    assert f"versions='{' '.join(f'{major}.{minor}' for major, minor in supported)}'" in script
+    assert "python install --quiet 3.11" in script
+    assert advise_python(supported).endswith("or downloads 3.11")
 
 
 def test_an_engine_without_interpreter_fails():
