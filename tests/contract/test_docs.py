@@ -1,4 +1,4 @@
-"""Service pages and the architecture page name files that exist; the glossary has each term once."""
+"""Service pages name files that exist, the architecture page names the files that it links to; the glossary has each term once."""
 
 import re
 from pathlib import Path

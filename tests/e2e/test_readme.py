@@ -74,7 +74,7 @@ def test_the_training_of_the_first_block_takes_the_folder_that_is_kept_and_leave
     kept = re.search(r"--keep-folder (\S+)", first)
     (line,) = (line for line in first.splitlines() if line.startswith("python "))
     module, *arguments = shlex.split(line.removeprefix("python -m "))
-    assert module == train.__name__
+    assert module == "examples.smollm2.train"
     given = train.make_parser().parse_args(arguments)
     assert (given.base, given.steps) == (Path(kept[1]), 12)
     assert f"--adapter {given.out}/adapter" in publish
