@@ -122,7 +122,7 @@ ADVICE: dict[Code, str] = {
     "deadline_passed": "A step took longer than its deadline; see which one and why, then publish with a higher attempt.",
     "work_abandoned": "A message of this release failed permanently; see slipway deadletters, fix the cause, then publish with a higher attempt.",
     "superseded": "A newer release replaced this one; no action is needed.",
-    "cancelled": "An operator cancelled the release; publish again with a higher attempt to release it.",
+    "cancelled": "It was ended before it was done; the reason says by whom. A cancelled release can be published again with a higher attempt.",
     "quarantined": "This target was rolled back; lift the quarantine before promoting it again.",
     "stale_epoch": "The route changed since this was ordered, so the order is void; see slipway routes, then order or publish again.",
     "no_previous_target": "There is no target to roll back to; see slipway routes, and name a version with --to if one is loaded.",

@@ -4,15 +4,18 @@ DATA_FORMAT = 1
 """It rises when older data can no longer be read."""
 
 
-def refuse(where: str, data_format: int, advice: str) -> str | None:
+def refuse(where: str, data_format: int | None, advice: str) -> str | None:
     """Return why data of a format cannot be used, and what to do; None if it can be.
 
     Args:
         where: What holds the data; the subject of the sentence, with its verb.
-        data_format: The format of the data, 0 if it carries none.
+        data_format: The format of the data, 0 for data from before formats; None if none is recorded (maybe foreign).
         advice: What to do instead.
     """
     if data_format == DATA_FORMAT:
         return None
+    if data_format is None:
+        which = f"data of an older Slipway, or of something else (no format is recorded, this one uses {DATA_FORMAT})"
+        return f"{where} {which}; {advice}"
     which = "an older" if data_format < DATA_FORMAT else "a newer"
     return f"{where} data of {which} Slipway (format {data_format}, this one uses {DATA_FORMAT}); {advice}"

@@ -50,10 +50,10 @@ async def _check_format(store: Store, js: JetStreamContext, connection: Connecti
             recorded = await asyncio.to_thread(store.find, FORMAT_KEY)
         else:
             return
-    text = (recorded or b"0").decode(errors="replace")
+    data_format = None if recorded is None else int(recorded) if recorded.isdigit() else 0
     where = f"bucket {connection.s3_bucket} at {connection.s3_endpoint} and the streams at {connection.nats_url} hold"
     advice = "start with empty ones (`docker compose down --volumes` deletes those of compose)"
-    refusal = refuse(where, int(text) if text.isdecimal() else 0, advice)
+    refusal = refuse(where, data_format, advice)
     if refusal is not None:
         raise ForeignData(refusal)
 

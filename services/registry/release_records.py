@@ -34,7 +34,7 @@ class ReleaseRecords:
         """Apply an input to a release (None: only do what is due), publish what follows, and hand over when it ends.
 
         Each step is written before the next begins: killed in between, the next input or sweep goes on from there. A
-        step of the registry itself that fails for good ends the release; the input is not at fault.
+        step of the registry itself that fails permanently ends the release; the input is not at fault.
 
         Returns:
             The release; None if it does not exist.

@@ -120,9 +120,12 @@ def _subscribe_orders(bus: Bus, controller: Controller, orders: OperatorOrders) 
 
 
 def order_failed(failed: Failed) -> RollbackFailed | OrderRefused | None:
-    """Return the fact that an order of a rollback which is not carried out becomes."""
+    """Return the fact that an order of a rollback which is not carried out becomes.
+
+    The id of a malformed order may be that of another rollback, which has not failed.
+    """
     event, error = failed.event, failed.error
-    if event is None or event.data.failed is None:
+    if event is None or event.data.failed is None or error.code == "malformed_event":
         return order_refused(failed)
     return RollbackFailed(
         rollback_id=rollback_id(event.id),

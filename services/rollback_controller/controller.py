@@ -62,10 +62,11 @@ class Controller:
         for environment in ENVIRONMENTS:
             entry = await self.routes.get(environment, event.subject)
             record = functools.partial(decision.record_policy, opened=event.data, route=entry.value if entry else None)
-            await self.states.transact(environment, event.subject, record)
+            await self.states.write(environment, event.subject, record)
+            await self._publish(environment, event.subject)
 
     async def handle_alert(self, event: Event[AlertRaised] | Event[AlertUpdated], received: Received) -> None:
-        """Decide what an alert leads to, and carry it out; an alert that is old or resolved leads nowhere."""
+        """Decide what an alert leads to, and carry it out; an alert that is old or resolved starts nothing."""
         now, log = self.clock.now(), structlog.get_logger().bind(model=event.subject, alert=event.data.alert_id)
         if (now - min(received.stored_at, event.time)).total_seconds() >= self.rules.alert_s:
             log.warning(

@@ -81,7 +81,7 @@ class Answers:
     async def settle_failure(
         self, answer: Answer, error: Exception, routes: Mapping[str, Route], waited_s: Mapping[str, float]
     ) -> None:
-        """Refuse an order whose answer failed for good, or until its deadline; raise what fails for all orders."""
+        """Refuse an order whose answer failed permanently, or until its deadline; raise what fails for all orders."""
         known = translate(error) or Transient("internal_error", f"{type(error).__name__}: {error}.")
         if isinstance(known, Transient) and known.code not in RECORD_FAILURES:
             raise known from error

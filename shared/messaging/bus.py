@@ -68,7 +68,7 @@ class Bus:
         self._handled = Counter("slipway_facts_handled", "Facts handled", ["fact", "outcome"], registry=self.metrics)
         self._unpublishable = Counter(
             "slipway_facts_unpublishable",
-            "Tries to publish a fact that was refused for good and stays in its record",
+            "Tries to publish a fact that was refused permanently and stays in its record",
             ["fact"],
             registry=self.metrics,
         )

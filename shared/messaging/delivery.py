@@ -61,7 +61,7 @@ RECORD_LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Failed:
-    """A message that failed for good: the event if it could be parsed, the error, and the model."""
+    """A message that failed permanently: the event if it could be parsed, the error, and the model."""
 
     event: Event[Any] | None
     error: SlipwayError

@@ -25,7 +25,7 @@ class LoggedPublisher:
         return await self._bus.publish(emit)
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that was refused for good in the service's metrics."""
+        """Count a fact that was refused permanently in the service's metrics."""
         self._bus.count_unpublishable(fact_type)
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:

@@ -46,7 +46,7 @@ class Publisher(Protocol):
         """Return whether the stream has the fact of this id, decided at `since`, however long ago that was."""
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that was refused for good; its record is what publishes it, if ever."""
+        """Count a fact that was refused permanently; its record is what publishes it, if ever."""
 
 
 class RecordStore(Generic[R]):
@@ -215,7 +215,7 @@ class RecordStore(Generic[R]):
         return left.value if left else None
 
     async def _publish_one(self, key: str, pending: OutboxEntry) -> bool:
-        """Return True once the stream has a fact, False if it was refused for good; raise Transient otherwise."""
+        """Return True once the stream has a fact, False if it was refused permanently; raise Transient otherwise."""
         name = self._name_of(key)
         try:
             emit = _emit(pending)

@@ -20,7 +20,8 @@ class Sweeper(Generic[K]):
     Up to `at_once` items are done at the same time, in the order of the list; an item is never done twice at once. An
     item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others go on. The
     next sweep does not wait for items that are still being done. Items that were slow the last time come after all
-    others, the one that has waited longest first, and leave one slot free: they delay the others only once.
+    others, the one that has waited longest first, and leave one slot of several free, so they delay no others. Items
+    that become slow delay the others while they have all slots, for `item_limit_s` at most.
     A sweep that cannot list its items is tried again after `every_s`. Only cancelling ends the loop.
     """
 
@@ -41,7 +42,7 @@ class Sweeper(Generic[K]):
             name: What is swept, for the log.
             items: Returns the items that there are now.
             do: Does what is due for one of them. It may be cancelled at any point.
-            every_s: Seconds from the begin of a sweep's last item to the next sweep.
+            every_s: Seconds from the start of a sweep's last item to the next sweep.
             first_after_s: Seconds until the first sweep.
             item_limit_s: Seconds that one item may take, and the list.
             at_once: How many items may be done at the same time.
@@ -53,24 +54,17 @@ class Sweeper(Generic[K]):
         self._first_after_s = first_after_s
         self._item_limit_s = item_limit_s
         self._at_once = at_once
-        self._wake = asyncio.Event()
         self._tasks: dict[K, asyncio.Task[bool]] = {}
         self._slow: dict[K, None] = {}
         """Items that were slow the last time, in the order in which that was noted."""
-
-    def wake(self) -> None:
-        """Begin the next sweep soon instead of after `every_s`."""
-        self._wake.set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         try:
             await asyncio.sleep(self._first_after_s)
             while True:
-                self._wake.clear()
                 await self._begin_all(slow_wait_s=self._every_s)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._every_s)
+                await asyncio.sleep(self._every_s)
         finally:
             await self._cancel()
 
@@ -108,7 +102,7 @@ class Sweeper(Generic[K]):
             begun.append(self._begin(item))
         slots = max(1, self._at_once - 1)
         for item in slow:
-            all_slow = sum(task in self._slow for task in self._tasks) >= slots
+            all_slow = sum(running in self._slow for running in self._tasks) >= slots
             if (slow_wait_s is not None and all_slow) or not await self._free_slot(slots, slow_wait_s):
                 break
             begun.append(self._begin(item))
@@ -146,7 +140,7 @@ class Sweeper(Generic[K]):
                 del self._tasks[item]
                 if task.cancelled():  # by what it waited for, not by us
                     structlog.get_logger().warning(
-                        "sweep was cancelled, will be tried again", sweep=self._name, item=item
+                        "sweep was cancelled, will be tried again", sweep=self._name, item=str(item)
                     )
                 else:
                     task.result()

@@ -103,7 +103,7 @@ def wait_s(attempt: int, jitter: float) -> float:
 def failing_as_transient(name: str, done: str) -> Iterator[None]:
     """Raise every failure of the bus or the bucket as Transient with its code.
 
-    A refusal for good (too large, undeclared) says nothing against the message at hand: the record or its outbox is at
+    A permanent refusal (too large, undeclared) says nothing against the message at hand: the record or its outbox is at
     fault, and other messages must not be rejected for it.
     """
     try:

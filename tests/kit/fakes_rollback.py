@@ -88,7 +88,7 @@ class FakeLog:
         return event
 
     def count_unpublishable(self, fact_type: str) -> None:
-        """Count a fact that was refused for good."""
+        """Count a fact that was refused permanently."""
         self.unpublishable.append(fact_type)
 
     async def was_published(self, emit: Emit, since: datetime) -> bool:

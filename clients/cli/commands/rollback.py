@@ -101,7 +101,7 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
             break
         await asyncio.sleep(RECENT_TRY_S)
     moved = changed.data if changed is not None else None
-    if moved is not None and was_rolled_back_recently(moved, SystemClock().now()):
+    if moved is not None and was_rolled_back_recently(moved, route, SystemClock().now()):
         raise Refused(
             f"{model} was rolled back to {active} at {moved.at:%H:%M:%S} UTC, less than "
             f"{RECENT.total_seconds():g} s ago; to roll back {active} as well, add --target {active}"
@@ -109,8 +109,13 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
     return active
 
 
-def was_rolled_back_recently(moved: DeploymentChanged, now: datetime) -> bool:
-    """Return whether the last change of a route was a rollback a moment ago."""
+def was_rolled_back_recently(moved: DeploymentChanged, route: Route | None, now: datetime) -> bool:
+    """Return whether the last change that was published was a rollback a moment ago, to the target that is active.
+
+    A rollback whose process died is published late, perhaps after another target has become active.
+    """
+    if route is not None and moved.route.epoch < route.epoch and moved.route.active != route.active:
+        return False
     return moved.cause == "rollback" and now - moved.at < RECENT
 
 

@@ -30,7 +30,7 @@ from services.rollback_controller.domain.record import (
     rollback_id,
 )
 
-VoidCode = Literal["not_in_traffic", "order_expired", "stale_epoch"]
+VoidCode = Literal["not_in_traffic", "order_expired", "stale_epoch", "malformed_event"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Cause:
 
 @dataclass(frozen=True)
 class VoidOrder:
-    """An order that is void: its target takes no traffic, it is too old or of another epoch, or it is ambiguous."""
+    """An order that is void: too old, ambiguous, of another epoch, with a used id, or about what takes no traffic."""
 
     reason: str
     code: VoidCode = "not_in_traffic"
@@ -127,7 +127,7 @@ def lacks_policy(state: RollbackState, alert: AlertRaised | AlertUpdated, route:
 def decide_on_alert(
     state: RollbackState, alert: AlertRaised | AlertUpdated, route: Route | None, cause: Cause, rules: Rules
 ) -> RollbackState:
-    """Decide what an alert leads to; an old one, or one about an earlier time of its target, leads nowhere."""
+    """Decide what an alert leads to; an old one, or one about an earlier time of its target, starts nothing."""
     if not is_current(state, alert.target, route, cause, rules) or not _may_start(state, alert, cause, rules):
         return state
     if state.environment == "staging" and not _is_rehearsed(state, alert, cause):
@@ -179,6 +179,11 @@ def decide_on_order(
     """Start what an operator ordered; neither cooldown nor guard hold it. What was refused once stays refused."""
     known = state.rollback(rollback_id(cause.event_id))
     if known is not None:
+        if not _is_repeated(known, cause):
+            reason = (
+                f"The id {cause.event_id} is that of an earlier event of {state.model}; give each event its own id."
+            )
+            return VoidOrder(reason, "malformed_event")
         refused = known.phase == "failed" and known.timeline.decided_at is None
         return VoidOrder(known.reason, _void_code(known.code)) if refused else state
     void = _void(state, order, route, cause)
@@ -201,6 +206,7 @@ def decide_on_order(
         origin="order",
         mode="manual",
         failed=failed,
+        cause_sequence=cause.sequence,
         to_version=order.to_version,
         expires_at=expiry(cause.published_at, cause.stored_at or cause.published_at, order.expires_at),
         epoch=order.epoch,
@@ -224,12 +230,21 @@ def record_refusal(
         origin="order",
         mode="manual",
         failed=failed,
+        cause_sequence=cause.sequence,
         timeline=RollbackTimeline(detected_at=cause.published_at),
         reason=void.reason,
         phase="failed",
         code=void.code,
     )
     return add_rollback(state, refused)
+
+
+def _is_repeated(known: Rollback, cause: Cause) -> bool:
+    """Return whether an order is the one that a rollback was recorded for, and not another event with its id.
+
+    The place in the log tells them apart. Older releases recorded 0 for orders, which tells nothing.
+    """
+    return known.origin == "order" and known.cause_sequence in (0, cause.sequence)
 
 
 def _void_code(code: Code | None) -> VoidCode:

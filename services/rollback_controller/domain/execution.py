@@ -28,13 +28,19 @@ def unverified(state: RollbackState) -> tuple[Rollback, ...]:
 def record_switch(
     state: RollbackState, rollback_id: str, route: Route, cause: Literal["rollback", "abort"], now: datetime
 ) -> RollbackState:
-    """Record that traffic moved, and publish it; once."""
+    """Record that traffic moved, and publish it; once.
+
+    Another replica may have recorded a failure before this one changed the route: the route is what counts.
+    """
     rollback = state.rollback(rollback_id)
-    if rollback is None or rollback.phase != "decided":
+    if rollback is None or rollback.phase not in ("decided", "failed"):
+        return state
+    if rollback.phase == "failed" and route.cause_id != rollback_id:
         return state
     fact = DeploymentChanged(route=route, cause=cause, at=now)
     changes = {
         "phase": "switched",
+        "code": None,
         "to": route.active.target if route.active else None,
         "timeline": rollback.timeline.model_copy(update={"switched_at": now}),
         "route_event_id": derived_id(rollback.cause_id, DeploymentChanged.TYPE, rollback.rollback_id),

@@ -91,12 +91,16 @@ class RollbackState(OutboxRecord):
 
 
 def add_rollback(state: RollbackState, rollback: Rollback) -> RollbackState:
-    """Return the record with one more rollback; of more than `ROLLBACKS_KEPT` the first that have ended are removed."""
-    rollbacks = (*state.rollbacks, rollback)
-    ended = [known.rollback_id for known in rollbacks if known.phase in ("completed", "failed")]
-    removed = set(ended[: max(0, len(rollbacks) - ROLLBACKS_KEPT)])
-    kept = tuple(known for known in rollbacks if known.rollback_id not in removed)
-    return state.model_copy(update={"rollbacks": kept})
+    """Return the record with one more rollback; beyond `ROLLBACKS_KEPT`, earlier ones that ended are removed.
+
+    Those that moved no traffic are removed first: cooldown and the most rollbacks per hour count the other ones.
+    """
+    ended = [known for known in state.rollbacks if known.phase in ("completed", "failed")]
+    ended.sort(key=lambda known: known.timeline.switched_at is not None)
+    excess = max(0, len(state.rollbacks) + 1 - ROLLBACKS_KEPT)
+    removed = {known.rollback_id for known in ended[:excess]}
+    kept = tuple(known for known in state.rollbacks if known.rollback_id not in removed)
+    return state.model_copy(update={"rollbacks": (*kept, rollback)})
 
 
 def publish(state: RollbackState, fact: Fact, about: Rollback, decided_at: datetime) -> RollbackState:

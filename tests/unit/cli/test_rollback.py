@@ -108,7 +108,14 @@ def test_a_model_without_an_active_target_is_refused(environment):
 )
 def test_an_order_soon_after_a_rollback_must_name_its_target(cause, ago, recently):
     moved = fact(f.DeploymentChanged, cause=cause, at=after(0))
-    assert was_rolled_back_recently(moved, after(ago)) == recently
+    assert was_rolled_back_recently(moved, moved.route, after(ago)) == recently
+
+
+@pytest.mark.parametrize(("active", "epoch", "recently"), [(8, 14, False), (6, 14, True), (8, 13, True)])
+def test_a_rollback_that_is_published_late_counts_while_its_target_is_active(active, epoch, recently):
+    moved = fact(f.DeploymentChanged, cause="rollback", at=after(0), route=route(active=served(6), epoch=13))
+    now = route(active=served(active), epoch=epoch)
+    assert was_rolled_back_recently(moved, now, after(1)) == recently
 
 
 # -- how it ended -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deploy.data_format import DATA_FORMAT
+from deploy.data_format import DATA_FORMAT, refuse
 from deploy.local.state import StateFolder, foreign_data, new_description
 
 OLD = {"stack_id": "a", "ports": {}, "s3_access_key": "k", "s3_secret_key": "s", "variables": {}, "engine": "toy"}
@@ -34,6 +34,15 @@ def test_data_of_another_format_is_refused_in_one_sentence_that_says_what_to_do(
     assert f"holds data of {which} Slipway (format {data_format or 0}, this one uses {DATA_FORMAT})" in sentence
     assert "--state FOLDER" in sentence
     assert "\n" not in sentence
+
+
+def test_data_without_a_recorded_format_may_be_of_something_else():
+    sentence = refuse("The bucket b holds", None, "start with an empty one")
+    assert sentence is not None
+    assert sentence.startswith(
+        "The bucket b holds data of an older Slipway, or of something else (no format is recorded"
+    )
+    assert sentence.endswith("; start with an empty one")
 
 
 def test_the_file_of_a_newer_slipway_is_refused_by_its_format_whatever_fields_it_adds(folder):

@@ -374,3 +374,17 @@ async def test_an_alert_about_a_version_whose_policy_never_comes_is_given_up_whe
     assert world.streams.unacknowledged() == []
     assert world.route() == before
     await world.stop()
+
+
+@virtual_time
+async def test_a_log_that_hangs_keeps_no_policy_waiting():
+    world = started()
+    await asyncio.sleep(1)
+    world.log.silent_s = 53.0
+    world.say(world.alert())
+    await asyncio.sleep(0.5)
+    world.open_releases(8, 9)
+    await asyncio.sleep(12)
+    assert world.streams.unacknowledged() == [], "the record has what is still to be published"
+    assert {"8", "9"} <= world.state().triggers.keys()
+    await world.stop()

@@ -56,6 +56,17 @@ def test_a_failed_rollback_is_published_once():
     assert execution.record_failure(recorded, ID, "previous_not_ready", "again", f.after(2)) is recorded
 
 
+def test_a_switch_counts_after_a_failure_of_another_replica_only_by_the_route_that_it_led_to():
+    failed = execution.record_failure(
+        take(state(), alert(), fact_id="a-1"), ID, "previous_not_ready", "v6 is dead", f.after(1)
+    )
+    assert execution.record_switch(failed, ID, route(6, None, cause_id="p-8"), "rollback", f.after(2)) is failed
+    moved = execution.record_switch(failed, ID, route(6, None, cause_id=ID), "rollback", f.after(2))
+    assert (moved.rollback(ID).phase, moved.rollback(ID).code) == ("switched", None)
+    (changed,) = published(moved, cf.DeploymentChanged)
+    assert changed.route.cause_id == ID
+
+
 def test_enough_good_requests_after_the_switch_verify_it():
     watched = watch(switched(), [request(2), request(3)])
     assert published(watched, cf.RollbackCompleted) == []

@@ -208,13 +208,11 @@ async def test_the_alert_of_an_interrupted_rehearsal_does_not_fail_the_next_atte
     stage = Stage(triggers=(SLOW,))
 
     async def die(stage):
-        while stage.open_alert is None:
-            await asyncio.sleep(1.0)
-        stage.life.kill()
+        await stage.life.ended.wait()
         (waiting,) = stage.streams.waiting[cf.AlertRaised, "staging"]
         waiting.not_before = stage.clock.monotonic() + RESTART_S + 0.5  # it comes when the next attempt has begun
 
-    await play(stage, then=die)
+    await play(stage, f"receive {cf.AlertRaised.TYPE}", then=die)
     completed = stage.outcome_of_rehearsal()
     assert (completed.verdict, completed.reason) == ("pass", "Detected, switched and verified in staging: slow.")
 

@@ -56,7 +56,9 @@ class World:
         life = self.life = Life(kill_at)
         log = life.mortal(self.log, "publish", "was_published", "resolved_since", "last_route_change")
         records = life.mortal(MemoryRecords(RollbackState, self.bucket), "get", "create", "update", "keys")
-        states = RollbackStates(RecordStore("rollbacks", records, log, service=SERVICE, jitter=lambda: 0.5))
+        boottime = asyncio.get_running_loop().time
+        store = RecordStore("rollbacks", records, log, service=SERVICE, jitter=lambda: 0.5, boottime=boottime)
+        states = RollbackStates(store)
         self.bus = FakeBus(SERVICE, self.streams, log, life)
         self.controller = build(
             self.bus,

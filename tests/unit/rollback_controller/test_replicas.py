@@ -1,0 +1,37 @@
+"""Two replicas carry out one rollback: what became of the route is what is published."""
+
+import asyncio
+
+from contracts import facts as cf
+from testbed import factories as f
+from tests.kit.virtual_time import virtual_time
+from tests.unit.rollback_controller.world import World
+
+
+@virtual_time
+async def test_a_switch_of_one_replica_counts_although_the_probe_of_the_other_failed_before():
+    world = World()
+    world.serve()
+    world.open_releases(6, 7)
+    first = world.start()
+    await asyncio.sleep(1)
+    world.probe.takes_s = 0.5
+    world.probe.cold.add(str(f.target(6)))
+    world.say(world.alert(), event_id="a-1")
+    await asyncio.sleep(0.3)
+    world.start()  # its first sweep finds the rollback pending
+    await asyncio.sleep(0.3)
+    assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["previous_not_ready"]
+    world.probe.cold.clear()
+    await asyncio.sleep(0.4)
+    assert world.route().active.target == f.target(6)
+    (changed,) = world.log.facts(cf.DeploymentChanged)
+    assert (changed.route, changed.cause) == (world.route(), "rollback")
+    (rollback,) = world.state().rollbacks
+    assert (rollback.phase, rollback.code) == ("switched", None)
+    await asyncio.sleep(60)
+    (completed,) = world.log.facts(cf.RollbackCompleted)
+    assert completed.rollback_id == changed.route.cause_id
+    world.check()
+    await first.close()
+    await world.stop()
