@@ -73,7 +73,7 @@ def decide_answers(
         routes: What production needs, by model.
         held: What the fleet holds.
         limits: How long orders count, and what fits.
-        now: The wall clock's time. Only the age of a staging order that waits in the queue is judged by it.
+        now: The wall clock's time. Only whether an order is still valid is judged by it.
         waited_s: Seconds since each traffic order, and the held lease, was first seen, by a clock that does not jump.
         unreadable: Models whose route cannot be read: their orders wait, and nothing waits for them.
     """
@@ -84,7 +84,8 @@ def decide_answers(
     ended = {closed.release_id for closed in record.closed if closed.candidate is None}
     for order in record.orders:
         has_ended = order.event.data.release_id in ended
-        answer = decide_order(order, routes, held, limits, waited_s.get(order.order_id, 0.0), ended=has_ended)
+        seconds = waited_s.get(order.order_id, 0.0)
+        answer = decide_order(order, routes, held, limits, now, waited_s=seconds, ended=has_ended)
         if answer is not None:
             answers.append(answer)
     if record.lease is not None:
@@ -92,8 +93,8 @@ def decide_answers(
         if answer is not None:
             answers.append(answer)
     kept = plan_kept(routes, unreadable, record.temporary, held)
-    answers += decide_waiting(record, routes, limits, now, kept_bytes={name: held[name].memory_bytes for name in kept})
-    return answers
+    kept_bytes = {name: held[name].memory_bytes for name in kept if held[name].phase is not Phase.FAILED}
+    return answers + decide_waiting(record, routes, limits, now, kept_bytes=kept_bytes)
 
 
 # -- staging --------------------------------------------------------------------------------------------------------
@@ -123,33 +124,38 @@ def has_failed(held: Held, limits: Limits) -> bool:
 def decide_waiting(
     record: Servers, routes: Mapping[str, Route], limits: Limits, now: datetime, kept_bytes: Mapping[str, int]
 ) -> list[Answer]:
-    """Fail at once what can never fit; grant the first of the rest when nothing else comes first.
+    """Fail at once what can never fit; grant the first that fits now when nothing else comes first.
 
     Traffic orders come first, and one lease is held at a time, so that a benchmark has the machine to itself. What is
-    never unloaded (`kept_bytes`) takes memory like production.
+    never unloaded (`kept_bytes`) takes memory like production, but only until its route is known: what does not fit
+    beside it waits, and lets others go first.
     """
     answers: list[Answer] = []
     production = plan_production(routes)
-    first: Lease | None = None
+    free = record.lease is None and not record.orders
     for lease in record.waiting:
         request = lease.event.data
         pair = {str(deployable.target): deployable for deployable in (request.candidate, request.baseline)}
+        everything = {**production, **pair}
+        needed = needed_bytes(everything.values(), limits)
         age_s = (now - lease.event.time).total_seconds()
         if age_s > limits.lease_age_s:
             answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
-        elif first is None:
-            first = lease
-            everything = {**production, **pair}
-            needed = needed_bytes(everything.values(), limits)
-            needed += sum(size for name, size in kept_bytes.items() if name not in everything)
-            if record.lease is None and not record.orders:
-                fits = needed <= limits.memory_budget_bytes
-                answers.append(
-                    GrantLease(lease.lease_id) if fits else _too_big(lease, needed, limits, "beside production")
-                )
+        elif not free:
+            continue
+        elif needed > limits.memory_budget_bytes:
+            answers.append(_too_big(lease, needed, limits, "beside production"))
+            free = False
+        elif needed + _bytes_besides(kept_bytes, everything) <= limits.memory_budget_bytes:
+            answers.append(GrantLease(lease.lease_id))
+            free = False
     return answers
+
+
+def _bytes_besides(sizes: Mapping[str, int], names: Collection[str]) -> int:
+    return sum(size for name, size in sizes.items() if name not in names)
 
 
 def _old(kind: str, age_s: float, limit_s: float) -> str:
@@ -175,14 +181,15 @@ def decide_order(
     routes: Mapping[str, Route],
     held: Mapping[str, Held],
     limits: Limits,
-    waited_s: float,
+    now: datetime,
     *,
+    waited_s: float,
     ended: bool = False,
 ) -> Answer | None:
     """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait.
 
-    `waited_s` says how long the order is known to the process that leads. `ended` says that the order's release has
-    ended: what comes of it now was delivered again.
+    `waited_s` says how long the order is known to the process that leads, `now` what its wall clock shows. `ended` says
+    that the order's release has ended: what comes of it now was delivered again.
     """
     request = order.event.data
     model = order.event.subject
@@ -198,7 +205,7 @@ def decide_order(
         return RefuseOrder(order, refused.code, refused.reason)
     if route.cause_id == order.order_id:
         return ApplyOrder(order)
-    void = _void(order, waited_s, limits, ended=ended)
+    void = _void(order, waited_s, limits, now, ended=ended)
     if void is not None:
         return RefuseOrder(order, "order_expired", void)
     needed = {str(request.target.target): request.target, **plan_production(routes)}
@@ -211,8 +218,14 @@ def decide_order(
     return _decide_heat(order, route, held, limits, waited_s)
 
 
-def _void(order: Order, waited_s: float, limits: Limits, *, ended: bool) -> str | None:
-    age_s = (order.received_at - order.event.time).total_seconds() + waited_s
+def _void(order: Order, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
+    """Return why an order is not valid any more; None if it is.
+
+    Its age is the largest of what the clocks show, so that a clock that is behind makes no old order valid again.
+    """
+    given_at = order.event.time
+    known_s = max(0.0, (order.received_at - given_at).total_seconds()) + waited_s
+    age_s = max(known_s, (now - given_at).total_seconds())
     if age_s > limits.order_age_s:
         return _old("traffic", age_s, limits.order_age_s)
     return f"The release {order.event.data.release_id} has ended, so its traffic orders are void." if ended else None

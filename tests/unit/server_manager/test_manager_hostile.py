@@ -88,15 +88,19 @@ async def test_a_model_that_somebody_else_loaded_into_the_engine_is_left_alone(w
     assert world.artifacts.kept == {deployable(version).manifest.digest for version in (0, 1)}
 
 
-async def test_staging_is_not_granted_beside_what_must_stay_when_memory_is_short(world):
-    """It would hold the lease for ever, and no other release could be staged."""
-    for version in (5, 6):
-        kept = deployable(version, "cat")
+async def test_staging_waits_while_what_must_stay_takes_the_memory_and_another_candidate_goes_first(world):
+    """With the lease it would wait for memory, and no other release could be staged."""
+    stays = [deployable(version, "cat") for version in (5, 6)]
+    for kept in stays:
         folder = await world.artifacts.materialise(kept)
         await world.engine.load(str(kept.target), folder, digest=kept.manifest.digest, memory_bytes=200)
     await world.ticks()
-    await world.state.write(lambda record: staging.enqueue_staging(record, stage_requested("s1", 3, 2)))
+    for event in (stage_requested("s1", 3, 2), stage_requested("s2", 2, 1, release="r2")):
+        await world.state.write(lambda record, event=event: staging.enqueue_staging(record, event))
     await world.ticks(3)
-    (failed,) = world.said.facts(VariantFailed)
-    assert (failed.code, failed.details) == ("insufficient_memory", {"needed_bytes": 1200, "available_bytes": 1000})
-    assert world.said.facts(VariantStaged) == []
+    assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s2"]
+    await world.state.write(lambda record: staging.drop_lease(record, "s2"))
+    world.routes.routes["cat"] = route(model="cat")
+    await world.ticks(8, seconds=10)
+    assert [staged.lease_id for staged in world.said.facts(VariantStaged)] == ["s2", "s1"]
+    assert world.said.facts(VariantFailed) == []
