@@ -43,11 +43,11 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len
     )
-    records = KvRecords(lambda: bus.js, "servers", Servers)
+    records = KvRecords(lambda: bus.js, "servers", Servers, service=SERVICE)
     state = FleetState(
         RecordStore("servers", records, LoggedPublisher(bus), service=SERVICE, decides_again=True), settings.fleet
     )
-    routes = KvRecords(lambda: bus.js, "routes", Route)
+    routes = KvRecords(lambda: bus.js, "routes", Route, service=SERVICE)
     manager = build(
         bus,
         engine=engine,

@@ -14,12 +14,15 @@ def arm(specification: str, folder: Path) -> None:
         _armed[name] = folder / f"failpoint-{name}.fired"
 
 
-def failpoint(name: str) -> None:
-    """Kill this process with SIGKILL if this point is armed and has not fired yet."""
+def failpoint(name: str, at: str = "") -> None:
+    """Kill this process with SIGKILL if this point is armed and has not fired yet.
+
+    The marker file then contains `at`, so that a test can see which of several writes the kill followed.
+    """
     marker = _armed.get(name)
     if marker is None or marker.exists():
         return
     marker.parent.mkdir(parents=True, exist_ok=True)
-    marker.touch()
+    marker.write_text(at)
     os.sync()
     os.kill(os.getpid(), signal.SIGKILL)

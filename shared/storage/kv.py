@@ -107,7 +107,7 @@ class Bucket(Generic[M]):
             written = await (bucket.create(key, data) if revision is None else bucket.update(key, data, last=revision))
         except KeyWrongLastSequenceError as error:
             raise Conflict(key) from error
-        failpoint(f"{self._service}.after_cas")
+        failpoint(f"{self._service}.after_cas", f"{self._name}/{key}")
         return written
 
     async def keys(self) -> list[str]:

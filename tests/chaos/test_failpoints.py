@@ -19,6 +19,8 @@ def test_the_release_completes_once_though_every_service_is_killed_at_every_poin
 
     fired = {path.name for path in (stack.state / "work").glob("*/failpoint-*.fired")}
     assert fired == {f"failpoint-{point}.fired" for point in POINTS}
+    marker = stack.state / "work" / "server-manager" / "failpoint-server-manager.after_cas.fired"
+    assert marker.read_text() == "servers/main", "the kill follows a write of the record, not of the lease"
     for name in ("release.opened", "checkpoint.merged", "version.registered", "release.finished"):
         assert len(stack.events(name, "bot")) == 1, name
     assert len(stack.events("variant.quantised", "bot")) == 2

@@ -22,7 +22,6 @@ from shared.storage.compare_and_set import Records, check_not_newer, edit_record
 from shared.storage.kv import Bucket, Conflict, Entry
 
 M = TypeVar("M", bound=BaseModel)
-SERVICE = "server-manager"
 
 
 class KvRecords(Generic[M]):
@@ -31,14 +30,23 @@ class KvRecords(Generic[M]):
     The bus is asked for at each call: the service starts and answers `/healthz` before the bus is there.
     """
 
-    def __init__(self, js: Callable[[], JetStreamContext], name: str, kind: type[M]) -> None:
+    def __init__(self, js: Callable[[], JetStreamContext], name: str, kind: type[M], *, service: str = "") -> None:
+        """Set up the records.
+
+        Args:
+            js: Returns the connection of this moment.
+            name: The bucket.
+            kind: The type of the records.
+            service: Whose failpoint `after_cas` a write reaches; none without it.
+        """
         self._js = js
         self._name = name
         self._kind = kind
+        self._service = service
 
     def bucket(self) -> Bucket[M]:
         """Return the bucket on the connection of this moment."""
-        return Bucket(self._js(), self._name, self._kind, service=SERVICE)
+        return Bucket(self._js(), self._name, self._kind, service=self._service)
 
     async def get(self, key: str) -> Entry[M] | None:
         """Return a record; None if there is none."""

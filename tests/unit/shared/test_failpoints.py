@@ -14,7 +14,7 @@ from pathlib import Path
 from shared.runtime.failpoints import arm, failpoint
 arm(sys.argv[1], Path(sys.argv[2]))
 print("armed", flush=True)
-failpoint("merger.after_act")
+failpoint("merger.after_act", "bucket/key")
 failpoint("merger.after_publish")
 print("survived", flush=True)
 """
@@ -34,6 +34,13 @@ def run(specification, folder):
 def test_fires_once_with_sigkill_then_never_again(tmp_path):
     assert run("merger.after_act", tmp_path) == (-signal.SIGKILL, ["armed"])
     assert run("merger.after_act", tmp_path) == (0, ["armed", "survived"])
+
+
+def test_the_marker_names_where_it_fired(tmp_path):
+    run("merger.after_act,merger.after_publish", tmp_path)
+    run("merger.after_act,merger.after_publish", tmp_path)
+    markers = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert markers == {"failpoint-merger.after_act.fired": "bucket/key", "failpoint-merger.after_publish.fired": ""}
 
 
 def test_several_fire_one_after_the_other(tmp_path):
