@@ -63,6 +63,8 @@ class Answers:
         self._clock = clock
         self._limits = limits
         self._token = token
+        self._edited: set[str] = set()
+        """Orders whose route was edited, and whose answer was not written yet."""
 
     async def carry_out(self, answer: Answer) -> None:
         """Carry out one answer."""
@@ -79,9 +81,12 @@ class Answers:
             await self._apply(answer)
 
     async def settle_failure(
-        self, answer: Answer, error: Exception, routes: Mapping[str, Route], waited_s: Mapping[str, float]
-    ) -> None:
-        """Refuse an order whose answer failed permanently, or until its deadline; raise what fails for all orders."""
+        self, answer: Answer, error: Exception, waited_s: Mapping[str, float]
+    ) -> FailLease | RefuseOrder | None:
+        """Return how to refuse an order whose answer failed permanently, or until its deadline; None if it waits.
+
+        An order that moved traffic is never refused. Raise what fails for all orders.
+        """
         known = translate(error) or Transient("internal_error", f"{type(error).__name__}: {error}.")
         if isinstance(known, Transient) and known.code not in RECORD_FAILURES:
             raise known from error
@@ -92,15 +97,23 @@ class Answers:
             order_id, model = answer.order.order_id, answer.order.event.subject
         else:
             log.error("an answer could not be written; the others go on", exc_info=error)
-            return
+            return None
         log.error("an order could not be answered; the others go on", order=order_id, model=model, exc_info=error)
         final = isinstance(known, Permanent) or waited_s.get(order_id, 0.0) >= self._limits.order_deadline_s
-        if not final or (model in routes and routes[model].cause_id == order_id):
-            return
+        if not final:
+            return None
         if isinstance(answer, AnnounceStaged):
-            await self._fail_lease(FailLease(answer.lease, known.code, known.reason))
-        else:
-            await self._refuse(answer.order.event, known.code, known.reason)
+            return FailLease(answer.lease, known.code, known.reason)
+        if await self._moved_traffic(order_id, model):
+            return None
+        return RefuseOrder(answer.order, known.code, known.reason)
+
+    async def _moved_traffic(self, order_id: str, model: str) -> bool:
+        """Return whether an order has made the route, as the route is now; True if that cannot be known."""
+        listing = await self._routes.all()
+        route = listing.routes.get(model)
+        made_route = route is not None and route.cause_id == order_id
+        return order_id in self._edited or made_route or model in listing.unreadable
 
     async def change_alert(self, change: AlertChange) -> None:
         """Raise or resolve an alert."""
@@ -173,10 +186,12 @@ class Answers:
         if isinstance(edit, Refused):
             await self._refuse(event, edit.code, edit.reason)
             return
+        self._edited.add(event.id)
         ordered = "canary" if request.weight_ratio < 1.0 else "promote"
         cause = edit.cause if isinstance(edit, Changed) else ordered
         changed = DeploymentChanged(route=edit.route, cause=cause, at=self._clock.now())
         await self._write(lambda record: staging.drop_order(record, event.id), self._entry(changed, event))
+        self._edited.discard(event.id)
 
     async def _served(self, deployable: Deployable) -> ServedTarget:
         description = await self._artifacts.describe(deployable)

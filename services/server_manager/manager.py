@@ -207,7 +207,10 @@ class Manager:
             try:
                 await self._answers.carry_out(answer)
             except Exception as error:  # noqa: BLE001 - raised again where it concerns the others as well
-                await self._answers.settle_failure(answer, error, listing.routes, waited_s)
+                refusal = await self._answers.settle_failure(answer, error, waited_s)
+                if refusal is not None:
+                    await self._check_lease()
+                    await self._answers.carry_out(refusal)
                 continue
             if isinstance(answer, GrantLease):
                 self._waits.begin(answer.lease_id)

@@ -77,8 +77,8 @@ async def test_a_silent_log_of_facts_leaves_the_lease_with_its_holder():
 
 
 @virtual_time
-@pytest.mark.parametrize("jump_s", [90_000.0, 3600.0, -3600.0])
-async def test_a_clock_that_jumps_changes_nothing_of_how_long_an_order_may_take(jump_s):
+@pytest.mark.parametrize("jump_s", [80_000.0, 3600.0, -90_000.0])
+async def test_a_clock_that_jumps_by_less_than_a_day_changes_nothing_of_how_long_an_order_may_take(jump_s):
     async with fleet(1) as world:
         world.routes.routes["bot"] = route(1, 0)
         await asyncio.sleep(20)
