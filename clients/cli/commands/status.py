@@ -183,7 +183,7 @@ class PlainDrawing:
             key = (release.key, progress.step, progress.variant, about, str(int(progress.ratio * 10)))
             self._once(key, partial(show_line, f"    {render.work_line(progress)} ({progress.ratio:.0%})"))
         if (end := render.ending(release)) is not None:
-            self._once((release.key, "end"), lambda: show_line(f"{release.name}  {end}"))
+            self._once((release.key, "end", end), lambda: show_line(f"{release.name}  {end}"))
 
     def _once(self, key: tuple[str, ...], show: Callable[[], None]) -> None:
         if key not in self._printed:

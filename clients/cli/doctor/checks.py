@@ -117,7 +117,7 @@ def _machine(subject: Subject, *, running: bool) -> Iterator[Check]:
         yield Check("ports", "trying ports", partial(_ports, subject.folder, subject.config))
     yield Check("state folder", "reading the state folder", partial(stack.check_folder, subject.folder))
     yield Check("disk", "reading free space", partial(_disk, subject.folder))
-    yield Check("shared memory", "reading free space", _shared_memory)
+    yield Check("shared memory", "reading free space", partial(_shared_memory, subject.folder))
 
 
 def _python() -> Finding:
@@ -184,12 +184,12 @@ def _ports(folder: StateFolder, config: StackConfig) -> Finding:
 
 
 def _disk(folder: StateFolder) -> Finding:
-    finding = assess.assess_disk(gather.read_space(folder.path, folder.shown))
-    return stack.ease_if_ours(finding, folder)
+    # Not eased: a running stack dies of a full disk, and one that is started again finds its own data there.
+    return assess.assess_disk(gather.read_space(folder.path, folder.shown))
 
 
-def _shared_memory() -> Finding:
-    return assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM)))
+def _shared_memory(folder: StateFolder) -> Finding:
+    return stack.ease_if_ours(assess.assess_shared_memory(gather.read_space(gather.SHM, str(gather.SHM))), folder)
 
 
 def _running_stack(folder: StateFolder) -> Iterator[Check]:

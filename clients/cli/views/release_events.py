@@ -17,11 +17,11 @@ def apply_event(release: ReleaseProgress, event: Event[Any]) -> ReleaseProgress:
 
 
 def apply_rollback(release: ReleaseProgress, event: Event[f.RollbackCompleted]) -> ReleaseProgress:
-    """Return a release after a rollback in production; it changes the one whose version it took out, after its end."""
+    """Return a release after a rollback in production; it changes the one that had promoted the version."""
     failed = event.data.failed
     if (failed.model, failed.version) != (release.model, release.version) or event.environment != "production":
         return release
-    if release.finished_at is None:
+    if release.outcome != "promoted":
         return release
     when = event.data.timeline.switched_at or event.time
     cause = "automatically" if event.data.mode == "automatic" else "by an operator"

@@ -9,7 +9,17 @@ from contracts import facts as f
 from contracts.envelope import plain
 from contracts.vocabulary import canonical_json
 from testbed.factories import after, event
-from tests.unit.cli.test_release_view import THREE, logged, only, opened, progressed, ready, whole_release
+from tests.unit.cli.test_release_view import (
+    THREE,
+    finished,
+    logged,
+    only,
+    opened,
+    progressed,
+    ready,
+    rolled_back,
+    whole_release,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +106,15 @@ def test_plain_lines_are_printed_once(capsys):
     assert len(lines) == len(set(lines))
     assert sum("✓ merged" in line for line in lines) == 1
     assert lines[-1].startswith("support-bot v7  promoted")
+
+
+def test_a_rollback_after_the_end_is_printed_too(capsys):
+    draw = PlainDrawing(as_json=False)
+    promoted = [*whole_release()[:-1], finished(version=7)]
+    for events in (promoted, [*promoted, rolled_back(120)]):
+        draw(only(project(events)), after(130))
+    ends = [line for line in capsys.readouterr().out.splitlines() if line.startswith("support-bot v7  promoted: ")]
+    assert ["Since then" in line for line in ends] == [False, True]
 
 
 def test_plain_progress_is_printed_in_steps_of_ten_percent(capsys):
