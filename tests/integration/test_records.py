@@ -49,9 +49,15 @@ class KeyValueWorld:
     async def forget(self):
         self.boottime_s += DEDUPE_WINDOW_S
         config = (await self._js.stream_info(EVENTS)).config
-        for window_s in (0.1, config.duplicate_window):
-            await self._js.update_stream(dataclasses.replace(config, duplicate_window=window_s))
-            await asyncio.sleep(0.12)
+        await self._js.update_stream(dataclasses.replace(config, duplicate_window=0.1))
+        await self._publish_probe()
+        while (await self._publish_probe()).duplicate:  # the server forgets ids in the order in which they came
+            await asyncio.sleep(0.05)
+        await self._js.update_stream(config)
+
+    async def _publish_probe(self):
+        headers = {"Nats-Msg-Id": "probe"}
+        return await self._js.publish("slipway.release.finished.v1.probe", b"", headers=headers, stream=EVENTS)
 
     async def lose(self):
         await self._js.delete_key_value(BUCKET)
