@@ -232,4 +232,4 @@ def _numbers(subject: Subject, *, running: bool) -> Iterator[Check]:
         return numeric.check_engine(folder, environment, subject.environment)
 
     yield Check("numbers", "computing a small model in torch (seconds)", torch)
-    yield Check("engine numbers", "loading a small model into vLLM (about half a minute)", engine)
+    yield Check("engine numbers", "loading two small models into vLLM (about half a minute)", engine)

@@ -47,7 +47,7 @@ async def _measure(folder: Path) -> dict[str, Any]:
 
 
 def check_engine(folder: Path, engine: triton.Engine, inherited: Mapping[str, str]) -> Finding:
-    """Let vLLM score a text with the model that `check_torch` left, and compare."""
+    """Let vLLM score a text with the models that `check_torch` left, and compare."""
     log = folder / "engine.log"
     command = [str(engine.root / "bin" / "python"), "-P", str(ENGINE_CHECK), str(folder)]
     with log.open("wb") as out:
@@ -65,8 +65,8 @@ def check_engine(folder: Path, engine: triton.Engine, inherited: Mapping[str, st
         terminate_tree(process.pid)
         process.wait()
         advice = "see docs/runbooks/engine.md"
-        return failure("engine numbers", f"vLLM did not answer about a small model within {ENGINE_S:g} s", advice)
+        return failure("engine numbers", f"vLLM did not answer about two small models within {ENGINE_S:g} s", advice)
     if process.returncode != 0:
         detail = f"vLLM ended with {describe_exit(process.returncode)}"
         return failure("engine numbers", detail, f"its log ends with: {' | '.join(last_lines(log, LOG_LINES))}")
-    return assess_engine_numbers(float(json.loads((folder / "difference.json").read_text())))
+    return assess_engine_numbers(json.loads((folder / "differences.json").read_text()))

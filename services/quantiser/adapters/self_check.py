@@ -1,8 +1,8 @@
 """Whether torch computes truly on this CPU: a small model in the precisions of measurements, against float64.
 
 `python -m services.quantiser.adapters.self_check [FOLDER]` reports it to its parent, by `shared.runtime.worker`. With
-a folder it leaves the model there, and `expected.json` with what an engine should give: token ids, and the
-log-probability of each but the first.
+a folder it leaves the model there, the same in INT8 in its folder `int8`, and `expected.json` with what an engine
+should give for both: token ids, and the log-probability of each but the first.
 """
 
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from services.quantiser.adapters.evaluation import log_probabilities
@@ -35,6 +36,22 @@ CONFIG = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+
+_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
+QUANTIZATION_CONFIG = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {**_INT8, "strategy": "channel", "dynamic": False},
+            "input_activations": {**_INT8, "strategy": "token", "dynamic": True},
+        }
+    },
+}
+"""What the quantiser's INT8 variants have: a scale per row of weights, and one per token of activations."""
 
 
 def make_model() -> Any:
@@ -94,12 +111,29 @@ def work(arguments: list[str]) -> dict[str, Any]:
     if arguments:
         folder = Path(arguments[0])
         model.save_pretrained(folder, safe_serialization=True)
+        write_int8(folder / "int8", model)
         write_expected(folder / "expected.json", ids, exact)
     return {
         "float32": mean_kl(model, ids, exact, "float32"),
         "bfloat16": mean_kl(model, ids, exact, "bfloat16") if fast else None,
         "processor": processor.instruction_set or processor.device,
     }
+
+
+def write_int8(folder: Path, model: Any) -> None:
+    """Write a model with linear layers in INT8, rounded to the nearest value."""
+    tensors = {}
+    for name, weight in model.state_dict().items():
+        if name.endswith("_proj.weight"):
+            scale = (weight.abs().amax(1, keepdim=True) / 127).bfloat16()
+            tensors[name] = (weight / scale).round().clamp(-127, 127).to(torch.int8)
+            tensors[f"{name}_scale"] = scale
+        else:
+            tensors[name] = weight.bfloat16()
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {**model.config.to_dict(), "dtype": "bfloat16", "quantization_config": QUANTIZATION_CONFIG}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def write_expected(path: Path, ids: torch.Tensor, exact: torch.Tensor) -> None:

@@ -164,5 +164,19 @@ def test_numbers_near_float64_are_well_and_others_are_not():
     assert assess_numbers(replace(good, float32=math.nan)).state == "failure"
 
 
-def test_an_engine_that_computes_otherwise_fails():
-    assert [assess_engine_numbers(value).state for value in (0.016, 0.3, math.nan)] == ["ok", "failure", "failure"]
+@pytest.mark.parametrize(
+    ("bfloat16", "int8", "state"),
+    [
+        (0.016, 0.06, "ok"),
+        (0.3, 0.06, "failure"),
+        (0.016, 0.3, "failure"),
+        (math.nan, 0.06, "failure"),
+        (0.016, math.nan, "failure"),
+    ],
+)
+def test_an_engine_that_computes_otherwise_in_one_precision_fails(bfloat16, int8, state):
+    assert assess_engine_numbers({"bfloat16": bfloat16, "int8": int8}).state == state
+
+
+def test_the_precision_in_which_an_engine_computes_wrongly_is_named_with_its_limit():
+    assert assess_engine_numbers({"bfloat16": 0.016, "int8": 0.3}).advice.startswith("allowed int8 0.1:")

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from clients.cli.doctor.assess import MAX_KL_NATS
+from clients.cli.doctor.assess import MAX_ENGINE_NATS, MAX_KL_NATS
 from services.quantiser.adapters import self_check
 
 
@@ -59,3 +60,35 @@ def test_expectations_are_those_of_the_tokens_that_follow(exact, tmp_path):
     expected = json.loads((tmp_path / "expected.json").read_text())
     assert len(expected["log_probabilities"]) == len(expected["token_ids"]) - 1 == self_check.TOKENS - 1
     assert expected["log_probabilities"][5] == pytest.approx(float(exact[5, ids[0, 6]]))
+
+
+def differs(model, exact):
+    """Return the mean difference of the log-probabilities of the tokens that follow, as the engine's check has it."""
+    ids = self_check.make_tokens()
+    computed = self_check.exact_log_probabilities(model, ids)
+    following = ids[0, 1:, None]
+    return float((computed.gather(1, following) - exact.gather(1, following)).abs().mean())
+
+
+def test_in_int8_the_model_is_near_itself(model, exact, tmp_path):
+    self_check.write_int8(tmp_path / "int8", model)
+    tensors = load_file(tmp_path / "int8/model.safetensors")
+    again, linear = self_check.make_model(), 0
+    for name, weight in again.state_dict().items():
+        stored, scale = tensors[name], tensors.get(f"{name}_scale")
+        if scale is not None:
+            assert stored.dtype == torch.int8
+            linear += 1
+        weight.copy_(stored.float() * (1 if scale is None else scale.float()))
+    assert linear == 7 * self_check.CONFIG["num_hidden_layers"]
+    assert 0 < differs(again, exact) < MAX_ENGINE_NATS["int8"] / 2
+
+
+def test_the_limits_of_an_engine_find_a_rotation_that_is_rounded(exact):
+    model = self_check.make_model()
+    ids = self_check.make_tokens()
+    model.model.rotary_emb = RoundedAngles(model.model.rotary_emb)
+    with torch.inference_mode():
+        computed = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    following = ids[0, 1:, None]
+    assert float((computed - exact).gather(1, following).abs().mean()) > MAX_ENGINE_NATS["int8"]
