@@ -201,7 +201,7 @@ async def test_without_traffic_a_probe_decides_and_the_flip_stands(js, toy, cont
 
 
 @pytest.mark.parametrize("what", [alert(trigger="refusals"), alert(trigger="unheard-of"), alert(version=3)])
-async def test_what_no_automatic_trigger_of_what_serves_asks_for_leads_nowhere(js, toy, controller, what):
+async def test_what_no_automatic_trigger_of_what_serves_asks_for_starts_nothing(js, toy, controller, what):
     await learn(js, 1, 2, 3)
     before = await put_route(js, toy)
     await say(js, what)

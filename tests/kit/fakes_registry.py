@@ -448,7 +448,9 @@ class World:
 
     def ports(self) -> Ports:
         def store(records):
-            return RecordStore("releases", records, self.publisher, service="registry", sleep=no_wait)
+            return RecordStore(
+                "releases", records, self.publisher, service="registry", sleep=no_wait, boottime=self.now_s
+            )
 
         return Ports(
             releases=store(self.releases),

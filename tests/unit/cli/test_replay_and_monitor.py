@@ -37,7 +37,7 @@ SHARES = {
     "out": {"active": 1},
 }
 shares = st.lists(st.one_of(st.none(), st.sampled_from(sorted(SHARES))), min_size=7, max_size=7)
-"""What becomes of the target at the begin of each minute; None: its route is left as it is."""
+"""What becomes of the target at the start of each minute; None: its route is left as it is."""
 
 
 class SetClock:

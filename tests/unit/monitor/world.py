@@ -29,7 +29,7 @@ class World:
         self.rules = chosen.rules()
         self.monitor = build(
             Bus(Connection(), "monitor", SystemClock()),
-            states=RecordStore("alerts", self.records, self.publisher, service="monitor"),
+            states=RecordStore("alerts", self.records, self.publisher, service="monitor", boottime=self.now_s),
             references=references or Unwired(),
             reports=Unwired(),
             own_offset_s=lambda: 0.0,

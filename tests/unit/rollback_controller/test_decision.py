@@ -101,7 +101,7 @@ def test_an_automatic_trigger_of_an_active_target_starts_a_rollback():
         alert(version=6),  # hot behind the active target, but takes no traffic
     ],
 )
-def test_what_was_not_declared_or_does_not_serve_leads_nowhere(what):
+def test_what_was_not_declared_or_does_not_serve_starts_nothing(what):
     before = state()
     assert take(before, what) is before
 

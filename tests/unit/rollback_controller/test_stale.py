@@ -1,4 +1,4 @@
-"""Old facts lead nowhere: alerts of another time, orders that are void, whatever ids they come with."""
+"""Old facts start nothing: alerts of another time, orders that are void, whatever ids they come with."""
 
 from datetime import timedelta
 
