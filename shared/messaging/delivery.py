@@ -179,10 +179,10 @@ class Delivery(BaseMiddleware[Any, Any]):
             known = known or Permanent("internal_error", f"{type(error).__name__}: {error}."[:_REASON_CHARS])
             log.error("failed permanently", code=known.code, reason=known.reason, exc_info=error if exhausted else None)
             try:
-                rejected = await self._bury(message, consumption, known)
+                rejected = await self._reject_or_store(message, consumption, known)
             except (TimeoutError, NatsError, Transient) as bus_error:
                 raise NackMessage(delay=backoff_s(deliveries)) from bus_error
-            self._bus.count(consumption.fact, "rejected" if rejected else "buried")
+            self._bus.count(consumption.fact, "rejected" if rejected else "dead_lettered")
             raise (AckMessage() if rejected else RejectMessage()) from error
         delay = backoff_s(deliveries)
         code = known.code if known else "unknown"
@@ -192,16 +192,16 @@ class Delivery(BaseMiddleware[Any, Any]):
         self._bus.count(consumption.fact, "retried")
         raise NackMessage(delay=delay) from error
 
-    async def _bury(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
+    async def _reject_or_store(self, message: Msg, consumption: Consumption, error: SlipwayError) -> bool:
         """Turn a failed message into a rejection fact, or else a dead letter; return whether it became a fact."""
         event = _parsed(message, consumption)
         failed = Failed(event=event, error=error, model=model_in(message.subject))
         source = f"{message.metadata.stream}:{message.metadata.sequence.stream}"
         published = await self._publish_failure(consumption, failed, source)
         if event is not None and not published:
-            await self._abandon(event, error, await bury(self._bus, message, error, consumption.durable))
+            await self._abandon(event, error, await store_dead_letter(self._bus, message, error, consumption.durable))
         elif not published:
-            await bury(self._bus, message, error, consumption.durable)
+            await store_dead_letter(self._bus, message, error, consumption.durable)
         elif event is None:
             await self._keep_copy(message, consumption, error)
         return published
@@ -212,7 +212,7 @@ class Delivery(BaseMiddleware[Any, Any]):
         To wait for space would delay everything behind the message, and publish its failure again and again.
         """
         try:
-            await bury(self._bus, message, error, consumption.durable)
+            await store_dead_letter(self._bus, message, error, consumption.durable)
         except (TimeoutError, NatsError, Transient) as refusal:
             metadata = message.metadata
             structlog.get_logger().error(
@@ -223,7 +223,7 @@ class Delivery(BaseMiddleware[Any, Any]):
                 sequence=metadata.sequence.stream,
                 error=repr(refusal),
             )
-            self._bus.count(consumption.fact, "letter_refused")
+            self._bus.count(consumption.fact, "dead_letter_refused")
 
     async def _publish_failure(self, consumption: Consumption, failed: Failed, source: str) -> bool:
         """Publish the fact that a failure becomes; return False if there is none, or if it cannot be published."""
@@ -273,7 +273,7 @@ def _parsed(message: Msg, consumption: Consumption) -> Event[Any] | None:
         return None
 
 
-async def bury(bus: Host, message: Msg, error: SlipwayError, durable: str) -> int:
+async def store_dead_letter(bus: Host, message: Msg, error: SlipwayError, durable: str) -> int:
     """Copy a message to the dead letters with the reason, once; return its sequence there.
 
     Of a message that is too large to fit with the reason only the beginning is copied; its stream still has it whole.

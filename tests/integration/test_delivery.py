@@ -49,7 +49,7 @@ async def test_headers_of_a_stranger_do_not_keep_a_message_from_the_dead_letters
         assert (letter.code, letter.body, letter.stream_sequence) == ("malformed_event", b"{not json", 1)
 
 
-async def test_message_as_large_as_the_bus_allows_is_buried_too(js, bus_settings):
+async def test_message_as_large_as_the_bus_allows_is_dead_lettered_too(js, bus_settings):
     async with running_bus(bus_settings, fail):
         await js.publish(SUBJECT, b"x" * MAX_PAYLOAD)
         await publish_event(js, requested("good"))
@@ -119,7 +119,7 @@ async def test_failure_told_with_an_undeclared_fact_becomes_a_dead_letter(js, bu
         assert letter.code == "engine_failed"
 
 
-async def test_message_without_model_or_event_is_buried_and_forged_numbers_are_not_believed(js, bus_settings):
+async def test_message_without_model_or_event_is_dead_lettered_and_forged_numbers_are_not_believed(js, bus_settings):
     async with running_bus(bus_settings, fail):
         await js.publish(f"{VariantRequested.TYPE}.UPPER", canonical_json(plain(requested("e1"))))
         (letter,) = await letters(js)

@@ -195,7 +195,7 @@ async def test_an_unreadable_announcement_and_a_full_dead_letter_stream_stop_no_
     await js.purge_stream(INBOX)
     bus = await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}")
     assert [event.data.code for event in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
-    assert b'outcome="letter_refused"' in generate_latest(bus.metrics)
+    assert b'outcome="dead_letter_refused"' in generate_latest(bus.metrics)
 
 
 async def test_a_full_dead_letter_stream_drops_its_oldest_and_stops_nothing(js, bus_settings):

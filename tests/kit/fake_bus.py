@@ -241,13 +241,13 @@ class FakeBus:
             self._retry(message)
             return
         try:
-            await self._bury(message, subscription, known)
+            await self._reject_or_store(message, subscription, known)
         except Transient:
             self._retry(message)
             return
         self._acknowledge(message)
 
-    async def _bury(self, message: Message, subscription: _Subscription, error: SlipwayError) -> None:
+    async def _reject_or_store(self, message: Message, subscription: _Subscription, error: SlipwayError) -> None:
         """Publish the fact that a failed message becomes; without one it is a dead letter, and its work abandoned."""
         event = message.event
         failed = Failed(event, error, event.subject)
