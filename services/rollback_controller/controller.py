@@ -199,7 +199,7 @@ class Controller:
                 if void is not None:
                     await self._record_failure(environment, model, rollback, *void)
                     return
-                if edit.cause == "rollback" and not await self._is_hot(environment, model, rollback, edit.route):
+                if edit.cause == "rollback" and not await self._is_ready(environment, model, rollback, edit.route):
                     return
                 try:
                     await self.routes.put(environment, edit.route, entry.revision if entry else None)
@@ -237,7 +237,7 @@ class Controller:
             return "alert_resolved", f"The alert {alert_id} was resolved before traffic moved."
         return None
 
-    async def _is_hot(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
+    async def _is_ready(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
         """Return whether the target that becomes active generates; record the failure if it does not."""
         served = after.active
         trouble = await self.probe.answers(served) if served is not None else "there is none"

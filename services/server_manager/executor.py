@@ -32,7 +32,7 @@ class TargetState:
     hopeless: bool = False
     suspicions: int = 0
     probed: float | None = None
-    unwanted: float | None = None
+    unneeded: float | None = None
     token: str = ""
     work: asyncio.Task[None] | None = field(default=None, repr=False)
 
@@ -86,7 +86,7 @@ class Executor:
                 hopeless=state.hopeless,
                 since_s=now - state.since,
                 since_probe_s=float("inf") if state.probed is None else now - state.probed,
-                unwanted_s=None if state.unwanted is None else now - state.unwanted,
+                unneeded_s=None if state.unneeded is None else now - state.unneeded,
                 probing=state.work is not None,
             )
             for name, state in self._targets.items()
@@ -97,14 +97,14 @@ class Executor:
         state = self._targets.get(name)
         return state.token if state else ""
 
-    def note_wanted(self, names: Mapping[str, object]) -> None:
-        """Note which targets are wanted now, so that the others' patience can run out."""
+    def note_needed(self, names: Mapping[str, object]) -> None:
+        """Note which targets are needed now; the others are unloaded when their time has passed."""
         now = self._clock.monotonic()
         for name, state in self._targets.items():
             if name in names:
-                state.unwanted = None
-            elif state.unwanted is None:
-                state.unwanted = now
+                state.unneeded = None
+            elif state.unneeded is None:
+                state.unneeded = now
 
     def note_index(self, index: Mapping[str, Indexed], asked_at: float) -> None:
         """Take over what the engine says it holds. READY means only that it may be probed.
@@ -227,8 +227,8 @@ class Executor:
             return
         state.failures, state.suspicions, state.code, state.reason, state.hopeless = 0, 0, None, "", False
         state.probed = self._clock.monotonic()
-        self._enter(state, Phase.HOT)
-        self._log.info("hot", target=name, load_s=round(state.since - began, 2), first_token=state.token)
+        self._enter(state, Phase.READY)
+        self._log.info("ready", target=name, load_s=round(state.since - began, 2), first_token=state.token)
 
     async def _load_failed(self, name: str, state: TargetState, error: Exception) -> None:
         known = _as_ours(error)
@@ -254,8 +254,8 @@ class Executor:
             self._probe_failed(name, state, _as_ours(error))
         else:
             state.failures, state.suspicions, state.code, state.reason = 0, 0, None, ""
-            if state.phase is not Phase.HOT:
-                self._enter(state, Phase.HOT)
+            if state.phase is not Phase.READY:
+                self._enter(state, Phase.READY)
         state.probed = self._clock.monotonic()
 
     def _probe_failed(self, name: str, state: TargetState, error: SlipwayError) -> None:

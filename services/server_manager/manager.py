@@ -221,7 +221,7 @@ class Manager:
         return self._waits.note(ids if record.lease is None else ids | {record.lease.lease_id})
 
     def _begin(self, desired: dict[str, Desired], kept: frozenset[str]) -> None:
-        self.executor.note_wanted({**desired, **dict.fromkeys(kept)})
+        self.executor.note_needed({**desired, **dict.fromkeys(kept)})
         for action in plan_reconcile(desired, self.executor.held(), self._limits, kept):
             self.executor.start(action)
 

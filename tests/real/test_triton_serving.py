@@ -47,12 +47,12 @@ async def ask(endpoint, name, prompt="hello", tokens=4):
         await channels.close()
 
 
-async def is_hot(fleet, *names):
+async def are_ready(fleet, *names):
     phases = await fleet.phases()
-    return all(phases.get(name) == "hot" for name in names)
+    return all(phases.get(name) == "ready" for name in names)
 
 
-async def test_staged_promoted_and_previous_kept_hot(fleet, manager, triton, tmp_path):
+async def test_staged_promoted_and_previous_kept_ready(fleet, manager, triton, tmp_path):
     base, first, second = (fleet.put_toy(tmp_path, "bot", version) for version in range(3))
     request = await fleet.stage(first, base)
     (staged,) = await fleet.facts(VariantStaged)
@@ -76,7 +76,7 @@ async def test_staged_promoted_and_previous_kept_hot(fleet, manager, triton, tmp
     await fleet.facts(DeploymentChanged, 2)
     route = (await fleet.routes.get("bot")).value
     assert (route.active.target, route.previous.target, route.epoch) == (second.target, first.target, 2)
-    assert await is_hot(fleet, "bot.v2.bf16", "bot.v1.bf16")
+    assert await are_ready(fleet, "bot.v2.bf16", "bot.v1.bf16")
     assert len(await ask(triton.endpoint, "bot.v1.bf16")) == 4
 
     async def base_is_gone():
@@ -210,7 +210,7 @@ async def test_killed_triton_is_waited_for_and_everything_is_loaded_again(fleet,
     assert {event.data.kind for event in raised} == {"engine", "standby"}, "what serves is silent, nothing is behind it"
     triton.start()
     await fleet.facts(AlertResolved, 2)
-    assert await is_hot(fleet, "bot.v1.bf16", "bot.v2.bf16")
+    assert await are_ready(fleet, "bot.v1.bf16", "bot.v2.bf16")
     for name in ("bot.v1.bf16", "bot.v2.bf16"):
         assert len(await ask(triton.endpoint, name)) == 4
 
@@ -242,6 +242,6 @@ async def test_restarted_server_manager_keeps_what_is_loaded(fleet, manager, tri
     stub = triton.stub("bot.v1.bf16").pid
     manager.kill()
     manager.start()
-    await fleet.until(lambda: is_hot(fleet, "bot.v1.bf16"))
+    await fleet.until(lambda: are_ready(fleet, "bot.v1.bf16"))
     assert triton.stub("bot.v1.bf16").pid == stub
     assert Target(model="bot", version=1, variant="bf16") == (await fleet.record()).loaded[0].target

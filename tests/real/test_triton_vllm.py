@@ -64,10 +64,10 @@ async def answer(endpoint, sampling, *, first=None):
 
 
 async def healed(fleet, time, timeout_s=180.0):
-    """Wait until the alert was raised and resolved for the `time`-th time, and the target is hot."""
+    """Wait until the alert was raised and resolved for the `time`-th time, and the target is ready."""
     await fleet.facts(AlertRaised, time, timeout_s=timeout_s)
     await fleet.facts(AlertResolved, time, timeout_s=timeout_s)
-    assert (await fleet.phases())[NAME] == "hot"
+    assert (await fleet.phases())[NAME] == "ready"
 
 
 def record(folder, *, served_damaged=False, forged=False):

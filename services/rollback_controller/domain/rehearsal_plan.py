@@ -39,7 +39,7 @@ def describe_fault(fault: DrillFault) -> str:
 def plan_staging_route(
     before: Route | None, model: str, candidate: ServedTarget | None, fallback: ServedTarget | None, *, cause_id: str
 ) -> Route:
-    """Return the route of staging as a rehearsal begins: the candidate serves, the fallback is hot behind it."""
+    """Return the route of staging as a rehearsal begins: the candidate serves, the fallback is ready."""
     epoch = before.epoch + 1 if before is not None else 1
     return Route(model=model, epoch=epoch, active=candidate, previous=fallback, cause_id=cause_id)
 

@@ -85,7 +85,7 @@ def _why_disarmed(route: Route, held: Mapping[str, Held], *, server_ready: bool)
         return f"{name} is out of reach, {_SILENT_SERVER}"
     if state is None:
         return f"{name} is not loaded"
-    if state.phase is Phase.HOT:
+    if state.phase is Phase.READY:
         return None
     condition = {
         Phase.LOADING: "is being loaded",
@@ -138,7 +138,7 @@ def _why_over(
         if name not in _serving(routes):
             return f"{name} takes no production traffic."
         state = held.get(name)
-        return f"{name} generates again." if server_ready and state is not None and state.phase is Phase.HOT else None
+        return f"{name} generates again." if server_ready and state is not None and state.phase is Phase.READY else None
     if model in disarmed:
         return None
     behind = routes[model].previous if model in routes and routes[model].active is not None else None

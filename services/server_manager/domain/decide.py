@@ -9,7 +9,7 @@ from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import Refused, promote
 from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_kept, plan_production
-from services.server_manager.domain.records import Lease, Order, Servers
+from services.server_manager.domain.records import Lease, Servers, TrafficOrder
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class AnnounceStaged:
 class RefuseOrder:
     """The traffic order is not carried out."""
 
-    order: Order
+    order: TrafficOrder
     code: Code
     reason: str
 
 
 @dataclass(frozen=True)
 class ApplyOrder:
-    """Everything that the traffic order needs is hot: edit the route."""
+    """Everything that the traffic order needs is ready: edit the route."""
 
-    order: Order
+    order: TrafficOrder
 
 
 Answer = GrantLease | FailLease | AnnounceStaged | RefuseOrder | ApplyOrder
@@ -101,12 +101,12 @@ def decide_answers(
 
 
 def decide_held_lease(lease: Lease, held: Mapping[str, Held], limits: Limits, waited_s: float) -> Answer | None:
-    """Announce a lease whose targets are both hot; fail it when one of them cannot be loaded."""
+    """Announce a lease whose targets are both ready; fail it when one of them cannot be loaded."""
     if lease.state != "loading":
         return None
     request = lease.event.data
     targets = [held.get(str(deployable.target)) for deployable in (request.candidate, request.baseline)]
-    if all(target is not None and target.phase is Phase.HOT for target in targets):
+    if all(target is not None and target.phase is Phase.READY for target in targets):
         return AnnounceStaged(lease, waited_s)
     for deployable, target in zip((request.candidate, request.baseline), targets, strict=True):
         if target is not None and has_failed(target, limits):
@@ -177,7 +177,7 @@ def needed_bytes(targets: Iterable[Deployable], limits: Limits) -> int:
 
 
 def decide_order(
-    order: Order,
+    order: TrafficOrder,
     routes: Mapping[str, Route],
     held: Mapping[str, Held],
     limits: Limits,
@@ -186,7 +186,7 @@ def decide_order(
     waited_s: float,
     ended: bool = False,
 ) -> Answer | None:
-    """Refuse a traffic order that cannot be carried out, apply it when its targets are hot, else wait.
+    """Refuse a traffic order that cannot be carried out, apply it when its targets are ready, else wait.
 
     `waited_s` says how long the order is known to the process that leads, `now` what its wall clock shows. `ended` says
     that the order's release has ended: what comes of it now was delivered again.
@@ -215,10 +215,10 @@ def decide_order(
     if total > limits.memory_budget_bytes:
         reason = f"Serving {request.target.target} beside production needs {total} bytes of memory, there are "
         return RefuseOrder(order, "insufficient_memory", f"{reason}{limits.memory_budget_bytes}.")
-    return _decide_heat(order, route, held, limits, waited_s)
+    return _decide_ready(order, route, held, limits, waited_s)
 
 
-def _void(order: Order, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
+def _void(order: TrafficOrder, waited_s: float, limits: Limits, now: datetime, *, ended: bool) -> str | None:
     """Return why an order is not valid any more; None if it is.
 
     Its age is the largest of what the clocks show, so that a clock that is behind makes no old order valid again.
@@ -231,8 +231,8 @@ def _void(order: Order, waited_s: float, limits: Limits, now: datetime, *, ended
     return f"The release {order.event.data.release_id} has ended, so its traffic orders are void." if ended else None
 
 
-def _decide_heat(
-    order: Order, route: Route, held: Mapping[str, Held], limits: Limits, waited_s: float
+def _decide_ready(
+    order: TrafficOrder, route: Route, held: Mapping[str, Held], limits: Limits, waited_s: float
 ) -> Answer | None:
     request = order.event.data
     candidate = held.get(str(request.target.target))
@@ -241,21 +241,23 @@ def _decide_heat(
     behind = next_previous(route, request.target, request.fallback)
     standby = held.get(str(behind.target)) if behind is not None else None
     if standby is not None and has_failed(standby, limits):
-        return RefuseOrder(order, "previous_not_ready", _cold(behind, standby.reason))
-    hot = candidate is not None and candidate.phase is Phase.HOT
-    standby_hot = behind is None or (standby is not None and standby.phase is Phase.HOT)
-    if hot and standby_hot:
+        return RefuseOrder(order, "previous_not_ready", _standby_not_ready(behind, standby.reason))
+    candidate_ready = candidate is not None and candidate.phase is Phase.READY
+    standby_ready = behind is None or (standby is not None and standby.phase is Phase.READY)
+    if candidate_ready and standby_ready:
         return ApplyOrder(order)
     if waited_s < limits.order_deadline_s:
         return None
-    if hot:
-        return RefuseOrder(order, "previous_not_ready", _cold(behind, f"not hot after {limits.order_deadline_s:g} s"))
+    if candidate_ready:
+        return RefuseOrder(
+            order, "previous_not_ready", _standby_not_ready(behind, f"not ready after {limits.order_deadline_s:g} s")
+        )
     return RefuseOrder(
         order, "load_failed", f"{request.target.target} did not generate within {limits.order_deadline_s:g} s."
     )
 
 
-def _cold(behind: Deployable | None, reason: str) -> str:
+def _standby_not_ready(behind: Deployable | None, reason: str) -> str:
     name = behind.target if behind else "Nothing"
     return f"{name} would be the target to roll back to, but it does not answer: {reason}"
 

@@ -11,7 +11,7 @@ from services.server_manager.domain.records import Servers
 
 
 def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Event[Any], WorkProgressed]]:
-    """Return how far the held lease and the pending orders are: how many targets are hot, and what the rest do."""
+    """Return how far the held lease and the pending orders are: how many targets are ready, and what the rest do."""
     reports: list[tuple[Event[Any], WorkProgressed]] = []
     lease = record.lease
     if lease is not None and lease.state == "loading":
@@ -27,15 +27,15 @@ def assess_progress(record: Servers, held: Mapping[str, Held]) -> list[tuple[Eve
 
 def _progress(step: str, about: Deployable, needed: tuple[Deployable, ...], held: Mapping[str, Held]) -> WorkProgressed:
     names = {str(deployable.target): held.get(str(deployable.target)) for deployable in needed}
-    hot = [name for name, state in names.items() if state is not None and state.phase is Phase.HOT]
+    ready = [name for name, state in names.items() if state is not None and state.phase is Phase.READY]
     notes = [
         f"{name} waits for memory" if state is None else f"{name} {state.phase} for {state.since_s:.0f} s"
         for name, state in names.items()
-        if name not in hot
+        if name not in ready
     ]
     return WorkProgressed(
         step=step,
-        done=len(hot),
+        done=len(ready),
         total=len(names),
         unit="targets",
         variant=about.target.variant,

@@ -17,7 +17,7 @@ class Phase(StrEnum):
 
     LOADING = "loading"  # being fetched, loaded or probed for the first time
     UNPROVEN = "unproven"  # Triton reports READY, no token was generated yet
-    HOT = "hot"  # a real token came out
+    READY = "ready"  # it generated a token
     DEAD = "dead"  # it was loaded and does not generate
     FAILED = "failed"  # it could not be loaded
     UNLOADING = "unloading"
@@ -27,7 +27,7 @@ BUSY = frozenset({Phase.LOADING, Phase.UNLOADING})
 
 
 class Rank(StrEnum):
-    """Why a target is wanted; what matters more is loaded first."""
+    """Why a target is needed; what matters more is loaded first."""
 
     PRODUCTION = "production"
     ORDERED = "ordered"
@@ -59,7 +59,7 @@ class Held:
         hopeless: trying again cannot help (missing or corrupt artifact).
         since_s: seconds since the phase began.
         since_probe_s: seconds since the last probe ended.
-        unwanted_s: seconds since it was last needed; None while it is needed.
+        unneeded_s: seconds since it was last needed; None while it is needed.
         probing: a probe is under way.
     """
 
@@ -72,13 +72,13 @@ class Held:
     hopeless: bool = False
     since_s: float = 0.0
     since_probe_s: float = math.inf
-    unwanted_s: float | None = None
+    unneeded_s: float | None = None
     probing: bool = False
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can hold, and how patient to be.
+    """What the machine can hold, and the time limits.
 
     A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
     staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
@@ -216,7 +216,7 @@ def plan_reconcile(
     """Decide what to do now so that what is held becomes what is desired.
 
     Nothing is done twice: what is busy is left alone. A target that is not needed stays for a while, because the
-    next step often wants it again, but goes at once when its memory is needed. A wanted one is loaded only when its
+    next step often needs it again, but goes at once when its memory is needed. A needed one is loaded only when its
     memory is free. What is in `kept` is never unloaded. Among targets of one rank the order of `desired` holds.
     """
     ranked = sorted(desired.items(), key=lambda item: _ORDER.index(item[1].rank))
@@ -224,7 +224,7 @@ def plan_reconcile(
     actions: list[Action] = []
     short = 0
     for name, target in ranked:
-        action = _act_on_wanted(name, target, held.get(name), limits)
+        action = _act_on_desired(name, target, held.get(name), limits)
         if action is None:
             continue
         if action.kind == "load":
@@ -244,23 +244,23 @@ def plan_unloads(
     short_bytes: int,
     kept: Collection[str] = (),
 ) -> list[Action]:
-    """Choose what is not needed any more, the longest unneeded first, while memory is short or patience is over."""
-    unwanted = [
+    """Choose what is not needed any more, the longest unneeded first, while memory is short or its time has passed."""
+    unneeded = [
         (name, target)
         for name, target in held.items()
         if name not in desired and name not in kept and target.phase not in BUSY
     ]
     actions = []
-    for name, target in sorted(unwanted, key=lambda item: -(item[1].unwanted_s or 0.0)):
-        patient = target.phase is Phase.HOT and (target.unwanted_s or 0.0) < limits.linger_s
-        if patient and short_bytes <= 0:
+    for name, target in sorted(unneeded, key=lambda item: -(item[1].unneeded_s or 0.0)):
+        lingers = target.phase is Phase.READY and (target.unneeded_s or 0.0) < limits.linger_s
+        if lingers and short_bytes <= 0:
             continue
         short_bytes -= target.memory_bytes
         actions.append(Action("unload", name))
     return actions
 
 
-def _act_on_wanted(name: str, desired: Desired, held: Held | None, limits: Limits) -> Action | None:
+def _act_on_desired(name: str, desired: Desired, held: Held | None, limits: Limits) -> Action | None:
     if held is None:
         return Action("load", name, desired.deployable)
     if held.phase in BUSY or held.probing:

@@ -1,7 +1,7 @@
 """The record of a fleet, in the bucket `servers`, and the lease on it."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ValidationError
 
@@ -28,7 +28,7 @@ class Lease(Contract):
         return self.event.id
 
 
-class Order(Contract):
+class TrafficOrder(Contract):
     """A traffic order that was not answered yet."""
 
     event: Event[TrafficRequested]
@@ -105,11 +105,24 @@ class OpenAlert(Contract):
         return f"engine-{self.target}" if self.kind == "engine" else f"standby-{self.target.model}"
 
 
+def without_answered(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of version 1 as of version 2, which added `answered`: no order counts as answered."""
+    return fields
+
+
+def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of version 2 as of version 3: the phase of a target that generates was `hot`, is `ready`."""
+    loaded = [
+        {**target, "phase": "ready"} if target.get("phase") == "hot" else target for target in fields.get("loaded", ())
+    ]
+    return {**fields, "loaded": loaded}
+
+
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: lambda fields: fields}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: without_answered, 2: with_phase_ready}
 
     endpoint: str = ""
     server_ready: bool = False
@@ -117,7 +130,7 @@ class Servers(OutboxRecord):
     loaded: tuple[LoadedTarget, ...] = ()
     lease: Lease | None = None
     waiting: tuple[Lease, ...] = ()
-    orders: tuple[Order, ...] = ()
+    orders: tuple[TrafficOrder, ...] = ()
     closed: tuple[Closed, ...] = ()
     alerts: tuple[OpenAlert, ...] = ()
     temporary: tuple[Target, ...] = ()

@@ -5,7 +5,15 @@ from datetime import datetime
 from contracts.envelope import Event
 from contracts.facts import ReleaseFinished, StageReleased, StageRequested, TrafficRequested
 from contracts.records import OutboxEntry
-from services.server_manager.domain.records import ANSWERED_KEPT, CLOSED_KEPT, Closed, Lease, OpenAlert, Order, Servers
+from services.server_manager.domain.records import (
+    ANSWERED_KEPT,
+    CLOSED_KEPT,
+    Closed,
+    Lease,
+    OpenAlert,
+    Servers,
+    TrafficOrder,
+)
 
 
 def enqueue_staging(record: Servers, event: Event[StageRequested]) -> Servers:
@@ -57,7 +65,7 @@ def enqueue_order(record: Servers, event: Event[TrafficRequested], now: datetime
     """
     if event.id in record.answered or any(order.order_id == event.id for order in record.orders):
         return record
-    return record.model_copy(update={"orders": (*record.orders, Order(event=event, received_at=now))})
+    return record.model_copy(update={"orders": (*record.orders, TrafficOrder(event=event, received_at=now))})
 
 
 def grant_lease(record: Servers, lease_id: str, now: datetime) -> Servers:

@@ -98,7 +98,7 @@ def test_an_automatic_trigger_of_an_active_target_starts_a_rollback():
         alert(trigger="unheard-of"),  # not declared
         alert(trigger=None, alert_id="x"),  # a hard failure without a trigger
         alert(version=5),  # takes no traffic
-        alert(version=6),  # hot behind the active target, but takes no traffic
+        alert(version=6),  # ready as the previous target, but takes no traffic
     ],
 )
 def test_what_was_not_declared_or_does_not_serve_starts_nothing(what):
@@ -306,7 +306,7 @@ def test_a_target_never_has_two_rollbacks_in_progress_and_every_decision_is_publ
                     current = execution.record_switch(current, todo.rollback_id, route(6, 5), "abort", f.after(at))
                 else:
                     current = execution.record_failure(
-                        current, todo.rollback_id, "previous_not_ready", "cold", f.after(at)
+                        current, todo.rollback_id, "previous_not_ready", "not loaded", f.after(at)
                     )
         else:
             current = execution.assess_by_probe(current, rollback_id(f"raise-{number}"), answers=True, now=f.after(at))

@@ -45,7 +45,7 @@ def route(active=None, previous=None, canary=None, *, weight=0.1, epoch=1, model
     )
 
 
-def held(version: int, phase: Phase = Phase.HOT, model: str = "bot", **more) -> Held:
+def held(version: int, phase: Phase = Phase.READY, model: str = "bot", **more) -> Held:
     values = {"digest": deployable(version, model).manifest.digest, "memory_bytes": 200, "since_probe_s": 0.0, **more}
     return Held(phase=phase, **values)
 

@@ -413,7 +413,7 @@ class FleetWorld:
 
     def hot(self) -> set[str]:
         """Return the names of the targets that generate."""
-        return {name for name, held in self.process.manager.executor.held().items() if held.phase is Phase.HOT}
+        return {name for name, held in self.process.manager.executor.held().items() if held.phase is Phase.READY}
 
 
 def target(version: int) -> str:

@@ -8,7 +8,7 @@ from services.server_manager.domain.records import OpenAlert, Servers
 from tests.unit.server_manager.factories import START, at, deployable, held, route
 
 V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
-HOT = {V1: held(1), V0: held(0)}
+READY = {V1: held(1), V0: held(0)}
 GRACE_S = 5.0
 
 
@@ -39,37 +39,37 @@ def names(*args, **more):
 ENGINE = "engine-bot.v1.bf16"
 
 
-def test_it_is_raised_once_for_what_died_and_resolved_when_hot():
-    dead = {**HOT, V1: held(1, Phase.DEAD, reason="killed")}
+def test_it_is_raised_once_for_what_died_and_resolved_when_ready():
+    dead = {**READY, V1: held(1, Phase.DEAD, reason="killed")}
     (change,) = plan(dead)
     assert (change.kind, change.alert.alert_id, change.alert.raised_at) == ("raise", ENGINE, at(7))
     assert change.message == f"{V1} does not generate: killed"
     assert names(dead, opened("engine", 1)) == []
-    assert names({**HOT, V1: held(1, Phase.LOADING)}, opened("engine", 1)) == []
-    assert names(HOT, opened("engine", 1)) == [("resolve", ENGINE)]
+    assert names({**READY, V1: held(1, Phase.LOADING)}, opened("engine", 1)) == []
+    assert names(READY, opened("engine", 1)) == [("resolve", ENGINE)]
 
 
 def test_a_target_on_its_way_raises_nothing():
-    assert names({**HOT, V1: held(1, Phase.LOADING)}) == []
+    assert names({**READY, V1: held(1, Phase.LOADING)}) == []
     assert names({V0: held(0)}) == []
 
 
 @pytest.mark.parametrize("phase", [Phase.DEAD, Phase.FAILED])
 def test_a_canary_on_trial_is_production_and_an_aborted_one_is_not(phase):
-    broken = {**HOT, V2: held(2, phase)}
+    broken = {**READY, V2: held(2, phase)}
     assert names(broken, routes={"bot": route(1, 0, 2)}) == [("raise", "engine-bot.v2.bf16")]
     assert names(broken, routes={"bot": route(1, 0, 2, weight=0.0)}) == []
 
 
 def test_a_silent_server_alerts_for_all_that_serves_and_only_for_it():
-    assert names({**HOT, V2: held(2)}, server_ready=False) == [("raise", ENGINE)]
-    assert names(HOT, opened("engine", 1), server_ready=False) == []
+    assert names({**READY, V2: held(2)}, server_ready=False) == [("raise", ENGINE)]
+    assert names(READY, opened("engine", 1), server_ready=False) == []
 
 
 def test_what_takes_no_traffic_any_more_is_resolved():
     other = {"cat": route(1, 0, model="cat")}
     assert names({}, opened("engine", 2), routes=other) == [("resolve", "engine-bot.v2.bf16")]
-    assert names(HOT | {V0: held(0, Phase.DEAD)}, opened("engine", 0)) == [("resolve", "engine-bot.v0.bf16")]
+    assert names(READY | {V0: held(0, Phase.DEAD)}, opened("engine", 0)) == [("resolve", "engine-bot.v0.bf16")]
 
 
 # -- standby -----------------------------------------------------------------------------------------------------------
@@ -88,13 +88,13 @@ COLD = {
 @pytest.mark.parametrize("name", COLD)
 def test_a_standby_that_is_not_ready_raises_one_alert_after_the_grace_period(name):
     previous, why = COLD[name]
-    cold = {V1: held(1)} | ({V0: previous} if previous is not None else {})
-    assert plan(cold, disarmed_s=GRACE_S - 0.1) == []
-    (change,) = plan(cold, disarmed_s=GRACE_S)
+    targets = {V1: held(1)} | ({V0: previous} if previous is not None else {})
+    assert plan(targets, disarmed_s=GRACE_S - 0.1) == []
+    (change,) = plan(targets, disarmed_s=GRACE_S)
     assert (change.kind, change.alert.kind, change.alert.alert_id) == ("raise", "standby", "standby-bot")
     assert change.alert.target == deployable(1).target, "the alert is about what serves"
     assert change.message == f"Automatic rollback of bot is disarmed: {why}."
-    assert plan(cold, opened("standby", 1), disarmed_s=600) == []
+    assert plan(targets, opened("standby", 1), disarmed_s=600) == []
 
 
 def test_a_missing_standby_raises_an_alert_too():
@@ -105,7 +105,7 @@ def test_a_missing_standby_raises_an_alert_too():
 
 
 def test_the_alert_is_resolved_as_soon_as_the_standby_is_ready():
-    (change,) = plan(HOT, opened("standby", 1), disarmed_s=0)
+    (change,) = plan(READY, opened("standby", 1), disarmed_s=0)
     assert (change.kind, change.message) == ("resolve", f"Automatic rollback of bot is armed: {V0} generates.")
 
 
@@ -125,21 +125,21 @@ def test_a_model_without_an_active_target_needs_no_standby(routes):
 def test_a_dead_previous_is_no_engine_alert_and_a_dead_active_no_standby_alert():
     both = {V1: held(1, Phase.DEAD), V0: held(0, Phase.DEAD)}
     assert names(both, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
-    assert names({**HOT, V1: held(1, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", ENGINE)]
-    assert names({**HOT, V0: held(0, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", "standby-bot")]
+    assert names({**READY, V1: held(1, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", ENGINE)]
+    assert names({**READY, V0: held(0, Phase.DEAD)}, disarmed_s=GRACE_S) == [("raise", "standby-bot")]
 
 
 def test_behind_a_silent_server_nothing_is_armed():
-    assert names(HOT, server_ready=False, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
-    assert assess_standby({"bot": route(1, 0)}, HOT, server_ready=False) == {
+    assert names(READY, server_ready=False, disarmed_s=GRACE_S) == [("raise", ENGINE), ("raise", "standby-bot")]
+    assert assess_standby({"bot": route(1, 0)}, READY, server_ready=False) == {
         "bot": f"{V0} is out of reach, its server does not answer"
     }
-    assert names(HOT, opened("engine", 1), opened("standby", 1), server_ready=False) == []
+    assert names(READY, opened("engine", 1), opened("standby", 1), server_ready=False) == []
 
 
 def test_each_model_is_looked_at_by_itself():
     routes = {"bot": route(1, 0), "cat": route(1, 0, model="cat")}
-    holding = {**HOT, "cat.v1.bf16": held(1, model="cat")}
+    holding = {**READY, "cat.v1.bf16": held(1, model="cat")}
     assert assess_standby(routes, holding, server_ready=True) == {"cat": "cat.v0.bf16 is not loaded"}
     assert names(holding, routes=routes, disarmed_s=GRACE_S) == [("raise", "standby-cat")]
 

@@ -84,7 +84,7 @@ def test_shared_targets_are_counted_once():
     assert decide(waiting(stage_requested("s1", 1, 0)), routes) == [GrantLease("s1")]
 
 
-def test_staged_is_announced_when_both_are_hot_and_only_once():
+def test_staged_is_announced_when_both_are_ready_and_only_once():
     record = staging.grant_lease(waiting(stage_requested("s1")), "s1", START)
     assert decide(record, holding={V1: held(1)}) == []
     assert decide(record, holding={V1: held(1), V0: held(0, Phase.UNPROVEN)}) == []
@@ -120,7 +120,7 @@ def test_an_order_waits_until_its_target_and_the_standby_are_ready():
     assert decide(record, routes, {V2: held(2), V1: held(1)}) == [ApplyOrder(record.orders[0])]
 
 
-def test_a_first_order_needs_its_fallback_hot_or_nothing_behind_it():
+def test_a_first_order_needs_its_fallback_ready_or_nothing_behind_it():
     alone = ordered(traffic_requested("t1", 1))
     assert decide(alone, holding={V1: held(1)}) == [ApplyOrder(alone.orders[0])]
     backed = ordered(traffic_requested("t1", 1, fallback=0))
@@ -142,18 +142,18 @@ def test_refusals():
     assert refusal(ordered(traffic_requested("t1", 2, epoch=1, weights=900)), routes) == "insufficient_memory"
     record = ordered(traffic_requested("t1", 2, epoch=1))
     assert refusal(record, routes, {V2: held(2, Phase.FAILED, failures=2)}) == "load_failed"
-    cold = {V2: held(2), V1: held(1, Phase.FAILED, failures=2)}
-    assert refusal(record, routes, cold) == "previous_not_ready"
+    targets = {V2: held(2), V1: held(1, Phase.FAILED, failures=2)}
+    assert refusal(record, routes, targets) == "previous_not_ready"
 
 
-def test_patience_with_an_order_ends():
+def test_an_order_waits_until_its_deadline():
     record, routes = ordered(traffic_requested("t1", 2, epoch=1)), {"bot": route(1, 0)}
     assert decide(record, routes, {V2: held(2, Phase.LOADING)}, seconds=599) == []
     assert refusal(record, routes, {V2: held(2, Phase.LOADING)}, seconds=600) == "load_failed"
     assert refusal(record, routes, {V2: held(2), V1: held(1, Phase.DEAD)}, seconds=600) == "previous_not_ready"
 
 
-def test_an_order_that_made_the_route_is_applied_again_whatever_is_hot():
+def test_an_order_that_made_the_route_is_applied_again_whatever_is_ready():
     record = ordered(traffic_requested("t1", 2, epoch=1))
     routes = {"bot": route(2, 1, epoch=2, cause_id="t1")}
     assert decide(record, routes) == [ApplyOrder(record.orders[0])]

@@ -31,7 +31,7 @@ from tests.unit.server_manager.factories import (
 V0, V1, V2 = "bot.v0.bf16", "bot.v1.bf16", "bot.v2.bf16"
 
 
-def wanted(*versions, rank=Rank.PRODUCTION, weights=100):
+def needed(*versions, rank=Rank.PRODUCTION, weights=100):
     return {f"bot.v{version}.bf16": Desired(deployable(version, weights_bytes=weights), rank) for version in versions}
 
 
@@ -75,36 +75,36 @@ def test_desired_joins_production_orders_and_the_held_lease_but_not_the_queue():
 # -- plan ------------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_to_do_when_all_is_hot():
-    assert plan(wanted(1), {V1: held(1)}) == []
+def test_nothing_to_do_when_all_is_ready():
+    assert plan(needed(1), {V1: held(1)}) == []
 
 
 def test_missing_is_loaded_production_first():
-    desired = {**wanted(0, rank=Rank.STAGING), **wanted(2, rank=Rank.ORDERED), **wanted(1)}
+    desired = {**needed(0, rank=Rank.STAGING), **needed(2, rank=Rank.ORDERED), **needed(1)}
     assert plan(desired, {}) == [("load", V1), ("load", V2), ("load", V0)]
 
 
 def test_busy_is_left_alone():
     for phase in (Phase.LOADING, Phase.UNLOADING):
-        assert plan(wanted(1), {V1: held(1, phase)}) == []
-        assert plan({}, {V1: held(1, phase, unwanted_s=999.0)}) == []
+        assert plan(needed(1), {V1: held(1, phase)}) == []
+        assert plan({}, {V1: held(1, phase, unneeded_s=999.0)}) == []
 
 
-def test_unproven_is_probed_and_hot_is_probed_again_when_due():
-    assert plan(wanted(1), {V1: held(1, Phase.UNPROVEN)}) == [("probe", V1)]
-    assert plan(wanted(1), {V1: held(1, since_probe_s=LIMITS.probe_interval_s)}) == [("probe", V1)]
-    assert plan(wanted(1), {V1: held(1, Phase.UNPROVEN, probing=True)}) == []
+def test_unproven_is_probed_and_ready_is_probed_again_when_due():
+    assert plan(needed(1), {V1: held(1, Phase.UNPROVEN)}) == [("probe", V1)]
+    assert plan(needed(1), {V1: held(1, since_probe_s=LIMITS.probe_interval_s)}) == [("probe", V1)]
+    assert plan(needed(1), {V1: held(1, Phase.UNPROVEN, probing=True)}) == []
 
 
-def test_dead_is_healed_at_once_then_with_patience():
-    assert plan(wanted(1), {V1: held(1, Phase.DEAD)}) == [("heal", V1)]
-    assert plan(wanted(1), {V1: held(1, Phase.DEAD, failures=1, since_s=0.1)}) == []
-    assert plan(wanted(1), {V1: held(1, Phase.DEAD, failures=1, since_s=60.0)}) == [("heal", V1)]
+def test_dead_is_healed_at_once_then_after_delays():
+    assert plan(needed(1), {V1: held(1, Phase.DEAD)}) == [("heal", V1)]
+    assert plan(needed(1), {V1: held(1, Phase.DEAD, failures=1, since_s=0.1)}) == []
+    assert plan(needed(1), {V1: held(1, Phase.DEAD, failures=1, since_s=60.0)}) == [("heal", V1)]
 
 
 def test_failed_is_tried_again_later_and_later():
-    assert plan(wanted(1), {V1: held(1, Phase.FAILED, failures=1, since_s=1.0)}) == []
-    assert plan(wanted(1), {V1: held(1, Phase.FAILED, failures=1, since_s=4.0)}) == [("load", V1)]
+    assert plan(needed(1), {V1: held(1, Phase.FAILED, failures=1, since_s=1.0)}) == []
+    assert plan(needed(1), {V1: held(1, Phase.FAILED, failures=1, since_s=4.0)}) == [("load", V1)]
     waits = [retry_after_s(held(1, Phase.FAILED, failures=n), LIMITS) for n in range(40)]
     assert waits == sorted(waits)
     assert waits[-1] == LIMITS.max_retry_s
@@ -112,38 +112,38 @@ def test_failed_is_tried_again_later_and_later():
 
 def test_another_manifest_under_the_same_name_is_loaded_anew():
     other = held(1, digest=deployable(9).manifest.digest)
-    assert plan(wanted(1), {V1: other}) == [("heal", V1)]
+    assert plan(needed(1), {V1: other}) == [("heal", V1)]
 
 
-def test_unwanted_lingers_then_goes():
-    assert plan({}, {V1: held(1, unwanted_s=1.0)}) == []
-    assert plan({}, {V1: held(1, unwanted_s=LIMITS.linger_s)}) == [("unload", V1)]
+def test_unneeded_lingers_then_goes():
+    assert plan({}, {V1: held(1, unneeded_s=1.0)}) == []
+    assert plan({}, {V1: held(1, unneeded_s=LIMITS.linger_s)}) == [("unload", V1)]
 
 
-def test_unwanted_and_broken_goes_at_once():
+def test_unneeded_and_broken_goes_at_once():
     for phase in (Phase.DEAD, Phase.FAILED, Phase.UNPROVEN):
-        assert plan({}, {V1: held(1, phase, unwanted_s=0.0)}) == [("unload", V1)]
+        assert plan({}, {V1: held(1, phase, unneeded_s=0.0)}) == [("unload", V1)]
 
 
-def test_memory_is_made_by_unloading_the_longest_unwanted_and_loading_waits_for_it():
-    full = {f"bot.v{n}.bf16": held(n, unwanted_s=float(n)) for n in range(5, 10)}
-    assert plan(wanted(1), full) == [("unload", "bot.v9.bf16")]
+def test_memory_is_made_by_unloading_the_longest_unneeded_and_loading_waits_for_it():
+    full = {f"bot.v{n}.bf16": held(n, unneeded_s=float(n)) for n in range(5, 10)}
+    assert plan(needed(1), full) == [("unload", "bot.v9.bf16")]
     del full["bot.v9.bf16"]
-    assert plan(wanted(1), full) == [("load", V1)]
+    assert plan(needed(1), full) == [("load", V1)]
 
 
 def test_two_that_do_not_fit_together_are_loaded_one_after_the_other():
     most = {f"bot.v{n}.bf16": held(n) for n in range(5, 9)}
-    kept = {**wanted(1, 2), **wanted(*range(5, 9))}
+    kept = {**needed(1, 2), **needed(*range(5, 9))}
     assert plan(kept, most) == [("load", V1)]
 
 
-def test_what_is_wanted_is_never_unloaded_for_memory():
+def test_what_is_needed_is_never_unloaded_for_memory():
     full = {f"bot.v{n}.bf16": held(n) for n in range(1, 6)}
-    assert plan(wanted(1, 2, 3, 4, 5, 6), full) == []
+    assert plan(needed(1, 2, 3, 4, 5, 6), full) == []
 
 
-_PHASES = st.sampled_from([Phase.HOT, Phase.UNPROVEN, Phase.DEAD, Phase.FAILED])
+_PHASES = st.sampled_from([Phase.READY, Phase.UNPROVEN, Phase.DEAD, Phase.FAILED])
 _HELD = st.dictionaries(st.integers(0, 7), st.tuples(_PHASES, st.booleans()), max_size=5)
 
 
@@ -161,11 +161,11 @@ def _after(holding, action: Action, desired):
 @settings(max_examples=often(300))
 @given(_HELD, st.sets(st.integers(0, 7), max_size=5))
 def test_every_start_converges_without_exceeding_memory(start, versions):
-    desired = wanted(*versions)
+    desired = needed(*versions)
     holding = {}
     for version, (phase, stale) in start.items():
         digest = deployable(99 if stale else version).manifest.digest
-        holding[f"bot.v{version}.bf16"] = held(version, phase, digest=digest, failures=1, since_s=999.0, unwanted_s=999)
+        holding[f"bot.v{version}.bf16"] = held(version, phase, digest=digest, failures=1, since_s=999.0, unneeded_s=999)
     for _ in range(20):
         actions = plan_reconcile(desired, holding, LIMITS)
         assert len({action.name for action in actions}) == len(actions), "one action per target at a time"
@@ -177,7 +177,7 @@ def test_every_start_converges_without_exceeding_memory(start, versions):
             reserved = sum(target.memory_bytes for target in holding.values() if target.phase is not Phase.FAILED)
             assert reserved <= LIMITS.memory_budget_bytes
     assert set(holding) == set(desired)
-    assert all(target.phase is Phase.HOT for target in holding.values())
+    assert all(target.phase is Phase.READY for target in holding.values())
     assert all(target.digest == desired[name].deployable.manifest.digest for name, target in holding.items())
 
 

@@ -124,7 +124,7 @@ async def test_an_order_is_loaded_probed_applied_said_and_forgotten(world):
     assert changed.route.active.chat_template == "t"
     assert changed.route.previous.target == deployable(0).target
     assert not world.state.record.orders
-    assert {str(target.target): target.phase for target in world.state.record.loaded} == {V0: "hot", V1: "hot"}
+    assert {str(target.target): target.phase for target in world.state.record.loaded} == {V0: "ready", V1: "ready"}
 
 
 async def test_an_order_that_comes_again_after_its_answer_changes_and_publishes_nothing(world):
@@ -267,7 +267,7 @@ async def test_a_restarted_manager_proves_what_is_loaded_and_loads_nothing_again
     loads = list(world.engine.loads)
     world.start()
     await world.ticks()
-    assert world.phases() == {V1: "hot", V2: "hot"}
+    assert world.phases() == {V1: "ready", V2: "ready"}
     assert world.engine.loads == loads
 
 
@@ -282,7 +282,7 @@ async def test_without_the_bus_nothing_is_unloaded_and_the_dead_are_still_healed
         for _ in range(60):
             await asyncio.sleep(0)
     assert world.engine.loads == [V1, V1]
-    assert world.phases() == {V1: "hot"}
+    assert world.phases() == {V1: "ready"}
     assert await world.engine.probe(V1, 1)
 
 
@@ -329,7 +329,7 @@ async def test_an_index_older_than_a_load_does_not_undo_it(world):
     asked_at = world.clock.monotonic()
     await world.ticks()
     world.manager.executor.note_index(stale, asked_at)
-    assert world.phases() == {V1: "hot"}
+    assert world.phases() == {V1: "ready"}
     world.manager.executor.note_index(stale, world.clock.monotonic() + 1)
     assert world.phases() == {}
 
@@ -339,7 +339,7 @@ async def test_an_engine_that_is_loading_says_nothing_of_what_it_holds_and_nothi
     await world.ticks()
     world.engine.loading = True
     await world.ticks(10)
-    assert world.phases() == {V1: "hot"}
+    assert world.phases() == {V1: "ready"}
     assert world.engine.loads == [V1]
     assert world.state.record.server_ready
     assert [alert for alert in world.said.facts(AlertRaised) if alert.kind == "engine"] == []

@@ -101,7 +101,7 @@ async def test_a_retry_that_is_not_allowed_keeps_the_failures(world):
     assert world.phases() == {V1: "failed"}
     assert world.manager.executor.held()[V1].failures == before
     await world.ticks(2, seconds=20)
-    assert world.phases() == {V1: "hot"}
+    assert world.phases() == {V1: "ready"}
 
 
 async def test_without_the_bus_a_holder_that_was_superseded_recycles_nothing_either(world):

@@ -35,7 +35,7 @@ async def test_what_serves_is_not_loaded_again_by_a_manager_that_was_not_told_ye
     world.engine.loading = False
     await world.ticks(3)
     assert world.engine.loads == []
-    assert world.phases() == {V0: "hot", V1: "hot"}
+    assert world.phases() == {V0: "ready", V1: "ready"}
 
 
 async def test_the_same_after_a_takeover_by_another_process_and_back(world):
@@ -49,7 +49,7 @@ async def test_the_same_after_a_takeover_by_another_process_and_back(world):
     assert world.engine.loads == [V1]
     world.engine.loading = False
     await world.ticks(2)
-    assert (world.engine.loads, world.phases()) == ([V1], {V1: "hot"})
+    assert (world.engine.loads, world.phases()) == ([V1], {V1: "ready"})
 
 
 async def test_the_same_without_the_bus(world):

@@ -119,7 +119,7 @@ async def test_a_full_log_keeps_no_engine_from_being_healed(world):
     for _ in range(12):
         with contextlib.suppress(Transient):
             await world.ticks(1)
-    assert world.phases()[V1] == "hot"
+    assert world.phases()[V1] == "ready"
     assert world.said.emits == []
     world.state.log.failing = None
     await world.ticks(2)

@@ -31,7 +31,7 @@ async def test_the_other_model_is_healed_and_its_orders_are_carried_out(world):
     await world.order(traffic_requested("t1", 2, epoch=1))
     await world.ticks(20)
     assert [changed.route.active.target for changed in world.said.facts(DeploymentChanged)] == [deployable(2).target]
-    assert world.phases()[V1] == world.phases()[V2] == "hot"
+    assert world.phases()[V1] == world.phases()[V2] == "ready"
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
