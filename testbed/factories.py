@@ -467,8 +467,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "reason": "ttft_ms.p95 is 1.31 times the baseline, limit 1.2.",
         "target": target(7),
         "timeline": (
-            f.Step(step="release.opened", at=START, duration_s=0.0),
-            f.Step(step="checkpoint.merged", at=after(11.5), duration_s=11.5),
+            f.TimelineStep(step="release.opened", at=START, duration_s=0.0),
+            f.TimelineStep(step="checkpoint.merged", at=after(11.5), duration_s=11.5),
         ),
     },
     f.ReleaseCancelled: {

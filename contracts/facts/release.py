@@ -106,7 +106,7 @@ class CanaryAssessed(Fact):
     reason: str = ""
 
 
-class Step(Contract):
+class TimelineStep(Contract):
     """One step of a release's timeline; `duration_s` is the time since the step before."""
 
     step: str
@@ -126,7 +126,7 @@ class ReleaseFinished(Fact):
     code: Code | None = None
     reason: str
     target: Target | None = None
-    timeline: tuple[Step, ...] = ()
+    timeline: tuple[TimelineStep, ...] = ()
     comparison: Comparison | None = None
 
 

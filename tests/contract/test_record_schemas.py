@@ -4,17 +4,20 @@ import ast
 import hashlib
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from contracts.records import OutboxRecord, StoredRecord
+from contracts.vocabulary import Contract
 from tests.kit.wiring import ROOT
 
 DIGESTS = "tests/contract/record_schemas.json"
 """By the name of a record and its schema version: the digest of its fields."""
 PROSE = {"title", "description"}
+REFERENCE = re.compile(r"#/\$defs/([^\"]+)")
 
 
 def record_kinds() -> dict[str, type[StoredRecord]]:
@@ -40,8 +43,17 @@ def module_of(path: Path) -> str:
 
 
 def digest(kind: type[StoredRecord]) -> str:
-    """Return a digest of the fields of a record, prose left out."""
-    text = json.dumps(without_prose(kind.model_json_schema()), sort_keys=True)
+    """Return a digest of the fields of a record: prose and the names of classes are left out, JSON has neither."""
+    schema = without_prose(kind.model_json_schema())
+    definitions = schema.pop("$defs", {})
+    numbers, parts, texts = {}, [schema], []
+    for part in parts:  # grows: each definition follows where it is first referred to
+        texts.append(json.dumps(part, sort_keys=True))
+        for name in REFERENCE.findall(texts[-1]):
+            if name not in numbers:
+                numbers[name] = len(numbers)
+                parts.append(definitions[name])
+    text = REFERENCE.sub(lambda reference: f"#/$defs/{numbers[reference[1]]}", "\n".join(texts))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -115,6 +127,42 @@ class Reworded(OutboxRecord):
     count: int = 0
 
 
+class Part(Contract):
+    """A part of a record."""
+
+    size: int
+
+
+class Section(Contract):
+    """The same part under another name."""
+
+    size: int
+
+
+class OtherPart(Contract):
+    """A part with another field."""
+
+    size: str
+
+
+class WithPart(OutboxRecord):
+    """A record with a part."""
+
+    parts: tuple[Part, ...] = ()
+
+
+class WithSection(OutboxRecord):
+    """The same one, the class of its part renamed."""
+
+    parts: tuple[Section, ...] = ()
+
+
+class WithOtherPart(OutboxRecord):
+    """One whose part changed."""
+
+    parts: tuple[OtherPart, ...] = ()
+
+
 KNOWN = {"1": digest(Before)}
 
 
@@ -128,6 +176,8 @@ KNOWN = {"1": digest(Before)}
         (Raised, {**KNOWN, "2": digest(Raised)}, "cannot be read from version [1]"),
         (Migrating, {**KNOWN, "2": digest(Raised)}, None),
         (Before, {}, "add the new version's"),
+        (WithSection, {"1": digest(WithPart)}, None),
+        (WithOtherPart, {"1": digest(WithPart)}, "raise SCHEMA_VERSION to 2"),
     ],
 )
 def test_a_change_of_fields_asks_for_a_version_and_a_migration(kind, known, asked):

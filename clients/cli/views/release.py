@@ -8,11 +8,10 @@ from typing import Any, Literal
 from clients.cli.views.progress import OngoingWork
 from contracts.envelope import Event
 from contracts.policy import ReleasePolicy
-from decisions.release_plan import PlannedStep, next_step, plan_release, with_earlier
-from decisions.release_plan import Step as ReleaseStep
+from decisions.release_plan import PlannedStep, Step, next_step, plan_release, with_earlier
 
 State = Literal["waiting", "running", "done", "failed"]
-_SHORTEST: tuple[ReleaseStep, ...] = ("merge", "quantise", "register", "queue", "stage", "benchmark")
+_SHORTEST: tuple[Step, ...] = ("merge", "quantise", "register", "queue", "stage", "benchmark")
 
 STEPS = (
     "admitted",
@@ -31,7 +30,7 @@ OPTIONAL = frozenset({"rehearsed", "approved", "canary"})
 """Steps that are shown only if the plan has them and they are still to come, or if they happened."""
 PER_VARIANT = ("quantised", "staged", "benchmarked")
 """Steps that each variant takes for itself; they are done when all of them have an answer."""
-_NAMES: Mapping[ReleaseStep, str] = {
+_NAMES: Mapping[Step, str] = {
     "merge": "merged",
     "quantise": "quantised",
     "register": "registered",
@@ -52,7 +51,7 @@ def name_of(step: PlannedStep) -> str:
 
 
 @dataclass(frozen=True)
-class Step:
+class StepProgress:
     """One step of a release: its state, since when, and its result."""
 
     name: str
@@ -78,7 +77,7 @@ class ReleaseProgress:
     variants: tuple[str, ...] = ()
     registered: tuple[str, ...] = ()
     answered: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    steps: Mapping[str, Step] = field(default_factory=dict)
+    steps: Mapping[str, StepProgress] = field(default_factory=dict)
     work: OngoingWork = field(default_factory=OngoingWork)
     outcome: str | None = None
     code: str | None = None
@@ -103,13 +102,13 @@ class ReleaseProgress:
             return plan_release(self.policy, first=self.first)
         return (*(PlannedStep(step) for step in _SHORTEST), PlannedStep("traffic", 1.0))
 
-    def listed(self) -> list[Step]:
+    def listed(self) -> list[StepProgress]:
         """Return the steps in order; while the release is in progress, the next one of its plan is running."""
         plan = self.plan
         done = with_earlier(plan, [step for step in plan if self._is_done(name_of(step))])
         planned = {name_of(step) for step in plan if step not in done and self.outcome is None}
         shown = [name for name in STEPS if name not in OPTIONAL or name in planned or name in self.steps]
-        steps = [self.steps.get(name, Step(name)) for name in shown]
+        steps = [self.steps.get(name, StepProgress(name)) for name in shown]
         if self.outcome is not None:
             return steps
         following = next_step(plan, done)
@@ -119,7 +118,7 @@ class ReleaseProgress:
         last = max((STEPS.index(name_of(step)) for step in done), default=-1)
         return [self._counted(step, running, closed=STEPS.index(step.name) < last) for step in steps]
 
-    def _counted(self, step: Step, running: str, *, closed: bool) -> Step:
+    def _counted(self, step: StepProgress, running: str, *, closed: bool) -> StepProgress:
         """Return a step as running while variants are under way in it, unless a later step is done."""
         if step.state == "waiting":
             return replace(step, state="running") if step.name == running else step
@@ -148,7 +147,7 @@ class ReleaseProgress:
             parts = [part for part in (*ended.detail.split("; "), detail) if part]
             at, detail = max(at, ended.at or at), "; ".join(sorted(set(parts)))
             state = "done" if "done" in (ended.state, state) else state
-        return replace(self, steps={**self.steps, name: Step(name, state, at, detail)})
+        return replace(self, steps={**self.steps, name: StepProgress(name, state, at, detail)})
 
     def with_answer(
         self, name: str, variant: str, at: datetime, detail: str, state: State = "done"

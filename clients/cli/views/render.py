@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from clients.cli.views.progress import Progress
-from clients.cli.views.release import ReleaseProgress, Step
+from clients.cli.views.release import ReleaseProgress, StepProgress
 from contracts.envelope import Event
 from decisions.release_plan import needs_approval, needs_rehearsal
 
@@ -50,7 +50,7 @@ def headline(release: ReleaseProgress, now: datetime) -> str:
     return f"{identity}  {release.outcome} after {took}"
 
 
-def step_line(step: Step, began_at: datetime) -> str:
+def step_line(step: StepProgress, began_at: datetime) -> str:
     """Return one line with the state of a step."""
     when = "" if step.at is None else f"+{duration((step.at - began_at).total_seconds())}"
     return f"{MARKS[step.state]} {step.name:<12}{when:>13}  {step.detail}".rstrip()

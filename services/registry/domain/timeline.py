@@ -2,17 +2,19 @@
 
 from datetime import datetime
 
-from contracts.facts import Step
+from contracts.facts import TimelineStep
 from services.registry.domain.record import Release
 
 
-def timeline(release: Release, now: datetime) -> tuple[Step, ...]:
+def timeline(release: Release, now: datetime) -> tuple[TimelineStep, ...]:
     """List the steps of a release in the order in which they happened, each with the seconds since the one before."""
     moments = [("opened", release.opened_at), *release.times.items(), ("finished", now)]
     ordered = sorted(moments, key=lambda moment: (moment[0] == "finished", moment[0] != "opened", moment[1], moment[0]))
     steps = []
     before = release.opened_at
     for name, at in ordered:
-        steps.append(Step(step=name.replace(":", " "), at=at, duration_s=max((at - before).total_seconds(), 0.0)))
+        steps.append(
+            TimelineStep(step=name.replace(":", " "), at=at, duration_s=max((at - before).total_seconds(), 0.0))
+        )
         before = max(before, at)
     return tuple(steps)
