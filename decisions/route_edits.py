@@ -27,14 +27,14 @@ class AlreadyApplied:
 
 
 @dataclass(frozen=True)
-class Refused:
+class EditRefused:
     """The edit is refused, and why."""
 
     code: Literal["stale_epoch", "quarantined", "no_previous_target", "not_quarantined"]
     reason: str
 
 
-Edit = Changed | AlreadyApplied | Refused
+Edit = Changed | AlreadyApplied | EditRefused
 HISTORY_KEPT = 5
 
 
@@ -75,9 +75,9 @@ def promote(
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
     if route.is_quarantined(target):
-        return Refused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
+        return EditRefused("quarantined", f"{target} was rolled back and is quarantined; lift the quarantine first.")
     if epoch != route.epoch:
-        return Refused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
+        return EditRefused("stale_epoch", f"The order was made for epoch {epoch}, the route is at {route.epoch}.")
     update = {"epoch": route.epoch + 1, "cause_id": cause_id}
     if weight_ratio < 1.0:
         canary = CanaryShare(served=served, weight_ratio=weight_ratio)
@@ -106,11 +106,11 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
         update |= _behind((route.previous, *route.history), active, quarantined)
         return Changed(route.model_copy(update=update), "abort")
     if active != failed:
-        return Refused(
+        return EditRefused(
             "stale_epoch", f"{failed} is neither active nor canary of {route.model}; there is nothing to roll back."
         )
     if route.previous is None or route.previous.target in quarantined:
-        return Refused("no_previous_target", f"{route.model} has no previous target to roll back to.")
+        return EditRefused("no_previous_target", f"{route.model} has no previous target to roll back to.")
     behind = [route.previous, *route.history]
     chosen = next(
         (
@@ -121,7 +121,7 @@ def roll_back(route: Route, failed: Target, *, cause_id: str, to_version: int | 
         None,
     )
     if chosen is None:
-        return Refused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
+        return EditRefused("no_previous_target", f"{route.model} has no version {to_version} in its history.")
     update |= {"active": chosen, "canary": None}
     update |= _behind(behind, chosen.target, quarantined)
     return Changed(route.model_copy(update=update), "rollback")
@@ -132,7 +132,7 @@ def lift_quarantine(route: Route, target: Target, *, cause_id: str) -> Edit:
     if cause_id == route.cause_id:
         return AlreadyApplied(route)
     if not route.is_quarantined(target):
-        return Refused("not_quarantined", f"{target} is not quarantined.")
+        return EditRefused("not_quarantined", f"{target} is not quarantined.")
     quarantined = tuple(other for other in route.quarantined if other != target)
     canary = None if route.canary is not None and route.canary.served.target == target else route.canary
     update = {"epoch": route.epoch + 1, "cause_id": cause_id, "quarantined": quarantined, "canary": canary}

@@ -11,7 +11,7 @@ import typer
 from nats.aio.client import Client
 from pydantic import SecretStr
 
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from clients.cli.settings import CliSettings
 from deploy.local.state import StateFolder, foreign_data
 from shared.runtime.settings import Connection
@@ -37,7 +37,7 @@ def find_stack(state: Path | None) -> StackAddress:
     """Return the address of the stack that a command works with.
 
     Raises:
-        Refused: there is no stack.
+        CommandError: there is no stack.
     """
     settings = CliSettings()
     if state is None and settings.nats_url is not None:
@@ -45,14 +45,14 @@ def find_stack(state: Path | None) -> StackAddress:
     folder = StateFolder(state if state is not None else settings.state)
     description = folder.read_description()
     if description is None or not description.variables:
-        raise Refused(
+        raise CommandError(
             f"there is no stack in {folder.shown}; start one with `slipway up`, name its state folder with --state, "
             "or set SLIPWAY_NATS_URL and SLIPWAY_S3_ENDPOINT",
             Exit.UNREACHABLE,
         )
     refusal = foreign_data(description, folder.path)
     if refusal is not None:
-        raise Refused(refusal)
+        raise CommandError(refusal)
     values = description.variables
     connection = Connection(
         nats_url=values["SLIPWAY_NATS_URL"],
@@ -84,7 +84,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
     """Connect to the message bus for the duration of the block; reconnect if the bus restarts meanwhile.
 
     Raises:
-        Refused: the bus does not answer.
+        CommandError: the bus does not answer.
     """
 
     async def ignore(_error: Exception) -> None:
@@ -103,7 +103,7 @@ async def connected(stack: StackAddress) -> AsyncIterator[Client]:
         advice = "see `slipway ps`, or start the stack with `slipway up`"
         if stack.name == url:  # the address is from the environment
             advice = "see `slipway doctor`, and correct SLIPWAY_NATS_URL, or unset it for the stack in a state folder"
-        raise Refused(
+        raise CommandError(
             f"the message bus at {url} does not answer ({type(error).__name__}); {advice}", Exit.UNREACHABLE
         ) from error
     try:

@@ -26,7 +26,7 @@ from clients.cli.commands import (
     trace,
     versions,
 )
-from clients.cli.output import EXIT_CODES, Exit, Refused, show_line
+from clients.cli.output import EXIT_CODES, CommandError, Exit, show_line
 from clients.cli.parsing import describe_variables
 from clients.cli.settings import CliSettings
 from shared.errors import SlipwayError
@@ -96,7 +96,7 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"  # libraries that are imported from here on would draw their bars over ours
     try:
         app()
-    except Refused as refused:
+    except CommandError as refused:
         _end(str(refused), refused.code)
     except SlipwayError as error:
         unreachable = error.code in ("bus_unavailable", "store_unavailable")

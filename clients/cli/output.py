@@ -25,7 +25,7 @@ EXIT_CODES = (
 )
 
 
-class Refused(Exception):  # noqa: N818 - it carries an answer for the user
+class CommandError(Exception):
     """Ends the command with an error message and an exit code."""
 
     def __init__(self, sentence: str, code: Exit = Exit.FAILED) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from contracts.facts import DrillFault
 from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Target
 
@@ -25,10 +25,10 @@ def check_model(text: str) -> str:
     """Return a model name that is well formed.
 
     Raises:
-        Refused: it is not.
+        CommandError: it is not.
     """
     if not re.match(MODEL_NAME_PATTERN, text):
-        raise Refused(f"the model name {text!r} is not valid: {MODEL_NAME_RULE}", Exit.USAGE)
+        raise CommandError(f"the model name {text!r} is not valid: {MODEL_NAME_RULE}", Exit.USAGE)
     return text
 
 
@@ -52,11 +52,11 @@ def parse_target(text: str) -> Target:
     """Return the target that `MODEL.vN.variant` names.
 
     Raises:
-        Refused: the text has another form.
+        CommandError: the text has another form.
     """
     match = TARGET.fullmatch(text)
     if match is None:
-        raise Refused(
+        raise CommandError(
             f"the target {text!r} is not valid: write MODEL.vN.variant, for example support-bot.v2.int8", Exit.USAGE
         )
     return Target.model_validate({**match.groupdict(), "version": int(match["version"])})
@@ -66,11 +66,13 @@ def target_of(model: str, text: str) -> Target:
     """Return the target that a text names, which must belong to `model`.
 
     Raises:
-        Refused: the text has another form, or names a target of another model.
+        CommandError: the text has another form, or names a target of another model.
     """
     target = parse_target(text)
     if target.model != model:
-        raise Refused(f"the target {target} is not valid: it belongs to {target.model}, not to {model}", Exit.USAGE)
+        raise CommandError(
+            f"the target {target} is not valid: it belongs to {target.model}, not to {model}", Exit.USAGE
+        )
     return target
 
 
@@ -78,11 +80,11 @@ def parse_number(text: str) -> int:
     """Return the version number that `2` or `v2` names.
 
     Raises:
-        Refused: the text has another form.
+        CommandError: the text has another form.
     """
     match = re.fullmatch(r"v?(\d+)", text)
     if match is None:
-        raise Refused(f"the version {text!r} is not valid: write its number, for example 2", Exit.USAGE)
+        raise CommandError(f"the version {text!r} is not valid: write its number, for example 2", Exit.USAGE)
     return int(match[1])
 
 
@@ -90,13 +92,13 @@ def parse_duration(text: str) -> timedelta:
     """Return the duration that `30s`, `5m`, `1h` or `7d` names.
 
     Raises:
-        Refused: the text has another form, or the duration is zero.
+        CommandError: the text has another form, or the duration is zero.
     """
     match = DURATION.fullmatch(text)
     seconds = float(match["number"]) * UNITS[match["unit"]] if match is not None else 0.0
     duration = timedelta(seconds=min(seconds, LONGEST_S))
     if duration <= timedelta():
-        raise Refused(f"the duration {text!r} is not valid: write 30s, 5m, 1h or 7d", Exit.USAGE)
+        raise CommandError(f"the duration {text!r} is not valid: write 30s, 5m, 1h or 7d", Exit.USAGE)
     return duration
 
 
@@ -104,23 +106,23 @@ def parse_fault(items: Sequence[str]) -> DrillFault:
     """Return the faults of a drill.
 
     Raises:
-        Refused: a fault is unknown or given twice, or together they would change no request.
+        CommandError: a fault is unknown or given twice, or together they would change no request.
     """
     values: dict[str, Any] = {}
     for item in items:
         name, separator, value = item.partition("=")
         if name not in DrillFault.model_fields or (name == "garble") == bool(separator):
-            raise Refused(f"the fault {item!r} is not valid: write {FAULTS}", Exit.USAGE)
+            raise CommandError(f"the fault {item!r} is not valid: write {FAULTS}", Exit.USAGE)
         if name in values:
-            raise Refused(f"the fault {name!r} is given twice: give it once", Exit.USAGE)
+            raise CommandError(f"the fault {name!r} is given twice: give it once", Exit.USAGE)
         values[name] = value if separator else True
     try:
         fault = DrillFault.model_validate(values)
     except ValidationError as error:
         given, problems = " ".join(items), describe_problems(error)
-        raise Refused(f"the fault {given!r} is not valid: {problems}; write {FAULTS}", Exit.USAGE) from error
+        raise CommandError(f"the fault {given!r} is not valid: {problems}; write {FAULTS}", Exit.USAGE) from error
     if fault.does_nothing:
-        raise Refused(f"the fault {' '.join(items)!r} would change no request: write {FAULTS}", Exit.USAGE)
+        raise CommandError(f"the fault {' '.join(items)!r} would change no request: write {FAULTS}", Exit.USAGE)
     return fault
 
 

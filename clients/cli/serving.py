@@ -2,7 +2,7 @@
 
 from nats.js import JetStreamContext
 
-from clients.cli.output import Refused
+from clients.cli.output import CommandError
 from contracts.routes import Route
 from contracts.vocabulary import Environment, Target
 from shared.storage.kv import Bucket
@@ -28,9 +28,9 @@ def active_target(route: Route | None, model: str, environment: Environment = "p
     """Return the active target.
 
     Raises:
-        Refused: no target serves the model.
+        CommandError: no target serves the model.
     """
     if route is None or route.active is None:
         where = "in staging: a rehearsal or a drill needs a staged target" if environment == "staging" else "yet"
-        raise Refused(f"no target serves {model} {where}; see `slipway routes`")
+        raise CommandError(f"no target serves {model} {where}; see `slipway routes`")
     return route.active.target

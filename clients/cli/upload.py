@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from clients.cli.output import Exit, Refused, is_terminal
+from clients.cli.output import CommandError, Exit, is_terminal
 from contracts.manifests import FileEntry, FolderManifest
 from contracts.sources import is_weights, pickles_in, travels
 from shared.storage.blobs import Store
@@ -16,10 +16,10 @@ def model_files(folder: Path) -> list[Path]:
     """Return the files of a model folder that are uploaded: weights as safetensors, configuration, tokenizer.
 
     Raises:
-        Refused: the folder does not exist, or holds no safetensors.
+        CommandError: the folder does not exist, or holds no safetensors.
     """
     if not folder.is_dir():
-        raise Refused(
+        raise CommandError(
             f"the model folder {folder} does not exist: name the folder that save_pretrained wrote", Exit.USAGE
         )
     files = sorted(path for path in folder.iterdir() if path.is_file() and travels(path.name))
@@ -27,11 +27,11 @@ def model_files(folder: Path) -> list[Path]:
         return files
     pickles = pickles_in([path.name for path in folder.iterdir()])
     if pickles:
-        raise Refused(
+        raise CommandError(
             f"the model folder {folder} holds its weights as a pickle ({pickles[0]}), which is not accepted: "
             "save them as safetensors"
         )
-    raise Refused(
+    raise CommandError(
         f"the model folder {folder} holds no .safetensors file: name the folder that save_pretrained wrote", Exit.USAGE
     )
 

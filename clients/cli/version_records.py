@@ -8,7 +8,7 @@ from typing import Any
 
 from clients.cli.connection import StackAddress, connected
 from clients.cli.event_log import read_history
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from contracts.envelope import Event
 from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
@@ -39,11 +39,11 @@ def parse_version(text: str) -> tuple[str, int]:
     """Return the model and the number that `MODEL@vN` names.
 
     Raises:
-        Refused: the text has another form.
+        CommandError: the text has another form.
     """
     match = VERSION.match(text)
     if match is None:
-        raise Refused(f"the version {text!r} is not valid: write MODEL@vN, for example support-bot@v2", Exit.USAGE)
+        raise CommandError(f"the version {text!r} is not valid: write MODEL@vN, for example support-bot@v2", Exit.USAGE)
     return match["model"], int(match["version"])
 
 
@@ -51,13 +51,13 @@ def open_store(stack: StackAddress) -> Store:
     """Return the store of a stack, which answers.
 
     Raises:
-        Refused: it does not answer.
+        CommandError: it does not answer.
     """
     store = Store(stack.connection)
     try:
         store.reachable()
     except SlipwayError as error:
-        raise Refused(
+        raise CommandError(
             f"the object store at {stack.connection.s3_endpoint} does not answer ({error.reason}); see `slipway ps`",
             Exit.UNREACHABLE,
         ) from error
@@ -74,11 +74,11 @@ def find_version(store: Store, model: str, number: int) -> Version:
     """Return a version and its deployment records.
 
     Raises:
-        Refused: it is not registered.
+        CommandError: it is not registered.
     """
     version = look_up_version(store, model, number)
     if version is None:
-        raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
+        raise CommandError(f"{model} has no version {number}; see `slipway versions {model}`")
     return version
 
 

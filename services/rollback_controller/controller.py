@@ -23,7 +23,7 @@ from contracts.facts import (
 from contracts.routes import Route
 from contracts.vocabulary import ENVIRONMENTS, Environment
 from decisions.clocks import offset_s, put_right
-from decisions.route_edits import Changed, Refused, roll_back
+from decisions.route_edits import Changed, EditRefused, roll_back
 from services.rollback_controller.domain import decision, execution
 from services.rollback_controller.domain.decision import Cause, Rules, VoidOrder
 from services.rollback_controller.domain.record import Rollback, RollbackState
@@ -186,7 +186,7 @@ class Controller:
             entry = await self.routes.get(environment, model)
             route = entry.value if entry else Route(model=model)
             edit = roll_back(route, rollback.failed, cause_id=rollback.rollback_id, to_version=rollback.to_version)
-            if isinstance(edit, Refused):
+            if isinstance(edit, EditRefused):
                 moved = await self._find_switch(environment, rollback, route)
                 if moved is not None:
                     await self._record_switch(environment, rollback, moved)

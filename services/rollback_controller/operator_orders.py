@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from contracts.drills import LONGEST, Drill
 from contracts.envelope import Event
 from contracts.facts import DeploymentChanged, DrillOrdered, QuarantineLifted
-from decisions.route_edits import Changed, Refused, lift_quarantine
+from decisions.route_edits import Changed, EditRefused, lift_quarantine
 from services.rollback_controller.controller import Controller
 from services.rollback_controller.ports import Drills, Routes
 from shared.errors import Permanent
@@ -41,7 +41,7 @@ class OperatorOrders:
                     "not_quarantined", f"{event.subject} has no route; {event.data.target} is not quarantined."
                 )
             edit = lift_quarantine(entry.value, event.data.target, cause_id=event.id)
-            if isinstance(edit, Refused):
+            if isinstance(edit, EditRefused):
                 raise Permanent("not_quarantined", edit.reason)
             if isinstance(edit, Changed):
                 try:

@@ -20,7 +20,7 @@ from contracts.facts.watch import Severity
 from contracts.records import OutboxEntry, outbox_entry
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
-from decisions.route_edits import Changed, Edit, Refused, promote
+from decisions.route_edits import Changed, Edit, EditRefused, promote
 from services.server_manager.domain import staging
 from services.server_manager.domain.alerts import AlertChange
 from services.server_manager.domain.decide import (
@@ -183,7 +183,7 @@ class Answers:
             )
 
         edit = await self._routes.edit(event.subject, change)
-        if isinstance(edit, Refused):
+        if isinstance(edit, EditRefused):
             await self._refuse(event, edit.code, edit.reason)
             return
         self._edited.add(event.id)

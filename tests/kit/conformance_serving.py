@@ -10,7 +10,7 @@ import pytest
 from contracts.codes import ADVICE
 from contracts.routes import Route
 from contracts.vocabulary import Target, digest_of
-from decisions.route_edits import AlreadyApplied, Changed, Refused, promote
+from decisions.route_edits import AlreadyApplied, Changed, EditRefused, promote
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import OpenAlert, Servers
 from services.server_manager.ports import Extent, LeaseLost, RouteListing
@@ -167,7 +167,7 @@ class RoutesConformance:
         edits = await asyncio.gather(*(routes.edit("bot", order(version)) for version in range(1, 6)))
         won = [edit for edit in edits if isinstance(edit, Changed)]
         assert len(won) == 1
-        assert all(edit.code == "stale_epoch" for edit in edits if isinstance(edit, Refused))
+        assert all(edit.code == "stale_epoch" for edit in edits if isinstance(edit, EditRefused))
         assert await routes.all() == RouteListing({"bot": won[0].route})
         winner = won[0].route.active.target.version
         assert isinstance(await routes.edit("bot", order(winner)), AlreadyApplied)

@@ -8,7 +8,7 @@ import httpx
 import typer
 
 from clients.cli.connection import JsonOption, StateOption, find_stack
-from clients.cli.output import Exit, Refused, is_terminal, show_json
+from clients.cli.output import CommandError, Exit, is_terminal, show_json
 
 CONNECT_S = 5.0
 
@@ -25,7 +25,7 @@ def ask(
     """Send a prompt to a model over the OpenAI API and print the streamed answer."""
     url = find_stack(state).gateway_url
     if url is None:
-        raise Refused("the address of the gateway is not known: set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
+        raise CommandError("the address of the gateway is not known: set SLIPWAY_GATEWAY_URL", Exit.UNREACHABLE)
     body = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
@@ -40,10 +40,10 @@ def ask(
             client.stream("POST", f"{url}/v1/chat/completions", json=body) as response,
         ):
             if response.status_code != 200:
-                raise Refused(_explain(response))
+                raise CommandError(_explain(response))
             _print_answer(response, as_json=as_json)
     except httpx.TransportError as error:
-        raise Refused(
+        raise CommandError(
             f"the gateway at {url} does not answer ({error!r}); see `slipway ps`", Exit.UNREACHABLE
         ) from error
 
@@ -63,7 +63,7 @@ def _print_answer(response: httpx.Response, *, as_json: bool) -> None:
     usage: dict[str, Any] | None = None
     for chunk in _chunks(response):
         if "error" in chunk:
-            raise Refused(f"the answer was interrupted: {chunk['error'].get('message', chunk['error'])}")
+            raise CommandError(f"the answer was interrupted: {chunk['error'].get('message', chunk['error'])}")
         last = chunk
         usage = chunk.get("usage") or usage
         for choice in chunk.get("choices", []):

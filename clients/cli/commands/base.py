@@ -11,7 +11,7 @@ import typer
 
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.external_source import open_source
-from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, show_table
 from clients.cli.upload import model_files, progress_bar, upload_files
 from clients.cli.version_records import list_bases, open_store
 from contracts.manifests import BaseManifest, FolderManifest
@@ -68,7 +68,7 @@ def import_command(
 ) -> None:
     """Import a base model: upload its folder and commit its manifest. An imported base model is immutable."""
     if (folder is None) == (not from_smollm2):
-        raise Refused("give one source: a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
+        raise CommandError("give one source: a model FOLDER, hf://REPO@REVISION, or --from-smollm2", Exit.USAGE)
     store = open_store(find_stack(state))
     if folder is None:
         done = _import_smollm2(store, name or SMOLLM2_NAME, revision, keep_folder, bar=not as_json)
@@ -102,7 +102,7 @@ def _import_smollm2(store: Store, name: str, revision: str | None, keep: Path | 
     try:
         source = find_packaged_gguf(SMOLLM2_PACKAGE)
     except FileNotFoundError as error:
-        raise Refused(str(error)) from error
+        raise CommandError(str(error)) from error
     about = f"{SMOLLM2_PACKAGE} {version(SMOLLM2_PACKAGE)}, {source.name}"
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
@@ -126,7 +126,7 @@ def import_base(
     Importing the same folder again returns the existing manifest.
 
     Raises:
-        Refused: the folder holds no model, or another base model has the same name and revision.
+        CommandError: the folder holds no model, or another base model has the same name and revision.
     """
     _check_names(name, revision)
     files = model_files(folder)
@@ -143,7 +143,7 @@ def import_from_hub(store: Store, uri: str, name: str | None, revision: str | No
     Nothing is downloaded if the same commit was imported before under that name.
 
     Raises:
-        Refused: the repository holds no model, or another base model has the same name and revision.
+        CommandError: the repository holds no model, or another base model has the same name and revision.
         SlipwayError: reading the repository is not allowed, it does not exist, or the hub does not answer.
     """
     source = open_source(uri, quiet=not bar)
@@ -154,7 +154,7 @@ def import_from_hub(store: Store, uri: str, name: str | None, revision: str | No
         if (earlier.name, earlier.source) == (name, source.uri) and revision in (None, earlier.revision):
             return Imported(earlier, new=False)
     if CONFIG not in source.names:
-        raise Refused(
+        raise CommandError(
             f"the repository {source.uri} is not a base model: it has no {CONFIG}; "
             "publish a LoRA with `slipway publish --adapter`"
         )
@@ -180,7 +180,7 @@ def import_from_hub(store: Store, uri: str, name: str | None, revision: str | No
 def _check_names(name: str, revision: str | None) -> None:
     for field, text in (("name", name), ("revision", revision or "newest")):
         if not SAFE_NAME.fullmatch(text):
-            raise Refused(
+            raise CommandError(
                 f"the {field} {text!r} of the base model is not valid: "
                 "use letters, digits, dots, hyphens, underscores and inner slashes",
                 Exit.USAGE,
@@ -230,7 +230,9 @@ def commit_base(
         return Imported(manifest, new=True, same_files_as=known[0] if known else None)
     earlier = BaseManifest.model_validate_json(store.find(key) or b"{}")
     if earlier.folder.digest != ref.digest:
-        raise Refused(f"the base model {name} at {chosen} exists with other files: choose another --name or --revision")
+        raise CommandError(
+            f"the base model {name} at {chosen} exists with other files: choose another --name or --revision"
+        )
     return Imported(earlier, new=False)
 
 
@@ -239,7 +241,7 @@ def _architecture(folder: Path, where: str) -> str:
         architectures = json.loads((folder / CONFIG).read_text())["architectures"]
         return str(architectures[0])
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise Refused(f"{CONFIG} of {where} names no architecture: {error!r}") from error
+        raise CommandError(f"{CONFIG} of {where} names no architecture: {error!r}") from error
 
 
 @base_app.command("list")
@@ -270,12 +272,12 @@ def find_base(store: Store, name_and_revision: str) -> BaseManifest:
     """Return an imported base model by `NAME` or `NAME@REVISION`; without a revision, the newest import.
 
     Raises:
-        Refused: it was not imported.
+        CommandError: it was not imported.
     """
     name, _, revision = name_and_revision.partition("@")
     bases = [base for base in list_bases(store) if base.name == name and revision in ("", base.revision)]
     if not bases:
-        raise Refused(
+        raise CommandError(
             f"the base model {name_and_revision} was not imported; see `slipway base list`, or `slipway base import`"
         )
     return max(bases, key=lambda base: base.imported_at)

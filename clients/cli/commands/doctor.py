@@ -13,7 +13,7 @@ import typer
 from clients.cli.connection import JsonOption, StateOption, find_stack
 from clients.cli.doctor.checks import Check, Elsewhere, Subject, plan_checks, run_check
 from clients.cli.doctor.findings import Finding, as_data, as_line, as_row, passed, summary
-from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line
+from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line
 from clients.cli.settings import CliSettings
 from deploy.local.plan import StackConfig
 from deploy.local.state import StateFolder
@@ -61,7 +61,7 @@ def _scratch_folder() -> Iterator[Path]:
     try:
         folder = tempfile.TemporaryDirectory(prefix="slipway-doctor-", ignore_cleanup_errors=True)
     except OSError as error:
-        raise Refused(
+        raise CommandError(
             f"no temporary folder can be made ({error}); free space in it, or set TMPDIR to another"
         ) from None
     with folder as name:

@@ -9,7 +9,7 @@ from nats.js import JetStreamContext
 
 from clients.cli.commands.orders import current_user, order, refusal
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
-from clients.cli.output import Exit, Refused, show_json, show_line
+from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_duration, parse_fault, target_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
@@ -56,7 +56,7 @@ def drill(
     """
     check_model(model)
     if stop and fault:
-        raise Refused("--stop and --fault exclude each other: give one of them", Exit.USAGE)
+        raise CommandError("--stop and --fault exclude each other: give one of them", Exit.USAGE)
     stack = find_stack(state)
     if stop:
         _show_ended(asyncio.run(_stop(stack, model, environment, reason, timeout)), model, as_json)
@@ -66,7 +66,7 @@ def drill(
         _show(drills, model, as_json)
         return
     if share <= 0.0:
-        raise Refused(f"--share {share:g} is not valid: it must be above 0; end a drill with --stop", Exit.USAGE)
+        raise CommandError(f"--share {share:g} is not valid: it must be above 0; end a drill with --stop", Exit.USAGE)
     parsed_fault = parse_fault(fault)
     span = parse_drill_duration(lasting)
     named = target_of(model, target) if target is not None else None
@@ -90,11 +90,11 @@ def parse_drill_duration(text: str) -> timedelta:
     """Return the duration of a drill.
 
     Raises:
-        Refused: it is not a valid duration, or longer than the limit for drills.
+        CommandError: it is not a valid duration, or longer than the limit for drills.
     """
     span = parse_duration(text)
     if span > LONGEST:
-        raise Refused(f"--for {text} is too long: the limit is {duration(LONGEST.total_seconds())}", Exit.USAGE)
+        raise CommandError(f"--for {text} is too long: the limit is {duration(LONGEST.total_seconds())}", Exit.USAGE)
     return span
 
 
@@ -115,7 +115,7 @@ async def _start(
         route = await read_route(js, model, environment)
         target = named or active_target(route, model, environment)
         if target not in serving(route):
-            raise Refused(f"{target} takes no traffic in {environment}, so a drill would affect no request")
+            raise CommandError(f"{target} takes no traffic in {environment}, so a drill would affect no request")
         ordered = DrillOrdered(
             actor=current_user(),
             reason=reason,
@@ -162,10 +162,10 @@ async def _order(js: JetStreamContext, event: Event[Any], wait_s: float, *, unti
             return entry.value
         answer = await refusal(js, event)
         if answer is not None:
-            raise Refused(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
+            raise CommandError(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
         await asyncio.sleep(POLL_S)
     until_when = f"; the drill ends by itself at {until.expires_at:%H:%M:%S} UTC" if until is not None else ""
-    raise Refused(
+    raise CommandError(
         f"the order {event.id} was published, but no service handled it within {wait_s:g} s{until_when}; "
         "see `slipway ps` for the rollback-controller, and `slipway events`"
     )

@@ -11,7 +11,7 @@ import typer
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.dead_letters import DeadLetter, find, list_all, requeue
 from clients.cli.event_log import EventFilter, LoggedEvent, follow, read_history
-from clients.cli.output import Refused, show_json, show_line, show_pairs, show_table
+from clients.cli.output import CommandError, show_json, show_line, show_pairs, show_table
 from clients.cli.views.render import event_line
 from contracts.codes import ADVICE
 from contracts.envelope import plain
@@ -125,7 +125,7 @@ async def _find(stack: StackAddress, number: int) -> DeadLetter:
     async with connected(stack) as client:
         letter = await find(client.jetstream(timeout=10), number)
     if letter is None:
-        raise Refused(f"there is no dead letter {number}; see `slipway deadletters list`")
+        raise CommandError(f"there is no dead letter {number}; see `slipway deadletters list`")
     return letter
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from clients.cli.commands.status import model_of, pick
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import last_event, read_history
-from clients.cli.output import Exit, Refused, show_json, show_line
+from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import describe_problems, parse_duration
 from clients.cli.serving import read_route
 from clients.cli.settings import CliSettings
@@ -75,7 +75,7 @@ async def _approve(stack: StackAddress, what: str, reason: str, until: datetime,
             if isinstance(event.data, ApprovalRequested) and event.data.release_id == release.release_id
         ]
         if not awaited:
-            raise Refused(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
+            raise CommandError(f"{release.name} does not wait for an approval; see `slipway status {release.model}`")
         fact = ApprovalGranted(
             release_id=awaited[-1].release_id,
             manifest_digest=awaited[-1].manifest_digest,
@@ -125,11 +125,11 @@ def _open_release(releases: dict[str, ReleaseProgress], what: str) -> ReleasePro
     """Return the release in progress that `what` names.
 
     Raises:
-        Refused: there is none.
+        CommandError: there is none.
     """
     release = pick({key: release for key, release in releases.items() if release.outcome is None}, what)
     if release is None or release.release_id is None:
-        raise Refused(f"no release of {what} is in progress; see `slipway status`")
+        raise CommandError(f"no release of {what} is in progress; see `slipway status`")
     return release
 
 
@@ -137,11 +137,11 @@ def expires_at(text: str) -> datetime:
     """Return when an order that is published now expires.
 
     Raises:
-        Refused: the text is not a valid duration, or longer than the limit for orders.
+        CommandError: the text is not a valid duration, or longer than the limit for orders.
     """
     span = parse_duration(text)
     if span > LONGEST_ORDER:
-        raise Refused(f"--expires {text} is too long: the limit is 24h", Exit.USAGE)
+        raise CommandError(f"--expires {text} is too long: the limit is 24h", Exit.USAGE)
     return SystemClock().now() + span
 
 
@@ -158,7 +158,7 @@ async def refusal(js: JetStreamContext, published: Event[Any]) -> OrderRefused |
 
 
 async def raise_if_refused(js: JetStreamContext, published: Event[Any], wait_s: float = ANSWER_S) -> None:
-    """Raise Refused, with the answer, if an order is refused within a short time.
+    """Raise CommandError, with the answer, if an order is refused within a short time.
 
     An accepted order has no answer of its own, so the wait ends when its service has acknowledged the message.
     """
@@ -169,7 +169,7 @@ async def raise_if_refused(js: JetStreamContext, published: Event[Any], wait_s: 
         await asyncio.sleep(ANSWER_TRY_S)
     answer = await refusal(js, published)
     if answer is not None:
-        raise Refused(f"the order was refused: {answer.code}: {answer.reason}")
+        raise CommandError(f"the order was refused: {answer.code}: {answer.reason}")
 
 
 async def _acknowledged(js: JetStreamContext, published: Event[Any]) -> bool:
@@ -184,11 +184,11 @@ def order(model: str, release_id: str | None, fact: Fact) -> Event[Any]:
     """Return the event of an order; without a release, its own id is the correlation id.
 
     Raises:
-        Refused: one of its texts is too long; the message is the one that services answer with.
+        CommandError: one of its texts is too long; the message is the one that services answer with.
     """
     excess = too_large(fact)
     if excess is not None:
-        raise Refused(excess.sentence, Exit.USAGE)
+        raise CommandError(excess.sentence, Exit.USAGE)
     order_id = str(uuid.uuid4())
     return Event[Any](
         id=order_id,
@@ -212,16 +212,18 @@ def load_policy(path: Path) -> ReleasePolicy:
     """Return the release policy of a YAML or JSON file.
 
     Raises:
-        Refused: the file cannot be read, or holds no valid policy.
+        CommandError: the file cannot be read, or holds no valid policy.
     """
     try:
         return ReleasePolicy.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
-        raise Refused(f"the policy {path} cannot be read: {error.strerror}", Exit.USAGE) from error
+        raise CommandError(f"the policy {path} cannot be read: {error.strerror}", Exit.USAGE) from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Refused(f"the policy {path} is neither YAML nor JSON: {_in_one_line(error)}", Exit.USAGE) from error
+        raise CommandError(f"the policy {path} is neither YAML nor JSON: {_in_one_line(error)}", Exit.USAGE) from error
     except ValidationError as error:
-        raise Refused(f"the policy {path} is not valid: {describe_problems(error, 'policy')}", Exit.USAGE) from error
+        raise CommandError(
+            f"the policy {path} is not valid: {describe_problems(error, 'policy')}", Exit.USAGE
+        ) from error
 
 
 def _in_one_line(error: Exception) -> str:
@@ -254,7 +256,7 @@ async def _policy_set(stack: StackAddress, model: str, policy: ReleasePolicy) ->
             else:
                 await bucket.update(model, policy, entry.revision)
         except Conflict:
-            raise Refused(
+            raise CommandError(
                 f"the policy of {model} was not stored: another one was stored at the same time; "
                 f"see `slipway policy show {model}`, then try again"
             ) from None
@@ -265,7 +267,7 @@ def policy_show(model: ModelArgument, state: StateOption = None, as_json: JsonOp
     """Show the stored release policy of a model."""
     policy = asyncio.run(_policy_get(find_stack(state), model))
     if policy is None:
-        raise Refused(f"{model} has no stored policy; set one with `slipway policy set {model} FILE`")
+        raise CommandError(f"{model} has no stored policy; set one with `slipway policy set {model} FILE`")
     if as_json:
         show_json(policy.model_dump(mode="json"))
     else:

@@ -12,7 +12,7 @@ from clients.cli.commands.base import find_base
 from clients.cli.commands.orders import load_policy
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
 from clients.cli.external_source import describe_weights
-from clients.cli.output import Exit, Refused, show_json, show_line
+from clients.cli.output import CommandError, Exit, show_json, show_line
 from clients.cli.parsing import check_model
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.cli.version_records import open_store
@@ -96,7 +96,7 @@ def publish(
                 progress=steps(advance),
             )
     except PublishError as error:
-        raise Refused(str(error)) from error
+        raise CommandError(str(error)) from error
     if as_json:
         ref = published.weights.model_dump(mode="json")
         show_json({"event_id": published.event_id, "model": model, "run_id": run_id, "weights": ref})
@@ -144,7 +144,7 @@ def parse_hyperparameters(items: Sequence[str]) -> dict[str, Any]:
     for item in items:
         key, separator, value = item.partition("=")
         if not key or not separator:
-            raise Refused(f"the hyperparameter {item!r} is not valid: write key=value", Exit.USAGE)
+            raise CommandError(f"the hyperparameter {item!r} is not valid: write key=value", Exit.USAGE)
         try:
             parsed[key] = json.loads(value)
         except ValueError:
@@ -158,7 +158,7 @@ def parse_eval(text: str) -> EvalResult:
         r"(?P<name>[^:=]+):(?P<metric>[^:=]+)=(?P<value>[-+]?[0-9]+(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)", text
     )
     if match is None:
-        raise Refused(f"the evaluation result {text!r} is not valid: write name:metric=value", Exit.USAGE)
+        raise CommandError(f"the evaluation result {text!r} is not valid: write name:metric=value", Exit.USAGE)
     metric, value = match["metric"], float(match["value"])
     lower = any(name in metric.lower() for name in ("loss", "perplexity", "error"))
     return EvalResult(name=match["name"], metric=metric, value=value, higher_is_better=not lower)
@@ -169,5 +169,5 @@ def parse_variants(items: Sequence[str]) -> tuple[Variant, ...]:
     known = get_args(Variant)
     unknown = [item for item in items if item not in known]
     if unknown:
-        raise Refused(f"the variant {unknown[0]!r} is not valid: use {', '.join(known)}", Exit.USAGE)
+        raise CommandError(f"the variant {unknown[0]!r} is not valid: use {', '.join(known)}", Exit.USAGE)
     return tuple(dict.fromkeys(items))  # type: ignore[arg-type]  # each was checked to be a variant above

@@ -12,7 +12,7 @@ from nats.js import JetStreamContext
 from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order, refusal
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
-from clients.cli.output import Exit, Refused, show_json, show_line, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_table
 from clients.cli.parsing import TARGET, check_model, parse_target
 from clients.cli.serving import read_route
 from clients.cli.version_records import VERSION, parse_version
@@ -121,20 +121,20 @@ def model_named(what: str) -> str:
     """Return the model that `MODEL.vN.variant` or `MODEL@vN` names.
 
     Raises:
-        Refused: the text has another form.
+        CommandError: the text has another form.
     """
     if TARGET.fullmatch(what):
         return parse_target(what).model
     if VERSION.match(what):
         return parse_version(what)[0]
-    raise Refused(f"the target {what!r} is not valid: write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
+    raise CommandError(f"the target {what!r} is not valid: write MODEL.vN.variant or MODEL@vN", Exit.USAGE)
 
 
 def pick_quarantined(route: Route | None, what: str) -> Target:
     """Return the quarantined target that a target or version names.
 
     Raises:
-        Refused: it is not quarantined, or several variants of the version are.
+        CommandError: it is not quarantined, or several variants of the version are.
     """
     quarantined = route.quarantined if route is not None else ()
     if TARGET.fullmatch(what):
@@ -142,9 +142,11 @@ def pick_quarantined(route: Route | None, what: str) -> Target:
     else:
         matching = [target for target in quarantined if target.version == parse_version(what)[1]]
     if len(matching) > 1:
-        raise Refused(f"{what} names several targets: {', '.join(map(str, matching))}; give one of them", Exit.USAGE)
+        raise CommandError(
+            f"{what} names several targets: {', '.join(map(str, matching))}; give one of them", Exit.USAGE
+        )
     if not matching:
-        raise Refused(f"{what} is not quarantined; see `slipway quarantine list`")
+        raise CommandError(f"{what} is not quarantined; see `slipway quarantine list`")
     return matching[0]
 
 
@@ -163,7 +165,7 @@ async def _lift(stack: StackAddress, what: str, reason: str, until: datetime, wa
             if isinstance(answer, int):
                 return target, answer
             if answer.code != "stale_epoch" or attempt == EPOCH_TRIES:
-                raise Refused(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
+                raise CommandError(f"the order {event.id} was refused: {answer.code}: {answer.reason}")
     raise AssertionError  # the loop ends by return or raise
 
 
@@ -178,7 +180,7 @@ async def _await_lift(js: JetStreamContext, target: Target, event: Event[Any], w
         if answer is not None:
             return answer
         await asyncio.sleep(POLL_S)
-    raise Refused(
+    raise CommandError(
         f"the order {event.id} was published, but {target} is still quarantined after {wait_s:g} s; "
         "see `slipway ps` for the rollback-controller, and `slipway events`"
     )

@@ -12,7 +12,7 @@ import typer
 from clients.cli.commands.orders import load_policy
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, read_history
-from clients.cli.output import Refused, is_terminal, show_json, show_line, show_table
+from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_table
 from clients.cli.parsing import check_model, parse_duration
 from clients.cli.replay.compare import COLUMNS, Line, as_data, match, read_recorded, row
 from clients.cli.replay.engine import Replay, replay
@@ -50,7 +50,7 @@ def replay_command(
     with _busy("replaying"):
         result = replay(triggers, events, since=begin)
     if not result.windows:
-        raise Refused(
+        raise CommandError(
             f"no windows of {model} in the last {since}: the monitor records one for every minute with traffic; "
             "see `slipway ps`, or go further back with --since"
         )

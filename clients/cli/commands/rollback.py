@@ -12,7 +12,7 @@ from nats.js import JetStreamContext
 from clients.cli.commands.orders import EPOCH_TRIES, EXPIRES, ExpiresOption, current_user, expires_at, order
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import EventFilter, follow, last_event, last_sequences
-from clients.cli.output import Exit, Refused, show_json, show_line, show_pairs
+from clients.cli.output import CommandError, Exit, show_json, show_line, show_pairs
 from clients.cli.parsing import check_model, parse_number, target_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.alert import RollbackFact, rollback_line
@@ -90,8 +90,8 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
     """Return the active target, which an order without a target rolls back.
 
     Raises:
-        Refused: no target serves, or traffic was rolled back a moment ago: an operator who reacts to the same alert
-            as the rollback-controller must not roll back the target that it chose.
+        CommandError: no target serves, or traffic was rolled back a moment ago: an operator who reacts to the same
+            alert as the rollback-controller must not roll back the target that it chose.
     """
     route = await read_route(js, model)
     active = active_target(route, model)
@@ -102,7 +102,7 @@ async def name_active(js: JetStreamContext, model: str) -> Target:
         await asyncio.sleep(RECENT_TRY_S)
     moved = changed.data if changed is not None else None
     if moved is not None and was_rolled_back_recently(moved, route, SystemClock().now()):
-        raise Refused(
+        raise CommandError(
             f"{model} was rolled back to {active} at {moved.at:%H:%M:%S} UTC, less than "
             f"{RECENT.total_seconds():g} s ago; to roll back {active} as well, add --target {active}"
         )
@@ -123,7 +123,7 @@ def plan_rollback(route: Route, failed: Target, to_version: int | None) -> dict[
     """Return what an order would do to a route, decided by the function that the rollback-controller uses."""
     edit = route_edits.roll_back(route, failed, cause_id="dry-run", to_version=to_version)
     plan: dict[str, Any] = {"model": route.model, "failed": str(failed), "epoch": route.epoch}
-    if isinstance(edit, route_edits.Refused):
+    if isinstance(edit, route_edits.EditRefused):
         # the target is neither active nor a canary: the route has changed, or never existed
         code = "not_in_traffic" if edit.code == "stale_epoch" else edit.code
         return {**plan, "refused": {"code": code, "reason": edit.reason}}
@@ -250,7 +250,7 @@ async def _await_end(
                     started = True
     except TimeoutError:
         pass
-    raise Refused(
+    raise CommandError(
         f"the order {event.id} was published, but the rollback had not ended after {wait_s:g} s: "
         + (
             "it is in progress"
@@ -277,6 +277,6 @@ def show_end(fact: RollbackFact, *, as_json: bool) -> None:
         code: Code = fact.code if isinstance(fact, RollbackFailed) else "internal_error"
         has_advice = not as_json and isinstance(fact, RollbackFailed) and ADVICE[code] in fact.reason
         advice = "" if has_advice else f". {ADVICE[code]}"
-        raise Refused(f"{fact.failed} was not rolled back: {code}{advice}")
+        raise CommandError(f"{fact.failed} was not rolled back: {code}{advice}")
     if fact.verdict == "fail":
-        raise Refused(f"traffic is on {fact.to}, but that target fails as well: {fact.reason}")
+        raise CommandError(f"traffic is on {fact.to}, but that target fails as well: {fact.reason}")

@@ -12,7 +12,7 @@ import typer
 
 from clients.cli.connection import JsonOption, StackAddress, StateOption, connected, find_stack
 from clients.cli.event_log import LoggedEvent, follow, nearly_full, read_history
-from clients.cli.output import Exit, Refused, is_terminal, show_json, show_line, warn
+from clients.cli.output import CommandError, Exit, is_terminal, show_json, show_line, warn
 from clients.cli.views import render
 from clients.cli.views.projection import advance, join, latest, project
 from clients.cli.views.release import ReleaseProgress
@@ -39,7 +39,7 @@ def status(
 ) -> None:
     """Show the progress of releases. With --until finished, the exit code is 0 if promoted, else 3."""
     if until not in (None, UNTIL):
-        raise Refused(f"--until {until} is not valid: use --until {UNTIL}", Exit.USAGE)
+        raise CommandError(f"--until {until} is not valid: use --until {UNTIL}", Exit.USAGE)
     stack = find_stack(state)
     if not keep_following and until is None:
         asyncio.run(_show_all(stack, what, as_json))
@@ -83,7 +83,7 @@ async def _show_all(stack: StackAddress, what: str | None, as_json: bool) -> Non
     chosen = [pick(releases, what)] if single else sorted(releases.values(), key=lambda release: release.began_at)
     shown = [release for release in chosen if release is not None]
     if single and not shown:
-        raise Refused(f"there is no release {what}; see `slipway status`")
+        raise CommandError(f"there is no release {what}; see `slipway status`")
     if as_json:
         show_json([render.as_data(release) for release in shown])
         return
@@ -103,7 +103,7 @@ async def _follow(
             with _drawing(as_json) as draw:
                 ended = await _watch(stack, what, draw, stop_at_end=until is not None)
     except TimeoutError:
-        raise Refused(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
+        raise CommandError(f"the release had not ended after {timeout_s:g} s; see `slipway status`") from None
     if ended is not None and ended.outcome != "promoted":
         raise typer.Exit(int(Exit.NOT_PROMOTED))
 

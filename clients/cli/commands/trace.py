@@ -7,7 +7,7 @@ import typer
 
 from clients.cli.commands.versions import deployment_time, lineage, short_digest, version_data
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
-from clients.cli.output import Exit, Refused, show_json, show_pairs, show_table
+from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_table
 from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
 from clients.cli.views.projection import join, project
 from contracts.facts import ReleaseOpened
@@ -33,7 +33,7 @@ def trace(
     version = asyncio.run(gather_version(stack, model, number))
     chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
     if digest is not None and not any(short_digest(each.manifest.digest).startswith(digest) for each in chosen):
-        raise Refused(
+        raise CommandError(
             f"the fingerprint {what} is unknown: {model}@v{number} has no variant {variant} with manifest {digest}…; "
             "it may come from another stack"
         )
@@ -69,7 +69,7 @@ async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None
     releases = join(project(await read_events(stack, None)))
     release = next((release for release in releases.values() if release.release_id == what), None)
     if release is None or release.version is None:
-        raise Refused(
+        raise CommandError(
             f"{what!r} is not a known fingerprint, version or release; see `slipway versions MODEL`", Exit.USAGE
         )
     return release.model, release.version, None, None
@@ -79,7 +79,7 @@ async def _trace_base(stack: StackAddress, model: str, as_json: bool) -> None:
     """Print the base model of the model's releases, which is version 0."""
     opened = [event.data for event in await read_events(stack, model) if isinstance(event.data, ReleaseOpened)]
     if not opened:
-        raise Refused(f"{model} has no release yet, so its base model is not known; see `slipway base list`")
+        raise CommandError(f"{model} has no release yet, so its base model is not known; see `slipway base list`")
     base = opened[-1].base
     if as_json:
         show_json({"model": model, "version": 0, "base": base.model_dump(mode="json")})
@@ -99,7 +99,7 @@ def routes(
         show_json([route.model_dump(mode="json") for route in chosen])
         return
     if not chosen:
-        raise Refused(f"no target serves {model or 'production'} yet; see `slipway status`")
+        raise CommandError(f"no target serves {model or 'production'} yet; see `slipway status`")
     rows = [
         (
             route.model,

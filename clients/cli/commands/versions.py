@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from clients.cli.connection import JsonOption, ModelArgument, StateOption, find_stack
-from clients.cli.output import Refused, is_terminal, show_json, show_line, show_pairs, show_table
+from clients.cli.output import CommandError, is_terminal, show_json, show_line, show_pairs, show_table
 from clients.cli.version_records import (
     Version,
     find_version,
@@ -42,7 +42,7 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
         )
         return
     if not registered:
-        raise Refused(f"{model} has no registered version yet; see `slipway status {model}`")
+        raise CommandError(f"{model} has no registered version yet; see `slipway status {model}`")
     rows = [
         (
             f"v{version.manifest.version}",
@@ -98,7 +98,7 @@ def show(
     registered = look_up_version(store, model, number)
     opened = comparison.find_release(events, model, number)
     if registered is None and opened is None:
-        raise Refused(f"{model} has no version {number}; see `slipway versions {model}`")
+        raise CommandError(f"{model} has no version {number}; see `slipway versions {model}`")
     version = None if registered is None else with_benchmarks(registered, events)
     compared = _compared(store, events, opened, version)
     if as_json:

@@ -29,7 +29,7 @@ from contracts.vocabulary import Target
 from decisions.alerts import AlertFact
 from decisions.observation import Role
 from decisions.rollback import Guard, PastRollback, RollBack, decide_rollback
-from decisions.route_edits import Changed, Refused, roll_back
+from decisions.route_edits import Changed, EditRefused, roll_back
 from decisions.triggers import Outcome, kind_of, sequential
 
 Result = Literal["rolled back", "canary aborted", "held", "manual", "refused", "unknown"]
@@ -251,7 +251,7 @@ class _History:
             self._add(question, "unknown", reason="the log does not say which route there was")
             return
         edit = roll_back(route, target, cause_id=f"replay-{len(self.fired)}")
-        if isinstance(edit, Refused):
+        if isinstance(edit, EditRefused):
             self._hold(question, before, "refused", edit.code, edit.reason)
             return
         active = edit.route.active.target if edit.route.active is not None else None

@@ -7,7 +7,7 @@ from datetime import datetime
 from contracts.codes import Code
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
-from decisions.route_edits import Refused, promote
+from decisions.route_edits import EditRefused, promote
 from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers, TrafficOrder
 
@@ -201,7 +201,7 @@ def decide_order(
         epoch=request.epoch,
         cause_id=order.order_id,
     )
-    if isinstance(refused, Refused):
+    if isinstance(refused, EditRefused):
         return RefuseOrder(order, refused.code, refused.reason)
     if route.cause_id == order.order_id:
         return ApplyOrder(order)

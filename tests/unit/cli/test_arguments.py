@@ -14,7 +14,7 @@ from clients.cli.commands.publish import parse_eval, parse_hyperparameters, pars
 from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of, pick
 from clients.cli.main import app
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import describe_variables
 from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT, parse_version
@@ -34,7 +34,7 @@ def test_versions_are_parsed(text, parsed):
 
 @pytest.mark.parametrize("text", ["support-bot", "support-bot@", "support-bot@vx", "@v1", "../x@v1"])
 def test_an_invalid_version_is_refused_as_usage(text):
-    with pytest.raises(Refused, match="MODEL@vN") as refused:
+    with pytest.raises(CommandError, match="MODEL@vN") as refused:
         parse_version(text)
     assert refused.value.code is Exit.USAGE
 
@@ -100,13 +100,13 @@ def test_a_policy_is_read_from_yaml_and_json(tmp_path):
 def test_a_wrong_policy_is_refused_with_what_is_wrong(tmp_path, text, message):
     file = tmp_path / "policy.yaml"
     file.write_text(text)
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(CommandError, match=message):
         load_policy(file)
 
 
 def test_a_file_that_is_no_yaml_is_refused_in_one_line_with_the_place(tmp_path):
     (tmp_path / "policy.yaml").write_text("canary: {\n")
-    with pytest.raises(Refused, match=r"policy.yaml is neither YAML nor JSON: .* in line 2, column 1$"):
+    with pytest.raises(CommandError, match=r"policy.yaml is neither YAML nor JSON: .* in line 2, column 1$"):
         load_policy(tmp_path / "policy.yaml")
 
 
@@ -131,7 +131,7 @@ def test_every_help_page_shows_what_values_look_like_and_loses_no_text():
 
 
 def test_a_missing_policy_file_is_refused(tmp_path):
-    with pytest.raises(Refused, match="cannot be read"):
+    with pytest.raises(CommandError, match="cannot be read"):
         load_policy(tmp_path / "nothing.yaml")
 
 
@@ -171,13 +171,13 @@ def test_evaluation_results_are_parsed(text, value, higher):
 
 @pytest.mark.parametrize("text", ["accuracy=0.5", "a:b", "a:b=x", "a:b=nan", "a:b=1.2.3", ":=1"])
 def test_an_invalid_evaluation_result_is_refused(text):
-    with pytest.raises(Refused, match="name:metric=value"):
+    with pytest.raises(CommandError, match="name:metric=value"):
         parse_eval(text)
 
 
 def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
     assert parse_variants(["int8", "bf16", "int8"]) == ("int8", "bf16")
-    with pytest.raises(Refused, match="fp8"):
+    with pytest.raises(CommandError, match="fp8"):
         parse_variants(["fp8"])
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from clients.cli.commands.drill import drill, drill_line
 from clients.cli.commands.quarantine import explain, pick_quarantined
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from contracts import facts as f
 from contracts.drills import Drill
 from testbed.factories import after, event, fact, route, target
@@ -43,7 +43,7 @@ def test_a_drill_line_has_fault_share_target_end_author_and_reason():
 )
 def test_a_wrong_order_is_refused_before_anything_is_published(options, message, monkeypatch):
     monkeypatch.setenv("SLIPWAY_NATS_URL", "nats://127.0.0.1:1")
-    with pytest.raises(Refused, match=message) as refused:
+    with pytest.raises(CommandError, match=message) as refused:
         drill(model="support-bot", **options)
     assert refused.value.code is Exit.USAGE
 
@@ -57,7 +57,7 @@ def test_a_quarantined_target_is_picked_by_name_or_by_its_version():
 
 def test_a_version_with_several_quarantined_variants_must_be_named_in_full():
     several = route(quarantined=(target(4), target(4, "bf16"), target(3)))
-    with pytest.raises(Refused, match=r"support-bot\.v4\.int8, support-bot\.v4\.bf16") as refused:
+    with pytest.raises(CommandError, match=r"support-bot\.v4\.int8, support-bot\.v4\.bf16") as refused:
         pick_quarantined(several, "support-bot@v4")
     assert refused.value.code is Exit.USAGE
     assert pick_quarantined(several, "support-bot.v4.bf16") == target(4, "bf16")
@@ -66,9 +66,9 @@ def test_a_version_with_several_quarantined_variants_must_be_named_in_full():
 
 @pytest.mark.parametrize("what", ["support-bot.v7.int8", "support-bot@v7", "support-bot.v4.bf16"])
 def test_what_is_not_quarantined_cannot_be_lifted(what):
-    with pytest.raises(Refused, match="is not quarantined"):
+    with pytest.raises(CommandError, match="is not quarantined"):
         pick_quarantined(route(), what)
-    with pytest.raises(Refused, match="is not quarantined"):
+    with pytest.raises(CommandError, match="is not quarantined"):
         pick_quarantined(None, what)
 
 

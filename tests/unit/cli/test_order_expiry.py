@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from clients.cli.commands.orders import EXPIRES, expires_at, order
-from clients.cli.output import Refused
+from clients.cli.output import CommandError
 from contracts import facts as f
 from contracts.codes import ADVICE
 from decisions.orders import ORDER_AGE
@@ -21,11 +21,11 @@ def test_an_order_is_valid_for_15_minutes_by_default():
 
 @pytest.mark.parametrize("text", ["25h", "7d"])
 def test_no_order_is_valid_for_more_than_a_day(text):
-    with pytest.raises(Refused, match="the limit is 24h"):
+    with pytest.raises(CommandError, match="the limit is 24h"):
         expires_at(text)
 
 
 def test_a_reason_that_is_too_long_is_refused_with_the_message_of_the_services():
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(CommandError) as caught:
         order("support-bot", None, fact(f.RollbackOrdered, reason="x" * 2049))
     assert str(caught.value) == f"reason has 2,049 characters; the limit is 2,048. {ADVICE['too_large']}"

@@ -6,7 +6,7 @@ import pytest
 
 from clients.cli.commands.drill import parse_drill_duration
 from clients.cli.commands.quarantine import model_named
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import (
     check_model,
     describe_fault,
@@ -41,20 +41,20 @@ def test_a_target_is_parsed(text):
     ],
 )
 def test_an_invalid_target_is_refused_as_usage(text):
-    with pytest.raises(Refused, match=r"MODEL\.vN\.variant") as refused:
+    with pytest.raises(CommandError, match=r"MODEL\.vN\.variant") as refused:
         parse_target(text)
     assert refused.value.code is Exit.USAGE
 
 
 def test_a_target_of_another_model_is_refused():
     assert target_of("support-bot", "support-bot.v7.int8") == target(7)
-    with pytest.raises(Refused, match="it belongs to support-bot, not to other"):
+    with pytest.raises(CommandError, match="it belongs to support-bot, not to other"):
         target_of("other", "support-bot.v7.int8")
 
 
 @pytest.mark.parametrize("text", ["Support", "../x", "a b", "a*", "-", "x" * 64, ""])
 def test_an_invalid_model_name_never_reaches_the_bus(text):
-    with pytest.raises(Refused, match=r"the model name .* is not valid") as refused:
+    with pytest.raises(CommandError, match=r"the model name .* is not valid") as refused:
         check_model(text)
     assert refused.value.code is Exit.USAGE
 
@@ -66,7 +66,7 @@ def test_version_numbers_are_parsed(text, number):
 
 @pytest.mark.parametrize("text", ["", "v", "-1", "2.0", "support-bot@v2"])
 def test_an_invalid_version_number_is_refused(text):
-    with pytest.raises(Refused, match=r"the version .* is not valid"):
+    with pytest.raises(CommandError, match=r"the version .* is not valid"):
         parse_number(text)
 
 
@@ -77,7 +77,7 @@ def test_durations_are_parsed(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "30", "s", "-5s", "5 m", "1h30m", "0s", "1w", "1e3s", "nan"])
 def test_an_invalid_duration_is_refused_as_usage(text):
-    with pytest.raises(Refused, match=r"the duration .* is not valid") as refused:
+    with pytest.raises(CommandError, match=r"the duration .* is not valid") as refused:
         parse_duration(text)
     assert refused.value.code is Exit.USAGE
 
@@ -89,7 +89,7 @@ def test_a_duration_beyond_the_range_of_datetime_is_capped():
 def test_a_drill_lasts_an_hour_at_most():
     assert parse_drill_duration("60m") == timedelta(hours=1)
     for text in ("61m", "1.01h", "1d"):
-        with pytest.raises(Refused, match="the limit is 1 h 0 min") as refused:
+        with pytest.raises(CommandError, match="the limit is 1 h 0 min") as refused:
             parse_drill_duration(text)
         assert refused.value.code is Exit.USAGE
 
@@ -130,7 +130,7 @@ def test_faults_are_parsed_and_described_as_they_are_typed(items, fault):
     ],
 )
 def test_an_invalid_fault_is_refused_as_usage(items):
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandError) as refused:
         parse_fault(items)
     assert refused.value.code is Exit.USAGE
 
@@ -146,6 +146,6 @@ def test_a_quarantine_is_named_by_target_or_version():
         == model_named("support-bot@7")
         == "support-bot"
     )
-    with pytest.raises(Refused, match="MODEL@vN") as refused:
+    with pytest.raises(CommandError, match="MODEL@vN") as refused:
         model_named("support-bot")
     assert refused.value.code is Exit.USAGE

@@ -5,7 +5,7 @@ import typer
 
 from clients.cli.commands.orders import order
 from clients.cli.commands.rollback import is_behind, plan_rollback, show_end, show_plan, was_rolled_back_recently
-from clients.cli.output import Exit, Refused
+from clients.cli.output import CommandError, Exit
 from clients.cli.serving import active_target, serving
 from clients.cli.views.render import event_line
 from clients.cli.views.timeline import short_span, timeline_lines, timeline_rows
@@ -92,7 +92,7 @@ def test_the_active_target_comes_first_and_an_aborted_canary_serves_nothing():
 @pytest.mark.parametrize("environment", ["production", "staging"])
 def test_a_model_without_an_active_target_is_refused(environment):
     for none in (None, route(active=None)):
-        with pytest.raises(Refused, match="no target serves support-bot"):
+        with pytest.raises(CommandError, match="no target serves support-bot"):
             active_target(none, "support-bot", environment)
 
 
@@ -165,13 +165,15 @@ def test_a_completed_rollback_ends_with_0(verdict, capsys):
 
 
 def test_a_switch_to_a_failing_target_ends_with_1():
-    with pytest.raises(Refused, match="that target fails as well") as refused:
+    with pytest.raises(CommandError, match="that target fails as well") as refused:
         show_end(fact(f.RollbackCompleted, verdict="fail", reason="Only 1 of 5."), as_json=False)
     assert refused.value.code is Exit.FAILED
 
 
 def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
-    with pytest.raises(Refused, match=r"not rolled back: previous_not_ready\. The previous target must") as refused:
+    with pytest.raises(
+        CommandError, match=r"not rolled back: previous_not_ready\. The previous target must"
+    ) as refused:
         show_end(fact(f.RollbackFailed, code="previous_not_ready"), as_json=True)
     assert refused.value.code is Exit.FAILED
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
@@ -179,10 +181,10 @@ def test_a_failed_rollback_ends_with_1_and_what_to_do(capsys):
 
 def test_advice_in_the_reason_is_not_repeated():
     advice = ADVICE["not_in_traffic"]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandError) as refused:
         show_end(fact(f.RollbackFailed, code="not_in_traffic", reason=f"It takes no traffic. {advice}"), as_json=False)
     assert str(refused.value) == "support-bot.v7.int8 was not rolled back: not_in_traffic"
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(CommandError) as refused:
         show_end(fact(f.RollbackFailed, code="not_in_traffic", reason="It takes no traffic."), as_json=False)
     assert str(refused.value).endswith(advice)
 

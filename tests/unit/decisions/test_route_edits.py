@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import Route
-from decisions.route_edits import HISTORY_KEPT, AlreadyApplied, Changed, Refused, lift_quarantine, promote, roll_back
+from decisions.route_edits import (
+    HISTORY_KEPT,
+    AlreadyApplied,
+    Changed,
+    EditRefused,
+    lift_quarantine,
+    promote,
+    roll_back,
+)
 from testbed.factories import MODEL, route, served, target
 
 EMPTY = Route(model=MODEL)
@@ -92,7 +100,7 @@ def test_canary_leaves_active_and_line_alone_and_full_weight_ends_it():
 def test_order_for_another_epoch_is_refused(difference):
     state = line(1, 2)
     refused = promote(state, served(3), weight_ratio=1.0, epoch=state.epoch + difference, cause_id="c")
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, EditRefused)
     assert refused.code == "stale_epoch"
     assert str(state.epoch) in refused.reason
 
@@ -101,7 +109,7 @@ def test_order_for_another_epoch_is_refused(difference):
 def test_a_quarantined_target_is_refused_at_any_weight_until_lifted(weight):
     state = route(canary=None, quarantined=(target(8),))
     refused = promote(state, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c")
-    assert (refused.code, type(refused)) == ("quarantined", Refused)
+    assert (refused.code, type(refused)) == ("quarantined", EditRefused)
     lifted = state.model_copy(update={"quarantined": ()})
     assert isinstance(promote(lifted, served(8), weight_ratio=weight, epoch=state.epoch, cause_id="c"), Changed)
 
@@ -133,7 +141,7 @@ def test_failing_canary_goes_to_weight_zero_and_active_stays():
     assert changed.route.active == served(2)
     assert changed.route.quarantined == (target(3),)
     again = roll_back(changed.route, target(3), cause_id="another alert")
-    assert isinstance(again, Refused)
+    assert isinstance(again, EditRefused)
 
 
 def test_without_a_previous_target_there_is_no_rollback():
@@ -144,7 +152,7 @@ def test_without_a_previous_target_there_is_no_rollback():
 @pytest.mark.parametrize("version", [1, 2, 9])
 def test_only_active_and_canary_can_be_rolled_back(version):
     refused = roll_back(line(1, 2, 3), target(version), cause_id="alert")
-    assert (refused.code, type(refused)) == ("stale_epoch", Refused)
+    assert (refused.code, type(refused)) == ("stale_epoch", EditRefused)
 
 
 def test_a_failed_canary_that_is_also_previous_is_no_longer_previous():
@@ -260,7 +268,7 @@ def test_every_history_keeps_the_rules(orders):
         if done and order.redeliver < len(done):
             earlier, before, cause = done[order.redeliver]
             late = redelivered(state, earlier, before, cause)
-            expected = AlreadyApplied if cause == state.cause_id else Refused
+            expected = AlreadyApplied if cause == state.cause_id else EditRefused
             assert isinstance(late, expected), "an order carried out long ago is never carried out again"
 
 
