@@ -167,8 +167,8 @@ def events_of(demo: Demo, name: str) -> list[dict[str, Any]]:
     command = [SLIPWAY, "events", "--model", MODEL, "--json"]
     done = subprocess.run(command, env=demo.environment(), check=True, stdout=subprocess.PIPE, text=True)
     events = [json.loads(line) for line in done.stdout.splitlines()]
-    wanted = (f"slipway.{name}.v1", "production")
-    return [event["data"] for event in events if (event["type"], event["environment"]) == wanted]
+    expected = (f"slipway.{name}.v1", "production")
+    return [event["data"] for event in events if (event["type"], event["environment"]) == expected]
 
 
 def run_steps(demo: Demo) -> None:

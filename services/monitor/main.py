@@ -12,7 +12,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
-from shared.runtime.service import connect_patiently, serve
+from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
@@ -22,7 +22,7 @@ from shared.storage.kv import Bucket
 async def run(connection: Connection, settings: MonitorSettings) -> None:
     """Connect, build the service and serve until SIGTERM."""
     bus = Bus(connection, SERVICE, SystemClock())
-    await connect_patiently(bus)
+    await connect_with_retries(bus)
     clock = BusClock(SystemClock(), lambda: bus.js)
     store = Store(connection)
     alerts = Bucket(bus.js, "alerts", MonitorState, service=SERVICE)

@@ -20,7 +20,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
-from shared.runtime.service import connect_patiently, serve
+from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 from shared.storage.blobs import Store
@@ -51,7 +51,7 @@ async def run(connection: Connection, settings: RegistrySettings) -> None:
     """Connect, subscribe and serve until SIGTERM."""
     clock, sources = SystemClock(), settings.sources
     bus = Bus(connection, SERVICE, clock)
-    await connect_patiently(bus)
+    await connect_with_retries(bus)
     artifacts = StoredArtifacts(Store(connection), sources.file_roots)
     roots = tuple(PurePosixPath(root) for root in sources.file_roots)
     locations = AllowedLocations(bucket=connection.s3_bucket, file_roots=roots, hub=sources.hf_endpoint is not None)

@@ -15,7 +15,7 @@ from shared.messaging.bus import Bus
 from shared.messaging.event_log import LoggedPublisher
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import SystemClock
-from shared.runtime.service import connect_patiently, serve
+from shared.runtime.service import connect_with_retries, serve
 from shared.runtime.settings import Connection
 from shared.runtime.sweeper import Sweeper
 from shared.runtime.telemetry import configure_logging
@@ -27,7 +27,7 @@ async def run(connection: Connection, settings: RollbackControllerSettings) -> N
     """Connect, subscribe and serve until told to stop."""
     clock, channels = SystemClock(), Channels()
     bus = Bus(connection, SERVICE, clock)
-    await connect_patiently(bus)
+    await connect_with_retries(bus)
     states = RollbackStates(
         RecordStore(
             "rollbacks",

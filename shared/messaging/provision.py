@@ -53,12 +53,12 @@ async def provision(
         for name, consumer in topology.consumers():
             await js.add_consumer(name, consumer)
         for bucket in topology.buckets(replicas=replicas, limits=allowed):
-            wanted = {
+            declared = {
                 "num_replicas": bucket.replicas,
                 "max_msgs_per_subject": bucket.history,
                 "max_bytes": bucket.max_bytes,
             }
-            await _ensure(js, f"KV_{bucket.bucket}", wanted, partial(js.create_key_value, bucket))
+            await _ensure(js, f"KV_{bucket.bucket}", declared, partial(js.create_key_value, bucket))
     except APIError as error:
         if inbox is not None and await _live(js, ORDERS) is None:
             # Orders were in the inbox, and have no stream now: without this a rollback could not be ordered.
@@ -84,7 +84,7 @@ async def _live(js: JetStreamContext, name: str) -> dict[str, Any] | None:
 
 
 async def _ensure(
-    js: JetStreamContext, name: str, wanted: Mapping[str, Any], create: Callable[[], Awaitable[object]]
+    js: JetStreamContext, name: str, declared: Mapping[str, Any], create: Callable[[], Awaitable[object]]
 ) -> None:
     """Create a stream, or update it.
 
@@ -104,23 +104,23 @@ async def _ensure(
             info = await request(f"$JS.API.STREAM.INFO.{name}")  # created by another provisioner at this moment
         else:
             return
-    settings = merge(info["config"], wanted, used_bytes=info["state"]["bytes"])
+    settings = merge(info["config"], declared, used_bytes=info["state"]["bytes"])
     if settings != info["config"]:
         await request(f"$JS.API.STREAM.UPDATE.{name}", json.dumps(settings).encode(), timeout=30)
 
 
-def merge(live: Mapping[str, Any], wanted: Mapping[str, Any], *, used_bytes: int) -> dict[str, Any]:
+def merge(live: Mapping[str, Any], declared: Mapping[str, Any], *, used_bytes: int) -> dict[str, Any]:
     """Return a stream's settings after provisioning.
 
     A stream without a limit of size gets one, unless it holds more than that already.
     """
-    settings = {**live, **{key: wanted[key] for key in _DECLARED if key in wanted}}
+    settings = {**live, **{key: declared[key] for key in _DECLARED if key in declared}}
     for key in _GROWING:
-        if wanted.get(key) is not None and live.get(key, -1) != -1:
-            settings[key] = max(live[key], wanted[key])
-    if wanted.get("max_msg_size", -1) > 0:
-        settings["max_msg_size"] = wanted["max_msg_size"]
-    limit = wanted["max_bytes"]
+        if declared.get(key) is not None and live.get(key, -1) != -1:
+            settings[key] = max(live[key], declared[key])
+    if declared.get("max_msg_size", -1) > 0:
+        settings["max_msg_size"] = declared["max_msg_size"]
+    limit = declared["max_bytes"]
     if used_bytes >= limit and live["max_bytes"] < limit:
         structlog.get_logger().error(
             "a stream holds more than its limit, which is not set", stream=live["name"], bytes=used_bytes, limit=limit

@@ -51,7 +51,7 @@ async def _run(check: Check) -> str:
     return "ok"
 
 
-async def connect_patiently(bus: Bus) -> None:
+async def connect_with_retries(bus: Bus) -> None:
     """Connect to the bus, and retry until it succeeds."""
     while True:
         try:
@@ -95,7 +95,7 @@ async def serve(
     )
     http = asyncio.ensure_future(_serve_http(server))
     waiting = asyncio.ensure_future(stop.wait())
-    tasks = [asyncio.ensure_future(connect_patiently(bus))]
+    tasks = [asyncio.ensure_future(connect_with_retries(bus))]
     try:
         done, _ = await asyncio.wait([waiting, http, *tasks], return_when=asyncio.FIRST_COMPLETED)
         if waiting in done or http in done:

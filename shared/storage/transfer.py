@@ -102,11 +102,11 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
             return False
         return True
 
-    def abort_uploads(self, bucket: str, wanted: Callable[[str], bool], before: datetime) -> int:
-        """Abort the uploads in parts of wanted keys that began before some time, of the first 1000; return how many."""
+    def abort_uploads(self, bucket: str, matches: Callable[[str], bool], before: datetime) -> int:
+        """Abort the matching multipart uploads, of the first 1000, that began before some time; return how many."""
         uploads = self._list_multipart_uploads(bucket).uploads
         stale = [
-            upload for upload in uploads if wanted(upload.object_name) and (upload.initiated_time or before) < before
+            upload for upload in uploads if matches(upload.object_name) and (upload.initiated_time or before) < before
         ]
         return sum(self._abort(bucket, upload.object_name, upload.upload_id) for upload in stale)
 

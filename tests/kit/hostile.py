@@ -1,4 +1,4 @@
-"""Bodies that a hostile caller may send: a committed corpus, and strategies that make as many more as are wanted."""
+"""Bodies that a hostile caller may send: a committed corpus, and strategies that make any number of others."""
 
 import json
 import random

@@ -15,7 +15,7 @@ from tests.kit.serving import ServerManager
 pytestmark = [pytest.mark.real]
 MIB = 1024 * 1024
 WATCHED_S = 8.0
-"""Longer than the patience with an unwanted target (1 s) and the lease (6 s) together."""
+"""Longer than the time that an unneeded target stays (1 s) and the lease (6 s) together."""
 
 
 @pytest.fixture

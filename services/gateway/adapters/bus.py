@@ -9,7 +9,7 @@ from contracts.facts import InferenceBatch
 from contracts.vocabulary import Environment
 from shared.errors import Transient
 from shared.messaging.bus import Bus, Emit, publish_event
-from shared.runtime.service import connect_patiently
+from shared.runtime.service import connect_with_retries
 from shared.storage.kv import Bucket, M, OnChange, OnSnapshot
 
 _RETRY_S = 0.5
@@ -29,7 +29,7 @@ class BusConnection:
 
     async def connect(self) -> None:
         """Connect to the bus, and retry until it succeeds."""
-        await connect_patiently(self._bus)
+        await connect_with_retries(self._bus)
         self._has_connected.set()
 
     async def follow(

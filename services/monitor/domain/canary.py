@@ -40,13 +40,13 @@ def against_limit(trigger: Trigger, state: TriggerState | None) -> Part:
     return Part("inconclusive", max(1, min(until_clean, until_fail or until_clean)), share)
 
 
-def against_baseline(trigger: Trigger, pair: PairTest | None, *, wanted: int) -> Part:
+def against_baseline(trigger: Trigger, pair: PairTest | None, *, required: int) -> Part:
     """Judge a canary by an equal concurrent slice of the baseline."""
-    if pair is None or pair.pairs < wanted:
+    if pair is None or pair.pairs < required:
         have = pair.pairs if pair else 0
         fired = pair is not None and pair.discordant.crossed(trigger.alpha) and have >= trigger.min_requests
         if not fired:
-            return Part("inconclusive", wanted - have, f"{trigger.name}: {have} pairs with the baseline")
+            return Part("inconclusive", required - have, f"{trigger.name}: {have} pairs with the baseline")
     assert pair is not None  # noqa: S101 - no pair was answered above
     share = f"{trigger.name}: bad on {pair.candidate_hits} of {pair.pairs} against {pair.baseline_hits} of the baseline"
     if pair.discordant.crossed(trigger.alpha):
@@ -63,11 +63,11 @@ def against_baseline(trigger: Trigger, pair: PairTest | None, *, wanted: int) ->
 
 def assess_canary(policy: Policy, state: TargetState) -> CanaryAssessed:
     """Return the verdict over all triggers: any failure fails; whatever is missing makes it inconclusive."""
-    wanted = policy.canary.min_requests
+    required = policy.canary.min_requests
     parts = list(_parts(policy, state))
-    if state.requests < wanted:
-        have = f"{state.requests} of {wanted} requests"
-        parts.append(Part("inconclusive", wanted - state.requests, have))
+    if state.requests < required:
+        have = f"{state.requests} of {required} requests"
+        parts.append(Part("inconclusive", required - state.requests, have))
     failed = [part for part in parts if part.verdict == "fail"]
     unclear = [part for part in parts if part.verdict == "inconclusive"]
     decisive: Sequence[Part] = failed or unclear or parts
@@ -88,7 +88,9 @@ def _parts(policy: Policy, state: TargetState) -> list[Part]:
         trigger_state = state.triggers.get(trigger.name)
         parts.append(against_limit(trigger, trigger_state))
         parts.append(
-            against_baseline(trigger, trigger_state.pair if trigger_state else None, wanted=policy.canary.min_requests)
+            against_baseline(
+                trigger, trigger_state.pair if trigger_state else None, required=policy.canary.min_requests
+            )
         )
     return parts
 

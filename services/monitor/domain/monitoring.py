@@ -81,7 +81,7 @@ class Sender:
 
 
 def add_policy(state: MonitorState, version: int, release_id: str, policy: ReleasePolicy, cause: Cause) -> MonitorState:
-    """Remember what a version's policy asks for; the first word about a version stands."""
+    """Remember what a version's policy asks for; what was added first for a version stays."""
     if cause.id in state.applied:
         return state
     known = dict(state.policies)
@@ -100,12 +100,12 @@ def follow_route(state: MonitorState, route: Route, cause: Cause, rules: Rules) 
     state = _applied(state, cause.id)
     if route.epoch <= state.epoch:
         return state
-    wanted = _roles(route)
+    routed = _roles(route)
     for name, watched in state.targets.items():
-        if name not in wanted:
+        if name not in routed:
             state = _leave(state, watched, cause, rules, f"{watched.target} takes no traffic any more.")
     targets = dict(state.targets)
-    for name, (target, role, weight) in wanted.items():
+    for name, (target, role, weight) in routed.items():
         known = targets.get(name)
         if observe_loop.begins_anew(known, role, weight):
             fresh = _fresh(state, target, role, cause.at).model_copy(

@@ -61,7 +61,7 @@ def _code_and_reason(code: Code, reason: str) -> str:
 
 def _problems(release: Release, turn: TurnGranted, chosen: RegisteredVariant, now: datetime) -> list[str]:
     """Return what is wrong with the certificates, a sentence for each trigger that has no good one."""
-    wanted = (
+    expected = (
         ("another candidate", "candidate_digest", chosen.manifest.digest),
         ("another fallback", "fallback_digest", turn.baseline.manifest.digest),
         ("another policy", "policy_digest", policy_digest(release)),
@@ -69,7 +69,7 @@ def _problems(release: Release, turn: TurnGranted, chosen: RegisteredVariant, no
     ordered = any(key.startswith("traffic.requested:") for key in release.emitted)
 
     def problem(certificate: RehearsalCertificate) -> str | None:
-        wrong = [what for what, name, digest in wanted if getattr(certificate, name) != digest]
+        wrong = [what for what, name, digest in expected if getattr(certificate, name) != digest]
         if wrong:
             return f"was made for {' and '.join(wrong)}"
         expires_at = certificate.expires_at

@@ -99,10 +99,10 @@ def test_errors_fire_too_and_only_the_first_of_two_triggers_rolls_back():
 
 
 def test_too_few_requests_are_no_evidence():
-    patient = ERRORS.model_copy(update={"min_requests": 200})
-    result = replay([patient], [*ROUTE, *minutes(0, 3, requests=20, failed=20)], since=LONG_AGO)
+    higher_minimum = ERRORS.model_copy(update={"min_requests": 200})
+    result = replay([higher_minimum], [*ROUTE, *minutes(0, 3, requests=20, failed=20)], since=LONG_AGO)
     assert result.fired == ()
-    result = replay([patient], [*ROUTE, *minutes(0, 11, requests=20, failed=20)], since=LONG_AGO)
+    result = replay([higher_minimum], [*ROUTE, *minutes(0, 11, requests=20, failed=20)], since=LONG_AGO)
     assert after(540) <= result.fired[0].at < after(600)
 
 

@@ -61,7 +61,7 @@ class Walk:
         return self.release.finished
 
 
-def test_merged_asks_for_every_wanted_precision_with_its_gate():
+def test_merged_asks_for_every_requested_precision_with_its_gate():
     gate = QualityGate(max_mean_kl=0.1)
     sets = {"calibration": k.ref("checkpoints/c.jsonl"), "evaluation": k.ref("checkpoints/e.jsonl")}
     walk = Walk(k.policy(quality={"int8": gate}), variants=("bf16", "int8"), **sets)

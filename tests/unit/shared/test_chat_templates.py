@@ -31,7 +31,7 @@ async def templates():
 
 
 @pytest.fixture
-async def patient_templates():
+async def slow_templates():
     """For templates that another limit than the time stops: on a busy machine the time must not be over before it.
 
     None of them would take more than a few gigabytes if that limit were gone.
@@ -101,11 +101,11 @@ async def test_a_template_that_refuses_is_the_callers_error(templates):
         ("{% for i in range(99999999) %}{% endfor %}", "OverflowError"),
     ],
 )
-async def test_a_hostile_template_is_refused_and_the_next_one_served(patient_templates, template, why):
+async def test_a_hostile_template_is_refused_and_the_next_one_served(slow_templates, template, why):
     with pytest.raises(Permanent, match=why) as caught:
-        await patient_templates.render(template, HELLO)
+        await slow_templates.render(template, HELLO)
     assert caught.value.code == "engine_failed"
-    assert await patient_templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
+    assert await slow_templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
 
 
 async def test_a_template_that_never_ends_is_killed_and_the_next_one_served():

@@ -14,11 +14,11 @@ LIVE = {
     "placement": {"cluster": "east"},
     "metadata": {"owner": "ops"},
 }
-WANTED = {"num_replicas": 1, "max_msgs_per_subject": 16, "max_bytes": 4096}
+DECLARED = {"num_replicas": 1, "max_msgs_per_subject": 16, "max_bytes": 4096}
 
 
-def merged(live=(), wanted=(), used_bytes=0):
-    return merge({**LIVE, **dict(live)}, {**WANTED, **dict(wanted)}, used_bytes=used_bytes)
+def merged(live=(), declared=(), used_bytes=0):
+    return merge({**LIVE, **dict(live)}, {**DECLARED, **dict(declared)}, used_bytes=used_bytes)
 
 
 def test_nothing_changes_where_nothing_is_asked():
@@ -27,7 +27,7 @@ def test_nothing_changes_where_nothing_is_asked():
 
 @pytest.mark.parametrize(("setting", "more"), [("num_replicas", 3), ("max_msgs_per_subject", 64), ("max_bytes", 8192)])
 def test_more_is_taken_and_less_is_not(setting, more):
-    assert merged(wanted={setting: more}) == {**LIVE, setting: more}
+    assert merged(declared={setting: more}) == {**LIVE, setting: more}
     assert merged(live={setting: more}) == {**LIVE, setting: more}
 
 
@@ -37,7 +37,7 @@ def test_a_stream_without_a_limit_gets_one_unless_it_holds_more_already():
 
 
 def test_a_stream_that_is_full_gets_more():
-    assert merged(wanted={"max_bytes": 8192}, used_bytes=4096)["max_bytes"] == 8192
+    assert merged(declared={"max_bytes": 8192}, used_bytes=4096)["max_bytes"] == 8192
 
 
 def test_history_that_is_not_counted_stays_so():
@@ -45,4 +45,4 @@ def test_history_that_is_not_counted_stays_so():
 
 
 def test_what_is_declared_of_a_stream_of_facts_is_set_right():
-    assert merged(wanted={"subjects": ["a", "b"], "max_age": 5}) == {**LIVE, "subjects": ["a", "b"], "max_age": 5}
+    assert merged(declared={"subjects": ["a", "b"], "max_age": 5}) == {**LIVE, "subjects": ["a", "b"], "max_age": 5}
