@@ -116,7 +116,7 @@ class Stack:
         assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tail()}"
         return done.stdout
 
-    def says(self, *arguments: str) -> Any:
+    def ask_json(self, *arguments: str) -> Any:
         return json.loads(self.ok(*arguments, "--json"))
 
     def tail(self) -> str:

@@ -139,7 +139,7 @@ class Supervisor:
             keys=description.keys,
             log=self._folder.log_of(part.name),
             inherited=self._options.inherited,
-            print_line=self._view.say,
+            print_line=self._view.print_line,
             on_change=self._record,
             living_sessions=self._living_sessions,
             dependencies_ready=self._dependencies_are_ready if part.probe == "service" else lambda: True,
@@ -212,9 +212,9 @@ class Supervisor:
         await self._start_and_wait([r for r in self._runners if r.part.name not in ("nats", "s3")])
         self._phase = "ready"
         self._record()
-        self._view.say("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
+        self._view.print_line("slipway", f"ready after {time.monotonic() - began:.1f} s: {len(self._runners)} parts")
         for line in self._addresses(description):
-            self._view.say("slipway", line)
+            self._view.print_line("slipway", line)
 
     def _addresses(self, description: Description) -> list[str]:
         variables = description.variables
@@ -287,13 +287,13 @@ class Supervisor:
                 try:
                     await self._provision(description)
                 except CannotStart as error:  # the bus is gone again; its next start is another restart
-                    self._view.say("slipway", str(error))
+                    self._view.print_line("slipway", str(error))
                 provisioned_at = restarts
             await asyncio.sleep(PROVISION_EVERY_S)
 
     async def _bring_down(self, description: Description) -> None:
         self._phase = "stopping"
-        self._view.say("slipway", "stopping")
+        self._view.print_line("slipway", "stopping")
         hurrying = asyncio.create_task(self._kill_when_hurried())
         for rank in sorted({runner.part.stop_rank for runner in self._runners}):
             await asyncio.gather(*(runner.stop() for runner in self._runners if runner.part.stop_rank == rank))
@@ -302,7 +302,9 @@ class Supervisor:
         left = await asyncio.to_thread(end_stack, self._folder, description)
         self._phase = "stopped"
         self._record()
-        self._view.say("slipway", f"stopped, but processes {left} still run" if left else "stopped; no process is left")
+        self._view.print_line(
+            "slipway", f"stopped, but processes {left} still run" if left else "stopped; no process is left"
+        )
 
     async def _kill_when_hurried(self) -> None:
         await self._hurry.wait()

@@ -52,7 +52,7 @@ class View:
         self._colour_of: dict[str, str] = {}
         self._read_up_to: dict[Path, int] = {}
 
-    def say(self, part: str, text: str) -> None:
+    def print_line(self, part: str, text: str) -> None:
         """Print a line under the name of a part; if the output is full or closed, the line is lost."""
         with contextlib.suppress(OSError, ValueError):
             self._print(part, text)
@@ -94,7 +94,7 @@ class View:
             self._read_up_to[log] = end - len(rest)
             for line in complete.decode(errors="replace").splitlines():
                 if (text := render_line(log.stem, line)) is not None:
-                    self.say(log.stem, text)
+                    self.print_line(log.stem, text)
 
 
 def last_lines(log: Path, count: int = 15) -> list[str]:

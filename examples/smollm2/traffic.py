@@ -25,7 +25,7 @@ QUESTIONS = (
     "What is a dictionary good for?",
     "How do I define a function?",
 )
-TELL_EVERY_S = 10.0
+PRINT_EVERY_S = 10.0
 AT_ONCE = 100
 
 
@@ -85,9 +85,9 @@ async def wait_for(client: httpx.AsyncClient, name: str, stop: asyncio.Event) ->
         await asyncio.sleep(1.0)
 
 
-async def tell(seen: Seen) -> None:
+async def print_progress(seen: Seen) -> None:
     while True:
-        await asyncio.sleep(TELL_EVERY_S)
+        await asyncio.sleep(PRINT_EVERY_S)
         print(f"    traffic: {seen.line()}", flush=True)
 
 
@@ -99,7 +99,7 @@ async def run(options: argparse.Namespace) -> Seen:
     async with httpx.AsyncClient(base_url=options.url, timeout=120.0, limits=limits, trust_env=False) as client:
         if options.after:
             await wait_for(client, options.after, stop)
-        telling = asyncio.create_task(tell(seen))
+        printing = asyncio.create_task(print_progress(seen))
         running: set[asyncio.Task[None]] = set()
         while not stop.is_set():
             task = asyncio.create_task(ask(client, options.model, seen.sent, options.tokens, seen))
@@ -112,7 +112,7 @@ async def run(options: argparse.Namespace) -> Seen:
             except TimeoutError:
                 pass
         await asyncio.gather(*running)
-        telling.cancel()
+        printing.cancel()
     return seen
 
 

@@ -81,7 +81,7 @@ class Uploading:
         quarters = 4 * done // max(total, 1)
         if quarters > self.quarters:
             self.quarters = quarters
-            say(f"uploaded {done / 1e6:.1f} of {total / 1e6:.1f} MB")
+            print_line(f"uploaded {done / 1e6:.1f} of {total / 1e6:.1f} MB")
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
@@ -102,10 +102,10 @@ class Progress(TrainerCallback):  # type: ignore[misc]  # transformers' callback
         """Print the loss of the step that just ended."""
         if logs and "loss" in logs:
             took = monotonic() - self.started
-            say(f"step {state.global_step:>3}/{state.max_steps}  loss {float(logs['loss']):.3f}  {took:5.1f} s")
+            print_line(f"step {state.global_step:>3}/{state.max_steps}  loss {float(logs['loss']):.3f}  {took:5.1f} s")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line and flush it, so that a pipe shows it at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -159,17 +159,17 @@ def train(base: Path, out: Path, recipe: Recipe, publishing: Publishing | None =
         publishing: Where the checkpoint goes at the end of the run; nowhere without it.
     """
     set_seed(recipe.seed)
-    say(f"loading the base model from {base}")
+    print_line(f"loading the base model from {base}")
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), lora(recipe))
     data = [encode(lesson, tokenizer) for lesson in lessons()]
     held_out = passages("evaluation")[:6]
     before = held_out_loss(model, tokenizer, held_out)
-    say(f"{len(data)} lessons; the base model's loss on held-out text is {before:.3f} nats a token")
+    print_line(f"{len(data)} lessons; the base model's loss on held-out text is {before:.3f} nats a token")
 
     def evaluate(trained: torch.nn.Module) -> list[dict[str, Any]]:
         after = held_out_loss(trained, tokenizer, held_out)
-        say(f"loss on held-out text {before:.3f} -> {after:.3f} nats a token")
+        print_line(f"loss on held-out text {before:.3f} -> {after:.3f} nats a token")
         evals = evaluations(before, after)
         write_run(out, recipe, evals)
         return evals
@@ -315,9 +315,9 @@ def main() -> None:
         publishing = Publishing(given.publish, given.base_name, tuple(given.variant or ["int8"]), policy)
     started = monotonic()
     adapter = train(given.base, given.out, Recipe(seed=given.seed, steps=given.steps), publishing)
-    say(f"adapter saved in {adapter}, {monotonic() - started:.0f} s in all")
+    print_line(f"adapter saved in {adapter}, {monotonic() - started:.0f} s in all")
     if publishing is not None:
-        say(f"checkpoint.ready is published; follow it: slipway status {publishing.model} --follow")
+        print_line(f"checkpoint.ready is published; follow it: slipway status {publishing.model} --follow")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from tests.architecture.test_files import ROOT, committed
 
 FIRST_WORDS = re.compile(r"(?:Gives?|Tells?|Says?|Hears?)\b")
 FILLERS = frozenset({"one", "found", "said", "mine", "told", "heard"})
+CHATTER = re.compile(r"_*(?:say|says|said|hear|hears|heard|tell|tells|told)(?:_|$)")
+"""Functions publish, receive, ask or print; none says, hears or tells."""
 METAPHOR = re.compile(
     r"(?<![a-z])(?:roads?|doors?|houses?|shel(?:f|ves)|rooms?|way[ _]back|barred|mend(?:ed|ing|s)?|nobody's business)(?![a-z])",
     re.IGNORECASE,
@@ -23,7 +25,7 @@ QUOTED = re.compile(r"`[^`\n]*`")
 """A name that a document quotes: it is checked where it is defined (docs/adr/0010 lists names that are gone)."""
 HERE = "tests/architecture"
 
-RULES = ("docstrings", "names", "metaphors")
+RULES = ("docstrings", "names", "functions", "metaphors")
 
 
 def folder_of(path: Path) -> str:
@@ -47,6 +49,12 @@ def bound_names(tree: ast.AST) -> list[str]:
     return stored + [node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)]
 
 
+def function_names(tree: ast.AST) -> list[str]:
+    """Return the names of functions and methods that begin with a forbidden word."""
+    functions = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [name for name in functions if CHATTER.match(name)]
+
+
 def first_words(tree: ast.AST) -> list[str]:
     """Return the first lines of docstrings that begin with a forbidden word."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -60,6 +68,8 @@ def findings(rule: str, path: Path) -> list[str]:
     if rule == "metaphors":
         return METAPHOR.findall(QUOTED.sub("", text) if path.suffix == ".md" else text)
     tree = ast.parse(text)
+    if rule == "functions":
+        return function_names(tree)
     return first_words(tree) if rule == "docstrings" else [name for name in bound_names(tree) if name in FILLERS]
 
 
@@ -85,6 +95,8 @@ def test_the_rule_holds(rule):
         ("docstrings", 'def f():\n    """Give what is there."""\n'),
         ("names", "total = sum(one for one in (1, 2))\n"),
         ("names", "def f(said):\n    return said\n"),
+        ("functions", "class Bus:\n    async def say(self): ...\n"),
+        ("functions", "def _tell_all(): ...\n"),
         ("metaphors", "def open_" + "rooms(): ...\n"),
         ("metaphors", "# the only " + "way back\n"),
         ("metaphors", "class " + "Road: ...\n"),

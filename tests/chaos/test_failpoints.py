@@ -24,7 +24,7 @@ def test_the_release_completes_once_though_every_service_is_killed_at_every_poin
     for name in ("release.opened", "checkpoint.merged", "version.registered", "release.finished"):
         assert len(stack.events(name, "bot")) == 1, name
     assert len(stack.events("variant.quantised", "bot")) == 2
-    assert [version["manifest"]["version"] for version in stack.says("versions", "bot")] == [1]
-    assert stack.says("deadletters", "list") == []
+    assert [version["manifest"]["version"] for version in stack.ask_json("versions", "bot")] == [1]
+    assert stack.ask_json("deadletters", "list") == []
     assert stack.check_artifacts() > 0
     stack.ok("ask", "bot", "hello", "--max-tokens", "4")

@@ -18,7 +18,7 @@ def stack(module_stack):
     return module_stack("--replicas", "quantiser=2")
 
 
-async def say_again(stack, model: str, *, ids: list[str]) -> None:
+async def publish_again(stack, model: str, *, ids: list[str]) -> None:
     """Publish the checkpoint of a model again, under other event ids, straight on the bus."""
     (event,) = stack.events("checkpoint.ready", model)[:1]
     client = await nats.connect(find_stack(stack.state).connection.nats_url)
@@ -33,9 +33,9 @@ async def say_again(stack, model: str, *, ids: list[str]) -> None:
 async def test_one_checkpoint_published_many_times_is_one_version(stack, tiny):
     stack.publish("parrot", tiny["one"], "--variant", "bf16")
     (event,) = stack.await_event("checkpoint.ready", "parrot")
-    await say_again(stack, "parrot", ids=[event["id"]] * 4)
+    await publish_again(stack, "parrot", ids=[event["id"]] * 4)
     stack.promoted("parrot")
-    await say_again(stack, "parrot", ids=[f"again-{number}" for number in range(5)])
+    await publish_again(stack, "parrot", ids=[f"again-{number}" for number in range(5)])
     stack.publish("marker", tiny["two"], "--variant", "bf16")  # admitted after all of them
     stack.await_event("release.opened", "marker")
     assert len(stack.events("release.opened", "parrot")) == 1
@@ -85,5 +85,5 @@ def test_versions_follow_admission_even_when_the_second_quantises_first(stack, t
     assert [event["data"]["version"] for event in stack.events("version.registered", "racer")] == [2, 1]
     outcomes = {event["data"]["version"]: event["data"]["outcome"] for event in finished}
     assert outcomes == {2: "promoted", 1: "superseded"}  # an older version never replaces a newer one
-    (route,) = [listed for listed in stack.says("routes") if listed["model"] == "racer"]
+    (route,) = [listed for listed in stack.ask_json("routes") if listed["model"] == "racer"]
     assert route["active"]["target"]["version"] == 2

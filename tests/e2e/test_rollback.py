@@ -107,7 +107,7 @@ def test_from_rehearsal_to_quarantine(stack, tiny):
     routes = {event["id"]: event for event in stack.events("deployment.changed", MODEL, "staging")}
     shown = stack.ok("events", "--model", MODEL, "--environment", "staging", "--json").splitlines()
     assert {*alerts, *routes} <= {alert["id"] for alert in map(json.loads, shown)}
-    assert stack.says("routes", MODEL) == [route_of(stack)]
+    assert stack.ask_json("routes", MODEL) == [route_of(stack)]
     for certificate in certificates:
         assert alerts[certificate["alert_event_id"]]["data"]["trigger"] == certificate["trigger"]
         assert routes[certificate["route_event_id"]]["data"]["cause"] == "rollback"
@@ -140,7 +140,7 @@ def staging_route_is_empty(stack) -> bool:
     return answer.status_code == 503
 
 
-async def say_again(stack, orders, *, epoch) -> None:
+async def publish_again(stack, orders, *, epoch) -> None:
     """Publish traffic orders again under other ids: as they were, and as if they had been given for the route of now."""
     client = await nats.connect(find_stack(stack.state).connection.nats_url)
     js = client.jetstream()
@@ -161,7 +161,7 @@ def test_what_was_rolled_back_stays_quarantined_through_restarts_and_late_orders
     late = [
         event for event in stack.events("traffic.requested", MODEL) if event["data"]["target"]["target"]["version"] == 2
     ]
-    asyncio.run(say_again(stack, late, epoch=before["epoch"]))
+    asyncio.run(publish_again(stack, late, epoch=before["epoch"]))
     refused = stack.await_event("promotion.refused", MODEL, count=2 * len(late))
     assert {event["data"]["code"] for event in refused} == {"quarantined"}
     assert route_of(stack) == before

@@ -234,12 +234,12 @@ def test_a_dead_letter_is_listed_shown_and_requeued(slipway):
 
     url = json.loads((slipway.state / "stack.json").read_text())["variables"]["SLIPWAY_NATS_URL"]
 
-    async def say_nonsense():
+    async def publish_nonsense():
         client = await nats.connect(url)
         await client.jetstream().publish("slipway.release.cancelled.v1.tiny", b"this is no JSON")
         await client.close()
 
-    asyncio.run(say_nonsense())
+    asyncio.run(publish_nonsense())
     letters = wait_until(lambda: slipway.json("deadletters", "list"), timeout_s=60, what="a dead letter")
     letter = letters[-1]
     assert (letter["service"], letter["code"], letter["body"]) == ("registry", "malformed_event", "this is no JSON")

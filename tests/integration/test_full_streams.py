@@ -167,7 +167,7 @@ async def test_status_names_the_streams_that_are_full(js, nats_server, tmp_path)
     assert ["it accepts no more messages; see stream_full" in line for line in lines] == [False, True, True]
 
 
-async def hear_one_behind_an_unreadable_one(js, bus_settings, subject):
+async def receive_behind_an_unreadable_one(js, bus_settings, subject):
     """Publish an unreadable announcement and a readable one; return the bus whose handler got the latter within 20 s."""
     bus, handled = Bus(bus_settings, "registry", CLOCK), asyncio.Queue()
 
@@ -193,7 +193,7 @@ async def test_an_unreadable_announcement_and_a_full_dead_letter_stream_stop_no_
     refusing = {"discard": DiscardPolicy.NEW, "max_msgs": letters.state.messages}
     await js.update_stream(StreamConfig(**{**vars(letters.config), **refusing}))
     await js.purge_stream(INBOX)
-    bus = await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}")
+    bus = await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.{k.MODEL}")
     assert [event.data.code for event in await stored_facts(js, f.CheckpointRejected)] == ["malformed_event"]
     assert b'outcome="dead_letter_refused"' in generate_latest(bus.metrics)
 
@@ -201,7 +201,7 @@ async def test_an_unreadable_announcement_and_a_full_dead_letter_stream_stop_no_
 async def test_a_full_dead_letter_stream_drops_its_oldest_and_stops_nothing(js, bus_settings):
     await fill(js)
     await js.purge_stream(INBOX)
-    await hear_one_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL")
+    await receive_behind_an_unreadable_one(js, bus_settings, f"{f.CheckpointReady.TYPE}.NO-MODEL")
     last = await js.get_last_msg(DEADLETTER, "slipway.deadletter.registry")
     assert last.headers["Slipway-Code"] == "malformed_event"
 

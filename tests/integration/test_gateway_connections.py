@@ -72,7 +72,7 @@ async def dial(server):
         caller.close()
 
 
-async def say(caller, data):
+async def send(caller, data):
     await asyncio.get_running_loop().sock_sendall(caller, data)
 
 
@@ -90,14 +90,14 @@ async def is_ended(caller):
 
 async def get(dial, path="/"):
     caller = await dial()
-    await say(caller, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    await send(caller, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
     return await is_ended(caller)
 
 
 async def test_headers_have_their_time_and_size(dial):
     slow, endless, idle = await dial(), await dial(), await dial()
-    await say(slow, b"GET / HTTP/1.1\r\nHost: x\r\nx-a: ")
-    await say(endless, b"GET / HTTP/1.1\r\nHost: x\r\nx-a: " + b"y" * 50_000)
+    await send(slow, b"GET / HTTP/1.1\r\nHost: x\r\nx-a: ")
+    await send(endless, b"GET / HTTP/1.1\r\nHost: x\r\nx-a: " + b"y" * 50_000)
     assert (await get(dial)).startswith(b"HTTP/1.1 200 ")
     assert [await is_ended(caller) for caller in (slow, endless, idle)] == [b"", b"", b""]
 
@@ -110,13 +110,13 @@ async def connected(server, count):
 
 async def test_a_newcomer_takes_the_place_of_the_connection_that_has_waited_for_longest(server, dial):
     first = await dial()
-    await say(first, b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
+    await send(first, b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
     await connected(server, 1)
     others = [await dial() for _ in range(4)]
     await connected(server, 5)
     assert (await get(dial)).startswith(b"HTTP/1.1 200 ")
     assert await is_ended(first) == b""
-    await say(others[-1], b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await send(others[-1], b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert (await is_ended(others[-1])).startswith(b"HTTP/1.1 200 ")
 
 
@@ -133,7 +133,7 @@ async def test_a_burst_of_idle_connections_keeps_no_answer_from_being_given(serv
 async def test_requests_that_are_being_answered_keep_their_places(server, dial):
     held = [await dial() for _ in range(5)]
     for caller in held:
-        await say(caller, b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await send(caller, b"GET /wait HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     async with asyncio.timeout(5):
         while len(server.server_state.tasks) < 5:
             await asyncio.sleep(0.01)
@@ -148,10 +148,10 @@ CHUNKED = b"POST %s HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 @pytest.mark.parametrize("trailers", [b"a: b\r\n" * 100_000, b"a: " + b"b" * 600_000, b"x" * 600_000])
 async def test_trailers_have_a_size(server, dial, trailers):
     caller = await dial()
-    await say(caller, CHUNKED % b"/body" + b"1\r\nx\r\n0\r\n")
+    await send(caller, CHUNKED % b"/body" + b"1\r\nx\r\n0\r\n")
     with contextlib.suppress(ConnectionError):
         for start in range(0, len(trailers), 1000):
-            await say(caller, trailers[start : start + 1000])
+            await send(caller, trailers[start : start + 1000])
             await asyncio.sleep(0)
     assert b"200" not in await is_ended(caller)
     await connected(server, 0)
@@ -159,33 +159,33 @@ async def test_trailers_have_a_size(server, dial, trailers):
 
 async def test_trailers_are_no_headers_and_small_chunks_no_trailers(dial):
     caller = await dial()
-    await say(caller, CHUNKED % b"/body")
+    await send(caller, CHUNKED % b"/body")
     for _ in range(20):
-        await say(caller, b"1;extension=y\r\nx\r\n" * 100)
+        await send(caller, b"1;extension=y\r\nx\r\n" * 100)
         await asyncio.sleep(0)
-    await say(caller, b"0\r\nx-trailer: y\r\n\r\n")
+    await send(caller, b"0\r\nx-trailer: y\r\n\r\n")
     received = await asyncio.get_running_loop().sock_recv(caller, 4096)
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b"x-trailer" not in received
-    await say(caller, b"GET /?again HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    await send(caller, b"GET /?again HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert (await is_ended(caller)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_request_that_is_answered_before_it_is_whole_ends_its_connection(server, dial):
     caller = await dial()
-    await say(caller, b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
+    await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
     assert (await asyncio.get_running_loop().sock_recv(caller, 4096)).startswith(b"HTTP/1.1 200 ")
     with contextlib.suppress(ConnectionError):
         async with asyncio.timeout(3):
             while server.server_state.connections:
-                await say(caller, b"x")
+                await send(caller, b"x")
                 await asyncio.sleep(0.05)
 
 
 async def test_a_caller_that_never_reads_a_whole_answer_keeps_no_connection(server, dial):
     """The answer lies in the server's buffers, and the request has ended: nothing waits for the caller but the kernel."""
     caller = await dial(window=4096)
-    await say(caller, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+    await send(caller, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(5):
         while not server.server_state.total_requests:
             await asyncio.sleep(0.01)
@@ -199,5 +199,5 @@ async def test_an_ordinary_caller_gets_its_answer_and_may_ask_again(dial):
     assert (await get(dial, "/large")).endswith(WHOLE)
     caller = await dial()
     for _ in range(3):
-        await say(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await send(caller, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert (await asyncio.get_running_loop().sock_recv(caller, 4096)).startswith(b"HTTP/1.1 200 ")

@@ -32,7 +32,7 @@ http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
 """
 
 
-class Kept:
+class KeptProgram:
     def __init__(self, folder: Path, keeper: str, how: str = "serve") -> None:
         port, self.file = free_port(), folder / "pid"
         url = f"http://127.0.0.1:{port}/healthz"
@@ -56,8 +56,8 @@ class Kept:
 def keep(request, tmp_path):
     kept = []
 
-    def start(how="serve") -> Kept:
-        kept.append(Kept(tmp_path, request.param, how))
+    def start(how="serve") -> KeptProgram:
+        kept.append(KeptProgram(tmp_path, request.param, how))
         return kept[-1]
 
     yield start

@@ -61,7 +61,7 @@ def envelope(fact, *, environment="production", event_id=None, correlation="r-7"
     )
 
 
-async def say(js, fact, **about):
+async def publish(js, fact, **about):
     await publish_event(js, envelope(fact, **about))
 
 
@@ -93,14 +93,14 @@ def batch(records):
 async def open_release(js, version, *, triggers=TRIGGERS, min_requests=100):
     policy = k.policy(triggers=triggers, canary=Canary(steps=(0.3,), min_requests=min_requests))
     opened = k.fact(f.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy)
-    await say(js, opened, correlation=f"r-{version}")
+    await publish(js, opened, correlation=f"r-{version}")
 
 
 async def go_live(js, *, active=7, canary=None, epoch=1, environment="production"):
     share = k.CanaryShare(served=k.served(canary), weight_ratio=0.3) if canary else None
     route = k.route(active=k.served(active), canary=share, previous=None, history=(), quarantined=(), epoch=epoch)
     changed = f.DeploymentChanged(route=route, cause="canary" if canary else "promote", at=CLOCK.now())
-    await say(js, changed, environment=environment, correlation=f"r-{canary or active}")
+    await publish(js, changed, environment=environment, correlation=f"r-{canary or active}")
 
 
 async def watched(js, target, *, environment="production", model=k.MODEL):
@@ -145,8 +145,8 @@ async def settled_watch(js, applied):
 
 async def test_telemetry_in_alert_out_resolved(js, monitor):
     await live(js)
-    await say(js, batch([record() for _ in range(30)]))
-    await say(js, batch([slow() for _ in range(10)]))
+    await publish(js, batch([record() for _ in range(30)]))
+    await publish(js, batch([slow() for _ in range(10)]))
     (event,) = await wait_for_fact(js, f.AlertRaised)
     alert = event.data
     assert (alert.kind, alert.trigger, alert.target) == ("latency", "slow-first-token", k.target(7))
@@ -158,7 +158,7 @@ async def test_telemetry_in_alert_out_resolved(js, monitor):
     assert (event.correlationid, event.environment, event.source) == ("r-7", "production", "/slipway/monitor")
     async with asyncio.timeout(60):
         while not await stored_facts(js, f.AlertResolved):
-            await say(js, batch([record() for _ in range(20)]))
+            await publish(js, batch([record() for _ in range(20)]))
             await asyncio.sleep(0.3)
     (resolved,) = await stored_facts(js, f.AlertResolved)
     assert resolved.data.alert_id == alert.alert_id
@@ -172,12 +172,12 @@ async def test_a_canary_is_judged_beside_its_baseline(js, monitor):
     await open_release(js, 8)
     await go_live(js, active=7, canary=8)
     await watched(js, k.target(8))
-    await say(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
+    await publish(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
     (first,) = (await wait_for_fact(js, f.CanaryAssessed))[:1]
     assert first.data.verdict == "inconclusive"
     assert first.data.requests_needed > 0
     for _ in range(4):
-        await say(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
+        await publish(js, batch([record(version=8, canary=True) if n % 2 else record() for n in range(60)]))
     async with asyncio.timeout(60):
         while (last := (await stored_facts(js, f.CanaryAssessed))[-1]).data.verdict != "pass":
             await asyncio.sleep(0.1)
@@ -191,7 +191,7 @@ async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
     await open_release(js, 8)
     await go_live(js, active=7, canary=8)
     await watched(js, k.target(8))
-    await say(js, batch([slow(version=8, canary=True) if n % 2 else record() for n in range(80)]))
+    await publish(js, batch([slow(version=8, canary=True) if n % 2 else record() for n in range(80)]))
     (alert,) = await wait_for_fact(js, f.AlertRaised)
     assert alert.data.target == k.target(8)
     async with asyncio.timeout(60):
@@ -202,8 +202,8 @@ async def test_a_bad_canary_fails_and_raises_an_alert(js, monitor):
 async def test_staging_is_kept_apart(js, monitor):
     await live(js)
     await watched(js, k.target(7))
-    await say(js, batch([record(environment="staging") for _ in range(30)]), environment="staging")
-    await say(js, batch([slow(environment="staging", drill="d-1") for _ in range(20)]), environment="staging")
+    await publish(js, batch([record(environment="staging") for _ in range(30)]), environment="staging")
+    await publish(js, batch([slow(environment="staging", drill="d-1") for _ in range(20)]), environment="staging")
     async with asyncio.timeout(60):
         while not (raised := await staging_facts(js, f.AlertRaised)):
             await asyncio.sleep(0.1)
@@ -219,9 +219,9 @@ async def test_staging_is_kept_apart(js, monitor):
 async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, monitor):
     await live(js)
     records = [record(ago_s=n / 100) for n in range(100)]
-    await say(js, batch(records), event_id="one")
-    await say(js, batch(reversed(records)), event_id="two")
-    await say(
+    await publish(js, batch(records), event_id="one")
+    await publish(js, batch(reversed(records)), event_id="two")
+    await publish(
         js, batch([record(e2e_ms=-1.0), record(ttft_ms=1e12), record(scheduled_at=CLOCK.now() + timedelta(days=1))])
     )
     subject = nats_subject(f.InferenceBatch.TYPE, k.MODEL)
@@ -231,7 +231,7 @@ async def test_duplicated_reordered_and_malformed_telemetry_is_harmless(js, moni
     broken = envelope(batch(records[:1])).model_dump(mode="json", exclude_none=True)
     broken["data"]["records"][0]["e2e_ms"] = "soon"
     await js.publish(subject, json.dumps(broken).encode(), headers=headers)
-    await say(js, batch([record()]), event_id="last")
+    await publish(js, batch([record()]), event_id="last")
     state = await settled_watch(js, "last")
     assert state.targets[str(k.target(7))].requests == 101
     assert (state.duplicates, state.implausible) == (100, 3)
@@ -257,12 +257,12 @@ async def keep_running(process, settings, failpoint, times, deaths):
 async def walk(js, process):
     """Play one story: healthy, then slow; wait until everything about it was said."""
     await live(js)
-    await say(js, batch([record() for _ in range(30)]), event_id="healthy")
+    await publish(js, batch([record() for _ in range(30)]), event_id="healthy")
     await settled_watch(js, "healthy")
     if process is not None:
         process.kill()
-    await say(js, batch([slow() for _ in range(10)]), event_id="slow")
-    await say(js, batch([slow() for _ in range(5)]), event_id="more")
+    await publish(js, batch([slow() for _ in range(10)]), event_id="slow")
+    await publish(js, batch([slow() for _ in range(5)]), event_id="more")
     await settled_watch(js, "more")
     await wait_for_fact(js, f.AlertRaised)
     async with asyncio.timeout(240):  # each death costs the 12 s after which its message is delivered again
@@ -316,7 +316,7 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
         )
 
     store = Store(settings)
-    await say(js, rows(lambda n: 100 + n % 83), event_id="reference")
+    await publish(js, rows(lambda n: 100 + n % 83), event_id="reference")
     async with asyncio.timeout(60):
         while not store.keys(f"references/{k.MODEL}/"):
             await asyncio.sleep(0.1)
@@ -328,12 +328,12 @@ async def test_drift_is_told_with_evidently_as_evidence(js, settings, monitor):
     async with asyncio.timeout(60):
         while (await drift_state()).reference is None:
             await asyncio.sleep(0.1)
-    await say(js, rows(lambda n: 101 + (n + 1) % 83), event_id="same")
+    await publish(js, rows(lambda n: 101 + (n + 1) % 83), event_id="same")
     async with asyncio.timeout(60):
         while (await drift_state()).compared < 1:
             await asyncio.sleep(0.1)
     assert await stored_facts(js, f.AlertRaised) == []
-    await say(js, rows(lambda n: 400 + n % 83), event_id="other")
+    await publish(js, rows(lambda n: 400 + n % 83), event_id="other")
     (event,) = await wait_for_fact(js, f.AlertRaised)
     alert = event.data
     assert (alert.kind, alert.severity, alert.trigger) == ("drift", "warning", None)

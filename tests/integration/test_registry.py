@@ -120,7 +120,7 @@ def log(js):
     return Log(js)
 
 
-async def say(js, fact, event_id, *, release="run 1", model=k.MODEL, source="/training"):
+async def publish(js, fact, event_id, *, release="run 1", model=k.MODEL, source="/training"):
     event = k.event(fact, event_id, correlation=release, model=model, source=source)
     await publish_event(js, event)
     return event
@@ -129,7 +129,7 @@ async def say(js, fact, event_id, *, release="run 1", model=k.MODEL, source="/tr
 async def answer(js, release, version, *facts):
     """Publish facts as the workers would."""
     for i, fact in enumerate(facts):
-        await say(js, fact, f"{release}/{version}/{fact.TYPE}/{i}", release=release, source="/slipway/worker")
+        await publish(js, fact, f"{release}/{version}/{fact.TYPE}/{i}", release=release, source="/slipway/worker")
 
 
 async def run_to_turn(js, release, version):
@@ -154,7 +154,7 @@ async def run_to_end(js, release, version, epoch):
 async def test_five_times_one_event_id_is_one_version(js, settings, checkpoint, log):
     async with registry(js, settings):
         for _ in range(5):
-            await say(js, checkpoint(), "e1")
+            await publish(js, checkpoint(), "e1")
         await log.of(f.ReleaseOpened)
         await log.settled(f.CheckpointReady, INBOX)
         assert len(await log.of(f.ReleaseOpened)) == 1
@@ -163,7 +163,7 @@ async def test_five_times_one_event_id_is_one_version(js, settings, checkpoint, 
 async def test_five_event_ids_are_one_version(js, settings, checkpoint, log):
     async with registry(js, settings):
         for i in range(5):
-            await say(js, checkpoint(), f"e{i}")
+            await publish(js, checkpoint(), f"e{i}")
         await log.settled(f.CheckpointReady, INBOX)
         (opened,) = await log.of(f.ReleaseOpened)
         assert opened.data.version == 1
@@ -172,16 +172,16 @@ async def test_five_event_ids_are_one_version(js, settings, checkpoint, log):
 
 async def test_after_the_dedupe_window_it_is_still_one_version(js, settings, checkpoint, log):
     async with registry(js, settings):
-        event = await say(js, checkpoint(), "e1")
+        event = await publish(js, checkpoint(), "e1")
         await log.of(f.ReleaseOpened)
         async with asyncio.timeout(30):  # the window has passed once the stream takes the same id again
             while (await js.publish(event.nats_subject, _body(event), headers={"Nats-Msg-Id": event.id})).duplicate:
                 await asyncio.sleep(0.2)
-        await say(js, checkpoint(), "e2")
+        await publish(js, checkpoint(), "e2")
         await log.settled(f.CheckpointReady, INBOX)
         assert (await js.stream_info(INBOX)).state.messages == 3
         assert len(await log.of(f.ReleaseOpened)) == 1
-        await say(js, checkpoint(attempt=2), "e3")
+        await publish(js, checkpoint(attempt=2), "e3")
         assert [event.data.version for event in await log.of(f.ReleaseOpened, 2)] == [1, 2]
 
 
@@ -192,8 +192,8 @@ def _body(event):
 async def test_two_at_once_get_versions_in_stream_order_though_the_second_is_quantised_first(
     js, settings, store, checkpoint, log
 ):
-    await say(js, checkpoint(content=b"first"), "e1")
-    await say(js, checkpoint(content=b"second"), "e2")
+    await publish(js, checkpoint(content=b"first"), "e1")
+    await publish(js, checkpoint(content=b"second"), "e2")
     async with registry(js, settings):
         first, second = [event.data for event in await log.of(f.ReleaseOpened, 2)]
         assert (first.source_event_id, first.version, second.source_event_id, second.version) == ("e1", 1, "e2", 2)
@@ -209,7 +209,7 @@ async def test_two_at_once_get_versions_in_stream_order_though_the_second_is_qua
 
 async def test_the_whole_lifecycle_with_workers_played_by_the_test(js, settings, store, checkpoint, log):
     async with registry(js, settings):
-        await say(js, checkpoint(), "e1")
+        await publish(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
         await run_to_turn(js, opened.release_id, 1)
         asked = [event.data for event in await log.of(f.StageRequested, 2)]
@@ -223,7 +223,7 @@ async def test_the_whole_lifecycle_with_workers_played_by_the_test(js, settings,
         assert manifest.evals == k.ready().evals
         record = DeploymentRecord.model_validate_json(store.find("versions/support-bot/1/deployments/1.json"))
         assert (record.target, record.weight_ratio) == (k.target("bf16", 1), 1.0)
-        await say(js, checkpoint(content=b"next"), "e2")
+        await publish(js, checkpoint(content=b"next"), "e2")
         opened = (await log.of(f.ReleaseOpened, 2))[1].data
         await run_to_turn(js, opened.release_id, 2)
         asked = [event.data for event in await log.of(f.StageRequested, 4)][2:]
@@ -234,7 +234,7 @@ async def test_the_whole_lifecycle_with_workers_played_by_the_test(js, settings,
 
 async def test_a_restarted_registry_takes_up_where_it_was(js, settings, checkpoint, log):
     async with registry(js, settings):
-        await say(js, checkpoint(), "e1")
+        await publish(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
     await run_to_turn(js, opened.release_id, 1)
     async with registry(js, settings):
@@ -249,7 +249,7 @@ async def test_a_restarted_registry_takes_up_where_it_was(js, settings, checkpoi
 
 async def test_a_release_that_waits_too_long_expires(js, settings, checkpoint, log):
     async with registry(js, settings):
-        await say(js, checkpoint(policy=k.policy(deadlines={"merge_s": 0.5})), "e1")
+        await publish(js, checkpoint(policy=k.policy(deadlines={"merge_s": 0.5})), "e1")
         (finished,) = await log.of(f.ReleaseFinished)
         assert (finished.data.outcome, finished.data.code) == ("expired", "deadline_passed")
         assert len(await log.of(f.DeadlinePassed)) == 1
@@ -260,7 +260,7 @@ async def test_a_release_that_waits_too_long_expires(js, settings, checkpoint, l
 
 async def goes_on(js, log, checkpoint):
     """The next event is served as if nothing had been."""
-    await say(js, checkpoint(content=b"a good one"), "the next")
+    await publish(js, checkpoint(content=b"a good one"), "the next")
     (opened,) = await log.of(f.ReleaseOpened)
     assert opened.data.source_event_id == "the next"
     assert opened.data.version == 1
@@ -295,7 +295,7 @@ BAD = {
 async def test_bad_checkpoints_become_rejections_and_the_next_is_served(js, settings, checkpoint, log, name):
     changes, code = BAD[name]
     async with registry(js, settings):
-        await say(js, checkpoint(**changes), "bad")
+        await publish(js, checkpoint(**changes), "bad")
         (rejected,) = await log.of(f.CheckpointRejected)
         assert rejected.data.code == code
         assert (rejected.causationid, rejected.correlationid, rejected.subject) == ("bad", "run 1", k.MODEL)
@@ -307,7 +307,7 @@ async def test_bytes_that_are_not_what_was_announced(js, settings, store, checkp
     kept = checkpoint()
     ref = kept.weights.ref.model_copy(update={"digest": digest_of(b"announced")})
     async with registry(js, settings):
-        await say(js, checkpoint(weights=kept.weights.model_copy(update={"ref": ref})), "bad")
+        await publish(js, checkpoint(weights=kept.weights.model_copy(update={"ref": ref})), "bad")
         (rejected,) = await log.of(f.CheckpointRejected)
         assert rejected.data.code == "digest_mismatch"
         await goes_on(js, log, checkpoint)
@@ -317,11 +317,11 @@ async def test_a_policy_weaker_than_the_stored_one(js, settings, checkpoint, log
     stored = k.policy(promotion={"mode": "manual"})
     await Bucket(js, "policies", ReleasePolicy).create(k.MODEL, stored)
     async with registry(js, settings):
-        await say(js, checkpoint(), "bad")
+        await publish(js, checkpoint(), "bad")
         (rejected,) = await log.of(f.CheckpointRejected)
         assert rejected.data.code == "policy_weaker_than_stored"
         assert "promotion.mode" in rejected.data.reason
-        await say(js, checkpoint(policy=None), "the next")
+        await publish(js, checkpoint(policy=None), "the next")
         (opened,) = await log.of(f.ReleaseOpened)
         assert opened.data.policy == stored
 
@@ -395,9 +395,9 @@ async def test_a_rejection_of_its_own_never_ends_a_release_whatever_correlation_
     js, settings, checkpoint, log
 ):
     async with registry(js, settings):
-        await say(js, checkpoint(), "e1")
+        await publish(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
-        await say(js, checkpoint(policy=None), "evil", release=opened.release_id)
+        await publish(js, checkpoint(policy=None), "evil", release=opened.release_id)
         await log.of(f.CheckpointRejected)
         await log.settled(f.CheckpointRejected)
         await run_to_turn(js, opened.release_id, 1)
@@ -407,9 +407,9 @@ async def test_a_rejection_of_its_own_never_ends_a_release_whatever_correlation_
 
 async def test_orders_about_unknown_releases_change_nothing(js, settings, checkpoint, log):
     async with registry(js, settings):
-        await say(js, k.cancel("r-ffffffffffffffff-1"), "c1")
-        await say(js, k.cancel("../../no release"), "c2")
-        await say(js, k.approval(digest_of(b"x"), "a.b > *"), "a1")
+        await publish(js, k.cancel("r-ffffffffffffffff-1"), "c1")
+        await publish(js, k.cancel("../../no release"), "c2")
+        await publish(js, k.approval(digest_of(b"x"), "a.b > *"), "a1")
         await log.settled(f.ReleaseCancelled, ORDERS)
         await log.settled(f.ApprovalGranted, ORDERS)
         await goes_on(js, log, checkpoint)

@@ -14,7 +14,7 @@ from contracts.facts import FACTS
 from contracts.routes import Route
 from shared.runtime.process import child_command
 from shared.storage.kv import Bucket
-from tests.integration.test_registry import Log, answer, base, checkpoint, run_to_end, run_to_turn, say, store
+from tests.integration.test_registry import Log, answer, base, checkpoint, publish, run_to_end, run_to_turn, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures
@@ -99,7 +99,7 @@ async def test_killed_at_any_moment_the_release_ends_once_with_one_version(js, s
     log = Log(js)
     failpoint, times = moment
     async with kept_running(settings, tmp_path, failpoint, times) as process:
-        await say(js, checkpoint(), "e1")
+        await publish(js, checkpoint(), "e1")
         opened = (await log.of(f.ReleaseOpened, timeout_s=60))[0].data
         await run_to_turn(js, opened.release_id, 1)
         await log.of(f.StageRequested, 2, timeout_s=60)
@@ -116,8 +116,8 @@ async def test_killed_between_two_releases_the_second_gets_the_place(js, setting
     """The failpoint lies after the first release's end was written, before its place was handed over."""
     log = Log(js)
     async with kept_running(settings, tmp_path, "") as process:
-        await say(js, checkpoint(), "e1")
-        await say(js, checkpoint(attempt=2), "e2")
+        await publish(js, checkpoint(), "e1")
+        await publish(js, checkpoint(attempt=2), "e2")
         first, second = [event.data.release_id for event in await log.of(f.ReleaseOpened, 2, timeout_s=60)]
         await run_to_turn(js, first, 1)
         await log.of(f.StageRequested, 2)

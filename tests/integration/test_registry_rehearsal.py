@@ -3,7 +3,7 @@
 import pytest
 
 from contracts import facts as f
-from tests.integration.test_registry import answer, base, checkpoint, log, registry, run_to_turn, say, store
+from tests.integration.test_registry import answer, base, checkpoint, log, publish, registry, run_to_turn, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "log", "store"]  # fixtures
@@ -17,7 +17,7 @@ async def walk_to_rehearsal(js, release):
 
 async def test_rollback_is_rehearsed_before_any_traffic(js, settings, checkpoint, log):
     async with registry(js, settings):
-        await say(js, checkpoint(policy=k.careful_policy()), "e1")
+        await publish(js, checkpoint(policy=k.careful_policy()), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
         await walk_to_rehearsal(js, opened.release_id)
         (asked,) = await log.of(f.RehearsalRequested)
@@ -36,7 +36,7 @@ async def test_rollback_is_rehearsed_before_any_traffic(js, settings, checkpoint
 @pytest.mark.parametrize("bad", [k.rehearsed(of=k.policy()), k.unstaged("int8")], ids=["certificate", "unstaged"])
 async def test_without_a_good_certificate_nothing_is_promoted(js, settings, checkpoint, log, bad):
     async with registry(js, settings):
-        await say(js, checkpoint(policy=k.careful_policy()), "e1")
+        await publish(js, checkpoint(policy=k.careful_policy()), "e1")
         opened = (await log.of(f.ReleaseOpened))[0].data
         await walk_to_rehearsal(js, opened.release_id)
         await log.of(f.RehearsalRequested)

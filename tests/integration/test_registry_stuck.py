@@ -12,7 +12,7 @@ from shared.errors import Transient
 from shared.messaging.bus import publish_event
 from shared.messaging.provision import provision
 from shared.storage.kv import Bucket
-from tests.integration.test_registry import Log, base, checkpoint, registry, say, store
+from tests.integration.test_registry import Log, base, checkpoint, publish, registry, store
 from tests.kit import fakes_registry as k
 
 __all__ = ["base", "checkpoint", "store"]  # fixtures
@@ -48,9 +48,9 @@ async def test_a_stuck_announcement_holds_up_only_its_own_model_and_keeps_its_pl
 
     async with registry(js, settings, wrap):
         failing.models = {k.MODEL}
-        await say(js, checkpoint(), "first")
-        await say(js, checkpoint(attempt=2), "second")
-        await say(js, checkpoint(OTHER), "of another model", model=OTHER)
+        await publish(js, checkpoint(), "first")
+        await publish(js, checkpoint(attempt=2), "second")
+        await publish(js, checkpoint(OTHER), "of another model", model=OTHER)
         (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
         assert opened.subject == OTHER
         assert (await js.consumer_info(INBOX, ADMISSION)).num_ack_pending <= 1
@@ -67,8 +67,8 @@ async def test_a_record_of_another_version_holds_up_only_its_own_model(js, setti
     log = Log(js)
     await (await js.key_value("releases")).put(f"{k.MODEL}.announcements", data)
     async with registry(js, settings, record_wait_s=1.0):
-        await say(js, checkpoint(), "first")
-        await say(js, checkpoint(OTHER), "of another model", model=OTHER)
+        await publish(js, checkpoint(), "first")
+        await publish(js, checkpoint(OTHER), "of another model", model=OTHER)
         (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
         assert opened.subject == OTHER
         (refused,) = await log.of(f.CheckpointRejected)
@@ -98,9 +98,9 @@ async def test_a_lost_consumer_brings_every_announcement_again_and_nothing_comes
 ):
     log = Log(js)
     async with registry(js, settings):
-        await say(js, checkpoint(policy=None), "refused then")
+        await publish(js, checkpoint(policy=None), "refused then")
         await log.of(f.CheckpointRejected)
-        await say(js, checkpoint(attempt=2), "admitted")
+        await publish(js, checkpoint(attempt=2), "admitted")
         await log.of(f.ReleaseOpened)
         await log.settled(f.CheckpointReady, INBOX)
     before = [(event.id, event.type) for event in await log.all()]
@@ -122,9 +122,9 @@ async def test_hyperparameters_that_fill_a_message_are_refused_and_the_next_chec
     huge = k.ready().training.model_copy(update={"hyperparameters": {"table": "x" * 262_000}})
     long = f.Weights(kind="lora", ref=k.ref(f"checkpoints/{k.MODEL}/" + "d/" * 750 + "x"))
     async with registry(js, settings):
-        await say(js, checkpoint(training=huge), "huge")
-        await say(js, checkpoint(weights=long), "a key of 1,500 characters")
-        await say(js, checkpoint(), "good")
+        await publish(js, checkpoint(training=huge), "huge")
+        await publish(js, checkpoint(weights=long), "a key of 1,500 characters")
+        await publish(js, checkpoint(), "good")
         (opened,) = await log.of(f.ReleaseOpened, timeout_s=20)
         assert opened.data.version == 1
         refused = [event.data for event in await log.of(f.CheckpointRejected, 2)]

@@ -67,7 +67,7 @@ def controller(js, bus_settings):
         yield process
 
 
-async def say(js, fact, *, event_id=None, environment="production", model=MODEL):
+async def publish(js, fact, *, event_id=None, environment="production", model=MODEL):
     event = Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
         source="/slipway/tests",
@@ -87,7 +87,7 @@ async def learn(js, *versions, triggers=TRIGGERS):
         opened = k.fact(
             f.ReleaseOpened, version=version, model=MODEL, release_id=f"r-{version}", policy=k.policy(triggers=triggers)
         )
-        await say(js, opened)
+        await publish(js, opened)
     bucket = Bucket(js, "rollbacks", RollbackState)
     async with asyncio.timeout(60):
         while not (entry := await bucket.get(f"production.{MODEL}")) or set(entry.value.triggers) < set(
@@ -166,13 +166,13 @@ def requests(version, count=8, **changes):
 async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy)
-    cause = await say(js, alert())
+    cause = await publish(js, alert())
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     route = await route_of(js)
     assert changed.data.route == route
     assert (changed.data.cause, changed.causationid) == ("rollback", cause)
     assert (route.active.target, route.previous, route.quarantined, route.epoch) == (target(1), None, (target(2),), 8)
-    await say(js, requests(1))
+    await publish(js, requests(1))
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert (done.data.verdict, done.data.failed, done.data.to, done.data.mode) == (
         "pass",
@@ -186,7 +186,7 @@ async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, 
     )
     (started,) = await stored_facts(js, f.RollbackStarted)
     assert started.data.rollback_id == done.data.rollback_id
-    await say(js, alert(kind=f.AlertUpdated))
+    await publish(js, alert(kind=f.AlertUpdated))
     await handled(js)
     assert (await route_of(js)) == route
 
@@ -194,7 +194,7 @@ async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, 
 async def test_without_traffic_a_probe_decides_and_the_flip_stands(js, toy, controller):
     await learn(js, 2)
     await put_route(js, toy)
-    await say(js, alert())
+    await publish(js, alert())
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert done.data.verdict == "inconclusive"
     assert (await route_of(js)).active.target == target(1)
@@ -204,8 +204,8 @@ async def test_without_traffic_a_probe_decides_and_the_flip_stands(js, toy, cont
 async def test_what_no_automatic_trigger_of_what_serves_asks_for_starts_nothing(js, toy, controller, what):
     await learn(js, 1, 2, 3)
     before = await put_route(js, toy)
-    await say(js, what)
-    await say(js, requests(2))
+    await publish(js, what)
+    await publish(js, requests(2))
     await handled(js)
     assert await route_of(js) == before
     assert await stored_facts(js, f.RollbackStarted) == []
@@ -225,14 +225,14 @@ async def test_killed_at_any_point_it_flips_once(js, toy, bus_settings, point):
         first.kill()
     killed = ServiceProcess(MODULE, bus_settings, SLIPWAY_FAILPOINT=point, **QUICK)
     killed.start()
-    await say(js, alert())
+    await publish(js, alert())
     try:
         await asyncio.to_thread(killed.wait_until_dead)
     finally:
         killed.stop()
     with running_service(MODULE, bus_settings, **QUICK):
         await wait_for_fact(js, f.DeploymentChanged)
-        await say(js, requests(1))
+        await publish(js, requests(1))
         await wait_for_fact(js, f.RollbackCompleted)
     route = await route_of(js)
     assert (route.epoch, route.active.target, route.quarantined) == (8, target(1), (target(2),))
@@ -243,7 +243,7 @@ async def test_killed_at_any_point_it_flips_once(js, toy, bus_settings, point):
 async def test_the_bus_killed_in_the_middle_only_delays_it(js, nats_server, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy)
-    await say(js, alert())
+    await publish(js, alert())
     nats_server.kill()
     nats_server.start()  # here, not in a thread: it would end with the thread that started it
     async with asyncio.timeout(60):
@@ -262,7 +262,7 @@ async def test_nothing_is_flipped_to_what_does_not_answer_until_it_does(js, trit
     await put_route(js, toy, active=2, previous=3)
     order(triton, str(target(3)), "unload")
     try:
-        await say(js, alert())
+        await publish(js, alert())
         (failed,) = await wait_for_fact(js, f.RollbackFailed)
         assert failed.data.code == "previous_not_ready"
         assert str(target(3)) in failed.data.reason
@@ -271,7 +271,7 @@ async def test_nothing_is_flipped_to_what_does_not_answer_until_it_does(js, trit
         order(triton, str(target(3)), "load")
     async with asyncio.timeout(60):
         while not await stored_facts(js, f.DeploymentChanged):  # as long as the alert lasts, it is told again
-            await say(js, alert(kind=f.AlertUpdated))
+            await publish(js, alert(kind=f.AlertUpdated))
             await asyncio.sleep(0.3)
     assert (await route_of(js)).active.target == target(3)
 
@@ -279,7 +279,7 @@ async def test_nothing_is_flipped_to_what_does_not_answer_until_it_does(js, trit
 async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, controller):
     await learn(js, 2, 3)
     await put_route(js, toy, active=2, previous=1, canary=3)
-    await say(js, alert(version=3))
+    await publish(js, alert(version=3))
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     assert changed.data.cause == "abort"
     route = await route_of(js)
@@ -289,7 +289,7 @@ async def test_a_failing_canary_goes_and_the_active_target_stays(js, toy, contro
 async def test_a_failing_active_target_ends_the_canary_beside_it(js, toy, controller):
     await learn(js, 2, 3)
     await put_route(js, toy, active=2, previous=1, canary=3)
-    await say(js, alert(version=2))
+    await publish(js, alert(version=2))
     (changed,) = await wait_for_fact(js, f.DeploymentChanged)
     assert changed.data.cause == "rollback"
     route = await route_of(js)
@@ -301,7 +301,7 @@ async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, c
     await put_route(js, toy, active=2, previous=1, canary=3)
     assessed = f.CanaryAssessed(target=target(3), weight_ratio=0.3, requests=90, verdict="fail", reason="worse")
     finished = f.ReleaseFinished(release_id="r-3", model=MODEL, version=3, outcome="aborted", reason="failed canary")
-    await asyncio.gather(say(js, assessed), say(js, finished), say(js, alert(version=3)))
+    await asyncio.gather(publish(js, assessed), publish(js, finished), publish(js, alert(version=3)))
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
     route = await route_of(js)
@@ -313,7 +313,7 @@ async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy, history=(3,))
     ordered = f.RollbackOrdered(actor="ops", reason="looks odd", failed=target(2))
-    await asyncio.gather(say(js, alert()), say(js, ordered))
+    await asyncio.gather(publish(js, alert()), publish(js, ordered))
     await wait_for_fact(js, f.DeploymentChanged)
     await handled(js)
     route = await route_of(js)
@@ -323,14 +323,14 @@ async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
 async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy, active=2, previous=1, history=(3,))
-    await say(js, f.RollbackOrdered(actor="ops", reason="no such version", failed=target(2), to_version=9))
+    await publish(js, f.RollbackOrdered(actor="ops", reason="no such version", failed=target(2), to_version=9))
     (failed,) = await wait_for_fact(js, f.RollbackFailed)
     assert (failed.data.code, failed.data.mode) == ("no_previous_target", "manual")
-    await say(js, f.RollbackOrdered(actor="ops", reason="both are odd", failed=target(2), to_version=3))
+    await publish(js, f.RollbackOrdered(actor="ops", reason="both are odd", failed=target(2), to_version=3))
     await wait_for_fact(js, f.DeploymentChanged)
     route = await route_of(js)
     assert (route.active.target, route.previous.target) == (target(3), target(1))
-    await say(js, f.RollbackOrdered(actor="ops", reason="again", failed=target(2)))
+    await publish(js, f.RollbackOrdered(actor="ops", reason="again", failed=target(2)))
     refused = (await wait_for_fact(js, f.RollbackFailed, count=2))[1]
     assert refused.data.code == "not_in_traffic"
 
@@ -338,7 +338,7 @@ async def test_an_order_may_go_further_back_and_one_that_cannot_is_answered(js, 
 async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_epoch(js, toy, controller):
     await learn(js, 1, 2)
     before = await put_route(js, toy)
-    await say(js, alert())
+    await publish(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
     route = await route_of(js)
     for version in (2, 3):
@@ -349,15 +349,15 @@ async def test_a_promotion_that_was_ordered_before_the_rollback_finds_a_later_ep
 async def test_a_lifted_target_may_be_promoted_again(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy)
-    await say(js, alert())
+    await publish(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
     lifted = f.QuarantineLifted(actor="ops", reason="false alarm", target=target(2))
-    await say(js, lifted, event_id="lift-1")
+    await publish(js, lifted, event_id="lift-1")
     changed = (await wait_for_fact(js, f.DeploymentChanged, count=2))[1]
     assert changed.data.cause == "restore"
     route = await route_of(js)
     assert (route.quarantined, route.active.target) == ((), target(1))
-    await say(js, lifted)
+    await publish(js, lifted)
     (refused,) = await wait_for_fact(js, f.OrderRefused)
     assert refused.data.code == "not_quarantined"
     assert promote(route, toy[2], weight_ratio=1.0, epoch=route.epoch, cause_id="again").route.active == toy[2]
@@ -367,7 +367,7 @@ async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_ans
     await learn(js, 2)
     about = {"actor": "ops", "reason": "to see", "target": target(2), "share_ratio": 0.5, "environment": "production"}
     good = f.DrillOrdered(fault=f.DrillFault(delay_ms=800), expires_at=CLOCK.now() + timedelta(seconds=60), **about)
-    await say(js, good, event_id="drill-1")
+    await publish(js, good, event_id="drill-1")
     bucket = Bucket(js, "drills", Drill)
     async with asyncio.timeout(30):
         while (entry := await bucket.get(f"production.{MODEL}")) is None:
@@ -377,7 +377,7 @@ async def test_a_drill_becomes_a_record_that_ends_by_itself_and_a_bad_one_is_ans
         good.model_copy(update={"expires_at": CLOCK.now() + timedelta(hours=3)}),
         good.model_copy(update={"fault": f.DrillFault()}),
     ):
-        await say(js, bad)
+        await publish(js, bad)
     refused = await wait_for_fact(js, f.OrderRefused, count=2)
     assert {event.data.code for event in refused} == {"malformed_event"}
     assert (await bucket.get(f"production.{MODEL}")).value == entry.value
@@ -387,12 +387,12 @@ async def test_telemetry_that_comes_twice_or_cannot_be_read_does_no_harm(js, toy
     await learn(js, 1, 2)
     await put_route(js, toy)
     await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}", b"\xff not json")
-    await say(js, alert())
+    await publish(js, alert())
     await wait_for_fact(js, f.DeploymentChanged)
-    await say(js, requests(1, count=2), event_id="batch-1")
-    await say(js, requests(2, count=9))  # streams that finish where they began
+    await publish(js, requests(1, count=2), event_id="batch-1")
+    await publish(js, requests(2, count=9))  # streams that finish where they began
     await js.publish(f"{f.InferenceBatch.TYPE}.{MODEL}", json.dumps({"type": "nonsense"}).encode())
-    await say(js, requests(1, count=3))
+    await publish(js, requests(1, count=3))
     (done,) = await wait_for_fact(js, f.RollbackCompleted)
     assert done.data.verdict == "pass"
     assert "first 5 requests" in done.data.reason

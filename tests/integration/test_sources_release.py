@@ -153,10 +153,10 @@ async def test_how_far_the_import_is_can_be_watched(js, harness):
     ref = announced(lora, f"hf://acme/watched@{harness.mirror.push('acme/watched', lora)}")
     event, progressed = opened(harness.base(), ref), []
 
-    async def hear(message):
+    async def receive(message):
         progressed.append(Event[WorkProgressed].model_validate_json(message.data))
 
-    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=hear)
+    watch = await js._nc.subscribe(f"{WorkProgressed.TYPE}.support-bot", cb=receive)
     with running_service(MERGER, harness.settings, **harness.allowed, MERGER_PROGRESS_INTERVAL_S="0"):
         await publish_event(js, event)
         (merged,) = await wait_for_fact(js, CheckpointMerged)

@@ -79,7 +79,7 @@ async def controller(bus_settings, ahead=timedelta()):
         await bus.stop()
 
 
-async def say(js, fact, *, at=timedelta(), event_id=None):
+async def publish(js, fact, *, at=timedelta(), event_id=None):
     event = Event[type(fact)](
         id=event_id or str(uuid.uuid4()),
         source="/slipway/tests",
@@ -118,7 +118,7 @@ async def route_of(js):
 
 
 async def learn(js):
-    await say(js, k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),))))
+    await publish(js, k.fact(f.ReleaseOpened, version=7, policy=k.policy(triggers=(k.trigger(),))))
     bucket = Bucket(js, "rollbacks", RollbackState)
     async with asyncio.timeout(30):
         while not (entry := await bucket.get(f"production.{k.MODEL}")) or not entry.value.triggers:
@@ -152,9 +152,9 @@ async def test_an_alert_and_orders_of_last_month_change_nothing_and_orders_are_a
     async with controller(bus_settings):
         await learn(js)
         before = await serve(js)
-        await say(js, alert(), at=-MONTH)
-        await say(js, alert(f.AlertUpdated), at=-MONTH)
-        published = [await say(js, order, at=-MONTH) for order in orders()]
+        await publish(js, alert(), at=-MONTH)
+        await publish(js, alert(f.AlertUpdated), at=-MONTH)
+        published = [await publish(js, order, at=-MONTH) for order in orders()]
         failed = await wait_for_fact(js, f.RollbackFailed)
         refused = await wait_for_fact(js, f.OrderRefused, count=3)
         await handled(js)
@@ -172,13 +172,13 @@ async def test_an_order_for_another_epoch_changes_nothing_and_is_answered(js, bu
         before = await serve(js)
         stale = [order.model_copy(update={"epoch": before.epoch - 1}) for order in orders()[:3]]
         for order in stale:
-            await say(js, order)
+            await publish(js, order)
         refused = await wait_for_fact(js, f.OrderRefused, count=2)
         failed = await wait_for_fact(js, f.RollbackFailed)
         await handled(js)
         assert await route_of(js) == before
         assert {event.data.code for event in failed + refused} == {"stale_epoch"}
-        await say(js, orders()[1].model_copy(update={"epoch": before.epoch}))
+        await publish(js, orders()[1].model_copy(update={"epoch": before.epoch}))
         await wait_for_fact(js, f.DeploymentChanged)
     assert (await route_of(js)).active.target == k.target(6)
 
@@ -198,14 +198,14 @@ async def test_an_alert_that_was_resolved_before_it_is_heard_changes_nothing(js,
     async with controller(bus_settings):
         await learn(js)
     before = await serve(js)
-    await say(js, alert())
-    await say(js, alert(f.AlertUpdated))
-    await say(js, alert(f.AlertResolved))
+    await publish(js, alert())
+    await publish(js, alert(f.AlertUpdated))
+    await publish(js, alert(f.AlertResolved))
     async with controller(bus_settings):
         await handled(js)
         assert await route_of(js) == before
         assert await stored_facts(js, f.RollbackStarted) == []
-        await say(js, alert(number=2))
+        await publish(js, alert(number=2))
         await wait_for_fact(js, f.DeploymentChanged)
     assert (await route_of(js)).active.target == k.target(6)
 
@@ -215,12 +215,12 @@ async def test_consumers_that_are_lost_a_month_later_bring_everything_again_and_
     async with controller(bus_settings):
         await learn(js)
         await serve(js)
-        await say(js, alert())
+        await publish(js, alert())
         await wait_for_fact(js, f.DeploymentChanged)
-        await say(js, f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(7)))
+        await publish(js, f.QuarantineLifted(actor="ada", reason="it was the network", target=k.target(7)))
         await wait_for_fact(js, f.DeploymentChanged, count=2)
         ends = SystemClock().now() + timedelta(minutes=30)
-        await say(js, orders()[3].model_copy(update={"expires_at": ends}))
+        await publish(js, orders()[3].model_copy(update={"expires_at": ends}))
         await handled(js)
     await (await js.key_value("rollbacks")).purge(f"production.{k.MODEL}")
     before = await serve(js, epoch=40, quarantined=(k.target(4), k.target(7)), active=k.served(7), cause_id="later")
@@ -246,7 +246,7 @@ async def test_a_decision_of_a_process_that_died_is_not_carried_out_once_it_is_v
         event = k.event(alert(), id="a-1", time=SystemClock().now())
         await first.states.transact("production", k.MODEL, lambda state: _decided(state, event, before, first.rules))
         if resolved:
-            await say(js, alert(f.AlertResolved))
+            await publish(js, alert(f.AlertResolved))
     async with controller(bus_settings, ahead=later) as again:
         await again.sweep(("production", k.MODEL))
         (failed,) = await wait_for_fact(js, f.RollbackFailed)

@@ -76,18 +76,20 @@ def on_a_full_disk() -> None:
     raise OSError(28, "No space left on device")
 
 
-class Kept:
+class SupervisedPart:
     """A stub part and the runner that keeps it running."""
 
-    def __init__(self, folder: Path, how: str, changed=lambda: None, say=lambda _part, _text: None, **more) -> None:
+    def __init__(
+        self, folder: Path, how: str, changed=lambda: None, print_line=lambda _part, _text: None, **more
+    ) -> None:
         folder.mkdir(exist_ok=True)
         port = free_port()
         argv = (sys.executable, "-I", "-S", "-c", PART, how, str(folder / "told"), str(port))
-        self.said: list[str] = []
+        self.printed: list[str] = []
 
         def note(part: str, text: str) -> None:
-            self.said.append(text)
-            say(part, text)
+            self.printed.append(text)
+            print_line(part, text)
 
         self.runner = Runner(
             Stub("stub", argv, {}, port, "service", 0, stop_grace_s=1.5),
@@ -106,13 +108,13 @@ class Kept:
         """Wait for a condition."""
         began = time.monotonic()
         while not condition():
-            assert time.monotonic() - began < limit_s, (self.runner.state, self.runner.pid, self.said)
+            assert time.monotonic() - began < limit_s, (self.runner.state, self.runner.pid, self.printed)
             await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager
 async def kept(folder: Path, how: str, **more):
-    keeper = Kept(folder, how, **more)
+    keeper = SupervisedPart(folder, how, **more)
     keeping = asyncio.create_task(keeper.runner.run())
     try:
         yield keeper
@@ -128,7 +130,7 @@ async def test_a_part_that_hangs_while_serving_is_started_again(tmp_path, number
         before = keeper.runner.pid
         os.kill(before, number)
         await keeper.until(lambda: keeper.runner.pid not in (before, None) and keeper.runner.state == "ready")
-        assert any("has not answered for" in text and "is killed" in text for text in keeper.said), keeper.said
+        assert any("has not answered for" in text and "is killed" in text for text in keeper.printed), keeper.printed
         assert keeper.runner.ended.startswith("killed by the supervisor: it has not answered")
 
 
@@ -137,19 +139,19 @@ async def test_a_part_that_hangs_before_it_was_ready_is_started_again(tmp_path, 
     async with kept(tmp_path, how) as keeper:
         await keeper.until(lambda: keeper.runner.state == "ready")
         assert keeper.runner.restarts == 1
-        assert any("did nothing for" in text for text in keeper.said), keeper.said
+        assert any("did nothing for" in text for text in keeper.printed), keeper.printed
 
 
 async def test_a_part_that_is_busy_but_not_ready_within_its_limit_is_started_again(tmp_path):
     async with kept(tmp_path, "start, spinning") as keeper:
         await keeper.until(lambda: keeper.runner.state == "ready")
-        assert any("was not ready within 2 s" in text for text in keeper.said), keeper.said
+        assert any("was not ready within 2 s" in text for text in keeper.printed), keeper.printed
 
 
 async def test_a_part_that_answers_and_is_not_ready_within_its_limit_is_started_again(tmp_path):
     async with kept(tmp_path, "not ready") as keeper:
         await keeper.until(lambda: keeper.runner.state == "ready")
-        assert any("was not ready within 2 s" in text for text in keeper.said), keeper.said
+        assert any("was not ready within 2 s" in text for text in keeper.printed), keeper.printed
 
 
 async def test_a_part_that_answers_and_is_not_ready_because_of_others_is_left_alone(tmp_path):
@@ -157,7 +159,7 @@ async def test_a_part_that_answers_and_is_not_ready_because_of_others_is_left_al
         await keeper.until(lambda: "not connected" in keeper.runner.why)
         pid, began = keeper.runner.pid, time.monotonic()
         await keeper.until(lambda: time.monotonic() - began > 1.5 * keeper.runner.part.start_limit_s)
-        assert (keeper.runner.pid, keeper.runner.restarts, keeper.runner.state) == (pid, 0, "starting"), keeper.said
+        assert (keeper.runner.pid, keeper.runner.restarts, keeper.runner.state) == (pid, 0, "starting"), keeper.printed
         (tmp_path / "told.others").touch()
         await keeper.until(lambda: keeper.runner.state == "ready")
         assert keeper.runner.pid == pid
@@ -168,7 +170,7 @@ async def test_a_healthy_part_is_left_alone(tmp_path):
         await keeper.until(lambda: keeper.runner.state == "ready")
         pid = keeper.runner.pid
         await asyncio.sleep(3 * QUICK.silent_s)
-        assert (keeper.runner.pid, keeper.runner.restarts) == (pid, 0), keeper.said
+        assert (keeper.runner.pid, keeper.runner.restarts) == (pid, 0), keeper.printed
 
 
 async def test_a_part_that_is_asked_to_stop_is_not_taken_for_hung(tmp_path):
@@ -176,8 +178,8 @@ async def test_a_part_that_is_asked_to_stop_is_not_taken_for_hung(tmp_path):
         await keeper.until(lambda: keeper.runner.state == "ready")
         os.kill(keeper.runner.pid, signal.SIGSTOP)
         await keeper.runner.stop()
-        assert any("did not end within 1.5 s" in text for text in keeper.said), keeper.said
-        assert not any("has not answered" in text for text in keeper.said), keeper.said
+        assert any("did not end within 1.5 s" in text for text in keeper.printed), keeper.printed
+        assert not any("has not answered" in text for text in keeper.printed), keeper.printed
 
 
 async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_path):
@@ -189,7 +191,7 @@ async def test_the_end_of_a_part_is_told_by_the_signals_name_and_meaning(tmp_pat
             keeper.runner.ended
             == "signal SIGILL: it used an instruction that this CPU lacks, or is configured for another CPU's instruction set"
         )
-        assert any("SIGILL" in text for text in keeper.said)
+        assert any("SIGILL" in text for text in keeper.printed)
 
 
 async def test_a_table_that_cannot_be_written_neither_ends_the_watch_nor_the_part(tmp_path):
@@ -206,7 +208,9 @@ async def test_what_cannot_be_said_ends_neither_the_part_nor_its_restarts(tmp_pa
     if closed:
         output.close()
     try:
-        async with kept(tmp_path, "abort", say=lambda _part, text: print(text, file=output, flush=True)) as keeper:
+        async with kept(
+            tmp_path, "abort", print_line=lambda _part, text: print(text, file=output, flush=True)
+        ) as keeper:
             await keeper.until(lambda: keeper.runner.state == "ready")
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 before = keeper.runner.pid

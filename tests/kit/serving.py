@@ -106,7 +106,7 @@ class Fleet:
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
-    async def say(self, fact, model: str, *, event_id: str | None = None, release: str = "r-1") -> str:
+    async def publish(self, fact, model: str, *, event_id: str | None = None, release: str = "r-1") -> str:
         event = Event[type(fact)](
             id=event_id or str(uuid.uuid4()),
             source="/slipway/registry",
@@ -123,15 +123,15 @@ class Fleet:
         request = StageRequested(
             release_id=release, candidate=candidate, baseline=baseline, purpose="benchmark", load=LoadProfile()
         )
-        return await self.say(request, candidate.target.model, release=release)
+        return await self.publish(request, candidate.target.model, release=release)
 
     async def release(self, candidate: Deployable, release: str = "r-1") -> str:
         fact = StageReleased(release_id=release, candidate=candidate.target)
-        return await self.say(fact, candidate.target.model, release=release)
+        return await self.publish(fact, candidate.target.model, release=release)
 
     async def promote(self, target, epoch, *, weight=1.0, fallback=None, event_id=None, release="r-1") -> str:
         order = TrafficRequested(release_id=release, target=target, weight_ratio=weight, epoch=epoch, fallback=fallback)
-        return await self.say(order, target.target.model, event_id=event_id, release=release)
+        return await self.publish(order, target.target.model, event_id=event_id, release=release)
 
     # -- what came of it ---------------------------------------------------------------------------------------------
 

@@ -149,7 +149,7 @@ class Bench:
         await publish_event(self.js, event)
         return event
 
-    async def hear(self, fact, count: int = 1, *, timeout_s: float = 60.0):
+    async def receive(self, fact, count: int = 1, *, timeout_s: float = 60.0):
         """Wait for `count` facts of a type and give them all."""
         async with asyncio.timeout(timeout_s):
             while True:
@@ -230,7 +230,7 @@ class TestStoredReports(ReportsConformance):
 async def test_measured_latencies_are_those_the_engine_was_set_to(service, fleet, bench):
     candidate, baseline = fleet.pair()
     cause = await bench.stage(candidate, baseline)
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     fact = event.data
     assert (event.causationid, event.correlationid) == (cause.id, "r1")
     assert (fact.target, fact.baseline) == (candidate.target, baseline.target)
@@ -257,7 +257,7 @@ async def test_progress_is_live_and_ends_at_the_total(service, fleet, bench):
 
     await bench.js._nc.subscribe(f"{WorkProgressed.TYPE}.>", cb=note)
     await bench.stage(candidate, baseline)
-    await bench.hear(VariantBenchmarked)
+    await bench.receive(VariantBenchmarked)
     assert [step.done for step in seen] == list(range(1, 61))
     assert {(step.step, step.total, step.unit, step.variant) for step in seen} == {
         ("benchmark", 60, "requests", "bf16")
@@ -271,7 +271,7 @@ async def test_a_dead_process_behind_a_ready_answer_fails_the_candidate_and_does
     triton.kill_stub(candidate.target.triton_name)
     began = time.monotonic()
     await bench.stage(candidate, baseline)
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     assert time.monotonic() - began < 25
     assert event.data.verdict == "fail"
     assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (30, 0)
@@ -282,7 +282,7 @@ async def test_a_dead_process_behind_a_ready_answer_fails_the_candidate_and_does
 async def test_a_candidate_that_answers_only_silence_fails(service, fleet, bench):
     candidate, baseline = fleet.pair(mute_text=" ")
     await bench.stage(candidate, baseline)
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     assert (event.data.verdict, event.data.candidate_summary.errors) == ("fail", 30)
     report = BenchmarkReport.model_validate_json(bench.store.get(event.data.report))
     assert {row.get("error") for row in report.requests if row["side"] == "candidate"} == {"empty"}
@@ -291,11 +291,11 @@ async def test_a_candidate_that_answers_only_silence_fails(service, fleet, bench
 async def test_the_same_measurement_asked_for_again_is_published_again_without_any_load(service, fleet, bench):
     candidate, baseline = fleet.pair()
     await bench.stage(candidate, baseline)
-    (first,) = await bench.hear(VariantBenchmarked)
+    (first,) = await bench.receive(VariantBenchmarked)
     fleet.unload(candidate.target.triton_name)
     fleet.unload(baseline.target.triton_name)
     await bench.stage(candidate, baseline)
-    first_again, second = await bench.hear(VariantBenchmarked, 2)
+    first_again, second = await bench.receive(VariantBenchmarked, 2)
     assert first_again == first
     assert second.data == first.data
     assert second.id != first.id
@@ -307,7 +307,7 @@ async def test_a_killed_benchmarker_measures_again_and_says_it_once(service, fle
     await bench.until_working(candidate.target.model)
     service.kill()
     service.start()
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     assert event.data.verdict == "pass"
     assert len(bench.store.keys("manifests/benchmark/")) >= 1
     assert bench.store.key_of(event.data.report.uri) in bench.store.keys("manifests/benchmark/")
@@ -326,7 +326,7 @@ async def test_a_restart_of_the_whole_server_voids_the_measurement_and_it_is_mad
         own.start()
         for side, delay_ms in ((candidate, CANDIDATE_MS), (baseline, BASELINE_MS)):
             fleet.load(side.target.triton_name, token_delay_ms=str(delay_ms))
-        (event,) = await bench.hear(VariantBenchmarked, timeout_s=90)
+        (event,) = await bench.receive(VariantBenchmarked, timeout_s=90)
         assert event.data.verdict == "pass"
         assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (0, 0)
 
@@ -340,7 +340,7 @@ async def test_the_models_own_evaluation_set_is_rendered_with_each_targets_templ
     data = b'{"prompt": "good"}\n{"prompt": "bad"}\n'
     evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", data)
     await bench.stage(candidate, baseline, evaluation=evaluation)
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     assert event.data.verdict == "fail"
     assert (event.data.candidate_summary.errors, event.data.baseline_summary.errors) == (15, 0)
 
@@ -349,11 +349,11 @@ async def test_an_unusable_evaluation_set_fails_the_variant_and_the_next_one_is_
     candidate, baseline = fleet.pair()
     evaluation = bench.store.create(f"evaluations/{uuid.uuid4().hex}", b'"fine"\n{broken\n')
     await bench.stage(candidate, baseline, evaluation=evaluation)
-    (failed,) = await bench.hear(VariantFailed)
+    (failed,) = await bench.receive(VariantFailed)
     assert (failed.data.step, failed.data.code, failed.data.variant) == ("benchmark", "evaluation_invalid", "bf16")
     assert "line 2" in failed.data.reason
     await bench.stage(candidate, baseline)
-    assert await bench.hear(VariantBenchmarked)
+    assert await bench.receive(VariantBenchmarked)
 
 
 @pytest.mark.parametrize(("token_nll", "verdict"), [("2.01", "pass"), ("2.3", "fail")])
@@ -364,7 +364,7 @@ async def test_a_model_that_is_not_served_as_it_was_measured_fails(service, flee
     await bench.stage(
         candidate.model_copy(update={"manifest": manifest}), baseline, load=QUICK, quality_gate=QUALITY_GATE
     )
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     quality = event.data.served_quality
     assert (event.data.verdict, quality.verdict, quality.method, quality.tokens) == (
         verdict,
@@ -395,7 +395,7 @@ async def test_the_baseline_that_is_served_beside_it_says_who_is_at_fault(servic
         for side, windows in records
     ]
     await bench.stage(*pair, load=QUICK, quality_gate=QUALITY_GATE)
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     quality = event.data.served_quality
     assert (event.data.verdict, quality.verdict, quality.attributed_to) == (verdict, verdict, fault)
     assert quality.code == (None if fault == "candidate" else "measurement_suspect")
@@ -409,7 +409,7 @@ async def test_a_backend_that_scores_no_prompt_is_told_by_its_metadata_and_its_a
 ):
     candidate, baseline = fleet.pair(answer_nll="4")
     await bench.stage(candidate, baseline, load=QUICK, quality_gate=QUALITY_GATE)
-    (event,) = await bench.hear(VariantBenchmarked)
+    (event,) = await bench.receive(VariantBenchmarked)
     quality = event.data.served_quality
     assert (event.data.verdict, quality.method, quality.tokens) == ("fail", "generated_logprobs", 24)
     assert quality.perplexity_ratio == pytest.approx(math.exp(4 - 0.5))

@@ -141,7 +141,9 @@ async def test_staging_waits_for_its_turn_and_what_never_fits_fails_at_once(flee
     assert failed.data.details["needed_bytes"] > failed.data.details["available_bytes"] == 1000 * MIB
     assert await fleet.count(VariantStaged) == 1, "the second waits while the first holds the lease"
 
-    await fleet.say(ReleaseFinished(release_id="r-1", model="bot", version=1, outcome="rejected", reason="gate"), "bot")
+    await fleet.publish(
+        ReleaseFinished(release_id="r-1", model="bot", version=1, outcome="rejected", reason="gate"), "bot"
+    )
     staged = await fleet.facts(VariantStaged, 2)
     assert staged[1].data.candidate.target == second.target
 

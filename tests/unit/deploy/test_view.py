@@ -94,7 +94,7 @@ def test_an_output_that_takes_nothing_more_ends_nothing(tmp_path, closed):
     view = View(quiet=False, out=out)
     try:
         view.begin_at_end([log])
-        view.say("gateway", "ready on port 1")
+        view.print_line("gateway", "ready on port 1")
         log.write_text("a line\n")
         view.print_new()
     finally:

@@ -29,7 +29,7 @@ class Caller:
             self.reads.set()
         self.incoming = asyncio.Queue()
         if body is not None:
-            self.say(json.dumps(body).encode())
+            self.send_body(json.dumps(body).encode())
         self.task = asyncio.ensure_future(self.app(self.scope(), self.incoming.get, self.send))
 
     def scope(self):
@@ -48,7 +48,7 @@ class Caller:
             "extensions": {ABORT: self.abort},
         }
 
-    def say(self, data, *, more=False):
+    def send_body(self, data, *, more=False):
         self.incoming.put_nowait({"type": "http.request", "body": data, "more_body": more})
 
     def leave(self):
@@ -173,7 +173,7 @@ async def test_a_caller_that_goes_away_while_a_failure_is_judged_leaves_the_fail
 async def test_slow_bodies_take_no_place():
     world = World(only_active(), max_in_flight=1)
     slow = Caller(world)
-    slow.say(b'{"mod', more=True)
+    slow.send_body(b'{"mod', more=True)
     await asyncio.sleep(0)
     assert (await world.chat()).status_code == 200
     slow.leave()
@@ -184,7 +184,7 @@ async def test_slow_bodies_take_no_place():
 async def test_a_body_has_its_time():
     world = World(only_active(), body_s=0.05)
     slow = Caller(world)
-    slow.say(b'{"mod', more=True)
+    slow.send_body(b'{"mod', more=True)
     assert await asyncio.wait_for(slow.status(), 10) == 408
     error = json.loads(slow.sent[1]["body"])["error"]
     assert error["code"] == "request_too_slow"
@@ -198,7 +198,7 @@ async def test_the_oldest_of_too_many_bodies_is_evicted(limits):
     world = World(only_active(), body_s=3600, **limits)
     slow = [Caller(world) for _ in range(2)]
     for caller in slow:
-        caller.say(b" " * 990, more=True)
+        caller.send_body(b" " * 990, more=True)
         await asyncio.sleep(0.01)
     assert await Caller(world, HELLO).status() == 200
     assert await asyncio.wait_for(slow[0].status(), 10) == 408

@@ -82,7 +82,7 @@ def mixed(ratio, seed=1, **about):
     return lambda at: record(at, ttft_ms=2000.0 if draw.random() < ratio else 100.0, e2e_ms=2500.0, **about)
 
 
-def said(state: MonitorState, kind) -> list:
+def published(state: MonitorState, kind) -> list:
     return [kind.model_validate(entry.data) for entry in state.outbox if entry.type == kind.TYPE]
 
 

@@ -32,7 +32,7 @@ def sweep(state, at, own=0.0):
 
 
 def clock_alerts(state, kind=AlertRaised):
-    return [fact for fact in m.said(state, kind) if fact.kind == "clock"]
+    return [fact for fact in m.published(state, kind) if fact.kind == "clock"]
 
 
 def slow(at, count=20):
@@ -44,7 +44,7 @@ def test_a_bad_release_is_seen_through_a_gateway_whose_clock_is_wrong(offset):
     state = m.routed()
     for number in range(30):
         state = send(state, slow(10.0 * number), 10.0 * number + 3, offset=offset)
-    assert [fact.trigger for fact in m.said(state, AlertRaised) if fact.kind == "latency"] == ["slow-first-token"]
+    assert [fact.trigger for fact in m.published(state, AlertRaised) if fact.kind == "latency"] == ["slow-first-token"]
     assert state.implausible == 0
 
 

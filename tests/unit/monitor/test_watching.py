@@ -17,7 +17,7 @@ SLOW = f"{ACTIVE}/slow-first-token"
 
 
 def raised(state):
-    return m.said(state, cf.AlertRaised)
+    return m.published(state, cf.AlertRaised)
 
 
 # -- alerts -----------------------------------------------------------------------------------------------------------
@@ -43,9 +43,9 @@ def test_a_regression_is_raised_once_updated_and_resolved_after_it_was_calm():
     assert alert.requests > 0
     assert alert.runbook == "docs/runbooks/latency.md"
     assert alert.release_id == "r-7"
-    assert m.said(state, cf.AlertUpdated)[-1].value > alert.value
+    assert m.published(state, cf.AlertUpdated)[-1].value > alert.value
     state = m.feed(state, 240, 3, m.mixed(0.0), start=120)
-    (resolved,) = m.said(state, cf.AlertResolved)
+    (resolved,) = m.published(state, cf.AlertResolved)
     assert resolved.alert_id == alert.alert_id
     assert resolved.value <= 0.05
     assert len(raised(state)) == 1
@@ -63,7 +63,7 @@ def test_a_short_calm_does_not_resolve():
     for start in (60, 140, 220):
         state = m.feed(state, 50, 3, m.mixed(0.0), start=start)
         state = m.feed(state, 30, 3, m.mixed(1.0), start=start + 50)
-    assert m.said(state, cf.AlertResolved) == []
+    assert m.published(state, cf.AlertResolved) == []
     assert len(raised(state)) == 1
 
 
@@ -89,7 +89,7 @@ def test_answers_that_are_all_empty_raise_an_alert_without_any_trigger():
     assert (alert.kind, alert.trigger) == ("quality", None)
     assert alert.alert_id.endswith("/all-empty/1")
     state = m.feed(state, 90, 3, m.mixed(0.0), start=5)
-    assert len(m.said(state, cf.AlertResolved)) == 1
+    assert len(m.published(state, cf.AlertResolved)) == 1
 
 
 def test_a_drill_is_named():
@@ -102,7 +102,7 @@ def test_a_drill_is_named():
 def test_a_target_that_leaves_the_route_resolves_its_alerts_and_is_not_watched():
     state = m.feed(m.routed(), 30, 3, m.mixed(1.0))
     state = m.routed(active=6, epoch=13, of=state, at=31)
-    (resolved,) = m.said(state, cf.AlertResolved)
+    (resolved,) = m.published(state, cf.AlertResolved)
     assert "no traffic any more" in resolved.message
     before = len(state.outbox)
     state = m.take(state, [m.record(29, ttft_ms=9000) for _ in range(50)], 33)
@@ -204,7 +204,7 @@ def test_staging_is_watched_without_a_route_under_ids_of_its_own():
 def test_a_silent_staging_target_is_forgotten_so_that_the_next_rehearsal_starts_fresh():
     state = m.feed(m.watch(environment="staging"), 30, 3, m.mixed(1.0, environment="staging"))
     state = watching.assess(state, m.cause(200), m.RULES)
-    assert len(m.said(state, cf.AlertResolved)) == 1
+    assert len(m.published(state, cf.AlertResolved)) == 1
     assert state.targets == {}
     state = m.feed(state, 30, 3, m.mixed(1.0, environment="staging"), start=300)
     assert [alert.alert_id for alert in raised(state)] == [f"staging/{SLOW}/1", f"staging/{SLOW}/2"]
@@ -216,7 +216,7 @@ def test_a_silent_staging_target_is_forgotten_so_that_the_next_rehearsal_starts_
 def test_each_window_is_summarised_once_after_its_lateness():
     state = m.feed(m.routed(), 130, 2, m.mixed(0.0))
     state = watching.assess(state, m.cause(200), m.RULES)
-    windows = m.said(state, cf.WindowSummarised)
+    windows = m.published(state, cf.WindowSummarised)
     assert sum(window.requests for window in windows) == 260
     assert len({window.window.from_ for window in windows}) == len(windows)
     assert all(set(window.observed) == {"slow-first-token", "errors"} for window in windows)
@@ -245,12 +245,12 @@ def canary_state():
 
 
 def verdicts(state):
-    return [(fact.verdict, fact.requests_needed) for fact in m.said(state, cf.CanaryAssessed)]
+    return [(fact.verdict, fact.requests_needed) for fact in m.published(state, cf.CanaryAssessed)]
 
 
 def test_a_healthy_canary_passes_after_enough_requests_and_says_what_is_missing_before():
     state = m.feed(canary_state(), 100, 10, both(0.01, 0.01))
-    assessed = m.said(state, cf.CanaryAssessed)
+    assessed = m.published(state, cf.CanaryAssessed)
     assert [assessment.verdict for assessment in assessed[:-1]] == ["inconclusive"] * (len(assessed) - 1)
     assert assessed[0].requests_needed > assessed[-2].requests_needed > 0
     assert assessed[-1].verdict == "pass"
@@ -271,7 +271,7 @@ def test_a_canary_within_its_limit_but_worse_than_the_baseline_fails():
     lenient = m.policy(triggers=(f.trigger(allowed_ratio=0.5),), canary=Canary(steps=(0.33,), min_requests=400))
     state = m.routed(canary=8, weight=0.33, of=m.watch(versions=(7, 8), the_policy=lenient))
     state = m.feed(state, 120, 10, both(0.3, 0.02))
-    fact = m.said(state, cf.CanaryAssessed)[-1]
+    fact = m.published(state, cf.CanaryAssessed)[-1]
     assert fact.verdict == "fail"
     assert "of the baseline" in fact.reason
     assert "Worse than the concurrent baseline" in raised(state)[0].message
@@ -302,7 +302,7 @@ def test_each_step_is_proved_anew():
     state = m.routed(canary=8, weight=0.5, epoch=13, of=state, at=101)
     assert state.targets[str(f.target(8))].requests == 0
     state = m.feed(state, 100, 10, both(0.01, 0.01), start=102)
-    assert m.said(state, cf.CanaryAssessed)[-1].weight_ratio == 0.5
+    assert m.published(state, cf.CanaryAssessed)[-1].weight_ratio == 0.5
     assert verdicts(state)[-1][0] == "pass"
 
 

@@ -23,7 +23,7 @@ def started(**settings) -> World:
 async def test_an_alert_moves_traffic_at_once_and_live_requests_verify_it():
     world = started()
     await asyncio.sleep(1)
-    world.say(world.alert(), event_id="a-1")
+    world.publish(world.alert(), event_id="a-1")
     await asyncio.sleep(0.1)
     route = world.route()
     assert (route.active.target, route.quarantined, route.epoch) == (f.target(6), (f.target(7),), 13)
@@ -39,7 +39,7 @@ async def test_an_alert_moves_traffic_at_once_and_live_requests_verify_it():
 @virtual_time
 async def test_without_traffic_a_probe_ends_the_verification_and_the_flip_stands():
     world = started()
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(29)
     assert world.log.facts(cf.RollbackCompleted) == []
     await asyncio.sleep(3)
@@ -52,7 +52,7 @@ async def test_without_traffic_a_probe_ends_the_verification_and_the_flip_stands
 @virtual_time
 async def test_a_fallback_that_dies_after_the_flip_fails_the_verification():
     world = started()
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(1)
     world.probe.cold.add(str(f.target(6)))
     await asyncio.sleep(40)
@@ -67,15 +67,15 @@ async def test_a_previous_target_that_does_not_generate_keeps_traffic_until_it_d
     world = started()
     ill = getattr(world.probe, trouble)
     ill.add(str(f.target(6)))
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(8)
     (failed,) = world.log.facts(cf.RollbackFailed)
     assert failed.code == "previous_not_ready"
     assert str(f.target(6)) in failed.reason or "no token" in failed.reason
     assert world.route().active.target == f.target(7)
     ill.clear()
-    for _ in range(3):  # the alert lasts, and is said again every 5 s
-        world.say(world.alert(kind=cf.AlertUpdated))
+    for _ in range(3):  # the alert lasts, and is updated every 5 s
+        world.publish(world.alert(kind=cf.AlertUpdated))
         await asyncio.sleep(5)
     assert world.route().active.target == f.target(6)
     assert len(world.log.facts(cf.DeploymentChanged)) == 1
@@ -91,7 +91,7 @@ async def test_a_previous_target_that_does_not_generate_keeps_traffic_until_it_d
 async def test_what_no_automatic_trigger_of_what_serves_asks_for_changes_nothing(about):
     world = started()
     before = world.route()
-    world.say(world.alert(**about))
+    world.publish(world.alert(**about))
     await asyncio.sleep(60)
     assert world.route() == before
     assert world.published() == []
@@ -102,8 +102,8 @@ async def test_what_no_automatic_trigger_of_what_serves_asks_for_changes_nothing
 async def test_a_stale_alert_and_a_resolved_one_change_nothing():
     world = started()
     before = world.route()
-    world.say(world.alert(), at_s=-901)
-    world.say(world.alert(number=2), event_id="a-2")
+    world.publish(world.alert(), at_s=-901)
+    world.publish(world.alert(number=2), event_id="a-2")
     world.log.append(f.event(world.alert(number=2, kind=cf.AlertResolved), id="a-2-over"))
     await asyncio.sleep(60)
     assert world.route() == before
@@ -116,7 +116,7 @@ async def test_an_alert_that_waited_out_an_outage_of_the_controller_counts_while
     world = World()
     world.serve()
     world.open_releases(6, 7)
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(600)
     world.start()
     await asyncio.sleep(1)
@@ -130,7 +130,7 @@ async def test_without_a_previous_target_nothing_moves_and_that_is_said():
     world.serve(previous=None, history=())
     world.open_releases(7)
     world.start()
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(1)
     (failed,) = world.log.facts(cf.RollbackFailed)
     assert failed.code == "no_previous_target"
@@ -140,14 +140,14 @@ async def test_without_a_previous_target_nothing_moves_and_that_is_said():
 @virtual_time
 async def test_an_order_goes_further_back_and_one_that_is_void_is_answered():
     world = started()
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=9))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=9))
     await asyncio.sleep(1)
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=5))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), to_version=5))
     await asyncio.sleep(1)
-    world.say(cf.RollbackOrdered(actor="ops", reason="again", failed=f.target(7)))
-    world.say(cf.RollbackOrdered(actor="ops", reason="old", failed=f.target(5)), at_s=-901)
-    world.say(cf.RollbackOrdered(actor="ops", reason="unclear"))
-    world.say(cf.RollbackOrdered(actor="ops", reason="other epoch", failed=f.target(5), epoch=12))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="again", failed=f.target(7)))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="old", failed=f.target(5)), at_s=-901)
+    world.publish(cf.RollbackOrdered(actor="ops", reason="unclear"))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="other epoch", failed=f.target(5), epoch=12))
     await asyncio.sleep(1)
     codes = [failed.code for failed in world.log.facts(cf.RollbackFailed)]
     assert codes == ["no_previous_target", "not_in_traffic", "order_expired", "stale_epoch"]
@@ -162,10 +162,10 @@ async def test_an_order_that_was_refused_is_not_carried_out_when_it_comes_again(
     world.serve(5, 7)
     world.start()
     world.log.unanswered = 1
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
     await asyncio.sleep(0.1)
     assert len(world.streams.unacknowledged()) == 1, "the answer of the log was lost"
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(5)))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(5)))
     await asyncio.sleep(60)
     assert world.route().active.target == f.target(7)
     assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["not_in_traffic"]
@@ -179,7 +179,7 @@ async def test_an_order_that_expires_while_the_bucket_is_silent_is_not_carried_o
     world = started()
     world.routes.lost = True
     until = world.clock.now() + f.timedelta(seconds=30)
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), expires_at=until))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7), expires_at=until))
     await asyncio.sleep(60)
     world.routes.lost = False
     await asyncio.sleep(60)
@@ -195,8 +195,8 @@ async def test_canaries_that_fail_or_lose_their_release_are_taken_out_once():
     world.serve(6, 5, canary=7)
     world.open_releases(7)
     world.start()
-    world.say(cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"))
-    world.say(cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"))
+    world.publish(cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"))
+    world.publish(cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"))
     await asyncio.sleep(60)
     (changed,) = world.log.facts(cf.DeploymentChanged)
     assert (changed.cause, changed.route.canary.weight_ratio) == ("abort", 0.0)
@@ -210,7 +210,7 @@ async def test_a_full_log_keeps_no_rollback_from_being_carried_out():
     world = started()
     await asyncio.sleep(1)
     world.log.full = True
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(0.1)
     assert world.route().active.target == f.target(6)
     assert world.published() == []
@@ -229,7 +229,7 @@ async def test_a_fact_that_is_stored_without_an_answer_is_published_once(lost_s)
     world = started()
     await asyncio.sleep(1)
     world.log.unanswered = 1
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(0.1)
     world.log.full = bool(lost_s)
     await asyncio.sleep(lost_s)
@@ -250,10 +250,10 @@ async def test_a_log_that_hangs_keeps_no_rollback_from_being_carried_out():
     world.start()
     await asyncio.sleep(1)
     world.log.silent_s = 53.0  # five tries of ten seconds, and the waits between them
-    world.say(world.alert(7))
+    world.publish(world.alert(7))
     await asyncio.sleep(0.5)
     assert world.route().canary.weight_ratio == 0.0
-    world.say(world.alert(6, trigger="errors"))
+    world.publish(world.alert(6, trigger="errors"))
     await asyncio.sleep(0.5)
     assert world.route().active.target == f.target(5), "although the facts of the first rollback still wait"
     world.log.silent_s = 0.0
@@ -269,9 +269,9 @@ async def test_a_log_that_hangs_delays_no_order():
     world = started()
     await asyncio.sleep(1)
     world.log.silent_s = 53.0
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)))
     await asyncio.sleep(0.5)
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(6)))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(6)))
     await asyncio.sleep(0.5)
     assert world.route().active.target == f.target(5)
     await asyncio.sleep(6)
@@ -288,7 +288,7 @@ async def test_requests_count_once_however_often_they_come_while_the_log_is_full
     world = started()
     await asyncio.sleep(1)
     world.log.full = True
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(0.1)
     world.requests(count=2)
     await asyncio.sleep(20)
@@ -303,7 +303,7 @@ async def test_a_route_that_keeps_changing_only_delays_a_rollback():
     world = started()
     await asyncio.sleep(1)
     world.routes.conflicts = 60
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(0.1)
     assert world.route().active.target == f.target(7)
     await asyncio.sleep(5)
@@ -317,7 +317,7 @@ async def test_an_alert_that_comes_before_the_policy_of_its_version_is_kept():
     world = World()
     world.serve()
     world.start()
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(20)
     assert world.published() == []
     world.open_releases(7)
@@ -332,7 +332,7 @@ async def test_an_alert_without_a_trigger_waits_for_no_policy():
     world = World()
     world.serve()
     world.start()
-    world.say(world.alert(trigger=None))
+    world.publish(world.alert(trigger=None))
     await asyncio.sleep(0.1)
     assert world.streams.unacknowledged() == []
     await world.stop()
@@ -346,7 +346,7 @@ async def test_the_policy_of_what_serves_is_kept_however_many_versions_were_rele
     world.open_releases(*range(1, 100))
     await asyncio.sleep(1)
     assert len(world.state().triggers) == VERSIONS_KEPT
-    world.say(world.alert(2))
+    world.publish(world.alert(2))
     await asyncio.sleep(0.1)
     assert world.route().active.target == f.target(1)
     assert world.streams.unacknowledged() == []
@@ -369,7 +369,7 @@ async def test_an_alert_about_a_version_whose_policy_never_comes_is_given_up_whe
     world = World()
     before = world.serve()
     world.start()
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(1000)
     assert world.streams.unacknowledged() == []
     assert world.route() == before

@@ -23,10 +23,10 @@ async def by_alert(world):
     world.serve()
     world.open_releases(6, 7)
     await asyncio.sleep(10)
-    world.say(world.alert(), event_id="a-1")
+    world.publish(world.alert(), event_id="a-1")
     for number in range(3):
         await asyncio.sleep(6)
-        world.say(world.alert(kind=cf.AlertUpdated), event_id=f"a-1-{number}")
+        world.publish(world.alert(kind=cf.AlertUpdated), event_id=f"a-1-{number}")
     for _ in range(4):
         world.requests(6)
         await asyncio.sleep(4)
@@ -37,7 +37,7 @@ async def without_traffic(world):
     world.serve()
     world.open_releases(7)
     await asyncio.sleep(10)
-    world.say(world.alert(), event_id="a-1")
+    world.publish(world.alert(), event_id="a-1")
 
 
 async def by_order(world):
@@ -45,21 +45,21 @@ async def by_order(world):
     world.serve()
     await asyncio.sleep(10)
     about = {"actor": "ops", "reason": "odd", "failed": f.target(7)}
-    world.say(cf.RollbackOrdered(**about, to_version=5), event_id="o-1")
+    world.publish(cf.RollbackOrdered(**about, to_version=5), event_id="o-1")
     await asyncio.sleep(LATER_S)
-    world.say(cf.RollbackOrdered(**about), event_id="o-2")
+    world.publish(cf.RollbackOrdered(**about), event_id="o-2")
 
 
 async def canary(world):
     """A canary fails its test, and its release ends by that."""
     world.serve(6, 5, canary=7)
     await asyncio.sleep(10)
-    world.say(
+    world.publish(
         cf.CanaryAssessed(target=f.target(7), weight_ratio=0.2, requests=9, verdict="fail", reason="worse"),
         event_id="c-1",
     )
     await asyncio.sleep(LATER_S)
-    world.say(
+    world.publish(
         cf.ReleaseFinished(release_id="r-7", model=f.MODEL, version=7, outcome="aborted", reason="canary"),
         event_id="c-2",
     )
@@ -71,16 +71,16 @@ async def cold_previous(world):
     world.open_releases(7)
     world.probe.cold.add(str(f.target(6)))
     await asyncio.sleep(10)
-    world.say(world.alert(), event_id="a-1")
+    world.publish(world.alert(), event_id="a-1")
 
 
 async def lifted(world):
     """A quarantine is lifted, once with success and once for what is not quarantined."""
     world.serve(6, 5, quarantined=(f.target(7),))
     await asyncio.sleep(10)
-    world.say(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7)), event_id="l-1")
+    world.publish(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7)), event_id="l-1")
     await asyncio.sleep(LATER_S)
-    world.say(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(4)), event_id="l-2")
+    world.publish(cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(4)), event_id="l-2")
 
 
 async def drilled(world):
@@ -89,9 +89,9 @@ async def drilled(world):
     await asyncio.sleep(10)
     about = {"actor": "ops", "reason": "practice", "target": f.target(7), "environment": "production"}
     fault = cf.DrillFault(delay_ms=800)
-    world.say(cf.DrillOrdered(**about, fault=fault, share_ratio=0.5, expires_at=LATER), event_id="d-1")
+    world.publish(cf.DrillOrdered(**about, fault=fault, share_ratio=0.5, expires_at=LATER), event_id="d-1")
     await asyncio.sleep(LATER_S)
-    world.say(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
+    world.publish(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
 STORIES = [by_alert, without_traffic, by_order, canary, cold_previous, lifted, drilled]
@@ -167,7 +167,7 @@ def test_a_flip_that_was_not_recorded_is_no_failure_when_the_route_has_changed_s
         world.serve()
         world.open_releases(7)
         world.start(kill_at="after FakeRoutes.put")
-        world.say(world.alert(), event_id="a-1")
+        world.publish(world.alert(), event_id="a-1")
         await world.life.ended.wait()
         await world.stop()
         route = world.route()
@@ -175,7 +175,7 @@ def test_a_flip_that_was_not_recorded_is_no_failure_when_the_route_has_changed_s
             world.routes.set("production", promoted(route, 8))
         else:
             lifting = cf.QuarantineLifted(actor="ops", reason="false alarm", target=f.target(7))
-            world.say(lifting, event_id="l-1")
+            world.publish(lifting, event_id="l-1")
         world.start()
         await asyncio.sleep(60)
         await world.stop()

@@ -26,12 +26,12 @@ def again(world, event):
 FACTS = {
     "opened 6": lambda world: world.open_releases(6),
     "opened 7": lambda world: world.open_releases(7),
-    "raised": lambda world: world.say(world.alert(), event_id="a-1"),
-    "updated": lambda world: world.say(world.alert(kind=cf.AlertUpdated), event_id="a-2"),
-    "ordered": lambda world: world.say(
+    "raised": lambda world: world.publish(world.alert(), event_id="a-1"),
+    "updated": lambda world: world.publish(world.alert(kind=cf.AlertUpdated), event_id="a-2"),
+    "ordered": lambda world: world.publish(
         cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(7)), event_id="o-1"
     ),
-    "finished": lambda world: world.say(
+    "finished": lambda world: world.publish(
         cf.ReleaseFinished(release_id="r-6", model=f.MODEL, version=6, outcome="promoted", reason="well"),
         event_id="f-1",
     ),
@@ -84,15 +84,15 @@ def promoted(world, version):
 
 
 def lifted(world, version):
-    world.say(cf.QuarantineLifted(actor="ops", reason="well", target=f.target(version)))
+    world.publish(cf.QuarantineLifted(actor="ops", reason="well", target=f.target(version)))
 
 
 def ordered(world, version):
-    world.say(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(version)))
+    world.publish(cf.RollbackOrdered(actor="ops", reason="odd", failed=f.target(version)))
 
 
 def alerted(world, version):
-    world.say(world.alert(version, number=len(world.log.stored)))
+    world.publish(world.alert(version, number=len(world.log.stored)))
 
 
 def silent(world, _version):

@@ -47,10 +47,10 @@ class Stage(World):
             if serving == f.target(7):
                 bad_s += 1.0 if ill or self.nervous else 0.0
                 if bad_s >= DETECT_S and not self.numb:
-                    self.tell(self.state("staging").rehearsing)
+                    self.raise_or_update_alert(self.state("staging").rehearsing)
 
-    def tell(self, trigger) -> None:
-        """Raise an alert, or tell again that it lasts."""
+    def raise_or_update_alert(self, trigger) -> None:
+        """Raise an alert, or update it while it lasts."""
         if self.open_alert is None:
             self.alerts += 1
             self.open_alert = (trigger, self.alerts, self.clock.true_time())
@@ -58,19 +58,19 @@ class Stage(World):
         else:
             kind = cf.AlertUpdated
         name, number, raised_at = self.open_alert
-        self.say(self.alert(7, trigger=name, number=number, kind=kind, raised_at=raised_at), environment="staging")
+        self.publish(self.alert(7, trigger=name, number=number, kind=kind, raised_at=raised_at), environment="staging")
 
     def resolve(self) -> None:
         """Resolve the alert: its target takes no traffic."""
         if self.open_alert is not None:
             name, number, _ = self.open_alert
-            self.say(self.alert(7, trigger=name, number=number, kind=cf.AlertResolved), environment="staging")
+            self.publish(self.alert(7, trigger=name, number=number, kind=cf.AlertResolved), environment="staging")
             self.open_alert = None
 
     def request(self) -> None:
         """Ask for a rehearsal: the policy, what to rehearse, and that it is staged, in this order."""
         self.open_releases(7, triggers=self.triggers)
-        self.say(
+        self.publish(
             cf.RehearsalRequested(
                 release_id="r-7",
                 candidate=f.deployable(7),
@@ -84,7 +84,9 @@ class Stage(World):
     def stage(self) -> None:
         """Publish that candidate and fallback are served in staging."""
         asked = f.staging_request(purpose="rehearsal", release_id="r-7", candidate=f.deployable(7))
-        self.say(f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked), event_id="s-1")
+        self.publish(
+            f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked), event_id="s-1"
+        )
 
     def outcome_of_rehearsal(self):
         """Return the one outcome that was published."""
@@ -170,7 +172,7 @@ async def test_what_was_staged_for_a_benchmark_is_not_rehearsed():
     stage = Stage()
     stage.start()
     asked = f.staging_request(purpose="benchmark", release_id="r-7")
-    stage.say(f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked))
+    stage.publish(f.fact(cf.VariantStaged, candidate=f.served(7), baseline=f.served(6), request=asked))
     await asyncio.sleep(60)
     assert stage.log.facts(cf.RehearsalCompleted) == []
     assert stage.streams.unacknowledged() == []

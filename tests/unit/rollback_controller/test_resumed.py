@@ -18,7 +18,7 @@ async def left_pending(*facts) -> World:
     world.open_releases(6, 7)
     life = world.start(kill_at="before FakeRoutes.put")
     for number, fact in enumerate(facts):
-        world.say(fact(world), event_id=f"cause-{number}")
+        world.publish(fact(world), event_id=f"cause-{number}")
     await life.ended.wait()
     await world.stop()
     assert [rollback.phase for rollback in world.state().rollbacks] == ["decided"]
@@ -55,7 +55,7 @@ async def test_what_was_left_pending_a_moment_ago_is_carried_out():
 async def test_an_alert_that_was_resolved_meanwhile_moves_nothing():
     world = await left_pending(World.alert)
     await asyncio.sleep(5)
-    world.say(world.alert(kind=cf.AlertResolved))
+    world.publish(world.alert(kind=cf.AlertResolved))
     await resumed(world, "alert_resolved")
 
 

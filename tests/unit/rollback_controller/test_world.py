@@ -16,7 +16,7 @@ async def rolled_back() -> World:
     world.serve()
     world.open_releases(6, 7)
     world.start()
-    world.say(world.alert(), event_id="a-1")
+    world.publish(world.alert(), event_id="a-1")
     await asyncio.sleep(1)
     world.requests(6)
     await asyncio.sleep(1)

@@ -93,7 +93,7 @@ class World:
 
     # -- facts ------------------------------------------------------------------------------------------------------
 
-    def say(self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None) -> Event:
+    def publish(self, fact, *, event_id=None, at_s=0.0, environment="production", sequence=None) -> Event:
         """Publish a fact of another service; `at_s` seconds off the true time, by its publisher's clock."""
         self._ids += 1
         event = Event[type(fact)](
@@ -119,7 +119,7 @@ class World:
         """Publish that versions were released under a policy."""
         for version in versions:
             policy = f.policy(triggers=triggers)
-            self.say(f.fact(cf.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy))
+            self.publish(f.fact(cf.ReleaseOpened, version=version, release_id=f"r-{version}", policy=policy))
 
     def serve(self, active=7, previous=6, *, canary=None, history=(5,), **changes):
         """Set production's route."""
@@ -160,7 +160,7 @@ class World:
         records = [
             f.inference(**(about | plain | {"request_id": f"q-{self._ids}-{n}"} | changes)) for n in range(count)
         ]
-        self.say(cf.InferenceBatch(gateway="g", records=tuple(records)), environment=environment)
+        self.publish(cf.InferenceBatch(gateway="g", records=tuple(records)), environment=environment)
 
     # -- what came of it --------------------------------------------------------------------------------------------
 
@@ -219,7 +219,7 @@ class World:
         flipped = [route for route in production if route.cause_id.startswith("rb-")]
         assert {route.cause_id for route in flipped} == set(completed), "traffic moved, so it is no failure"
         published = [fact.route for fact in self.log.facts(cf.DeploymentChanged) if fact.cause in ("rollback", "abort")]
-        assert sorted(published, key=str) == sorted(flipped, key=str), "each flip is told once, as it was"
+        assert sorted(published, key=str) == sorted(flipped, key=str), "each flip is announced once, as it was"
 
     def outcome(self):
         """Return the end of it all, without its times: two runs of one story must end alike.

@@ -274,7 +274,7 @@ class FleetWorld:
         self.artifacts = FakeArtifacts(folder)
         self.engine = SlowEngine(self)
         self.violations: list[str] = []
-        self.said: list[Event] = []
+        self.published: list[Event] = []
         self.acts: list[tuple[int, str]] = []
         """The term and the holder of each request that loaded or unloaded."""
         self.forgotten = {}
@@ -341,12 +341,12 @@ class FleetWorld:
 
     # -- facts and failures -----------------------------------------------------------------------------------------
 
-    def say(self, event: Event, to: Process | None = None) -> Event:
+    def publish(self, event: Event, to: Process | None = None) -> Event:
         """Publish a fact of another service; `to` names the process that receives it."""
         event = event.model_copy(update={"time": self.clock.now()})
         assert (type(event.data), "production") in SERVICES[SERVICE].reads
-        self.said.append(event)
-        self.streams.put(Message(len(self.said), event, self.clock.now()))
+        self.published.append(event)
+        self.streams.put(Message(len(self.published), event, self.clock.now()))
         for process in [to] if to is not None else self.processes:
             if not process.paused:
                 process.bus.deliver()

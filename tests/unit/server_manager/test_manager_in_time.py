@@ -28,9 +28,9 @@ from tests.unit.server_manager.fleet_world import FleetWorld, target
 
 async def promotion(world):
     """A version is promoted with its fallback, then a second one; the first stays ready behind it."""
-    world.say(traffic_requested("t1", 1, fallback=0))
+    world.publish(traffic_requested("t1", 1, fallback=0))
     await asyncio.sleep(40)
-    world.say(traffic_requested("t2", 2, epoch=1, release="r2"))
+    world.publish(traffic_requested("t2", 2, epoch=1, release="r2"))
 
 
 async def one_promotion(world):
@@ -42,19 +42,19 @@ async def refusals(world):
     """Orders that cannot be carried out: a broken artifact, another epoch, what does not fit."""
     world.routes.routes["bot"] = route(1, 0)
     world.artifacts.broken[deployable(2).manifest.digest] = Transient("disk_full", "no space")
-    world.say(traffic_requested("t2", 2, epoch=1, release="r2"))
-    world.say(traffic_requested("t3", 3, epoch=9, release="r3"))
-    world.say(traffic_requested("t4", 4, epoch=1, release="r4", weights=5000))
+    world.publish(traffic_requested("t2", 2, epoch=1, release="r2"))
+    world.publish(traffic_requested("t3", 3, epoch=9, release="r3"))
+    world.publish(traffic_requested("t4", 4, epoch=1, release="r4", weights=5000))
 
 
 async def staging(world):
     """A candidate is staged for its benchmark, and again for its rehearsal; another one never fits."""
     world.routes.routes["bot"] = route(1, 0)
-    world.say(stage_requested("s1", 2, 1))
-    world.say(stage_requested("s2", 3, 1, release="r3", weights=5000))
+    world.publish(stage_requested("s1", 2, 1))
+    world.publish(stage_requested("s2", 3, 1, release="r3", weights=5000))
     await asyncio.sleep(40)
-    world.say(stage_released(2, purpose="benchmark"))
-    world.say(stage_requested("s3", 2, 1, purpose="rehearsal"))
+    world.publish(stage_released(2, purpose="benchmark"))
+    world.publish(stage_requested("s3", 2, 1, purpose="rehearsal"))
 
 
 async def death_of_the_engine(world):
@@ -95,7 +95,7 @@ def outcome(world, hot):
     return {
         "hot": hot,
         "routes": {model: (route.epoch, route.cause_id) for model, route in world.routes.routes.items()},
-        "answers": {event.id: [type(fact).__name__ for fact in world.answers(event)] for event in world.said},
+        "answers": {event.id: [type(fact).__name__ for fact in world.answers(event)] for event in world.published},
         "open": (record.orders, record.waiting, record.lease and record.lease.state, record.outbox),
         "unacknowledged": world.streams.unacknowledged(),
     }
@@ -157,19 +157,19 @@ def test_of_two_the_second_takes_over_at_sampled_steps_and_it_ends_like_one_alon
 def promoted(world, version):
     route = world.stored_routes().get("bot")
     epoch = route.epoch if route is not None else 0
-    world.say(traffic_requested(f"t-{len(world.said)}", version, epoch=epoch, release=f"r{version}"))
+    world.publish(traffic_requested(f"t-{len(world.published)}", version, epoch=epoch, release=f"r{version}"))
 
 
 def staged(world, version):
-    world.say(stage_requested(f"s-{len(world.said)}", version, 0, release=f"r{version}"))
+    world.publish(stage_requested(f"s-{len(world.published)}", version, 0, release=f"r{version}"))
 
 
 def unstaged(world, version):
-    world.say(stage_released(version, release=f"r{version}", seconds=len(world.said)))
+    world.publish(stage_released(version, release=f"r{version}", seconds=len(world.published)))
 
 
 def finished(world, version):
-    world.say(release_finished(f"r{version}"))
+    world.publish(release_finished(f"r{version}"))
 
 
 def rolled_back(world, _version):
@@ -325,9 +325,11 @@ def test_whatever_comes_orders_are_answered_once_and_what_serves_stays_loaded(mo
     assert (record.orders, record.outbox) == ((), ())
     still_open = open_staging(record)
     assert {lease.lease_id for lease in record.waiting} == still_open
-    finished_releases = {event.data.release_id for event in world.said if isinstance(event.data, cf.ReleaseFinished)}
-    unstaged_releases = {event.data.release_id for event in world.said if isinstance(event.data, cf.StageReleased)}
-    for event in world.said:
+    finished_releases = {
+        event.data.release_id for event in world.published if isinstance(event.data, cf.ReleaseFinished)
+    }
+    unstaged_releases = {event.data.release_id for event in world.published if isinstance(event.data, cf.StageReleased)}
+    for event in world.published:
         answers = len(world.answers(event))
         if isinstance(event.data, cf.TrafficRequested):
             assert answers == 1 or (answers == 0 and event.data.release_id in finished_releases), event.id

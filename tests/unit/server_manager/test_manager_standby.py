@@ -15,7 +15,7 @@ def world(tmp_path):
     return World(tmp_path)
 
 
-def said(world):
+def raised_alerts(world):
     return [alert.alert_id for alert in world.said.facts(AlertRaised)]
 
 
@@ -33,7 +33,7 @@ async def test_a_previous_that_heals_within_a_moment_is_not_spoken_of(world):
     world.engine.dead.add(V1)
     await world.ticks(12)
     assert world.engine.loads.count(V1) == 2
-    assert said(world) == []
+    assert raised_alerts(world) == []
 
 
 async def test_a_dead_previous_that_cannot_be_loaded_is_said_and_resolved_when_it_is_back(world):
@@ -59,22 +59,22 @@ async def test_after_a_rollback_the_next_older_one_is_on_its_way_and_that_is_sai
     keep_from_loading(world, 0)
     world.routes.routes["bot"] = route(1, 0, epoch=2, quarantined=(deployable(2).target,))
     await world.ticks(12)
-    assert said(world) == ["standby-bot"]
+    assert raised_alerts(world) == ["standby-bot"]
     world.artifacts.broken.clear()
     await world.ticks(6, seconds=10)
     assert len(resolved(world)) == 1
 
 
-async def test_a_first_release_with_nothing_behind_it_says_so_once_over_restarts_until_there_is_something(world):
+async def test_a_first_release_with_nothing_behind_it_is_alerted_once_over_restarts_until_there_is_something(world):
     world.routes.routes["bot"] = route(1)
     await world.ticks(4)
-    assert said(world) == []
+    assert raised_alerts(world) == []
     await world.ticks(30)
-    assert said(world) == ["standby-bot"]
+    assert raised_alerts(world) == ["standby-bot"]
     for _ in range(3):
         world.start()
         await world.ticks(10)
-    assert said(world) == ["standby-bot"]
+    assert raised_alerts(world) == ["standby-bot"]
     assert resolved(world) == []
     world.routes.routes["bot"] = route(2, 1, epoch=2)
     await world.ticks()
@@ -89,9 +89,9 @@ async def test_a_replica_that_takes_over_begins_its_own_count(world):
         await world.ticks(1)
     world.lease.set("")
     await world.ticks(4)
-    assert said(world) == []
+    assert raised_alerts(world) == []
     await world.ticks(3)
-    assert said(world) == ["standby-bot"]
+    assert raised_alerts(world) == ["standby-bot"]
 
 
 async def test_an_alert_that_could_not_be_published_is_published_later_as_the_same_fact(world):
@@ -133,4 +133,4 @@ async def test_active_and_previous_both_dead_are_both_said(world):
         world.engine.dead.add(name)
         keep_from_loading(world, version)
     await world.ticks(20)
-    assert sorted(said(world)) == ["engine-bot.v2.bf16", "standby-bot"]
+    assert sorted(raised_alerts(world)) == ["engine-bot.v2.bf16", "standby-bot"]

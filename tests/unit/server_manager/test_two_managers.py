@@ -50,7 +50,7 @@ async def test_a_silent_log_of_facts_does_not_delay_the_renewal_of_the_lease():
         await asyncio.sleep(20)
         stored = len(world.log.log)
         world.log.silent = True
-        world.say(traffic_requested("t1", 2, epoch=9))
+        world.publish(traffic_requested("t1", 2, epoch=9))
         world.engine.dead.add(target(1))
         assert await longest_gap_s(world, 120) < LEASE_S - 2
         assert target(1) in world.hot(), "what died is healed meanwhile"
@@ -83,14 +83,14 @@ async def test_a_clock_that_jumps_by_less_than_a_day_changes_nothing_of_how_long
         world.routes.routes["bot"] = route(1, 0)
         await asyncio.sleep(20)
         world.engine.load_s = 40.0
-        ready = world.say(traffic_requested("t1", 2, epoch=1))
+        ready = world.publish(traffic_requested("t1", 2, epoch=1))
         await asyncio.sleep(10)
         world.process.clock.jump(jump_s)
         await asyncio.sleep(50)
         assert [type(fact).__name__ for fact in world.answers(ready)] == ["DeploymentChanged"]
         world.process.clock.jump(-jump_s)
         world.engine.load_s = 400.0
-        slow = world.say(traffic_requested("t2", 3, epoch=2))
+        slow = world.publish(traffic_requested("t2", 3, epoch=2))
         await asyncio.sleep(SETTINGS.order_deadline_s - 5)
         assert world.answers(slow) == []
         await asyncio.sleep(10)
@@ -105,7 +105,7 @@ async def test_an_order_that_a_process_with_a_wrong_clock_received_has_the_time_
         world.engine.load_s = 40.0
         receiver = next(process for process in world.processes if process is not world.process)
         receiver.clock.jump(-3600.0)
-        order = world.say(traffic_requested("t1", 2, epoch=1), to=receiver)
+        order = world.publish(traffic_requested("t1", 2, epoch=1), to=receiver)
         await asyncio.sleep(60)
         assert world.record().orders == ()
         assert [type(fact).__name__ for fact in world.answers(order)] == ["DeploymentChanged"]
@@ -116,7 +116,7 @@ async def test_a_clock_that_went_back_makes_no_load_last_less_than_nothing():
     async with fleet(1) as world:
         world.routes.routes["bot"] = route(1, 0)
         await asyncio.sleep(20)
-        world.say(stage_requested("s1", 2, 1))
+        world.publish(stage_requested("s1", 2, 1))
         await asyncio.sleep(2)
         world.process.clock.jump(-3600.0)
         await asyncio.sleep(20)
