@@ -18,7 +18,7 @@ setup: ## make both environments (.venv and .venv-engine); at once when they are
 	@deploy/setup/environment.sh main
 	@deploy/setup/environment.sh engine
 
-demo: setup ## forward and back: train, rehearse, release, canary, a drill, and traffic returns by itself
+demo: setup ## train, rehearse, release, canary, then a drill and an automatic rollback
 	@$(BIN)/python -m examples.smollm2.demo
 
 test: setup ## every check and every test, three at a time

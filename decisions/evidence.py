@@ -155,7 +155,7 @@ def as_e_value(log_e: float) -> float:
 
 
 def estimate_requests_needed(evidence: Evidence, bet: Bet, alpha: float) -> int | None:
-    """Estimate how many more observations it takes to cross, if ones go on as often as so far.
+    """Estimate how many more observations it takes to cross, if ones are as frequent as so far.
 
     None when they come too seldom for that: then this evidence will never speak against the target.
     """

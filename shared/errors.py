@@ -30,11 +30,11 @@ class SlipwayError(Exception):
         return f"{self.code}: {self.reason}"
 
 
-class Transient(SlipwayError):  # noqa: N818 - the design's word
+class Transient(SlipwayError):  # noqa: N818 - names a category of errors
     """May succeed later with the same input."""
 
 
-class Permanent(SlipwayError):  # noqa: N818 - the design's word
+class Permanent(SlipwayError):  # noqa: N818 - names a category of errors
     """Will fail again as long as the input is the same."""
 
 

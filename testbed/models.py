@@ -132,7 +132,7 @@ def tiny_lora(
 ) -> Path:
     """Save a LoRA on a tiny base; as trained: neither A nor B is zero.
 
-    With `added_tokens`, its embedding is resized, and a tokenizer with those tokens lies beside it.
+    With `added_tokens`, its embedding is resized, and a tokenizer with those tokens is stored beside it.
     """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)

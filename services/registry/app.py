@@ -63,7 +63,7 @@ class Registry:
 
     def __init__(self, ports: Ports, *, locations: AllowedLocations, settings: RegistrySettings, clock: Clock) -> None:
         self._ports = ports
-        self._places = locations
+        self._locations = locations
         self._clock = clock
         self.records = ReleaseRecords(ports, clock)
         self.admissions = Admissions(
@@ -118,10 +118,10 @@ class Registry:
 
     async def _check(self, ready: CheckpointReady) -> None:
         """Raise Permanent, with its code, unless every artifact is where it may be and is what was announced."""
-        _refuse(admission.assess_locations(ready, self._places))
+        _refuse(admission.assess_locations(ready, self._locations))
         key = admission.base_key(ready.base)
         base = await self._ports.artifacts.find_base(key) if key else None
-        _refuse(admission.assess_base(ready.base, base, self._places.bucket))
+        _refuse(admission.assess_base(ready.base, base, self._locations.bucket))
         for ref in (ready.weights.ref, ready.calibration, ready.evaluation):
             if ref is not None:
                 await self._ports.artifacts.verify(ref)

@@ -33,7 +33,7 @@ class ReleaseRecords:
     async def apply(self, model: str, release_id: str, received: Input | None, *, cause_id: str = "") -> Release | None:
         """Apply an input to a release (None: only do what is due), publish what follows, and hand over when it ends.
 
-        Each step is written before the next begins: killed in between, the next input or sweep goes on from there. A
+        Each step is written before the next begins: killed in between, the next input or sweep continues from there. A
         step of the registry itself that fails permanently ends the release; the input is not at fault.
 
         Returns:

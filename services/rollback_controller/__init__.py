@@ -1,1 +1,1 @@
-"""Takes production back to the previous version by the declared policy, and proves beforehand that it can."""
+"""Rolls production back to the previous version by the declared policy, and rehearses it in staging beforehand."""

@@ -181,7 +181,7 @@ class Controller:
                     self._executing.discard(rollback.rollback_id)
 
     async def _execute(self, environment: Environment, model: str, rollback: Rollback) -> None:
-        """Probe the target that traffic would move to, flip the route, record it. Killed in between, it flips once."""
+        """Probe the target that traffic would move to, change the route, record it: once, also if killed in between."""
         for _ in range(ATTEMPTS):
             entry = await self.routes.get(environment, model)
             route = entry.value if entry else Route(model=model)
@@ -205,7 +205,7 @@ class Controller:
                     await self.routes.put(environment, edit.route, entry.revision if entry else None)
                 except Conflict:
                     continue
-            failpoint(f"{SERVICE}.after_flip")
+            failpoint(f"{SERVICE}.after_switch")
             await self._record_switch(environment, rollback, edit.route)
             return
         raise kept_changing(f"routes/{model}")
@@ -240,11 +240,11 @@ class Controller:
     async def _is_ready(self, environment: Environment, model: str, rollback: Rollback, after: Route) -> bool:
         """Return whether the target that becomes active generates; record the failure if it does not."""
         served = after.active
-        trouble = await self.probe.answers(served) if served is not None else "there is none"
-        if trouble is None:
+        failure = await self.probe.answers(served) if served is not None else "there is none"
+        if failure is None:
             return True
         name = served.target if served is not None else "the previous target"
-        reason = f"{name} does not generate: {trouble}"
+        reason = f"{name} does not generate: {failure}"
         await self._record_failure(environment, model, rollback, "previous_not_ready", reason)
         return False
 

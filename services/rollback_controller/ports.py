@@ -37,10 +37,10 @@ class Alerts(Protocol):
     """The log of alerts."""
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log has the resolution of an alert behind a place in it."""
+        """Return whether the log has the resolution of an alert after a sequence number."""
 
     async def last_route_change(self, environment: Environment, model: str) -> int:
-        """Return the place in the log of the last `deployment.changed`; 0 if there is none."""
+        """Return the sequence number in the log of the last `deployment.changed`; 0 if there is none."""
 
 
 class Publisher(Protocol):
@@ -72,5 +72,5 @@ class Flow(Protocol):
         """How many were answered well so far."""
 
     @property
-    def trouble(self) -> str:
+    def last_failure(self) -> str:
         """Why the last one was not answered well; empty while all are."""

@@ -149,9 +149,9 @@ class Rehearsal:
             return f"{trigger.name}: {trigger.metric} cannot be rehearsed by a fault; declare it manual."
         await self._set_stage(stage, trigger)
         async with self.traffic.flow(stage.model) as flow:
-            trouble = await self._await_healthy(stage, trigger, flow)
-            if trouble:
-                return trouble
+            failure = await self._await_healthy(stage, trigger, flow)
+            if failure:
+                return failure
             injected_at = self.clock.now()
             await self._put_drill(stage, trigger.name, fault)
             rollback = await self._await_rollback(stage, trigger)
@@ -191,8 +191,8 @@ class Rehearsal:
         deadline = self.clock.monotonic() + self.pace.healthy_s
         while flow.answered < self.pace.healthy_requests:
             if self.clock.monotonic() > deadline:
-                trouble = flow.trouble or "nothing came back"
-                return f"{trigger.name}: {stage.candidate.target} does not answer in staging without a fault: {trouble}"
+                failure = flow.last_failure or "nothing came back"
+                return f"{trigger.name}: {stage.candidate.target} does not answer in staging without a fault: {failure}"
             await asyncio.sleep(_POLL_S)
         if await self._find_rollback(stage, trigger) is not None:
             return f"{trigger.name}: it fires on healthy traffic in staging; its threshold is too tight."

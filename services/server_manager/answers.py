@@ -96,9 +96,9 @@ class Answers:
         elif isinstance(answer, ApplyOrder):
             order_id, model = answer.order.order_id, answer.order.event.subject
         else:
-            log.error("an answer could not be written; the others go on", exc_info=error)
+            log.error("an answer could not be written; the others continue", exc_info=error)
             return None
-        log.error("an order could not be answered; the others go on", order=order_id, model=model, exc_info=error)
+        log.error("an order could not be answered; the others continue", order=order_id, model=model, exc_info=error)
         final = isinstance(known, Permanent) or waited_s.get(order_id, 0.0) >= self._limits.order_deadline_s
         if not final:
             return None

@@ -127,7 +127,7 @@ class Executor:
                 self._targets[name] = TargetState(digest, entry.memory_bytes, Phase.UNPROVEN, self._clock.monotonic())
 
     def start(self, action: Action) -> None:
-        """Begin an action; it goes on by itself, and `on_change` is called when it ends."""
+        """Begin an action; it continues by itself, and `on_change` is called when it ends."""
         state = self._targets.get(action.name)
         if state is not None and state.work is not None:
             return

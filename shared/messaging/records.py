@@ -135,7 +135,7 @@ class RecordStore(Generic[R]):
 
         Raises:
             Transient: The record could not be read or written, or a fact not published for now. What was written
-                stands; the next `transact`, `publish` or sweep of this key goes on from there.
+                stands; the next `transact`, `publish` or sweep of this key continues from there.
         """
         return await self._publish(key, await self._write(key, decide))
 

@@ -18,7 +18,7 @@ class Sweeper(Generic[K]):
     """Does what is due for each item, for ever, with one rule for failures.
 
     Up to `at_once` items are done at the same time, in the order of the list; an item is never done twice at once. An
-    item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others go on. The
+    item that fails, or takes longer than `item_limit_s`, is logged and left to the next sweep; the others continue. The
     next sweep does not wait for items that are still being done. Items that were slow the last time come after all
     others, the one that has waited longest first, and leave one slot of several free, so they delay no others. Items
     that become slow delay the others while they have all slots, for `item_limit_s` at most.

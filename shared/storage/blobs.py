@@ -128,14 +128,14 @@ class Store:
         return f"s3://{self.bucket}/{key}"
 
     def key_of(self, uri: str) -> str:
-        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other place."""
+        """Return the key of a URI in this bucket; raise Permanent `uri_not_allowed` for any other location."""
         match = _URI.match(uri)
         if match is None or match["bucket"] != self.bucket or ".." in match["key"].split("/"):
             raise Permanent("uri_not_allowed", f"{uri[:200]} is not in the bucket {self.bucket}.")
         return match["key"]
 
     def prefix_of(self, ref: ArtifactRef) -> str:
-        """Return what lies before `manifests/` in a ref's key: its blobs are stored under the same prefix."""
+        """Return the part before `manifests/` of a ref's key: its blobs are stored under the same prefix."""
         key = self.key_of(ref.uri)
         head, separator, _ = key.partition("manifests/")
         return head if separator else ""

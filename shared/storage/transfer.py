@@ -114,7 +114,7 @@ class TransferClient(Minio):  # type: ignore[misc]  # minio is skipped by mypy
         """Read an object whole, and no byte more than it may have, whatever the server says of its size.
 
         Args:
-            bucket: Where it lies.
+            bucket: Where it is stored.
             key: Its name.
             most: How many bytes it may have.
             size: How many it must have, where that is known.

@@ -134,7 +134,7 @@ async def test_full_streams_keep_no_rollback_from_being_carried_out(js, bus):
     assert (route.active.target, route.epoch) == (k.target(6), 13)
     with pytest.raises(Transient, match="stream_full"):
         await controller.sweep(("production", k.MODEL))
-    assert (await routes.get(k.MODEL)).value == route, "the same flip is made once"
+    assert (await routes.get(k.MODEL)).value == route, "the same switch is made once"
     assert not await stored_facts(js, f.DeploymentChanged)
     await provision(js, limits=LARGER)
     await controller.sweep(("production", k.MODEL))

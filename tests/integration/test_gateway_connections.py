@@ -183,7 +183,7 @@ async def test_a_request_that_is_answered_before_it_is_whole_ends_its_connection
 
 
 async def test_a_caller_that_never_reads_a_whole_answer_keeps_no_connection(server, dial):
-    """The answer lies in the server's buffers, and the request has ended: nothing waits for the caller but the kernel."""
+    """The answer is in the server's buffers, and the request has ended: nothing waits for the caller but the kernel."""
     caller = await dial(window=4096)
     await send(caller, b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(5):

@@ -113,7 +113,7 @@ async def test_killed_at_any_moment_the_release_ends_once_with_one_version(js, s
 
 
 async def test_killed_between_two_releases_the_second_gets_the_place(js, settings, checkpoint, tmp_path):
-    """The failpoint lies after the first release's end was written, before its place was handed over."""
+    """The failpoint is after the first release's end was written, before the second release began."""
     log = Log(js)
     async with kept_running(settings, tmp_path, "") as process:
         await publish(js, checkpoint(), "e1")

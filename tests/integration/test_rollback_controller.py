@@ -1,4 +1,4 @@
-"""The rollback-controller as a process on a real bus, before a real Triton: whatever is killed, one flip and no two."""
+"""The rollback-controller as a process on a real bus, before a real Triton: traffic moves once, whatever is killed."""
 
 import asyncio
 import contextlib
@@ -191,7 +191,7 @@ async def test_an_alert_moves_traffic_back_and_live_requests_verify_it(js, toy, 
     assert (await route_of(js)) == route
 
 
-async def test_without_traffic_a_probe_decides_and_the_flip_stands(js, toy, controller):
+async def test_without_traffic_a_probe_decides_and_the_switch_stays(js, toy, controller):
     await learn(js, 2)
     await put_route(js, toy)
     await publish(js, alert())
@@ -213,12 +213,12 @@ async def test_what_no_automatic_trigger_of_what_serves_asks_for_starts_nothing(
 
 POINTS = [
     f"rollback-controller.{point}"
-    for point in ("after_cas", "after_publish", "after_decision", "after_flip", "after_act", "before_ack")
+    for point in ("after_cas", "after_publish", "after_decision", "after_switch", "after_act", "before_ack")
 ]
 
 
 @pytest.mark.parametrize("point", POINTS)
-async def test_killed_at_any_point_it_flips_once(js, toy, bus_settings, point):
+async def test_killed_at_any_point_it_switches_once(js, toy, bus_settings, point):
     await put_route(js, toy)
     with running_service(MODULE, bus_settings, **QUICK) as first:
         await learn(js, 1, 2)
@@ -257,7 +257,7 @@ async def test_the_bus_killed_in_the_middle_only_delays_it(js, nats_server, toy,
     assert (await route_of(js)).epoch == 8
 
 
-async def test_nothing_is_flipped_to_what_does_not_answer_until_it_does(js, triton, toy, controller):
+async def test_nothing_is_switched_to_what_does_not_answer_until_it_does(js, triton, toy, controller):
     await learn(js, 2, 3)
     await put_route(js, toy, active=2, previous=3)
     order(triton, str(target(3)), "unload")
@@ -309,7 +309,7 @@ async def test_a_canary_that_fails_its_test_or_loses_its_release_goes(js, toy, c
     assert len(await stored_facts(js, f.DeploymentChanged)) == 1
 
 
-async def test_an_alert_and_an_order_at_once_are_one_flip(js, toy, controller):
+async def test_an_alert_and_an_order_at_once_are_one_switch(js, toy, controller):
     await learn(js, 1, 2)
     await put_route(js, toy, history=(3,))
     ordered = f.RollbackOrdered(actor="ops", reason="looks odd", failed=target(2))

@@ -65,11 +65,11 @@ class TestTritonProbe(ProbeConformance):
         await channels.close()
 
     @pytest.fixture
-    def hot(self, triton):
+    def ready(self, triton):
         return load_toy(triton, MODEL, 1)
 
     @pytest.fixture
-    def cold(self, triton):
+    def unloaded(self, triton):
         return f.served(9, "bf16", MODEL, endpoints=load_toy(triton, MODEL, 1).endpoints)
 
     @pytest.fixture

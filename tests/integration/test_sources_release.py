@@ -1,4 +1,4 @@
-"""Checkpoints and bases that lie outside the store, on their way through the real command, registry and merger."""
+"""Checkpoints and bases that are outside the store, processed by the real command, registry and merger."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ MERGER, REGISTRY = "services.merger.main", "services.registry.main"
 
 @dataclass(frozen=True)
 class Harness:
-    """A hub, a disk, a store, and the models that lie there.
+    """A hub, a disk, a store, and the models that are stored there.
 
     Attributes:
         allowed: What operations set, in processes that stay offline otherwise.

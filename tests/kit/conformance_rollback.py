@@ -119,14 +119,14 @@ def about(kind, name, *, model=f.MODEL, environment="production"):
 
 
 class ProbeConformance:
-    """Needs the fixtures `probe` (deadline 1 s), `hot` and `cold` (served targets), and `hanging` if it can hang."""
+    """Needs the fixtures `probe` (deadline 1 s), `ready` and `unloaded` (served targets), and `hanging` if it can hang."""
 
-    async def test_a_target_that_generates_answers(self, probe, hot):
-        assert await probe.answers(hot) is None
+    async def test_a_target_that_generates_answers(self, probe, ready):
+        assert await probe.answers(ready) is None
 
-    async def test_a_target_that_is_not_loaded_says_where_and_why(self, probe, cold):
-        why = await probe.answers(cold)
-        assert cold.endpoints[0] in why
+    async def test_a_target_that_is_not_loaded_says_where_and_why(self, probe, unloaded):
+        why = await probe.answers(unloaded)
+        assert unloaded.endpoints[0] in why
 
     async def test_a_target_that_hangs_is_given_up_in_time(self, probe, hanging):
         async with asyncio.timeout(5):
@@ -140,7 +140,7 @@ class TrafficConformance:
     async def test_good_answers_are_counted_while_it_lasts_and_then_no_more(self, traffic):
         async with traffic.flow(f.MODEL) as flow:
             await until(lambda: flow.answered >= 5)
-            assert flow.trouble == ""
+            assert flow.last_failure == ""
         after = flow.answered
         await asyncio.sleep(0.2)
         assert flow.answered == after
@@ -148,8 +148,8 @@ class TrafficConformance:
     async def test_refusals_are_not_counted_and_their_reason_is_kept(self, traffic, gateway):
         gateway.mode = "refusing"
         async with traffic.flow(f.MODEL) as flow:
-            await until(lambda: flow.trouble)
-            assert "503" in flow.trouble
+            await until(lambda: flow.last_failure)
+            assert "503" in flow.last_failure
             assert flow.answered == 0
 
     async def test_a_silent_gateway_answers_nothing_and_holds_nothing_up(self, traffic, gateway):

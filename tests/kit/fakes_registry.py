@@ -54,7 +54,7 @@ def policy(**changes) -> ReleasePolicy:
 
 
 def careful_policy(**changes) -> ReleasePolicy:
-    """A policy that leads back by itself, and therefore rehearses; one trigger is manual all the same."""
+    """A policy that rolls back automatically, and therefore rehearses; one of its triggers is manual."""
     triggers = (*AUTOMATIC, MANUAL.model_copy(update={"name": "repetition", "metric": "repetition_ratio"}))
     return policy(**{"triggers": triggers, "rehearsal": "required", **changes})
 

@@ -103,7 +103,7 @@ class FakeLog:
         )
 
     async def resolved_since(self, environment: str, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log has the resolution of an alert behind a place in it."""
+        """Return whether the log has the resolution of an alert after a sequence number."""
         self._check()
         return any(
             message.sequence > sequence
@@ -114,7 +114,7 @@ class FakeLog:
         )
 
     async def last_route_change(self, environment: str, model: str) -> int:
-        """Return the place in the log of the last change of a route; 0 if there is none."""
+        """Return the sequence number in the log of the last change of a route; 0 if there is none."""
         self._check()
         changes = [
             message.sequence
@@ -189,12 +189,12 @@ class FakeDrills:
 
 
 class FakeProbe:
-    """Engines that generate, are cold, or hang."""
+    """Engines that generate, hold no such target, or hang."""
 
     def __init__(self, *, deadline_s: float = 5.0) -> None:
         self.deadline_s = deadline_s
         self.takes_s = 0.0
-        self.cold: set[str] = set()
+        self.unloaded: set[str] = set()
         self.hanging: set[str] = set()
         self.asked: list[str] = []
 
@@ -207,7 +207,7 @@ class FakeProbe:
             await asyncio.sleep(self.deadline_s)
             return f"{endpoints}: no token within {self.deadline_s:g} s"
         await asyncio.sleep(self.takes_s)
-        return f"{endpoints}: {name} is not loaded there" if name in self.cold else None
+        return f"{endpoints}: {name} is not loaded there" if name in self.unloaded else None
 
 
 class FakeFlow:
@@ -215,7 +215,7 @@ class FakeFlow:
 
     def __init__(self) -> None:
         self.answered = 0
-        self.trouble = ""
+        self.last_failure = ""
 
 
 class FakeTraffic:
@@ -244,7 +244,7 @@ class FakeTraffic:
     async def _send(self, model: str, flow: FakeFlow) -> None:
         while True:
             if self.mode == "refusing":
-                flow.trouble = "the gateway answered 503: the engine is dead"
+                flow.last_failure = "the gateway answered 503: the engine is dead"
             elif self.mode == "well":
                 await self.answer(model)
                 flow.answered += 1

@@ -163,7 +163,7 @@ async def _streams(url: str) -> set[str]:
     async def ignore(_error: Exception) -> None:
         """A failed attempt is the answer; nothing needs to be written about it."""
 
-    # With no or more tries nats-py goes on to try for minutes.
+    # With no or more tries nats-py continues to try for minutes.
     once = {"allow_reconnect": False, "max_reconnect_attempts": 1, "reconnect_time_wait": 0.1}
     client = await nats.connect(url, connect_timeout=2, error_cb=ignore, **once)
     try:

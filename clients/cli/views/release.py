@@ -133,7 +133,7 @@ class ReleaseProgress:
         return len(expected & self.answered.get(name, frozenset())), len(expected)
 
     def _is_done(self, name: str) -> bool:
-        """Return whether the release can go on after a step: the first staged variant is benchmarked at once."""
+        """Return whether the release can continue after a step: the first staged variant is benchmarked at once."""
         if name not in self.steps or self.steps[name].state != "done":
             return False
         given, expected = self._answers(name)

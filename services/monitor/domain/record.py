@@ -38,7 +38,7 @@ class OpenWindow(Contract):
 
 
 class Reference(Contract):
-    """What the current window of a target is compared with; the rows lie in the store."""
+    """What the current window of a target is compared with; the rows are in the store."""
 
     version: int
     rows: int

@@ -20,7 +20,7 @@ _READS = 32
 class StoredArtifacts:
     """Artifacts in the object store; the store is synchronous, so every call goes through a thread.
 
-    A read that was given up goes on in its thread. So the same read is not begun again while it lasts: another try
+    A read that was given up continues in its thread. So the same read is not begun again while it lasts: another try
     waits for its answer.
     """
 

@@ -21,7 +21,7 @@ class Ending:
 
 
 def decide_ending(release: Release, now: datetime) -> Ending | None:
-    """Return the end that a release has come to, or None while it goes on.
+    """Return the end that a release has come to, or None while it continues.
 
     A target that already takes all traffic is promoted, whatever else was received: the record holds what is true.
     """

@@ -79,7 +79,7 @@ def _timed_out(release: Release) -> Iterator[Emission]:
     if not release.timed_out:
         return
     quantised = ", ".join(registered.variant for registered in gates.registered_variants(release))
-    awaited = f"variant.quantised of {', '.join(release.timed_out)}; the release goes on with {quantised}"
+    awaited = f"variant.quantised of {', '.join(release.timed_out)}; the release continues with {quantised}"
     passed = DeadlinePassed(release_id=release.id, step="quantise", waiting_for=awaited)
     yield "deadline.passed:quantise", passed
     for variant in release.timed_out:
@@ -294,7 +294,7 @@ def is_first(release: Release) -> bool:
 
 
 def passed_canary(release: Release, key: str) -> bool:
-    """Return whether a deployed share has proved enough to go on."""
+    """Return whether a deployed share has proved enough to continue."""
     if key == ALL_TRAFFIC:
         return True
     assessed = release.assessed.get(key)

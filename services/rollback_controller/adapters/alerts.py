@@ -27,7 +27,7 @@ class LoggedAlerts:
         self._js = js
 
     async def resolved_since(self, environment: Environment, model: str, alert_id: str, sequence: int) -> bool:
-        """Return whether the log has the resolution of an alert behind a place in it."""
+        """Return whether the log has the resolution of an alert after a sequence number."""
         subject = nats_subject(AlertResolved.TYPE, model, environment)
         while True:
             try:
@@ -39,7 +39,7 @@ class LoggedAlerts:
             sequence = message.seq or sequence + 1
 
     async def last_route_change(self, environment: Environment, model: str) -> int:
-        """Return the place in the log of the last change of a route; 0 if there is none."""
+        """Return the sequence number in the log of the last change of a route; 0 if there is none."""
         try:
             message = await self._js().get_last_msg(EVENTS, nats_subject(DeploymentChanged.TYPE, model, environment))
         except NotFoundError:

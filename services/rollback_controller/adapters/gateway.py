@@ -26,7 +26,7 @@ class GatewayFlow:
         self._body = {"model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0.0}
         self._interval_s = 1.0 / rps
         self.answered = 0
-        self.trouble = ""
+        self.last_failure = ""
 
     async def send(self) -> None:
         """Send requests in an open loop for ever: a slow answer does not hold the next request back."""
@@ -49,12 +49,12 @@ class GatewayFlow:
         try:
             response = await self._client.post("/v1/completions", json={**self._body, "prompt": prompt})
         except httpx.HTTPError as error:
-            self.trouble = f"the gateway does not answer: {error!r}"
+            self.last_failure = f"the gateway does not answer: {error!r}"
             return
         if response.is_success:
             self.answered += 1
         else:
-            self.trouble = f"the gateway answered {response.status_code}: {response.text[:300]}"
+            self.last_failure = f"the gateway answered {response.status_code}: {response.text[:300]}"
 
 
 class GatewayTraffic:

@@ -66,7 +66,7 @@ class Cause:
         published_at: Its own time, by its publisher's clock.
         now: The time of the decision.
         stored_at: When the stream stored it, by the server's clock; None: `published_at` counts.
-        sequence: Its place in the stream.
+        sequence: Its number in the stream.
     """
 
     event_id: str
@@ -192,8 +192,8 @@ def decide_on_order(
     active = route.active.target if route is not None and route.active is not None else None
     failed = order.failed or active
     if failed is None or not takes_traffic(route, failed):
-        trouble = f"{failed} takes no traffic" if failed else f"nothing serves {state.model}"
-        return VoidOrder(f"{trouble}; there is nothing to roll back.")
+        obstacle = f"{failed} takes no traffic" if failed else f"nothing serves {state.model}"
+        return VoidOrder(f"{obstacle}; there is nothing to roll back.")
     switches = [
         rollback.timeline.switched_at for rollback in state.rollbacks if rollback.timeline.switched_at is not None
     ]

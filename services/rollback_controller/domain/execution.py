@@ -1,4 +1,4 @@
-"""How a rollback goes on after the decision: switched, verified on live traffic, or failed. Pure."""
+"""What follows the decision to roll back: switched, verified on live traffic, or failed. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -68,7 +68,7 @@ def record_failure(state: RollbackState, rollback_id: str, code: Code, reason: s
 def has_moved(state: RollbackState, rollback: Rollback, route: Route) -> bool:
     """Return whether a rollback moved traffic although the route has another cause by now.
 
-    A process that died after the flip recorded nothing, and a promotion or a lifted quarantine may have followed. The
+    A process that died after the switch recorded nothing, and a promotion or a lifted quarantine may have followed. The
     target took traffic when the rollback was decided, so a rollback quarantined it since: this one, if no other has.
     """
     others = [

@@ -26,7 +26,7 @@ class Rollback(Contract):
 
     Attributes:
         cause_id: The event that led to it.
-        cause_sequence: The place of that event in the log.
+        cause_sequence: The sequence number of that event in the log.
         origin: What kind of event that was.
         expires_at: When the order that asked for it is void; None without an order.
         epoch: The epoch of the route that the order named, if any.
@@ -67,7 +67,7 @@ class RollbackState(OutboxRecord):
         rehearsals: What was requested, by release (in production's record).
         rehearsed: The outcome, by release (in production's record).
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
-        rehearsing_since: The place in the log from which on alerts belong to this rehearsal.
+        rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
     """
 
     model: ModelName

@@ -51,7 +51,7 @@ def start_rehearsal(state: RollbackState, trigger: str, now: datetime, since: in
         state: Staging's record.
         trigger: The trigger under rehearsal; empty: none is.
         now: The time of the decision.
-        since: The place in the log from which on alerts belong to this rehearsal.
+        since: The sequence number in the log from which on alerts belong to this rehearsal.
     """
     state = execution.end_all(state, "Staging was cleared before this rollback ended.", now)
     return state.model_copy(update={"rehearsing": trigger, "rehearsing_since": since, "rollbacks": (), "held": {}})

@@ -36,7 +36,7 @@ class ArtifactCache:
         return self._root / digest.removeprefix("sha256:")
 
     async def materialise(self, deployable: Deployable, progress: Progress | None = None) -> Path:
-        """Return a folder with the target's files; what lies there already is verified again."""
+        """Return a folder with the target's files; what is stored there already is verified again."""
         digest = deployable.manifest.digest
         async with self._locks.setdefault(digest, asyncio.Lock()):
             try:

@@ -125,7 +125,7 @@ class TritonEngine:
             except Transient as error:
                 if not _ran_out_of_time(error):
                     raise
-                await self._wait_for(name, {READY, *GONE}, self._unload_wait_s)  # Triton goes on with it
+                await self._wait_for(name, {READY, *GONE}, self._unload_wait_s)  # Triton continues with it
                 reason = f"Triton did not load {name} within {self._load_timeout_s:g} s; see its log"
                 raise Transient("load_failed", reason) from error
 
@@ -167,7 +167,7 @@ class TritonEngine:
         """Prepare and send a request when no other load or unload is under way.
 
         A caller that is cancelled leaves at once. What was sent by then keeps the others waiting until it has ended,
-        because Triton goes on with it; what was not sent by then never is.
+        because Triton continues with it; what was not sent by then never is.
         """
         self._changes += 1
         try:

@@ -1,4 +1,4 @@
-"""When a declared trigger leads back by itself, and how long a drill can last."""
+"""When a declared trigger rolls back automatically, and how long a drill can last."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""What becomes of a release when some of its variants are not made in time: it goes on with the others."""
+"""What becomes of a release when some of its variants are not made in time: it continues with the others."""
 
 from datetime import timedelta
 
@@ -41,7 +41,7 @@ def test_the_release_goes_on_with_those_that_are_made_and_says_which_are_not():
     passed = DeadlinePassed.model_validate(emitted["deadline.passed:quantise"])
     assert (passed.step, passed.waiting_for) == (
         "quantise",
-        "variant.quantised of bf16, awq-int4; the release goes on with int8",
+        "variant.quantised of bf16, awq-int4; the release continues with int8",
     )
     failed = VariantFailed.model_validate(emitted["variant.failed:awq-int4"])
     assert (failed.variant, failed.step, failed.code, failed.reason) == (

@@ -37,7 +37,7 @@ async def test_an_alert_moves_traffic_at_once_and_live_requests_verify_it():
 
 
 @virtual_time
-async def test_without_traffic_a_probe_ends_the_verification_and_the_flip_stands():
+async def test_without_traffic_a_probe_ends_the_verification_and_the_switch_stays():
     world = started()
     world.publish(world.alert())
     await asyncio.sleep(29)
@@ -50,22 +50,22 @@ async def test_without_traffic_a_probe_ends_the_verification_and_the_flip_stands
 
 
 @virtual_time
-async def test_a_fallback_that_dies_after_the_flip_fails_the_verification():
+async def test_a_fallback_that_dies_after_the_switch_fails_the_verification():
     world = started()
     world.publish(world.alert())
     await asyncio.sleep(1)
-    world.probe.cold.add(str(f.target(6)))
+    world.probe.unloaded.add(str(f.target(6)))
     await asyncio.sleep(40)
     (done,) = world.log.facts(cf.RollbackCompleted)
     assert done.verdict == "fail"
     await world.stop()
 
 
-@pytest.mark.parametrize("trouble", ["cold", "hanging"])
+@pytest.mark.parametrize("state", ["unloaded", "hanging"])
 @virtual_time
-async def test_a_previous_target_that_does_not_generate_keeps_traffic_until_it_does(trouble):
+async def test_a_previous_target_that_does_not_generate_keeps_traffic_until_it_does(state):
     world = started()
-    ill = getattr(world.probe, trouble)
+    ill = getattr(world.probe, state)
     ill.add(str(f.target(6)))
     world.publish(world.alert())
     await asyncio.sleep(8)

@@ -65,11 +65,11 @@ async def canary(world):
     )
 
 
-async def cold_previous(world):
+async def unloaded_previous(world):
     """The version behind does not generate, and that is all."""
     world.serve()
     world.open_releases(7)
-    world.probe.cold.add(str(f.target(6)))
+    world.probe.unloaded.add(str(f.target(6)))
     await asyncio.sleep(10)
     world.publish(world.alert(), event_id="a-1")
 
@@ -94,7 +94,7 @@ async def drilled(world):
     world.publish(cf.DrillOrdered(**about, fault=cf.DrillFault(), share_ratio=0.0, expires_at=LATER), event_id="d-2")
 
 
-STORIES = [by_alert, without_traffic, by_order, canary, cold_previous, lifted, drilled]
+STORIES = [by_alert, without_traffic, by_order, canary, unloaded_previous, lifted, drilled]
 ALERT = f"{f.target(7)}/slow/1"
 STARTED, SWITCHED, COMPLETED, FAILED, REFUSED = (
     fact.TYPE
@@ -109,7 +109,7 @@ ENDS = {
         [SWITCHED, COMPLETED, FAILED, STARTED],
     ),
     canary: (6, [("c-1", "completed", "inconclusive", None)], [SWITCHED, COMPLETED, STARTED]),
-    cold_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
+    unloaded_previous: (7, [(ALERT, "failed", None, "previous_not_ready")], [FAILED, STARTED]),
     lifted: (6, [], [SWITCHED, REFUSED]),
     drilled: (7, [], []),
 }
@@ -159,8 +159,8 @@ def test_killed_again_and_again_it_ends_like_one_that_lived(story, kills):
 
 
 @pytest.mark.parametrize("later", ["promoted", "lifted"])
-def test_a_flip_that_was_not_recorded_is_no_failure_when_the_route_has_changed_since(later):
-    """The process dies after the flip; before it is back, another change gives the route another cause."""
+def test_a_switch_that_was_not_recorded_is_no_failure_when_the_route_has_changed_since(later):
+    """The process dies after the switch; before it is back, another change gives the route another cause."""
 
     async def story():
         world = World()

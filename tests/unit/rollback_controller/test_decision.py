@@ -1,4 +1,4 @@
-"""Whether a fact leads back: pure, so every order, repetition and guard can be played."""
+"""Whether a fact causes a rollback: pure, so every order, repetition and guard can be played."""
 
 import itertools
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""How a rollback goes on after the decision, and what a rehearsal makes of it."""
+"""What follows the decision to roll back, and what a rehearsal makes of it."""
 
 import pytest
 

@@ -18,8 +18,8 @@ DELAYS = st.sampled_from([0.0, 0.0, 0.05, 1.0, 7.0, 30.0])
 
 def again(world, event):
     """Deliver an event once more: its acknowledgement was lost."""
-    place = next(message for message in world.log.stored if message.event.id == event.id)
-    world.streams.put(Message(place.sequence, event, place.stored_at))
+    stored = next(message for message in world.log.stored if message.event.id == event.id)
+    world.streams.put(Message(stored.sequence, event, stored.stored_at))
     world.bus.deliver()
 
 
@@ -107,8 +107,8 @@ def unanswered(world, version):
     world.log.unanswered = version - 4  # 1 to 4
 
 
-def cold(world, version):
-    world.probe.cold ^= {str(f.target(version))}
+def unloaded(world, version):
+    world.probe.unloaded ^= {str(f.target(version))}
 
 
 def hanging(world, version):
@@ -119,7 +119,7 @@ def clock(world, version):
     world.clock.jump([-86_400, -600, 600, 86_400][version % 4])
 
 
-MOVES = [promoted, lifted, ordered, alerted, silent, full, unanswered, cold, hanging, clock]
+MOVES = [promoted, lifted, ordered, alerted, silent, full, unanswered, unloaded, hanging, clock]
 
 
 async def whatever(moves, kills):
@@ -133,7 +133,7 @@ async def whatever(moves, kills):
         move(world, version)
         await asyncio.sleep(delay_s)
     world.routes.lost = world.log.full = False
-    world.probe.cold.clear()
+    world.probe.unloaded.clear()
     world.probe.hanging.clear()
     await asyncio.sleep(200)
     running.cancel()

@@ -45,16 +45,16 @@ class TestFakeProbe(ProbeConformance):
     @pytest.fixture
     def probe(self):
         probe = FakeProbe(deadline_s=1.0)
-        probe.cold.add(str(f.target(6)))
+        probe.unloaded.add(str(f.target(6)))
         probe.hanging.add(str(f.target(5)))
         return probe
 
     @pytest.fixture
-    def hot(self):
+    def ready(self):
         return f.served(7)
 
     @pytest.fixture
-    def cold(self):
+    def unloaded(self):
         return f.served(6)
 
     @pytest.fixture

@@ -140,11 +140,11 @@ async def test_each_trigger_is_detected_switched_and_verified():
         (lambda stage: setattr(stage.traffic, "mode", "silent"), "does not answer in staging without a fault: nothing"),
         (lambda stage: setattr(stage.traffic, "mode", "refusing"), "the gateway answered 503"),
         (lambda stage: setattr(stage, "numb", True), "no alert within 30 s"),
-        (lambda stage: stage.probe.cold.add(str(f.target(6))), "previous_not_ready"),
+        (lambda stage: stage.probe.unloaded.add(str(f.target(6))), "previous_not_ready"),
         (lambda stage: stage.probe.hanging.add(str(f.target(6))), "previous_not_ready"),
         (lambda stage: setattr(stage, "triggers", (f.trigger(name="drift", metric="drift"),)), "declare it manual"),
     ],
-    ids=["silent gateway", "gateway refuses", "blind monitor", "cold fallback", "hanging fallback", "drift"],
+    ids=["silent gateway", "gateway refuses", "blind monitor", "unloaded fallback", "hanging fallback", "drift"],
 )
 @virtual_time
 async def test_whatever_is_missing_fails_the_rehearsal_and_says_what(prepare, reason):

@@ -66,7 +66,7 @@ def announce_another_route(world):
         lambda world: repeat(world, canary=share(7)),
         lambda world: repeat(world, cause_id=world.route().cause_id),
     ],
-    ids=["a fact twice", "an epoch twice", "a quarantined target serves", "as a canary", "a flip twice"],
+    ids=["a fact twice", "an epoch twice", "a quarantined target serves", "as a canary", "a switch twice"],
 )
 def test_what_must_hold_at_any_time_is_checked(spoil):
     world = run_virtual(rolled_back())
@@ -84,7 +84,13 @@ def test_what_must_hold_at_any_time_is_checked(spoil):
         lambda world: forget(world, cf.DeploymentChanged),
         announce_another_route,
     ],
-    ids=["no end", "two ends", "a flip without an end", "a flip that is not announced", "announced as another route"],
+    ids=[
+        "no end",
+        "two ends",
+        "a switch without an end",
+        "a switch that is not announced",
+        "announced as another route",
+    ],
 )
 def test_what_each_rollback_ends_in_is_checked(spoil):
     world = run_virtual(rolled_back())

@@ -108,9 +108,9 @@ class World:
         )
         message = self.log.append(event) if not isinstance(fact, cf.InferenceBatch) else None
         stored_at = message.stored_at if message else self.clock.true_time()
-        place = sequence or (message.sequence if message else 0)
+        number = sequence or (message.sequence if message else 0)
         if (type(fact), environment) in SERVICES[SERVICE].reads:
-            self.streams.put(Message(place, message.event if message else event, stored_at))
+            self.streams.put(Message(number, message.event if message else event, stored_at))
         if self.bus is not None:
             self.bus.deliver()
         return event
@@ -216,10 +216,10 @@ class World:
         ends = Counter([*completed, *failed])
         assert {name: ends[name] for name in begun} == dict.fromkeys(begun, 1)
         production = [route for where, route in self.routes.history if where == "production"]
-        flipped = [route for route in production if route.cause_id.startswith("rb-")]
-        assert {route.cause_id for route in flipped} == set(completed), "traffic moved, so it is no failure"
+        switched = [route for route in production if route.cause_id.startswith("rb-")]
+        assert {route.cause_id for route in switched} == set(completed), "traffic moved, so it is no failure"
         published = [fact.route for fact in self.log.facts(cf.DeploymentChanged) if fact.cause in ("rollback", "abort")]
-        assert sorted(published, key=str) == sorted(flipped, key=str), "each flip is announced once, as it was"
+        assert sorted(published, key=str) == sorted(switched, key=str), "each switch is announced once, as it was"
 
     def outcome(self):
         """Return the end of it all, without its times: two runs of one story must end alike.
