@@ -27,7 +27,7 @@ _ASK_INTERPRETER = (
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineEnvironment:
     """The Python environment that holds Triton and vLLM."""
 
     root: Path
@@ -55,7 +55,7 @@ class Ports:
     metrics: int
 
 
-def find_engine(root: Path) -> Engine:
+def find_engine(root: Path) -> EngineEnvironment:
     """Return the paths of an engine environment, as its interpreter reports them.
 
     Raises:
@@ -67,7 +67,7 @@ def find_engine(root: Path) -> Engine:
     about = json.loads(
         subprocess.run([str(interpreter), "-c", _ASK_INTERPRETER], check=True, capture_output=True, text=True).stdout
     )
-    engine = Engine(root, Path(about["site_packages"]), Path(about["libdir"]), about["version"])
+    engine = EngineEnvironment(root, Path(about["site_packages"]), Path(about["libdir"]), about["version"])
     if not engine.server.is_file():
         message = f"no tritonserver in {root}: install the engine environment first"
         raise FileNotFoundError(message)
@@ -75,7 +75,7 @@ def find_engine(root: Path) -> Engine:
 
 
 def build_command(
-    engine: Engine, state: Path, ports: Ports, *, admin_key: str | None = None, exit_timeout_s: int = 20
+    engine: EngineEnvironment, state: Path, ports: Ports, *, admin_key: str | None = None, exit_timeout_s: int = 20
 ) -> list[str]:
     """Return the command line of tritonserver.
 
@@ -110,7 +110,7 @@ def build_command(
     return command
 
 
-def build_environment(engine: Engine, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+def build_environment(engine: EngineEnvironment, state: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables of tritonserver, based on those of the process that starts it.
 
     The stub finds its interpreter through VIRTUAL_ENV and PATH, and may load another libpython if the environment's
@@ -128,7 +128,7 @@ def build_environment(engine: Engine, state: Path, inherited: Mapping[str, str])
     }
 
 
-def prepare_run_folder(engine: Engine, state: Path, *, backends: Path = BACKENDS) -> None:
+def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path = BACKENDS) -> None:
     """Create the run folder of tritonserver: an empty model repository and all backends."""
     (state / "models").mkdir(parents=True, exist_ok=True)
     target = state / "backends"

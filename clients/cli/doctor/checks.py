@@ -131,7 +131,7 @@ def _packages() -> Finding:
     return assess.assess_packages("packages", gather.read_packages(ROOT / "requirements/main.txt", site, version))
 
 
-def find_engine(root: Path) -> triton.Engine | None:
+def find_engine(root: Path) -> triton.EngineEnvironment | None:
     """Return the engine environment, or None if it is not there or not whole."""
     try:
         return triton.find_engine(root)
@@ -139,7 +139,7 @@ def find_engine(root: Path) -> triton.Engine | None:
         return None
 
 
-def _version_of(engine: triton.Engine) -> assess.Version:
+def _version_of(engine: triton.EngineEnvironment) -> assess.Version:
     major, _, minor = engine.python_version.partition(".")
     return int(major), int(minor)
 

@@ -46,7 +46,7 @@ async def _measure(folder: Path) -> dict[str, Any]:
     )
 
 
-def check_engine(folder: Path, engine: triton.Engine, inherited: Mapping[str, str]) -> Finding:
+def check_engine(folder: Path, engine: triton.EngineEnvironment, inherited: Mapping[str, str]) -> Finding:
     """Let vLLM score a text with the models that `check_torch` left, and compare."""
     log = folder / "engine.log"
     command = [str(engine.root / "bin" / "python"), "-P", str(ENGINE_CHECK), str(folder)]

@@ -82,7 +82,7 @@ def try_s3(trial: Trial, programs: Programs) -> Finding:
         return problem or ask_s3(connection_to(trial))
 
 
-def try_triton(trial: Trial, engine: triton.Engine) -> Finding:
+def try_triton(trial: Trial, engine: triton.EngineEnvironment) -> Finding:
     """Start Triton without models, and stop it."""
     state = trial.folder / "triton"
     triton.prepare_run_folder(engine, state)

@@ -6,7 +6,7 @@ import pytest
 
 from deploy.local import triton
 from deploy.local.triton import (
-    Engine,
+    EngineEnvironment,
     Ports,
     build_command,
     build_environment,
@@ -15,7 +15,7 @@ from deploy.local.triton import (
     prepare_run_folder,
 )
 
-ENGINE = Engine(Path("/venv"), Path("/venv/lib/site-packages"), Path("/python/lib"), "3.11")
+ENGINE = EngineEnvironment(Path("/venv"), Path("/venv/lib/site-packages"), Path("/python/lib"), "3.11")
 PORTS = Ports(http=1, grpc=2, metrics=3)
 
 
@@ -57,7 +57,7 @@ def test_environment_points_at_the_engine_and_marks_its_processes():
 @pytest.fixture
 def engine(tmp_path):
     """The files of an engine environment that laying out needs."""
-    root = Engine(tmp_path / "venv", tmp_path / "venv" / "sp", tmp_path, "3.11")
+    root = EngineEnvironment(tmp_path / "venv", tmp_path / "venv" / "sp", tmp_path, "3.11")
     for path in (
         root.server,
         root.triton / "backends" / "python" / "libtriton_python.so",
