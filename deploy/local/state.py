@@ -188,7 +188,7 @@ class StateFolder:
 
 
 def _known(kind: type[Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields that this release knows: a newer one's file is refused by its format, not by its fields."""
+    """Return the known fields: the file of a newer release of Slipway is refused by its format, not by its fields."""
     names = {known.name for known in fields(kind)}
     return {name: value for name, value in data.items() if name in names}
 

@@ -59,7 +59,7 @@ class RecordStore(Generic[R]):
     The facts of a key are published one change after the other. No write waits for that: a stream that does not answer
     holds back only what is to be published.
 
-    One exception: a written fact that cannot be published (too large, unknown to this release) fails no caller, because
+    One exception: a written fact that cannot be published (too large, of an unknown type) fails no caller, because
     no message delivered again would change that. It stays in the outbox with those behind it, is logged and counted,
     and is tried again by the next change or sweep of its record.
     """

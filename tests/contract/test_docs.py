@@ -2,9 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from contracts.facts.release import Outcome
+from contracts.policy import Objective
 from tests.kit.wiring import ROOT
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -55,6 +58,12 @@ def test_terms_stand_once_and_in_order():
     names = [name.casefold() for name, _ in terms()]
     assert len(names) > 60
     assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize(("term", "values"), [("release", get_args(Outcome)), ("objective", get_args(Objective))])
+def test_the_values_that_a_meaning_lists_are_those_of_the_contract(term, values):
+    _, _, listed = dict(terms())[term].rpartition(": ")
+    assert re.findall(r"[a-z]+", listed.replace(" or ", ", ")) == list(values)
 
 
 def test_every_meaning_is_a_sentence():
