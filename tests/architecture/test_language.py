@@ -17,7 +17,7 @@ FILLERS = frozenset({"one", "found", "said", "mine", "told", "heard"})
 CHATTER = re.compile(r"_*(?:say|says|said|hear|hears|heard|tell|tells|told)(?:_|$)")
 """Functions publish, receive, ask or print; none says, hears or tells."""
 METAPHOR = re.compile(
-    r"(?<![a-z])(?:roads?|doors?|houses?|shel(?:f|ves)|rooms?|way[ _]back|barred|mend(?:ed|ing|s)?|nobody's business)(?![a-z])",
+    r"(?<![a-z])(?:roads?|doors?|houses?|shel(?:f|ves)|rooms?|way[ _]back|leads?[ _]back|barred|bur(?:y|ied)|troubles?|(?:un)?wanted|mend(?:ed|ing|s)?|nobody's business)(?![a-z])",
     re.IGNORECASE,
 )
 """Underscores count as the end of a word, so that names are searched as well."""
@@ -100,6 +100,8 @@ def test_the_rule_holds(rule):
         ("metaphors", "def open_" + "rooms(): ...\n"),
         ("metaphors", "# the only " + "way back\n"),
         ("metaphors", "class " + "Road: ...\n"),
+        ("metaphors", "def " + "bury(): ...\n"),
+        ("metaphors", "un" + "wanted = 1\n"),
     ],
 )
 def test_the_search_finds_what_it_should(rule, text, tmp_path):
@@ -108,7 +110,7 @@ def test_the_search_finds_what_it_should(rule, text, tmp_path):
     assert findings(rule, path)
 
 
-@pytest.mark.parametrize("text", ["broad", "recommends", "roadmap", "headroom"])
+@pytest.mark.parametrize("text", ["broad", "recommends", "roadmap", "headroom", "troubleshooting"])
 def test_parts_of_other_words_are_left_alone(text, tmp_path):
     path = tmp_path / "module.py"
     path.write_text(f"# {text}\n")

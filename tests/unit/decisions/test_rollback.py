@@ -15,7 +15,7 @@ from testbed import factories as f
 
 
 @pytest.mark.parametrize("trigger", [None, f.trigger(action="manual")])
-def test_what_was_not_declared_automatic_never_leads_back(trigger):
+def test_what_was_not_declared_automatic_never_rolls_back(trigger):
     decision = decide_rollback(trigger, [], f.after(0))
     assert isinstance(decision, Hold)
     assert decision.code is None

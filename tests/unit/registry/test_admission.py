@@ -151,7 +151,7 @@ def test_policy_missing_weaker_tightened_or_stored():
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_rehearsal_is_waived_only_where_nothing_leads_back_by_itself(stored):
+def test_a_rehearsal_is_waived_only_where_nothing_rolls_back_by_itself(stored):
     def decide(policy):
         return admission.decide_policy(*((None, policy) if stored else (policy, None)))
 

@@ -77,7 +77,7 @@ def test_its_pair_is_given_back_at_any_end(ender):
 
 
 @pytest.mark.parametrize("required", [True, False])
-def test_where_nothing_leads_back_by_itself_nothing_is_asked(required):
+def test_where_nothing_rolls_back_by_itself_nothing_is_asked(required):
     walk = Walk(k.policy(rehearsal="required" if required else "not_required")).to_verdict()
     assert "traffic.requested:1" in walk.last
     assert not any("rehearsal" in key for key in walk.last)

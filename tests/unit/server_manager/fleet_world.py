@@ -411,7 +411,7 @@ class FleetWorld:
         """Return the stored answers to an order."""
         return [emit.fact for emit in self.log.log if emit.cause_id == event.id]
 
-    def hot(self) -> set[str]:
+    def ready(self) -> set[str]:
         """Return the names of the targets that generate."""
         return {name for name, held in self.process.manager.executor.held().items() if held.phase is Phase.READY}
 

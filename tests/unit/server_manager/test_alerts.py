@@ -74,7 +74,7 @@ def test_what_takes_no_traffic_any_more_is_resolved():
 
 # -- standby -----------------------------------------------------------------------------------------------------------
 
-COLD = {
+NOT_READY = {
     "not loaded": (None, f"{V0} is not loaded"),
     "loading": (held(0, Phase.LOADING), f"{V0} is being loaded"),
     "loading again": (held(0, Phase.LOADING, reason="killed."), f"{V0} is being loaded (killed)"),
@@ -85,9 +85,9 @@ COLD = {
 }
 
 
-@pytest.mark.parametrize("name", COLD)
+@pytest.mark.parametrize("name", NOT_READY)
 def test_a_standby_that_is_not_ready_raises_one_alert_after_the_grace_period(name):
-    previous, why = COLD[name]
+    previous, why = NOT_READY[name]
     targets = {V1: held(1)} | ({V0: previous} if previous is not None else {})
     assert plan(targets, disarmed_s=GRACE_S - 0.1) == []
     (change,) = plan(targets, disarmed_s=GRACE_S)

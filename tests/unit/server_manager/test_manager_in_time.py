@@ -82,18 +82,18 @@ async def play(story, *kills, processes=1, pause_at=None, full=False, rest_s=(40
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        hot = world.hot()
+        ready = world.ready()
         await world.stop()
         assert world.violations == []
         assert (world.deaths, world.pauses) == (len(kills), int(pause_at is not None))
-        return world, hot, busy
+        return world, ready, busy
 
 
-def outcome(world, hot):
+def outcome(world, ready):
     """Return the end of it all, without times and the alerts about the outage of the process itself."""
     record = world.record()
     return {
-        "hot": hot,
+        "ready": ready,
         "routes": {model: (route.epoch, route.cause_id) for model, route in world.routes.routes.items()},
         "answers": {event.id: [type(fact).__name__ for fact in world.answers(event)] for event in world.published},
         "open": (record.orders, record.waiting, record.lease and record.lease.state, record.outbox),
@@ -111,23 +111,23 @@ def steps_that_change(steps):
 
 def check_killed(story, expected, steps, numbers, **how):
     for kill_at in numbers:
-        world, hot, _ = run_virtual(play(story, kill_at, **how))
-        assert outcome(world, hot) == expected, f"killed at step {kill_at}: {steps[kill_at - 1]}"
+        world, ready, _ = run_virtual(play(story, kill_at, **how))
+        assert outcome(world, ready) == expected, f"killed at step {kill_at}: {steps[kill_at - 1]}"
 
 
 def test_killed_at_every_step_of_a_promotion_that_changes_something_it_ends_like_one_that_lived():
     brief = {"rest_s": (12, 18)}
-    world, hot, steps = run_virtual(play(one_promotion, **brief))
+    world, ready, steps = run_virtual(play(one_promotion, **brief))
     numbers = steps_that_change(steps)
     assert any(steps[number - 1] == "after SlowLog.publish" for number in numbers)
-    check_killed(one_promotion, outcome(world, hot), steps, numbers, **brief)
+    check_killed(one_promotion, outcome(world, ready), steps, numbers, **brief)
 
 
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_killed_at_sampled_steps_it_ends_like_one_that_lived(story):
-    world, hot, steps = run_virtual(play(story))
+    world, ready, steps = run_virtual(play(story))
     numbers = steps_that_change(steps)
-    check_killed(story, outcome(world, hot), steps, numbers[:: max(1, len(numbers) // often(8))])
+    check_killed(story, outcome(world, ready), steps, numbers[:: max(1, len(numbers) // often(8))])
 
 
 PAUSE_S = 2.5 * LEASE_S
@@ -142,13 +142,13 @@ DISTURBANCES = {
 @pytest.mark.parametrize("disturbance", DISTURBANCES)
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_of_two_the_second_takes_over_at_sampled_steps_and_it_ends_like_one_alone(story, disturbance):
-    world, hot, steps = run_virtual(play(story))
-    expected = outcome(world, hot)
+    world, ready, steps = run_virtual(play(story))
+    expected = outcome(world, ready)
     for number in range(often(2)):
         step = 1 + (2 * number + 1) * len(steps) // (2 * often(2))
         how = DISTURBANCES[disturbance](step)
-        world, hot, _ = run_virtual(play(story, *how.pop("kills", ()), processes=2, **how))
-        assert outcome(world, hot) == expected, f"{disturbance} at step {step}"
+        world, ready, _ = run_virtual(play(story, *how.pop("kills", ()), processes=2, **how))
+        assert outcome(world, ready) == expected, f"{disturbance} at step {step}"
 
 
 # -- whatever comes ---------------------------------------------------------------------------------------------------
@@ -292,12 +292,12 @@ async def whatever(moves, kills):
         world.engine.endless.clear()
         world.artifacts.broken.clear()
         await asyncio.sleep(900)
-        hot = world.hot()
+        ready = world.ready()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await world.stop()
-        return world, hot
+        return world, ready
 
 
 def open_staging(record):
@@ -317,10 +317,10 @@ def open_staging(record):
     st.lists(st.integers(1, 300), max_size=2),
 )
 def test_whatever_comes_orders_are_answered_once_and_what_serves_stays_loaded(moves, kills):
-    world, hot = run_virtual(whatever(moves, kills))
+    world, ready = run_virtual(whatever(moves, kills))
     assert world.violations == []
     assert world.streams.unacknowledged() == []
-    assert set(plan_production(world.known_routes())) <= hot
+    assert set(plan_production(world.known_routes())) <= ready
     record = world.record()
     assert (record.orders, record.outbox) == ((), ())
     still_open = open_staging(record)

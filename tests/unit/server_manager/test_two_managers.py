@@ -53,7 +53,7 @@ async def test_a_silent_log_of_facts_does_not_delay_the_renewal_of_the_lease():
         world.publish(traffic_requested("t1", 2, epoch=9))
         world.engine.dead.add(target(1))
         assert await longest_gap_s(world, 120) < LEASE_S - 2
-        assert target(1) in world.hot(), "what died is healed meanwhile"
+        assert target(1) in world.ready(), "what died is healed meanwhile"
         world.log.silent = False
         await asyncio.sleep(60)
         assert sorted(type(emit.fact).__name__ for emit in world.log.log[stored:]) == [
@@ -138,4 +138,4 @@ async def test_an_engine_that_hangs_leaves_the_lease_with_its_holder_and_is_aler
         world.engine.hanging = False
         await asyncio.sleep(30)
         assert world.record().alerts == ()
-        assert world.hot() == {target(0), target(1)}
+        assert world.ready() == {target(0), target(1)}
