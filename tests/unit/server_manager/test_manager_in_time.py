@@ -35,7 +35,7 @@ async def promotion(world):
 
 async def one_promotion(world):
     """A version is promoted, and nothing else happens."""
-    world.say(traffic_requested("t1", 1))
+    world.publish(traffic_requested("t1", 1))
 
 
 async def refusals(world):
