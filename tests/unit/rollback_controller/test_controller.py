@@ -381,7 +381,7 @@ async def test_a_log_that_hangs_keeps_no_policy_waiting():
     world = started()
     await asyncio.sleep(1)
     world.log.silent_s = 53.0
-    world.say(world.alert())
+    world.publish(world.alert())
     await asyncio.sleep(0.5)
     world.open_releases(8, 9)
     await asyncio.sleep(12)

@@ -16,13 +16,13 @@ async def test_a_switch_of_one_replica_counts_although_the_probe_of_the_other_fa
     first = world.start()
     await asyncio.sleep(1)
     world.probe.takes_s = 0.5
-    world.probe.cold.add(str(f.target(6)))
-    world.say(world.alert(), event_id="a-1")
+    world.probe.unloaded.add(str(f.target(6)))
+    world.publish(world.alert(), event_id="a-1")
     await asyncio.sleep(0.3)
     world.start()  # its first sweep finds the rollback pending
     await asyncio.sleep(0.3)
     assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["previous_not_ready"]
-    world.probe.cold.clear()
+    world.probe.unloaded.clear()
     await asyncio.sleep(0.4)
     assert world.route().active.target == f.target(6)
     (changed,) = world.log.facts(cf.DeploymentChanged)

@@ -39,10 +39,10 @@ async def test_an_order_with_the_id_of_a_refused_one_is_not_refused_for_the_reas
     world = World()
     world.serve(5, 4)
     world.start()
-    world.say(order(), event_id="rb-bot")
+    world.publish(order(), event_id="rb-bot")
     await asyncio.sleep(DEDUPED_S)
     world.serve(7, 6, epoch=13, cause_id="p-7")
-    world.say(order(), event_id="rb-bot")
+    world.publish(order(), event_id="rb-bot")
     await asyncio.sleep(5)
     assert [failed.code for failed in world.log.facts(cf.RollbackFailed)] == ["not_in_traffic"]
     (answer,) = world.log.facts(cf.OrderRefused)
@@ -50,7 +50,7 @@ async def test_an_order_with_the_id_of_a_refused_one_is_not_refused_for_the_reas
     assert "rb-bot" in answer.reason
     assert "give each event its own id" in answer.reason
     assert world.streams.unacknowledged() == world.streams.dead_letters == []
-    world.say(order())
+    world.publish(order())
     await asyncio.sleep(5)
     assert world.route().active.target == f.target(6), "with an id of its own it is carried out"
     world.check()
@@ -62,9 +62,9 @@ async def test_an_order_with_the_id_of_one_that_was_carried_out_is_answered():
     world = World()
     world.serve()
     world.start()
-    world.say(order(), event_id="rb-bot")
+    world.publish(order(), event_id="rb-bot")
     await asyncio.sleep(DEDUPED_S)
-    world.say(order(6), event_id="rb-bot")
+    world.publish(order(6), event_id="rb-bot")
     await asyncio.sleep(5)
     assert [answer.code for answer in world.log.facts(cf.OrderRefused)] == ["malformed_event"]
     assert world.log.facts(cf.RollbackFailed) == [], "the rollback of that id has not failed"
@@ -80,7 +80,7 @@ async def test_an_order_that_is_delivered_again_is_answered_as_the_first_time(se
     world = World()
     world.serve(serving, 4)
     world.start()
-    event = world.say(order(), event_id="rb-bot")
+    event = world.publish(order(), event_id="rb-bot")
     await asyncio.sleep(DEDUPED_S)
     stored = next(message for message in world.log.stored if message.event.id == event.id)
     world.streams.put(Message(stored.sequence, event, stored.stored_at))
