@@ -1,4 +1,4 @@
-"""Stand-ins for the gateway's ports; the engine passes the same conformance suite as the real one."""
+"""Stand-ins for the gateway's ports; engine, templates and sink pass the same conformance suites as the real ones."""
 
 import asyncio
 import itertools
