@@ -19,7 +19,7 @@ from services.monitor.domain.monitoring import Cause, Rules, Sender
 from services.monitor.domain.record import MonitorState
 from services.monitor.ports import References, Reports
 from services.monitor.settings import MonitorSettings
-from shared.errors import translate
+from shared.errors import Permanent, translate
 from shared.messaging.bus import Bus, stored_at
 from shared.messaging.records import RecordStore
 from shared.runtime.clock import Clock
@@ -74,9 +74,14 @@ class Monitor:
     meter: Meter
     rules: Rules
     clock: Clock
-    drift_limit_s: float
+    report_timeout_s: float
     skipped_keys: set[str] = field(default_factory=set)
     """Keys of the bucket that name no environment and model: logged once, and left alone."""
+
+    @property
+    def drift_limit_s(self) -> float:
+        """Return how long the comparison of one window may take, with its report."""
+        return self.report_timeout_s + _AROUND_A_REPORT_S
 
     async def measure(self, event: Event[InferenceBatch], stored: datetime | None = None) -> None:
         """Add a batch of telemetry, which the bus stored at a time by its own clock."""
@@ -176,11 +181,16 @@ class Monitor:
     async def _report(
         self, window: FullWindow, rows: dict[str, list[float]], verdict: drift.DriftVerdict
     ) -> ArtifactRef | None:
-        """Return the stored report; None if it cannot be made: the alert is raised without it."""
+        """Return the stored report; None if it cannot be made in time: the alert is raised without it.
+
+        The time in which it waits for other reports counts too.
+        """
+        limit = asyncio.timeout(self.report_timeout_s)
         try:
-            return await self.reports.make(window.target, rows, window.columns, verdict)
+            async with limit:
+                return await self.reports.make(window.target, rows, window.columns, verdict)
         except Exception as error:
-            known = translate(error)
+            known = _too_slow(self.report_timeout_s) if limit.expired() else translate(error)
             if known is None:
                 raise
             structlog.get_logger().error(
@@ -190,6 +200,11 @@ class Monitor:
 
     def _cause(self, cause_id: str, correlation_id: str) -> Cause:
         return Cause(cause_id, self.clock.now(), correlation_id, self.own_offset_s())
+
+
+def _too_slow(limit_s: float) -> Permanent:
+    reason = f"No report within {limit_s:g} s, the wait for other reports included. Raise MONITOR_REPORT_TIMEOUT_S."
+    return Permanent("deadline_passed", reason)
 
 
 def compare(reference: dict[str, list[float]], window: FullWindow) -> drift.DriftVerdict:
@@ -218,7 +233,7 @@ def build(
         Meter(bus.metrics),
         settings.rules(),
         clock,
-        drift_limit_s=settings.report_timeout_s + _AROUND_A_REPORT_S,
+        report_timeout_s=settings.report_timeout_s,
     )
     for environment in ENVIRONMENTS:
 

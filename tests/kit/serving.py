@@ -63,14 +63,15 @@ class ServerManager(Server):
     def environment(self) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT), **self.variables}
 
-    def die_at(self, failpoint: str, timeout_s: float = 30.0) -> None:
-        """Start, and wait until the failpoint has killed it."""
+    def die_at(self, failpoint: str, timeout_s: float = 30.0) -> str:
+        """Start, wait until the failpoint has killed it, and return where that was (`failpoints.failpoint`)."""
         self.variables["SLIPWAY_FAILPOINT"] = failpoint
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 child_command(self.command()), stdout=log, stderr=log, env=self.environment()
             )
         assert self.process.wait(timeout_s) == -signal.SIGKILL
+        return (self.folder / "work" / self.name / f"failpoint-{failpoint}.fired").read_text()
 
     def ready(self) -> bool:
         try:

@@ -22,7 +22,9 @@ KEY = f"production.{f.MODEL}"
 class World:
     """A monitor as `main` builds it, on a bus that is not connected."""
 
-    def __init__(self, *, starts_s: float = 0.0, clock: Clock | None = None, references=None, **settings) -> None:
+    def __init__(
+        self, *, starts_s: float = 0.0, clock: Clock | None = None, references=None, reports=None, **settings
+    ) -> None:
         self.records = MemoryRecords(MonitorState)
         self.publisher = MemoryPublisher("monitor", now_s=self.now_s)
         chosen = MonitorSettings(**settings)
@@ -31,7 +33,7 @@ class World:
             Bus(Connection(), "monitor", SystemClock()),
             states=RecordStore("alerts", self.records, self.publisher, service="monitor", boottime=self.now_s),
             references=references or Unwired(),
-            reports=Unwired(),
+            reports=reports or Unwired(),
             own_offset_s=lambda: 0.0,
             settings=chosen,
             clock=clock or VirtualClock(f.after(starts_s)),
