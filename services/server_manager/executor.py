@@ -189,9 +189,9 @@ class Executor:
         return permit
 
     def _put_off(self, name: str, state: TargetState, error: LeaseLost) -> None:
-        """Forget a target whose action was not allowed: the next look at the engine says what it is.
+        """Forget a target whose action was not allowed: the next index of the engine says what it is.
 
-        One whose loads failed stays failed, with their number, or it would be tried again at every tick.
+        One whose loads failed stays failed, with their number, or it would be tried again at every pass.
         """
         self._log.warning("action skipped: the lease is not confirmed", target=name, why=str(error))
         if self._targets.get(name) is not state:

@@ -77,12 +77,12 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
 
 
 async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) -> None:
-    """Look again whenever a route changes."""
+    """Begin a pass whenever a route changes."""
 
-    async def look(_model: str, _route: object, _revision: int) -> None:
+    async def wake(_model: str, _route: object, _revision: int) -> None:
         manager.wake()
 
-    await routes.bucket().follow(bus.client, look)
+    await routes.bucket().follow(bus.client, wake)
 
 
 def main() -> None:

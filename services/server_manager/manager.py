@@ -1,4 +1,4 @@
-"""The reconcile loop: looks, decides, acts, and looks again; an event only makes it look sooner."""
+"""The reconcile loop. Each pass reads, decides and acts; an event only makes the next pass begin sooner."""
 
 import asyncio
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ from shared.runtime.clock import Clock
 
 DOWN_AFTER_S = 3.0
 PUBLISH_WAIT_S = 1.0
-"""How long a look waits until its facts are published."""
+"""How long a pass waits until its facts are published."""
 
 
 class Manager:
@@ -89,7 +89,7 @@ class Manager:
         )
 
     def wake(self) -> None:
-        """Look again soon."""
+        """Begin the next pass soon."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -98,13 +98,13 @@ class Manager:
             while True:
                 self._wake.clear()
                 try:
-                    await self.tick()
+                    await self.run_pass()
                 except SlipwayError as error:
                     self._log.warning("reconcile postponed", code=error.code, reason=error.reason)
                 except LeaseLost as error:
                     self._log.warning("reconcile postponed", why=str(error))
-                except Exception:  # noqa: BLE001 - the next round looks again
-                    # Level-triggered: whatever went wrong, the next look starts from what is really there.
+                except Exception:  # noqa: BLE001 - the next pass begins anew
+                    # Level-triggered: whatever went wrong, the next pass starts from what is really there.
                     self._log.exception("reconcile failed")
                 await self._rest()
         finally:
@@ -122,8 +122,8 @@ class Manager:
         except TimeoutError:
             return
 
-    async def tick(self) -> None:
-        """Look once: answer what can be answered, begin what must be done.
+    async def run_pass(self) -> None:
+        """Run one pass: answer what can be answered, begin what must be done.
 
         Without the bus nothing is answered and nothing removed, but what was desired last is still kept alive, unless
         another process took the engine over. Nothing is begun before the engine has listed what it holds.
@@ -133,7 +133,7 @@ class Manager:
         except Exception:
             if self._lead.superseded():
                 await self._stand_back()
-            elif self._desired is not None and await self._look() and self.executor.known:
+            elif self._desired is not None and await self._read_index() and self.executor.known:
                 self._begin_alone(self._desired)
             raise
         if not leads:
@@ -148,13 +148,13 @@ class Manager:
         await self._remove_copies()
 
     async def _reconcile(self) -> None:
-        answers = await self._look()
+        answers = await self._read_index()
         await self._answer_orders()
         self._publisher.publish_soon()
         record, listing = await self._state.read(), await self._routes.all()
         routes = listing.routes
         await self._check_lease()
-        # Before anything is healed, or what heals within a moment would never be told.
+        # Before anything is healed, or an alert about what heals within a moment would never be raised.
         await self._alert(record, listing, answers=answers)
         self._publisher.publish_soon()
         self._desired = desired = plan_desired(routes, record)
@@ -229,7 +229,7 @@ class Manager:
         for action in plan_alone(desired, self.executor.held(), self._limits):
             self.executor.start(action)
 
-    async def _look(self) -> bool:
+    async def _read_index(self) -> bool:
         """Ask the engine what it holds; False while it does not answer."""
         asked_at = self._clock.monotonic()
         self._answered = asked_at if self._answered is None else self._answered

@@ -9,7 +9,7 @@ from shared.errors import SlipwayError
 
 
 class BackgroundPublisher:
-    """Publishes the outbox of one record, one time after the other. What fails is due again at the next look."""
+    """Publishes the outbox of one record, one time after the other. What fails is due again at the next pass."""
 
     def __init__(self, state: FleetState) -> None:
         self._state = state

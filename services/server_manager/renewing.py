@@ -1,4 +1,4 @@
-"""Renews the lease while a look at the fleet takes long, so that what is slow costs no process its lead."""
+"""Renews the lease while a pass takes long, so that what is slow costs no process its lead."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from services.server_manager.ports import Leadership
 
 RENEW_EVERY_S = 1.0
 LIMIT_S = 60.0
-"""Longer than a look whose requests all run out of time. One that lasts longer hangs: another process leads then."""
+"""Longer than a pass whose requests all run out of time. One that lasts longer hangs: another process leads then."""
 
 
 @contextlib.asynccontextmanager

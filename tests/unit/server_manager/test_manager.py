@@ -1,4 +1,4 @@
-"""The loop as a whole, tick by tick, on fakes: what it says, what it loads, what it leaves alone."""
+"""The loop as a whole, pass by pass, on fakes: what it says, what it loads, what it leaves alone."""
 
 import asyncio
 
@@ -94,7 +94,7 @@ class World:
     async def ticks(self, count=4, seconds=1.0) -> None:
         for _ in range(count):
             self.clock.seconds += seconds
-            await self.manager.tick()
+            await self.manager.run_pass()
             for _ in range(60):
                 await asyncio.sleep(0)
 

@@ -123,7 +123,7 @@ async def test_paused_between_the_decision_to_unload_and_the_request_the_request
     world.routes.routes["bot"] = route(2, 1, epoch=2)
     await world.ticks(2)
     world.clock.seconds += 60
-    ticking = asyncio.create_task(world.manager.tick())
+    ticking = asyncio.create_task(world.manager.run_pass())
     while world.phases()[V0] != "unloading":
         await asyncio.sleep(0)
     world.supersede()

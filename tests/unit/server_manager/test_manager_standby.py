@@ -1,4 +1,4 @@
-"""A standby that is not ready, tick by tick: one alert, kept over restarts, resolved when the standby is ready again."""
+"""A standby that is not ready, pass by pass: one alert, kept over restarts, resolved when the standby is ready again."""
 
 import contextlib
 
