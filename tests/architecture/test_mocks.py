@@ -17,7 +17,7 @@ LIMIT = re.compile(r"_?[A-Z][A-Z0-9_]*")
 REPLACED = {
     ("test_engine_calls.py", "_write_files"): "pauses between two real steps, which no fake of a port could",
     ("test_merge.py", "_merge"): "a merge that does nothing shows that the comparison can fail",
-    ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it mends",
+    ("test_quantise_int4.py", "SafeAwqQuantizer"): "watches the real one, and runs the defect that it corrects",
     ("test_quantiser_precision.py", "linear_layers"): "watches the real one",
     ("test_gateway_connections.py", "capture_signals"): "of uvicorn's server: pytest keeps the signals of its process",
     ("test_rollback_ports.py", "close"): "of asyncio's server: closes the connections that it took too",
