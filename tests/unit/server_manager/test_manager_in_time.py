@@ -310,6 +310,16 @@ def open_staging(record):
 
 @settings(max_examples=often(12))
 @example([(promoted, 3, 0.0), (promoted, 2, 0.0), (promoted, 1, 0.0)], [1])
+@example(
+    [
+        (promoted, 1, 0.0),
+        (log_silent, 1, 8.0),
+        (superseded, 1, 0.0),
+        (everything_forgotten, 1, 2.0),
+        (superseded, 1, 8.0),
+    ],
+    [],
+)
 @given(
     st.lists(
         st.tuples(st.sampled_from(MOVES), st.integers(1, 3), st.sampled_from([0.0, 0.5, 2.0, 8.0, 40.0])), max_size=12
