@@ -3,11 +3,16 @@
 `prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
 is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
 
+A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id and deadline_s) and
+`http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what the engine did for
+them (a JSON object), and the first part `http_head` (a JSON object with status and headers).
+
 Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
 requests with the same code. Runs inside Triton's Python stub.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +57,35 @@ class Piece:
     prompt_logprobs: list[float | None] | None = None
 
 
+@dataclass(frozen=True)
+class HttpAsk:
+    """A request of the OpenAI API.
+
+    Attributes:
+        method, path: as in HTTP; the path without a query.
+        body: the JSON body, undecoded.
+        request_id: the gateway's id of the request.
+        deadline_s: seconds that the whole answer may take.
+    """
+
+    method: str
+    path: str
+    body: bytes
+    request_id: str
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class HttpPiece:
+    """A part of an answer of the OpenAI API: status and headers come with the first one."""
+
+    body: bytes
+    record: Mapping[str, Any]
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    last: bool = False
+
+
 def _first(request: Any, name: str) -> Any:
     tensor = pb_utils.get_input_tensor_by_name(request, name)
     if tensor is None:
@@ -67,6 +101,30 @@ def _text(value: Any) -> str:
 def _flag(request: Any, name: str, *, default: bool = False) -> bool:
     value = _first(request, name)
     return default if value is None else bool(value)
+
+
+def parse_http(request: Any) -> HttpAsk | None:
+    """Return the decoded request if it is one of the OpenAI API, else None.
+
+    Raises:
+        BadRequestError: a tensor is missing or cannot be decoded; the message names it.
+    """
+    encoded = _first(request, "http_request")
+    if encoded is None:
+        return None
+    body = _first(request, "http_body")
+    try:
+        head = json.loads(_text(encoded))
+        return HttpAsk(
+            method=str(head["method"]),
+            path=str(head["path"]),
+            body=bytes(body) if body is not None else b"",
+            request_id=str(head["request_id"]),
+            deadline_s=float(head["deadline_s"]),
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"
+        raise BadRequestError(message) from error
 
 
 def parse(request: Any) -> Ask:
@@ -128,7 +186,11 @@ def _token_ids(request: Any) -> list[int] | None:
 
 
 def _strings(name: str, value: str) -> Any:
-    return pb_utils.Tensor(name, np.asarray([value.encode("utf-8")], dtype=np.object_))
+    return _bytes(name, value.encode("utf-8"))
+
+
+def _bytes(name: str, value: bytes) -> Any:
+    return pb_utils.Tensor(name, np.asarray([value], dtype=np.object_))
 
 
 def render(ask: Ask, piece: Piece) -> Any:
@@ -149,6 +211,14 @@ def render(ask: Ask, piece: Piece) -> Any:
     ):
         if requested:
             tensors.append(pb_utils.Tensor(name, np.asarray([count], dtype=np.uint32)))
+    return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def render_http(piece: HttpPiece) -> Any:
+    """Return a part of an answer of the OpenAI API as a Triton response."""
+    tensors = [_bytes("http_body", piece.body), _strings("http_record", json.dumps(dict(piece.record)))]
+    if piece.status is not None:
+        tensors.append(_strings("http_head", json.dumps({"status": piece.status, "headers": piece.headers})))
     return pb_utils.InferenceResponse(output_tensors=tensors)
 
 
@@ -175,6 +245,13 @@ class Reply:
             self._sender.send(render(ask, piece))
         elif piece.finish_reason is not None:
             self._end(render(ask, piece))
+
+    def send_http(self, piece: HttpPiece) -> None:
+        """Send a part of an answer of the OpenAI API; the last one carries the final flag."""
+        if piece.last:
+            self._end(render_http(piece))
+        elif not self._ended:
+            self._sender.send(render_http(piece))
 
     def finish(self) -> None:
         """Close a stream that ends without a last part (the request was cancelled)."""

@@ -13,8 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import decisions
+from decisions import openai_fields, openai_requests
+
 LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
+REQUEST_RULES = tuple(Path(module.__file__ or "") for module in (decisions, openai_fields, openai_requests))
+"""The modules by which the backend judges requests of the OpenAI API: the gateway's own."""
+
 MARKER = "SLIPWAY_TRITON"
 """Environment variable that every process of a tritonserver inherits; it names the run folder."""
 
@@ -146,6 +152,9 @@ def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))
         for shared in sorted(backends.glob("*.py")):
             shutil.copy2(shared, folder / shared.name)
+        (folder / "decisions").mkdir()
+        for module in REQUEST_RULES:
+            shutil.copy2(module, folder / "decisions" / module.name)
         for script in folder.glob("*.sh"):
             _make_executable(script)
 

@@ -7,6 +7,8 @@ in the engine; every stream ends with the final flag, also if the engine is dead
     model_dir: folder of the Hugging Face model (required).
     engine_args: JSON object of vLLM engine arguments, over the defaults below.
     environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
+    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, `tool_parser`,
+        `reasoning_parser`, `template_options`, and `limits` (see `openai_requests.CostLimits`).
 """
 
 import asyncio
@@ -24,8 +26,11 @@ if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
 import engine_tensors  # noqa: E402
+import openai_app  # noqa: E402
 import stub_guard  # noqa: E402
 import triton_python_backend_utils as pb_utils  # noqa: E402
+
+from decisions import openai_requests  # noqa: E402
 
 CANCEL_POLL_S = 0.1
 STOP_S = 10.0
@@ -35,7 +40,7 @@ ENGINE_DEFAULTS: dict[str, Any] = {
     "dtype": "bfloat16",
     "enforce_eager": True,
     "trust_remote_code": False,
-    "disable_log_stats": True,
+    "disable_log_stats": False,  # the times of a request come with them; vLLM logs them at a level that is off
 }
 ENVIRONMENT_DEFAULTS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -77,7 +82,7 @@ def _tie_children_to_this_process() -> None:
 class Engine:
     """AsyncLLM on an event loop in its own thread."""
 
-    def __init__(self, model_dir: str, engine_args: dict[str, Any]) -> None:
+    def __init__(self, model_dir: str, engine_args: dict[str, Any], api: dict[str, Any]) -> None:
         """Load the model; return when it can answer.
 
         Raises:
@@ -89,14 +94,16 @@ class Engine:
         self._thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
         self._thread.start()
         self._llm: Any = None
-        asyncio.run_coroutine_threadsafe(self._load(model_dir, engine_args), self.loop).result()
+        self._limits = openai_requests.CostLimits(**api.get("limits", {}))
+        asyncio.run_coroutine_threadsafe(self._load(model_dir, engine_args, api), self.loop).result()
 
-    async def _load(self, model_dir: str, engine_args: dict[str, Any]) -> None:
+    async def _load(self, model_dir: str, engine_args: dict[str, Any], api: dict[str, Any]) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = AsyncEngineArgs(**{**engine_args, "trust_remote_code": False, "model": model_dir})
-        self._llm = AsyncLLM.from_engine_args(arguments)
+        self._llm = openai_app.record_outputs(AsyncLLM).from_engine_args(arguments)
+        self._app = await openai_app.Application.create(self._llm, openai_app.server_arguments(model_dir, api))
         self._watch = self.loop.create_task(self._abort_cancelled())
 
     async def _abort_cancelled(self) -> None:
@@ -110,25 +117,30 @@ class Engine:
         """Schedule a request; called on Triton's thread, returns immediately."""
         reply = engine_tensors.Reply(request)
         try:
-            ask = engine_tensors.parse(request)
+            ask = engine_tensors.parse_http(request) or engine_tensors.parse(request)
         except engine_tensors.BadRequestError as error:
             reply.fail("bad_request", str(error))
             return
         self.loop.call_soon_threadsafe(self._start, ask, reply)
 
-    def _start(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
+    def _start(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
         self._count += 1
         number = self._count
         task = self.loop.create_task(self._answer(ask, reply, f"r{number}"))
         self._active[number] = (reply, task)
         task.add_done_callback(lambda _: self._active.pop(number, None))
 
-    async def _answer(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
+    async def _answer(
+        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply, request_id: str
+    ) -> None:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
-            await self._generate(ask, reply, request_id)
+            if isinstance(ask, engine_tensors.HttpAsk):
+                await self._app.answer(ask, reply.send_http, self._limits)
+            else:
+                await self._generate(ask, reply, request_id)
         except asyncio.CancelledError:
             reply.finish()
         except EngineDeadError as error:
@@ -265,7 +277,7 @@ class TritonPythonModel:
         _tie_children_to_this_process()
         self._engine: Engine | None = None
         try:
-            self._engine = Engine(str(model_dir), engine_args)
+            self._engine = Engine(str(model_dir), engine_args, json.loads(given.get("api", "{}")))
         except BaseException:
             for pid in _descendants(os.getpid()):
                 _kill(pid)

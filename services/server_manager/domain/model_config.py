@@ -1,11 +1,15 @@
 """The full configuration of a Triton model, generated: nothing is left to auto-completion."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 EngineKind = Literal["slipway", "toy", "vllm"]
+
+_Input = tuple[str, str, bool]
+_Output = tuple[str, str, int]
+"""Name and type of a tensor, and whether it may be left out, or how many elements it has (-1: any)."""
 
 _INPUTS = (
     ("text_input", "TYPE_STRING", False),
@@ -29,6 +33,10 @@ _OUTPUTS = (
 _SCORING_INPUTS = (("prompt_token_ids", "TYPE_STRING", True), ("return_prompt_logprobs", "TYPE_BOOL", True))
 _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
 """What our own backends have beyond Triton's: the log-probabilities of a prompt's tokens."""
+
+_HTTP_INPUTS = (("http_request", "TYPE_STRING", True), ("http_body", "TYPE_STRING", True))
+_HTTP_OUTPUTS = (("http_head", "TYPE_STRING", -1), ("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
+"""What the backend around vLLM has beyond that: requests of the OpenAI API, and their answers."""
 
 
 ENGINE_ARGUMENTS = frozenset(
@@ -70,12 +78,14 @@ class EngineConfig:
         engine_args: vLLM's engine arguments (context length, memory share …).
         environment: variables that the CPU engine may set for vLLM.
         toy: parameters of the toy engine.
+        api: settings of the OpenAI API of the engine: see the backend's `server_arguments`.
     """
 
     kind: EngineKind = "slipway"
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     toy: Mapping[str, str] = field(default_factory=dict)
+    api: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         refused = sorted(set(self.engine_args) - ENGINE_ARGUMENTS)
@@ -95,7 +105,7 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
     if engine.kind == "vllm":
         arguments = {"disable_log_stats": True, **engine.engine_args, "trust_remote_code": False, "model": model_dir}
         return {
-            "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}, scores=False),
+            "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}, (_INPUTS, _OUTPUTS)),
             "1/model.json": json.dumps(arguments, sort_keys=True),
         }
     parameters = {"model_dir": model_dir}
@@ -103,23 +113,35 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         parameters |= dict(engine.toy)
     else:
         parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
+        parameters["api"] = json.dumps(dict(engine.api), sort_keys=True)
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
-    scores = engine.kind == "slipway" or "token_nll" in engine.toy
+    inputs: tuple[_Input, ...] = _INPUTS
+    outputs: tuple[_Output, ...] = _OUTPUTS
+    if engine.kind == "slipway" or "token_nll" in engine.toy:
+        inputs, outputs = inputs + _SCORING_INPUTS, outputs + _SCORING_OUTPUTS
+    if engine.kind == "slipway":
+        inputs, outputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_HTTP_INPUTS), outputs + _HTTP_OUTPUTS
     # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
     return {
-        "config.pbtxt": _render(name, engine.kind, "KIND_CPU", parameters, scores=scores),
+        "config.pbtxt": _render(name, engine.kind, "KIND_CPU", parameters, (inputs, outputs)),
         "1/model.txt": f"{name} is served from {model_dir}\n",
     }
 
 
-def _render(name: str, backend: str, kind: str, parameters: Mapping[str, str], *, scores: bool) -> str:
-    inputs = ",\n".join(
+def _render(
+    name: str,
+    backend: str,
+    kind: str,
+    parameters: Mapping[str, str],
+    tensors: tuple[Sequence[_Input], Sequence[_Output]],
+) -> str:
+    inputs, outputs = tensors
+    listed_inputs = ",\n".join(
         f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ 1 ]{' optional: true' if optional else ''} }}"
-        for tensor, data_type, optional in _INPUTS + (_SCORING_INPUTS if scores else ())
+        for tensor, data_type, optional in inputs
     )
-    outputs = ",\n".join(
-        f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ {size} ] }}"
-        for tensor, data_type, size in _OUTPUTS + (_SCORING_OUTPUTS if scores else ())
+    listed_outputs = ",\n".join(
+        f"  {{ name: {_quote(tensor)} data_type: {data_type} dims: [ {size} ] }}" for tensor, data_type, size in outputs
     )
     settings = "".join(
         f"parameters {{ key: {_quote(key)} value {{ string_value: {_quote(value)} }} }}\n"
@@ -128,7 +150,7 @@ def _render(name: str, backend: str, kind: str, parameters: Mapping[str, str], *
     return (
         f"name: {_quote(name)}\nbackend: {_quote(backend)}\nmax_batch_size: 0\n"
         "model_transaction_policy { decoupled: true }\n"
-        f"input [\n{inputs}\n]\noutput [\n{outputs}\n]\n"
+        f"input [\n{listed_inputs}\n]\noutput [\n{listed_outputs}\n]\n"
         f"instance_group [ {{ count: 1 kind: {kind} }} ]\n{settings}"
     )
 

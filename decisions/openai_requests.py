@@ -1,0 +1,224 @@
+"""Which requests of the OpenAI API reach an engine: the paths, the fields of their bodies, and what a request may cost.
+
+Gateway and backend judge with the same code: these two modules use the standard library only, and are copied next to
+the backend, which runs in the engine's environment.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from decisions.openai_fields import (
+    ALLOWED_FIELDS,
+    FOR_THE_CALLER,
+    PATHS,
+    REFUSED_FIELDS,
+    WITHOUT_EFFECT,
+)
+
+
+@dataclass(frozen=True)
+class CostLimits:
+    """What one request may ask of an engine.
+
+    Attributes:
+        sequences: answers that are generated at the same time: prompts times `n` times beams.
+        tokens: tokens of all these answers together, by the request's own limit or the context.
+        logprobs: likely tokens reported for each position of an answer.
+        prompt_logprobs: the same for each position of a prompt.
+        schema_bytes: length of a JSON schema, grammar, regular expression or list of choices, as compact JSON.
+        schema_depth: its nesting.
+        entries: length of a list or map of parameters: stop sequences, biases, tools, words, token ids.
+    """
+
+    sequences: int = 32
+    tokens: int = 65_536
+    logprobs: int = 20
+    prompt_logprobs: int = 5
+    schema_bytes: int = 32_768
+    schema_depth: int = 24
+    entries: int = 1_024
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a request does not reach the engine.
+
+    Attributes:
+        status: HTTP status, 400, 404 or 405.
+        code: stable, for programs.
+        message: what was refused, the value, the limit, and what to do.
+        field: the field of the body, if one is the reason.
+    """
+
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+
+
+def check_path(method: str, path: str) -> Refusal | None:
+    """Return why no request of this method and path reaches an engine; None if it does."""
+    if path not in PATHS:
+        return Refusal(404, "unknown_url", f"{path} does not exist here; there are {', '.join(PATHS)}.")
+    if method != "POST":
+        return Refusal(405, "method_not_allowed", f"{path} takes POST, not {method}.")
+    return None
+
+
+def check_body(path: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
+    """Return why a body is refused; None if the engine may have it.
+
+    Args:
+        path: one of `PATHS`.
+        body: the JSON object.
+        context_tokens: tokens that a prompt and its answer may have together.
+        limits: what a request may cost.
+    """
+    kind = PATHS[path]
+    return _check_fields(kind, body) or _check_lists(body, limits) or _check_cost(kind, body, context_tokens, limits)
+
+
+def remove_ineffective(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a body that passed `check_body` without the fields that the engine does not have to see."""
+    allowed = ALLOWED_FIELDS[PATHS[path]]
+    return {name: value for name, value in body.items() if name in allowed}
+
+
+def _check_fields(kind: str, body: Mapping[str, Any]) -> Refusal | None:
+    for name, value in body.items():
+        if name in ALLOWED_FIELDS[kind] or name in FOR_THE_CALLER:
+            continue
+        if name in REFUSED_FIELDS:
+            if value is None or value is False:
+                continue
+            return Refusal(400, "unsupported_parameter", f"{name} is not supported: {REFUSED_FIELDS[name]}.", name)
+        if name in WITHOUT_EFFECT:
+            if value is None or any(value == usual and type(value) is type(usual) for usual in WITHOUT_EFFECT[name]):
+                continue
+            return Refusal(400, "unsupported_parameter", f"{name} is not supported; leave it out.", name)
+        shown = name if len(name) <= 80 else f"{name[:80]}…"
+        return Refusal(400, "unknown_parameter", f"Unrecognized request argument supplied: {shown}", shown)
+    return None
+
+
+_LISTS: Final = (
+    "allowed_token_ids",
+    "bad_words",
+    "documents",
+    "include",
+    "logit_bias",
+    "logprob_token_ids",
+    "stop",
+    "stop_token_ids",
+    "tools",
+)
+
+
+def _check_lists(body: Mapping[str, Any], limits: CostLimits) -> Refusal | None:
+    for name in _LISTS:
+        value = body.get(name)
+        if isinstance(value, list | dict) and len(value) > limits.entries:
+            message = f"{name} has {len(value)} entries; the limit is {limits.entries}."
+            return Refusal(400, "above_maximum_value", message, name)
+    for name, part in _content_parts(body):
+        if part.get("type") not in {"text", "input_text", "output_text", "refusal", "thinking"}:
+            message = f"{name} has a part of type {str(part.get('type'))[:80]}; only text is supported."
+            return Refusal(400, "unsupported_parameter", message, name)
+    for name in ("response_format", "structured_outputs", "text", "tools"):
+        refusal = _check_schema(name, body.get(name), limits)
+        if refusal is not None:
+            return refusal
+    return None
+
+
+def _content_parts(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the parts of the messages of a body that are objects, each with the name of its list."""
+    for name in ("messages", "input"):
+        messages = body.get(name)
+        for message in messages if isinstance(messages, list) else ():
+            content = message.get("content") if isinstance(message, dict) else None
+            for part in content if isinstance(content, list) else ():
+                if isinstance(part, dict):
+                    yield name, part
+
+
+def _check_schema(name: str, value: Any, limits: CostLimits) -> Refusal | None:
+    """Refuse a schema or grammar that is too long or too deep to be compiled; `value` is any JSON value."""
+    length, depth = _measure(value, limits.schema_bytes)
+    if length > limits.schema_bytes:
+        message = f"{name} has more than {limits.schema_bytes} characters; that is the limit for schemas and grammars."
+        return Refusal(400, "above_maximum_value", message, name)
+    if depth > limits.schema_depth:
+        message = f"{name} is nested {depth} deep; the limit is {limits.schema_depth}."
+        return Refusal(400, "above_maximum_value", message, name)
+    return None
+
+
+def _measure(value: Any, enough: int) -> tuple[int, int]:
+    """Return the approximate length of a JSON value, in characters, and its depth; stop above `enough` characters."""
+    length, deepest = 0, 0
+    stack = [(value, 0)]
+    while stack and length <= enough:
+        item, depth = stack.pop()
+        deepest = max(deepest, depth)
+        if isinstance(item, str):
+            length += len(item) + 2
+        elif isinstance(item, dict):
+            length += 2 + sum(len(key) + 4 for key in item)
+            stack += [(child, depth + 1) for child in item.values()]
+        elif isinstance(item, list):
+            length += 2 + len(item)
+            stack += [(child, depth + 1) for child in item]
+        else:
+            length += 4
+    return length, deepest
+
+
+def _check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
+    for name, most in (("logprobs", limits.logprobs), ("top_logprobs", limits.logprobs)):
+        if (count := _integer(body.get(name))) is not None and not -1 < count <= most:
+            return Refusal(400, "above_maximum_value", f"{name} is {count}; it must be from 0 to {most}.", name)
+    if (count := _integer(body.get("prompt_logprobs"))) is not None and not -1 < count <= limits.prompt_logprobs:
+        message = f"prompt_logprobs is {count}; it must be from 0 to {limits.prompt_logprobs}."
+        return Refusal(400, "above_maximum_value", message, "prompt_logprobs")
+    if kind not in {"chat", "completion", "responses"}:
+        return None
+    answers = _integer(body.get("n"))
+    sequences = _count_prompts(kind, body) * (1 if answers is None else max(1, answers))
+    if sequences > limits.sequences:
+        message = f"The request asks for {sequences} answers (prompts times n); the limit is {limits.sequences}."
+        return Refusal(400, "above_maximum_value", message, "n")
+    tokens = sequences * _answer_tokens(kind, body, context_tokens)
+    if sequences > 1 and tokens > limits.tokens:
+        message = (
+            f"The request may generate {tokens} tokens in {sequences} answers; the limit is {limits.tokens}. "
+            "Lower n, the number of prompts or the maximum of tokens."
+        )
+        return Refusal(400, "above_maximum_value", message, "n")
+    return None
+
+
+def _count_prompts(kind: str, body: Mapping[str, Any]) -> int:
+    """Return the prompts of a request: a list of texts, or of lists of token ids, holds several."""
+    prompt = body.get("prompt") if kind == "completion" else None
+    if not isinstance(prompt, list) or not prompt or all(isinstance(token, int) for token in prompt):
+        return 1
+    return len(prompt)
+
+
+def _answer_tokens(kind: str, body: Mapping[str, Any], context_tokens: int) -> int:
+    names = {
+        "chat": ("max_completion_tokens", "max_tokens"),
+        "completion": ("max_tokens",),
+        "responses": ("max_output_tokens",),
+    }
+    for name in names[kind]:
+        limit = _integer(body.get(name))
+        if limit is not None:
+            return min(max(1, limit), context_tokens)
+    return 16 if kind == "completion" else context_tokens
+
+
+def _integer(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

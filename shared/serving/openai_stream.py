@@ -1,0 +1,98 @@
+"""Requests of the OpenAI API to a target on Triton: the engine's own bytes, and a record of what it did for them."""
+
+import contextlib
+import json
+import struct
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.errors import Transient
+from shared.serving.inference import Deadlines, stream_responses
+from shared.serving.tensors import build_request, raw_outputs, read_json
+
+
+@dataclass(frozen=True)
+class ApiRequest:
+    """A request for a target.
+
+    Attributes:
+        method, path: as in HTTP; the path without a query.
+        body: the JSON body, undecoded.
+        deadline_s: seconds that the whole answer may take.
+        request_id: for the logs of Triton and of the engine.
+    """
+
+    method: str
+    path: str
+    body: bytes
+    deadline_s: float
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class ApiPiece:
+    """A part of an answer.
+
+    Attributes:
+        body: bytes of the body.
+        record: what the engine did for the request since the last part: see the backend's `openai_app`.
+        status, headers: with the first part; `status` is None in all others.
+    """
+
+    body: bytes
+    record: Mapping[str, Any]
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+async def stream_api(
+    channel: Any, triton_name: str, request: ApiRequest, *, deadlines: Deadlines | None = None
+) -> AsyncGenerator[ApiPiece, None]:
+    """Stream the answer to a request; leaving the iteration early (`aclose`) aborts it in the engine.
+
+    Args:
+        channel: from `Channels.get`.
+        triton_name: `<model>.v<n>.<variant>`.
+        request: what to ask.
+        deadlines: time limits of the engine's silence.
+
+    Raises:
+        Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`. A deadline that has
+            passed is an answer: status 504, or one that ends early with an error in its record.
+    """
+    head = {
+        "method": request.method,
+        "path": request.path,
+        "request_id": request.request_id,
+        "deadline_s": request.deadline_s,
+    }
+    message = build_request(triton_name, {"http_request": json.dumps(head)}, (), request.request_id)
+    message.inputs.add(name="http_body", datatype="BYTES", shape=[1])
+    message.raw_input_contents.append(struct.pack("<I", len(request.body)) + request.body)
+    has_started = False
+    async with contextlib.aclosing(stream_responses(channel, message, deadlines or Deadlines())) as responses:
+        async for response in responses:
+            raw = raw_outputs(response)
+            if "http_body" not in raw:
+                continue
+            piece = _read_piece(raw)
+            has_started = has_started or piece.status is not None
+            yield piece
+    if not has_started:
+        raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
+
+
+def _read_piece(raw: Mapping[str, bytes]) -> ApiPiece:
+    head = read_json(raw.get("http_head", b"")) or {}
+    record = read_json(raw.get("http_record", b"")) or {}
+    headers = tuple((str(name), str(value)) for name, value in head.get("headers", ()))
+    return ApiPiece(_decode_bytes(raw["http_body"]), record, head.get("status"), headers)
+
+
+def _decode_bytes(raw: bytes) -> bytes:
+    """Return the first element of a tensor of bytes; empty if there is none."""
+    if len(raw) < 4:
+        return b""
+    (length,) = struct.unpack_from("<I", raw)
+    return raw[4 : 4 + length]

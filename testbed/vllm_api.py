@@ -1,0 +1,44 @@
+"""Print, as JSON, the paths of vLLM's OpenAI application and the fields of the bodies that they take.
+
+Run by the engine's interpreter; no engine is started. Development mode is on, so that its paths are listed, too.
+"""
+
+import json
+import os
+import sys
+
+os.environ.update({"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_LOGGING_LEVEL": "ERROR"})
+
+
+def main() -> None:
+    """Print `{"paths": {path: methods}, "fields": {path: names}}`."""
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
+    from vllm.entrypoints.pooling.embed import api_router
+    from vllm.entrypoints.pooling.embed import protocol as embed
+    from vllm.entrypoints.serve.tokenize import protocol as tokenize
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args([]), supported_tasks=("generate",))
+    app.include_router(api_router.router)  # vLLM adds it for a model that embeds
+    bodies = {
+        "/v1/chat/completions": [ChatCompletionRequest],
+        "/v1/completions": [CompletionRequest],
+        "/v1/responses": [ResponsesRequest],
+        "/v1/embeddings": [embed.EmbeddingCompletionRequest, embed.EmbeddingChatRequest],
+        "/tokenize": [tokenize.TokenizeCompletionRequest, tokenize.TokenizeChatRequest],
+        "/detokenize": [tokenize.DetokenizeRequest],
+    }
+    result = {
+        "paths": {route.path: sorted(getattr(route, "methods", None) or ()) for route in app.routes},
+        "fields": {
+            path: sorted({name for model in models for name in model.model_fields}) for path, models in bodies.items()
+        },
+    }
+    json.dump(result, sys.stdout)
+
+
+main()

@@ -1,0 +1,224 @@
+"""vLLM's own OpenAI API through Triton: its bytes, the records beside them, and what no caller reaches."""
+
+import asyncio
+import json
+
+import pytest
+
+from services.server_manager.adapters.triton_engine import TritonEngine
+from services.server_manager.domain.model_config import EngineConfig
+from shared.serving.inference import Channels, Deadlines
+from shared.serving.openai_stream import ApiRequest, stream_api
+from testbed.servers import running
+from testbed.triton import TritonServer
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(600)]
+NAME = "bot.v1.bf16"
+CHAT_PATH = "/v1/chat/completions"
+CHAT = {"model": "bot", "messages": [{"role": "user", "content": "Say hi."}], "max_tokens": 6, "temperature": 0}
+SCHEMA = {
+    "type": "object",
+    "properties": {"count": {"enum": [1, 2, 3]}},
+    "required": ["count"],
+    "additionalProperties": False,
+}
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA, "strict": True}}
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory, smollm2):
+    """SmolLM2 in vLLM in Triton; the name of its endpoint."""
+    with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
+        api = {"model": "bot", "fingerprint": "fp_bot.v1", "tool_parser": "hermes"}
+        environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        config = EngineConfig("slipway", engine_args={"max_model_len": 1024}, environment=environment, api=api)
+
+        async def load():
+            engine = TritonEngine(server.endpoint, server.repository, config)
+            await engine.load(NAME, smollm2, digest="sha256:" + "0" * 64, memory_bytes=1)
+            await engine.close()
+
+        asyncio.run(load())
+        yield server
+
+
+class Api:
+    """A caller of the API of one target."""
+
+    def __init__(self, endpoint):
+        self._channels = Channels()
+        self._endpoint = endpoint
+
+    async def ask(self, path, body, *, method="POST", deadline_s=120.0):
+        """Return status, headers, body and records of an answer."""
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = ApiRequest(method, path, raw, deadline_s, "t1")
+        limits = Deadlines(first_token_s=120, inter_token_s=60)
+        pieces = [p async for p in stream_api(self._channels.get(self._endpoint), NAME, request, deadlines=limits)]
+        return pieces[0].status, dict(pieces[0].headers), b"".join(p.body for p in pieces), [p.record for p in pieces]
+
+    async def chat(self, **fields):
+        status, _, body, records = await self.ask("/v1/chat/completions", {**CHAT, **fields})
+        assert status == 200, body
+        return json.loads(body), records
+
+    async def stream(self, path, body):
+        """Return the events of a stream, parsed, and its records."""
+        status, headers, raw, records = await self.ask(path, {**body, "stream": True})
+        assert status == 200, raw
+        assert headers["content-type"].startswith("text/event-stream")
+        events = [line[6:] for line in raw.decode().split("\n\n") if line.startswith("data: ")]
+        assert events[-1] == "[DONE]"
+        return [json.loads(event) for event in events[:-1]], records
+
+    async def close(self):
+        await self._channels.close()
+
+
+@pytest.fixture
+async def api(target):
+    api = Api(target.endpoint)
+    yield api
+    await api.close()
+
+
+async def test_a_chat_is_answered_with_the_engines_own_bytes_and_a_record(api):
+    answer, records = await api.chat()
+    assert answer["model"] == "bot"
+    assert answer["system_fingerprint"] == "fp_bot.v1"
+    (choice,) = answer["choices"]
+    (record,) = records
+    assert record["texts"] == [["0.0", choice["message"]["content"]]]
+    assert record["finish_reasons"] == {"0.0": "length"} == {"0.0": choice["finish_reason"]}
+    assert record["output_tokens"] == answer["usage"]["completion_tokens"] == 6
+    assert record["prompt_tokens"] == answer["usage"]["prompt_tokens"]
+    assert 0 <= record["queue_ms"] < record["first_token_ms"]
+    assert "error" not in record
+
+
+async def test_a_stream_has_its_text_once_in_bytes_and_once_in_records(api):
+    events, records = await api.stream("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2})
+    text = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert text
+    assert "".join(part for record in records for _, part in record.get("texts", ())) == text
+    assert [record["output_tokens"] for record in records] == sorted(record["output_tokens"] for record in records)
+    assert records[-1]["output_tokens"] == 6
+    assert -20 < records[-1]["logprob_mean"] < 0
+
+
+async def test_several_answers_and_several_prompts(api):
+    answer, records = await api.chat(n=3, temperature=1.0)
+    assert len(answer["choices"]) == 3
+    assert records[-1]["output_tokens"] == answer["usage"]["completion_tokens"]
+    events, records = await api.stream(
+        "/v1/completions", {"model": "bot", "prompt": ["One", "Two"], "max_tokens": 3, "temperature": 0}
+    )
+    texts = {
+        index: "".join(e["choices"][0]["text"] for e in events if e["choices"][0]["index"] == index) for index in (0, 1)
+    }
+    noted = {}
+    for record in records:
+        for name, part in record.get("texts", ()):
+            noted[name] = noted.get(name, "") + part
+    assert sorted(noted.values()) == sorted(texts.values())
+    assert records[-1]["output_tokens"] == 6
+
+
+async def test_a_schema_a_tool_and_the_responses_api(api):
+    answer, _ = await api.chat(
+        response_format={"type": "json_schema", "json_schema": {"name": "count", "schema": SCHEMA}}, max_tokens=40
+    )
+    assert isinstance(json.loads(answer["choices"][0]["message"]["content"])["count"], int)
+    answer, _ = await api.chat(
+        tools=[TOOL], tool_choice={"type": "function", "function": {"name": "look_up"}}, max_tokens=60
+    )
+    (call,) = answer["choices"][0]["message"].get("tool_calls", answer["choices"])
+    assert call["function"]["name"] == "look_up"
+    assert isinstance(json.loads(call["function"]["arguments"])["count"], int), call
+    status, _, body, records = await api.ask(
+        "/v1/responses", {"model": "bot", "input": "Hello", "max_output_tokens": 5}
+    )
+    assert status == 200, body
+    assert records[-1]["output_tokens"] == json.loads(body)["usage"]["output_tokens"]
+    status, _, body, _ = await api.ask("/tokenize", {"model": "bot", "prompt": "Hello"})
+    assert (status, json.loads(body)["count"]) == (200, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/scale_elastic_ep"),
+        ("POST", "/inference/v1/abort_requests"),
+        ("POST", "/inference/v1/generate"),
+        ("POST", "/invocations"),
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/collective_rpc"),
+        ("GET", "/metrics"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "//v1/chat/completions"),
+        ("GET", "/v1/chat/completions"),
+    ],
+)
+async def test_no_other_path_is_reached(api, method, path):
+    status, _, body, records = await api.ask(path, CHAT, method=method)
+    assert status == (405 if path == CHAT_PATH else 404)
+    assert json.loads(body)["error"]["code"] in {"unknown_url", "method_not_allowed"}
+    assert records == [{"error": {"class": json.loads(body)["error"]["code"], "source": "validation"}}]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template": "{{ 1 }}"},
+        {"priority": 1},
+        {"vllm_xargs": {"a": 1}},
+        {"request_id": "mine"},
+        {"store": True},
+        {"n": 16_384},
+        {"nonsense": 1},
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}]}]},
+    ],
+)
+async def test_what_the_gateway_should_have_refused_is_refused_by_the_backend(api, fields):
+    status, _, body, records = await api.ask("/v1/chat/completions", {**CHAT, **fields})
+    assert status == 400
+    assert json.loads(body)["error"]["param"] in fields
+    assert records[0]["error"]["source"] == "validation"
+
+
+async def test_the_engines_own_refusals_name_their_source(api):
+    status, _, _, records = await api.ask("/v1/chat/completions", {**CHAT, "max_tokens": 99_999})
+    assert (status, records[0]["error"]["source"]) == (400, "validation")
+    status, _, _, records = await api.ask("/v1/chat/completions", {**CHAT, "messages": "none"})
+    assert (status, records[0]["error"]["source"]) == (400, "validation")
+    status, _, _, records = await api.ask(
+        "/v1/completions", {"model": "bot", "prompt": "word " * 2000, "max_tokens": 1}
+    )
+    assert (status, records[0]["error"]["source"]) == (400, "validation")
+    status, _, _, records = await api.ask("/v1/chat/completions", {**CHAT, "model": "other"})
+    assert (status, records[0]["error"]["source"]) == (404, "validation")
+    status, _, body, _ = await api.ask("/v1/embeddings", {"model": "bot", "input": "Hello"})
+    assert (status, json.loads(body)["error"]["code"]) == (404, "unsupported_by_model")
+    broken = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nope"}}}
+    status, _, _, records = await api.ask("/v1/chat/completions", {**CHAT, "response_format": broken})
+    assert (status, records[0]["error"]["source"]) == (400, "validation")
+
+
+async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
+    long = {**CHAT, "max_tokens": 900, "ignore_eos": True, "stream": True}
+    channel = api._channels.get(api._endpoint)
+    stream = stream_api(channel, NAME, ApiRequest("POST", "/v1/chat/completions", json.dumps(long).encode(), 60.0))
+    first = await anext(stream)
+    assert first.status == 200
+    await stream.aclose()
+    status, _, body, records = await api.ask(CHAT_PATH, {**long, "stream": False}, deadline_s=0.5)
+    assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_exceeded")
+    assert records[-1]["error"]["source"] == "deadline"
+    status, _, body, records = await api.ask(CHAT_PATH, long, deadline_s=1.0)
+    assert (status, body.endswith(b"[DONE]\n\n")) == (200, False)
+    assert 0 < records[-1]["output_tokens"] < 900
+    assert records[-1]["error"]["source"] == "deadline"
+    answer, records = await api.chat()
+    assert answer["usage"]["completion_tokens"] == 6
+    assert records[-1]["queue_ms"] < 1000, "the engine is free again"

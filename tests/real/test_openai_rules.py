@@ -1,0 +1,31 @@
+"""Every path and field of the installed vLLM's OpenAI API is judged: a newer vLLM fails here until its new ones are."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from decisions.openai_fields import ALLOWED_FIELDS, PATHS, REFUSED_FIELDS, REFUSED_PATHS
+
+pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def api():
+    command = [str(ROOT / ".venv-engine" / "bin" / "python"), "-I", str(ROOT / "testbed" / "vllm_api.py")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def test_every_path_of_the_application_is_judged(api):
+    assert set(api["paths"]) == set(PATHS) | set(REFUSED_PATHS)
+    assert all("POST" in api["paths"][path] for path in PATHS)
+
+
+def test_every_field_of_a_body_is_judged(api):
+    for path, kind in PATHS.items():
+        known = set(api["fields"][path])
+        assert known >= ALLOWED_FIELDS[kind], f"{path}: the engine does not know these"
+        assert known <= ALLOWED_FIELDS[kind] | set(REFUSED_FIELDS), f"{path}: these are not judged"

@@ -1,0 +1,153 @@
+"""Which requests of the OpenAI API reach an engine: paths, fields, and what one may cost."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decisions.openai_fields import (
+    ALLOWED_FIELDS,
+    FOR_THE_CALLER,
+    PATHS,
+    REFUSED_FIELDS,
+    REFUSED_PATHS,
+    WITHOUT_EFFECT,
+)
+from decisions.openai_requests import CostLimits, check_body, check_path, remove_ineffective
+
+CONTEXT = 2_048
+LIMITS = CostLimits()
+CHAT = "/v1/chat/completions"
+COMPLETION = "/v1/completions"
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=20,
+)
+
+
+def refused(path, **body):
+    refusal = check_body(path, body, CONTEXT, LIMITS)
+    assert refusal is not None, body
+    return refusal
+
+
+def accepted(path, **body):
+    assert check_body(path, body, CONTEXT, LIMITS) is None
+
+
+@pytest.mark.parametrize(
+    "path", [*REFUSED_PATHS, "/", "", "/v1/chat/completions/", "//v1/completions", "/V1/completions"]
+)
+def test_other_paths_do_not_exist_whatever_the_method(path):
+    for method in ("GET", "POST", "DELETE"):
+        assert check_path(method, path).status == 404
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_path_takes_post_only(path):
+    assert check_path("POST", path) is None
+    assert check_path("GET", path).status == 405
+    assert path not in REFUSED_PATHS
+
+
+@pytest.mark.parametrize("name", REFUSED_FIELDS)
+def test_a_refused_field_is_named_with_its_reason_and_may_be_empty(name):
+    for path, kind in PATHS.items():
+        if name in ALLOWED_FIELDS[kind]:
+            continue
+        refusal = refused(path, **{name: 1})
+        assert (refusal.status, refusal.field, refusal.code) == (400, name, "unsupported_parameter")
+        assert REFUSED_FIELDS[name] in refusal.message
+        accepted(path, **{name: None})
+        accepted(path, **{name: False})
+
+
+def test_an_unknown_field_is_refused_and_a_long_name_is_cut():
+    assert refused(CHAT, nonsense=1).code == "unknown_parameter"
+    assert len(refused(CHAT, **{"x" * 10_000: 1}).message) < 200
+
+
+def test_fields_without_effect_are_accepted_with_the_value_that_asks_for_nothing_and_removed():
+    accepted(CHAT, service_tier="auto", functions=[], metadata={"a": "b"}, store=False)
+    assert refused(CHAT, best_of=True).field == "best_of", "true is not 1"
+    assert refused(CHAT, service_tier="flex").field == "service_tier"
+    body = {"model": "m", "messages": [], "service_tier": "auto", "store": False, "metadata": {}}
+    assert remove_ineffective(CHAT, body) == {"model": "m", "messages": []}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        (CHAT, {"n": 33, "max_tokens": 1}, "n"),
+        (CHAT, {"n": 16_384}, "n"),
+        (CHAT, {"n": 32}, None),
+        (CHAT, {"n": 32, "max_tokens": 100}, None),
+        (COMPLETION, {"prompt": ["a"] * 33}, "n"),
+        (COMPLETION, {"prompt": ["a"] * 8, "n": 5}, "n"),
+        (COMPLETION, {"prompt": [[1, 2]] * 33}, "n"),
+        (COMPLETION, {"prompt": [1] * 2_000}, None),
+        (COMPLETION, {"prompt": ["a"] * 32, "max_tokens": 2_048}, None),
+        (COMPLETION, {"prompt": "a", "n": -5}, None),
+        (COMPLETION, {"logprobs": 21}, "logprobs"),
+        (COMPLETION, {"logprobs": -1}, "logprobs"),
+        (COMPLETION, {"prompt_logprobs": 6}, "prompt_logprobs"),
+        (CHAT, {"prompt_logprobs": -1}, "prompt_logprobs"),
+        (CHAT, {"logprobs": True, "top_logprobs": 20}, None),
+        (CHAT, {"top_logprobs": 21}, "top_logprobs"),
+        (CHAT, {"logit_bias": {str(number): 1 for number in range(1_025)}}, "logit_bias"),
+        (CHAT, {"stop": ["a"] * 1_025}, "stop"),
+        (CHAT, {"structured_outputs": {"regex": "a" * 40_000}}, "structured_outputs"),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, None),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
+    ],
+)
+def test_what_a_request_may_cost(path, body, field):
+    refusal = check_body(path, body, CONTEXT, LIMITS)
+    assert (refusal and refusal.field) == field
+
+
+def test_many_answers_may_not_be_long_together():
+    refusal = check_body(CHAT, {"n": 32, "max_tokens": 4_096}, 8_192, LIMITS)
+    assert refusal.field == "n"
+    assert "131072 tokens in 32 answers" in refusal.message
+
+
+def test_a_deep_schema_is_refused_without_recursion():
+    schema = {}
+    for _ in range(50_000):
+        schema = {"items": schema}
+    body = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+    assert refused(CHAT, **body).field == "response_format"
+    nested = {}
+    for _ in range(25):
+        nested = {"a": nested}
+    assert "nested" in refused(CHAT, tools=[nested]).message
+
+
+@given(
+    st.sampled_from(sorted(PATHS)),
+    st.dictionaries(
+        st.text(max_size=12)
+        | st.sampled_from(sorted({*REFUSED_FIELDS, *WITHOUT_EFFECT, *FOR_THE_CALLER, *ALLOWED_FIELDS["chat"]})),
+        VALUES,
+        max_size=6,
+    ),
+)
+def test_every_body_is_judged_and_what_passes_has_allowed_fields_only(path, body):
+    refusal = check_body(path, body, CONTEXT, LIMITS)
+    if refusal is not None:
+        assert refusal.status == 400
+        assert refusal.message
+        assert len(refusal.message) < 400
+    else:
+        cleaned = remove_ineffective(path, body)
+        assert set(cleaned) <= ALLOWED_FIELDS[PATHS[path]]
+        assert all(body[name] == cleaned[name] for name in cleaned)
+        dropped = {name: body[name] for name in set(body) - set(cleaned)}
+        for name, value in dropped.items():
+            assert value in (None, False) or name in FOR_THE_CALLER or value in WITHOUT_EFFECT[name], json.dumps(
+                dropped
+            )
