@@ -84,7 +84,6 @@ _SAMPLING: Final = frozenset(
         "frequency_penalty",
         "ignore_eos",
         "include_stop_str_in_output",
-        "length_penalty",
         "logit_bias",
         "logprob_token_ids",
         "min_p",
@@ -96,7 +95,6 @@ _SAMPLING: Final = frozenset(
         "repetition_detection",
         "repetition_penalty",
         "return_token_ids",
-        "return_token_offsets",
         "return_tokens_as_token_ids",
         "seed",
         "skip_special_tokens",
@@ -112,7 +110,6 @@ _SAMPLING: Final = frozenset(
         "top_p",
         "truncate_prompt_tokens",
         "truncation_side",
-        "use_beam_search",
         "user",
         "response_format",
         "add_special_tokens",
@@ -220,6 +217,9 @@ REFUSED_FIELDS: Final[Mapping[str, str]] = {
     "background": "no answer is stored",
     "cache_salt": "the gateway sets it",
     "chat_template": "the template is a part of the version",
+    "length_penalty": "beam search is not offered",
+    "return_token_offsets": "it has no effect on this path",
+    "use_beam_search": "beam search is not offered",
     "ec_transfer_params": "it addresses other machines",
     "enable_response_messages": "it returns the engine's internal messages",
     "kv_transfer_params": "it addresses other machines",
@@ -243,6 +243,31 @@ REFUSED_FIELDS: Final[Mapping[str, str]] = {
 
 `null` and `false` count as absent.
 """
+
+INTEGERS: Final = frozenset(
+    {
+        "dimensions",
+        "max_completion_tokens",
+        "max_output_tokens",
+        "max_tokens",
+        "max_tool_calls",
+        "min_tokens",
+        "n",
+        "prompt_logprobs",
+        "seed",
+        "thinking_token_budget",
+        "top_k",
+        "top_logprobs",
+        "truncate_prompt_tokens",
+    }
+)
+"""Fields that must be integers: the engine would read "16" and 16.0 as 16, past every limit that is counted here."""
+
+STRUCTURES: Final = frozenset({"choice", "json", "json_object"})
+"""What `structured_outputs` may hold: expressions and grammars are compiled without a time limit."""
+
+RESPONSE_FORMATS: Final = frozenset({"json_object", "json_schema", "text"})
+"""The types of `response_format`, and of `text.format` of the responses API."""
 
 WITHOUT_EFFECT: Final[Mapping[str, tuple[Any, ...]]] = {
     "audio": (),

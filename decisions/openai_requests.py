@@ -11,8 +11,11 @@ from typing import Any, Final
 from decisions.openai_fields import (
     ALLOWED_FIELDS,
     FOR_THE_CALLER,
+    INTEGERS,
     PATHS,
     REFUSED_FIELDS,
+    RESPONSE_FORMATS,
+    STRUCTURES,
     WITHOUT_EFFECT,
 )
 
@@ -76,7 +79,13 @@ def check_body(path: str, body: Mapping[str, Any], context_tokens: int, limits: 
         limits: what a request may cost.
     """
     kind = PATHS[path]
-    return _check_fields(kind, body) or _check_lists(body, limits) or _check_cost(kind, body, context_tokens, limits)
+    return (
+        _check_fields(kind, body)
+        or _check_values(body)
+        or _check_lists(body, limits)
+        or _check_structures(body)
+        or _check_cost(kind, body, context_tokens, limits)
+    )
 
 
 def remove_ineffective(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,6 +111,71 @@ def _check_fields(kind: str, body: Mapping[str, Any]) -> Refusal | None:
     return None
 
 
+_INTEGER_LIMIT: Final = 2**63
+_TOKEN_LIMIT: Final = 2**31
+
+
+def _check_values(body: Mapping[str, Any]) -> Refusal | None:
+    """Refuse values that the engine reads as others, or fails on: integers in another form or too large, surrogates."""
+    for name in INTEGERS & body.keys():
+        if body[name] is not None and type(body[name]) is not int:
+            return Refusal(400, "invalid_value", f"{name} must be an integer.", name)
+    if type(body.get("logprobs")) not in {type(None), bool, int}:
+        return Refusal(400, "invalid_value", "logprobs must be true, false or an integer.", "logprobs")
+    for name, value in body.items():
+        limit = _TOKEN_LIMIT if name in {"prompt", "tokens"} else _INTEGER_LIMIT
+        stack = [value]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, dict):
+                stack += [*item.keys(), *item.values()]
+            elif isinstance(item, list):
+                stack += item
+            elif isinstance(item, str) and not _is_unicode(item):
+                return Refusal(400, "invalid_value", f"{name} contains a lone surrogate, which is no character.", name)
+            elif isinstance(item, int) and not -limit <= item < limit:
+                return Refusal(400, "above_maximum_value", f"{name} contains an integer that is too large.", name)
+    return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_structures(body: Mapping[str, Any]) -> Refusal | None:
+    """Refuse tools other than functions, and structures of an answer other than JSON schemas and choices."""
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type", "function") if isinstance(tool, dict) else "function"
+        if kind != "function":
+            return Refusal(
+                400, "unsupported_parameter", f"A tool has type {str(kind)[:80]}; only function is.", "tools"
+            )
+    text = body.get("text")
+    formats = {
+        "response_format": body.get("response_format"),
+        "text": text.get("format") if isinstance(text, dict) else None,
+    }
+    for name, given in formats.items():
+        kind = given.get("type", "text") if isinstance(given, dict) else "text"
+        if not isinstance(kind, str) or kind not in RESPONSE_FORMATS:
+            message = f"{name} has type {str(kind)[:80]}; there are {', '.join(sorted(RESPONSE_FORMATS))}."
+            return Refusal(400, "unsupported_parameter", message, name)
+    structures = body.get("structured_outputs")
+    if isinstance(structures, dict):
+        for name, value in structures.items():
+            if value is not None and (name not in STRUCTURES or (name == "json" and not isinstance(value, dict))):
+                message = (
+                    f"structured_outputs.{name[:80]} is not supported; give a JSON schema as an object, or a choice."
+                )
+                return Refusal(400, "unsupported_parameter", message, "structured_outputs")
+    return None
+
+
 _LISTS: Final = (
     "allowed_token_ids",
     "bad_words",
@@ -115,6 +189,11 @@ _LISTS: Final = (
 )
 
 
+_TEXT_PARTS: Final = frozenset(
+    {"text", "input_text", "output_text", "refusal", "thinking", "reasoning_text", "summary_text"}
+)
+
+
 def _check_lists(body: Mapping[str, Any], limits: CostLimits) -> Refusal | None:
     for name in _LISTS:
         value = body.get(name)
@@ -122,7 +201,8 @@ def _check_lists(body: Mapping[str, Any], limits: CostLimits) -> Refusal | None:
             message = f"{name} has {len(value)} entries; the limit is {limits.entries}."
             return Refusal(400, "above_maximum_value", message, name)
     for name, part in _content_parts(body):
-        if part.get("type") not in {"text", "input_text", "output_text", "refusal", "thinking"}:
+        kind = part.get("type")
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
             message = f"{name} has a part of type {str(part.get('type'))[:80]}; only text is supported."
             return Refusal(400, "unsupported_parameter", message, name)
     for name in ("response_format", "structured_outputs", "text", "tools"):
@@ -137,10 +217,11 @@ def _content_parts(body: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, 
     for name in ("messages", "input"):
         messages = body.get(name)
         for message in messages if isinstance(messages, list) else ():
-            content = message.get("content") if isinstance(message, dict) else None
-            for part in content if isinstance(content, list) else ():
-                if isinstance(part, dict):
-                    yield name, part
+            for holder in ("content", "output") if isinstance(message, dict) else ():
+                parts = message.get(holder)
+                for part in parts if isinstance(parts, list) else ():
+                    if isinstance(part, dict):
+                        yield name, part
 
 
 def _check_schema(name: str, value: Any, limits: CostLimits) -> Refusal | None:
@@ -176,7 +257,8 @@ def _measure(value: Any, enough: int) -> tuple[int, int]:
 
 
 def _check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
-    for name, most in (("logprobs", limits.logprobs), ("top_logprobs", limits.logprobs)):
+    most = limits.prompt_logprobs if body.get("echo") else limits.logprobs  # echo reports them for the prompt, too
+    for name in ("logprobs", "top_logprobs"):
         if (count := _integer(body.get(name))) is not None and not -1 < count <= most:
             return Refusal(400, "above_maximum_value", f"{name} is {count}; it must be from 0 to {most}.", name)
     if (count := _integer(body.get("prompt_logprobs"))) is not None and not -1 < count <= limits.prompt_logprobs:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 
 import pytest
 
@@ -29,23 +30,25 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA
 def target(tmp_path_factory, smollm2):
     """SmolLM2 in vLLM in Triton; the name of its endpoint."""
     with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        api = {"model": "bot", "fingerprint": "fp_bot.v1", "tool_parser": "hermes"}
-        environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        config = EngineConfig("slipway", engine_args={"max_model_len": 1024}, environment=environment, api=api)
-
-        async def load():
-            engine = TritonEngine(server.endpoint, server.repository, config)
-            await engine.load(NAME, smollm2, digest="sha256:" + "0" * 64, memory_bytes=1)
-            await engine.close()
-
-        asyncio.run(load())
+        asyncio.run(load(server, smollm2, NAME))
         yield server
+
+
+async def load(server, folder, name):
+    """Load a model folder as a target."""
+    api = {"model": "bot", "fingerprint": "fp_bot.v1", "tool_parser": "hermes"}
+    environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    config = EngineConfig("slipway", engine_args={"max_model_len": 1024}, environment=environment, api=api)
+    engine = TritonEngine(server.endpoint, server.repository, config)
+    await engine.load(name, folder, digest="sha256:" + "0" * 64, memory_bytes=1)
+    await engine.close()
 
 
 class Api:
     """A caller of the API of one target."""
 
-    def __init__(self, endpoint):
+    def __init__(self, endpoint, name=NAME):
+        self._name = name
         self._channels = Channels()
         self._endpoint = endpoint
 
@@ -54,7 +57,9 @@ class Api:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = ApiRequest(method, path, raw, deadline_s, "t1")
         limits = Deadlines(first_token_s=120, inter_token_s=60)
-        pieces = [p async for p in stream_api(self._channels.get(self._endpoint), NAME, request, deadlines=limits)]
+        pieces = [
+            p async for p in stream_api(self._channels.get(self._endpoint), self._name, request, deadlines=limits)
+        ]
         return pieces[0].status, dict(pieces[0].headers), b"".join(p.body for p in pieces), [p.record for p in pieces]
 
     async def chat(self, **fields):
@@ -203,6 +208,23 @@ async def test_the_engines_own_refusals_name_their_source(api):
     broken = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nope"}}}
     status, _, _, records = await api.ask("/v1/chat/completions", {**CHAT, "response_format": broken})
     assert (status, records[0]["error"]["source"]) == (400, "validation")
+
+
+async def test_a_stream_of_responses_that_fails_has_its_record(api):
+    body = {"model": "bot", "input": "Hello", "max_output_tokens": 5, "logit_bias": {"999999999": 1}, "stream": True}
+    _, _, _, records = await api.ask("/v1/responses", body)
+    assert records[-1]["error"]["source"] == "validation"
+
+
+async def test_a_broken_template_is_the_targets_doing(target, smollm2, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(smollm2, folder)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content / 0 }}")
+    await load(target, folder, "broken.v1.bf16")
+    api = Api(target.endpoint, "broken.v1.bf16")
+    status, _, body, records = await api.ask(CHAT_PATH, CHAT)
+    await api.close()
+    assert (status, records[-1]["error"]["source"]) == (400, "template"), body
 
 
 async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):

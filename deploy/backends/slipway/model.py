@@ -95,15 +95,18 @@ class Engine:
         self._thread.start()
         self._llm: Any = None
         self._limits = openai_requests.CostLimits(**api.get("limits", {}))
-        asyncio.run_coroutine_threadsafe(self._load(model_dir, engine_args, api), self.loop).result()
+        server = openai_app.server_arguments(model_dir, api)
+        if api.get("reasoning_parser"):
+            engine_args = {**engine_args, "reasoning_parser": api["reasoning_parser"]}
+        asyncio.run_coroutine_threadsafe(self._load(model_dir, engine_args, server), self.loop).result()
 
-    async def _load(self, model_dir: str, engine_args: dict[str, Any], api: dict[str, Any]) -> None:
+    async def _load(self, model_dir: str, engine_args: dict[str, Any], server: Any) -> None:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = AsyncEngineArgs(**{**engine_args, "trust_remote_code": False, "model": model_dir})
         self._llm = openai_app.record_outputs(AsyncLLM).from_engine_args(arguments)
-        self._app = await openai_app.Application.create(self._llm, openai_app.server_arguments(model_dir, api))
+        self._app = await openai_app.Application.create(self._llm, server)
         self._watch = self.loop.create_task(self._abort_cancelled())
 
     async def _abort_cancelled(self) -> None:
@@ -151,6 +154,8 @@ class Engine:
         except Exception as error:  # noqa: BLE001 - every failure must be reported to the client
             reply.fail("engine_failed", f"{type(error).__name__}: {error}")
             _drop_frames(error)
+        finally:
+            reply.finish()  # does nothing after the last part; a panic of a tokenizer is no Exception
 
     async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply, request_id: str) -> None:
         from vllm import SamplingParams

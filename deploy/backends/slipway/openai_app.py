@@ -18,8 +18,9 @@ import contextvars
 import json
 import traceback
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from engine_tensors import HttpAsk, HttpPiece
@@ -39,7 +40,7 @@ _MODULES = {
 }
 """Packages that an error's traceback leads through, by the part that they are: the first part that fits counts."""
 _ENGINE_ERRORS = frozenset({"EngineDeadError", "EngineGenerateError", "GenerationError", "RetryableRequestError"})
-_VALIDATION_ERRORS = frozenset({"RequestValidationError", "VLLMValidationError", "HTTPException"})
+_VALIDATION_ERRORS = frozenset({"RequestValidationError", "VLLMClientError", "HTTPException"})
 _FIRST_ERROR_STATUS = 400
 _FIRST_SERVER_ERROR_STATUS = 500
 _ERROR_EVENT = b'data: {"error":'
@@ -122,24 +123,39 @@ _current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("reco
 
 
 def find_source(error: BaseException, *, started: bool) -> str:
-    """Return which part an error came from: by its class, else by the modules that its traceback leads through.
+    """Return which part an error came from: by its causes' classes, and the modules that their tracebacks lead through.
 
     Args:
         error: the exception, with its traceback.
         started: whether the engine had begun to answer.
     """
-    names = {kind.__name__ for kind in type(error).__mro__}
+    chain = list(_causes(error))
+    names = {kind.__name__ for cause in chain for kind in type(cause).__mro__}
     if names & _ENGINE_ERRORS:
         return "engine"
-    if names & _VALIDATION_ERRORS:
-        return "validation"
-    if type(error).__module__.partition(".")[0] == "jinja2":
+    if any(type(cause).__module__.partition(".")[0] == "jinja2" for cause in chain):
         return "template"
-    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = [
+        frame.f_globals.get("__name__", "") for cause in chain for frame, _ in traceback.walk_tb(cause.__traceback__)
+    ]
     for source, packages in _MODULES.items():
         if any(module == package or module.startswith(f"{package}.") for module in modules for package in packages):
-            return source
-    return "application" if started else "validation"
+            # vLLM reports a caller's mistake as a class of its own, also where a tokenizer or the engine meets it.
+            mistaken = source != "template" and names & _VALIDATION_ERRORS
+            return "validation" if mistaken else source
+    if names & _VALIDATION_ERRORS or (not started and names & {"ValueError", "TypeError"}):
+        return "validation"
+    return "application"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that it was raised from, or while handling."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def record_outputs(engine: type[Any]) -> type[Any]:
@@ -196,7 +212,11 @@ def server_arguments(model_dir: str, api: Mapping[str, Any]) -> Namespace:
         given += ["--reasoning-parser", parser]
     if options := api.get("template_options"):
         given += ["--default-chat-template-kwargs", json.dumps(options)]
-    return make_arg_parser(FlexibleArgumentParser()).parse_args(given)
+    try:
+        return make_arg_parser(FlexibleArgumentParser()).parse_args(given)
+    except SystemExit as error:
+        message = f"load_failed: vLLM does not take the settings of the API: {api}"
+        raise ValueError(message) from error
 
 
 class Application:
@@ -217,9 +237,11 @@ class Application:
         from vllm.entrypoints.launchers.api_server.app_state import init_app_state
         from vllm.entrypoints.launchers.app import build_app
 
+        args.structured_outputs_config = llm.vllm_config.structured_outputs_config
         tasks = await llm.get_supported_tasks()
         app = build_app(args, supported_tasks=tasks, model_config=llm.model_config)
         await init_app_state(llm, app.state, args, supported_tasks=tasks)
+        app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handler of a dead engine ends its server
         return cls(app, llm.model_config.max_model_len)
 
     def _check(self, ask: HttpAsk, limits: openai_requests.CostLimits) -> openai_requests.Refusal | None:
@@ -265,7 +287,8 @@ class Application:
             return
         except Exception as error:
             recorder.note_error(error)
-            raise
+            if not call.started:
+                raise
         call.finish()
 
 
@@ -288,7 +311,7 @@ class _Call:
         self._send = send
         self._status: int | None = None
         self._headers: tuple[tuple[str, str], ...] = ()
-        self._started = False
+        self.started = False
         self._ended = False
         self.left = asyncio.Event()
         self.scope = {
@@ -331,13 +354,13 @@ class _Call:
         body, last = bytes(message.get("body", b"")), not message.get("more_body", False)
         self._recorder.note_answer(self._status, body)
         self._ended = self._ended or last
-        self._started = True
+        self.started = True
         self._send(self._piece(body, last=last))
 
     def fail_late(self, deadline_s: float) -> None:
         """End an answer whose deadline has passed."""
         self._recorder.error = {"class": "DeadlineExceeded", "source": "deadline"}
-        if self._started:
+        if self.started:
             self._send(self._piece(b"", last=True))
             return
         message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."
