@@ -280,7 +280,7 @@ WITHOUT_EFFECT: Final[Mapping[str, tuple[Any, ...]]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""Fields of OpenAI's that the engine does not know, with the values that ask for nothing: they are removed."""
+"""Fields of OpenAI's that the engine does not know, with the values that ask for nothing."""
 
 FOR_THE_CALLER: Final = frozenset({"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
-"""Fields for the caller's own records, without influence on the answer: removed where the engine does not know them."""
+"""Fields for the caller's own records, without influence on the answer."""

@@ -25,11 +25,11 @@ class CostLimits:
     """What one request may ask of an engine.
 
     Attributes:
-        sequences: answers that are generated at the same time: prompts times `n` times beams.
+        sequences: answers that are generated at the same time: prompts times `n`.
         tokens: tokens of all these answers together, by the request's own limit or the context.
         logprobs: likely tokens reported for each position of an answer.
         prompt_logprobs: the same for each position of a prompt.
-        schema_bytes: length of a JSON schema, grammar, regular expression or list of choices, as compact JSON.
+        schema_bytes: length of a JSON schema, of tools or of a list of choices, as compact JSON.
         schema_depth: its nesting.
         entries: length of a list or map of parameters: stop sequences, biases, tools, words, token ids.
     """
@@ -86,12 +86,6 @@ def check_body(path: str, body: Mapping[str, Any], context_tokens: int, limits: 
         or _check_structures(body)
         or _check_cost(kind, body, context_tokens, limits)
     )
-
-
-def remove_ineffective(path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body that passed `check_body` without the fields that the engine does not have to see."""
-    allowed = ALLOWED_FIELDS[PATHS[path]]
-    return {name: value for name, value in body.items() if name in allowed}
 
 
 def _check_fields(kind: str, body: Mapping[str, Any]) -> Refusal | None:

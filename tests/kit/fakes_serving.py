@@ -239,7 +239,7 @@ class MemoryTerms:
     def __init__(self) -> None:
         self.leader: Leader | None = None
         self.full = False
-        """Whether the disk is full, so that nobody's term is ever there."""
+        """Whether the disk is full, so that no term can be written there."""
 
     def read(self) -> Leader | None:
         return self.leader

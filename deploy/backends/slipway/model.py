@@ -25,12 +25,12 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-import engine_tensors  # noqa: E402
-import openai_app  # noqa: E402
-import stub_guard  # noqa: E402
-import triton_python_backend_utils as pb_utils  # noqa: E402
+import engine_tensors  # noqa: E402 - found by the path above
+import openai_app  # noqa: E402 - found by the path above
+import stub_guard  # noqa: E402 - found by the path above
+import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
-from decisions import openai_requests  # noqa: E402
+from decisions import openai_requests  # noqa: E402 - found by the path above
 
 CANCEL_POLL_S = 0.1
 STOP_S = 10.0
@@ -49,7 +49,15 @@ ENVIRONMENT_DEFAULTS = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
 }
+NEVER_SET = (
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+    "VLLM_API_KEY",
+    "VLLM_ENABLE_RESPONSES_API_STORE",
+    "VLLM_SERVER_DEV_MODE",
+)
+"""Variables that would open more of vLLM's application, store texts, or ask callers for a key of its own."""
 
 
 def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
@@ -67,6 +75,8 @@ def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
     if eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
     os.environ.update({name: str(value) for name, value in overrides.items()})
+    for name in NEVER_SET:
+        os.environ.pop(name, None)
 
 
 def _tie_children_to_this_process() -> None:

@@ -1,7 +1,7 @@
 """vLLM's own OpenAI application over an engine that is already there, called in this process.
 
 A request comes as method, path and JSON body, and the application's own bytes go back: status, headers and pieces of
-the body. Beside each piece goes a record of what the engine did for it, so that nobody has to decode the bytes again:
+the body. Beside each piece goes a record of what the engine did for it, so that the bytes need not be decoded again:
 
     output_tokens, prompt_tokens: counts, of all answers of the request, so far.
     texts: `[[answer, text], …]`, new since the last record.
@@ -9,7 +9,8 @@ the body. Beside each piece goes a record of what the engine did for it, so that
     queue_ms, first_token_ms: times that the engine took, from its first answer.
     logprob_mean: mean log-probability of the generated tokens, in nats, where the request asked for log-probabilities.
     nan_logits: whether the engine met a NaN.
-    error: `{"class", "source"}` of a failure; the source is one of `SOURCES`.
+    error: `{"class", "source"}` of a failure. The source is `validation` for the body of the request, `deadline`, or a
+        part of the target: `template`, `tokenizer`, `parser`, `engine` or `application`.
 """
 
 import asyncio
@@ -28,8 +29,6 @@ from engine_tensors import HttpAsk, HttpPiece
 from decisions import openai_requests
 
 DISCONNECT_S = 1.0
-SOURCES = ("validation", "template", "tokenizer", "parser", "engine", "deadline", "application")
-"""What failed: the body of the request, or a part of the target."""
 
 _MODULES = {
     "template": ("jinja2",),
@@ -62,8 +61,8 @@ class Recorder:
     nan_logits: bool = False
     error: dict[str, str] | None = None
 
-    def note_output(self, answer: int, output: Any, seen: dict[int, int]) -> None:
-        """Note an output of the engine; `seen` has the tokens so far of each sequence of this prompt."""
+    def note_output(self, answer: int, output: Any) -> None:
+        """Note an output of the engine; `answer` is the number of its prompt in the request."""
         stats = output.metrics
         if stats is not None and self.first_token_ms is None and stats.first_token_ts:
             self.queue_ms = max(0.0, (stats.scheduled_ts - stats.queued_ts) * 1000.0)
@@ -72,9 +71,7 @@ class Recorder:
             self.nan_logits = self.nan_logits or bool(stats.is_corrupted)
         for part in output.outputs:
             name = f"{answer}.{part.index}"
-            tokens = len(part.token_ids)
-            self.output_tokens += tokens
-            seen[part.index] = seen.get(part.index, 0) + tokens
+            self.output_tokens += len(part.token_ids)
             if part.text:
                 self.texts.append((name, part.text))
             if part.finish_reason is not None:
@@ -161,7 +158,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def record_outputs(engine: type[Any]) -> type[Any]:
     """Return an engine class that notes its outputs for the request whose code runs."""
 
-    class RecordedEngine(engine):  # type: ignore[misc]
+    class RecordedEngine(engine):  # type: ignore[misc]  # the class comes from vLLM, which is not in this environment
         async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
             recorder = _current.get()
             outputs = super().generate(*args, **kwargs)
@@ -170,14 +167,13 @@ def record_outputs(engine: type[Any]) -> type[Any]:
                     yield output
                 return
             answer, recorder.answers = recorder.answers, recorder.answers + 1
-            seen: dict[int, int] = {}
             counted = False
             try:
                 async for output in outputs:
                     if not counted:
                         counted = True
                         recorder.prompt_tokens += len(output.prompt_token_ids or ())
-                    recorder.note_output(answer, output, seen)
+                    recorder.note_output(answer, output)
                     yield output
             except (GeneratorExit, asyncio.CancelledError):
                 raise

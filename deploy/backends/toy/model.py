@@ -31,9 +31,9 @@ HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-import engine_tensors  # noqa: E402
-import stub_guard  # noqa: E402
-import triton_python_backend_utils as pb_utils  # noqa: E402
+import engine_tensors  # noqa: E402 - found by the path above
+import stub_guard  # noqa: E402 - found by the path above
+import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
 WORDS = ("keel", "hull", "mast", "sail", "rope", "tide", "wind", "helm", "deck", "oar", "bow", "dock", "crew", "reef")
 
