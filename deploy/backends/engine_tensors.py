@@ -3,9 +3,10 @@
 `prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
 is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
 
-A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id and deadline_s) and
-`http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what the engine did for
-them (a JSON object), and the first part `http_head` (a JSON object with status and headers).
+A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s and model)
+and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what the engine did
+for them (a JSON object), and the first part with bytes `http_head` (a JSON object with status and headers). A part
+without bytes reports progress only, also before the first one with bytes.
 
 Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
 requests with the same code. Runs inside Triton's Python stub.
@@ -66,6 +67,7 @@ class HttpAsk:
         body: the JSON body, undecoded.
         request_id: the gateway's id of the request.
         deadline_s: seconds that the whole answer may take.
+        model: the name that the answer has for the model; None for the engine's own.
     """
 
     method: str
@@ -73,11 +75,12 @@ class HttpAsk:
     body: bytes
     request_id: str
     deadline_s: float
+    model: str | None = None
 
 
 @dataclass(frozen=True)
 class HttpPiece:
-    """A part of an answer of the OpenAI API: status and headers come with the first one."""
+    """A part of an answer of the OpenAI API: status and headers come with the first one that has bytes."""
 
     body: bytes
     record: Mapping[str, Any]
@@ -121,6 +124,7 @@ def parse_http(request: Any) -> HttpAsk | None:
             body=bytes(body) if body is not None else b"",
             request_id=str(head["request_id"]),
             deadline_s=float(head["deadline_s"]),
+            model=str(head["model"]) if head.get("model") else None,
         )
     except (ValueError, TypeError, KeyError) as error:
         message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"

@@ -21,6 +21,7 @@ class ApiRequest:
         body: the JSON body, undecoded.
         deadline_s: seconds that the whole answer may take.
         request_id: for the logs of Triton and of the engine.
+        model: the name that the answer has for the model; None for the engine's own.
     """
 
     method: str
@@ -28,6 +29,7 @@ class ApiRequest:
     body: bytes
     deadline_s: float
     request_id: str = ""
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class ApiPiece:
     """A part of an answer.
 
     Attributes:
-        body: bytes of the body.
+        body: bytes of the body; empty if the part reports progress only.
         record: what the engine did for the request since the last part: see the backend's `openai_app`.
-        status, headers: with the first part; `status` is None in all others.
+        status, headers: with the first part that has bytes; `status` is None in all others.
     """
 
     body: bytes
@@ -66,6 +68,7 @@ async def stream_api(
         "path": request.path,
         "request_id": request.request_id,
         "deadline_s": request.deadline_s,
+        "model": request.model,
     }
     message = build_request(triton_name, {"http_request": json.dumps(head)}, (), request.request_id)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])
