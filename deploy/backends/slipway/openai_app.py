@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import openai_checks
 from engine_tensors import HttpAsk, HttpPiece
 
 from decisions import openai_requests
@@ -240,29 +241,14 @@ class Application:
         app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handler of a dead engine ends its server
         return cls(app, llm.model_config.max_model_len)
 
-    def _check(self, ask: HttpAsk, limits: openai_requests.CostLimits) -> openai_requests.Refusal | None:
-        """Refuse what the gateway should not have let through: no caller reaches the rest of the application."""
-        if refusal := openai_requests.check_path(ask.method, ask.path):
-            return refusal
-        if ask.path not in self._paths:
-            message = f"This model does not support {ask.path}: its engine offers no such task."
-            return openai_requests.Refusal(404, "unsupported_by_model", message)
-        try:
-            body = json.loads(ask.body)
-        except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, dict):
-            return openai_requests.Refusal(400, "invalid_json", "The body must be a JSON object.")
-        return openai_requests.check_body(ask.path, body, self._context_tokens, limits)
-
     async def answer(self, ask: HttpAsk, send: Send, limits: openai_requests.CostLimits) -> None:
         """Answer a request; the last piece says that it is the last.
 
         A cancellation aborts it in the engine. So does the deadline: status 504 if nothing was sent before, else an
         answer that ends early; the record says why.
         """
-        if refusal := self._check(ask, limits):
-            send(_refuse(refusal))
+        if refusal := openai_checks.check(ask, self._paths, self._context_tokens, limits):
+            send(openai_checks.refuse(refusal))
             return
         recorder = Recorder()
         call = _Call(ask, recorder, send)
@@ -359,9 +345,8 @@ class _Call:
         if self.started:
             self._send(self._piece(b"", last=True))
             return
-        message = f"The answer was not complete within {deadline_s:g} s; ask for fewer tokens, or wait longer."
-        self._status, self._headers = 504, (("content-type", "application/json"),)
-        self._send(self._piece(_error_body(message, "timeout_error", None, "deadline_exceeded"), last=True))
+        self._status, self._headers = 504, openai_checks.JSON_HEADERS
+        self._send(self._piece(openai_checks.late_body(deadline_s), last=True))
 
     def finish(self) -> None:
         if not self._ended:
@@ -372,17 +357,6 @@ class _Call:
         status, self._status = self._status, None
         headers, self._headers = self._headers, ()
         return HttpPiece(body, self._recorder.take(), status, headers, last)
-
-
-def _refuse(refusal: openai_requests.Refusal) -> HttpPiece:
-    body = _error_body(refusal.message, "invalid_request_error", refusal.field, refusal.code)
-    record = {"error": {"class": refusal.code, "source": "validation"}}
-    headers = (("content-type", "application/json"),)
-    return HttpPiece(body, record, refusal.status, headers, last=True)
-
-
-def _error_body(message: str, kind: str, field: str | None, code: str) -> bytes:
-    return json.dumps({"error": {"message": message, "type": kind, "param": field, "code": code}}).encode()
 
 
 def _noting(handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
