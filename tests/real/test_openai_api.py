@@ -36,7 +36,7 @@ def target(tmp_path_factory, smollm2):
 
 async def load(server, folder, name):
     """Load a model folder as a target."""
-    api = {"model": "bot", "fingerprint": "fp_bot.v1", "tool_parser": "hermes"}
+    api = {"tool_parser": "hermes"}
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     config = EngineConfig("slipway", engine_args={"max_model_len": 1024}, environment=environment, api=api)
     engine = TritonEngine(server.endpoint, server.repository, config)
@@ -90,7 +90,7 @@ async def api(target):
 async def test_a_chat_is_answered_with_the_engines_own_bytes_and_a_record(api):
     answer, records = await api.chat()
     assert answer["model"] == "bot"
-    assert answer["system_fingerprint"] == "fp_bot.v1"
+    assert answer["system_fingerprint"] == "fp_bot.v1.bf16.00000000"
     (choice,) = answer["choices"]
     (record,) = records
     assert record["texts"] == [["0.0", choice["message"]["content"]]]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
+from decisions import fingerprints
 from services.gateway.domain.sampling import fraction
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
@@ -91,5 +92,5 @@ def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
 
 
 def fingerprint(served: ServedTarget) -> str:
-    """Return the `system_fingerprint`: the target, and enough of its manifest's digest to identify the files."""
-    return f"fp_{served.target}.{served.manifest.digest.removeprefix('sha256:')[:8]}"
+    """Return the `system_fingerprint` of a target."""
+    return fingerprints.fingerprint(served.target, served.manifest.digest)

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from contracts.vocabulary import Digest
+from decisions.fingerprints import fingerprint
+
 EngineKind = Literal["slipway", "toy", "vllm"]
 
 _Input = tuple[str, str, bool]
@@ -94,6 +97,17 @@ class EngineConfig:
             raise ValueError(msg)
 
 
+def plan_api(name: str, digest: Digest, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `api` parameter of a target: the model and the fingerprint that its answers name, over the settings.
+
+    Args:
+        name: name of the Triton model, `<model>.v<version>.<variant>`.
+        digest: digest of the manifest that it is loaded from.
+        settings: further settings of the OpenAI API, for all targets.
+    """
+    return {**settings, "model": name.split(".", maxsplit=1)[0], "fingerprint": fingerprint(name, digest)}
+
+
 def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[str, str]:
     """Return the files of a Triton model, relative to its folder in the model repository.
 
@@ -108,12 +122,11 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
             "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}, (_INPUTS, _OUTPUTS)),
             "1/model.json": json.dumps(arguments, sort_keys=True),
         }
-    parameters = {"model_dir": model_dir}
+    parameters = {"model_dir": model_dir, "api": json.dumps(dict(engine.api), sort_keys=True)}
     if engine.kind == "toy":
         parameters |= dict(engine.toy)
     else:
         parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
-        parameters["api"] = json.dumps(dict(engine.api), sort_keys=True)
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
     inputs: tuple[_Input, ...] = _INPUTS
     outputs: tuple[_Output, ...] = _OUTPUTS

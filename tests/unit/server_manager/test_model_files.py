@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.server_manager.domain.description import Description, describe_model
-from services.server_manager.domain.model_config import ENGINE_ARGUMENTS, EngineConfig, plan_model_files
+from services.server_manager.domain.model_config import ENGINE_ARGUMENTS, EngineConfig, plan_api, plan_model_files
 from services.server_manager.settings import ServerManagerSettings
 
 pytest.importorskip("tritonclient.grpc")
@@ -30,6 +30,18 @@ def test_the_cpu_engine_is_configured_in_full():
     assert json.loads(given_parameters["engine_args"]) == {"max_model_len": 512}
     assert json.loads(given_parameters["environment"]) == {"VLLM_CPU_KVCACHE_SPACE": "1"}
     assert any(name.startswith("1/") for name in files), "Triton needs a version folder"
+
+
+@pytest.mark.parametrize("kind", ["slipway", "toy"])
+def test_the_api_names_the_model_and_the_fingerprint_that_the_gateway_computes(kind):
+    digest = "sha256:" + "0123456789abcdef" * 4
+    api = plan_api("support-bot.v3.int8", digest, {"limits": {"answers": 4}})
+    model, _ = parse("support-bot.v3.int8", "/models/x", EngineConfig(kind, api=api))
+    assert json.loads(model.parameters["api"].string_value) == {
+        "model": "support-bot",
+        "fingerprint": "fp_support-bot.v3.int8.01234567",
+        "limits": {"answers": 4},
+    }
 
 
 def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides():
