@@ -230,6 +230,8 @@ def inference(**changes) -> f.Inference:
         "output_tokens": 24,
         "finish_reason": "stop",
         "error": "engine_dead",
+        "queue_ms": 12.5,
+        "logprob_mean": -0.42,
         "features": Features(
             prompt_chars=212,
             output_chars=118,

@@ -49,6 +49,13 @@ class Inference(Contract):
             or a minimum length. `decisions.triggers` defines what follows.
         length_forced_by_caller: It was a minimum length (`min_tokens`, `ignore_eos`), which only makes an answer
             longer; None if unknown.
+        queue_ms: Time that the request waited in the engine before the engine began to compute it, in milliseconds,
+            0 or more; None if unknown.
+        logprob_mean: Mean log-probability of the generated tokens, before temperature, in nats, 0 or less; None where
+            the engine computed none.
+        nan_logits: The engine met a NaN among the logits of this request. False also where the engine does not check.
+        shaped_by_caller: The caller's parameters shape the answer or its times: see
+            `decisions.shaping.is_shaped_by_caller`. Such a request is no evidence for latency and quality triggers.
     """
 
     request_id: str
@@ -69,6 +76,10 @@ class Inference(Contract):
     caused_by: Party | None = None
     length_set_by_caller: bool = False
     length_forced_by_caller: bool | None = None
+    queue_ms: float | None = None
+    logprob_mean: float | None = None
+    nan_logits: bool = False
+    shaped_by_caller: bool = False
     features: Features | None = None
 
 
