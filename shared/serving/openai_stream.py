@@ -38,7 +38,7 @@ class ApiPiece:
 
     Attributes:
         body: bytes of the body; empty if the part reports progress only.
-        record: what the engine did for the request since the last part: see the backend's `openai_app`.
+        record: what the engine did for the request since the last part: see the backend's `openai_record`.
         status, headers: with the first part that has bytes; `status` is None in all others.
     """
 

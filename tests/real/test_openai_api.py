@@ -1,8 +1,10 @@
 """vLLM's own OpenAI API through Triton: its bytes, the records beside them, and what no caller reaches."""
 
 import asyncio
+import itertools
 import json
 import shutil
+import time
 
 import pytest
 
@@ -34,6 +36,12 @@ def target(tmp_path_factory, smollm2):
         yield server
 
 
+def events_of(raw):
+    """Return the events of a stream, parsed."""
+    events = [line for line in raw.decode().split("\n") if line.startswith("data: {")]
+    return [json.loads(event[6:]) for event in events]
+
+
 async def load(server, folder, name):
     """Load a model folder as a target."""
     api = {"tool_parser": "hermes"}
@@ -52,15 +60,19 @@ class Api:
         self._channels = Channels()
         self._endpoint = endpoint
 
-    async def ask(self, path, body, *, method="POST", deadline_s=120.0):
-        """Return status, headers, body and records of an answer."""
+    async def pieces(self, path, body, *, method="POST", deadline_s=120.0, model=None, request_id="t1"):
+        """Return the parts of an answer, and the time at which each came."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = ApiRequest(method, path, raw, deadline_s, "t1")
+        request = ApiRequest(method, path, raw, deadline_s, request_id, model)
         limits = Deadlines(first_token_s=120, inter_token_s=60)
-        pieces = [
-            p async for p in stream_api(self._channels.get(self._endpoint), self._name, request, deadlines=limits)
-        ]
-        return pieces[0].status, dict(pieces[0].headers), b"".join(p.body for p in pieces), [p.record for p in pieces]
+        channel = self._channels.get(self._endpoint)
+        return [(p, time.monotonic()) async for p in stream_api(channel, self._name, request, deadlines=limits)]
+
+    async def ask(self, path, body, **options):
+        """Return status, headers, body and records of an answer."""
+        pieces = [piece for piece, _ in await self.pieces(path, body, **options)]
+        (head,) = [piece for piece in pieces if piece.status is not None]
+        return head.status, dict(head.headers), b"".join(p.body for p in pieces), [p.record for p in pieces]
 
     async def chat(self, **fields):
         status, _, body, records = await self.ask("/v1/chat/completions", {**CHAT, **fields})
@@ -92,7 +104,7 @@ async def test_a_chat_is_answered_with_the_engines_own_bytes_and_a_record(api):
     assert answer["model"] == "bot"
     assert answer["system_fingerprint"] == "fp_bot.v1.bf16.00000000"
     (choice,) = answer["choices"]
-    (record,) = records
+    record = records[-1]
     assert record["texts"] == [["0.0", choice["message"]["content"]]]
     assert record["finish_reasons"] == {"0.0": "length"} == {"0.0": choice["finish_reason"]}
     assert record["output_tokens"] == answer["usage"]["completion_tokens"] == 6
@@ -109,6 +121,63 @@ async def test_a_stream_has_its_text_once_in_bytes_and_once_in_records(api):
     assert [record["output_tokens"] for record in records] == sorted(record["output_tokens"] for record in records)
     assert records[-1]["output_tokens"] == 6
     assert -20 < records[-1]["logprob_mean"] < 0
+
+
+async def test_an_answer_names_the_model_as_its_request_did(api):
+    other = {**CHAT, "model": "bot@v1"}
+    for path, body in (
+        (CHAT_PATH, other),
+        ("/v1/completions", {"prompt": "One", "max_tokens": 2}),
+        ("/v1/responses", {"model": "anything", "input": "Hello", "max_output_tokens": 2}),
+    ):
+        status, _, raw, _ = await api.ask(path, body, model="team/bot@v1")
+        assert (status, json.loads(raw)["model"]) == (200, "team/bot@v1"), path
+        status, _, raw, _ = await api.ask(path, {**body, "stream": True}, model="team/bot@v1")
+        assert status == 200
+        names = {
+            event.get("response", event)["model"] for event in events_of(raw) if "model" in event.get("response", event)
+        }
+        assert names == {"team/bot@v1"}, path
+    status, _, _, _ = await api.ask("/tokenize", {"model": "anything", "prompt": "Hello"}, model="team/bot@v1")
+    assert status == 200
+    status, _, _, records = await api.ask(CHAT_PATH, other)
+    assert (status, records[-1]["error"]["source"]) == (404, "validation"), "without a name the engine's own counts"
+    answer, _ = await api.chat()
+    assert answer["model"] == "bot"
+
+
+async def test_an_answer_in_one_part_reports_its_first_token_and_then_its_progress(api):
+    body = {**CHAT, "max_tokens": 300, "ignore_eos": True}
+    pieces = await api.pieces(CHAT_PATH, body)
+    *silent, (last, _) = pieces
+    assert [piece.status for piece, _ in pieces] == [None] * len(silent) + [200]
+    assert not any(piece.body for piece, _ in silent)
+    first = silent[0][0].record
+    assert first["output_tokens"] == 1
+    assert first["prompt_tokens"] == last.record["prompt_tokens"]
+    assert first["first_token_ms"] == last.record["first_token_ms"]
+    counts = [piece.record["output_tokens"] for piece, _ in pieces]
+    assert counts == sorted(set(counts))
+    assert counts[-1] == 300
+    times = [came for _, came in pieces]
+    assert len(silent) <= 1 + (times[-1] - times[0]) / 0.4, "progress is not reported for each token"
+    assert max(b - a for a, b in itertools.pairwise(times)) < 2.0
+
+
+async def test_the_bytes_of_a_stream_report_its_progress(api):
+    pieces = await api.pieces("/v1/completions", {"prompt": "Hi", "stream": True, "max_tokens": 40, "ignore_eos": True})
+    assert all(piece.body for piece, _ in pieces[:-1])
+    body = {"input": "Hi", "max_output_tokens": 20, "stream": True}
+    pieces = await api.pieces("/v1/responses", body)
+    assert pieces[0][0].record["output_tokens"] == 0, "its first events come before the first token"
+    counts = [piece.record["output_tokens"] for piece, _ in pieces]
+    assert counts == sorted(counts)
+    assert 1 in counts
+
+
+async def test_a_request_without_an_id_gets_one(api):
+    _, _, body, _ = await api.ask(CHAT_PATH, CHAT, request_id="")
+    assert len(json.loads(body)["id"]) > len("chatcmpl-")
 
 
 async def test_several_answers_and_several_prompts(api):

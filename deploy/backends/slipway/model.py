@@ -27,6 +27,7 @@ if str(HERE) not in sys.path:
 
 import engine_tensors  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
+import openai_record  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
@@ -115,7 +116,7 @@ class Engine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = AsyncEngineArgs(**{**engine_args, "trust_remote_code": False, "model": model_dir})
-        self._llm = openai_app.record_outputs(AsyncLLM).from_engine_args(arguments)
+        self._llm = openai_record.record_outputs(AsyncLLM).from_engine_args(arguments)
         self._app = await openai_app.Application.create(self._llm, server)
         self._watch = self.loop.create_task(self._abort_cancelled())
 

@@ -1,0 +1,193 @@
+"""What the engine did for one request of the OpenAI API, noted from the engine's own outputs.
+
+A record goes with each part of an answer, so that its bytes need not be decoded again:
+
+    output_tokens, prompt_tokens: counts, of all answers of the request, so far.
+    texts: `[[answer, text], …]`, new since the last record.
+    finish_reasons: `{answer: reason}` of those that ended since the last record.
+    queue_ms, first_token_ms: times that the engine took, from its first answer.
+    logprob_mean: mean log-probability of the generated tokens, in nats, where the request asked for log-probabilities.
+    nan_logits: whether the engine met a NaN.
+    error: `{"class", "source"}` of a failure; `error_source` lists the sources.
+
+A record goes out alone at the first token if no bytes do, and then every `PROGRESS_S` while the engine generates and
+no bytes go out: the caller of the backend can time the first token, and notice a silent engine.
+"""
+
+import asyncio
+import contextvars
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from error_source import find_source
+
+PROGRESS_S = 0.5
+_FIRST_ERROR_STATUS = 400
+_FIRST_SERVER_ERROR_STATUS = 500
+_ERROR_EVENT = b'data: {"error":'
+
+
+@dataclass
+class Recorder:
+    """What the engine did for one request since the last record.
+
+    Attributes:
+        clock: seconds.
+        report: called when a record is due without bytes.
+        model: the name that the answer has for the model; None for the engine's own.
+    """
+
+    clock: Callable[[], float]
+    report: Callable[[], None]
+    model: str | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    answers: int = 0
+    texts: list[tuple[str, str]] = field(default_factory=list)
+    finish_reasons: dict[str, str] = field(default_factory=dict)
+    queue_ms: float | None = None
+    first_token_ms: float | None = None
+    logprob_sum: float = 0.0
+    logprob_tokens: int = 0
+    nan_logits: bool = False
+    error: dict[str, str] | None = None
+    _has_reported_tokens: bool = False
+    _last_record_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Count the time without a record from now."""
+        self._last_record_s = self.clock()
+
+    def note_step(self, tokens: int, stats: Any) -> None:
+        """Note the tokens of one step of the engine; `stats` are vLLM's of the answer, None if they are off."""
+        self.output_tokens += tokens
+        if stats is None:
+            return
+        if self.first_token_ms is None and stats.first_token_ts:
+            self.queue_ms = max(0.0, (stats.scheduled_ts - stats.queued_ts) * 1000.0)
+            self.first_token_ms = max(0.0, (stats.first_token_ts - stats.queued_ts) * 1000.0)
+        self.nan_logits = self.nan_logits or bool(stats.is_corrupted)
+
+    def note_output(self, answer: int, output: Any) -> None:
+        """Note an output of the engine; `answer` is the number of its prompt in the request."""
+        for part in output.outputs:
+            name = f"{answer}.{part.index}"
+            if part.text:
+                self.texts.append((name, part.text))
+            if part.finish_reason is not None:
+                self.finish_reasons[name] = str(part.finish_reason)
+            for token, position in zip(part.token_ids, part.logprobs or (), strict=False):
+                if token in position:
+                    self.logprob_sum += position[token].logprob
+                    self.logprob_tokens += 1
+
+    def note_error(self, error: BaseException) -> None:
+        """Note the first failure of the request."""
+        if self.error is None:
+            self.error = {"class": type(error).__name__, "source": find_source(error, started=bool(self.answers))}
+
+    def note_answer(self, status: int | None, body: bytes) -> None:
+        """Note a failure that only the answer tells: an error in a stream that began well, or an error status."""
+        if self.error is not None:
+            return
+        if body.startswith(_ERROR_EVENT):
+            self.error = {"class": "ErrorEvent", "source": "parser"}
+        elif status is not None and status >= _FIRST_ERROR_STATUS:
+            source = "validation" if status < _FIRST_SERVER_ERROR_STATUS else "application"
+            self.error = {"class": f"Status{status}", "source": source}
+
+    def report_progress(self) -> None:
+        """Ask for a record without bytes if one is due."""
+        is_first_token = self.output_tokens > 0 and not self._has_reported_tokens
+        if is_first_token or self.clock() - self._last_record_s >= PROGRESS_S:
+            self._note_record()
+            self.report()
+
+    def _note_record(self) -> None:
+        self._last_record_s = self.clock()
+        self._has_reported_tokens = self.output_tokens > 0
+
+    def take(self) -> dict[str, Any]:
+        """Return the record since the last call."""
+        self._note_record()
+        record: dict[str, Any] = {"prompt_tokens": self.prompt_tokens, "output_tokens": self.output_tokens}
+        if self.texts:
+            record["texts"], self.texts = self.texts, []
+        if self.finish_reasons:
+            record["finish_reasons"], self.finish_reasons = self.finish_reasons, {}
+        for name in ("queue_ms", "first_token_ms"):
+            if (value := getattr(self, name)) is not None:
+                record[name] = round(value, 3)
+        if self.logprob_tokens:
+            record["logprob_mean"] = self.logprob_sum / self.logprob_tokens
+        if self.nan_logits:
+            record["nan_logits"] = True
+        if self.error is not None:
+            record["error"] = self.error
+        return record
+
+
+current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("recorder", default=None)
+"""The recorder of the request whose code runs; the application's own tasks inherit it."""
+
+
+def record_outputs(engine: type[Any]) -> type[Any]:
+    """Return an engine class (`AsyncLLM`) that notes its outputs for the request whose code runs."""
+
+    class RecordedEngine(engine):  # type: ignore[misc]  # the class comes from vLLM, which is not in this environment
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.output_processor.__class__ = _record_steps(type(self.output_processor))
+
+        async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+            recorder = current.get()
+            outputs = super().generate(*args, **kwargs)
+            if recorder is None:
+                async for output in outputs:
+                    yield output
+                return
+            answer, recorder.answers = recorder.answers, recorder.answers + 1
+            try:
+                async for output in outputs:
+                    recorder.note_output(answer, output)
+                    yield output
+                    if not output.finished:
+                        recorder.report_progress()  # the application has sent what it makes of this output
+            except (GeneratorExit, asyncio.CancelledError):
+                raise
+            except BaseException as error:
+                recorder.note_error(error)
+                raise
+
+    return RecordedEngine
+
+
+def _record_steps(processor: type[Any]) -> type[Any]:
+    """Return a class of vLLM's output processor that notes each step: an answer in one part is silent until its end."""
+    from vllm.sampling_params import RequestOutputKind
+
+    class RecordedProcessor(processor):  # type: ignore[misc]  # as above
+        def add_request(
+            self, request: Any, prompt: Any, parent_req: Any = None, request_index: int = 0, queue: Any = None
+        ) -> None:
+            super().add_request(request, prompt, parent_req, request_index, queue)
+            if (recorder := current.get()) is not None:
+                state = self.request_states[request.request_id]
+                state.recorder = recorder
+                if request_index == 0:
+                    recorder.prompt_tokens += state.prompt_len
+
+        def process_outputs(self, engine_core_outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
+            states = [self.request_states.get(output.request_id) for output in engine_core_outputs]
+            result = super().process_outputs(engine_core_outputs, *args, **kwargs)
+            for output, state in zip(engine_core_outputs, states, strict=True):
+                recorder = getattr(state, "recorder", None)
+                if recorder is None:
+                    continue
+                recorder.note_step(len(output.new_token_ids), state.stats)
+                if state.output_kind is not RequestOutputKind.DELTA and output.request_id in self.request_states:
+                    recorder.report_progress()
+            return result
+
+    return RecordedProcessor

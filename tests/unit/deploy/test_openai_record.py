@@ -1,0 +1,74 @@
+"""When a record of an answer goes out without bytes: at the first token, and then every half second."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BACKEND = Path(__file__).resolve().parents[3] / "deploy" / "backends" / "slipway"
+
+
+class Watch:
+    """A clock that a test sets, and the records that were asked for."""
+
+    def __init__(self):
+        self.seconds = 100.0
+        self.reports = []
+
+    def read_seconds(self):
+        return self.seconds
+
+    def note_report(self):
+        self.reports.append(self.seconds)
+
+
+@pytest.fixture
+def watch():
+    return Watch()
+
+
+@pytest.fixture
+def recorder(monkeypatch, watch):
+    monkeypatch.syspath_prepend(str(BACKEND))
+    import openai_record
+
+    yield openai_record.Recorder(watch.read_seconds, watch.note_report)
+    for name in ("openai_record", "error_source"):
+        sys.modules.pop(name, None)
+
+
+def step(recorder, watch, seconds):
+    watch.seconds = seconds
+    recorder.note_step(1, None)
+    recorder.report_progress()
+
+
+def test_the_first_token_is_reported_at_once_and_then_every_half_second(recorder, watch):
+    for number in range(21):
+        step(recorder, watch, 102.0 + number * 0.1)
+    assert watch.reports == pytest.approx([102.0, 102.5, 103.0, 103.5, 104.0])
+
+
+def test_a_record_with_bytes_counts(recorder, watch):
+    recorder.note_step(1, None)
+    recorder.take()
+    step(recorder, watch, 100.4)
+    recorder.take()
+    step(recorder, watch, 100.8)
+    assert not watch.reports
+    step(recorder, watch, 100.95)
+    assert watch.reports == [100.95]
+
+
+def test_bytes_before_the_first_token_do_not_report_it(recorder, watch):
+    recorder.take()
+    step(recorder, watch, 100.01)
+    assert watch.reports == [100.01]
+
+
+def test_a_step_without_tokens_is_reported_by_time_only(recorder, watch):
+    for seconds in (100.1, 100.3, 100.6):
+        watch.seconds = seconds
+        recorder.note_step(0, None)
+        recorder.report_progress()
+    assert watch.reports == [100.6]
