@@ -82,7 +82,12 @@ class BaseManifest(Contract):
 
 
 class MergedManifest(Contract):
-    """A merged model: what went in, how it was made, what it was checked for, and its files."""
+    """A merged model: what went in, how it was made, what it was checked for, and its files.
+
+    Attributes:
+        serving: The serving settings of the version; None if none are set.
+        settings_of: The manifest of the same files with the checkpoint's own settings; None if this is it.
+    """
 
     kind: Literal["merged"] = "merged"
     model: ModelName
@@ -98,6 +103,8 @@ class MergedManifest(Contract):
     duration_s: float
     peak_rss_bytes: int
     created_at: Instant
+    serving: ServingSettings | None = None
+    settings_of: ArtifactRef | None = None
 
 
 class HeldOutWindow(Contract):
@@ -118,7 +125,7 @@ class VariantManifest(Contract):
     """A quantised variant: its source, engine, settings, measured quality, and its files.
 
     `held_out` is what the quality was measured on, so that a server of the files can measure again on the same tokens.
-    `measurement` says in which precision and on what processor it was measured.
+    `measurement` says in which precision and on what processor it was measured. `serving` is the merged manifest's.
     """
 
     kind: Literal["variant"] = "variant"
@@ -141,6 +148,7 @@ class VariantManifest(Contract):
     evaluation_digest: Digest | None = None
     evaluation_quality: Quality | None = None
     measurement: Measurement | None = None
+    serving: ServingSettings | None = None
 
 
 class VersionManifest(Contract):

@@ -24,6 +24,11 @@ class StoredRecord(Contract):
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
 
 
+def unchanged(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields as they are: the next version only has more optional ones, or more values of a code."""
+    return fields
+
+
 class OutboxEntry(Contract):
     """A fact that a record has decided and that may not be published yet.
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from .limits import AtMost
+
 MODEL_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 MODEL_NAME_RULE = "use 1 to 63 lower-case letters, digits and inner hyphens"
 """The pattern in words, for error messages."""
@@ -72,15 +74,22 @@ class Runtime(Contract):
 
 
 class ServingSettings(Contract):
-    """How a version is served; what is None is the engine's default.
+    """How a version is served; what is None is the engine's default, or the setting of the serving fleet.
 
     Attributes:
+        context_tokens: The longest context, prompt and answer together.
         options: Further options of the engine, by the engine's own names.
+        tool_parser: The engine's parser of the model's tool calls; None if the model calls no tools.
+        reasoning_parser: The engine's parser of the model's reasoning.
+        template_options: Variables of the chat template, for requests that do not set them.
     """
 
     context_tokens: Annotated[int, Field(ge=1)] | None = None
     tensor_parallel_size: Annotated[int, Field(ge=1)] | None = None
-    options: dict[str, Any] = {}
+    options: Annotated[dict[str, Any], AtMost(items=64, json_bytes=8192)] = {}
+    tool_parser: str | None = None
+    reasoning_parser: str | None = None
+    template_options: Annotated[dict[str, Any], AtMost(items=64, json_bytes=8192)] = {}
 
 
 class Deployable(Contract):
@@ -88,7 +97,7 @@ class Deployable(Contract):
 
     Attributes:
         measurement_manifest: Manifest of a later measurement of the same files; None if they were measured once.
-        serving: Serving settings of the version; no service reads or sets them yet.
+        serving: Serving settings of the version; its manifest includes the same ones.
         runtime: What runs the target; no service reads or sets it yet.
     """
 

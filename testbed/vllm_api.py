@@ -1,4 +1,4 @@
-"""Print, as JSON, the paths of vLLM's OpenAI application and the fields of the bodies that they take.
+"""Print, as JSON, the paths of vLLM's OpenAI application, the fields of the bodies that they take, and its parsers.
 
 Run by the engine's interpreter; no engine is started. Development mode is on, so that its paths are listed, too.
 """
@@ -11,7 +11,7 @@ os.environ.update({"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATIN
 
 
 def main() -> None:
-    """Print `{"paths": {path: methods}, "fields": {path: names}}`."""
+    """Print `{"paths": {path: methods}, "fields": {path: names}, "parsers": {kind: names}}`."""
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -20,6 +20,8 @@ def main() -> None:
     from vllm.entrypoints.pooling.embed import api_router
     from vllm.entrypoints.pooling.embed import protocol as embed
     from vllm.entrypoints.serve.tokenize import protocol as tokenize
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     app = build_app(make_arg_parser(FlexibleArgumentParser()).parse_args([]), supported_tasks=("generate",))
@@ -36,6 +38,10 @@ def main() -> None:
         "paths": {route.path: sorted(getattr(route, "methods", None) or ()) for route in app.routes},
         "fields": {
             path: sorted({name for model in models for name in model.model_fields}) for path, models in bodies.items()
+        },
+        "parsers": {
+            "tool": sorted(ToolParserManager.list_registered()),
+            "reasoning": sorted(ReasoningParserManager.list_registered()),
         },
     }
     json.dump(result, sys.stdout)

@@ -7,7 +7,7 @@ from pydantic import Field
 from ..codes import Code
 from ..limits import AtMost
 from ..policy import ReleasePolicy
-from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, Variant
+from ..vocabulary import ArtifactRef, Contract, Digest, Instant, ModelName, Ratio, ServingSettings, Variant
 from .fact import Fact
 
 
@@ -61,6 +61,8 @@ class CheckpointReady(Fact):
     variants: Annotated[tuple[Variant, ...], Field(min_length=1)] = ("int8",)
     policy: ReleasePolicy | None = None
     attempt: Annotated[int, Field(ge=1)] = 1
+    serving: ServingSettings | None = None
+    """How the version is served; what is not set is read from the checkpoint's `serving.json`."""
 
 
 class ReleaseOpened(Fact):
@@ -82,6 +84,7 @@ class ReleaseOpened(Fact):
     variants: tuple[Variant, ...]
     policy: ReleasePolicy
     source_event_id: str
+    serving: ServingSettings | None = None
 
 
 class CheckpointRejected(Fact):
@@ -127,3 +130,5 @@ class CheckpointMerged(Fact):
     rendered_prompt_digest: Digest | None = None
     duration_s: float
     peak_rss_bytes: int
+    serving: ServingSettings | None = None
+    """The serving settings of the version, proved with its chat template; None if none are set."""

@@ -132,6 +132,7 @@ def test_unknown_fields_are_ignored_everywhere_but_in_policies(path):
         "e_values",
         "library_versions",
         "options",
+        "template_options",
         "observed",
         "drills",
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 from decisions.openai_fields import ALLOWED_FIELDS, PATHS, REFUSED_FIELDS, REFUSED_PATHS
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
@@ -29,3 +30,7 @@ def test_every_field_of_a_body_is_judged(api):
         known = set(api["fields"][path])
         assert known >= ALLOWED_FIELDS[kind], f"{path}: the engine does not know these"
         assert known <= ALLOWED_FIELDS[kind] | set(REFUSED_FIELDS), f"{path}: these are not judged"
+
+
+def test_every_parser_is_one_that_a_version_may_name(api):
+    assert api["parsers"] == {"tool": sorted(TOOL_PARSERS), "reasoning": sorted(REASONING_PARSERS)}

@@ -1,10 +1,12 @@
 """The announced checkpoints of a model that are not admitted or rejected yet, in the order of the stream. Pure."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import ClassVar
 
 from contracts.codes import Code
 from contracts.facts import CheckpointRejected
-from contracts.records import OutboxRecord, outbox_entry
+from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.vocabulary import Contract, Environment, Instant, ModelName
 
 UNKNOWN_ERROR_TRIES = 5
@@ -42,6 +44,9 @@ class Announcements(OutboxRecord):
         last_sequence: the highest sequence that was ever written here, and `last_stored_at` when the stream stored it.
             Both together tell a message that is delivered again from one of a stream that was made anew.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     model: ModelName
     waiting: tuple[Announcement, ...] = ()

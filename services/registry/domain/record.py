@@ -1,7 +1,9 @@
 """The record of one release: which facts were received, and which were emitted because of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -22,7 +24,7 @@ from contracts.facts import (
     WorkAbandoned,
 )
 from contracts.policy import ReleasePolicy
-from contracts.records import OutboxRecord
+from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import ArtifactRef, Contract, Deployable, Instant, Target, Variant
 
 
@@ -103,6 +105,9 @@ class Release(OutboxRecord):
     `timed_out` lists the variants that the registry itself failed, because they were not quantised in time.
     `second_measurements` counts only where the first benchmark asks for one.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     opened: ReleaseOpened
     opened_at: Instant

@@ -1,12 +1,14 @@
 """The record of one model: its version numbers, its releases, and which of them is in progress."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import ClassVar
 
 from pydantic import Field
 
 from contracts.facts import CheckpointReady, DeploymentChanged, ReleaseOpened
 from contracts.manifests import BaseManifest, DeploymentRecord, VersionManifest
-from contracts.records import OutboxRecord
+from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.routes import Route
 from contracts.vocabulary import Deployable, ModelName, Target, digest_of_json
 from services.registry.domain import gates
@@ -20,6 +22,9 @@ class ModelRecord(OutboxRecord):
     promoted, `queue` those that wait for its place. `opening` is the last admission in full: if its release record is
     missing (the registry was killed between the two writes), it is created from here, with the number that it has.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     model: ModelName
     next_version: int = 1

@@ -1,15 +1,16 @@
 """The record of a model in one environment, in the bucket `rollbacks`."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from contracts.codes import Code
 from contracts.facts import Fact, RehearsalCompleted, RehearsalRequested, RollbackTimeline
 from contracts.policy import Trigger
-from contracts.records import OutboxRecord, outbox_entry
+from contracts.records import Migration, OutboxRecord, outbox_entry, unchanged
 from contracts.vocabulary import Contract, Environment, Instant, ModelName, Target, Verdict
 
 ROLLBACKS_KEPT = 50
@@ -69,6 +70,9 @@ class RollbackState(OutboxRecord):
         rehearsing: The trigger under rehearsal: alerts of other triggers start nothing in staging meanwhile.
         rehearsing_since: The sequence number in the log from which on alerts belong to this rehearsal.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     model: ModelName
     environment: Environment

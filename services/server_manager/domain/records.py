@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from contracts.envelope import Event
 from contracts.facts import StageRequested, TrafficRequested
-from contracts.records import Migration, OutboxRecord
+from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import Contract, Digest, Instant, StagingPurpose, Target
 
 CLOSED_KEPT = 500
@@ -121,8 +121,8 @@ def with_phase_ready(fields: dict[str, Any]) -> dict[str, Any]:
 class Servers(OutboxRecord):
     """The state of the serving fleet: `servers/<fleet>`."""
 
-    SCHEMA_VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: without_answered, 2: with_phase_ready}
+    SCHEMA_VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: without_answered, 2: with_phase_ready, 3: unchanged}
 
     endpoint: str = ""
     server_ready: bool = False

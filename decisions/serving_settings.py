@@ -1,0 +1,195 @@
+"""Which serving settings a version may have, and how those of an event and of a checkpoint's files combine."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from contracts.codes import Code
+from contracts.limits import TooLarge, too_large
+from contracts.vocabulary import ServingSettings
+from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
+
+SERVING_FILE: Final = "serving.json"
+"""The file of a checkpoint with its serving settings: an object with the fields of `ServingSettings`."""
+MAX_CONTEXT_TOKENS: Final = 16_777_216
+MAX_SHARDS: Final = 1024
+_KV_CACHE_DTYPES: Final = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+GIVEN_VARIABLES: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "bos_token",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "eos_token",
+        "messages",
+        "tokenize",
+        "tools",
+    }
+)
+"""What the engine or a request gives a chat template; no setting may."""
+
+
+@dataclass(frozen=True)
+class SettingsRefused:
+    """Why serving settings are refused: a sentence with the valid values, and the setting."""
+
+    reason: str
+    details: dict[str, Any] = field(default_factory=dict)
+    code: Code = "serving_invalid"
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_kv_cache_dtype(value: Any) -> bool:
+    return value in _KV_CACHE_DTYPES
+
+
+ENGINE_OPTIONS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "enable_chunked_prefill": (_is_flag, "true or false"),
+    "enable_expert_parallel": (_is_flag, "true or false"),
+    "enable_prefix_caching": (_is_flag, "true or false"),
+    "kv_cache_dtype": (_is_kv_cache_dtype, f"one of {', '.join(_KV_CACHE_DTYPES)}"),
+    "max_logprobs": (_is_count, "a whole number above 0"),
+    "max_num_batched_tokens": (_is_count, "a whole number above 0"),
+    "max_num_seqs": (_is_count, "a whole number above 0"),
+}
+"""The engine's arguments that a version may set: how it computes and batches. Memory and devices are the fleet's."""
+
+
+def assess_settings(settings: ServingSettings) -> SettingsRefused | None:
+    """Return why settings are refused; None if an engine takes them."""
+    excess = too_large(settings)
+    if excess is not None:
+        return _too_large(excess)
+    return (
+        _assess_parser("tool_parser", settings.tool_parser, TOOL_PARSERS)
+        or _assess_parser("reasoning_parser", settings.reasoning_parser, REASONING_PARSERS)
+        or _assess_number("context_tokens", settings.context_tokens, MAX_CONTEXT_TOKENS)
+        or _assess_number("tensor_parallel_size", settings.tensor_parallel_size, MAX_SHARDS)
+        or _assess_options(settings.options)
+        or _assess_variables(settings.template_options)
+    )
+
+
+def _too_large(excess: TooLarge) -> SettingsRefused:
+    return SettingsRefused(f"serving.{excess.reason}", excess.details)
+
+
+def _assess_parser(name: str, value: str | None, known: frozenset[str]) -> SettingsRefused | None:
+    if value is None or value in known:
+        return None
+    reason = f"{name} {value[:100]!r} is not a parser of the engine; it has {', '.join(sorted(known))}."
+    return SettingsRefused(reason, {"setting": name, "value": value[:100]})
+
+
+def _assess_number(name: str, value: int | None, limit: int) -> SettingsRefused | None:
+    if value is None or value <= limit:
+        return None
+    return SettingsRefused(f"{name} is {value}; the limit is {limit}.", {"setting": name, "value": value})
+
+
+def _assess_options(options: Mapping[str, Any]) -> SettingsRefused | None:
+    for name, value in options.items():
+        if name not in ENGINE_OPTIONS:
+            reason = f"options may not set {name[:100]!r}; a version may set {', '.join(sorted(ENGINE_OPTIONS))}."
+            return SettingsRefused(reason, {"setting": f"options.{name[:100]}"})
+        accepts, expected = ENGINE_OPTIONS[name]
+        if not accepts(value):
+            reason = f"options.{name} is {_shown(value)}; it must be {expected}."
+            return SettingsRefused(reason, {"setting": f"options.{name}"})
+    return None
+
+
+def _assess_variables(options: Mapping[str, Any]) -> SettingsRefused | None:
+    for name in options:
+        details = {"setting": f"template_options.{name[:100]}"}
+        if not _VARIABLE.fullmatch(name):
+            reason = f"template_options may not set {name[:100]!r}; use the name of a variable of the chat template."
+            return SettingsRefused(reason, details)
+        if name in GIVEN_VARIABLES:
+            reason = f"template_options may not set {name}: the engine sets it for each request."
+            return SettingsRefused(reason, details)
+    return None
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, default=str)[:100]
+
+
+def parse_settings(text: str) -> ServingSettings | SettingsRefused:
+    """Return the settings in a `serving.json`, not assessed yet; an unknown field is refused."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        return SettingsRefused(f"{SERVING_FILE} is not a JSON object.")
+    known = sorted(ServingSettings.model_fields)
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        reason = f"{SERVING_FILE} has the unknown field {unknown[0][:100]!r}; it may have {', '.join(known)}."
+        return SettingsRefused(reason, {"setting": unknown[0][:100]})
+    try:
+        return ServingSettings.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        setting = ".".join(map(str, problem["loc"]))[:200]
+        reason = f"{SERVING_FILE}: {setting} is not valid: {problem['msg']}."
+        return SettingsRefused(reason, {"setting": setting})
+
+
+def combine(event: ServingSettings | None, files: ServingSettings | None) -> ServingSettings | None:
+    """Return the settings of a version: a field of the event replaces that of the files; None if none is set."""
+    merged: dict[str, Any] = {}
+    for settings in (files, event):
+        if settings is not None:
+            merged |= {name: value for name, value in settings if value not in (None, {})}
+    return ServingSettings(**merged) if merged else None
+
+
+def engine_arguments(settings: ServingSettings | None) -> dict[str, Any]:
+    """Return the engine's arguments that settings set."""
+    if settings is None:
+        return {}
+    arguments = dict(settings.options)
+    if settings.context_tokens is not None:
+        arguments["max_model_len"] = settings.context_tokens
+    if settings.tensor_parallel_size is not None:
+        arguments["tensor_parallel_size"] = settings.tensor_parallel_size
+    return arguments
+
+
+def api_settings(settings: ServingSettings | None) -> dict[str, Any]:
+    """Return the settings of the engine's OpenAI API that settings set."""
+    if settings is None:
+        return {}
+    fields = {
+        "tool_parser": settings.tool_parser,
+        "reasoning_parser": settings.reasoning_parser,
+        "template_options": settings.template_options,
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def describe_settings(settings: ServingSettings | None) -> str:
+    """Return settings as one line: `tool_parser hermes, context_tokens 4096`; empty if none is set."""
+    parts = []
+    for name, value in settings or ():
+        if isinstance(value, dict):
+            parts += [f"{name}.{key} {_shown(item)}" for key, item in value.items()]
+        elif value is not None:
+            parts.append(f"{name} {value}")
+    return ", ".join(parts)

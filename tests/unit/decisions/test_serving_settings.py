@@ -1,0 +1,122 @@
+"""Serving settings: what a version may set, and how the settings of an event and of files combine."""
+
+import json
+
+import pytest
+
+from contracts.vocabulary import ServingSettings
+from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
+from decisions.serving_settings import (
+    ENGINE_OPTIONS,
+    SettingsRefused,
+    api_settings,
+    assess_settings,
+    combine,
+    describe_settings,
+    engine_arguments,
+    parse_settings,
+)
+
+FULL = ServingSettings(
+    tool_parser="hermes",
+    reasoning_parser="qwen3",
+    template_options={"enable_thinking": False},
+    context_tokens=4096,
+    tensor_parallel_size=2,
+    options={"max_num_seqs": 8, "kv_cache_dtype": "fp8"},
+)
+
+
+def test_settings_that_the_engine_takes_are_accepted():
+    assert assess_settings(ServingSettings()) is None
+    assert assess_settings(FULL) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"tool_parser": "herms"}, "tool_parser 'herms' is not a parser of the engine; it has apertus, "),
+        ({"tool_parser": ""}, "tool_parser '' is not a parser"),
+        ({"reasoning_parser": "hermes"}, "reasoning_parser 'hermes' is not a parser of the engine; it has cohere"),
+        ({"context_tokens": 10**9}, "context_tokens is 1000000000; the limit is 16777216."),
+        ({"tensor_parallel_size": 4096}, "tensor_parallel_size is 4096; the limit is 1024."),
+        ({"options": {"dtype": "float32"}}, "options may not set 'dtype'; a version may set enable_chunked_prefill"),
+        ({"options": {"max_model_len": 1}}, "options may not set 'max_model_len'"),
+        ({"options": {"max_num_seqs": True}}, "options.max_num_seqs is true; it must be a whole number above 0."),
+        ({"options": {"enable_prefix_caching": "yes"}}, 'options.enable_prefix_caching is "yes"; it must be true or'),
+        ({"options": {"kv_cache_dtype": ["fp8"]}}, "it must be one of auto, bfloat16, fp8"),
+        ({"template_options": {"tools": []}}, "template_options may not set tools: the engine sets it"),
+        ({"template_options": {"a b": 1}}, "template_options may not set 'a b'; use the name of a variable"),
+        ({"template_options": {"text": "x" * 9000}}, "serving.template_options has 9,012 bytes as JSON; the limit is"),
+    ],
+)
+def test_what_the_engine_does_not_take_is_refused_with_what_it_takes(fields, sentence):
+    refused = assess_settings(ServingSettings(**fields))
+    assert sentence in refused.reason
+    assert refused.code == "serving_invalid"
+
+
+def test_every_parser_that_a_sentence_names_is_valid():
+    assert {"hermes", "llama3_json", "mistral"} <= TOOL_PARSERS
+    assert {"qwen3", "deepseek_r1"} <= REASONING_PARSERS
+    assert all(assess_settings(ServingSettings(tool_parser=name)) is None for name in TOOL_PARSERS)
+
+
+def test_a_file_of_settings_is_read():
+    assert parse_settings(FULL.model_dump_json()) == FULL
+    assert parse_settings("{}") == ServingSettings()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[]", "serving.json is not a JSON object."),
+        ("{", "serving.json is not a JSON object."),
+        ("[" * 100_000, "serving.json is not a JSON object."),
+        ('{"tool_praser": "hermes"}', "serving.json has the unknown field 'tool_praser'; it may have context_tokens, "),
+        ('{"context_tokens": 0}', "serving.json: context_tokens is not valid: Input should be greater than"),
+    ],
+)
+def test_a_file_with_anything_else_is_refused(text, sentence):
+    refused = parse_settings(text)
+    assert isinstance(refused, SettingsRefused)
+    assert sentence in refused.reason
+
+
+def test_a_setting_of_the_event_replaces_that_of_the_files():
+    files = ServingSettings(tool_parser="hermes", template_options={"a": 1}, context_tokens=512)
+    event = ServingSettings(template_options={"b": 2}, context_tokens=1024)
+    assert combine(event, files) == ServingSettings(
+        tool_parser="hermes", template_options={"b": 2}, context_tokens=1024
+    )
+    assert combine(None, files) == files
+    assert combine(event, None) == event
+    assert combine(None, None) is combine(ServingSettings(), ServingSettings()) is None
+
+
+def test_settings_become_arguments_of_the_engine_and_of_its_api():
+    assert engine_arguments(FULL) == {
+        "max_model_len": 4096,
+        "tensor_parallel_size": 2,
+        "max_num_seqs": 8,
+        "kv_cache_dtype": "fp8",
+    }
+    assert api_settings(FULL) == {
+        "tool_parser": "hermes",
+        "reasoning_parser": "qwen3",
+        "template_options": {"enable_thinking": False},
+    }
+    assert engine_arguments(None) == api_settings(None) == api_settings(ServingSettings()) == {}
+
+
+def test_settings_are_described_in_one_line():
+    assert describe_settings(None) == describe_settings(ServingSettings()) == ""
+    assert describe_settings(FULL) == (
+        'context_tokens 4096, tensor_parallel_size 2, options.max_num_seqs 8, options.kv_cache_dtype "fp8", '
+        "tool_parser hermes, reasoning_parser qwen3, template_options.enable_thinking false"
+    )
+
+
+def test_the_options_are_plain_names():
+    assert all(name.isidentifier() for name in ENGINE_OPTIONS)
+    assert json.dumps(sorted(ENGINE_OPTIONS))
