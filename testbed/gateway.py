@@ -9,7 +9,7 @@ import httpx
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
-from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from services.server_manager.domain.model_config import EngineConfig, plan_api, plan_model_files
 from testbed import factories
 from testbed.servers import Server
 
@@ -56,19 +56,25 @@ class Gateway(Server):
 
 
 def load_toy(triton, model: str, version: int, **toy: str) -> ServedTarget:
-    """Load a toy model into Triton, which is started again if it has died, and return it as a served target."""
+    """Load a toy model into Triton, which is started again if it has died, and return it as a served target.
+
+    Its answers name model and fingerprint as server-manager would have them, and its context is the served target's.
+    """
     triton.revive()
     target = Target(model=model, version=version, variant="bf16")
+    served = factories.served(version, "bf16", model, endpoints=(triton.endpoint,))
     weights = triton.folder / "weights" / target.triton_name
     weights.mkdir(parents=True, exist_ok=True)
     (weights / "config.json").write_text(json.dumps({"version": version}))
-    files = plan_model_files(target.triton_name, str(weights), EngineConfig(kind="toy", toy=toy))
+    api = plan_api(target.triton_name, served.manifest.digest, {})
+    engine = EngineConfig("toy", {"max_model_len": served.context_tokens}, toy=toy, api=api)
+    files = plan_model_files(target.triton_name, str(weights), engine)
     for name, content in files.items():
         path = triton.repository / target.triton_name / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     order(triton, target.triton_name, "load")
-    return factories.served(version, "bf16", model, endpoints=(triton.endpoint,))
+    return served
 
 
 def order(triton, name: str, verb: str) -> None:

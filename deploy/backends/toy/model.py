@@ -12,15 +12,15 @@ so that a missing or corrupt artifact fails the load.
     crash_text: a prompt that contains this text kills the stub with SIGKILL.
     dead_text: a prompt that contains this text simulates a dead engine: every later request is an engine_dead error.
     mute_text: a prompt that contains this text is answered with empty text.
+    template_fails_text, fail_text, break_text: prompts that fail in the OpenAI API: see `toy_api`.
+    context_tokens: tokens of a prompt and its answer in the OpenAI API (default: the model's, or 4096).
+    api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, and `limits`.
     token_nll: negative log-likelihood of each token of a prompt, in nats (default 2); enables scoring in the metadata.
     answer_nll: negative log-likelihood of each token of an answer, in nats (default 0.5).
 """
 
 import asyncio
-import hashlib
 import json
-import os
-import signal
 import sys
 import threading
 import time
@@ -33,21 +33,9 @@ if str(HERE) not in sys.path:
 
 import engine_tensors  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
+import toy_api  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
-
-WORDS = ("keel", "hull", "mast", "sail", "rope", "tide", "wind", "helm", "deck", "oar", "bow", "dock", "crew", "reef")
-
-DEFAULT_NLL = {"token_nll": "2", "answer_nll": "0.5"}
-
-
-class EngineDeadError(Exception):
-    """The error of a dead engine, until the model is unloaded and loaded again."""
-
-
-def make_token(seed: str, index: int) -> str:
-    """Return the token at a position, which depends on the model folder, the prompt and the position only."""
-    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
-    return ("" if index == 0 else " ") + WORDS[digest[0] % len(WORDS)]
+from toy_engine import EngineDeadError, ToyEngine, count_tokens, make_token  # noqa: E402 - found by the path above
 
 
 class TritonPythonModel:
@@ -63,14 +51,11 @@ class TritonPythonModel:
             message = "load_failed: the parameter fail_load is set"
             raise pb_utils.TritonModelException(message)
         try:
-            self._seed = hashlib.sha256(config.read_bytes()).hexdigest()
-            json.loads(config.read_bytes())
+            self._engine = ToyEngine(given, config.read_bytes())
         except (OSError, ValueError) as error:
             message = f"load_failed: {config} cannot be read: {error}"
             raise pb_utils.TritonModelException(message) from error
-        self._given = given
-        self._delay_s = float(given.get("token_delay_ms", "0")) / 1000
-        self._dead = False
+        self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
@@ -80,47 +65,43 @@ class TritonPythonModel:
         for request in requests:
             reply = engine_tensors.Reply(request)
             try:
-                ask = engine_tensors.parse(request)
+                ask = engine_tensors.parse_http(request) or engine_tensors.parse(request)
             except engine_tensors.BadRequestError as error:
                 reply.fail("bad_request", str(error))
                 continue
             self._loop.call_soon_threadsafe(self._start, ask, reply)
 
-    def _start(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
+    def _start(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
         task = self._loop.create_task(self._answer(ask, reply))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _holds(self, switch: str, text: str) -> bool:
-        marker = self._given.get(switch)
-        return bool(marker) and str(marker) in text
-
-    async def _answer(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
-        if self._holds("crash_text", ask.text):
-            os.kill(os.getpid(), signal.SIGKILL)
-        self._dead = self._dead or self._holds("dead_text", ask.text)
+    async def _answer(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
         try:
-            await self._generate(ask, reply)
+            if isinstance(ask, engine_tensors.HttpAsk):
+                await self._api.answer(ask, reply.send_http, reply.is_cancelled)
+            else:
+                await self._generate(ask, reply)
         except EngineDeadError as error:
             reply.fail("engine_dead", str(error))
         except (ValueError, TypeError) as error:
             reply.fail("bad_request", str(error))
         except Exception as error:  # noqa: BLE001 - every failure must be reported to the client
             reply.fail("engine_failed", f"{type(error).__name__}: {error}")
+        finally:
+            reply.finish()  # does nothing after the last part
 
     async def _generate(self, ask: engine_tensors.Ask, reply: engine_tensors.Reply) -> None:
-        count = int(ask.sampling.get("max_tokens") or self._given.get("tokens", "8"))
-        seed = self._seed + ask.text
-        mute = self._holds("mute_text", ask.text)
-        inputs = len(ask.token_ids) if ask.token_ids else max(1, len(ask.text.split()))
+        self._engine.take_prompt(ask.text)
+        count = int(ask.sampling.get("max_tokens") or self._engine.tokens)
+        seed = self._engine.seed + ask.text
+        mute = self._engine.holds("mute_text", ask.text)
+        inputs = len(ask.token_ids) if ask.token_ids else count_tokens(ask.text)
         whole = ask.text if ask.prepend_input else ""
         for index in range(count):
-            await asyncio.sleep(self._delay_s)
-            if self._dead:
-                message = "the engine is dead"
-                raise EngineDeadError(message)
+            await asyncio.sleep(self._engine.delay_s)
+            self._engine.raise_if_dead()
             if reply.is_cancelled():
-                reply.finish()
                 return
             token = "" if mute else make_token(seed, index)
             whole += token
@@ -132,7 +113,7 @@ class TritonPythonModel:
 
     def _likelihoods(self, inputs: int, outputs: int) -> dict[str, Any]:
         """Return the log-probabilities of a prompt and a part of an answer, the same for every token."""
-        token, answer = (-float(self._given.get(name, usual)) for name, usual in DEFAULT_NLL.items())
+        token, answer = self._engine.token_logprob, self._engine.answer_logprob
         return {
             "cumulative_logprob": answer * outputs,
             "logprobs": [{"0": {"logprob": answer, "rank": 1, "decoded_token": ""}}] * outputs,

@@ -39,7 +39,7 @@ _SCORING_OUTPUTS = (("prompt_logprobs", "TYPE_STRING", -1),)
 
 _HTTP_INPUTS = (("http_request", "TYPE_STRING", True), ("http_body", "TYPE_STRING", True))
 _HTTP_OUTPUTS = (("http_head", "TYPE_STRING", -1), ("http_body", "TYPE_STRING", -1), ("http_record", "TYPE_STRING", -1))
-"""What the backend around vLLM has beyond that: requests of the OpenAI API, and their answers."""
+"""What our own backends have, too: requests of the OpenAI API, and their answers."""
 
 
 ENGINE_ARGUMENTS = frozenset(
@@ -124,6 +124,8 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         }
     parameters = {"model_dir": model_dir, "api": json.dumps(dict(engine.api), sort_keys=True)}
     if engine.kind == "toy":
+        if "max_model_len" in engine.engine_args:
+            parameters["context_tokens"] = str(engine.engine_args["max_model_len"])
         parameters |= dict(engine.toy)
     else:
         parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
@@ -132,7 +134,7 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
     outputs: tuple[_Output, ...] = _OUTPUTS
     if engine.kind == "slipway" or "token_nll" in engine.toy:
         inputs, outputs = inputs + _SCORING_INPUTS, outputs + _SCORING_OUTPUTS
-    if engine.kind == "slipway":
+    if engine.kind in {"slipway", "toy"}:
         inputs, outputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_HTTP_INPUTS), outputs + _HTTP_OUTPUTS
     # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
     return {

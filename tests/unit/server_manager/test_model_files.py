@@ -44,6 +44,14 @@ def test_the_api_names_the_model_and_the_fingerprint_that_the_gateway_computes(k
     }
 
 
+def test_the_toy_engine_has_the_context_of_the_settings():
+    model, _ = parse("bot.v1.bf16", "/models/x", EngineConfig("toy", {"max_model_len": 512}, toy={"tokens": "4"}))
+    assert {name: model.parameters[name].string_value for name in ("context_tokens", "tokens")} == {
+        "context_tokens": "512",
+        "tokens": "4",
+    }
+
+
 def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides():
     tensors = []
     for config in (
@@ -56,10 +64,10 @@ def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides(
         tensors.append(
             {(tensor.name, tensor.data_type, tuple(tensor.dims)) for tensor in (*model.input, *model.output)}
         )
-        required = [] if config.kind == "slipway" else ["text_input"]
+        required = ["text_input"] if config.kind == "vllm" else []
         assert [tensor.name for tensor in model.input if not tensor.optional] == required
-    assert tensors[0] > tensors[1] > tensors[2] == tensors[3]
-    assert {name for name, _, _ in tensors[0] - tensors[1]} == {"http_request", "http_body", "http_head", "http_record"}
+    assert tensors[0] == tensors[1] > tensors[2] > tensors[3]
+    assert {name for name, _, _ in tensors[2] - tensors[3]} == {"http_request", "http_body", "http_head", "http_record"}
     beyond = {name for name, _, _ in tensors[1] - tensors[2]}
     assert beyond == {"prompt_token_ids", "return_prompt_logprobs", "prompt_logprobs"}
 

@@ -1,0 +1,61 @@
+"""The text that the toy engine generates, and the failures that texts in a prompt cause."""
+
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+WORDS = ("keel", "hull", "mast", "sail", "rope", "tide", "wind", "helm", "deck", "oar", "bow", "dock", "crew", "reef")
+USUAL_TOKENS = 8
+USUAL_CONTEXT = 4096
+USUAL_NLL = {"token_nll": 2.0, "answer_nll": 0.5}
+
+
+class EngineDeadError(Exception):
+    """The error of a dead engine, until the model is unloaded and loaded again."""
+
+
+def make_token(seed: str, index: int) -> str:
+    """Return the token at a position, which depends on the model folder, the prompt and the position only."""
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    return ("" if index == 0 else " ") + WORDS[digest[0] % len(WORDS)]
+
+
+def count_tokens(text: str) -> int:
+    """Return the number of tokens of a prompt: its words, at least one."""
+    return max(1, len(text.split()))
+
+
+class ToyEngine:
+    """What a loaded toy model is: its parameters, its seed, and whether it is dead."""
+
+    def __init__(self, given: Mapping[str, str], config: bytes) -> None:
+        """Take the parameters of config.pbtxt and the model's config.json; raise ValueError if one cannot be read."""
+        about: Any = json.loads(config)
+        trained = about.get("max_position_embeddings") if isinstance(about, dict) else None
+        self._given = given
+        self.seed = hashlib.sha256(config).hexdigest()
+        self.delay_s = float(given.get("token_delay_ms", "0")) / 1000
+        self.tokens = int(given.get("tokens", USUAL_TOKENS))
+        self.context_tokens = int(given.get("context_tokens", trained or USUAL_CONTEXT))
+        self.token_logprob, self.answer_logprob = (-float(given.get(name, usual)) for name, usual in USUAL_NLL.items())
+        self._is_dead = False
+
+    def holds(self, switch: str, text: str) -> bool:
+        """Return whether a text contains the one that a parameter names."""
+        marker = self._given.get(switch)
+        return bool(marker) and str(marker) in text
+
+    def take_prompt(self, text: str) -> None:
+        """Die of a prompt that contains one of the texts for it."""
+        if self.holds("crash_text", text):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._is_dead = self._is_dead or self.holds("dead_text", text)
+
+    def raise_if_dead(self) -> None:
+        """Raise EngineDeadError if a prompt has killed the engine."""
+        if self._is_dead:
+            message = "the engine is dead"
+            raise EngineDeadError(message)
