@@ -35,6 +35,7 @@ ErrorKind = Literal[
     "too_many_requests",
     "no_serving_target",
     "endpoint_unreachable",
+    "deadline_exceeded",
 ]
 
 ATTRIBUTION: Mapping[ErrorKind, Party] = {
@@ -68,6 +69,8 @@ ATTRIBUTION: Mapping[ErrorKind, Party] = {
     # Machines, network, and what operates them: the same for every version there.
     "no_serving_target": "infrastructure",
     "endpoint_unreachable": "infrastructure",
+    # The whole answer took too long, though the target was never silent: long answers are asked for, or many at once.
+    "deadline_exceeded": "infrastructure",
 }
 
 PROVABLE: frozenset[ErrorKind] = frozenset({"engine_failed", "bad_request", "template_failed", "template_refused"})

@@ -8,9 +8,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.vocabulary import Environment
-from services.gateway.completions import Completions
+from decisions.openai_fields import PATHS
+from decisions.openai_requests import CostLimits, check_path
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import environments
@@ -18,15 +20,17 @@ from services.gateway.domain.answers import model_card
 from services.gateway.domain.errors import Problem, RequestRejected, model_not_found
 from services.gateway.domain.routing import list_models
 from services.gateway.drill_table import DrillTable
+from services.gateway.endpoint import Endpoint
 from services.gateway.http import BodyReader, problem_response
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.ports import Engine, NewId, Pause, Telemetry, Templates
+from services.gateway.ports import Engine, NewId, Pause, Telemetry
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 
 SERVICE = "gateway"
+_DEFECT = Problem(500, "The gateway failed; its log says why.", "server_error", code="internal_error")
 
 
 def build(
@@ -35,7 +39,6 @@ def build(
     tables: Mapping[Environment, RouteTable],
     drills: DrillTable,
     engine: Engine,
-    templates: Templates,
     telemetry: Telemetry,
     cross_checks: CrossChecks,
     metrics: GatewayMetrics,
@@ -44,13 +47,12 @@ def build(
     pause: Pause,
     settings: GatewaySettings,
     clock: Clock,
-) -> Starlette:
+) -> ASGIApp:
     """Return the HTTP application; the gateway has no event handlers, and uses the bus for its metrics only."""
     dependencies = Dependencies(
         tables=tables,
         drills=drills,
         engine=engine,
-        templates=templates,
         cross_checks=cross_checks,
         bodies=BodyReader(
             max_bytes=settings.max_body_bytes,
@@ -66,18 +68,50 @@ def build(
         max_in_flight=settings.max_in_flight,
         write_s=settings.write_s,
         lag_bytes=settings.max_lag_bytes,
+        answer_s=settings.answer_s,
+        limits=CostLimits(),
     )
     metrics.watch_routes(tables["production"])
-    return Starlette(
+    rest = Starlette(
         routes=[
-            Route("/v1/chat/completions", Completions("chat", dependencies), methods=["POST"]),
-            Route("/v1/completions", Completions("completion", dependencies), methods=["POST"]),
             *model_routes(tables, int(clock.now().timestamp())),
             *probe_routes(dependencies, telemetry, is_connected),
             Mount("/metrics", make_asgi_app(registry=bus.metrics)),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
+    return Application(Endpoint(dependencies), rest)
+
+
+class Application:
+    """The whole HTTP application; requests for targets do not pass through Starlette's middlewares."""
+
+    def __init__(self, endpoint: ASGIApp, rest: ASGIApp) -> None:
+        self._endpoint = endpoint
+        self._rest = rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; a defect before the answer began is a 500."""
+        if scope["type"] != "http" or scope["path"] not in PATHS:
+            await self._rest(scope, receive, send)
+            return
+        if refusal := check_path(scope["method"], scope["path"]):
+            problem = Problem(refusal.status, refusal.message, code=refusal.code)
+            await problem_response(problem, {"Allow": "POST"})(scope, receive, send)
+            return
+        started = False
+
+        async def note_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._endpoint(scope, receive, note_start)
+        except Exception:
+            if not started:
+                await problem_response(_DEFECT)(scope, receive, send)
+            raise
 
 
 def model_routes(tables: Mapping[Environment, RouteTable], created: int) -> list[Route]:
@@ -137,6 +171,4 @@ async def _rejected(_request: Request, error: Exception) -> Response:
 
 
 async def _defect(_request: Request, _error: Exception) -> Response:
-    return problem_response(
-        Problem(500, "The gateway failed; its log says why.", "server_error", code="internal_error")
-    )
+    return problem_response(_DEFECT)

@@ -12,29 +12,29 @@ class SlowReader(Exception):  # noqa: N818 - the caller is slow; it is no error 
 
 
 class Backlog:
-    """Pieces of text that the engine has delivered and one caller has not read.
+    """Pieces of an answer that the engine has delivered and one caller has not read.
 
     The engine's side never waits: times are measured there, and a slow caller must not change them.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._pieces: deque[str] = deque()
+        self._pieces: deque[bytes] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
         self._ended = False
         self._error: Exception | None = None
 
-    def put(self, text: str) -> None:
+    def put(self, piece: bytes) -> None:
         """Append a piece.
 
         Raises:
             SlowReader: more waits for the caller than the limit allows.
         """
-        self._pieces.append(text)
-        self._bytes += _cost(text)
+        self._pieces.append(piece)
+        self._bytes += _PIECE_BYTES + len(piece)
         self._changed.set()
-        if self._bytes > self._limit_bytes:
+        if self._bytes > self._limit_bytes and len(self._pieces) > 1:  # an answer in one piece may be longer
             raise SlowReader(f"More than {self._limit_bytes} bytes of the answer wait to be read.")
 
     def end(self, error: Exception | None = None) -> None:
@@ -44,20 +44,16 @@ class Backlog:
             self._pieces.clear()
         self._changed.set()
 
-    async def read(self) -> AsyncIterator[str]:
+    async def read(self) -> AsyncIterator[bytes]:
         """Yield the pieces in order; raise the error that `end` was called with."""
         while True:
             while self._pieces:
-                text = self._pieces.popleft()
-                self._bytes -= _cost(text)
-                yield text
+                piece = self._pieces.popleft()
+                self._bytes -= _PIECE_BYTES + len(piece)
+                yield piece
             if self._ended:
                 break
             self._changed.clear()
             await self._changed.wait()
         if self._error is not None:
             raise self._error
-
-
-def _cost(text: str) -> int:
-    return _PIECE_BYTES + len(text.encode())

@@ -1,20 +1,34 @@
 """Attributes failed requests: a failure that the request alone can cause is no evidence against a target."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Party, Target
+from decisions.attribution import ErrorKind
+from services.gateway.domain.failures import REJECTED, read_failure
 from services.gateway.ports import Engine
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
+from shared.serving.openai_stream import ApiRequest
 
-PROBE_PROMPT = "Hello"
-PROBE_SAMPLING = {"max_tokens": 1, "temperature": 0.0}
+PROBE_CONVERSATIONS: Final = (
+    ({"role": "user", "content": "Hello"},),
+    ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}),
+    (
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "Gr\u00fc\u00dfe"},
+    ),
+)
+"""Conversations that a target must answer: the first in any case, the others unless its template refuses them."""
+_PROBE: Final = {"max_tokens": 1, "temperature": 0.0}
+Probe = Literal["completion", "chat", "template"]
+"""What is probed: a prompt, a conversation, or a chat template with all conversations."""
 REQUEST_ID = "cross-check"
-_UNREACHABLE = frozenset({"endpoint_unreachable", "no_first_token"})
+_UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token", "deadline_exceeded"})
 _CONSECUTIVE_FAILURES = 3
 _MAX_TARGETS = 1_000
 MAX_CONCURRENT = 16
@@ -29,17 +43,30 @@ class FailedRequest:
     """A request that its target failed or rejected.
 
     Attributes:
-        prompt, sampling: what was sent to the engine.
+        request: what was sent to the engine.
+        kind: how it failed.
         tokens: tokens of the answer before the failure.
-        rejected: the engine reported a bad request.
+        is_chat: it passes through the target's chat template.
     """
 
     served: ServedTarget
     endpoint: str
-    prompt: str
-    sampling: Mapping[str, Any]
+    request: ApiRequest
+    kind: ErrorKind
     tokens: int = 0
-    rejected: bool = False
+    is_chat: bool = True
+
+    @property
+    def rejected(self) -> bool:
+        """Return whether the engine reported a bad request."""
+        return self.kind in REJECTED
+
+    @property
+    def probe(self) -> Probe:
+        """Return the probe that shows whether the target fails others, too."""
+        if self.kind.startswith("template"):
+            return "template"
+        return "chat" if self.is_chat else "completion"
 
 
 @dataclass
@@ -65,7 +92,7 @@ class CrossChecks:
         self._clock = clock
         self._kept_s = kept_s
         self._limit_s = limit_s
-        self._results: dict[tuple[str, str], _ProbeResult] = {}
+        self._results: dict[tuple[str, str, Probe], _ProbeResult] = {}
         self._running = asyncio.Semaphore(MAX_CONCURRENT)
         self._last_delta_s: dict[tuple[str, str], float] = {}
 
@@ -89,12 +116,15 @@ class CrossChecks:
         """Return who caused a failure.
 
         It is the target if the target also fails the probe, or if the fallback answers the same request. It is the
-        caller if the fallback fails the request, too. If the fallback cannot be reached, the request is repeated on the
-        target itself: if it is answered now, the request was not the cause. Otherwise it is `infrastructure`.
+        caller if the fallback fails the request, too, or if the target's template refused it on purpose. If the
+        fallback cannot be reached, the request is repeated on the target itself: if it is answered now, the request was
+        not the cause. Otherwise it is `infrastructure`.
         """
-        answers = await self.answers_probe(failed.served, failed.endpoint)
+        answers = await self.answers_probe(failed.served, failed.endpoint, failed.probe)
         if answers is not True:
             return "target" if answers is False else "infrastructure"
+        if failed.kind == "template_refused":
+            return "caller"
         if self._running.locked():  # do not wait: slow comparisons would delay all others
             return "infrastructure"
         try:
@@ -119,22 +149,31 @@ class CrossChecks:
 
     async def _gets_further(self, served: ServedTarget, endpoint: str, failed: FailedRequest) -> bool | None:
         """Return whether a target completes the answer or gets beyond the failure; None if it is unreachable."""
-        stream = self._engine.generate(endpoint, served.target, failed.prompt, failed.sampling, REQUEST_ID)
-        tokens = 0
+        request = replace(failed.request, deadline_s=self.limit_s(failed))
+        failure = await self._find_failure(endpoint, served.target, request, beyond_tokens=failed.tokens)
+        return None if failure in _UNKNOWN else failure is None
+
+    async def _find_failure(
+        self, endpoint: str, target: Target, request: ApiRequest, *, beyond_tokens: int | None = None
+    ) -> str | None:
+        """Return how a target fails a request; None if it answers it, or more than `beyond_tokens` tokens of it."""
+        stream = self._engine.send(endpoint, target, request)
         try:
-            async for delta in stream:
-                tokens += delta.output_tokens
-                if tokens > failed.tokens or delta.finish_reason is not None:
-                    return True
+            async for piece in stream:
+                failure = read_failure(piece.status, piece.record, piece.body)
+                if failure is not None:
+                    return failure.kind
+                if beyond_tokens is not None and piece.record.get("output_tokens", 0) > beyond_tokens:
+                    return None
         except SlipwayError as error:
-            return None if error.code in _UNREACHABLE else False
+            return error.code
         finally:
             await stream.aclose()
-        return False
+        return None
 
-    async def answers_probe(self, served: ServedTarget, endpoint: str) -> bool | None:
-        """Return whether the target answers the probe at an endpoint; None if that is unknown."""
-        key = (str(served.target), endpoint)
+    async def answers_probe(self, served: ServedTarget, endpoint: str, probe: Probe = "chat") -> bool | None:
+        """Return whether the target answers a probe at an endpoint; None if that is unknown."""
+        key = (str(served.target), endpoint, probe)
         if key not in self._results and len(self._results) >= _MAX_TARGETS:
             self._results.clear()
         result = self._results.setdefault(key, _ProbeResult())
@@ -142,7 +181,7 @@ class CrossChecks:
             async with asyncio.timeout(self._limit_s), result.lock:
                 if self._clock.monotonic() < result.valid_until_s:
                     return result.answers
-                answers = await self._probe(served, endpoint)
+                answers = await self._probe(served, endpoint, probe)
         except TimeoutError:
             return None
         if answers is None:
@@ -153,13 +192,22 @@ class CrossChecks:
             result.failures = 0
         return answers
 
-    async def _probe(self, served: ServedTarget, endpoint: str) -> bool | None:
-        stream = self._engine.generate(endpoint, served.target, PROBE_PROMPT, PROBE_SAMPLING, REQUEST_ID)
-        try:
-            async for _ in stream:
-                pass
-        except SlipwayError as error:
-            return None if error.code in _UNREACHABLE else False
-        finally:
-            await stream.aclose()
+    async def _probe(self, served: ServedTarget, endpoint: str, probe: Probe) -> bool | None:
+        for number, request in enumerate(_probe_requests(served, probe, self._limit_s)):
+            failure = await self._find_failure(endpoint, served.target, request)
+            if failure in _UNKNOWN:
+                return None
+            if failure is not None and (number == 0 or failure not in REJECTED):
+                return False
         return True
+
+
+def _probe_requests(served: ServedTarget, probe: Probe, limit_s: float) -> list[ApiRequest]:
+    model = served.target.model
+    if probe == "completion":
+        bodies: list[dict[str, Any]] = [{"model": model, "prompt": "Hello", **_PROBE}]
+    else:
+        conversations = PROBE_CONVERSATIONS if probe == "template" else PROBE_CONVERSATIONS[:1]
+        bodies = [{"model": model, "messages": conversation, **_PROBE} for conversation in conversations]
+    path = "/v1/completions" if probe == "completion" else "/v1/chat/completions"
+    return [ApiRequest("POST", path, json.dumps(body).encode(), limit_s, REQUEST_ID, model) for body in bodies]

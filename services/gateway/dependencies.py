@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from contracts.facts import Inference
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Environment, Target
+from decisions.openai_requests import CostLimits
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.domain import routing
 from services.gateway.drill_table import DrillTable
 from services.gateway.http import BodyReader
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.ports import Engine, NewId, Pause, Templates
+from services.gateway.ports import Engine, NewId, Pause
 from services.gateway.route_table import RouteTable
 from shared.runtime.clock import Clock
 
@@ -26,12 +27,13 @@ class Dependencies:
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
+        answer_s: time limit of a whole answer.
+        limits: what one request may cost.
     """
 
     tables: Mapping[Environment, RouteTable]
     drills: DrillTable
     engine: Engine
-    templates: Templates
     cross_checks: CrossChecks
     bodies: BodyReader
     record: Callable[[Inference], None]
@@ -42,6 +44,8 @@ class Dependencies:
     max_in_flight: int
     write_s: float
     lag_bytes: int
+    answer_s: float
+    limits: CostLimits
 
     def find_fallback(self, environment: Environment, target: Target) -> ServedTarget | None:
         """Return the fallback of a target in its route; None if there is none."""

@@ -7,14 +7,13 @@ import uuid
 
 import structlog
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from contracts.drills import Drill
 from contracts.routes import Route
 from services.gateway.adapters.bus import BusConnection
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.route_file import RouteFile
-from services.gateway.adapters.templates import SandboxedTemplates
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, build
 from services.gateway.cross_checks import CrossChecks
@@ -47,7 +46,6 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     table, staging = RouteTable(file.load(), file.save), RouteTable({}, None, "staging")
     drills = DrillTable(clock)
     engine = TritonEngine(Deadlines(settings.first_token_s, settings.inter_token_s))
-    templates = SandboxedTemplates(clock, workers=settings.template_workers, time_s=settings.template_time_s)
     recorder = Recorder(
         bus_connection,
         gateway=f"gateway-{socket.gethostname()[:63]}-{uuid.uuid4().hex[:8]}",
@@ -61,7 +59,6 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         tables={"production": table, "staging": staging},
         drills=drills,
         engine=engine,
-        templates=templates,
         telemetry=recorder,
         cross_checks=CrossChecks(engine, clock),
         metrics=metrics,
@@ -73,7 +70,6 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     )
     server = make_server(app, connection, settings)
     on_stop_signal(server.stop)
-    await templates.start()
     background = (
         bus_connection.connect(),
         recorder.run(),
@@ -90,11 +86,11 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await _close(recorder, bus_connection, engine, templates)
+        await _close(recorder, bus_connection, engine)
         bus.tracing.shutdown()
 
 
-def make_server(app: Starlette, connection: Connection, settings: GatewaySettings) -> HttpServer:
+def make_server(app: ASGIApp, connection: Connection, settings: GatewaySettings) -> HttpServer:
     """Return uvicorn with the gateway's limits of connections and headers."""
     return HttpServer(
         uvicorn.Config(
@@ -113,13 +109,10 @@ def make_server(app: Starlette, connection: Connection, settings: GatewaySetting
     )
 
 
-async def _close(
-    recorder: Recorder, bus_connection: BusConnection, engine: TritonEngine, templates: SandboxedTemplates
-) -> None:
+async def _close(recorder: Recorder, bus_connection: BusConnection, engine: TritonEngine) -> None:
     with contextlib.suppress(Transient, TimeoutError):
         async with asyncio.timeout(_LAST_FLUSH_S):
             await recorder.flush()
-    await templates.close()
     await engine.close()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LAST_FLUSH_S):

@@ -15,6 +15,7 @@ class GatewaySettings(BaseSettings):
 
     first_token_s: Seconds = 60.0
     inter_token_s: Seconds = 20.0
+    answer_s: Seconds = 600.0
     drain_s: Annotated[int, Field(ge=0)] = 30
     max_in_flight: Annotated[int, Field(ge=1)] = 512
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
@@ -26,8 +27,6 @@ class GatewaySettings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     write_s: Seconds = 30.0
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
-    template_workers: Annotated[int, Field(ge=1, le=16)] = 2
-    template_time_s: Seconds = 2.0
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
     telemetry_batch: Annotated[int, Field(ge=1, le=2000)] = 500
     telemetry_interval_s: Seconds = 0.25

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator
 
 from contracts.vocabulary import Target
-from shared.serving.inference import Channels, Deadlines, generate
-from shared.serving.tensors import Delta
+from shared.serving.inference import Channels, Deadlines
+from shared.serving.openai_stream import ApiPiece, ApiRequest, stream_api
 
 
 class TritonEngine:
@@ -21,12 +20,9 @@ class TritonEngine:
         self._deadlines = deadlines
         self._reconnect_s = reconnect_s
 
-    def generate(
-        self, endpoint: str, target: Target, prompt: str, sampling: Mapping[str, Any], request_id: str
-    ) -> AsyncGenerator[Delta, None]:
+    def send(self, endpoint: str, target: Target, request: ApiRequest) -> AsyncGenerator[ApiPiece, None]:
         """Stream an answer (see `ports.Engine`)."""
-        channel = self._channels.get(endpoint)
-        return generate(channel, target.triton_name, prompt, sampling, deadlines=self._deadlines, request_id=request_id)
+        return stream_api(self._channels.get(endpoint), target.triton_name, request, deadlines=self._deadlines)
 
     async def await_reconnect(self, endpoint: str) -> None:
         """Return when the endpoint is connected again, or after a short time limit."""

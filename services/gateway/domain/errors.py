@@ -19,7 +19,7 @@ class Problem:
     message: str
     type: ErrorType = "invalid_request_error"
     param: str | None = None
-    code: ErrorKind | None = None
+    code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class RequestRejected(Exception):  # noqa: N818 - it is a response to the caller
         self.problem = problem
 
 
-def bad_request(message: str, param: str | None = None, code: ErrorKind = "invalid_value") -> RequestRejected:
+def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> RequestRejected:
     """Return the rejection (400) of a request that the caller must change."""
     return RequestRejected(Problem(400, message, param=param, code=code))
 
@@ -59,18 +59,10 @@ def too_many_requests(limit: int) -> Problem:
     return Problem(429, message, "rate_limit_error", code="too_many_requests", headers={"Retry-After": "1"})
 
 
-def template_failed(reason: str) -> Problem:
-    """Return the problem for a target whose chat template is broken."""
-    return Problem(500, reason, "server_error", code="template_failed")
-
-
-def template_busy(reason: str) -> Problem:
-    """Return the problem for a conversation that was not rendered because no process was free."""
-    return Problem(503, reason, "server_error", code="template_busy", headers={"Retry-After": "1"})
-
-
 UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
     "no_first_token": 504,
+    "deadline_exceeded": 504,
+    "template_failed": 500,
     "endpoint_unreachable": 502,
     "engine_dead": 502,
     "engine_failed": 502,
@@ -79,8 +71,8 @@ UPSTREAM_STATUS: Mapping[ErrorKind, int] = {
 
 def upstream_failed(code: ErrorKind, message: str) -> Problem:
     """Return the problem for a target that did not answer: 504 if it was silent, 502 if it failed."""
-    if code == "bad_request":
-        too_long = "context" in message.lower() or "longer than" in message.lower()
-        return Problem(400, message, code="context_length_exceeded" if too_long else "invalid_value")
-    headers = {"Retry-After": "1"}
-    return Problem(UPSTREAM_STATUS.get(code, 502), message, "upstream_error", code=code, headers=headers)
+    if code in {"bad_request", "template_refused"}:
+        return Problem(400, message, code="invalid_value" if code == "bad_request" else code)
+    kind: ErrorType = "server_error" if code == "template_failed" else "upstream_error"
+    headers = {} if code == "template_failed" else {"Retry-After": "1"}
+    return Problem(UPSTREAM_STATUS.get(code, 502), message, kind, code=code, headers=headers)

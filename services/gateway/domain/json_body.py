@@ -8,8 +8,8 @@ from typing import Any
 
 from services.gateway.domain.errors import bad_request
 
-MAX_DEPTH = 16
-MAX_VALUES = 16_384
+MAX_DEPTH = 64
+MAX_VALUES = 65_536
 """Most values of a body; an empty list or object counts as two. It limits how long one body delays everything else."""
 SHOWN_CHARS = 80
 _STRUCTURE = b",[{"

@@ -1,218 +1,196 @@
-"""Reads OpenAI requests strictly, so that no field with an effect is silently ignored."""
+"""What the gateway reads of a request of the OpenAI API: the model, who decides its length, and what shapes its answer.
 
-from collections.abc import Mapping
+The body itself goes to the engine as it came; `decisions.openai_requests` judges its fields and its cost.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final
 
-from services.gateway.domain.errors import bad_request
-from services.gateway.domain.fields import (
-    IGNORED,
-    SAMPLING,
-    UNSUPPORTED,
-    read_flag,
-    read_integer,
-    read_number,
-    read_stop,
-    read_text,
-)
-from services.gateway.domain.json_body import quote, shorten
+from decisions.openai_fields import PATHS
+from decisions.openai_requests import CostLimits, check_body
+from services.gateway.domain.errors import Problem, RequestRejected, bad_request
 
-Message = dict[str, str]
-_ROLES = {"system", "user", "assistant", "developer"}
-_COMPLETION_TOKENS = 16
-"""OpenAI's default of `/v1/completions`."""
-MAX_MESSAGES = 2_048
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
 MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
+_COMPLETION_TOKENS = 16
+"""OpenAI's default of `/v1/completions`."""
+GENERATING: Final = frozenset({"chat", "completion", "responses"})
+"""The kinds of requests whose answers are generated, so that they are evidence for or against a target."""
+_TOKEN_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_USUAL_TEMPERATURE = 1.0
+_SHAPING: Final[Mapping[str, tuple[Any, ...]]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "ignore_eos": (False,),
+    "include_stop_str_in_output": (False,),
+    "logit_bias": ({},),
+    "logprob_token_ids": ([],),
+    "min_tokens": (0,),
+    "n": (1,),
+    "presence_penalty": (0,),
+    "prompt_logprobs": (),
+    "reasoning_effort": (),
+    "repetition_detection": (),
+    "repetition_penalty": (1,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "stop": ([], ""),
+    "stop_token_ids": ([],),
+    "structured_outputs": ({},),
+    "suffix": ("",),
+    "thinking_token_budget": (),
+    "tools": ([],),
+    "truncate_prompt_tokens": (),
+}
+"""Fields with which a caller shapes an answer or its times, with the values that do not."""
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A valid request.
+    """A request that the gateway can route.
 
     Attributes:
-        kind: its endpoint.
+        path, kind: its endpoint, and the kind of request that it takes (`decisions.openai_fields.PATHS`).
+        raw: the body as it came.
+        body: the same, parsed.
         model: the model name as the caller wrote it.
-        messages: the conversation (chat).
-        prompt: the text to continue (completion).
-        sampling: the engine's parameters, without `max_tokens`.
-        max_tokens: None means as many as the context allows.
-        stream: answer piece by piece.
-        include_usage: end a stream with the token counts.
+        stream: the answer comes as server-sent events.
         user: the caller's name for its user; the same user always gets the same side of a canary.
     """
 
-    kind: Literal["chat", "completion"]
+    path: str
+    kind: str
+    raw: bytes
+    body: Mapping[str, Any]
     model: str
-    sampling: Mapping[str, Any]
-    max_tokens: int | None
-    messages: tuple[Message, ...] = ()
-    prompt: str = ""
     stream: bool = False
-    include_usage: bool = False
     user: str | None = None
+
+    @property
+    def generates(self) -> bool:
+        """Return whether the answer is generated text."""
+        return self.kind in GENERATING
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Return the caller's limit of the answer; None means as many tokens as the context allows."""
+        for name in _TOKEN_LIMITS:
+            value = self.body.get(name)
+            if isinstance(value, int):
+                return value
+        return _COMPLETION_TOKENS if self.kind == "completion" else None
+
+    @property
+    def has_stops(self) -> bool:
+        """Return whether the caller's own stop sequences can end the answer."""
+        return bool(self.body.get("stop") or self.body.get("stop_token_ids"))
+
+    @property
+    def forces_length(self) -> bool:
+        """Return whether the caller forces a minimum length."""
+        return bool(self.body.get("ignore_eos") or self.body.get("min_tokens"))
+
+    @property
+    def shapes_answer(self) -> bool:
+        """Return whether the caller's parameters shape the answer, or what it costs: it shows little of the target."""
+        body = self.body
+        if any(body[name] is not None and body[name] not in usual for name, usual in _SHAPING.items() if name in body):
+            return True
+        temperature = body.get("temperature")
+        hot = isinstance(temperature, int | float) and temperature > _USUAL_TEMPERATURE
+        return hot or _has_structure(body) or len(_prompts(body)) > 1
 
     @property
     def text(self) -> str:
         """Return the text of the caller; it is used for its features only."""
-        return self.prompt or "\n".join(message["content"] for message in self.messages)
+        return "\n".join(_texts(self.body))
 
 
-def read_chat(body: Mapping[str, Any]) -> ParsedRequest:
-    """Return the request in a body of `/v1/chat/completions`.
-
-    Raises:
-        RequestRejected: 400, with the field.
-    """
-    _reject_unsupported(body, {"messages", "max_completion_tokens"})
-    if "max_tokens" in body and "max_completion_tokens" in body and body["max_tokens"] != body["max_completion_tokens"]:
-        raise bad_request("max_tokens and max_completion_tokens differ; give one.", "max_tokens")
-    name = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-    return ParsedRequest(
-        kind="chat",
-        messages=_read_messages(body.get("messages")),
-        max_tokens=read_integer(body, name, low=1),
-        **_read_common(body),
-    )
-
-
-def read_completion(body: Mapping[str, Any]) -> ParsedRequest:
-    """Return the request in a body of `/v1/completions`.
+def read_request(path: str, raw: bytes, body: Mapping[str, Any]) -> ParsedRequest:
+    """Return a request whose target can be chosen.
 
     Raises:
         RequestRejected: 400, with the field.
     """
-    _reject_unsupported(body, {"prompt", "echo", "best_of", "suffix"})
-    limit = read_integer(body, "max_tokens", low=1)
-    return ParsedRequest(
-        kind="completion",
-        prompt=_read_prompt(body.get("prompt")),
-        max_tokens=_COMPLETION_TOKENS if limit is None else limit,
-        **_read_common(body),
-    )
-
-
-def plan_sampling(parsed: ParsedRequest, context_tokens: int) -> dict[str, Any]:
-    """Return the engine's sampling parameters for a target with this context.
-
-    Raises:
-        RequestRejected: `max_tokens` is above the context, or `min_tokens` above `max_tokens`.
-    """
-    check_length(parsed.text, context_tokens, "messages" if parsed.kind == "chat" else "prompt")
-    if parsed.max_tokens is not None and parsed.max_tokens > context_tokens:
-        message = f"max_tokens is {parsed.max_tokens}; the context of this model has {context_tokens} tokens."
-        raise bad_request(message, "max_tokens", "context_length_exceeded")
-    # The engine stops at the end of the context by itself, so the context is a valid limit for any prompt.
-    max_tokens, min_tokens = parsed.max_tokens or context_tokens, parsed.sampling.get("min_tokens", 0)
-    if min_tokens > max_tokens:
-        message = f"min_tokens is {min_tokens}; it must be at most max_tokens, {max_tokens}."
-        raise bad_request(message, "min_tokens", "above_maximum_value")
-    return {**parsed.sampling, "max_tokens": max_tokens}
-
-
-def check_length(text: str, context_tokens: int, param: str) -> None:
-    """Reject a text that is too long for a context of this size, whatever its tokens are.
-
-    Raises:
-        RequestRejected: 400 `context_length_exceeded`.
-    """
-    max_chars = context_tokens * MAX_CHARS_PER_TOKEN
-    if len(text) > max_chars:
-        message = (
-            f"The text has {len(text)} characters; the limit of a context of {context_tokens} tokens is {max_chars}."
-        )
-        raise bad_request(message, param, "context_length_exceeded")
-
-
-def _reject_unsupported(body: Mapping[str, Any], own: set[str]) -> None:
-    known = {"model", "stream", "stream_options", "stop", "user", "seed", "max_tokens", *SAMPLING, *IGNORED, *own}
-    for name, value in body.items():
-        if name in UNSUPPORTED:
-            # Types are compared, too: 0 and false, 1 and true are equal in Python, but not for a caller.
-            if value is not None and not any(
-                value == default and type(value) is type(default) for default in UNSUPPORTED[name]
-            ):
-                raise bad_request(f"{name} is not supported here; leave it out.", name, "unsupported_parameter")
-        elif name not in known:
-            message = f"Unrecognized request argument supplied: {shorten(name)}"
-            raise bad_request(message, shorten(name), "unknown_parameter")
-
-
-def _read_common(body: Mapping[str, Any]) -> dict[str, Any]:
-    model = read_text(body, "model", max_chars=MAX_MODEL_CHARS)
+    model = _read_text(body, "model", MAX_MODEL_CHARS)
     if not model:
         raise bad_request("you must provide a model parameter", "model")
-    stream = read_flag(body, "stream")
-    options = body.get("stream_options")
-    if options is not None and not stream:
-        raise bad_request("stream_options is only allowed when stream is true.", "stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise bad_request("stream_options must be an object.", "stream_options")
-    return {
-        "model": model,
-        "sampling": _read_sampling(body),
-        "stream": stream,
-        "include_usage": read_flag(options or {}, "include_usage"),
-        "user": read_text(body, "user", max_chars=MAX_USER_CHARS),
-    }
+    stream = body.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise bad_request("stream must be true or false.", "stream")
+    return ParsedRequest(path, PATHS[path], raw, body, model, bool(stream), _read_text(body, "user", MAX_USER_CHARS))
 
 
-def _read_sampling(body: Mapping[str, Any]) -> dict[str, Any]:
-    sampling: dict[str, Any] = {"stop": read_stop(body), "seed": read_integer(body, "seed")}
-    for name, field in SAMPLING.items():
-        if field.kind == "flag":
-            sampling[name] = True if read_flag(body, name) else None
-        elif field.kind == "integer":
-            sampling[name] = read_integer(body, name, low=field.low, high=field.high)
-        else:
-            sampling[name] = read_number(body, name, field)
-    return {name: value for name, value in sampling.items() if value is not None}
+def check_request(parsed: ParsedRequest, context_tokens: int, limits: CostLimits) -> None:
+    """Check the fields of a request, its cost and its length for a target with this context.
+
+    Raises:
+        RequestRejected: 400, with the field.
+    """
+    refusal = check_body(parsed.path, parsed.body, context_tokens, limits)
+    if refusal is not None:
+        problem = Problem(refusal.status, refusal.message, param=refusal.field, code=refusal.code)
+        raise RequestRejected(problem)
+    max_chars = context_tokens * MAX_CHARS_PER_TOKEN
+    chars = max((len(text) for text in _prompts(parsed.body)), default=0)
+    if "messages" in parsed.body or "input" in parsed.body:
+        chars = max(chars, len(parsed.text))
+    if chars > max_chars:
+        message = f"The text has {chars} characters; the limit of a context of {context_tokens} tokens is {max_chars}."
+        raise bad_request(message, _text_field(parsed.body), "context_length_exceeded")
 
 
-def _read_messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list) or not value:
-        raise bad_request("messages must be a list with at least one message.", "messages")
-    if len(value) > MAX_MESSAGES:
-        message = f"There are {len(value)} messages; the limit is {MAX_MESSAGES}."
-        raise bad_request(message, "messages", "above_maximum_value")
-    return tuple(_read_message(message, f"messages[{index}]") for index, message in enumerate(value))
+def _text_field(body: Mapping[str, Any]) -> str:
+    return next((name for name in ("messages", "input", "prompt") if name in body), "model")
 
 
-def _read_message(value: Any, where: str) -> Message:
-    if not isinstance(value, dict):
-        raise bad_request(f"{where} must be an object with role and content.", where)
-    role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise bad_request(f"{where}.role is {quote(role)}; it must be system, user or assistant.", f"{where}.role")
-    for name in ("tool_calls", "function_call", "audio"):
-        if value.get(name):
-            raise bad_request(f"{where}.{name} is not supported here.", f"{where}.{name}", "unsupported_parameter")
-    # Templates of open models do not support "developer", which is the newer name of the system message.
-    role = "system" if role == "developer" else role
-    return {"role": role, "content": _read_content(value.get("content"), f"{where}.content")}
+def _has_structure(body: Mapping[str, Any]) -> bool:
+    """Return whether an answer must follow a schema."""
+    given = body.get("response_format")
+    text = body.get("text")
+    formats = (given, text.get("format") if isinstance(text, dict) else None)
+    return any(isinstance(value, dict) and value.get("type", "text") != "text" for value in formats)
 
 
-def _read_content(value: Any, where: str) -> str:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value:
-        raise bad_request(f"{where} must be a string, or a list of text parts.", where)
-    texts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            raise bad_request(f"{where} contains a part of type {quote(kind)}; only text is supported.", where)
-        texts.append(part["text"])
-    return "".join(texts)
+def _prompts(body: Mapping[str, Any]) -> list[Any]:
+    """Return the prompts of a completion: one text, one list of tokens, or a list of these."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and not all(isinstance(token, int) for token in prompt):
+        return prompt
+    return [] if prompt is None else [prompt]
 
 
-def _read_prompt(value: Any) -> str:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list):
-        raise bad_request("prompt must be one string; send one request per prompt, as text.", "prompt")
-    if not isinstance(value, str) or not value:
-        raise bad_request("prompt must be a string that is not empty.", "prompt")
+def _texts(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of a request: instructions, messages, prompts and inputs."""
+    for name in ("instructions", "prompt", "input", "messages"):
+        value = body.get(name)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str):
+                yield item
+            elif isinstance(item, dict):
+                yield from _contents(item)
+
+
+def _contents(message: Mapping[str, Any]) -> Iterator[str]:
+    content = message.get("content", message.get("output"))
+    for part in content if isinstance(content, list) else [content]:
+        text = part.get("text") if isinstance(part, dict) else part
+        if isinstance(text, str):
+            yield text
+
+
+def _read_text(body: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, str):
+        raise bad_request(f"{name} must be a string.", name)
+    if value is not None and len(value) > max_chars:
+        raise bad_request(f"{name} has {len(value)} characters; the limit is {max_chars}.", name, "above_maximum_value")
     return value

@@ -1,15 +1,14 @@
-"""The two endpoints that generate text: accept the request, choose the target, answer, record telemetry."""
+"""The endpoints of the OpenAI API: accept the request, choose the target, forward its answer, record telemetry."""
 
 import asyncio
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Environment
@@ -17,23 +16,23 @@ from services.gateway.answer import AcceptedRequest, Answer, Outcome
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
-from services.gateway.domain import answers, drills, environments, errors, json_body, requests, routing
+from services.gateway.domain import answers, drills, environments, errors, json_body, requests
 from services.gateway.domain.errors import RequestRejected
+from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.requests import ParsedRequest
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limit_writes, problem_response
-from services.gateway.rendering import BrokenTemplateError, Renderer
-from shared.errors import SlipwayError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _LARGE_BODY_BYTES = 2**16
 
 
-class Completions:
-    """`/v1/chat/completions` or `/v1/completions`, as an ASGI application."""
+class Endpoint:
+    """The paths of the API that targets answer, as one ASGI application."""
 
-    def __init__(self, kind: Literal["chat", "completion"], dependencies: Dependencies) -> None:
-        self._kind = kind
+    def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._renderer = Renderer(dependencies)
         self._in_flight: Counter[Environment] = Counter()
         self._parsing = asyncio.Lock()
 
@@ -56,7 +55,7 @@ class Completions:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
             body = await dependencies.bodies.read(request)
             with self._count_in_flight(environment):
-                accepted = await self._accept(body, request_id, environment)
+                accepted = await self._accept(scope["path"], body, request_id, environment)
                 reply = Reply(scope, receive, send, accepted.response_headers)
                 await cancel_on_disconnect(receive, self._answer(accepted, reply))
         except ClientDisconnect:
@@ -79,45 +78,32 @@ class Completions:
             self._in_flight[environment] -= 1
             gauge.dec()
 
-    async def _accept(self, raw: bytes, request_id: str, environment: Environment) -> AcceptedRequest:
-        clock = self._dependencies.clock
-        body = await self._parse(raw)
-        parsed = requests.read_chat(body) if self._kind == "chat" else requests.read_completion(body)
-        choice = self._dependencies.tables[environment].choose(parsed.model, key=parsed.user or request_id)
-        sampling = requests.plan_sampling(parsed, choice.served.context_tokens)
-        accepted = AcceptedRequest(
+    async def _accept(self, path: str, raw: bytes, request_id: str, environment: Environment) -> AcceptedRequest:
+        dependencies = self._dependencies
+        clock = dependencies.clock
+        parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
+        choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or request_id)
+        served = choice.served
+        await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
+        arrived_at, arrived_s = clock.now(), clock.monotonic()
+        drill = dependencies.drills.get(environment, served.target.model)
+        return AcceptedRequest(
             request_id=request_id,
             parsed=parsed,
             choice=choice,
-            prompt=parsed.prompt,
-            sampling=sampling,
-            arrived_at=clock.now(),
-            arrived_s=clock.monotonic(),
+            arrived_at=arrived_at,
+            arrived_s=arrived_s,
+            deadline_s=dependencies.answer_s,
             environment=environment,
+            effect=drills.decide_effect(drill, served.target, request_id, arrived_at, arrived_s),
         )
-        if parsed.kind == "chat":
-            prompt = await self._render(accepted)
-            requests.check_length(prompt, choice.served.context_tokens, "messages")
-            accepted = replace(accepted, prompt=prompt, arrived_at=clock.now(), arrived_s=clock.monotonic())
-        target = choice.served.target
-        drill = self._dependencies.drills.get(environment, target.model)
-        effect = drills.decide_effect(drill, target, request_id, accepted.arrived_at, accepted.arrived_s)
-        return replace(accepted, effect=effect)
 
-    async def _parse(self, raw: bytes) -> dict[str, Any]:
-        """Parse a body; a large one in a thread, one at a time, so that answers in progress are not delayed."""
-        if len(raw) <= _LARGE_BODY_BYTES:
-            return json_body.parse_body(raw)
+    async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Work on a body; on a large one in a thread, one at a time, so that answers in progress are not delayed."""
+        if size <= _LARGE_BODY_BYTES:
+            return work(*args, **kwargs)
         async with self._parsing:
-            return await asyncio.to_thread(json_body.parse_body, raw)
-
-    async def _render(self, accepted: AcceptedRequest) -> str:
-        try:
-            return await self._renderer.render(accepted)
-        except BrokenTemplateError as error:
-            self._record(self._new_answer(accepted), Outcome(error="template_failed", caused_by="target"))
-            problem = replace(errors.template_failed(str(error)), headers=accepted.response_headers)
-            raise RequestRejected(problem) from error
+            return await asyncio.to_thread(work, *args, **kwargs)
 
     def _new_answer(self, accepted: AcceptedRequest) -> Answer:
         dependencies = self._dependencies
@@ -136,7 +122,7 @@ class Completions:
         try:
             try:
                 await self._deliver(answer, accepted, reply)
-            except SlipwayError as failure:
+            except AnswerFailed as failure:
                 outcome = await attribute_failure(self._dependencies, answer, accepted, failure)
                 await _send_failure(outcome, failure, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
@@ -148,50 +134,36 @@ class Completions:
             raise
         finally:
             await answer.close()
-            self._record(answer, outcome)
+            self._record(answer, accepted.parsed, outcome)
 
     async def _deliver(self, answer: Answer, accepted: AcceptedRequest, reply: Reply) -> None:
         await answer.start()
         if accepted.parsed.stream:
-            await self._stream(answer, accepted, reply)
+            async for piece in answer.pieces():
+                await reply.write(piece)
+            await reply.end()
             return
-        text = "".join([text async for text in answer.texts()])
-        body = self._format(accepted).complete(text, answer.finish_reason, answer.usage)
-        await reply.respond(JSONResponse(body, headers=reply.headers))
+        body = b"".join([piece async for piece in answer.pieces()])
+        await reply.respond(Response(body, headers={**reply.headers, "content-type": answer.content_type}))
 
-    async def _stream(self, answer: Answer, accepted: AcceptedRequest, reply: Reply) -> None:
-        response = self._format(accepted)
-        for chunk in response.first_chunks():
-            await reply.write(answers.event(chunk))
-        async for text in answer.texts():
-            await reply.write(answers.event(response.chunk(text)))
-        for chunk in response.last_chunks(answer.finish_reason, answer.usage):
-            await reply.write(answers.event(chunk))
-        await reply.write(answers.DONE)
-        await reply.end()
-
-    def _format(self, accepted: AcceptedRequest) -> answers.ResponseFormat:
-        prefix = "chatcmpl-" if self._kind == "chat" else "cmpl-"
-        return answers.ResponseFormat(
-            kind=self._kind,
-            id=prefix + accepted.request_id,
-            created=int(accepted.arrived_at.timestamp()),
-            model=accepted.parsed.model,
-            fingerprint=routing.fingerprint(accepted.choice.served),
-            include_usage=accepted.parsed.include_usage,
-        )
-
-    def _record(self, answer: Answer, outcome: Outcome) -> None:
+    def _record(self, answer: Answer, parsed: ParsedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
         self._dependencies.metrics.observe(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
-        self._dependencies.record(record)
+        if parsed.generates:
+            self._dependencies.record(record)
 
 
-async def _send_failure(outcome: Outcome, failure: SlipwayError, reply: Reply) -> None:
-    """Send the caller that a target failed or rejected the request."""
-    problem = errors.upstream_failed(outcome.error or "bad_request", failure.reason)
+async def _send_failure(outcome: Outcome, failure: AnswerFailed, reply: Reply) -> None:
+    """Send the caller that a target failed or rejected the request: in the engine's own words if the caller did it."""
+    response = failure.response
+    if outcome.error is None and failure.kind == "bad_request" and response is not None:
+        headers = {**reply.headers, "content-type": response.content_type}
+        await reply.respond(Response(response.body, response.status, headers))
+        return
+    kind = outcome.error or ("bad_request" if failure.kind == "bad_request" else "template_refused")
+    problem = errors.upstream_failed(kind, failure.reason)
     if reply.started:  # the status was sent; clients treat an error event as a failed request
         await reply.write(answers.event(problem.body()))
         await reply.end()

@@ -1,0 +1,89 @@
+"""Failures of a target, read from what its engine reported about a request."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from decisions.attribution import ErrorKind
+
+_FIRST_ERROR_STATUS = 400
+_FIRST_SERVER_ERROR_STATUS = 500
+_ABORTED: Final = frozenset({"abort", "error"})
+"""Finish reasons of an answer that the engine aborted."""
+REJECTED: Final[frozenset[ErrorKind]] = frozenset({"bad_request", "template_refused"})
+"""What an engine answers to a request that the caller must change."""
+_KINDS: Final[Mapping[str, ErrorKind]] = {
+    "validation": "bad_request",
+    "settings": "bad_request",
+    "template_refused": "template_refused",
+    "template": "template_failed",
+    "deadline": "deadline_exceeded",
+}
+"""Kinds of errors by the source that the backend's record names; all other sources are parts of the target."""
+
+
+@dataclass(frozen=True)
+class EngineResponse:
+    """A complete response of the engine's application, with an error status."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
+    """A target gave no complete answer.
+
+    Attributes:
+        kind: what failed.
+        reason: a sentence for a person.
+        response: what the engine answered instead; None if it answered nothing, or had begun its answer.
+        silent_s: how long the target was silent, if that was the failure.
+    """
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        reason: str,
+        *,
+        response: EngineResponse | None = None,
+        silent_s: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.kind: ErrorKind = kind
+        self.reason = reason
+        self.response = response
+        self.silent_s = silent_s
+
+
+def read_failure(status: int | None, record: Mapping[str, Any], body: bytes) -> AnswerFailed | None:
+    """Return the failure that a part of an answer reports; None if it reports none.
+
+    Args:
+        status: of the first part; None for the others.
+        record: what the engine did (see the backend's `openai_app`).
+        body: the bytes of the part.
+    """
+    error = record.get("error")
+    if error:
+        dead = "EngineDead" in str(error.get("class"))
+        kind = "engine_dead" if dead else _KINDS.get(str(error.get("source")), "engine_failed")
+        return AnswerFailed(kind, read_message(body) or f"The target failed with {error.get('class')}.")
+    if status is not None and status >= _FIRST_ERROR_STATUS:
+        kind = "bad_request" if status < _FIRST_SERVER_ERROR_STATUS else "engine_failed"
+        return AnswerFailed(kind, read_message(body) or f"The engine answered with status {status}.")
+    aborted = _ABORTED & set(record.get("finish_reasons", {}).values())
+    return AnswerFailed("engine_failed", "The engine aborted the answer.") if aborted else None
+
+
+def read_message(body: bytes) -> str:
+    """Return the error message in a JSON body or a server-sent event; empty if there is none."""
+    text = body.removeprefix(b"data: ").split(b"\n\n", 1)[0]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return ""
+    error = value.get("error", value) if isinstance(value, dict) else None
+    message = error.get("message") if isinstance(error, dict) else None
+    return message if isinstance(message, str) else ""
