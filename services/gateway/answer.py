@@ -11,6 +11,7 @@ from typing import Any
 from contracts.facts import Inference
 from contracts.vocabulary import Environment, Party, Target
 from decisions.attribution import ATTRIBUTION, PROVABLE, ErrorKind, as_error_kind
+from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
 from decisions.triggers import CANCELLED
 from services.gateway.backlog import Backlog
 from services.gateway.domain import drills, features, routing, timing
@@ -127,8 +128,7 @@ class Answer:
         self._pause = pause
         self._on_delta = on_delta
         self._alteration = accepted.effect.alteration if accepted.effect else None
-        self._altered = AlteredBody(self._alteration, stream=accepted.parsed.stream) if self._alteration else None
-        self._unaltered_tokens = 0
+        self._altered = AlteredBody(stream=accepted.parsed.stream) if self._alteration else None
         self._stream: AsyncGenerator[ApiPiece, None] | None = None
         self._backlog = Backlog(lag_bytes)
         self._reading: asyncio.Task[None] | None = None
@@ -262,18 +262,9 @@ class Answer:
         if reasons := piece.record.get("finish_reasons"):
             self._finish_reasons.update(reasons)
             self._ended_s = at_s
-        if body := self._alter(piece.body, tokens):
+        body = piece.body if self._altered is None else self._altered.feed(piece.body, text)
+        if body:
             self._backlog.put(body)
-
-    def _alter(self, body: bytes, tokens: int) -> bytes:
-        """Return the bytes that the caller gets for a piece: its own, unless a drill alters the answer."""
-        if self._altered is None:
-            return body
-        self._unaltered_tokens += tokens
-        if not body:
-            return b""
-        tokens, self._unaltered_tokens = self._unaltered_tokens, 0
-        return self._altered.feed(body, tokens)
 
     def _end(self) -> None:
         if self._ended_s is None:
@@ -287,13 +278,6 @@ class Answer:
         if self._stream is not None:
             await self._stream.aclose()
 
-    def _is_length_set(self) -> bool:
-        """Return whether the caller's own parameters decided the length of the answer."""
-        parsed = self._accepted.parsed
-        limited = self.finish_reason == "length" and parsed.max_tokens is not None
-        stopped = self.finish_reason == "stop" and parsed.has_stops
-        return parsed.forces_length or limited or stopped
-
     def to_record(self, outcome: Outcome) -> Inference:
         """Return the telemetry record, without any text.
 
@@ -305,7 +289,8 @@ class Answer:
         assert self._ended_s is not None  # noqa: S101 - set above
         accepted, measured = self._accepted, self.measured
         parsed = accepted.parsed
-        held_back = self._alteration is None and (parsed.has_stops or parsed.forces_length)
+        forced = is_length_forced_by_caller(parsed.body)
+        held_back = self._alteration is None and (parsed.has_stops or forced)
         excused_ms = self._excused_s * 1000.0
         first_token_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
         return Inference(
@@ -325,8 +310,12 @@ class Answer:
             finish_reason=CANCELLED if outcome.cancelled else self.finish_reason or None,
             error=outcome.error,
             caused_by=outcome.caused_by,
-            length_set_by_caller=self._is_length_set(),
-            length_forced_by_caller=parsed.forces_length,
+            length_set_by_caller=is_length_set_by_caller(parsed.path, parsed.body, self.finish_reason),
+            length_forced_by_caller=forced,
+            queue_ms=measured.queue_ms,
+            logprob_mean=measured.logprob_mean,
+            nan_logits=measured.nan_logits,
+            shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
             features=features.describe(parsed.text, "".join(self._texts)) if outcome == Outcome() else None,
         )
 

@@ -3,9 +3,6 @@
 import json
 from typing import Any, Final
 
-from services.gateway.domain import drills
-from services.gateway.domain.drills import Alteration
-
 _DATA = b"data: "
 _END = b"\n\n"
 _DONE = b"[DONE]"
@@ -16,52 +13,64 @@ _TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "
 class AlteredBody:
     """Alters the body of one answer piece by piece: complete JSON, or server-sent events."""
 
-    def __init__(self, alteration: Alteration, *, stream: bool) -> None:
-        self._alteration = alteration
+    def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._rest = b""
-        self._begun = False
+        self._whole = ""
+        self._unsent = ""
 
-    def feed(self, body: bytes, tokens: int) -> bytes:
-        """Return the bytes for the caller instead of a piece with so many tokens; complete events and bodies only."""
+    def feed(self, body: bytes, text: str) -> bytes:
+        """Return the bytes for the caller instead of a piece; complete events and bodies only.
+
+        Args:
+            body: bytes of the engine.
+            text: what the answer says now, in addition to the texts of earlier pieces.
+        """
+        self._whole += text
+        self._unsent += text
         self._rest += body
         if not self._stream:
-            return self._alter_whole(tokens)
+            return self._alter_body()
         *events, self._rest = self._rest.split(_END)
-        return b"".join(self._alter_event(event, tokens) + _END for event in events)
+        return b"".join(self._alter_event(event) + _END for event in events)
 
-    def _alter_whole(self, tokens: int) -> bytes:
+    def _alter_body(self) -> bytes:
         try:
             value = json.loads(self._rest)
         except ValueError:
             return b""
         self._rest = b""
-        return json.dumps(self._alter(value, tokens), ensure_ascii=False, separators=(",", ":")).encode()
+        return _write(self._alter(value, complete=True))
 
-    def _alter_event(self, event: bytes, tokens: int) -> bytes:
-        lines = event.split(b"\n")
-        return b"\n".join(self._alter_line(line, tokens) for line in lines)
+    def _alter_event(self, event: bytes) -> bytes:
+        return b"\n".join(self._alter_line(line) for line in event.split(b"\n"))
 
-    def _alter_line(self, line: bytes, tokens: int) -> bytes:
+    def _alter_line(self, line: bytes) -> bytes:
         if not line.startswith(_DATA) or line == _DATA + _DONE:
             return line
-        value = self._alter(json.loads(line.removeprefix(_DATA)), tokens)
-        return _DATA + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        value = json.loads(line.removeprefix(_DATA))
+        # Events of the responses API repeat the complete text; all others have only what is new.
+        return _DATA + _write(self._alter(value, complete=str(value.get("type")).startswith("response.")))
 
-    def _alter(self, value: Any, tokens: int) -> Any:
-        """Return a JSON value with its texts replaced."""
+    def _alter(self, value: Any, *, complete: bool) -> Any:
+        """Return a JSON value with its texts replaced, by the complete text of the answer or what is new of it."""
         if isinstance(value, list):
-            return [self._alter(item, tokens) for item in value]
+            return [self._alter(item, complete=complete) for item in value]
         if not isinstance(value, dict):
             return value
         return {
-            name: self._replace(item, tokens)
+            name: self._replace(complete=complete and name != "delta")
             if name in _TEXTS and isinstance(item, str) and item
-            else self._alter(item, tokens)
+            else self._alter(item, complete=complete)
             for name, item in value.items()
         }
 
-    def _replace(self, text: str, tokens: int) -> str:
-        replaced = drills.alter(self._alteration, text, tokens, first=not self._begun)
-        self._begun = self._begun or bool(replaced)
-        return replaced
+    def _replace(self, *, complete: bool) -> str:
+        if complete:
+            return self._whole
+        text, self._unsent = self._unsent, ""
+        return text
+
+
+def _write(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -5,52 +5,17 @@ The body itself goes to the engine as it came; `decisions.openai_requests` judge
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from decisions.openai_fields import PATHS
 from decisions.openai_requests import CostLimits, check_body
+from decisions.shaping import GENERATING
 from services.gateway.domain.errors import Problem, RequestRejected, bad_request
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
 MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
-_COMPLETION_TOKENS = 16
-"""OpenAI's default of `/v1/completions`."""
-GENERATING: Final = frozenset({"chat", "completion", "responses"})
-"""The kinds of requests whose answers are generated, so that they are evidence for or against a target."""
-_TOKEN_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_USUAL_TEMPERATURE = 1.0
-_SHAPING: Final[Mapping[str, tuple[Any, ...]]] = {
-    "add_generation_prompt": (True,),
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
-    "chat_template_kwargs": ({},),
-    "continue_final_message": (False,),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "ignore_eos": (False,),
-    "include_stop_str_in_output": (False,),
-    "logit_bias": ({},),
-    "logprob_token_ids": ([],),
-    "min_tokens": (0,),
-    "n": (1,),
-    "presence_penalty": (0,),
-    "prompt_logprobs": (),
-    "reasoning_effort": (),
-    "repetition_detection": (),
-    "repetition_penalty": (1,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "stop": ([], ""),
-    "stop_token_ids": ([],),
-    "structured_outputs": ({},),
-    "suffix": ("",),
-    "thinking_token_budget": (),
-    "tools": ([],),
-    "truncate_prompt_tokens": (),
-}
-"""Fields with which a caller shapes an answer or its times, with the values that do not."""
 
 
 @dataclass(frozen=True)
@@ -80,33 +45,9 @@ class ParsedRequest:
         return self.kind in GENERATING
 
     @property
-    def max_tokens(self) -> int | None:
-        """Return the caller's limit of the answer; None means as many tokens as the context allows."""
-        for name in _TOKEN_LIMITS:
-            value = self.body.get(name)
-            if isinstance(value, int):
-                return value
-        return _COMPLETION_TOKENS if self.kind == "completion" else None
-
-    @property
     def has_stops(self) -> bool:
         """Return whether the caller's own stop sequences can end the answer."""
         return bool(self.body.get("stop") or self.body.get("stop_token_ids"))
-
-    @property
-    def forces_length(self) -> bool:
-        """Return whether the caller forces a minimum length."""
-        return bool(self.body.get("ignore_eos") or self.body.get("min_tokens"))
-
-    @property
-    def shapes_answer(self) -> bool:
-        """Return whether the caller's parameters shape the answer, or what it costs: it shows little of the target."""
-        body = self.body
-        if any(body[name] is not None and body[name] not in usual for name, usual in _SHAPING.items() if name in body):
-            return True
-        temperature = body.get("temperature")
-        hot = isinstance(temperature, int | float) and temperature > _USUAL_TEMPERATURE
-        return hot or _has_structure(body) or len(_prompts(body)) > 1
 
     @property
     def text(self) -> str:
@@ -150,14 +91,6 @@ def check_request(parsed: ParsedRequest, context_tokens: int, limits: CostLimits
 
 def _text_field(body: Mapping[str, Any]) -> str:
     return next((name for name in ("messages", "input", "prompt") if name in body), "model")
-
-
-def _has_structure(body: Mapping[str, Any]) -> bool:
-    """Return whether an answer must follow a schema."""
-    given = body.get("response_format")
-    text = body.get("text")
-    formats = (given, text.get("format") if isinstance(text, dict) else None)
-    return any(isinstance(value, dict) and value.get("type", "text") != "text" for value in formats)
 
 
 def _prompts(body: Mapping[str, Any]) -> list[Any]:

@@ -1,46 +1,65 @@
 """What every engine does, fake or real: inherited by one test class for each."""
 
+import json
+
 import pytest
 
 from contracts.vocabulary import Target
-from shared.errors import Permanent, Transient
+from shared.errors import Transient
+from shared.serving.openai_stream import ApiRequest
 
 LOADED = Target(model="toy", version=1, variant="bf16")
 ABSENT = Target(model="toy", version=99, variant="bf16")
 
 
+def request(number, **changes):
+    body = {"model": "toy", "prompt": "one two three", "max_tokens": 4, **changes}
+    return ApiRequest("POST", "/v1/completions", json.dumps(body).encode(), 30.0, f"r-{number}", "toy@v1")
+
+
+def last(records, name):
+    return [record[name] for record in records if name in record][-1]
+
+
 class EngineConformance:
     """Return the fixtures `engine` and `endpoint`; the target LOADED answers there, ABSENT does not."""
 
-    async def test_streams_pieces_and_ends_with_a_reason(self, engine, endpoint):
-        stream = engine.generate(endpoint, LOADED, "one two three", {"max_tokens": 4}, "r-1")
-        deltas = [delta async for delta in stream]
-        assert [delta.finish_reason for delta in deltas] == [None, None, None, "length"]
-        assert sum(delta.output_tokens for delta in deltas) == 4
-        assert {delta.input_tokens for delta in deltas} == {3}
-        assert all(delta.text for delta in deltas)
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_an_answer_comes_with_its_records(self, engine, endpoint, stream):
+        pieces = [piece async for piece in engine.send(endpoint, LOADED, request(1, stream=stream))]
+        records = [piece.record for piece in pieces]
+        assert next(piece.status for piece in pieces if piece.body) == 200
+        assert [piece.status for piece in pieces].count(200) == 1
+        assert (last(records, "output_tokens"), last(records, "prompt_tokens")) == (4, 3)
+        assert last(records, "finish_reasons") == {"0.0": "length"}
+        text = "".join(text for record in records for _, text in record.get("texts", ()))
+        body = b"".join(piece.body for piece in pieces)
+        if stream:
+            events = [event.removeprefix(b"data: ") for event in body.split(b"\n\n") if event]
+            assert events.pop() == b"[DONE]"
+            answers = [json.loads(event) for event in events]
+        else:
+            answers = [json.loads(body)]
+        assert "".join(answer["choices"][0]["text"] for answer in answers if answer["choices"]) == text
+        assert len(text.split()) == 4
+        assert {answer["model"] for answer in answers} == {"toy@v1"}
+
+    async def test_an_answer_that_is_not_streamed_reports_its_first_token_before_its_bytes(self, engine, endpoint):
+        first = await anext(stream := engine.send(endpoint, LOADED, request(2)))
+        assert (first.status, first.body, first.record["output_tokens"]) == (None, b"", 1)
+        await stream.aclose()
 
     async def test_a_target_that_is_not_loaded_is_transient(self, engine, endpoint):
         with pytest.raises(Transient) as caught:
-            await anext(engine.generate(endpoint, ABSENT, "x", {"max_tokens": 4}, "r-2"))
+            await anext(engine.send(endpoint, ABSENT, request(3)))
         assert caught.value.code == "endpoint_unreachable"
 
-    async def test_parameters_that_cannot_be_are_permanent(self, engine, endpoint):
-        with pytest.raises(Permanent) as caught:
-            await anext(engine.generate(endpoint, LOADED, "x", {"max_tokens": "many"}, "r-3"))
-        assert caught.value.code == "bad_request"
-
-    async def test_a_text_that_utf8_cannot_hold_is_permanent(self, engine, endpoint):
-        with pytest.raises(Permanent) as caught:
-            await anext(engine.generate(endpoint, LOADED, "x\ud800", {"max_tokens": 4}, "r-6"))
-        assert caught.value.code == "bad_request"
-
     async def test_a_stream_can_be_left_and_the_next_one_works(self, engine, endpoint):
-        stream = engine.generate(endpoint, LOADED, "x", {"max_tokens": 1000}, "r-4")
-        assert (await anext(stream)).text
+        stream = engine.send(endpoint, LOADED, request(4, max_tokens=1000, stream=True))
+        assert (await anext(stream)).body
         await stream.aclose()
-        after = [delta async for delta in engine.generate(endpoint, LOADED, "x", {"max_tokens": 2}, "r-5")]
-        assert len(after) == 2
+        after = [piece async for piece in engine.send(endpoint, LOADED, request(5, max_tokens=2))]
+        assert after[-1].record["output_tokens"] == 2
 
     async def test_waiting_for_a_connected_endpoint_ends(self, engine, endpoint):
         await engine.await_reconnect(endpoint)

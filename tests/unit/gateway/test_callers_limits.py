@@ -10,8 +10,7 @@ from decisions.attribution import is_excused
 from services.gateway.backlog import Backlog, SlowReader
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.http import ABORT, BodyReader
-from shared.serving.tensors import Delta
-from tests.unit.gateway.fakes import FakeEngine, StepClock
+from tests.unit.gateway.fakes import FakeEngine, Form, StepClock
 from tests.unit.gateway.world import HELLO, World, only_active
 
 CHAT = "/v1/chat/completions"
@@ -73,19 +72,21 @@ class Paced(FakeEngine):
         super().__init__()
         self.clock, self.pieces, self.gave = clock, pieces, asyncio.Event()
 
-    async def generate(self, endpoint, target, prompt, sampling, request_id):  # noqa: ARG002 - as the port
-        self.calls.append((endpoint, str(target), prompt))
-        done = False
+    async def send(self, endpoint, target, request):
+        self.calls.append((endpoint, str(target), ""))
+        form, done = Form(request, target, json.loads(request.body)), False
         try:
             for index in range(self.pieces):
                 await self.clock.pause(1.0)
                 done = index == self.pieces - 1
-                yield Delta("word ", "stop" if done else None, 3, 1)
+                record = {"prompt_tokens": 3, "output_tokens": index + 1, "texts": [["0.0", "word "]]}
+                yield form.piece("word ", record | ({"finish_reasons": {"0.0": "stop"}} if done else {}))
                 await asyncio.sleep(0)
+            yield form.last({"prompt_tokens": 3, "output_tokens": self.pieces, "finish_reasons": {"0.0": "stop"}})
             self.gave.set()
         finally:
             if not done:
-                self.aborted.append(request_id)
+                self.aborted.append(request.request_id)
 
 
 def paced(pieces, **limits):
@@ -135,10 +136,10 @@ async def test_an_answer_that_waits_for_a_slow_reader_is_bounded_and_aborted_in_
 
 async def test_a_backlog_raises_what_the_engine_did_after_what_came_before():
     backlog = Backlog(1000)
-    backlog.put("a")
+    backlog.put(b"a")
     backlog.end(ValueError("broke"))
     read = backlog.read()
-    assert await anext(read) == "a"
+    assert await anext(read) == b"a"
     with pytest.raises(ValueError, match="broke"):
         await anext(read)
 
@@ -147,11 +148,11 @@ async def test_a_backlog_takes_as_much_again_when_it_was_read():
     backlog = Backlog(200)
     read = backlog.read()
     for _ in range(100):
-        backlog.put("x" * 100)
-        assert await anext(read) == "x" * 100
-    backlog.put("x" * 100)
+        backlog.put(b"x" * 100)
+        assert await anext(read) == b"x" * 100
+    backlog.put(b"x" * 100)
     with pytest.raises(SlowReader):
-        backlog.put("x" * 100)
+        backlog.put(b"x" * 100)
 
 
 async def test_a_caller_that_goes_away_while_a_failure_is_judged_leaves_the_failure_to_the_target():

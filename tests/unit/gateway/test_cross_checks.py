@@ -7,8 +7,9 @@ import pytest
 from decisions.triggers import observe
 from services.gateway.cross_checks import MAX_CONCURRENT, REQUEST_ID, CrossChecks, FailedRequest
 from shared.errors import Permanent, Transient
+from shared.serving.openai_stream import ApiRequest
 from testbed import factories as f
-from tests.unit.gateway.fakes import SLOW, FakeEngine, StepClock
+from tests.unit.gateway.fakes import FakeEngine, StepClock, report
 from tests.unit.gateway.world import World, only_active
 
 BROKE = Transient("engine_failed", "KeyError: 7")
@@ -73,12 +74,13 @@ async def test_an_answer_that_breaks_off_is_asked_of_the_fallback_until_it_is_fu
 )
 async def test_without_a_fallback_the_same_is_asked_once_more(failures, caused_by):
     class Engine(FakeEngine):
-        async def generate(self, endpoint, target, prompt, sampling, request_id):
+        async def send(self, endpoint, target, request):
             error = failures.pop(0) if failures else None
             if error is not None:
-                raise error
-            async for delta in super().generate(endpoint, target, prompt, sampling, request_id):
-                yield delta
+                yield report(error)
+                return
+            async for piece in super().send(endpoint, target, request):
+                yield piece
 
     world = World(alone(), engine=Engine())
     await parsed(world, ["odd"])
@@ -107,33 +109,29 @@ async def test_a_quarantined_version_is_never_asked():
     assert str(f.target(6)) not in {target for _, target, _ in world.engine.calls}
 
 
-ON_ODD = "{% if messages[-1].content == 'odd' %}"
+BREAKS = Transient("template_failed", "division by zero")
+REFUSES = Transient("template_refused", "no")
 
 
 @pytest.mark.parametrize(
-    ("new", "fallback", "end"),
+    ("poison", "faulty", "end"),
     [
-        (ON_ODD + "{{ 1 / 0 }}{% endif %}", "plain", [("template_failed", "target")]),
-        (ON_ODD + "{{ '\\ud800' }}{% endif %}", "plain", [("template_failed", "target")]),
-        (ON_ODD + "{{ 1 / 0 }}{% endif %}", ON_ODD + "{{ 2 / 0 }}{% endif %}", []),
-        (ON_ODD + "{{ 1 / 0 }}{% endif %}", None, []),
+        ({"odd": BREAKS}, NEW, ("template_failed", "target")),
+        ({"odd": BREAKS}, None, (None, "caller")),
         # What a template refuses it says on purpose.
-        (ON_ODD + "{{ raise_exception('no') }}{% endif %}", "plain", []),
+        ({"odd": REFUSES}, NEW, (None, "caller")),
+        # But it must not refuse, or break on, everybody's conversation.
+        ({"odd": REFUSES, "Hello": REFUSES}, NEW, ("template_failed", "target")),
+        ({"odd": BREAKS, "brief": BREAKS}, None, ("template_failed", "target")),
+        ({"odd": BREAKS, "brief": REFUSES}, None, (None, "caller")),
     ],
 )
-async def test_a_template_that_breaks_on_what_the_fallback_renders_is_attributed_to_the_target(new, fallback, end):
-    route = f.route(canary=None, active=f.served(7, chat_template=new), previous=f.served(6, chat_template=fallback))
-    world = World(route)
+async def test_a_template_that_breaks_on_what_the_fallback_renders_is_attributed_to_the_target(poison, faulty, end):
+    world = World(only_active(), engine=FakeEngine(poison=poison, faulty=faulty))
     answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
-    assert answer.status_code == (500 if end else 400)
-    assert ends(world) == end
-
-
-async def test_a_rendering_that_took_too_long_is_not_held_against_the_target_because_the_fallback_is_faster():
-    route = f.route(canary=None, active=f.served(7, chat_template=SLOW), previous=f.served(6, chat_template="plain"))
-    world = World(route)
-    answer = await world.chat(messages=[{"role": "user", "content": "x" * 50}])
-    assert (answer.status_code, ends(world)) == (400, [])
+    assert ends(world) == [end]
+    assert answer.status_code == (500 if end[0] else 400)
+    assert answer.json()["error"]["code"] == (end[0] or "template_refused")
 
 
 class Held(FakeEngine):
@@ -143,14 +141,14 @@ class Held(FakeEngine):
         super().__init__(poison={"slow": BROKE, "odd": BROKE}, faulty=NEW)
         self.waiting, self.all_wait, self.go_on = 0, asyncio.Event(), asyncio.Event()
 
-    async def generate(self, endpoint, target, prompt, sampling, request_id):
-        if "slow" in prompt and str(target) not in NEW:
+    async def send(self, endpoint, target, request):
+        if b"slow" in request.body and str(target) not in NEW:
             self.waiting += 1
             if self.waiting == MAX_CONCURRENT:
                 self.all_wait.set()
             await self.go_on.wait()
-        async for delta in super().generate(endpoint, target, prompt, sampling, request_id):
-            yield delta
+        async for piece in super().send(endpoint, target, request):
+            yield piece
 
 
 async def test_where_all_comparisons_are_running_the_next_failure_is_not_attributed_and_counted():
@@ -169,5 +167,6 @@ async def test_where_all_comparisons_are_running_the_next_failure_is_not_attribu
 
 @pytest.mark.parametrize(("tokens", "limit_s"), [(0, 10.0), (400, 30.0), (100_000, 60.0)])
 def test_a_comparison_has_more_time_the_later_the_answer_broke_off(tokens, limit_s):
-    failed = FailedRequest(f.served(7), "127.0.0.1:1", "x", {}, tokens=tokens)
+    request = ApiRequest("POST", "/v1/completions", b"{}", 60.0)
+    failed = FailedRequest(f.served(7), "127.0.0.1:1", request, "engine_failed", tokens=tokens)
     assert CrossChecks(FakeEngine(), StepClock()).limit_s(failed) == pytest.approx(limit_s)

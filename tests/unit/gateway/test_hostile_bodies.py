@@ -5,36 +5,31 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from decisions.openai_requests import CostLimits
+from decisions.shaping import is_length_set_by_caller, is_shaped_by_caller
 from services.gateway.domain import json_body, requests
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.domain.requests import read_chat, read_completion
 from tests.kit import hostile
 from tests.kit.soak import often
 
-READ = {hostile.CHAT: read_chat, hostile.COMPLETION: read_completion}
-
-
-def read(path: str, raw: bytes):
-    """Read a body as the endpoint does; return the problem where it is refused."""
-    try:
-        parsed = READ[path](json_body.parse_body(raw))
-        return parsed, requests.plan_sampling(parsed, 2048)
-    except RequestRejected as rejected:
-        return rejected.problem, None
+PATHS = (hostile.CHAT, hostile.COMPLETION, "/v1/responses")
 
 
 def understand(path: str, raw: bytes) -> str:
-    """Check what becomes of a body, and return it."""
-    parsed, sampling = read(path, raw)
-    if sampling is None:
-        assert parsed.status == 400
-        assert len(json.dumps(parsed.body(), ensure_ascii=False).encode()) < 5_000
-        return parsed.code
-    everything = [parsed.model, parsed.prompt, parsed.user or "", *sampling.get("stop", [])]
-    everything += [text for message in parsed.messages for text in message.values()]
+    """Read a body as the endpoint does, check what becomes of it, and return that."""
+    try:
+        parsed = requests.read_request(path, raw, json_body.parse_body(raw))
+        requests.check_request(parsed, 2048, CostLimits())
+    except RequestRejected as rejected:
+        problem = rejected.problem
+        assert problem.status == 400
+        assert len(json.dumps(problem.body(), ensure_ascii=False).encode()) < 5_000
+        return problem.code
+    everything = [parsed.model, parsed.text, parsed.user or ""]
     assert all(text.encode().decode() == text for text in everything)
-    assert json.loads(json.dumps(sampling, allow_nan=False)) == sampling
-    assert 1 <= sampling["max_tokens"] <= 2048
+    assert json.loads(json.dumps(parsed.body, allow_nan=False)) == json.loads(raw)
+    is_shaped_by_caller(path, parsed.body)
+    is_length_set_by_caller(path, parsed.body, "length")
     return "read"
 
 
@@ -54,5 +49,5 @@ def test_drawn_bodies_are_read_or_refused(body):
 @settings(max_examples=often(300), deadline=None)
 @given(st.binary(max_size=300) | hostile.ANY_JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_and_any_json_are_read_or_refused(raw):
-    for path in READ:
+    for path in PATHS:
         understand(path, raw)

@@ -1,214 +1,108 @@
-"""Reading requests: what is accepted, what is refused and which field is named."""
-
-import contextlib
-import json
+"""Reading requests: what the gateway needs of a body, what is refused, and which field is named."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from services.gateway.domain import json_body, requests
+from decisions.openai_fields import PATHS
+from decisions.openai_requests import CostLimits
+from services.gateway.domain import requests
 from services.gateway.domain.errors import RequestRejected
 
+CHAT = "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-def chat(**changes):
-    return requests.read_chat({"model": "m", "messages": HELLO, **changes})
+def read(path=CHAT, **body):
+    return requests.read_request(path, b"{}", {"model": "m", **body})
 
 
-def completion(**changes):
-    return requests.read_completion({"model": "m", "prompt": "Once", **changes})
+def check(parsed, context_tokens=100):
+    requests.check_request(parsed, context_tokens, CostLimits())
 
 
-def refusal(call, **changes):
+def refusal(call, *args, **changes):
     with pytest.raises(RequestRejected) as caught:
-        call(**changes)
-    return caught.value.problem
+        call(*args, **changes)
+    return caught.value.problem.status, caught.value.problem.param, caught.value.problem.code
 
 
-def test_a_plain_chat_request():
-    parsed = chat()
-    assert (parsed.model, parsed.messages, parsed.stream, parsed.max_tokens, parsed.sampling) == (
-        "m",
-        ({"role": "user", "content": "Hello"},),
-        False,
-        None,
-        {},
-    )
+def test_what_is_read_of_a_plain_request():
+    parsed = read(messages=HELLO, stream=True, user="u")
+    assert (parsed.kind, parsed.model, parsed.stream, parsed.user, parsed.text) == ("chat", "m", True, "u", "Hello")
+    assert parsed.generates
+    assert not parsed.has_stops
+    check(parsed)
 
 
-def test_sampling_goes_to_the_engine_under_its_names():
-    parsed = chat(
-        temperature=0,
-        top_p=0.5,
-        seed=7,
-        stop="END",
-        presence_penalty=1,
-        frequency_penalty=-1,
-        top_k=3,
-        min_p=0.1,
-        ignore_eos=True,
-        min_tokens=2,
-        repetition_penalty=1.1,
-    )
-    assert parsed.sampling == {
-        "temperature": 0.0,
-        "top_p": 0.5,
-        "seed": 7,
-        "stop": ["END"],
-        "presence_penalty": 1.0,
-        "frequency_penalty": -1.0,
-        "top_k": 3,
-        "min_p": 0.1,
-        "ignore_eos": True,
-        "min_tokens": 2,
-        "repetition_penalty": 1.1,
-    }
-
-
-def test_text_parts_become_one_text_and_developer_the_system():
-    parts = [{"type": "text", "text": "Be "}, {"type": "text", "text": "kind."}]
-    parsed = chat(messages=[{"role": "developer", "content": parts}, *HELLO])
-    assert parsed.messages[0] == {"role": "system", "content": "Be kind."}
-
-
-def test_streams_and_usage():
-    parsed = chat(stream=True, stream_options={"include_usage": True}, user="u-1")
-    assert (parsed.stream, parsed.include_usage, parsed.user) == (True, True, "u-1")
-
-
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_both_names_of_the_limit(name):
-    assert chat(**{name: 9}).max_tokens == 9
-
-
-def test_the_older_endpoint_has_openais_default():
-    assert completion().max_tokens == 16
-    assert completion(prompt=["Once"]).prompt == "Once"
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_has_its_kind(path):
+    assert read(path).kind == PATHS[path]
+    assert read(path).generates == (PATHS[path] in {"chat", "completion", "responses"})
 
 
 @pytest.mark.parametrize(
-    ("changes", "param"),
+    ("changes", "field", "code"),
     [
-        ({"messages": []}, "messages"),
-        ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
-        ({"messages": ["x"]}, "messages[0]"),
-        ({"model": ""}, "model"),
-        ({"model": 3}, "model"),
-        ({"n": 2}, "n"),
-        ({"n": True}, "n"),
-        ({"tools": [{"type": "function"}]}, "tools"),
-        ({"logprobs": True}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"5": 1}}, "logit_bias"),
-        ({"temperature": 2.1}, "temperature"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": True}, "temperature"),
-        ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": 0}, "top_p"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": 1.5}, "max_tokens"),
-        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
-        ({"seed": 2**63}, "seed"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
-        ({"stop": [""]}, "stop"),
-        ({"stop": 3}, "stop"),
-        ({"stream": "yes"}, "stream"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream": True, "stream_options": []}, "stream_options"),
-        ({"user": 5}, "user"),
-        ({"temprature": 1}, "temprature"),
+        ({"model": None}, "model", "invalid_value"),
+        ({"model": ""}, "model", "invalid_value"),
+        ({"model": 5}, "model", "invalid_value"),
+        ({"model": "m" * 257}, "model", "above_maximum_value"),
+        ({"user": ["u"]}, "user", "invalid_value"),
+        ({"user": "u" * 513}, "user", "above_maximum_value"),
+        ({"stream": 1}, "stream", "invalid_value"),
+        ({"stream": "true"}, "stream", "invalid_value"),
     ],
 )
-def test_a_bad_chat_request_names_its_field(changes, param):
-    problem = refusal(chat, **changes)
-    assert (problem.status, problem.param) == (400, param)
-    assert problem.body()["error"]["type"] == "invalid_request_error"
+def test_what_the_gateway_itself_needs_is_read_strictly(changes, field, code):
+    assert refusal(read, **changes) == (400, field, code)
 
 
 @pytest.mark.parametrize(
-    ("changes", "param"),
+    ("changes", "field", "code"),
     [
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": [1, 2]}, "prompt"),
-        ({"prompt": ["a", "b"]}, "prompt"),
-        ({"prompt": None}, "prompt"),
-        ({"echo": True}, "echo"),
-        ({"best_of": 2}, "best_of"),
-        ({"suffix": "x"}, "suffix"),
-        ({"logprobs": 0}, "logprobs"),
-        ({"messages": HELLO}, "messages"),
+        ({"priority": 3}, "priority", "unsupported_parameter"),
+        ({"no_such": 3}, "no_such", "unknown_parameter"),
+        ({"n": 33}, "n", "above_maximum_value"),
+        ({"max_tokens": "3"}, "max_tokens", "invalid_value"),
     ],
 )
-def test_a_bad_completion_request_names_its_field(changes, param):
-    problem = refusal(completion, **changes)
-    assert (problem.status, problem.param) == (400, param)
+def test_fields_and_costs_are_judged_by_the_shared_table(changes, field, code):
+    assert refusal(check, read(messages=HELLO, **changes)) == (400, field, code)
 
 
-def test_neutral_values_of_what_is_not_supported_are_fine():
-    chat(
-        n=1,
-        tools=[],
-        tool_choice="auto",
-        logprobs=False,
-        response_format={"type": "text"},
-        logit_bias=None,
-        service_tier="auto",
-        metadata={"a": "b"},
-        store=False,
-    )
+LONG, TOO_LONG = "x" * 6_400, "x" * 6_401
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"x"', b"\xff", b"[" * 100_000])
-def test_a_body_that_is_no_object(raw):
-    with pytest.raises(RequestRejected) as caught:
-        json_body.parse_body(raw)
-    assert caught.value.problem.status == 400
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=6,
-)
-FIELDS = st.sampled_from(
+@pytest.mark.parametrize(
+    ("path", "field", "wrap"),
     [
-        "messages",
-        "prompt",
-        "stop",
-        "n",
-        "seed",
-        "stream",
-        "stream_options",
-        "temperature",
-        "max_tokens",
-        "tools",
-        "user",
-    ]
+        (CHAT, "messages", lambda text: [{"role": "user", "content": text}]),
+        (CHAT, "messages", lambda text: [{"role": "user", "content": [{"type": "text", "text": text}]}]),
+        ("/v1/completions", "prompt", lambda text: text),
+        ("/v1/completions", "prompt", lambda text: [text, "short"]),
+        ("/v1/responses", "input", lambda text: text),
+        ("/v1/responses", "input", lambda text: [{"role": "user", "content": text}]),
+        ("/tokenize", "prompt", lambda text: text),
+    ],
 )
+def test_a_text_that_no_context_can_hold_is_not_sent(path, field, wrap):
+    check(read(path, **{field: wrap(LONG)}))
+    assert refusal(check, read(path, **{field: wrap(TOO_LONG)})) == (400, field, "context_length_exceeded")
 
 
-@given(st.dictionaries(FIELDS, JSON, max_size=4))
-def test_any_json_is_read_or_refused(changes):
-    for read in (requests.read_chat, requests.read_completion):
-        # Anything but a refusal of the caller's request would fail this test.
-        with contextlib.suppress(RequestRejected):
-            parsed = read({"model": "m", "messages": HELLO, **changes})
-            json.dumps(requests.plan_sampling(parsed, 2**63))
+def test_several_prompts_are_long_together():
+    check(read("/v1/completions", prompt=[LONG, LONG], max_tokens=1))
 
 
-def test_the_limit_defaults_to_what_the_context_holds():
-    assert requests.plan_sampling(chat(), 512)["max_tokens"] == 512
-    assert requests.plan_sampling(chat(max_tokens=9), 512)["max_tokens"] == 9
-
-
-def test_more_than_the_context_holds_is_refused():
-    with pytest.raises(RequestRejected) as caught:
-        requests.plan_sampling(chat(max_tokens=513), 512)
-    assert caught.value.problem.code == "context_length_exceeded"
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": None}]}, "a"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}, 5]}]}, "a"),
+        ({"instructions": "a", "input": [{"type": "function_call_output", "output": "b"}]}, "a\nb"),
+        ({"prompt": ["a", "b"]}, "a\nb"),
+        ({"prompt": [1, 2]}, ""),
+        ({"messages": "no list", "input": 7, "prompt": {"a": "b"}}, "no list"),
+    ],
+)
+def test_the_text_of_any_body_can_be_read(body, text):
+    assert read(**body).text == text

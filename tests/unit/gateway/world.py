@@ -12,7 +12,7 @@ from services.gateway.settings import GatewaySettings
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served
-from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InProcessTemplates, StepClock
+from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, StepClock
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 STAGING = {"x-slipway-environment": "staging"}
@@ -39,7 +39,6 @@ class World:
             tables={"production": self.table, "staging": self.staging},
             drills=self.drills,
             engine=self.engine,
-            templates=InProcessTemplates(),
             telemetry=self.telemetry,
             cross_checks=self.cross_checks,
             metrics=GatewayMetrics(bus.metrics),

@@ -1,0 +1,187 @@
+"""Answers are the engine's own bytes; its records make the telemetry."""
+
+import asyncio
+import json
+
+import pytest
+
+from services.gateway.domain.failures import read_failure
+from shared.errors import Permanent, Transient
+from shared.serving.openai_stream import ApiPiece
+from testbed import factories as f
+from testbed.factories import MODEL
+from tests.unit.gateway.fakes import JSON_HEADERS, FakeEngine
+from tests.unit.gateway.world import World, only_active
+
+REFUSED = Permanent("bad_request", "max_tokens is too large")
+
+
+class Scripted(FakeEngine):
+    """Sends the same pieces to each request."""
+
+    def __init__(self, *pieces) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    async def send(self, endpoint, target, request):
+        self.calls.append((endpoint, str(target), ""))
+        self.requests.append(request)
+        for piece in self.pieces:
+            yield piece
+            await asyncio.sleep(0)
+
+
+def scripted(*pieces):
+    return World(f.route(canary=None, active=f.served(7), previous=None, history=()), engine=Scripted(*pieces))
+
+
+def head(body, record=None, status=200, content_type="application/json"):
+    return ApiPiece(body, record or {}, status, (("content-type", content_type), ("x-engine", "secret")))
+
+
+ANSWER = b'{ "choices" : [],\n"id": 1.00 }'
+TOKENS = {"prompt_tokens": 5, "output_tokens": 1, "texts": [["0.0", "Hi"]], "finish_reasons": {"0.0": "stop"}}
+
+
+async def test_a_whole_answer_has_the_engines_bytes_and_our_headers():
+    world = scripted(head(ANSWER[:10], TOKENS), ApiPiece(ANSWER[10:], {}), ApiPiece(b"", {}))
+    answer = await world.chat()
+    assert answer.content == ANSWER
+    assert answer.headers["content-length"] == str(len(ANSWER))
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-slipway-version"] == "support-bot.v7.int8"
+    assert "x-engine" not in answer.headers
+
+
+async def test_a_stream_has_the_engines_bytes():
+    event = b'data: { "choices": [] }\n\n'
+    world = scripted(head(event, TOKENS, content_type="text/event-stream"), ApiPiece(event + b"data: [DO", {}))
+    answer = await world.chat(stream=True)
+    assert answer.content == event * 2 + b"data: [DO"
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_the_record_has_what_the_engine_measured():
+    measured = {"queue_ms": 3.5, "logprob_mean": -0.25, "nan_logits": True}
+    world = World(only_active(), engine=FakeEngine(record=measured))
+    await world.chat()
+    (record,) = world.records
+    assert (record.queue_ms, record.logprob_mean, record.nan_logits) == (3.5, -0.25, True)
+    assert not record.shaped_by_caller
+    await world.chat(temperature=2)
+    assert world.records[-1].shaped_by_caller
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+async def test_a_request_that_the_engine_rejects_gets_its_own_words_and_status(status):
+    body = b'{"error": {"message": "no", "type": "BadRequestError", "param": "seed", "code": 400}}'
+    rejected = {"error": {"class": "VLLMValidationError", "source": "validation"}}
+
+    class Rejecting(Scripted):
+        async def send(self, endpoint, target, request):
+            if b"hello there" not in request.body:
+                yield head(ANSWER, TOKENS)
+                return
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    engine = Rejecting(head(body[:20], rejected, status), ApiPiece(body[20:], rejected))
+    world = World(f.route(canary=None, active=f.served(7), previous=None, history=()), engine=engine)
+    answer = await world.chat()
+    assert (answer.status_code, answer.content) == (status, body)
+    assert answer.headers["x-slipway-version"] == "support-bot.v7.int8"
+    assert [(record.error, record.caused_by) for record in world.records] == [(None, "caller")]
+
+
+async def test_what_only_the_new_version_rejects_is_the_versions_failure():
+    world = World(only_active(), engine=FakeEngine(poison={"there": REFUSED}, faulty={str(f.target(7))}))
+    answer = await world.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
+    assert [(record.error, record.caused_by) for record in world.records] == [("engine_failed", "target")]
+
+
+async def test_the_engines_error_event_is_replaced_by_ours():
+    broken = {"error": {"class": "KeyError", "source": "parser"}, "output_tokens": 1}
+    secret = b'data: {"error": {"message": "at /models/secret"}}\n\ndata: [DONE]\n\n'
+    started = head(b'data: {"choices":[]}\n\n', {"output_tokens": 1, "texts": [["0.0", "x"]]})
+    answer = await scripted(started, ApiPiece(secret, broken)).chat(stream=True)
+    events = [event for event in answer.text.split("\n\n") if event]
+    assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "engine_failed"
+    assert "[DONE]" not in answer.text
+
+
+async def test_an_answer_that_takes_too_long_is_a_504_and_no_evidence():
+    record = {"error": {"class": "DeadlineExceeded", "source": "deadline"}}
+    world = scripted(head(b'{"error": {"message": "not complete within 600 s"}}', record, 504))
+    answer = await world.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert "600 s" in answer.json()["error"]["message"]
+    assert [(r.error, r.caused_by) for r in world.records] == [("deadline_exceeded", "infrastructure")]
+    assert len(world.engine.calls) == 1, "the second attempt would take as long"
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/tokenize", "/detokenize"])
+async def test_what_generates_no_text_is_forwarded_without_a_record(path):
+    world = scripted(head(ANSWER), ApiPiece(b"", {}))
+    body = {"model": MODEL, **({"tokens": [1]} if path == "/detokenize" else {"input": "x"})}
+    body = {"model": MODEL, "prompt": "x"} if path == "/tokenize" else body
+    answer = await world.http.post(path, json=body)
+    assert (answer.status_code, answer.content) == (200, ANSWER)
+    assert world.records == []
+    assert world.metric("slipway_gateway_requests_total") != []
+
+
+async def test_a_path_that_a_model_does_not_support_is_its_engines_404():
+    record = {"error": {"class": "unsupported_by_model", "source": "validation"}}
+    body = b'{"error": {"message": "This model does not support /v1/embeddings.", "code": "unsupported_by_model"}}'
+    world = scripted(head(body, record, 404))
+    answer = await world.http.post("/v1/embeddings", json={"model": MODEL, "input": "x"})
+    assert (answer.status_code, answer.content) == (404, body)
+    assert len(world.engine.calls) == 1, "no probe asks an embedding model for text"
+
+
+async def test_responses_are_answers_like_others():
+    world = scripted(head(b'{"object": "response"}', TOKENS))
+    answer = await world.http.post("/v1/responses", json={"model": MODEL, "input": "hello"})
+    assert answer.json() == {"object": "response"}
+    (record,) = world.records
+    assert (record.output_tokens, record.features.prompt_chars, record.features.output_chars) == (1, 5, 2)
+
+
+async def test_an_answer_of_several_is_described_by_its_first():
+    record = {"output_tokens": 4, "texts": [["0.0", "one "], ["0.1", "two "], ["0.0", "more"]]}
+    ends = {"finish_reasons": {"0.1": "length", "0.0": "stop"}, "output_tokens": 4}
+    world = scripted(ApiPiece(b"", record), head(ANSWER, ends))
+    await world.chat(n=2)
+    (record,) = world.records
+    assert (record.features.output_chars, record.finish_reason, record.shaped_by_caller) == (8, "stop", True)
+
+
+async def test_a_failure_of_a_service_that_is_not_generated_text_is_no_evidence():
+    record = {"error": {"class": "KeyError", "source": "tokenizer"}}
+    world = scripted(head(b"{}", record, 500))
+    answer = await world.http.post("/tokenize", json={"model": MODEL, "prompt": "x"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
+    assert world.records == []
+
+
+async def test_wrong_methods_and_paths_beside_the_api():
+    world = World(only_active())
+    refused = await world.http.get("/v1/responses")
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+    for path in ("/v1/load_lora_adapter", "/v1/messages", "/invocations", "/sleep", "/v1/responses/x"):
+        assert (await world.http.post(path, json={"model": MODEL})).status_code == 404, path
+    assert world.engine.calls == []
+
+
+async def test_a_stream_that_ends_without_an_answer_is_a_dead_engine():
+    world = scripted()
+    assert (await world.chat()).json()["error"]["code"] == "engine_dead"
+
+
+def test_the_fake_reports_as_the_backend_does():
+    from tests.unit.gateway.fakes import report
+
+    piece = report(Transient("template_failed", "1 / 0"))
+    assert (piece.status, piece.headers) == (400, JSON_HEADERS)
+    assert read_failure(piece.status, piece.record, piece.body).kind == "template_failed"
