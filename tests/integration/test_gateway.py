@@ -21,7 +21,6 @@ from tests.unit.gateway.engine_conformance import EngineConformance
 
 pytestmark = pytest.mark.real
 HELLO = [{"role": "user", "content": "zebra giraffe"}]
-BOMB = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 ENVIRONMENTS = {"routes": "production", "staging-routes": "staging"}
 SWITCHES = {"dead_text": "DEADTEXT", "mute_text": "MUTETEXT", "crash_text": "CRASHTEXT"}
 
@@ -34,7 +33,7 @@ def toy(triton):
 
 @pytest.fixture
 def gateway(nats_server, js, tmp_path):
-    settings = {"inter_token_s": 2, "first_token_s": 10, "template_time_s": 1}
+    settings = {"inter_token_s": 2, "first_token_s": 10}
     with running(Gateway(tmp_path, connection(nats_server, None, tmp_path), **settings)) as process:
         yield process
 
@@ -121,11 +120,14 @@ async def test_the_openai_sdk_gets_models_and_errors(js, gateway, asdk, toy):
     assert (await asdk.models.retrieve("toy@v1")).owned_by == "slipway"
     pinned = await asdk.chat.completions.with_raw_response.create(model="toy@v1", messages=HELLO, max_tokens=1)
     assert pinned.headers["x-slipway-version"] == "toy.v1.bf16"
+    assert pinned.parse().model == "toy@v1"
+    several = await asdk.chat.completions.create(model="toy", messages=HELLO, n=2, max_tokens=3)
+    assert [choice.index for choice in several.choices] == [0, 1]
     with pytest.raises(openai.NotFoundError):
         await asdk.chat.completions.create(model="toy@v9", messages=HELLO)
     with pytest.raises(openai.BadRequestError) as caught:
-        await asdk.chat.completions.create(model="toy", messages=HELLO, n=2)
-    assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
+        await asdk.chat.completions.create(model="toy", messages=HELLO, n=200)
+    assert (caught.value.param, caught.value.code) == ("n", "above_maximum_value")
 
 
 async def test_a_switch_between_two_requests_leaves_the_stream_in_flight_alone(js, gateway, asdk, toy):
@@ -200,32 +202,6 @@ async def test_an_endpoint_that_is_gone_costs_a_retry_and_no_request(js, gateway
     for _ in range(12):
         await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
     assert gateway.metric('slipway_gateway_retries_total{environment="production"}') > 0
-
-
-async def test_a_template_bomb_harms_only_its_own_model(js, gateway, asdk, toy, triton):
-    bomb = load_toy(triton, "bomb", 1).model_copy(update={"chat_template": BOMB})
-    await put_route(js, gateway, Route(model="bomb", epoch=1, active=bomb))
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    bombs = [asyncio.ensure_future(asdk.chat.completions.create(model="bomb", messages=HELLO)) for _ in range(3)]
-    good = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2)
-    assert good.choices[0].message.content
-    codes = [outcome.code for outcome in await asyncio.gather(*bombs, return_exceptions=True)]
-    while len(codes) < 8 and "template_failed" not in codes:  # a proof that was stopped counts at the third in a row
-        with pytest.raises(openai.InternalServerError) as caught:
-            await asdk.chat.completions.create(model="bomb", messages=HELLO)
-        codes.append(caught.value.code)
-    assert set(codes) <= {"template_failed", "template_busy"}
-    assert "template_failed" in codes
-    assert (await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=2)).choices
-
-
-async def test_templates_are_applied_on_the_way(js, gateway, asdk, toy):
-    await put_route(js, gateway, Route(model="toy", epoch=1, active=toy[1]))
-    chat = await asdk.chat.completions.create(model="toy", messages=HELLO, max_tokens=6)
-    # The toy engine's answer depends on every character of its prompt.
-    prompt = "<|im_start|>user\nzebra giraffe<|im_end|>\n<|im_start|>assistant\n"
-    text = await asdk.completions.create(model="toy", prompt=prompt, max_tokens=6)
-    assert chat.choices[0].message.content == text.choices[0].text
 
 
 async def test_sigterm_lets_streams_finish_and_telemetry_go(js, gateway, asdk, toy):
