@@ -138,8 +138,9 @@ async def test_a_switch_between_two_requests_leaves_the_stream_in_flight_alone(j
     after = await asdk.completions.create(model="toy", prompt="Once", max_tokens=1)
     assert after.system_fingerprint.startswith("fp_toy.v2.")
     rest = [chunk async for chunk in stream]
-    assert {chunk.system_fingerprint for chunk in (first, *rest)} == {f"fp_toy.v1.bf16.{toy[1].manifest.digest[7:15]}"}
-    assert (len(rest) + 1, rest[-1].choices[0].finish_reason) == (151, "length")
+    fingerprints = {chunk.system_fingerprint for chunk in (first, *rest)} - {None}  # vLLM does not repeat it
+    assert fingerprints == {f"fp_toy.v1.bf16.{toy[1].manifest.digest[7:15]}"}
+    assert (len(rest) + 1, rest[-1].choices[0].finish_reason) == (150, "length")
 
 
 async def test_a_canary_takes_its_share(js, gateway, asdk, toy):
@@ -210,7 +211,7 @@ async def test_sigterm_lets_streams_finish_and_telemetry_go(js, gateway, asdk, t
     await anext(stream)
     gateway.process.send_signal(signal.SIGTERM)
     rest = [chunk async for chunk in stream]
-    assert (len(rest), rest[-1].choices[0].finish_reason) == (100, "length")
+    assert (len(rest), rest[-1].choices[0].finish_reason) == (99, "length")
     with pytest.raises(openai.APIConnectionError):
         await asdk.completions.create(model="toy", prompt="x", max_tokens=1)
     assert await asyncio.to_thread(gateway.process.wait, 20) == 0
