@@ -9,7 +9,7 @@ import httpx
 
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Target
-from services.server_manager.domain.model_config import EngineConfig, plan_api, plan_model_files
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from testbed import factories
 from testbed.servers import Server
 
@@ -66,8 +66,8 @@ def load_toy(triton, model: str, version: int, **toy: str) -> ServedTarget:
     weights = triton.folder / "weights" / target.triton_name
     weights.mkdir(parents=True, exist_ok=True)
     (weights / "config.json").write_text(json.dumps({"version": version}))
-    api = plan_api(target.triton_name, served.manifest.digest, {})
-    engine = EngineConfig("toy", {"max_model_len": served.context_tokens}, toy=toy, api=api)
+    engine = EngineConfig("toy", {"max_model_len": served.context_tokens}, toy=toy)
+    engine = plan_target(engine, target.triton_name, served.manifest.digest, served.serving)
     files = plan_model_files(target.triton_name, str(weights), engine)
     for name, content in files.items():
         path = triton.repository / target.triton_name / name

@@ -48,6 +48,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
         policy: Mapping[str, Any] | None = None,
         calibration: Path | None = None,
         evaluation: Path | None = None,
+        serving: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         evaluate: Callable[[Any], Sequence[Mapping[str, Any]]] | None = None,
         progress: Progress | None = None,
@@ -64,6 +65,7 @@ class SlipwayCallback(TrainerCallback):  # type: ignore[misc]  # transformers is
             "policy": policy,
             "calibration": calibration,
             "evaluation": evaluation,
+            "serving": serving,
             "progress": progress,
         }
 

@@ -24,7 +24,14 @@ from contracts.facts import BaseModelRef, CheckpointReady, EvalResult, Weights
 from contracts.limits import event_too_large, too_large
 from contracts.policy import ReleasePolicy
 from contracts.text_sets import evaluation_records
-from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, ArtifactRef, canonical_json, digest_of_json
+from contracts.vocabulary import (
+    MODEL_NAME_PATTERN,
+    MODEL_NAME_RULE,
+    ArtifactRef,
+    ServingSettings,
+    canonical_json,
+    digest_of_json,
+)
 
 SOURCE = "/slipway/training"
 ATTEMPTS = 5
@@ -69,6 +76,7 @@ def publish_checkpoint(
     policy: ReleasePolicy | Mapping[str, Any] | None = None,
     calibration: Path | str | None = None,
     evaluation: Path | str | None = None,
+    serving: ServingSettings | Mapping[str, Any] | None = None,
     attempt: int = 1,
     progress: Progress | None = None,
 ) -> Published:
@@ -89,6 +97,8 @@ def publish_checkpoint(
         calibration: JSON lines to calibrate quantisation on: strings, or objects with `messages`, `prompt` (and
             `completion`) or `text`. Unusable lines are skipped.
         evaluation: JSON lines to measure latency and quality with, in the same form; each must be valid.
+        serving: How the version is served: `tool_parser`, `reasoning_parser`, `template_options`, `context_tokens`,
+            `tensor_parallel_size`, `options` of the engine. What is not set is read from `serving.json` in the folder.
         attempt: Increase it to release the same checkpoint again on purpose.
         progress: Called with the bytes sent so far and the total.
 
@@ -105,6 +115,7 @@ def publish_checkpoint(
         policy=policy,
         calibration=calibration,
         evaluation=evaluation,
+        serving=serving,
         attempt=attempt,
         progress=progress,
     )
@@ -122,6 +133,7 @@ async def publish_checkpoint_async(
     policy: ReleasePolicy | Mapping[str, Any] | None = None,
     calibration: Path | str | None = None,
     evaluation: Path | str | None = None,
+    serving: ServingSettings | Mapping[str, Any] | None = None,
     attempt: int = 1,
     progress: Progress | None = None,
 ) -> Published:
@@ -142,6 +154,7 @@ async def publish_checkpoint_async(
         "evals": tuple(run.evals),
         "variants": tuple(variants),
         "policy": policy,
+        "serving": _serving(serving),
         "attempt": attempt,
     }
     placeholder = folder if isinstance(folder, Weights) else _placeholder_weights()
@@ -185,6 +198,15 @@ def _training(run: Run) -> dict[str, Any]:
         "framework": run.framework,
         "finished_at": run.finished_at,
     }
+
+
+def _serving(serving: ServingSettings | Mapping[str, Any] | None) -> ServingSettings | Mapping[str, Any] | None:
+    """Return the settings; raise PublishError for an unknown one, which the contract would ignore."""
+    unknown = sorted(set(serving) - set(ServingSettings.model_fields)) if isinstance(serving, Mapping) else []
+    if unknown:
+        known = ", ".join(sorted(ServingSettings.model_fields))
+        raise PublishError(f"The serving setting {unknown[0]!r} is not known: use {known}.")
+    return serving
 
 
 def _placeholder_weights() -> Weights:

@@ -118,6 +118,7 @@ class Registry:
 
     async def _check(self, ready: CheckpointReady) -> None:
         """Raise Permanent, with its code, unless every artifact is where it may be and is what was announced."""
+        _refuse(admission.assess_serving(ready))
         _refuse(admission.assess_locations(ready, self._locations))
         key = admission.base_key(ready.base)
         base = await self._ports.artifacts.find_base(key) if key else None

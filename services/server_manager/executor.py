@@ -215,7 +215,12 @@ class Executor:
                 await self._engine.unload(name, wait=False, permit=self._permission(needed))
                 needed = Extent.RECYCLE  # it is gone by now: only another holder's order stops the load
             await self._engine.load(
-                name, folder, digest=state.digest, memory_bytes=state.memory_bytes, permit=self._permission(needed)
+                name,
+                folder,
+                digest=state.digest,
+                memory_bytes=state.memory_bytes,
+                serving=deployable.serving,
+                permit=self._permission(needed),
             )
             self._check_after(name)
             state.token = await self._engine.probe(name, self._load_probe_s)

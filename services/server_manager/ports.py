@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.routes import Route
-from contracts.vocabulary import Deployable, Digest
+from contracts.vocabulary import Deployable, Digest, ServingSettings
 from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
 
@@ -42,8 +42,17 @@ class Engine(Protocol):
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""
 
-    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int, permit: Permit = allow) -> None:
-        """Load a model and wait until the engine says it is ready; raise Transient `load_failed`.
+    async def load(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        digest: Digest,
+        memory_bytes: int,
+        serving: ServingSettings | None = None,
+        permit: Permit = allow,
+    ) -> None:
+        """Load a model with its serving settings, wait until the engine says it is ready; raise `load_failed`.
 
         `permit` is awaited when the request's turn has come; what it raises is raised, and nothing is requested.
         """

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from contracts.vocabulary import digest_of
+from contracts.vocabulary import ServingSettings, digest_of
 from services.server_manager.adapters import triton_engine
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
@@ -99,6 +99,15 @@ async def triton(tmp_path):
 
 async def load(triton, name, folder):
     await triton.engine.load(name, folder, digest=DIGEST, memory_bytes=1)
+
+
+async def test_a_target_is_configured_with_the_settings_of_its_version(triton, tmp_path):
+    settings = ServingSettings(tool_parser="hermes", context_tokens=64)
+    await triton.engine.load("bot.v1.bf16", tmp_path, digest=DIGEST, memory_bytes=1, serving=settings)
+    written = (tmp_path / "models" / "bot.v1.bf16" / "config.pbtxt").read_text()
+    assert "hermes" in written
+    await load(triton, "bot.v1.bf16", tmp_path)
+    assert "hermes" not in (tmp_path / "models" / "bot.v1.bf16" / "config.pbtxt").read_text()
 
 
 async def test_loads_and_unloads_come_one_at_a_time(triton, tmp_path):

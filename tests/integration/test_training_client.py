@@ -146,6 +146,8 @@ async def test_an_evaluation_set_that_cannot_be_read_is_not_uploaded(connection,
         ({"variants": ["int3"]}, "variants"),
         ({"policy": {"gate": []}}, "policy"),
         ({"run": Run(run_id="r", data_hash="md5:1")}, "data_hash"),
+        ({"serving": {"tool_praser": "hermes"}}, "setting 'tool_praser' is not known: use context_tokens, "),
+        ({"serving": {"context_tokens": 0}}, "serving.context_tokens: Input should be greater"),
     ],
 )
 async def test_mistakes_show_before_anything_is_uploaded(connection, store, made, changes, says):

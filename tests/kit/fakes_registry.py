@@ -105,7 +105,7 @@ def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseO
 # -- what the workers answer ------------------------------------------------------------------------------------------
 
 
-def merged() -> f.CheckpointMerged:
+def merged(**changes) -> f.CheckpointMerged:
     method = f.MergeMethod(kind="lora", dtype="bfloat16", library_versions={"peft": "0.21"})
     return f.CheckpointMerged(
         manifest=ref("manifests/merged/m.json"),
@@ -113,6 +113,7 @@ def merged() -> f.CheckpointMerged:
         tokenizer_digest=digest_of(b"t"),
         duration_s=1.0,
         peak_rss_bytes=1,
+        **changes,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from nats.js.errors import NotFoundError
 
 from contracts.routes import Route
+from contracts.vocabulary import ServingSettings
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
@@ -56,6 +57,7 @@ class FakeEngine:
         self.down = False
         self.loading = False
         self.models: dict[str, Indexed] = {}
+        self.serving: dict[str, ServingSettings | None] = {}
         self.dead: set[str] = set()
         self.mute: set[str] = set()
         self.loads: list[str] = []
@@ -77,7 +79,7 @@ class FakeEngine:
         self._check()
         return None if self.loading else dict(self.models)
 
-    async def load(self, name, folder: Path, *, digest, memory_bytes, permit=allow):
+    async def load(self, name, folder: Path, *, digest, memory_bytes, serving=None, permit=allow):
         await self.hooks.reach("load queued", name)
         await permit()
         await self.hooks.reach("load before", name)
@@ -86,6 +88,7 @@ class FakeEngine:
         if not (folder / "config.json").is_file():
             raise Transient("load_failed", f"{folder} holds no config.json")
         self.models[name] = Indexed(ready=True, digest=digest, memory_bytes=memory_bytes)
+        self.serving[name] = serving
         await self.hooks.reach("load after", name)
 
     async def unload(self, name, *, wait=True, permit=allow):  # noqa: ARG002

@@ -20,7 +20,8 @@ from clients.training import Connection as TrainingConnection
 from clients.training import PublishError, Run, publish_checkpoint
 from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.sources import scheme_of
-from contracts.vocabulary import Variant
+from contracts.vocabulary import ServingSettings, Variant
+from decisions.serving_settings import assess_settings, combine
 
 
 def publish(
@@ -60,6 +61,25 @@ def publish(
     attempt: Annotated[int, typer.Option(help="Increase it to release the same checkpoint again on purpose.")] = 1,
     calibration: Annotated[Path | None, typer.Option(help="JSON lines to calibrate quantisation on.")] = None,
     evaluation: Annotated[Path | None, typer.Option(help="JSON lines to measure latency and quality with.")] = None,
+    tool_parser: Annotated[
+        str | None, typer.Option(help="The engine's parser of tool calls, for example hermes.")
+    ] = None,
+    reasoning_parser: Annotated[
+        str | None, typer.Option(help="The engine's parser of reasoning, for example qwen3.")
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest context, prompt and answer (default: the fleet's).")
+    ] = None,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A variable of the chat template, for example enable_thinking=false; repeatable."
+        ),
+    ] = None,
+    engine_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="An option of the engine, for example max_num_seqs=64; repeatable."),
+    ] = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,10 +88,19 @@ def publish(
     run = Run(
         run_id=run_id,
         data_hash=data_hash,
-        hyperparameters=parse_hyperparameters(hyperparameter or []),
+        hyperparameters=parse_values(hyperparameter or [], "hyperparameter"),
         evals=[parse_eval(item) for item in evaluated or []],
     )
     variants = parse_variants(variant or ["int8"])
+    serving = check_serving(
+        ServingSettings(
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
+            context_tokens=context_tokens,
+            template_options=parse_values(template_option or [], "template option"),
+            options=parse_values(engine_option or [], "engine option"),
+        )
+    )
     release_policy = load_policy(policy) if policy is not None else None
     stack = find_stack(state)
     imported = find_base(open_store(stack), base)
@@ -92,6 +121,7 @@ def publish(
                 policy=release_policy,
                 calibration=calibration,
                 evaluation=evaluation,
+                serving=serving,
                 attempt=attempt,
                 progress=steps(advance),
             )
@@ -138,13 +168,25 @@ def steps(advance: Advance) -> Callable[[int, int], None]:
     return report
 
 
-def parse_hyperparameters(items: Sequence[str]) -> dict[str, Any]:
+def check_serving(settings: ServingSettings) -> ServingSettings | None:
+    """Return serving settings that an engine takes; None if none is set.
+
+    Raises:
+        CommandError: one of them is not valid; the registry would reject it, too.
+    """
+    refused = assess_settings(settings)
+    if refused is not None:
+        raise CommandError(refused.reason.removesuffix("."), Exit.USAGE)
+    return combine(settings, None)
+
+
+def parse_values(items: Sequence[str], name: str) -> dict[str, Any]:
     """Return the values of `key=value` items; values that are JSON (numbers, true, lists) keep their type."""
     parsed: dict[str, Any] = {}
     for item in items:
         key, separator, value = item.partition("=")
         if not key or not separator:
-            raise CommandError(f"the hyperparameter {item!r} is not valid: write key=value", Exit.USAGE)
+            raise CommandError(f"the {name} {item!r} is not valid: write key=value", Exit.USAGE)
         try:
             parsed[key] = json.loads(value)
         except ValueError:

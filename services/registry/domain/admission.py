@@ -14,6 +14,7 @@ from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri
 from contracts.vocabulary import Digest, digest_of_json
 from decisions.policy_comparison import weaknesses
+from decisions.serving_settings import assess_settings, combine
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""
@@ -68,8 +69,11 @@ def decide_policy(asked: ReleasePolicy | None, stored: ReleasePolicy | None) -> 
 
 def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
     """Return the identity of a release: the same inputs are the same release, from any publisher, at any time."""
+    serving = combine(ready.serving, None)
+    settings = {} if serving is None else {"serving": serving.model_dump(mode="json", exclude_none=True)}
     return digest_of_json(
         {
+            **settings,
             "model": ready.model,
             "weights": {"kind": ready.weights.kind, "digest": ready.weights.ref.digest},
             "base": ready.base.digest,
@@ -78,6 +82,12 @@ def release_key(ready: CheckpointReady, policy: ReleasePolicy) -> Digest:
             "policy": policy.model_dump(mode="json"),
         }
     )
+
+
+def assess_serving(ready: CheckpointReady) -> Refusal | None:
+    """Refuse serving settings that no engine takes; those of the checkpoint's files are the merger's to read."""
+    refused = assess_settings(ready.serving) if ready.serving is not None else None
+    return Refusal(refused.code, refused.reason, refused.details) if refused is not None else None
 
 
 def release_id(key: Digest, attempt: int) -> str:
@@ -210,4 +220,5 @@ def plan_opening(
         variants=tuple(dict.fromkeys(ready.variants)),
         policy=policy,
         source_event_id=source_event_id,
+        serving=ready.serving,
     )

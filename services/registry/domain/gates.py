@@ -166,7 +166,12 @@ def choose(release: Release) -> RegisteredVariant | None:
 def deployable(release: Release, registered: RegisteredVariant) -> Deployable:
     """Return a registered variant as something that can be served, with the record that it was registered with."""
     target = Target(model=release.model, version=release.version, variant=registered.variant)
-    return Deployable(target=target, manifest=registered.manifest, weights_bytes=registered.weights_bytes)
+    return Deployable(
+        target=target,
+        manifest=registered.manifest,
+        weights_bytes=registered.weights_bytes,
+        serving=release.merged.serving if release.merged is not None else None,
+    )
 
 
 def candidate(release: Release, registered: RegisteredVariant) -> Deployable:

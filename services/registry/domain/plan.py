@@ -88,6 +88,7 @@ def _timed_out(release: Release) -> Iterator[Emission]:
 
 def _registered(release: Release) -> VersionRegistered:
     assert release.manifest is not None  # noqa: S101 - for the type checker
+    assert release.merged is not None  # noqa: S101 - for the type checker
     return VersionRegistered(
         version=release.version,
         manifest=release.manifest,
@@ -95,6 +96,7 @@ def _registered(release: Release) -> VersionRegistered:
         training=release.opened.training,
         evals=release.opened.evals,
         variants=gates.registered_variants(release),
+        serving=release.merged.serving,
     )
 
 

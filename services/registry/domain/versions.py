@@ -125,6 +125,7 @@ def plan_manifest(release: Release, now: datetime) -> VersionManifest | None:
         evals=opened.evals,
         merged=release.merged.manifest,
         variants=variants,
+        serving=release.merged.serving,
         policy_digest=digest_of_json(opened.policy.model_dump(mode="json")),
         registered_at=now,
     )

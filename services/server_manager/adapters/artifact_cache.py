@@ -49,7 +49,8 @@ class ArtifactCache:
         folder = self.folder(deployable.manifest.digest)
         try:
             texts = await asyncio.to_thread(_read_texts, folder)
-            return describe_model(texts, max_model_len=self._max_model_len)
+            own = deployable.serving.context_tokens if deployable.serving is not None else None
+            return describe_model(texts, max_model_len=own or self._max_model_len)
         except ValueError as error:
             reason = f"{deployable.target} cannot be described: {error}. Correct its tokenizer files."
             raise Permanent("malformed_event", reason) from error

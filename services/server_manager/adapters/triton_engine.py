@@ -3,14 +3,13 @@
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from contracts.vocabulary import Digest
-from services.server_manager.domain.model_config import EngineConfig, plan_api, plan_model_files
+from contracts.vocabulary import Digest, ServingSettings
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from services.server_manager.ports import Indexed, LeaseLost, Permit, allow
 from shared.errors import SlipwayError, Transient
 from shared.runtime.exits import explain_codes
@@ -109,10 +108,18 @@ class TritonEngine:
             index[name] = Indexed(state == READY, note.digest, note.memory_bytes, settled)
         return index
 
-    async def load(self, name: str, folder: Path, *, digest: Digest, memory_bytes: int, permit: Permit = allow) -> None:
+    async def load(
+        self,
+        name: str,
+        folder: Path,
+        *,
+        digest: Digest,
+        memory_bytes: int,
+        serving: ServingSettings | None = None,
+        permit: Permit = allow,
+    ) -> None:
         """Write the model's configuration and load it; returns when Triton says READY."""
-        config = replace(self._config, api=plan_api(name, digest, self._config.api))
-        files = plan_model_files(name, str(folder), config)
+        files = plan_model_files(name, str(folder), plan_target(self._config, name, digest, serving))
         files[SIDECAR] = Sidecar(digest=digest, memory_bytes=memory_bytes).model_dump_json()
 
         async def prepare() -> None:

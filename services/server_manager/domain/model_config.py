@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from contracts.vocabulary import Digest
+from contracts.vocabulary import Digest, ServingSettings
 from decisions.fingerprints import fingerprint
+from decisions.serving_settings import api_settings, engine_arguments
 
 EngineKind = Literal["slipway", "toy", "vllm"]
 
@@ -97,15 +98,23 @@ class EngineConfig:
             raise ValueError(msg)
 
 
-def plan_api(name: str, digest: Digest, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `api` parameter of a target: the model and the fingerprint that its answers name, over the settings.
+def plan_target(engine: EngineConfig, name: str, digest: Digest, settings: ServingSettings | None) -> EngineConfig:
+    """Return the engine's configuration for a target: the settings of its version over those of the fleet.
+
+    The API gets the model and the fingerprint that its answers name.
 
     Args:
+        engine: the configuration of the fleet.
         name: name of the Triton model, `<model>.v<version>.<variant>`.
         digest: digest of the manifest that it is loaded from.
-        settings: further settings of the OpenAI API, for all targets.
+        settings: the serving settings of the version.
     """
-    return {**settings, "model": name.split(".", maxsplit=1)[0], "fingerprint": fingerprint(name, digest)}
+    names = {"model": name.split(".", maxsplit=1)[0], "fingerprint": fingerprint(name, digest)}
+    return replace(
+        engine,
+        engine_args={**engine.engine_args, **engine_arguments(settings)},
+        api={**engine.api, **api_settings(settings), **names},
+    )
 
 
 def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[str, str]:

@@ -206,8 +206,13 @@ def plan_alone(desired: Mapping[str, Desired], held: Mapping[str, Held], limits:
 
 
 def plain_deployable(deployable: Deployable) -> Deployable:
-    """Return only what identifies a target and its files."""
-    return Deployable(target=deployable.target, manifest=deployable.manifest, weights_bytes=deployable.weights_bytes)
+    """Return only what identifies a target and its files, and how it is loaded."""
+    return Deployable(
+        target=deployable.target,
+        manifest=deployable.manifest,
+        weights_bytes=deployable.weights_bytes,
+        serving=deployable.serving,
+    )
 
 
 def plan_reconcile(

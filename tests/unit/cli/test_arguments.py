@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from typer.main import get_command
 
 from clients.cli.commands.orders import load_policy
-from clients.cli.commands.publish import parse_eval, parse_hyperparameters, parse_variants, steps
+from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
 from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of, pick
 from clients.cli.main import app
@@ -20,7 +20,7 @@ from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT, parse_version
 from clients.cli.views.projection import join, project
 from contracts import facts as f
-from contracts.vocabulary import Variant
+from contracts.vocabulary import ServingSettings, Variant
 from testbed.factories import digest, fact
 from tests.unit.cli.test_release_view import RELEASE, whole_release
 
@@ -34,7 +34,7 @@ def test_versions_are_parsed(text, parsed):
 
 @pytest.mark.parametrize("text", ["support-bot", "support-bot@", "support-bot@vx", "@v1", "../x@v1"])
 def test_an_invalid_version_is_refused_as_usage(text):
-    with pytest.raises(CommandError, match="MODEL@vN") as refused:
+    with pytest.raises(CommandError, match=r"MODEL@vN") as refused:
         parse_version(text)
     assert refused.value.code is Exit.USAGE
 
@@ -131,7 +131,7 @@ def test_every_help_page_shows_what_values_look_like_and_loses_no_text():
 
 
 def test_a_missing_policy_file_is_refused(tmp_path):
-    with pytest.raises(CommandError, match="cannot be read"):
+    with pytest.raises(CommandError, match=r"cannot be read"):
         load_policy(tmp_path / "nothing.yaml")
 
 
@@ -152,8 +152,22 @@ def test_a_release_id_names_no_model():
 
 def test_hyperparameters_keep_the_type_that_json_gives_them():
     items = ["lr=0.001", "steps=20", "packing=false", "scheduler=cosine", "modules=[1]", "note=a=b"]
-    values = parse_hyperparameters(items)
+    values = parse_values(items, "hyperparameter")
     assert values == {"lr": 0.001, "steps": 20, "packing": False, "scheduler": "cosine", "modules": [1], "note": "a=b"}
+
+
+def test_serving_settings_are_none_unless_one_is_given_and_refused_with_the_valid_ones():
+    assert check_serving(ServingSettings()) is None
+    options = parse_values(["enable_thinking=false"], "template option")
+    settings = ServingSettings(tool_parser="hermes", template_options=options)
+    assert check_serving(settings) == settings
+    with pytest.raises(
+        CommandError, match=r"'herms' is not a parser of the engine; it has apertus, .* hermes, "
+    ) as caught:
+        check_serving(ServingSettings(tool_parser="herms"))
+    assert caught.value.code == Exit.USAGE
+    with pytest.raises(CommandError, match=r"the engine option 'max_num_seqs' is not valid: write key=value"):
+        parse_values(["max_num_seqs"], "engine option")
 
 
 @pytest.mark.parametrize(
@@ -171,13 +185,13 @@ def test_evaluation_results_are_parsed(text, value, higher):
 
 @pytest.mark.parametrize("text", ["accuracy=0.5", "a:b", "a:b=x", "a:b=nan", "a:b=1.2.3", ":=1"])
 def test_an_invalid_evaluation_result_is_refused(text):
-    with pytest.raises(CommandError, match="name:metric=value"):
+    with pytest.raises(CommandError, match=r"name:metric=value"):
         parse_eval(text)
 
 
 def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
     assert parse_variants(["int8", "bf16", "int8"]) == ("int8", "bf16")
-    with pytest.raises(CommandError, match="fp8"):
+    with pytest.raises(CommandError, match=r"fp8"):
         parse_variants(["fp8"])
 
 

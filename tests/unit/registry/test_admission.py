@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.facts import BaseModelRef, Weights
-from contracts.vocabulary import ArtifactRef, digest_of
+from contracts.vocabulary import ArtifactRef, ServingSettings, digest_of
 from services.registry.domain import admission
 from services.registry.domain.admission import AllowedLocations, Refusal
 from tests.kit import fakes_registry as k
 
 PLACES = AllowedLocations(bucket="slipway", file_roots=(PurePosixPath("/srv/checkpoints"),), hub=True)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HERMES = ServingSettings(tool_parser="hermes")
 OWN = "s3://slipway/checkpoints/support-bot/"
 
 
@@ -188,6 +189,25 @@ def test_the_release_key_is_about_what_goes_in_and_nothing_else():
         assert admission.release_key(changed, policy) != key
 
 
+def test_other_serving_settings_are_another_release_and_none_are_the_same_as_before():
+    key = admission.release_key(k.ready(), k.policy())
+    assert admission.release_key(k.ready(serving=ServingSettings()), k.policy()) == key
+    keys = {
+        admission.release_key(k.ready(serving=settings), k.policy())
+        for settings in (HERMES, HERMES.model_copy(update={"context_tokens": 1024}), ServingSettings(options={}))
+    }
+    assert len(keys | {key}) == 3
+
+
+def test_settings_that_no_engine_takes_are_refused_at_admission_with_the_valid_ones():
+    assert admission.assess_serving(k.ready()) is None
+    assert admission.assess_serving(k.ready(serving=HERMES)) is None
+    refusal = admission.assess_serving(k.ready(serving=ServingSettings(tool_parser="herms")))
+    assert refusal.code == "serving_invalid"
+    assert "it has apertus, " in refusal.reason
+    assert ", hermes, " in refusal.reason
+
+
 def test_release_ids_can_be_told_from_other_correlations():
     release_id = admission.release_id(admission.release_key(k.ready(), k.policy()), 2)
     assert admission.is_release_id(release_id)
@@ -225,6 +245,8 @@ def test_the_opening_freezes_what_came_in():
     policy = k.policy(objective="cost")
     key = admission.release_key(k.ready(), policy)
     ready = k.ready(variants=("int8", "bf16", "int8"))
+    ready = ready.model_copy(update={"serving": HERMES})
     opened = admission.plan_opening(ready, policy, key=key, version=4, source_event_id="e")
     assert (opened.version, opened.variants, opened.policy) == (4, ("int8", "bf16"), policy)
+    assert opened.serving == HERMES
     assert opened.release_id == admission.release_id(key, 1)

@@ -326,7 +326,7 @@ async def test_two_registries_that_share_the_consumer_admit_in_the_same_order(ha
 @pytest.mark.parametrize(
     ("data", "code"),
     [
-        (b'{"schema_version":2,"model":"support-bot"}', "record_too_new"),
+        (b'{"schema_version":99,"model":"support-bot"}', "record_too_new"),
         (b'{"model":"support-bot"}', "record_too_old"),
         (b"{not json", "internal_error"),
     ],

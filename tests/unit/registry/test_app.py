@@ -7,6 +7,7 @@ import pytest
 
 from contracts import facts as f
 from contracts.policy import Promotion
+from contracts.vocabulary import ServingSettings
 from services.registry.admissions import rejection
 from services.registry.app import Registry
 from services.registry.domain.admission import AllowedLocations
@@ -110,6 +111,7 @@ async def test_a_higher_attempt_is_another_release_of_the_next_version(harness):
     [
         ({"policy": k.policy(triggers=k.AUTOMATIC)}, "policy_invalid"),
         ({"policy": None}, "policy_missing"),
+        ({"serving": ServingSettings(tool_parser="unheard-of")}, "serving_invalid"),
         ({"base": k.ready().base.model_copy(update={"name": "unheard-of"})}, "unknown_base"),
         ({"base": k.ready().base.model_copy(update={"name": "../../x"})}, "unknown_base"),
         ({"calibration": k.ref("elsewhere/x")}, "uri_not_allowed"),

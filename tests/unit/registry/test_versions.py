@@ -2,8 +2,8 @@
 
 import pytest
 
-from contracts.vocabulary import digest_of_json
-from services.registry.domain import versions
+from contracts.vocabulary import ServingSettings, digest_of_json
+from services.registry.domain import gates, versions
 from services.registry.domain.record import Input
 from services.registry.domain.releases import decide, open_release
 from services.registry.domain.versions import ModelRecord
@@ -113,6 +113,17 @@ def test_the_manifest_holds_the_whole_lineage():
         ("int8", k.quantised("int8").manifest.digest)
     ]
     assert manifest.policy_digest == digest_of_json(k.policy().model_dump(mode="json"))
+
+
+def test_serving_settings_are_in_the_manifest_and_in_every_order_of_the_release():
+    settings = ServingSettings(tool_parser="hermes", context_tokens=1024)
+    opened = release(3, IDS[0], variants=("int8",))
+    assert opened.opened.serving is None, "they come from the checkpoint's files"
+    for i, fact in enumerate((k.merged(serving=settings), k.quantised("int8"))):
+        opened = decide(opened, Input(f"e{i}", k.START, fact), k.START).release
+    assert versions.plan_manifest(opened, k.START).serving == settings
+    (registered,) = gates.registered_variants(opened)
+    assert gates.deployable(opened, registered).serving == gates.candidate(opened, registered).serving == settings
 
 
 def test_no_manifest_without_any_variant():

@@ -65,21 +65,21 @@ class SlowEngine(FakeEngine):
             raise Transient("no_first_token", f"nothing came within {deadline_s:g} s")
         return await super().probe(name, deadline_s)
 
-    async def load(self, name, folder: Path, *, digest, memory_bytes, permit=None):  # noqa: ARG002
+    async def load(self, name, folder: Path, *, digest, memory_bytes, serving=None, permit=None):  # noqa: ARG002
         self._check()
         self._world.check_memory(name, memory_bytes)
-        loading = asyncio.create_task(self._load(name, folder, digest, memory_bytes))
+        loading = asyncio.create_task(self._load(name, folder, digest, memory_bytes, serving))
         self._loads.add(loading)
         loading.add_done_callback(self._loads.discard)
         await asyncio.shield(loading)
 
-    async def _load(self, name, folder, digest, memory_bytes):
+    async def _load(self, name, folder, digest, memory_bytes, serving):
         self.loading = True
         try:
             await asyncio.sleep(300.0 if name in self.endless else self.load_s)
             if name in self.endless:
                 raise Transient("load_failed", f"{name} was not ready within 300 s")
-            await super().load(name, folder, digest=digest, memory_bytes=memory_bytes)
+            await super().load(name, folder, digest=digest, memory_bytes=memory_bytes, serving=serving)
         finally:
             self.loading = False
 
@@ -107,11 +107,11 @@ class EngineClient:
     async def probe(self, name, deadline_s):
         return await self._engine.probe(name, deadline_s)
 
-    async def load(self, name, folder, *, digest, memory_bytes, permit):
+    async def load(self, name, folder, *, digest, memory_bytes, serving=None, permit):
         async with self._turn:
             await permit()
             self._fence()
-            await self._engine.load(name, folder, digest=digest, memory_bytes=memory_bytes)
+            await self._engine.load(name, folder, digest=digest, memory_bytes=memory_bytes, serving=serving)
 
     async def unload(self, name, *, wait=True, permit):
         async with self._turn:

@@ -7,8 +7,10 @@ from google.protobuf import text_format
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.vocabulary import ServingSettings
+from decisions.serving_settings import ENGINE_OPTIONS, engine_arguments
 from services.server_manager.domain.description import Description, describe_model
-from services.server_manager.domain.model_config import ENGINE_ARGUMENTS, EngineConfig, plan_api, plan_model_files
+from services.server_manager.domain.model_config import ENGINE_ARGUMENTS, EngineConfig, plan_model_files, plan_target
 from services.server_manager.settings import ServerManagerSettings
 
 pytest.importorskip("tritonclient.grpc")
@@ -35,8 +37,8 @@ def test_the_cpu_engine_is_configured_in_full():
 @pytest.mark.parametrize("kind", ["slipway", "toy"])
 def test_the_api_names_the_model_and_the_fingerprint_that_the_gateway_computes(kind):
     digest = "sha256:" + "0123456789abcdef" * 4
-    api = plan_api("support-bot.v3.int8", digest, {"limits": {"answers": 4}})
-    model, _ = parse("support-bot.v3.int8", "/models/x", EngineConfig(kind, api=api))
+    config = plan_target(EngineConfig(kind, api={"limits": {"answers": 4}}), "support-bot.v3.int8", digest, None)
+    model, _ = parse("support-bot.v3.int8", "/models/x", config)
     assert json.loads(model.parameters["api"].string_value) == {
         "model": "support-bot",
         "fingerprint": "fp_support-bot.v3.int8.01234567",
@@ -50,6 +52,34 @@ def test_the_toy_engine_has_the_context_of_the_settings():
         "context_tokens": "512",
         "tokens": "4",
     }
+
+
+def test_the_settings_of_a_version_are_loaded_over_those_of_the_fleet():
+    settings = ServingSettings(
+        tool_parser="hermes",
+        template_options={"enable_thinking": False},
+        context_tokens=512,
+        options={"max_num_seqs": 2},
+    )
+    fleet = EngineConfig("slipway", {"max_model_len": 2048, "gpu_memory_utilization": 0.5})
+    model, _ = parse("bot.v3.int8", "/models/x", plan_target(fleet, "bot.v3.int8", "sha256:" + "0" * 64, settings))
+    assert json.loads(model.parameters["engine_args"].string_value) == {
+        "max_model_len": 512,
+        "gpu_memory_utilization": 0.5,
+        "max_num_seqs": 2,
+    }
+    assert json.loads(model.parameters["api"].string_value) == {
+        "model": "bot",
+        "fingerprint": "fp_bot.v3.int8.00000000",
+        "tool_parser": "hermes",
+        "template_options": {"enable_thinking": False},
+    }
+
+
+def test_every_option_of_a_version_is_an_argument_of_the_engine():
+    settings = ServingSettings(context_tokens=1, tensor_parallel_size=1)
+    assert {*ENGINE_OPTIONS, *engine_arguments(settings)} <= ENGINE_ARGUMENTS
+    assert not {"dtype", "quantization", "max_model_len"} & set(ENGINE_OPTIONS)
 
 
 def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides():
