@@ -3,6 +3,7 @@
 Unknown fields are errors in a policy, and only there: a misspelt gate must not become a missing one.
 """
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,7 +12,38 @@ from .vocabulary import Variant
 
 Metric = Literal["ttft_ms", "itl_ms", "e2e_ms", "tps_system", "tps_request", "error_ratio"]
 Statistic = Literal["mean", "p50", "p95", "p99"]
-TriggerMetric = Literal["ttft_ms", "e2e_ms", "error_ratio", "refusal_ratio", "empty_ratio", "repetition_ratio", "drift"]
+TriggerMetric = Literal[
+    "ttft_ms",
+    "itl_ms",
+    "e2e_ms",
+    "queue_ms",
+    "goodput_ratio",
+    "error_ratio",
+    "refusal_ratio",
+    "empty_ratio",
+    "repetition_ratio",
+    "cut_off_ratio",
+    "output_tokens",
+    "logprob_mean",
+    "nan_logits",
+    "drift",
+]
+SLO_METRICS: tuple[TriggerMetric, ...] = ("ttft_ms", "itl_ms", "e2e_ms", "queue_ms")
+"""The metrics whose triggers are the SLOs of a policy: `goodput_ratio` counts the requests that meet all of them."""
+PER_REQUEST_METRICS: tuple[TriggerMetric, ...] = (*SLO_METRICS, "output_tokens", "logprob_mean")
+"""The metrics whose threshold bounds the figure of one request; `allowed_ratio` bounds the requests beyond it."""
+LOWER_BOUNDED_METRICS: tuple[TriggerMetric, ...] = ("logprob_mean", "goodput_ratio")
+"""The metrics of which low figures are bad."""
+_THRESHOLDS: dict[TriggerMetric, tuple[float, float]] = {
+    "itl_ms": (0.0, 299_000.0),  # what the longest delay of a drill clearly exceeds
+    "queue_ms": (0.0, 299_000.0),
+    "goodput_ratio": (0.001, 1.0),
+    "cut_off_ratio": (0.0, 0.999),
+    "nan_logits": (0.0, 0.999),
+    "output_tokens": (0.0, 100_000_000.0),
+    "logprob_mean": (-1000.0, -0.001),
+}
+"""The lowest and the highest threshold that a metric takes; the others take any from 0."""
 Objective = Literal["quality", "latency", "cost"]
 Seconds = Annotated[float, Field(gt=0)]
 
@@ -84,17 +116,51 @@ class Canary(_Strict):
 
 
 class Trigger(_Strict):
-    """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded."""
+    """A limit on a metric, declared before deployment, and the action when evidence says that it is exceeded.
+
+    The threshold bounds a figure of each request, and `allowed_ratio` the requests beyond it: latencies in milliseconds
+    (`ttft_ms`, `itl_ms`, which is the mean of an answer, `e2e_ms`, `queue_ms`), `output_tokens` of an answer, and
+    `logprob_mean` in nats. Or it bounds the share of bad requests: `error_ratio`, `refusal_ratio`, `empty_ratio`,
+    `repetition_ratio`, `cut_off_ratio` (answers that ended at the token limit, which the caller did not set) and
+    `nan_logits`. `goodput_ratio` is the least share of requests that meet every SLO of the policy: its triggers for
+    latencies. `decisions.triggers` defines which requests count.
+
+    Attributes:
+        bound: `upper` if figures above the threshold are bad, `lower` if those below it are; None for the metric's own,
+            which is `lower` for `logprob_mean` and `goodput_ratio`. Only `output_tokens` takes either: two triggers
+            bound it on both sides.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
     metric: TriggerMetric
-    threshold: Annotated[float, Field(ge=0)]
+    threshold: float
+    bound: Annotated[Literal["upper", "lower"] | None, Field(exclude_if=lambda bound: bound is None)] = None
     allowed_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     window_s: Seconds = 60.0
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.001
     min_requests: Annotated[int, Field(ge=1)] = 20
     action: Literal["automatic", "manual"] = "automatic"
     cooldown_s: Annotated[float, Field(ge=0)] = 300.0
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Return whether figures below the threshold are bad, so that a lower threshold asks for less."""
+        return self.bound == "lower" or self.metric in LOWER_BOUNDED_METRICS
+
+    @model_validator(mode="after")
+    def _threshold_fits(self) -> "Trigger":
+        low, high = _THRESHOLDS.get(self.metric, (0.0, math.inf))
+        if self.metric == "output_tokens" and self.bound == "lower":
+            low = 1.0
+        own = "lower" if self.metric in LOWER_BOUNDED_METRICS else "upper"
+        if not low <= self.threshold <= high:
+            upwards = f"from {low:g} to {high:,.16g}" if high < math.inf else f"{low:g} or more"
+            msg = f"the trigger {self.name!r}: threshold is {self.threshold:g}; for {self.metric} it must be {upwards}"
+            raise ValueError(msg)
+        if self.metric != "output_tokens" and self.bound not in (None, own):
+            msg = f"the trigger {self.name!r}: bound is {self.bound}; for {self.metric} it is {own}, so leave it out"
+            raise ValueError(msg)
+        return self
 
 
 class Deadlines(_Strict):
@@ -139,5 +205,16 @@ class ReleasePolicy(_Strict):
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
             msg = f"the trigger name {repeated[0]!r} is used more than once; trigger names must be unique"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _goodput_has_slos(self) -> "ReleasePolicy":
+        goodput = next((trigger.name for trigger in self.triggers if trigger.metric == "goodput_ratio"), None)
+        if goodput is not None and not any(trigger.metric in SLO_METRICS for trigger in self.triggers):
+            msg = (
+                f"the trigger {goodput!r} (goodput_ratio) counts the requests that meet every SLO, and the policy "
+                f"declares none; add a trigger for one of {', '.join(SLO_METRICS)}"
+            )
             raise ValueError(msg)
         return self

@@ -1,6 +1,6 @@
 """Comparison of release policies: an event's policy may only tighten the stored one."""
 
-from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy
+from contracts.policy import Canary, LoadProfile, MetricGate, QualityGate, ReleasePolicy, Trigger
 
 _UPPER = ("max_value", "max_ratio")
 _LOWER = ("min_value", "min_ratio")
@@ -93,16 +93,30 @@ def _tightest(gates: tuple[MetricGate, ...], name: str) -> dict[str, float | Non
     return bounds
 
 
+def _bounds_another(proposed: Trigger, stored: Trigger) -> bool:
+    """Return whether a trigger of the same name bounds another metric, or the same one on its other side."""
+    return (proposed.metric, proposed.is_lower_bound) != (stored.metric, stored.is_lower_bound)
+
+
+def _threshold_weaknesses(proposed: Trigger, stored: Trigger) -> list[str]:
+    if stored.is_lower_bound and proposed.threshold < stored.threshold:
+        return [f"trigger {stored.name}: threshold is below the stored {stored.threshold:g}"]
+    if not stored.is_lower_bound and proposed.threshold > stored.threshold:
+        return [f"trigger {stored.name}: threshold is above the stored {stored.threshold:g}"]
+    if proposed.allowed_ratio > stored.allowed_ratio:
+        return [f"trigger {stored.name}: allowed_ratio is above the stored {stored.allowed_ratio:g}"]
+    return []
+
+
 def _trigger_weaknesses(policy: ReleasePolicy, stored: ReleasePolicy) -> list[str]:
     proposed_by_name = {trigger.name: trigger for trigger in policy.triggers}
     weaker = []
     for trigger in stored.triggers:
         proposed = proposed_by_name.get(trigger.name)
-        if proposed is None or proposed.metric != trigger.metric:
+        if proposed is None or _bounds_another(proposed, trigger):
             weaker.append(f"trigger {trigger.name} ({trigger.metric}) of the stored policy is missing")
             continue
-        if proposed.threshold > trigger.threshold or proposed.allowed_ratio > trigger.allowed_ratio:
-            weaker.append(f"trigger {trigger.name}: threshold or allowed_ratio is above the stored one")
+        weaker += _threshold_weaknesses(proposed, trigger)
         if trigger.action == "automatic" and proposed.action == "manual":
             weaker.append(f"trigger {trigger.name}: action is manual where the stored policy says automatic")
         if proposed.min_requests > trigger.min_requests or proposed.alpha < trigger.alpha:

@@ -1,22 +1,29 @@
 """What a declared trigger means: which requests it sees, which of them are bad, and how many it allows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from contracts.facts import Inference
-from contracts.facts.watch import AlertKind
-from contracts.policy import Trigger
+from contracts.facts.watch import AlertKind, Features
+from contracts.policy import PER_REQUEST_METRICS, SLO_METRICS, Trigger
 from decisions.attribution import is_excused
 
 CANCELLED = "cancelled"
 KINDS: dict[str, AlertKind] = {
     "ttft_ms": "latency",
+    "itl_ms": "latency",
     "e2e_ms": "latency",
+    "queue_ms": "latency",
+    "goodput_ratio": "latency",
     "error_ratio": "errors",
     "refusal_ratio": "quality",
     "empty_ratio": "quality",
     "repetition_ratio": "quality",
+    "cut_off_ratio": "quality",
+    "output_tokens": "quality",
+    "logprob_mean": "quality",
+    "nan_logits": "quality",
     "drift": "drift",
 }
 REPETITIVE = 0.5
@@ -43,7 +50,9 @@ class Outcome:
 
 def limit_of(trigger: Trigger) -> float:
     """Return the ratio of bad requests that a trigger allows (the p0 of its test)."""
-    return trigger.allowed_ratio if trigger.metric in ("ttft_ms", "e2e_ms") else min(trigger.threshold, 1.0)
+    if trigger.metric in PER_REQUEST_METRICS:
+        return trigger.allowed_ratio
+    return 1.0 - trigger.threshold if trigger.metric == "goodput_ratio" else min(trigger.threshold, 1.0)
 
 
 def detector_alpha(trigger: Trigger) -> float:
@@ -65,10 +74,11 @@ def sequential(triggers: Iterable[Trigger]) -> tuple[Trigger, ...]:
     return tuple(trigger for trigger in triggers if trigger.metric != "drift" and limit_of(trigger) < 1.0)
 
 
-def observe(trigger: Trigger, record: Inference) -> bool | None:
+def observe(trigger: Trigger, record: Inference, declared: Sequence[Trigger] = ()) -> bool | None:
     """Return whether a request is bad for a trigger; None where it is neither good nor bad.
 
-    What the caller, the gateway or the infrastructure caused is no evidence (`decisions.attribution`).
+    What the caller, the gateway or the infrastructure caused is no evidence (`decisions.attribution`), nor is the
+    latency or the text of an answer that the caller's parameters shape (`decisions.shaping`).
     The latency of a request that failed through the target, or that was given up before the first token, is only known
     to be at least as long as it was waited for; so is the time to the first token of an answer that ended without any
     text. The length of an answer that the caller cut off is unknown.
@@ -76,20 +86,28 @@ def observe(trigger: Trigger, record: Inference) -> bool | None:
     The caller's own parameters (`length_set_by_caller`): a token limit and a stop sequence only make an answer shorter,
     so that one that took too long is bad with them, too, and one that did not is good. A forced length is no
     evidence of how long an answer takes, a stop sequence or a small limit none of whether it is empty: neither good nor
-    bad, because to count the good ones alone would hide the bad ones.
+    bad, because to count the good ones alone would hide the bad ones. Where only the bad ones would remain, as if of
+    all answers under a limit those alone counted that ended before it, the others count as good: a caller's limit may
+    hide a defect, but never makes one up.
+
+    Args:
+        trigger: the trigger.
+        record: the request.
+        declared: all triggers of its policy; the SLOs among them decide about `goodput_ratio`.
     """
     cancelled = record.finish_reason == CANCELLED
-    if is_excused(record) and not cancelled:
+    excused = is_excused(record) and not cancelled
+    if excused or (record.shaped_by_caller and trigger.metric != "error_ratio"):
         return None
-    if trigger.metric == "ttft_ms":
-        return _of_first_token(record, trigger.threshold)
-    if trigger.metric == "e2e_ms":
-        return _of_length(record, trigger.threshold)
+    if trigger.metric == "goodput_ratio":
+        return _of_all([observe(slo, record) for slo in declared if slo.metric in SLO_METRICS], record)
+    if trigger.metric in SLO_METRICS:
+        return _of_latency(trigger, record)
     if cancelled:
         return None
-    if trigger.metric == "error_ratio":
-        return record.error is not None
-    return _of_text(trigger.metric, record)
+    if trigger.metric in ("error_ratio", "nan_logits"):
+        return record.nan_logits if trigger.metric == "nan_logits" else record.error is not None
+    return _of_answer(trigger, record)
 
 
 def ended_at(record: Inference) -> datetime:
@@ -97,14 +115,31 @@ def ended_at(record: Inference) -> datetime:
     return record.scheduled_at + timedelta(milliseconds=record.e2e_ms)
 
 
-def outcomes_of(trigger: Trigger, records: Iterable[Inference]) -> list[Outcome]:
+def outcomes_of(trigger: Trigger, records: Iterable[Inference], declared: Sequence[Trigger] = ()) -> list[Outcome]:
     """Return what a trigger observes of some records; those that are neither good nor bad for it are left out."""
-    observed = ((record, observe(trigger, record)) for record in records)
+    observed = ((record, observe(trigger, record, declared)) for record in records)
     return [
         Outcome(bad=bad, at=record.scheduled_at, ended_at=ended_at(record), drill=record.drill)
         for record, bad in observed
         if bad is not None
     ]
+
+
+def _of_latency(trigger: Trigger, record: Inference) -> bool | None:
+    if trigger.metric == "ttft_ms":
+        return _of_first_token(record, trigger.threshold)
+    if trigger.metric == "e2e_ms":
+        return _of_length(record, trigger.threshold)
+    if trigger.metric == "itl_ms":
+        return None if record.itl_ms is None else record.itl_ms.mean > trigger.threshold
+    return None if record.queue_ms is None else record.queue_ms > trigger.threshold
+
+
+def _of_all(slos: Sequence[bool | None], record: Inference) -> bool | None:
+    """Return whether a request failed or missed an SLO; None if nothing is known of any."""
+    if not slos or (record.finish_reason != CANCELLED and record.error is not None):
+        return True if slos else None
+    return any(slos) if any(slo is not None for slo in slos) else None
 
 
 def _of_first_token(record: Inference, limit_ms: float) -> bool | None:
@@ -143,17 +178,53 @@ def _shows_text(record: Inference) -> bool:
     )
 
 
-def _of_text(metric: str, record: Inference) -> bool | None:
-    features = record.features
-    if features is None or metric == "drift":
+def _of_answer(trigger: Trigger, record: Inference) -> bool | None:
+    """Return whether a complete answer is bad; None where the caller's parameters explain it or nothing is known."""
+    if record.error is not None:
         return None
-    if metric == "refusal_ratio":
-        return features.refusal
-    if metric == "empty_ratio":
-        return features.empty if _shows_text(record) else None
-    return features.repetition_ratio >= REPETITIVE
+    if trigger.metric == "empty_ratio":
+        return record.features.empty if record.features is not None and _shows_text(record) else None
+    if record.length_forced_by_caller and record.drill is None:
+        return None
+    if trigger.metric in ("refusal_ratio", "repetition_ratio"):
+        return None if record.features is None else _of_text(trigger, record.features)
+    return _of_end(trigger, record)
+
+
+def _of_text(trigger: Trigger, features: Features) -> bool:
+    return features.refusal if trigger.metric == "refusal_ratio" else features.repetition_ratio >= REPETITIVE
+
+
+def _of_end(trigger: Trigger, record: Inference) -> bool | None:
+    if trigger.metric == "cut_off_ratio":
+        return _is_cut_off(record)
+    if trigger.metric == "output_tokens":
+        return _of_tokens(trigger, record)
+    known = trigger.metric == "logprob_mean" and record.logprob_mean is not None
+    return (record.logprob_mean or 0.0) < trigger.threshold if known else None
+
+
+def _is_cut_off(record: Inference) -> bool | None:
+    """Return whether an answer ended at the target's own token limit; None at the caller's.
+
+    A prompt that is longer than its answer may have filled the context by itself: None, too.
+    """
+    if record.finish_reason != "length":
+        return None if record.finish_reason is None else False
+    fills_context = record.output_tokens < record.input_tokens and record.drill is None
+    return None if record.length_set_by_caller or fills_context else True
+
+
+def _of_tokens(trigger: Trigger, record: Inference) -> bool | None:
+    if record.finish_reason is None:
+        return None
+    if not trigger.is_lower_bound:
+        return record.output_tokens > trigger.threshold
+    if record.length_set_by_caller:
+        return False if record.finish_reason == "length" else None
+    return record.output_tokens < trigger.threshold
 
 
 def is_empty(record: Inference) -> bool:
     """Return whether an answer held no text though the caller's own parameters allowed for some."""
-    return record.features is not None and record.features.empty and _shows_text(record)
+    return record.features is not None and record.features.empty and not record.shaped_by_caller and _shows_text(record)

@@ -18,7 +18,11 @@ DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 LONGEST_S = 36_500 * 86_400.0
 """A hundred years: longer than any log, and still within the range of datetime."""
-FAULTS = "delay_ms=800, error_ratio=0.5, garble, answer=empty or answer=refusal"
+FAULTS = (
+    "delay_ms=800, error_ratio=0.5, garble, answer=empty, answer=refusal, answer=cut, token_delay_ms=50, "
+    "queue_delay_ms=800, output_tokens=0, logprob_shift=-2 or nan_logits"
+)
+FLAGS = ("garble", "nan_logits")
 
 
 def check_model(text: str) -> str:
@@ -111,7 +115,7 @@ def parse_fault(items: Sequence[str]) -> DrillFault:
     values: dict[str, Any] = {}
     for item in items:
         name, separator, value = item.partition("=")
-        if name not in DrillFault.model_fields or (name == "garble") == bool(separator):
+        if name not in DrillFault.model_fields or (name in FLAGS) == bool(separator):
             raise CommandError(f"the fault {item!r} is not valid: write {FAULTS}", Exit.USAGE)
         if name in values:
             raise CommandError(f"the fault {name!r} is given twice: give it once", Exit.USAGE)
@@ -124,14 +128,3 @@ def parse_fault(items: Sequence[str]) -> DrillFault:
     if fault.does_nothing:
         raise CommandError(f"the fault {' '.join(items)!r} would change no request: write {FAULTS}", Exit.USAGE)
     return fault
-
-
-def describe_fault(fault: DrillFault) -> str:
-    """Return a fault as it is typed."""
-    parts = {
-        f"delay_ms={fault.delay_ms}": fault.delay_ms,
-        f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
-        "garble": fault.garble,
-        f"answer={fault.answer}": fault.answer,
-    }
-    return " ".join(name for name, on in parts.items() if on) or "nothing"

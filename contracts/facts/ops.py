@@ -64,13 +64,25 @@ class DrillFault(Contract):
         delay_ms: Delay before the request goes to the target.
         error_ratio: Share of the affected requests that fail without reaching the target.
         garble: The answer becomes one word, repeated.
-        answer: The answer becomes empty, or a refusal.
+        answer: The answer becomes empty, or a refusal, or is cut off.
+        token_delay_ms: Delay of each part of an answer after its first one.
+        queue_delay_ms: Delay before the request goes to the target, which telemetry reports as the engine's queue.
+        output_tokens: Tokens of the answer in telemetry; its text stays as it is.
+        logprob_shift: Nats by which the mean log-probability in telemetry is lower.
+        nan_logits: Telemetry reports NaN logits.
+
+    `contracts.drills` defines what the gateway does for each.
     """
 
     delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
     error_ratio: Ratio = 0.0
     garble: bool = False
-    answer: Literal["empty", "refusal"] | None = None
+    answer: Literal["empty", "refusal", "cut"] | None = None
+    token_delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
+    queue_delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
+    output_tokens: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
+    logprob_shift: Annotated[float, Field(ge=-1e6, le=0.0)] = 0.0
+    nan_logits: bool = False
 
     @property
     def does_nothing(self) -> bool:

@@ -19,6 +19,7 @@ from contracts.facts import (
 from contracts.policy import Trigger
 from contracts.routes import ServedTarget
 from contracts.vocabulary import Digest
+from decisions.drills import describe_fault
 from services.rollback_controller.domain import rehearsal_plan
 from services.rollback_controller.domain.record import Rollback
 from services.rollback_controller.ports import Alerts, Drills, Flow, Publisher, Routes, Traffic
@@ -156,7 +157,7 @@ class Rehearsal:
             await self._put_drill(stage, trigger.name, fault)
             rollback = await self._await_rollback(stage, trigger)
         if rollback is None:
-            injected = rehearsal_plan.describe_fault(fault)
+            injected = describe_fault(fault)
             return f"{trigger.name}: no alert within {self.pace.detect_s:g} s of the fault {injected}."
         return rehearsal_plan.assess_rehearsal(
             trigger,

@@ -10,7 +10,7 @@ from nats.js import JetStreamContext
 from clients.cli.commands.orders import current_user, order, refusal
 from clients.cli.connection import JsonOption, ModelArgument, StackAddress, StateOption, connected, find_stack
 from clients.cli.output import CommandError, Exit, show_json, show_line
-from clients.cli.parsing import FAULTS, check_model, describe_fault, parse_duration, parse_fault, target_of
+from clients.cli.parsing import FAULTS, check_model, parse_duration, parse_fault, target_of
 from clients.cli.serving import active_target, read_route, serving
 from clients.cli.views.render import duration
 from contracts.drills import LONGEST, Drill
@@ -18,7 +18,7 @@ from contracts.envelope import Event
 from contracts.facts import DrillFault, DrillOrdered
 from contracts.records import record_key
 from contracts.vocabulary import ENVIRONMENTS, Environment, Target
-from decisions.drills import is_in_progress
+from decisions.drills import describe_fault, is_in_progress
 from shared.messaging.bus import publish_event
 from shared.runtime.clock import SystemClock
 from shared.storage.kv import Bucket

@@ -9,7 +9,7 @@ from typing import Any
 
 from clients.cli.replay.latencies import UnreadableHistogramError, count_over
 from contracts.facts import WindowSummarised
-from contracts.policy import Trigger
+from contracts.policy import PER_REQUEST_METRICS, Trigger
 
 _FLAGS = {"refusal_ratio": "refusal", "empty_ratio": "empty"}
 
@@ -35,7 +35,8 @@ def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str
     `recorded` are the triggers that the target's own policy declared, by name: their counts are in `observed`.
 
     Latencies are counted again at the trigger's threshold; a request that failed, or was given up, has none, and is
-    not counted. The other figures are those of the window.
+    not counted. The other figures are those of the window, as a trigger of the same threshold counted them; what missed
+    an SLO was counted by the SLOs of that time.
     """
     if trigger.metric in ("ttft_ms", "e2e_ms"):
         text = summary.ttft_histogram if trigger.metric == "ttft_ms" else summary.e2e_histogram
@@ -67,8 +68,19 @@ def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:
 
 
 def _of_observed(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str, Trigger]) -> Counted | Unknown:
-    names = [name for name, item in recorded.items() if item.metric == trigger.metric and name in summary.observed]
-    if not names:
+    same = {name: item for name, item in recorded.items() if item.metric == trigger.metric and name in summary.observed}
+    if not same:
         return Unknown(f"nothing counted {trigger.metric} then: the policy of that time declared no trigger for it")
+    names = [name for name, item in same.items() if _counts_alike(item, trigger)]
+    if not names:
+        thresholds = ", ".join(f"{item.threshold:g}" for item in same.values())
+        return Unknown(f"{trigger.metric} was counted by another threshold then ({thresholds})")
     trials, hits = summary.observed[names[0]]
     return Counted(trials, min(trials, hits))
+
+
+def _counts_alike(recorded: Trigger, trigger: Trigger) -> bool:
+    """Return whether two triggers of one metric find the same requests bad."""
+    if trigger.metric not in PER_REQUEST_METRICS:
+        return True
+    return (recorded.threshold, recorded.is_lower_bound) == (trigger.threshold, trigger.is_lower_bound)

@@ -17,7 +17,7 @@ REFUSAL = "I'm sorry, but I can't help with that."
 _FEWEST_WORDS = 5
 """The shortest repetitive text: three triples of words, two of them repeats."""
 
-Alteration = Literal["garble", "empty", "refusal"]
+Alteration = Literal["garble", "empty", "refusal", "cut"]
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def alter(alteration: Alteration | None, text: str, tokens: int, *, first: bool)
         tokens: its number of tokens; a garbled answer has one word for each.
         first: nothing was sent to the caller before.
     """
-    if alteration is None:
+    if alteration is None or (alteration == "cut" and first):
         return text
     if alteration == "refusal":
         return REFUSAL if first else ""
-    if alteration == "empty" or not text:
+    if alteration in ("empty", "cut") or not text:
         return ""
     return WORD * max(tokens, _FEWEST_WORDS if first else 1)

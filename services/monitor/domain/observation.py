@@ -22,8 +22,9 @@ def observe_records(
     rows: int,
 ) -> TargetState:
     """Return a target with records added, in the order in which they came."""
-    triggers = sequential(policy.triggers) if policy else ()
-    outcomes = {trigger.name: outcomes_of(trigger, records) for trigger in triggers}
+    declared = policy.triggers if policy else ()
+    triggers = sequential(declared)
+    outcomes = {trigger.name: outcomes_of(trigger, records, declared) for trigger in triggers}
     state = observe_loop.observe(state, triggers, outcomes)
     runs, began_at = state.runs, state.run_began_at
     for record in records:
@@ -62,7 +63,7 @@ def pair_records(
             pair = trigger_state.pair or PairTest()
             for record in records:
                 side = {name: "candidate", active: "baseline"}.get(str(record.target))
-                outcome = observe(trigger, record)
+                outcome = observe(trigger, record, policy.triggers)
                 if side is not None and outcome is not None:
                     pair = observe_pair(pair, side, outcome)
             triggers[trigger.name] = trigger_state.model_copy(update={"pair": pair})

@@ -1,11 +1,13 @@
 """What the monitor keeps of a model in one environment: one record in the bucket `alerts`."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import ClassVar
 
 from pydantic import Field
 
 from contracts.policy import Canary, Trigger
-from contracts.records import OutboxRecord
+from contracts.records import Migration, OutboxRecord, unchanged
 from contracts.vocabulary import ArtifactRef, Contract, Environment, ModelName
 from decisions.alerts import AlertState
 from decisions.observe_loop import WatchedTarget
@@ -101,6 +103,9 @@ class MonitorState(OutboxRecord):
         route_known: Whether a route was seen.
         clocks: By gateway that sent records lately.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     model: ModelName
     environment: Environment

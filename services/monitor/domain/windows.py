@@ -30,9 +30,9 @@ class Windowing:
 
 
 def features_of(record: Inference) -> dict[str, float]:
-    """Return the numbers that drift looks at; none for a request without an answer."""
+    """Return the numbers that drift looks at; none without an answer, or for one that the caller shaped."""
     features = record.features
-    if features is None:
+    if features is None or record.shaped_by_caller:
         return {}
     return {
         "prompt_chars": float(features.prompt_chars),
@@ -68,7 +68,7 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
         for name, value in features_of(record).items():
             number, total, squares = columns.get(name, (0, 0.0, 0.0))
             columns[name] = (number + 1, total + value, squares + value * value)
-        if record.features is not None:
+        if record.features is not None and not record.shaped_by_caller:
             for name in ("refusal", "empty"):
                 number, total, squares = columns.get(name, (0, 0.0, 0.0))
                 flag = float(is_empty(record) if name == "empty" else record.features.refusal)

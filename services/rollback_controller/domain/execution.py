@@ -146,6 +146,7 @@ def assess_by_probe(state: RollbackState, rollback_id: str, *, answers: bool | N
 
 def _count(state: RollbackState, rollback: Rollback, records: Sequence[Inference]) -> tuple[int, int]:
     trigger = state.trigger(rollback.failed, rollback.trigger)
+    declared = state.triggers.get(str(rollback.failed.version), ())
     good = bad = 0
     for record in records:
         since = rollback.timeline.switched_at
@@ -153,7 +154,7 @@ def _count(state: RollbackState, rollback: Rollback, records: Sequence[Inference
             continue
         if record.finish_reason == CANCELLED or is_excused(record):
             continue
-        exceeded = observe(trigger, record) if trigger is not None and trigger.metric != "drift" else None
+        exceeded = observe(trigger, record, declared) if trigger is not None else None
         is_bad = record.error is not None if exceeded is None else exceeded or record.error is not None
         good, bad = good + (not is_bad), bad + is_bad
     return good, bad

@@ -6,34 +6,38 @@ from contracts.facts import DrillFault, RehearsalCertificate, RehearsalCompleted
 from contracts.policy import Trigger
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Digest
+from decisions.drills import describe_fault
 from services.rollback_controller.domain import execution
 from services.rollback_controller.domain.record import REHEARSALS_KEPT, Rollback, RollbackState
+
+_LONGEST_DELAY_MS = 600_000
 
 
 def plan_fault(trigger: Trigger) -> DrillFault | None:
     """Return the fault that a trigger must detect; None for drift, which no fault of seconds can show.
 
-    Every affected request exceeds the threshold clearly: latencies come out at twice the threshold and more.
+    Every affected request is clearly beyond the threshold: latencies and lengths come out at twice the threshold and
+    more. A request that fails misses every SLO.
     """
-    if trigger.metric in ("ttft_ms", "e2e_ms"):
-        return DrillFault(delay_ms=min(int(2 * trigger.threshold) + 100, 600_000))
+    twice = int(2 * trigger.threshold) + 100
+    beyond = min(twice, _LONGEST_DELAY_MS)
+    if trigger.metric == "output_tokens":
+        return DrillFault(output_tokens=0 if trigger.is_lower_bound else twice)
+    if trigger.metric == "logprob_mean":
+        return DrillFault(logprob_shift=trigger.threshold - 1.0)
     return {
+        "ttft_ms": DrillFault(delay_ms=beyond),
+        "e2e_ms": DrillFault(delay_ms=beyond),
+        "itl_ms": DrillFault(token_delay_ms=beyond),
+        "queue_ms": DrillFault(queue_delay_ms=beyond),
+        "goodput_ratio": DrillFault(error_ratio=1.0),
+        "cut_off_ratio": DrillFault(answer="cut"),
+        "nan_logits": DrillFault(nan_logits=True),
         "error_ratio": DrillFault(error_ratio=1.0),
         "empty_ratio": DrillFault(answer="empty"),
         "refusal_ratio": DrillFault(answer="refusal"),
         "repetition_ratio": DrillFault(garble=True),
     }.get(trigger.metric)
-
-
-def describe_fault(fault: DrillFault) -> str:
-    """Return a fault in the words of the command line."""
-    settings = {
-        f"delay_ms={fault.delay_ms}": fault.delay_ms,
-        f"error_ratio={fault.error_ratio:g}": fault.error_ratio,
-        "garble": fault.garble,
-        f"answer={fault.answer}": fault.answer,
-    }
-    return " ".join(name for name, on in settings.items() if on)
 
 
 def plan_staging_route(

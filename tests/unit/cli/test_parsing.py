@@ -9,7 +9,6 @@ from clients.cli.commands.quarantine import model_named
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import (
     check_model,
-    describe_fault,
     parse_duration,
     parse_fault,
     parse_number,
@@ -17,6 +16,7 @@ from clients.cli.parsing import (
     target_of,
 )
 from contracts.facts import DrillFault
+from decisions.drills import describe_fault
 from testbed.factories import after, target
 
 
@@ -102,6 +102,11 @@ def test_a_drill_lasts_an_hour_at_most():
         (["garble"], DrillFault(garble=True)),
         (["answer=empty"], DrillFault(answer="empty")),
         (["answer=refusal"], DrillFault(answer="refusal")),
+        (["answer=cut"], DrillFault(answer="cut")),
+        (["token_delay_ms=50", "queue_delay_ms=800"], DrillFault(token_delay_ms=50, queue_delay_ms=800)),
+        (["output_tokens=0"], DrillFault(output_tokens=0)),
+        (["logprob_shift=-2.5"], DrillFault(logprob_shift=-2.5)),
+        (["nan_logits"], DrillFault(nan_logits=True)),
     ],
 )
 def test_faults_are_parsed_and_described_as_they_are_typed(items, fault):
@@ -122,6 +127,12 @@ def test_faults_are_parsed_and_described_as_they_are_typed(items, fault):
         ["error_ratio=nan"],
         ["garble=yes"],
         ["answer=rude"],
+        ["nan_logits=true"],
+        ["token_delay_ms=-1"],
+        ["output_tokens=-1"],
+        ["output_tokens"],
+        ["logprob_shift=1"],
+        ["logprob_shift=0"],
         [""],
         ["garble", "garble"],
         ["delay_ms=0"],

@@ -27,6 +27,13 @@ def with_trigger(**changes):
     return policy(triggers=(trigger(**changes),))
 
 
+SHORT = {"metric": "output_tokens", "threshold": 8}
+
+
+def with_goodput(threshold):
+    return policy(triggers=(trigger(), trigger(name="goodput", metric="goodput_ratio", threshold=threshold)))
+
+
 def with_canary(**changes):
     return policy(canary=Canary(**({"steps": (0.05, 0.25), "min_requests": 200} | changes)))
 
@@ -59,6 +66,20 @@ PAIRS = [
     ("gate ttft_ms.p95 of", with_gate(max_value=500.0), policy(gates=())),
     ("threshold", with_trigger(threshold=700.0), with_trigger(threshold=900.0)),
     ("allowed_ratio", with_trigger(allowed_ratio=0.01), with_trigger(allowed_ratio=0.1)),
+    (
+        "slow-first-token: threshold is below",
+        with_trigger(metric="logprob_mean", threshold=-2.0),
+        with_trigger(metric="logprob_mean", threshold=-3.0),
+    ),
+    ("threshold is above", with_trigger(**SHORT, bound="upper"), with_trigger(**{**SHORT, "threshold": 9})),
+    (
+        "threshold is below",
+        with_trigger(**SHORT, bound="lower"),
+        with_trigger(**{**SHORT, "threshold": 7}, bound="lower"),
+    ),
+    ("missing", with_trigger(**SHORT, bound="lower"), with_trigger(**SHORT)),
+    ("threshold is below", with_goodput(0.99), with_goodput(0.9)),
+    ("missing", with_goodput(0.99), with_trigger()),
     ("action is manual", with_trigger(action="automatic"), with_trigger(action="manual")),
     ("more evidence", with_trigger(min_requests=10), with_trigger(min_requests=30)),
     ("more evidence", with_trigger(alpha=0.01), with_trigger(alpha=0.0001)),
@@ -135,6 +156,7 @@ def test_every_field_of_a_policy_is_compared_or_declared_incomparable():
         "name",
         "metric",
         "threshold",
+        "bound",
         "allowed_ratio",
         "window_s",
         "alpha",
@@ -170,8 +192,8 @@ gates = st.builds(
 triggers = st.builds(
     Trigger,
     name=st.sampled_from(["one", "two", "three"]),
-    metric=st.sampled_from(["ttft_ms", "error_ratio"]),
-    threshold=st.floats(0, 10),
+    metric=st.sampled_from(["ttft_ms", "error_ratio", "itl_ms", "cut_off_ratio"]),
+    threshold=st.floats(0, 0.99),
     allowed_ratio=st.floats(0.01, 0.5),
     window_s=st.sampled_from([30.0, 60.0]),
     alpha=st.floats(0.0001, 0.1),
@@ -244,6 +266,25 @@ def test_scaling_every_upper_bound_of_a_policy_down_is_silent_and_up_is_named(st
         {"triggers": ({"name": "Upper Case", "metric": "ttft_ms", "threshold": 1.0},)},
         {"triggers": ({"name": "x", "metric": "mood", "threshold": 1.0},)},
         {"triggers": ({"name": "x", "metric": "ttft_ms", "threshold": float("nan")},)},
+        {"triggers": ({"name": "x", "metric": "ttft_ms", "threshold": -1.0},)},
+        {"triggers": ({"name": "x", "metric": "itl_ms", "threshold": 300_000},)},
+        {"triggers": ({"name": "x", "metric": "queue_ms", "threshold": -1},)},
+        {"triggers": ({"name": "x", "metric": "queue_ms", "threshold": 5, "bound": "lower"},)},
+        {"triggers": ({"name": "x", "metric": "logprob_mean", "threshold": 0.0},)},
+        {"triggers": ({"name": "x", "metric": "logprob_mean", "threshold": -2000},)},
+        {"triggers": ({"name": "x", "metric": "logprob_mean", "threshold": -2, "bound": "upper"},)},
+        {"triggers": ({"name": "x", "metric": "cut_off_ratio", "threshold": 1.0},)},
+        {"triggers": ({"name": "x", "metric": "nan_logits", "threshold": 1.0},)},
+        {"triggers": ({"name": "x", "metric": "output_tokens", "threshold": 0.5, "bound": "lower"},)},
+        {"triggers": ({"name": "x", "metric": "output_tokens", "threshold": 1e9},)},
+        {"triggers": ({"name": "x", "metric": "output_tokens", "threshold": 9, "bound": "both"},)},
+        {"triggers": ({"name": "x", "metric": "goodput_ratio", "threshold": 0.9},)},
+        {
+            "triggers": (
+                {"name": "x", "metric": "ttft_ms", "threshold": 1.0},
+                {"name": "y", "metric": "goodput_ratio", "threshold": 0.0},
+            )
+        },
         {"gates": ({"metric": "ttft_ms"},)},
         {"gates": ({"metric": "ttft_ms", "max_vaule": 4},)},
         {"canary": {"steps": (0.5, 0.1)}},

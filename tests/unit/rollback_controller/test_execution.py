@@ -4,6 +4,7 @@ import pytest
 
 from contracts import facts as cf
 from contracts.envelope import derived_id
+from decisions.drills import describe_fault
 from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.decision import Rules
 from services.rollback_controller.domain.record import RollbackState, rollback_id
@@ -126,11 +127,16 @@ def test_without_traffic_a_probe_decides_and_the_route_stays_switched():
         ("refusal_ratio", "answer=refusal"),
         ("empty_ratio", "answer=empty"),
         ("repetition_ratio", "garble"),
+        ("itl_ms", "token_delay_ms=1700"),
+        ("queue_ms", "queue_delay_ms=1700"),
+        ("cut_off_ratio", "answer=cut"),
+        ("nan_logits", "nan_logits"),
+        ("output_tokens", "output_tokens=100"),
     ],
 )
 def test_every_trigger_but_drift_has_a_fault_that_it_must_notice(metric, fault):
     trigger = f.trigger(metric=metric, threshold=800.0 if metric.endswith("_ms") else 0.1)
-    assert rehearsal_plan.describe_fault(rehearsal_plan.plan_fault(trigger)) == fault
+    assert describe_fault(rehearsal_plan.plan_fault(trigger)) == fault
 
 
 def test_drift_has_no_fault():

@@ -1,0 +1,367 @@
+"""Triggers on what the engine reports of a request: pace, queue, length, probability, NaN, and goodput."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts.facts import DrillFault, Inference
+from contracts.facts.watch import Features, InterTokenLatency
+from contracts.policy import SLO_METRICS, Trigger
+from decisions.evidence import EDetector, EProcess, observe_process, plan_bet
+from decisions.findings import assess_trigger
+from decisions.hard_failures import count_runs
+from decisions.observation import TriggerState, observe_outcomes
+from decisions.triggers import CANCELLED, KINDS, limit_of, observe, outcomes_of, sequential
+from services.rollback_controller.domain.rehearsal_plan import plan_fault
+from testbed import factories as f
+from tests.unit.monitor import factories as m
+
+FORCED = {"length_set_by_caller": True, "length_forced_by_caller": True}
+LIMITED = {"length_set_by_caller": True, "length_forced_by_caller": False, "finish_reason": "length"}
+STOPPED = {"length_set_by_caller": True, "length_forced_by_caller": False, "finish_reason": "stop"}
+CUT_OFF = {"finish_reason": "length", "output_tokens": 900, "input_tokens": 61}
+DEAD = {"error": "engine_dead", "finish_reason": None, "features": None}
+
+PACE = f.trigger(name="pace", metric="itl_ms", threshold=50)
+QUEUE = f.trigger(name="queue", metric="queue_ms", threshold=200)
+LATE = f.trigger(name="late", metric="ttft_ms", threshold=800)
+LONG = f.trigger(name="long", metric="e2e_ms", threshold=3000)
+CUT = f.trigger(name="cut", metric="cut_off_ratio", threshold=0.05)
+WORDY = f.trigger(name="wordy", metric="output_tokens", threshold=100)
+TERSE = f.trigger(name="terse", metric="output_tokens", threshold=8, bound="lower")
+UNSURE = f.trigger(name="unsure", metric="logprob_mean", threshold=-2.0)
+NAN = f.trigger(name="nan", metric="nan_logits", threshold=0.01)
+ERRORS = f.trigger(name="errors", metric="error_ratio", threshold=0.02)
+EMPTY = f.trigger(name="empty", metric="empty_ratio", threshold=0.02)
+REFUSALS = f.trigger(name="refusals", metric="refusal_ratio", threshold=0.02)
+CIRCLES = f.trigger(name="circles", metric="repetition_ratio", threshold=0.02)
+GOODPUT = f.trigger(name="goodput", metric="goodput_ratio", threshold=0.95)
+SLOS = (PACE, QUEUE, LATE, LONG)
+ALL = (*SLOS, CUT, WORDY, TERSE, UNSURE, NAN, ERRORS, EMPTY, REFUSALS, CIRCLES, GOODPUT)
+
+
+def paced(ms):
+    return InterTokenLatency(mean=ms, p95=2 * ms, max=3 * ms)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "about", "seen"),
+    [
+        (PACE, {"itl_ms": paced(50.0)}, False),
+        (PACE, {"itl_ms": paced(50.1)}, True),
+        (PACE, {"itl_ms": None}, None),
+        (PACE, {"itl_ms": paced(60.0), **DEAD}, True),
+        (PACE, {"itl_ms": paced(60.0), "finish_reason": CANCELLED}, True),
+        (PACE, {"itl_ms": paced(40.0), "finish_reason": CANCELLED}, False),
+        (PACE, {"itl_ms": paced(60.0), **LIMITED}, True),
+        (PACE, {"itl_ms": paced(60.0), **FORCED}, True),
+        (PACE, {"itl_ms": paced(60.0), "shaped_by_caller": True}, None),
+        (QUEUE, {"queue_ms": 200.0}, False),
+        (QUEUE, {"queue_ms": 200.1}, True),
+        (QUEUE, {"queue_ms": 0.0}, False),
+        (QUEUE, {"queue_ms": None}, None),
+        (QUEUE, {"queue_ms": 300.0, "finish_reason": CANCELLED}, True),
+        (QUEUE, {"queue_ms": 300.0, "shaped_by_caller": True}, None),
+        (CUT, CUT_OFF, True),
+        (CUT, {"finish_reason": "stop"}, False),
+        (CUT, {"finish_reason": None}, None),
+        (CUT, {"finish_reason": CANCELLED}, None),
+        (CUT, DEAD, None),
+        (CUT, {**CUT_OFF, **LIMITED}, None),
+        (CUT, STOPPED, False),  # else of a caller with a stop sequence only those would count that were cut off
+        (CUT, {**CUT_OFF, **FORCED}, None),
+        (CUT, {"finish_reason": "stop", **FORCED}, None),
+        (CUT, {**CUT_OFF, "input_tokens": 901}, None),  # the prompt filled the context
+        (CUT, {**CUT_OFF, "input_tokens": 901, "drill": "d"}, True),
+        (CUT, {**CUT_OFF, "shaped_by_caller": True}, None),
+        (WORDY, {"output_tokens": 100, "finish_reason": "stop"}, False),
+        (WORDY, {"output_tokens": 101, "finish_reason": "stop"}, True),
+        (WORDY, {"output_tokens": 101, **LIMITED}, True),
+        (WORDY, {"output_tokens": 99, **LIMITED}, False),
+        (WORDY, {"output_tokens": 101, **STOPPED}, True),
+        (WORDY, {"output_tokens": 101, **FORCED}, None),
+        (WORDY, {"output_tokens": 101, **FORCED, "drill": "d"}, True),
+        (WORDY, {"output_tokens": 101, "finish_reason": CANCELLED}, None),
+        (WORDY, {"output_tokens": 101, **DEAD}, None),
+        (TERSE, {"output_tokens": 8, "finish_reason": "stop"}, False),
+        (TERSE, {"output_tokens": 7, "finish_reason": "stop"}, True),
+        (TERSE, {"output_tokens": 7, **CUT_OFF, "length_set_by_caller": False}, False),
+        (TERSE, {"finish_reason": "length", "output_tokens": 7}, True),
+        (TERSE, {**LIMITED, "output_tokens": 7}, False),  # the target would have gone on
+        (TERSE, {**STOPPED, "output_tokens": 7}, None),
+        (TERSE, {**STOPPED, "output_tokens": 90}, None),
+        (TERSE, {**FORCED, "output_tokens": 90}, None),
+        (TERSE, {"output_tokens": 0, "finish_reason": None}, None),  # an embedding
+        (UNSURE, {"logprob_mean": -2.0}, False),
+        (UNSURE, {"logprob_mean": -2.1}, True),
+        (UNSURE, {"logprob_mean": 0.0}, False),
+        (UNSURE, {"logprob_mean": None}, None),
+        (UNSURE, {"logprob_mean": -2.1, **LIMITED}, True),
+        (UNSURE, {"logprob_mean": -2.1, **FORCED}, None),
+        (UNSURE, {"logprob_mean": -2.1, "shaped_by_caller": True}, None),
+        (UNSURE, {"logprob_mean": -2.1, **DEAD}, None),
+        (UNSURE, {"logprob_mean": -2.1, "finish_reason": CANCELLED}, None),
+        (NAN, {}, False),
+        (NAN, {"nan_logits": True}, True),
+        (NAN, {"nan_logits": True, **DEAD}, True),
+        (NAN, {"nan_logits": True, "finish_reason": CANCELLED}, None),
+        (NAN, {"nan_logits": True, "shaped_by_caller": True}, None),
+        (ERRORS, {**DEAD, "shaped_by_caller": True}, True),
+        (ERRORS, {"shaped_by_caller": True}, False),
+    ],
+)
+def test_what_a_trigger_sees(trigger, about, seen):
+    assert observe(trigger, m.record(**about)) is seen
+
+
+@pytest.mark.parametrize(
+    ("about", "seen"),
+    [
+        ({}, False),
+        ({"ttft_ms": 900.0}, True),
+        ({"itl_ms": paced(60.0)}, True),
+        ({"queue_ms": 300.0}, True),
+        ({"e2e_ms": 3100.0}, True),
+        ({"itl_ms": None, "queue_ms": None}, False),
+        ({"ttft_ms": None, **DEAD}, True),
+        ({"finish_reason": CANCELLED}, False),
+        ({"finish_reason": CANCELLED, "ttft_ms": 900.0}, True),
+        ({"finish_reason": CANCELLED, "ttft_ms": None, "itl_ms": None, "queue_ms": None}, None),
+        ({"caused_by": "caller", "error": "bad_request"}, None),
+        ({"caused_by": "infrastructure", "error": "engine_dead"}, None),
+        ({"ttft_ms": 900.0, "shaped_by_caller": True}, None),
+        ({**DEAD, "shaped_by_caller": True}, None),
+        ({"e2e_ms": 3100.0, **FORCED}, False),  # its length is the caller's; the rest was in time
+        ({"e2e_ms": 3100.0, **LIMITED}, True),
+    ],
+)
+def test_goodput_counts_what_met_every_declared_slo(about, seen):
+    assert observe(GOODPUT, m.record(**about), ALL) is seen
+
+
+def test_goodput_heeds_only_the_slos_that_are_declared():
+    late = m.record(ttft_ms=900.0)
+    assert observe(GOODPUT, late, (PACE, GOODPUT)) is False
+    assert observe(GOODPUT, late, (LATE, GOODPUT)) is True
+    assert observe(GOODPUT, m.record(**DEAD), (ERRORS, GOODPUT)) is None
+
+
+def test_the_ratio_that_each_trigger_allows():
+    assert [limit_of(trigger) for trigger in (PACE, QUEUE, WORDY, TERSE, UNSURE)] == [0.05] * 5
+    assert [limit_of(trigger) for trigger in (CUT, NAN)] == [0.05, 0.01]
+    assert limit_of(GOODPUT) == pytest.approx(0.05)
+    assert sequential(ALL) == ALL
+    assert {trigger.metric for trigger in ALL} == set(KINDS) - {"drift"}
+
+
+# -- no evidence that a caller causes ---------------------------------------------------------------------------------
+
+records = st.builds(
+    m.record,
+    ttft_ms=st.none() | st.floats(0, 2000),
+    itl_ms=st.none() | st.floats(0, 100).map(paced),
+    e2e_ms=st.floats(0, 5000),
+    queue_ms=st.none() | st.floats(0, 500),
+    input_tokens=st.integers(1, 200),
+    output_tokens=st.integers(0, 200),
+    finish_reason=st.sampled_from(["stop", "length", None, CANCELLED]),
+    length_set_by_caller=st.booleans(),
+    length_forced_by_caller=st.sampled_from([None, False, True]),
+    logprob_mean=st.none() | st.floats(-5, 0),
+    nan_logits=st.booleans(),
+    features=st.none()
+    | st.builds(
+        Features,
+        prompt_chars=st.just(9),
+        output_chars=st.just(9),
+        repetition_ratio=st.floats(0, 1),
+        refusal=st.booleans(),
+        empty=st.booleans(),
+    ),
+)
+
+
+@given(records)
+def test_an_answer_that_the_caller_shaped_is_evidence_for_errors_only(record):
+    shaped = record.model_copy(update={"shaped_by_caller": True})
+    assert {trigger.name for trigger in ALL if observe(trigger, shaped, ALL) is not None} <= {"errors"}
+    assert count_runs((0, 3), shaped)[1] in (0, 3)
+
+
+@given(records, st.sampled_from(["caller", "gateway", "infrastructure"]))
+def test_what_another_party_caused_is_no_evidence(record, party):
+    excused = record.model_copy(update={"error": "engine_failed", "caused_by": party, "finish_reason": None})
+    assert all(observe(trigger, excused, ALL) is None for trigger in ALL)
+
+
+@given(records)
+def test_a_forced_length_is_no_evidence_for_quality(record):
+    forced = record.model_copy(update=FORCED)
+    quality = [CUT, WORDY, TERSE, UNSURE, REFUSALS, CIRCLES]
+    assert all(observe(trigger, forced, ALL) is None for trigger in quality)
+
+
+@given(st.integers(1, 200), st.integers(1, 200))
+def test_a_callers_limit_makes_up_no_defect(natural, cap):
+    """What an answer counts as under the caller's limit is never bad where it would have been good without one."""
+
+    def answer(limit):
+        capped = limit is not None and limit < natural
+        return m.record(
+            input_tokens=1,
+            output_tokens=limit if capped else natural,
+            finish_reason="length" if capped else "stop",
+            length_set_by_caller=capped,
+            length_forced_by_caller=False,
+        )
+
+    for trigger in (CUT, WORDY, TERSE):
+        assert not (observe(trigger, answer(cap)) and not observe(trigger, answer(None)))
+
+
+# -- a stream of requests ---------------------------------------------------------------------------------------------
+
+
+def answer(draw: random.Random, at: float, **changes) -> Inference:
+    whole = {
+        "ttft_ms": 300.0 * draw.lognormvariate(0, 0.3),
+        "itl_ms": paced(20.0 * draw.lognormvariate(0, 0.2)),
+        "e2e_ms": 1000.0 * draw.lognormvariate(0, 0.2),
+        "queue_ms": draw.expovariate(1 / 20),
+        "output_tokens": draw.randint(10, 90),
+        "finish_reason": "stop",
+        "logprob_mean": -draw.uniform(0.2, 1.2),
+    }
+    return m.record(at, **(whole | changes))
+
+
+REGRESSIONS = [
+    (PACE, {"itl_ms": paced(80.0)}),
+    (QUEUE, {"queue_ms": 900.0}),
+    (CUT, CUT_OFF),
+    (WORDY, {"output_tokens": 400}),
+    (TERSE, {"output_tokens": 2}),
+    (UNSURE, {"logprob_mean": -4.0}),
+    (NAN, {"nan_logits": True}),
+    (GOODPUT, {"itl_ms": paced(80.0)}),
+    (GOODPUT, {"ttft_ms": None, **DEAD}),
+]
+
+
+BATCH = 10
+
+
+def first_alarm(trigger: Trigger, records: list[Inference], evidence: EProcess | EDetector) -> int | None:
+    """Return after how many requests a trigger fires; None if it does not."""
+    state = TriggerState(evidence=evidence)
+    for start in range(0, len(records), BATCH):
+        state = observe_outcomes(state, trigger, outcomes_of(trigger, records[start : start + BATCH], ALL))
+        if assess_trigger(trigger, state, f.after(start + BATCH)).fired:
+            return start + BATCH
+    return None
+
+
+@pytest.mark.parametrize("evidence", [EProcess(), EDetector()], ids=lambda evidence: evidence.form)
+@pytest.mark.parametrize(("trigger", "bad"), REGRESSIONS, ids=lambda part: getattr(part, "name", ""))
+def test_a_trigger_fires_on_a_regression(trigger, bad, evidence):
+    """A third of the answers is bad, from the hundredth on."""
+    draw = random.Random(7)
+    stream = [answer(draw, at, **(bad if at >= 100 and draw.random() < 0.33 else {})) for at in range(400)]
+    alarm = first_alarm(trigger, stream, evidence)
+    assert alarm is not None
+    assert 100 < alarm < 220
+
+
+@pytest.mark.parametrize(("trigger", "bad"), REGRESSIONS, ids=lambda part: getattr(part, "name", ""))
+def test_false_alarms_stay_below_alpha_at_the_limit(trigger, bad):
+    """At exactly the allowed ratio, 400 canaries of 300 requests: at alpha 0.05 fewer than 20 + 3 deviations alarm."""
+    draw = random.Random(11)
+    good = [observe(trigger, answer(draw, 0.0), ALL) for _ in range(100)]
+    assert (set(good), observe(trigger, answer(draw, 0.0, **bad), ALL)) == ({False}, True)
+    limit = limit_of(trigger)
+    ends = [
+        observe_process(EProcess(), plan_bet(limit), (draw.random() < limit for _ in range(300))) for _ in range(400)
+    ]
+    assert sum(end.crossed(0.05) for end in ends) <= 33
+
+
+@pytest.mark.parametrize("trigger", ALL, ids=lambda trigger: trigger.name)
+def test_callers_alone_fire_nothing(trigger):
+    """Callers who force, cap, stop, shape, cancel and send long prompts to a healthy target."""
+    draw = random.Random(3)
+    ways = (
+        {"shaped_by_caller": True, **CUT_OFF, "logprob_mean": -9.0, "itl_ms": paced(500.0), "queue_ms": 900.0},
+        {**FORCED, **CUT_OFF, "logprob_mean": -9.0, "e2e_ms": 30_000.0},
+        {**LIMITED, "output_tokens": 3, "e2e_ms": 300.0},
+        {**STOPPED, "output_tokens": 3},
+        {"finish_reason": "length", "input_tokens": 500, "output_tokens": 40},
+        {"finish_reason": CANCELLED, "output_tokens": 2},
+        {"error": "bad_request", "finish_reason": None, "ttft_ms": None, "e2e_ms": 9000.0},
+    )
+    stream = [answer(draw, at, **draw.choice(ways)) for at in range(1000)]
+    assert first_alarm(trigger, stream, EDetector()) is None
+
+
+# -- drills -----------------------------------------------------------------------------------------------------------
+
+
+def faulted(fault: DrillFault, record: Inference) -> Inference:
+    """Return the record that a gateway publishes of an answer under a fault (`contracts.drills`)."""
+    delay_ms = fault.delay_ms + fault.queue_delay_ms
+    gap_ms = float(fault.token_delay_ms)
+    itl = record.itl_ms or paced(0.0)
+    features = record.features or Features(prompt_chars=9, output_chars=9)
+    texts = {
+        "empty": features.model_copy(update={"output_chars": 0, "empty": True}),
+        "refusal": features.model_copy(update={"refusal": True}),
+    }
+    changes = {
+        "drill": "drill-1",
+        "ttft_ms": (record.ttft_ms or 0.0) + delay_ms,
+        "itl_ms": InterTokenLatency(mean=itl.mean + gap_ms, p95=itl.p95 + gap_ms, max=itl.max + gap_ms),
+        "e2e_ms": record.e2e_ms + delay_ms + gap_ms * record.output_tokens,
+        "features": texts.get(fault.answer or "", features.model_copy(update={"repetition_ratio": 0.9}))
+        if fault.answer in texts or fault.garble
+        else features,
+    }
+    if fault.queue_delay_ms:
+        changes["queue_ms"] = (record.queue_ms or 0.0) + fault.queue_delay_ms
+    if fault.answer == "cut" or fault.output_tokens is not None:
+        tokens = 1 if fault.output_tokens is None else fault.output_tokens
+        changes |= {"output_tokens": tokens, "length_set_by_caller": False, "length_forced_by_caller": False}
+    if fault.answer == "cut":
+        changes["finish_reason"] = "length"
+    if fault.logprob_shift:
+        changes["logprob_mean"] = (record.logprob_mean or 0.0) + fault.logprob_shift
+    if fault.nan_logits:
+        changes["nan_logits"] = True
+    if fault.error_ratio:
+        changes |= {"error": "engine_failed", "finish_reason": None, "ttft_ms": None, "features": None}
+    return record.model_copy(update=changes)
+
+
+thresholds = {
+    "logprob_mean": st.floats(-1000, -0.001),
+    "output_tokens": st.floats(1, 1e8),
+    **dict.fromkeys(SLO_METRICS, st.floats(0, 299_000)),
+}
+
+
+@given(
+    data=st.data(),
+    metric=st.sampled_from(sorted(set(KINDS) - {"drift"})),
+    logprob=st.none() | st.floats(-5, 0),
+    queue=st.none() | st.floats(0, 10),
+)
+def test_every_trigger_finds_a_rehearsed_answer_bad(data, metric, logprob, queue):
+    """The answers of a rehearsal have a forced length; the fault of the trigger is beyond any threshold."""
+    threshold = data.draw(thresholds.get(metric, st.floats(0.001, 0.9)))
+    bound = data.draw(st.sampled_from([None, "lower", "upper"])) if metric == "output_tokens" else None
+    trigger = Trigger(name="t", metric=metric, threshold=threshold, bound=bound)
+    fault = plan_fault(trigger)
+    assert fault is not None
+    assert fault == DrillFault.model_validate(fault.model_dump())
+    healthy = m.record(logprob_mean=logprob, queue_ms=queue, finish_reason="length", **FORCED)
+    assert observe(trigger, faulted(fault, healthy), (trigger, LATE)) is True
