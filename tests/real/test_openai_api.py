@@ -218,6 +218,51 @@ async def test_a_schema_a_tool_and_the_responses_api(api):
     assert (status, json.loads(body)["count"]) == (200, 1)
 
 
+PATTERN = {"type": "string", "pattern": "^((([a-z]{1,1000}){1,1000}){1,1000}){1,1000}(.{0,500}a.{0,500}){200}$"}
+
+
+async def test_a_schema_that_costs_too_much_is_refused_before_the_engine_sees_it(api):
+    """The limit is of processor time; a stream that runs beside it goes on."""
+    stream = asyncio.ensure_future(
+        api.pieces("/v1/completions", {"prompt": "Hi", "stream": True, "max_tokens": 150, "ignore_eos": True})
+    )
+    bomb = {"type": "object", "properties": {"a": PATTERN}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "a", "parameters": bomb, "strict": True}}
+    form = {"type": "json_schema", "name": "a", "schema": bomb}
+    for path, field, body in (
+        (CHAT_PATH, "response_format", {**CHAT, "response_format": {"type": "json_schema", "json_schema": form}}),
+        (CHAT_PATH, "tools", {**CHAT, "tools": [tool], "stream": True}),
+        ("/v1/completions", "structured_outputs", {"prompt": "Hi", "structured_outputs": {"json": bomb}}),
+        ("/v1/responses", "text", {"input": "Hi", "text": {"format": form}, "stream": True}),
+    ):
+        started = time.monotonic()
+        status, _, raw, records = await api.ask(path, body)
+        error = json.loads(raw)["error"]
+        assert (status, error["code"], error["param"]) == (400, "schema_too_costly", field)
+        assert records == [{"error": {"class": "schema_too_costly", "source": "validation"}}]
+        assert time.monotonic() - started < 12
+    times = [came for _, came in await stream]
+    assert max(b - a for a, b in itertools.pairwise(times)) < 2.0
+    hidden = json.dumps({**CHAT, "response_format": {"type": "json_schema", "json_schema": form}})
+    hidden = hidden.replace("json_schema", "json\\u005fschema")
+    status, _, raw, _ = await api.ask(CHAT_PATH, hidden.encode())
+    assert status == 400
+    assert "processor time" in json.loads(raw)["error"]["message"], raw
+    answer, _ = await api.chat(
+        response_format={"type": "json_schema", "json_schema": {"name": "count", "schema": SCHEMA}}, max_tokens=40
+    )
+    assert isinstance(json.loads(answer["choices"][0]["message"]["content"])["count"], int)
+
+
+@pytest.mark.parametrize("schema", [{"type": "nope"}, {"allOf": [{"type": "string"}, {"minLength": 3}]}])
+async def test_a_schema_that_fails_is_refused_before_a_stream_begins(api, schema):
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    status, _, raw, _ = await api.ask(CHAT_PATH, {**CHAT, "response_format": form, "stream": True})
+    error = json.loads(raw)["error"]
+    assert (status, error["code"], error["param"]) == (400, "invalid_schema", "response_format")
+    assert ".cc:" not in error["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [

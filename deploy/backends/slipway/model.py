@@ -28,6 +28,7 @@ if str(HERE) not in sys.path:
 import engine_tensors  # noqa: E402 - found by the path above
 import openai_app  # noqa: E402 - found by the path above
 import openai_record  # noqa: E402 - found by the path above
+import schema_check  # noqa: E402 - found by the path above
 import stub_guard  # noqa: E402 - found by the path above
 import triton_python_backend_utils as pb_utils  # noqa: E402 - found by the path above
 
@@ -112,13 +113,21 @@ class Engine:
         asyncio.run_coroutine_threadsafe(self._load(model_dir, engine_args, server), self.loop).result()
 
     async def _load(self, model_dir: str, engine_args: dict[str, Any], server: Any) -> None:
+        from vllm.config import StructuredOutputsConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**{**engine_args, "trust_remote_code": False, "model": model_dir})
+        # One compiler for all schemas: vLLM's "auto" takes, for all requests, the one that the first request needed.
+        structures = StructuredOutputsConfig(backend="xgrammar")
+        fixed = {"trust_remote_code": False, "model": model_dir, "structured_outputs_config": structures}
+        arguments = AsyncEngineArgs(**{**engine_args, **fixed})
         self._llm = openai_record.record_outputs(AsyncLLM).from_engine_args(arguments)
+        self._llm.schemas = _schema_check(self._llm)
         self._app = await openai_app.Application.create(self._llm, server)
         self._watch = self.loop.create_task(self._abort_cancelled())
+
+        if self._llm.schemas is not None:
+            await self._llm.schemas.start()
 
     async def _abort_cancelled(self) -> None:
         while True:
@@ -207,11 +216,25 @@ class Engine:
         self._llm = None
 
     async def _close(self) -> None:
+        if self._llm.schemas is not None:
+            await self._llm.schemas.close()
         self._llm.shutdown(timeout=SHUTDOWN_S)
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _schema_check(llm: Any) -> schema_check.SchemaCheck | None:
+    """Return the check of schemas for the tokenizer of an engine; None if the engine has none."""
+    from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
+
+    tokenizer = llm.renderer.tokenizer
+    if tokenizer is None:
+        return None
+    backend = XgrammarBackend(llm.vllm_config, tokenizer=tokenizer, vocab_size=llm.model_config.get_vocab_size())
+    info = backend.compiler.compile_builtin_json_grammar().tokenizer_info
+    return schema_check.SchemaCheck(info.serialize_json())
 
 
 def _drop_frames(error: BaseException | None) -> None:

@@ -14,12 +14,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import openai_checks
+import schema_check
 from engine_tensors import HttpAsk, HttpPiece
 from openai_record import Recorder, current
+from schema_check import SchemaCheck
 
 from decisions import openai_requests
 
 DISCONNECT_S = 1.0
+_SCHEMA_NAMES = (b"json_schema", b"structured_outputs", b"tools")
 
 Send = Callable[[HttpPiece], None]
 
@@ -55,10 +58,11 @@ def server_arguments(model_dir: str, api: Mapping[str, Any]) -> Namespace:
 class Application:
     """vLLM's OpenAI application; make it with `create`."""
 
-    def __init__(self, app: Any, context_tokens: int) -> None:
+    def __init__(self, app: Any, context_tokens: int, schemas: SchemaCheck | None) -> None:
         """Note the failures that the application answers, before it is called for the first time."""
         self._app = app
         self._context_tokens = context_tokens
+        self._schemas = schemas
         self._paths = {route.path for route in app.routes}
         for kind, handler in list(app.exception_handlers.items()):
             app.exception_handlers[kind] = _noting(handler)
@@ -76,7 +80,7 @@ class Application:
         await init_app_state(llm, app.state, args, supported_tasks=tasks)
         app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handler of a dead engine ends its server
         _name_by_request(app.state.openai_serving_models)
-        return cls(app, llm.model_config.max_model_len)
+        return cls(app, llm.model_config.max_model_len, llm.schemas)
 
     async def answer(self, ask: HttpAsk, send: Send, limits: openai_requests.CostLimits) -> None:
         """Answer a request; the last piece says that it is the last.
@@ -85,6 +89,9 @@ class Application:
         answer that ends early; the record says why.
         """
         if refusal := openai_checks.check(ask, self._paths, self._context_tokens, limits):
+            send(openai_checks.refuse(refusal))
+            return
+        if refusal := await self._check_schemas(ask.body):
             send(openai_checks.refuse(refusal))
             return
         call = _Call(ask, send)
@@ -109,6 +116,12 @@ class Application:
             if not call.started:
                 raise
         call.finish()
+
+    async def _check_schemas(self, body: bytes) -> openai_requests.Refusal | None:
+        """Refuse schemas that cost too much; the engine refuses what these names do not show, later."""
+        if self._schemas is None or not any(name in body for name in _SCHEMA_NAMES):
+            return None
+        return await schema_check.find_refusal(self._schemas, json.loads(body))
 
 
 async def _end(task: asyncio.Task[None], call: "_Call") -> None:

@@ -15,12 +15,15 @@ no bytes go out: the caller of the backend can time the first token, and notice 
 """
 
 import asyncio
+import contextlib
 import contextvars
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from error_source import find_source
+from schema_check import SchemaCheck, require_compiled
 
 PROGRESS_S = 0.5
 _FIRST_ERROR_STATUS = 400
@@ -133,27 +136,34 @@ current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("recor
 
 
 def record_outputs(engine: type[Any]) -> type[Any]:
-    """Return an engine class (`AsyncLLM`) that notes its outputs for the request whose code runs."""
+    """Return an engine class (`AsyncLLM`) that notes its outputs for the request whose code runs.
+
+    It takes no constraint of an answer that does not compile within the limits of its `schemas`.
+    """
 
     class RecordedEngine(engine):  # type: ignore[misc]  # the class comes from vLLM, which is not in this environment
+        schemas: SchemaCheck | None = None
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self.output_processor.__class__ = _record_steps(type(self.output_processor))
 
-        async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
-            recorder = current.get()
-            outputs = super().generate(*args, **kwargs)
-            if recorder is None:
-                async for output in outputs:
-                    yield output
-                return
+        async def generate(
+            self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+        ) -> AsyncGenerator[Any, None]:
+            recorder = current.get() or Recorder(time.monotonic, lambda: None)  # requests as text have none
             answer, recorder.answers = recorder.answers, recorder.answers + 1
             try:
-                async for output in outputs:
-                    recorder.note_output(answer, output)
-                    yield output
-                    if not output.finished:
-                        recorder.report_progress()  # the application has sent what it makes of this output
+                if self.schemas is not None and getattr(sampling_params, "structured_outputs", None) is not None:
+                    await require_compiled(self.schemas, sampling_params.structured_outputs)
+                async with contextlib.aclosing(
+                    super().generate(prompt, sampling_params, request_id, **options)
+                ) as outputs:
+                    async for output in outputs:
+                        recorder.note_output(answer, output)
+                        yield output
+                        if not output.finished:
+                            recorder.report_progress()  # the application has sent what it makes of this output
             except (GeneratorExit, asyncio.CancelledError):
                 raise
             except BaseException as error:

@@ -1,0 +1,198 @@
+"""Schemas and grammars of requests, compiled within limits in a process of their own before the engine sees them.
+
+An engine compiles a schema without a limit, and converts it on the loop that serves every request. So each one is first
+compiled by `schema_child`, whose forks the kernel ends; the outcome is kept by the digest of the schema.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decisions.openai_requests import Refusal
+
+CHILD = Path(__file__).resolve().parent / "schema_child.py"
+KEPT_OUTCOMES = 4_096
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A schema or grammar of a request.
+
+    Attributes:
+        field: of the body.
+        kind: `json`, `grammar`, `lark`, `regex` or `structural_tag`.
+        spec: as the compiler takes it.
+    """
+
+    field: str
+    kind: str
+    spec: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a schema: `ok`, `invalid` or `costly`, and why."""
+
+    outcome: str
+    message: str = ""
+
+
+def find_schemas(body: Mapping[str, Any]) -> Iterator[Schema]:
+    """Yield the JSON schemas of a body: of its answer's format, and of its tools' parameters."""
+    text = body.get("text")
+    formats = {
+        "response_format": body.get("response_format"),
+        "text": text.get("format") if isinstance(text, dict) else None,
+    }
+    for name, given in formats.items():
+        if isinstance(given, dict) and given.get("type") == "json_schema":
+            holder = given.get("json_schema") if name == "response_format" else given
+            if isinstance(holder, dict) and isinstance(holder.get("schema"), dict):
+                yield Schema(name, "json", json.dumps(holder["schema"]))
+    structures = body.get("structured_outputs")
+    if isinstance(structures, dict) and isinstance(structures.get("json"), dict):
+        yield Schema("structured_outputs", "json", json.dumps(structures["json"]))
+    tools = body.get("tools") if body.get("tool_choice") != "none" else None
+    for tool in tools if isinstance(tools, list) else ():
+        holder = tool.get("function", tool) if isinstance(tool, dict) else None
+        if isinstance(holder, dict) and isinstance(holder.get("parameters"), dict):
+            yield Schema("tools", "json", json.dumps(holder["parameters"]))
+
+
+def find_constraint(given: Any) -> Schema | None:
+    """Return what vLLM will compile for its `StructuredOutputsParams`; None if that is a constant."""
+    from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
+
+    field = "tools or response_format"
+    if given.json is not None:
+        return Schema(field, "json", given.json if isinstance(given.json, str) else json.dumps(given.json))
+    if given.choice is not None:
+        return Schema(field, "grammar", choice_as_grammar(given.choice))
+    if given.grammar is not None:
+        return Schema(field, "lark" if grammar_is_likely_lark(given.grammar) else "grammar", given.grammar)
+    if given.regex is not None:
+        return Schema(field, "regex", given.regex)
+    if given.structural_tag is not None:
+        return Schema(field, "structural_tag", given.structural_tag)
+    return None
+
+
+def is_unsupported(schema: Schema) -> bool:
+    """Return whether xgrammar would ignore a part of a JSON schema."""
+    from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
+
+    return has_xgrammar_unsupported_json_features(json.loads(schema.spec))
+
+
+async def find_refusal(check: "SchemaCheck", body: Mapping[str, Any]) -> Refusal | None:
+    """Return why a body's schemas are refused; None if the engine may have them.
+
+    What is wrong with a tool's parameters is the engine's to say: most requests do not constrain their answer by them.
+    """
+    for schema in find_schemas(body):
+        compiled = await check.compile(schema)
+        if compiled.outcome == "costly":
+            return Refusal(400, "schema_too_costly", _costly_message(schema, compiled), schema.field)
+        if schema.field != "tools" and (compiled.outcome == "invalid" or is_unsupported(schema)):
+            reason = compiled.message or "it uses keywords that the engine's compiler does not support"
+            return Refusal(400, "invalid_schema", f"{schema.field} has a schema that fails: {reason}", schema.field)
+    return None
+
+
+def _costly_message(schema: Schema, compiled: Outcome) -> str:
+    return (
+        f"{schema.field} has a schema that takes more than {compiled.message}. "
+        "Remove nested repetitions and long patterns from it, or lower their bounds."
+    )
+
+
+async def require_compiled(check: "SchemaCheck", given: Any) -> None:
+    """Return if vLLM may compile the constraint of a request, made of its tools or schemas.
+
+    Raises:
+        VLLMValidationError: it does not compile within the limits.
+    """
+    from vllm.exceptions import VLLMValidationError
+
+    if (schema := find_constraint(given)) is None:
+        return
+    compiled = await check.compile(schema)
+    if compiled.outcome == "costly":
+        raise VLLMValidationError(_costly_message(schema, compiled))
+    if compiled.outcome == "invalid":
+        message = f"The constraint of the answer does not compile: {compiled.message}"
+        raise VLLMValidationError(message)
+
+
+class SchemaCheck:
+    """Compiles schemas in a child process, one at a time; call `close` at the end."""
+
+    def __init__(self, tokenizer: str) -> None:
+        """Take the tokenizer of the model, as xgrammar's JSON."""
+        self._tokenizer = tokenizer
+        self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
+        self._turn = asyncio.Lock()
+        self._child: asyncio.subprocess.Process | None = None
+
+    async def compile(self, schema: Schema) -> Outcome:
+        """Return what becomes of a schema, compiled now or before.
+
+        Raises:
+            RuntimeError: the process that compiles cannot be started.
+        """
+        key = hashlib.sha256(f"{schema.kind}\0{schema.spec}".encode()).hexdigest()
+        if (known := self._outcomes.get(key)) is not None:
+            return known
+        # A caller that leaves must not leave the child's answer to the next schema.
+        return await asyncio.shield(asyncio.ensure_future(self._compile(key, schema)))
+
+    async def _compile(self, key: str, schema: Schema) -> Outcome:
+        async with self._turn:
+            if (known := self._outcomes.get(key)) is None:
+                known = self._outcomes[key] = await self._ask(schema)
+                if len(self._outcomes) > KEPT_OUTCOMES:
+                    self._outcomes.popitem(last=False)
+            return known
+
+    async def start(self) -> None:
+        """Start the process that compiles; without this the first schema does."""
+        async with self._turn:
+            await self._running()
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        if self._child is None or self._child.returncode is not None:
+            python = os.environ.get("SLIPWAY_ENGINE_PYTHON", sys.executable)
+            pipe = asyncio.subprocess.PIPE
+            self._child = await asyncio.create_subprocess_exec(python, "-I", str(CHILD), stdin=pipe, stdout=pipe)
+            assert self._child.stdin is not None  # noqa: S101 - it is a pipe
+            self._child.stdin.write(json.dumps(self._tokenizer).encode() + b"\n")
+        return self._child
+
+    async def _ask(self, schema: Schema) -> Outcome:
+        for _ in range(2):  # a child that was killed from outside is replaced once
+            child = await self._running()
+            assert child.stdin is not None and child.stdout is not None  # noqa: PT018, S101 - they are pipes
+            with contextlib.suppress(ConnectionError):
+                child.stdin.write(json.dumps({"kind": schema.kind, "spec": schema.spec}).encode() + b"\n")
+                await child.stdin.drain()
+                if line := await child.stdout.readline():
+                    return Outcome(**json.loads(line))
+            await self.close()
+        message = "the process that compiles schemas ended twice"
+        raise RuntimeError(message)
+
+    async def close(self) -> None:
+        """End the process."""
+        child, self._child = self._child, None
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
