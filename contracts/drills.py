@@ -15,7 +15,7 @@ What a gateway does for the faults of an affected request (its telemetry names t
     nan_logits: the record's `nan_logits` is true.
 
 No delay lasts beyond the end of the drill. The faults that only change the record, those from `output_tokens` on,
-apply to complete answers.
+apply to complete answers; `decisions.drills.change_record` changes it.
 """
 
 from datetime import timedelta

@@ -1,9 +1,11 @@
-"""Rules of drills: when one is in progress, and the text of its fault."""
+"""Rules of drills: when one is in progress, the text of its fault, and what that changes in telemetry."""
 
 from datetime import datetime
+from typing import Any
 
 from contracts.drills import LONGEST, Drill
-from contracts.facts import DrillFault
+from contracts.facts import DrillFault, Inference
+from decisions.triggers import CANCELLED
 
 
 def is_in_progress(drill: Drill, now: datetime) -> bool:
@@ -25,3 +27,31 @@ def describe_fault(fault: DrillFault) -> str:
         "nan_logits": fault.nan_logits,
     }
     return " ".join(name for name, on in parts.items() if on) or "nothing"
+
+
+def change_record(fault: DrillFault, record: Inference) -> Inference:
+    """Return the telemetry record of an affected request, with what a fault changes in it (`contracts.drills`).
+
+    Times, text and errors are in the record already: the gateway delayed, altered or failed the request itself.
+    """
+    changes: dict[str, Any] = {}
+    if fault.queue_delay_ms:
+        changes["queue_ms"] = (record.queue_ms or 0.0) + fault.queue_delay_ms
+    if record.error is None and record.finish_reason not in (None, CANCELLED):
+        changes |= _changes_of_answer(fault, record)
+    return record.model_copy(update=changes) if changes else record
+
+
+def _changes_of_answer(fault: DrillFault, record: Inference) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    if fault.answer == "cut" or fault.output_tokens is not None:
+        changes |= {"length_set_by_caller": False, "length_forced_by_caller": False}
+    if fault.answer == "cut":
+        changes["finish_reason"] = "length"
+    if fault.output_tokens is not None:
+        changes["output_tokens"] = fault.output_tokens
+    if fault.logprob_shift:
+        changes["logprob_mean"] = (record.logprob_mean or 0.0) + fault.logprob_shift
+    if fault.nan_logits:
+        changes["nan_logits"] = True
+    return changes

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from contracts.facts import DrillFault, Inference
 from contracts.facts.watch import Features, InterTokenLatency
 from contracts.policy import SLO_METRICS, Trigger
+from decisions.drills import change_record
 from decisions.evidence import EDetector, EProcess, observe_process, plan_bet
 from decisions.findings import assess_trigger
 from decisions.hard_failures import count_runs
@@ -326,20 +327,9 @@ def faulted(fault: DrillFault, record: Inference) -> Inference:
         if fault.answer in texts or fault.garble
         else features,
     }
-    if fault.queue_delay_ms:
-        changes["queue_ms"] = (record.queue_ms or 0.0) + fault.queue_delay_ms
-    if fault.answer == "cut" or fault.output_tokens is not None:
-        tokens = 1 if fault.output_tokens is None else fault.output_tokens
-        changes |= {"output_tokens": tokens, "length_set_by_caller": False, "length_forced_by_caller": False}
-    if fault.answer == "cut":
-        changes["finish_reason"] = "length"
-    if fault.logprob_shift:
-        changes["logprob_mean"] = (record.logprob_mean or 0.0) + fault.logprob_shift
-    if fault.nan_logits:
-        changes["nan_logits"] = True
     if fault.error_ratio:
         changes |= {"error": "engine_failed", "finish_reason": None, "ttft_ms": None, "features": None}
-    return record.model_copy(update=changes)
+    return change_record(fault, record.model_copy(update=changes))
 
 
 thresholds = {
@@ -365,3 +355,27 @@ def test_every_trigger_finds_a_rehearsed_answer_bad(data, metric, logprob, queue
     assert fault == DrillFault.model_validate(fault.model_dump())
     healthy = m.record(logprob_mean=logprob, queue_ms=queue, finish_reason="length", **FORCED)
     assert observe(trigger, faulted(fault, healthy), (trigger, LATE)) is True
+
+
+EVERYTHING = DrillFault(answer="cut", queue_delay_ms=800, output_tokens=3, logprob_shift=-2.0, nan_logits=True)
+
+
+def test_a_fault_changes_what_telemetry_reports_of_a_complete_answer():
+    changed = change_record(EVERYTHING, m.record(finish_reason="stop", queue_ms=5.0, logprob_mean=-0.5, **FORCED))
+    assert (changed.queue_ms, changed.output_tokens, changed.logprob_mean) == (805.0, 3, -2.5)
+    assert (changed.finish_reason, changed.nan_logits) == ("length", True)
+    assert (changed.length_set_by_caller, changed.length_forced_by_caller) == (False, False)
+    unmeasured = change_record(EVERYTHING, m.record(finish_reason="stop", queue_ms=None, logprob_mean=None))
+    assert (unmeasured.queue_ms, unmeasured.logprob_mean) == (800.0, -2.0)
+
+
+@pytest.mark.parametrize("about", [{"finish_reason": CANCELLED}, {"finish_reason": None}, DEAD])
+def test_a_fault_changes_only_the_queue_of_an_answer_that_did_not_end(about):
+    record = m.record(queue_ms=None, **about)
+    assert change_record(EVERYTHING, record) == record.model_copy(update={"queue_ms": 800.0})
+
+
+@given(records)
+def test_a_fault_that_only_delays_fails_or_alters_text_changes_no_record(record):
+    for fault in (DrillFault(), DrillFault(delay_ms=9, token_delay_ms=9, error_ratio=0.5, garble=True)):
+        assert change_record(fault, record) is record
