@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 from decisions.attribution import ATTRIBUTION, PROVABLE
-from services.gateway.answer import AcceptedRequest, Answer, Outcome
+from services.gateway.answer import Answer
 from services.gateway.cross_checks import REQUEST_ID, FailedRequest
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain.failures import REJECTED, AnswerFailed
+from services.gateway.measurement import AcceptedRequest, Outcome
 
 _TEMPLATE = frozenset({"template_failed", "template_refused"})
 
@@ -35,7 +36,7 @@ async def attribute_failure(
         answer.endpoint,
         replace(accepted.api_request, request_id=REQUEST_ID),
         kind,
-        tokens=answer.measured.output_tokens,
+        tokens=answer.measurement.output_tokens,
         is_chat=accepted.parsed.kind != "completion",
     )
     fallback = dependencies.find_fallback(accepted.environment, served.target)

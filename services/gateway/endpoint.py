@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Environment
-from services.gateway.answer import AcceptedRequest, Answer, Outcome
+from services.gateway.answer import Answer
 from services.gateway.attribution import attribute_failure
 from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
@@ -21,6 +21,7 @@ from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limit_writes, problem_response
+from services.gateway.measurement import AcceptedRequest, Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,10 +11,16 @@ _TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "
 
 
 class AlteredBody:
-    """Alters the body of one answer piece by piece: complete JSON, or server-sent events."""
+    """Alters the body of one answer piece by piece: complete JSON, or server-sent events.
 
-    def __init__(self, *, stream: bool) -> None:
+    Args:
+        stream: the body consists of server-sent events.
+        finish_reason: replaces the finish reason of the answer; None leaves it.
+    """
+
+    def __init__(self, *, stream: bool, finish_reason: str | None = None) -> None:
         self._stream = stream
+        self._finish_reason = finish_reason
         self._rest = b""
         self._whole = ""
         self._unsent = ""
@@ -58,12 +64,14 @@ class AlteredBody:
             return [self._alter(item, complete=complete) for item in value]
         if not isinstance(value, dict):
             return value
-        return {
-            name: self._replace(complete=complete and name != "delta")
-            if name in _TEXTS and isinstance(item, str) and item
-            else self._alter(item, complete=complete)
-            for name, item in value.items()
-        }
+        return {name: self._alter_member(name, item, complete=complete) for name, item in value.items()}
+
+    def _alter_member(self, name: str, value: Any, *, complete: bool) -> Any:
+        if name in _TEXTS and isinstance(value, str) and value:
+            return self._replace(complete=complete and name != "delta")
+        if name == "finish_reason" and value is not None and self._finish_reason is not None:
+            return self._finish_reason
+        return self._alter(value, complete=complete)
 
     def _replace(self, *, complete: bool) -> str:
         if complete:

@@ -1,11 +1,13 @@
 """The effect of a drill on a request, decided by the request's id, so that all gateways decide alike."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 from urllib.parse import quote
 
 from contracts.drills import LONGEST, Drill
+from contracts.facts import DrillFault
 from contracts.records import record_key
 from contracts.vocabulary import Target
 from decisions.drills import is_in_progress
@@ -38,14 +40,20 @@ class DrillEffect:
 
     Attributes:
         delay_s: delay before the request is sent to the target.
+        token_delay_s: delay of each part of the answer after the first one, for each of its tokens.
+        until_s: the end of the drill on the monotonic clock: no delay lasts longer.
         fails: the request fails without reaching the target.
         alteration: change of the answer's text.
+        fault: what the drill changes in the telemetry record (`decisions.drills.change_record`).
     """
 
     drill_id: str
     delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    until_s: float = math.inf
     fails: bool = False
     alteration: Alteration | None = None
+    fault: DrillFault = field(default_factory=DrillFault)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -89,9 +97,12 @@ def decide_effect(
         return None
     return DrillEffect(
         drill_id=drill.drill_id,
-        delay_s=min(fault.delay_ms / 1000.0, known.until_s - now_s),
+        delay_s=min((fault.delay_ms + fault.queue_delay_ms) / 1000.0, known.until_s - now_s),
+        token_delay_s=fault.token_delay_ms / 1000.0,
+        until_s=known.until_s,
         fails=fraction(f"{drill.drill_id}|{request_id}|fails") < fault.error_ratio,
         alteration=fault.answer or ("garble" if fault.garble else None),
+        fault=fault,
     )
 
 

@@ -226,3 +226,38 @@ async def test_a_caller_that_goes_away_while_it_is_held_ends_the_request():
     (record,) = world.records
     assert (record.finish_reason, record.error, record.drill) == ("cancelled", None, "drill-1")
     assert world.metric('slipway_gateway_in_flight{environment="production"}')[0].endswith(" 0.0")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_cut_answer_ends_after_its_first_part_at_a_limit_that_is_not_the_callers(stream):
+    world = await drilled(fault={"answer": "cut"})
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    answer = await world.chat(max_tokens=6, stream=stream, **options)
+    text, usage, reason = texts_of(answer, stream=stream)
+    assert (text, usage["completion_tokens"], reason) == ("w0 ", 6, "length")
+    (record,) = world.records
+    assert (record.finish_reason, record.length_set_by_caller, record.features.output_chars) == ("length", False, 3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tokens_after_the_first_are_delayed(stream):
+    world = await drilled(fault={"token_delay_ms": 300})
+    await world.chat(max_tokens=5, stream=stream)
+    (record,) = world.records
+    assert record.ttft_ms < 100
+    assert record.itl_ms.mean == pytest.approx(301, abs=5)
+    assert record.e2e_ms == pytest.approx(1200, abs=50)
+
+
+async def test_no_token_is_delayed_beyond_the_end_of_the_drill():
+    world = await drilled(fault={"token_delay_ms": 50_000}, lasts_s=60.0)
+    await world.chat(max_tokens=5)
+    assert world.records[0].e2e_ms < 61_000
+
+
+async def test_a_delayed_queue_is_reported_as_the_engines():
+    world = await drilled(fault={"queue_delay_ms": 700, "logprob_shift": -2.0, "nan_logits": True})
+    await world.chat()
+    (record,) = world.records
+    assert (record.queue_ms, record.logprob_mean, record.nan_logits) == (700.0, -2.0, True)
+    assert record.ttft_ms > 700

@@ -39,7 +39,8 @@ def test_without_a_drill_no_request_is_affected():
 
 
 def test_a_drill_touches_its_target():
-    assert effect(drill()) == DrillEffect("drill-1", delay_s=0.8)
+    active = drill()
+    assert effect(active) == DrillEffect("drill-1", delay_s=0.8, until_s=SOON_S + 60.0, fault=active.fault)
 
 
 @pytest.mark.parametrize("other", [target(8), target(7, "bf16"), target(7, model="other")])
@@ -149,8 +150,12 @@ def test_what_becomes_of_the_text(fault, alteration):
 
 
 def test_faults_come_together():
-    fault = {"delay_ms": 250, "error_ratio": 1.0, "garble": True}
-    assert effect(drill(fault=fault)) == DrillEffect("drill-1", delay_s=0.25, fails=True, alteration="garble")
+    active = drill(
+        fault={"delay_ms": 250, "queue_delay_ms": 50, "token_delay_ms": 7, "error_ratio": 1.0, "garble": True}
+    )
+    together = effect(active)
+    assert (together.delay_s, together.token_delay_s) == (0.3, 0.007)
+    assert (together.fails, together.alteration, together.fault) == (True, "garble", active.fault)
 
 
 def test_no_request_is_held_longer_than_the_drill_lasts():

@@ -1,0 +1,181 @@
+"""What is measured of a request while it is answered, up to its telemetry record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from contracts.facts import Inference
+from contracts.vocabulary import Environment, Party
+from decisions.attribution import ErrorKind
+from decisions.drills import change_record
+from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
+from decisions.triggers import CANCELLED
+from services.gateway.domain import drills, features, timing
+from services.gateway.domain.drills import DrillEffect
+from services.gateway.domain.requests import ParsedRequest
+from services.gateway.domain.routing import Choice
+from shared.serving.openai_stream import ApiRequest
+
+_FIRST_ANSWER = "0.0"
+"""The answer whose text is described in telemetry, if a request asks for several."""
+
+
+@dataclass(frozen=True)
+class AcceptedRequest:
+    """A valid request with its target and its time of arrival.
+
+    Attributes:
+        environment: `staging` for rehearsals; telemetry keeps the two apart.
+        effect: what a drill does to this request; None without a drill.
+        arrived_at: the time when it was received completely: the time for sending does not count as the target's.
+        arrived_s: the same on the monotonic clock; all durations start here.
+        deadline_s: time limit of the whole answer.
+    """
+
+    request_id: str
+    parsed: ParsedRequest
+    choice: Choice
+    arrived_at: datetime
+    arrived_s: float
+    deadline_s: float
+    environment: Environment = "production"
+    effect: DrillEffect | None = None
+
+    @property
+    def response_headers(self) -> dict[str, str]:
+        """Return the headers of the response: request id, target, release, and the drill if there is one."""
+        target = self.choice.served.target
+        return {
+            "x-request-id": self.request_id,
+            "x-slipway-version": str(target),
+            "x-slipway-release": f"{target.model}@v{target.version}",
+            **(self.effect.headers if self.effect else {}),
+        }
+
+    @property
+    def api_request(self) -> ApiRequest:
+        """Return the request for the engine: the caller's own bytes."""
+        parsed = self.parsed
+        return ApiRequest("POST", parsed.path, parsed.raw, self.deadline_s, self.request_id, parsed.model)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a request ended; the default is a complete answer.
+
+    Attributes:
+        error: what failed. A bad request of the caller is answered with a 400, and is not an error here.
+        caused_by: who caused the failure.
+        cancelled: the caller disconnected, or did not read.
+    """
+
+    error: ErrorKind | None = None
+    caused_by: Party | None = None
+    cancelled: bool = False
+
+
+class Measurement:
+    """Times, tokens and texts of one request, from the engine's records.
+
+    Times are seconds on the monotonic clock.
+
+    Attributes:
+        sent_s: when the last attempt was sent to the target.
+        excused_s: time before that attempt for which the target is not responsible.
+        output_tokens: tokens of all answers of the request, so far.
+    """
+
+    def __init__(self, accepted: AcceptedRequest) -> None:
+        self._accepted = accepted
+        self._alteration = accepted.effect.alteration if accepted.effect else None
+        self._ended_s: float | None = None
+        self._arrivals: list[timing.Arrival] = []
+        self._texts: list[str] = []
+        self._finish_reasons: dict[str, str] = {}
+        self._input_tokens = 0
+        self._queue_ms: float | None = None
+        self._logprob_mean: float | None = None
+        self._nan_logits = False
+        self.sent_s = accepted.arrived_s
+        self.excused_s = 0.0
+        self.output_tokens = 0
+
+    def count_new_tokens(self, record: Mapping[str, Any]) -> int:
+        """Return the tokens that a record adds to those before it."""
+        tokens: int = record.get("output_tokens", 0)
+        return max(0, tokens - self.output_tokens)
+
+    def note(self, record: Mapping[str, Any], now_s: float) -> str | None:
+        """Note a record of the engine.
+
+        Returns:
+            The new text of the answer as the caller gets it; None if the engine generated nothing since the last one.
+        """
+        at_s = now_s - self._accepted.arrived_s
+        tokens = self.count_new_tokens(record)
+        self.output_tokens += tokens
+        self._input_tokens = max(self._input_tokens, record.get("prompt_tokens", 0))
+        self._queue_ms = record.get("queue_ms", self._queue_ms)
+        self._logprob_mean = record.get("logprob_mean", self._logprob_mean)
+        self._nan_logits = self._nan_logits or bool(record.get("nan_logits"))
+        if reasons := record.get("finish_reasons"):
+            self._finish_reasons.update(reasons)
+            self._ended_s = at_s
+        texts = record.get("texts", ())
+        if not tokens and not texts:
+            return None
+        text = "".join(text for answer, text in texts if answer == _FIRST_ANSWER)
+        text = drills.alter(self._alteration, text, tokens, first=not any(self._texts))
+        self._arrivals.append(timing.Arrival(at_s, tokens, bool(text) or (self._alteration is None and bool(texts))))
+        self._texts.append(text)
+        return text
+
+    def end(self, now_s: float) -> None:
+        """Note the end of a request, unless its answer ended before."""
+        if self._ended_s is None:
+            self._ended_s = now_s - self._accepted.arrived_s
+
+    @property
+    def _finish_reason(self) -> str | None:
+        """Return the finish reason of the first answer that has one."""
+        return self._finish_reasons[min(self._finish_reasons)] if self._finish_reasons else None
+
+    def to_record(self, outcome: Outcome, endpoint: str) -> Inference:
+        """Return the telemetry record of a request that has ended, without any text.
+
+        A caller that disconnects or does not read is no evidence against the target: that is a finish reason, not an
+        error. All times end when the engine delivered, not when the caller read. They start with the arrival; a first
+        attempt that failed for another reason than the target, and the wait after it, are excluded.
+        """
+        accepted, parsed = self._accepted, self._accepted.parsed
+        forced = is_length_forced_by_caller(parsed.body)
+        held_back = self._alteration is None and (parsed.has_stops or forced)
+        excused_ms = self.excused_s * 1000.0
+        first_token_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
+        record = Inference(
+            request_id=accepted.request_id,
+            target=accepted.choice.served.target,
+            endpoint=endpoint,
+            environment=accepted.environment,
+            canary=accepted.choice.canary,
+            drill=accepted.effect.drill_id if accepted.effect else None,
+            scheduled_at=accepted.arrived_at,
+            sent_at=accepted.arrived_at + timedelta(seconds=self.sent_s - accepted.arrived_s),
+            ttft_ms=None if first_token_ms is None else first_token_ms - excused_ms,
+            itl_ms=timing.inter_token(self._arrivals),
+            e2e_ms=max(0.0, (self._ended_s or 0.0) * 1000.0 - excused_ms),
+            input_tokens=self._input_tokens,
+            output_tokens=self.output_tokens,
+            finish_reason=CANCELLED if outcome.cancelled else self._finish_reason,
+            error=outcome.error,
+            caused_by=outcome.caused_by,
+            length_set_by_caller=is_length_set_by_caller(parsed.path, parsed.body, self._finish_reason),
+            length_forced_by_caller=forced,
+            queue_ms=self._queue_ms,
+            logprob_mean=self._logprob_mean,
+            nan_logits=self._nan_logits,
+            shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
+            features=features.describe(parsed.text, "".join(self._texts)) if outcome == Outcome() else None,
+        )
+        return record if accepted.effect is None else change_record(accepted.effect.fault, record)
