@@ -21,7 +21,7 @@ def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
     """Return how many requests in a row failed because of the target, and how many answers in a row were empty.
 
     A failure with another cause neither counts nor ends a run. The same holds for an empty answer that the caller's own
-    parameters explain.
+    parameters explain, and for an answer whose text was not described.
     """
     errors, empties = runs
     if record.finish_reason == CANCELLED or is_excused(record):
@@ -30,8 +30,8 @@ def count_runs(runs: tuple[int, int], record: Inference) -> tuple[int, int]:
         return errors + 1, empties
     if is_empty(record):
         return 0, empties + 1
-    explained = record.features is not None and record.features.empty
-    return 0, empties if explained else 0
+    unknown = record.features is None or record.features.empty
+    return 0, empties if unknown else 0
 
 
 def assess_runs(runs: tuple[int, int], *, run: int) -> HardFailure | None:

@@ -1,10 +1,12 @@
 """Ports of the gateway: the serving fleet, telemetry, identifiers and time."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from contracts.facts import Inference, InferenceBatch
+from contracts.facts.watch import Features
 from contracts.vocabulary import Environment, Target
+from services.gateway.domain.features import Excerpts
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
 
@@ -34,6 +36,13 @@ class Telemetry(Protocol):
 
     def record(self, record: Inference, /) -> None:
         """Add a record; return at once."""
+
+
+class Describer(Protocol):
+    """Computes features of texts, outside the event loop."""
+
+    async def describe(self, texts: Sequence[Excerpts], /) -> list[Features | None]:
+        """Return the features of each text, in order; None where they could not be computed within the limits."""
 
 
 class NewId(Protocol):

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
+from dataclasses import dataclass
 
 from contracts.facts.watch import Features
 
@@ -17,6 +18,27 @@ _REFUSAL_PATTERN = re.compile(
 )
 _REFUSAL_CHARS = 200
 """A refusal is at the beginning; the same phrases later usually mean something else."""
+
+
+@dataclass(frozen=True)
+class Excerpts:
+    """The parts of a prompt and an output that features are computed from, with the lengths of the whole texts."""
+
+    prompt: str
+    output: str
+    prompt_chars: int
+    output_chars: int
+
+    @classmethod
+    def of(cls, prompt: str, output: str) -> "Excerpts":
+        """Return the excerpts of two texts."""
+        return cls(prompt[:_SCRIPT_CHARS], output[:SAMPLED_CHARS], len(prompt), len(output))
+
+
+def describe_excerpts(texts: Excerpts) -> Features:
+    """Return the features of the texts that excerpts were taken from; the beginning decides what is empty."""
+    lengths = {"prompt_chars": texts.prompt_chars, "output_chars": texts.output_chars}
+    return describe(texts.prompt, texts.output).model_copy(update=lengths)
 
 
 def describe(prompt: str, output: str) -> Features:

@@ -1,0 +1,31 @@
+"""The process that describes texts: a JSON line with excerpts in, a JSON line with features out.
+
+It runs at a low priority. A text that cannot be described is answered with `null`.
+"""
+
+import contextlib
+import json
+import os
+import sys
+
+from services.gateway.domain.features import Excerpts, describe_excerpts
+
+READY = b"ready\n"
+_NICENESS = 10
+
+
+def main() -> None:
+    """Answer line by line until the input ends."""
+    os.nice(_NICENESS)
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    replies.write(READY)
+    for line in sys.stdin.buffer:
+        reply = b"null"
+        with contextlib.suppress(ValueError, TypeError, MemoryError):
+            reply = describe_excerpts(Excerpts(**json.loads(line))).model_dump_json().encode()
+        replies.write(reply + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Describes texts in a child process, outside the gateway's event loop and the engine."""
+
+import asyncio
+import contextlib
+import json
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import structlog
+
+from contracts.facts.watch import Features
+from services.gateway.adapters.feature_child import READY
+from services.gateway.domain.features import Excerpts
+from shared.runtime.clock import Clock
+from shared.runtime.process import child_command
+
+_MODULE = "services.gateway.adapters.feature_child"
+_START_S = 10.0
+_RESTART_S = 5.0
+_ATTEMPTS = 2
+"""A text that was being described when the process ended is tried again once: another cause may have ended it."""
+
+
+class FeatureWorker:
+    """One child process, started on first use and replaced when it ends (implements `ports.Describer`).
+
+    The kernel kills it when the gateway ends. A text that takes longer than `text_s` costs the process and its own
+    features only.
+    """
+
+    def __init__(
+        self, clock: Clock, *, text_s: float = 2.0, batch_s: float = 4.0, memory_limit_bytes: int = 512 * 2**20
+    ) -> None:
+        self._clock = clock
+        self._text_s = text_s
+        self._batch_s = batch_s
+        self._memory_limit_bytes = memory_limit_bytes
+        self._child: Process | None = None
+        self._next_start_s = 0.0
+        self._lock = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Return the id of the process; None if none runs."""
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
+
+    async def describe(self, texts: Sequence[Excerpts]) -> list[Features | None]:
+        """Return the features of each text, in order; None where they could not be computed within the limits."""
+        async with self._lock:
+            described: list[Features | None] = []
+            attempts = 0
+            end_s = self._clock.monotonic() + self._batch_s
+            while len(described) < len(texts) and await self._is_running() and self._clock.monotonic() < end_s:
+                before = len(described)
+                ended = await self._exchange(texts[before:], described, end_s)
+                attempts = attempts + 1 if len(described) == before else 1
+                if len(described) < len(texts) and (not ended or attempts >= _ATTEMPTS):
+                    described.append(None)
+                    attempts = 0
+            return described + [None] * (len(texts) - len(described))
+
+    async def close(self) -> None:
+        """End the child process."""
+        async with self._lock:
+            await self._end()
+
+    async def _exchange(self, texts: Sequence[Excerpts], described: list[Features | None], end_s: float) -> bool:
+        """Append the features of texts until one fails; return whether the process had ended by itself then."""
+        child = self._child
+        assert child is not None  # noqa: S101 - it runs
+        assert child.stdin is not None  # noqa: S101 - it was started with pipes
+        assert child.stdout is not None  # noqa: S101 - it was started with pipes
+        complete = False
+        try:
+            child.stdin.writelines(json.dumps(asdict(text)).encode() + b"\n" for text in texts)
+            for _ in texts:
+                async with asyncio.timeout(min(self._text_s, max(0.0, end_s - self._clock.monotonic()))):
+                    described.append(_read(await child.stdout.readline()))
+            complete = True
+        except (ConnectionError, EOFError):
+            return True
+        except (TimeoutError, ValueError) as error:
+            structlog.get_logger().warning("a text was not described in time", error=repr(error))
+            return False
+        finally:
+            # Also if the caller was cancelled: a late reply must not be read as that of the next text.
+            if not complete:
+                await self._end()
+        return False
+
+    async def _is_running(self) -> bool:
+        """Return whether the process runs; start it if it does not, but not again soon after it failed to start."""
+        if self._child is not None and self._child.returncode is None:
+            return True
+        if self._clock.monotonic() < self._next_start_s:
+            return False
+        ready = b""
+        try:
+            self._child = await asyncio.create_subprocess_exec(
+                *child_command([sys.executable, "-m", _MODULE], memory_limit_bytes=self._memory_limit_bytes),
+                stdin=PIPE,
+                stdout=PIPE,
+            )
+            assert self._child.stdout is not None  # noqa: S101 - it was started with pipes
+            async with asyncio.timeout(_START_S):
+                ready = await self._child.stdout.readline()
+        except (TimeoutError, OSError, ValueError):
+            ready = b""
+        finally:
+            if ready != READY:
+                await self._end()
+                self._next_start_s = self._clock.monotonic() + _RESTART_S
+        if ready != READY:
+            structlog.get_logger().error("the process that describes texts does not start")
+        return ready == READY
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+def _read(line: bytes) -> Features | None:
+    """Return a reply of the process; None if it could not describe the text.
+
+    Raises:
+        EOFError: the process ended.
+        ValueError: it is no reply.
+    """
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return None if line == b"null\n" else Features.model_validate_json(line)

@@ -1,0 +1,138 @@
+"""Texts that wait to be described after their answer: a bounded queue between requests and the describing process."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from contracts.facts import Inference
+from services.gateway.domain.features import Excerpts
+from services.gateway.domain.sampling import fraction
+from services.gateway.ports import Describer, Pause
+from shared.runtime.clock import Clock
+
+Skipped = Literal["queue_full", "late", "failed"]
+"""Why the record of a sampled answer has no features."""
+_FIXED_CHARS = 256
+"""What an entry counts in addition to its texts."""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """Limits of the queue.
+
+    Attributes:
+        sample_ratio: share of the answers that are described; drills and staging always are.
+        max_chars: most characters of text that wait.
+        batch: most texts that are described at once.
+        interval_s: texts are collected for so long.
+        max_wait_s: after this time a record goes out without features: the monitor's windows close.
+    """
+
+    sample_ratio: float = 1.0
+    max_chars: int = 4_000_000
+    batch: int = 64
+    interval_s: float = 0.02
+    max_wait_s: float = 3.0
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    record: Inference
+    texts: Excerpts
+    since_s: float
+
+    @property
+    def chars(self) -> int:
+        return _FIXED_CHARS + len(self.texts.prompt) + len(self.texts.output)
+
+
+class FeatureQueue:
+    """Adds features to records before they are published. No record is lost: without features it goes out at once."""
+
+    def __init__(
+        self,
+        describer: Describer,
+        emit: Callable[[Inference], None],
+        *,
+        limits: QueueLimits,
+        clock: Clock,
+        pause: Pause,
+        on_skip: Callable[[Skipped], None],
+    ) -> None:
+        self._describer = describer
+        self._emit = emit
+        self._limits = limits
+        self._clock = clock
+        self._pause = pause
+        self._on_skip = on_skip
+        self._waiting: deque[_Waiting] = deque()
+        self._taken: list[_Waiting] = []
+        self._chars = 0
+        self._filled = asyncio.Event()
+
+    def submit(self, record: Inference, prompt: str, output: str) -> None:
+        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
+        if not self._is_sampled(record):
+            self._emit(record)
+            return
+        entry = _Waiting(record, Excerpts.of(prompt, output), self._clock.monotonic())
+        if self._chars + entry.chars > self._limits.max_chars:
+            self._skip(entry, "queue_full")
+            return
+        self._waiting.append(entry)
+        self._chars += entry.chars
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Describe what waits, for ever."""
+        while True:
+            await self._filled.wait()
+            await self._pause(self._limits.interval_s)
+            await self.describe_batch()
+
+    async def describe_batch(self) -> None:
+        """Describe the texts that wait, at most one batch, and publish their records."""
+        self._taken = batch = self._take()
+        described = await self._describer.describe([entry.texts for entry in batch])
+        self._taken = []
+        for entry, features in zip(batch, described, strict=True):
+            if features is None:
+                self._skip(entry, "failed")
+            else:
+                self._emit(entry.record.model_copy(update={"features": features}))
+
+    def drain(self) -> None:
+        """Publish the records that wait without features: the gateway stops."""
+        for entry in (*self._taken, *self._waiting):
+            self._skip(entry, "late")
+        self._taken = []
+        self._waiting.clear()
+        self._chars = 0
+        self._filled.clear()
+
+    def _take(self) -> list[_Waiting]:
+        """Remove one batch from the queue; records that waited too long are published instead."""
+        batch: list[_Waiting] = []
+        oldest_s = self._clock.monotonic() - self._limits.max_wait_s
+        while self._waiting and len(batch) < self._limits.batch:
+            entry = self._waiting.popleft()
+            self._chars -= entry.chars
+            if entry.since_s < oldest_s:
+                self._skip(entry, "late")
+            else:
+                batch.append(entry)
+        if not self._waiting:
+            self._filled.clear()
+        return batch
+
+    def _is_sampled(self, record: Inference) -> bool:
+        """Return whether a record gets features; a hash of its id decides, so that all gateways agree."""
+        if record.drill is not None or record.environment == "staging":
+            return True
+        return fraction(f"{record.request_id}|features") < self._limits.sample_ratio
+
+    def _skip(self, entry: _Waiting, reason: Skipped) -> None:
+        self._on_skip(reason)
+        self._emit(entry.record)

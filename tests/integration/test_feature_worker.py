@@ -1,0 +1,143 @@
+"""The process that describes texts: killed, stuck, out of memory, and gone with the gateway."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+
+import psutil
+import pytest
+
+from services.gateway.adapters.feature_worker import FeatureWorker
+from services.gateway.domain.features import Excerpts, describe
+from shared.runtime.clock import SystemClock
+from shared.runtime.process import child_command
+from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
+
+TEXT = Excerpts.of("How?", ANSWER)
+FEATURES = describe("How?", ANSWER)
+
+
+@pytest.fixture
+async def describer():
+    worker = FeatureWorker(SystemClock(), text_s=5.0, batch_s=60.0)
+    yield worker
+    await worker.close()
+
+
+class TestFeatureWorker(DescriberConformance):
+    """The real process."""
+
+
+async def test_it_starts_with_the_first_text_and_at_a_low_priority(describer):
+    assert describer.pid is None
+    await describer.describe([TEXT])
+    assert psutil.Process(describer.pid).nice() == min(19, os.nice(0) + 10)
+
+
+async def test_after_a_kill_another_one_describes_the_next_text(describer):
+    await describer.describe([TEXT])
+    for _ in range(2):
+        killed = describer.pid
+        os.kill(killed, signal.SIGKILL)
+        assert await describer.describe([TEXT, TEXT]) == [FEATURES, FEATURES]
+        assert describer.pid not in (None, killed)
+
+
+async def test_a_kill_in_the_middle_of_a_batch_loses_no_text(describer):
+    await describer.describe([TEXT])
+    long = Excerpts.of("How?", "word next " * 2000)
+    batch = asyncio.ensure_future(describer.describe([long] * 300))
+    await asyncio.sleep(0.1)
+    assert not batch.done()
+    os.kill(describer.pid, signal.SIGKILL)
+    described = await batch
+    assert (len(described), described.count(None)) == (300, 0)
+
+
+async def test_a_process_that_is_stopped_costs_one_text_its_features(describer):
+    worker = FeatureWorker(SystemClock(), text_s=0.3, batch_s=60.0)
+    await worker.describe([TEXT])
+    stopped = worker.pid
+    os.kill(stopped, signal.SIGSTOP)
+    assert await worker.describe([TEXT, TEXT, TEXT]) == [None, FEATURES, FEATURES]
+    assert not psutil.pid_exists(stopped)
+    await worker.close()
+
+
+async def test_the_whole_batch_has_a_limit_too(describer):
+    worker = FeatureWorker(SystemClock(), text_s=0.2, batch_s=0.01)
+    assert await worker.describe([TEXT] * 3) == [None] * 3  # the limit passed while the process started
+    os.kill(worker.pid, signal.SIGSTOP)
+    started = time.monotonic()
+    assert await worker.describe([TEXT] * 50) == [None] * 50
+    assert time.monotonic() - started < 2.0
+    assert await worker.describe([]) == []
+    await worker.close()
+
+
+async def test_a_text_that_takes_long_costs_only_its_own_features(describer):
+    """The child gets what no excerpt would hold: one text of 100 million characters."""
+    worker = FeatureWorker(SystemClock(), text_s=0.3, batch_s=60.0)
+    await worker.describe([TEXT])
+    huge = Excerpts("", "a b " * 25_000_000, 0, 0)
+    assert await worker.describe([TEXT, huge, TEXT]) == [FEATURES, None, FEATURES]
+    await worker.close()
+
+
+async def test_a_text_that_ends_its_process_is_tried_twice_and_costs_only_its_own_features(describer):
+    fatal = Excerpts("", ["no text"], 0, 0)
+    assert await describer.describe([TEXT, fatal, TEXT, fatal]) == [FEATURES, None, FEATURES, None]
+
+
+async def test_its_memory_is_limited(describer):
+    worker = FeatureWorker(SystemClock(), text_s=30.0, batch_s=60.0, memory_limit_bytes=200 * 2**20)
+    huge = Excerpts("", "word " * 60_000_000, 0, 0)
+    assert await worker.describe([huge, TEXT]) == [None, FEATURES]
+    await worker.close()
+
+
+async def test_a_process_that_cannot_start_costs_features_and_is_not_started_again_at_once(describer):
+    worker = FeatureWorker(SystemClock(), memory_limit_bytes=2**20)
+    assert await worker.describe([TEXT] * 3) == [None] * 3
+    started = time.monotonic()
+    assert await worker.describe([TEXT] * 3) == [None] * 3
+    assert time.monotonic() - started < 0.1
+    await worker.close()
+
+
+async def test_a_cancelled_batch_leaves_no_reply_for_the_next(describer):
+    await describer.describe([TEXT])
+    batch = asyncio.ensure_future(describer.describe([Excerpts.of("", "other words " * 1000)] * 200))
+    await asyncio.sleep(0.05)
+    batch.cancel()
+    await asyncio.gather(batch, return_exceptions=True)
+    assert await describer.describe([TEXT]) == [FEATURES]
+
+
+PARENT = """
+import asyncio, sys
+from services.gateway.adapters.feature_worker import FeatureWorker
+from services.gateway.domain.features import Excerpts
+from shared.runtime.clock import SystemClock
+
+async def main():
+    worker = FeatureWorker(SystemClock())
+    await worker.describe([Excerpts.of("a", "b")])
+    print(worker.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+async def test_it_dies_with_a_gateway_that_is_killed():
+    parent = await asyncio.create_subprocess_exec(
+        *child_command([sys.executable, "-c", PARENT]), stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(60):
+        child = psutil.Process(int(await parent.stdout.readline()))
+    parent.kill()
+    await parent.wait()
+    await asyncio.to_thread(child.wait, 10)

@@ -1,0 +1,205 @@
+"""Features are added to records after the answer, on a sample, within bounds; no record is lost."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decisions.hard_failures import count_runs
+from services.gateway.domain.features import SAMPLED_CHARS, Excerpts, describe, describe_excerpts
+from services.gateway.feature_queue import FeatureQueue, QueueLimits
+from testbed.factories import inference
+from tests.unit.gateway.describer_conformance import ANSWER, DescriberConformance
+from tests.unit.gateway.fake_describer import FakeDescriber
+
+
+class TestFakeDescriber(DescriberConformance):
+    @pytest.fixture
+    def describer(self):
+        return FakeDescriber()
+
+
+@dataclass
+class Time:
+    """A clock that only pauses move."""
+
+    now_s: float = 0.0
+
+    def monotonic(self):
+        return self.now_s
+
+    async def pause(self, delay_s):
+        self.now_s += delay_s
+        await asyncio.sleep(0)
+
+
+@dataclass
+class World:
+    """A queue with what it published."""
+
+    limits: QueueLimits = field(default_factory=QueueLimits)
+    describer: FakeDescriber = field(default_factory=FakeDescriber)
+    time: Time = field(default_factory=Time)
+    records: list = field(default_factory=list)
+    skipped: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self.queue = FeatureQueue(
+            self.describer,
+            self.records.append,
+            limits=self.limits,
+            clock=self.time,
+            pause=self.time.pause,
+            on_skip=lambda reason: self.skipped.update([reason]),
+        )
+
+    def submit(self, count, output=ANSWER, prompt="How?", **changes):
+        about = {"features": None, "drill": None, "error": None, "environment": "production", **changes}
+        for number in range(count):
+            self.queue.submit(inference(**{"request_id": f"r-{number}", **about}), prompt, output)
+
+    @property
+    def described(self):
+        return [record.request_id for record in self.records if record.features is not None]
+
+
+async def test_a_record_is_published_with_its_features():
+    world = World()
+    world.submit(1)
+    assert world.records == []
+    await world.queue.describe_batch()
+    (record,) = world.records
+    assert record.features == describe("How?", ANSWER)
+    assert record == inference(
+        request_id="r-0", features=record.features, drill=None, error=None, environment="production"
+    )
+
+
+async def test_the_share_that_is_declared_is_described_and_all_gateways_choose_the_same():
+    worlds = [World(QueueLimits(sample_ratio=0.25)) for _ in range(2)]
+    for world in worlds:
+        world.submit(2000)
+        while len(world.records) < 2000:
+            await world.queue.describe_batch()
+    assert set(worlds[0].described) == set(worlds[1].described)
+    assert 420 < len(worlds[0].described) < 580
+    assert not worlds[0].skipped
+
+
+async def test_records_outside_the_sample_go_out_at_once():
+    world = World(QueueLimits(sample_ratio=0.0))
+    world.submit(5)
+    assert (len(world.records), world.described, world.describer.batches) == (5, [], [])
+
+
+@pytest.mark.parametrize("about", [{"drill": "drill-1"}, {"environment": "staging"}])
+async def test_drills_and_staging_are_always_described(about):
+    world = World(QueueLimits(sample_ratio=0.0))
+    world.submit(5, **about)
+    await world.queue.describe_batch()
+    assert len(world.described) == 5
+
+
+async def test_a_full_queue_publishes_without_features_and_counts():
+    world = World(QueueLimits(max_chars=10 * (256 + len("How?") + len(ANSWER))))
+    world.submit(13)
+    assert (len(world.records), world.skipped) == (3, {"queue_full": 3})
+    await world.queue.describe_batch()
+    assert (len(world.records), len(world.described)) == (13, 10)
+    world.submit(10)
+    assert world.skipped == {"queue_full": 3}
+
+
+async def test_a_long_text_waits_as_its_beginning():
+    world = World(QueueLimits(max_chars=256 + 1000 + SAMPLED_CHARS))
+    world.submit(1, output="word " * 1_000_000, prompt="x" * 1_000_000)
+    await world.queue.describe_batch()
+    (record,) = world.records
+    assert (record.features.output_chars, record.features.prompt_chars) == (5_000_000, 1_000_000)
+
+
+async def test_a_text_that_cannot_be_described_goes_out_without_features():
+    world = World(describer=FakeDescriber(failing={"bad"}))
+    world.submit(1, "bad")
+    world.submit(1)
+    await world.queue.describe_batch()
+    assert (len(world.records), len(world.described), world.skipped) == (2, 1, {"failed": 1})
+
+
+async def test_what_waited_too_long_goes_out_without_features():
+    world = World()
+    world.submit(2)
+    world.time.now_s = 3.1
+    world.submit(1)
+    await world.queue.describe_batch()
+    assert (len(world.records), len(world.described), world.skipped) == (3, 1, {"late": 2})
+
+
+async def test_texts_are_collected_into_batches():
+    world = World(QueueLimits(batch=64))
+    running = asyncio.ensure_future(world.queue.run())
+    world.submit(100)
+    async with asyncio.timeout(5):
+        while len(world.records) < 100:
+            await asyncio.sleep(0)
+    assert world.describer.batches == [64, 36]
+    world.submit(1)
+    async with asyncio.timeout(5):
+        while len(world.records) < 101:
+            await asyncio.sleep(0)
+    await stop(running)
+
+
+async def test_at_the_end_everything_goes_out():
+    world = World(QueueLimits(batch=2), FakeDescriber(stuck=True))
+    running = asyncio.ensure_future(world.queue.run())
+    world.submit(5)
+    while not world.describer.batches:
+        await asyncio.sleep(0)
+    await stop(running)
+    world.queue.drain()
+    world.queue.drain()
+    assert sorted(record.request_id for record in world.records) == [f"r-{number}" for number in range(5)]
+    assert world.skipped == {"late": 5}
+
+
+async def stop(task):
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@given(
+    sizes=st.lists(st.integers(0, 400), max_size=40),
+    ratio=st.floats(0, 1),
+    batch=st.integers(1, 7),
+    max_chars=st.integers(0, 4000),
+    waits=st.lists(st.floats(0, 4), max_size=8),
+)
+async def test_every_record_is_published_exactly_once(sizes, ratio, batch, max_chars, waits):
+    world = World(QueueLimits(sample_ratio=ratio, batch=batch, max_chars=max_chars), FakeDescriber(failing={"x" * 7}))
+    for number, size in enumerate(sizes):
+        world.submit(1, "x" * size, request_id=f"r-{number}")
+        if number % 5 == 0 and waits:
+            await world.time.pause(waits[number // 5 % len(waits)])
+            await world.queue.describe_batch()
+    while len(world.records) < len(sizes):
+        before = len(world.records)
+        await world.queue.describe_batch()
+        assert len(world.records) > before
+    assert sorted(record.request_id for record in world.records) == sorted(f"r-{n}" for n in range(len(sizes)))
+    undescribed = len(sizes) - len(world.described)
+    assert undescribed >= world.skipped.total()
+
+
+@given(st.text(max_size=300), st.text(max_size=3000))
+def test_excerpts_have_the_features_of_the_texts(prompt, output):
+    assert describe_excerpts(Excerpts.of(prompt, output)) == describe(prompt, output)
+
+
+def test_an_answer_that_was_not_described_neither_counts_nor_ends_a_run_of_empty_ones():
+    assert count_runs((2, 5), inference(features=None, error=None, drill=None)) == (0, 5)
