@@ -148,7 +148,7 @@ ALLOWED_FIELDS: Final[Mapping[str, frozenset[str]]] = {
             "instructions",
             "logit_bias",
             "max_output_tokens",
-            "max_tool_calls",
+            "max_tool_calls",  # of built-in tools, of which there are none
             "metadata",
             "min_p",
             "model",
@@ -158,7 +158,6 @@ ALLOWED_FIELDS: Final[Mapping[str, frozenset[str]]] = {
             "reasoning",
             "repetition_penalty",
             "seed",
-            "service_tier",
             "skip_special_tokens",
             "stop",
             "stop_token_ids",
@@ -262,6 +261,9 @@ INTEGERS: Final = frozenset(
     }
 )
 """Fields that must be integers: the engine would read "16" and 16.0 as 16, past every limit that is counted here."""
+
+RESPONSES_INCLUDE: Final = frozenset({"message.output_text.logprobs"})
+"""What `include` of the responses API may name: the engine ignores the others."""
 
 STRUCTURES: Final = frozenset({"choice", "json", "json_object"})
 """What `structured_outputs` may hold: expressions and grammars are compiled without a time limit."""

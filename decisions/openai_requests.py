@@ -15,6 +15,7 @@ from decisions.openai_fields import (
     PATHS,
     REFUSED_FIELDS,
     RESPONSE_FORMATS,
+    RESPONSES_INCLUDE,
     STRUCTURES,
     WITHOUT_EFFECT,
 )
@@ -31,6 +32,9 @@ class CostLimits:
         prompt_logprobs: the same for each position of a prompt.
         schema_bytes: length of a JSON schema, of tools or of a list of choices, as compact JSON.
         schema_depth: its nesting.
+        whole_answers: answers that may fill the context together, if `tokens` is less: as many as this many requests.
+        inputs: texts of one request that are embedded.
+        input_tokens: tokens of these texts together, and of a text that is tokenized or made from tokens.
         entries: length of a list or map of parameters: stop sequences, biases, tools, words, token ids.
     """
 
@@ -38,8 +42,11 @@ class CostLimits:
     tokens: int = 65_536
     logprobs: int = 20
     prompt_logprobs: int = 5
-    schema_bytes: int = 32_768
-    schema_depth: int = 24
+    schema_bytes: int = 262_144  # 90 tools of 2 kB have 180 kB; the backend limits the time to compile them
+    schema_depth: int = 64  # vLLM's own limit
+    whole_answers: int = 4
+    inputs: int = 2_048  # OpenAI's own limit, and about its limit of tokens
+    input_tokens: int = 300_000
     entries: int = 1_024
 
 
@@ -167,6 +174,11 @@ def _check_structures(body: Mapping[str, Any]) -> Refusal | None:
                     f"structured_outputs.{name[:80]} is not supported; give a JSON schema as an object, or a choice."
                 )
                 return Refusal(400, "unsupported_parameter", message, "structured_outputs")
+    include = body.get("include")
+    for name in include if isinstance(include, list) else ():
+        if not isinstance(name, str) or name not in RESPONSES_INCLUDE:
+            message = f"include names {str(name)[:80]}; there is {', '.join(sorted(RESPONSES_INCLUDE))}."
+            return Refusal(400, "unsupported_parameter", message, "include")
     return None
 
 
@@ -259,20 +271,49 @@ def _check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits:
         message = f"prompt_logprobs is {count}; it must be from 0 to {limits.prompt_logprobs}."
         return Refusal(400, "above_maximum_value", message, "prompt_logprobs")
     if kind not in {"chat", "completion", "responses"}:
-        return None
+        return _check_inputs(kind, body, context_tokens, limits)
     answers = _integer(body.get("n"))
     sequences = _count_prompts(kind, body) * (1 if answers is None else max(1, answers))
     if sequences > limits.sequences:
         message = f"The request asks for {sequences} answers (prompts times n); the limit is {limits.sequences}."
         return Refusal(400, "above_maximum_value", message, "n")
     tokens = sequences * _answer_tokens(kind, body, context_tokens)
-    if sequences > 1 and tokens > limits.tokens:
+    most_tokens = max(limits.tokens, limits.whole_answers * context_tokens)
+    if sequences > 1 and tokens > most_tokens:
         message = (
-            f"The request may generate {tokens} tokens in {sequences} answers; the limit is {limits.tokens}. "
+            f"The request may generate {tokens} tokens in {sequences} answers; the limit is {most_tokens}. "
             "Lower n, the number of prompts or the maximum of tokens."
         )
         return Refusal(400, "above_maximum_value", message, "n")
     return None
+
+
+_INPUTS: Final = {"embeddings": "input", "tokenize": "prompt", "detokenize": "tokens"}
+
+
+def _check_inputs(kind: str, body: Mapping[str, Any], context_tokens: int, limits: CostLimits) -> Refusal | None:
+    """Refuse more texts or tokens than one request may have that generates none."""
+    name = "messages" if kind == "tokenize" and "messages" in body else _INPUTS[kind]
+    value = body.get(name)
+    inputs: list[Any] = [value]
+    if kind == "embeddings" and isinstance(value, list) and not all(isinstance(item, int) for item in value):
+        inputs = value
+    if len(inputs) > limits.inputs:
+        message = f"{name} has {len(inputs)} texts; the limit is {limits.inputs}. Send them in several requests."
+        return Refusal(400, "above_maximum_value", message, name)
+    most = context_tokens if kind == "embeddings" else limits.input_tokens + 1
+    tokens = sum(min(_estimate_tokens(item, 2 * limits.input_tokens), most) for item in inputs)
+    if tokens > limits.input_tokens:
+        message = f"{name} has about {tokens} tokens; the limit is {limits.input_tokens}. Send less in one request."
+        return Refusal(400, "above_maximum_value", message, name)
+    return None
+
+
+def _estimate_tokens(value: Any, enough: int) -> int:
+    """Return the tokens of a list of token ids, or about those of a text: one for two characters."""
+    if isinstance(value, list) and all(isinstance(item, int) for item in value):
+        return len(value)
+    return _measure(value, 2 * enough)[0] // 2
 
 
 def _count_prompts(kind: str, body: Mapping[str, Any]) -> int:

@@ -3,10 +3,10 @@
 `prompt_token_ids` (a JSON list) replaces the text, and `return_prompt_logprobs` requests its score: `prompt_logprobs`
 is a JSON list with the log-probability, in nats, of each token of the prompt given those before it; the first is null.
 
-A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s and model)
-and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what the engine did
-for them (a JSON object), and the first part with bytes `http_head` (a JSON object with status and headers). A part
-without bytes reports progress only, also before the first one with bytes.
+A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model and
+cache_salt) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what
+the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON object with status and
+headers). A part without bytes reports progress only, also before the first one with bytes.
 
 Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
 requests with the same code. Runs inside Triton's Python stub.
@@ -68,6 +68,7 @@ class HttpAsk:
         request_id: the gateway's id of the request.
         deadline_s: seconds that the whole answer may take.
         model: the name that the answer has for the model; None for the engine's own.
+        cache_salt: only requests with the same one share cached prefixes; None for all without one.
     """
 
     method: str
@@ -76,6 +77,7 @@ class HttpAsk:
     request_id: str
     deadline_s: float
     model: str | None = None
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def parse_http(request: Any) -> HttpAsk | None:
             request_id=str(head["request_id"]),
             deadline_s=float(head["deadline_s"]),
             model=str(head["model"]) if head.get("model") else None,
+            cache_salt=str(head["cache_salt"]) if head.get("cache_salt") else None,
         )
     except (ValueError, TypeError, KeyError) as error:
         message = f"http_request must be a JSON object with method, path, request_id and deadline_s: {error!r}"

@@ -22,6 +22,7 @@ class ApiRequest:
         deadline_s: seconds that the whole answer may take.
         request_id: for the logs of Triton and of the engine.
         model: the name that the answer has for the model; None for the engine's own.
+        cache_salt: only requests with the same one share cached prefixes; None for all without one.
     """
 
     method: str
@@ -30,6 +31,7 @@ class ApiRequest:
     deadline_s: float
     request_id: str = ""
     model: str | None = None
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ async def stream_api(
         "request_id": request.request_id,
         "deadline_s": request.deadline_s,
         "model": request.model,
+        "cache_salt": request.cache_salt,
     }
     message = build_request(triton_name, {"http_request": json.dumps(head)}, (), request.request_id)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])

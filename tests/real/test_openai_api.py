@@ -32,7 +32,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": SCHEMA
 def target(tmp_path_factory, smollm2):
     """SmolLM2 in vLLM in Triton; the name of its endpoint."""
     with running(TritonServer(tmp_path_factory.mktemp("triton"))) as server:
-        asyncio.run(load(server, smollm2, NAME))
+        asyncio.run(load(server, smollm2, NAME, tool_parser="hermes"))
         yield server
 
 
@@ -42,11 +42,11 @@ def events_of(raw):
     return [json.loads(event[6:]) for event in events]
 
 
-async def load(server, folder, name):
-    """Load a model folder as a target."""
-    api = {"tool_parser": "hermes"}
+async def load(server, folder, name, **api):
+    """Load a model folder as a target that generates two answers at a time."""
     environment = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    config = EngineConfig("slipway", engine_args={"max_model_len": 1024}, environment=environment, api=api)
+    arguments = {"max_model_len": 1024, "max_num_seqs": 2}
+    config = EngineConfig("slipway", engine_args=arguments, environment=environment, api=api)
     engine = TritonEngine(server.endpoint, server.repository, config)
     await engine.load(name, folder, digest="sha256:" + "0" * 64, memory_bytes=1)
     await engine.close()
@@ -330,24 +330,66 @@ async def test_a_stream_of_responses_that_fails_has_its_record(api):
     assert records[-1]["error"]["source"] == "validation"
 
 
-async def test_a_broken_template_is_the_targets_doing(target, smollm2, tmp_path):
+BROKEN = """{{ 1 / (0 if 'Say hi' in messages[0].content else 1) }}
+{%- if 'Refuse' in messages[0].content %}{{ raise_exception('roles must alternate') }}{% endif %}"""
+
+
+async def test_a_target_that_is_broken_or_dead_is_named_as_the_source(target, smollm2, tmp_path):
+    """Its template fails, rejects on purpose, or is right; it has no tool parser; its engine process is killed."""
     folder = tmp_path / "broken"
     shutil.copytree(smollm2, folder)
-    (folder / "chat_template.jinja").write_text("{{ 1 / (0 if 'Say hi' in messages[0].content else 1) }}")
-    await load(target, folder, "broken.v1.bf16")
-    api = Api(target.endpoint, "broken.v1.bf16")
-    status, _, body, records = await api.ask(CHAT_PATH, CHAT)
+    (folder / "chat_template.jinja").write_text(BROKEN)
+    name = "broken.v1.bf16"
+    await load(target, folder, name)
+    api = Api(target.endpoint, name)
+
+    async def source(path=CHAT_PATH, **fields):
+        status, _, body, records = await api.ask(path, {**CHAT, "model": None, **fields})
+        return status, records[-1]["error"]["source"], body
+
+    assert (await source())[:2] == (400, "template")
+    assert (await source(messages=[{"role": "user", "content": "Refuse"}]))[:2] == (400, "template_refused")
+    user = [{"role": "user", "content": "Hello"}]
+    assert (await source(messages=user, tools=[TOOL]))[:2] == (400, "settings")
+    await assert_a_dead_engine_is_named(target, api, name)
     await api.close()
-    assert (status, records[-1]["error"]["source"]) == (400, "template"), body
+
+
+async def assert_a_dead_engine_is_named(target, api, name):
+    dead = {"class": "EngineDeadError", "source": "engine"}
+    long = {"prompt": "Hi", "max_tokens": 900, "ignore_eos": True}
+    running = [asyncio.ensure_future(api.pieces("/v1/completions", {**long, "stream": s})) for s in (True, False)]
+    await asyncio.sleep(1.0)
+    target.engine_process(name).kill()
+    streamed, whole = await asyncio.gather(*running)
+    assert streamed[-1][0].record["error"] == dead
+    assert streamed[0][0].status == 200
+    assert whole[-1][0].record["error"] == dead
+    assert whole[-1][0].status == 500
+    for path, body in (
+        ("/v1/completions", long),
+        (CHAT_PATH, {**CHAT, "model": None}),
+        ("/v1/responses", {"input": "Hi"}),
+    ):
+        for streams in (False, True):
+            text = {"messages": [{"role": "user", "content": "Hello"}]} if path == CHAT_PATH else {}
+            pieces = await api.pieces(path, {**body, **text, "stream": streams})
+            assert pieces[-1][0].record["error"] == dead, (path, streams)
 
 
 async def test_a_caller_that_leaves_and_a_deadline_abort_in_the_engine(api):
+    """The engine generates two answers at a time: what was not aborted would keep the next request waiting."""
     long = {**CHAT, "max_tokens": 900, "ignore_eos": True, "stream": True}
     channel = api._channels.get(api._endpoint)
-    stream = stream_api(channel, NAME, ApiRequest("POST", "/v1/chat/completions", json.dumps(long).encode(), 60.0))
-    first = await anext(stream)
-    assert first.status == 200
-    await stream.aclose()
+    for streams in (True, False):
+        body = json.dumps({**long, "stream": streams}).encode()
+        left = [stream_api(channel, NAME, ApiRequest("POST", CHAT_PATH, body, 60.0)) for _ in range(2)]
+        first = await asyncio.gather(*(anext(stream) for stream in left))
+        assert all(piece.record["output_tokens"] < 100 for piece in first)
+        for stream in left:
+            await stream.aclose()
+        _, records = await api.chat()
+        assert records[-1]["queue_ms"] < 1000, "the engine is free again"
     status, _, body, records = await api.ask(CHAT_PATH, {**long, "stream": False}, deadline_s=0.5)
     assert (status, json.loads(body)["error"]["code"]) == (504, "deadline_exceeded")
     assert records[-1]["error"]["source"] == "deadline"

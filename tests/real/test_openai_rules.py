@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
-from decisions.openai_fields import ALLOWED_FIELDS, PATHS, REFUSED_FIELDS, REFUSED_PATHS
+from decisions.openai_fields import ALLOWED_FIELDS, PATHS, REFUSED_FIELDS, REFUSED_PATHS, WITHOUT_EFFECT
 
 pytestmark = [pytest.mark.real, pytest.mark.vllm, pytest.mark.timeout(300)]
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ def test_every_field_of_a_body_is_judged(api):
     for path, kind in PATHS.items():
         known = set(api["fields"][path])
         assert known >= ALLOWED_FIELDS[kind], f"{path}: the engine does not know these"
-        assert known <= ALLOWED_FIELDS[kind] | set(REFUSED_FIELDS), f"{path}: these are not judged"
+        assert known <= ALLOWED_FIELDS[kind] | {*REFUSED_FIELDS, *WITHOUT_EFFECT}, f"{path}: these are not judged"
 
 
 def test_every_parser_is_one_that_a_version_may_name(api):

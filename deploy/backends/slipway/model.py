@@ -12,6 +12,7 @@ in the engine; every stream ends with the final flag, also if the engine is dead
 """
 
 import asyncio
+import contextlib
 import json
 import locale
 import os
@@ -52,6 +53,7 @@ ENVIRONMENT_DEFAULTS = {
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # 0.05 ms of a step with one answer of 49,152 logits on the CPU, 0.7 ms with 32
 }
 NEVER_SET = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
@@ -102,6 +104,7 @@ class Engine:
         """
         self.loop = asyncio.new_event_loop()
         self._active: dict[int, tuple[Any, asyncio.Task[None]]] = {}
+        self._app: openai_app.Application | None = None
         self._count = 0
         self._thread = threading.Thread(target=self.loop.run_forever, name="engine", daemon=True)
         self._thread.start()
@@ -119,7 +122,12 @@ class Engine:
 
         # One compiler for all schemas: vLLM's "auto" takes, for all requests, the one that the first request needed.
         structures = StructuredOutputsConfig(backend="xgrammar")
-        fixed = {"trust_remote_code": False, "model": model_dir, "structured_outputs_config": structures}
+        fixed = {
+            "trust_remote_code": False,
+            "model": model_dir,
+            "structured_outputs_config": structures,
+            "allowed_media_domains": ["none.invalid"],  # an empty list would allow all
+        }
         arguments = AsyncEngineArgs(**{**engine_args, **fixed})
         self._llm = openai_record.record_outputs(AsyncLLM).from_engine_args(arguments)
         self._llm.schemas = _schema_check(self._llm)
@@ -132,8 +140,9 @@ class Engine:
     async def _abort_cancelled(self) -> None:
         while True:
             await asyncio.sleep(CANCEL_POLL_S)
-            for reply, task in list(self._active.values()):
+            for number, (reply, task) in list(self._active.items()):
                 if reply.is_cancelled():
+                    del self._active[number]  # cancelled once: its end may take a while
                     task.cancel()
 
     def submit(self, request: Any) -> None:
@@ -161,6 +170,7 @@ class Engine:
 
         try:
             if isinstance(ask, engine_tensors.HttpAsk):
+                assert self._app is not None  # noqa: S101 - requests come after it was made
                 await self._app.answer(ask, reply.send_http, self._limits)
             else:
                 await self._generate(ask, reply, request_id)
@@ -192,13 +202,14 @@ class Engine:
             message = "n must be 1: send one request per completion"
             raise ValueError(message)
         prompt = ask.text if ask.token_ids is None else {"prompt_token_ids": ask.token_ids}
-        async for output in self._llm.generate(prompt, sampling, request_id):
-            piece = _piece(output)
-            if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
-                continue
-            if ask.prepend_input:
-                piece = engine_tensors.Piece(**{**vars(piece), "text": ask.text + piece.text})
-            reply.send(ask, piece)
+        async with contextlib.aclosing(self._llm.generate(prompt, sampling, request_id)) as outputs:
+            async for output in outputs:
+                piece = _piece(output)
+                if ask.stream and not piece.num_output_tokens and piece.finish_reason is None:
+                    continue
+                if ask.prepend_input:
+                    piece = engine_tensors.Piece(**{**vars(piece), "text": ask.text + piece.text})
+                reply.send(ask, piece)
 
     def stop(self) -> None:
         """Abort running requests, shut the engine down, and end its processes."""
@@ -213,7 +224,7 @@ class Engine:
         # The interpreter exits after this: a loop that still runs would crash it.
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_S)
-        self._llm = None
+        self._llm = self._app = None
 
     async def _close(self) -> None:
         if self._llm.schemas is not None:

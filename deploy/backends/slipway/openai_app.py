@@ -139,7 +139,7 @@ class _Call:
 
     def __init__(self, ask: HttpAsk, send: Send) -> None:
         loop = asyncio.get_running_loop()
-        self.recorder = Recorder(loop.time, lambda: loop.call_soon(self._send_progress), ask.model)
+        self.recorder = Recorder(loop.time, lambda: loop.call_soon(self._send_progress), ask.model, ask.cache_salt)
         self._body: bytes | None = ask.body
         self._send = send
         self._status: int | None = None

@@ -17,12 +17,13 @@ no bytes go out: the caller of the backend can time the first token, and notice 
 import asyncio
 import contextlib
 import contextvars
+import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from error_source import find_source
+from error_source import find_source, is_missing_setting
 from schema_check import SchemaCheck, require_compiled
 
 PROGRESS_S = 0.5
@@ -39,11 +40,13 @@ class Recorder:
         clock: seconds.
         report: called when a record is due without bytes.
         model: the name that the answer has for the model; None for the engine's own.
+        cache_salt: only requests with the same one share cached prefixes; None for all without one.
     """
 
     clock: Callable[[], float]
     report: Callable[[], None]
     model: str | None = None
+    cache_salt: str | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
     answers: int = 0
@@ -98,6 +101,8 @@ class Recorder:
             self.error = {"class": "ErrorEvent", "source": "parser"}
         elif status is not None and status >= _FIRST_ERROR_STATUS:
             source = "validation" if status < _FIRST_SERVER_ERROR_STATUS else "application"
+            if is_missing_setting(_message(body)):
+                source = "settings"
             self.error = {"class": f"Status{status}", "source": source}
 
     def report_progress(self) -> None:
@@ -131,6 +136,14 @@ class Recorder:
         return record
 
 
+def _message(body: bytes) -> str:
+    """Return the message of an error in OpenAI's form; empty if it has another."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return ""
+
+
 current: contextvars.ContextVar[Recorder | None] = contextvars.ContextVar("recorder", default=None)
 """The recorder of the request whose code runs; the application's own tasks inherit it."""
 
@@ -153,6 +166,8 @@ def record_outputs(engine: type[Any]) -> type[Any]:
         ) -> AsyncGenerator[Any, None]:
             recorder = current.get() or Recorder(time.monotonic, lambda: None)  # requests as text have none
             answer, recorder.answers = recorder.answers, recorder.answers + 1
+            if recorder.cache_salt is not None and isinstance(prompt, dict):
+                prompt = {**prompt, "cache_salt": recorder.cache_salt}
             try:
                 if self.schemas is not None and getattr(sampling_params, "structured_outputs", None) is not None:
                     await require_compiled(self.schemas, sampling_params.structured_outputs)

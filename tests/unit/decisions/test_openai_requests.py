@@ -18,6 +18,7 @@ from decisions.openai_requests import CostLimits, check_body, check_path
 
 CONTEXT = 2_048
 LIMITS = CostLimits()
+EMBEDDINGS = "/v1/embeddings"
 CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
 VALUES = st.recursive(
@@ -116,7 +117,23 @@ def test_fields_without_effect_are_accepted_with_the_value_that_asks_for_nothing
         (CHAT, {"top_logprobs": 21}, "top_logprobs"),
         (CHAT, {"logit_bias": {str(number): 1 for number in range(1_025)}}, "logit_bias"),
         (CHAT, {"stop": ["a"] * 1_025}, "stop"),
-        (CHAT, {"structured_outputs": {"choice": ["a" * 40_000]}}, "structured_outputs"),
+        (CHAT, {"structured_outputs": {"choice": ["a" * 300_000]}}, "structured_outputs"),
+        ("/v1/responses", {"include": ["message.output_text.logprobs"]}, None),
+        ("/v1/responses", {"include": ["reasoning.encrypted_content"]}, "include"),
+        ("/v1/responses", {"include": [["a"]]}, "include"),
+        ("/v1/responses", {"service_tier": "auto", "max_tool_calls": 3}, None),
+        ("/v1/responses", {"service_tier": "flex"}, "service_tier"),
+        (EMBEDDINGS, {"input": ["a" * 1_000] * 512}, None),
+        (EMBEDDINGS, {"input": ["a"] * 2_049}, "input"),
+        (EMBEDDINGS, {"input": ["a" * 2_000] * 512}, "input"),
+        (EMBEDDINGS, {"input": [1] * 2_048}, None),
+        (EMBEDDINGS, {"input": [[1] * 2_048] * 147}, "input"),
+        (EMBEDDINGS, {"input": "a" * 10_000_000}, None),  # the engine refuses what is longer than its context
+        ("/tokenize", {"prompt": "a" * 500_000}, None),
+        ("/tokenize", {"prompt": "a" * 700_000}, "prompt"),
+        ("/tokenize", {"messages": [{"role": "user", "content": "a" * 700_000}]}, "messages"),
+        ("/detokenize", {"tokens": [1] * 300_000}, None),
+        ("/detokenize", {"tokens": [1] * 300_001}, "tokens"),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, None),
         (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
         ("/v1/responses", {"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input"),
@@ -125,6 +142,25 @@ def test_fields_without_effect_are_accepted_with_the_value_that_asks_for_nothing
 def test_what_a_request_may_cost(path, body, field):
     refusal = check_body(path, body, CONTEXT, LIMITS)
     assert (refusal and refusal.field) == field
+
+
+def test_two_answers_may_fill_a_long_context_but_not_thirty():
+    assert check_body(CHAT, {"n": 2}, 131_072, LIMITS) is None
+    assert check_body(CHAT, {"n": 4}, 131_072, LIMITS) is None
+    refusal = check_body(CHAT, {"n": 5}, 131_072, LIMITS)
+    assert "655360 tokens in 5 answers; the limit is 524288" in refusal.message
+
+
+def test_a_large_set_of_tools_is_accepted():
+    """As deep and long as the tools of a whole API: 90 of 2 kB, with lists of objects in lists of objects."""
+    parameters = {"type": "string", "description": "a" * 1_500}
+    for _ in range(8):
+        parameters = {"type": "array", "items": {"type": "object", "properties": {"a": parameters}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "a", "parameters": {"type": "object", "properties": {"a": parameters}}},
+    }
+    accepted(CHAT, tools=[tool] * 90)
 
 
 def test_many_answers_may_not_be_long_together():
@@ -140,7 +176,7 @@ def test_a_deep_schema_is_refused_without_recursion():
     body = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
     assert refused(CHAT, **body).field == "response_format"
     nested = {}
-    for _ in range(25):
+    for _ in range(65):
         nested = {"a": nested}
     assert "nested" in refused(CHAT, tools=[nested]).message
 
