@@ -95,6 +95,31 @@ def test_repetition_was_counted_only_where_a_trigger_of_the_same_metric_was_decl
         assert "repetition_ratio" in counted.reason
 
 
+@pytest.mark.parametrize(
+    ("metric", "threshold"), [("itl_ms", 50.0), ("queue_ms", 200.0), ("output_tokens", 8.0), ("logprob_mean", -2.0)]
+)
+def test_a_figure_of_each_request_was_counted_for_its_own_threshold_only(metric, threshold):
+    trigger = Trigger(name="t", metric=metric, threshold=threshold)
+    summary = window(0, observed={"t": (60, 6)}).data
+    assert count_bad(trigger, summary, {"t": trigger}) == Counted(60, 6)
+    other = Trigger(name="t", metric=metric, threshold=threshold * 2)
+    counted = count_bad(other, summary, {"t": trigger})
+    assert isinstance(counted, Unknown)
+    assert f"another threshold then ({threshold:g})" in counted.reason
+
+
+def test_the_other_side_of_a_length_was_not_counted():
+    upper = Trigger(name="t", metric="output_tokens", threshold=8)
+    lower = Trigger(name="t", metric="output_tokens", threshold=8, bound="lower")
+    assert isinstance(count_bad(lower, window(0, observed={"t": (60, 6)}).data, {"t": upper}), Unknown)
+
+
+@pytest.mark.parametrize("metric", ["cut_off_ratio", "nan_logits", "goodput_ratio"])
+def test_a_share_was_counted_whatever_its_limit(metric):
+    then, now = (Trigger(name="t", metric=metric, threshold=limit) for limit in (0.1, 0.5))
+    assert count_bad(now, window(0, observed={"t": (60, 6)}).data, {"t": then}) == Counted(60, 6)
+
+
 def test_drift_is_not_in_window_summaries():
     counted = count_bad(Trigger(name="d", metric="drift", threshold=0.2), window(0).data, {})
     assert isinstance(counted, Unknown)

@@ -4,6 +4,7 @@ import pytest
 
 from contracts import facts as cf
 from contracts.envelope import derived_id
+from contracts.facts.watch import InterTokenLatency
 from decisions.drills import describe_fault
 from services.rollback_controller.domain import execution, rehearsal_plan
 from services.rollback_controller.domain.decision import Rules
@@ -209,3 +210,39 @@ def test_each_staging_route_is_newer_than_the_one_before():
     first = rehearsal_plan.plan_staging_route(None, f.MODEL, f.served(7), f.served(6), cause_id="s/slow")
     second = rehearsal_plan.plan_staging_route(first, f.MODEL, None, None, cause_id="s/end")
     assert (first.epoch, second.epoch, second.active, second.quarantined) == (1, 2, None, ())
+
+
+# -- verification by the triggers on what the engine reports ------------------------------------------------------------
+
+PACED = {"itl_ms": InterTokenLatency(mean=80.0, p95=90.0, max=99.0)}
+SIGNALS = [
+    (f.trigger(name="slow", metric="itl_ms", threshold=50), PACED),
+    (f.trigger(name="slow", metric="queue_ms", threshold=200), {"queue_ms": 900.0}),
+    (f.trigger(name="slow", metric="cut_off_ratio", threshold=0.05), {"finish_reason": "length", "output_tokens": 900}),
+    (f.trigger(name="slow", metric="output_tokens", threshold=100), {"output_tokens": 400}),
+    (f.trigger(name="slow", metric="output_tokens", threshold=8, bound="lower"), {"output_tokens": 2}),
+    (f.trigger(name="slow", metric="logprob_mean", threshold=-2), {"logprob_mean": -4.0}),
+    (f.trigger(name="slow", metric="nan_logits", threshold=0.01), {"nan_logits": True}),
+    (f.trigger(name="slow", metric="goodput_ratio", threshold=0.95), PACED),
+]
+
+
+def switched_by(trigger) -> RollbackState:
+    declared = (trigger, f.trigger(name="pace", metric="itl_ms", threshold=60, action="manual"))
+    decided = take(state(triggers={"7": declared}), alert(), fact_id="a-1")
+    return execution.record_switch(decided, ID, route(6, None), "rollback", f.after(1))
+
+
+@pytest.mark.parametrize(("trigger", "bad"), SIGNALS, ids=lambda part: getattr(part, "metric", ""))
+def test_raw_telemetry_of_the_fallback_decides_the_verification(trigger, bad):
+    moved = switched_by(trigger)
+    for records, verdict in (([request(2, **bad)] * 3 + [request(3)], "fail"), ([request(2)] * 4, "pass")):
+        (done,) = published(watch(moved, records), cf.RollbackCompleted)
+        assert done.verdict == verdict
+
+
+@pytest.mark.parametrize(("trigger", "bad"), SIGNALS, ids=lambda part: getattr(part, "metric", ""))
+def test_what_a_caller_shaped_says_only_whether_the_fallback_answers(trigger, bad):
+    shaped = [request(2, **bad, shaped_by_caller=True)] * 4
+    (done,) = published(watch(switched_by(trigger), shaped), cf.RollbackCompleted)
+    assert done.verdict == "pass"
