@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from contracts.envelope import Event
 from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened
 from contracts.manifests import MergedManifest
-from contracts.vocabulary import ArtifactRef
+from contracts.vocabulary import ArtifactRef, ServingSettings
+from decisions.serving_settings import combine
 from services.merger import domain
-from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult
+from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult, Templates
 from services.merger.rejections import raise_rejection
+from services.merger.serving_proof import ServingProof
 from services.merger.settings import MergerSettings
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
@@ -24,6 +26,7 @@ class Merger:
 
     artifacts: Artifacts
     engine: MergeEngine
+    proof: ServingProof
     clock: Clock
     dtype: domain.SaveDtype = "bfloat16"
     limits: domain.ParityLimits = field(default_factory=domain.ParityLimits)
@@ -44,7 +47,28 @@ class Merger:
             hyperparameters=opened.training.hyperparameters,
         )
         committed = await asyncio.to_thread(self.artifacts.find_merged, output_key)
-        return committed or await self._merge_and_commit(opened, output_key, progress)
+        manifest, ref = committed or await self._merge_and_commit(opened, output_key, progress)
+        return await self._with_settings(opened.serving, manifest, ref)
+
+    async def _with_settings(
+        self, event: ServingSettings | None, manifest: MergedManifest, ref: ArtifactRef
+    ) -> tuple[MergedManifest, ArtifactRef]:
+        """Return the same merged model with the event's settings over those of the checkpoint's files."""
+        settings = combine(event, manifest.serving)
+        if settings is None or settings == manifest.serving:
+            return manifest, ref
+        output_key = domain.plan_settings_key(manifest.output_key, settings)
+        committed = await asyncio.to_thread(self.artifacts.find_merged, output_key)
+        if committed is not None:
+            return committed
+        await self.proof.prove(settings, manifest.files)
+        update = {
+            "output_key": output_key,
+            "serving": settings,
+            "settings_of": ref,
+            "created_at": self.clock.now(),
+        }
+        return await asyncio.to_thread(self.artifacts.commit, manifest.model_copy(update=update))
 
     async def _merge_and_commit(
         self, opened: ReleaseOpened, output_key: str, progress: ReportProgress
@@ -55,6 +79,7 @@ class Merger:
         checkpoint = await asyncio.to_thread(self.artifacts.open_folder, opened.weights.ref, progress)
         sizes = {file.path: file.size_bytes for file in checkpoint.files}
         raise_rejection(domain.assess_files(opened.weights.kind, sizes))  # before anything large is downloaded
+        settings = await self.proof.read(checkpoint)
         async with self.artifacts.scratch_dir(output_key) as scratch_dir:
             job = MergeJob(
                 kind=opened.weights.kind,
@@ -67,6 +92,7 @@ class Merger:
             )
             result = await self.engine.merge(job, progress)
         self._reject_changed(checkpoint if result.own_tokenizer else base, result)
+        await self.proof.prove(settings, result.files)
         manifest = MergedManifest(
             model=opened.model,
             output_key=output_key,
@@ -83,6 +109,7 @@ class Merger:
             duration_s=self.clock.monotonic() - started,
             peak_rss_bytes=result.peak_rss_bytes,
             created_at=self.clock.now(),
+            serving=await self.proof.complete(settings, result.files),
         )
         return await asyncio.to_thread(self.artifacts.commit, manifest)
 
@@ -103,10 +130,23 @@ class Merger:
         raise_rejection(domain.assess_tokenizer(changed))
 
 
-def build(bus: Bus, *, artifacts: Artifacts, engine: MergeEngine, settings: MergerSettings, clock: Clock) -> Merger:
+def build(
+    bus: Bus,
+    *,
+    artifacts: Artifacts,
+    engine: MergeEngine,
+    templates: Templates,
+    settings: MergerSettings,
+    clock: Clock,
+) -> Merger:
     """Register the handlers on the bus and return the use case behind them."""
     merger = Merger(
-        artifacts=artifacts, engine=engine, clock=clock, dtype=settings.save_dtype, limits=settings.parity_limits()
+        artifacts=artifacts,
+        engine=engine,
+        proof=ServingProof(artifacts, templates),
+        clock=clock,
+        dtype=settings.save_dtype,
+        limits=settings.parity_limits(),
     )
 
     @bus.on(ReleaseOpened, failure=_rejected)
@@ -121,6 +161,7 @@ def build(bus: Bus, *, artifacts: Artifacts, engine: MergeEngine, settings: Merg
             rendered_prompt_digest=manifest.rendered_prompt_digest,
             duration_s=manifest.duration_s,
             peak_rss_bytes=manifest.peak_rss_bytes,
+            serving=manifest.serving,
         )
 
     return merger

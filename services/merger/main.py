@@ -13,8 +13,12 @@ from shared.runtime.process import memory_bytes
 from shared.runtime.service import serve
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
+from shared.serving.chat_templates import ChatTemplates
 from shared.storage.blobs import STALE_UPLOAD, Store
 from shared.storage.sources import Sources
+
+TEMPLATE_LIMIT_S = 10.0
+"""Most seconds of one rendering: they take milliseconds, also on a busy machine."""
 
 
 async def run(connection: Connection, settings: MergerSettings) -> None:
@@ -31,9 +35,13 @@ async def run(connection: Connection, settings: MergerSettings) -> None:
     )
     await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
     await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)
-    build(bus, artifacts=artifacts, engine=engine, settings=settings, clock=clock)
+    templates = ChatTemplates(clock, limit_s=TEMPLATE_LIMIT_S)
+    build(bus, artifacts=artifacts, engine=engine, templates=templates, settings=settings, clock=clock)
 
-    await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
+    try:
+        await serve(bus, connection, ready={"store": partial(asyncio.to_thread, store.reachable)})
+    finally:
+        await templates.close()
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Ports of the merger: the object store and the merge engine."""
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +91,32 @@ class Artifacts(Protocol):
         """
         ...
 
+    def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the texts of those of a folder's files that exist; what is not UTF-8 in them is replaced."""
+        ...
+
     def commit(self, manifest: MergedManifest) -> tuple[MergedManifest, ArtifactRef]:
         """Write the manifest, create-only, and return the committed one: another replica may have been first."""
         ...
 
     def scratch_dir(self, name: str) -> AbstractAsyncContextManager[Path]:
         """Return an empty folder for one unit of work; it is removed afterwards."""
+        ...
+
+
+class Templates(Protocol):
+    """Runs chat templates in a process of its own, under limits."""
+
+    async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
+        """Return a template rendered with exactly these variables.
+
+        Raises:
+            Permanent: `bad_request` if the template rejects the conversation, `engine_failed` if it fails.
+        """
+        ...
+
+    async def variables_of(self, template: str) -> frozenset[str]:
+        """Return the variables that a template reads; raise Permanent `engine_failed` if it is broken."""
         ...
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template, TemplateError, meta
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import Node, Scope
 from jinja2.parser import Parser
@@ -82,10 +82,17 @@ def _bounded(pieces: Iterator[str]) -> str:
     return "".join(texts)
 
 
-def answer(request: dict[str, Any]) -> dict[str, str]:
-    """Return the result of one request: `{"text": …}`, `{"rejected": …}` or `{"failed": …}`."""
-    now = datetime.fromisoformat(request["now"])
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of one request: `{"text": …}`, `{"rejected": …}` or `{"failed": …}`.
+
+    A request without variables is answered with those that the template reads: `{"variables": […]}`.
+    """
     try:
+        if "variables" not in request:
+            environment = make_environment()
+            names = meta.find_undeclared_variables(environment.parse(request["template"])) - set(environment.globals)
+            return {"variables": sorted(names - {"strftime_now"})}
+        now = datetime.fromisoformat(request["now"])
         template = _compile(request["template"])
         pieces = template.generate(**request["variables"], strftime_now=now.strftime)
         return {"text": _bounded(pieces)}

@@ -62,25 +62,34 @@ class ChatTemplates:
     async def render_with(self, template: str, variables: Mapping[str, Any]) -> str:
         """Return a template rendered with exactly these variables; raise as `render` does."""
         request = {"template": template, "now": self._clock.now().isoformat(), "variables": dict(variables)}
+        reply = await self._ask(request)
+        return str(reply["text"])
+
+    async def variables_of(self, template: str) -> frozenset[str]:
+        """Return the variables that a template reads; raise as `render` does."""
+        reply = await self._ask({"template": template})
+        return frozenset(reply["variables"])
+
+    async def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         reply = await self._exchange(json.dumps(request).encode() + b"\n")
         if "rejected" in reply:
             raise Permanent("bad_request", f"The chat template rejects this conversation: {reply['rejected']}")
         if "failed" in reply:
             reason = f"The chat template cannot be rendered: {reply['failed']}."
             raise Permanent("engine_failed", reason, stopped="stopped" in reply)
-        return reply["text"]
+        return reply
 
     async def close(self) -> None:
         """End the child process."""
         async with self._lock:
             await self._end()
 
-    async def _exchange(self, line: bytes) -> dict[str, str]:
+    async def _exchange(self, line: bytes) -> dict[str, Any]:
         async with self._lock:
             child = await self._running()
             assert child.stdin is not None  # noqa: S101 - it was started with pipes
             assert child.stdout is not None  # noqa: S101 - it was started with pipes
-            reply: dict[str, str] | None = None
+            reply: dict[str, Any] | None = None
             try:
                 async with asyncio.timeout(self._limit_s):
                     child.stdin.write(line)
@@ -133,9 +142,9 @@ class ChatTemplates:
         await child.wait()
 
 
-def _parse(line: bytes) -> dict[str, str] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     """Return a reply of the child process; None if it is cut off. Raise ValueError if it is not a reply."""
     if not line.endswith(b"\n"):
         return None
-    reply: dict[str, str] = json.loads(line)
+    reply: dict[str, Any] = json.loads(line)
     return reply

@@ -17,6 +17,7 @@ WITHOUT_SUITE = {
     "tests/unit/merger/test_app.py:FakeArtifacts": "notes the order of steps; the real steps: test_merger.py, test_merge.py",
     "tests/unit/merger/test_app.py:FakeEngine": "the same",
     "tests/unit/merger/test_app.py:FakeClock": "stands still",
+    "tests/unit/merger/test_app.py:FakeTemplates": "the worker's own function, in this process: test_chat_templates.py",
     "tests/unit/server_manager/fleet_world.py:Memory": "a dict; the file of routes: test_repository_files.py, test_routes_restored.py",
     "tests/unit/server_manager/test_artifact_cache.py:MemoryStore": "the cache on a real store: test_store.py",
 }

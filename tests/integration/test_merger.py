@@ -16,7 +16,7 @@ from contracts.envelope import Event
 from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointRejected, ReleaseOpened, WorkProgressed
 from contracts.manifests import MergedManifest
 from contracts.services import EVENTS
-from contracts.vocabulary import ArtifactRef
+from contracts.vocabulary import ArtifactRef, ServingSettings
 from shared.messaging.bus import publish_event
 from shared.runtime.process import memory_bytes
 from shared.storage.blobs import Store
@@ -107,6 +107,34 @@ async def test_merges_lora_and_full_tells_progress_and_remembers(js, settings, h
         assert third.data.parity.max_abs_logit_difference == 0.0
         assert not list((settings.state_dir / "work/merger/scratch").glob("*"))
         assert '"level": "error"' not in service.log
+
+
+async def test_serving_settings_come_from_the_checkpoints_file_and_the_event(js, settings, harbour):
+    folder = harbour.folder / "lora"
+    shutil.copytree(harbour.made["lora"], folder)
+    (folder / "serving.json").write_text('{"reasoning_parser": "qwen3", "context_tokens": 64}')
+    first = opened(harbour.base, harbour.put(folder))
+    changed = first.data.model_copy(update={"serving": ServingSettings(context_tokens=32)})
+    impossible = first.data.model_copy(update={"serving": ServingSettings(tool_parser="hermes")})
+    with running_service(MODULE, settings):
+        for event in (first, again(first, "e2", changed), again(first, "e3", impossible)):
+            await publish_event(js, event)
+        original, other = await wait_for_fact(js, CheckpointMerged, count=2)
+        (rejected,) = await wait_for_fact(js, CheckpointRejected)
+    assert original.data.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=64)
+    assert other.data.serving == ServingSettings(reasoning_parser="qwen3", context_tokens=32)
+    manifests = [harbour.manifest_of(event) for event in (original, other)]
+    assert [manifest.serving for manifest in manifests] == [original.data.serving, other.data.serving]
+    assert manifests[1].settings_of == original.data.manifest
+    assert manifests[0].files == manifests[1].files
+    assert rejected.causationid == "e3"
+    assert rejected.data.code == "tools_not_rendered"
+    assert "leaves the tool, the tool's call" in rejected.data.reason
+
+
+def again(event, event_id, data):
+    """Return an event like another, with an id and data of its own."""
+    return event.model_copy(update={"id": event_id, "data": data})
 
 
 def broken(source, folder, kind):

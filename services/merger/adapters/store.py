@@ -1,5 +1,6 @@
 """Base models, checkpoints and merged models in the object store."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from services.merger.ports import Folder
 from shared.errors import Permanent
 from shared.runtime.progress import ReportProgress
 from shared.runtime.scratch_dirs import ScratchDirs
-from shared.storage.blobs import Store, manifest_key
+from shared.storage.blobs import Store, blob_key, manifest_key
 from shared.storage.sources import Sources, bring
 
 MERGED = "merged"
@@ -74,6 +75,24 @@ class StoredArtifacts:
         folder = _parse_folder(self._store.get(ref), ref.digest, self._prefix(ref.uri))
         self._sources.quota.check(ref.uri, len(folder.files), sum(file.size_bytes for file in folder.files))
         return folder
+
+    def read_texts(self, folder: Folder, names: Sequence[str]) -> Mapping[str, str]:
+        """Return the texts of those of a folder's files that exist; what is not UTF-8 in them is replaced.
+
+        Raises:
+            Permanent: `artifact_not_found`, also if one is too large; `digest_mismatch`.
+        """
+        return {
+            file.path: self._store.get(
+                ArtifactRef(
+                    uri=self._store.uri(blob_key(file.digest, folder.prefix)),
+                    digest=file.digest,
+                    size_bytes=file.size_bytes,
+                )
+            ).decode(errors="replace")
+            for file in folder.files
+            if file.path in names
+        }
 
     def _prefix(self, uri: str) -> str:
         return self._store.key_of(uri).partition("manifests/")[0]

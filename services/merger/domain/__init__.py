@@ -53,6 +53,7 @@ from services.merger.domain.plan import (
     weights_bytes,
 )
 from services.merger.domain.recorded import assess_recorded, recorded_settings
+from services.merger.domain.serving import plan_settings_key
 from services.merger.domain.vocabulary import (
     TokenizerComparison,
     Vocabulary,
@@ -135,6 +136,7 @@ __all__ = [
     "is_tokenizer_file",
     "is_vocabulary",
     "plan_output_key",
+    "plan_settings_key",
     "plan_shard_limit",
     "plan_shards",
     "plan_vocabulary",

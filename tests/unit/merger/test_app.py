@@ -13,7 +13,9 @@ from contracts.manifests import FileEntry
 from contracts.vocabulary import ArtifactRef
 from services.merger.app import Merger
 from services.merger.ports import Folder, MergeResult, Rendering
+from services.merger.serving_proof import ServingProof
 from shared.errors import Permanent
+from shared.serving.chat_template_worker import answer
 from testbed.factories import base
 from tests.kit.checkpoints import opened
 
@@ -36,6 +38,7 @@ class FakeArtifacts:
     checkpoint: tuple[FileEntry, ...] = (entry("adapter_config.json"), entry("adapter_model.safetensors"))
     log: list[str] = field(default_factory=list)
     committed: dict[str, tuple] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def find_merged(self, output_key):
         self.log.append("find")
@@ -46,6 +49,9 @@ class FakeArtifacts:
 
     def open_folder(self, ref, _progress):
         return Folder(ref.digest, self.checkpoint, "checkpoints/support-bot/")
+
+    def read_texts(self, folder, names):
+        return {name: text for name, text in self.texts.items() if name in names}
 
     def commit(self, manifest):
         self.log.append("commit")
@@ -74,6 +80,19 @@ class FakeEngine:
         return MergeResult(self.files, self.parity, self.own_tokenizer, self.rendering, RENDERING, peak_rss_bytes=500)
 
 
+class FakeTemplates:
+    """Templates in Jinja's own environment, without a process: none of these tests has a hostile one."""
+
+    async def render_with(self, template, variables):
+        reply = answer({"template": template, "variables": variables, "now": "2026-11-24T00:00:00+00:00"})
+        if "text" not in reply:
+            raise Permanent("bad_request" if "rejected" in reply else "engine_failed", str(reply))
+        return reply["text"]
+
+    async def variables_of(self, template):
+        return frozenset(answer({"template": template})["variables"])
+
+
 class FakeClock:
     def now(self):
         return datetime(2026, 11, 24, tzinfo=UTC)
@@ -85,7 +104,12 @@ class FakeClock:
 def merger(**changes) -> Merger:
     engine = {name: changes.pop(name) for name in ("parity", "files", "own_tokenizer", "rendering") if name in changes}
     artifacts = FakeArtifacts(**changes)
-    return Merger(artifacts=artifacts, engine=FakeEngine(artifacts.log, **engine), clock=FakeClock())
+    return Merger(
+        artifacts=artifacts,
+        engine=FakeEngine(artifacts.log, **engine),
+        proof=ServingProof(artifacts, FakeTemplates()),
+        clock=FakeClock(),
+    )
 
 
 def quiet(*_told):

@@ -162,3 +162,12 @@ async def test_the_environment_cannot_be_read(monkeypatch, templates):
     assert child is not None
     with open(f"/proc/{child.pid}/environ", "rb") as environment:  # noqa: PTH123
         assert b"SLIPWAY" not in environment.read()
+
+
+async def test_the_variables_that_a_template_reads_are_listed(templates):
+    template = (
+        "{% set own = 1 %}{{ enable_thinking }}{{ strftime_now('%d') }}{% for m in messages %}{{ m.x }}{% endfor %}"
+    )
+    assert await templates.variables_of(template + "{{ raise_exception(own) }}") == {"enable_thinking", "messages"}
+    with pytest.raises(Permanent, match="cannot be rendered: TemplateSyntaxError"):
+        await templates.variables_of("{{ messages[")

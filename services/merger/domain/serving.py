@@ -1,0 +1,172 @@
+"""Serving settings against the model that they are for: its chat template, a conversation with tools, its context."""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from contracts.vocabulary import Digest, ServingSettings, digest_of_json
+from decisions.serving_settings import GIVEN_VARIABLES
+from services.merger.domain.checks import MODEL_CONFIG, Rejection
+
+RenderingCode = Literal["serving_invalid", "tools_not_rendered"]
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+DESCRIBING_FILES = (MODEL_CONFIG, TOKENIZER_CONFIG, TEMPLATE_FILE)
+
+TOOLS = (
+    {
+        "type": "function",
+        "function": {
+            "name": "find_parcel",
+            "description": "Return the state of a parcel.",
+            "parameters": {
+                "type": "object",
+                "properties": {"parcel": {"type": "string", "description": "The number of the parcel."}},
+                "required": ["parcel"],
+            },
+        },
+    },
+)
+TOOL_CONVERSATION = (
+    {"role": "system", "content": "You answer questions about parcels."},
+    {"role": "user", "content": "Where is my parcel?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [
+            {
+                "type": "function",
+                "id": "call73011",
+                "function": {"name": "find_parcel", "arguments": {"parcel": "K-9027"}},
+            }
+        ],
+    },
+    {"role": "tool", "name": "find_parcel", "tool_call_id": "call73011", "content": '{"state": "held at hub 5514"}'},
+)
+"""A conversation as the engine gives it to a template: the arguments of a call are an object."""
+_MARKS = {
+    "the tool": "Return the state of a parcel.",
+    "the question": "Where is my parcel?",
+    "the tool's call": "K-9027",
+    "the tool's result": "held at hub 5514",
+}
+_CALLS = {
+    "hermes": r'<tool_call>\s*\{"name": "find_parcel", "arguments": \{"parcel": "K-9027"\}\}\s*</tool_call>',
+    "llama3_json": (
+        r'<\|end_header_id\|>\s*\{"name": "find_parcel", "parameters": \{"parcel": "K-9027"\}\}\s*<\|eot_id\|>'
+    ),
+    "qwen3_coder": (
+        r"<tool_call>\s*<function=find_parcel>\s*<parameter=parcel>\s*K-9027\s*</parameter>\s*</function>\s*</tool_call>"
+    ),
+}
+"""How a template writes the call, by the parser that reads this form: others are not told apart with certainty."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What the files of a model say about how it is served."""
+
+    template: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
+    context_tokens: int | None = None
+
+
+def describe_model(texts: Mapping[str, str]) -> ModelDescription:
+    """Return what the texts of `DESCRIBING_FILES` say; files that do not exist are left out."""
+    config, tokenizer = _object(texts.get(MODEL_CONFIG)), _object(texts.get(TOKENIZER_CONFIG))
+    template = texts.get(TEMPLATE_FILE) or tokenizer.get("chat_template")
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = named.get("tool_use") or named.get("default")
+    special = {name: _token(value) for name, value in tokenizer.items() if name.endswith("_token")}
+    return ModelDescription(
+        template=template if isinstance(template, str) and template else None,
+        special_tokens={"bos_token": "", "eos_token": "", **{name: text for name, text in special.items() if text}},
+        context_tokens=_context(config),
+    )
+
+
+def _object(text: str | None) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _token(value: Any) -> str:
+    """Return a special token's text; tokenizers write it plain or as an object with `content`."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else ""
+
+
+def _context(config: Mapping[str, Any]) -> int | None:
+    """Return the longest context that the positions of a model reach; None where they are scaled or not declared."""
+    for part in (config, config.get("text_config")):
+        if not isinstance(part, Mapping):
+            continue
+        scaling = part.get("rope_scaling") or part.get("rope_parameters") or {}
+        kind = scaling.get("rope_type", scaling.get("type")) if isinstance(scaling, Mapping) else "unknown"
+        tokens = part.get("max_position_embeddings")
+        if isinstance(tokens, int) and not isinstance(tokens, bool):
+            return tokens if kind in (None, "default") else None
+    return None
+
+
+def assess_context(settings: ServingSettings, model: ModelDescription) -> Rejection | None:
+    """Reject a context that is longer than the model's."""
+    asked, own = settings.context_tokens, model.context_tokens
+    if asked is None or own is None or asked <= own:
+        return None
+    reason = f"context_tokens is {asked}; the limit is {own}, the context of the model ({MODEL_CONFIG})."
+    return Rejection("serving_invalid", reason, {"setting": "context_tokens", "value": asked, "limit": own})
+
+
+def assess_template(settings: ServingSettings, model: ModelDescription) -> Rejection | None:
+    """Reject settings that need a chat template, for a model that has none."""
+    if model.template is not None or not (settings.tool_parser or settings.template_options):
+        return None
+    name = "tool_parser" if settings.tool_parser else "template_options"
+    reason = f"{name} is set, but the model has no chat template ({TEMPLATE_FILE} or {TOKENIZER_CONFIG})."
+    return Rejection("tools_not_rendered" if settings.tool_parser else "serving_invalid", reason, {"setting": name})
+
+
+def assess_variables(settings: ServingSettings, variables: Collection[str]) -> Rejection | None:
+    """Reject options that the chat template does not read: the engine would ignore them."""
+    unknown = sorted(set(settings.template_options) - set(variables))
+    if not unknown:
+        return None
+    own = ", ".join(sorted(set(variables) - GIVEN_VARIABLES)) or "none"
+    reason = f"template_options may not set {unknown[0]}: the chat template does not read it; its variables are {own}."
+    return Rejection("serving_invalid", reason[:2000], {"setting": f"template_options.{unknown[0]}"})
+
+
+def assess_tool_rendering(text: str) -> Rejection | None:
+    """Reject a rendered tool conversation from which a part is missing."""
+    missing = [part for part, mark in _MARKS.items() if mark not in text]
+    if not missing:
+        return None
+    reason = f"The chat template leaves {', '.join(missing)} out of a conversation with tools."
+    return Rejection("tools_not_rendered", reason, {"missing": missing})
+
+
+def find_tool_parser(text: str) -> str | None:
+    """Return the parser of the calls that a template writes; None unless exactly one is certain."""
+    if assess_tool_rendering(text) is not None:
+        return None
+    matches = [parser for parser, pattern in _CALLS.items() if re.search(pattern, text)]
+    return matches[0] if len(matches) == 1 else None
+
+
+def plan_settings_key(merged: Digest, settings: ServingSettings) -> Digest:
+    """Return the output key of a merged model with other serving settings.
+
+    Args:
+        merged: output key of the merged model.
+        settings: the settings of the version.
+    """
+    return digest_of_json(
+        {"step": "settings", "merged": merged, "serving": settings.model_dump(mode="json", exclude_none=True)}
+    )

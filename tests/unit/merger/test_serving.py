@@ -1,0 +1,185 @@
+"""Serving settings at merge: read from the checkpoint's files, combined with the event's, proved with the template."""
+
+import json
+
+import pytest
+
+from contracts.vocabulary import ServingSettings
+from services.merger.domain import serving
+from shared.errors import Permanent
+from testbed.factories import base
+from tests.kit.checkpoints import opened
+from tests.unit.merger.test_app import REF, entry, merger, quiet
+
+PLAIN = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+HERMES = """\
+{% if tools %}<|system|># Tools
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}{% endif %}
+{%- if enable_thinking is defined and not enable_thinking %}/no_think{% endif %}
+{%- for m in messages %}<|{{ m.role }}|>{{ m.content }}
+{%- for call in m.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}{% endfor %}
+"""
+LLAMA = HERMES.replace("<tool_call>\n{", "<|end_header_id|>\n\n{").replace('arguments": {{', 'parameters": {{')
+LLAMA = LLAMA.replace("</tool_call>", "<|eot_id|>")
+TOOLS = ServingSettings(tool_parser="hermes")
+WITH_FILE = (entry("adapter_config.json"), entry("adapter_model.safetensors"), entry("serving.json"))
+
+
+def order(settings=None):
+    event = opened(base(), REF)
+    return event.data.model_copy(update={"serving": settings})
+
+
+def use_case(template=HERMES, *, config=None, file=None):
+    texts = {"config.json": json.dumps(config or {}), "chat_template.jinja": template}
+    if file is not None:
+        texts["serving.json"] = json.dumps(file)
+    return merger(texts={name: text for name, text in texts.items() if text}, checkpoint=WITH_FILE)
+
+
+async def rejection(template, settings, **more):
+    with pytest.raises(Permanent) as caught:
+        await use_case(template, **more).merge(order(settings), quiet)
+    return caught.value.code, caught.value.reason
+
+
+async def test_the_settings_of_the_event_are_in_the_manifest_whose_digest_covers_them():
+    world = use_case(PLAIN)
+    without, _ = await world.merge(order(), quiet)
+    assert (without.serving, without.settings_of) == (None, None)
+    settings = ServingSettings(reasoning_parser="qwen3", context_tokens=512)
+    manifest, _ = await world.merge(order(settings), quiet)
+    assert manifest.serving == settings
+    assert manifest.settings_of == REF
+    assert (manifest.files, manifest.parity) == (without.files, without.parity)
+    assert len({manifest.output_key, without.output_key}) == 2
+
+
+async def test_other_settings_of_the_same_weights_merge_nothing_again():
+    world = use_case()
+    await world.merge(order(TOOLS), quiet)
+    world.artifacts.log.clear()
+    other = ServingSettings(tool_parser="hermes", context_tokens=128)
+    first = await world.merge(order(other), quiet)
+    assert world.artifacts.log == ["find", "find", "commit"]
+    world.artifacts.log.clear()
+    assert await world.merge(order(other), quiet) == first
+    assert world.artifacts.log == ["find", "find"]
+
+
+async def test_settings_of_the_checkpoints_file_hold_where_the_event_sets_none():
+    world = use_case(
+        file={"tool_parser": "hermes", "context_tokens": 256, "template_options": {"enable_thinking": False}}
+    )
+    manifest, _ = await world.merge(order(), quiet)
+    assert manifest.serving == ServingSettings(
+        tool_parser="hermes", context_tokens=256, template_options={"enable_thinking": False}
+    )
+    manifest, _ = await world.merge(order(ServingSettings(context_tokens=512)), quiet)
+    assert (manifest.serving.tool_parser, manifest.serving.context_tokens) == ("hermes", 512)
+
+
+@pytest.mark.parametrize(
+    ("template", "parser"), [(HERMES, "hermes"), (LLAMA, "llama3_json"), (PLAIN, None), ("{{ tools[", None)]
+)
+async def test_a_template_that_writes_the_calls_of_a_known_family_sets_its_parser(template, parser):
+    manifest, _ = await use_case(template).merge(order(), quiet)
+    assert (manifest.serving.tool_parser if manifest.serving else None) == parser
+
+
+async def test_a_template_that_writes_calls_in_two_forms_sets_no_parser():
+    manifest, _ = await use_case(HERMES + LLAMA).merge(order(), quiet)
+    assert manifest.serving is None
+
+
+async def test_a_file_with_a_wrong_setting_rejects_the_checkpoint_before_the_merge():
+    for file, sentence in (
+        ({"tool_parser": "herms"}, "'herms' is not a parser of the engine; it has apertus"),
+        ({"tool_praser": "hermes"}, "unknown field 'tool_praser'"),
+    ):
+        world = use_case(file=file)
+        with pytest.raises(Permanent) as caught:
+            await world.merge(order(), quiet)
+        assert caught.value.code == "serving_invalid"
+        assert sentence in caught.value.reason
+        assert "merge" not in world.artifacts.log
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (PLAIN, "leaves the tool, the tool's call out of a conversation with tools."),
+        (HERMES.replace("tool | tojson", "tool.function.name"), "leaves the tool out of"),
+        ("{% if tools %}{{ raise_exception('no tools') }}{% endif %}", "cannot render a conversation with tools: "),
+        (HERMES.replace("m.tool_calls or []", "m.tool_calls[0]"), "cannot render a conversation with tools: "),
+        ("", "tool_parser is set, but the model has no chat template"),
+    ],
+)
+async def test_a_tool_parser_needs_a_template_that_renders_tools(template, sentence):
+    code, reason = await rejection(template, TOOLS)
+    assert code == "tools_not_rendered"
+    assert sentence in reason
+
+
+async def test_a_template_that_rejects_a_system_turn_is_rendered_without():
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + HERMES
+    manifest, _ = await use_case(strict).merge(order(TOOLS), quiet)
+    assert manifest.serving == TOOLS
+
+
+async def test_an_option_that_the_template_does_not_read_is_rejected_with_those_that_it_reads():
+    settings = ServingSettings(template_options={"enable_thinkin": False})
+    code, reason = await rejection(HERMES, settings)
+    assert code == "serving_invalid"
+    assert (
+        "may not set enable_thinkin: the chat template does not read it; its variables are enable_thinking." in reason
+    )
+    code, reason = await rejection(PLAIN, settings)
+    assert reason.endswith("its variables are none.")
+
+
+async def test_options_are_applied_in_the_rendering():
+    fails = "{% if enable_thinking %}{{ raise_exception('no thinking') }}{% endif %}" + HERMES
+    allowed = ServingSettings(template_options={"enable_thinking": False})
+    manifest, _ = await use_case(fails).merge(order(allowed), quiet)
+    assert manifest.serving.template_options == {"enable_thinking": False}
+    code, reason = await rejection(fails, ServingSettings(template_options={"enable_thinking": True}))
+    assert code == "serving_invalid"
+    assert "cannot render a conversation with these template_options: " in reason
+    assert "no thinking" in reason
+
+
+@pytest.mark.parametrize(
+    ("config", "fits"),
+    [
+        ({"max_position_embeddings": 4096}, True),
+        ({"max_position_embeddings": 2048}, False),
+        ({"text_config": {"max_position_embeddings": 2048}}, False),
+        ({"max_position_embeddings": 2048, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, True),
+        ({"max_position_embeddings": 2048, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}, False),
+        ({}, True),
+    ],
+)
+async def test_a_context_is_no_longer_than_the_models(config, fits):
+    settings = ServingSettings(context_tokens=4096)
+    if fits:
+        manifest, _ = await use_case(PLAIN, config=config).merge(order(settings), quiet)
+        assert manifest.serving == settings
+    else:
+        code, reason = await rejection(PLAIN, settings, config=config)
+        assert code == "serving_invalid"
+        assert "context_tokens is 4096; the limit is 2048, the context of the model" in reason
+
+
+def test_templates_and_tokens_are_read_in_every_form():
+    named = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]
+    texts = {"tokenizer_config.json": json.dumps({"chat_template": named, "eos_token": {"content": "</s>"}})}
+    model = serving.describe_model(texts)
+    assert (model.template, model.special_tokens) == ("t", {"bos_token": "", "eos_token": "</s>"})
+    assert serving.describe_model({**texts, "chat_template.jinja": "own"}).template == "own"
+    assert serving.describe_model({"config.json": "[", "tokenizer_config.json": "7"}).template is None
