@@ -52,6 +52,8 @@ class Quantiser:
         merged = await asyncio.to_thread(self.artifacts.open_merged, request.merged)
         if request.measurement_number > 1:
             return await self._measure_again(request, merged, progress)
+        if merged.settings_of is not None:
+            return await self._with_settings(request, merged, merged.settings_of, progress)
         async with self.artifacts.scratch_dir(f"{request.variant}-{request.merged.digest}") as scratch_dir:
             planned = await self._plan(request, merged, scratch_dir)
             committed = await asyncio.to_thread(self.artifacts.find_variant, request.merged, planned.output_key)
@@ -60,6 +62,23 @@ class Quantiser:
             files, result = await self._make(planned, scratch_dir, progress)
         manifest = self._manifest(planned, files, result, self.clock.monotonic() - started)
         return await asyncio.to_thread(self.artifacts.commit, request.merged, manifest)
+
+    async def _with_settings(
+        self, request: VariantRequested, merged: MergedManifest, settings_of: ArtifactRef, progress: ReportProgress
+    ) -> tuple[VariantManifest, ArtifactRef]:
+        """Return the variant of a merged model with other serving settings: the same files are made once for all."""
+        variant, _ = await self.quantise(request.model_copy(update={"merged": settings_of}), progress)
+        output_key = domain.plan_settings_key(variant.output_key, request.merged.digest)
+        committed = await asyncio.to_thread(self.artifacts.find_variant, request.merged, output_key)
+        if committed is not None:
+            return committed
+        update = {
+            "output_key": output_key,
+            "merged": request.merged,
+            "serving": merged.serving,
+            "created_at": self.clock.now(),
+        }
+        return await asyncio.to_thread(self.artifacts.commit, request.merged, variant.model_copy(update=update))
 
     async def _measure_again(
         self, request: VariantRequested, merged: MergedManifest, progress: ReportProgress
@@ -199,6 +218,7 @@ class Quantiser:
             evaluation_quality=result.evaluation_quality,
             evaluation_digest=request.evaluation.digest if request.evaluation else None,
             measurement=result.measurement,
+            serving=planned.merged.serving,
         )
 
 

@@ -21,11 +21,12 @@ from contracts.facts import WorkProgressed as Progressed
 from contracts.manifests import MergedManifest, VariantManifest
 from contracts.policy import QualityGate
 from contracts.services import EVENTS, durable_name
+from contracts.vocabulary import ServingSettings, digest_of
 from services.quantiser.cancellation import CHECK_INTERVAL_S
 from shared.messaging.bus import publish_event
 from shared.messaging.topology import ACK_WAIT_S
 from shared.runtime.process import memory_bytes
-from shared.storage.blobs import Store
+from shared.storage.blobs import Store, manifest_key
 from testbed import factories
 from testbed.models import tiny_base
 from testbed.quantiser import QuantiserService, request, stored_merged
@@ -144,6 +145,24 @@ async def test_bf16_is_the_merged_files_themselves(js, store, merged, service):
     assert answer.data.settings["dtype"] == "bfloat16"
     assert (answer.data.quality.perplexity_ratio, answer.data.quality.mean_kl) == (1.0, 0.0)
     assert sum(len(window.token_ids) - 1 for window in manifest.held_out) == answer.data.quality.tokens > 0
+
+
+async def test_other_serving_settings_are_another_variant_of_the_same_files_made_once(js, store, merged, service):
+    first = MergedManifest.model_validate_json(store.get(merged))
+    settings = ServingSettings(tool_parser="hermes")
+    update = {"output_key": digest_of(uuid.uuid4().bytes), "serving": settings, "settings_of": merged}
+    derived = first.model_copy(update=update)
+    ref, _ = store.put_manifest(manifest_key("merged", derived.output_key), derived)
+    for asked in (merged, ref, ref):
+        await publish_event(js, request(asked, variant="bf16"))
+    plain, other, again = (event.data for event in await answers(js, VariantQuantised, 3))
+    manifests = [VariantManifest.model_validate_json(store.get(fact.manifest)) for fact in (plain, other)]
+    assert [manifest.serving for manifest in manifests] == [None, settings]
+    assert [manifest.merged for manifest in manifests] == [merged, ref]
+    assert manifests[0].files == manifests[1].files
+    assert manifests[0].held_out == manifests[1].held_out, "it was measured once"
+    assert plain.manifest.digest != other.manifest.digest
+    assert again.manifest == other.manifest
 
 
 async def test_own_calibration_set_and_a_gate_it_cannot_meet(js, store, merged, service):

@@ -20,6 +20,7 @@ from services.quantiser.domain.planning import (
     plan_measurement_key,
     plan_output_key,
     plan_quantisation,
+    plan_settings_key,
 )
 from services.quantiser.domain.precision import (
     INSTRUCTION_SETS,
@@ -57,6 +58,7 @@ __all__ = [
     "plan_measurement_key",
     "plan_output_key",
     "plan_quantisation",
+    "plan_settings_key",
     "read_shape",
     "remove_overlap",
     "split_topics",

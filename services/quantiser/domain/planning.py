@@ -223,6 +223,16 @@ def plan_measurement_key(
     )
 
 
+def plan_settings_key(variant: Digest, merged: Digest) -> str:
+    """Return the output key of a variant with the serving settings of another merged model of the same files.
+
+    Args:
+        variant: Output key of the variant.
+        merged: Digest of the merged model's manifest, which includes the settings.
+    """
+    return digest_of_json({"stage": "settings", "variant": variant, "merged": merged})
+
+
 def plan_output_key(
     plan: QuantisationPlan,
     *,
