@@ -3,16 +3,17 @@
 import re
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from clients.cli.output import CommandError, Exit
 from contracts.facts import DrillFault
-from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Target
+from contracts.vocabulary import MODEL_NAME_PATTERN, MODEL_NAME_RULE, Target, Variant
 
 TARGET = re.compile(
-    r"(?P<model>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.v(?P<version>\d+)\.(?P<variant>bf16|int8|gptq-int4|awq-int4)"
+    r"(?P<model>[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\.v(?P<version>\d+)\."
+    rf"(?P<variant>{'|'.join(get_args(Variant))})"
 )
 DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

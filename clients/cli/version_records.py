@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from clients.cli.connection import StackAddress, connected
 from clients.cli.event_log import read_history
@@ -13,14 +13,14 @@ from contracts.envelope import Event
 from contracts.facts import VariantBenchmarked
 from contracts.manifests import BaseManifest, DeploymentRecord, VariantManifest, VersionManifest
 from contracts.routes import Route
-from contracts.vocabulary import ArtifactRef
+from contracts.vocabulary import ArtifactRef, Variant
 from shared.errors import SlipwayError
 from shared.storage.blobs import Store
 from shared.storage.kv import Bucket
 
 VERSION = re.compile(r"^(?P<model>[a-z0-9][a-z0-9-]*)@v?(?P<version>\d+)$")
 FINGERPRINT = re.compile(
-    r"^(?:fp_)?(?P<model>[a-z0-9][a-z0-9-]*)\.v(?P<version>\d+)\.(?P<variant>bf16|int8|gptq-int4|awq-int4)"
+    rf"^(?:fp_)?(?P<model>[a-z0-9][a-z0-9-]*)\.v(?P<version>\d+)\.(?P<variant>{'|'.join(get_args(Variant))})"
     r"(?:\.(?P<digest>[0-9a-f]{8}))?$"
 )
 

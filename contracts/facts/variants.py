@@ -24,6 +24,7 @@ class QuantiseSettings(Contract):
 CALIBRATION_DEFAULTS: Mapping[Variant, QuantiseSettings] = {
     "bf16": QuantiseSettings(calibration_samples=0),
     "int8": QuantiseSettings(calibration_samples=16, calibration_tokens=384),
+    "fp8": QuantiseSettings(calibration_samples=0),
     "gptq-int4": QuantiseSettings(calibration_samples=32, calibration_tokens=512),
     "awq-int4": QuantiseSettings(calibration_samples=4, calibration_tokens=512),
 }

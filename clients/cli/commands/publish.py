@@ -52,7 +52,7 @@ def publish(
         list[str] | None,
         typer.Option(
             metavar="PRECISION",
-            help="Precision to produce: bf16, int8, gptq-int4, awq-int4; repeatable (default: int8).",
+            help="Precision to produce: bf16, int8, fp8, gptq-int4, awq-int4; repeatable (default: int8).",
         ),
     ] = None,
     policy: Annotated[

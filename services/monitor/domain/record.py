@@ -104,8 +104,8 @@ class MonitorState(OutboxRecord):
         clocks: By gateway that sent records lately.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 3
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
 
     model: ModelName
     environment: Environment

@@ -1,4 +1,4 @@
-"""INT8 and INT4 by llmcompressor, saved as compressed-tensors.
+"""INT8, FP8 and INT4 by llmcompressor, saved as compressed-tensors.
 
 An accelerator is used where there is one: llmcompressor moves each layer to it while it works on that layer.
 """
@@ -118,8 +118,8 @@ def _loader(windows: list[list[int]]) -> Any:
 def _cast_unquantised(model: Any, plan: QuantisationPlan) -> None:
     """Cast tensors that were not quantised to the served dtype: otherwise they are saved in the dtype of loading.
 
-    INT8 scales stay in fp32: rounding a scale to 16 bit would shift the whole channel that was fitted to it. INT4
-    scales are cast, because the serving engine casts them on loading; so the measured values are the served ones.
+    INT8 and FP8 scales stay in fp32: rounding a scale to 16 bit would shift the whole channel that was fitted to it.
+    INT4 scales are cast, because the serving engine casts them on loading; so the measured values are the served ones.
     """
     dtype = getattr(torch, plan.dtype)
     kept = ("weight", "weight_scale") if plan.group_size is None else ("weight",)

@@ -78,7 +78,8 @@ def plan_quantisation(
 ) -> QuantisationPlan | Rejection:
     """Return the plan of a variant, or why it is rejected.
 
-    INT8 without calibration samples is rounded to nearest. The 16-bit variant consists of the merged files themselves
+    FP8 is always rounded to nearest (its activations are scaled as they come), INT8 without calibration samples as
+    well. The 16-bit variant consists of the merged files themselves
     if they already have the dtype that is served.
     """
     if shape.quantised:
@@ -90,6 +91,8 @@ def plan_quantisation(
         supported = ", ".join(sorted(SUPPORTED_ARCHITECTURES))
         reason = f"{variant} does not support {shape.architecture}, only {supported}. Request bf16."
         return Rejection(code="unsupported_architecture", reason=reason)
+    if variant == "fp8":
+        return _plan(variant, shape, defaults, engine="llmcompressor", method="round-to-nearest", scheme="FP8_DYNAMIC")
     calibration = _calibration(settings, defaults)
     if variant == "int8":
         return _plan_int8(shape, calibration, defaults)

@@ -191,8 +191,8 @@ def test_an_invalid_evaluation_result_is_refused(text):
 
 def test_unknown_variants_are_refused_and_repeated_ones_counted_once():
     assert parse_variants(["int8", "bf16", "int8"]) == ("int8", "bf16")
-    with pytest.raises(CommandError, match=r"fp8"):
-        parse_variants(["fp8"])
+    with pytest.raises(CommandError, match=r"fp4"):
+        parse_variants(["fp4"])
 
 
 def test_every_precision_can_be_requested_and_the_policy_of_the_example_has_a_gate_for_each_that_loses_quality():

@@ -50,6 +50,15 @@ def test_shape_is_read_from_the_configuration():
     )
 
 
+def test_fp8_needs_no_calibration_whatever_a_request_says():
+    """Weights are rounded to the nearest value of e4m3; activations get the scale of their own token as they come."""
+    for samples in (0, 16):
+        planned = plan("fp8", QuantiseSettings(calibration_samples=samples))
+        assert (planned.engine, planned.method, planned.scheme) == ("llmcompressor", "round-to-nearest", "FP8_DYNAMIC")
+        assert (planned.calibration, planned.group_size) == (None, None)
+        assert planned.ignored_modules == ("lm_head",)
+
+
 def test_shape_without_head_dim_takes_the_hidden_size():
     planned = read_shape({k: v for k, v in SMOLLM2.items() if k != "head_dim"} | {"num_attention_heads": 8}, "float32")
     assert planned.linear_dims == (576, 1536)
