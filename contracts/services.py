@@ -69,7 +69,7 @@ SERVICES: dict[str, ServiceContract] = {
         ),
         ServiceContract(
             "server-manager",
-            consumes=(f.StageRequested, f.StageReleased, f.TrafficRequested, f.ReleaseFinished),
+            consumes=(f.ReleaseOpened, f.StageRequested, f.StageReleased, f.TrafficRequested, f.ReleaseFinished),
             emits=(
                 f.VariantStaged, f.VariantFailed, f.DeploymentChanged, f.PromotionRefused, f.AlertRaised,
                 f.AlertResolved, f.WorkProgressed,

@@ -1,20 +1,24 @@
 """Subscribes the handlers: each writes what a fact asks for into the record, and wakes the loop that does it."""
 
+from dataclasses import replace
+
 from contracts.envelope import Event
 from contracts.facts import (
     PromotionRefused,
     ReleaseFinished,
+    ReleaseOpened,
     StageReleased,
     StageRequested,
     TrafficRequested,
     VariantFailed,
 )
+from decisions.servable_variants import Hardware, why_not_servable
 from services.server_manager.domain import staging
 from services.server_manager.fleet_state import FleetState
 from services.server_manager.manager import Manager
 from services.server_manager.ports import Artifacts, Engine, Leadership, Routes
 from services.server_manager.settings import ServerManagerSettings
-from shared.messaging.bus import Bus, Failed
+from shared.messaging.bus import Bus, Emit, Failed
 from shared.runtime.clock import Clock
 
 SERVICE = "server-manager"
@@ -28,14 +32,18 @@ def build(
     state: FleetState,
     routes: Routes,
     lead: Leadership,
+    hardware: Hardware,
     settings: ServerManagerSettings,
     clock: Clock,
 ) -> Manager:
     """Subscribe the handlers; return the manager, whose `run` must run beside them.
 
+    `hardware` is what the fleet computes on, declared or detected.
+
     Waiting lives in the record, not in unacknowledged messages: a fact is acknowledged as soon as its order is
     written.
     """
+    limits = replace(settings.limits, hardware=hardware)
     manager = Manager(
         engine=engine,
         artifacts=artifacts,
@@ -44,9 +52,13 @@ def build(
         lead=lead,
         report_progress=bus.progress,
         clock=clock,
-        limits=settings.limits,
+        limits=limits,
         tick_s=settings.tick_s,
     )
+
+    @bus.on(ReleaseOpened)
+    async def refuse_unservable(event: Event[ReleaseOpened]) -> list[Emit]:
+        return refuse_variants(event.data, limits.hardware)
 
     @bus.on(StageRequested, failure=_staging_failed)
     async def stage(event: Event[StageRequested]) -> None:
@@ -70,6 +82,16 @@ def build(
         manager.wake()
 
     return manager
+
+
+def refuse_variants(opened: ReleaseOpened, hardware: Hardware) -> list[Emit]:
+    """Return a failure for each requested variant that the hardware cannot serve, before any work on it begins."""
+    reasons = {variant: why_not_servable(variant, hardware) for variant in dict.fromkeys(opened.variants)}
+    return [
+        Emit(VariantFailed(variant=variant, step="stage", code="variant_not_servable", reason=reason), key=variant)
+        for variant, reason in reasons.items()
+        if reason is not None
+    ]
 
 
 def _staging_failed(failed: Failed) -> VariantFailed | None:

@@ -4,7 +4,9 @@ import asyncio
 import uuid
 
 from contracts.routes import Route
+from decisions.servable_variants import parse_hardware
 from services.server_manager.adapters.artifact_cache import ArtifactCache
+from services.server_manager.adapters.hardware import detect_hardware
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import LeaseFile, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
@@ -57,6 +59,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         lead=lead,
         settings=settings,
         clock=clock,
+        hardware=parse_hardware(settings.hardware) if settings.hardware else await detect_hardware(),
     )
 
     async def triton_answers() -> None:

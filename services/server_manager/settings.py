@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import SecretStr
+from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from decisions.servable_variants import parse_hardware
 from services.server_manager.domain.model_config import EngineConfig, EngineKind
 from services.server_manager.domain.reconcile import Limits
 
@@ -28,6 +29,7 @@ class ServerManagerSettings(BaseSettings):
         engine_args: more of vLLM's engine arguments, as JSON; those of `domain.model_config.ENGINE_ARGUMENTS`.
         engine_environment: variables for vLLM on the CPU, as JSON.
         toy: parameters of the toy engine, as JSON.
+        hardware: `cpu` or `cuda:8.9` (compute capability); empty to detect it on this machine.
         memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.
         overhead_bytes: what a target reserves besides its weights; 0 takes the engine's usual figure.
         standby_grace_s: seconds that a model may be without a ready standby before an alert is raised.
@@ -46,6 +48,7 @@ class ServerManagerSettings(BaseSettings):
     engine_args: dict[str, Any] = {}
     engine_environment: dict[str, str] = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     toy: dict[str, str] = {}
+    hardware: str = ""
     memory_budget_bytes: int = 0
     overhead_bytes: int = 0
     probe_interval_s: float = 5.0
@@ -55,6 +58,13 @@ class ServerManagerSettings(BaseSettings):
     order_deadline_s: float = 600.0
     standby_grace_s: float = 5.0
     tick_s: float = 1.0
+
+    @field_validator("hardware")
+    @classmethod
+    def _has_a_known_form(cls, text: str) -> str:
+        if text:
+            parse_hardware(text)
+        return text
 
     def engine_config(self) -> EngineConfig:
         """Return the engine's configuration."""

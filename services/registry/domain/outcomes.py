@@ -53,6 +53,15 @@ def _rejected(release: Release) -> Ending | None:
     return None if fact is None else Ending("rejected", fact.code, fact.reason)
 
 
+def _nothing_servable(release: Release) -> Ending | None:
+    """End before anything is made if the serving fleet refused every requested variant for its hardware."""
+    refused = [release.failed.get(f"{variant}:stage") for variant in gates.requested_variants(release)]
+    reasons = [fact.reason for fact in refused if fact is not None and fact.code == "variant_not_servable"]
+    if len(reasons) < len(refused):
+        return None
+    return Ending("rejected", "variant_not_servable", f"No requested variant can be served. {' '.join(reasons)}")
+
+
 def _nothing_quantised(release: Release) -> Ending | None:
     if not gates.all_quantised(release) or gates.registered_variants(release):
         return None
@@ -153,6 +162,7 @@ def _expired(release: Release) -> Ending | None:
 
 _ENDINGS: tuple[Callable[[Release], Ending | None], ...] = (
     _rejected,
+    _nothing_servable,
     _nothing_quantised,
     _nothing_passed,
     _canary_failed,

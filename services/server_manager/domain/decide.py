@@ -8,6 +8,7 @@ from contracts.codes import Code
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import Deployable
 from decisions.route_edits import EditRefused, promote
+from decisions.servable_variants import why_not_servable
 from services.server_manager.domain.reconcile import Held, Limits, Phase, plan_kept, plan_production
 from services.server_manager.domain.records import Lease, Servers, TrafficOrder
 
@@ -139,8 +140,11 @@ def decide_waiting(
         everything = {**production, **pair}
         needed = needed_bytes(everything.values(), limits)
         age_s = (now - lease.event.time).total_seconds()
+        refused = _why_not_servable(pair.values(), limits)
         if age_s > limits.lease_age_s:
             answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
+        elif refused is not None:
+            answers.append(FailLease(lease, "variant_not_servable", refused))
         elif needed_bytes(pair.values(), limits) > limits.memory_budget_bytes:
             answers.append(_too_big(lease, needed_bytes(pair.values(), limits), limits, "alone"))
         elif not free:
@@ -152,6 +156,12 @@ def decide_waiting(
             answers.append(GrantLease(lease.lease_id))
             free = False
     return answers
+
+
+def _why_not_servable(targets: Iterable[Deployable], limits: Limits) -> str | None:
+    """Return why one of the targets cannot be served on this hardware; None if all can."""
+    reasons = (why_not_servable(deployable.target.variant, limits.hardware) for deployable in targets)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _bytes_besides(sizes: Mapping[str, int], names: Collection[str]) -> int:
@@ -208,6 +218,10 @@ def decide_order(
     void = _void(order, waited_s, limits, now, ended=ended)
     if void is not None:
         return RefuseOrder(order, "order_expired", void)
+    ordered = [request.target] if request.fallback is None else [request.target, request.fallback]
+    unservable = _why_not_servable(ordered, limits)
+    if unservable is not None:
+        return RefuseOrder(order, "variant_not_servable", unservable)
     needed = {str(request.target.target): request.target, **plan_production(routes)}
     if request.fallback is not None and route.active is None:
         needed[str(request.fallback.target)] = request.fallback

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
 from contracts.codes import Code
 from contracts.routes import Route
 from contracts.vocabulary import Deployable, Digest, Target
+from decisions.servable_variants import Hardware
 from services.server_manager.domain.records import Servers
 
 
@@ -78,7 +79,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the machine can hold, and the time limits.
+    """What the machine can hold and compute, and the time limits.
 
     A target reserves `weights_bytes * weights_ratio + overhead_bytes`. A traffic order counts for `order_age_s` and a
     staging order for `lease_age_s` after it was given: older ones were delivered again, and their releases have ended.
@@ -96,6 +97,7 @@ class Limits:
     standby_grace_s: float = 5.0
     order_age_s: float = 86_400.0
     lease_age_s: float = 7 * 86_400.0
+    hardware: Hardware = field(default_factory=Hardware)
 
     def memory_bytes(self, deployable: Deployable) -> int:
         """Return what a target reserves."""

@@ -187,6 +187,27 @@ def test_when_no_variant_passed_the_release_is_rejected(verdict, code):
     assert (walk.end.outcome, walk.end.code) == ("rejected", code)
 
 
+UNSERVABLE = k.failed("fp8", "stage", "variant_not_servable")
+
+
+def test_a_release_whose_only_variant_cannot_be_served_ends_before_anything_is_made():
+    walk = Walk(k.policy(), variants=("fp8",))
+    assert list(walk.handle(UNSERVABLE)) == ["release.finished"]
+    assert (walk.end.outcome, walk.end.code) == ("rejected", "variant_not_servable")
+    assert walk.end.reason == "No requested variant can be served. it broke"
+
+
+def test_a_variant_that_cannot_be_served_is_still_measured_and_another_is_promoted():
+    walk = Walk(k.policy(), variants=("fp8", "int8"))
+    assert list(walk.handle(UNSERVABLE)) == []
+    assert {"variant.requested:fp8", "variant.requested:int8"} <= set(walk.handle(k.merged()))
+    walk.handle(k.quantised("fp8", perplexity_ratio=1.0), k.quantised("int8"), k.written(), k.turn())
+    walk.handle(k.staged("int8"), k.benchmarked("int8"), k.changed(k.route(k.target("int8"))))
+    assert (walk.end.outcome, walk.end.comparison.winner) == ("promoted", "int8")
+    fp8, _ = walk.end.comparison.variants
+    assert (fp8.verdict, fp8.code, fp8.perplexity_ratio) == ("fail", "variant_not_servable", 1.0)
+
+
 FOUR = ("bf16", "int8", "gptq-int4", "awq-int4")
 OUTSIDE = k.failed(
     "gptq-int4", code="quality_gate_failed", quality=k.quality(1.4, 0.3).model_dump(), manifest=k.ref("g").model_dump()

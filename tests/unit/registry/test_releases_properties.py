@@ -51,6 +51,23 @@ ONE_FAILS = (
         k.failed("int8", "stage", "insufficient_memory"),
     ),
 )
+ONE_NOT_SERVABLE = (
+    k.opened(policy=k.policy(), variants=("bf16", "int8", "fp8")),
+    inputs(
+        k.failed("fp8", "stage", "variant_not_servable"),
+        k.merged(),
+        k.quantised("bf16", perplexity_ratio=1.0),
+        k.quantised("int8"),
+        k.quantised("fp8"),
+        k.written(),
+        k.turn(),
+        k.staged("bf16"),
+        k.benchmarked("bf16"),
+        k.staged("int8"),
+        k.benchmarked("int8"),
+        k.changed(k.route(k.target("bf16"))),
+    ),
+)
 CAREFUL_POLICY = k.careful_policy(
     promotion=Promotion(mode="manual"),
     canary=Canary(steps=(0.1, 0.5)),
@@ -126,6 +143,7 @@ NOT_REHEARSED = {
 HISTORIES = {
     "straight": STRAIGHT,
     "one fails": ONE_FAILS,
+    "one is not servable": ONE_NOT_SERVABLE,
     "careful": CAREFUL,
     "rehearsed": REHEARSED,
     "measured again": AGAIN,
@@ -163,7 +181,7 @@ def test_in_order_the_release_ends(name):
     assert k.key_of(release.outbox[-1]) == "release.finished"
 
 
-@pytest.mark.parametrize("name", ["straight", "careful", "rehearsed", "measured again"])
+@pytest.mark.parametrize("name", ["straight", "one is not servable", "careful", "rehearsed", "measured again"])
 @given(data=st.data())
 @settings(max_examples=often(150), deadline=None)
 def test_every_permutation_and_duplication_ends_in_the_same_state_and_facts(name, data):

@@ -18,8 +18,8 @@ def at(seconds: float) -> datetime:
     return START + timedelta(seconds=seconds)
 
 
-def deployable(version: int, model: str = "bot", weights_bytes: int = 100) -> Deployable:
-    target = Target(model=model, version=version, variant="bf16")
+def deployable(version: int, model: str = "bot", weights_bytes: int = 100, variant: str = "bf16") -> Deployable:
+    target = Target(model=model, version=version, variant=variant)
     manifest = ArtifactRef(uri=f"s3://slipway/{target}", digest=digest_of(str(target).encode()), size_bytes=1)
     return Deployable(target=target, manifest=manifest, weights_bytes=weights_bytes)
 
@@ -72,10 +72,11 @@ def stage_requested(
     weights=100,
     purpose="benchmark",
     number=1,
+    variant="bf16",
 ):
     fact = StageRequested(
         release_id=release,
-        candidate=deployable(candidate, weights_bytes=weights),
+        candidate=deployable(candidate, weights_bytes=weights, variant=variant),
         baseline=deployable(baseline),
         purpose=purpose,
         load=LoadProfile(),
@@ -97,11 +98,20 @@ def release_finished(release="r1", *, seconds=20.0):
 
 
 def traffic_requested(
-    event_id="t1", target=1, *, epoch=0, weight=1.0, fallback=None, model="bot", release="r1", weights=100
+    event_id="t1",
+    target=1,
+    *,
+    epoch=0,
+    weight=1.0,
+    fallback=None,
+    model="bot",
+    release="r1",
+    weights=100,
+    variant="bf16",
 ):
     fact = TrafficRequested(
         release_id=release,
-        target=deployable(target, model, weights),
+        target=deployable(target, model, weights, variant),
         weight_ratio=weight,
         epoch=epoch,
         fallback=None if fallback is None else deployable(fallback, model),

@@ -7,6 +7,7 @@ from contracts import facts as cf
 from contracts.envelope import Event
 from contracts.services import SERVICES
 from decisions.route_edits import Changed, roll_back
+from decisions.servable_variants import Hardware
 from services.server_manager.app import SERVICE, build
 from services.server_manager.domain.reconcile import Phase, plan_production
 from services.server_manager.domain.records import Servers
@@ -206,6 +207,7 @@ class Process:
             state=FleetState(store, "main"),
             routes=KnownRoutes(self.port(world.routes, "all", "edit"), world.memory),
             lead=self.port(self.lead, "hold", "confirm", "release"),
+            hardware=Hardware(),
             settings=SETTINGS,
             clock=self.clock,
         )

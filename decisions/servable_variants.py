@@ -1,0 +1,87 @@
+"""Which hardware can serve which precision: the one table that placement and releases rely on."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import get_args
+
+from contracts.vocabulary import Variant
+
+Capability = tuple[int, int]
+"""Compute capability of an NVIDIA GPU: (8, 9) is Ada, (9, 0) Hopper."""
+
+ON_CPU: frozenset[Variant] = frozenset(get_args(Variant)) - {"fp8"}
+"""What vLLM serves on a CPU. It loads FP8 there, too, but emulates its products: measured, a tenth of bf16's tokens per
+second (docs/precisions.md)."""
+MIN_CAPABILITY: Mapping[Variant, Capability] = {
+    "bf16": (8, 0),
+    "int8": (8, 0),
+    "fp8": (8, 9),
+    "gptq-int4": (8, 0),
+    "awq-int4": (8, 0),
+}
+"""The lowest compute capability per precision. All of them compute in bfloat16 outside of quantised products, which
+needs 8.0. Below 8.9 vLLM rounds no activation of an FP8 model, which is not what was measured."""
+_CUDA = re.compile(r"cuda:(\d{1,2})\.(\d)")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """The hardware of a serving fleet: a CPU, or the GPU with the lowest compute capability.
+
+    Attributes:
+        capability: Compute capability; None for a CPU.
+        name: Its name, for messages.
+    """
+
+    capability: Capability | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        """Return how messages name it: `NVIDIA L4 (compute capability 8.9)`."""
+        if self.capability is None:
+            return f"a CPU ({self.name})" if self.name else "a CPU"
+        return f"{self.name or 'a GPU'} (compute capability {format_capability(self.capability)})"
+
+
+def format_capability(capability: Capability) -> str:
+    """Return a compute capability as NVIDIA writes it: `8.9`."""
+    return f"{capability[0]}.{capability[1]}"
+
+
+def parse_hardware(text: str) -> Hardware:
+    """Return the hardware that `cpu` or `cuda:8.9` names.
+
+    Raises:
+        ValueError: The text has another form.
+    """
+    if text == "cpu":
+        return Hardware()
+    match = _CUDA.fullmatch(text)
+    if match is None:
+        msg = f"the hardware {text!r} is not valid: write cpu, or cuda: and the compute capability, such as cuda:8.9"
+        raise ValueError(msg)
+    return Hardware(capability=(int(match[1]), int(match[2])))
+
+
+def weakest(gpus: Iterable[Hardware]) -> Hardware | None:
+    """Return the GPU with the lowest compute capability, on which every target must run; None without GPUs."""
+    return min((gpu for gpu in gpus if gpu.capability), key=lambda gpu: gpu.capability or (0, 0), default=None)
+
+
+def why_not_servable(variant: Variant, hardware: Hardware) -> str | None:
+    """Return why the hardware cannot serve a precision, and what to do; None if it can."""
+    if _is_servable(variant, hardware):
+        return None
+    others = [other for other in get_args(Variant) if _is_servable(other, hardware)]
+    instead = f", or request {', '.join(others)}" if others else ""
+    return (
+        f"The serving fleet has {hardware}; {variant} needs a GPU with compute capability "
+        f"{format_capability(MIN_CAPABILITY[variant])} or higher. Serve it from such a machine{instead}."
+    )
+
+
+def _is_servable(variant: Variant, hardware: Hardware) -> bool:
+    if hardware.capability is None:
+        return variant in ON_CPU
+    return hardware.capability >= MIN_CAPABILITY[variant]

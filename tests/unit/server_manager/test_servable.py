@@ -1,0 +1,71 @@
+"""Precisions that the fleet's hardware cannot serve: refused before anything is loaded, with what to do."""
+
+from dataclasses import replace
+
+import pytest
+from pydantic import ValidationError
+
+from contracts.facts import VariantFailed
+from decisions.servable_variants import Hardware
+from services.server_manager.adapters.hardware import parse_gpus
+from services.server_manager.app import refuse_variants
+from services.server_manager.domain import staging
+from services.server_manager.domain.decide import FailLease, GrantLease, RefuseOrder, decide_answers
+from services.server_manager.domain.records import Servers
+from services.server_manager.settings import ServerManagerSettings
+from tests.kit import fakes_registry
+from tests.unit.server_manager.factories import LIMITS, START, stage_requested, traffic_requested
+
+ADA = Hardware((8, 9), "NVIDIA L4")
+
+
+def decide(record, hardware):
+    return decide_answers(record, {}, {}, replace(LIMITS, hardware=hardware), START, waited_s={})
+
+
+def test_a_staging_order_is_refused_at_once_and_granted_where_the_hardware_can():
+    record = staging.enqueue_staging(Servers(), stage_requested("s1", variant="fp8"))
+    (failed,) = decide(record, Hardware())
+    assert isinstance(failed, FailLease)
+    assert (failed.code, "compute capability 8.9" in failed.reason) == ("variant_not_servable", True)
+    assert decide(record, ADA) == [GrantLease("s1")]
+
+
+def test_it_is_refused_while_another_order_holds_the_lease():
+    record = staging.enqueue_staging(Servers(), stage_requested("s1"))
+    record = staging.enqueue_staging(staging.grant_lease(record, "s1", START), stage_requested("s2", 2, variant="fp8"))
+    assert [answer.code for answer in decide(record, Hardware())] == ["variant_not_servable"]
+
+
+def test_a_traffic_order_is_refused_at_once():
+    record = staging.enqueue_order(Servers(), traffic_requested("t1", 2, variant="fp8"), START)
+    (refused,) = decide(record, Hardware())
+    assert isinstance(refused, RefuseOrder)
+    assert refused.code == "variant_not_servable"
+    assert decide(record, ADA) == []  # it waits for its target to be loaded
+
+
+def test_an_opened_release_learns_it_before_anything_is_made():
+    opened = fakes_registry.opened(variants=("int8", "fp8"))
+    (emit,) = refuse_variants(opened, Hardware(name="AMD EPYC"))
+    assert isinstance(emit.fact, VariantFailed)
+    assert (emit.fact.variant, emit.fact.step, emit.fact.code, emit.key) == (
+        "fp8",
+        "stage",
+        "variant_not_servable",
+        "fp8",
+    )
+    assert "AMD EPYC" in emit.fact.reason
+    assert refuse_variants(opened, ADA) == []
+
+
+def test_gpus_are_read_as_the_driver_lists_them():
+    listed = "NVIDIA H100 80GB HBM3, 9.0\nNVIDIA A10, 8.6\nNVIDIA-SMI has failed\n[N/A], [N/A]\n"
+    assert parse_gpus(listed) == [Hardware((9, 0), "NVIDIA H100 80GB HBM3"), Hardware((8, 6), "NVIDIA A10")]
+    assert parse_gpus("") == []
+
+
+def test_declared_hardware_counts_and_an_invalid_one_keeps_the_service_from_starting():
+    assert ServerManagerSettings(hardware="cuda:8.9").hardware == "cuda:8.9"
+    with pytest.raises(ValidationError, match="write cpu, or cuda"):
+        ServerManagerSettings(hardware="gpu")
