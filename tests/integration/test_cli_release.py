@@ -15,6 +15,7 @@ from testbed.servers import wait_until
 pytestmark = pytest.mark.real
 
 ROOT = Path(__file__).resolve().parents[2]
+FIRST = ("--context-tokens", "384", "--policy")
 DATA = digest_of(b"the training data")
 POLICY = """
 gates: [{metric: error_ratio, max_value: 0.5}]
@@ -127,12 +128,13 @@ def test_a_base_model_is_imported_once(slipway, models):
 
 
 def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
-    assert "slipway status tiny" in publish(slipway, models, 1, "--policy", str(models / "policy.yaml")).stdout
+    assert "slipway status tiny" in publish(slipway, models, 1, *FIRST, str(models / "policy.yaml")).stdout
     shown = slipway("status", "tiny", "--follow", "--until", "finished", "--timeout", "200").stdout
     assert "✓ merged" in shown
     assert "promoted" in shown.splitlines()[-1]
     (route,) = slipway.json("routes")
     assert route["active"]["target"] == {"model": "tiny", "version": 1, "variant": "bf16"}
+    assert (route["active"]["serving"]["context_tokens"], route["active"]["context_tokens"]) == (384, 384)
     answer = slipway.json("ask", "tiny", "hello", "--max-tokens", "4")
     assert answer["text"].strip()
     assert answer["system_fingerprint"].startswith("fp_tiny.v1.bf16.")
@@ -145,7 +147,15 @@ def test_a_checkpoint_travels_to_production_and_is_asked(slipway, models):
 
 def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
     text = slipway("show", "tiny@v1").stdout
-    for expected in ("run-1", DATA, "tickets accuracy 0.8", "lr=0.001", "ttft_ms.p95", "tiny-llama at "):
+    for expected in (
+        "run-1",
+        "context_tokens 384",
+        DATA,
+        "tickets accuracy 0.8",
+        "lr=0.001",
+        "ttft_ms.p95",
+        "tiny-llama at ",
+    ):
         assert expected in text
     rows = [line.split("\t") for line in text.splitlines()]
     (row,) = [row for row in rows if row[0] == "bf16"]
@@ -162,9 +172,14 @@ def test_the_version_shows_its_manifest_lineage_and_benchmark(slipway):
 
 
 def test_the_same_checkpoint_again_is_the_same_release(slipway, models):
-    publish(slipway, models, 1, "--policy", str(models / "policy.yaml"))
+    publish(slipway, models, 1, *FIRST, str(models / "policy.yaml"))
     (release,) = slipway.json("status", "tiny")
     assert (release["version"], release["outcome"]) == (1, "promoted")
+
+
+def test_a_setting_that_no_engine_takes_is_refused_before_anything_is_published(slipway, models):
+    refused = publish(slipway, models, 2, "--tool-parser", "herms", code=2).stderr
+    assert "'herms' is not a parser of the engine; it has apertus, " in refused
 
 
 def test_a_checkpoint_without_a_policy_is_refused_with_exit_code_3(slipway, models):
@@ -180,7 +195,12 @@ def test_a_stored_policy_lets_the_next_version_in_and_the_first_stays_behind_it(
     slipway("status", "tiny", "--until", "finished", "--timeout", "200")
     (route,) = slipway.json("routes", "tiny")
     assert (route["active"]["target"]["version"], route["previous"]["target"]["version"]) == (2, 1)
+    assert (route["active"]["serving"], route["previous"]["serving"]["context_tokens"]) == (None, 384)
     assert len(slipway.json("versions", "tiny")) == 2
+    assert [row.split("\t")[-1] for row in slipway("versions", "tiny").stdout.splitlines()[-2:]] == [
+        "context_tokens 384",
+        "-",
+    ]
 
 
 def test_a_manual_release_waits_for_a_person(slipway, models):

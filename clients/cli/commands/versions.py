@@ -27,6 +27,7 @@ from contracts.facts import ReleaseOpened, VariantBenchmarked
 from contracts.facts.staging import SideSummary
 from contracts.manifests import DeploymentRecord
 from contracts.routes import Route
+from decisions.serving_settings import describe_settings
 from shared.storage.blobs import Store
 
 
@@ -53,10 +54,11 @@ def versions(model: ModelArgument, state: StateOption = None, as_json: JsonOptio
             short_digest(version.manifest.training.data_hash),
             f"{version.manifest.registered_at:%Y-%m-%d %H:%M}",
             len(version.deployments),
+            describe_settings(version.manifest.serving) or "-",
         )
         for version in registered
     ]
-    show_table(("version", "serving", "variants", "base", "run", "data", "registered", "deployments"), rows)
+    show_table(("version", "serving", "variants", "base", "run", "data", "registered", "deployments", "settings"), rows)
 
 
 def _roles(route: Route | None, version: int) -> str:
@@ -180,6 +182,7 @@ def lineage(version: Version) -> dict[str, Any]:
         "hyperparameters": ", ".join(f"{key}={value}" for key, value in training.hyperparameters.items()) or "-",
         "evals": evals or "-",
         "merged": manifest.merged.digest,
+        "serving settings": describe_settings(manifest.serving) or "-",
     }
 
 
