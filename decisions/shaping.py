@@ -14,6 +14,7 @@ GENERATING: Final = frozenset({"chat", "completion", "responses"})
 _ONE_PROMPT: Final = frozenset({*GENERATING, "embeddings"})
 _LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _STOPS: Final = ("stop", "stop_token_ids")
+_MINIMA: Final = ("min_tokens", "ignore_eos")
 
 
 def _is_set(value: Any) -> bool:
@@ -62,9 +63,7 @@ SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "continue_final_message": _is_set,
     "echo": _is_set,
     "frequency_penalty": _outside(0.0, 1.0),
-    "ignore_eos": _is_set,
     "logit_bias": _is_set,
-    "min_tokens": _is_set,
     "n": _above_one,
     "presence_penalty": _outside(0.0, 1.0),
     "prompt_logprobs": _is_given,
@@ -84,8 +83,9 @@ SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
 
 PLAIN: Final = frozenset(
     {
-        *_LIMITS,  # these and stop sequences only end an answer: `is_length_set_by_caller`
+        *_LIMITS,  # these three decide where an answer ends: `is_length_set_by_caller`
         *_STOPS,
+        *_MINIMA,
         "chat_template_kwargs",
         "documents",
         "include",
@@ -109,7 +109,6 @@ PLAIN: Final = frozenset(
         "return_token_ids",
         "return_tokens_as_token_ids",
         "seed",
-        "service_tier",
         "spaces_between_special_tokens",
         "stream",
         "stream_options",
@@ -129,7 +128,8 @@ def is_shaped_by_caller(path: str, body: Mapping[str, Any]) -> bool:
     """Return whether a request is no evidence for latency and quality triggers.
 
     That holds if the value of a parameter in `SHAPING` shapes the answer, with several prompts or inputs, and for
-    requests that the model does not compute (`/tokenize`, `/detokenize`).
+    requests that the model does not compute (`/tokenize`, `/detokenize`). A forced length does not: it says nothing
+    about the end and the text of an answer, but the latencies until then are the target's (`decisions.triggers`).
 
     Args:
         path: one of `PATHS`.
@@ -145,7 +145,7 @@ def is_shaped_by_caller(path: str, body: Mapping[str, Any]) -> bool:
 
 def is_length_forced_by_caller(body: Mapping[str, Any]) -> bool:
     """Return whether the caller forced a minimum length, which only makes an answer longer."""
-    return bool(body.get("ignore_eos") or body.get("min_tokens"))
+    return any(body.get(name) for name in _MINIMA)
 
 
 def is_length_set_by_caller(path: str, body: Mapping[str, Any], finish_reason: str | None) -> bool:

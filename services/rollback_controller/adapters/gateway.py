@@ -23,7 +23,7 @@ class GatewayFlow:
     def __init__(self, client: httpx.AsyncClient, model: str, *, rps: float, tokens: int) -> None:
         self._client = client
         # An answer that ends before it began has no time to first token, and so says nothing about it.
-        self._body = {"model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0.0}
+        self.body = {"model": model, "max_tokens": tokens, "min_tokens": tokens, "temperature": 0.0}
         self._interval_s = 1.0 / rps
         self.answered = 0
         self.last_failure = ""
@@ -47,7 +47,7 @@ class GatewayFlow:
 
     async def _ask(self, prompt: str) -> None:
         try:
-            response = await self._client.post("/v1/completions", json={**self._body, "prompt": prompt})
+            response = await self._client.post("/v1/completions", json={**self.body, "prompt": prompt})
         except httpx.HTTPError as error:
             self.last_failure = f"the gateway does not answer: {error!r}"
             return
