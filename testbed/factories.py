@@ -529,6 +529,8 @@ DEFAULTS: dict[type[f.Fact], dict] = {
         "errors": {"engine_dead": 1},
         "ttft_histogram": "HISTFAAAABx4nJNpmSzMwMDAxAABzFCaEUoz2X+AsQA/awKA",
         "e2e_histogram": "HISTFAAAABx4nJNpmSzMwMDAygABzFCaEUoz2X+AsQA/7wKE",
+        "itl_histogram": "HISTFAAAABx4nJNpmSzMwMDAygABzFCaEUoz2X+AsQA/7wKE",
+        "queue_histogram": "HISTFAAAABx4nJNpmSzMwMDAygABzFCaEUoz2X+AsQA/7wKE",
         "features": {"output_chars": {"mean": 118.5, "count": 64}},
         "e_values": {"slow-first-token": 12.5},
         "observed": {"slow-first-token": (64, 20)},

@@ -101,6 +101,9 @@ class WindowSummarised(Fact):
         drills: Per drill, how many requests it affected.
         target_failures: Requests that failed because of the target.
         other_failures: Requests that failed because of the caller, the gateway or the infrastructure.
+        ttft_histogram, e2e_histogram, itl_histogram, queue_histogram: Latencies of the complete answers that the
+            caller's parameters do not shape, in microseconds (HdrHistogram, base64); empty if unknown. `itl_histogram`
+            has the mean of each answer.
     """
 
     TYPE: ClassVar[str] = "slipway.window.summarised.v1"
@@ -117,6 +120,8 @@ class WindowSummarised(Fact):
     drills: dict[str, int] = {}
     target_failures: int = 0
     other_failures: int = 0
+    itl_histogram: str = ""
+    queue_histogram: str = ""
 
 
 class _Alert(Fact):

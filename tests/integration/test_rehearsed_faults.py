@@ -31,7 +31,7 @@ TRIGGERS = tuple(
     if metric != "drift"
 )
 SHORT = Trigger(name="short", metric="output_tokens", threshold=4.0, bound="lower")
-BODY = GatewayFlow(httpx.AsyncClient(), "toy", rps=1.0, tokens=8).body | {"prompt": "Explain what a list is."}
+BODY = GatewayFlow(None, "toy", rps=1.0, tokens=8).body | {"prompt": "Explain what a list is."}
 
 
 @pytest.fixture(scope="module")

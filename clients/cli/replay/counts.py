@@ -38,8 +38,8 @@ def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str
     not counted. The other figures are those of the window, as a trigger of the same threshold counted them; what missed
     an SLO was counted by the SLOs of that time.
     """
-    if trigger.metric in ("ttft_ms", "e2e_ms"):
-        text = summary.ttft_histogram if trigger.metric == "ttft_ms" else summary.e2e_histogram
+    text = _histogram_of(trigger, summary)
+    if text is not None:
         try:
             return Counted(*count_over(text, trigger.threshold))
         except UnreadableHistogramError as error:
@@ -50,6 +50,13 @@ def count_bad(trigger: Trigger, summary: WindowSummarised, recorded: Mapping[str
     if trigger.metric == "drift":
         return Unknown("drift compares the answers themselves, which window summaries do not hold")
     return _of_flags(trigger, summary) or _of_observed(trigger, summary, recorded)
+
+
+def _histogram_of(trigger: Trigger, summary: WindowSummarised) -> str | None:
+    """Return the histogram of a latency; None for other metrics, and where an older monitor wrote none."""
+    optional = {"itl_ms": summary.itl_histogram, "queue_ms": summary.queue_histogram}
+    required = {"ttft_ms": summary.ttft_histogram, "e2e_ms": summary.e2e_histogram}
+    return required.get(trigger.metric, optional.get(trigger.metric) or None)
 
 
 def _of_flags(trigger: Trigger, summary: WindowSummarised) -> Counted | None:

@@ -35,6 +35,8 @@ class OpenWindow(Contract):
     other_failures: int = 0
     ttft: str = ""
     e2e: str = ""
+    itl: str = ""
+    queue: str = ""
     columns: dict[str, tuple[int, float, float]] = Field(default_factory=dict)
     drills: dict[str, int] = Field(default_factory=dict)
 
@@ -104,8 +106,8 @@ class MonitorState(OutboxRecord):
         clocks: By gateway that sent records lately.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 3
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged}
+    SCHEMA_VERSION: ClassVar[int] = 4
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged, 2: unchanged, 3: unchanged}
 
     model: ModelName
     environment: Environment

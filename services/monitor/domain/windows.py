@@ -60,7 +60,11 @@ def add_to_windows(state: TargetState, records: Iterable[Inference], windowing: 
 
 
 def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
-    answered = [record for record in records if record.error is None and record.caused_by is None]
+    measured = [
+        record
+        for record in records
+        if record.error is None and record.caused_by is None and not record.shaped_by_caller
+    ]
     errors = Counter(window.errors) + Counter(record.error for record in records if record.error is not None)
     drills = Counter(window.drills) + Counter(record.drill for record in records if record.drill is not None)
     columns = dict(window.columns)
@@ -80,8 +84,10 @@ def _extended(window: OpenWindow, records: list[Inference]) -> OpenWindow:
             "drills": dict(drills),
             "target_failures": window.target_failures + sum(is_failure(record) for record in records),
             "other_failures": window.other_failures + sum(is_excused(record) for record in records),
-            "ttft": sketch.add(window.ttft, (r.ttft_ms for r in answered if r.ttft_ms is not None)),
-            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in answered)),
+            "ttft": sketch.add(window.ttft, (r.ttft_ms for r in measured if r.ttft_ms is not None)),
+            "e2e": sketch.add(window.e2e, (r.e2e_ms for r in measured)),
+            "itl": sketch.add(window.itl, (r.itl_ms.mean for r in measured if r.itl_ms is not None)),
+            "queue": sketch.add(window.queue, (r.queue_ms for r in measured if r.queue_ms is not None)),
             "columns": columns,
         }
     )
@@ -112,6 +118,8 @@ def _summary(state: TargetState, window: OpenWindow, e_values: Mapping[str, floa
         other_failures=window.other_failures,
         ttft_histogram=window.ttft or sketch.empty_sketch(),
         e2e_histogram=window.e2e or sketch.empty_sketch(),
+        itl_histogram=window.itl or sketch.empty_sketch(),
+        queue_histogram=window.queue or sketch.empty_sketch(),
         features={name: _column(*sums) for name, sums in window.columns.items()},
         e_values=dict(e_values),
         drills=window.drills,

@@ -4,6 +4,7 @@ import pytest
 
 from clients.cli.replay.counts import Counted, Unknown, count_bad
 from clients.cli.replay.latencies import UnreadableHistogramError, count_over
+from contracts.facts.watch import InterTokenLatency
 from contracts.policy import Trigger
 from decisions.triggers import observe
 from services.monitor.domain import sketch
@@ -131,6 +132,8 @@ def test_drift_is_not_in_window_summaries():
     [
         SLOW,
         SLOW.model_copy(update={"metric": "e2e_ms", "threshold": 700.0}),
+        SLOW.model_copy(update={"metric": "itl_ms", "threshold": 25.0}),
+        SLOW.model_copy(update={"metric": "queue_ms", "threshold": 40.0}),
         ERRORS,
         Trigger(name="r", metric="refusal_ratio", threshold=0.1),
         Trigger(name="e", metric="empty_ratio", threshold=0.1),
@@ -151,6 +154,9 @@ def test_the_monitors_own_summary_counts_as_its_triggers_did(trigger):
                 error="engine_dead" if failed else None,
                 ttft_ms=None if failed else draw.lognormvariate(6.0, 0.6),
                 e2e_ms=10.0 if failed else draw.lognormvariate(6.5, 0.6),
+                itl_ms=None if failed else InterTokenLatency(mean=draw.lognormvariate(3.0, 0.5), p95=1.0, max=1.0),
+                queue_ms=None if failed else draw.expovariate(1 / 30),
+                shaped_by_caller=not failed and draw.random() < 0.2,
                 scheduled_at=after(index * 0.25),
                 features=None
                 if failed
