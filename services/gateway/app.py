@@ -23,7 +23,7 @@ from services.gateway.drill_table import DrillTable
 from services.gateway.endpoint import Endpoint
 from services.gateway.http import BodyReader, problem_response
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.ports import Engine, NewId, Pause, Telemetry
+from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
 from shared.messaging.bus import Bus
@@ -40,6 +40,7 @@ def build(
     drills: DrillTable,
     engine: Engine,
     telemetry: Telemetry,
+    features: TextFeatures,
     cross_checks: CrossChecks,
     metrics: GatewayMetrics,
     is_connected: Callable[[], bool],
@@ -61,6 +62,7 @@ def build(
             max_total_bytes=settings.max_bodies_bytes,
         ),
         record=telemetry.record,
+        features=features,
         metrics=metrics,
         clock=clock,
         new_id=new_id,

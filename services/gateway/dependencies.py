@@ -12,7 +12,7 @@ from services.gateway.domain import routing
 from services.gateway.drill_table import DrillTable
 from services.gateway.http import BodyReader
 from services.gateway.metrics import GatewayMetrics
-from services.gateway.ports import Engine, NewId, Pause
+from services.gateway.ports import Engine, NewId, Pause, TextFeatures
 from services.gateway.route_table import RouteTable
 from shared.runtime.clock import Clock
 
@@ -23,7 +23,8 @@ class Dependencies:
 
     Attributes:
         tables: the routes of each environment.
-        record: takes the telemetry record of each request.
+        record: takes the telemetry record of a request without a complete answer.
+        features: takes that of a complete answer, with its texts.
         max_in_flight: most requests that are answered at the same time, per endpoint and environment.
         write_s: time limit of a caller that reads nothing of its answer.
         lag_bytes: most bytes of an answer that wait for their caller.
@@ -37,6 +38,7 @@ class Dependencies:
     cross_checks: CrossChecks
     bodies: BodyReader
     record: Callable[[Inference], None]
+    features: TextFeatures
     metrics: GatewayMetrics
     clock: Clock
     new_id: NewId

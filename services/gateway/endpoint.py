@@ -152,7 +152,11 @@ class Endpoint:
         self._dependencies.metrics.observe(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
-        if parsed.generates:
+        if not parsed.generates:
+            return
+        if outcome == Outcome():
+            self._dependencies.features.submit(record, parsed.text, answer.measurement.text)
+        else:
             self._dependencies.record(record)
 
 

@@ -12,12 +12,14 @@ from starlette.types import ASGIApp
 from contracts.drills import Drill
 from contracts.routes import Route
 from services.gateway.adapters.bus import BusConnection
+from services.gateway.adapters.feature_worker import FeatureWorker
 from services.gateway.adapters.http_protocol import BACKLOG, fit_connections, limited_protocol
 from services.gateway.adapters.route_file import RouteFile
 from services.gateway.adapters.triton import TritonEngine
 from services.gateway.app import SERVICE, build
 from services.gateway.cross_checks import CrossChecks
 from services.gateway.drill_table import DrillTable
+from services.gateway.feature_queue import FeatureQueue, QueueLimits
 from services.gateway.metrics import GatewayMetrics
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
@@ -54,12 +56,22 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         interval_s=settings.telemetry_interval_s,
         on_drop=metrics.dropped.inc,
     )
+    worker = FeatureWorker(clock)
+    features = FeatureQueue(
+        worker,
+        recorder.record,
+        limits=QueueLimits(sample_ratio=settings.features_sample_ratio),
+        clock=clock,
+        pause=asyncio.sleep,
+        on_skip=lambda reason: metrics.undescribed.labels(reason).inc(),
+    )
     app = build(
         bus,
         tables={"production": table, "staging": staging},
         drills=drills,
         engine=engine,
         telemetry=recorder,
+        features=features,
         cross_checks=CrossChecks(engine, clock),
         metrics=metrics,
         is_connected=lambda: bus_connection.connected,
@@ -73,6 +85,7 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
     background = (
         bus_connection.connect(),
         recorder.run(),
+        features.run(),
         bus_connection.follow("routes", Route, table.apply, table.note_bucket),
         bus_connection.follow("staging-routes", Route, staging.apply),
         bus_connection.follow("drills", Drill, drills.apply),
@@ -86,6 +99,8 @@ async def run(connection: Connection, settings: GatewaySettings) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        features.drain()
+        await worker.close()
         await _close(recorder, bus_connection, engine)
         bus.tracing.shutdown()
 

@@ -11,7 +11,7 @@ from decisions.attribution import ErrorKind
 from decisions.drills import change_record
 from decisions.shaping import is_length_forced_by_caller, is_length_set_by_caller, is_shaped_by_caller
 from decisions.triggers import CANCELLED
-from services.gateway.domain import drills, features, timing
+from services.gateway.domain import drills, timing
 from services.gateway.domain.drills import DrillEffect
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
@@ -137,6 +137,11 @@ class Measurement:
             self._ended_s = now_s - self._accepted.arrived_s
 
     @property
+    def text(self) -> str:
+        """Return the text of the answer, as the caller got it."""
+        return "".join(self._texts)
+
+    @property
     def _finish_reason(self) -> str | None:
         """Return the finish reason of the first answer that has one."""
         return self._finish_reasons[min(self._finish_reasons)] if self._finish_reasons else None
@@ -176,6 +181,5 @@ class Measurement:
             logprob_mean=self._logprob_mean,
             nan_logits=self._nan_logits,
             shaped_by_caller=is_shaped_by_caller(parsed.path, parsed.body),
-            features=features.describe(parsed.text, "".join(self._texts)) if outcome == Outcome() else None,
         )
         return record if accepted.effect is None else change_record(accepted.effect.fault, record)

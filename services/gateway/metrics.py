@@ -46,6 +46,9 @@ class GatewayMetrics:
         self.dropped = Counter(
             name + "telemetry_dropped", "Telemetry records dropped while the bus was unavailable", registry=registry
         )
+        self.undescribed = Counter(
+            name + "undescribed", "Answers of the sample without features of their text", ["reason"], registry=registry
+        )
         self.slow_readers = Counter(
             name + "slow_readers", "Callers dropped because they did not read their answer", registry=registry
         )

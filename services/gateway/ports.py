@@ -38,6 +38,13 @@ class Telemetry(Protocol):
         """Add a record; return at once."""
 
 
+class TextFeatures(Protocol):
+    """Takes telemetry records with their texts; never blocks a request."""
+
+    def submit(self, record: Inference, prompt: str, output: str, /) -> None:
+        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
+
+
 class Describer(Protocol):
     """Computes features of texts, outside the event loop."""
 

@@ -27,6 +27,7 @@ class GatewaySettings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = 4096
     write_s: Seconds = 30.0
     max_lag_bytes: Annotated[int, Field(ge=1024)] = 256 * 2**10
+    features_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     telemetry_queue: Annotated[int, Field(ge=1)] = 20_000
     telemetry_batch: Annotated[int, Field(ge=1, le=2000)] = 500
     telemetry_interval_s: Seconds = 0.25

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from services.gateway.domain import features
 from shared.errors import Permanent, SlipwayError, Transient
 from shared.serving.openai_stream import ApiPiece, ApiRequest
 
@@ -205,6 +206,17 @@ class FakeTelemetry:
 
     def record(self, record):
         self.records.append(record)
+
+
+@dataclass
+class InlineFeatures:
+    """Describes texts at once."""
+
+    telemetry: FakeTelemetry
+
+    def submit(self, record, prompt, output):
+        described = features.describe(prompt, output)
+        self.telemetry.record(record.model_copy(update={"features": described}))
 
 
 @dataclass

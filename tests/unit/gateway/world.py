@@ -12,7 +12,7 @@ from services.gateway.settings import GatewaySettings
 from shared.messaging.bus import Bus
 from shared.runtime.settings import Connection
 from testbed.factories import MODEL, route, served
-from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, StepClock
+from tests.unit.gateway.fakes import FakeEngine, FakeTelemetry, InlineFeatures, StepClock
 
 HELLO = {"model": MODEL, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 3}
 STAGING = {"x-slipway-environment": "staging"}
@@ -40,6 +40,7 @@ class World:
             drills=self.drills,
             engine=self.engine,
             telemetry=self.telemetry,
+            features=InlineFeatures(self.telemetry),
             cross_checks=self.cross_checks,
             metrics=GatewayMetrics(bus.metrics),
             is_connected=lambda: self.connected,
