@@ -8,7 +8,7 @@ What a gateway does for the faults of an affected request (its telemetry names t
         caller and by the times that the record is made of: the mean inter-token latency is at least so long.
     error_ratio: this share fails as `engine_failed`, without reaching the target.
     garble, answer `empty` and `refusal`: it replaces the text.
-    answer `cut`: it ends the text after the first part with tokens. Caller and record get the finish reason `length`;
+    answer `cut`: it ends the text after its first word. Caller and record get the finish reason `length`;
         the record's `length_set_by_caller` and `length_forced_by_caller` are false.
     output_tokens: the record reports this number; its `length_set_by_caller` and `length_forced_by_caller` are false.
     logprob_shift: the record's `logprob_mean` is so much lower (the shift alone if the engine reported none).

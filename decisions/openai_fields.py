@@ -265,6 +265,30 @@ INTEGERS: Final = frozenset(
 RESPONSES_INCLUDE: Final = frozenset({"message.output_text.logprobs"})
 """What `include` of the responses API may name: the engine ignores the others."""
 
+NUMBERS: Final = frozenset(
+    {"frequency_penalty", "min_p", "presence_penalty", "repetition_penalty", "temperature", "top_p"}
+)
+FLAGS: Final = frozenset(
+    {
+        "add_generation_prompt",
+        "add_special_tokens",
+        "continue_final_message",
+        "echo",
+        "ignore_eos",
+        "include_reasoning",
+        "include_stop_str_in_output",
+        "parallel_tool_calls",
+        "return_prompt_text",
+        "return_token_ids",
+        "return_token_strs",
+        "return_tokens_as_token_ids",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "stream",
+    }
+)
+"""Fields that must be numbers, or true or false: the engine would read "2" as 2, past what is judged here."""
+
 STRUCTURES: Final = frozenset({"choice", "json", "json_object"})
 """What `structured_outputs` may hold: expressions and grammars are compiled without a time limit."""
 

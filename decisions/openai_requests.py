@@ -10,8 +10,10 @@ from typing import Any, Final
 
 from decisions.openai_fields import (
     ALLOWED_FIELDS,
+    FLAGS,
     FOR_THE_CALLER,
     INTEGERS,
+    NUMBERS,
     PATHS,
     REFUSED_FIELDS,
     RESPONSE_FORMATS,
@@ -35,6 +37,7 @@ class CostLimits:
         whole_answers: answers that may fill the context together, if `tokens` is less: as many as this many requests.
         inputs: texts of one request that are embedded.
         input_tokens: tokens of these texts together, and of a text that is tokenized or made from tokens.
+        reported: likely tokens reported of one request: those for each position times its tokens.
         entries: length of a list or map of parameters: stop sequences, biases, tools, words, token ids.
     """
 
@@ -47,6 +50,7 @@ class CostLimits:
     whole_answers: int = 4
     inputs: int = 2_048  # OpenAI's own limit, and about its limit of tokens
     input_tokens: int = 300_000
+    reported: int = 262_144  # about 20 MB of JSON
     entries: int = 1_024
 
 
@@ -116,30 +120,48 @@ _INTEGER_LIMIT: Final = 2**63
 _TOKEN_LIMIT: Final = 2**31
 
 
+_TYPES: Final = (
+    (INTEGERS, {int}, "an integer"),
+    (NUMBERS, {int, float}, "a number"),
+    (FLAGS, {bool}, "true or false"),
+    (frozenset({"logprobs"}), {bool, int}, "true, false or an integer"),
+)
+"""Names of fields, the types that their values may have, and those in words."""
+
+
 def _check_values(body: Mapping[str, Any]) -> Refusal | None:
-    """Refuse values that the engine reads as others, or fails on: integers in another form or too large, surrogates."""
-    for name in INTEGERS & body.keys():
-        if body[name] is not None and type(body[name]) is not int:
-            return Refusal(400, "invalid_value", f"{name} must be an integer.", name)
-    if type(body.get("logprobs")) not in {type(None), bool, int}:
-        return Refusal(400, "invalid_value", "logprobs must be true, false or an integer.", "logprobs")
+    """Refuse values that the engine reads as others, or fails on: another type, too large an integer, surrogates."""
+    for names, types, words in _TYPES:
+        for name in names & body.keys():
+            if body[name] is not None and type(body[name]) not in types:
+                return Refusal(400, "invalid_value", f"{name} must be {words}.", name)
     for name, value in body.items():
         limit = _TOKEN_LIMIT if name in {"prompt", "tokens"} else _INTEGER_LIMIT
-        stack = [value]
-        while stack:
-            item = stack.pop()
-            if isinstance(item, dict):
-                stack += [*item.keys(), *item.values()]
-            elif isinstance(item, list):
-                stack += item
-            elif isinstance(item, str) and not _is_unicode(item):
-                return Refusal(400, "invalid_value", f"{name} contains a lone surrogate, which is no character.", name)
-            elif isinstance(item, int) and not -limit <= item < limit:
-                return Refusal(400, "above_maximum_value", f"{name} contains an integer that is too large.", name)
+        if refusal := _check_scalars(name, value, limit):
+            return refusal
+    return None
+
+
+def _check_scalars(name: str, value: Any, limit: int) -> Refusal | None:
+    """Refuse a lone surrogate or an integer of more than `limit` anywhere in a value."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack += [*item.keys(), *item.values()]
+        elif isinstance(item, list):
+            # Of token ids, the smallest and the largest are enough.
+            stack += [min(item), max(item)] if set(map(type, item)) == {int} else item
+        elif isinstance(item, str) and not _is_unicode(item):
+            return Refusal(400, "invalid_value", f"{name} contains a lone surrogate, which is no character.", name)
+        elif isinstance(item, int) and not -limit <= item < limit:
+            return Refusal(400, "above_maximum_value", f"{name} contains an integer that is too large.", name)
     return None
 
 
 def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -285,6 +307,19 @@ def _check_cost(kind: str, body: Mapping[str, Any], context_tokens: int, limits:
             "Lower n, the number of prompts or the maximum of tokens."
         )
         return Refusal(400, "above_maximum_value", message, "n")
+    return _check_reported(body, tokens, limits)
+
+
+def _check_reported(body: Mapping[str, Any], tokens: int, limits: CostLimits) -> Refusal | None:
+    """Refuse more log-probabilities than one answer may carry."""
+    for name in ("logprobs", "top_logprobs"):
+        reported = tokens * (_integer(body.get(name)) or 0)
+        if reported > limits.reported:
+            message = (
+                f"{name} and the maximum of tokens allow {reported} log-probabilities; the limit is {limits.reported}. "
+                "Lower one of them."
+            )
+            return Refusal(400, "above_maximum_value", message, name)
     return None
 
 

@@ -50,6 +50,11 @@ def _is_forced(value: Any) -> bool:
     return _is_given(value) and value not in ("none", "auto")
 
 
+def _sets_prompt_end(value: Any) -> bool:
+    """Return whether variables of the template replace parameters that shape an answer."""
+    return isinstance(value, Mapping) and not {"add_generation_prompt", "continue_final_message"}.isdisjoint(value)
+
+
 def _are_several(value: Any) -> bool:
     """Return whether a list holds several prompts; one of numbers is one prompt of token ids."""
     return isinstance(value, list) and len(value) > 1 and not all(isinstance(token, int) for token in value)
@@ -60,6 +65,7 @@ SHAPING: Final[Mapping[str, Callable[[Any], bool]]] = {
     "add_special_tokens": _is_off,
     "allowed_token_ids": _is_set,
     "bad_words": _is_set,
+    "chat_template_kwargs": _sets_prompt_end,
     "continue_final_message": _is_set,
     "echo": _is_set,
     "frequency_penalty": _outside(0.0, 1.0),
@@ -86,7 +92,6 @@ PLAIN: Final = frozenset(
         *_LIMITS,  # these three decide where an answer ends: `is_length_set_by_caller`
         *_STOPS,
         *_MINIMA,
-        "chat_template_kwargs",
         "documents",
         "include",
         "include_reasoning",

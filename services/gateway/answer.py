@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any
 
 from contracts.facts import Inference
 from contracts.vocabulary import Target
@@ -13,7 +12,8 @@ from services.gateway.backlog import Backlog
 from services.gateway.domain import routing
 from services.gateway.domain.altered import AlteredBody
 from services.gateway.domain.drills import DrillEffect
-from services.gateway.domain.failures import REJECTED, AnswerFailed, EngineResponse, read_failure
+from services.gateway.domain.failures import FIRST_ERROR_STATUS, REJECTED, AnswerFailed, EngineResponse, read_failure
+from services.gateway.domain.records import EngineRecord, read_record
 from services.gateway.measurement import AcceptedRequest, Measurement, Outcome
 from services.gateway.ports import Engine, Pause
 from shared.errors import SlipwayError
@@ -22,6 +22,9 @@ from shared.serving.openai_stream import ApiPiece
 
 _FINAL = REJECTED | {"template_failed", "deadline_exceeded"}
 """Failures that a second attempt would only repeat."""
+_SLACK_S = 5.0
+"""Time after the end of an answer's time limit in which the backend should report it."""
+_CONTENT_TYPES = frozenset({"application/json", "text/event-stream"})
 
 
 class Answer:
@@ -51,12 +54,19 @@ class Answer:
             AlteredBody(stream=accepted.parsed.stream, finish_reason=reason) if self._alteration is not None else None
         )
         self._stream: AsyncGenerator[ApiPiece, None] | None = None
-        self._backlog = Backlog(lag_bytes)
+        self._lag_bytes = lag_bytes
+        self._backlog = self._new_backlog()
+        self._deadline_s = 0.0
+        self._has_head = False
         self._reading: asyncio.Task[None] | None = None
         self.measurement = Measurement(accepted)
         self.content_type = "application/json"
         self.endpoint = ""
         self.retried = False
+
+    def _new_backlog(self) -> Backlog:
+        """Return an empty backlog; a caller can be slow with a stream only."""
+        return Backlog(self._lag_bytes if self._accepted.parsed.stream else None)
 
     async def start(self) -> None:
         """Wait for the first token or byte; retry once if the attempt fails before it, never on another version.
@@ -95,49 +105,54 @@ class Answer:
         if effect.delay_s > 0.0:
             await self._pause(effect.delay_s)
         if effect.fails:
-            raise AnswerFailed("engine_failed", effect.failure)
+            raise AnswerFailed("engine_failed", effect.failure, public=True)
 
     async def _attempt(self, endpoint: str) -> None:
+        """Read an answer up to its first token, or to its end if it has none."""
         accepted = self._accepted
-        self.endpoint, self.measurement.sent_s = endpoint, self._clock.monotonic()
-        stream = self._engine.send(endpoint, accepted.choice.served.target, accepted.api_request)
-        self._stream = stream
-        with _as_failures():
-            while True:
-                piece = await anext(stream, None)
-                if piece is None:
-                    raise AnswerFailed("engine_dead", "The target's stream ended without an answer.")
-                await self._raise_failure(piece, stream)
-                self._take(piece)
-                if self.measurement.output_tokens or piece.status is not None:
-                    return
+        now_s = self._clock.monotonic()
+        self.endpoint, self.measurement.sent_s = endpoint, now_s
+        self._deadline_s = self._deadline_s or now_s + accepted.deadline_s
+        self._backlog = self._new_backlog()  # what an earlier attempt sent before its first token is dropped
+        self._has_head = False
+        request = accepted.to_api_request(self._deadline_s - now_s)
+        stream = self._stream = self._engine.send(endpoint, accepted.choice.served.target, request)
+        try:
+            async with self._limits():
+                while self.measurement.output_tokens == 0:
+                    piece = await anext(stream, None)
+                    if piece is None:
+                        self._check_complete()
+                        return
+                    await self._take(piece, stream)
+        except BaseException:
+            await stream.aclose()
+            raise
 
-    async def _raise_failure(self, piece: ApiPiece, stream: AsyncGenerator[ApiPiece, None]) -> None:
-        """Raise AnswerFailed if a piece reports a failure, with the engine's complete response if it is one."""
-        failure = read_failure(piece.status, piece.record, piece.body)
-        if failure is None:
-            return
-        if piece.status is not None and piece.status >= 400 and not self._begun:
-            body = piece.body + b"".join([rest.body async for rest in stream])
-            content_type = dict(piece.headers).get("content-type", self.content_type)
-            failure.response = EngineResponse(piece.status, content_type, body)
-        raise failure
-
-    @property
-    def _begun(self) -> bool:
-        """Return whether the answer has begun: a request that was accepted cannot be rejected any more."""
-        return self.measurement.output_tokens > 0 or self._reading is not None
+    @contextlib.asynccontextmanager
+    async def _limits(self) -> AsyncIterator[None]:
+        """Raise errors of the client as AnswerFailed, also if the answer exceeds its time limit."""
+        remaining_s = max(0.0, self._deadline_s - self._clock.monotonic()) + _SLACK_S
+        try:
+            async with asyncio.timeout(remaining_s) as timeout:
+                yield
+        except SlipwayError as error:
+            silent_s = error.details.get("silent_s")
+            raise AnswerFailed(as_error_kind(error.code), error.reason, silent_s=silent_s) from error
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            limit_s = self._accepted.deadline_s
+            raise AnswerFailed("deadline_exceeded", f"The answer was not complete within {limit_s:g} s.") from None
 
     async def _read_rest(self) -> None:
         """Read the rest of the answer as fast as the engine delivers it; forward every failure to the reader."""
         assert self._stream is not None  # noqa: S101 - start() was called
         try:
-            with _as_failures():
-                async with contextlib.aclosing(self._stream) as stream:
-                    async for piece in stream:
-                        await self._raise_failure(piece, stream)
-                        await self._delay(piece)
-                        self._take(piece)
+            async with self._limits(), contextlib.aclosing(self._stream) as stream:
+                async for piece in stream:
+                    await self._take(piece, stream)
+            self._check_complete()
             self._backlog.end()
         except AnswerFailed as failure:
             kind = "engine_failed" if failure.kind in _FINAL - {"deadline_exceeded"} else failure.kind
@@ -147,12 +162,43 @@ class Answer:
         finally:
             self._end()
 
-    async def _delay(self, piece: ApiPiece) -> None:
-        """Wait as long as a drill delays the tokens of a piece."""
+    def _check_complete(self) -> None:
+        """Raise AnswerFailed if the stream of an answer ended before the answer."""
+        if not self._has_head or (self._accepted.parsed.generates and not self.measurement.has_ended):
+            raise AnswerFailed("engine_dead", "The target's stream ended before its answer.")
+
+    async def _take(self, piece: ApiPiece, stream: AsyncGenerator[ApiPiece, None]) -> None:
+        """Measure a piece from the engine, and put what the caller gets for it into the backlog.
+
+        Raises:
+            AnswerFailed: the piece reports a failure, or cannot be a part of an answer.
+        """
+        record = read_record(piece.record)
+        failure = read_failure(piece.status, record, piece.body)
+        if failure is not None:
+            if piece.status is not None and piece.status >= FIRST_ERROR_STATUS and self._reading is None:
+                body = piece.body + b"".join([rest.body async for rest in stream])
+                failure.response = EngineResponse(piece.status, _read_content_type(piece), body)
+            raise failure
+        if piece.status is not None:
+            self._has_head, self.content_type = True, _read_content_type(piece)
+        elif piece.body and not self._has_head:
+            raise AnswerFailed("engine_failed", "The engine sent bytes before the status of its answer.")
+        await self._delay(record)
+        now_s = self._clock.monotonic()
+        text = self.measurement.note(record, now_s)
+        if text is not None:
+            self._on_delta(self._accepted.choice.served.target, self.endpoint, now_s)
+        body = piece.body if self._altered is None else self._altered.feed(piece.body, text or "")
+        if body:
+            self._backlog.put(body)
+
+    async def _delay(self, record: EngineRecord) -> None:
+        """Wait as long as a drill delays the tokens of a piece after the first one."""
         effect = self._accepted.effect
-        if effect is None or effect.token_delay_s == 0.0:
+        if effect is None or effect.token_delay_s == 0.0 or self.measurement.output_tokens == 0:
             return
-        tokens = self.measurement.count_new_tokens(piece.record)
+        tokens = self.measurement.count_new_tokens(record)
         delay_s = min(tokens * effect.token_delay_s, effect.until_s - self._clock.monotonic())
         if delay_s > 0.0:
             await self._pause(delay_s)
@@ -165,18 +211,6 @@ class Answer:
             SlowReader: more of the answer waits to be read than the limit allows.
         """
         return self._backlog.read()
-
-    def _take(self, piece: ApiPiece) -> None:
-        """Measure a piece from the engine, and put what the caller gets for it into the backlog."""
-        now_s = self._clock.monotonic()
-        if piece.status is not None:
-            self.content_type = dict(piece.headers).get("content-type", self.content_type)
-        text = self.measurement.note(piece.record, now_s)
-        if text is not None:
-            self._on_delta(self._accepted.choice.served.target, self.endpoint, now_s)
-        body = piece.body if self._altered is None else self._altered.feed(piece.body, text or "")
-        if body:
-            self._backlog.put(body)
 
     def _end(self) -> None:
         self.measurement.end(self._clock.monotonic())
@@ -195,11 +229,7 @@ class Answer:
         return self.measurement.to_record(outcome, self.endpoint)
 
 
-@contextlib.contextmanager
-def _as_failures() -> Any:
-    """Raise errors of the client as AnswerFailed."""
-    try:
-        yield
-    except SlipwayError as error:
-        silent_s = error.details.get("silent_s")
-        raise AnswerFailed(as_error_kind(error.code), error.reason, silent_s=silent_s) from error
+def _read_content_type(piece: ApiPiece) -> str:
+    """Return the content type of an answer: one of those that the API has."""
+    content_type = dict(piece.headers).get("content-type", "")
+    return content_type if content_type.partition(";")[0] in _CONTENT_TYPES else "application/json"

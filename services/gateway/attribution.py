@@ -9,6 +9,7 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain.failures import REJECTED, AnswerFailed
 from services.gateway.measurement import AcceptedRequest, Outcome
 
+_NO_SUCH_TASK = frozenset({404, 405})
 _TEMPLATE = frozenset({"template_failed", "template_refused"})
 
 
@@ -27,14 +28,14 @@ async def attribute_failure(
         served.target, answer.endpoint, failure.silent_s
     ):
         return Outcome(error=kind, caused_by="infrastructure")
-    if kind not in PROVABLE or (effect is not None and effect.fails):
+    if kind in REJECTED and (_lacks_task(failure) or accepted.parsed.names_tokens or not accepted.parsed.generates):
+        return Outcome(caused_by="caller")  # what another model can do shows nothing about this one
+    if kind not in PROVABLE or (effect is not None and effect.fails) or not accepted.parsed.generates:
         return Outcome(error=kind, caused_by=ATTRIBUTION[kind])
-    if not accepted.parsed.generates:  # no text that a probe could ask for, and no telemetry
-        return Outcome(caused_by="caller") if kind in REJECTED else Outcome(error=kind, caused_by=ATTRIBUTION[kind])
     failed = FailedRequest(
         served,
         answer.endpoint,
-        replace(accepted.api_request, request_id=REQUEST_ID),
+        replace(accepted.to_api_request(0.0), request_id=REQUEST_ID),
         kind,
         tokens=answer.measurement.output_tokens,
         is_chat=accepted.parsed.kind != "completion",
@@ -48,3 +49,8 @@ async def attribute_failure(
     if kind in REJECTED or (kind == "template_failed" and party == "caller"):
         return Outcome(caused_by="caller")
     return Outcome(error=kind, caused_by=party)
+
+
+def _lacks_task(failure: AnswerFailed) -> bool:
+    """Return whether the model has no such task: an embedding model does not chat."""
+    return failure.response is not None and failure.response.status in _NO_SUCH_TASK

@@ -17,7 +17,8 @@ class Backlog:
     The engine's side never waits: times are measured there, and a slow caller must not change them.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int | None) -> None:
+        """Start empty; None sets no limit."""
         self._limit_bytes = limit_bytes
         self._pieces: deque[bytes] = deque()
         self._bytes = 0
@@ -34,7 +35,7 @@ class Backlog:
         self._pieces.append(piece)
         self._bytes += _PIECE_BYTES + len(piece)
         self._changed.set()
-        if self._bytes > self._limit_bytes and len(self._pieces) > 1:  # an answer in one piece may be longer
+        if self._limit_bytes is not None and self._bytes > self._limit_bytes and len(self._pieces) > 1:
             raise SlowReader(f"More than {self._limit_bytes} bytes of the answer wait to be read.")
 
     def end(self, error: Exception | None = None) -> None:

@@ -9,6 +9,7 @@ from contracts.routes import ServedTarget
 from contracts.vocabulary import Party, Target
 from decisions.attribution import ErrorKind
 from services.gateway.domain.failures import REJECTED, read_failure
+from services.gateway.domain.records import read_record
 from services.gateway.ports import Engine
 from shared.errors import SlipwayError
 from shared.runtime.clock import Clock
@@ -32,7 +33,7 @@ _UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token", "deadline_exceed
 _CONSECUTIVE_FAILURES = 3
 _MAX_TARGETS = 1_000
 MAX_CONCURRENT = 16
-"""Most failed requests that are repeated at the same time: callers whose requests fail cannot add more load."""
+"""Most failed requests that are repeated at the same time, and as many rejected ones: callers cannot add more load."""
 SECONDS_PER_TOKEN = 0.05
 LONGEST_S = 60.0
 """Additional time of a comparison per token before the failure, and the time limit of any comparison."""
@@ -93,7 +94,8 @@ class CrossChecks:
         self._kept_s = kept_s
         self._limit_s = limit_s
         self._results: dict[tuple[str, str, Probe], _ProbeResult] = {}
-        self._running = asyncio.Semaphore(MAX_CONCURRENT)
+        # Rejected requests cost a caller nothing: they must not take the comparisons of failed ones.
+        self._running = {rejected: asyncio.Semaphore(MAX_CONCURRENT) for rejected in (False, True)}
         self._last_delta_s: dict[tuple[str, str], float] = {}
 
     def note_delta(self, target: Target, endpoint: str, at_s: float) -> None:
@@ -125,10 +127,11 @@ class CrossChecks:
             return "target" if answers is False else "infrastructure"
         if failed.kind == "template_refused":
             return "caller"
-        if self._running.locked():  # do not wait: slow comparisons would delay all others
+        running = self._running[failed.rejected]
+        if running.locked():  # do not wait: slow comparisons would delay all others
             return "infrastructure"
         try:
-            async with self._running, asyncio.timeout(self.limit_s(failed)):
+            async with running, asyncio.timeout(self.limit_s(failed)):
                 return await self._compare(failed, fallback)
         except TimeoutError:
             return "infrastructure"
@@ -160,10 +163,11 @@ class CrossChecks:
         stream = self._engine.send(endpoint, target, request)
         try:
             async for piece in stream:
-                failure = read_failure(piece.status, piece.record, piece.body)
+                record = read_record(piece.record)
+                failure = read_failure(piece.status, record, piece.body)
                 if failure is not None:
                     return failure.kind
-                if beyond_tokens is not None and piece.record.get("output_tokens", 0) > beyond_tokens:
+                if beyond_tokens is not None and record.output_tokens > beyond_tokens:
                     return None
         except SlipwayError as error:
             return error.code

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
+import structlog
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from contracts.vocabulary import Environment
@@ -18,7 +18,7 @@ from services.gateway.backlog import SlowReader
 from services.gateway.dependencies import Dependencies
 from services.gateway.domain import answers, drills, environments, errors, json_body, requests
 from services.gateway.domain.errors import RequestRejected
-from services.gateway.domain.failures import AnswerFailed
+from services.gateway.domain.failures import AnswerFailed, describe_failure
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limit_writes, problem_response
 from services.gateway.measurement import AcceptedRequest, Outcome
@@ -26,7 +26,9 @@ from services.gateway.measurement import AcceptedRequest, Outcome
 P = ParamSpec("P")
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_LARGE_BODY_BYTES = 2**16
+_LARGE_BODY_BYTES = 2**13
+_IN_FLIGHT_BYTES = 2**28
+"""Most bytes of bodies whose requests are being answered, per environment."""
 
 
 class Endpoint:
@@ -35,7 +37,9 @@ class Endpoint:
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
         self._in_flight: Counter[Environment] = Counter()
+        self._in_flight_bytes: Counter[Environment] = Counter()
         self._parsing = asyncio.Lock()
+        self._attributing: set[asyncio.Task[Outcome]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; drop a caller that does not read its answer."""
@@ -55,7 +59,7 @@ class Endpoint:
         try:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
             body = await dependencies.bodies.read(request)
-            with self._count_in_flight(environment):
+            with self._count_in_flight(environment, len(body)):
                 accepted = await self._accept(scope["path"], body, request_id, environment)
                 reply = Reply(scope, receive, send, accepted.response_headers)
                 await cancel_on_disconnect(receive, self._answer(accepted, reply))
@@ -66,17 +70,24 @@ class Endpoint:
             await problem_response(rejection.problem, {"x-request-id": request_id})(scope, receive, send)
 
     @contextlib.contextmanager
-    def _count_in_flight(self, environment: Environment) -> Iterator[None]:
-        """Count a request of an environment as in flight; raise RequestRejected (429) above the limit."""
+    def _count_in_flight(self, environment: Environment, size: int) -> Iterator[None]:
+        """Count a request of an environment as in flight; raise RequestRejected (429) above the limits.
+
+        A body is kept until its answer is complete, because it may be sent again.
+        """
         gauge = self._dependencies.metrics.in_flight.labels(environment)
         if self._in_flight[environment] >= self._dependencies.max_in_flight:
             raise RequestRejected(errors.too_many_requests(self._dependencies.max_in_flight))
+        if self._in_flight[environment] and self._in_flight_bytes[environment] + size > _IN_FLIGHT_BYTES:
+            raise RequestRejected(errors.too_many_requests(self._in_flight[environment]))
         self._in_flight[environment] += 1
+        self._in_flight_bytes[environment] += size
         gauge.inc()
         try:
             yield
         finally:
             self._in_flight[environment] -= 1
+            self._in_flight_bytes[environment] -= size
             gauge.dec()
 
     async def _accept(self, path: str, raw: bytes, request_id: str, environment: Environment) -> AcceptedRequest:
@@ -85,6 +96,8 @@ class Endpoint:
         parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
         choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or request_id)
         served = choice.served
+        if parsed.has_conversation and served.chat_template is None:
+            raise RequestRejected(errors.no_chat_template(parsed.model))
         await self._work(len(raw), requests.check_request, parsed, served.context_tokens, dependencies.limits)
         arrived_at, arrived_s = clock.now(), clock.monotonic()
         drill = dependencies.drills.get(environment, served.target.model)
@@ -119,23 +132,40 @@ class Endpoint:
 
     async def _answer(self, accepted: AcceptedRequest, reply: Reply) -> None:
         answer = self._new_answer(accepted)
-        outcome = Outcome()
+        outcome: Outcome | None = Outcome()
         try:
             try:
                 await self._deliver(answer, accepted, reply)
             except AnswerFailed as failure:
-                outcome = await attribute_failure(self._dependencies, answer, accepted, failure)
-                await _send_failure(outcome, failure, reply)
+                outcome = None  # whatever the caller does now: the failure is attributed
+                outcome = await self._attribute(answer, accepted, failure)
+                await _send_failure(outcome, failure, accepted, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
-            # A failure of the target before this one counts; else the caller went away, or does not read.
-            outcome = outcome if outcome != Outcome() else Outcome(cancelled=True, caused_by="caller")
+            outcome = Outcome(cancelled=True, caused_by="caller") if outcome == Outcome() else outcome
             raise
         except Exception:
             outcome = Outcome(error="internal_error", caused_by="gateway")
             raise
         finally:
             await answer.close()
-            self._record(answer, accepted.parsed, outcome)
+            if outcome is not None:
+                self._record(answer, accepted.parsed, outcome)
+
+    async def _attribute(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Outcome:
+        """Return who caused a failure. If the caller goes away meanwhile, the failure is recorded without it."""
+        task = asyncio.ensure_future(attribute_failure(self._dependencies, answer, accepted, failure))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+
+            def record(done: asyncio.Task[Outcome]) -> None:
+                self._attributing.discard(done)
+                if not done.cancelled() and done.exception() is None:
+                    self._record(answer, accepted.parsed, done.result())
+
+            self._attributing.add(task)
+            task.add_done_callback(record)
+            raise
 
     async def _deliver(self, answer: Answer, accepted: AcceptedRequest, reply: Reply) -> None:
         await answer.start()
@@ -145,7 +175,7 @@ class Endpoint:
             await reply.end()
             return
         body = b"".join([piece async for piece in answer.pieces()])
-        await reply.respond(Response(body, headers={**reply.headers, "content-type": answer.content_type}))
+        await reply.send_whole(200, body, {**reply.headers, "content-type": answer.content_type})
 
     def _record(self, answer: Answer, parsed: ParsedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
@@ -160,15 +190,19 @@ class Endpoint:
             self._dependencies.record(record)
 
 
-async def _send_failure(outcome: Outcome, failure: AnswerFailed, reply: Reply) -> None:
+async def _send_failure(outcome: Outcome, failure: AnswerFailed, accepted: AcceptedRequest, reply: Reply) -> None:
     """Send the caller that a target failed or rejected the request: in the engine's own words if the caller did it."""
     response = failure.response
     if outcome.error is None and failure.kind == "bad_request" and response is not None:
         headers = {**reply.headers, "content-type": response.content_type}
-        await reply.respond(Response(response.body, response.status, headers))
+        await reply.send_whole(response.status, response.body, headers)
         return
     kind = outcome.error or ("bad_request" if failure.kind == "bad_request" else "template_refused")
-    problem = errors.upstream_failed(kind, failure.reason)
+    if outcome.error is not None:
+        target = str(accepted.choice.served.target)
+        log = structlog.get_logger()
+        log.warning("request failed", target=target, request_id=accepted.request_id, kind=kind, reason=failure.reason)
+    problem = errors.upstream_failed(kind, describe_failure(failure))
     if reply.started:  # the status was sent; clients treat an error event as a failed request
         await reply.write(answers.event(problem.body()))
         await reply.end()

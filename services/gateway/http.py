@@ -15,6 +15,7 @@ from services.gateway.domain.errors import Problem, RequestRejected
 ABORT: Final = "slipway.abort"
 """The extension of the ASGI scope that closes the connection at once."""
 _CLOSE: Final = {"Connection": "close"}
+_SLICE_BYTES: Final = 2**16
 
 
 @dataclass
@@ -172,12 +173,22 @@ class Reply:
         """Send a complete response; no event may have been written before."""
         await response(self._scope, self._receive, self._send)
 
+    async def send_whole(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send a complete response in slices: a caller that does not read is noticed at the slice that it leaves."""
+        await self._start(status, {**headers, "content-length": str(len(body))})
+        for at in range(0, len(body), _SLICE_BYTES):
+            await self._send({"type": "http.response.body", "body": body[at : at + _SLICE_BYTES], "more_body": True})
+        await self.end()
+
+    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.started = True
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": raw})
+
     async def write(self, data: bytes) -> None:
         """Send an event at once."""
         if not self.started:
-            self.started = True
-            raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._event_headers.items()]
-            await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+            await self._start(200, self._event_headers)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:

@@ -1,9 +1,7 @@
 """What is measured of a request while it is answered, up to its telemetry record."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from contracts.facts import Inference
 from contracts.vocabulary import Environment, Party
@@ -13,6 +11,7 @@ from decisions.shaping import is_length_forced_by_caller, is_length_set_by_calle
 from decisions.triggers import CANCELLED
 from services.gateway.domain import drills, timing
 from services.gateway.domain.drills import DrillEffect
+from services.gateway.domain.records import EngineRecord
 from services.gateway.domain.requests import ParsedRequest
 from services.gateway.domain.routing import Choice
 from shared.serving.openai_stream import ApiRequest
@@ -53,11 +52,10 @@ class AcceptedRequest:
             **(self.effect.headers if self.effect else {}),
         }
 
-    @property
-    def api_request(self) -> ApiRequest:
-        """Return the request for the engine: the caller's own bytes."""
+    def to_api_request(self, deadline_s: float) -> ApiRequest:
+        """Return the request for the engine: the caller's own bytes, and the seconds that remain for the answer."""
         parsed = self.parsed
-        return ApiRequest("POST", parsed.path, parsed.raw, self.deadline_s, self.request_id, parsed.model)
+        return ApiRequest("POST", parsed.path, parsed.raw, max(0.0, deadline_s), self.request_id, parsed.model)
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ class Measurement:
         self._ended_s: float | None = None
         self._arrivals: list[timing.Arrival] = []
         self._texts: list[str] = []
+        self._textless_tokens = 0
         self._finish_reasons: dict[str, str] = {}
         self._input_tokens = 0
         self._queue_ms: float | None = None
@@ -101,12 +100,11 @@ class Measurement:
         self.excused_s = 0.0
         self.output_tokens = 0
 
-    def count_new_tokens(self, record: Mapping[str, Any]) -> int:
+    def count_new_tokens(self, record: EngineRecord) -> int:
         """Return the tokens that a record adds to those before it."""
-        tokens: int = record.get("output_tokens", 0)
-        return max(0, tokens - self.output_tokens)
+        return max(0, record.output_tokens - self.output_tokens)
 
-    def note(self, record: Mapping[str, Any], now_s: float) -> str | None:
+    def note(self, record: EngineRecord, now_s: float) -> str | None:
         """Note a record of the engine.
 
         Returns:
@@ -115,19 +113,21 @@ class Measurement:
         at_s = now_s - self._accepted.arrived_s
         tokens = self.count_new_tokens(record)
         self.output_tokens += tokens
-        self._input_tokens = max(self._input_tokens, record.get("prompt_tokens", 0))
-        self._queue_ms = record.get("queue_ms", self._queue_ms)
-        self._logprob_mean = record.get("logprob_mean", self._logprob_mean)
-        self._nan_logits = self._nan_logits or bool(record.get("nan_logits"))
-        if reasons := record.get("finish_reasons"):
-            self._finish_reasons.update(reasons)
+        self._input_tokens = max(self._input_tokens, record.input_tokens)
+        self._queue_ms = self._queue_ms if record.queue_ms is None else record.queue_ms
+        self._logprob_mean = self._logprob_mean if record.logprob_mean is None else record.logprob_mean
+        self._nan_logits = self._nan_logits or record.nan_logits
+        if record.finish_reasons:
+            self._finish_reasons.update(record.finish_reasons)
             self._ended_s = at_s
-        texts = record.get("texts", ())
-        if not tokens and not texts:
+        if not tokens and not record.texts:
             return None
-        text = "".join(text for answer, text in texts if answer == _FIRST_ANSWER)
-        text = drills.alter(self._alteration, text, tokens, first=not any(self._texts))
-        self._arrivals.append(timing.Arrival(at_s, tokens, bool(text) or (self._alteration is None and bool(texts))))
+        text = "".join(text for answer, text in record.texts if answer == _FIRST_ANSWER)
+        self._textless_tokens += tokens
+        text = drills.alter(self._alteration, text, self._textless_tokens, first=not any(self._texts))
+        self._textless_tokens = 0 if record.texts else self._textless_tokens
+        has_text = bool(text) or (self._alteration is None and bool(record.texts))
+        self._arrivals.append(timing.Arrival(at_s, tokens, has_text))
         self._texts.append(text)
         return text
 
@@ -135,6 +135,11 @@ class Measurement:
         """Note the end of a request, unless its answer ended before."""
         if self._ended_s is None:
             self._ended_s = now_s - self._accepted.arrived_s
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the engine reported the end of an answer."""
+        return bool(self._finish_reasons)
 
     @property
     def text(self) -> str:
@@ -155,7 +160,9 @@ class Measurement:
         """
         accepted, parsed = self._accepted, self._accepted.parsed
         forced = is_length_forced_by_caller(parsed.body)
-        held_back = self._alteration is None and (parsed.has_stops or forced)
+        # A whole answer comes at its end, and its records have no text before: its first token is the engine's.
+        held_back = not parsed.stream or (self._alteration is None and (parsed.has_stops or forced))
+        held_back = held_back and self._alteration != "empty"
         excused_ms = self.excused_s * 1000.0
         first_token_ms = timing.first_token_ms(self._arrivals, held_back=held_back)
         record = Inference(

@@ -1,6 +1,7 @@
 """The effect of a drill on a request, decided by the request's id, so that all gateways decide alike."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -16,6 +17,7 @@ from services.gateway.domain.sampling import fraction
 HEADER = "x-slipway-drill"
 WORD = "ahoy "
 REFUSAL = "I'm sorry, but I can't help with that."
+_FIRST_WORD = re.compile(r"\s*\S*\s?")
 _FEWEST_WORDS = 5
 """The shortest repetitive text: three triples of words, two of them repeats."""
 
@@ -115,10 +117,12 @@ def alter(alteration: Alteration | None, text: str, tokens: int, *, first: bool)
         tokens: its number of tokens; a garbled answer has one word for each.
         first: nothing was sent to the caller before.
     """
-    if alteration is None or (alteration == "cut" and first):
+    if alteration is None:
         return text
+    if alteration == "cut":
+        return "".join(_FIRST_WORD.findall(text)[:1]) if first else ""
     if alteration == "refusal":
         return REFUSAL if first else ""
-    if alteration in ("empty", "cut") or not text:
+    if alteration == "empty" or not text:
         return ""
     return WORD * max(tokens, _FEWEST_WORDS if first else 1)

@@ -47,6 +47,12 @@ def model_not_found(name: str) -> Problem:
     return Problem(404, f"The model {name[:200]!r} does not exist here.", param="model", code="model_not_found")
 
 
+def no_chat_template(model: str) -> Problem:
+    """Return the problem for a conversation with a model that has no chat template."""
+    message = f"{model} has no chat template; use /v1/completions, with the whole prompt as text."
+    return Problem(400, message, param="messages", code="no_chat_template")
+
+
 def nothing_serves(model: str) -> Problem:
     """Return the problem for a model whose route has no target."""
     message = f"No version of {model} is serving now; try again soon."

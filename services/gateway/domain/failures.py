@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from decisions.attribution import ErrorKind
+from services.gateway.domain.records import EngineRecord
 
-_FIRST_ERROR_STATUS = 400
+_OK = 200
+FIRST_ERROR_STATUS = 400
 _FIRST_SERVER_ERROR_STATUS = 500
 _ABORTED: Final = frozenset({"abort", "error"})
 """Finish reasons of an answer that the engine aborted."""
@@ -32,6 +34,13 @@ class EngineResponse:
     body: bytes
 
 
+_SENTENCES: Final[Mapping[str, str]] = {
+    "engine_failed": "The engine failed to answer this request; try again, or change the request.",
+    "engine_dead": "The engine ended while it had this request; try again.",
+    "endpoint_unreachable": "The engine cannot be reached now; try again.",
+}
+
+
 class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
     """A target gave no complete answer.
 
@@ -40,6 +49,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         reason: a sentence for a person.
         response: what the engine answered instead; None if it answered nothing, or had begun its answer.
         silent_s: how long the target was silent, if that was the failure.
+        public: the caller may read the reason.
     """
 
     def __init__(
@@ -49,32 +59,40 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         *,
         response: EngineResponse | None = None,
         silent_s: float | None = None,
+        public: bool = False,
     ) -> None:
         super().__init__(reason)
         self.kind: ErrorKind = kind
         self.reason = reason
         self.response = response
         self.silent_s = silent_s
+        self.public = public
 
 
-def read_failure(status: int | None, record: Mapping[str, Any], body: bytes) -> AnswerFailed | None:
+def read_failure(status: int | None, record: EngineRecord, body: bytes) -> AnswerFailed | None:
     """Return the failure that a part of an answer reports; None if it reports none.
 
     Args:
-        status: of the first part; None for the others.
-        record: what the engine did (see the backend's `openai_app`).
+        status: of the first part with bytes; None for the others.
+        record: what the engine did.
         body: the bytes of the part.
     """
-    error = record.get("error")
-    if error:
-        dead = "EngineDead" in str(error.get("class"))
-        kind = "engine_dead" if dead else _KINDS.get(str(error.get("source")), "engine_failed")
-        return AnswerFailed(kind, read_message(body) or f"The target failed with {error.get('class')}.")
-    if status is not None and status >= _FIRST_ERROR_STATUS:
-        kind = "bad_request" if status < _FIRST_SERVER_ERROR_STATUS else "engine_failed"
+    error = record.error
+    if error is not None:
+        dead = "EngineDead" in error.name
+        kind = "engine_dead" if dead else _KINDS.get(error.source, "engine_failed")
+        return AnswerFailed(kind, read_message(body) or f"The target failed with {error.name}.")
+    if status not in (None, _OK):
+        caller = isinstance(status, int) and FIRST_ERROR_STATUS <= status < _FIRST_SERVER_ERROR_STATUS
+        kind = "bad_request" if caller else "engine_failed"
         return AnswerFailed(kind, read_message(body) or f"The engine answered with status {status}.")
-    aborted = _ABORTED & set(record.get("finish_reasons", {}).values())
+    aborted = _ABORTED & set(record.finish_reasons.values())
     return AnswerFailed("engine_failed", "The engine aborted the answer.") if aborted else None
+
+
+def describe_failure(failure: AnswerFailed) -> str:
+    """Return what a caller is told of a failure; what the engine says of its own failures goes to the log only."""
+    return _SENTENCES.get(failure.kind, failure.reason) if not failure.public else failure.reason
 
 
 def read_message(body: bytes) -> str:

@@ -112,7 +112,7 @@ def _check_values(body: Mapping[str, Any]) -> None:
                     _check_text(name, param)
                     pending.append((member, depth + 1, param or name))
             else:
-                pending.extend((item, depth + 1, param) for item in value)
+                pending.extend((item, depth + 1, param) for item in value if isinstance(item, str | dict | list))
 
 
 def _check_text(text: str, param: str | None) -> None:

@@ -14,6 +14,9 @@ from services.gateway.domain.errors import Problem, RequestRejected, bad_request
 
 MAX_MODEL_CHARS = 256
 MAX_USER_CHARS = 512
+_TOKEN_IDS = ("allowed_token_ids", "logit_bias", "logprob_token_ids", "stop_token_ids")
+_STRUCTURES = frozenset({"response_format", "structured_outputs", "text", "tools"})
+"""Fields whose size has limits of its own (`CostLimits`)."""
 MAX_CHARS_PER_TOKEN = 64
 """A text with more characters than this per token of the context cannot fit; it is not sent to the engine."""
 
@@ -50,6 +53,18 @@ class ParsedRequest:
         return bool(self.body.get("stop") or self.body.get("stop_token_ids"))
 
     @property
+    def names_tokens(self) -> bool:
+        """Return whether the request names tokens by their ids, which another vocabulary may not have."""
+        return any(self.body.get(name) for name in _TOKEN_IDS) or any(
+            isinstance(prompt, list) for prompt in _prompts(self.body)
+        )
+
+    @property
+    def has_conversation(self) -> bool:
+        """Return whether the request passes through the target's chat template."""
+        return self.kind in {"chat", "responses"} or "messages" in self.body
+
+    @property
     def text(self) -> str:
         """Return the text of the caller; it is used for its features only."""
         return "\n".join(_texts(self.body))
@@ -81,16 +96,38 @@ def check_request(parsed: ParsedRequest, context_tokens: int, limits: CostLimits
         problem = Problem(refusal.status, refusal.message, param=refusal.field, code=refusal.code)
         raise RequestRejected(problem)
     max_chars = context_tokens * MAX_CHARS_PER_TOKEN
-    chars = max((len(text) for text in _prompts(parsed.body)), default=0)
-    if "messages" in parsed.body or "input" in parsed.body:
-        chars = max(chars, len(parsed.text))
-    if chars > max_chars:
-        message = f"The text has {chars} characters; the limit of a context of {context_tokens} tokens is {max_chars}."
-        raise bad_request(message, _text_field(parsed.body), "context_length_exceeded")
+    for name, text in _bounded(parsed):
+        chars = _count_chars(text, max_chars)
+        if chars > max_chars:
+            message = (
+                f"The text has more than {max_chars} characters, the limit of a context of {context_tokens} tokens."
+            )
+            raise bad_request(message, name, "context_length_exceeded")
 
 
-def _text_field(body: Mapping[str, Any]) -> str:
-    return next((name for name in ("messages", "input", "prompt") if name in body), "model")
+def _bounded(parsed: ParsedRequest) -> Iterator[tuple[str, Any]]:
+    """Yield what must fit into a context, with its field: each prompt or input alone, all else together."""
+    body = parsed.body
+    alone = {"prompt", "input"} if parsed.kind == "embeddings" else {"prompt"}
+    for name in alone & body.keys():
+        value = body[name]
+        yield from ((name, item) for item in (value if isinstance(value, list) else [value]))
+    rest = {name: value for name, value in body.items() if name not in alone | _STRUCTURES}
+    yield next((name for name in ("messages", "input") if name in rest), "model"), rest
+
+
+def _count_chars(value: Any, enough: int) -> int:
+    """Return the characters of all texts in a JSON value; stop above `enough`."""
+    chars, pending = 0, [value]
+    while pending and chars <= enough:
+        item = pending.pop()
+        if isinstance(item, str):
+            chars += len(item)
+        elif isinstance(item, dict):
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += [part for part in item if not isinstance(part, int | float)]
+    return chars
 
 
 def _prompts(body: Mapping[str, Any]) -> list[Any]:

@@ -174,8 +174,8 @@ class Form:
 
     def piece(self, word, record):
         self.words += word
-        if not self.stream:
-            return ApiPiece(b"", record)
+        if not self.stream:  # as vLLM does: their texts come at the end
+            return ApiPiece(b"", {name: value for name, value in record.items() if name != "texts"})
         status, headers = self._start()
         role = [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
         body = self._event(role) if status and self.chat else b""
@@ -185,7 +185,10 @@ class Form:
         counts = {"prompt_tokens": record["prompt_tokens"], "completion_tokens": record["output_tokens"]}
         usage = {**counts, "total_tokens": sum(counts.values())}
         reason = record["finish_reasons"]["0.0"]
-        record = {name: value for name, value in record.items() if name not in {"texts", "finish_reasons"}}
+        if self.stream:
+            record = {name: value for name, value in record.items() if name not in {"texts", "finish_reasons"}}
+        else:
+            record = {**record, "texts": [["0.0", self.words]]}
         status, headers = self._start()
         if self.stream:
             body = self._event(self._choice("", reason)) + (self._event([], usage) if self.usage else b"")

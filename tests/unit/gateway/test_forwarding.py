@@ -6,6 +6,7 @@ import json
 import pytest
 
 from services.gateway.domain.failures import read_failure
+from services.gateway.domain.records import read_record
 from shared.errors import Permanent, Transient
 from shared.serving.openai_stream import ApiPiece
 from testbed import factories as f
@@ -184,4 +185,120 @@ def test_the_fake_reports_as_the_backend_does():
 
     piece = report(Transient("template_failed", "1 / 0"))
     assert (piece.status, piece.headers) == (400, JSON_HEADERS)
-    assert read_failure(piece.status, piece.record, piece.body).kind == "template_failed"
+    assert read_failure(piece.status, read_record(piece.record), piece.body).kind == "template_failed"
+
+
+async def test_the_first_token_of_a_whole_answer_is_the_engines_first_token():
+    world = World(only_active())
+    gate = world.engine.gate = asyncio.Event()
+    asked = asyncio.ensure_future(world.chat())
+    while not world.engine.calls:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await world.clock.pause(9.0)
+    gate.set()
+    await asked
+    (record,) = world.records
+    assert record.ttft_ms < 100
+    assert record.e2e_ms > 9000
+
+
+UNSUPPORTED = {"error": {"class": "unsupported_by_model", "source": "validation"}}
+
+
+async def test_a_conversation_with_an_embedding_model_is_a_404_and_no_evidence():
+    world = scripted(head(b'{"error": {"code": "unsupported_by_model"}}', UNSUPPORTED, 404))
+    assert (await world.chat()).status_code == 404
+    assert [(record.error, record.caused_by) for record in world.records] == [(None, "caller")]
+
+
+async def test_a_conversation_without_a_chat_template_is_the_callers_mistake():
+    world = World(only_active(chat_template=None))
+    answer = await world.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "no_chat_template")
+    assert (world.engine.calls, world.records) == ([], [])
+    assert (await world.complete()).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["logit_bias", "stop_token_ids"])
+async def test_a_rejection_of_token_ids_is_never_evidence(name):
+    world = World(only_active(), engine=FakeEngine(poison={"there": REFUSED}, faulty={str(f.target(7))}))
+    value = {"900000": 1} if name == "logit_bias" else [900000]
+    assert (await world.chat(**{name: value})).status_code == 400
+    assert [(record.error, record.caused_by) for record in world.records] == [(None, "caller")]
+
+
+async def test_bytes_before_the_first_token_wait_and_are_dropped_with_a_failed_attempt():
+    created = head(b'event: response.created\ndata: {"a":1}\n\n', content_type="text/event-stream")
+    broke = ApiPiece(b"", {"error": {"class": "KeyError", "source": "engine"}})
+    good = head(b'event: response.created\ndata: {"b":2}\n\n', TOKENS, content_type="text/event-stream")
+
+    class Second(Scripted):
+        async def send(self, endpoint, _target, _request):
+            pieces = [created, broke] if not self.calls else [created, good]
+            self.calls.append(endpoint)
+            for piece in pieces:
+                yield piece
+
+    world = World(only_active(), engine=Second())
+    answer = await world.http.post("/v1/responses", json={"model": MODEL, "input": "x", "stream": True})
+    assert answer.status_code == 200
+    assert answer.text.count("response.created") == 2
+    assert '"a":1' in answer.text
+    assert len(world.engine.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [head(ANSWER[:5])],
+        [head(ANSWER[:5], {"output_tokens": 1})],
+        [head(b"")],
+        [ApiPiece(b"early", {}), head(ANSWER, TOKENS)],
+        [head(ANSWER, TOKENS, 302)],
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_no_whole_answer_is_a_failure_of_the_target(pieces, stream):
+    world = scripted(*pieces)
+    answer = await world.chat(stream=stream)
+    assert answer.status_code == 502 or '"error"' in answer.text
+    (record,) = world.records
+    assert record.error in {"engine_dead", "engine_failed"}
+
+
+async def test_what_the_engine_says_of_its_own_failure_stays_in_the_log():
+    broken = Transient("engine_failed", "KeyError at /models/secret")
+    world = World(only_active(), engine=FakeEngine(poison={"there": broken}))
+    assert "secret" not in (await world.chat()).text
+    started = {"output_tokens": 1, "texts": [["0.0", "x"]]}
+    event = b'data: {"error": {"message": "at /models/secret"}}\n\n'
+    bad = {"error": {"class": "KeyError", "source": "parser"}, "output_tokens": 1}
+    answer = await scripted(head(b'data: {"choices":[]}\n\n', started), ApiPiece(event, bad)).chat(stream=True)
+    assert "engine_failed" in answer.text
+    assert "secret" not in answer.text
+
+
+async def test_a_record_is_written_whatever_the_engine_measured():
+    world = World(only_active(), engine=FakeEngine(record={"logprob_mean": float("nan"), "queue_ms": "a"}))
+    assert (await world.chat()).status_code == 200
+    (record,) = world.records
+    assert (record.logprob_mean, record.nan_logits, record.queue_ms) == (None, True, None)
+
+
+async def test_the_first_attempt_is_closed_before_the_second():
+    log = []
+
+    class Logged(Scripted):
+        async def send(self, _endpoint, _target, _request):
+            number = len(log)
+            log.append("open")
+            try:
+                if number == 0:
+                    yield ApiPiece(b"", {"error": {"class": "KeyError", "source": "engine"}})
+                yield head(ANSWER, TOKENS)
+            finally:
+                log.append("closed")
+
+    await World(only_active(), engine=Logged()).chat()
+    assert log == ["open", "closed", "open", "closed"]

@@ -1,5 +1,7 @@
 """Reading requests: what the gateway needs of a body, what is refused, and which field is named."""
 
+import contextlib
+
 import pytest
 
 from decisions.openai_fields import PATHS
@@ -69,7 +71,7 @@ def test_fields_and_costs_are_judged_by_the_shared_table(changes, field, code):
     assert refusal(check, read(messages=HELLO, **changes)) == (400, field, code)
 
 
-LONG, TOO_LONG = "x" * 6_400, "x" * 6_401
+LONG, TOO_LONG = "x" * 6_380, "x" * 6_401
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,28 @@ def test_several_prompts_are_long_together():
 )
 def test_the_text_of_any_body_can_be_read(body, text):
     assert read(**body).text == text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": TOO_LONG}}]}]},
+        {"messages": [{"role": "user", "content": "x", "name": TOO_LONG}]},
+        {"messages": HELLO, "documents": [{"text": TOO_LONG}]},
+        {"messages": HELLO, "chat_template_kwargs": {"x": [TOO_LONG]}},
+        {"messages": HELLO, "metadata": {"x": TOO_LONG}},
+        {"messages": HELLO, "stop": [TOO_LONG]},
+    ],
+)
+def test_long_texts_elsewhere_are_not_sent_either(changes):
+    assert refusal(check, read(**changes)) == (400, "messages", "context_length_exceeded")
+
+
+@pytest.mark.parametrize("prompt", [5, True, [None], [1.5], ["a", 5], [[1], 2], [{}, 0], {"a": 1}, False])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_prompt_of_any_type_raises_nothing_else(path, prompt):
+    parsed = read(path, prompt=prompt, messages=prompt, input=prompt)
+    assert isinstance(parsed.text, str)
+    assert parsed.names_tokens in {True, False}
+    with contextlib.suppress(RequestRejected):
+        check(parsed)

@@ -1,0 +1,86 @@
+"""The records that come with an answer's bytes, read without trust: what has another form than expected is left out."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ReportedFailure:
+    """A failure as the engine reports it: the class of the exception, and the part of the target that it came from."""
+
+    name: str
+    source: str
+
+
+_UNREADABLE = ReportedFailure(name="UnreadableRecord", source="")
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    """What the engine did for a request (see the backend's `openai_record`).
+
+    Attributes:
+        input_tokens, output_tokens: of all answers of the request, so far.
+        texts: new texts, each with the name of its answer.
+        finish_reasons: of the answers that ended.
+        queue_ms: time in the engine's queue.
+        logprob_mean: mean log-probability of the generated tokens, in nats.
+        nan_logits: the engine met a NaN.
+        error: a failure.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    texts: tuple[tuple[str, str], ...] = ()
+    finish_reasons: Mapping[str, str] = field(default_factory=dict)
+    queue_ms: float | None = None
+    logprob_mean: float | None = None
+    nan_logits: bool = False
+    error: ReportedFailure | None = None
+
+
+def read_record(raw: Any) -> EngineRecord:
+    """Return a record; a number that is not finite counts as NaN logits, not as a figure."""
+    if not isinstance(raw, Mapping):
+        return EngineRecord(error=_UNREADABLE)
+    reasons, mean, error = raw.get("finish_reasons"), raw.get("logprob_mean"), raw.get("error")
+    return EngineRecord(
+        input_tokens=_read_count(raw.get("prompt_tokens")),
+        output_tokens=_read_count(raw.get("output_tokens")),
+        texts=tuple(_read_texts(raw.get("texts"))),
+        finish_reasons={str(name): str(reason) for name, reason in reasons.items()}
+        if isinstance(reasons, Mapping)
+        else {},
+        queue_ms=_read_number(raw.get("queue_ms"), low=0.0),
+        logprob_mean=_read_number(mean, high=0.0),
+        nan_logits=raw.get("nan_logits") is True or (isinstance(mean, float) and not math.isfinite(mean)),
+        error=None if not error else _read_error(error),
+    )
+
+
+def _read_count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _read_number(value: Any, *, low: float = -math.inf, high: float = math.inf) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return min(max(float(value), low), high)
+
+
+def _read_texts(value: Any) -> list[tuple[str, str]]:
+    if not isinstance(value, list):
+        return []
+    return [
+        (item[0], item[1])
+        for item in value
+        if isinstance(item, list) and len(item) == 2 and isinstance(item[0], str) and isinstance(item[1], str)
+    ]
+
+
+def _read_error(value: Any) -> ReportedFailure:
+    if not isinstance(value, Mapping):
+        return _UNREADABLE
+    return ReportedFailure(str(value.get("class"))[:80], str(value.get("source"))[:80])
