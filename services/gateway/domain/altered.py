@@ -1,13 +1,15 @@
 """Answers that a drill alters: the texts in the engine's own bytes are replaced, all else stays."""
 
 import json
+from collections import Counter
 from typing import Any, Final
 
 _DATA = b"data: "
 _END = b"\n\n"
-_DONE = b"[DONE]"
-_TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "reasoning_content", "arguments"})
+_TEXTS: Final = frozenset({"content", "text", "delta", "refusal", "reasoning", "reasoning_content"})
 """Keys of the texts of an answer, in all formats of the API."""
+_KEPT: Final = frozenset({"function_call", "logprobs", "metadata", "tool_calls", "tools", "usage"})
+"""Keys whose values stay: they are no texts of the answer, or would not be valid any more."""
 
 
 class AlteredBody:
@@ -23,7 +25,7 @@ class AlteredBody:
         self._finish_reason = finish_reason
         self._rest = b""
         self._whole = ""
-        self._unsent = ""
+        self._said: Counter[int] = Counter()
 
     def feed(self, body: bytes, text: str) -> bytes:
         """Return the bytes for the caller instead of a piece; complete events and bodies only.
@@ -33,7 +35,6 @@ class AlteredBody:
             text: what the answer says now, in addition to the texts of earlier pieces.
         """
         self._whole += text
-        self._unsent += text
         self._rest += body
         if not self._stream:
             return self._alter_body()
@@ -52,31 +53,44 @@ class AlteredBody:
         return b"\n".join(self._alter_line(line) for line in event.split(b"\n"))
 
     def _alter_line(self, line: bytes) -> bytes:
-        if not line.startswith(_DATA) or line == _DATA + _DONE:
+        try:
+            value = json.loads(line.removeprefix(_DATA)) if line.startswith(_DATA) else None
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
             return line
-        value = json.loads(line.removeprefix(_DATA))
         # Events of the responses API repeat the complete text; all others have only what is new.
         return _DATA + _write(self._alter(value, complete=str(value.get("type")).startswith("response.")))
 
-    def _alter(self, value: Any, *, complete: bool) -> Any:
-        """Return a JSON value with its texts replaced, by the complete text of the answer or what is new of it."""
+    def _alter(self, value: Any, *, complete: bool, choice: int = 0) -> Any:
+        """Return a JSON value with its texts replaced, by the complete text of the answer or what is new of it.
+
+        Args:
+            value: any JSON value of the answer.
+            complete: it repeats the text.
+            choice: the answer that it belongs to; all have the same text.
+        """
         if isinstance(value, list):
-            return [self._alter(item, complete=complete) for item in value]
+            return [self._alter(item, complete=complete, choice=choice) for item in value]
         if not isinstance(value, dict):
             return value
-        return {name: self._alter_member(name, item, complete=complete) for name, item in value.items()}
+        if isinstance(value.get("index"), int):
+            choice = value["index"]
+        return {name: self._alter_member(name, item, complete=complete, choice=choice) for name, item in value.items()}
 
-    def _alter_member(self, name: str, value: Any, *, complete: bool) -> Any:
+    def _alter_member(self, name: str, value: Any, *, complete: bool, choice: int) -> Any:
+        if name in _KEPT:
+            return value
         if name in _TEXTS and isinstance(value, str) and value:
-            return self._replace(complete=complete and name != "delta")
+            return self._whole if complete and name != "delta" else self._take_new(choice)
         if name == "finish_reason" and value is not None and self._finish_reason is not None:
             return self._finish_reason
-        return self._alter(value, complete=complete)
+        return self._alter(value, complete=complete, choice=choice)
 
-    def _replace(self, *, complete: bool) -> str:
-        if complete:
-            return self._whole
-        text, self._unsent = self._unsent, ""
+    def _take_new(self, choice: int) -> str:
+        """Return what an answer has not said yet."""
+        text = self._whole[self._said[choice] :]
+        self._said[choice] = len(self._whole)
         return text
 
 

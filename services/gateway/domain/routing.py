@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from contracts.routes import Route, ServedTarget
 from contracts.vocabulary import MODEL_NAME_PATTERN, Target
-from decisions import fingerprints
 from services.gateway.domain.sampling import fraction
 
 _PINNED = re.compile(r"(?P<model>[^@]+)(?:@v(?P<version>0|[1-9][0-9]{0,8}))?")
@@ -89,8 +88,3 @@ def order_endpoints(served: ServedTarget, key: str) -> tuple[str, ...]:
     count = len(served.endpoints)
     start = int(fraction(key) * count) % count
     return served.endpoints[start:] + served.endpoints[:start]
-
-
-def fingerprint(served: ServedTarget) -> str:
-    """Return the `system_fingerprint` of a target."""
-    return fingerprints.fingerprint(served.target, served.manifest.digest)

@@ -89,3 +89,30 @@ def test_responses_say_in_the_end_what_they_said_in_pieces():
         deltas += [value["delta"]] if "delta" in value else []
         done, completed = value.get("text", done), value.get("response", completed)
     assert ("".join(deltas), done, completed["output"][0]["content"][0]["text"]) == ("ahoy you",) * 3
+
+
+def test_each_of_several_answers_says_all_of_it():
+    altered = AlteredBody(stream=True)
+    chunks = [{"choices": [{"index": index, "delta": {"content": "w"}}]} for index in (0, 1, 1, 0)]
+    written = b"".join(altered.feed(event(c), text) for c, text in zip(chunks, ["a ", "b ", "c ", ""], strict=True))
+    said = {0: "", 1: ""}
+    for part in written.split(b"\n\n")[:-1]:
+        (choice,) = json.loads(part.removeprefix(b"data: "))["choices"]
+        said[choice["index"]] += choice["delta"]["content"]
+    assert said == {0: "a b c ", 1: "a b c "}
+
+
+def test_what_is_no_text_of_the_answer_stays():
+    kept = {
+        "metadata": {"text": "mine"},
+        "tools": [{"content": "x"}],
+        "choices": [{"message": {"content": "w0", "tool_calls": [{"function": {"arguments": "{}"}, "text": "t"}]}}],
+    }
+    altered = whole(kept, "ahoy")
+    assert altered["choices"][0]["message"] == {**kept["choices"][0]["message"], "content": "ahoy"}
+    assert (altered["metadata"], altered["tools"]) == (kept["metadata"], kept["tools"])
+
+
+@pytest.mark.parametrize("line", [b"data: [1]", b"data: no JSON", b": comment", b"data: 5", b"id: 7"])
+def test_lines_that_are_no_objects_stay(line):
+    assert AlteredBody(stream=True).feed(line + b"\n\n", "ahoy") == line + b"\n\n"

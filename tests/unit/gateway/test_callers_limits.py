@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from starlette.requests import Request
@@ -230,3 +231,56 @@ async def test_a_newcomer_does_not_suffer_where_the_oldest_body_is_just_running_
     with pytest.raises(RequestRejected) as caught:
         await late
     assert caught.value.problem.status == 408
+
+
+async def test_a_caller_that_goes_away_during_a_comparison_does_not_hide_the_failure():
+    from shared.errors import Transient
+    from testbed import factories as f
+
+    gate = asyncio.Event()
+
+    class Slow(FakeEngine):
+        async def send(self, endpoint, target, request):
+            if str(target) != str(f.target(7)):
+                await gate.wait()
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    engine = Slow(poison={"there": Transient("engine_failed", "KeyError")}, faulty={str(f.target(7))})
+    world = World(only_active(), engine=engine)
+    caller = Caller(world, HELLO)
+    async with asyncio.timeout(10):
+        while len(world.engine.calls) < 3:  # two attempts and the probe
+            await asyncio.sleep(0)
+        caller.leave()
+        await caller.task
+        assert world.records == []
+        gate.set()
+        while not world.records:
+            await asyncio.sleep(0)
+    assert [(record.error, record.caused_by) for record in world.records] == [("engine_failed", "target")]
+
+
+async def test_a_caller_that_leaves_most_of_a_whole_answer_unread_is_dropped():
+    class Long(FakeEngine):
+        async def send(self, endpoint, target, request):
+            async for piece in super().send(endpoint, target, request):
+                yield piece if piece.status is None else replace(piece, body=b"x" * 500_000)
+
+    world = World(only_active(), engine=Long(), write_s=0.1)
+    caller = Caller(world, HELLO)
+    original, sent = caller.send, []
+
+    async def read_the_first(message):
+        sent.append(message)
+        if len(sent) > 3:
+            await asyncio.Event().wait()
+        await original(message)
+
+    caller.send = read_the_first
+    caller.task.cancel()
+    await asyncio.gather(caller.task, return_exceptions=True)
+    caller.send_body(json.dumps(HELLO).encode())
+    await asyncio.wait_for(caller.app(caller.scope(), caller.incoming.get, caller.send), 10)
+    assert caller.aborted
+    assert (world.records[-1].finish_reason, world.records[-1].caused_by) == ("cancelled", "caller")

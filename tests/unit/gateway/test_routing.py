@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.routes import CanaryShare, Route
+from decisions.fingerprints import fingerprint
 from services.gateway.domain import routing
 from services.gateway.domain.routing import RequestedModel
 from testbed.factories import MODEL, route, served, target
@@ -132,4 +133,4 @@ def test_endpoints_share_the_load():
 def test_the_fingerprint_names_the_target_and_its_manifest():
     candidate = served(7)
     hex8 = candidate.manifest.digest.removeprefix("sha256:")[:8]
-    assert routing.fingerprint(candidate) == f"fp_support-bot.v7.int8.{hex8}"
+    assert fingerprint(candidate.target, candidate.manifest.digest) == f"fp_support-bot.v7.int8.{hex8}"
