@@ -25,7 +25,7 @@ class AlteredBody:
         self._finish_reason = finish_reason
         self._rest = b""
         self._whole = ""
-        self._said: Counter[int] = Counter()
+        self._sent_chars: Counter[int] = Counter()
 
     def feed(self, body: bytes, text: str) -> bytes:
         """Return the bytes for the caller instead of a piece; complete events and bodies only.
@@ -88,9 +88,9 @@ class AlteredBody:
         return self._alter(value, complete=complete, choice=choice)
 
     def _take_new(self, choice: int) -> str:
-        """Return what an answer has not said yet."""
-        text = self._whole[self._said[choice] :]
-        self._said[choice] = len(self._whole)
+        """Return the text that an answer has not had yet."""
+        text = self._whole[self._sent_chars[choice] :]
+        self._sent_chars[choice] = len(self._whole)
         return text
 
 

@@ -95,11 +95,11 @@ def test_each_of_several_answers_says_all_of_it():
     altered = AlteredBody(stream=True)
     chunks = [{"choices": [{"index": index, "delta": {"content": "w"}}]} for index in (0, 1, 1, 0)]
     written = b"".join(altered.feed(event(c), text) for c, text in zip(chunks, ["a ", "b ", "c ", ""], strict=True))
-    said = {0: "", 1: ""}
+    texts = {0: "", 1: ""}
     for part in written.split(b"\n\n")[:-1]:
         (choice,) = json.loads(part.removeprefix(b"data: "))["choices"]
-        said[choice["index"]] += choice["delta"]["content"]
-    assert said == {0: "a b c ", 1: "a b c "}
+        texts[choice["index"]] += choice["delta"]["content"]
+    assert texts == {0: "a b c ", 1: "a b c "}
 
 
 def test_what_is_no_text_of_the_answer_stays():
