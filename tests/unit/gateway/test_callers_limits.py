@@ -267,20 +267,14 @@ async def test_a_caller_that_leaves_most_of_a_whole_answer_unread_is_dropped():
             async for piece in super().send(endpoint, target, request):
                 yield piece if piece.status is None else replace(piece, body=b"x" * 500_000)
 
+    class ReadsTheFirstSlices(Caller):
+        async def send(self, message):
+            await super().send(message)
+            if len(self.sent) > 3:
+                await asyncio.Event().wait()
+
     world = World(only_active(), engine=Long(), write_s=0.1)
-    caller = Caller(world, HELLO)
-    original, sent = caller.send, []
-
-    async def read_the_first(message):
-        sent.append(message)
-        if len(sent) > 3:
-            await asyncio.Event().wait()
-        await original(message)
-
-    caller.send = read_the_first
-    caller.task.cancel()
-    await asyncio.gather(caller.task, return_exceptions=True)
-    caller.send_body(json.dumps(HELLO).encode())
-    await asyncio.wait_for(caller.app(caller.scope(), caller.incoming.get, caller.send), 10)
+    caller = ReadsTheFirstSlices(world, HELLO)
+    await asyncio.wait_for(caller.task, 10)
     assert caller.aborted
     assert (world.records[-1].finish_reason, world.records[-1].caused_by) == ("cancelled", "caller")
