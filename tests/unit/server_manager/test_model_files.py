@@ -88,30 +88,31 @@ def test_all_engines_speak_the_same_tensors_and_ours_can_score_a_prompt_besides(
         EngineConfig("slipway"),
         EngineConfig("toy", toy={"token_nll": "2"}),
         EngineConfig("toy"),
-        EngineConfig("vllm"),
+        EngineConfig("slipway", device="gpu"),
     ):
         model, _ = parse("bot.v1.bf16", "/models/x", config)
         tensors.append(
             {(tensor.name, tensor.data_type, tuple(tensor.dims)) for tensor in (*model.input, *model.output)}
         )
-        required = ["text_input"] if config.kind == "vllm" else []
-        assert [tensor.name for tensor in model.input if not tensor.optional] == required
-    assert tensors[0] == tensors[1] > tensors[2] > tensors[3]
-    assert {name for name, _, _ in tensors[2] - tensors[3]} == {"http_request", "http_body", "http_head", "http_record"}
+        assert not [tensor.name for tensor in model.input if not tensor.optional]
+    assert tensors[0] == tensors[1] == tensors[3] > tensors[2]
+    assert {"http_request", "http_body", "http_head", "http_record"} <= {name for name, _, _ in tensors[2]}
     beyond = {name for name, _, _ in tensors[1] - tensors[2]}
     assert beyond == {"prompt_token_ids", "return_prompt_logprobs", "prompt_logprobs"}
 
 
-def test_the_gpu_engine_gets_triton_s_own_model_json():
-    model, files = parse("bot.v1.bf16", "/models/x", EngineConfig("vllm", {"gpu_memory_utilization": 0.4}))
+def test_a_gpu_has_the_same_backend_which_chooses_its_device():
+    config = EngineConfig("slipway", {"gpu_memory_utilization": 0.4}, device="gpu")
+    model, _ = parse("bot.v1.bf16", "/models/x", config)
+    assert model.backend == "slipway"
     assert model.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_MODEL
-    arguments = json.loads(files["1/model.json"])
-    assert arguments["model"] == "/models/x"
-    assert arguments["gpu_memory_utilization"] == 0.4
-    assert arguments["trust_remote_code"] is False
+    assert model.parameters["device"].string_value == "gpu"
+    assert json.loads(model.parameters["engine_args"].string_value) == {"gpu_memory_utilization": 0.4}
+    on_cpu, _ = parse("bot.v1.bf16", "/models/x", EngineConfig("slipway"))
+    assert on_cpu.instance_group[0].kind == model_config_pb2.ModelInstanceGroup.KIND_CPU
 
 
-@pytest.mark.parametrize("kind", ["slipway", "vllm"])
+@pytest.mark.parametrize("kind", ["slipway", "toy"])
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -127,7 +128,7 @@ def test_the_gpu_engine_gets_triton_s_own_model_json():
 )
 def test_engine_arguments_beyond_the_list_are_refused_by_name(kind, name, value):
     with pytest.raises(ValueError, match=f"engine_args may not set {name}; it may set .*max_model_len"):
-        EngineConfig(kind, {"max_model_len": 512, name: value})
+        EngineConfig(kind, engine_args={"max_model_len": 512, name: value})
     with pytest.raises(ValueError, match=name):
         ServerManagerSettings(engine=kind, engine_args={name: value}).engine_config()
 
