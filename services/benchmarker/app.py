@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from contracts.envelope import Event
-from contracts.facts import ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
+from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantFailed, VariantStaged, WorkProgressed
 from contracts.manifests import BenchmarkReport
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
+from services.benchmarker.domain import tool_calls
 from services.benchmarker.domain.hardware import Hardware
 from services.benchmarker.domain.plan import BenchmarkPlan, plan_arrivals, plan_benchmark
 from services.benchmarker.domain.prompts import Prompt, choose_fitting, digest_prompts, parse_evaluation
@@ -21,7 +22,7 @@ from services.benchmarker.ports import Engine, Progress, Reports, Template
 from services.benchmarker.prompts import PROMPTS
 from services.benchmarker.scoring import LEAST_TIMEOUT_S, Scoring
 from services.benchmarker.settings import BenchmarkerSettings
-from shared.errors import Permanent, Transient
+from shared.errors import Permanent, SlipwayError, Transient
 from shared.messaging.bus import Bus, Failed
 from shared.runtime.clock import Clock
 
@@ -61,6 +62,7 @@ class Benchmarker:
             return committed
         started_at, started_s = self.clock.now(), self.clock.monotonic()
         records, served_quality = await self._run(staged, plan, prompts, progress)
+        tool_call = await self._check_tools(staged)
         self._reject_lost_baseline(records, staged_at)
         report = await asyncio.to_thread(
             make_report,
@@ -68,6 +70,7 @@ class Benchmarker:
             plan,
             records,
             served_quality=served_quality,
+            tool_call=tool_call,
             hardware=self.hardware,
             started_at=started_at,
             duration_s=self.clock.monotonic() - started_s,
@@ -111,6 +114,19 @@ class Benchmarker:
             requests=profile.requests, rate_rps=profile.rate_rps, prompts=len(prompts), seed=plan.seed
         )
         return await load.run(arrivals, progress), served_quality
+
+    async def _check_tools(self, staged: VariantStaged) -> GateResult | None:
+        """Return the gate of tool calls; None if the candidate has no tool parser."""
+        settings = staged.candidate.serving
+        if settings is None or settings.tool_parser is None:
+            return None
+        body = tool_calls.plan_request(staged.candidate.target.model)
+        timeout_s = max(LEAST_TIMEOUT_S, staged.request.load.timeout_s)
+        try:
+            answer = await self.engine.ask_api(staged.candidate, tool_calls.PATH, body, timeout_s=timeout_s)
+        except SlipwayError as error:
+            return tool_calls.not_answered(error.code, error.reason)
+        return tool_calls.assess_answer(answer, settings.tool_parser)
 
     async def _render(self, served: ServedTarget, prompts: Sequence[Prompt]) -> LoadedSide:
         return LoadedSide(served, tuple([await self._render_one(served, prompt) for prompt in prompts]))

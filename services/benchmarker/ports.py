@@ -1,13 +1,14 @@
 """Ports of the benchmarker: the serving engine, the store of reports, and chat templates."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef
 from services.benchmarker.domain.prompts import Message
+from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.serving.tensors import Delta
 
 Progress = Callable[[int, int], Awaitable[None]]
@@ -53,6 +54,13 @@ class Engine(Protocol):
 
         Raises:
             SlipwayError: The engine is lost or rejects the request; the code says which.
+        """
+
+    async def ask_api(self, served: ServedTarget, path: str, body: Mapping[str, Any], *, timeout_s: float) -> ApiAnswer:
+        """Return the whole answer of the engine's OpenAI API to a POST request.
+
+        Raises:
+            SlipwayError: The engine is lost or does not answer; the code says which.
         """
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:

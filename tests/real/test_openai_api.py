@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from services.benchmarker.domain import tool_calls
 from services.server_manager.adapters.triton_engine import TritonEngine
 from services.server_manager.domain.model_config import EngineConfig
 from shared.serving.inference import Channels, Deadlines
@@ -111,6 +112,12 @@ async def test_a_chat_is_answered_with_the_engines_own_bytes_and_a_record(api):
     assert record["prompt_tokens"] == answer["usage"]["prompt_tokens"]
     assert 0 <= record["queue_ms"] < record["first_token_ms"]
     assert "error" not in record
+
+
+async def test_the_benchmarks_request_with_a_tool_is_answered_with_a_call(api):
+    status, _, body, _ = await api.ask(tool_calls.PATH, tool_calls.plan_request("bot"))
+    result = tool_calls.assess_answer(tool_calls.ApiAnswer(status, body), "hermes")
+    assert result.verdict == "pass", result.reason
 
 
 async def test_a_stream_has_its_text_once_in_bytes_and_once_in_records(api):

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from contracts.routes import ServedTarget
+from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.errors import Transient
 from shared.serving.inference import Channels, Deadlines, classify_rpc_error, generate, stream_responses
+from shared.serving.openai_stream import ApiRequest, stream_api
 from shared.serving.tensors import USUAL_FLAGS, Delta, build_request, raw_outputs, read_json
 
 PROMPT_LOGPROBS = "prompt_logprobs"
@@ -74,6 +76,15 @@ class TritonEngine:
             actual = f"{len(logprobs)} log-probabilities for a prompt of {len(token_ids)} tokens"
             raise Transient("engine_failed", f"The engine of {name} returned {actual}.")
         return tuple(logprobs)
+
+    async def ask_api(self, served: ServedTarget, path: str, body: Mapping[str, Any], *, timeout_s: float) -> ApiAnswer:
+        """Return the whole answer of the engine's OpenAI API (see `ports.Engine`)."""
+        request = ApiRequest("POST", path, json.dumps(body).encode(), timeout_s, request_id="benchmark")
+        channel = self._channels.get(served.endpoints[0])
+        limits = Deadlines(2 * timeout_s, 2 * timeout_s)  # the deadline of the request expires first, with an answer
+        pieces = [piece async for piece in stream_api(channel, served.target.triton_name, request, deadlines=limits)]
+        status = next((piece.status for piece in pieces if piece.status is not None), 0)
+        return ApiAnswer(status, b"".join(piece.body for piece in pieces))
 
     async def retire(self, served: Sequence[ServedTarget]) -> None:
         """Close the channels to endpoints that are no longer measured."""

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from contracts.facts import ServedQuality, VariantBenchmarked, VariantStaged
+from contracts.facts import GateResult, ServedQuality, VariantBenchmarked, VariantStaged
 from contracts.manifests import BenchmarkReport
 from contracts.vocabulary import ArtifactRef
 from services.benchmarker.domain.gates import assess_gates, assess_overall
@@ -23,6 +23,7 @@ def make_report(
     records: Sequence[RequestRecord],
     *,
     served_quality: ServedQuality,
+    tool_call: GateResult | None = None,
     hardware: Hardware,
     started_at: datetime,
     duration_s: float,
@@ -38,7 +39,7 @@ def make_report(
     comparison = compare(records, seed=plan.seed)
     gates = assess_gates(request.gates, candidate, baseline, comparison)
     served_gate = gate_of(served_quality, request.quality_gate, measured_again=request.measurement_number > 1)
-    gates = gates if served_gate is None else (*gates, served_gate)
+    gates = (*gates, *(gate for gate in (served_gate, tool_call) if gate is not None))
     return BenchmarkReport(
         output_key=plan.output_key,
         target=staged.candidate.target,

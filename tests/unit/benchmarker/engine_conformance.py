@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 
 import pytest
 
@@ -108,6 +109,20 @@ class EngineConformance:
                     await engine.can_score(self.absent(), timeout_s=20.0)
 
         self.run(main())
+
+    def test_the_api_answers_a_request_as_a_whole(self):
+        async def main():
+            body = {"model": "bot", "max_tokens": 2, "messages": [{"role": "user", "content": "Say something."}]}
+            async with self.engine() as engine:
+                answer = await engine.ask_api(self.answering(), "/v1/chat/completions", body, timeout_s=20.0)
+                with pytest.raises(SlipwayError) as caught:
+                    await engine.ask_api(self.absent(), "/v1/chat/completions", body, timeout_s=20.0)
+                return answer, caught.value.code
+
+        answer, code = self.run(main())
+        assert answer.status == 200
+        assert "message" in json.loads(answer.body)["choices"][0]
+        assert code == "endpoint_unreachable"
 
     def _stream(
         self, engine: Engine, served: ServedTarget, *, tokens: int = 5, number: int = 0, logprobs: bool = False

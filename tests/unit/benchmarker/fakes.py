@@ -8,6 +8,7 @@ from contracts.facts import Measurement
 from contracts.manifests import BenchmarkReport, HeldOutWindow
 from contracts.routes import ServedTarget
 from contracts.vocabulary import ArtifactRef, canonical_json, digest_of
+from services.benchmarker.domain.tool_calls import ApiAnswer
 from shared.errors import Permanent, Transient
 from shared.serving.tensors import Delta
 
@@ -19,7 +20,7 @@ class Behaviour:
     `first_s` passes before the first token and `between_s` before each further one; `error` is raised after
     `error_after` tokens; `hang_after` tokens the stream falls silent; `mute` answers only empty text. A token of a prompt
     costs `token_nll` nats, None where the engine cannot score; one of an answer `answer_nll`. `score_error` is raised
-    instead of a score, the first time only where it `recovers`.
+    instead of a score, the first time only where it `recovers`. `api_answer` or `api_error` is the answer of its API.
     """
 
     first_s: float = 0.1
@@ -33,6 +34,8 @@ class Behaviour:
     answer_nll: float | None = 0.5
     score_error: str | None = None
     recovers: bool = False
+    api_answer: ApiAnswer = field(default_factory=lambda: ApiAnswer(200, b'{"choices": [{"message": {}}]}'))
+    api_error: str | None = None
 
 
 @dataclass
@@ -46,6 +49,17 @@ class FakeEngine:
     retired: list[list[str]] = field(default_factory=list)
     scored: list[int] = field(default_factory=list)
     timeouts: set[float] = field(default_factory=set)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    async def ask_api(self, served, path, body, *, timeout_s):  # noqa: ARG002
+        name = served.target.triton_name
+        self.asked.append((name, path))
+        behaviour = self.behaviours.get(name)
+        if behaviour is None:
+            raise Transient("endpoint_unreachable", f"{name} is not loaded there")
+        if behaviour.api_error is not None:
+            raise Transient(behaviour.api_error, "told to fail")
+        return behaviour.api_answer
 
     async def stream(
         self,

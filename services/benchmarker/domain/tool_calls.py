@@ -1,0 +1,69 @@
+"""The check of tool calls: one request that must be answered with a call that a caller can parse."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from contracts.facts import GateResult
+
+GATE: Final = "tool_call"
+PATH: Final = "/v1/chat/completions"
+NAME: Final = "find_parcel"
+PARCEL: Final = "K-9027"
+_SHOWN_CHARS = 300
+
+
+@dataclass(frozen=True)
+class ApiAnswer:
+    """An answer of the engine's OpenAI API: its status and its body."""
+
+    status: int
+    body: bytes
+
+
+def plan_request(model: str) -> dict[str, Any]:
+    """Return the body of the request. Any model answers it with a call: the engine lets it write nothing else."""
+    parameters = {
+        "type": "object",
+        "properties": {"parcel": {"type": "string", "enum": [PARCEL]}},
+        "required": ["parcel"],
+        "additionalProperties": False,
+    }
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": f"Where is parcel {PARCEL}?"}],
+        "tools": [{"type": "function", "function": {"name": NAME, "parameters": parameters, "strict": True}}],
+        "tool_choice": "required",
+        "temperature": 0.0,
+        "max_tokens": 128,
+    }
+
+
+def assess_answer(answer: ApiAnswer, parser: str) -> GateResult:
+    """Return pass for an answer with a call of the tool whose arguments are JSON; else fail, with what came instead."""
+    if answer.status != 200:
+        text = answer.body.decode(errors="replace")[:_SHOWN_CHARS]
+        return _fail(f"A request with a tool was answered with status {answer.status} by the parser {parser}: {text}")
+    try:
+        calls = json.loads(answer.body)["choices"][0]["message"].get("tool_calls") or []
+        names = [call["function"]["name"] for call in calls]
+        arguments = [json.loads(call["function"]["arguments"]) for call in calls]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        text = answer.body.decode(errors="replace")[:_SHOWN_CHARS]
+        return _fail(f"The answer to a request with a tool cannot be parsed ({type(error).__name__}): {text}")
+    if NAME not in names or {"parcel": PARCEL} not in arguments:
+        shown = json.dumps(list(zip(names, arguments, strict=True)))[:_SHOWN_CHARS]
+        return _fail(f"A request that requires a call of {NAME} was answered with these calls: {shown}.")
+    reason = f"A request with a tool was answered with a call of {NAME} by the parser {parser}."
+    return GateResult(name=GATE, verdict="pass", reason=reason)
+
+
+def not_answered(code: str, reason: str) -> GateResult:
+    """Return the result where the engine gave no answer: there is no evidence."""
+    return GateResult(
+        name=GATE, verdict="inconclusive", reason=f"A request with a tool got no answer ({code}: {reason})"
+    )
+
+
+def _fail(reason: str) -> GateResult:
+    return GateResult(name=GATE, verdict="fail", reason=reason, code="gate_failed", attributed_to="candidate")
