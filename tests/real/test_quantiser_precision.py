@@ -128,8 +128,8 @@ from transformers import AutoTokenizer
 
 order, sets = QuantisationJob.model_validate_json(sys.argv[1]), sys.argv[2].split(",")
 tokenizer = AutoTokenizer.from_pretrained(order.merged)
-reference, variant = evaluation.load_reference(order.merged), evaluation.load_compressed(order.output)
-evaluation.load_reference = lambda _folder: reference
+reference, variant = evaluation.load_narrow(order.merged), evaluation.load_compressed(order.output)
+evaluation.load_narrow = lambda _folder: reference
 evaluation.load_variant = lambda *_: variant
 jobs._say = lambda _message: None
 for name in sets:  # oneDNN reads the variable at its first product: none was computed before the fork

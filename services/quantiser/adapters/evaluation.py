@@ -13,7 +13,7 @@ from transformers.utils.quantization_config import CompressedTensorsConfig
 from contracts.facts import PrecisionCheck, Quality
 from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.awq_format import load_awq
-from services.quantiser.adapters.fast_linear import linear_layers
+from services.quantiser.adapters.fast_linear import WideWeights, linear_layers
 from services.quantiser.adapters.processor import device
 from services.quantiser.domain import Precision, assess_precision
 from shared.runtime.worker import is_out_of_memory
@@ -26,6 +26,11 @@ class NotFiniteError(Exception):
 def load_reference(folder: Path) -> Any:
     """Return a 16-bit model in fp32, for evaluation."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device())
+
+
+def load_narrow(folder: Path) -> Any:
+    """Return a model with its weights as they are stored; `log_probabilities` computes with them in float32."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval().to(device())
 
 
 def load_variant(folder: Path, engine: str, dtype: str) -> Any:
@@ -70,7 +75,7 @@ def measure_quality(
     reference's.
 
     Args:
-        reference: The merged model.
+        reference: The merged model, or its stored results (`stored_scores.py`).
         candidate: The variant; the reference itself if its files are those of the merged model.
         windows: Token ids; all tokens of a window but the first are predicted.
         on_window: Called after each window with (windows done, windows in total).
@@ -119,9 +124,14 @@ def _exp(nats: float) -> float:
 
 
 def log_probabilities(model: Any, ids: Any, precision: Precision) -> Any:
-    """Return a model's log-probabilities [tokens - 1, vocabulary] of the tokens after the first."""
+    """Return a model's log-probabilities [tokens - 1, vocabulary] of the tokens after the first.
+
+    Weights in 16 bit are converted to float32 while a layer uses them. A model may be one that stored its results.
+    """
+    if not isinstance(model, torch.nn.Module) and hasattr(model, "log_probabilities"):
+        return model.log_probabilities(ids, precision)
     head = model.get_output_embeddings()
-    with linear_layers(precision, () if head is None else (head.weight,)):
+    with WideWeights(), linear_layers(precision, () if head is None else (head.weight,)):
         logits = model(input_ids=ids, use_cache=False).logits
     return logits[0, :-1].float().log_softmax(-1)
 

@@ -6,13 +6,15 @@ It reports to its parent by `shared.runtime.worker`. Torch and the quantising li
 import gc
 import resource
 import shutil
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from contracts.facts import Measurement, Quality
 from contracts.manifests import HeldOutWindow
 from services.quantiser.adapters.packaged_text import packaged_split
-from services.quantiser.domain import choose_precision, spread_windows, windows_needed
+from services.quantiser.domain import Precision, choose_precision, spread_windows, windows_needed
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.errors import Permanent
 from shared.runtime.worker import job_main, report_progress
@@ -125,24 +127,34 @@ def measure(
     Raises:
         Permanent: `engine_failed` if logits are not finite.
     """
+    from transformers import AutoConfig
+
     from services.quantiser.adapters import evaluation
     from services.quantiser.adapters.calibration_set import read_records, render
     from services.quantiser.adapters.processor import this_processor
+    from services.quantiser.adapters.stored_scores import StoredScores
 
     ids = tokenizer("\n\n".join(packaged_split().held_out), add_special_tokens=False)["input_ids"]
     evaluation_text = "\n\n".join(render(read_records(job.evaluation)[0], tokenizer))
     evaluation_ids = tokenizer(evaluation_text, add_special_tokens=False)["input_ids"]
     plan = job.plan
-    reference = evaluation.load_reference(job.merged)
     unchanged = job.output == job.merged
-    variant = reference if unchanged else evaluation.load_variant(job.output, plan.engine, plan.dtype)
+    config = AutoConfig.from_pretrained(job.merged)
     # One token less than the context: to score a window, a serving engine must generate one after it.
-    length = min(plan.held_out.tokens, getattr(reference.config, "max_position_embeddings", 2**31) - 1)
+    length = min(plan.held_out.tokens, getattr(config, "max_position_embeddings", 2**31) - 1)
     windows = spread_windows(ids, length=length, count=plan.held_out.windows)
     count = max(plan.held_out.windows // 2, windows_needed(length))
     own_windows = spread_windows(evaluation_ids, length=length, count=count, with_rest=True)
     processor = this_processor()
     precision, check = "float32" if job.measure_again else choose_precision(processor), None
+    everything = [*windows, *own_windows]
+    load = partial(evaluation.load_variant, job.output, plan.engine, plan.dtype)
+    scratch = Path(tempfile.mkdtemp(dir=job.output.parent, prefix="scores-"))
+    reference = StoredScores(scratch / "merged", partial(evaluation.load_narrow, job.merged))
+
+    def score_merged(extra: list[tuple[Precision, list[int]]]) -> None:
+        needed = [(precision, window) for window in everything]
+        reference.compute([*extra, *needed], step_progress("evaluate merged model", "windows"))
 
     def measure_on(token_ids: list[list[int]], step: str) -> tuple[Quality, tuple[HeldOutWindow, ...]]:
         result: tuple[Quality, tuple[HeldOutWindow, ...]]
@@ -150,15 +162,23 @@ def measure(
         return result
 
     try:
+        score_merged([] if precision == "float32" else [("float32", max(everything, key=len))])
+        variant = reference if unchanged else load()
         if precision != "float32":
             report_progress(step="check precision", done=0, total=1, unit="windows")
-            check = evaluation.check_precision(reference, variant, [*windows, *own_windows])
-            precision = "float32" if check.verdict == "differed" else precision
+            check = evaluation.check_precision(reference, variant, everything)
+            if check.verdict == "differed":
+                precision, variant = "float32", None
+                gc.collect()
+                score_merged([])
+                variant = reference if unchanged else load()
         quality, held_out = measure_on(windows, "evaluate")
         own_quality = measure_on(own_windows, "evaluate own set")[0] if own_windows else None
         return quality, held_out, own_quality, Measurement(precision=precision, processor=processor, check=check)
     except evaluation.NotFiniteError as error:
         raise Permanent("engine_failed", f"{error} The variant is not usable.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def step_progress(step: str, unit: str) -> Any:
