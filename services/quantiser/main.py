@@ -31,6 +31,7 @@ async def run(connection: Connection, settings: QuantiserSettings) -> None:
         threads=settings.threads,
         memory_limit_bytes=settings.memory_limit_bytes or memory_bytes(),
         timeout_s=settings.timeout_s,
+        device=settings.device,
     )
     await asyncio.to_thread(store.check_create_only)  # fail at the start if the store would overwrite commits
     await asyncio.to_thread(store.abort_stale_uploads, clock.now() - STALE_UPLOAD)

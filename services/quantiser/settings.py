@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from services.quantiser.domain import AwqEngine, Dtype, QuantiserDefaults
+from services.quantiser.domain import AwqEngine, Device, Dtype, QuantiserDefaults
 from shared.runtime.settings import WorkerSettings
 
 
@@ -16,6 +16,8 @@ class QuantiserSettings(WorkerSettings):
 
     serving_dtype: Dtype = "bfloat16"
     """Dtype that the serving hardware computes in; float16 only for accelerators without bfloat16."""
+    device: Device = "auto"
+    """`auto`: a GPU where there is one; `cpu`: no GPU, for example where an engine serves from it."""
     awq_engine: AwqEngine = "autoawq"
     """Engine of `awq-int4`; llmcompressor makes it for architectures that AutoAWQ does not support."""
     smoothing_strength: Annotated[float, Field(ge=0.0, le=1.0)] = 0.8

@@ -1,11 +1,12 @@
 """The quantisation engine: each job runs in a worker process, which can be killed and dies with the service."""
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from contracts.facts import EngineVersion, Processor
-from services.quantiser.domain import OUTPUT_FORMAT, QuantisationPlan
+from services.quantiser.domain import OUTPUT_FORMAT, Device, QuantisationPlan, device_environment
 from services.quantiser.ports import QuantisationJob, QuantisationResult
 from shared.errors import Transient
 from shared.runtime.jobs import Worker
@@ -33,12 +34,19 @@ class WorkerEngine:
     """Runs each quantisation in a worker process (implements `ports.Engine`)."""
 
     def __init__(
-        self, *, log_path: Path, threads: int | None, memory_limit_bytes: int | None, timeout_s: float
+        self,
+        *,
+        log_path: Path,
+        threads: int | None,
+        memory_limit_bytes: int | None,
+        timeout_s: float,
+        device: Device = "auto",
     ) -> None:
+        environment = {**ENVIRONMENT, **device_environment(device)}
         self._worker = Worker(
             module=WORKER_MODULE,
             log_path=log_path,
-            environment=ENVIRONMENT,
+            environment=environment,
             threads=threads,
             memory_limit_bytes=memory_limit_bytes,
             timeout_s=timeout_s,
@@ -47,11 +55,15 @@ class WorkerEngine:
         self._processor_probe = Worker(
             module=PROCESSOR_MODULE,
             log_path=log_path.with_name("processor.log"),
-            environment=ENVIRONMENT,
+            environment=environment,
             threads=threads,
             timeout_s=PROCESSOR_TIMEOUT_S,
         )
         self._processor: Processor | None = None
+
+    def environments(self) -> list[Mapping[str, str]]:
+        """Return the variables that each kind of worker gets in addition to those of the service."""
+        return [worker.environment for worker in (self._worker, self._processor_probe)]
 
     def version(self, plan: QuantisationPlan) -> EngineVersion:
         """Return the library that makes a plan's output, with its version."""

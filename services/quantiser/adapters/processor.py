@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from contracts.facts import Processor
-from services.quantiser.domain import instruction_set
+from services.quantiser.domain import choose_device, instruction_set
 from shared.runtime.worker import job_main
 
 LIMIT = "ONEDNN_MAX_CPU_ISA"
@@ -15,7 +15,7 @@ LIMIT = "ONEDNN_MAX_CPU_ISA"
 
 def device() -> str:
     """Return the kind of accelerator to use, or `cpu`."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_device(has_cuda=torch.cuda.is_available())
 
 
 def this_processor() -> Processor:

@@ -9,6 +9,7 @@ from services.quantiser.domain.corpus import (
     spread_windows,
     turn_keys,
 )
+from services.quantiser.domain.device import Device, choose_device, device_environment
 from services.quantiser.domain.planning import (
     OUTPUT_FORMAT,
     AwqEngine,
@@ -40,6 +41,7 @@ __all__ = [
     "AwqEngine",
     "CalibrationPlan",
     "CorpusSplit",
+    "Device",
     "Dtype",
     "GateCode",
     "HeldOutPlan",
@@ -50,9 +52,11 @@ __all__ = [
     "Rejection",
     "assess_precision",
     "assess_quality",
+    "choose_device",
     "choose_group_size",
     "choose_precision",
     "corpus_digest",
+    "device_environment",
     "instruction_set",
     "pack_windows",
     "plan_measurement_key",
