@@ -9,7 +9,7 @@ export DO_NOT_TRACK := 1
 # would take ten times as long as one, not twice.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-python test-real chaos bench clean
+.PHONY: help setup lint schemas up down demo test test-full soak test-unit test-python test-real compat chaos bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ test-python: ## the unit tests on another Python, python3.13 unless named: make 
 
 test-real: setup ## the tests on real models, Triton and vLLM
 	$(PYTEST) -m real
+
+compat: setup ## other clients of the OpenAI API against a real gateway, each in an environment of its own; needs npm
+	$(BIN)/python -m tests.compat.run
 
 chaos: setup ## the tests that kill things
 	$(PYTEST) tests/chaos

@@ -24,6 +24,7 @@ from typing import Any
 
 from deploy.local.plan import PATIENT_THREADS
 from deploy.local.state import StateFolder, shorten
+from examples.smollm2.structured import is_answered_by_schema
 from shared.runtime.exits import describe_exit
 
 HERE = Path(__file__).parent
@@ -185,6 +186,8 @@ def run_steps(demo: Demo) -> None:
         demo.slipway("status", MODEL, "--follow", "--until", "finished", "--timeout", "1200")
     with demo.step("ask version 1 over the OpenAI API"):
         demo.slipway("ask", MODEL, QUESTION)
+    with demo.step("ask version 1 for JSON by a schema, through openai-python"):
+        by_schema = is_answered_by_schema(gateway_url(demo), MODEL)
     with demo.step("train a LoRA, run 2; the training run publishes its checkpoint"):
         train(demo, base, "run-2", seed=2, steps=14)
     with live_traffic(demo, after=f"{MODEL}@v2") as report:
@@ -200,10 +203,10 @@ def run_steps(demo: Demo) -> None:
             demo.slipway("alerts", MODEL, "--all")
             demo.slipway("routes")
             demo.slipway("quarantine", "list", MODEL)
-    check(demo, json.loads(report.read_text()))
+    check(demo, json.loads(report.read_text()), by_schema=by_schema)
 
 
-def check(demo: Demo, traffic: dict[str, Any]) -> None:
+def check(demo: Demo, traffic: dict[str, Any], *, by_schema: bool) -> None:
     """Verify each part of what was shown; stop with an error if one did not happen."""
     (route,) = [route for route in demo.ask_slipway("routes") if route["model"] == MODEL]
     certificates = [
@@ -219,6 +222,7 @@ def check(demo: Demo, traffic: dict[str, Any]) -> None:
     moved = (back["mode"], back["failed"]["version"], back["to"]["version"])
     happened = {
         "both releases rehearsed each of their triggers": [len(proved) for proved in certificates] == [2, 2],
+        "the answer to a JSON schema was valid": by_schema,
         "version 2 passed its canary": canaries == [2],
         "the drill raised an alert": bool(alerts),
         "traffic rolled back automatically": moved == ("automatic", 2, 1),

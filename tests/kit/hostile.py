@@ -287,7 +287,8 @@ class Storm:
 
     Attributes:
         statuses: how many answers had each status.
-        failed: what was answered with a 5xx, or broke off: path, beginning of the body, status, beginning of the answer.
+        failed: what was answered with a 5xx, broke off or did not come (status 0): path, beginning of the body, status,
+            beginning of the answer.
     """
 
     statuses: Counter[int] = field(default_factory=Counter)
@@ -300,7 +301,11 @@ def storm(base_url: str, model: str, count: int = COUNT) -> Storm:
     with httpx.Client(base_url=base_url, timeout=60) as http:
 
         def send(path: str, raw: bytes) -> None:
-            answer = http.post(path, content=raw, headers={"content-type": "application/json"})
+            try:
+                answer = http.post(path, content=raw, headers={"content-type": "application/json"})
+            except httpx.TransportError as error:
+                result.failed.append((path, raw[:500], 0, repr(error)))
+                return
             result.statuses[answer.status_code] += 1
             broke_off = answer.status_code == 200 and b'"error"' in answer.content
             if answer.status_code >= 500 or broke_off:
