@@ -137,7 +137,7 @@ def put_route(url, gateway, route):
 
     asyncio.run(put())
     served = [route.active, *([route.previous] if route.previous else [])]
-    names = {MODEL, *(f"{MODEL}@v{one.target.version}" for one in served)}
+    names = {MODEL, *(f"{MODEL}@v{target.target.version}" for target in served)}
 
     def listed():
         answer = gateway.get("/v1/models")
@@ -281,12 +281,12 @@ def test_tools(client, bus):
     )
     assert parsed.choices[0].message.tool_calls[0].function.parsed_arguments.count in {1, 2, 3}
 
-    told = [
+    turns = [
         {"role": "user", "content": "How many?"},
         {"role": "assistant", "tool_calls": [call.to_dict(exclude_none=True)]},
         {"role": "tool", "tool_call_id": call.id, "content": "2"},
     ]
-    assert client.chat.completions.create(**{**asked, "messages": told, "max_tokens": 4}).usage.completion_tokens <= 4
+    assert client.chat.completions.create(**{**asked, "messages": turns, "max_tokens": 4}).usage.completion_tokens <= 4
 
 
 def test_responses(client, bus):
