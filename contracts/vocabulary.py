@@ -98,7 +98,7 @@ class Deployable(Contract):
     Attributes:
         measurement_manifest: Manifest of a later measurement of the same files; None if they were measured once.
         serving: Serving settings of the version; its manifest includes the same ones.
-        runtime: What runs the target; no service reads or sets it yet.
+        runtime: What runs the target, as server-manager found it when it staged or routed it.
     """
 
     target: Target

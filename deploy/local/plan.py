@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deploy.local import triton
 from deploy.local.ports import LOOPBACK, SHADOW_OFFSET
 from deploy.local.processes import PART_VARIABLE, STACK_VARIABLE
 
@@ -212,6 +213,7 @@ def server_manager_variables(folder: Path, config: StackConfig, ports: Mapping[s
     return {
         "SERVER_MANAGER_TRITON_GRPC": f"{LOOPBACK}:{ports['triton-grpc']}",
         "SERVER_MANAGER_REPOSITORY": str(folder / "triton" / "models"),
+        "SERVER_MANAGER_RUNTIME_FILE": str(folder / "triton" / triton.RUNTIME_FILE),
         "SERVER_MANAGER_ENGINE": config.engine,
         "SERVER_MANAGER_PROBE_INTERVAL_S": "15" if config.engine == "slipway" else "5",
     }

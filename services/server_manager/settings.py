@@ -26,6 +26,7 @@ class ServerManagerSettings(BaseSettings):
         triton_grpc: `host:port` of Triton's gRPC, as server-manager reaches it.
         advertised_endpoint: the same as gateways reach it; `triton_grpc` when empty.
         repository: Triton's model repository, on a disk that both see.
+        runtime_file: a `Runtime` as JSON, which says what runs the targets; it is not known when not set.
         artifacts: local copies of model folders, on a disk that both see; below the state folder when not set.
         engine: `slipway` (vLLM) or `toy`.
         device: `cpu` or `gpu`: where vLLM computes.
@@ -44,6 +45,7 @@ class ServerManagerSettings(BaseSettings):
     triton_grpc: str = "127.0.0.1:8001"
     advertised_endpoint: str = ""
     repository: Path = Path(".state/triton/models")
+    runtime_file: Path | None = None
     artifacts: Path | None = None
     admin_key: SecretStr = SecretStr("")
     fleet: str = "main"

@@ -10,7 +10,7 @@ from pathlib import Path
 from nats.js.errors import NotFoundError
 
 from contracts.routes import Route
-from contracts.vocabulary import ServingSettings
+from contracts.vocabulary import Runtime, ServingSettings
 from services.server_manager.adapters.kv_state import KvLeadership, KvRoutes
 from services.server_manager.domain.description import Description
 from services.server_manager.domain.records import Leader, Servers
@@ -52,6 +52,7 @@ class FakeEngine:
     """
 
     endpoint = "127.0.0.1:1"
+    runtime: Runtime | None = None
 
     def __init__(self) -> None:
         self.down = False

@@ -11,7 +11,7 @@ from clients.cli.output import CommandError, Exit, show_json, show_pairs, show_t
 from clients.cli.version_records import FINGERPRINT, VERSION, gather_version, parse_version, read_events, read_routes
 from clients.cli.views.projection import join, project
 from contracts.facts import ReleaseOpened
-from contracts.routes import ServedTarget
+from contracts.routes import Route, ServedTarget
 
 
 def trace(
@@ -31,6 +31,7 @@ def trace(
         asyncio.run(_trace_base(stack, model, as_json))
         return
     version = asyncio.run(gather_version(stack, model, number))
+    runtimes = find_runtimes(asyncio.run(read_routes(stack)).get(model), number)
     chosen = [each for each in version.manifest.variants if variant is None or each.variant == variant]
     if digest is not None and not any(short_digest(each.manifest.digest).startswith(digest) for each in chosen):
         raise CommandError(
@@ -38,9 +39,8 @@ def trace(
             "it may come from another stack"
         )
     if as_json:
-        show_json(
-            {"target": what, "variants": [each.model_dump(mode="json") for each in chosen], **version_data(version)}
-        )
+        variants = [each.model_dump(mode="json") for each in chosen]
+        show_json({"target": what, "runtimes": runtimes, "variants": variants, **version_data(version)})
         return
     show_pairs(
         {
@@ -49,6 +49,7 @@ def trace(
             "release": version.manifest.release_id,
             **{f"variant {each.variant}": f"{each.manifest.digest} ({each.manifest.uri})" for each in chosen},
             **lineage(version),
+            **{f"runtime of {target}": text for target, text in runtimes.items()},
             **{
                 f"benchmark {each.target.variant}": f"{each.verdict} ({each.report.uri})" for each in version.benchmarks
             },
@@ -58,6 +59,19 @@ def trace(
             },
         }
     )
+
+
+def find_runtimes(route: Route | None, number: int) -> dict[str, str]:
+    """Return the runtime of each target of a version that a route names: `vllm 0.20 (torch 2.13, environment …)`."""
+    if route is None:
+        return {}
+    served = (route.active, route.canary.served if route.canary else None, route.previous, *route.history)
+    known = [(item.target, item.runtime) for item in served if item is not None and item.runtime is not None]
+    return {
+        str(target): " ".join(filter(None, (runtime.engine, runtime.engine_version, runtime.image_digest)))
+        for target, runtime in known
+        if target.version == number
+    }
 
 
 async def _resolve(stack: StackAddress, what: str) -> tuple[str, int, str | None, str | None]:

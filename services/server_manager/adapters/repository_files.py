@@ -8,6 +8,7 @@ import structlog
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts.routes import Route
+from contracts.vocabulary import Runtime
 from services.server_manager.domain.records import Leader
 
 _ROUTES = TypeAdapter(dict[str, Route])
@@ -61,6 +62,17 @@ class LeaseFile:
     def write(self, leader: Leader) -> None:
         """Replace the file as a whole; raise OSError when that fails."""
         _replace(self._path, _dump(leader))
+
+
+def read_runtime(path: Path | None) -> Runtime | None:
+    """Return what runs the targets, as the file beside the engine says; None if it is not known."""
+    if path is None:
+        return None
+    try:
+        return Runtime.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        structlog.get_logger().warning("the runtime is not known", path=str(path), error=repr(error))
+        return None
 
 
 def _dump(value: BaseModel) -> bytes:

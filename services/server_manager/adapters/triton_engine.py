@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from contracts.vocabulary import Digest, ServingSettings
+from contracts.vocabulary import Digest, Runtime, ServingSettings
+from services.server_manager.adapters.repository_files import read_runtime
 from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from services.server_manager.ports import Indexed, LeaseLost, Permit, allow
 from shared.errors import SlipwayError, Transient
@@ -50,6 +51,7 @@ class TritonEngine:
         load_timeout_s: float = 300.0,
         unload_wait_s: float = 30.0,
         superseded: Callable[[], bool] = lambda: False,
+        runtime_file: Path | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._advertised = advertised or endpoint
@@ -59,6 +61,7 @@ class TritonEngine:
         self._load_timeout_s = load_timeout_s
         self._unload_wait_s = unload_wait_s
         self._superseded = superseded
+        self._runtime_file = runtime_file
         self._channels = Channels()
         self._control = asyncio.Lock()
         self._indexing = asyncio.Lock()
@@ -69,6 +72,13 @@ class TritonEngine:
     def endpoint(self) -> str:
         """Where gateways reach it, `host:port` of gRPC."""
         return self._advertised
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """What runs the targets; None if it is not known."""
+        runtime = read_runtime(self._runtime_file)
+        is_toy = runtime is not None and self._config.kind == "toy"
+        return runtime.model_copy(update={"engine": "toy"}) if runtime is not None and is_toy else runtime
 
     async def close(self) -> None:
         """Cancel what was sent and close the channel."""

@@ -13,6 +13,7 @@ from clients.cli.commands.orders import load_policy
 from clients.cli.commands.publish import check_serving, parse_eval, parse_values, parse_variants, steps
 from clients.cli.commands.stack import inherited_variables, parse_replicas
 from clients.cli.commands.status import model_of, pick
+from clients.cli.commands.trace import find_runtimes
 from clients.cli.main import app
 from clients.cli.output import CommandError, Exit
 from clients.cli.parsing import describe_variables
@@ -20,8 +21,9 @@ from clients.cli.settings import CliSettings
 from clients.cli.version_records import FINGERPRINT, parse_version
 from clients.cli.views.projection import join, project
 from contracts import facts as f
-from contracts.vocabulary import ServingSettings, Variant
-from testbed.factories import digest, fact
+from contracts.routes import Route
+from contracts.vocabulary import Runtime, ServingSettings, Variant
+from testbed.factories import digest, fact, served
 from tests.unit.cli.test_release_view import RELEASE, whole_release
 
 POLICY = Path(__file__).resolve().parents[3] / "examples" / "smollm2" / "policy.yaml"
@@ -210,3 +212,11 @@ def test_a_progress_bar_gets_the_bytes_since_the_last_call():
     for done in (10, 10, 25):
         report(done, 25)
     assert advances == [10, 0, 15]
+
+
+def test_a_trace_names_the_runtime_of_each_target_of_a_version():
+    runtime = Runtime(engine="vllm", engine_version="0.20.1 (environment 01)")
+    previous = served(1, "bf16", "bot").model_copy(update={"runtime": runtime})
+    route = Route(model="bot", active=served(2, "bf16", "bot"), previous=previous)
+    assert find_runtimes(route, 1) == {"bot.v1.bf16": "vllm 0.20.1 (environment 01)"}
+    assert find_runtimes(route, 2) == find_runtimes(None, 1) == {}

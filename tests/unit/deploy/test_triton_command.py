@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts.vocabulary import Runtime
 from deploy.local import triton
 from deploy.local.triton import (
     EngineEnvironment,
@@ -109,3 +110,21 @@ def test_marked_processes_are_found_by_their_run_folder(tmp_path):
     (tmp_path / "self").mkdir()
     (tmp_path / "10").mkdir()
     assert list(find_marked(Path("/run"), proc=tmp_path)) == [7]
+
+
+def test_the_runtime_is_named_by_its_packages_and_the_files_of_the_backends(tmp_path):
+    site, backends = tmp_path / "site", tmp_path / "backends"
+    (site / "vllm-0.20.1.dist-info").mkdir(parents=True)
+    (site / "torch-2.13.0.dist-info").mkdir()
+    backends.mkdir()
+    (backends / "model.py").write_text("one")
+    engine = triton.EngineEnvironment(tmp_path, site, tmp_path, "3.11")
+    first = Runtime.model_validate(triton.describe_runtime(engine, backends=backends))
+    assert first.engine == "vllm"
+    assert first.engine_version.startswith("0.20.1 (torch 2.13.0, environment ")
+    assert triton.describe_runtime(engine, backends=backends) == first.model_dump(exclude_none=True)
+    (backends / "model.py").write_text("two")
+    second = triton.describe_runtime(engine, backends=backends)
+    (site / "numpy-1.26.dist-info").mkdir()
+    third = triton.describe_runtime(engine, backends=backends)
+    assert len({first.engine_version, second["engine_version"], third["engine_version"]}) == 3

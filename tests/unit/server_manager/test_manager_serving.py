@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.facts import StageRequested, TrafficRequested
-from contracts.vocabulary import ServingSettings
+from contracts.vocabulary import Runtime, ServingSettings
 from services.server_manager.domain import staging
 from tests.unit.server_manager.factories import deployable, stage_requested, traffic_requested
 from tests.unit.server_manager.test_manager import V0, V1, V2, World
@@ -64,3 +64,10 @@ async def test_a_candidate_is_staged_with_its_settings_beside_a_baseline_without
     await world.ticks()
     assert world.engine.serving == {V1: HERMES, V0: None}
     assert deployable(0).serving is None
+
+
+async def test_a_route_names_the_runtime_of_its_target(world):
+    world.engine.runtime = Runtime(engine="vllm", engine_version="1.2 (environment 0123)")
+    await world.order(order("t1", 1, HERMES))
+    await world.ticks()
+    assert world.routes.routes["bot"].active.runtime == world.engine.runtime
