@@ -6,7 +6,9 @@ is a JSON list with the log-probability, in nats, of each token of the prompt gi
 A request of the OpenAI API comes as `http_request` (a JSON object with method, path, request_id, deadline_s, model and
 cache_salt) and `http_body` instead. Its answer comes in parts: `http_body` has bytes of the body, `http_record` what
 the engine did for them (a JSON object), and the first part with bytes `http_head` (a JSON object with status and
-headers). A part without bytes reports progress only, also before the first one with bytes.
+headers). A part without bytes reports progress only, also before the first one with bytes. Many requests come through
+one gRPC stream, which cannot cancel a single one: `http_request` with `{"abort": ID}` alone aborts the request to the
+same model that has this Triton request id. Its answer is empty.
 
 Copied next to each backend's ``model.py`` when the run folder is prepared, so that both engines parse and answer
 requests with the same code. Runs inside Triton's Python stub.
@@ -81,6 +83,13 @@ class HttpAsk:
 
 
 @dataclass(frozen=True)
+class Abort:
+    """The order to abort the request that has this Triton request id."""
+
+    request_id: str
+
+
+@dataclass(frozen=True)
 class HttpPiece:
     """A part of an answer of the OpenAI API: status and headers come with the first one that has bytes."""
 
@@ -108,8 +117,8 @@ def _flag(request: Any, name: str, *, default: bool = False) -> bool:
     return default if value is None else bool(value)
 
 
-def parse_http(request: Any) -> HttpAsk | None:
-    """Return the decoded request if it is one of the OpenAI API, else None.
+def parse_http(request: Any) -> HttpAsk | Abort | None:
+    """Return the decoded request if it is one of the OpenAI API, or the abort of one, else None.
 
     Raises:
         BadRequestError: a tensor is missing or cannot be decoded; the message names it.
@@ -120,6 +129,8 @@ def parse_http(request: Any) -> HttpAsk | None:
     body = _first(request, "http_body")
     try:
         head = json.loads(_text(encoded))
+        if "abort" in head:
+            return Abort(str(head["abort"]))
         return HttpAsk(
             method=str(head["method"]),
             path=str(head["path"]),
@@ -241,6 +252,7 @@ class Reply:
         """Take the response sender of a request."""
         self._sender = request.get_response_sender()
         self._ended = False
+        self.request_id: str = request.request_id()
 
     def is_cancelled(self) -> bool:
         """Return whether the client cancelled; False for a stream that has ended."""

@@ -56,8 +56,12 @@ class Channels:
 
     async def keep_only(self, endpoints: Iterable[str]) -> None:
         """Close the channels of all other endpoints; their streams must have ended."""
+        from shared.serving.engine_streams import close_streams
+
         for endpoint in set(self._open) - set(endpoints):
-            await self._open.pop(endpoint).close()
+            channel = self._open.pop(endpoint)
+            await close_streams(channel)
+            await channel.close()
 
     async def close(self) -> None:
         """Close every channel."""
@@ -143,7 +147,7 @@ async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> Asy
                 await _wait_for_end(call)
                 break
     except TimeoutError:
-        raise _silence_error(name, limits, has_started=has_started) from None
+        raise silence_error(name, limits, has_started=has_started) from None
     except grpc.RpcError as error:
         raise classify_rpc_error(error, name) from error
     finally:
@@ -237,7 +241,7 @@ def classify_rpc_error(error: Any, triton_name: str) -> SlipwayError:
     return Transient("engine_failed", f"The call to {triton_name} failed ({name}): {details}", target=triton_name)
 
 
-def _silence_error(triton_name: str, limits: Deadlines, *, has_started: bool) -> Transient:
+def silence_error(triton_name: str, limits: Deadlines, *, has_started: bool) -> Transient:
     """Return the error of a stream that was silent too long; its detail `silent_s` shows that no death was reported."""
     if has_started:
         reason = f"{triton_name} sent nothing for {limits.inter_token_s:g} s during an answer."

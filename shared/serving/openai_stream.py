@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.errors import Transient
+from shared.serving.engine_streams import stream_shared
 from shared.serving.inference import Deadlines, stream_responses
 from shared.serving.tensors import build_request, raw_outputs, read_json
 
@@ -51,7 +52,12 @@ class ApiPiece:
 
 
 async def stream_api(
-    channel: Any, triton_name: str, request: ApiRequest, *, deadlines: Deadlines | None = None
+    channel: Any,
+    triton_name: str,
+    request: ApiRequest,
+    *,
+    deadlines: Deadlines | None = None,
+    on_one_stream: bool = False,
 ) -> AsyncGenerator[ApiPiece, None]:
     """Stream the answer to a request; leaving the iteration early (`aclose`) aborts it in the engine.
 
@@ -60,11 +66,29 @@ async def stream_api(
         triton_name: `<model>.v<n>.<variant>`.
         request: what to ask.
         deadlines: time limits of the engine's silence.
+        on_one_stream: send it on the gRPC stream that all such requests to the target share, not on one of its own.
 
     Raises:
         Transient: `endpoint_unreachable`, `engine_dead`, `engine_failed` or `no_first_token`. A deadline that has
             passed is an answer: status 504, or one that ends early with an error in its record.
     """
+    message = build_message(triton_name, request)
+    stream = stream_shared if on_one_stream else stream_responses
+    has_started = False
+    async with contextlib.aclosing(stream(channel, message, deadlines or Deadlines())) as responses:
+        async for response in responses:
+            raw = raw_outputs(response)
+            if "http_body" not in raw:
+                continue
+            piece = read_piece(raw)
+            has_started = has_started or piece.status is not None
+            yield piece
+    if not has_started:
+        raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
+
+
+def build_message(triton_name: str, request: ApiRequest) -> Any:
+    """Return a request as a ModelInferRequest; a stream that is shared gives it another id."""
     head = {
         "method": request.method,
         "path": request.path,
@@ -76,20 +100,11 @@ async def stream_api(
     message = build_request(triton_name, {"http_request": json.dumps(head)}, (), request.request_id)
     message.inputs.add(name="http_body", datatype="BYTES", shape=[1])
     message.raw_input_contents.append(struct.pack("<I", len(request.body)) + request.body)
-    has_started = False
-    async with contextlib.aclosing(stream_responses(channel, message, deadlines or Deadlines())) as responses:
-        async for response in responses:
-            raw = raw_outputs(response)
-            if "http_body" not in raw:
-                continue
-            piece = _read_piece(raw)
-            has_started = has_started or piece.status is not None
-            yield piece
-    if not has_started:
-        raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
+    return message
 
 
-def _read_piece(raw: Mapping[str, bytes]) -> ApiPiece:
+def read_piece(raw: Mapping[str, bytes]) -> ApiPiece:
+    """Return the part of an answer that the tensors of a response hold."""
     head = read_json(raw.get("http_head", b"")) or {}
     record = read_json(raw.get("http_record", b"")) or {}
     headers = tuple((str(name), str(value)) for name, value in head.get("headers", ()))

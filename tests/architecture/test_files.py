@@ -38,7 +38,7 @@ SHARED = {
         "telemetry",
         "worker",
     },
-    "serving": {"chat_template_worker", "chat_templates", "inference", "openai_stream", "tensors"},
+    "serving": {"chat_template_worker", "chat_templates", "engine_streams", "inference", "openai_stream", "tensors"},
 }
 """A module enters when two services use it and it names a mechanism; change this list on purpose only."""
 VAGUE = {"utils", "util", "helpers", "common", "misc", "core", "lib"}

@@ -21,8 +21,9 @@ LIMITS = Deadlines(first_token_s=120, inter_token_s=60)
 class Api:
     """A caller of one target."""
 
-    def __init__(self, endpoint: str, name: str, limits: Deadlines = LIMITS) -> None:
+    def __init__(self, endpoint: str, name: str, limits: Deadlines = LIMITS, *, on_one_stream: bool = False) -> None:
         self.name = name
+        self._on_one_stream = on_one_stream
         self._limits = limits
         self._channels = Channels()
         self._endpoint = endpoint
@@ -31,7 +32,13 @@ class Api:
         """Return the stream of pieces that answers a request."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         request = ApiRequest(method, path, raw, deadline_s, "t1", model)
-        return stream_api(self._channels.get(self._endpoint), self.name, request, deadlines=self._limits)
+        return stream_api(
+            self._channels.get(self._endpoint),
+            self.name,
+            request,
+            deadlines=self._limits,
+            on_one_stream=self._on_one_stream,
+        )
 
     async def ask(self, path: str, body: Any, **options: Any) -> tuple[int, dict[str, str], bytes, list[Any]]:
         """Return status, headers, body and records of an answer."""

@@ -165,7 +165,15 @@ class Engine:
             return
         self.loop.call_soon_threadsafe(self._start, ask, reply)
 
-    def _start(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
+    def _start(
+        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk | engine_tensors.Abort, reply: engine_tensors.Reply
+    ) -> None:
+        if isinstance(ask, engine_tensors.Abort):
+            for other, running in self._active.values():
+                if other.request_id == ask.request_id:
+                    running.cancel()
+            reply.finish()
+            return
         self._count += 1
         number = self._count
         task = self.loop.create_task(self._answer(ask, reply, f"r{number}"))

@@ -56,7 +56,7 @@ class TritonPythonModel:
             message = f"load_failed: {config} cannot be read: {error}"
             raise pb_utils.TritonModelException(message) from error
         self._api = toy_api.ToyApi(self._engine, json.loads(given.get("api", "{}")))
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[engine_tensors.Reply, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="toy", daemon=True).start()
 
@@ -71,10 +71,18 @@ class TritonPythonModel:
                 continue
             self._loop.call_soon_threadsafe(self._start, ask, reply)
 
-    def _start(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
+    def _start(
+        self, ask: engine_tensors.Ask | engine_tensors.HttpAsk | engine_tensors.Abort, reply: engine_tensors.Reply
+    ) -> None:
+        if isinstance(ask, engine_tensors.Abort):
+            for other, running in self._tasks.items():
+                if other.request_id == ask.request_id:
+                    running.cancel()
+            reply.finish()
+            return
         task = self._loop.create_task(self._answer(ask, reply))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[reply] = task
+        task.add_done_callback(lambda _: self._tasks.pop(reply))
 
     async def _answer(self, ask: engine_tensors.Ask | engine_tensors.HttpAsk, reply: engine_tensors.Reply) -> None:
         try:
@@ -82,6 +90,8 @@ class TritonPythonModel:
                 await self._api.answer(ask, reply.send_http, reply.is_cancelled)
             else:
                 await self._generate(ask, reply)
+        except asyncio.CancelledError:
+            reply.finish()
         except EngineDeadError as error:
             reply.fail("engine_dead", str(error))
         except (ValueError, TypeError) as error:

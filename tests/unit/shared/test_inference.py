@@ -91,7 +91,7 @@ def test_errors_of_the_engine(message, kind, code):
 
 @pytest.mark.parametrize(("begun", "code", "silent_s"), [(False, "no_first_token", 6.0), (True, "engine_dead", 2.0)])
 def test_silence_says_how_long_it_was_and_a_reported_death_does_not(begun, code, silent_s):
-    classified = inference._silence_error("m.v1.int8", inference.Deadlines(6.0, 2.0), has_started=begun)
+    classified = inference.silence_error("m.v1.int8", inference.Deadlines(6.0, 2.0), has_started=begun)
     assert (classified.code, classified.details["silent_s"]) == (code, silent_s)
     assert "silent_s" not in inference.classify_engine_error("engine_dead: gone", "m.v1.int8").details
 
