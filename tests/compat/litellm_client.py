@@ -13,6 +13,7 @@ ASKED = {
     "api_key": "none",
     "messages": TALK,
     "max_tokens": 60,
+    "temperature": 0,
     "num_retries": 0,
 }
 

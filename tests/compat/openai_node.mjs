@@ -1,4 +1,5 @@
 // openai-node against a gateway: node openai_node.mjs URL MODEL; one line of JSON for each case.
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
@@ -7,7 +8,7 @@ const require = createRequire(pathToFileURL(`${process.cwd()}/package.json`));
 const OpenAI = require("openai");
 const { zodResponseFormat, zodFunction, zodTextFormat } = require("openai/helpers/zod");
 const { z } = require("zod");
-const { version } = require("openai/package.json");
+const { version } = JSON.parse(readFileSync("node_modules/openai/package.json", "utf8"));
 
 const [baseURL, model] = process.argv.slice(2);
 const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0, timeout: 60_000 });

