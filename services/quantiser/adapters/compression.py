@@ -24,8 +24,8 @@ from services.quantiser.domain import QuantisationPlan, choose_precision
 Report = Callable[[str, int], None]
 """Called with (step, layers done)."""
 MAX_SHARD = "512MB"
-AWQ_TRIALS = 10
-"""Scales tried per layer; each trial runs every sample through the layer, so twice as many take twice as long."""
+AWQ_TRIALS = 20
+"""Scales tried per layer, as AutoAWQ does; each trial runs every sample through the layer."""
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -63,16 +63,26 @@ def compress(
         windows: Calibration token ids; None for round-to-nearest.
         report: Called after every layer.
     """
+    if windows is None:
+        report("quantise", 0)
+        compress_by([_rounding(plan)], plan, merged, output, windows)
+        report("quantise", plan.layers)
+    else:
+        compress_by(_calibrated(plan, report), plan, merged, output, windows)
+
+
+def compress_by(
+    recipe: list[Any], plan: QuantisationPlan, merged: Path, output: Path, windows: list[list[int]] | None
+) -> None:
+    """Quantise a merged model into `output` by llmcompressor's modifiers, in their order."""
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_args, **_kwargs: None  # pinning fails without an accelerator
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     if windows is None:
-        report("quantise", 0)
-        oneshot(model=model, recipe=[_rounding(plan)])
-        report("quantise", plan.layers)
+        oneshot(model=model, recipe=recipe)
     else:
         with linear_layers(choose_precision(this_processor())):
-            oneshot(model=model, recipe=_calibrated(plan, report), dataset=_loader(windows))
+            oneshot(model=model, recipe=recipe, dataset=_loader(windows))
     _cast_unquantised(model, plan)
     model.save_pretrained(output, save_compressed=True, max_shard_size=MAX_SHARD)
     (output / RECIPE_FILE).unlink(missing_ok=True)  # the manifest has the settings; this file names our classes
@@ -89,7 +99,7 @@ def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
         return [gptq(**fixed)]
     if plan.method == "awq":
         scale = _reporting(AWQModifier, _LayerCount("quantise", report))
-        return [scale(duo_scaling="both", n_grid=AWQ_TRIALS), QuantizationModifier(**fixed)]
+        return [scale(duo_scaling=True, n_grid=AWQ_TRIALS), QuantizationModifier(**fixed)]
     smooth = _reporting(SmoothQuantModifier, _LayerCount("smooth", report))
     return [smooth(smoothing_strength=plan.smoothing_strength), gptq(**fixed)]
 
@@ -97,12 +107,14 @@ def _calibrated(plan: QuantisationPlan, report: Report) -> list[Any]:
 def _groups(plan: QuantisationPlan) -> dict[str, Any]:
     """Return the scheme of a plan.
 
-    INT4 scales minimise the squared error instead of covering the largest weight, which matters most for the quality
-    of GPTQ here.
+    GPTQ's scales minimise the squared error instead of covering the largest weight, which matters most for its quality
+    here. AWQ's cover it: the largest weights of a group are those that its search has enlarged because they matter, and
+    a scale with the least squared error clips just these, unlike the scales that the search tried.
     """
     scheme = preset_name_to_scheme(plan.scheme, ["Linear"])
     if plan.group_size is not None:
-        weights = {**scheme.weights.model_dump(), "group_size": plan.group_size, "observer": "memoryless_mse"}
+        observer = "memoryless_minmax" if plan.method == "awq" else "memoryless_mse"
+        weights = {**scheme.weights.model_dump(), "group_size": plan.group_size, "observer": observer}
         scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**weights))
     return {"group_0": scheme}
 
