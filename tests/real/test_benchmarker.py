@@ -23,7 +23,7 @@ from contracts.services import EVENTS
 from contracts.vocabulary import Target
 from services.benchmarker.adapters.store import StoredReports
 from services.benchmarker.adapters.triton import TritonEngine
-from services.server_manager.domain.model_config import EngineConfig, plan_model_files
+from services.server_manager.domain.model_config import EngineConfig, plan_model_files, plan_target
 from shared.errors import Permanent
 from shared.messaging.bus import publish_event
 from shared.runtime.process import free_port
@@ -88,7 +88,8 @@ class ToyFleet:
         weights = self.folder / "weights"
         weights.mkdir(exist_ok=True)
         (weights / "config.json").write_text("{}")
-        files = plan_model_files(name, str(weights), EngineConfig(kind="toy", toy=toy))
+        config = plan_target(EngineConfig(kind="toy", toy=toy), name, "sha256:" + "0" * 64, None)
+        files = plan_model_files(name, str(weights), config)
         for path, text in files.items():
             place = self.server.repository / name / path
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ class EngineConformance:
                 return answer, caught.value.code
 
         answer, code = self.run(main())
-        assert answer.status == 200
+        assert answer.status == 200, answer.body
         assert "message" in json.loads(answer.body)["choices"][0]
         assert code == "endpoint_unreachable"
 
