@@ -1,10 +1,10 @@
 """The overhead of Slipway: the gateway in front of Triton, and the events between the stages of a release.
 
 **Gateway.** A toy engine generates a token every 5 ms. The same streams are requested from Triton over gRPC, as the
-services do it, and from the gateway over HTTP as server-sent events, plain completions and chat (whose template runs in
-a child process): in turn, in one process, 1 or 8 streams started at once. TTFT is the time from sending to the first
-non-empty text; per token is (last - first) / (tokens - 1). The figure of a round is the median of its streams; overhead
-is the difference to the direct round next to it. The costs of Python's HTTP and gRPC clients are included.
+services do it, and from the gateway over HTTP as server-sent events, plain completions and chat: in turn, in one
+process, 1 or 8 streams started at once. TTFT is the time from sending to the first non-empty text; per token is
+(last - first) / (tokens - 1). The figure of a round is the median of its streams; overhead is the difference to the
+direct round next to it. The costs of Python's HTTP and gRPC clients are included.
 
 **Events.** Tiny models are released from `checkpoint.ready` to production on the whole stack (toy engine, one
 precision, no canary, one rehearsed trigger). The clocks are NATS's timestamp of each stored event and the start of each
