@@ -63,6 +63,7 @@ class Answer:
         self.content_type = "application/json"
         self.endpoint = ""
         self.retried = False
+        self.is_sent = False  # to its end, to the caller
 
     def _new_backlog(self) -> Backlog:
         """Return an empty backlog; a caller can be slow with a stream only."""

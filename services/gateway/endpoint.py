@@ -26,6 +26,7 @@ from services.gateway.measurement import AcceptedRequest, Outcome
 P = ParamSpec("P")
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_DONE = b"data: [DONE]\n\n"
 _LARGE_BODY_BYTES = 2**13
 _IN_FLIGHT_BYTES = 2**28
 """Most bytes of bodies whose requests are being answered, per environment."""
@@ -141,15 +142,18 @@ class Endpoint:
                 outcome = await self._attribute(answer, accepted, failure)
                 await _send_failure(outcome, failure, accepted, reply)
         except (asyncio.CancelledError, OSError, SlowReader):
-            outcome = Outcome(cancelled=True, caused_by="caller") if outcome == Outcome() else outcome
+            if outcome == Outcome() and not answer.is_sent:  # clients hang up as soon as they have read `[DONE]`
+                outcome = Outcome(cancelled=True, caused_by="caller")
             raise
         except Exception:
             outcome = Outcome(error="internal_error", caused_by="gateway")
             raise
         finally:
-            await answer.close()
-            if outcome is not None:
-                self._record(answer, accepted.parsed, outcome)
+            try:
+                await answer.close()
+            finally:  # a caller that hangs up cancels this, too
+                if outcome is not None:
+                    self._record(answer, accepted.parsed, outcome)
 
     async def _attribute(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Outcome:
         """Return who caused a failure. If the caller goes away meanwhile, the failure is recorded without it."""
@@ -171,7 +175,9 @@ class Endpoint:
         await answer.start()
         if accepted.parsed.stream:
             async for piece in answer.pieces():
+                answer.is_sent = piece.endswith(_DONE)
                 await reply.write(piece)
+            answer.is_sent = True
             await reply.end()
             return
         body = b"".join([piece async for piece in answer.pieces()])

@@ -278,3 +278,21 @@ async def test_a_caller_that_leaves_most_of_a_whole_answer_unread_is_dropped():
     await asyncio.wait_for(caller.task, 10)
     assert caller.aborted
     assert (world.records[-1].finish_reason, world.records[-1].caused_by) == ("cancelled", "caller")
+
+
+class HangsUp(Caller):
+    """A caller that closes its connection as soon as it has read `[DONE]`, as SDKs do."""
+
+    async def send(self, message):
+        await super().send(message)
+        if message.get("body", b"").endswith(b"data: [DONE]\n\n"):
+            self.leave()
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+
+async def test_a_caller_that_hangs_up_after_the_end_of_its_stream_has_a_complete_answer():
+    world = World(only_active())
+    await HangsUp(world, {**HELLO, "stream": True}).task
+    (record,) = world.records
+    assert (record.finish_reason, record.caused_by) == ("length", None)
