@@ -1,6 +1,7 @@
 """Which serving settings a version may have, and how those of an event and of a checkpoint's files combine."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ SERVING_FILE: Final = "serving.json"
 """The file of a checkpoint with its serving settings: an object with the fields of `ServingSettings`."""
 MAX_CONTEXT_TOKENS: Final = 16_777_216
 MAX_SHARDS: Final = 1024
+_MAX_COUNT: Final = 1_048_576
+_MAX_DEPTH: Final = 16
+_MAX_INTEGER: Final = 2**63
 _KV_CACHE_DTYPES: Final = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 GIVEN_VARIABLES: Final = frozenset(
@@ -50,7 +54,7 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_COUNT
 
 
 def _is_kv_cache_dtype(value: Any) -> bool:
@@ -62,9 +66,9 @@ ENGINE_OPTIONS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "enable_expert_parallel": (_is_flag, "true or false"),
     "enable_prefix_caching": (_is_flag, "true or false"),
     "kv_cache_dtype": (_is_kv_cache_dtype, f"one of {', '.join(_KV_CACHE_DTYPES)}"),
-    "max_logprobs": (_is_count, "a whole number above 0"),
-    "max_num_batched_tokens": (_is_count, "a whole number above 0"),
-    "max_num_seqs": (_is_count, "a whole number above 0"),
+    "max_logprobs": (_is_count, "a whole number from 1 to 1048576"),
+    "max_num_batched_tokens": (_is_count, "a whole number from 1 to 1048576"),
+    "max_num_seqs": (_is_count, "a whole number from 1 to 1048576"),
 }
 """The engine's arguments that a version may set: how it computes and batches. Memory and devices are the fleet's."""
 
@@ -75,7 +79,9 @@ def assess_settings(settings: ServingSettings) -> SettingsRefused | None:
     if excess is not None:
         return _too_large(excess)
     return (
-        _assess_parser("tool_parser", settings.tool_parser, TOOL_PARSERS)
+        _assess_values("options", settings.options)
+        or _assess_values("template_options", settings.template_options)
+        or _assess_parser("tool_parser", settings.tool_parser, TOOL_PARSERS)
         or _assess_parser("reasoning_parser", settings.reasoning_parser, REASONING_PARSERS)
         or _assess_number("context_tokens", settings.context_tokens, MAX_CONTEXT_TOKENS)
         or _assess_number("tensor_parallel_size", settings.tensor_parallel_size, MAX_SHARDS)
@@ -99,6 +105,33 @@ def _assess_number(name: str, value: int | None, limit: int) -> SettingsRefused 
     if value is None or value <= limit:
         return None
     return SettingsRefused(f"{name} is {value}; the limit is {limit}.", {"setting": name, "value": value})
+
+
+def _assess_values(name: str, value: Any) -> SettingsRefused | None:
+    """Refuse what no manifest can store, or no engine can read: deep nesting, NaN, large integers, lone surrogates."""
+    stack = [(value, 1)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > _MAX_DEPTH:
+            return SettingsRefused(f"{name} is nested deeper than {_MAX_DEPTH} levels.", {"setting": name})
+        if isinstance(item, Mapping):
+            stack += [(part, depth + 1) for part in (*item.keys(), *item.values())]
+        elif isinstance(item, list | tuple):
+            stack += [(part, depth + 1) for part in item]
+        elif not _is_storable(item):
+            reason = f"{name} has a number that is not finite or too large, or a text with a lone surrogate."
+            return SettingsRefused(reason, {"setting": name})
+    return None
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return -_MAX_INTEGER <= value < _MAX_INTEGER
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode() == value
+    return True
 
 
 def _assess_options(options: Mapping[str, Any]) -> SettingsRefused | None:

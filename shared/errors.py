@@ -13,14 +13,20 @@ from contracts.codes import ADVICE, Code
 _CODES = frozenset(get_args(Code))
 
 
+def _encodable(value: Any) -> Any:
+    """Return a text with its lone surrogates replaced: it may come from outside, and goes into facts."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+
+
 class SlipwayError(Exception):
     """An error with a stable code and a sentence for a person."""
 
     def __init__(self, code: Code, reason: str, **details: Any) -> None:
+        reason = _encodable(reason)
         super().__init__(reason)
         self.code: Code = code
-        self.reason = reason
-        self.details: dict[str, Any] = details
+        self.reason: str = reason
+        self.details: dict[str, Any] = {name: _encodable(value) for name, value in details.items()}
 
     def sentence(self) -> str:
         """Return what happened and what to do about it."""

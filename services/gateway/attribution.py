@@ -9,7 +9,6 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain.failures import REJECTED, AnswerFailed
 from services.gateway.measurement import AcceptedRequest, Outcome
 
-_NO_SUCH_TASK = frozenset({404, 405})
 _TEMPLATE = frozenset({"template_failed", "template_refused"})
 
 
@@ -28,7 +27,7 @@ async def attribute_failure(
         served.target, answer.endpoint, failure.silent_s
     ):
         return Outcome(error=kind, caused_by="infrastructure")
-    if kind in REJECTED and (_lacks_task(failure) or accepted.parsed.names_tokens or not accepted.parsed.generates):
+    if kind in REJECTED and (failure.is_callers or accepted.parsed.names_tokens or not accepted.parsed.generates):
         return Outcome(caused_by="caller")  # what another model can do shows nothing about this one
     if kind not in PROVABLE or (effect is not None and effect.fails) or not accepted.parsed.generates:
         return Outcome(error=kind, caused_by=ATTRIBUTION[kind])
@@ -49,8 +48,3 @@ async def attribute_failure(
     if kind in REJECTED or (kind == "template_failed" and party == "caller"):
         return Outcome(caused_by="caller")
     return Outcome(error=kind, caused_by=party)
-
-
-def _lacks_task(failure: AnswerFailed) -> bool:
-    """Return whether the model has no such task: an embedding model does not chat."""
-    return failure.response is not None and failure.response.status in _NO_SUCH_TASK

@@ -55,7 +55,8 @@ class Merger:
     ) -> tuple[MergedManifest, ArtifactRef]:
         """Return the same merged model with the event's settings over those of the checkpoint's files."""
         settings = combine(event, manifest.serving)
-        if settings is None or settings == manifest.serving:
+        # By their JSON: in Python, 1 equals true.
+        if settings is None or _as_json(settings) == _as_json(manifest.serving):
             return manifest, ref
         output_key = domain.plan_settings_key(manifest.output_key, settings)
         committed = await asyncio.to_thread(self.artifacts.find_merged, output_key)
@@ -172,3 +173,7 @@ def _rejected(failed: Failed) -> CheckpointRejected | None:
         return None  # the release is unknown: the bus keeps the message as a dead letter
     error = failed.error
     return CheckpointRejected(code=error.code, reason=error.sentence(), details=error.details)
+
+
+def _as_json(settings: ServingSettings | None) -> str | None:
+    return None if settings is None else settings.model_dump_json()

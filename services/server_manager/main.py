@@ -4,9 +4,9 @@ import asyncio
 import uuid
 
 from contracts.routes import Route
-from decisions.servable_variants import parse_hardware
+from decisions.servable_variants import Hardware, parse_hardware
 from services.server_manager.adapters.artifact_cache import ArtifactCache
-from services.server_manager.adapters.hardware import detect_hardware
+from services.server_manager.adapters.hardware import detect_cpu, detect_hardware
 from services.server_manager.adapters.kv_state import KvLeadership, KvRecords, KvRoutes
 from services.server_manager.adapters.repository_files import LeaseFile, RoutesFile
 from services.server_manager.adapters.triton_engine import TritonEngine
@@ -60,7 +60,7 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         lead=lead,
         settings=settings,
         clock=clock,
-        hardware=parse_hardware(settings.hardware) if settings.hardware else await detect_hardware(),
+        hardware=await find_hardware(settings),
     )
 
     async def triton_answers() -> None:
@@ -78,6 +78,23 @@ async def run(connection: Connection, settings: ServerManagerSettings) -> None:
         )
     finally:
         await engine.close()
+
+
+async def find_hardware(settings: ServerManagerSettings) -> Hardware:
+    """Return the hardware that serves: as the settings name it, or the one that the engine computes on.
+
+    Raises:
+        ValueError: the engine computes on a GPU, and none is found.
+    """
+    if settings.hardware:
+        return parse_hardware(settings.hardware)
+    if settings.device == "cpu" or settings.engine == "toy":
+        return detect_cpu()
+    hardware = await detect_hardware()
+    if hardware.capability is None:
+        msg = "no GPU is found here: set SERVER_MANAGER_HARDWARE, such as cuda:8.9 for a GPU of this compute capability"
+        raise ValueError(msg)
+    return hardware
 
 
 async def follow_routes(bus: Bus, routes: KvRecords[Route], manager: Manager) -> None:

@@ -22,6 +22,8 @@ from schema_check import SchemaCheck
 from decisions import openai_requests
 
 DISCONNECT_S = 1.0
+CHECK_S = 30.0
+"""Time in which all schemas of a request must be compiled."""
 _SCHEMA_NAMES = (b"json_schema", b"structured_outputs", b"tools")
 
 Send = Callable[[HttpPiece], None]
@@ -91,7 +93,7 @@ class Application:
         if refusal := openai_checks.check(ask, self._paths, self._context_tokens, limits):
             send(openai_checks.refuse(refusal))
             return
-        if refusal := await self._check_schemas(ask.body):
+        if refusal := await self._check_schemas(ask.body, ask.deadline_s):
             send(openai_checks.refuse(refusal))
             return
         call = _Call(ask, send)
@@ -117,11 +119,16 @@ class Application:
                 raise
         call.finish()
 
-    async def _check_schemas(self, body: bytes) -> openai_requests.Refusal | None:
-        """Refuse schemas that cost too much; the engine refuses what these names do not show, later."""
-        if self._schemas is None or not any(name in body for name in _SCHEMA_NAMES):
+    async def _check_schemas(self, body: bytes, deadline_s: float) -> openai_requests.Refusal | None:
+        """Refuse schemas that cost too much; what the engine makes of tools is checked again, later."""
+        # A name can also be written with escapes.
+        if self._schemas is None or not (b"\\u" in body or any(name in body for name in _SCHEMA_NAMES)):
             return None
-        return await schema_check.find_refusal(self._schemas, json.loads(body))
+        try:
+            async with asyncio.timeout(min(deadline_s, CHECK_S)):
+                return await schema_check.find_refusal(self._schemas, json.loads(body))
+        except TimeoutError:
+            return schema_check.busy("the schemas of the request")
 
 
 async def _end(task: asyncio.Task[None], call: "_Call") -> None:

@@ -20,6 +20,10 @@ from decisions.openai_requests import Refusal
 
 CHILD = Path(__file__).resolve().parent / "schema_child.py"
 KEPT_OUTCOMES = 4_096
+MAX_WAITING = 64
+"""Schemas that may wait to be compiled; more are refused, so that no caller waits for those of others for long."""
+ANSWER_S = 30.0
+"""Time of the process for one schema, its own start included: its limits end a schema after 10 s."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a schema: `ok`, `invalid` or `costly`, and why."""
+    """What became of a schema: `ok`, `invalid` or `costly`, and why; `busy` if it was not compiled."""
 
     outcome: str
     message: str = ""
@@ -65,6 +69,16 @@ def find_schemas(body: Mapping[str, Any]) -> Iterator[Schema]:
         holder = tool.get("function", tool) if isinstance(tool, dict) else None
         if isinstance(holder, dict) and isinstance(holder.get("parameters"), dict):
             yield Schema("tools", "json", json.dumps(holder["parameters"]))
+
+
+def _find_choice(body: Mapping[str, Any]) -> Iterator[Schema]:
+    """Yield the grammar of a list of choices, which vLLM makes on the loop that serves every request."""
+    structures = body.get("structured_outputs")
+    choice = structures.get("choice") if isinstance(structures, dict) else None
+    if isinstance(choice, list) and choice and all(isinstance(item, str) for item in choice):
+        from vllm.v1.structured_output.utils import choice_as_grammar
+
+        yield Schema("structured_outputs", "grammar", choice_as_grammar(choice))
 
 
 def find_constraint(given: Any) -> Schema | None:
@@ -97,14 +111,22 @@ async def find_refusal(check: "SchemaCheck", body: Mapping[str, Any]) -> Refusal
 
     What is wrong with a tool's parameters is the engine's to say: most requests do not constrain their answer by them.
     """
-    for schema in find_schemas(body):
+    for schema in (*find_schemas(body), *_find_choice(body)):
         compiled = await check.compile(schema)
+        if compiled.outcome == "busy":
+            return busy(schema.field)
         if compiled.outcome == "costly":
             return Refusal(400, "schema_too_costly", _costly_message(schema, compiled), schema.field)
         if schema.field != "tools" and (compiled.outcome == "invalid" or is_unsupported(schema)):
             reason = compiled.message or "it uses keywords that the engine's compiler does not support"
             return Refusal(400, "invalid_schema", f"{schema.field} has a schema that fails: {reason}", schema.field)
     return None
+
+
+def busy(what: str) -> Refusal:
+    """Return the refusal of schemas that could not be compiled now: other requests have too many."""
+    message = f"{what} could not be compiled in time, because other schemas are waiting; try again soon."
+    return Refusal(429, "schemas_busy", message)
 
 
 def _costly_message(schema: Schema, compiled: Outcome) -> str:
@@ -127,6 +149,8 @@ async def require_compiled(check: "SchemaCheck", given: Any) -> None:
     compiled = await check.compile(schema)
     if compiled.outcome == "costly":
         raise VLLMValidationError(_costly_message(schema, compiled))
+    if compiled.outcome == "busy":
+        raise VLLMValidationError(busy(schema.field).message)
     if compiled.outcome == "invalid":
         message = f"The constraint of the answer does not compile: {compiled.message}"
         raise VLLMValidationError(message)
@@ -140,6 +164,8 @@ class SchemaCheck:
         self._tokenizer = tokenizer
         self._outcomes: OrderedDict[str, Outcome] = OrderedDict()
         self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._number = 0
         self._child: asyncio.subprocess.Process | None = None
 
     async def compile(self, schema: Schema) -> Outcome:
@@ -151,16 +177,33 @@ class SchemaCheck:
         key = hashlib.sha256(f"{schema.kind}\0{schema.spec}".encode()).hexdigest()
         if (known := self._outcomes.get(key)) is not None:
             return known
+        if self._waiting >= MAX_WAITING:
+            return Outcome("busy")
+        self._waiting += 1
+        left = asyncio.Event()
         # A caller that leaves must not leave the child's answer to the next schema.
-        return await asyncio.shield(asyncio.ensure_future(self._compile(key, schema)))
+        task = asyncio.ensure_future(self._compile(key, schema, left))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            left.set()
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
 
-    async def _compile(self, key: str, schema: Schema) -> Outcome:
-        async with self._turn:
-            if (known := self._outcomes.get(key)) is None:
-                known = self._outcomes[key] = await self._ask(schema)
-                if len(self._outcomes) > KEPT_OUTCOMES:
-                    self._outcomes.popitem(last=False)
-            return known
+    async def _compile(self, key: str, schema: Schema, left: asyncio.Event) -> Outcome:
+        """Compile a schema when it is its turn, unless its caller has left."""
+        try:
+            async with self._turn:
+                if (known := self._outcomes.get(key)) is not None:
+                    return known
+                outcome = Outcome("busy") if left.is_set() else await self._ask(schema)
+                if outcome.outcome != "busy":
+                    self._outcomes[key] = outcome
+                    if len(self._outcomes) > KEPT_OUTCOMES:
+                        self._outcomes.popitem(last=False)
+                return outcome
+        finally:
+            self._waiting -= 1
 
     async def start(self) -> None:
         """Start the process that compiles; without this the first schema does."""
@@ -177,14 +220,19 @@ class SchemaCheck:
         return self._child
 
     async def _ask(self, schema: Schema) -> Outcome:
-        for _ in range(2):  # a child that was killed from outside is replaced once
+        self._number += 1
+        request = {"number": self._number, "kind": schema.kind, "spec": schema.spec}
+        for _ in range(2):  # a child that was killed from outside, or hangs, is replaced once
             child = await self._running()
             assert child.stdin is not None and child.stdout is not None  # noqa: PT018, S101 - they are pipes
-            with contextlib.suppress(ConnectionError):
-                child.stdin.write(json.dumps({"kind": schema.kind, "spec": schema.spec}).encode() + b"\n")
-                await child.stdin.drain()
-                if line := await child.stdout.readline():
-                    return Outcome(**json.loads(line))
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    child.stdin.write(json.dumps(request).encode() + b"\n")
+                    await child.stdin.drain()
+                    while line := await child.stdout.readline():
+                        answer = json.loads(line)
+                        if answer["number"] == self._number:  # a fork may be killed after its answer
+                            return Outcome(answer["outcome"], answer["message"])
             await self.close()
         message = "the process that compiles schemas ended twice"
         raise RuntimeError(message)

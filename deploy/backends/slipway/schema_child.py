@@ -1,8 +1,10 @@
 """Compile JSON schemas and grammars in forks of this process, which the kernel ends at their limits.
 
-The first line of the input is a tokenizer (xgrammar's JSON), each other one a request: `{"kind", "spec"}`. Each request
-is answered with one line: `{"outcome", "message"}`; the outcome is `ok`, `invalid` (the message says why) or
-`costly` (the message names the limit). One warm process imports and reads the tokenizer once; a fork costs little.
+The first line of the input is a tokenizer (xgrammar's JSON), each other one a request: `{"number", "kind", "spec"}`.
+Each request is answered with a line: `{"number", "outcome", "message"}`; the outcome is `ok`, `invalid` (the message
+says why), `costly` (the message names the limit) or `busy` (the machine ended it). A second line with the same number
+means nothing: the fork was killed after its answer. One warm process imports and reads the tokenizer once; a fork costs
+little.
 """
 
 import ctypes
@@ -12,6 +14,7 @@ import re
 import resource
 import signal
 import sys
+from typing import Any
 
 CPU_S = 1
 WALL_S = 10
@@ -20,6 +23,7 @@ COMPILED_BYTES = 32 * 2**20
 CONVERSION_S = 0.25
 PR_SET_PDEATHSIG = 1
 _SOURCE_LINE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+_NEARLY = 0.9
 _KILLED = f"{CPU_S} s of processor time"
 
 
@@ -31,16 +35,18 @@ def main() -> None:
     info = xgrammar.TokenizerInfo.deserialize_json(json.loads(sys.stdin.buffer.readline()))
     compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
     for line in sys.stdin.buffer:
+        request = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _answer(compiler, json.loads(line))
+            _answer(compiler, request)
             os._exit(0)
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
         if status:
-            _write("costly", _KILLED)
+            exceeded = used.ru_utime + used.ru_stime >= _NEARLY * CPU_S
+            _write(request["number"], "costly" if exceeded else "busy", _KILLED if exceeded else "")
 
 
-def _answer(compiler: object, request: dict[str, str]) -> None:
+def _answer(compiler: object, request: dict[str, Any]) -> None:
     _end_with_parent()
     _limit()
     try:
@@ -50,7 +56,7 @@ def _answer(compiler: object, request: dict[str, str]) -> None:
             outcome, message = "costly", f"{MEMORY_BYTES} bytes of memory"
         else:
             outcome, message = "invalid", _SOURCE_LINE.sub("", str(error)).strip()[:300]
-    _write(outcome, message)
+    _write(request["number"], outcome, message)
 
 
 def _limit() -> None:
@@ -88,8 +94,8 @@ def _cpu_s() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _write(outcome: str, message: str) -> None:
-    os.write(1, json.dumps({"outcome": outcome, "message": message}).encode() + b"\n")
+def _write(number: int, outcome: str, message: str) -> None:
+    os.write(1, json.dumps({"number": number, "outcome": outcome, "message": message}).encode() + b"\n")
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ GATE: Final = "tool_call"
 PATH: Final = "/v1/chat/completions"
 NAME: Final = "find_parcel"
 PARCEL: Final = "K-9027"
+MAX_TOKENS: Final = 128
 _SHOWN_CHARS = 300
 
 
@@ -35,7 +36,7 @@ def plan_request(model: str) -> dict[str, Any]:
         "tools": [{"type": "function", "function": {"name": NAME, "parameters": parameters, "strict": True}}],
         "tool_choice": "required",
         "temperature": 0.0,
-        "max_tokens": 128,
+        "max_tokens": MAX_TOKENS,
     }
 
 
@@ -45,7 +46,10 @@ def assess_answer(answer: ApiAnswer, parser: str) -> GateResult:
         text = answer.body.decode(errors="replace")[:_SHOWN_CHARS]
         return _fail(f"A request with a tool was answered with status {answer.status} by the parser {parser}: {text}")
     try:
-        calls = json.loads(answer.body)["choices"][0]["message"].get("tool_calls") or []
+        choice = json.loads(answer.body)["choices"][0]
+        calls = choice["message"].get("tool_calls") or []
+        if not calls and choice.get("finish_reason") == "length":
+            return not_answered("cut_off", f"the model generated {MAX_TOKENS} tokens before a call")
         names = [call["function"]["name"] for call in calls]
         arguments = [json.loads(call["function"]["arguments"]) for call in calls]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -34,6 +34,10 @@ class EngineResponse:
     body: bytes
 
 
+_NO_SUCH_TASK: Final = frozenset({404, 405})
+"""The model has no such task: an embedding model does not chat."""
+_CALLERS: Final = frozenset({"schema_too_costly", "schemas_busy"})
+"""Refusals of the backend that depend on time: another target may take the same request."""
 _SENTENCES: Final[Mapping[str, str]] = {
     "engine_failed": "The engine failed to answer this request; try again, or change the request.",
     "engine_dead": "The engine ended while it had this request; try again.",
@@ -50,6 +54,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         response: what the engine answered instead; None if it answered nothing, or had begun its answer.
         silent_s: how long the target was silent, if that was the failure.
         public: the caller may read the reason.
+        is_callers: the caller caused it, whatever another target makes of the request.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class AnswerFailed(Exception):  # noqa: N818 - it is an outcome of a request
         self.response = response
         self.silent_s = silent_s
         self.public = public
+        self.is_callers = False
 
 
 def read_failure(status: int | None, record: EngineRecord, body: bytes) -> AnswerFailed | None:
@@ -81,7 +87,9 @@ def read_failure(status: int | None, record: EngineRecord, body: bytes) -> Answe
     if error is not None:
         dead = "EngineDead" in error.name
         kind = "engine_dead" if dead else _KINDS.get(error.source, "engine_failed")
-        return AnswerFailed(kind, read_message(body) or f"The target failed with {error.name}.")
+        failure = AnswerFailed(kind, read_message(body) or f"The target failed with {error.name}.")
+        failure.is_callers = error.name in _CALLERS or status in _NO_SUCH_TASK
+        return failure
     if status not in (None, _OK):
         caller = isinstance(status, int) and FIRST_ERROR_STATUS <= status < _FIRST_SERVER_ERROR_STATUS
         kind = "bad_request" if caller else "engine_failed"

@@ -78,7 +78,7 @@ def describe_model(texts: Mapping[str, str]) -> ModelDescription:
     config, tokenizer = _object(texts.get(MODEL_CONFIG)), _object(texts.get(TOKENIZER_CONFIG))
     template = texts.get(TEMPLATE_FILE) or tokenizer.get("chat_template")
     if isinstance(template, list):
-        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        named = {str(item.get("name")): item.get("template") for item in template if isinstance(item, dict)}
         template = named.get("tool_use") or named.get("default")
     special = {name: _token(value) for name, value in tokenizer.items() if name.endswith("_token")}
     return ModelDescription(

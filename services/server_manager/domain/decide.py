@@ -140,7 +140,7 @@ def decide_waiting(
         everything = {**production, **pair}
         needed = needed_bytes(everything.values(), limits)
         age_s = (now - lease.event.time).total_seconds()
-        refused = _why_not_servable(pair.values(), limits)
+        refused = why_not_servable(request.candidate.target.variant, limits.hardware)
         if age_s > limits.lease_age_s:
             answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
         elif refused is not None:
@@ -156,12 +156,6 @@ def decide_waiting(
             answers.append(GrantLease(lease.lease_id))
             free = False
     return answers
-
-
-def _why_not_servable(targets: Iterable[Deployable], limits: Limits) -> str | None:
-    """Return why one of the targets cannot be served on this hardware; None if all can."""
-    reasons = (why_not_servable(deployable.target.variant, limits.hardware) for deployable in targets)
-    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _bytes_besides(sizes: Mapping[str, int], names: Collection[str]) -> int:
@@ -218,8 +212,7 @@ def decide_order(
     void = _void(order, waited_s, limits, now, ended=ended)
     if void is not None:
         return RefuseOrder(order, "order_expired", void)
-    ordered = [request.target] if request.fallback is None else [request.target, request.fallback]
-    unservable = _why_not_servable(ordered, limits)
+    unservable = why_not_servable(request.target.target.variant, limits.hardware)
     if unservable is not None:
         return RefuseOrder(order, "variant_not_servable", unservable)
     needed = {str(request.target.target): request.target, **plan_production(routes)}

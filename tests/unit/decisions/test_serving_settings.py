@@ -16,6 +16,7 @@ from decisions.serving_settings import (
     engine_arguments,
     parse_settings,
 )
+from shared.errors import Permanent
 
 FULL = ServingSettings(
     tool_parser="hermes",
@@ -42,7 +43,10 @@ def test_settings_that_the_engine_takes_are_accepted():
         ({"tensor_parallel_size": 4096}, "tensor_parallel_size is 4096; the limit is 1024."),
         ({"options": {"dtype": "float32"}}, "options may not set 'dtype'; a version may set enable_chunked_prefill"),
         ({"options": {"max_model_len": 1}}, "options may not set 'max_model_len'"),
-        ({"options": {"max_num_seqs": True}}, "options.max_num_seqs is true; it must be a whole number above 0."),
+        (
+            {"options": {"max_num_seqs": True}},
+            "options.max_num_seqs is true; it must be a whole number from 1 to 1048576.",
+        ),
         ({"options": {"enable_prefix_caching": "yes"}}, 'options.enable_prefix_caching is "yes"; it must be true or'),
         ({"options": {"kv_cache_dtype": ["fp8"]}}, "it must be one of auto, bfloat16, fp8"),
         ({"template_options": {"tools": []}}, "template_options may not set tools: the engine sets it"),
@@ -120,3 +124,29 @@ def test_settings_are_described_in_one_line():
 def test_the_options_are_plain_names():
     assert all(name.isidentifier() for name in ENGINE_OPTIONS)
     assert json.dumps(sorted(ENGINE_OPTIONS))
+
+
+DEEP = '{"template_options": {"a": ' + "[" * 260 + "]" * 260 + "}}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DEEP,
+        '{"template_options": {"a": "\\ud800"}}',
+        '{"template_options": {"\\ud800": 1}}',
+        '{"options": {"\\ud800": 1}}',
+        '{"template_options": {"a": NaN}}',
+        '{"template_options": {"a": [-Infinity]}}',
+        '{"template_options": {"a": 1' + "0" * 40 + "}}",
+        '{"options": {"max_num_seqs": 1' + "0" * 4000 + "}}",
+        '{"tool_parser": "\\ud800"}',
+    ],
+)
+def test_what_no_manifest_can_store_is_refused_with_a_reason_that_can_be_published(text):
+    settings = parse_settings(text)
+    refused = settings if isinstance(settings, SettingsRefused) else assess_settings(settings)
+    assert refused.code == "serving_invalid"
+    error = Permanent(refused.code, refused.reason, **refused.details)
+    assert error.reason.encode()
+    assert json.dumps(error.details, ensure_ascii=False).encode()

@@ -54,7 +54,7 @@ def sender():
 
 @pytest.fixture
 def reply(tensors, sender):
-    return tensors.Reply(types.SimpleNamespace(get_response_sender=lambda: sender))
+    return tensors.Reply(types.SimpleNamespace(get_response_sender=lambda: sender, request_id=lambda: "r"))
 
 
 def ask(tensors):

@@ -302,3 +302,20 @@ async def test_the_first_attempt_is_closed_before_the_second():
 
     await World(only_active(), engine=Logged()).chat()
     assert log == ["open", "closed", "open", "closed"]
+
+
+@pytest.mark.parametrize("name", ["schema_too_costly", "schemas_busy"])
+async def test_a_schema_that_cost_too_much_this_time_is_never_evidence(name):
+    record = {"error": {"class": name, "source": "validation"}}
+
+    class Busy(Scripted):
+        async def send(self, endpoint, target, request):
+            if str(target) != str(f.target(7)):
+                yield head(ANSWER, TOKENS)
+                return
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    world = World(only_active(), engine=Busy(head(b'{"error": {"code": 1}}', record, 400)))
+    assert (await world.chat()).status_code == 400
+    assert [(r.error, r.caused_by) for r in world.records] == [(None, "caller")]
