@@ -104,7 +104,7 @@ async def test_int8_is_made_committed_measured_and_found_again(js, store, merged
             assert event.data.variant == "int8"
     assert {("quantise", 1.0, 2.0, "layers"), ("quantise", 2.0, 2.0, "layers")} <= steps
     reported = {step for step, *_ in steps} - {"check precision"}  # on a CPU with products of bfloat16 only
-    assert reported == {"download", "load", "smooth", "quantise", "evaluate", "upload"}
+    assert reported == {"download", "load", "smooth", "quantise", "evaluate", "evaluate merged model", "upload"}
     work_log = service.folder / "work" / "quantiser" / "work.log"
     size = work_log.stat().st_size
     await publish_event(js, request(merged))  # another event, the same work
