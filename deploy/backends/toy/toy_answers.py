@@ -53,7 +53,7 @@ class TextAnswer:
 
 @dataclass
 class Record:
-    """What the engine did for one request since the last record; its form is documented in `openai_app`."""
+    """What the engine did for one request since the last record; its form is documented in `openai_record`."""
 
     prompt_tokens: int = 0
     output_tokens: int = 0
