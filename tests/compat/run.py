@@ -168,9 +168,13 @@ def _count_succeeded(name: str, folder: Path) -> int:
     return 0
 
 
+_VARIABLES = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_FILE", "TERM", "TMPDIR")
+
+
 def _run(command: list[Any], folder: Path) -> subprocess.CompletedProcess[str]:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OPENAI_API_KEY": "none", "DO_NOT_TRACK": "1"}
-    environment = {**os.environ, **offline, "PYTHONPATH": str(ROOT)}
+    known = {name: os.environ[name] for name in _VARIABLES if name in os.environ}  # no keys: foreign code runs with it
+    environment = {**known, **offline, "PYTHONPATH": str(ROOT)}
     if "aiperf" in str(command[0]):
         del environment["HF_HUB_OFFLINE"]  # with it, aiperf takes no folder as a tokenizer
         del environment["TRANSFORMERS_OFFLINE"]
