@@ -101,6 +101,7 @@ class EngineClient:
         self._process = process
         self._turn = asyncio.Lock()
         self.endpoint = engine.endpoint
+        self.runtime = engine.runtime
 
     async def index(self):
         return await self._engine.index()
