@@ -67,7 +67,9 @@ async def triton():
 
 async def how_it_ended(triton) -> str:
     await asyncio.wait_for(triton.ended.wait(), 10)
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(10):
+        while not triton.ends:
+            await asyncio.sleep(0.05)
     return triton.ends[0]
 
 
