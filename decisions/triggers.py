@@ -136,10 +136,16 @@ def _of_latency(trigger: Trigger, record: Inference) -> bool | None:
 
 
 def _of_all(slos: Sequence[bool | None], record: Inference) -> bool | None:
-    """Return whether a request failed or missed an SLO; None if nothing is known of any."""
+    """Return whether a request failed or missed an SLO; None if nothing is known of any.
+
+    A caller that leaves measures less: its request counts if it missed an SLO before, and is never good.
+    """
     if not slos or (record.finish_reason != CANCELLED and record.error is not None):
         return True if slos else None
-    return any(slos) if any(slo is not None for slo in slos) else None
+    if any(slos):
+        return True
+    is_known = record.finish_reason != CANCELLED and any(slo is not None for slo in slos)
+    return False if is_known else None
 
 
 def _of_first_token(record: Inference, limit_ms: float) -> bool | None:

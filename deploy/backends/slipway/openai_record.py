@@ -94,7 +94,7 @@ class Recorder:
             self.error = {"class": type(error).__name__, "source": find_source(error, started=bool(self.answers))}
 
     def note_answer(self, status: int | None, body: bytes) -> None:
-        """Note a failure that only the answer tells: an error in a stream that began well, or an error status."""
+        """Note a failure that only the answer shows: an error in a stream that began well, or an error status."""
         if self.error is not None:
             return
         if body.startswith(_ERROR_EVENT):

@@ -42,9 +42,9 @@ class TextAnswer:
             self.reason = asked.reason
         end = len(whole)
         if asked.stops and len(self.tokens) > asked.min_tokens:
-            places = [(at, stop) for stop in asked.stops if (at := whole.find(stop, len(self.text))) >= 0]
-            if places:
-                (end, self.stop), self.reason = min(places), "stop"
+            matches = [(at, stop) for stop in asked.stops if (at := whole.find(stop, len(self.text))) >= 0]
+            if matches:
+                (end, self.stop), self.reason = min(matches), "stop"
             elif self.reason is None:
                 end = max(len(self.text), end - max(map(len, asked.stops)) + 1)
         delta, self.text = whole[len(self.text) : end], whole[:end]

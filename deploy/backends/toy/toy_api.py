@@ -79,7 +79,7 @@ class ToyApi:
             if is_cancelled():
                 return
             engine.raise_if_dead()
-            self._fail_as_told(asked, steps)
+            self._fail_on_purpose(asked, steps)
             steps += 1
             grown = [(answer, answer.grow(asked)) for answer in growing]
             for answer, delta in grown:
@@ -98,15 +98,15 @@ class ToyApi:
     def _plan(self, asked: Asked) -> list[TextAnswer]:
         """Return the answers before their first token."""
         answers = []
-        for place, prompt in enumerate(asked.prompts):
+        for index, prompt in enumerate(asked.prompts):
             self._engine.take_prompt(prompt)
             for number in range(asked.answers):
                 seed = self._engine.seed + prompt + (f"/{number}" if number else "")
                 mute = self._engine.holds("mute_text", prompt)
-                answers.append(TextAnswer(len(answers), f"{place}.{number}", seed, mute))
+                answers.append(TextAnswer(len(answers), f"{index}.{number}", seed, mute))
         return answers
 
-    def _fail_as_told(self, asked: Asked, steps: int) -> None:
+    def _fail_on_purpose(self, asked: Asked, steps: int) -> None:
         for prompt in asked.prompts:
             for switch, after in (("fail_text", 0), ("break_text", BREAKS_AFTER)):
                 if steps == after and self._engine.holds(switch, prompt):

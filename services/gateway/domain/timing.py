@@ -31,17 +31,17 @@ def first_token_ms(arrivals: Sequence[Arrival], *, held_back: bool = False) -> f
 
 
 def inter_token(arrivals: Sequence[Arrival]) -> InterTokenLatency | None:
-    """Return the inter-token latency: (last - first) / (tokens - 1), and p95 and maximum of the gaps.
+    """Return the inter-token latency: (last - first) / (tokens after the first piece), and p95 and maximum of the gaps.
 
-    A piece of several tokens counts as so many equal gaps. None with fewer than two tokens.
+    A piece of several tokens counts as so many equal gaps; within the first piece no time is known. None with fewer
+    than two pieces.
     """
     pieces = [arrival for arrival in arrivals if arrival.tokens > 0]
-    tokens = sum(piece.tokens for piece in pieces)
-    if tokens < 2 or len(pieces) < 2:
+    if len(pieces) < 2:
         return None
     gaps: list[float] = []
     for before, after in itertools.pairwise(pieces):
         gaps += [(after.at_s - before.at_s) * 1000.0 / after.tokens] * after.tokens
     gaps.sort()
-    mean = (pieces[-1].at_s - pieces[0].at_s) * 1000.0 / (tokens - 1)
+    mean = (pieces[-1].at_s - pieces[0].at_s) * 1000.0 / len(gaps)
     return InterTokenLatency(mean=mean, p95=gaps[math.ceil(0.95 * len(gaps)) - 1], max=gaps[-1])

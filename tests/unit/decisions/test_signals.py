@@ -127,7 +127,7 @@ def test_what_a_trigger_sees(trigger, about, seen):
         ({"e2e_ms": 3100.0}, True),
         ({"itl_ms": None, "queue_ms": None}, False),
         ({"ttft_ms": None, **DEAD}, True),
-        ({"finish_reason": CANCELLED}, False),
+        ({"finish_reason": CANCELLED}, None),  # a caller that leaves has measured less
         ({"finish_reason": CANCELLED, "ttft_ms": 900.0}, True),
         ({"finish_reason": CANCELLED, "ttft_ms": None, "itl_ms": None, "queue_ms": None}, None),
         ({"caused_by": "caller", "error": "bad_request"}, None),

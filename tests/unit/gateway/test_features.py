@@ -79,6 +79,11 @@ def test_inter_token_latency_is_last_minus_first_over_tokens_minus_one():
     assert result.p95 == pytest.approx(150.0)
 
 
+def test_the_time_of_a_first_piece_of_several_tokens_is_not_shared_by_them():
+    result = timing.inter_token([Arrival(1.0, 5, True), Arrival(1.5, 5, True)])
+    assert (result.mean, result.max) == (pytest.approx(100.0), pytest.approx(100.0))
+
+
 @pytest.mark.parametrize("arrivals", [[], [Arrival(1.0, 1, True)], [Arrival(1.0, 3, True)], [Arrival(1, 0, False)] * 3])
 def test_no_inter_token_latency_without_two_pieces(arrivals):
     assert timing.inter_token(arrivals) is None
