@@ -50,6 +50,7 @@ def test_nothing_is_killed_on_a_machine_without_a_free_processor(stack):
 @pytest.mark.parametrize("name", ["triton", "gateway", "server-manager", "nats", "s3", "quantiser"])
 def test_a_part_that_is_stopped_while_it_serves(stack, name):
     wait_until(lambda: answers(stack, "bot") == SERVED, timeout_s=60, what="serving")
+    wait_until(lambda: stack.part(name)["state"] == "ready", timeout_s=60, what=f"{name} ready after the hang before")
     before = stack.part(name)["pid"]
     began = time.monotonic()
     os.kill(before, signal.SIGSTOP)
