@@ -16,6 +16,8 @@ from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 
 SERVING_FILE: Final = "serving.json"
 """The file of a checkpoint with its serving settings: an object with the fields of `ServingSettings`."""
+NO_PARSER: Final = "none"
+"""The value of `tool_parser` or `reasoning_parser`, in an event or a file, that says: none, and detect none."""
 MAX_CONTEXT_TOKENS: Final = 16_777_216
 MAX_SHARDS: Final = 1024
 _MAX_COUNT: Final = 1_048_576
@@ -23,21 +25,42 @@ _MAX_DEPTH: Final = 16
 _MAX_INTEGER: Final = 2**63
 _KV_CACHE_DTYPES: Final = ("auto", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-GIVEN_VARIABLES: Final = frozenset(
+_OF_A_REQUEST: Final = frozenset(
     {
         "add_generation_prompt",
-        "bos_token",
         "chat_template",
         "continue_final_message",
         "conversation",
+        "conversations",
         "documents",
-        "eos_token",
         "messages",
-        "tokenize",
+        "raise_exception",
+        "strftime_now",
         "tools",
     }
 )
-"""What the engine or a request gives a chat template; no setting may."""
+_OF_THE_TOKENIZER: Final = frozenset(
+    {
+        "bos_token",
+        "cls_token",
+        "eos_token",
+        "mask_token",
+        "max_length",
+        "pad_token",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "self",
+        "sep_token",
+        "tokenize",
+        "tokenizer_kwargs",
+        "truncation",
+        "unk_token",
+    }
+)
+GIVEN_VARIABLES: Final = _OF_A_REQUEST | _OF_THE_TOKENIZER
+"""What the engine, its tokenizer or a request gives a chat template; no setting may. A test asks the engine."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +118,12 @@ def _too_large(excess: TooLarge) -> SettingsRefused:
 
 
 def _assess_parser(name: str, value: str | None, known: frozenset[str]) -> SettingsRefused | None:
-    if value is None or value in known:
+    if value is None or value == NO_PARSER or value in known:
         return None
-    reason = f"{name} {value[:100]!r} is not a parser of the engine; it has {', '.join(sorted(known))}."
+    reason = (
+        f"{name} {value[:100]!r} is not a parser of the engine; it has {', '.join(sorted(known))}. "
+        f"{NO_PARSER} means that no parser is set or detected."
+    )
     return SettingsRefused(reason, {"setting": name, "value": value[:100]})
 
 
@@ -153,13 +179,17 @@ def _assess_variables(options: Mapping[str, Any]) -> SettingsRefused | None:
             reason = f"template_options may not set {name[:100]!r}; use the name of a variable of the chat template."
             return SettingsRefused(reason, details)
         if name in GIVEN_VARIABLES:
-            reason = f"template_options may not set {name}: the engine sets it for each request."
+            reason = f"template_options may not set {name}: the engine or its tokenizer sets it for each request."
             return SettingsRefused(reason, details)
     return None
 
 
 def _shown(value: Any) -> str:
-    return json.dumps(value, default=str)[:100]
+    return _shown_whole(value)[:100]
+
+
+def _shown_whole(value: Any) -> str:
+    return json.dumps(value, default=str, sort_keys=True)  # by their JSON: in Python, 1 equals true
 
 
 def parse_settings(text: str) -> ServingSettings | SettingsRefused:
@@ -191,6 +221,26 @@ def combine(event: ServingSettings | None, files: ServingSettings | None) -> Ser
         if settings is not None:
             merged |= {name: value for name, value in settings if value not in (None, {})}
     return ServingSettings(**merged) if merged else None
+
+
+def settle(settings: ServingSettings | None) -> ServingSettings | None:
+    """Return combined settings as manifests have them: a parser that was declined is not set."""
+    if settings is None:
+        return None
+    declined = {name for name in ("tool_parser", "reasoning_parser") if getattr(settings, name) == NO_PARSER}
+    return combine(settings.model_copy(update=dict.fromkeys(declined)), None)
+
+
+def find_departure(asked: ServingSettings | None, proved: ServingSettings | None) -> str | None:
+    """Return the first setting of an event that a version does not have; None if it has them all.
+
+    Settings that the event leaves open are the checkpoint's: the version may have any.
+    """
+    for name, value in asked or ():
+        wanted = None if value == NO_PARSER else value
+        if value not in (None, {}) and _shown_whole(wanted) != _shown_whole(getattr(proved, name, None)):
+            return name
+    return None
 
 
 def engine_arguments(settings: ServingSettings | None) -> dict[str, Any]:

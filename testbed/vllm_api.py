@@ -11,7 +11,9 @@ os.environ.update({"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATIN
 
 
 def main() -> None:
-    """Print `{"paths": {path: methods}, "fields": {path: names}, "parsers": {kind: names}}`."""
+    """Print `{"paths": {path: methods}, "fields": {path: names}, "parsers": {kind: names}, "given": names}`."""
+    from transformers import PreTrainedTokenizerBase
+    from transformers.utils.chat_template_utils import _compile_jinja_template
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -21,6 +23,7 @@ def main() -> None:
     from vllm.entrypoints.pooling.embed import protocol as embed
     from vllm.entrypoints.serve.tokenize import protocol as tokenize
     from vllm.reasoning import ReasoningParserManager
+    from vllm.renderers.hf import _get_hf_base_chat_template_params
     from vllm.tool_parsers import ToolParserManager
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -43,6 +46,10 @@ def main() -> None:
             "tool": sorted(ToolParserManager.list_registered()),
             "reasoning": sorted(ReasoningParserManager.list_registered()),
         },
+        "given": sorted(
+            {"messages", *_get_hf_base_chat_template_params(), *PreTrainedTokenizerBase.SPECIAL_TOKENS_ATTRIBUTES}
+            | set(_compile_jinja_template("").globals) - {"range", "dict", "lipsum", "cycler", "joiner", "namespace"}
+        ),
     }
     json.dump(result, sys.stdout)
 

@@ -7,7 +7,7 @@ from contracts.envelope import Event
 from contracts.facts import CheckpointMerged, CheckpointRejected, MergeMethod, ReleaseOpened
 from contracts.manifests import MergedManifest
 from contracts.vocabulary import ArtifactRef, ServingSettings
-from decisions.serving_settings import combine
+from decisions.serving_settings import combine, settle
 from services.merger import domain
 from services.merger.ports import Artifacts, Folder, MergeEngine, MergeJob, MergeResult, Templates
 from services.merger.rejections import raise_rejection
@@ -54,9 +54,9 @@ class Merger:
         self, event: ServingSettings | None, manifest: MergedManifest, ref: ArtifactRef
     ) -> tuple[MergedManifest, ArtifactRef]:
         """Return the same merged model with the event's settings over those of the checkpoint's files."""
-        settings = combine(event, manifest.serving)
+        settings = settle(combine(event, manifest.serving))
         # By their JSON: in Python, 1 equals true.
-        if settings is None or _as_json(settings) == _as_json(manifest.serving):
+        if _as_json(settings) == _as_json(manifest.serving):
             return manifest, ref
         output_key = domain.plan_settings_key(manifest.output_key, settings)
         committed = await asyncio.to_thread(self.artifacts.find_merged, output_key)

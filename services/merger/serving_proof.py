@@ -7,7 +7,7 @@ from typing import Any
 
 from contracts.manifests import FileEntry
 from contracts.vocabulary import ServingSettings
-from decisions.serving_settings import SERVING_FILE, SettingsRefused, assess_settings, combine, parse_settings
+from decisions.serving_settings import SERVING_FILE, SettingsRefused, assess_settings, combine, parse_settings, settle
 from services.merger import domain
 from services.merger.domain import serving
 from services.merger.ports import Artifacts, Folder, Templates
@@ -45,6 +45,7 @@ class ServingProof:
         Raises:
             Permanent: `serving_invalid` or `tools_not_rendered`.
         """
+        settings = settle(settings)
         if settings is None:
             return
         model = await self._describe(files)
@@ -58,7 +59,10 @@ class ServingProof:
             raise_rejection(serving.assess_tool_rendering(await self._render_tools(model, settings)))
 
     async def complete(self, settings: ServingSettings | None, files: Sequence[FileEntry]) -> ServingSettings | None:
-        """Return the settings with the tool parser that the chat template is written for, where that is certain."""
+        """Return the settings with the tool parser that the chat template is written for, where that is certain.
+
+        No parser is detected where the settings decline one.
+        """
         settings = settings or ServingSettings()
         model = await self._describe(files)
         if settings.tool_parser is None and model.template is not None and "tools" in model.template:
@@ -67,7 +71,7 @@ class ServingProof:
             except Permanent:
                 text = ""  # a template for other conversations
             settings = settings.model_copy(update={"tool_parser": serving.find_tool_parser(text)})
-        return combine(None, settings)
+        return settle(settings)
 
     async def _describe(self, files: Sequence[FileEntry]) -> serving.ModelDescription:
         folder = Folder("", tuple(files), "")

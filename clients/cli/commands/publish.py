@@ -4,10 +4,9 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
-import typer
-
+from clients.cli import publish_options as options
 from clients.cli.commands.base import find_base
 from clients.cli.commands.orders import load_policy
 from clients.cli.connection import JsonOption, StackAddress, StateOption, find_stack
@@ -17,7 +16,7 @@ from clients.cli.parsing import check_model
 from clients.cli.upload import Advance, model_files, progress_bar
 from clients.cli.version_records import open_store
 from clients.training import Connection as TrainingConnection
-from clients.training import PublishError, Run, publish_checkpoint
+from clients.training import Published, PublishError, Run, publish_checkpoint
 from contracts.facts import BaseModelRef, EvalResult, Weights
 from contracts.sources import scheme_of
 from contracts.vocabulary import ServingSettings, Variant
@@ -26,60 +25,23 @@ from decisions.serving_settings import assess_settings, combine
 
 def publish(
     *,
-    model: Annotated[str, typer.Option(help="Name of the model that the checkpoint belongs to.")],
-    base: Annotated[str, typer.Option(help="Imported base model, NAME or NAME@REVISION.")],
-    adapter: Annotated[
-        str,
-        typer.Option(
-            help="Folder that save_pretrained wrote, with a LoRA or full weights; or hf://REPO@REVISION or "
-            "file:///FOLDER."
-        ),
-    ],
-    run_id: Annotated[str, typer.Option(help="Training run that produced the checkpoint.")],
-    data_hash: Annotated[str, typer.Option(help="Digest of the training data, sha256:HEX.")],
-    hyperparameter: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For example lr=0.0002; repeatable.")
-    ] = None,
-    evaluated: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--eval",
-            metavar="SUITE:METRIC=VALUE",
-            help="Evaluation result, for example tickets:accuracy=0.9; repeatable.",
-        ),
-    ] = None,
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PRECISION",
-            help="Precision to produce: bf16, int8, fp8, gptq-int4, awq-int4; repeatable (default: int8).",
-        ),
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option(help="Release policy, YAML or JSON (default: the stored policy of the model).")
-    ] = None,
-    attempt: Annotated[int, typer.Option(help="Increase it to release the same checkpoint again on purpose.")] = 1,
-    calibration: Annotated[Path | None, typer.Option(help="JSON lines to calibrate quantisation on.")] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="JSON lines to measure latency and quality with.")] = None,
-    tool_parser: Annotated[
-        str | None, typer.Option(help="The engine's parser of tool calls, for example hermes.")
-    ] = None,
-    reasoning_parser: Annotated[
-        str | None, typer.Option(help="The engine's parser of reasoning, for example qwen3.")
-    ] = None,
-    context_tokens: Annotated[
-        int | None, typer.Option(min=1, help="The longest context, prompt and answer (default: the fleet's).")
-    ] = None,
-    template_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="A variable of the chat template, for example enable_thinking=false; repeatable."
-        ),
-    ] = None,
-    engine_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="An option of the engine, for example max_num_seqs=64; repeatable."),
-    ] = None,
+    model: options.ModelName,
+    base: options.Base,
+    adapter: options.Adapter,
+    run_id: options.RunId,
+    data_hash: options.DataHash,
+    hyperparameter: options.Hyperparameters = None,
+    evaluated: options.Evaluated = None,
+    variant: options.Variants = None,
+    policy: options.Policy = None,
+    attempt: options.Attempt = 1,
+    calibration: options.Calibration = None,
+    evaluation: options.Evaluation = None,
+    tool_parser: options.ToolParser = None,
+    reasoning_parser: options.ReasoningParser = None,
+    context_tokens: options.ContextTokens = None,
+    template_option: options.TemplateOptions = None,
+    engine_option: options.EngineOptions = None,
     state: StateOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -91,51 +53,66 @@ def publish(
         hyperparameters=parse_values(hyperparameter or [], "hyperparameter"),
         evals=[parse_eval(item) for item in evaluated or []],
     )
-    variants = parse_variants(variant or ["int8"])
-    serving = check_serving(
-        ServingSettings(
-            tool_parser=tool_parser,
-            reasoning_parser=reasoning_parser,
-            context_tokens=context_tokens,
-            template_options=parse_values(template_option or [], "template option"),
-            options=parse_values(engine_option or [], "engine option"),
-        )
+    serving = ServingSettings(
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
+        context_tokens=context_tokens,
+        template_options=parse_values(template_option or [], "template option"),
+        options=parse_values(engine_option or [], "engine option"),
     )
-    release_policy = load_policy(policy) if policy is not None else None
-    stack = find_stack(state)
+    release: dict[str, Any] = {
+        "model": model,
+        "run": run,
+        "variants": parse_variants(variant or ["int8"]),
+        "serving": check_serving(serving),
+        "policy": load_policy(policy) if policy is not None else None,
+        "calibration": calibration,
+        "evaluation": evaluation,
+        "attempt": attempt,
+    }
+    published = upload(find_stack(state), base, adapter, release, quiet=as_json)
+    show_published(published, model, run_id, as_json=as_json)
+
+
+def upload(stack: StackAddress, base: str, adapter: str, release: dict[str, Any], *, quiet: bool) -> Published:
+    """Upload a checkpoint and publish its event.
+
+    Args:
+        stack: The stack that it is published to.
+        base: Imported base model, NAME or NAME@REVISION.
+        adapter: The folder of the checkpoint, or its location outside the store.
+        release: The other arguments of `publish_checkpoint`.
+        quiet: Show no progress.
+
+    Raises:
+        CommandError: It cannot be published; the message says why.
+    """
     imported = find_base(open_store(stack), base)
     base_ref = BaseModelRef(
         name=imported.name, revision=imported.revision, uri=imported.folder.uri, digest=imported.folder.digest
     )
-    weights = find_weights(adapter, quiet=as_json)
+    weights = find_weights(adapter, quiet=quiet)
     total = 0 if isinstance(weights, Weights) else sum(path.stat().st_size for path in model_files(weights))
     try:
-        with progress_bar(f"uploading {adapter}", total, shown=total > 0 and not as_json) as advance:
-            published = publish_checkpoint(
-                weights,
-                model=model,
-                base=base_ref,
-                run=run,
-                connection=training_connection(stack),
-                variants=variants,
-                policy=release_policy,
-                calibration=calibration,
-                evaluation=evaluation,
-                serving=serving,
-                attempt=attempt,
-                progress=steps(advance),
+        with progress_bar(f"uploading {adapter}", total, shown=total > 0 and not quiet) as advance:
+            return publish_checkpoint(
+                weights, base=base_ref, connection=training_connection(stack), progress=steps(advance), **release
             )
     except PublishError as error:
         raise CommandError(str(error)) from error
+
+
+def show_published(published: Published, model: str, run_id: str, *, as_json: bool) -> None:
+    """Print what was published, and how its release is followed."""
     if as_json:
         ref = published.weights.model_dump(mode="json")
         show_json({"event_id": published.event_id, "model": model, "run_id": run_id, "weights": ref})
-    else:
-        again = " again" if published.duplicate else ""
-        show_line(
-            f"published a checkpoint of {model}{again} (run {run_id}); "
-            f"follow the release with `slipway status {model} --follow`"
-        )
+        return
+    again = " again" if published.duplicate else ""
+    show_line(
+        f"published a checkpoint of {model}{again} (run {run_id}); "
+        f"follow the release with `slipway status {model} --follow`"
+    )
 
 
 def find_weights(adapter: str, *, quiet: bool) -> Path | Weights:

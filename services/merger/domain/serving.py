@@ -160,13 +160,12 @@ def find_tool_parser(text: str) -> str | None:
     return matches[0] if len(matches) == 1 else None
 
 
-def plan_settings_key(merged: Digest, settings: ServingSettings) -> Digest:
+def plan_settings_key(merged: Digest, settings: ServingSettings | None) -> Digest:
     """Return the output key of a merged model with other serving settings.
 
     Args:
         merged: output key of the merged model.
-        settings: the settings of the version.
+        settings: the settings of the version; None if none of those of the files is left.
     """
-    return digest_of_json(
-        {"step": "settings", "merged": merged, "serving": settings.model_dump(mode="json", exclude_none=True)}
-    )
+    serving = settings.model_dump(mode="json", exclude_none=True) if settings is not None else None
+    return digest_of_json({"step": "settings", "merged": merged, "serving": serving})

@@ -8,13 +8,16 @@ from contracts.vocabulary import ServingSettings
 from decisions.engine_parsers import REASONING_PARSERS, TOOL_PARSERS
 from decisions.serving_settings import (
     ENGINE_OPTIONS,
+    NO_PARSER,
     SettingsRefused,
     api_settings,
     assess_settings,
     combine,
     describe_settings,
     engine_arguments,
+    find_departure,
     parse_settings,
+    settle,
 )
 from shared.errors import Permanent
 
@@ -49,7 +52,7 @@ def test_settings_that_the_engine_takes_are_accepted():
         ),
         ({"options": {"enable_prefix_caching": "yes"}}, 'options.enable_prefix_caching is "yes"; it must be true or'),
         ({"options": {"kv_cache_dtype": ["fp8"]}}, "it must be one of auto, bfloat16, fp8"),
-        ({"template_options": {"tools": []}}, "template_options may not set tools: the engine sets it"),
+        ({"template_options": {"tools": []}}, "template_options may not set tools: the engine or its tokenizer"),
         ({"template_options": {"a b": 1}}, "template_options may not set 'a b'; use the name of a variable"),
         ({"template_options": {"text": "x" * 9000}}, "serving.template_options has 9,012 bytes as JSON; the limit is"),
     ],
@@ -150,3 +153,44 @@ def test_what_no_manifest_can_store_is_refused_with_a_reason_that_can_be_publish
     error = Permanent(refused.code, refused.reason, **refused.details)
     assert error.reason.encode()
     assert json.dumps(error.details, ensure_ascii=False).encode()
+
+
+def test_a_parser_can_be_declined():
+    declined = ServingSettings(tool_parser="none", reasoning_parser="none")
+    assert assess_settings(declined) is None
+    assert NO_PARSER not in TOOL_PARSERS | REASONING_PARSERS
+    files = ServingSettings(tool_parser="hermes", reasoning_parser="qwen3", context_tokens=512)
+    assert settle(combine(declined, files)) == ServingSettings(context_tokens=512)
+    assert settle(declined) is settle(None) is None
+    assert settle(FULL) == FULL
+
+
+@pytest.mark.parametrize(
+    ("asked", "proved", "departure"),
+    [
+        (None, None, None),
+        (None, FULL, None),
+        (ServingSettings(), FULL, None),
+        (FULL, FULL, None),
+        (FULL, None, "context_tokens"),
+        (ServingSettings(tool_parser="hermes"), FULL, None),
+        (ServingSettings(tool_parser="mistral"), FULL, "tool_parser"),
+        (ServingSettings(tool_parser="none"), FULL, "tool_parser"),
+        (ServingSettings(tool_parser="none"), ServingSettings(context_tokens=8), None),
+        (ServingSettings(tool_parser="none"), None, None),
+        (ServingSettings(options={"max_num_seqs": 9}), FULL, "options"),
+        (ServingSettings(options={"max_num_seqs": 8}), FULL, "options"),
+        (ServingSettings(options={"kv_cache_dtype": "fp8", "max_num_seqs": 8}), FULL, None),
+        (ServingSettings(template_options={"a": 1}), ServingSettings(template_options={"a": True}), "template_options"),
+    ],
+)
+def test_a_version_has_the_settings_that_its_event_asked_for(asked, proved, departure):
+    assert find_departure(asked, proved) == departure
+
+
+@pytest.mark.parametrize("name", ["truncation", "pad_token", "self", "conversations", "strftime_now", "return_dict"])
+def test_what_the_tokenizer_takes_as_an_argument_is_no_option_of_a_template(name):
+    refused = assess_settings(ServingSettings(template_options={name: 1}))
+    assert refused.reason == (
+        f"template_options may not set {name}: the engine or its tokenizer sets it for each request."
+    )

@@ -183,3 +183,23 @@ def test_templates_and_tokens_are_read_in_every_form():
     assert (model.template, model.special_tokens) == ("t", {"bos_token": "", "eos_token": "</s>"})
     assert serving.describe_model({**texts, "chat_template.jinja": "own"}).template == "own"
     assert serving.describe_model({"config.json": "[", "tokenizer_config.json": "7"}).template is None
+
+
+async def test_an_event_declines_the_parser_that_the_template_is_written_for():
+    world = use_case()
+    detected, _ = await world.merge(order(), quiet)
+    declined, _ = await world.merge(order(ServingSettings(tool_parser="none")), quiet)
+    assert (detected.serving, declined.serving) == (TOOLS, None)
+    assert declined.output_key != detected.output_key
+    other = ServingSettings(tool_parser="none", context_tokens=64)
+    assert (await world.merge(order(other), quiet))[0].serving == ServingSettings(context_tokens=64)
+
+
+async def test_a_file_declines_a_parser_and_an_event_sets_it_again():
+    world = use_case(file={"tool_parser": "none", "reasoning_parser": "none"})
+    assert (await world.merge(order(), quiet))[0].serving is None
+    assert (await world.merge(order(TOOLS), quiet))[0].serving == TOOLS
+    manifest, _ = await use_case(PLAIN, file={"tool_parser": "none"}).merge(
+        order(ServingSettings(tool_parser="none")), quiet
+    )
+    assert (manifest.serving, manifest.settings_of) == (None, None)
