@@ -1,32 +1,22 @@
 """What services keep in their buckets: versioned records, and the facts that a record has yet to publish."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from .envelope import derived_id
 from .facts import Fact
+from .stored import Migration, StoredRecord, unchanged
 from .vocabulary import ENVIRONMENTS, Contract, Environment, Instant, ModelName
 
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-"""A pure function from the JSON fields of one schema version to those of the next."""
-
-
-class StoredRecord(Contract):
-    """A record that a service writes by compare-and-set.
-
-    Attributes:
-        SCHEMA_VERSION: Version of the fields. Raise it with every change after which an older reader would drop or
-            misread something, a new field included.
-        MIGRATIONS: By version, how its fields become those of the next version.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
-
-
-def unchanged(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields as they are: the next version only has more optional ones, or more values of a code."""
-    return fields
+__all__ = [
+    "Migration",
+    "OutboxEntry",
+    "OutboxRecord",
+    "StoredRecord",
+    "outbox_entry",
+    "parse_record_key",
+    "record_key",
+    "unchanged",
+]
 
 
 class OutboxEntry(Contract):

@@ -1,9 +1,11 @@
 """The desired production state of a model; `decisions.route_edits` has the only functions that edit it."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from .stored import Migration, StoredRecord, unchanged
 from .vocabulary import Contract, Deployable, ModelName, Target
 
 
@@ -24,8 +26,11 @@ class CanaryShare(Contract):
     weight_ratio: Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class Route(Contract):
+class Route(StoredRecord):
     """What serves production for one model.
+
+    Version 2 has parsers and template options in the serving settings of its targets. A process that does not know them
+    may read it, but not write it: it would drop them, and the target would be loaded without.
 
     Attributes:
         epoch: Rises with every change.
@@ -34,6 +39,9 @@ class Route(Contract):
         quarantined: Targets that were rolled back and take no traffic until their quarantine is lifted.
         cause_id: Id of the event that caused the last change.
     """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: unchanged}
 
     model: ModelName
     epoch: Annotated[int, Field(ge=0)] = 0

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import structlog
 from pydantic import BaseModel
 
-from contracts.records import Migration
+from contracts.stored import Migration
 from shared.errors import Transient
 
 M = TypeVar("M", bound=BaseModel)
@@ -56,6 +57,41 @@ def parse(kind: type[M], data: bytes, name: str) -> tuple[M, int]:
         if version > schema_version(kind):
             raise too_new(kind, version, name) from error
         raise _damaged(name, error) from error
+
+
+def dump_all(records: Mapping[str, BaseModel]) -> bytes:
+    """Return the bytes of a file of records, by key, each with its schema version."""
+    return json.dumps({key: json.loads(dump(record)) for key, record in records.items()}, indent=1).encode()
+
+
+def parse_all(kind: type[M], data: bytes, name: str) -> dict[str, M]:
+    """Return the records of a file, by key. Those that cannot be read, or are of a newer version, are left out.
+
+    Whoever reads a file acts on its records, so one whose fields are not all known is none. A record without a version
+    is of version 1: files had none before.
+
+    Args:
+        kind: The type of the records.
+        data: The bytes of the file.
+        name: The file, for log lines.
+    """
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        fields = None
+        structlog.get_logger().warning("the file of records cannot be read", file=name, error=repr(error))
+    records: dict[str, M] = {}
+    for key, value in fields.items() if isinstance(fields, dict) else ():
+        versioned = {FIELD: 1, **value} if isinstance(value, dict) else value
+        try:
+            record, version = parse(kind, json.dumps(versioned).encode(), f"{key} of {name}")
+            if version > schema_version(kind):
+                raise too_new(kind, version, f"{key} of {name}")
+        except Transient as error:
+            structlog.get_logger().warning("a saved record cannot be used", file=name, key=key, reason=error.sentence())
+            continue
+        records[key] = record
+    return records
 
 
 def migrated(kind: type[BaseModel], fields: dict[str, Any], version: int, name: str) -> dict[str, Any]:

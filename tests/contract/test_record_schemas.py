@@ -16,18 +16,24 @@ from tests.kit.wiring import ROOT
 
 DIGESTS = "tests/contract/record_schemas.json"
 """By the name of a record and its schema version: the digest of its fields."""
+BASES = {"StoredRecord", "OutboxRecord"}
 PROSE = {"title", "description"}
 REFERENCE = re.compile(r"#/\$defs/([^\"]+)")
 
 
 def record_kinds() -> dict[str, type[StoredRecord]]:
-    """Return every kind of record that a service stores, by module and name; only its own module is imported."""
-    names, classes = {"StoredRecord", "OutboxRecord"}, {}
-    trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "services").rglob("*.py"))}
+    """Return every kind of record that is stored, by module and name; only its own module is imported."""
+    names, classes = set(BASES), {}
+    paths = [path for folder in ("contracts", "services") for path in sorted((ROOT / folder).rglob("*.py"))]
+    trees = {path: ast.parse(path.read_text()) for path in paths}
     while True:
         for path, tree in trees.items():
             for node in ast.walk(tree):
-                if isinstance(node, ast.ClassDef) and any(names & named(base) for base in node.bases):
+                if (
+                    isinstance(node, ast.ClassDef)
+                    and node.name not in BASES
+                    and any(names & named(base) for base in node.bases)
+                ):
                     classes[f"{module_of(path)}.{node.name}"] = (module_of(path), node.name)
         if names >= {name for _, name in classes.values()}:
             return {key: getattr(importlib.import_module(module), name) for key, (module, name) in classes.items()}

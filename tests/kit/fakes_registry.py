@@ -99,6 +99,7 @@ def opened(version: int = 1, release_id: str = RELEASE, **changes) -> f.ReleaseO
         variants=checkpoint.variants,
         policy=checkpoint.policy,
         source_event_id="e0",
+        serving=checkpoint.serving,
     )
 
 

@@ -4,11 +4,9 @@ import os
 from pathlib import Path
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
 
 from contracts.routes import Route
-
-_ROUTES = TypeAdapter(dict[str, Route])
+from shared.storage.record_format import dump_all, parse_all
 
 
 class RouteFile:
@@ -18,17 +16,17 @@ class RouteFile:
         self._path = path
 
     def load(self) -> dict[str, Route]:
-        """Return the saved routes; none if the file does not exist or is not valid."""
+        """Return the saved routes; none if the file does not exist or is not valid, nor those of a newer version."""
         try:
-            return _ROUTES.validate_json(self._path.read_bytes())
+            return parse_all(Route, self._path.read_bytes(), str(self._path))
         except FileNotFoundError:
             return {}
-        except (OSError, ValidationError) as error:
+        except OSError as error:
             structlog.get_logger().warning("saved routes are not usable", path=str(self._path), error=repr(error))
             return {}
 
     def save(self, routes: dict[str, Route]) -> None:
         """Write the routes; a reader sees either the old or the new file."""
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        partial.write_bytes(_ROUTES.dump_json(routes, indent=1))
+        partial.write_bytes(dump_all(routes))
         partial.replace(self._path)

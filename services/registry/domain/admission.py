@@ -1,5 +1,6 @@
 """Admission: the checks that a checkpoint must pass before it becomes a release."""
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -7,14 +8,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from contracts.codes import Code
-from contracts.facts import BaseModelRef, CheckpointReady, ReleaseOpened
+from contracts.facts import BaseModelRef, CheckpointMerged, CheckpointReady, CheckpointRejected, ReleaseOpened
 from contracts.limits import TooLarge
 from contracts.manifests import BaseManifest
 from contracts.policy import ReleasePolicy
 from contracts.sources import parse_file_uri, parse_hub_uri
-from contracts.vocabulary import Digest, digest_of_json
+from contracts.vocabulary import Digest, ServingSettings, digest_of_json
 from decisions.policy_comparison import weaknesses
-from decisions.serving_settings import assess_settings, combine
+from decisions.serving_settings import assess_settings, combine, find_departure
 
 RECORD_BYTES = 1024 * 1024
 """The most bytes of an opened release, and of a model's record; the bus takes eight times as much."""
@@ -88,6 +89,24 @@ def assess_serving(ready: CheckpointReady) -> Refusal | None:
     """Refuse serving settings that no engine takes; those of the checkpoint's files are the merger's to read."""
     refused = assess_settings(ready.serving) if ready.serving is not None else None
     return Refusal(refused.code, refused.reason, refused.details) if refused is not None else None
+
+
+def assess_proved_settings(opened: ReleaseOpened, merged: CheckpointMerged) -> CheckpointRejected | None:
+    """Reject a merged model whose serving settings are not those of the event, or that no engine takes."""
+    name = find_departure(opened.serving, merged.serving)
+    if name is not None:
+        asked, proved = (_shown(settings, name) for settings in (opened.serving, merged.serving))
+        reason = f"The merged model has {name} {proved}, but {asked} was published."
+        details = {"setting": name, "published": asked, "proved": proved}
+        return CheckpointRejected(code="settings_mismatch", reason=reason, details=details)
+    refused = assess_settings(merged.serving) if merged.serving is not None else None
+    if refused is None:
+        return None
+    return CheckpointRejected(code=refused.code, reason=refused.reason, details=refused.details)
+
+
+def _shown(settings: ServingSettings | None, name: str) -> str:
+    return json.dumps(getattr(settings, name, None), default=str, sort_keys=True)[:200]
 
 
 def release_id(key: Digest, attempt: int) -> str:

@@ -22,7 +22,7 @@ from contracts.facts import (
 )
 from contracts.routes import Route
 from contracts.vocabulary import Target, Variant
-from services.registry.domain import deadlines, gates, plan, rehearsals
+from services.registry.domain import admission, deadlines, gates, plan, rehearsals
 from services.registry.domain.record import (
     SECOND_MEASUREMENT,
     DeadlineReached,
@@ -60,7 +60,11 @@ Recorded = tuple[str, Changes] | None
 
 
 def _merged(release: Release, fact: CheckpointMerged) -> Recorded:
-    return None if release.merged else ("merged", {"merged": fact})
+    """Keep the merged model; one with other serving settings than were published is a rejection."""
+    if release.merged:
+        return None
+    rejected = admission.assess_proved_settings(release.opened, fact)
+    return ("merged", {"merged": fact}) if rejected is None else _rejected(release, rejected)
 
 
 def _again(release: Release, variant: Variant, number: int, name: str, changes: Changes) -> Recorded:

@@ -5,13 +5,12 @@ import secrets
 from pathlib import Path
 
 import structlog
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from contracts.routes import Route
 from contracts.vocabulary import Runtime
 from services.server_manager.domain.records import Leader
-
-_ROUTES = TypeAdapter(dict[str, Route])
+from shared.storage.record_format import dump_all, parse_all
 
 
 class RoutesFile:
@@ -22,22 +21,22 @@ class RoutesFile:
         self._read: tuple[tuple[int, int, int], dict[str, Route]] | None = None
 
     def load(self) -> dict[str, Route]:
-        """Return the routes; read again only when the file was replaced."""
+        """Return the routes, without those of a newer version; read again only when the file was replaced."""
         try:
             stat = self._path.stat()
             stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if self._read is None or self._read[0] != stamp:
-                self._read = (stamp, _ROUTES.validate_json(self._path.read_bytes()))
+                self._read = (stamp, parse_all(Route, self._path.read_bytes(), str(self._path)))
         except FileNotFoundError:
             return {}
-        except (OSError, ValidationError) as error:
+        except OSError as error:
             structlog.get_logger().warning("saved routes cannot be read", path=str(self._path), error=repr(error))
             return {}
         return dict(self._read[1])
 
     def save(self, routes: dict[str, Route]) -> None:
         """Replace the file as a whole."""
-        _replace(self._path, _ROUTES.dump_json(routes, indent=1))
+        _replace(self._path, dump_all(routes))
 
 
 class LeaseFile:

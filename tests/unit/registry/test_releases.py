@@ -14,6 +14,7 @@ from contracts.facts import (
     VersionRegistered,
 )
 from contracts.policy import Canary, Deadlines, Promotion, QualityGate
+from contracts.vocabulary import ServingSettings
 from services.registry.domain.deadlines import awaited_step, deadline_at
 from services.registry.domain.record import DeadlineReached, Input, Superseded
 from services.registry.domain.releases import decide, open_release
@@ -161,6 +162,47 @@ def test_approval_must_cite_the_digest_of_what_would_be_deployed():
     assert walk.handle(k.approval(k.ref("something else").digest)) == {}
     assert awaited_step(walk.release) == "approval"
     assert "traffic.requested:1" in walk.handle(k.approval(awaited.manifest_digest))
+
+
+HERMES = ServingSettings(tool_parser="hermes", context_tokens=512)
+
+
+@pytest.mark.parametrize(
+    ("published", "proved", "code", "sentence"),
+    [
+        (HERMES, None, "settings_mismatch", "The merged model has context_tokens null, but 512 was published."),
+        (
+            HERMES,
+            ServingSettings(tool_parser="mistral", context_tokens=512),
+            "settings_mismatch",
+            'The merged model has tool_parser "mistral", but "hermes" was published.',
+        ),
+        (
+            ServingSettings(tool_parser="none"),
+            HERMES,
+            "settings_mismatch",
+            'The merged model has tool_parser "hermes", but "none" was published.',
+        ),
+        (None, ServingSettings(tool_parser="of-the-future"), "serving_invalid", "'of-the-future' is not a parser"),
+    ],
+)
+def test_a_merged_model_with_other_settings_than_published_is_rejected(published, proved, code, sentence):
+    walk = Walk(serving=published)
+    emitted = walk.handle(k.merged(serving=proved))
+    assert (walk.end.outcome, walk.end.code) == ("rejected", code)
+    assert sentence in walk.end.reason
+    assert "variant.requested:int8" not in emitted
+    assert walk.release.merged is None
+
+
+@pytest.mark.parametrize(
+    ("published", "proved"),
+    [(None, HERMES), (HERMES, HERMES), (ServingSettings(context_tokens=512), HERMES), (ServingSettings(), None)],
+)
+def test_a_merged_model_may_have_the_settings_of_its_files_beside_the_published_ones(published, proved):
+    walk = Walk(serving=published)
+    assert "variant.requested:int8" in walk.handle(k.merged(serving=proved))
+    assert walk.release.merged.serving == proved
 
 
 def test_a_rejected_checkpoint_ends_with_its_code():
