@@ -90,7 +90,7 @@ ADVICE: dict[Code, str] = {
     "artifact_not_found": "Upload the artifact completely before publishing, then publish again.",
     "digest_mismatch": "The bytes are not those that were announced; upload again and publish the new digest.",
     "serving_invalid": "Correct the named serving setting, in the event (slipway publish --tool-parser, --template-option …) or in serving.json beside the checkpoint.",
-    "tools_not_rendered": "Publish a chat template that renders tools, their calls and results, or leave out the tool parser.",
+    "tools_not_rendered": "Publish a chat template that renders tools, their calls and results, name the parser of the form in which it writes calls, or leave out the tool parser.",
     "settings_mismatch": "The merger proved other serving settings than were published; run registry and merger in one version of Slipway, then publish with a higher attempt.",
     "too_large": "Make the named part smaller: keep long texts and tables in the store, and name them by their URI.",
     "store_refused": "The object store refuses this request permanently; its answer is in the reason. Correct the artifact or its key, then publish again.",

@@ -3,6 +3,7 @@
 A table of vLLM's own parsers: a test compares it with the installed engine.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 TOOL_PARSERS: Final = frozenset(
@@ -106,3 +107,42 @@ REASONING_PARSERS: Final = frozenset(
         "step3p5",
     }
 )
+
+_DEEPSEEK: Final = "<｜tool▁call▁begin｜>"  # noqa: RUF001 - the model's own characters
+_STEP: Final = "<｜tool_call_begin｜>"  # noqa: RUF001 - the model's own characters
+CALL_MARKERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "apertus": ("<|tools_prefix|>",),
+    "deepseek_v3": (_DEEPSEEK,),
+    "deepseek_v31": (_DEEPSEEK,),
+    "dots": ("<dots_function_call>",),
+    "ernie45": ("<tool_call>",),
+    "functiongemma": ("<start_function_call>",),
+    "gemma4": ("<|tool_call>",),
+    "glm45": ("<arg_key>",),
+    "glm47": ("<arg_key>",),
+    "granite": ("<|tool_call|>", "<tool_call>"),
+    "granite-20b-fc": ("<function_call>",),
+    "granite4": ("<tool_call>",),
+    "hermes": ("<tool_call>",),
+    "hunyuan_a13b": ("<tool_calls>",),
+    "internlm": ("<|action_start|>",),
+    "jamba": ("<tool_calls>",),
+    "kimi_k2": ("<|tool_call_begin|>",),
+    "lfm2": ("<|tool_call_start|>",),
+    "llama3_json": ('"name"',),
+    "llama4_json": ('"name"',),
+    "longcat": ("<longcat_tool_call>",),
+    "minimax_m2": ("<minimax:tool_call>",),
+    "mistral": ("[TOOL_CALLS]",),
+    "openai": ("to=functions.",),
+    "phi4_mini_json": ("functools",),
+    "poolside_v1": ("<tool_call>",),
+    "pythonic": ("(parcel=",),
+    "qwen3_coder": ("<function=",),
+    "qwen3_json": ("<tool_call>",),
+    "qwen3_xml": ("<function=",),
+    "seed_oss": ("<seed:tool_call>",),
+    "step3": (_STEP,),
+}
+"""Texts of which a call has one, by the parser that reads it. What a parser reads is more than this; those that are
+missing read several forms, or one without a text of its own. `(parcel=` is of the call that the merger renders."""

@@ -56,7 +56,8 @@ class ServingProof:
             raise_rejection(serving.assess_variables(settings, await self._variables(model.template)))
             await self._render(model, settings, domain.PROBE_CONVERSATION, "serving_invalid")
         if settings.tool_parser is not None:
-            raise_rejection(serving.assess_tool_rendering(await self._render_tools(model, settings)))
+            text = await self._render_tools(model, settings)
+            raise_rejection(serving.assess_tool_rendering(text) or serving.assess_call_form(text, settings.tool_parser))
 
     async def complete(self, settings: ServingSettings | None, files: Sequence[FileEntry]) -> ServingSettings | None:
         """Return the settings with the tool parser that the chat template is written for, where that is certain.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from contracts.vocabulary import Digest, ServingSettings, digest_of_json
+from decisions.engine_parsers import CALL_MARKERS
 from decisions.serving_settings import GIVEN_VARIABLES
 from services.merger.domain.checks import MODEL_CONFIG, Rejection
 
@@ -150,6 +151,32 @@ def assess_tool_rendering(text: str) -> Rejection | None:
         return None
     reason = f"The chat template leaves {', '.join(missing)} out of a conversation with tools."
     return Rejection("tools_not_rendered", reason, {"missing": missing})
+
+
+def assess_call_form(text: str, parser: str) -> Rejection | None:
+    """Reject a rendered call that is not in the form which the named parser reads, as far as its form is known."""
+    call = _call_of(text)
+    markers = CALL_MARKERS.get(parser, ())
+    other = parser in ("hermes", "qwen3_json") and "<function=" in call  # the tags of both, but no JSON in them
+    if not markers or (any(marker in call for marker in markers) and not other):
+        return None
+    fitting = find_tool_parser(text)
+    advice = f"Name {fitting}, which reads it." if fitting else "Name the parser of its form, or none."
+    reason = (
+        f"tool_parser {parser} reads calls with {' or '.join(markers)}{' and JSON' if other else ''}, but the chat "
+        f"template writes {call.strip()[:300]!r}. {advice}"
+    )
+    return Rejection("tools_not_rendered", reason, {"setting": "tool_parser", "value": parser, "fitting": fitting})
+
+
+def _call_of(text: str) -> str:
+    """Return the part between the question and the tool's result, where a template writes the call; else all of it.
+
+    Instructions about tools, which name the form as well, come before the question.
+    """
+    _, _, after = text.rpartition(_MARKS["the question"])
+    call, result, _ = after.partition(_MARKS["the tool's result"])
+    return call if result and _MARKS["the tool's call"] in call else text
 
 
 def find_tool_parser(text: str) -> str | None:

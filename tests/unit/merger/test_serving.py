@@ -5,6 +5,7 @@ import json
 import pytest
 
 from contracts.vocabulary import ServingSettings
+from decisions.engine_parsers import CALL_MARKERS, TOOL_PARSERS
 from services.merger.domain import serving
 from shared.errors import Permanent
 from testbed.factories import base
@@ -203,3 +204,51 @@ async def test_a_file_declines_a_parser_and_an_event_sets_it_again():
         order(ServingSettings(tool_parser="none")), quiet
     )
     assert (manifest.serving, manifest.settings_of) == (None, None)
+
+
+MISTRAL = HERMES.replace("<tool_call>\n{", "[TOOL_CALLS] [{").replace("</tool_call>", "]</s>")
+QWEN = HERMES.replace(
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}',
+    "<function={{ call.function.name }}><parameter=parcel>{{ call.function.arguments.parcel }}</parameter></function>",
+)
+TOLD = HERMES.replace("# Tools", "# Tools\nAnswer within <tool_call></tool_call> or [TOOL_CALLS].")
+
+
+@pytest.mark.parametrize(
+    ("template", "parser", "fits"),
+    [
+        (HERMES, "hermes", True),
+        (HERMES, "qwen3_json", True),
+        (HERMES, "mistral", False),
+        (TOLD, "mistral", False),
+        (HERMES, "qwen3_coder", False),
+        (HERMES, "kimi_k2", False),
+        (HERMES, "xlam", True),
+        (MISTRAL, "mistral", True),
+        (MISTRAL, "hermes", False),
+        (QWEN, "qwen3_coder", True),
+        (QWEN, "hermes", False),
+        (LLAMA, "llama3_json", True),
+        (LLAMA, "hermes", False),
+        (TOLD.replace("<tool_call>\n{", "[TOOL_CALLS] [{"), "hermes", False),
+    ],
+)
+async def test_a_parser_must_read_the_form_in_which_the_template_writes_calls(template, parser, fits):
+    settings = ServingSettings(tool_parser=parser)
+    if fits:
+        assert (await use_case(template).merge(order(settings), quiet))[0].serving == settings
+        return
+    code, reason = await rejection(template, settings)
+    assert code == "tools_not_rendered"
+    assert f"tool_parser {parser} reads calls with " in reason
+
+
+async def test_the_parser_that_fits_is_named():
+    _, reason = await rejection(TOLD, ServingSettings(tool_parser="mistral"))
+    assert "reads calls with [TOOL_CALLS], but the chat template writes '" in reason
+    assert '<tool_call>\\n{"name": "find_parcel"' in reason
+    assert reason.endswith("Name hermes, which reads it.")
+
+
+def test_the_markers_are_of_parsers_that_the_engine_has():
+    assert set(CALL_MARKERS) < TOOL_PARSERS
