@@ -237,8 +237,8 @@ def find_departure(asked: ServingSettings | None, proved: ServingSettings | None
     Settings that the event leaves open are the checkpoint's: the version may have any.
     """
     for name, value in asked or ():
-        wanted = None if value == NO_PARSER else value
-        if value not in (None, {}) and _shown_whole(wanted) != _shown_whole(getattr(proved, name, None)):
+        expected = None if value == NO_PARSER else value
+        if value not in (None, {}) and _shown_whole(expected) != _shown_whole(getattr(proved, name, None)):
             return name
     return None
 
