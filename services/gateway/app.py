@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import make_asgi_app
+from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -26,6 +26,7 @@ from services.gateway.metrics import GatewayMetrics
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
+from services.gateway.worker_metrics import count_ready, exposed_registry
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
 
@@ -73,12 +74,12 @@ def build(
         answer_s=settings.answer_s,
         limits=CostLimits(),
     )
-    metrics.watch_routes(tables["production"])
+    exposed = exposed_registry(bus.metrics)
     rest = Starlette(
         routes=[
             *model_routes(tables, int(clock.now().timestamp())),
-            *probe_routes(dependencies, telemetry, is_connected),
-            Mount("/metrics", make_asgi_app(registry=bus.metrics)),
+            *probe_routes(dependencies, telemetry, is_connected, exposed, settings.workers),
+            Mount("/metrics", current_metrics(dependencies, is_connected, exposed)),
         ],
         exception_handlers={HTTPException: _http_error, RequestRejected: _rejected, 500: _defect},
     )
@@ -135,8 +136,28 @@ def model_routes(tables: Mapping[Environment, RouteTable], created: int) -> list
     return [Route("/v1/models", models), Route("/v1/models/{name:path}", model)]
 
 
-def probe_routes(dependencies: Dependencies, telemetry: Telemetry, is_connected: Callable[[], bool]) -> list[Route]:
-    """Return the routes `/healthz` and `/readyz`."""
+def current_metrics(
+    dependencies: Dependencies, is_connected: Callable[[], bool], exposed: CollectorRegistry
+) -> ASGIApp:
+    """Return the application that shows the metrics of all workers, with the present state of this one."""
+    metrics, table = dependencies.metrics, dependencies.tables["production"]
+    show = make_asgi_app(registry=exposed)
+
+    async def show_current(scope: Scope, receive: Receive, send: Send) -> None:
+        metrics.refresh(table, connected=is_connected())
+        await show(scope, receive, send)
+
+    return show_current
+
+
+def probe_routes(
+    dependencies: Dependencies,
+    telemetry: Telemetry,
+    is_connected: Callable[[], bool],
+    exposed: CollectorRegistry,
+    workers: int,
+) -> list[Route]:
+    """Return the routes `/healthz` and `/readyz`; the gateway is ready when all of its workers are."""
     table, staging = dependencies.tables["production"], dependencies.tables["staging"]
 
     async def healthz(_request: Request) -> Response:
@@ -144,9 +165,8 @@ def probe_routes(dependencies: Dependencies, telemetry: Telemetry, is_connected:
 
     async def readyz(_request: Request) -> Response:
         connected = is_connected()
-        dependencies.metrics.bus_connected.set(connected)
-        # Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve.
-        ready = connected or bool(table.all())
+        ready = dependencies.metrics.refresh(table, connected=connected)
+        count = count_ready(exposed)
         active = [f"{drill.drill_id} on {drill.environment} {drill.target}" for drill in dependencies.drills.active()]
         checks = {
             "bus": "ok" if connected else "not connected",
@@ -155,7 +175,9 @@ def probe_routes(dependencies: Dependencies, telemetry: Telemetry, is_connected:
             "staging": str(len(staging.all())),
             "drills": ", ".join(active) or "none",
             "telemetry": telemetry.problem or "ok",
+            "workers": f"{count} of {workers} ready",
         }
+        ready = ready and count >= workers
         return JSONResponse({"service": SERVICE, "ready": ready, "checks": checks}, 200 if ready else 503)
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]

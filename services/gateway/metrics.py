@@ -1,19 +1,27 @@
 """The gateway's Prometheus metrics, by target; staging is never counted as production."""
 
+from collections.abc import Callable
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from contracts.facts import Inference
 from contracts.vocabulary import Environment
+from services.gateway.ports import Pause
 from services.gateway.route_table import RouteTable
+from services.gateway.worker_metrics import WORKERS_READY
 
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30, 60)
+_REFRESH_S = 0.5
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5, 20)
 
 
 class GatewayMetrics:
-    """Counters and histograms, fed with one record per request."""
+    """Counters and histograms, fed with one record per request.
+
+    Several workers show their metrics as one: counters, histograms and requests in flight are added up, the bus is
+    connected if it is in every worker, and of routes the worst worker counts.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         name = "slipway_gateway_"
@@ -36,7 +44,13 @@ class GatewayMetrics:
             name + "itl_seconds", "Mean time between tokens of a request", by, registry=registry, buckets=_ITL_S
         )
         self._tokens = Counter(name + "output_tokens", "Generated tokens", by, registry=registry)
-        self.in_flight = Gauge(name + "in_flight", "Requests being answered", ["environment"], registry=registry)
+        self.in_flight = Gauge(
+            name + "in_flight",
+            "Requests being answered",
+            ["environment"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
         self.retries = Counter(
             name + "retries", "Second attempts before the first token", ["environment"], registry=registry
         )
@@ -58,18 +72,43 @@ class GatewayMetrics:
             ["target"],
             registry=registry,
         )
-        self.bus_connected = Gauge(name + "bus_connected", "1 while the bus is connected", registry=registry)
+        self._ready = Gauge(WORKERS_READY, "Workers that can serve", registry=registry, multiprocess_mode="livesum")
+        self._bus_connected = Gauge(
+            name + "bus_connected",
+            "1 while the bus is connected",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self._routes_lost = Gauge(
-            name + "routes_lost", "Models that are served although the bucket has no route of them", registry=registry
+            name + "routes_lost",
+            "Models that are served although the bucket has no route of them",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self._routes_older = Gauge(
-            name + "routes_older", "Models whose route in the bucket is older than the served one", registry=registry
+            name + "routes_older",
+            "Models whose route in the bucket is older than the served one",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
 
-    def watch_routes(self, table: RouteTable) -> None:
-        """Export how many routes of a table its bucket lost, or has in an older state."""
-        self._routes_lost.set_function(lambda: len(table.lost))
-        self._routes_older.set_function(lambda: len(table.older))
+    def refresh(self, table: RouteTable, *, connected: bool) -> bool:
+        """Export the state of this process; return whether it can serve.
+
+        Saved routes are enough: a gateway must serve without the bus. Without either it cannot serve.
+        """
+        ready = connected or bool(table.all())
+        self._ready.set(ready)
+        self._bus_connected.set(connected)
+        self._routes_lost.set(len(table.lost))
+        self._routes_older.set(len(table.older))
+        return ready
+
+    async def keep_current(self, is_connected: Callable[[], bool], table: RouteTable, pause: Pause) -> None:
+        """Export the state of this process again and again, for the other workers."""
+        while True:
+            self.refresh(table, connected=is_connected())
+            await pause(_REFRESH_S)
 
     def observe(self, record: Inference) -> None:
         """Count one request."""

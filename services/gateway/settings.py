@@ -13,6 +13,8 @@ class GatewaySettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="ignore")
 
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port; every limit below is that of one worker."""
     first_token_s: Seconds = 60.0
     inter_token_s: Seconds = 20.0
     answer_s: Seconds = 600.0

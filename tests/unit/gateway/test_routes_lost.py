@@ -158,4 +158,5 @@ async def test_readiness_the_metrics_and_the_list_of_models():
     assert (await world.http.get("/v1/models")).json() == before
     assert (await world.chat()).status_code == 200
     await world.table.apply(MODEL, BEFORE, 3)
+    assert "slipway_gateway_routes_older 1.0\n" in (await world.http.get("/metrics/")).text
     assert world.metric("slipway_gateway_routes_older ") == ["slipway_gateway_routes_older 1.0"]

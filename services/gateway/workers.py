@@ -1,0 +1,103 @@
+"""Several worker processes behind one listening socket, started and restarted by gunicorn.
+
+Each worker is a whole gateway: it has its own connection to the bus, routes, limits, budgets and describing process.
+The socket is shared, so a connection that no worker has accepted yet survives the death of any of them, and a worker
+whose event loop hangs gets no new ones; it is killed after `HANG_S`.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Any, Final
+
+import structlog
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.workers.base import Worker
+
+from services.gateway.adapters.http_protocol import BACKLOG
+from services.gateway.process import serve
+from services.gateway.settings import GatewaySettings
+from services.gateway.worker_metrics import forget_worker
+from shared.runtime.settings import Connection
+
+HANG_S: Final = 20
+"""Time after which a worker whose event loop does not run is killed: that of the stack's supervisor for busy parts."""
+_BEAT_S: Final = 1.0
+_LAST_FLUSH_S: Final = 8
+"""Time for the last telemetry after `DRAIN_S`."""
+
+
+class WorkerPool(BaseApplication):
+    """The workers of one gateway; `run` ends when all of them have ended."""
+
+    def __init__(self, connection: Connection, settings: GatewaySettings) -> None:
+        self.connection = connection
+        self.settings = settings
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set what gunicorn needs to know; it reads no file and no variable for that."""
+        host, folder = self.connection.http_host, self.connection.work_dir("gateway")
+        values = {
+            "bind": f"{f'[{host}]' if ':' in host else host}:{self.connection.http_port}",
+            "workers": self.settings.workers,
+            "worker_class": GatewayWorker,
+            "worker_tmp_dir": str(folder),
+            "backlog": BACKLOG,
+            "timeout": HANG_S,
+            "graceful_timeout": self.settings.drain_s + _LAST_FLUSH_S,
+            "control_socket_disable": True,
+            "logger_class": WorkerLog,
+            "errorlog": None,
+            "loglevel": "warning",
+            "child_exit": lambda _arbiter, worker: forget_worker(worker.pid),
+        }
+        for name, value in values.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> None:  # type: ignore[override]  # nothing that gunicorn would call
+        """Do nothing: the worker composes the application itself."""
+
+
+class GatewayWorker(Worker):
+    """One worker: it serves, and tells gunicorn that its event loop runs."""
+
+    app: WorkerPool
+
+    def run(self) -> None:
+        """Serve until gunicorn, or its end, stops this worker."""
+        structlog.contextvars.bind_contextvars(worker=self.pid)
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        # gunicorn's quick stop, after Ctrl-C, finishes streams as well.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, signal.raise_signal, signal.SIGTERM)
+        beating = asyncio.ensure_future(self._beat())
+        try:
+            sockets = [wrapped.sock for wrapped in self.sockets]  # type: ignore[attr-defined]  # the stubs lack it
+            await serve(self.app.connection, self.app.settings, sockets)
+        finally:
+            beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beating
+
+    async def _beat(self) -> None:
+        stopping = False
+        while True:
+            self.notify()
+            if os.getppid() != self.ppid and not stopping:
+                structlog.get_logger().error("the process that supervises the workers ended; this worker stops")
+                stopping = True
+                signal.raise_signal(signal.SIGTERM)
+            await asyncio.sleep(_BEAT_S)
+
+
+class WorkerLog(Logger):
+    """Gunicorn's warnings and errors among the service's own JSON lines."""
+
+    def setup(self, cfg: Any) -> None:
+        """Pass records to the root logger."""
+        super().setup(cfg)
+        self.error_log.propagate = True

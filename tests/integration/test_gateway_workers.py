@@ -1,0 +1,215 @@
+"""A gateway with two workers behind one port: gunicorn, real Triton (toy engine), real bus."""
+
+import asyncio
+import contextlib
+import os
+import signal
+
+import httpx
+import psutil
+import pytest
+
+from contracts.envelope import nats_subject
+from contracts.facts import InferenceBatch
+from contracts.routes import Route
+from contracts.services import TELEMETRY
+from shared.storage.kv import Bucket
+from testbed.gateway import Gateway, load_toy
+from testbed.servers import connection, running, wait_until
+from tests.integration.test_gateway import put_route, telemetry
+
+pytestmark = pytest.mark.real
+PATH = "/v1/chat/completions"
+HELLO = {"model": "toy", "messages": [{"role": "user", "content": "zebra giraffe"}]}
+
+
+class Workers(Gateway):
+    """The processes of a gateway that has two workers."""
+
+    def pids(self) -> set[int]:
+        """Return the ids of the workers; each may have a child that describes texts."""
+        return {child.pid for child in psutil.Process(self.process.pid).children()}
+
+    def accepts_of(self, pid: int) -> set[int]:
+        """Return the callers' ports of the connections that a worker has."""
+        connections = psutil.Process(pid).net_connections("tcp")
+        return {entry.raddr.port for entry in connections if entry.raddr and entry.laddr.port == self.port}
+
+    def counted(self, version: int) -> float:
+        labels = f'environment="production",outcome="ok",target="toy.v{version}.bf16"'
+        return self.metric(f"slipway_gateway_requests_total{{{labels}}}")
+
+
+@pytest.fixture(scope="module")
+def toy(triton):
+    return {version: load_toy(triton, "toy", version, token_delay_ms="10") for version in (1, 2)}
+
+
+@pytest.fixture
+async def gateway(nats_server, js, tmp_path, toy):
+    await Bucket(js, "routes", Route).create("toy", Route(model="toy", epoch=1, active=toy[2], previous=toy[1]))
+    with running(Workers(tmp_path, connection(nats_server, None, tmp_path), workers=2, drain_s=10)) as process:
+        await known(process)
+        yield process
+
+
+async def known(gateway) -> None:
+    async with asyncio.timeout(10):
+        while gateway.get("/v1/models/toy") is None:
+            await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def one_client_each(gateway):
+    """Yield, by worker, a client whose only connection that worker has accepted."""
+    async with contextlib.AsyncExitStack() as stack:
+        found = {}
+        async with asyncio.timeout(20):
+            while set(found) != gateway.pids():
+                limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
+                client = httpx.AsyncClient(base_url=gateway.base_url, limits=limits, timeout=20, trust_env=False)
+                await stack.enter_async_context(client)
+                async with client.stream("GET", "/healthz") as answer:
+                    await answer.aread()
+                    port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
+                for pid in gateway.pids():
+                    if port in gateway.accepts_of(pid):
+                        found.setdefault(pid, client)
+        yield found
+
+
+async def ask(client, **changes) -> httpx.Response:
+    answer = await client.post(PATH, json=HELLO | {"max_tokens": 3} | changes)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def ask_anew(gateway, count: int) -> list[str]:
+    """Return the versions that answer so many callers, each with a connection of its own."""
+
+    async def once() -> str:
+        async with httpx.AsyncClient(base_url=gateway.base_url, timeout=20, trust_env=False) as client:
+            return (await ask(client)).headers["x-slipway-version"]
+
+    return list(await asyncio.gather(*(once() for _ in range(count))))
+
+
+async def read_stream(client, started: asyncio.Event, tokens: int) -> str:
+    async with client.stream("POST", PATH, json=HELLO | {"max_tokens": tokens, "stream": True}) as answer:
+        started.set()
+        return (await answer.aread()).decode()
+
+
+async def start_streams(clients, tokens: int) -> list[asyncio.Task[str]]:
+    """Start a stream at each worker and wait until all of them have begun."""
+    started = [asyncio.Event() for _ in clients]
+    tasks = [asyncio.ensure_future(read_stream(*pair, tokens)) for pair in zip(clients, started, strict=True)]
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(event.wait() for event in started))
+    return tasks
+
+
+async def test_both_workers_answer_and_their_metrics_and_telemetry_add_up(js, gateway):
+    async with one_client_each(gateway) as clients:
+        for client in clients.values():
+            await asyncio.gather(*(ask(client) for _ in range(10)))
+        shown = [(await client.get("/metrics/")).text for client in clients.values()]
+    requests = [line for text in shown for line in text.splitlines() if line.startswith("slipway_gateway_requests_tot")]
+    assert [line.rpartition(" ")[2] for line in requests] == ["20.0", "20.0"]
+    assert gateway.metric('slipway_gateway_in_flight{environment="production"}') == 0
+    assert gateway.metric("slipway_gateway_bus_connected") == 1
+    assert gateway.get("/readyz").json()["checks"]["workers"] == "2 of 2 ready"
+    records, _ = await telemetry(js, 20)
+    assert len({record.request_id for record in records}) == len(records) == 20
+
+
+async def test_the_batches_of_two_workers_have_ids_of_their_own(js, gateway):
+    subscription = await js.pull_subscribe(nats_subject(InferenceBatch.TYPE, "*", "production"), stream=TELEMETRY)
+    async with one_client_each(gateway) as clients:
+        for client in clients.values():
+            await ask(client)
+    ids = []
+    async with asyncio.timeout(20):
+        while len(ids) < 2:
+            with contextlib.suppress(TimeoutError):
+                ids += [message.headers["Nats-Msg-Id"] for message in await subscription.fetch(10, timeout=1)]
+    assert len(set(ids)) == len(ids) == 2
+
+
+async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_is_lost(gateway):
+    await ask_anew(gateway, 20)
+    before, victim = gateway.pids(), min(gateway.pids())
+    os.kill(victim, signal.SIGKILL)
+    assert await ask_anew(gateway, 20) == ["toy.v2.bf16"] * 20
+    await asyncio.to_thread(wait_until, lambda: len(gateway.pids() - {victim}) == 2, what="another worker")
+    assert before - {victim} <= gateway.pids()
+    await asyncio.to_thread(wait_until, lambda: gateway.get("/readyz"), what="both workers being ready")
+    async with one_client_each(gateway) as clients:
+        assert set(clients) == gateway.pids()
+        for client in clients.values():
+            await ask(client)
+    assert gateway.counted(2) == 42
+
+
+async def test_not_ready_while_a_worker_is_missing(gateway):
+    supervisor = psutil.Process(gateway.process.pid)
+    supervisor.suspend()  # so that it does not replace the worker yet
+    try:
+        os.kill(min(gateway.pids()), signal.SIGKILL)
+        supervisor.resume()
+        wait_until(lambda: gateway.get("/readyz") is None, timeout_s=5, what="the gateway not being ready")
+    finally:
+        supervisor.resume()
+    wait_until(lambda: gateway.get("/readyz"), what="the gateway being ready again")
+
+
+async def test_a_rollback_reaches_both_workers(js, gateway, toy):
+    async with one_client_each(gateway) as clients:
+        for client in clients.values():
+            assert (await ask(client)).headers["x-slipway-version"] == "toy.v2.bf16"
+        await put_route(js, gateway, Route(model="toy", epoch=2, active=toy[1], previous=toy[2]))
+        async with asyncio.timeout(5):
+            for client in clients.values():
+                while (await ask(client)).headers["x-slipway-version"] != "toy.v1.bf16":
+                    await asyncio.sleep(0.02)
+        for client in clients.values():
+            assert (await ask(client)).headers["x-slipway-version"] == "toy.v1.bf16"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_finishes_the_streams_of_both_workers(gateway, number):
+    async with one_client_each(gateway) as clients:
+        streams = await start_streams(clients.values(), tokens=150)
+        everyone = [psutil.Process(pid) for pid in gateway.pids()]
+        everyone += [child for worker in everyone for child in worker.children()]
+        for pid in [gateway.process.pid, *(gateway.pids() if number == signal.SIGINT else ())]:
+            os.kill(pid, number)  # Ctrl-C reaches the whole group
+        texts = await asyncio.gather(*streams)
+    assert [text.endswith("data: [DONE]\n\n") for text in texts] == [True, True]
+    assert [text.count('"content":"') for text in texts] == [151, 151]
+    assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+    assert [process for process in everyone if process.is_running()] == []
+
+
+async def test_no_connection_waits_for_a_gateway_that_stops(gateway):
+    async with one_client_each(gateway) as clients:
+        streams = await start_streams(clients.values(), tokens=200)
+        gateway.process.terminate()
+        async with asyncio.timeout(1.5):
+            while True:
+                try:
+                    async with httpx.AsyncClient(base_url=gateway.base_url, trust_env=False) as http:
+                        await http.get("/healthz", timeout=1)
+                except httpx.ConnectError:
+                    break
+                except (httpx.ReadError, httpx.RemoteProtocolError):
+                    continue
+                await asyncio.sleep(0.02)
+        assert not any(stream.done() for stream in streams)
+        await asyncio.gather(*streams)
+
+
+async def test_workers_end_when_their_supervisor_is_killed(gateway):
+    workers = [psutil.Process(pid) for pid in gateway.pids()]
+    gateway.kill()
+    await asyncio.to_thread(wait_until, lambda: not any(w.is_running() for w in workers), what="the workers ending")
