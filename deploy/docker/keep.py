@@ -1,6 +1,7 @@
 """Run a program and kill it when it hangs, so that the container ends and is started again.
 
-    python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] -- PROGRAM …
+    python -m deploy.docker.keep [--start-s 60] [--url http://127.0.0.1:8080/healthz] [--crash-handler] [--children] --
+        PROGRAM …
 
 The rules are those of `slipway up` (`deploy.local.watch`). Compose itself does not restart unhealthy containers.
 Needs the standard library only.
@@ -52,7 +53,7 @@ class LivenessProbe(threading.Thread):
             time.sleep(1.0)
 
 
-def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool) -> int:
+def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool, children: bool) -> int:
     """Run a program until it ends; return its exit code, or 128 + n for signal n."""
     stopping = threading.Event()
     child = subprocess.Popen(command)
@@ -71,7 +72,7 @@ def keep(command: list[str], *, url: str, start_s: float, crash_handler: bool) -
             code = child.wait(LIMITS.look_s)
         except subprocess.TimeoutExpired:
             before, last_look = last_look, time.monotonic()
-            activity = read_activity(child.pid, crash_handler=crash_handler)
+            activity = read_activity(child.pid, crash_handler=crash_handler, children=children)
             why = detector.look(last_look - before, activity, ready=detector.has_answered, dependencies_ready=True)
             if why is not None and not stopping.is_set():
                 sys.stderr.write(f"keep: {command[0]} {why} and is killed\n")
@@ -89,9 +90,11 @@ def main() -> None:
     parser.add_argument("--url", default=f"http://127.0.0.1:{port}/healthz")
     parser.add_argument("--start-s", type=float, default=60.0)
     parser.add_argument("--crash-handler", action="store_true", help="look for threads in a handler of a fatal signal")
+    parser.add_argument("--children", action="store_true", help="the program's work is done by its child processes")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
-    sys.exit(keep(options.command, url=options.url, start_s=options.start_s, crash_handler=options.crash_handler))
+    limits = {"start_s": options.start_s, "crash_handler": options.crash_handler, "children": options.children}
+    sys.exit(keep(options.command, url=options.url, **limits))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ S3_PORTS = ("s3", "s3-master", "s3-volume", "s3-filer", "s3-admin")
 TRITON_PORTS = ("triton", "triton-grpc", "triton-metrics")
 BUCKET = "slipway"
 SINGLE = frozenset({"gateway"})
-"""Services with one fixed address in the embedded stack. To run more of them, put a proxy in front."""
+"""Services with one fixed address in the embedded stack. The gateway takes several workers instead."""
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Makes waiting torch threads sleep instead of spin: several processes share the cores here."""
 START_LIMIT_S: dict[Probe, float] = {"nats": 60.0, "s3": 60.0, "triton": 30.0, "service": 60.0}
@@ -49,6 +49,7 @@ class Part:
         probe: how readiness is probed.
         stop_rank: parts of a lower rank are stopped first.
         stop_grace_s: time for a graceful stop.
+        works_in_children: its child processes do its work, so it does not hang while they compute.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Part:
     probe: Probe
     stop_rank: int
     stop_grace_s: float = 10.0
+    works_in_children: bool = False
 
     @property
     def recovers(self) -> bool:
@@ -80,10 +82,14 @@ class Keys:
 
 @dataclass(frozen=True)
 class StackConfig:
-    """The requested shape of a stack: the engine, and how many processes of each service."""
+    """The requested shape of a stack: the engine, and how many processes of each service.
+
+    `gateway_workers` share the gateway's port; None leaves their number to the inherited variable `GATEWAY_WORKERS`.
+    """
 
     engine: Engine = "slipway"
     replicas: Mapping[str, int] | None = None
+    gateway_workers: int | None = None
 
     def count(self, service: str) -> int:
         """Return the number of processes of a service."""
@@ -183,6 +189,7 @@ def plan_services(
         **connection_variables(folder, ports, keys),
         **server_manager_variables(folder, config, ports),
         **rollback_controller_variables(config, ports),
+        **({"GATEWAY_WORKERS": str(config.gateway_workers)} if config.gateway_workers else {}),
         "SLIPWAY_HTTP_HOST": LOOPBACK,
         "SLIPWAY_TRACE_FILE": str(folder / "logs" / "spans.jsonl"),
         "PYTHONPATH": str(programs.source),
@@ -200,6 +207,7 @@ def plan_services(
             probe="service",
             stop_rank=0,
             stop_grace_s=STOP_GRACE_S.get(service, 15.0),
+            works_in_children=service == "gateway",
         )
         for service in SERVICES
         for name in replica_names(service, config.count(service))

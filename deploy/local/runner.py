@@ -213,7 +213,11 @@ class Runner:
                 self._memory_kills.append(self._count_kills())
                 crash_handler = part.probe == "triton"
                 watched = crash_handler or detector.needs_activity
-                activity = read_activity(process.pid, crash_handler=crash_handler) if watched else None
+                activity = (
+                    read_activity(process.pid, crash_handler=crash_handler, children=part.works_in_children)
+                    if watched
+                    else None
+                )
                 why = detector.look(
                     last_look - before,
                     activity,

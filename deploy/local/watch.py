@@ -5,6 +5,7 @@ compute, or wait for a CPU or a disk, does not count, up to a limit. Of a late l
 For a process that is stopped by a signal or in its crash handler, all time counts.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,13 +176,16 @@ class _Progress:
     unknown: bool = False
 
 
-def read_activity(pid: int, *, crash_handler: bool = False, proc: Path = PROC) -> Activity | None:
+def read_activity(
+    pid: int, *, crash_handler: bool = False, children: bool = False, proc: Path = PROC
+) -> Activity | None:
     """Return the activity of a process's threads, or None if it is gone or cannot be read.
 
     Args:
         pid: the process.
         crash_handler: look for a thread inside the handler of a fatal signal: there that signal is blocked, but not
             all fatal signals are, as they are in a thread that takes no signals.
+        children: add the threads of its child processes, which do its work.
         proc: the process table.
     """
     ran_ns = waited_ns = faults = 0
@@ -191,6 +195,9 @@ def read_activity(pid: int, *, crash_handler: bool = False, proc: Path = PROC) -
         threads = list((proc / str(pid) / "task").iterdir())
     except OSError:
         return None
+    for child in _find_children(pid, proc) if children else ():
+        with contextlib.suppress(OSError):  # it ended in between
+            threads += (proc / child / "task").iterdir()
     for thread in threads:
         try:
             ran, waited, _ = (thread / "schedstat").read_text().split()
@@ -210,6 +217,17 @@ def read_activity(pid: int, *, crash_handler: bool = False, proc: Path = PROC) -
     return Activity(
         ran_ns / 1e9, waited_ns / 1e9, faults, stopped=states <= STOPPED, on_disk="D" in states, crashing=crashing
     )
+
+
+def _find_children(pid: int, proc: Path) -> list[str]:
+    """Return the ids of a process's children; not every kernel lists them."""
+    children = []
+    for entry in proc.iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1] == str(pid):
+                    children.append(entry.name)
+    return children
 
 
 def _handles_a_fatal_signal(status: str) -> bool:

@@ -22,13 +22,13 @@ from services.gateway.domain.routing import list_models
 from services.gateway.drill_table import DrillTable
 from services.gateway.endpoint import Endpoint
 from services.gateway.http import BodyReader, problem_response
-from services.gateway.metrics import GatewayMetrics
+from services.gateway.metrics import GatewayMetrics, count_ready
 from services.gateway.ports import Engine, NewId, Pause, Telemetry, TextFeatures
 from services.gateway.route_table import RouteTable
 from services.gateway.settings import GatewaySettings
-from services.gateway.worker_metrics import count_ready, exposed_registry
 from shared.messaging.bus import Bus
 from shared.runtime.clock import Clock
+from shared.runtime.process_metrics import exposed_registry
 
 SERVICE = "gateway"
 _DEFECT = Problem(500, "The gateway failed; its log says why.", "server_error", code="internal_error")

@@ -3,7 +3,7 @@
 import asyncio
 
 from services.gateway.settings import GatewaySettings
-from services.gateway.worker_metrics import share_metrics
+from shared.runtime.process_metrics import share_metrics
 from shared.runtime.settings import Connection
 from shared.runtime.telemetry import configure_logging
 

@@ -9,10 +9,10 @@ from contracts.facts import Inference
 from contracts.vocabulary import Environment
 from services.gateway.ports import Pause
 from services.gateway.route_table import RouteTable
-from services.gateway.worker_metrics import WORKERS_READY
 
 _TTFT_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30, 60)
 _REFRESH_S = 0.5
+_READY = "slipway_gateway_workers_ready"
 _ITL_S = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5, 20)
 
 
@@ -72,7 +72,7 @@ class GatewayMetrics:
             ["target"],
             registry=registry,
         )
-        self._ready = Gauge(WORKERS_READY, "Workers that can serve", registry=registry, multiprocess_mode="livesum")
+        self._ready = Gauge(_READY, "Workers that can serve", registry=registry, multiprocess_mode="livesum")
         self._bus_connected = Gauge(
             name + "bus_connected",
             "1 while the bus is connected",
@@ -129,3 +129,8 @@ class GatewayMetrics:
     def count_rejected(self, status: int, environment: Environment | None) -> None:
         """Count a request that was rejected before it reached a target; None if its environment is not valid."""
         self._rejected.labels(environment or "unknown", str(status)).inc()
+
+
+def count_ready(exposed: CollectorRegistry) -> int:
+    """Return the number of workers that can serve; `exposed` holds the metrics of all of them."""
+    return round(exposed.get_sample_value(_READY) or 0)

@@ -1,6 +1,6 @@
 """One process of the gateway: it composes the parts, serves until it is asked to stop, and ends in order.
 
-Metrics are created here: in several workers, `worker_metrics.share_metrics` must run before this is imported.
+Metrics are created here: in several workers, `share_metrics` must run before this is imported.
 """
 
 import asyncio

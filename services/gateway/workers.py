@@ -19,7 +19,7 @@ from gunicorn.workers.base import Worker
 from services.gateway.adapters.http_protocol import BACKLOG
 from services.gateway.process import serve
 from services.gateway.settings import GatewaySettings
-from services.gateway.worker_metrics import forget_worker
+from shared.runtime.process_metrics import forget_process
 from shared.runtime.settings import Connection
 
 HANG_S: Final = 20
@@ -52,7 +52,7 @@ class WorkerPool(BaseApplication):
             "logger_class": WorkerLog,
             "errorlog": None,
             "loglevel": "warning",
-            "child_exit": lambda _arbiter, worker: forget_worker(worker.pid),
+            "child_exit": lambda _arbiter, worker: forget_process(worker.pid),
         }
         for name, value in values.items():
             self.cfg.set(name, value)

@@ -63,9 +63,9 @@ async def known(gateway) -> None:
 async def one_client_each(gateway):
     """Yield, by worker, a client whose only connection that worker has accepted."""
     async with contextlib.AsyncExitStack() as stack:
-        found = {}
+        clients = {}
         async with asyncio.timeout(20):
-            while set(found) != gateway.pids():
+            while set(clients) != gateway.pids():
                 limits = httpx.Limits(max_connections=1, max_keepalive_connections=1)
                 client = httpx.AsyncClient(base_url=gateway.base_url, limits=limits, timeout=20, trust_env=False)
                 await stack.enter_async_context(client)
@@ -74,8 +74,8 @@ async def one_client_each(gateway):
                     port = answer.extensions["network_stream"].get_extra_info("client_addr")[1]
                 for pid in gateway.pids():
                     if port in gateway.accepts_of(pid):
-                        found.setdefault(pid, client)
-        yield found
+                        clients.setdefault(pid, client)
+        yield clients
 
 
 async def ask(client, **changes) -> httpx.Response:

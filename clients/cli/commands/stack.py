@@ -47,6 +47,10 @@ ReplicasOption = Annotated[
     list[str] | None,
     typer.Option(metavar="SERVICE=N", help="Number of processes of a service, for example quantiser=3; repeatable."),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=64, help="Processes that share the gateway's port (default: $GATEWAY_WORKERS, or 1)."),
+]
 
 
 def folder_of(state: Path | None) -> StateFolder:
@@ -59,6 +63,7 @@ def up(
     state: StateOption = None,
     engine: EngineOption = "slipway",
     replicas: ReplicasOption = None,
+    gateway_workers: WorkersOption = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return when the stack is ready, and leave it running.")
     ] = False,
@@ -73,7 +78,7 @@ def up(
 ) -> None:
     """Start the whole stack on this machine and keep it running until Ctrl-C. A later start resumes from its state."""
     folder = folder_of(state)
-    config = StackConfig(parse_engine(engine), parse_replicas(replicas or []))
+    config = StackConfig(parse_engine(engine), parse_replicas(replicas or []), gateway_workers)
     root = engine_env or CliSettings().engine_env or default_engine_root()
     if folder.is_held():
         fail(f"a stack is already up in {folder.shown}; see `slipway ps`, or stop it with `slipway down`")
@@ -82,6 +87,7 @@ def up(
     if detach:
         again = ["--engine", engine, "--timeout", str(timeout), "--engine-env", str(root.absolute()), "--no-preflight"]
         again += [text for item in replicas or [] for text in ("--replicas", item)]
+        again += [] if gateway_workers is None else ["--gateway-workers", str(gateway_workers)]
         _up_detached(folder, again, timeout)
         return
     view = View(quiet=quiet)
@@ -111,7 +117,7 @@ def parse_replicas(items: list[str]) -> dict[str, int]:
         if not count.isdigit() or not 1 <= int(count) <= 16:
             fail(f"--replicas {item}: the number {count!r} is not valid; use 1 to 16", Exit.USAGE)
         if service in SINGLE and int(count) != 1:
-            fail(f"--replicas {item}: {service} has one address, so the embedded stack runs it once", Exit.USAGE)
+            fail(f"--replicas {item}: {service} has one address; use --gateway-workers {count}", Exit.USAGE)
         counts[service] = int(count)
     return counts
 

@@ -40,6 +40,13 @@ def test_services_get_their_own_port_and_the_stacks_addresses():
     assert manager.environment["SLIPWAY_S3_SECRET_KEY"] == "secret"
 
 
+def test_the_gateways_workers_are_a_setting_or_what_the_environment_says():
+    for config, expected in ((StackConfig(), None), (StackConfig(gateway_workers=3), "3")):
+        parts = {part.name: part for part in plan.plan_services(FOLDER, config, ports(), PROGRAMS, KEYS)}
+        assert parts["gateway"].environment.get("GATEWAY_WORKERS") == expected
+        assert [name for name, part in parts.items() if part.works_in_children] == ["gateway"]
+
+
 def test_the_bus_syncs_every_message_and_listens_on_loopback_only():
     _, config = plan.plan_nats(FOLDER, ports(), PROGRAMS)
     assert "sync_interval: always" in config

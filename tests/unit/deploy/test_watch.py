@@ -214,8 +214,8 @@ def test_without_figures_of_the_kernel_the_plain_limits_hold():
 # -- reading the process table -------------------------------------------------------------------------------------------
 
 
-def thread(folder, number, *, state="S", ran=0, waited=0, faults=0, blocked=0):
-    thread = folder / "7" / "task" / str(number)
+def thread(folder, number, *, state="S", ran=0, waited=0, faults=0, blocked=0, process=7):
+    thread = folder / str(process) / "task" / str(number)
     thread.mkdir(parents=True)
     (thread / "schedstat").write_text(f"{ran} {waited} 5\n")
     fields = [state, *["0"] * 8, str(faults), *["0"] * 30]
@@ -232,6 +232,16 @@ def test_the_threads_of_a_process_are_added_up(tmp_path):
     thread(tmp_path, 8, ran=2_000_000_000, faults=1, state="D")
     assert read_activity(7, proc=tmp_path) == Activity(3.0, 0.5, 3, stopped=False, on_disk=True)
     assert read_activity(9, proc=tmp_path) is None
+
+
+def test_the_children_of_a_process_are_added_where_they_do_its_work(tmp_path):
+    thread(tmp_path, 7, ran=1_000_000_000, state="T")
+    for process, parent in ((7, 1), (8, 7), (9, 7), (10, 8)):
+        thread(tmp_path, process + 100, ran=2_000_000_000, process=process)
+        (tmp_path / str(process) / "stat").write_text(f"{process} (a ) name) S {parent} 0\n")
+    (tmp_path / "self").mkdir()
+    assert read_activity(7, proc=tmp_path).ran_s == 3.0
+    assert read_activity(7, children=True, proc=tmp_path) == Activity(7.0, 0.0, 0)
 
 
 def test_stopped_is_what_has_every_thread_stopped(tmp_path):

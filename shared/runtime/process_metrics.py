@@ -1,4 +1,4 @@
-"""Metrics of several workers as one: prometheus_client's multiprocess mode, in files that all of them write."""
+"""Metrics of several processes as one: prometheus_client's multiprocess mode, in files that all of them write."""
 
 import os
 import socket
@@ -13,25 +13,22 @@ if TYPE_CHECKING:
 FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """The variable by which prometheus_client learns, when it is imported, that metrics are shared, and where."""
 
-WORKERS_READY: Final = "slipway_gateway_workers_ready"
-"""The gauge that counts the workers that can serve."""
-
 
 def share_metrics(root: Path) -> None:
-    """Make the metrics of all workers of this process one. Call it before prometheus_client is imported.
+    """Make the metrics of all child processes of this process one. Call it before prometheus_client is imported.
 
     Args:
         root: holds one folder per host and process, which is emptied at start: counters begin at zero.
     """
     host = root / socket.gethostname()
     ScratchDirs(host).remove_stale()
-    folder = host / f"{os.getpid()}-workers"
+    folder = host / f"{os.getpid()}-metrics"
     folder.mkdir(parents=True)
     os.environ[FOLDER] = str(folder)
 
 
 def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
-    """Return the registry that `/metrics` shows: that of this process, or one that adds up all workers."""
+    """Return the registry that `/metrics` shows: that of this process, or one that adds up all processes."""
     if FOLDER not in os.environ:
         return own
     from prometheus_client import CollectorRegistry
@@ -42,13 +39,8 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     return registry
 
 
-def count_ready(exposed: "CollectorRegistry") -> int:
-    """Return the number of workers that can serve."""
-    return round(exposed.get_sample_value(WORKERS_READY) or 0)
-
-
-def forget_worker(pid: int) -> None:
-    """Remove the gauges of a worker that has ended; what it counted stays."""
+def forget_process(pid: int) -> None:
+    """Remove the gauges of a process that has ended; what it counted stays."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
