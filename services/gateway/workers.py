@@ -7,6 +7,7 @@ whose event loop hangs gets no new ones; it is killed after `HANG_S`.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from typing import Any, Final
@@ -19,7 +20,7 @@ from gunicorn.workers.base import Worker
 from services.gateway.adapters.http_protocol import BACKLOG
 from services.gateway.process import serve
 from services.gateway.settings import GatewaySettings
-from shared.runtime.process_metrics import forget_process
+from shared.runtime.process_metrics import forget_process, identify_process
 from shared.runtime.settings import Connection
 
 HANG_S: Final = 20
@@ -35,7 +36,19 @@ class WorkerPool(BaseApplication):
     def __init__(self, connection: Connection, settings: GatewaySettings) -> None:
         self.connection = connection
         self.settings = settings
+        self._numbers: set[int] = set()
         super().__init__()
+
+    def take_number(self) -> int:
+        """Return the smallest number that no worker has."""
+        number = next(number for number in itertools.count() if number not in self._numbers)
+        self._numbers.add(number)
+        return number
+
+    def give_back(self, number: int) -> None:
+        """Let the next worker continue the metrics of one that has ended."""
+        forget_process(number)
+        self._numbers.remove(number)
 
     def load_config(self) -> None:
         """Set what gunicorn needs to know; it reads no file and no variable for that."""
@@ -52,7 +65,7 @@ class WorkerPool(BaseApplication):
             "logger_class": WorkerLog,
             "errorlog": None,
             "loglevel": "warning",
-            "child_exit": lambda _arbiter, worker: forget_process(worker.pid),
+            "child_exit": lambda _arbiter, worker: self.give_back(worker.number),
         }
         for name, value in values.items():
             self.cfg.set(name, value)
@@ -66,9 +79,15 @@ class GatewayWorker(Worker):
 
     app: WorkerPool
 
+    def __init__(self, *arguments: Any) -> None:
+        """Take a number; this happens in the supervising process."""
+        super().__init__(*arguments)
+        self.number = self.app.take_number()
+
     def run(self) -> None:
         """Serve until gunicorn, or its end, stops this worker."""
         structlog.contextvars.bind_contextvars(worker=self.pid)
+        identify_process(self.number)
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
@@ -87,8 +106,10 @@ class GatewayWorker(Worker):
         stopping = False
         while True:
             self.notify()
-            if os.getppid() != self.ppid and not stopping:
-                structlog.get_logger().error("the process that supervises the workers ended; this worker stops")
+            orphaned = os.getppid() != self.ppid
+            if (orphaned or not self.alive) and not stopping:  # not alive: it was asked to stop before it served
+                if orphaned:
+                    structlog.get_logger().error("the process that supervises the workers ended; this worker stops")
                 stopping = True
                 signal.raise_signal(signal.SIGTERM)
             await asyncio.sleep(_BEAT_S)

@@ -39,8 +39,18 @@ def exposed_registry(own: "CollectorRegistry") -> "CollectorRegistry":
     return registry
 
 
-def forget_process(pid: int) -> None:
+def identify_process(number: int) -> None:
+    """Let this process write the files of a number, before it creates metrics; a later process continues its counts.
+
+    By default the files are those of a process id, and every process that ends would leave its own behind.
+    """
+    from prometheus_client import values
+
+    values.ValueClass = values.MultiProcessValue(lambda: number)  # type: ignore[no-untyped-call]
+
+
+def forget_process(number: int) -> None:
     """Remove the gauges of a process that has ended; what it counted stays."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    mark_process_dead(number)  # type: ignore[no-untyped-call]

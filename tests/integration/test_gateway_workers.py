@@ -151,6 +151,31 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_i
     assert gateway.counted(2) == 42
 
 
+async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
+    def files() -> int:
+        return len(list(gateway.folder.rglob("*-metrics/*.db")))
+
+    await ask_anew(gateway, 20)
+    before = files()
+    for _ in range(4):
+        workers = gateway.pids()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(wait_until, lambda old=workers: len(gateway.pids() - old) == 2, what="other workers")
+        await asyncio.to_thread(wait_until, lambda: gateway.get("/readyz"), what="both workers being ready")
+        await ask_anew(gateway, 20)
+    assert files() <= before
+    assert gateway.counted(2) == 100
+
+
+async def test_a_worker_that_is_stopped_while_it_starts_ends(gateway):
+    victim = min(gateway.pids())
+    os.kill(victim, signal.SIGKILL)
+    await asyncio.to_thread(wait_until, lambda: len(gateway.pids() - {victim}) == 2, what="another worker")
+    gateway.process.terminate()
+    assert await asyncio.to_thread(gateway.process.wait, 8) == 0
+
+
 async def test_not_ready_while_a_worker_is_missing(gateway):
     supervisor = psutil.Process(gateway.process.pid)
     supervisor.suspend()  # so that it does not replace the worker yet
