@@ -35,9 +35,12 @@ class Workers(Gateway):
         connections = psutil.Process(pid).net_connections("tcp")
         return {entry.raddr.port for entry in connections if entry.raddr and entry.laddr.port == self.port}
 
-    def counted(self, version: int) -> float:
-        labels = f'environment="production",outcome="ok",target="toy.v{version}.bf16"'
-        return self.metric(f"slipway_gateway_requests_total{{{labels}}}")
+    def until_counted(self, count: int) -> None:
+        """Wait until so many requests are counted in all: each is, just after its answer."""
+        labels = 'environment="production",outcome="ok",target="toy.v2.bf16"'
+        name = f"slipway_gateway_requests_total{{{labels}}}"
+        wait_until(lambda: self.metric(name) >= count, what=f"{count} requests being counted")
+        assert self.metric(name) == count
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +116,7 @@ async def test_both_workers_answer_and_their_metrics_and_telemetry_add_up(js, ga
     async with one_client_each(gateway) as clients:
         for client in clients.values():
             await asyncio.gather(*(ask(client) for _ in range(10)))
+        gateway.until_counted(20)
         shown = [(await client.get("/metrics/")).text for client in clients.values()]
     requests = [line for text in shown for line in text.splitlines() if line.startswith("slipway_gateway_requests_tot")]
     assert [line.rpartition(" ")[2] for line in requests] == ["20.0", "20.0"]
@@ -138,6 +142,7 @@ async def test_the_batches_of_two_workers_have_ids_of_their_own(js, gateway):
 
 async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_is_lost(gateway):
     await ask_anew(gateway, 20)
+    gateway.until_counted(20)
     before, victim = gateway.pids(), min(gateway.pids())
     os.kill(victim, signal.SIGKILL)
     assert await ask_anew(gateway, 20) == ["toy.v2.bf16"] * 20
@@ -148,7 +153,7 @@ async def test_a_killed_worker_is_replaced_while_the_other_serves_and_no_count_i
         assert set(clients) == gateway.pids()
         for client in clients.values():
             await ask(client)
-    assert gateway.counted(2) == 42
+    gateway.until_counted(42)
 
 
 async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
@@ -157,7 +162,8 @@ async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
 
     await ask_anew(gateway, 20)
     before = files()
-    for _ in range(4):
+    for number in range(1, 5):
+        gateway.until_counted(number * 20)
         workers = gateway.pids()
         for pid in workers:
             os.kill(pid, signal.SIGKILL)
@@ -165,7 +171,7 @@ async def test_workers_that_die_again_and_again_leave_no_files_behind(gateway):
         await asyncio.to_thread(wait_until, lambda: gateway.get("/readyz"), what="both workers being ready")
         await ask_anew(gateway, 20)
     assert files() <= before
-    assert gateway.counted(2) == 100
+    gateway.until_counted(100)
 
 
 async def test_a_worker_that_is_stopped_while_it_starts_ends(gateway):

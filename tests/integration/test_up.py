@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -261,10 +262,14 @@ def test_down_stops_a_detached_stack_and_spares_strangers(tmp_path):
     state = tmp_path / "state"
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
-        answer = slipway("up", "--engine", "toy", "--detach", "--replicas", "quantiser=2", state=state)
+        several = ("--replicas", "quantiser=2", "--gateway-workers", "2")
+        answer = slipway("up", "--engine", "toy", "--detach", *several, state=state)
         assert answer.returncode == 0, answer.stdout + answer.stderr
         parts = json.loads((state / "parts.json").read_text())["parts"]
         assert {"quantiser", "quantiser-2"} <= {part["name"] for part in parts}
+        gateway = next(part for part in parts if part["name"] == "gateway")
+        with urllib.request.urlopen(f"http://127.0.0.1:{gateway['port']}/readyz") as ready:
+            assert json.load(ready)["checks"]["workers"] == "2 of 2 ready"
         started = time.monotonic()
         answer = slipway("down", state=state)
         assert answer.returncode == 0, answer.stderr
