@@ -110,6 +110,8 @@ def asks_http(port: int) -> Ask:
     requests = {tokens: build_request(PATH, chat(tokens)) for tokens in (TOKENS, SINGLE_TOKENS, SHORT_TOKENS)}
 
     async def ask(tokens: int) -> float:
+        while idle and not idle[-1].is_open:
+            idle.pop()
         caller = idle.pop() if idle else await connect(port)
         reply = await caller.post(requests[tokens])
         idle.append(caller)

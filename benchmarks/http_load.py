@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
         self._reply = Reply(0.0)
         self._done: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
+        self.is_open = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
             self._done.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
         if self._done is not None and not self._done.done():
             self._done.set_exception(exc or ConnectionError("the server closed the connection"))
 

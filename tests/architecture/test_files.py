@@ -30,6 +30,7 @@ SHARED = {
         "jobs",
         "launch",
         "process",
+        "process_metrics",
         "progress",
         "scratch_dirs",
         "service",
