@@ -205,26 +205,26 @@ def show(contestants: dict[str, Contestant]) -> None:
 @contextmanager
 def contestants_of(folder: Path, only: list[str]) -> Iterator[tuple[dict[str, Contestant], Gateway, NatsServer, Route]]:
     """Start everything; a peer that cannot be installed is named and left out."""
-    found: dict[str, Contestant] = {}
+    contestants: dict[str, Contestant] = {}
     with ExitStack() as stack:
         bus = stack.enter_context(running(NatsServer(folder)))
         triton = stack.enter_context(running(TritonServer(folder)))
         served = load_toy(triton, MODEL, 1, token_delay_ms=str(TOKEN_DELAY_MS))
         gateway = Gateway(folder, connection(bus, None, folder))
-        found[TRITON] = Contestant(asks_triton(TritonEngine(Deadlines()), served))
-        found[GATEWAY] = Contestant(asks_http(gateway.port), engine=TRITON)
-        wanted = [peer for peer in PEERS if not only or peer.name in only]
-        if wanted:
+        contestants[TRITON] = Contestant(asks_triton(TritonEngine(Deadlines()), served))
+        contestants[GATEWAY] = Contestant(asks_http(gateway.port), engine=TRITON)
+        peers = [peer for peer in PEERS if not only or peer.name in only]
+        if peers:
             stand_in = stack.enter_context(running(StandIn(folder, TOKEN_DELAY_MS)))
-            found[HTTP_ENGINE] = Contestant(asks_http(stand_in.port))
-        for peer in wanted:
+            contestants[HTTP_ENGINE] = Contestant(asks_http(stand_in.port))
+        for peer in peers:
             try:
                 server = stack.enter_context(running(peer(folder, stand_in.port)))
             except (NotAvailable, AssertionError) as error:
                 print(f"left out: {error}")
                 continue
-            found[peer.title] = Contestant(asks_http(server.port), server.process.pid, HTTP_ENGINE)
-        yield found, gateway, bus, Route(model=MODEL, epoch=1, active=served)
+            contestants[peer.title] = Contestant(asks_http(server.port), server.process.pid, HTTP_ENGINE)
+        yield contestants, gateway, bus, Route(model=MODEL, epoch=1, active=served)
 
 
 async def route(bus: NatsServer, route_: Route) -> None:
@@ -251,13 +251,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], choices=["gateway", *(peer.name for peer in PEERS)])
     given = parser.parse_args()
     print(describe_machine())
-    with tempfile.TemporaryDirectory() as folder, contestants_of(Path(folder), given.only) as (found, gateway, bus, to):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contestants_of(Path(folder), given.only) as (contestants, gateway, bus, to),
+    ):
         asyncio.run(route(bus, to))
         with running(gateway):
             wait_until(lambda: gateway.get(f"/v1/models/{MODEL}"), what="the route")
-            found[GATEWAY].pid = gateway.process.pid
-            asyncio.run(measure(found, given.rounds))
-    show(found)
+            contestants[GATEWAY].pid = gateway.process.pid
+            asyncio.run(measure(contestants, given.rounds))
+    show(contestants)
 
 
 if __name__ == "__main__":
