@@ -116,7 +116,7 @@ ADVICE: dict[Code, str] = {
     "quality_gate_failed": "The variant lost more quality than the policy allows; ask for a wider precision.",
     "engine_failed": "The engine stopped with an error or a signal; the reason and the log that it names say why.",
     "insufficient_memory": "The serving fleet cannot hold this target; add memory or unload a model.",
-    "variant_not_servable": "The serving fleet's hardware cannot compute in this precision; ask for another one, or serve from the hardware that the reason names.",
+    "variant_not_servable": "The serving fleet's hardware cannot compute in this precision, or has too few devices; ask for what it has, or serve from the hardware that the reason names.",
     "load_failed": "The serving engine could not load the model; its log says why.",
     "no_first_token": "The model loaded but generated nothing; check its files and the engine's log.",
     "engine_dead": "The serving engine died and is being reloaded; send the request again.",

@@ -1,11 +1,11 @@
-"""Which hardware can serve which precision: the one table that placement and releases rely on."""
+"""Which hardware can serve which precision, and on how many devices: what placement and releases rely on."""
 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from contracts.vocabulary import Variant
+from contracts.vocabulary import ServingSettings, Variant
 
 Capability = tuple[int, int]
 """Compute capability of an NVIDIA GPU: (8, 9) is Ada, (9, 0) Hopper."""
@@ -32,10 +32,12 @@ class Hardware:
     Attributes:
         capability: Compute capability; None for a CPU.
         name: Its name, for messages.
+        devices: How many GPUs there are; None where that is not known (declared hardware, a CPU).
     """
 
     capability: Capability | None = None
     name: str = ""
+    devices: int | None = None
 
     def __str__(self) -> str:
         """Return how messages name it: `NVIDIA L4 (compute capability 8.9)`."""
@@ -69,15 +71,26 @@ def weakest(gpus: Iterable[Hardware]) -> Hardware | None:
     return min((gpu for gpu in gpus if gpu.capability), key=lambda gpu: gpu.capability or (0, 0), default=None)
 
 
-def why_not_servable(variant: Variant, hardware: Hardware) -> str | None:
-    """Return why the hardware cannot serve a precision, and what to do; None if it can."""
+def why_not_servable(variant: Variant, hardware: Hardware, serving: ServingSettings | None = None) -> str | None:
+    """Return why the hardware cannot serve a precision with these settings, and what to do; None if it can."""
     if _is_servable(variant, hardware):
-        return None
+        return _too_few_devices(hardware, serving)
     others = [other for other in get_args(Variant) if _is_servable(other, hardware)]
     instead = f", or request {', '.join(others)}" if others else ""
     return (
         f"The serving fleet has {hardware}; {variant} needs a GPU with compute capability "
         f"{format_capability(MIN_CAPABILITY[variant])} or higher. Serve it from such a machine{instead}."
+    )
+
+
+def _too_few_devices(hardware: Hardware, serving: ServingSettings | None) -> str | None:
+    shards = serving.tensor_parallel_size if serving is not None else None
+    if shards is None or hardware.devices is None or shards <= hardware.devices:
+        return None
+    count = f"{hardware.devices} GPU{'' if hardware.devices == 1 else 's'}"
+    return (
+        f"tensor_parallel_size is {shards}, but the serving fleet has {count} ({hardware}). "
+        f"Publish with at most {hardware.devices}, or serve from a machine with more."
     )
 
 

@@ -120,13 +120,15 @@ class Benchmarker:
         settings = staged.candidate.serving
         if settings is None or settings.tool_parser is None:
             return None
-        body = tool_calls.plan_request(staged.candidate.target.model)
-        timeout_s = max(LEAST_TIMEOUT_S, staged.request.load.timeout_s)
+        load, context_tokens = staged.request.load, staged.candidate.context_tokens
+        limit = tool_calls.plan_limit(settings, output_tokens=load.output_tokens, context_tokens=context_tokens)
+        body = tool_calls.plan_request(staged.candidate.target.model, limit)
+        timeout_s = tool_calls.plan_timeout(max(LEAST_TIMEOUT_S, load.timeout_s), limit)
         try:
             answer = await self.engine.ask_api(staged.candidate, tool_calls.PATH, body, timeout_s=timeout_s)
         except SlipwayError as error:
             return tool_calls.not_answered(error.code, error.reason)
-        return tool_calls.assess_answer(answer, settings.tool_parser)
+        return tool_calls.assess_answer(answer, settings.tool_parser, limit)
 
     async def _render(self, served: ServedTarget, prompts: Sequence[Prompt]) -> LoadedSide:
         return LoadedSide(served, tuple([await self._render_one(served, prompt) for prompt in prompts]))

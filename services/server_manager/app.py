@@ -86,7 +86,9 @@ def build(
 
 def refuse_variants(opened: ReleaseOpened, hardware: Hardware) -> list[Emit]:
     """Return a failure for each requested variant that the hardware cannot serve, before any work on it begins."""
-    reasons = {variant: why_not_servable(variant, hardware) for variant in dict.fromkeys(opened.variants)}
+    reasons = {
+        variant: why_not_servable(variant, hardware, opened.serving) for variant in dict.fromkeys(opened.variants)
+    }
     return [
         Emit(VariantFailed(variant=variant, step="stage", code="variant_not_servable", reason=reason), key=variant)
         for variant, reason in reasons.items()

@@ -1,8 +1,9 @@
-"""Renders chat templates in a sandboxed child process, with limits of time, memory and output."""
+"""Renders chat templates in a sandboxed child process, with limits of processor time, memory and output."""
 
 import asyncio
 import contextlib
 import json
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
@@ -15,17 +16,25 @@ from shared.runtime.clock import Clock
 _WORKER = Path(__file__).with_name("chat_template_worker.py")
 _LINE_BYTES = 16 * 1024 * 1024
 _START_S = 30.0
+_BUSY_FACTOR = 10.0
+"""How many times its processor time a rendering may take before it is given up: other work may have the processors."""
 
 
 class ChatTemplates:
     """A child process that renders one template at a time; it is started on first use and replaced after a kill.
 
     A rendering takes far less than a millisecond once the template is compiled.
+
+    Args:
+        clock: The date that templates may print.
+        limit_s: Seconds of processor time that a rendering may take.
+        wait_s: Seconds after which it is given up although it did not take them; by default ten times as many.
     """
 
-    def __init__(self, clock: Clock, *, limit_s: float = 2.0) -> None:
+    def __init__(self, clock: Clock, *, limit_s: float = 2.0, wait_s: float | None = None) -> None:
         self._clock = clock
         self._limit_s = limit_s
+        self._wait_s = wait_s if wait_s is not None else _BUSY_FACTOR * limit_s
         self._lock = asyncio.Lock()
         self._child: Process | None = None
 
@@ -51,9 +60,9 @@ class ChatTemplates:
 
         Raises:
             Permanent: `bad_request` if the template rejects this conversation; `engine_failed` if the template fails or
-                exceeds its limits. After a limit, the detail `stopped` is true: a machine that is overloaded can be the
-                cause.
-            Transient: `internal_error` if the child process does not start.
+                exceeds its limits. None of them depends on what else the machine does.
+            Transient: `internal_error` if the child process does not start; `engine_failed` if the machine has no time
+                or memory for it.
         """
         defaults = {"bos_token": bos_token or "", "eos_token": eos_token or "", "tools": None, "documents": None}
         fixed = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
@@ -71,12 +80,15 @@ class ChatTemplates:
         return frozenset(reply["variables"])
 
     async def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        reply = await self._exchange(json.dumps(request).encode() + b"\n")
+        reply = await self._exchange(json.dumps({**request, "limit_s": self._limit_s}).encode() + b"\n")
         if "rejected" in reply:
             raise Permanent("bad_request", f"The chat template rejects this conversation: {reply['rejected']}")
         if "failed" in reply:
             reason = f"The chat template cannot be rendered: {reply['failed']}."
-            raise Permanent("engine_failed", reason, stopped="stopped" in reply)
+            raise Permanent("engine_failed", reason)
+        if "interrupted" in reply:
+            reason = f"The chat template was not rendered: {reply['interrupted']}; the machine is busy."
+            raise Transient("engine_failed", reason)
         return reply
 
     async def close(self) -> None:
@@ -91,19 +103,28 @@ class ChatTemplates:
             assert child.stdout is not None  # noqa: S101 - it was started with pipes
             reply: dict[str, Any] | None = None
             try:
-                async with asyncio.timeout(self._limit_s):
+                async with asyncio.timeout(self._wait_s):
                     child.stdin.write(line)
                     await child.stdin.drain()
                     reply = _parse(await child.stdout.readline())
+                    return reply or self._describe_end(await child.wait())
             except TimeoutError:
-                return {"failed": f"it exceeded the time limit of {self._limit_s:g} s", "stopped": "late"}
-            except (ConnectionError, ValueError) as error:
-                return {"failed": f"it ended its process ({type(error).__name__})", "stopped": "ended"}
+                return {"interrupted": f"it got less than {self._limit_s:g} s of processor time in {self._wait_s:g} s"}
+            except ConnectionError:
+                return self._describe_end(await child.wait())
+            except ValueError as error:
+                return {"failed": f"it wrote what is no reply ({type(error).__name__})"}
             finally:
                 # Also if the caller was cancelled: a late reply must not be read as that of the next request.
                 if reply is None:
                     await self._end()
-            return reply or {"failed": "it ended its process", "stopped": "ended"}
+
+    def _describe_end(self, returncode: int) -> dict[str, Any]:
+        if returncode == -signal.SIGPROF:
+            return {"failed": f"it exceeded the limit of {self._limit_s:g} s of processor time"}
+        if returncode == -signal.SIGKILL:
+            return {"interrupted": "its process was killed from outside"}  # by the kernel, for memory
+        return {"failed": f"it ended its process ({returncode})"}
 
     async def _running(self) -> Process:
         if self._child is not None and self._child.returncode is None:

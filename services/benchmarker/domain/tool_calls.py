@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from contracts.facts import GateResult
+from contracts.vocabulary import ServingSettings
 
 GATE: Final = "tool_call"
 PATH: Final = "/v1/chat/completions"
 NAME: Final = "find_parcel"
 PARCEL: Final = "K-9027"
 MAX_TOKENS: Final = 128
+REASONING_TOKENS: Final = 2048
+"""For a model with a reasoning parser: it may reason before it calls."""
+MOST_TOKENS: Final = 4096
+LONGEST_S: Final = 600.0
 _SHOWN_CHARS = 300
+_MORE = "load.output_tokens of the policy and context_tokens raise the limit"
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,24 @@ class ApiAnswer:
     body: bytes
 
 
-def plan_request(model: str) -> dict[str, Any]:
+def plan_limit(settings: ServingSettings, *, output_tokens: int, context_tokens: int) -> int:
+    """Return how many tokens the answer may have: at most half of the context, because the rest is the prompt's.
+
+    Args:
+        settings: The serving settings of the candidate.
+        output_tokens: How many the answers of the policy's load have, which may raise the limit.
+        context_tokens: The context of the candidate.
+    """
+    usual = REASONING_TOKENS if settings.reasoning_parser is not None else MAX_TOKENS
+    return max(1, min(max(usual, output_tokens), MOST_TOKENS, context_tokens // 2))
+
+
+def plan_timeout(timeout_s: float, max_tokens: int) -> float:
+    """Return the seconds that the answer may take: those of a request, and in proportion more for more tokens."""
+    return max(timeout_s, min(LONGEST_S, timeout_s * max_tokens / MAX_TOKENS))
+
+
+def plan_request(model: str, max_tokens: int = MAX_TOKENS) -> dict[str, Any]:
     """Return the body of the request. Any model answers it with a call: the engine lets it write nothing else."""
     parameters = {
         "type": "object",
@@ -36,11 +59,11 @@ def plan_request(model: str) -> dict[str, Any]:
         "tools": [{"type": "function", "function": {"name": NAME, "parameters": parameters, "strict": True}}],
         "tool_choice": "required",
         "temperature": 0.0,
-        "max_tokens": MAX_TOKENS,
+        "max_tokens": max_tokens,
     }
 
 
-def assess_answer(answer: ApiAnswer, parser: str) -> GateResult:
+def assess_answer(answer: ApiAnswer, parser: str, max_tokens: int = MAX_TOKENS) -> GateResult:
     """Return pass for an answer with a call of the tool whose arguments are JSON; else fail, with what came instead."""
     if answer.status != 200:
         text = answer.body.decode(errors="replace")[:_SHOWN_CHARS]
@@ -49,7 +72,7 @@ def assess_answer(answer: ApiAnswer, parser: str) -> GateResult:
         choice = json.loads(answer.body)["choices"][0]
         calls = choice["message"].get("tool_calls") or []
         if not calls and choice.get("finish_reason") == "length":
-            return not_answered("cut_off", f"the model generated {MAX_TOKENS} tokens before a call")
+            return not_answered("cut_off", f"the model generated {max_tokens} tokens before a call; {_MORE}")
         names = [call["function"]["name"] for call in calls]
         arguments = [json.loads(call["function"]["arguments"]) for call in calls]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:

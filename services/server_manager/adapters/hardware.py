@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from decisions.servable_variants import Hardware, weakest
@@ -25,7 +26,9 @@ async def detect_hardware() -> Hardware:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         return detect_cpu()
-    return weakest(parse_gpus(listed.decode(errors="replace"))) or detect_cpu()
+    gpus = parse_gpus(listed.decode(errors="replace"))
+    found = weakest(gpus)
+    return replace(found, devices=len(gpus)) if found is not None else detect_cpu()
 
 
 def parse_gpus(listed: str) -> list[Hardware]:

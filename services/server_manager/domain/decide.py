@@ -140,7 +140,7 @@ def decide_waiting(
         everything = {**production, **pair}
         needed = needed_bytes(everything.values(), limits)
         age_s = (now - lease.event.time).total_seconds()
-        refused = why_not_servable(request.candidate.target.variant, limits.hardware)
+        refused = why_not_servable(request.candidate.target.variant, limits.hardware, request.candidate.serving)
         if age_s > limits.lease_age_s:
             answers.append(FailLease(lease, "order_expired", _old("staging", age_s, limits.lease_age_s)))
         elif refused is not None:
@@ -212,7 +212,7 @@ def decide_order(
     void = _void(order, waited_s, limits, now, ended=ended)
     if void is not None:
         return RefuseOrder(order, "order_expired", void)
-    unservable = why_not_servable(request.target.target.variant, limits.hardware)
+    unservable = why_not_servable(request.target.target.variant, limits.hardware, request.target.serving)
     if unservable is not None:
         return RefuseOrder(order, "variant_not_servable", unservable)
     needed = {str(request.target.target): request.target, **plan_production(routes)}

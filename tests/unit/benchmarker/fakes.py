@@ -50,10 +50,12 @@ class FakeEngine:
     scored: list[int] = field(default_factory=list)
     timeouts: set[float] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
+    api_bodies: list[dict[str, object]] = field(default_factory=list)
 
     async def ask_api(self, served, path, body, *, timeout_s):  # noqa: ARG002
         name = served.target.triton_name
         self.asked.append((name, path))
+        self.api_bodies.append(dict(body))
         behaviour = self.behaviours.get(name)
         if behaviour is None:
             raise Transient("endpoint_unreachable", f"{name} is not loaded there")

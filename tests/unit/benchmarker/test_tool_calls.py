@@ -5,7 +5,7 @@ import json
 import pytest
 
 from contracts.vocabulary import ServingSettings
-from services.benchmarker.domain.tool_calls import ApiAnswer, assess_answer, plan_request
+from services.benchmarker.domain.tool_calls import ApiAnswer, assess_answer, plan_limit, plan_request, plan_timeout
 from tests.unit.benchmarker.factories import CANDIDATE, served, staged
 from tests.unit.benchmarker.fakes import Behaviour
 from tests.unit.benchmarker.test_app import make, measure
@@ -46,6 +46,49 @@ def test_anything_else_fails_with_what_came_instead(given, says):
 def test_the_request_requires_a_call():
     body = plan_request("support-bot")
     assert (body["model"], body["tool_choice"]) == ("support-bot", "required")
+
+
+PLAIN = ServingSettings(tool_parser="hermes")
+REASONING = ServingSettings(tool_parser="hermes", reasoning_parser="qwen3")
+
+
+@pytest.mark.parametrize(
+    ("settings", "output_tokens", "context_tokens", "limit"),
+    [
+        (PLAIN, 24, 8192, 128),
+        (PLAIN, 512, 8192, 512),
+        (PLAIN, 24, 200, 100),
+        (PLAIN, 4096, 10**6, 4096),
+        (PLAIN, 10**6, 10**6, 4096),
+        (REASONING, 24, 8192, 2048),
+        (REASONING, 4000, 8192, 4000),
+        (REASONING, 24, 2048, 1024),
+        (REASONING, 24, 1, 1),
+    ],
+)
+def test_a_model_that_reasons_may_write_more_before_it_calls(settings, output_tokens, context_tokens, limit):
+    assert plan_limit(settings, output_tokens=output_tokens, context_tokens=context_tokens) == limit
+    assert plan_request("bot", limit)["max_tokens"] == limit
+
+
+@pytest.mark.parametrize(
+    ("timeout_s", "limit", "planned"), [(60, 128, 60), (60, 256, 120), (60, 4096, 600), (60, 1, 60), (900, 512, 900)]
+)
+def test_a_longer_answer_may_take_longer_within_bounds(timeout_s, limit, planned):
+    assert plan_timeout(timeout_s, limit) == planned
+
+
+def test_an_answer_that_ends_at_the_limit_is_no_evidence_and_says_what_raises_it():
+    cut = ApiAnswer(200, b'{"choices": [{"finish_reason": "length", "message": {"reasoning": "hm"}}]}')
+    result = assess_answer(cut, "hermes", 2048)
+    assert result.verdict == "inconclusive"
+    assert "generated 2048 tokens before a call; load.output_tokens of the policy and context_tokens" in result.reason
+
+
+def test_the_settings_of_the_candidate_decide_the_limit_of_its_request():
+    benchmarker = make(Behaviour(api_answer=CALLED))
+    measure(benchmarker, staged(candidate=served(CANDIDATE, serving=REASONING, context_tokens=3000)))
+    assert benchmarker.engine.api_bodies[0]["max_tokens"] == 1500
 
 
 def test_a_candidate_with_a_tool_parser_is_asked_once_and_the_gate_is_in_the_report():

@@ -7,7 +7,7 @@ import pytest
 from contracts.vocabulary import ServingSettings
 from decisions.engine_parsers import CALL_MARKERS, TOOL_PARSERS
 from services.merger.domain import serving
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from testbed.factories import base
 from tests.kit.checkpoints import opened
 from tests.unit.merger.test_app import REF, entry, merger, quiet
@@ -252,3 +252,23 @@ async def test_the_parser_that_fits_is_named():
 
 def test_the_markers_are_of_parsers_that_the_engine_has():
     assert set(CALL_MARKERS) < TOOL_PARSERS
+
+
+@pytest.mark.parametrize("settings", [None, TOOLS, ServingSettings(template_options={"enable_thinking": False})])
+async def test_a_template_that_a_busy_machine_did_not_render_is_rendered_later(settings):
+    """Neither is the checkpoint rejected, nor its parser missed for ever."""
+    world = use_case(file={"tool_parser": "hermes"} if settings == TOOLS else None)
+    render, busy = world.proof.templates.render_with, True
+
+    async def render_when_idle(template, variables):
+        if busy:
+            raise Transient("engine_failed", "The machine is busy.")
+        return await render(template, variables)
+
+    world.proof.templates.render_with = render_when_idle
+    with pytest.raises(Transient, match="busy"):
+        await world.merge(order(settings), quiet)
+    assert "commit" not in world.artifacts.log
+    busy = False
+    manifest, _ = await world.merge(order(settings), quiet)
+    assert manifest.serving.tool_parser == "hermes"

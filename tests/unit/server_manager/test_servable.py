@@ -6,7 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.facts import VariantFailed
+from contracts.vocabulary import ServingSettings
 from decisions.servable_variants import Hardware
+from services.server_manager.adapters import hardware
 from services.server_manager.adapters.hardware import parse_gpus
 from services.server_manager.app import refuse_variants
 from services.server_manager.domain import staging
@@ -69,3 +71,31 @@ def test_declared_hardware_counts_and_an_invalid_one_keeps_the_service_from_star
     assert ServerManagerSettings(hardware="cuda:8.9").hardware == "cuda:8.9"
     with pytest.raises(ValidationError, match="write cpu, or cuda"):
         ServerManagerSettings(hardware="gpu")
+
+
+def test_more_shards_than_devices_are_refused_before_anything_is_made_and_when_files_set_them():
+    two = replace(ADA, devices=2)
+    opened = fakes_registry.opened(variants=("int8", "bf16"), serving=ServingSettings(tensor_parallel_size=4))
+    emits = refuse_variants(opened, two)
+    assert [(emit.fact.variant, emit.fact.code) for emit in emits] == [
+        ("int8", "variant_not_servable"),
+        ("bf16", "variant_not_servable"),
+    ]
+    assert emits[0].fact.reason == (
+        "tensor_parallel_size is 4, but the serving fleet has 2 GPUs (NVIDIA L4 (compute capability 8.9)). "
+        "Publish with at most 2, or serve from a machine with more."
+    )
+    assert refuse_variants(opened, replace(ADA, devices=4)) == refuse_variants(opened, ADA) == []
+    event = stage_requested("s1")
+    candidate = event.data.candidate.model_copy(update={"serving": ServingSettings(tensor_parallel_size=4)})
+    event = event.model_copy(update={"data": event.data.model_copy(update={"candidate": candidate})})
+    (failed,) = decide(staging.enqueue_staging(Servers(), event), two)
+    assert failed.code == "variant_not_servable"
+
+
+async def test_the_driver_says_how_many_devices_there_are(tmp_path, monkeypatch):
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\nprintf 'NVIDIA H100, 9.0\\nNVIDIA A10, 8.6\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setattr(hardware, "QUERY", (str(driver),))
+    assert await hardware.detect_hardware() == Hardware((8, 6), "NVIDIA A10", devices=2)

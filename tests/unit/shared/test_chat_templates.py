@@ -1,6 +1,8 @@
 """Chat templates: right for good ones, and harmless for hostile ones."""
 
 import asyncio
+import os
+import signal
 from datetime import UTC, datetime
 
 import pytest
@@ -112,9 +114,50 @@ async def test_a_template_that_never_ends_is_killed_and_the_next_one_served():
     templates = ChatTemplates(FixedClock(), limit_s=0.3)
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     try:
-        with pytest.raises(Permanent, match=r"exceeded the time limit of 0\.3 s"):
+        with pytest.raises(Permanent, match=r"exceeded the limit of 0\.3 s of processor time"):
             await templates.render(endless, HELLO)
         assert await templates.render("{{ messages[0]['role'] }}", HELLO) == "user"
+    finally:
+        await templates.close()
+
+
+async def test_a_template_that_the_machine_does_not_run_is_tried_again():
+    """Its process is stopped, as one that gets no processor: that says nothing about the template."""
+    templates = ChatTemplates(FixedClock(), limit_s=5.0, wait_s=0.5)
+    try:
+        await templates.render("warm", HELLO)
+        os.kill(templates._child.pid, signal.SIGSTOP)
+        with pytest.raises(Transient, match=r"it got less than 5 s of processor time in 0\.5 s; the machine is busy"):
+            await templates.render("x", HELLO)
+        assert await templates.render("y", HELLO) == "y"
+    finally:
+        await templates.close()
+
+
+async def test_a_template_whose_process_is_killed_for_memory_is_tried_again(slow_templates):
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    await slow_templates.render("warm", HELLO)
+    killed = slow_templates._child
+    rendering = asyncio.create_task(slow_templates.render(endless, HELLO))
+    await asyncio.sleep(0)
+    killed.kill()
+    with pytest.raises(Transient, match="its process was killed from outside"):
+        await rendering
+    assert await slow_templates.render("y", HELLO) == "y"
+
+
+async def test_the_processor_time_of_earlier_renderings_does_not_count():
+    templates = ChatTemplates(FixedClock(), limit_s=0.5)
+    some = "{% for a in range(2000) %}{% for b in range(100) %}{% endfor %}{% endfor %}done"
+    try:
+        child = None
+        for _ in range(120):
+            assert await templates.render(some, HELLO) == "done"
+            child = child or templates._child
+        with open(f"/proc/{child.pid}/stat") as stat:  # noqa: PTH123
+            ticks = sum(map(int, stat.read().rpartition(")")[2].split()[11:13]))
+        assert templates._child is child
+        assert ticks / os.sysconf("SC_CLK_TCK") > 0.5, "together they took more than one may"
     finally:
         await templates.close()
 
