@@ -27,8 +27,8 @@ async def detect_hardware() -> Hardware:
             process.kill()
         return detect_cpu()
     gpus = parse_gpus(listed.decode(errors="replace"))
-    found = weakest(gpus)
-    return replace(found, devices=len(gpus)) if found is not None else detect_cpu()
+    gpu = weakest(gpus)
+    return replace(gpu, devices=len(gpus)) if gpu is not None else detect_cpu()
 
 
 def parse_gpus(listed: str) -> list[Hardware]:
