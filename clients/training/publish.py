@@ -99,6 +99,7 @@ def publish_checkpoint(
         evaluation: JSON lines to measure latency and quality with, in the same form; each must be valid.
         serving: How the version is served: `tool_parser`, `reasoning_parser`, `template_options`, `context_tokens`,
             `tensor_parallel_size`, `options` of the engine. What is not set is read from `serving.json` in the folder.
+            A parser `none` declines one, also one that would be detected.
         attempt: Increase it to release the same checkpoint again on purpose.
         progress: Called with the bytes sent so far and the total.
 
