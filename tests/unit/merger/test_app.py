@@ -14,7 +14,7 @@ from contracts.vocabulary import ArtifactRef
 from services.merger.app import Merger
 from services.merger.ports import Folder, MergeResult, Rendering
 from services.merger.serving_proof import ServingProof
-from shared.errors import Permanent
+from shared.errors import Permanent, Transient
 from shared.serving.chat_template_worker import answer
 from testbed.factories import base
 from tests.kit.checkpoints import opened
@@ -83,7 +83,12 @@ class FakeEngine:
 class FakeTemplates:
     """Templates in Jinja's own environment, without a process: none of these tests has a hostile one."""
 
+    busy = False
+    """No processor is free for them."""
+
     async def render_with(self, template, variables):
+        if self.busy:
+            raise Transient("engine_failed", "The machine is busy.")
         reply = answer({"template": template, "variables": variables, "now": "2026-11-24T00:00:00+00:00"})
         if "text" not in reply:
             raise Permanent("bad_request" if "rejected" in reply else "engine_failed", str(reply))

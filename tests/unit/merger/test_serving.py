@@ -258,17 +258,10 @@ def test_the_markers_are_of_parsers_that_the_engine_has():
 async def test_a_template_that_a_busy_machine_did_not_render_is_rendered_later(settings):
     """Neither is the checkpoint rejected, nor its parser missed for ever."""
     world = use_case(file={"tool_parser": "hermes"} if settings == TOOLS else None)
-    render, busy = world.proof.templates.render_with, True
-
-    async def render_when_idle(template, variables):
-        if busy:
-            raise Transient("engine_failed", "The machine is busy.")
-        return await render(template, variables)
-
-    world.proof.templates.render_with = render_when_idle
+    world.proof.templates.busy = True
     with pytest.raises(Transient, match="busy"):
         await world.merge(order(settings), quiet)
     assert "commit" not in world.artifacts.log
-    busy = False
+    world.proof.templates.busy = False
     manifest, _ = await world.merge(order(settings), quiet)
     assert manifest.serving.tool_parser == "hermes"
