@@ -42,8 +42,9 @@ test-python: ## the unit tests on another Python, python3.13 unless named: make 
 test-real: setup ## the tests on real models, Triton and vLLM
 	$(PYTEST) -m real
 
-compat: setup ## other clients of the OpenAI API against a real gateway, each in an environment of its own; needs npm
+compat: setup ## other clients of the OpenAI API, and vLLM's own published tests, against a real gateway; needs npm
 	$(BIN)/python -m tests.compat.run
+	$(BIN)/python -m tests.compat.vllm_published
 
 chaos: setup ## the tests that kill things
 	$(PYTEST) tests/chaos

