@@ -18,7 +18,8 @@ SHA256 = {"0.32.0": "d2c957d5eee3d0985012151315ddc62cbe0cd368fc96a5fc3510438d9dd
 """Of vLLM's source distribution, by version."""
 PACKAGES = ("pytest==9.1.0", "pytest-asyncio==1.4.0", "pytest-timeout==2.3.1", "tblib==3.1.0")
 """What vLLM's tests need besides the engine's packages, as vLLM pins them itself in requirements/test/cpu.txt."""
-_NAMES = re.compile(r'(\b(?:MODEL_NAME|model_name|model)\s*=\s*|"model":\s*)"(?:[\w.-]+/[\w.-]+|gpt2)"')
+_NAMES = re.compile(r'\b(?:MODEL_NAME|model_name|model)\s*=\s*("(?:[\w.-]+/[\w.-]+|gpt2)")')
+"""Where a test names a model of a hub; the name may be repeated elsewhere in the file."""
 
 
 def pinned_version() -> str:
@@ -72,7 +73,9 @@ def copy_for(model: str, source: Path, folder: Path) -> Path:
     for part in ("entrypoints", "tool_use"):
         for path in (copied / part).rglob("*.py"):
             text = path.read_text()
-            path.write_text(_NAMES.sub(rf'\1"{model}"', text))
+            for name in set(_NAMES.findall(text)):
+                text = text.replace(name, f'"{model}"')
+            path.write_text(text)
     return copied
 
 

@@ -75,7 +75,9 @@ def test_the_expectations_are_of_the_pinned_version_and_each_has_its_reason():
 def test_only_the_name_of_the_model_is_changed(tmp_path):
     path = tmp_path / "source" / "tests" / "entrypoints" / "test_x.py"
     path.parent.mkdir(parents=True)
-    path.write_text('MODEL_NAME = "Qwen/Qwen3-0.6B"\nmodel_name = "gpt2"\nkind = "application/json"\nmodel="other"\n')
+    path.write_text(
+        'MODEL_NAME = "Qwen/Qwen3-0.6B"\nmodel_name = "gpt2"\nkind = "application/json"\nmodel="other"\n["Qwen/Qwen3-0.6B"]\n'
+    )
     copied = vllm_source.copy_for("bot", tmp_path / "source", tmp_path / "run")
     text = (copied / "entrypoints" / "test_x.py").read_text()
-    assert text == 'MODEL_NAME = "bot"\nmodel_name = "bot"\nkind = "application/json"\nmodel="other"\n'
+    assert text == 'MODEL_NAME = "bot"\nmodel_name = "bot"\nkind = "application/json"\nmodel="other"\n["bot"]\n'
