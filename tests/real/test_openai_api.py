@@ -210,6 +210,8 @@ async def test_a_schema_a_tool_and_the_responses_api(api):
         response_format={"type": "json_schema", "json_schema": {"name": "count", "schema": SCHEMA}}, max_tokens=40
     )
     assert isinstance(json.loads(answer["choices"][0]["message"]["content"])["count"], int)
+    answer, _ = await api.chat(structured_outputs={"choice": ["C++", 'a "quoted" one']}, max_tokens=20)
+    assert answer["choices"][0]["message"]["content"] in {"C++", 'a "quoted" one'}
     answer, _ = await api.chat(
         tools=[TOOL], tool_choice={"type": "function", "function": {"name": "look_up"}}, max_tokens=60
     )

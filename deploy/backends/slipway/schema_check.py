@@ -100,7 +100,9 @@ def find_constraint(given: Any) -> Schema | None:
 
 
 def is_unsupported(schema: Schema) -> bool:
-    """Return whether xgrammar would ignore a part of a JSON schema."""
+    """Return whether xgrammar would ignore a part of a JSON schema; never of a grammar, which is no JSON."""
+    if schema.kind != "json":
+        return False
     from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
     return has_xgrammar_unsupported_json_features(json.loads(schema.spec))

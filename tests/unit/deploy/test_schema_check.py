@@ -47,6 +47,10 @@ def test_the_schemas_of_a_body_are_found_with_their_field(schema_check, body, fi
     assert all((schema.kind, json.loads(schema.spec)) == ("json", SCHEMA) for schema in schemas)
 
 
+def test_a_grammar_is_not_read_as_a_json_schema(schema_check):
+    assert not schema_check.is_unsupported(schema_check.Schema("structured_outputs", "grammar", 'root ::= "a"'))
+
+
 @pytest.fixture
 def slow(schema_check):
     """Compile nothing until the gate opens; count what is compiled."""
