@@ -30,15 +30,20 @@ def pytest_configure(config) -> None:
             return MODEL_FOLDER
 
     repo_utils.hf_api = Downloaded
-    utils.RemoteVLLMServer.__init__ = _connect
-    utils.RemoteVLLMServer._shutdown = lambda _self: None
+    utils.RemoteVLLMServer.__init__ = RunningServer.__init__
+    utils.RemoteVLLMServer._shutdown = RunningServer._shutdown
 
 
-def _connect(server, model, vllm_serve_args, *_args, env_dict=None, **_options) -> None:
-    """Take the place of the constructor: no process is started."""
-    target = urlsplit(URL)
-    server.uds, server.host, server.port = None, target.hostname, target.port
-    server.show_hidden_metrics = False
+class RunningServer:
+    """What takes the place of the methods of vLLM's class that start and stop a server: nothing is started."""
+
+    def __init__(self, *_args, **_options) -> None:
+        target = urlsplit(URL)
+        self.uds, self.host, self.port = None, target.hostname, target.port
+        self.show_hidden_metrics = False
+
+    def _shutdown(self) -> None:
+        """Leave the server running."""
 
 
 def pytest_collection_modifyitems(config, items) -> None:
