@@ -29,7 +29,9 @@ _PROBE: Final = {"max_tokens": 1, "temperature": 0.0}
 Probe = Literal["completion", "chat", "template"]
 """What is probed: a prompt, a conversation, or a chat template with all conversations."""
 REQUEST_ID = "cross-check"
-_UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token", "deadline_exceeded"})
+_NO_TIME = "no_time"
+"""How a target fails a request that it takes at another time: its schemas cost too much now, or have to wait."""
+_UNKNOWN = frozenset({"endpoint_unreachable", "no_first_token", "deadline_exceeded", _NO_TIME})
 _CONSECUTIVE_FAILURES = 3
 _MAX_TARGETS = 1_000
 MAX_CONCURRENT = 16
@@ -118,15 +120,14 @@ class CrossChecks:
         """Return who caused a failure.
 
         It is the target if the target also fails the probe, or if the fallback answers the same request. It is the
-        caller if the fallback fails the request, too, or if the target's template refused it on purpose. If the
-        fallback cannot be reached, the request is repeated on the target itself: if it is answered now, the request was
-        not the cause. Otherwise it is `infrastructure`.
+        caller if the fallback fails the request, too. If the fallback cannot be reached, or has no time for the
+        request's schemas, the request is repeated on the target itself: if it is answered now, the request was not the
+        cause. What a target rejects is not repeated there: without a fallback that shows more, it is the caller.
+        Otherwise it is `infrastructure`.
         """
         answers = await self.answers_probe(failed.served, failed.endpoint, failed.probe)
         if answers is not True:
             return "target" if answers is False else "infrastructure"
-        if failed.kind == "template_refused":
-            return "caller"
         running = self._running[failed.rejected]
         if running.locked():  # do not wait: slow comparisons would delay all others
             return "infrastructure"
@@ -141,8 +142,8 @@ class CrossChecks:
         return min(LONGEST_S, self._limit_s + SECONDS_PER_TOKEN * failed.tokens)
 
     async def _compare(self, failed: FailedRequest, fallback: ServedTarget | None) -> Party:
-        if failed.rejected and (fallback is None or fallback.context_tokens > failed.served.context_tokens):
-            return "caller"  # a longer context accepts what this target rejects correctly
+        if failed.rejected and (fallback is None or _may_reject(failed, fallback)):
+            return "caller"
         answered = None if fallback is None else await self._gets_further(fallback, fallback.endpoints[0], failed)
         if answered is None and not failed.rejected:
             answered = await self._gets_further(failed.served, failed.endpoint, failed)
@@ -166,7 +167,7 @@ class CrossChecks:
                 record = read_record(piece.record)
                 failure = read_failure(piece.status, record, piece.body)
                 if failure is not None:
-                    return failure.kind
+                    return _NO_TIME if failure.is_callers and beyond_tokens is not None else failure.kind
                 if beyond_tokens is not None and record.output_tokens > beyond_tokens:
                     return None
         except SlipwayError as error:
@@ -204,6 +205,14 @@ class CrossChecks:
             if failure is not None and (number == 0 or failure not in REJECTED):
                 return False
         return True
+
+
+def _may_reject(failed: FailedRequest, fallback: ServedTarget) -> bool:
+    """Return whether a target may reject what its fallback accepts: a longer context accepts longer prompts.
+
+    A chat template knows nothing of the context: it may not.
+    """
+    return failed.kind != "template_refused" and fallback.context_tokens > failed.served.context_tokens
 
 
 def _probe_requests(served: ServedTarget, probe: Probe, limit_s: float) -> list[ApiRequest]:

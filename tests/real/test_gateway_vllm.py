@@ -377,17 +377,22 @@ def test_a_template_that_fails_for_one_text_is_judged_by_the_fallback(client, bu
         client.chat.completions.create(**{**TALK, "messages": messages}, **headers("alone"))
     assert caught.value.code == "template_refused"
     assert record_of(bus, "alone").error is None, "without another version the text may be the cause"
+    refused = [{"role": "user", "content": "Please refuse."}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**{**TALK, "messages": refused}, **headers("refused-alone"))
+    assert caught.value.code == "template_refused"
+    assert record_of(bus, "refused-alone").error is None
     put_route(bus, gateway, Route(model=MODEL, epoch=2, active=targets[2], previous=targets[1]))
     with pytest.raises(openai.InternalServerError) as caught:
         client.chat.completions.create(**{**TALK, "messages": messages}, **headers("compared"))
     assert caught.value.code == "template_failed"
     record = record_of(bus, "compared")
     assert (record.error, record.caused_by) == ("template_failed", "target")
-    messages = [{"role": "user", "content": "Please refuse."}]
-    with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(**{**TALK, "messages": messages}, **headers("refused"))
-    assert caught.value.code == "template_refused"
-    assert record_of(bus, "refused").error is None
+    with pytest.raises(openai.InternalServerError) as caught:
+        client.chat.completions.create(**{**TALK, "messages": refused}, **headers("refused"))
+    assert caught.value.code == "template_failed"
+    record = record_of(bus, "refused")
+    assert (record.error, record.caused_by) == ("template_failed", "target"), "the fallback renders them"
     put_route(bus, gateway, Route(model=MODEL, epoch=3, active=targets[2]))
 
 

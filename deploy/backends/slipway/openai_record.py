@@ -89,9 +89,12 @@ class Recorder:
                     self.logprob_tokens += 1
 
     def note_error(self, error: BaseException) -> None:
-        """Note the first failure of the request."""
-        if self.error is None:
-            self.error = {"class": type(error).__name__, "source": find_source(error, started=bool(self.answers))}
+        """Note the first failure of the request; a refusal of the backend's own has a code instead of a class."""
+        if self.error is not None:
+            return
+        code = getattr(error, "refusal_code", None)
+        source = "validation" if code else find_source(error, started=bool(self.answers))
+        self.error = {"class": code or type(error).__name__, "source": source}
 
     def note_answer(self, status: int | None, body: bytes) -> None:
         """Note a failure that only the answer shows: an error in a stream that began well, or an error status."""

@@ -13,6 +13,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ CHILD = Path(__file__).resolve().parent / "schema_child.py"
 KEPT_OUTCOMES = 4_096
 MAX_WAITING = 64
 """Schemas that may wait to be compiled; more are refused, so that no caller waits for those of others for long."""
+COSTLY = "schema_too_costly"
 ANSWER_S = 30.0
 """Time of the process for one schema, its own start included: its limits end a schema after 10 s."""
 
@@ -50,7 +52,7 @@ class Outcome:
 
 
 def find_schemas(body: Mapping[str, Any]) -> Iterator[Schema]:
-    """Yield the JSON schemas of a body: of its answer's format, and of its tools' parameters."""
+    """Yield the JSON schemas of a body that an engine compiles: of its answer's format, and of its tools' parameters."""
     text = body.get("text")
     formats = {
         "response_format": body.get("response_format"),
@@ -64,11 +66,26 @@ def find_schemas(body: Mapping[str, Any]) -> Iterator[Schema]:
     structures = body.get("structured_outputs")
     if isinstance(structures, dict) and isinstance(structures.get("json"), dict):
         yield Schema("structured_outputs", "json", json.dumps(structures["json"]))
-    tools = body.get("tools") if body.get("tool_choice") != "none" else None
+    tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         holder = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(holder, dict) and isinstance(holder.get("parameters"), dict):
+        if not isinstance(holder, dict) or not isinstance(holder.get("parameters"), dict):
+            continue
+        if _constrains(body.get("tool_choice"), holder):
             yield Schema("tools", "json", json.dumps(holder["parameters"]))
+
+
+def _constrains(choice: Any, function: Mapping[str, Any]) -> bool:
+    """Return whether the parameters of a function constrain the answer with every tool parser.
+
+    Those of a strict function do, if it may be called. What some parsers make of the others, when a call is required,
+    is found by `require_compiled`.
+    """
+    if choice == "none" or not function.get("strict"):
+        return False
+    chosen = choice.get("function", choice) if isinstance(choice, dict) else None
+    name = chosen.get("name") if isinstance(chosen, dict) else None
+    return name is None or name == function.get("name")
 
 
 def _find_choice(body: Mapping[str, Any]) -> Iterator[Schema]:
@@ -111,14 +128,14 @@ def is_unsupported(schema: Schema) -> bool:
 async def find_refusal(check: "SchemaCheck", body: Mapping[str, Any]) -> Refusal | None:
     """Return why a body's schemas are refused; None if the engine may have them.
 
-    What is wrong with a tool's parameters is the engine's to say: most requests do not constrain their answer by them.
+    What is wrong with a tool's parameters is the engine's to say: some of them do not constrain the answer.
     """
     for schema in (*find_schemas(body), *_find_choice(body)):
         compiled = await check.compile(schema)
         if compiled.outcome == "busy":
             return busy(schema.field)
         if compiled.outcome == "costly":
-            return Refusal(400, "schema_too_costly", _costly_message(schema, compiled), schema.field)
+            return Refusal(400, COSTLY, _costly_message(schema, compiled), schema.field)
         if schema.field != "tools" and (compiled.outcome == "invalid" or is_unsupported(schema)):
             reason = compiled.message or "it uses keywords that the engine's compiler does not support"
             return Refusal(400, "invalid_schema", f"{schema.field} has a schema that fails: {reason}", schema.field)
@@ -142,20 +159,28 @@ async def require_compiled(check: "SchemaCheck", given: Any) -> None:
     """Return if vLLM may compile the constraint of a request, made of its tools or schemas.
 
     Raises:
-        VLLMValidationError: it does not compile within the limits.
+        VLLMValidationError: it does not compile, or not within the limits; then `refusal_code` says so.
+        GracefulHTTPError: 429, too many schemas wait to be compiled.
     """
-    from vllm.exceptions import VLLMValidationError
+    from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 
     if (schema := find_constraint(given)) is None:
         return
     compiled = await check.compile(schema)
     if compiled.outcome == "costly":
-        raise VLLMValidationError(_costly_message(schema, compiled))
+        raise _with_code(VLLMValidationError(_costly_message(schema, compiled)), COSTLY)
     if compiled.outcome == "busy":
-        raise VLLMValidationError(busy(schema.field).message)
+        refusal = busy(schema.field)
+        raise _with_code(GracefulHTTPError(refusal.message, HTTPStatus(refusal.status)), refusal.code)
     if compiled.outcome == "invalid":
         message = f"The constraint of the answer does not compile: {compiled.message}"
         raise VLLMValidationError(message)
+
+
+def _with_code(error: Exception, code: str) -> Exception:
+    """Return an error that records name by a code: it depends on time, so another target may take the same request."""
+    error.refusal_code = code  # type: ignore[attr-defined]  # vLLM's classes have no place for it
+    return error
 
 
 class SchemaCheck:

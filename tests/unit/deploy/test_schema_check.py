@@ -1,15 +1,19 @@
 """Which schemas of a request are compiled before the engine sees it."""
 
 import asyncio
+import hashlib
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 BACKEND = Path(__file__).resolve().parents[3] / "deploy" / "backends" / "slipway"
 SCHEMA = {"type": "object"}
 TOOL = {"type": "function", "function": {"name": "a", "parameters": SCHEMA}}
+STRICT = {"type": "function", "function": {"name": "b", "parameters": SCHEMA, "strict": True}}
+FLAT = {"type": "function", "name": "a", "parameters": SCHEMA}
 FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
 
 
@@ -19,7 +23,8 @@ def schema_check(monkeypatch):
     import schema_check
 
     yield schema_check
-    sys.modules.pop("schema_check", None)
+    for name in ("schema_check", "openai_record", "error_source"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(
@@ -34,11 +39,20 @@ def schema_check(monkeypatch):
         ({"text": "a"}, []),
         ({"structured_outputs": {"json": SCHEMA}}, ["structured_outputs"]),
         ({"structured_outputs": {"choice": ["a"]}}, []),
-        ({"tools": [TOOL, TOOL]}, ["tools", "tools"]),
-        ({"tools": [{"type": "function", "name": "a", "parameters": SCHEMA}]}, ["tools"]),
-        ({"tools": [TOOL], "tool_choice": "none"}, []),
-        ({"tools": [{"type": "function"}, 1, {"function": "a"}]}, []),
-        ({"tools": [TOOL], "response_format": FORM}, ["response_format", "tools"]),
+        ({"tools": [TOOL, FLAT]}, []),
+        ({"tools": [TOOL, FLAT], "tool_choice": "required"}, []),
+        ({"tools": [TOOL, STRICT]}, ["tools"]),
+        ({"tools": [TOOL, STRICT], "tool_choice": "auto"}, ["tools"]),
+        ({"tools": [TOOL, STRICT], "tool_choice": "required"}, ["tools"]),
+        ({"tools": [{**FLAT, "strict": True}], "tool_choice": None}, ["tools"]),
+        ({"tools": [{**FLAT, "strict": False}]}, []),
+        ({"tools": [STRICT], "tool_choice": {"type": "function", "function": {"name": "b"}}}, ["tools"]),
+        ({"tools": [STRICT], "tool_choice": {"type": "function", "function": {"name": "a"}}}, []),
+        ({"tools": [{**FLAT, "strict": True}], "tool_choice": {"type": "function", "name": "a"}}, ["tools"]),
+        ({"tools": [STRICT], "tool_choice": {"type": "of a newer engine"}}, ["tools"]),
+        ({"tools": [STRICT], "tool_choice": "none"}, []),
+        ({"tools": [{"type": "function"}, 1, {"function": "a"}], "tool_choice": "required"}, []),
+        ({"tools": [STRICT], "response_format": FORM}, ["response_format", "tools"]),
     ],
 )
 def test_the_schemas_of_a_body_are_found_with_their_field(schema_check, body, fields):
@@ -94,3 +108,52 @@ async def test_a_schema_whose_caller_left_is_not_compiled(schema_check, slow):
     assert (await asked[0]).outcome == "ok"
     assert (await slow.compile(schemas(schema_check, 10)[9])).outcome == "ok"
     assert slow.compiled == 2
+
+
+@pytest.fixture
+def refusing(schema_check, monkeypatch):
+    """Return a function that asks for a constraint whose compilation has an outcome; with stand-ins of vLLM's errors.
+
+    vLLM itself is in the engine's environment only: `tests/real/test_openai_api.py` has its answers.
+    """
+
+    class VLLMClientError(Exception):
+        pass
+
+    class VLLMValidationError(VLLMClientError):
+        pass
+
+    class GracefulHTTPError(Exception):
+        def __init__(self, message, http_status):
+            super().__init__(message)
+            self.http_status = http_status
+
+    vllm = ModuleType("vllm.exceptions")
+    vllm.VLLMValidationError, vllm.GracefulHTTPError = VLLMValidationError, GracefulHTTPError
+    monkeypatch.setitem(sys.modules, "vllm", ModuleType("vllm"))
+    monkeypatch.setitem(sys.modules, "vllm.exceptions", vllm)
+    constraint = schema_check.Schema("tools", "json", "{}")
+    monkeypatch.setattr(schema_check, "find_constraint", lambda _given: constraint)
+
+    async def refuse(outcome):
+        check = schema_check.SchemaCheck("")
+        check._outcomes[hashlib.sha256(b"json\0{}").hexdigest()] = schema_check.Outcome(outcome, "a reason")
+        with pytest.raises(Exception, match=r"\w") as raised:
+            await schema_check.require_compiled(check, None)
+        return raised.value
+
+    return refuse
+
+
+@pytest.mark.parametrize(
+    ("outcome", "noted"),
+    [("costly", "schema_too_costly"), ("busy", "schemas_busy"), ("invalid", "VLLMValidationError")],
+)
+async def test_a_constraint_that_depends_on_time_is_noted_by_its_code(refusing, outcome, noted):
+    import openai_record
+
+    error = await refusing(outcome)
+    recorder = openai_record.Recorder(lambda: 0.0, lambda: None)
+    recorder.note_error(error)
+    assert recorder.error == {"class": noted, "source": "validation"}
+    assert getattr(error, "http_status", 400) == (429 if outcome == "busy" else 400)

@@ -30,6 +30,8 @@ class StepClock:
 
 
 _SOURCES = {
+    "schema_too_costly": "validation",
+    "schemas_busy": "validation",
     "bad_request": "validation",
     "engine_failed": "engine",
     "template_failed": "template",
@@ -131,6 +133,7 @@ def report(error, head=(None, ()), stream=False):
     if source is None or error.details:
         raise error
     kind = "EngineDeadError" if error.code == "engine_dead" else "Error"
+    kind = error.code if error.code in {"schema_too_costly", "schemas_busy"} else kind
     body = json.dumps({"error": {"message": error.reason, "type": kind, "param": None, "code": 400}}).encode()
     record = {"error": {"class": kind, "source": source}}
     begun = head == (None, ())

@@ -118,9 +118,10 @@ REFUSES = Transient("template_refused", "no")
     [
         ({"odd": BREAKS}, NEW, ("template_failed", "target")),
         ({"odd": BREAKS}, None, (None, "caller")),
-        # What a template refuses it says on purpose.
-        ({"odd": REFUSES}, NEW, (None, "caller")),
-        # But it must not refuse, or break on, everybody's conversation.
+        # Refused on purpose, but only by this version.
+        ({"odd": REFUSES}, NEW, ("template_failed", "target")),
+        ({"odd": REFUSES}, None, (None, "caller")),
+        # A template must not refuse, or break on, everybody's conversation.
         ({"odd": REFUSES, "Hello": REFUSES}, NEW, ("template_failed", "target")),
         ({"odd": BREAKS, "brief": BREAKS}, None, ("template_failed", "target")),
         ({"odd": BREAKS, "brief": REFUSES}, None, (None, "caller")),
@@ -132,6 +133,49 @@ async def test_a_template_that_breaks_on_what_the_fallback_renders_is_attributed
     assert ends(world) == [end]
     assert answer.status_code == (500 if end[0] else 400)
     assert answer.json()["error"]["code"] == (end[0] or "template_refused")
+
+
+@pytest.mark.parametrize("context", [2048, 1_000_000])
+async def test_a_template_that_refuses_what_the_fallbacks_renders_is_the_targets_whatever_their_contexts(context):
+    route = f.route(canary=None, active=f.served(7), previous=f.served(6, context_tokens=context))
+    world = World(route, engine=FakeEngine(poison={"odd": REFUSES}, faulty=NEW))
+    await parsed(world, ["odd"])
+    assert ends(world) == [("template_failed", "target")]
+
+
+@pytest.mark.parametrize("loaded", [NEW, None])
+async def test_a_template_that_refuses_without_a_fallback_to_compare_is_no_evidence(loaded):
+    route = only_active() if loaded else alone()
+    world = World(route, engine=FakeEngine(poison={"odd": REFUSES}, faulty=NEW, loaded=loaded))
+    answer = await world.chat(messages=[{"role": "user", "content": "odd"}])
+    assert answer.status_code == 400
+    assert ends(world) == [(None, "caller")]
+
+
+@pytest.mark.parametrize("code", ["schema_too_costly", "schemas_busy"])
+async def test_a_refusal_that_depends_on_time_is_never_compared(code):
+    world = World(only_active(), engine=FakeEngine(poison={"odd": Permanent(code, "later")}, faulty=NEW))
+    await parsed(world, ["odd"])
+    assert ends(world) == [(None, "caller")]
+    assert len(world.engine.calls) == 1
+
+
+@pytest.mark.parametrize("code", ["schema_too_costly", "schemas_busy"])
+@pytest.mark.parametrize(("again", "caused_by"), [(None, "target"), (BROKE, "caller")])
+async def test_a_fallback_that_has_no_time_for_a_schema_proves_nothing(code, again, caused_by):
+    class Engine(FakeEngine):
+        async def send(self, endpoint, target, request):
+            if "odd" in request.body.decode() and str(target) not in NEW:
+                yield report(Permanent(code, "later"))
+                return
+            if "odd" in request.body.decode() and request.request_id == REQUEST_ID and again is None:
+                self.poison = {}
+            async for piece in super().send(endpoint, target, request):
+                yield piece
+
+    world = World(only_active(), engine=Engine(poison={"odd": BROKE}))
+    await parsed(world, ["odd"])
+    assert ends(world) == [("engine_failed", caused_by)]
 
 
 class Held(FakeEngine):
