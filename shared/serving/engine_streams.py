@@ -13,11 +13,17 @@ import json
 import secrets
 import weakref
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 from shared.errors import SlipwayError, Transient
-from shared.serving.inference import Deadlines, classify_engine_error, classify_rpc_error, silence_error
+from shared.serving.inference import (
+    Deadlines,
+    begins_at_once,
+    classify_engine_error,
+    classify_rpc_error,
+    silence_error,
+)
 from shared.serving.tensors import build_request
 
 WAITING_PIECES: Final = 4096
@@ -44,8 +50,12 @@ def find_stream(channel: Any, triton_name: str) -> "EngineStream":
     return stream
 
 
-async def stream_shared(channel: Any, request: Any, limits: Deadlines) -> AsyncGenerator[Any, None]:
+async def stream_shared(
+    channel: Any, request: Any, limits: Deadlines, begins: Callable[[Any], bool] = begins_at_once
+) -> AsyncGenerator[Any, None]:
     """Stream the responses (ModelInferResponse) to a request of the OpenAI API, among others on one gRPC stream.
+
+    Arguments as of `inference.stream_responses`.
 
     Raises:
         SlipwayError: as `inference.stream_responses`, in whose place this can be used.
@@ -55,7 +65,7 @@ async def stream_shared(channel: Any, request: Any, limits: Deadlines) -> AsyncG
     has_started = False
     try:
         while response := await responses.get(limits.inter_token_s if has_started else limits.first_token_s):
-            has_started = True
+            has_started = has_started or begins(response)
             yield response
     except TimeoutError:
         stream.retire()

@@ -7,7 +7,7 @@ deadlines here detect it.
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,7 +34,7 @@ REST_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Deadlines:
-    """Time limits of an engine's silence: before the first piece, and between two pieces."""
+    """Time limits of an engine's silence: before the first token, and between two pieces after it."""
 
     first_token_s: float = 60.0
     inter_token_s: float = 20.0
@@ -120,8 +120,21 @@ async def generate(
         raise Transient("engine_dead", f"The stream of {triton_name} ended in the middle of an answer.")
 
 
-async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> AsyncGenerator[Any, None]:
+def begins_at_once(_response: Any) -> bool:
+    """Return that a response is the beginning of an answer, whatever it holds."""
+    return True
+
+
+async def stream_responses(
+    channel: Any, request: Any, limits: Deadlines, begins: Callable[[Any], bool] = begins_at_once
+) -> AsyncGenerator[Any, None]:
     """Stream the responses (ModelInferResponse) to a request, up to the final response.
+
+    Args:
+        channel: from `Channels.get`.
+        request: ModelInferRequest.
+        limits: time limits of the engine's silence.
+        begins: whether a response has tokens: from then on the limit between two pieces holds.
 
     Raises:
         SlipwayError: as `generate`.
@@ -141,7 +154,7 @@ async def stream_responses(channel: Any, request: Any, limits: Deadlines) -> Asy
             if response.error_message:
                 await _wait_for_end(call)
                 raise classify_engine_error(response.error_message, name)
-            has_started = True
+            has_started = has_started or begins(response.infer_response)
             yield response.infer_response
             if response.infer_response.parameters["triton_final_response"].bool_param:
                 await _wait_for_end(call)

@@ -75,7 +75,7 @@ async def stream_api(
     message = build_message(triton_name, request)
     stream = stream_shared if on_one_stream else stream_responses
     has_started = False
-    async with contextlib.aclosing(stream(channel, message, deadlines or Deadlines())) as responses:
+    async with contextlib.aclosing(stream(channel, message, deadlines or Deadlines(), _has_tokens)) as responses:
         async for response in responses:
             raw = raw_outputs(response)
             if "http_body" not in raw:
@@ -85,6 +85,13 @@ async def stream_api(
             yield piece
     if not has_started:
         raise Transient("engine_dead", f"The stream of {triton_name} ended without an answer.")
+
+
+def _has_tokens(response: Any) -> bool:
+    """Return whether a response reports generated tokens: a stream of `/v1/responses` begins before its first one."""
+    record = read_json(raw_outputs(response).get("http_record", b""))
+    tokens = record.get("output_tokens") if isinstance(record, dict) else None
+    return isinstance(tokens, int) and tokens > 0
 
 
 def build_message(triton_name: str, request: ApiRequest) -> Any:

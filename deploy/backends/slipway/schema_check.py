@@ -52,7 +52,7 @@ class Outcome:
 
 
 def find_schemas(body: Mapping[str, Any]) -> Iterator[Schema]:
-    """Yield the JSON schemas of a body that an engine compiles: of its answer's format, and of its tools' parameters."""
+    """Yield the JSON schemas of a body that constrain the answer: of its format, and of its tools' parameters."""
     text = body.get("text")
     formats = {
         "response_format": body.get("response_format"),

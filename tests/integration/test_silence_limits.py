@@ -1,0 +1,84 @@
+"""Which time limit holds for an engine's silence: an answer may begin before its first token."""
+
+import asyncio
+import json
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from shared.errors import Transient
+from shared.serving.inference import Channels, Deadlines
+from shared.serving.openai_stream import ApiRequest, stream_api
+from shared.serving.tensors import encode_text
+
+LIMITS = Deadlines(first_token_s=2.0, inter_token_s=0.3)
+
+
+class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Sends records at given times, as a backend does; then nothing, or the end."""
+
+    def __init__(self, script, *, ends):
+        self._script, self._ends = script, ends
+
+    async def ModelStreamInfer(self, request_iterator, context):  # noqa: N802, ARG002 - the name is gRPC's
+        async for request in request_iterator:
+            for number, (pause_s, record) in enumerate(self._script):
+                await asyncio.sleep(pause_s)
+                last = self._ends and number == len(self._script) - 1
+                yield response(request.id, record, head=number == 0, last=last)
+            if not self._ends:
+                await asyncio.sleep(60)
+
+
+def response(request_id, record, *, head, last):
+    answer = service_pb2.ModelInferResponse(id=request_id)
+    tensors = {"http_body": "x", "http_record": json.dumps(record)}
+    for name, text in (tensors | ({"http_head": json.dumps({"status": 200, "headers": []})} if head else {})).items():
+        answer.outputs.add(name=name, datatype="BYTES", shape=[1])
+        answer.raw_output_contents.append(encode_text(text))
+    answer.parameters["triton_final_response"].bool_param = last
+    return service_pb2.ModelStreamInferResponse(infer_response=answer)
+
+
+async def ask(script, *, ends, on_one_stream):
+    """Return the counts of tokens in the pieces of an answer."""
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Scripted(script, ends=ends), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channels = Channels()
+    request = ApiRequest("POST", "/v1/responses", b"{}", 60.0)
+    try:
+        stream = stream_api(
+            channels.get(f"127.0.0.1:{port}"), "m.v1.bf16", request, deadlines=LIMITS, on_one_stream=on_one_stream
+        )
+        return [piece.record.get("output_tokens") async for piece in stream]
+    finally:
+        await channels.close()
+        await server.stop(None)
+
+
+both = pytest.mark.parametrize("on_one_stream", [False, True])
+
+
+@both
+async def test_events_before_the_first_token_leave_the_time_for_it(on_one_stream):
+    script = [(0.0, {"output_tokens": 0}), (0.0, {"output_tokens": 0}), (0.8, {"output_tokens": 1}), (0.0, {})]
+    assert await ask(script, ends=True, on_one_stream=on_one_stream) == [0, 0, 1, None]
+
+
+@both
+@pytest.mark.parametrize("record", [{"output_tokens": 0}, {}, {"output_tokens": "many"}])
+async def test_silence_before_the_first_token_is_no_first_token_though_the_answer_has_begun(record, on_one_stream):
+    with pytest.raises(Transient) as failed:
+        await ask([(0.0, record)], ends=False, on_one_stream=on_one_stream)
+    assert (failed.value.code, failed.value.details["silent_s"]) == ("no_first_token", 2.0)
+
+
+@both
+async def test_after_the_first_token_silence_is_the_death_of_an_answer(on_one_stream):
+    script = [(0.0, {"output_tokens": 0}), (0.0, {"output_tokens": 1}), (0.8, {"output_tokens": 2})]
+    with pytest.raises(Transient) as failed:
+        await ask(script, ends=True, on_one_stream=on_one_stream)
+    assert (failed.value.code, failed.value.details["silent_s"]) == ("engine_dead", 0.3)
