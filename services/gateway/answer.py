@@ -86,7 +86,7 @@ class Answer:
     async def _start(self) -> None:
         if self._accepted.effect is not None:
             await self._apply(self._accepted.effect)
-        endpoints = routing.order_endpoints(self._accepted.choice.served, self._accepted.request_id)
+        endpoints = routing.order_endpoints(self._accepted.choice.served, self._accepted.draw_id)
         try:
             await self._attempt(endpoints[0])
         except AnswerFailed as failure:

@@ -19,7 +19,6 @@ from services.gateway.dependencies import Dependencies
 from services.gateway.domain import answers, drills, environments, errors, json_body, requests
 from services.gateway.domain.errors import RequestRejected
 from services.gateway.domain.failures import AnswerFailed, describe_failure
-from services.gateway.domain.requests import ParsedRequest
 from services.gateway.http import Reply, abort_connection, cancel_on_disconnect, limit_writes, problem_response
 from services.gateway.measurement import AcceptedRequest, Outcome
 
@@ -55,13 +54,14 @@ class Endpoint:
         dependencies = self._dependencies
         request = Request(scope, receive)
         given_id = request.headers.get("x-request-id", "")
-        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else dependencies.new_id()
+        draw_id = dependencies.new_id()
+        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else draw_id
         environment: Environment | None = None
         try:
             environment = environments.read_environment(request.headers.getlist(environments.HEADER))
             body = await dependencies.bodies.read(request)
             with self._count_in_flight(environment, len(body)):
-                accepted = await self._accept(scope["path"], body, request_id, environment)
+                accepted = await self._accept(scope["path"], body, request_id, draw_id, environment)
                 reply = Reply(scope, receive, send, accepted.response_headers)
                 await cancel_on_disconnect(receive, self._answer(accepted, reply))
         except ClientDisconnect:
@@ -91,11 +91,13 @@ class Endpoint:
             self._in_flight_bytes[environment] -= size
             gauge.dec()
 
-    async def _accept(self, path: str, raw: bytes, request_id: str, environment: Environment) -> AcceptedRequest:
+    async def _accept(
+        self, path: str, raw: bytes, request_id: str, draw_id: str, environment: Environment
+    ) -> AcceptedRequest:
         dependencies = self._dependencies
         clock = dependencies.clock
         parsed = requests.read_request(path, raw, await self._work(len(raw), json_body.parse_body, raw))
-        choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or request_id)
+        choice = dependencies.tables[environment].choose(parsed.model, key=parsed.user or draw_id)
         served = choice.served
         if parsed.has_conversation and served.chat_template is None:
             raise RequestRejected(errors.no_chat_template(parsed.model))
@@ -104,13 +106,14 @@ class Endpoint:
         drill = dependencies.drills.get(environment, served.target.model)
         return AcceptedRequest(
             request_id=request_id,
+            draw_id=draw_id,
             parsed=parsed,
             choice=choice,
             arrived_at=arrived_at,
             arrived_s=arrived_s,
             deadline_s=dependencies.answer_s,
             environment=environment,
-            effect=drills.decide_effect(drill, served.target, request_id, arrived_at, arrived_s),
+            effect=drills.decide_effect(drill, served.target, draw_id, arrived_at, arrived_s),
         )
 
     async def _work(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -153,7 +156,7 @@ class Endpoint:
                 await answer.close()
             finally:  # a caller that hangs up cancels this, too
                 if outcome is not None:
-                    self._record(answer, accepted.parsed, outcome)
+                    self._record(answer, accepted, outcome)
 
     async def _attribute(self, answer: Answer, accepted: AcceptedRequest, failure: AnswerFailed) -> Outcome:
         """Return who caused a failure. If the caller goes away meanwhile, the failure is recorded without it."""
@@ -165,7 +168,7 @@ class Endpoint:
             def record(done: asyncio.Task[Outcome]) -> None:
                 self._attributing.discard(done)
                 if not done.cancelled() and done.exception() is None:
-                    self._record(answer, accepted.parsed, done.result())
+                    self._record(answer, accepted, done.result())
 
             self._attributing.add(task)
             task.add_done_callback(record)
@@ -183,15 +186,16 @@ class Endpoint:
         body = b"".join([piece async for piece in answer.pieces()])
         await reply.send_whole(200, body, {**reply.headers, "content-type": answer.content_type})
 
-    def _record(self, answer: Answer, parsed: ParsedRequest, outcome: Outcome) -> None:
+    def _record(self, answer: Answer, accepted: AcceptedRequest, outcome: Outcome) -> None:
         record = answer.to_record(outcome)
         self._dependencies.metrics.observe(record)
         if answer.retried:
             self._dependencies.metrics.retries.labels(record.environment).inc()
-        if not parsed.generates:
+        if not accepted.parsed.generates:
             return
         if outcome == Outcome():
-            self._dependencies.features.submit(record, parsed.text, answer.measurement.text)
+            texts = accepted.parsed.text, answer.measurement.text
+            self._dependencies.features.submit(record, *texts, draw_id=accepted.draw_id)
         else:
             self._dependencies.record(record)
 

@@ -72,9 +72,16 @@ class FeatureQueue:
         self._chars = 0
         self._filled = asyncio.Event()
 
-    def submit(self, record: Inference, prompt: str, output: str) -> None:
-        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
-        if not self._is_sampled(record):
+    def submit(self, record: Inference, prompt: str, output: str, *, draw_id: str) -> None:
+        """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once.
+
+        Args:
+            record: without features.
+            prompt: texts of the request.
+            output: text of its answer.
+            draw_id: the gateway's own id of the request, whose hash draws the sample: no caller can choose it.
+        """
+        if not self._is_sampled(record, draw_id):
             self._emit(record)
             return
         entry = _Waiting(record, Excerpts.of(prompt, output), self._clock.monotonic())
@@ -127,11 +134,11 @@ class FeatureQueue:
             self._filled.clear()
         return batch
 
-    def _is_sampled(self, record: Inference) -> bool:
-        """Return whether a record gets features; a hash of its id decides, so that all gateways agree."""
+    def _is_sampled(self, record: Inference, draw_id: str) -> bool:
+        """Return whether a record gets features."""
         if record.drill is not None or record.environment == "staging":
             return True
-        return fraction(f"{record.request_id}|features") < self._limits.sample_ratio
+        return fraction(f"{draw_id}|features") < self._limits.sample_ratio
 
     def _skip(self, entry: _Waiting, reason: Skipped) -> None:
         self._on_skip(reason)

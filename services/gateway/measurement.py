@@ -25,6 +25,8 @@ class AcceptedRequest:
     """A valid request with its target and its time of arrival.
 
     Attributes:
+        request_id: the caller's own, or the gateway's.
+        draw_id: the gateway's, by which all shares are drawn: no caller chooses its own.
         environment: `staging` for rehearsals; telemetry keeps the two apart.
         effect: what a drill does to this request; None without a drill.
         arrived_at: the time when it was received completely: the time for sending does not count as the target's.
@@ -33,6 +35,7 @@ class AcceptedRequest:
     """
 
     request_id: str
+    draw_id: str
     parsed: ParsedRequest
     choice: Choice
     arrived_at: datetime

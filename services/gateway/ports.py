@@ -41,7 +41,7 @@ class Telemetry(Protocol):
 class TextFeatures(Protocol):
     """Takes telemetry records with their texts; never blocks a request."""
 
-    def submit(self, record: Inference, prompt: str, output: str, /) -> None:
+    def submit(self, record: Inference, prompt: str, output: str, /, *, draw_id: str) -> None:
         """Publish the record of a complete answer, with the features of its texts if it is sampled; return at once."""
 
 

@@ -1,4 +1,4 @@
-"""The effect of a drill on a request, decided by the request's id, so that all gateways decide alike."""
+"""The effect of a drill on a request, drawn by the gateway's own id of the request."""
 
 import math
 import re
@@ -85,7 +85,7 @@ def is_active(known: KnownDrill, now: datetime, now_s: float) -> bool:
 
 
 def decide_effect(
-    known: KnownDrill | None, target: Target, request_id: str, now: datetime, now_s: float
+    known: KnownDrill | None, target: Target, draw_id: str, now: datetime, now_s: float
 ) -> DrillEffect | None:
     """Return the effect of the drill of a model and environment on a request to `target`; None for no effect.
 
@@ -95,14 +95,14 @@ def decide_effect(
     if known is None or known.drill.target != target or not is_active(known, now, now_s):
         return None
     drill, fault = known.drill, known.drill.fault
-    if fault.does_nothing or fraction(f"{drill.drill_id}|{request_id}") >= drill.share_ratio:
+    if fault.does_nothing or fraction(f"{drill.drill_id}|{draw_id}") >= drill.share_ratio:
         return None
     return DrillEffect(
         drill_id=drill.drill_id,
         delay_s=min((fault.delay_ms + fault.queue_delay_ms) / 1000.0, known.until_s - now_s),
         token_delay_s=fault.token_delay_ms / 1000.0,
         until_s=known.until_s,
-        fails=fraction(f"{drill.drill_id}|{request_id}|fails") < fault.error_ratio,
+        fails=fraction(f"{drill.drill_id}|{draw_id}|fails") < fault.error_ratio,
         alteration=fault.answer or ("garble" if fault.garble else None),
         fault=fault,
     )

@@ -1,4 +1,4 @@
-"""Sampling by hash, so that all gateways decide alike."""
+"""Sampling by hash: the same key always gets the same number."""
 
 import hashlib
 

@@ -220,7 +220,7 @@ class InlineFeatures:
 
     telemetry: FakeTelemetry
 
-    def submit(self, record, prompt, output):
+    def submit(self, record, prompt, output, *, draw_id):  # noqa: ARG002 - all are described
         described = features.describe(prompt, output)
         self.telemetry.record(record.model_copy(update={"features": described}))
 

@@ -88,9 +88,10 @@ async def test_the_touched_that_do_not_fail_are_answered_and_labelled():
     assert len(world.engine.calls) == sum(answer.status_code == 200 for answer in answers)
 
 
-async def test_only_the_share_is_touched_and_labelled():
+@pytest.mark.parametrize("headers", [{}, {"x-request-id": "one-that-was-never-touched"}])
+async def test_only_the_share_is_touched_and_labelled_whatever_ids_the_callers_choose(headers):
     world = await drilled(fault={"garble": True}, share_ratio=0.5)
-    answers = [await world.chat(max_tokens=8) for _ in range(60)]
+    answers = [await world.chat(headers, max_tokens=8) for _ in range(60)]
     touched = ["x-slipway-drill" in answer.headers for answer in answers]
     assert 12 < sum(touched) < 48
     assert [record.drill is not None for record in world.records] == touched
