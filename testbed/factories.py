@@ -232,6 +232,7 @@ def inference(**changes) -> f.Inference:
         "error": "engine_dead",
         "queue_ms": 12.5,
         "logprob_mean": -0.42,
+        "nan_logits": False,
         "features": Features(
             prompt_chars=212,
             output_chars=118,

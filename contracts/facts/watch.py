@@ -53,7 +53,7 @@ class Inference(Contract):
             0 or more; None if unknown.
         logprob_mean: Mean log-probability of the generated tokens, before temperature, in nats, 0 or less; None where
             the engine computed none.
-        nan_logits: The engine met a NaN among the logits of this request. False also where the engine does not check.
+        nan_logits: The engine met a NaN among the logits of this request; None where it does not check, or computed none.
         shaped_by_caller: The caller's parameters shape the answer or its times: see
             `decisions.shaping.is_shaped_by_caller`. Such a request is no evidence for latency and quality triggers.
     """
@@ -78,7 +78,7 @@ class Inference(Contract):
     length_forced_by_caller: bool | None = None
     queue_ms: float | None = None
     logprob_mean: float | None = None
-    nan_logits: bool = False
+    nan_logits: bool | None = None
     shaped_by_caller: bool = False
     features: Features | None = None
 

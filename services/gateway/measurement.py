@@ -98,7 +98,7 @@ class Measurement:
         self._input_tokens = 0
         self._queue_ms: float | None = None
         self._logprob_mean: float | None = None
-        self._nan_logits = False
+        self._nan_logits: bool | None = None
         self.sent_s = accepted.arrived_s
         self.excused_s = 0.0
         self.output_tokens = 0
@@ -119,7 +119,7 @@ class Measurement:
         self._input_tokens = max(self._input_tokens, record.input_tokens)
         self._queue_ms = self._queue_ms if record.queue_ms is None else record.queue_ms
         self._logprob_mean = self._logprob_mean if record.logprob_mean is None else record.logprob_mean
-        self._nan_logits = self._nan_logits or record.nan_logits
+        self._nan_logits = self._nan_logits or (self._nan_logits if record.nan_logits is None else record.nan_logits)
         if record.finish_reasons:
             self._finish_reasons.update(record.finish_reasons)
             self._ended_s = at_s

@@ -7,7 +7,7 @@ A record goes with each part of an answer, so that its bytes need not be decoded
     finish_reasons: `{answer: reason}` of those that ended since the last record.
     queue_ms, first_token_ms: times that the engine took, from its first answer.
     logprob_mean: mean log-probability of the generated tokens, in nats, where the request asked for log-probabilities.
-    nan_logits: whether the engine met a NaN.
+    nan_logits: whether the engine met a NaN, from its first token on; left out if it does not check.
     error: `{"class", "source"}` of a failure; `error_source` lists the sources.
 
 A record goes out alone at the first token if no bytes do, and then every `PROGRESS_S` while the engine generates and
@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import contextvars
 import json
+import os
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Recorder:
     first_token_ms: float | None = None
     logprob_sum: float = 0.0
     logprob_tokens: int = 0
-    nan_logits: bool = False
+    nan_logits: bool | None = None
     error: dict[str, str] | None = None
     _has_reported_tokens: bool = False
     _last_record_s: float = 0.0
@@ -73,7 +74,8 @@ class Recorder:
         if self.first_token_ms is None and stats.first_token_ts:
             self.queue_ms = max(0.0, (stats.scheduled_ts - stats.queued_ts) * 1000.0)
             self.first_token_ms = max(0.0, (stats.first_token_ts - stats.queued_ts) * 1000.0)
-        self.nan_logits = self.nan_logits or bool(stats.is_corrupted)
+        if counts_nan():
+            self.nan_logits = self.nan_logits or bool(stats.is_corrupted)
 
     def note_output(self, answer: int, output: Any) -> None:
         """Note an output of the engine; `answer` is the number of its prompt in the request."""
@@ -132,11 +134,16 @@ class Recorder:
                 record[name] = round(value, 3)
         if self.logprob_tokens:
             record["logprob_mean"] = self.logprob_sum / self.logprob_tokens
-        if self.nan_logits:
-            record["nan_logits"] = True
+        if self.nan_logits is not None:
+            record["nan_logits"] = self.nan_logits
         if self.error is not None:
             record["error"] = self.error
         return record
+
+
+def counts_nan() -> bool:
+    """Return whether this engine counts the NaN among its logits; vLLM reads the same variable, by default 0."""
+    return bool(int(os.environ.get("VLLM_COMPUTE_NANS_IN_LOGITS", "0")))
 
 
 def _message(body: bytes) -> str:

@@ -79,7 +79,7 @@ class Record:
         if self.finish_reasons:
             record["finish_reasons"], self.finish_reasons = self.finish_reasons, {}
         if self.first_token_ms is not None:
-            record |= {"queue_ms": 0.0, "first_token_ms": round(self.first_token_ms, 3)}
+            record |= {"queue_ms": 0.0, "first_token_ms": round(self.first_token_ms, 3), "nan_logits": False}
         if self.logprob_mean is not None and self.output_tokens:
             record["logprob_mean"] = self.logprob_mean
         if self.error is not None:

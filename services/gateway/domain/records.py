@@ -27,7 +27,7 @@ class EngineRecord:
         finish_reasons: of the answers that ended.
         queue_ms: time in the engine's queue.
         logprob_mean: mean log-probability of the generated tokens, in nats.
-        nan_logits: the engine met a NaN.
+        nan_logits: whether the engine met a NaN; None if it does not check, or has computed nothing yet.
         error: a failure.
     """
 
@@ -37,7 +37,7 @@ class EngineRecord:
     finish_reasons: Mapping[str, str] = field(default_factory=dict)
     queue_ms: float | None = None
     logprob_mean: float | None = None
-    nan_logits: bool = False
+    nan_logits: bool | None = None
     error: ReportedFailure | None = None
 
 
@@ -55,7 +55,7 @@ def read_record(raw: Any) -> EngineRecord:
         else {},
         queue_ms=_read_number(raw.get("queue_ms"), low=0.0),
         logprob_mean=_read_number(mean, high=0.0),
-        nan_logits=raw.get("nan_logits") is True or (isinstance(mean, float) and not math.isfinite(mean)),
+        nan_logits=_read_nan(raw.get("nan_logits"), mean),
         error=None if not error else _read_error(error),
     )
 
@@ -68,6 +68,13 @@ def _read_number(value: Any, *, low: float = -math.inf, high: float = math.inf) 
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return min(max(float(value), low), high)
+
+
+def _read_nan(noted: Any, mean: Any) -> bool | None:
+    """Return whether the engine met a NaN: a mean that is not finite shows one, too; None if nothing is known."""
+    if isinstance(mean, float) and not math.isfinite(mean):
+        return True
+    return noted if isinstance(noted, bool) else None
 
 
 def _read_texts(value: Any) -> list[tuple[str, str]]:

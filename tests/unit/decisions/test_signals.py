@@ -105,6 +105,7 @@ def paced(ms):
         (UNSURE, {"logprob_mean": -2.1, **DEAD}, None),
         (UNSURE, {"logprob_mean": -2.1, "finish_reason": CANCELLED}, None),
         (NAN, {}, False),
+        (NAN, {"nan_logits": None}, None),
         (NAN, {"nan_logits": True}, True),
         (NAN, {"nan_logits": True, **DEAD}, True),
         (NAN, {"nan_logits": True, "finish_reason": CANCELLED}, None),
@@ -171,7 +172,7 @@ records = st.builds(
     length_set_by_caller=st.booleans(),
     length_forced_by_caller=st.sampled_from([None, False, True]),
     logprob_mean=st.none() | st.floats(-5, 0),
-    nan_logits=st.booleans(),
+    nan_logits=st.none() | st.booleans(),
     features=st.none()
     | st.builds(
         Features,

@@ -72,3 +72,39 @@ def test_a_step_without_tokens_is_reported_by_time_only(recorder, watch):
         recorder.note_step(0, None)
         recorder.report_progress()
     assert watch.reports == [100.6]
+
+
+class Stats:
+    """vLLM's figures of an answer."""
+
+    first_token_ts = 0.0
+
+    def __init__(self, *, is_corrupted):
+        self.is_corrupted = is_corrupted
+
+
+@pytest.mark.parametrize(
+    ("variable", "seen", "noted"),
+    [
+        (None, False, {}),
+        ("0", False, {}),
+        ("1", False, {"nan_logits": False}),
+        ("1", True, {"nan_logits": True}),
+    ],
+)
+def test_nan_logits_are_noted_only_where_the_engine_counts_them(recorder, monkeypatch, variable, seen, noted):
+    if variable is None:
+        monkeypatch.delenv("VLLM_COMPUTE_NANS_IN_LOGITS", raising=False)
+    else:
+        monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", variable)
+    assert "nan_logits" not in recorder.take()
+    recorder.note_step(1, Stats(is_corrupted=seen))
+    recorder.note_step(1, Stats(is_corrupted=False))
+    record = recorder.take()
+    assert {name: record[name] for name in record if name == "nan_logits"} == noted
+
+
+def test_without_the_engines_figures_nothing_is_known_of_nan(recorder, monkeypatch):
+    monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
+    recorder.note_step(1, None)
+    assert "nan_logits" not in recorder.take()

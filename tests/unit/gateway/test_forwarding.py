@@ -279,6 +279,24 @@ async def test_what_the_engine_says_of_its_own_failure_stays_in_the_log():
     assert "secret" not in answer.text
 
 
+@pytest.mark.parametrize(
+    ("noted", "recorded"),
+    [
+        ((None, None), None),
+        ((False, None), False),
+        ((None, False), False),
+        ((True, False), True),
+        ((False, True), True),
+    ],
+)
+async def test_nan_logits_are_unknown_until_the_engine_says(noted, recorded):
+    records = [{} if value is None else {"nan_logits": value} for value in noted]
+    ended = {"output_tokens": 2, "finish_reasons": {"0.0": "stop"}, **records[1]}
+    world = scripted(ApiPiece(b"", {"output_tokens": 1, **records[0]}), head(ANSWER, ended))
+    assert (await world.chat()).status_code == 200
+    assert world.records[0].nan_logits is recorded
+
+
 async def test_a_record_is_written_whatever_the_engine_measured():
     world = World(only_active(), engine=FakeEngine(record={"logprob_mean": float("nan"), "queue_ms": "a"}))
     assert (await world.chat()).status_code == 200

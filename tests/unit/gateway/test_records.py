@@ -43,6 +43,11 @@ def test_a_mean_that_is_no_number_is_nan_logits(mean):
     assert (record.logprob_mean, record.nan_logits) == (None, True)
 
 
+@pytest.mark.parametrize(("noted", "read"), [({}, None), ({"nan_logits": "no"}, None), ({"nan_logits": False}, False)])
+def test_without_a_check_nothing_is_known_of_nan(noted, read):
+    assert read_record({"logprob_mean": -0.5, **noted}).nan_logits is read
+
+
 @pytest.mark.parametrize("raw", [None, [1], "x", 5])
 def test_no_record_at_all_is_a_failure_of_the_target(raw):
     assert read_failure(200, read_record(raw), b"").kind == "engine_failed"
